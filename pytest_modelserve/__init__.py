@@ -1,0 +1,136 @@
+"""Deployment and monitoring of machine-learning models as regression tests.
+
+Every public name is here (`import pytest_modelserve as ms`) and loads its room at first use: importing the package,
+as pytest does in every run of an environment that has it, imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_modelserve.artifacts import (
+        ArgMax as ArgMax,
+        Artifact as Artifact,
+        Clip as Clip,
+        Impute as Impute,
+        Scale as Scale,
+        Signature as Signature,
+        Softmax as Softmax,
+        Standardise as Standardise,
+        TensorSpec as TensorSpec,
+        TopK as TopK,
+        open_artifact as open_artifact,
+    )
+    from pytest_modelserve.assertions import (
+        assert_accuracy as assert_accuracy,
+        assert_accuracy_parity as assert_accuracy_parity,
+        assert_latency as assert_latency,
+        assert_not_slower as assert_not_slower,
+        assert_output_fidelity as assert_output_fidelity,
+        assert_output_parity as assert_output_parity,
+        assert_size as assert_size,
+    )
+    from pytest_modelserve.errors import (
+        ArtifactError as ArtifactError,
+        ExportError as ExportError,
+        GateFailure as GateFailure,
+        GateInconclusive as GateInconclusive,
+        InputError as InputError,
+        MissingDependencyError as MissingDependencyError,
+        ModelServeError as ModelServeError,
+        ModelServeWarning as ModelServeWarning,
+        RecipeError as RecipeError,
+        UsageError as UsageError,
+    )
+    from pytest_modelserve.evidence import (
+        Budget as Budget,
+        Evidence as Evidence,
+        Interval as Interval,
+        Quantity as Quantity,
+        Verdict as Verdict,
+    )
+    from pytest_modelserve.parity import (
+        measure_accuracy as measure_accuracy,
+        measure_accuracy_parity as measure_accuracy_parity,
+        measure_output_fidelity as measure_output_fidelity,
+        measure_output_parity as measure_output_parity,
+    )
+    from pytest_modelserve.performance import (
+        measure_latency as measure_latency,
+        measure_not_slower as measure_not_slower,
+        measure_size as measure_size,
+    )
+    from pytest_modelserve.pipeline import (
+        Pipeline as Pipeline,
+        compose as compose,
+        compress as compress,
+        export as export,
+        train as train,
+    )
+    from pytest_modelserve.serving import Predictor as Predictor, serve as serve
+    from pytest_modelserve.training import ModelSource as ModelSource, TrainedModel as TrainedModel
+
+_ROOMS = {
+    "pytest_modelserve.assertions": (
+        "assert_accuracy",
+        "assert_accuracy_parity",
+        "assert_latency",
+        "assert_not_slower",
+        "assert_output_fidelity",
+        "assert_output_parity",
+        "assert_size",
+    ),
+    "pytest_modelserve.parity": (
+        "measure_accuracy",
+        "measure_accuracy_parity",
+        "measure_output_fidelity",
+        "measure_output_parity",
+    ),
+    "pytest_modelserve.performance": ("measure_latency", "measure_not_slower", "measure_size"),
+    "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "train"),
+    "pytest_modelserve.training": ("ModelSource", "TrainedModel"),
+    "pytest_modelserve.artifacts": (
+        "ArgMax",
+        "Artifact",
+        "Clip",
+        "Impute",
+        "Scale",
+        "Signature",
+        "Softmax",
+        "Standardise",
+        "TensorSpec",
+        "TopK",
+        "open_artifact",
+    ),
+    "pytest_modelserve.serving": ("Predictor", "serve"),
+    "pytest_modelserve.evidence": ("Budget", "Evidence", "Interval", "Quantity", "Verdict"),
+    "pytest_modelserve.errors": (
+        "ArtifactError",
+        "ExportError",
+        "GateFailure",
+        "GateInconclusive",
+        "InputError",
+        "MissingDependencyError",
+        "ModelServeError",
+        "ModelServeWarning",
+        "RecipeError",
+        "UsageError",
+    ),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this finds
+
+    def __getattr__(name: str) -> object:
+        room = _ROOM_OF.get(name)
+        if room is None:
+            raise AttributeError(f"module 'pytest_modelserve' has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(room), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,76 @@
+"""Everything that this package raises on purpose; what is none of these is a bug of ours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_modelserve.evidence import Evidence
+
+
+class ModelServeError(Exception):
+    """A request that could not be carried out; the message names what is wrong and what to do."""
+
+
+class UsageError(ModelServeError, ValueError):
+    """A call that cannot be meant: an unknown choice, half of a pair, a budget out of range."""
+
+
+class InputError(UsageError):
+    """Data that do not fit the model or the gate: the message names the input, what was expected and what came."""
+
+
+class ArtifactError(ModelServeError):
+    """A model file, or the store that keeps it, cannot be read or written."""
+
+
+class ExportError(ModelServeError):
+    """A torch model did not become a faithful ONNX artifact."""
+
+
+class RecipeError(ModelServeError):
+    """A compression recipe could not be applied, or applied nothing."""
+
+
+class MissingDependencyError(ModelServeError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class GateFailure(AssertionError):  # noqa: N818 (a verdict, not an error)
+    """A subject lies outside its budget; `evidence` holds everything that was measured."""
+
+    def __init__(self, message: str, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[type[GateFailure], tuple[str, Evidence]]:
+        return type(self), (str(self), self.evidence)
+
+
+class GateInconclusive(Exception):  # noqa: N818 (an outcome, like GateFailure, and deliberately not one)
+    """The evidence decides neither way. Not a GateFailure, so that no `raises=GateFailure` takes it for a catch."""
+
+    def __init__(self, message: str, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[type[GateInconclusive], tuple[str, Evidence]]:
+        return type(self), (str(self), self.evidence)
+
+
+class ModelServeWarning(UserWarning):
+    """Something that a user should know and that stops nothing."""
+
+
+def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
+    """The sentence for a wrong string choice, with the nearest right one.
+
+    >>> unknown_choice("recipe", "simplfy", ["simplify", "int8-dynamic"])
+    "unknown recipe 'simplfy': did you mean 'simplify'? Known: 'simplify', 'int8-dynamic'"
+    """
+    known = list(choices)
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {given!r}: {hint}Known: {', '.join(map(repr, known))}"

@@ -1,0 +1,39 @@
+"""The vocabulary in which every gate speaks: quantities with intervals, budgets, verdicts, and who said so."""
+
+from pytest_modelserve.evidence.environment import Environment, package_versions
+from pytest_modelserve.evidence.model import SCHEMA_VERSION, Evidence, Method, Quantity, Subject, Unit
+from pytest_modelserve.evidence.recorder import (
+    INCONCLUSIVE_POLICIES,
+    InconclusivePolicy,
+    Record,
+    Recorder,
+    current_recorder,
+    record,
+    recording,
+    worse_of,
+)
+from pytest_modelserve.evidence.verdict import Budget, Interval, Verdict, check_error_rates, levels_for
+
+__all__ = [
+    "INCONCLUSIVE_POLICIES",
+    "SCHEMA_VERSION",
+    "Budget",
+    "Environment",
+    "Evidence",
+    "InconclusivePolicy",
+    "Interval",
+    "Method",
+    "Quantity",
+    "Record",
+    "Recorder",
+    "Subject",
+    "Unit",
+    "Verdict",
+    "check_error_rates",
+    "current_recorder",
+    "levels_for",
+    "package_versions",
+    "record",
+    "recording",
+    "worse_of",
+]

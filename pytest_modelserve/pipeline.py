@@ -1,0 +1,113 @@
+"""The stages bound to one store and one seed: what the `modelserve` fixture hands out, usable without pytest.
+
+The module's own functions are those of one default pipeline, whose store is the folder that the environment variable
+MODELSERVE_CACHE names, or `.modelserve/cache` in the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pytest_modelserve.artifacts import Artifact, Step, Store, open_artifact
+from pytest_modelserve.artifacts import compose as compose_artifact
+from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving import serve as serve_target
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from pytest_modelserve.training import ModelSource, TrainedModel
+
+
+class Pipeline:
+    """Train, export, compress, compose and serve over one store; a context manager that closes what it served.
+
+    `cache` is the folder of the store, made when first needed. `seed` is the default of `train`.
+    """
+
+    def __init__(self, cache: Path | str, *, seed: int = 0) -> None:
+        self.store = Store(Path(cache))
+        self.seed = seed
+        self._served: list[Predictor] = []
+
+    def train(self, source: ModelSource, *, seed: int | None = None) -> TrainedModel:
+        """The trained model of `source`, from the store where the same training was done before."""
+        from pytest_modelserve.training import train
+
+        return train(source, seed=self.seed if seed is None else seed, store=self.store)
+
+    def export(
+        self,
+        model: TrainedModel | torch.nn.Module,
+        example_inputs: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
+        *,
+        dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] = ("batch",),
+        opset: int | None = None,
+    ) -> Artifact:
+        """The ONNX artifact of `model`, checked against eager torch; `dynamic` names the axes that stay free.
+
+        Raises ExportError where the exporter fails, bakes an axis or changes an answer.
+        """
+        from pytest_modelserve.training import export
+
+        return export(model, example_inputs, dynamic=dynamic, opset=opset, store=self.store)
+
+    def compress(self, artifact: Artifact, recipe: str | Sequence[str]) -> Artifact:
+        """A smaller variant of `artifact` by one recipe ("simplify", "int8-dynamic") or several in order.
+
+        Raises RecipeError where a recipe cannot be applied or changes nothing. `artifact` is never touched.
+        """
+        from pytest_modelserve.compression import compress
+
+        return compress(artifact, recipe, store=self.store)
+
+    def compose(
+        self, artifact: Artifact, *, preprocess: Sequence[Step] = (), postprocess: Sequence[Step] = ()
+    ) -> Artifact:
+        """`artifact` with its pre- and postprocessing inside the graph: one file, one runtime, no train/serve skew."""
+        return compose_artifact(artifact, preprocess=preprocess, postprocess=postprocess, store=self.store)
+
+    def open_artifact(self, path: Path | str) -> Artifact:
+        """The artifact in an ONNX file, its external data included. Raises ArtifactError for anything else."""
+        return open_artifact(path)
+
+    def serve(
+        self,
+        target: Artifact | Path | str | TrainedModel | torch.nn.Module | Callable[..., Any],
+        *,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int = 1,
+    ) -> Predictor:
+        """A predictor of `target`: an ONNX model in onnxruntime, or a torch module or callable as reference.
+
+        It is closed with this pipeline; closing it earlier is allowed.
+        """
+        predictor = serve_target(target, providers=providers, threads=threads)
+        self._served.append(predictor)
+        return predictor
+
+    def close(self) -> None:
+        """Close every predictor that this pipeline served."""
+        while self._served:
+            self._served.pop().close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# As in the standard library's `random`: one hidden instance, whose bound methods are the module's functions.
+_default = Pipeline(os.environ.get("MODELSERVE_CACHE", ".modelserve/cache"))
+train = _default.train
+export = _default.export
+compress = _default.compress
+compose = _default.compose

@@ -1,0 +1,285 @@
+"""The pytest door: options, the `modelserve` fixture, and the hooks that carry evidence from tests to reports.
+
+Imported in every pytest run of the environment, so it imports nothing heavy and does nothing visible until a test
+records evidence or an option of ours is given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import pytest
+
+from pytest_modelserve.errors import GateInconclusive, UsageError, unknown_choice
+from pytest_modelserve.evidence import INCONCLUSIVE_POLICIES, InconclusivePolicy, Recorder, recording
+from pytest_modelserve.reporting import (
+    PROPERTY,
+    Gathering,
+    RunCounts,
+    error_bound_line,
+    run_document,
+    summary_line,
+    table_lines,
+    write_document,
+)
+
+if TYPE_CHECKING:
+    from pytest_modelserve.pipeline import Pipeline
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare every option with its ini twin; an option on the command line wins."""
+    group = parser.getgroup("modelserve", "modelserve: model acceptance gates")
+    for name, metavar, default, text in (
+        ("json", "PATH", "", "write the evidence of the run to PATH as one JSON document (default: not written)"),
+        ("inconclusive", "fail|skip|warn", "fail", "what a gate does that can decide neither way (default: fail)"),
+        ("cache", "DIR", ".modelserve/cache", "where trained, exported and compressed models are kept "
+         "(default: .modelserve/cache in the root directory)"),
+        ("seed", "N", "0", "the seed of training and of every shuffled measurement (default: 0)"),
+    ):  # fmt: skip
+        group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
+        parser.addini(f"modelserve_{name}", help=text, type="string", default=default)
+
+
+def _setting(config: pytest.Config, name: str) -> str:
+    given = config.getoption(f"--modelserve-{name}")
+    return str(config.getini(f"modelserve_{name}") if given is None else given)
+
+
+def _path_setting(config: pytest.Config, name: str) -> Path:
+    """A path on the command line starts at the working directory, one in the ini file at the root directory."""
+    given = config.getoption(f"--modelserve-{name}")
+    if given is not None:
+        return Path(config.invocation_params.dir, given)
+    return Path(config.rootpath, str(config.getini(f"modelserve_{name}")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the settings and register the hooks of the role that this process has."""
+    policy = _setting(config, "inconclusive")
+    if policy not in INCONCLUSIVE_POLICIES:
+        raise pytest.UsageError(unknown_choice("--modelserve-inconclusive", policy, INCONCLUSIVE_POLICIES))
+    seed = _setting(config, "seed")
+    if not seed.isdecimal():
+        raise pytest.UsageError(f"--modelserve-seed is a whole number of 0 or more, not {seed!r}")
+    config.pluginmanager.register(_Recording(policy), "modelserve-recording")
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(_WorkerCounts(config), "modelserve-worker")
+    else:
+        path = _path_setting(config, "json") if _setting(config, "json") else None
+        config.pluginmanager.register(_Telling(config, path), "modelserve-telling")
+
+
+@pytest.fixture(scope="session")
+def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    """The pipeline of this run: train, export, compress and serve models; what it serves it closes at the end."""
+    from pytest_modelserve.pipeline import Pipeline
+    from pytest_modelserve.progress import progress_to
+
+    config = request.config
+    store = _path_setting(config, "cache")
+    with progress_to(cast(TextIO, _Terminal(config))), Pipeline(store, seed=int(_setting(config, "seed"))) as pipeline:
+        yield pipeline
+
+
+class _Terminal:
+    """Standard error as it is outside pytest's capture, for progress bars."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._capture: Any = config.pluginmanager.getplugin("capturemanager")
+        self._shown = not hasattr(config, "workerinput") and config.get_verbosity() >= 0
+
+    def isatty(self) -> bool:
+        with self._capture.global_and_fixture_disabled():
+            return self._shown and sys.stderr.isatty()
+
+    def write(self, text: str) -> int:
+        with self._capture.global_and_fixture_disabled():
+            written = sys.stderr.write(text)
+            sys.stderr.flush()
+            return written
+
+    def flush(self) -> None:
+        """Every write is flushed already."""
+
+
+class _Recording:
+    """Gives each test, and each fixture wider than a test, a recorder; hands what it holds to the test's reports."""
+
+    def __init__(self, inconclusive: InconclusivePolicy) -> None:
+        self._inconclusive = inconclusive
+        self._attempts: dict[str, int] = {}
+        self._item: pytest.Item | None = None
+        self._recorder: Recorder | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        attempt = self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
+        self._item = item
+        self._recorder = Recorder(item.nodeid, item.nodeid, attempt=attempt, inconclusive=self._inconclusive)
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        result = yield from self._phase(item)
+        if self._recorder is not None:
+            self._recorder.close()
+        return result
+
+    def _phase(self, item: pytest.Item) -> Generator[None, object, object]:
+        recorder = self._recorder
+        assert recorder is not None
+        try:
+            with recording(recorder):
+                return (yield)
+        finally:
+            _attach(item, recorder)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        item, of_item = self._item, self._recorder
+        if fixturedef.scope == "function" or item is None or of_item is None:
+            return (yield)
+        case = getattr(request, "param_index", "")
+        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}[{case}]"
+        recorder = Recorder(owner, item.nodeid, attempt=of_item.attempt, inconclusive=self._inconclusive)
+        try:
+            with recording(recorder):
+                return (yield)
+        finally:
+            recorder.close()
+            _attach(item, recorder)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        value = call.excinfo.value if call.excinfo else None
+        if self._inconclusive == "skip" and isinstance(value, GateInconclusive):
+            reason = str(value).partition("\n")[0]
+            call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when).excinfo
+        return (yield)
+
+
+def _attach(item: pytest.Item, recorder: Recorder) -> None:
+    """Put the recorder's records among the test's user properties, as strings: xdist and JUnit carry those."""
+    for record in recorder.records():
+        entry = (PROPERTY, record.to_json())
+        if entry not in item.user_properties:
+            item.user_properties.append(entry)
+
+
+class _WorkerCounts:
+    """Tells xdist's controller what a worker selected: the controller itself collects nothing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._output: dict[str, Any] = cast(Any, config).workeroutput
+        self._deselected = 0
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._deselected += len(items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._output[PROPERTY] = {"selected": len(session.items), "deselected": self._deselected}
+
+
+class _Telling:
+    """Gathers the rows of the whole run, writes the document and prints the table."""
+
+    def __init__(self, config: pytest.Config, path: Path | None) -> None:
+        self._config = config
+        self._path = path
+        self._gathering = Gathering()
+        self._selected = 0
+        self._deselected = 0
+        if path is not None:
+            # A run that is killed must not leave the document of an earlier run behind as if it were its own.
+            self._write(complete=False, exit_status=None)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._deselected += len(items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._expect([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self._expect(ids)
+
+    def _expect(self, node_ids: Sequence[str]) -> None:
+        self._selected = len(node_ids)
+        self._gathering.expect(node_ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        counts = getattr(node, "workeroutput", {}).get(PROPERTY)
+        if counts is not None:
+            self._deselected = counts["deselected"]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        self._gathering.add_crash(crashitem)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._gathering.add_report(
+            report.nodeid,
+            when=report.when or "",
+            outcome=report.outcome,
+            xfail=hasattr(report, "wasxfail"),
+            properties=report.user_properties,
+        )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if self._path is not None and not self._config.option.collectonly:
+            self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
+
+    def _is_complete(self, exit_status: int) -> bool:
+        """Whether every test that was collected was selected, and came to an end."""
+        last_failed = self._config.getoption("lf", False)
+        ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        ended = len(self._gathering.node_ids)
+        return ran_through and ended == self._selected > 0 and not self._deselected and not last_failed
+
+    def _write(self, *, complete: bool, exit_status: int | None) -> None:
+        assert self._path is not None
+        gathering = self._gathering
+        counts = RunCounts(
+            selected=self._selected,
+            deselected=self._deselected,
+            ended=len(gathering.node_ids),
+            expected_failures=gathering.expected_failures,
+        )
+        document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
+        try:
+            write_document(self._path, document)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = self._gathering.rows()
+        if not any(row.record for row in rows):
+            return
+        terminalreporter.write_sep("=", "modelserve")
+        for line in table_lines(rows):
+            terminalreporter.write(line.before)
+            if line.verdict is not None:
+                colour = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
+                terminalreporter.write(line.verdict, **{colour: True})
+            terminalreporter.write_line(line.after)
+        evidence = f" · evidence {self._relative(self._path)}" if self._path else ""
+        terminalreporter.write_line(summary_line(rows) + evidence)
+        terminalreporter.write_line(error_bound_line(rows))
+
+    def _relative(self, path: Path) -> str:
+        return os.path.relpath(path, self._config.invocation_params.dir)

@@ -1,0 +1,20 @@
+"""Telling: evidence as failure texts, a terminal table and one JSON document."""
+
+from pytest_modelserve.reporting.document import RunCounts, run_document, write_document
+from pytest_modelserve.reporting.failure import failure_text
+from pytest_modelserve.reporting.gathering import PROPERTY, Gathering, Row
+from pytest_modelserve.reporting.table import TableLine, error_bound_line, summary_line, table_lines
+
+__all__ = [
+    "PROPERTY",
+    "Gathering",
+    "Row",
+    "RunCounts",
+    "TableLine",
+    "error_bound_line",
+    "failure_text",
+    "run_document",
+    "summary_line",
+    "table_lines",
+    "write_document",
+]

@@ -1,0 +1,117 @@
+"""From test reports to the rows of a run: evidence told once, last attempts judged, crashes kept.
+
+Knows nothing of pytest: the plugin hands over the plain parts of its reports, whichever process made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pytest_modelserve.evidence import Record, Verdict
+
+PROPERTY = "modelserve"
+"""The name of the user property in which one record travels with a test report."""
+
+RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "CRASHED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the gate table; `record` is None for a test that took its worker down with it.
+
+    `expected` marks a FAIL that its test expects (an xfail, or a failure that the test caught and passed with).
+    `superseded` marks an attempt that was run again: told, and not judged.
+    """
+
+    node_id: str
+    verdict: RowVerdict
+    record: Record | None
+    outcome: str
+    expected: bool = False
+    superseded: bool = False
+    reruns: int = 0
+
+
+class Gathering:
+    """Collects what the reports of one run carry and turns it into rows."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[object, ...], dict[str, Record]] = {}
+        self._outcomes: dict[str, str] = {}
+        self._reruns: dict[str, int] = {}
+        self._crashed: dict[str, None] = {}
+        self._order: dict[str, int] = {}
+
+    def expect(self, node_ids: Iterable[str]) -> None:
+        """Take in the tests that will run, in their order; rows follow it whichever worker is first."""
+        self._order = {node_id: position for position, node_id in enumerate(node_ids)}
+
+    def add_report(
+        self, node_id: str, *, when: str, outcome: str, xfail: bool, properties: Iterable[tuple[str, object]]
+    ) -> None:
+        """Take in one phase of one test; a later phase repeats the records of the earlier ones."""
+        if outcome == "rerun":
+            self._reruns[node_id] = self._reruns.get(node_id, 0) + 1
+        elif when == "call" or outcome != "passed":
+            self._outcomes[node_id] = "xfailed" if xfail and outcome == "skipped" else outcome
+        for name, value in properties:
+            if name == PROPERTY:
+                record = Record.from_json(str(value))
+                self._records.setdefault((record.identity, record.attempt), {})[record.node_id] = record
+
+    def add_crash(self, node_id: str) -> None:
+        """Take in a test during which its worker was lost."""
+        self._crashed[node_id] = None
+
+    @property
+    def node_ids(self) -> frozenset[str]:
+        """The tests that came to an end, crashes included."""
+        return frozenset(self._outcomes) | frozenset(self._crashed)
+
+    @property
+    def expected_failures(self) -> int:
+        """How many tests failed as their xfail mark says."""
+        return sum(outcome == "xfailed" for outcome in self._outcomes.values())
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every gate once: those of shared fixtures, then those of tests in their order, then the crashes."""
+        folded = [_fold(tuple(copies.values())) for copies in self._records.values()]
+        last: dict[tuple[object, ...], int] = {}
+        for record in folded:
+            last[record.identity] = max(last.get(record.identity, 1), record.attempt)
+        rows = [self._row(record, last[record.identity]) for record in sorted(folded, key=self._position)]
+        crashes = [Row(node_id, "CRASHED", None, "crashed") for node_id in self._crashed]
+        return tuple(rows + crashes)
+
+    def _position(self, record: Record) -> tuple[bool, int, str, int, int]:
+        """Where a record stands: that of a fixture must not depend on the test that happened to need it first."""
+        of_test = record.owner == record.node_id
+        position = self._order.get(record.node_id, len(self._order)) if of_test else 0
+        return (of_test, position, record.owner, record.attempt, record.index)
+
+    def _row(self, record: Record, last_attempt: int) -> Row:
+        outcome = self._outcomes.get(record.node_id, "unknown")
+        attempts = self._reruns.get(record.node_id, 0) + 1
+        owned_by_test = record.owner == record.node_id
+        verdict = record.evidence.verdict
+        return Row(
+            node_id=record.node_id,
+            verdict=verdict.value,
+            record=record,
+            outcome=outcome,
+            expected=verdict is Verdict.FAIL and outcome in ("xfailed", "passed"),
+            superseded=record.attempt < (attempts if owned_by_test else last_attempt),
+            reruns=attempts - 1 if owned_by_test else last_attempt - 1,
+        )
+
+
+def _fold(copies: tuple[Record, ...]) -> Record:
+    """One record of what several workers measured for the same fixture: the worst of them.
+
+    Equal measurements are one look at the data; each different one is another look, whose alpha adds up.
+    """
+    worst = max(copies, key=lambda record: record.evidence.verdict.severity)
+    looks = {record.evidence.quantities: record.evidence.alpha for record in copies}
+    return replace(worst, evidence=replace(worst.evidence, alpha=min(1.0, sum(looks.values()))))
