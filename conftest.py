@@ -1,3 +1,3 @@
-"""The suite's own plugins: pytester, for tests of the plugin in tiny projects of their own."""
+"""The suite's own plugins: pytester, for tiny projects of their own, and the fixtures of the example models."""
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "fixtures.digits", "fixtures.seed_mlp"]

@@ -20,11 +20,13 @@ from pytest_modelserve.reporting import (
     PROPERTY,
     Gathering,
     RunCounts,
+    as_json,
     error_bound_line,
+    render_page,
     run_document,
     summary_line,
     table_lines,
-    write_document,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("modelserve", "modelserve: model acceptance gates")
     for name, metavar, default, text in (
         ("json", "PATH", "", "write the evidence of the run to PATH as one JSON document (default: not written)"),
+        ("html", "PATH", "", "draw the evidence of the run on one page at PATH (default: not written)"),
         ("inconclusive", "fail|skip|warn", "fail", "what a gate does that can decide neither way (default: fail)"),
         ("cache", "DIR", ".modelserve/cache", "where trained, exported and compressed models are kept "
          "(default: .modelserve/cache in the root directory)"),
@@ -70,8 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(_WorkerCounts(config), "modelserve-worker")
     else:
-        path = _path_setting(config, "json") if _setting(config, "json") else None
-        config.pluginmanager.register(_Telling(config, path), "modelserve-telling")
+        config.pluginmanager.register(_Telling(config), "modelserve-telling")
 
 
 @pytest.fixture(scope="session")
@@ -196,15 +198,14 @@ class _WorkerCounts:
 class _Telling:
     """Gathers the rows of the whole run, writes the document and prints the table."""
 
-    def __init__(self, config: pytest.Config, path: Path | None) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._path = path
+        self._paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
         self._gathering = Gathering()
         self._selected = 0
         self._deselected = 0
-        if path is not None:
-            # A run that is killed must not leave the document of an earlier run behind as if it were its own.
-            self._write(complete=False, exit_status=None)
+        # A run that is killed must not leave the report of an earlier run behind as if it were its own.
+        self._write(complete=False, exit_status=None)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
@@ -241,7 +242,7 @@ class _Telling:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if self._path is not None and not self._config.option.collectonly:
+        if not self._config.option.collectonly:
             self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
 
     def _is_complete(self, exit_status: int) -> bool:
@@ -252,7 +253,8 @@ class _Telling:
         return ran_through and ended == self._selected > 0 and not self._deselected and not last_failed
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
-        assert self._path is not None
+        if not self._paths:
+            return
         gathering = self._gathering
         counts = RunCounts(
             selected=self._selected,
@@ -261,8 +263,10 @@ class _Telling:
             expected_failures=gathering.expected_failures,
         )
         document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
+        writers = {"json": as_json, "html": render_page}
         try:
-            write_document(self._path, document)
+            for kind, path in self._paths.items():
+                write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -277,8 +281,9 @@ class _Telling:
                 colour = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
                 terminalreporter.write(line.verdict, **{colour: True})
             terminalreporter.write_line(line.after)
-        evidence = f" · evidence {self._relative(self._path)}" if self._path else ""
-        terminalreporter.write_line(summary_line(rows) + evidence)
+        names = {"json": "evidence", "html": "page"}
+        reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
+        terminalreporter.write_line(summary_line(rows) + reports)
         terminalreporter.write_line(error_bound_line(rows))
 
     def _relative(self, path: Path) -> str:

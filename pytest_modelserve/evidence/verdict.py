@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol
 
 from pytest_modelserve.errors import UsageError
 
@@ -23,6 +23,19 @@ class Verdict(StrEnum):
         return ("PASS", "INCONCLUSIVE", "FAIL").index(self.value)
 
 
+class HasBounds(Protocol):
+    """What a statistic returns: two one-sided bounds with their levels."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def low_level(self) -> float: ...
+    @property
+    def high_level(self) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Two one-sided bounds, each with a level of its own.
@@ -35,6 +48,11 @@ class Interval:
     high: float
     low_level: float
     high_level: float
+
+    @classmethod
+    def of(cls, bounds: HasBounds) -> Interval:
+        """The interval between the bounds that a statistic found."""
+        return cls(bounds.low, bounds.high, bounds.low_level, bounds.high_level)
 
     def __post_init__(self) -> None:
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:

@@ -1,8 +1,9 @@
 """Telling: evidence as failure texts, a terminal table and one JSON document."""
 
-from pytest_modelserve.reporting.document import RunCounts, run_document, write_document
+from pytest_modelserve.reporting.document import RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.failure import failure_text
 from pytest_modelserve.reporting.gathering import PROPERTY, Gathering, Row
+from pytest_modelserve.reporting.page import render_page
 from pytest_modelserve.reporting.table import TableLine, error_bound_line, summary_line, table_lines
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "Row",
     "RunCounts",
     "TableLine",
+    "as_json",
     "error_bound_line",
     "failure_text",
+    "render_page",
     "run_document",
     "summary_line",
     "table_lines",
-    "write_document",
+    "write_report",
 ]

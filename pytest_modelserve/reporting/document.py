@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,11 @@ class RunCounts:
     expected_failures: int = 0
 
 
+def as_json(document: dict[str, Any]) -> str:
+    """The document as text."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit_status: int | None) -> dict[str, Any]:
     """The document as JSON builtins; `exit_status` is None while the run has not ended."""
     return {
@@ -39,29 +43,25 @@ def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit
     }
 
 
-def write_document(path: Path, document: dict[str, Any]) -> None:
-    """Replace `path` by `document` in one step: a reader sees the old document or the new one, never half of one.
+def write_report(path: Path, text: str, *, option: str) -> None:
+    """Replace `path` by `text` in one step: a reader sees the old report or the new one, never half of one.
 
-    Raises UsageError that names the path where it cannot be written.
+    Raises UsageError that names the path and the `option` that chose it where it cannot be written.
     """
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with open(descriptor, "w", encoding="utf-8") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise UsageError(
-            f"the evidence cannot be written to {path}: {reason}; give --modelserve-json a writable path"
-        ) from error
+        raise UsageError(f"the report cannot be written to {path}: {reason}; give {option} a writable path") from error
 
 
 def _gate(row: Row) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_modelserve.evidence import Evidence, Quantity, Subject
-from pytest_modelserve.reporting.figures import percentage, told, told_interval, verdict_reason
+from pytest_modelserve.reporting.figures import percentage, told_interval, verdict_reason, worded
 from pytest_modelserve.reporting.sanitising import printable
 
 
@@ -39,20 +39,20 @@ def _row(label: str, text: str) -> str:
 def _judged(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
     assert quantity.budget is not None
     assert quantity.verdict is not None
-    yield _row(quantity.name, told(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
+    yield _row(quantity.name, worded(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
     sample = f"{evidence.method.name}, n = {evidence.n} {evidence.n_unit}"
     if quantity.interval is None:
         yield _row("method", sample)
     else:
         levels = f"low at {percentage(quantity.interval.low_level)}, high at {percentage(quantity.interval.high_level)}"
         yield _row("interval", f"{told_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
-    yield _row("budget", f"{quantity.budget.kind} {told(quantity.budget.limit, quantity.unit)}")
+    yield _row("budget", f"{quantity.budget.kind} {worded(quantity.budget.limit, quantity.unit)}")
     yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
 
 
 def _context(evidence: Evidence) -> str:
     """The unjudged quantities in one line: "reference 94.20 % → candidate 91.60 %"."""
-    told_ones = [f"{q.name} {told(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
+    told_ones = [f"{q.name} {worded(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
     return " → ".join(told_ones) if len(told_ones) == 2 else ", ".join(told_ones)
 
 

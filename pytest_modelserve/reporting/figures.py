@@ -61,6 +61,11 @@ def told(value: float, unit: Unit) -> str:
     return _WITH_UNIT.get(unit, "{}").format(bare(value, unit))
 
 
+def worded(value: float, unit: Unit) -> str:
+    """As `told`, with words where there is room for them: "2.60 points"."""
+    return told(value, unit).replace(" pt", " points") if unit == "share difference" else told(value, unit)
+
+
 def told_interval(interval: Interval, unit: Unit) -> str:
     """Both ends without unit: "[1.42, 3.33]"."""
     return f"[{bare(interval.low, unit)}, {bare(interval.high, unit)}]"
@@ -72,8 +77,9 @@ def told_budget(budget: Budget, unit: Unit) -> str:
 
 
 def percentage(probability: float) -> str:
-    """A probability in per cent, to two significant digits: "3.4 %", "0.1 %"."""
-    return f"{float(f'{100 * probability:.2g}'):g} %"
+    """A probability in per cent: two digits of a small one ("3.4 %"), what a level near 1 lacks ("99.98 %")."""
+    digits = 2 if probability < 0.5 else 6
+    return f"{float(f'{100 * probability:.{digits}g}'):g} %"
 
 
 def verdict_reason(quantity: Quantity) -> str:

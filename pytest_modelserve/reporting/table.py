@@ -74,24 +74,25 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     if row.record is None:
         return (printable(row.node_id), "", "", "", "")
     evidence = row.record.evidence
-    headline = _headline(evidence)
-    assert headline.budget is not None
-    value = told(headline.value, headline.unit)
+    quantity = headline(evidence)
+    assert quantity.budget is not None
+    value = told(quantity.value, quantity.unit)
     return (
         evidence.gate,
-        printable(_versus(evidence.subject, evidence.reference)),
-        value if headline.unit == "ratio" else f"{headline.name} {value}",
-        "" if headline.interval is None else told_interval(headline.interval, headline.unit),
-        told_budget(headline.budget, headline.unit),
+        printable(versus(evidence.subject, evidence.reference)),
+        value if quantity.unit == "ratio" else f"{quantity.name} {value}",
+        "" if quantity.interval is None else told_interval(quantity.interval, quantity.unit),
+        told_budget(quantity.budget, quantity.unit),
     )
 
 
-def _headline(evidence: Evidence) -> Quantity:
+def headline(evidence: Evidence) -> Quantity:
     """The quantity that made the verdict: the first of the worst."""
     return next(q for q in evidence.quantities if q.verdict is evidence.verdict)
 
 
-def _versus(subject: Subject, reference: Subject | None) -> str:
+def versus(subject: Subject, reference: Subject | None) -> str:
+    """ "int8 vs fp32" for two variants of one model, whole names for two models."""
     own = subject.variant or subject.name
     if reference is None:
         return own

@@ -1,0 +1,43 @@
+# make demo and make test each work on a machine that has only Python (3.11 or newer) and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PARALLEL ?= -n 2
+
+.PHONY: help demo test lint format bench clean
+
+help:  ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## run the release gates of the example models on real data and print the gate table
+	$(BIN)/pytest example_models -q --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
+
+test: $(READY)  ## run the whole suite (PARALLEL= for one process)
+	$(BIN)/pytest $(PARALLEL) -q
+
+lint: $(READY)  ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## put the code into its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## print every figure that the project claims, each as a ratio within one run
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/predict_overhead.py
+	$(BIN)/python benchmarks/demo_twice.py
+	$(BIN)/python benchmarks/error_rates.py
+
+# An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]" --group dev
+	touch $@
+
+clean:  ## remove the environment and everything that was built
+	rm -rf $(VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache

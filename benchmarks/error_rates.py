@@ -1,0 +1,208 @@
+"""How often the statistics of pytest_modelserve.stats are wrong, against the rate that they promise.
+
+    python benchmarks/error_rates.py [--repeats 10000] [--seed 0]
+
+Each row is one error: a bound on the wrong side of the truth, a verdict that the truth forbids. `exact` means that
+every outcome was enumerated, so that there is no Monte-Carlo error; otherwise ± is two standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import bdtr, bdtrc, ndtr
+
+from pytest_modelserve.progress import progress
+from pytest_modelserve.stats import (
+    binomial_bounds,
+    holm,
+    median_bounds,
+    noninferiority_power,
+    paired_difference_bounds,
+    quantile_bounds,
+    rows_needed,
+    spend,
+)
+
+LOW_LEVEL, HIGH_LEVEL = 0.999, 0.95
+LOOKS = (50, 100, 200, 400, 800)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: rates are probabilities; `repeats` is None where the rate is exact."""
+
+    method: str
+    case: str
+    nominal: float
+    observed: float
+    repeats: int | None = None
+
+    def __str__(self) -> str:
+        error = "exact"
+        if self.repeats is not None:
+            # At least one sample's worth: none wrong among few does not mean never.
+            variance = max(self.observed * (1 - self.observed), 1 / self.repeats) / self.repeats
+            error = f"± {200 * math.sqrt(variance):.3f}"
+        return f"{self.method:<30} {self.case:<52} {100 * self.nominal:8.3f} {100 * self.observed:9.3f}  {error:>8}"
+
+
+def binomial(_: np.random.Generator, __: int) -> Iterator[Row]:
+    """Clopper–Pearson: the worst true share for each end, every count enumerated."""
+    for n in (10, 59, 597, 2000):
+        bounds = [binomial_bounds(k, n, low_level=LOW_LEVEL, high_level=HIGH_LEVEL) for k in range(n + 1)]
+        lows, highs = np.array([b.low for b in bounds]), np.array([b.high for b in bounds])
+        # The error jumps where the truth passes a bound: the worst share lies beside one.
+        low = max(float(bdtrc(k - 1, n, p)) for k, p in enumerate(np.nextafter(lows, 0)) if k)
+        high = max(float(bdtr(k, n, p)) for k, p in enumerate(np.nextafter(highs, 1)) if k < n)
+        yield Row("binomial low end", f"n={n}, worst share", 1 - LOW_LEVEL, low)
+        yield Row("binomial high end", f"n={n}, worst share", 1 - HIGH_LEVEL, high)
+
+
+def tango_enumerated(_: np.random.Generator, __: int) -> Iterator[Row]:
+    """The verdicts of non-inferiority for a model exactly at its margin, at the worst discordance of a grid."""
+    for margin in (0.01, 0.02, 0.05):
+        for n in (50, 268, 1000, 10_000, 100_000):
+            wrong_pass, wrong_fail = _worst_tango(n, margin)
+            case = f"n={n}, margin {100 * margin:g} pt, d={100 * wrong_pass[1]:.2f} %"
+            yield Row("Tango PASS at the margin", case, 1 - HIGH_LEVEL, wrong_pass[0])
+            case = f"n={n}, margin {100 * margin:g} pt, d={100 * wrong_fail[1]:.2f} %"
+            yield Row("Tango FAIL at the margin", case, 1 - LOW_LEVEL, wrong_fail[0])
+
+
+def tango_worst_n(_: np.random.Generator, __: int) -> Iterator[Row]:
+    """The worst of many numbers of rows, from 50 to 10,000, and of all discordances of the grid."""
+    grid = np.unique(np.geomspace(50, 10_000, 300).astype(int)).tolist()
+    for margin in (0.005, 0.01, 0.02, 0.05):
+        rows = sorted({*grid, rows_needed(discordance=0, margin=margin, confidence=HIGH_LEVEL)})
+        worst = [(n, *_worst_tango(n, margin)) for n in rows if n >= 50]
+        for verdict, nominal, column in (("PASS", 1 - HIGH_LEVEL, 1), ("FAIL", 1 - LOW_LEVEL, 2)):
+            n, (rate, discordance) = max(((w[0], w[column]) for w in worst), key=lambda pair: pair[1][0])
+            case = f"worst n={n}, margin {100 * margin:g} pt, d={100 * discordance:.2f} %"
+            yield Row(f"Tango {verdict} at the margin", case, nominal, rate)
+
+
+def _worst_tango(n: int, margin: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(highest P(PASS), its discordance), (highest P(FAIL), its discordance)."""
+    discordances = np.unique([*margin * np.linspace(1, 4, 25), *np.geomspace(margin, 0.6, 20)]).tolist()
+    shares = [
+        noninferiority_power(n, discordance=d, difference=margin, margin=margin, confidence=HIGH_LEVEL, alpha=1e-3)
+        for d in discordances
+    ]
+    passes = max((s.passes, d) for s, d in zip(shares, discordances, strict=True))
+    fails = max((s.fails, d) for s, d in zip(shares, discordances, strict=True))
+    return passes, fails
+
+
+def tango_simulated(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """The bounds themselves on simulated tables: how often each end misses the true difference."""
+    for n, discordance, difference in ((200, 0.1, 0.0), (597, 0.05, 0.02), (2000, 0.02, 0.01), (2000, 0.3, 0.0)):
+        shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
+        tables, times = np.unique(rng.multinomial(n, shares, size=repeats)[:, :2], axis=0, return_counts=True)
+        low_misses = high_misses = 0
+        for (lost, gained), count in zip(tables.tolist(), times.tolist(), strict=True):
+            bounds = paired_difference_bounds(lost, gained, n, low_level=LOW_LEVEL, high_level=HIGH_LEVEL)
+            low_misses += count * (bounds.low > difference)
+            high_misses += count * (bounds.high < difference)
+        case = f"n={n}, d={100 * discordance:g} %, difference {100 * difference:g} pt"
+        yield Row("Tango low end", case, 1 - LOW_LEVEL, low_misses / repeats, repeats)
+        yield Row("Tango high end", case, 1 - HIGH_LEVEL, high_misses / repeats, repeats)
+
+
+def planning(_: np.random.Generator, __: int) -> Iterator[Row]:
+    """The chance that an equal model is not passed with the rows that were said to suffice for 90 % power."""
+    for margin in (0.01, 0.02, 0.05):
+        for discordance in (0.001, 0.005, 0.02, 0.1, 0.3):
+            n = rows_needed(discordance=discordance, margin=margin, confidence=HIGH_LEVEL, power=0.9)
+            shares = noninferiority_power(
+                n, discordance=discordance, difference=0, margin=margin, confidence=HIGH_LEVEL, alpha=1e-3
+            )
+            case = f"n={n}, margin {100 * margin:g} pt, d={100 * discordance:g} %"
+            yield Row("rows needed: equal, no PASS", case, 0.1, 1 - shares.passes)
+
+
+def quantiles(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """Order-statistic bounds on skewed and on tied samples, each end against the true quantile."""
+    for quantile, n in ((0.5, 20), (0.5, 200), (0.95, 150), (0.95, 1000), (0.99, 1000)):
+        for shape, truth in (("exponential", -math.log1p(-quantile)), ("geometric ties", _geometric(quantile))):
+            bounds = [
+                quantile_bounds(
+                    rng.exponential(size=n) if shape == "exponential" else rng.geometric(0.2, size=n),
+                    quantile,
+                    low_level=LOW_LEVEL,
+                    high_level=HIGH_LEVEL,
+                )
+                for _ in range(repeats)
+            ]
+            low_misses = sum(b.low > truth for b in bounds)
+            high_misses = sum(b.high < truth for b in bounds)
+            case = f"{shape}, n={n}, quantile {quantile:g}"
+            yield Row("quantile low end", case, 1 - LOW_LEVEL, low_misses / repeats, repeats)
+            yield Row("quantile high end", case, 1 - HIGH_LEVEL, high_misses / repeats, repeats)
+
+
+def _geometric(quantile: float) -> float:
+    return math.ceil(math.log1p(-quantile) / math.log1p(-0.2))
+
+
+def holm_family(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """Ten one-sided normal tests, seven of true hypotheses: how often any of these is rejected."""
+    for correlation in (0.0, 0.5, 0.9):
+        common, own = rng.standard_normal((repeats, 1)), rng.standard_normal((repeats, 10))
+        normal = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
+        normal[:, 7:] += 4
+        wrong = float(np.mean([(holm(p)[:7] <= 0.05).any() for p in ndtr(-normal)]))
+        yield Row("Holm: any true one rejected", f"10 tests, 7 true, correlation {correlation:g}", 0.05, wrong, repeats)
+
+
+def looks(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """A sign interval looked at five times: enumerated, and with the bounds themselves on simulated log-ratios."""
+    for error in (0.05, 0.001):
+        case = f"looks {', '.join(map(str, LOOKS))}"
+        yield Row("sign interval, one end", f"{case}, split", error, _error_over_looks(spend(error, len(LOOKS))))
+        yield Row("sign interval, one end", f"{case}, not split", error, _error_over_looks(error))
+    level = 1 - spend(0.05, len(LOOKS))
+    misses = 0
+    for _ in range(repeats):
+        log_ratios = rng.standard_t(2, size=LOOKS[-1])
+        misses += any(median_bounds(log_ratios[:n], low_level=level, high_level=level).high < 0 for n in LOOKS)
+    yield Row(
+        "sign interval, one end", "the same, split, simulated (Student t, 2 d.f.)", 0.05, misses / repeats, repeats
+    )
+
+
+def _error_over_looks(error: float) -> float:
+    """The probability that the high end misses the median at any look, by following the count of signs."""
+    state, seen, wrong = np.ones(1), 0, 0.0
+    for look in LOOKS:
+        signs = np.arange(look - seen + 1)
+        step = bdtr(signs, look - seen, 0.5)
+        state, seen = np.convolve(state, np.diff(step, prepend=0)), look
+        # Samples below the median pull the high end below it once they are `rank` or more.
+        rank = next(s for s in range(1, look + 2) if s > look or bdtr(s - 1, look, 0.5) >= 1 - error)
+        wrong += float(state[rank:].sum())
+        state[rank:] = 0
+    return wrong
+
+
+STUDIES = (binomial, tango_enumerated, tango_worst_n, tango_simulated, planning, quantiles, holm_family, looks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=10_000, help="simulated samples a row (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulations (default 0)")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    rows = [row for study in progress(STUDIES, "error rates") for row in study(rng, arguments.repeats)]
+    print(f"Rates in per cent; bounds at {LOW_LEVEL} (low end) and {HIGH_LEVEL} (high end); seed {arguments.seed}.")
+    print(f"{'method':<30} {'case':<52} {'nominal':>8} {'observed':>9}")
+    print("\n".join(map(str, rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Tiny projects whose gates are real and cheap: an accuracy gate over a function that is wrong on a chosen number of
+rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GATES = '''
+import functools
+import numpy as np
+import pytest_modelserve as ms
+
+LABELS = np.arange(2000) % 2
+ROWS = np.zeros((2000, 1), np.float32)
+
+
+@functools.cache
+def model(wrong):
+    answers = np.where(np.arange(2000) < wrong, 1 - LABELS, LABELS)
+    return ms.serve(lambda x: np.eye(2, dtype=np.float32)[answers], name=f"wrong{wrong}")
+
+
+def gate(wrong, min_value=0.9):
+    """90 % is required: 100 wrong rows of 2,000 pass, 200 decide nothing, 600 fail."""
+    return ms.assert_accuracy(model(wrong), ROWS, LABELS, min_value=min_value)
+'''
+
+PASSES, UNDECIDED, FAILS = 100, 200, 600
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with `from gates import gate`, whose tests run in processes of their own."""
+    pytester.makepyfile(gates=GATES)
+    pytester.makeini("[pytest]\npythonpath = .\naddopts = -p no:cacheprovider --modelserve-json evidence.json\n")
+    return pytester
+
+
+@pytest.fixture(params=[(), ("-n", "2")], ids=["one process", "-n 2"])
+def processes(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Every promise about evidence holds with and without xdist."""
+    arguments: tuple[str, ...] = request.param
+    return arguments
+
+
+@pytest.fixture
+def document(pytester: pytest.Pytester) -> Callable[[], dict[str, Any]]:
+    """The JSON document that the last run of the project wrote."""
+
+    def read() -> dict[str, Any]:
+        text = Path(pytester.path, "evidence.json").read_text(encoding="utf-8")
+        data: dict[str, Any] = json.loads(text)
+        return data
+
+    return read
+
+
+@pytest.fixture
+def told(document: Callable[[], dict[str, Any]]) -> Callable[..., list[tuple[Any, ...]]]:
+    """Chosen fields of every gate of the last run, in order."""
+
+    def fields(*names: str) -> list[tuple[Any, ...]]:
+        return [tuple(gate[name] for name in names) for gate in document()["gates"]]
+
+    return fields

@@ -1,0 +1,79 @@
+"""Options, their ini twins, and what a wrong one says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+UNDECIDED = """
+    from gates import gate
+    def test_undecided(): gate(200)
+"""
+
+
+@pytest.mark.parametrize("way", ["option", "ini"])
+@pytest.mark.parametrize(
+    ("policy", "outcomes"), [("fail", {"failed": 1}), ("skip", {"skipped": 1}), ("warn", {"passed": 1, "warnings": 1})]
+)
+def test_inconclusive_policy(
+    project: pytest.Pytester, processes: tuple[str, ...], way: str, policy: str, outcomes: dict[str, int]
+) -> None:
+    project.makepyfile(UNDECIDED)
+    arguments = {"option": [f"--modelserve-inconclusive={policy}"], "ini": ["-o", f"modelserve_inconclusive={policy}"]}
+    result = project.runpytest_subprocess(*arguments[way], *processes)
+    result.assert_outcomes(**outcomes)
+    result.stdout.fnmatch_lines(["1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modelserve-inconclusive=skp"], "unknown --modelserve-inconclusive 'skp': did you mean 'skip'? *"),
+        (["--modelserve-seed=-1"], "--modelserve-seed is a whole number of 0 or more, not '-1'"),
+        (["--modelserve-json=gates.py/e.json"], "the report cannot be written to *gates.py/e.json: *writable path"),
+    ],
+)
+def test_wrong_setting_ends_the_run_at_once(project: pytest.Pytester, arguments: list[str], message: str) -> None:
+    project.makepyfile(UNDECIDED)
+    result = project.runpytest_subprocess(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_help_states_the_defaults(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--help")
+    result.stdout.fnmatch_lines(
+        [
+            "modelserve: model acceptance gates:",
+            "*--modelserve-json=PATH*",
+            "*--modelserve-html=PATH*",
+            "*--modelserve-inconclusive=fail|skip|warn*",
+            "*(default: fail)",
+            "*--modelserve-cache=DIR*",
+            "*--modelserve-seed=N*(default: 0)",
+        ]
+    )
+
+
+def test_cache_and_seed_reach_the_pipeline(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from pathlib import Path
+        def test_it(modelserve, request):
+            assert modelserve.seed == 7
+            assert modelserve.store.root == Path(request.config.rootpath, "elsewhere")
+    """)
+    settings = ("-o", "modelserve_cache=elsewhere", "-o", "modelserve_seed=7")
+    pytester.runpytest_subprocess(*settings).assert_outcomes(passed=1)
+    overruled = ("--modelserve-cache", "nowhere", "--modelserve-seed", "8")
+    pytester.runpytest_subprocess(*settings, *overruled).assert_outcomes(failed=1)
+
+
+def test_ini_twin_of_the_document_starts_at_the_root(project: pytest.Pytester, document: Callable[[], Any]) -> None:
+    project.makeini("[pytest]\npythonpath = .\nmodelserve_json = evidence.json\n")
+    project.makepyfile(UNDECIDED)
+    Path(project.path, "below").mkdir()
+    project.runpytest_subprocess("--rootdir", ".", project.path)
+    assert document()["counts"]["selected"] == 1

@@ -1,0 +1,103 @@
+"""What a run shows: the table, JUnit, the schema; and nothing at all to those who do not use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+EXAMPLE = """
+    import pytest, pytest_modelserve as ms
+    from gates import gate
+    def test_good(): gate(100)
+    @pytest.mark.xfail(strict=True, raises=ms.GateFailure)
+    def test_bad_candidate(): gate(600)
+"""
+
+
+def test_table_is_the_same_with_and_without_workers(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
+    project.makepyfile(EXAMPLE)
+    result = project.runpytest_subprocess(*processes)
+    lines = result.stdout.lines
+    start = next(i for i, line in enumerate(lines) if line.strip("=") == " modelserve ")
+    assert lines[start + 1 : start + 7] == [
+        "wrong100",
+        "  accuracy  wrong100  accuracy 95.00 %  [94.11, 96.38]  ≥ 90.00 %  PASS  n 2000",
+        "wrong600",
+        "  accuracy  wrong600  accuracy 70.00 %  [68.27, 73.14]  ≥ 90.00 %  FAIL  n 2000 · expected",
+        "2 gates: 1 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE · evidence evidence.json",
+        "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
+        "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 0.2 %, "
+        "the sum of the alphas; INCONCLUSIVE is not counted.",
+    ]
+
+
+def test_document_validates_against_its_schema(project: pytest.Pytester, document: Callable[[], Any]) -> None:
+    project.makepyfile(EXAMPLE)
+    project.runpytest_subprocess()
+    schema = json.loads(resources.files("pytest_modelserve.evidence").joinpath("schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in validator.iter_errors(document())] == []
+    damaged = {**document(), "complete": "yes"}
+    assert not validator.is_valid(damaged)
+
+
+def test_junit_carries_the_evidence(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
+    project.makepyfile(EXAMPLE)
+    project.runpytest_subprocess("--junit-xml=junit.xml", *processes)
+    cases = ElementTree.parse(Path(project.path, "junit.xml")).getroot().iter("testcase")
+    verdicts = {
+        case.get("name"): [json.loads(p.get("value", ""))["evidence"]["verdict"] for p in case.iter("property")]
+        for case in cases
+    }
+    assert verdicts == {"test_good": ["PASS"], "test_bad_candidate": ["FAIL"]}
+
+
+def test_failure_text_stands_in_the_report_without_our_frames(project: pytest.Pytester) -> None:
+    project.makepyfile("from gates import gate\ndef test_bad(): gate(600)\n")
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        [
+            "E*GateFailure: accuracy: less accurate than required",
+            "E*accuracy   70.00 %",
+            "E*verdict    FAIL: the whole interval lies below the budget",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*assertions.py*")
+
+
+def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester, processes: tuple[str, ...]) -> None:
+    pytester.makepyfile("""
+        import pytest, sys
+        @pytest.fixture(scope="session")
+        def shared(): return 1
+        def test_one(shared, request):
+            assert request.node.user_properties == []
+            assert "pytest_modelserve.pipeline" not in sys.modules
+        @pytest.mark.xfail
+        def test_two(): assert False
+    """)
+    arguments = ("-p", "no:cacheprovider", "--junit-xml=junit.xml", *processes)
+    result = pytester.runpytest_subprocess(*arguments)
+    without = pytester.runpytest_subprocess(*arguments, "-p", "no:modelserve")
+    result.assert_outcomes(passed=1, xfailed=1)
+    plain = [line for line in without.outlines if not line.startswith(("=", "plugins:"))]
+    assert [line for line in result.outlines if not line.startswith(("=", "plugins:"))] == plain
+    assert "modelserve" not in Path(pytester.path, "junit.xml").read_text()
+    assert sorted(path.name for path in pytester.path.iterdir() if path.name != "__pycache__") == [
+        "junit.xml",
+        "test_plugin_is_inert_where_it_is_not_used.py",
+    ]
+
+
+def test_collect_only_writes_no_finished_document(project: pytest.Pytester, document: Callable[[], Any]) -> None:
+    project.makepyfile(EXAMPLE)
+    project.runpytest_subprocess("--collect-only")
+    assert document()["complete"] is False

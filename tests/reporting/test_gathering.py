@@ -1,0 +1,104 @@
+"""From reports to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_modelserve.evidence import Record
+from pytest_modelserve.reporting import PROPERTY, Gathering, Row
+
+Maker = Callable[..., Record]
+
+
+def report(
+    gathering: Gathering, *records: Record, node_id: str = "test_a", outcome: str = "passed", xfail: bool = False
+) -> None:
+    """The three phases of a test, each of which repeats the records so far."""
+    properties = [(PROPERTY, record.to_json()) for record in records]
+    gathering.add_report(node_id, when="setup", outcome="passed", xfail=False, properties=[])
+    gathering.add_report(node_id, when="call", outcome=outcome, xfail=xfail, properties=properties)
+    gathering.add_report(node_id, when="teardown", outcome="passed", xfail=False, properties=properties)
+
+
+def only(gathering: Gathering) -> Row:
+    (row,) = gathering.rows()
+    return row
+
+
+def test_repeated_phases_are_one_row(record_of: Maker) -> None:
+    gathering = Gathering()
+    report(gathering, record_of())
+    assert only(gathering).verdict == "PASS"
+    assert only(gathering).outcome == "passed"
+
+
+def test_expected_failure_is_marked(record_of: Maker) -> None:
+    gathering = Gathering()
+    report(gathering, record_of(0.02, 0.03), outcome="skipped", xfail=True)
+    assert only(gathering).expected
+    assert gathering.expected_failures == 1
+
+
+def test_unexpected_failure_is_not(record_of: Maker) -> None:
+    gathering = Gathering()
+    report(gathering, record_of(0.02, 0.03), outcome="failed")
+    assert not only(gathering).expected
+
+
+def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alpha_once(record_of: Maker) -> None:
+    gathering = Gathering()
+    for node_id in ("test_a", "test_b"):
+        report(gathering, record_of(owner="fixture", node_id=node_id), node_id=node_id)
+    row = only(gathering)
+    assert row.record
+    assert row.record.evidence.alpha == 0.001
+
+
+def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks(record_of: Maker) -> None:
+    gathering = Gathering()
+    report(gathering, record_of(owner="fixture", node_id="test_a"), node_id="test_a")
+    report(gathering, record_of(0.02, 0.03, owner="fixture", node_id="test_b"), node_id="test_b")
+    row = only(gathering)
+    assert row.verdict == "FAIL"
+    assert row.record
+    assert row.record.evidence.alpha == 0.002
+
+
+def test_only_the_last_attempt_is_judged(record_of: Maker) -> None:
+    gathering = Gathering()
+    first, second = record_of(0.02, 0.03), record_of(attempt=2)
+    gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
+    report(gathering, first, second)
+    earlier, last = gathering.rows()
+    assert (earlier.verdict, earlier.superseded) == ("FAIL", True)
+    assert (last.verdict, last.superseded, last.reruns) == ("PASS", False, 1)
+
+
+def test_attempt_that_left_no_evidence_still_supersedes(record_of: Maker) -> None:
+    gathering = Gathering()
+    first = record_of(0.02, 0.03)
+    gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
+    report(gathering, first)
+    assert only(gathering).superseded
+
+
+def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of: Maker) -> None:
+    gathering = Gathering()
+    gathering.expect(["test_a", "test_b"])
+    report(gathering, record_of(node_id="test_b"), node_id="test_b")
+    report(gathering, record_of(node_id="test_a"), record_of(owner="fixture"), node_id="test_a")
+    owners = [row.record.owner for row in gathering.rows() if row.record]
+    assert owners == ["fixture", "test_a", "test_b"]
+
+
+def test_lost_worker_leaves_a_row() -> None:
+    gathering = Gathering()
+    gathering.add_crash("test_a")
+    assert only(gathering).verdict == "CRASHED"
+    assert gathering.node_ids == {"test_a"}
+
+
+def test_properties_of_others_are_left_alone() -> None:
+    gathering = Gathering()
+    gathering.add_report("test_a", when="call", outcome="passed", xfail=False, properties=[("color", "red")])
+    assert gathering.rows() == ()

@@ -1,0 +1,62 @@
+"""The table at the end of a run, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pytest_modelserve.evidence import Budget, Quantity, Record, Subject
+from pytest_modelserve.reporting import Row, error_bound_line, summary_line, table_lines
+
+Maker = Callable[..., Record]
+
+
+def row(record: Record, **changes: object) -> Row:
+    plain = Row(record.node_id, record.evidence.verdict.value, record, "passed")
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
+    slow = Quantity("slowdown", 0.83, "ratio", budget=Budget("at most", 1.1))
+    rows = [
+        row(record_of()),
+        row(record_of(0.2, 0.3, subject=Subject("digits_cnn", "shuffled")), expected=True),
+        row(record_of(gate="not slower", subject=Subject("mlp"), reference=None, quantities=(slow,), n=50, examples=7)),
+        Row("test_x.py::test_gone", "CRASHED", None, "crashed"),
+    ]
+    assert [str(line) for line in table_lines(rows)] == [
+        "digits_cnn",
+        "  accuracy parity       int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50]   ≤ 1.00 pt  PASS     n 2000",
+        "  accuracy parity       shuffled vs fp32     drop 25.00 pt  [20.00, 30.00]  ≤ 1.00 pt  FAIL     n 2000 · expected",
+        "mlp",
+        "  not slower            mlp                  × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
+        "crashed",
+        "  test_x.py::test_gone                                                                 CRASHED  its worker was lost while it ran",
+    ]
+
+
+def test_reruns_say_what_they_cost(record_of: Maker) -> None:
+    rows = [row(record_of(0.02, 0.03), superseded=True, reruns=1), row(record_of(attempt=2), reruns=1)]
+    _, first, second = map(str, table_lines(rows))
+    assert first.endswith("attempt 1, run again: not judged")
+    assert second.endswith("attempt 2: error rates do not hold under reruns")
+    assert summary_line(rows) == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE"
+
+
+def test_counts_tell_expected_failures_apart(record_of: Maker) -> None:
+    failed = row(record_of(0.02, 0.03))
+    expected = replace(failed, expected=True)
+    assert summary_line([expected]) == "1 gate: 0 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE"
+    assert summary_line([failed, expected]) == "2 gates: 0 PASS, 2 FAIL (1 expected), 0 INCONCLUSIVE"
+    assert summary_line([row(record_of(0.0, 0.02))]) == "1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE"
+    crash = Row("t", "CRASHED", None, "crashed")
+    assert summary_line([crash]) == "0 gates: 0 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 CRASHED"
+
+
+def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of: Maker) -> None:
+    rows = [row(record_of(alpha=0.017)), row(record_of(alpha=0.017)), row(record_of(alpha=0.5), superseded=True)]
+    assert error_bound_line(rows) == (
+        "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
+        "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 3.4 %, "
+        "the sum of the alphas; INCONCLUSIVE is not counted."
+    )

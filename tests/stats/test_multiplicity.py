@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.stats import holm, median_bounds, spend
+
+LOOKS = (50, 100, 200, 400, 800)
+
+
+def test_holm_of_a_worked_example():
+    # As R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm").
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_is_the_closed_test_of_bonferroni():
+    rng = np.random.default_rng(6)
+    for p_values in rng.beta(0.5, 3, size=(50, 6)).round(2):
+        subsets = [s for size in range(1, 7) for s in itertools.combinations(range(6), size)]
+        expected = [max(min(1, len(s) * min(p_values[list(s)])) for s in subsets if test in s) for test in range(6)]
+        np.testing.assert_allclose(holm(p_values), expected)
+
+
+def test_holm_keeps_the_family_error_under_dependence():
+    rng, repeats = np.random.default_rng(7), 3000
+    normal = 0.7 * rng.standard_normal((repeats, 1)) + 0.7 * rng.standard_normal((repeats, 8))
+    normal[:, 6:] += 5  # two false hypotheses, which Holm turns into power for the rest
+    rejected = np.mean([(holm(p)[:6] <= 0.05).any() for p in norm.sf(normal)])
+    assert 0.01 < rejected < 0.066
+
+
+def test_holm_of_no_tests_is_empty_and_leaves_its_input_alone():
+    assert holm([]).shape == (0,)
+    p_values = np.array([0.9, 0.1])
+    holm(p_values)
+    np.testing.assert_array_equal(p_values, [0.9, 0.1])
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.1, 1.5])
+def test_holm_refuses_what_is_no_probability(wrong):
+    with pytest.raises(UsageError) as caught:
+        holm([0.5, wrong])
+    assert str(caught.value) == f"a p-value lies from 0 to 1, unlike {wrong}"
+
+
+def test_holm_refuses_a_table():
+    with pytest.raises(UsageError, match=r"^p_values are numbers on one axis, not an array of shape \(1, 2\)$"):
+        holm([[0.1, 0.2]])
+
+
+def miss_at_any_look(error):
+    """P(the high end of a sign interval lies below the median at some look), by following the count of signs."""
+    alive, seen, missed = np.ones(1), 0, 0.0
+    for look in LOOKS:
+        alive = np.convolve(alive, binom.pmf(np.arange(look - seen + 1), look - seen, 0.5))
+        seen, rank = look, int(binom.ppf(1 - error, look, 0.5)) + 1
+        missed += alive[rank:].sum()
+        alive[rank:] = 0
+    return missed
+
+
+@pytest.mark.parametrize(("error", "split", "unsplit"), [(0.05, 0.032, 0.136), (0.001, 0.0007, 0.0032)])
+def test_split_error_holds_over_five_looks_and_the_whole_error_at_each_would_not(error, split, unsplit):
+    assert miss_at_any_look(spend(error, len(LOOKS))) == pytest.approx(split, rel=0.05)
+    assert miss_at_any_look(error) == pytest.approx(unsplit, rel=0.05)
+    assert split < error < unsplit
+
+
+def test_simulated_sign_intervals_over_five_looks_stay_under_nominal():
+    rng, level, repeats = np.random.default_rng(8), 1 - spend(0.05, len(LOOKS)), 1000
+    missed = 0
+    for _ in range(repeats):
+        log_ratios = rng.standard_t(2, size=LOOKS[-1])
+        missed += any(median_bounds(log_ratios[:n], low_level=level, high_level=level).high < 0 for n in LOOKS)
+    # The enumerated 3.2 % within 4 standard errors of 1,000 runs.
+    assert missed / repeats == pytest.approx(0.032, abs=0.022)
+
+
+def test_spend_with_one_look_costs_nothing():
+    assert spend(0.001, 1) == 0.001
+
+
+def test_spend_refuses_no_look_and_no_error():
+    with pytest.raises(UsageError, match=r"^looks is a count, an integer of at least 1, not 0$"):
+        spend(0.05, 0)
+    with pytest.raises(UsageError, match=r"^error is a probability above 0 and below 0.5 \(0.001, say\), not 1$"):
+        spend(1, 5)

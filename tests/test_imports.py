@@ -1,0 +1,64 @@
+"""What importing costs: a plain pytest start must not pay for a tool that it does not use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest_modelserve as ms
+
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock")
+
+
+def _loaded(arguments: list[str], where: Path) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded after running `arguments`."""
+    report = f"import sys; print('loaded:', *[m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import runpy, sys; sys.argv = {arguments!r}\ntry: runpy.run_module(sys.argv[0])\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report], cwd=where, capture_output=True, text=True, timeout=60, check=True
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("loaded:"))
+    return set(line.split()[1:])
+
+
+def test_plain_pytest_start_loads_nothing_heavy_because_of_us(tmp_path: Path) -> None:
+    (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
+    # hypothesis brings a pytest plugin of its own, which loads hypothesis lazily; blocking it isolates what we load.
+    start = ["pytest", "-q", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
+    assert _loaded(start, tmp_path) == set()
+    assert _loaded([*start, "-p", "no:modelserve"], tmp_path) == set()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, pytest_modelserve; assert not [m for m in {HEAVY!r} if m in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_onnx_only_user_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None\nimport pytest_modelserve as ms\n" + "\n".join(
+        f"ms.{name}" for name in ms.__all__
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_resolves_and_is_documented() -> None:
+    for name in ms.__all__:
+        assert getattr(ms, name).__doc__, f"{name} has no docstring"
+
+
+def test_names_for_type_checkers_are_those_that_resolve() -> None:
+    """The TYPE_CHECKING block and the table of lazy names are two lists of the same names."""
+    import ast
+
+    tree = ast.parse(Path(ms.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    spelled = {(node.module, alias.name) for node in block.body for alias in node.names}  # type: ignore[attr-defined]
+    assert spelled == {(room, name) for room, names in ms._ROOMS.items() for name in names}
+
+
+def test_misspelt_name_is_an_attribute_error() -> None:
+    import pytest
+
+    with pytest.raises(AttributeError, match="module 'pytest_modelserve' has no attribute 'asert_size'"):
+        ms.asert_size  # noqa: B018
