@@ -152,8 +152,8 @@ class _Recording:
         item, of_item = self._item, self._recorder
         if fixturedef.scope == "function" or item is None or of_item is None:
             return (yield)
-        case = getattr(request, "param_index", "")
-        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}[{case}]"
+        case = f"[{request.param_index}]" if hasattr(request, "param") else ""
+        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}"
         recorder = Recorder(owner, item.nodeid, attempt=of_item.attempt, inconclusive=self._inconclusive)
         try:
             with recording(recorder):

@@ -68,7 +68,6 @@ def warm_up(call: Call, *, clock: Clock) -> float:
 def no_garbage_collection() -> Iterator[None]:
     """Keep Python's collector from running inside a timed call; left as it was found."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -46,7 +46,7 @@ def test_session_fixture_evidence_is_told_once_and_is_the_fixtures(
         def test_uses_it(accepted, case): pass
     """)
     project.runpytest_subprocess(*processes).assert_outcomes(passed=6)
-    assert told("owner", "verdict") == [("::fixture accepted[]", "PASS")]
+    assert told("owner", "verdict") == [("::fixture accepted", "PASS")]
 
 
 def test_function_fixture_evidence_belongs_to_each_test(
@@ -187,9 +187,10 @@ def test_partial_run_never_looks_complete(
 def test_last_failed_run_never_looks_complete(project: pytest.Pytester, document: Document) -> None:
     project.makepyfile(test_one="from gates import gate\ndef test_bad(): gate(600)\n")
     project.makepyfile(test_two="from gates import gate\ndef test_good(): gate(100)\n")
-    project.runpytest_subprocess("-p", "cacheprovider")
+    project.makeini("[pytest]\npythonpath = .\nmodelserve_json = evidence.json\n")
+    project.runpytest_subprocess()
     assert document()["complete"] is True
-    project.runpytest_subprocess("-p", "cacheprovider", "--lf")
+    project.runpytest_subprocess("--lf")
     assert document()["complete"] is False
     assert document()["counts"]["selected"] == 1
 
