@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         compose as compose,
         compress as compress,
         export as export,
+        prepare as prepare,
         train as train,
     )
     from pytest_modelserve.serving import Predictor as Predictor, serve as serve
@@ -89,7 +90,7 @@ _ROOMS = {
         "measure_output_parity",
     ),
     "pytest_modelserve.performance": ("measure_latency", "measure_not_slower", "measure_size"),
-    "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "train"),
+    "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "prepare", "train"),
     "pytest_modelserve.training": ("ModelSource", "TrainedModel"),
     "pytest_modelserve.artifacts": (
         "ArgMax",

@@ -12,10 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.artifacts import Artifact, Step, Store, open_artifact
-from pytest_modelserve.artifacts import compose as compose_artifact
-from pytest_modelserve.serving import Predictor
-from pytest_modelserve.serving import serve as serve_target
+from pytest_modelserve.artifacts import (
+    Artifact,
+    Step,
+    Store,
+    TensorSpec,
+    compose as compose_artifact,
+    open_artifact,
+    steps_artifact,
+)
+from pytest_modelserve.serving import Predictor, serve as serve_target
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +54,16 @@ class Pipeline:
         *,
         dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] = ("batch",),
         opset: int | None = None,
+        name: str | None = None,
     ) -> Artifact:
         """The ONNX artifact of `model`, checked against eager torch; `dynamic` names the axes that stay free.
 
-        Raises ExportError where the exporter fails, bakes an axis or changes an answer.
+        A TrainedModel brings its example inputs and its name; a bare module needs the first and may be given the
+        second. Raises ExportError where the exporter fails, bakes an axis or changes an answer.
         """
         from pytest_modelserve.training import export
 
-        return export(model, example_inputs, dynamic=dynamic, opset=opset, store=self.store)
+        return export(model, example_inputs, dynamic=dynamic, opset=opset, name=name, store=self.store)
 
     def compress(self, artifact: Artifact, recipe: str | Sequence[str]) -> Artifact:
         """A smaller variant of `artifact` by one recipe ("simplify", "int8-dynamic") or several in order.
@@ -67,10 +75,33 @@ class Pipeline:
         return compress(artifact, recipe, store=self.store)
 
     def compose(
-        self, artifact: Artifact, *, preprocess: Sequence[Step] = (), postprocess: Sequence[Step] = ()
+        self,
+        artifact: Artifact,
+        *,
+        preprocess: Sequence[Step] = (),
+        postprocess: Sequence[Step] = (),
+        input_dtype: str | None = None,
+        keep: Sequence[str] = (),
     ) -> Artifact:
-        """`artifact` with its pre- and postprocessing inside the graph: one file, one runtime, no train/serve skew."""
-        return compose_artifact(artifact, preprocess=preprocess, postprocess=postprocess, store=self.store)
+        """`artifact` with its pre- and postprocessing inside the graph: one file, one runtime, no train/serve skew.
+
+        `input_dtype` is what callers send where the model itself takes another ("uint8" before `Scale(1 / 255)`);
+        `keep` names outputs of the model that stay outputs. Raises UsageError for steps that do not fit the model.
+        """
+        return compose_artifact(
+            artifact,
+            preprocess=preprocess,
+            postprocess=postprocess,
+            input_dtype=input_dtype,
+            keep=keep,
+            store=self.store,
+        )
+
+    def prepare(self, steps: Sequence[Step], rows: NDArray[Any]) -> NDArray[Any]:
+        """`rows` (n, ...) after `steps`, by the graphs and the runtime that will serve them: for training data."""
+        spec = TensorSpec("rows", rows.dtype.name, ("batch", *rows.shape[1:]))
+        with serve_target(steps_artifact(steps, spec, name="steps", store=self.store)) as predictor:
+            return next(iter(predictor.predict(rows).values()))
 
     def open_artifact(self, path: Path | str) -> Artifact:
         """The artifact in an ONNX file, its external data included. Raises ArtifactError for anything else."""
@@ -111,3 +142,4 @@ train = _default.train
 export = _default.export
 compress = _default.compress
 compose = _default.compose
+prepare = _default.prepare

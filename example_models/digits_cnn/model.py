@@ -1,0 +1,54 @@
+"""A small convolutional network for 8×8 images of digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import pytest_modelserve as ms
+
+CLASSES = 10
+PREPROCESS = (ms.Scale(1 / 16),)
+"""Pixels come as integers from 0 to 16; the network is trained on, and served, shares of full ink."""
+
+
+class DigitsCNN(nn.Module):
+    """Two convolutions and two dense layers; images (batch, 8, 8) from 0 to 1 in, logits (batch, 10) out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(image.unsqueeze(1)))
+        return logits.view(-1, CLASSES)
+
+
+def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epochs: int = 30) -> None:
+    """Train `model` in place by Adam on cross-entropy, in shuffled batches of 64."""
+    images, labels = torch.from_numpy(data["images"]), torch.from_numpy(data["labels"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in progress(range(epochs), "training digits_cnn"):
+        for rows in torch.randperm(len(labels)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            optimizer.step()
+
+
+def source(images: NDArray[np.float32], labels: NDArray[np.int64]) -> ms.ModelSource:
+    """The recipe of the trained model: what is built, how it is fitted, on which prepared rows."""
+    return ms.ModelSource(
+        name="digits_cnn",
+        build=DigitsCNN,
+        fit=fit,
+        data={"images": images, "labels": labels},
+        example_inputs=images[:2],
+    )

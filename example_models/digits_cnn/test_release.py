@@ -1,0 +1,97 @@
+"""Release gates of the digits network: is the model that will be served still the model that was trained?
+
+Run on 597 labelled images that no training ever saw, in every pull request that retrains, re-exports, compresses or
+upgrades a runtime. The last test shows what a catch looks like.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pytest_modelserve as ms
+from example_models.digits_cnn.model import PREPROCESS
+from fixtures.digits import Digits
+
+DTYPE = {"input_dtype": "uint8"}
+"""What callers send: pixels as they come from the scanner."""
+
+
+@pytest.fixture(scope="module")
+def exported(modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel) -> ms.Artifact:
+    return modelserve.export(digits_cnn)
+
+
+@pytest.fixture(scope="module")
+def fp32(modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
+    """What is deployed: scaling, network and softmax in one file."""
+    return modelserve.compose(exported, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
+
+
+@pytest.fixture(scope="module", params=["simplify", "int8-dynamic"])
+def variant(request: pytest.FixtureRequest, modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
+    """Each compressed variant that might be deployed instead."""
+    compressed = modelserve.compress(exported, request.param)
+    return modelserve.compose(compressed, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
+
+
+@pytest.fixture(scope="module")
+def champion(modelserve: ms.Pipeline, fp32: ms.Artifact) -> ms.Predictor:
+    return modelserve.serve(fp32)
+
+
+@pytest.fixture(scope="module")
+def candidate(modelserve: ms.Pipeline, variant: ms.Artifact) -> ms.Predictor:
+    return modelserve.serve(variant)
+
+
+def test_export_answers_as_torch_does(
+    modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel, exported: ms.Artifact, digits: Digits
+) -> None:
+    images = modelserve.prepare(PREPROCESS, digits.held_out.images)
+    ms.assert_output_parity(modelserve.serve(exported), modelserve.serve(digits_cnn), images, rtol=1e-4, atol=1e-4)
+
+
+def test_deployed_model_is_accurate(champion: ms.Predictor, digits: Digits) -> None:
+    ms.assert_accuracy(champion, digits.held_out.images, digits.held_out.labels, min_value=0.95)
+
+
+def test_deployed_model_answers_in_time(champion: ms.Predictor, digits: Digits) -> None:
+    ms.assert_latency(champion, digits.held_out.images[:1], max_ms=2.0)
+
+
+def test_variant_keeps_the_accuracy(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:
+    images, labels = digits.held_out.images, digits.held_out.labels
+    ms.assert_accuracy_parity(candidate, champion, images, labels, max_drop=0.01, slices={"digit": labels})
+
+
+def test_variant_keeps_the_signal(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:
+    ms.assert_output_fidelity(candidate, champion, digits.held_out.images, min_sqnr_db=25, min_agreement=0.99)
+
+
+def test_variant_is_not_slower(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:
+    ms.assert_not_slower(candidate, champion, digits.held_out.images[:64], max_slowdown=1.5)
+
+
+def test_variant_is_no_larger(variant: ms.Artifact, fp32: ms.Artifact) -> None:
+    ms.assert_size(variant, fp32, max_ratio={"simplify": 1.0, "int8-dynamic": 0.6}[variant.variant])
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a label order that changed")
+def test_candidate_with_another_label_order_is_caught(
+    modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel, champion: ms.Predictor, digits: Digits
+) -> None:
+    """This candidate's classes are shifted by one, as when a "background" class comes or goes: it loads, runs and is
+    confident, and every answer means another digit."""
+    model = digits_cnn.module()
+    with torch.no_grad():
+        last = model.classifier[-1]
+        order = torch.from_numpy(np.roll(np.arange(10), 1))
+        last.weight.copy_(last.weight[order])
+        last.bias.copy_(last.bias[order])
+    reordered = modelserve.export(model, modelserve.prepare(PREPROCESS, digits.training.images[:2]), name="digits_cnn")
+    served = modelserve.compose(reordered, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
+    ms.assert_accuracy_parity(
+        modelserve.serve(served), champion, digits.held_out.images, digits.held_out.labels, max_drop=0.01
+    )

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pytest_modelserve.artifacts import Signature, TensorSpec, signature_of
+from pytest_modelserve.artifacts.signature import dtype_name, elem_type, value_info
+from pytest_modelserve.errors import UsageError
+
+ELEMENT_TYPES = [number for number in TensorProto.DataType.values() if number != TensorProto.UNDEFINED]
+
+
+def _model(inputs, outputs, initializers=()):
+    graph = helper.make_graph([], "graph", inputs, outputs, list(initializers))
+    return helper.make_model(graph, ir_version=10)
+
+
+def test_signature_reads_names_dtypes_and_all_kinds_of_dims():
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", None, 8, 8])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 10])
+    signature = signature_of(_model([image], [scores]))
+    assert signature == Signature(
+        inputs=(TensorSpec("image", "uint8", ("batch", None, 8, 8)),),
+        outputs=(TensorSpec("scores", "float32", ("batch", 10)),),
+    )
+
+
+def test_signature_prints_as_an_engineer_would_write_it():
+    signature = Signature(
+        inputs=(TensorSpec("image", "uint8", ("batch", 8, 8)), TensorSpec("mask", "bool", None)),
+        outputs=(
+            TensorSpec("loss", "float32", ()),
+            TensorSpec("boxes", "float32", (None, 4)),
+            TensorSpec("scores", "sequence(map(int64, float32))", ()),
+        ),
+    )
+    assert str(signature) == (
+        "image: uint8[batch, 8, 8], mask: bool[...] -> "
+        "loss: float32[], boxes: float32[?, 4], scores: sequence(map(int64, float32))"
+    )
+
+
+def test_an_initializer_that_is_listed_as_an_input_is_no_input():
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    weight = helper.make_tensor_value_info("weight", TensorProto.FLOAT, [1])
+    tensor = onnx.numpy_helper.from_array(np.ones(1, np.float32), "weight")
+    assert [spec.name for spec in signature_of(_model([x, weight], [x], [tensor])).inputs] == ["x"]
+
+
+def test_a_missing_shape_is_an_unknown_rank_and_no_scalar():
+    unknown = helper.make_tensor_value_info("unknown", TensorProto.FLOAT, None)
+    scalar = helper.make_tensor_value_info("scalar", TensorProto.FLOAT, [])
+    signature = signature_of(_model([unknown, scalar], [scalar]))
+    assert [spec.shape for spec in signature.inputs] == [None, ()]
+
+
+@pytest.mark.parametrize("dim", [-1, ""])
+def test_a_negative_dim_or_an_empty_name_is_an_unknown_dim(dim):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [dim, 0])
+    assert signature_of(_model([value], [value])).inputs[0].shape == (None, 0)
+
+
+@pytest.mark.parametrize("number", ELEMENT_TYPES)
+def test_every_onnx_element_type_has_a_name_that_leads_back_to_it(number):
+    assert elem_type(dtype_name(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (TensorProto.FLOAT, "float32"),
+        (TensorProto.DOUBLE, "float64"),
+        (TensorProto.STRING, "str"),
+        (TensorProto.BOOL, "bool"),
+        (TensorProto.BFLOAT16, "bfloat16"),
+        (TensorProto.INT4, "int4"),
+        (TensorProto.UNDEFINED, "undefined"),
+        (9999, "unknown(9999)"),
+    ],
+)
+def test_dtype_names_are_those_of_numpy(number, name):
+    assert dtype_name(number) == name
+
+
+def test_a_dtype_that_onnx_lacks_is_refused_with_the_nearest_one():
+    with pytest.raises(UsageError) as caught:
+        elem_type("float31")
+    assert str(caught.value).startswith("unknown dtype 'float31': did you mean 'float32'? Known: 'float32', 'uint8',")
+
+
+def test_values_that_are_no_tensors_say_what_they_are():
+    floats = helper.make_tensor_type_proto(TensorProto.FLOAT, [1])
+    rows = helper.make_map_type_proto(TensorProto.INT64, floats)
+    kinds = {
+        "sequence(float32)": helper.make_sequence_type_proto(floats),
+        "optional(float32)": helper.make_optional_type_proto(floats),
+        "map(int64, float32)": rows,
+        "sequence(map(int64, float32))": helper.make_sequence_type_proto(rows),
+        "sparse(float64)": helper.make_sparse_tensor_type_proto(TensorProto.DOUBLE, [3]),
+        "undefined": onnx.TypeProto(),
+        "opaque": onnx.TypeProto(opaque_type=onnx.TypeProto.Opaque(name="thing")),
+    }
+    outputs = [helper.make_value_info(f"o{index}", kind) for index, kind in enumerate(kinds.values())]
+    specs = signature_of(_model([], outputs)).outputs
+    assert {spec.dtype for spec in specs} == set(kinds)
+    assert all(spec.shape == () and not spec.is_tensor for spec in specs)
+
+
+@pytest.mark.parametrize("shape", [None, (), ("batch", None, 3)])
+def test_a_spec_survives_being_declared(shape):
+    spec = TensorSpec("x", "float16", shape)
+    assert signature_of(_model([value_info(spec)], [])).inputs == (spec,)

@@ -1,0 +1,68 @@
+"""Small ONNX files, made where a test needs them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+OnnxFile = Callable[..., Path]
+
+
+def tensors(specs):
+    """`{"x": ("float32", ["n", 3])}` as value infos; a shape of None leaves the rank open."""
+    return [
+        helper.make_tensor_value_info(
+            name,
+            onnx.TensorProto.STRING if dtype == "str" else helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+            shape,
+        )
+        for name, (dtype, shape) in specs.items()
+    ]
+
+
+def make_model(nodes, inputs, outputs, constants=None, *, functions=(), opset=20, domains=()):
+    """A model; `outputs` as `inputs`, or a list of value infos for what is no tensor of a numpy dtype."""
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        tensors(inputs),
+        tensors(outputs) if isinstance(outputs, dict) else outputs,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=list(functions))
+    model.ir_version = 10  # what onnxruntime reads may lag behind what onnx writes
+    return model
+
+
+@pytest.fixture(scope="session")
+def build_model():
+    """`make_model`, for fixtures of a wider scope than a test."""
+    return make_model
+
+
+@pytest.fixture
+def onnx_file(tmp_path) -> OnnxFile:
+    """Saves a model made by `make_model` and returns its path."""
+
+    def save(*args, name="model", **kwargs):
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(make_model(*args, **kwargs), path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def linear(onnx_file) -> Path:
+    """y = x @ w + b for x of shape [batch, 3]; w and b count from 0."""
+    return onnx_file(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        {"x": ("float32", ["batch", 3])},
+        {"y": ("float32", ["batch", 2])},
+        {"w": np.arange(6, dtype=np.float32).reshape(3, 2), "b": np.array([10, 20], np.float32)},
+        name="linear",
+    )

@@ -1,0 +1,123 @@
+"""serve: the right predictor for each kind of target, and one sentence for everything else."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.artifacts import open_artifact
+from pytest_modelserve.errors import ArtifactError, UsageError
+from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving import CallablePredictor, OnnxPredictor, TorchPredictor, serve
+
+CUDA = ("CUDAExecutionProvider",)
+
+
+def double(x):
+    return 2 * x
+
+
+class Trained:
+    subject = Subject("digits", "torch", "ab" * 32)
+
+    def module(self):
+        import torch
+
+        return torch.nn.Linear(3, 1).eval()
+
+
+@pytest.mark.parametrize("give", [open_artifact, str, lambda path: path], ids=["artifact", "str", "path"])
+def test_an_artifact_and_a_path_are_answered_by_onnxruntime(linear, give):
+    with serve(give(linear), threads=2, name="n", variant="v") as predictor:
+        assert isinstance(predictor, OnnxPredictor)
+        assert (str(predictor.subject), predictor.describe()[-9:]) == ("n / v", "2 threads")
+
+
+def test_a_torch_module_answers_for_itself():
+    torch = pytest.importorskip("torch")
+    predictor = serve(torch.nn.Linear(3, 1).eval())
+    assert isinstance(predictor, TorchPredictor)
+    assert predictor.subject == Subject("Linear", "torch")
+    assert serve(torch.nn.Linear(3, 1).eval(), name="head").subject == Subject("head", "torch")
+
+
+def test_a_trained_model_keeps_its_subject():
+    pytest.importorskip("torch")
+    predictor = serve(Trained(), variant="reference", threads=2)
+    assert isinstance(predictor, TorchPredictor)
+    assert predictor.subject == Subject("digits", "reference", "ab" * 32)
+    assert predictor.describe().endswith("2 threads")
+
+
+def test_a_callable_answers_for_itself():
+    predictor = serve(double)
+    assert isinstance(predictor, CallablePredictor)
+    assert predictor.subject == Subject("double")
+    assert serve(double, name="twice", variant="numpy").subject == Subject("twice", "numpy")
+
+
+def test_a_predictor_s_own_method_can_be_wrapped(linear):
+    with serve(linear) as inner:
+        wrapped = serve(lambda x: inner.predict(x.astype(np.float32)), name="with cast")
+        assert wrapped.predict(np.zeros((1, 3)))["y"].tolist() == [[10.0, 20.0]]
+
+
+def test_a_missing_file_is_an_artifact_error(tmp_path):
+    with pytest.raises(ArtifactError, match="there is no such file"):
+        serve(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        (
+            "HTTP://host/v2/models/m",
+            {},
+            "endpoints are not supported by this release: 'HTTP://host/v2/models/m'; serve the model's file, or a "
+            "callable that sends the request",
+        ),
+        (Trained, {}, "Trained is a class: serve an instance of it"),
+        (
+            7,
+            {},
+            "an object of type int cannot be served: give an Artifact, the path of an ONNX file, a torch module, a "
+            "TrainedModel or a callable",
+        ),
+        (
+            b"model",
+            {},
+            "an object of type bytes cannot be served: give an Artifact, the path of an ONNX file, a torch module, a "
+            "TrainedModel or a callable",
+        ),
+        (double, {"threads": 2}, "threads=2 has no meaning for double: it sets its own"),
+        (
+            double,
+            {"providers": CUDA},
+            "providers=('CUDAExecutionProvider',) are onnxruntime's: double is answered by itself, on the CPU",
+        ),
+        (Trained(), {"threads": 0}, "threads is a whole number of at least 1, not 0"),
+    ],
+    ids=["url", "class", "int", "bytes", "threads", "providers", "no-threads"],
+)
+def test_what_cannot_be_served_is_refused(target, settings, message):
+    with pytest.raises(UsageError) as caught:
+        serve(target, **settings)
+    assert str(caught.value) == message
+
+
+def test_importing_the_room_loads_no_runtime():
+    heavy = "{'torch', 'onnx', 'onnxruntime', 'onnxsim', 'scipy'}"
+    code = f"import sys, pytest_modelserve.serving, pytest_modelserve.numerics; print({heavy} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_serving_an_onnx_model_does_not_load_torch(linear):
+    code = (
+        "import sys, numpy as np, pytest_modelserve.serving as s\n"
+        "s.serve(sys.argv[1]).predict(np.zeros((1, 3), np.float32))\n"
+        "print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(linear)], capture_output=True, text=True, check=True)
+    assert (ran.stdout.strip(), ran.stderr) == ("False", "")

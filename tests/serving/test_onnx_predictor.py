@@ -1,0 +1,269 @@
+"""OnnxPredictor: right answers from any memory layout, clear refusals, nothing printed, nothing shared."""
+
+import threading
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from pytest_modelserve.artifacts import open_artifact
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError
+from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving import OnnxPredictor
+
+NODE = helper.make_node
+W = np.arange(6, dtype=np.float32).reshape(3, 2)
+B = np.array([10, 20], np.float32)
+
+
+def rows(n, seed=0):
+    return np.random.default_rng(seed).integers(-9, 9, size=(n, 3)).astype(np.float32)
+
+
+def test_answers_are_the_model_s_own(linear):
+    with OnnxPredictor(linear) as predictor:
+        for n in (1, 4, 0):
+            answers = predictor.predict(rows(n))
+            assert list(answers) == ["y"]
+            np.testing.assert_array_equal(answers["y"], rows(n) @ W + B)
+
+
+def test_a_mapping_and_a_single_array_are_answered_alike(linear):
+    predictor = OnnxPredictor(linear)
+    for _ in range(2):  # the second time from memory
+        np.testing.assert_array_equal(predictor.predict({"x": rows(2)})["y"], predictor.predict(rows(2))["y"])
+
+
+@pytest.mark.parametrize("give", [open_artifact, str, lambda path: path], ids=["artifact", "str", "path"])
+def test_an_artifact_and_its_path_are_the_same_subject(linear, give):
+    artifact = open_artifact(linear)
+    predictor = OnnxPredictor(give(linear))
+    assert predictor.subject == Subject("linear", "", artifact.sha256)
+    assert predictor.signature == artifact.signature
+    assert predictor.transport == "in-process"
+
+
+@pytest.mark.parametrize("give", [open_artifact, str], ids=["artifact", "path"])
+def test_name_and_variant_override_what_the_file_says(linear, give):
+    predictor = OnnxPredictor(give(linear), name="digits", variant="int8")
+    assert (predictor.subject.name, predictor.subject.variant) == ("digits", "int8")
+    assert predictor.describe() == (
+        f"digits / int8 on onnxruntime {onnxruntime.__version__}, CPUExecutionProvider, 1 thread"
+    )
+    assert OnnxPredictor(linear, threads=2).describe().endswith("2 threads")
+
+
+def test_outputs_come_in_the_order_of_the_model(onnx_file):
+    path = onnx_file(
+        [NODE("Neg", ["x"], ["b"]), NODE("Abs", ["x"], ["a"])],
+        {"x": ("float32", ["n"])},
+        {"b": ("float32", ["n"]), "a": ("float32", ["n"])},
+    )
+    answers = OnnxPredictor(path).predict(np.array([2.0], np.float32))
+    assert {name: array.tolist() for name, array in answers.items()} == {"b": [-2.0], "a": [2.0]}
+    assert list(answers) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda a: np.asfortranarray(a),
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        lambda a: a[::-1][::-1],
+        lambda a: np.flip(a, 0),
+        lambda a: np.broadcast_to(a[:1], a.shape),
+        lambda a: a.astype(a.dtype.newbyteorder()),
+        lambda a: np.frombuffer(b"x" + a.tobytes(), a.dtype, offset=1).reshape(a.shape),
+        lambda a: a.view(type("Array", (np.ndarray,), {})),
+    ],
+    ids=["fortran", "strided", "double-flip", "flip", "broadcast", "byte-swapped", "unaligned", "subclass"],
+)
+def test_memory_layout_does_not_change_the_answers(linear, layout):
+    predictor = OnnxPredictor(linear)
+    array = layout(rows(5))
+    for _ in range(2):  # checked in full, then remembered
+        np.testing.assert_array_equal(predictor.predict(array)["y"], np.asarray(array, np.float32) @ W + B)
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: {"x": a}], ids=["array", "mapping"])
+def test_a_remembered_input_does_not_let_another_one_through(linear, wrap):
+    predictor = OnnxPredictor(linear)
+    predictor.predict(wrap(rows(2)))
+    for wrong in (rows(2).astype(np.float64), rows(2)[:, :2], rows(2).T, rows(2).tolist(), rows(2).view(np.int32)):
+        with pytest.raises(InputError):
+            predictor.predict(wrap(wrong))
+    with pytest.raises(InputError):
+        predictor.predict({"y": rows(2)})
+    with pytest.raises(InputError):
+        predictor.predict({"x": rows(2), "z": rows(2)})
+
+
+def test_remembered_inputs_still_have_to_agree_with_each_other(onnx_file):
+    path = onnx_file(
+        [NODE("Identity", ["a"], ["c"]), NODE("Identity", ["b"], ["d"])],
+        {"a": ("float32", ["n"]), "b": ("float32", ["n"])},
+        {"c": ("float32", ["n"]), "d": ("float32", ["n"])},
+    )
+    two, three = np.zeros(2, np.float32), np.zeros(3, np.float32)
+    predictor = OnnxPredictor(path)
+    predictor.predict({"a": two, "b": two})
+    predictor.predict({"a": three, "b": three})
+    with pytest.raises(InputError, match="inputs disagree on 'n': axis 0 of 'a' is 2 and axis 0 of 'b' is 3"):
+        predictor.predict({"a": two, "b": three})
+
+
+def test_a_wrong_input_never_reaches_the_runtime(linear, monkeypatch):
+    predictor = OnnxPredictor(linear)
+    monkeypatch.setattr(predictor, "_run", lambda *_: pytest.fail("the model was run"))
+    with pytest.raises(InputError):
+        predictor.predict(rows(2).astype(np.float64))
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Relu"])
+def test_answers_share_memory_with_nothing(onnx_file, operator):
+    path = onnx_file([NODE(operator, ["x"], ["y"])], {"x": ("float32", ["n"])}, {"y": ("float32", ["n"])})
+    predictor = OnnxPredictor(path)
+    array = np.array([1.0, 2.0], np.float32)
+    first, second = predictor.predict(array)["y"], predictor.predict(array)["y"]
+    first[:] = 99
+    assert second.tolist() == array.tolist() == [1.0, 2.0]
+
+
+def test_an_answer_made_of_weights_can_be_changed_without_harm(onnx_file):
+    path = onnx_file(
+        [NODE("Identity", ["x"], ["y"]), NODE("Identity", ["w"], ["z"])],
+        {"x": ("float32", ["n"])},
+        {"y": ("float32", ["n"]), "z": ("float32", [3])},
+        {"w": np.ones(3, np.float32)},
+    )
+    predictor = OnnxPredictor(path)
+    predictor.predict(np.zeros(1, np.float32))["z"][:] = 99
+    assert predictor.predict(np.zeros(1, np.float32))["z"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_text_goes_in_and_comes_out(onnx_file):
+    path = onnx_file([NODE("Identity", ["t"], ["u"])], {"t": ("str", ["n"])}, {"u": ("str", ["n"])})
+    predictor = OnnxPredictor(path)
+    answer = predictor.predict(np.array(["a", "bé"]))["u"]
+    assert predictor.predict(answer)["u"].tolist() == ["a", "bé"]  # an answer is an input of the next model
+    with pytest.raises(InputError):  # objects are looked at in every call
+        predictor.predict(np.array(["a", None], dtype=object))
+
+
+def test_a_closed_predictor_refuses(linear):
+    predictor = OnnxPredictor(linear)
+    with predictor:
+        predictor.predict(rows(1))
+    predictor.close()
+    for inputs in (rows(1), rows(2), {"x": rows(1)}):
+        with pytest.raises(UsageError) as caught:
+            predictor.predict(inputs)
+        assert str(caught.value) == "the predictor of linear is closed: serve the model again, or close it later"
+    assert repr(predictor).endswith(", closed>")
+
+
+def test_threads_that_alternate_shapes_get_their_own_answers(linear):
+    predictor = OnnxPredictor(linear)
+    wrong = []
+
+    def work(n):
+        for seed in range(200):
+            array = rows(n, seed)
+            if not np.array_equal(predictor.predict(array)["y"], array @ W + B):
+                wrong.append((n, seed))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_defaults_are_one_thread_without_spinning(linear):
+    options = OnnxPredictor(linear)._run.__self__.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_value_that_the_runtime_refuses_is_the_input_s_fault(onnx_file, capfd):
+    path = onnx_file(
+        [NODE("Gather", ["w", "x"], ["y"], name="pick")],
+        {"x": ("int64", ["n"])},
+        {"y": ("float32", ["n"])},
+        {"w": np.ones(3, np.float32)},
+    )
+    predictor = OnnxPredictor(path)
+    with pytest.raises(InputError) as caught:
+        predictor.predict(np.array([7]))
+    assert str(caught.value) == (
+        "onnxruntime could not run model on these inputs: 2 : INVALID_ARGUMENT : Non-zero status code returned while "
+        "running Gather node. Name:'pick' Status Message: indices element out of data bounds, idx=7 must be within "
+        "the inclusive range [-3,2]"
+    )
+    assert caught.value.__cause__ is not None
+    assert predictor.predict(np.array([2]))["y"].tolist() == [1.0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_cannot_take_what_it_promises_is_its_own_fault(onnx_file, capfd):
+    path = onnx_file(
+        [NODE("Reshape", ["x", "shape"], ["y"])],
+        {"x": ("float32", ["batch", 3])},
+        {"y": ("float32", [2, 3])},
+        {"shape": np.array([2, 3])},
+    )
+    with pytest.raises(ArtifactError, match=r"onnxruntime could not run model on these inputs: .*Reshape"):
+        OnnxPredictor(path).predict(rows(4))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_the_runtime_refuses_is_told_with_its_reason(onnx_file, capfd):
+    path = onnx_file([NODE("Erf", ["x"], ["y"])], {"x": ("float64", ["n"])}, {"y": ("float64", ["n"])})
+    with pytest.raises(ArtifactError) as caught:
+        OnnxPredictor(path)
+    assert str(caught.value) == (
+        f"onnxruntime refuses the model {path}: 9 : NOT_IMPLEMENTED : Could not find an implementation for Erf(13) "
+        "node with name ''"
+    )
+    assert caught.value.__cause__ is not None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_truncated_file_is_refused(linear):
+    linear.write_bytes(linear.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=str(linear)):
+        OnnxPredictor(linear)
+
+
+def test_a_file_that_changed_after_it_was_opened_is_refused(linear):
+    artifact = open_artifact(linear)
+    model = onnx.load(linear)
+    model.graph.initializer[0].raw_data = bytes(24)
+    onnx.save(model, linear)
+    with pytest.raises(ArtifactError) as caught:
+        OnnxPredictor(artifact)
+    assert str(caught.value) == f"the model {linear} changed after it was opened: open it again"
+
+
+def test_outputs_that_numpy_cannot_hold_are_refused(onnx_file):
+    bfloat16 = helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, ["n"])
+    path = onnx_file([NODE("Cast", ["x"], ["y"], to=onnx.TensorProto.BFLOAT16)], {"x": ("float32", ["n"])}, [bfloat16])
+    with pytest.raises(ArtifactError) as caught:
+        OnnxPredictor(path)
+    assert str(caught.value) == (
+        f"the model {path} has output 'y' of type bfloat16, which cannot be served as a numpy array: end the model in "
+        "tensors of float16 to float64, integers, bool or text"
+    )
+
+
+def test_outputs_that_are_no_tensors_are_refused(onnx_file):
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
+    path = onnx_file(
+        [NODE("SequenceConstruct", ["x"], ["y"])], {"x": ("float32", ["n"])}, [helper.make_value_info("y", kind)]
+    )
+    with pytest.raises(ArtifactError, match=r"output 'y' of type sequence\(float32\), which cannot be served"):
+        OnnxPredictor(path)

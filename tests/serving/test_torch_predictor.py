@@ -1,0 +1,175 @@
+"""TorchPredictor: an eager module in eval mode as a reference, kept apart from the caller's arrays."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from pytest_modelserve.errors import InputError, UsageError  # noqa: E402
+from pytest_modelserve.evidence import Subject  # noqa: E402
+from pytest_modelserve.serving import TorchPredictor  # noqa: E402
+
+X = np.array([[1.0, -2.0]], np.float32)
+
+
+class Result(nn.Module):
+    """Returns what `function` makes of its inputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.ones(2))
+        self.eval()
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Two(nn.Module):
+    def forward(self, ids, mask, scale=None):
+        return {"y": ids * mask * (1 if scale is None else scale)}
+
+
+class Open(nn.Module):
+    def forward(self, *args, **kwargs):
+        return sum(args) + sum(kwargs.values())
+
+
+def test_answers_are_the_module_s_own_without_gradients():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh()).eval()
+    predictor = TorchPredictor(module)
+    expected = module(torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_array_equal(predictor.predict(X)["output"], expected)
+    assert (predictor.subject, predictor.signature) == (Subject("Sequential", "torch"), None)
+    assert (predictor.transport, predictor.describe()) == (
+        "torch",
+        f"Sequential / torch in eager torch {torch.__version__}, 1 thread",
+    )
+
+
+def test_results_are_named_by_their_form():
+    assert list(TorchPredictor(Result(lambda self, x: (x, -x))).predict(X)) == ["output_0", "output_1"]
+    assert list(TorchPredictor(Result(lambda self, x: {"a": x})).predict(X)) == ["a"]
+
+
+def test_inputs_are_named_by_the_parameters_of_forward():
+    predictor = TorchPredictor(Two().eval())
+    assert predictor.predict({"mask": X, "ids": X})["y"].tolist() == [[1.0, 4.0]]
+    assert predictor.predict({"mask": X, "ids": X, "scale": X})["y"].tolist() == [[1.0, -8.0]]
+
+
+def test_an_open_forward_takes_any_names():
+    predictor = TorchPredictor(Open().eval())
+    assert predictor.predict(X)["output"].tolist() == predictor.predict({"any": X})["output"].tolist() == X.tolist()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [lambda a: a[:, ::-1], lambda a: a.astype(a.dtype.newbyteorder()), lambda a: np.broadcast_to(a[:, :1], (1, 2))],
+    ids=["reversed", "byte-swapped", "read-only"],
+)
+def test_memory_layout_does_not_change_the_answers(layout):
+    array = layout(X)
+    answer = TorchPredictor(Result(lambda self, x: 2 * x)).predict(array)["output"]
+    np.testing.assert_array_equal(answer, 2 * array)
+
+
+def test_a_module_that_works_in_place_leaves_the_inputs_alone():
+    array = X.copy()
+    assert TorchPredictor(Result(lambda self, x: x.add_(1))).predict(array)["output"].tolist() == [[2.0, -1.0]]
+    assert array.tolist() == X.tolist()
+
+
+def test_an_answer_made_of_weights_can_be_changed_without_harm():
+    predictor = TorchPredictor(Result(lambda self, x: self.weight))
+    predictor.predict(X)["output"][:] = 99
+    assert predictor.predict(X)["output"].tolist() == [1.0, 1.0]
+
+
+def test_the_number_of_threads_holds_for_the_call_alone():
+    before = torch.get_num_threads()
+    used = []
+    predictor = TorchPredictor(Result(lambda self, x: used.append(torch.get_num_threads()) or x), threads=before + 1)
+    predictor.predict(X)
+    assert (used, torch.get_num_threads()) == ([before + 1], before)
+
+
+def test_training_mode_is_refused_wherever_it_hides():
+    dropout = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()
+    dropout[1].train()
+    with pytest.raises(UsageError) as caught:
+        TorchPredictor(dropout)
+    assert str(caught.value) == (
+        "Sequential.1 is in training mode, in which dropout and batch normalisation answer differently: call .eval() "
+        "first"
+    )
+
+
+def test_training_mode_is_refused_when_it_comes_later():
+    module = nn.Linear(2, 2).eval()
+    predictor = TorchPredictor(module)
+    module.train()
+    with pytest.raises(UsageError, match="Linear is in training mode"):
+        predictor.predict(X)
+
+
+def test_a_module_elsewhere_than_on_the_cpu_is_refused():
+    with pytest.raises(UsageError) as caught:
+        TorchPredictor(nn.Linear(2, 2, device="meta").eval())
+    assert str(caught.value) == "Linear.weight is on meta: references answer on the CPU, call .cpu() first"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (X, "forward() takes 2 inputs ('ids', 'mask'): give a mapping from their names to arrays"),
+        ({"ids": X, "msk": X}, "unknown input 'msk': did you mean 'mask'? Known: 'ids', 'mask', 'scale'"),
+        ({"ids": X}, "input 'mask' is missing: forward() takes 'ids', 'mask', 'scale'"),
+        (
+            {"ids": X, "mask": [1.0]},
+            "input 'mask' is a list, not a numpy array: give np.asarray(...) of the model's dtype",
+        ),
+        ({"ids": X, "mask": np.array(["a"])}, "input 'mask' has dtype <U1: torch has no tensors of text or objects"),
+    ],
+)
+def test_inputs_that_forward_does_not_take_are_refused(inputs, message):
+    with pytest.raises(InputError) as caught:
+        TorchPredictor(Two().eval()).predict(inputs)
+    assert str(caught.value) == message
+
+
+def test_torch_s_own_exceptions_pass_through():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        TorchPredictor(nn.Linear(3, 1).eval()).predict(X)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda self, x: x.bfloat16(),
+            "Result / torch returned 'output' as a tensor (bfloat16, strided) that numpy cannot hold: return a dense "
+            "one of another dtype, .float() say",
+        ),
+        (
+            lambda self, x: x.to_sparse(),
+            "Result / torch returned 'output' as a tensor (float32, sparse_coo) that numpy cannot hold: return a "
+            "dense one of another dtype, .float() say",
+        ),
+        (lambda self, x: 1.5, "Result / torch returned a float as 'output', not a tensor"),
+        (lambda self, x: None, "the model returned None: it has to return its outputs"),
+    ],
+    ids=["bfloat16", "sparse", "float", "none"],
+)
+def test_results_that_numpy_cannot_hold_are_refused(function, message):
+    with pytest.raises(UsageError) as caught:
+        TorchPredictor(Result(function)).predict(X)
+    assert str(caught.value) == message
+
+
+def test_a_closed_predictor_refuses():
+    with TorchPredictor(nn.Linear(2, 1).eval()) as predictor:
+        predictor.predict(X)
+    with pytest.raises(UsageError, match="the predictor of Linear / torch is closed"):
+        predictor.predict(X)
