@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import ParamSpec
 
-from pytest_modelserve.errors import GateFailure, GateInconclusive, ModelServeWarning
-from pytest_modelserve.evidence import Evidence, Verdict, current_recorder, record
+from pytest_modelserve.errors import ModelServeWarning
+from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
 from pytest_modelserve.parity import (
     measure_accuracy,
     measure_accuracy_parity,

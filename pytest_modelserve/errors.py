@@ -1,13 +1,9 @@
-"""Everything that this package raises on purpose; what is none of these is a bug of ours."""
+"""What this package raises on purpose, apart from verdicts; what is none of these is a bug of ours."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pytest_modelserve.evidence import Evidence
 
 
 class ModelServeError(Exception):
@@ -36,28 +32,6 @@ class RecipeError(ModelServeError):
 
 class MissingDependencyError(ModelServeError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
-
-
-class GateFailure(AssertionError):  # noqa: N818 (a verdict, not an error)
-    """A subject lies outside its budget; `evidence` holds everything that was measured."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateFailure], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)
-
-
-class GateInconclusive(Exception):  # noqa: N818 (an outcome, like GateFailure, and deliberately not one)
-    """The evidence decides neither way. Not a GateFailure, so that no `raises=GateFailure` takes it for a catch."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateInconclusive], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)
 
 
 class ModelServeWarning(UserWarning):

@@ -113,12 +113,15 @@ class Pipeline:
         *,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int = 1,
+        name: str | None = None,
+        variant: str | None = None,
     ) -> Predictor:
         """A predictor of `target`: an ONNX model in onnxruntime, or a torch module or callable as reference.
 
-        It is closed with this pipeline; closing it earlier is allowed.
+        `name` and `variant` are what reports call it, where its own would not tell. It is closed with this pipeline;
+        closing it earlier is allowed.
         """
-        predictor = serve_target(target, providers=providers, threads=threads)
+        predictor = serve_target(target, providers=providers, threads=threads, name=name, variant=variant)
         self._served.append(predictor)
         return predictor
 

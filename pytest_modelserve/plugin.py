@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve.errors import GateInconclusive, UsageError, unknown_choice
-from pytest_modelserve.evidence import INCONCLUSIVE_POLICIES, InconclusivePolicy, Recorder, recording
+from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.evidence import INCONCLUSIVE_POLICIES, GateInconclusive, InconclusivePolicy, Recorder, recording
 from pytest_modelserve.reporting import (
     PROPERTY,
     Gathering,
@@ -152,7 +152,7 @@ class _Recording:
         item, of_item = self._item, self._recorder
         if fixturedef.scope == "function" or item is None or of_item is None:
             return (yield)
-        case = f"[{request.param_index}]" if hasattr(request, "param") else ""
+        case = f"[{getattr(request, 'param_index', 0)}]" if hasattr(request, "param") else ""
         owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}"
         recorder = Recorder(owner, item.nodeid, attempt=of_item.attempt, inconclusive=self._inconclusive)
         try:

@@ -53,5 +53,5 @@ def test_candidate_without_its_bias_is_caught(
     model = seed_mlp.module()
     with torch.no_grad():
         model.output.bias.zero_()
-    candidate = modelserve.serve(modelserve.export(model, rows[:2], name="seed_mlp"))
+    candidate = modelserve.serve(modelserve.export(model, rows[:2], name="seed_mlp"), variant="without bias")
     ms.assert_output_parity(candidate, trained, rows, rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from pytest_modelserve.evidence.environment import Environment, package_versions
 from pytest_modelserve.evidence.model import SCHEMA_VERSION, Evidence, Method, Quantity, Subject, Unit
+from pytest_modelserve.evidence.outcomes import GateFailure, GateInconclusive
 from pytest_modelserve.evidence.recorder import (
     INCONCLUSIVE_POLICIES,
     InconclusivePolicy,
@@ -20,6 +21,8 @@ __all__ = [
     "Budget",
     "Environment",
     "Evidence",
+    "GateFailure",
+    "GateInconclusive",
     "InconclusivePolicy",
     "Interval",
     "Method",

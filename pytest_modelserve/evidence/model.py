@@ -97,7 +97,7 @@ class Evidence:
         """One JSON object of builtins, at most `max_bytes` long in UTF-8.
 
         Where the whole is longer, `details` go first and then the findings; the object then says so in `shortened`.
-        NaN becomes null and an infinite bound null: JSON has neither.
+        JSON has neither NaN nor infinities: they become null, "Infinity" and "-Infinity".
         """
         for shortened, evidence in (
             ([], self),
@@ -155,23 +155,31 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):  # numpy's float64 is one too
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else _not_finite(float(value))
     if hasattr(value, "item"):  # any other numpy scalar
         return _json_value(value.item())
     raise TypeError(f"evidence holds JSON builtins only, not {type(value).__name__}")
+
+
+def _not_finite(value: float) -> str | None:
+    return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _number(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _quantity(data: Mapping[str, Any]) -> Quantity:
     interval = data["interval"]
     return Quantity(
         name=data["name"],
-        value=math.nan if data["value"] is None else data["value"],
+        value=_number(data["value"]),
         unit=data["unit"],
         interval=None
         if interval is None
         else Interval(
-            low=-math.inf if interval["low"] is None else interval["low"],
-            high=math.inf if interval["high"] is None else interval["high"],
+            low=_number(interval["low"]),
+            high=_number(interval["high"]),
             low_level=interval["low_level"],
             high_level=interval["high_level"],
         ),

@@ -27,13 +27,20 @@ class HasBounds(Protocol):
     """What a statistic returns: two one-sided bounds with their levels."""
 
     @property
-    def low(self) -> float: ...
+    def low(self) -> float:
+        """The lower bound."""
+
     @property
-    def high(self) -> float: ...
+    def high(self) -> float:
+        """The upper bound."""
+
     @property
-    def low_level(self) -> float: ...
+    def low_level(self) -> float:
+        """The one-sided level of `low`."""
+
     @property
-    def high_level(self) -> float: ...
+    def high_level(self) -> float:
+        """The one-sided level of `high`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,9 +51,9 @@ def chosen_output(predictor: Predictor, inputs: Inputs, output: str | None) -> t
 
 def rows_with_nan(inputs: Inputs) -> int:
     """How many rows hold NaN in any input."""
-    found: NDArray[np.bool_] | None = None
-    for array in inputs.values() if isinstance(inputs, Mapping) else (inputs,):
+    arrays = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    found = np.zeros(len(arrays[0]), dtype=np.bool_)
+    for array in arrays:
         if array.dtype.kind == "f":
-            rows = np.isnan(array).reshape(len(array), -1).any(axis=1)
-            found = rows if found is None else found | rows
-    return 0 if found is None else int(found.sum())
+            found |= np.isnan(array.reshape(len(array), -1)).any(axis=1)
+    return int(found.sum())

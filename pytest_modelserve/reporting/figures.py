@@ -51,7 +51,7 @@ def bare(value: float, unit: Unit) -> str:
     """`value` without its unit, as it stands in an interval."""
     if math.isnan(value):
         return "NaN"
-    if math.isinf(value) and unit != "dB":
+    if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return _BARE[unit](value)
 

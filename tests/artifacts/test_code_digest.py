@@ -225,6 +225,17 @@ def test_a_class_made_in_a_function_counts_with_what_its_methods_hold():
     assert digest_of(make(8)) != digest_of(make(9))
 
 
+def test_a_class_counts_with_bases_that_it_was_handed():
+    def derive(base):
+        class Derived(base):
+            pass
+
+        return Derived
+
+    assert digest_of(derive(dict)) == digest_of(derive(dict))
+    assert digest_of(derive(dict)) != digest_of(derive(list))
+
+
 def test_a_bound_method_counts_with_its_object():
     assert digest_of(Scale(2.0).graph) == digest_of(Scale(2.0).graph)
     assert digest_of(Scale(2.0).graph) != digest_of(Scale(3.0).graph)
@@ -244,7 +255,7 @@ class Net:
     def __init__(self):
         self.width = WIDTH
     def forward(self, x):
-        return layer(x)
+        return layer(x) + self.unused
 def build():
     if False:
         return build()

@@ -151,6 +151,11 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     )
 
 
+def test_a_model_that_names_itself_as_its_data_is_refused(tmp_path):
+    path = _write(tmp_path, _model(_external("w", "model.onnx")))
+    assert _error(path) == "tensor 'w' is kept in 'model.onnx', which is the model file itself"
+
+
 def test_a_link_inside_the_folder_and_a_subfolder_are_fine(tmp_path):
     path = _write(tmp_path, _model(_external("w", "sub/weights")), real=bytes(16))
     (tmp_path / "sub").mkdir()

@@ -63,19 +63,26 @@ def test_saved_models_follow_the_umask(linear, tmp_path):
 
 
 def test_weights_beyond_the_limit_go_to_a_file_beside_the_model(linear, tmp_path, run, monkeypatch):
-    model = linear(64, 33)
+    model = linear(64, 300)
     features = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
     inline = save_artifact(model, tmp_path / "inline.onnx", name="digits", variant="", lineage=())
-    monkeypatch.setattr(saving, "INLINE_LIMIT_BYTES", 4 * 64 * 33)
+    monkeypatch.setattr(saving, "INLINE_LIMIT_BYTES", 4 * 64 * 300)
     artifact = save_artifact(model, tmp_path / "m.onnx", name="digits", variant="", lineage=())
     (data,) = artifact.external
     assert data.name.startswith("m.onnx.")
-    # The weights, filled up to a page; the bias is small and stays inside.
-    assert data.stat().st_size == 12288
-    assert artifact.path.stat().st_size < inline.path.stat().st_size / 4
+    # 76,800 bytes of weights and 1,200 of biases, each filled up to a page.
+    assert data.stat().st_size == 19 * 4096 + 4096
+    assert artifact.path.stat().st_size < 1000
     assert artifact.initializer_bytes == inline.initializer_bytes
     np.testing.assert_array_equal(run(artifact, features=features)["logits"], run(inline, features=features)["logits"])
     onnx.checker.check_model(artifact.path)
+
+
+def test_small_tensors_stay_in_the_model(linear, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "INLINE_LIMIT_BYTES", 0)
+    artifact = save_artifact(linear(4, 3), tmp_path / "m.onnx", name="digits", variant="", lineage=())
+    stored = onnx.load(artifact.path, load_external_data=False)
+    assert all(tensor.HasField("raw_data") for tensor in stored.graph.initializer)
 
 
 def test_a_kill_before_the_last_step_leaves_the_old_model_and_its_weights(linear, tmp_path, monkeypatch):

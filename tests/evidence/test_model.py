@@ -19,14 +19,19 @@ def test_json_comes_back_equal(evidence_of: Maker) -> None:
     assert Evidence.from_json(evidence.to_json()) == evidence
 
 
-def test_unbounded_end_and_nan_value_come_back(evidence_of: Maker) -> None:
-    quantity = Quantity("p95", math.nan, "ms", Interval(-math.inf, math.inf, 0.999, 0.95), Budget("at most", 1))
-    text = evidence_of(quantities=(quantity,)).to_json()
-    assert "NaN" not in text
-    assert "Infinity" not in text
-    back = Evidence.from_json(text).quantities[0]
-    assert back.interval == quantity.interval
-    assert math.isnan(back.value)
+def test_infinities_and_nan_come_back_from_strict_json(evidence_of: Maker) -> None:
+    """Equal outputs have an infinite SQNR: a report that turned it into NaN would turn PASS into FAIL."""
+    quantities = (
+        Quantity("SQNR", math.inf, "dB", budget=Budget("at least", 25)),
+        Quantity("p95", math.nan, "ms", Interval(-math.inf, math.inf, 0.999, 0.95), Budget("at most", 1)),
+    )
+    text = evidence_of(quantities=quantities).to_json()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    equal, unknown = Evidence.from_json(text).quantities
+    assert equal == quantities[0]
+    assert equal.verdict is Verdict.PASS
+    assert unknown.interval == quantities[1].interval
+    assert math.isnan(unknown.value)
 
 
 def test_numpy_scalars_become_builtins(evidence_of: Maker) -> None:

@@ -50,8 +50,9 @@ def test_the_denominator_is_the_reference():
 
 
 def test_an_error_equal_to_its_tolerance_is_within_it():
-    assert compare(np.array([1.5]), np.array([1.0]), rtol=0.25, atol=0.25).agrees
-    assert not compare(np.array([np.nextafter(1.5, 2)]), np.array([1.0]), rtol=0.25, atol=0.25).agrees
+    at, above = 1.5, np.nextafter(1.5, 2)
+    assert compare(np.array([at]), np.array([1.0]), rtol=0.25, atol=0.25).agrees
+    assert tensor(np.array([at, above]), np.array([1.0, 1.0]), rtol=0.25, atol=0.25).beyond == 1
 
 
 @pytest.mark.parametrize("planted", [0, elementwise._CHUNK - 1, elementwise._CHUNK, BEYOND_A_CHUNK - 1])

@@ -17,7 +17,7 @@ from pytest_modelserve.reporting.figures import percentage, told, told_budget, t
         (0.026, "share difference", "2.60 pt"),
         (0.83, "ratio", "× 0.83"),
         (38.21, "dB", "38.2 dB"),
-        (math.inf, "dB", "inf dB"),
+        (math.inf, "dB", "∞ dB"),
         (0.2134, "ms", "0.213 ms"),
         (12.3456, "ms", "12.3 ms"),
         (1234.5, "ms", "1234 ms"),

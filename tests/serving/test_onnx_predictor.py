@@ -1,6 +1,8 @@
 """OnnxPredictor: right answers from any memory layout, clear refusals, nothing printed, nothing shared."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -91,13 +93,11 @@ def test_memory_layout_does_not_change_the_answers(linear, layout):
 def test_a_remembered_input_does_not_let_another_one_through(linear, wrap):
     predictor = OnnxPredictor(linear)
     predictor.predict(wrap(rows(2)))
-    for wrong in (rows(2).astype(np.float64), rows(2)[:, :2], rows(2).T, rows(2).tolist(), rows(2).view(np.int32)):
-        with pytest.raises(InputError):
-            predictor.predict(wrap(wrong))
-    with pytest.raises(InputError):
-        predictor.predict({"y": rows(2)})
-    with pytest.raises(InputError):
-        predictor.predict({"x": rows(2), "z": rows(2)})
+    unlike = [rows(2).astype(np.float64), rows(2)[:, :2], rows(2).T, rows(2).tolist(), rows(2).view(np.int32)]
+    for wrong in (*map(wrap, unlike), {"y": rows(2)}, {"x": rows(2), "z": rows(2)}, {}):
+        with pytest.raises(InputError) as caught:
+            predictor.predict(wrong)
+        assert caught.value.__cause__ is None  # our own check, not the runtime's
 
 
 def test_remembered_inputs_still_have_to_agree_with_each_other(onnx_file):
@@ -110,6 +110,8 @@ def test_remembered_inputs_still_have_to_agree_with_each_other(onnx_file):
     predictor = OnnxPredictor(path)
     predictor.predict({"a": two, "b": two})
     predictor.predict({"a": three, "b": three})
+    with pytest.raises(InputError, match="the model has 2 inputs"):
+        predictor.predict(three)
     with pytest.raises(InputError, match="inputs disagree on 'n': axis 0 of 'a' is 2 and axis 0 of 'b' is 3"):
         predictor.predict({"a": two, "b": three})
 
@@ -162,6 +164,21 @@ def test_a_closed_predictor_refuses(linear):
             predictor.predict(inputs)
         assert str(caught.value) == "the predictor of linear is closed: serve the model again, or close it later"
     assert repr(predictor).endswith(", closed>")
+
+
+def test_closing_lets_go_of_the_session(linear):
+    predictor = OnnxPredictor(linear)
+    session = weakref.ref(predictor._run.__self__)
+    predictor.close()
+    gc.collect()
+    assert session() is None
+
+
+def test_a_predictor_closed_by_another_thread_during_a_call_says_so(linear, monkeypatch):
+    predictor = OnnxPredictor(linear)
+    monkeypatch.setattr(predictor, "_fitting", lambda inputs: predictor.close() or {"x": inputs})
+    with pytest.raises(UsageError, match="the predictor of linear is closed"):
+        predictor.predict(rows(1))
 
 
 def test_threads_that_alternate_shapes_get_their_own_answers(linear):

@@ -44,6 +44,15 @@ def test_a_provider_that_silently_falls_back_is_an_error(linear, monkeypatch, ca
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_provider_that_fails_to_start_is_not_replaced(linear, monkeypatch, capfd):
+    def fail(*_):
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    assert refusal(linear, ArtifactError) == f"onnxruntime refuses the model {linear}: no driver"
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.skipif("AzureExecutionProvider" not in AVAILABLE, reason="needs a second provider that always starts")
 def test_nodes_do_not_fall_back_to_a_cpu_that_was_not_named(linear):
     told = refusal(linear, ArtifactError, providers=["AzureExecutionProvider"])

@@ -48,6 +48,12 @@ def test_answers_are_the_module_s_own_without_gradients():
     )
 
 
+def test_modules_run_in_inference_mode():
+    modes = []
+    TorchPredictor(Result(lambda self, x: modes.append(torch.is_inference_mode_enabled()) or x)).predict(X)
+    assert modes == [True]
+
+
 def test_results_are_named_by_their_form():
     assert list(TorchPredictor(Result(lambda self, x: (x, -x))).predict(X)) == ["output_0", "output_1"]
     assert list(TorchPredictor(Result(lambda self, x: {"a": x})).predict(X)) == ["a"]

@@ -1,0 +1,35 @@
+"""Model files with identity, the steps around them, and the store that keeps them."""
+
+from pytest_modelserve.artifacts.artifact import Artifact, load_model, open_artifact
+from pytest_modelserve.artifacts.compose import compose, steps_artifact
+from pytest_modelserve.artifacts.decisions import ArgMax, Softmax, TopK
+from pytest_modelserve.artifacts.digest import digest_of
+from pytest_modelserve.artifacts.lineage import JSON, LineageStep
+from pytest_modelserve.artifacts.saving import save_artifact
+from pytest_modelserve.artifacts.signature import Signature, TensorSpec, signature_of
+from pytest_modelserve.artifacts.steps import Clip, Impute, Scale, Standardise, Step
+from pytest_modelserve.artifacts.store import Store
+
+__all__ = [
+    "JSON",
+    "ArgMax",
+    "Artifact",
+    "Clip",
+    "Impute",
+    "LineageStep",
+    "Scale",
+    "Signature",
+    "Softmax",
+    "Standardise",
+    "Step",
+    "Store",
+    "TensorSpec",
+    "TopK",
+    "compose",
+    "digest_of",
+    "load_model",
+    "open_artifact",
+    "save_artifact",
+    "signature_of",
+    "steps_artifact",
+]

@@ -1,0 +1,6 @@
+"""ONNX to ONNX: recipes that make a model smaller or faster, each checked against the model it started from."""
+
+from pytest_modelserve.compression.compress import RECIPES, compress
+from pytest_modelserve.compression.recipe import Recipe
+
+__all__ = ["RECIPES", "Recipe", "compress"]

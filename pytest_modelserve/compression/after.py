@@ -1,0 +1,78 @@
+"""Whether a model after a recipe still is the model: the same signature, and answers that can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import signature_of
+from pytest_modelserve.compression.recipe import Inputs
+from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.numerics import compare_outputs
+from pytest_modelserve.serving import Predictor
+
+if TYPE_CHECKING:
+    import onnx
+
+# onnxsim's own check_rtol and check_atol; the latter is taken relative to the largest value of an output here, so that
+# it means the same for outputs of any size.
+_RTOL, _ATOL = 1e-4, 1e-5
+
+
+def check_signature(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """RecipeError where inputs or outputs are not those of `source`; the shapes of outputs are set to those.
+
+    Tools write the output shapes that they infer, which may say less than the source did.
+    """
+    before, after = signature_of(source), signature_of(model)
+    kept = [(spec.name, spec.dtype) for spec in before.outputs] == [(spec.name, spec.dtype) for spec in after.outputs]
+    if before.inputs != after.inputs or not kept:
+        raise RecipeError(f"the signature changed from {before} to {after}")
+    for output, known in zip(model.graph.output, source.graph.output, strict=True):
+        output.CopyFrom(known)
+
+
+def check_answers(candidate: Predictor, reference: Predictor, trials: Sequence[Inputs], *, is_exact: bool) -> None:
+    """RecipeError unless `candidate` runs all trials and answers as it must.
+
+    An exact one agrees with `reference` to 1e-4 of each value plus 1e-5 of the largest; any other is finite wherever
+    `reference` is.
+    """
+    for inputs in trials:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        expected = reference.predict(inputs)
+        try:
+            got = candidate.predict(inputs)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RecipeError(f"the result does not run on {shapes}, on which the source does: {error}") from error
+        if is_exact:
+            _check_same(got, expected, shapes)
+        else:
+            _check_finite(got, expected, shapes)
+
+
+def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
+    for name, reference in expected.items():
+        finite = np.abs(reference[np.isfinite(reference)]) if reference.dtype.kind == "f" else np.zeros(0)
+        atol = _ATOL * float(finite.max(initial=0.0))
+        found = compare_outputs({name: got[name]}, {name: reference}, rtol=_RTOL, atol=atol)
+        if not found.agrees:
+            told = "; ".join((*found.structural_problems, *found.numeric_problems))
+            raise RecipeError(f"the result answers otherwise than its source on random {shapes}: {told}")
+
+
+def _check_finite(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
+    for name, reference in expected.items():
+        if got[name].shape != reference.shape:
+            raise RecipeError(
+                f"output {name!r} has shape {got[name].shape} on {shapes}, the source's {reference.shape}"
+            )
+        if reference.dtype.kind == "f":
+            lost = int((np.isfinite(reference) & ~np.isfinite(got[name])).sum())
+            if lost:
+                raise RecipeError(
+                    f"output {name!r} has {lost} NaN or infinities on random {shapes} that the source has not"
+                )

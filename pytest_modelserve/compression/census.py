@@ -1,0 +1,63 @@
+"""What a graph is made of: how many nodes of which operator, and which stored tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of `graph`, those in the branches and bodies inside it included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes_of(inner)
+
+
+def node_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """The number of nodes by operator, the commonest first; nodes of local functions count too."""
+    names = [node.op_type for node in nodes_of(model.graph)]
+    names += [node.op_type for function in model.functions for node in function.node]
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def make_up(model: onnx.ModelProto) -> tuple[dict[str, int], Counter[tuple[int, tuple[int, ...]]]]:
+    """Node counts, and how many initializers there are of each dtype and shape: equal for models of the same make."""
+    return node_counts(model), Counter((tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer)
+
+
+def float_arrays(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The name and value of every initializer of a floating dtype that numpy itself has."""
+    import onnx
+
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in kinds:
+            yield tensor.name, np.asarray(onnx.numpy_helper.to_array(tensor))
+
+
+def stored_bytes(model: onnx.ModelProto) -> int:
+    """The bytes of all initializers, which `model` has loaded."""
+    import onnx
+
+    return sum(int(onnx.numpy_helper.to_array(tensor).nbytes) for tensor in model.graph.initializer)
+
+
+def keep_node_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Give nodes that lost their metadata those of the node of the same name and operator in `source`.
+
+    The exporter notes there which line of the torch module a node comes from; onnxsim drops it.
+    """
+    known = {(node.name, node.op_type): node for node in source.graph.node if node.name}
+    for node in model.graph.node:
+        origin = known.get((node.name, node.op_type))
+        if origin is not None and not node.metadata_props:
+            node.metadata_props.extend(origin.metadata_props)

@@ -1,0 +1,131 @@
+"""Inputs drawn from a model's signature, on which the model before and after a recipe can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import Artifact, TensorSpec
+from pytest_modelserve.compression.recipe import Inputs
+from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.serving import Predictor
+
+_ROWS = (2, 5)
+# For a free axis of which no trace is known: short sequences first, then the sizes of small and of usual images.
+_SIZES = (8, 16, 32, 64, 224, 1)
+_NUMERIC = "fiub"
+
+
+def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Inputs, ...]:
+    """Two sets of inputs or more on which `source`, the predictor of `artifact`, runs.
+
+    A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
+    else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more, if that runs too. Floating
+    inputs are normal, or uniform from 0 to 1 where that alone gives finite outputs; integers are 0 or 1, which index
+    any table.
+
+    RecipeError where an input cannot be drawn (text, sequences, an unknown rank), or where nothing drawn runs.
+    """
+    specs = artifact.signature.inputs
+    for spec in specs:
+        _check_drawable(spec)
+    rows, others = _free_axes(specs)
+    base, low = _first_that_runs(source, artifact, rows, others)
+    sets = [{**base, **dict.fromkeys(rows, count)} for count in _ROWS]
+    trials = [_draw(specs, sizes, low, seed) for seed, sizes in enumerate(sets)]
+    longer = _draw(specs, {**sets[0], **{label: base[label] + 1 for label in others}}, low, len(sets))
+    if others and not isinstance(_answer(source, longer), Exception):
+        trials.append(longer)
+    return tuple(trials)
+
+
+def _check_drawable(spec: TensorSpec) -> None:
+    numpy_name = "float32" if spec.dtype == "str" or not spec.is_tensor else spec.dtype
+    if spec.shape is None:
+        reason = "its rank is unknown"
+    elif numpy_name != spec.dtype or np.dtype(numpy_name).kind not in _NUMERIC:
+        reason = f"its dtype is {spec.dtype}"
+    else:
+        return
+    raise RecipeError(
+        f"before and after cannot be compared: no random values can be drawn for input {spec.name!r}, as {reason}"
+    )
+
+
+def _free_axes(specs: tuple[TensorSpec, ...]) -> tuple[set[str], set[str]]:
+    """The free axes that hold rows, and the others."""
+    labels = [(axis, _label(spec, axis)) for spec in specs for axis in range(len(spec.shape or ()))]
+    rows = {label for axis, label in labels if axis == 0 and isinstance(label, str)}
+    return rows, {label for _, label in labels if isinstance(label, str)} - rows
+
+
+def _label(spec: TensorSpec, axis: int) -> int | str:
+    """The size of an axis, or what to call it; one without a name is like no other."""
+    dim = (spec.shape or ())[axis]
+    return f"{spec.name}[{axis}]" if dim is None else dim
+
+
+def _first_that_runs(
+    source: Predictor, artifact: Artifact, rows: set[str], others: set[str]
+) -> tuple[dict[str, int], float]:
+    """Sizes of the free axes, and the least value to draw, with which the model gives finite outputs if any do."""
+    problem: Exception | None = None
+    with_nan = None
+    for sizes in _candidates(artifact, rows, others):
+        for low in (-np.inf, 0.0):
+            answer = _answer(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
+            if isinstance(answer, Exception):
+                problem = problem or answer
+            elif all(np.isfinite(value).all() for value in answer.values() if value.dtype.kind == "f"):
+                return sizes, low
+            else:
+                with_nan = with_nan or (sizes, low)
+    if with_nan is not None:
+        return with_nan
+    raise RecipeError(
+        f"before and after cannot be compared: the model runs on no inputs that were drawn for "
+        f"{', '.join(map(str, artifact.signature.inputs))}: {problem}"
+    )
+
+
+def _candidates(artifact: Artifact, rows: set[str], others: set[str]) -> Iterator[dict[str, int]]:
+    traced = _traced_sizes(artifact)
+    for size in _SIZES:
+        yield {**dict.fromkeys(rows, _ROWS[0]), **{label: traced.get(label, size) for label in others}}
+        if others <= traced.keys():
+            return
+
+
+def _traced_sizes(artifact: Artifact) -> Mapping[str, int]:
+    for step in artifact.lineage:
+        traced = step.settings.get("traced")
+        if isinstance(traced, Mapping):
+            return {label: size for label, size in traced.items() if isinstance(size, int)}
+    return {}
+
+
+def _answer(source: Predictor, inputs: Inputs) -> dict[str, NDArray[Any]] | Exception:
+    try:
+        return source.predict(inputs)
+    except Exception as error:  # what refuses the drawn sizes is told to the user by the caller
+        return error
+
+
+def _draw(specs: tuple[TensorSpec, ...], sizes: Mapping[str, int], low: float, seed: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    drawn = {}
+    for spec in specs:
+        labels = [_label(spec, axis) for axis in range(len(spec.shape or ()))]
+        shape = [sizes[label] if isinstance(label, str) else label for label in labels]
+        dtype = np.dtype(spec.dtype)
+        if dtype == np.uint8:  # an image
+            drawn[spec.name] = rng.integers(0, 256, shape, dtype)
+        elif dtype.kind == "f":
+            values = rng.standard_normal(shape) if low < 0 else rng.random(shape)
+            drawn[spec.name] = np.asarray(values).astype(dtype)
+        else:
+            drawn[spec.name] = rng.integers(0, 2, shape).astype(dtype)
+    return drawn

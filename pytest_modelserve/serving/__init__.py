@@ -1,0 +1,36 @@
+"""Models that answer: an ONNX file in onnxruntime, a torch module or a callable as reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_modelserve.serving.callable_predictor import CallablePredictor
+from pytest_modelserve.serving.dispatch import Servable, serve
+from pytest_modelserve.serving.outputs import named_outputs, output_names_of
+from pytest_modelserve.serving.predictor import Inputs, Predictor, Transport
+from pytest_modelserve.serving.torch_predictor import TorchPredictor
+
+if TYPE_CHECKING:
+    from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
+
+__all__ = [
+    "CallablePredictor",
+    "Inputs",
+    "OnnxPredictor",
+    "Predictor",
+    "Servable",
+    "TorchPredictor",
+    "Transport",
+    "named_outputs",
+    "output_names_of",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # onnx and onnxruntime take 0.4 s to import; gates only need the word Predictor.
+    if name == "OnnxPredictor":
+        from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
+
+        return OnnxPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,35 @@
+"""The README keeps its word: its example is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def without_figures(lines: list[str]) -> list[str]:
+    """Timings differ from machine to machine; which gates ran on what, and how they ended, does not."""
+    return [" ".join(re.sub(r"[-\d.]+", "0", line).split()) for line in lines]
+
+
+def test_example_runs_and_prints_what_the_readme_shows(pytester: pytest.Pytester) -> None:
+    example = next(block for block in blocks("python") if "def test_" in block)
+    pytester.makepyfile(test_release=example)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    shown = next(block for block in blocks("") if block.startswith("$ pytest")).splitlines()[1:]
+    start = next(i for i, line in enumerate(result.outlines) if line.strip("=") == " modelserve ")
+    assert without_figures(result.outlines[start + 1 : start + len(shown) + 1]) == without_figures(shown)
+
+
+def test_every_public_assertion_is_in_the_table_of_gates() -> None:
+    import pytest_modelserve as ms
+
+    assert [name for name in ms.__all__ if name.startswith("assert_") and f"| `{name}(" not in README] == []

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+
+import pytest
+
+from pytest_modelserve.errors import ExportError
+from pytest_modelserve.training import child, forking
+from pytest_modelserve.training.child import CAUSE_FILE, LOG_FILE, run_in_child
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+def run(work, folder, *, limit=20.0):
+    started = []
+
+    def start():
+        started.append(forking.fork(work, folder / LOG_FILE, 30))
+        return started[0]
+
+    try:
+        run_in_child(start, folder=folder, time_limit_s=limit, what="the job")
+    finally:
+        with pytest.raises(ProcessLookupError):  # it never outlives the call
+            os.kill(started[0].pid, 0)
+
+
+def test_results_of_the_child_are_there_when_the_call_returns(tmp_path):
+    run(lambda: (tmp_path / "result").write_text("done"), tmp_path)
+    assert (tmp_path / "result").read_text() == "done"
+
+
+def test_child_prints_warns_and_logs_into_its_log_alone(tmp_path, capfd, recwarn):
+    def noisy():
+        print("printed")
+        os.write(1, b"written\n")
+        warnings.warn("warned", UserWarning, stacklevel=1)
+        logging.getLogger("torch.onnx").warning("logged")
+        logging.getLogger("some.library").error("failed a bit")
+
+    handler = logging.StreamHandler(sys.stdout)
+    logging.getLogger("torch.onnx").addHandler(handler)
+    try:
+        run(noisy, tmp_path)
+    finally:
+        logging.getLogger("torch.onnx").removeHandler(handler)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    assert (tmp_path / LOG_FILE).read_text() == "printed\nwritten\nlogged\nfailed a bit\n"
+
+
+def test_failure_is_told_with_the_end_of_the_log(tmp_path):
+    def fail():
+        for line in range(100):
+            print("line", line)
+        (tmp_path / CAUSE_FILE).write_text("KeyError: 'c'")
+        raise KeyError("c")
+
+    with pytest.raises(ExportError) as caught:
+        run(fail, tmp_path)
+    told = str(caught.value).splitlines()
+    assert told[:2] == ["the job failed: KeyError: 'c'", "The end of its log:"]
+    assert "  line 99" in told
+    assert "  line 50" not in told
+
+
+def test_failure_without_a_word_is_told(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        run(lambda: os._exit(3), tmp_path)
+    assert str(caught.value) == "the job failed\nIt printed nothing."
+
+
+def test_child_that_takes_too_long_is_ended(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ExportError) as caught:
+        run(lambda: time.sleep(60), tmp_path, limit=0.1)
+    assert time.monotonic() - began < 10
+    assert str(caught.value) == "the job took longer than its time limit of 0.1 s and was ended\nIt printed nothing."
+
+
+def test_death_by_a_signal_is_told_with_the_place_of_the_crash(tmp_path):
+    def crash():
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    with pytest.raises(ExportError) as caught:
+        run(crash, tmp_path)
+    told = str(caught.value).splitlines()
+    assert told[:3] == ["the job: its process died of SIGSEGV", "Its log:", "  Fatal Python error: Segmentation fault"]
+    assert any("in crash" in line for line in told[:6])
+
+
+def test_kill_from_outside_is_told(tmp_path):
+    with pytest.raises(ExportError, match="its process died of SIGKILL\nIt printed nothing"):
+        run(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
+
+
+def test_ctrl_c_ends_the_child(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(lambda: signal.pause(), tmp_path)
+
+
+def test_child_whose_parent_is_gone_ends_itself(tmp_path):
+    running = forking.fork(lambda: signal.pause(), tmp_path / LOG_FILE, 1)
+    assert running.wait() == -signal.SIGALRM
+
+
+def test_handlers_of_the_parent_do_not_run_in_the_child(tmp_path):
+    caught = []
+    before = signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
+    try:
+        running = forking.fork(lambda: signal.pause(), tmp_path / LOG_FILE, 30)
+        while not (tmp_path / LOG_FILE).exists():
+            time.sleep(0.01)
+        time.sleep(0.05)
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.wait() == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not caught
+
+
+def test_finally_clauses_of_the_parent_do_not_run_in_the_child(tmp_path):
+    marks = tmp_path / "marks"
+    try:
+        run(lambda: None, tmp_path)
+    finally:
+        with open(marks, "a") as file:
+            file.write("x")
+    assert marks.read_text() == "x"
+
+
+def test_process_that_throws_away_the_status_of_its_children_gets_the_result(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run(lambda: (tmp_path / "result").write_text("done"), tmp_path)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (tmp_path / "result").exists()

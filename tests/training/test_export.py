@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from pytest_modelserve.artifacts import Store
+from pytest_modelserve.errors import ExportError, InputError, MissingDependencyError, UsageError
+from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving import serve
+from pytest_modelserve.training import ModelSource, export, train
+
+RNG = np.random.default_rng(0)
+ROW = RNG.standard_normal((1, 6)).astype(np.float32)
+ROWS = RNG.standard_normal((4, 6)).astype(np.float32)
+SERIES = RNG.standard_normal((2, 7, 1)).astype(np.float32)
+
+
+class Small(nn.Module):
+    def __init__(self, act=torch.relu):
+        super().__init__()
+        self.first = nn.Linear(6, 5)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(5, 2)
+        self.act = act
+
+    def forward(self, x):
+        return self.last(self.drop(self.act(self.first(x))))
+
+
+class Convolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.last = nn.Linear(3 * 4 * 4, 10)
+
+    def forward(self, image):
+        hidden = torch.max_pool2d(torch.relu(self.norm(self.conv(image))), 2)
+        return self.last(hidden.flatten(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(1, 4, batch_first=True)
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, series):
+        return self.last(self.gru(series)[0])
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.last = nn.Linear(7, 3)
+
+    def forward(self, ids, features):
+        scores = self.last(torch.cat([self.embed(ids).mean(1), features], 1))
+        return {"scores": scores, "label": scores.argmax(1)}
+
+
+class WhileExporting(nn.Module):
+    """Does to the exporter what it does not do to eager torch."""
+
+    def __init__(self, trick):
+        super().__init__()
+        self.trick = trick
+
+    def forward(self, x):
+        return self.trick(x) if torch.compiler.is_exporting() else x * 2
+
+
+def build_small():
+    return Small()
+
+
+def fit_nothing(module, data, progress):
+    """Leave the module as it was built."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def trained(store):
+    return train(ModelSource("small", build_small, fit_nothing, {"x": ROWS}, ROW), store=store)
+
+
+@pytest.fixture(scope="module")
+def artifact(store, trained):
+    return export(trained, store=store)
+
+
+def no_child(*_):
+    raise AssertionError("exported again")
+
+
+def check_answers(artifact, module, inputs):
+    with serve(artifact) as candidate, serve(module) as reference:
+        got, expected = candidate.predict(inputs), reference.predict(inputs)
+    assert list(got) == list(expected)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def entries(store):
+    return sorted(path.name for path in (store.root / "entries").iterdir())
+
+
+def test_example_of_one_row_gives_a_free_batch_axis(artifact):
+    assert str(artifact.signature) == "x: float32[batch, 6] -> output: float32[batch, 2]"
+
+
+def test_exported_model_answers_like_the_module(artifact, trained):
+    check_answers(artifact, trained.module(), RNG.standard_normal((17, 6)).astype(np.float32))
+
+
+def test_artifact_says_where_it_comes_from(artifact, trained):
+    assert artifact.subject == Subject("small", "fp32", artifact.sha256)
+    training, step = artifact.lineage
+    assert training.stage == "training"
+    assert training.settings == {"source": "small", "seed": 0, "weights_sha256": trained.sha256}
+    assert (step.stage, step.parent) == ("export", trained.sha256)
+    assert step.settings == {"dynamic": {"x": {"0": "batch"}}, "traced": {"batch": 2}, "opset": 20}
+    assert step.notes == ("answers like eager torch at batch = 2; batch = 1; batch = 3; batch = 5",)
+    assert step.versions["torch"] == torch.__version__
+
+
+def test_artifact_is_one_file(artifact):
+    assert artifact.external == ()
+    assert [path.name for path in artifact.path.parent.iterdir()] == ["small.onnx"]
+
+
+def test_same_export_runs_once(artifact, trained, store, monkeypatch):
+    monkeypatch.setattr("pytest_modelserve.training.child.run_in_child", no_child)
+    assert export(trained, store=store) == artifact
+
+
+def test_same_weights_with_another_activation_are_another_export(artifact, trained, store):
+    other = trained.module()
+    other.act = torch.tanh
+    check_answers(export(other, ROW, store=store, name="small"), other, ROWS)
+
+
+def test_nodes_keep_the_source_line_that_they_come_from(artifact):
+    nodes = onnx.load(artifact.path).graph.node
+    traces = [{entry.key: entry.value for entry in node.metadata_props} for node in nodes]
+    assert all("test_export.py" in trace["pkg.torch.onnx.stack_trace"] for trace in traces)
+
+
+def test_convolutions_export_silently(store, capfd, recwarn):
+    torch.manual_seed(0)
+    module = Convolution().eval()
+    images = RNG.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    check_answers(export(module, images, store=store), module, np.repeat(images, 3, axis=0))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+def test_named_inputs_of_two_dtypes_and_named_outputs(store):
+    torch.manual_seed(0)
+    module = TwoInputs().eval()
+    inputs = {"features": RNG.standard_normal((2, 3)).astype(np.float32), "ids": RNG.integers(0, 9, (2, 5))}
+    axes = {"ids": {0: "batch", 1: "time"}, "features": {0: "batch"}}
+    exported = export(module, inputs, dynamic=axes, store=store)
+    assert str(exported.signature) == (
+        "ids: int64[batch, time], features: float32[batch, 3] -> scores: float32[batch, 3], label: int64[batch]"
+    )
+    check_answers(exported, module, {"ids": RNG.integers(0, 9, (4, 9)), "features": ROWS[:, :3]})
+
+
+def test_fixed_sizes_and_another_opset_as_asked(store):
+    exported = export(Small().eval(), ROW, dynamic=(), opset=18, store=store)
+    assert str(exported.signature) == "x: float32[1, 6] -> output: float32[1, 2]"
+    assert [entry.version for entry in onnx.load(exported.path).opset_import if entry.domain == ""] == [18]
+
+
+def test_half_precision_is_named(store):
+    exported = export(Small().half().eval(), ROW.astype(np.float16), store=store)
+    assert exported.variant == "fp16"
+    assert exported.signature.outputs[0].dtype == "float16"
+
+
+def test_nan_where_the_module_has_it_is_faithful(store):
+    class Roots(nn.Module):
+        def forward(self, x):
+            return torch.sqrt(x)
+
+    assert export(Roots().eval(), ROWS, store=store).name == "Roots"
+
+
+def trace_in_this_process(module, series):
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.export(module, (torch.from_numpy(series),), dynamic_shapes=({0: free, 1: free},))
+
+
+def test_free_time_axis_survives_an_export_in_this_process_and_one_after_another(store):
+    # With torch 2.13 only the first trace of a GRU in a process leaves the axis free, and a fork inherits that.
+    torch.manual_seed(0)
+    with pytest.raises(torch._dynamo.exc.UserError, match="Constraints violated"):
+        trace_in_this_process(Recurrent().eval(), SERIES)
+    for module in (Recurrent().eval(), Recurrent().eval()):
+        exported = export(module, SERIES, dynamic=("batch", "time"), store=store)
+        assert str(exported.signature) == "series: float32[batch, time, 1] -> output: float32[batch, time, 1]"
+        assert exported.lineage[-1].notes[1:] == ("output 'output', axis 1: the exporter wrote 7, runs showed time",)
+        check_answers(exported, module, RNG.standard_normal((3, 11, 1)).astype(np.float32))
+
+
+def test_new_interpreter_gets_a_class_of_a_test_file_by_value(store, monkeypatch, capfd):
+    monkeypatch.setattr("pytest_modelserve.training.forking.can_fork", lambda: False)
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    torch.manual_seed(0)
+    module = TwoInputs().eval()
+    inputs = {"ids": RNG.integers(0, 9, (2, 5)), "features": ROWS[:2, :3]}
+    check_answers(export(module, inputs, store=store, name="spawned"), module, inputs)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_module_that_cannot_be_sent_to_a_new_interpreter_is_told(store, monkeypatch):
+    monkeypatch.setattr("pytest_modelserve.training.forking.can_fork", lambda: False)
+    module = Small().eval()
+    module.lock = threading.Lock()
+    with pytest.raises(ExportError, match="Small cannot be sent to the process that exports it: "):
+        export(module, ROW, store=store)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from pytest_modelserve.artifacts import Store
+from pytest_modelserve.training import export, forking
+
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(x)
+
+torch.set_num_threads(2)
+torch.randn(700, 700) @ torch.randn(700, 700)
+x = np.zeros((2, 3), np.float32)
+store = Store(Path(sys.argv[1]))
+print(export(Scripted().eval(), x, store=store).signature)
+forking.can_fork = lambda: False
+print(export(Scripted().eval(), x, store=store).signature)
+"""
+
+
+def test_script_without_a_main_guard_exports_its_own_class_by_either_way(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    # torch and onnx may warn of each other on import; the warnings of the exporter are of these two kinds.
+    command = [sys.executable, "-W", "error::UserWarning", "-W", "error::FutureWarning", "script.py", "cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    told = "x: float32[batch, 3] -> output: float32[batch, 2]\n"
+    assert (done.stdout, done.stderr) == (told * 2, "")
+
+
+TEST_FILE = """
+import numpy as np
+import torch
+from torch import nn
+from pytest_modelserve.artifacts import Store
+from pytest_modelserve.training import export
+
+class InATest(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.last = nn.Linear(3, width)
+
+    def forward(self, x):
+        return self.last(x)
+
+def test_export(tmp_path, worker_id):
+    assert worker_id == "gw0"
+    artifact = export(InATest(2).eval(), np.zeros((2, 3), np.float32), store=Store(tmp_path))
+    assert artifact.signature.outputs[0].shape == ("batch", 2)
+"""
+
+
+def test_class_in_a_test_file_exports_inside_an_xdist_worker_under_w_error(pytester):
+    pytester.makepyfile(test_it=TEST_FILE)
+    result = pytester.runpytest_subprocess("-n", "1", "--import-mode=importlib", "-W", "error")
+    result.assert_outcomes(passed=1)
+    result.stderr.no_fnmatch_line("*")
+
+
+def test_time_limit_ends_the_exporter(store):
+    before = entries(store)
+    began = time.monotonic()
+    with pytest.raises(ExportError, match=r"export of slow took longer than its time limit of 1\.5 s and was ended"):
+        export(WhileExporting(stall).eval(), ROW, store=store, time_limit_s=1.5, name="slow")
+    assert time.monotonic() - began < 30
+    assert entries(store) == before
+
+
+def stall(x):
+    time.sleep(600)
+    return x
+
+
+def test_crash_of_the_exporter_is_told_and_harms_nothing_else(store):
+    with pytest.raises(ExportError, match="export of crash: its process died of SIGABRT"):
+        export(WhileExporting(lambda x: os.abort()).eval(), ROW, store=store, name="crash")
+
+
+def test_exception_in_the_exporter_is_told_with_its_cause(store):
+    def fail(x):
+        raise LookupError("no kernel for this")
+
+    with pytest.raises(ExportError) as caught:
+        export(WhileExporting(fail).eval(), ROW, store=store, name="failing")
+    assert str(caught.value).startswith("export of failing failed: LookupError: no kernel for this")
+
+
+def test_control_flow_that_depends_on_data_is_told_with_the_line(store):
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(ExportError, match=r"data-dependent(.|\n)*return x \* 2 if x.sum\(\) > 0 else x"):
+        export(Branching().eval(), ROW, store=store)
+
+
+def test_axis_fixed_inside_the_graph_is_refused_and_not_stored(store):
+    before = entries(store)
+    with pytest.raises(ExportError, match=r"at batch = 3: output 'output': shape is \(2, 6\) where"):
+        export(WhileExporting(lambda x: x[:2] * 2).eval(), ROWS[:2], store=store)
+    assert entries(store) == before
+
+
+def test_another_answer_is_refused_with_the_figures(store):
+    with pytest.raises(ExportError, match="at batch = 4: output 'output': 24 of 24 elements are beyond"):
+        export(WhileExporting(lambda x: x * 2.01).eval(), ROWS, store=store)
+
+
+def test_opset_that_the_exporter_ignores_is_refused(store):
+    with pytest.raises(ExportError, match="opset 13 was asked for and the exporter wrote opset 18"):
+        export(Small().eval(), ROW, opset=13, store=store)
+
+
+def test_module_in_training_mode_is_refused(store):
+    with pytest.raises(ExportError) as caught:
+        export(Small(), ROW, store=store)
+    assert str(caught.value) == (
+        "the module is in training mode, where dropout draws and norms learn: call .eval() first"
+    )
+
+
+def test_part_in_training_mode_is_refused_by_name(store):
+    module = Small().eval()
+    module.drop.train()
+    with pytest.raises(ExportError, match="its part 'drop' is in training mode"):
+        export(module, ROW, store=store)
+
+
+def test_scripted_module_is_refused(store):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Linear(2, 2).eval())
+    with pytest.raises(ExportError, match="the module is scripted already"):
+        export(scripted, ROW, store=store)
+
+
+def test_module_elsewhere_than_on_the_cpu_is_refused(store):
+    with pytest.raises(ExportError) as caught:
+        export(nn.Linear(2, 2, device="meta").eval(), ROW, store=store)
+    assert str(caught.value) == "'weight' is on meta, where the export cannot be checked: call .cpu() first"
+
+
+def test_inputs_on_which_the_module_itself_fails_are_told(store):
+    with pytest.raises(ExportError) as caught:
+        export(Small().eval(), ROW.astype(np.float64), store=store, name="m")
+    assert str(caught.value) == (
+        "m itself fails on the example inputs (x float64[2, 6]): RuntimeError: mat1 and mat2 must have the same dtype, "
+        "but got Double and Float"
+    )
+
+
+def test_bare_module_needs_example_inputs(store):
+    with pytest.raises(InputError, match="export of a torch module needs example_inputs"):
+        export(Small().eval(), store=store)
+
+
+def test_something_else_than_a_model_is_refused(store):
+    with pytest.raises(UsageError, match="export takes a TrainedModel or a torch module, not str"):
+        export("model.onnx", ROW, store=store)
+
+
+@pytest.mark.parametrize("opset", [0, -1, 18.0, True])
+def test_opset_that_is_no_version_is_refused(store, opset):
+    with pytest.raises(UsageError, match="opset is a whole number from 1"):
+        export(Small().eval(), ROW, opset=opset, store=store)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
+def test_time_limit_that_is_none_is_refused(store, limit):
+    with pytest.raises(UsageError, match="time_limit_s is a number of seconds above 0"):
+        export(Small().eval(), ROW, time_limit_s=limit, store=store)
+
+
+def test_name_that_is_no_file_name_is_refused(store):
+    with pytest.raises(UsageError, match="model name 'a/b'"):
+        export(Small().eval(), ROW, name="a/b", store=store)
+
+
+@pytest.mark.parametrize("package", ["torch", "onnxscript"])
+def test_missing_package_names_the_extra(store, monkeypatch, package):
+    module = nn.Linear(6, 2).eval()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError) as caught:
+        export(module, ROW, store=store)
+    assert str(caught.value) == (
+        f"export needs {package}, which is not installed: pip install 'pytest-modelserve[torch]'"
+    )

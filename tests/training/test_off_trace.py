@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.errors import ExportError
+from pytest_modelserve.serving import serve
+from pytest_modelserve.training.off_trace import check_off_trace
+from pytest_modelserve.training.tracing import Tracing
+
+ROWS = np.arange(1.0, 9.0, dtype=np.float32).reshape(2, 4)
+BATCH = Tracing({"x": ROWS}, {"x": {0: "batch"}})
+
+
+def check(candidate, reference, tracing=BATCH):
+    def served(function, name):
+        return serve(lambda inputs: function(**inputs), name=name)
+
+    return check_off_trace(served(candidate, "exported"), served(reference, "module"), tracing)
+
+
+def double(x):
+    return {"y": x * 2}
+
+
+def sizes(probes):
+    return [dict(probe.sizes) for probe in probes]
+
+
+def test_batch_is_tried_at_the_traced_size_and_at_others():
+    assert sizes(check(double, double)) == [{"batch": 2}, {"batch": 1}, {"batch": 3}, {"batch": 5}]
+
+
+def test_other_axes_are_tried_longer_and_shorter():
+    tracing = Tracing({"x": ROWS}, {"x": {1: "time"}})
+    assert [probe.sizes["time"] for probe in check(double, double, tracing)] == [4, 5, 8, 3]
+
+
+def test_axes_of_one_name_grow_together():
+    def sums(a, b):
+        return {"y": a + b}
+
+    tracing = Tracing({"a": ROWS, "b": ROWS}, {"a": {0: "batch"}, "b": {0: "batch"}})
+    assert len(check(sums, sums, tracing)) == 4
+
+
+def test_without_free_axes_the_traced_inputs_are_compared_as_they_are():
+    seen = []
+
+    def remember(x):
+        seen.append(x)
+        return {"y": x}
+
+    probes = check(remember, remember, Tracing({"x": ROWS}, {"x": {}}))
+    assert [str(probe) for probe in probes] == ["the traced sizes"]
+    assert all(np.array_equal(each, ROWS) for each in seen)
+
+
+def test_rows_off_the_trace_are_not_those_of_the_trace_and_integers_stay_what_they_are():
+    seen = {}
+
+    def remember(ids, x):
+        seen[len(x)] = (ids, x)
+        return {"y": x}
+
+    ids = np.array([[3], [9]])
+    check(remember, remember, Tracing({"ids": ids, "x": ROWS}, {"ids": {0: "batch"}, "x": {0: "batch"}}))
+    assert set(np.unique(seen[5][0])) == {3, 9}
+    assert not np.isin(seen[5][1], ROWS).any()
+
+
+def test_another_answer_is_told_with_the_sizes_and_the_figures():
+    def off(x):
+        return {"y": x * 2 + (0.5 if len(x) == 3 else 0)}
+
+    with pytest.raises(ExportError) as caught:
+        check(off, double)
+    told = str(caught.value)
+    assert told.startswith(
+        "the exported model (candidate) answers otherwise than eager torch (reference) at batch = 3: output 'y': "
+        "12 of 12 elements are beyond rtol 0, atol 0.000488281; the worst is 1.02e+03 × its tolerance at"
+    )
+    assert told.endswith("; tolerated are 256 roundings of the largest value")
+
+
+def test_difference_of_roundings_is_tolerated_and_a_thousandth_is_not():
+    assert check(lambda x: {"y": x * np.float32(2.00001)}, double)
+    with pytest.raises(ExportError, match="answers otherwise"):
+        check(lambda x: {"y": x * np.float32(2.002)}, double)
+
+
+def test_tolerance_follows_the_size_of_each_output():
+    def two(x):
+        return {"large": x * 1e6, "small": x * 1e-6}
+
+    def off(x):
+        return {"large": x * 1e6, "small": x * 1e-6 + 1e-7}
+
+    with pytest.raises(ExportError, match="output 'small'"):
+        check(off, two)
+
+
+def test_nan_has_to_stand_where_the_module_has_it():
+    def holed(x):
+        return {"y": np.where(x == x.min(), np.nan, x).astype(np.float32)}
+
+    assert check(holed, holed)
+    with pytest.raises(ExportError, match="NaN in one and not in the other at 1 of 8 elements"):
+        check(lambda x: {"y": x}, holed)
+
+
+def test_integers_have_to_be_equal():
+    def labels(x):
+        return {"y": x.argmax(axis=1)}
+
+    with pytest.raises(ExportError, match="differ and have to be equal"):
+        check(lambda x: {"y": x.argmax(axis=1) + (len(x) == 5)}, labels)
+
+
+def test_size_that_only_the_exported_model_refuses_is_an_axis_fixed_inside():
+    def fixed(x):
+        if len(x) != 2:
+            raise RuntimeError("cannot reshape")
+        return double(x)
+
+    with pytest.raises(ExportError) as caught:
+        check(fixed, double)
+    assert str(caught.value) == (
+        "exported cannot run the inputs x (1, 4), which the torch module can: cannot reshape\n"
+        "An axis that is free in its signature is fixed inside the graph"
+    )
+
+
+def test_sizes_that_the_module_itself_refuses_are_left_out():
+    def at_most_four(x):
+        if x.shape[1] > 4:
+            raise ValueError("positions end at 4")
+        return double(x)
+
+    tracing = Tracing({"x": ROWS}, {"x": {1: "time"}})
+    assert [probe.sizes["time"] for probe in check(double, at_most_four, tracing)] == [4, 3]
+
+
+def test_axis_that_the_module_takes_at_one_size_only_is_not_free():
+    def two_rows(x):
+        if len(x) != 2:
+            raise ValueError("two rows")
+        return double(x)
+
+    with pytest.raises(ExportError) as caught:
+        check(double, two_rows)
+    assert str(caught.value) == (
+        "axis 'batch' is to be free, but the module itself takes no other size than the traced 2 "
+        "(1: ValueError: two rows; 3: ValueError: two rows; 5: ValueError: two rows): leave it out of `dynamic`"
+    )

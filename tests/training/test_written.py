@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pytest_modelserve.artifacts import signature_of
+from pytest_modelserve.errors import ExportError
+from pytest_modelserve.training.off_trace import Probe
+from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of
+
+TRACING = Tracing({"x": np.zeros((2, 4), np.float32)}, {"x": {0: "batch", 1: "time"}})
+
+
+def model(inputs=("batch", "time"), outputs=("batch", "time"), opset=20):
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", inputs), ("y", outputs))]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
+    extra = helper.make_opsetid("com.microsoft", 1)
+    return helper.make_model(graph, opset_imports=[extra, helper.make_opsetid("", opset)])
+
+
+def probes(*runs):
+    return [Probe(sizes, {"y": np.zeros(shape)}, {}) for sizes, shape in runs]
+
+
+def outputs_of(written):
+    return signature_of(written).outputs[0].shape
+
+
+def test_faithful_file_passes():
+    check_written(model(), TRACING, ["y"], 20)
+
+
+def test_opset_is_that_of_the_standard_operators():
+    assert opset_of(model(opset=18)) == 18
+
+
+def test_another_opset_than_asked_for_is_told():
+    with pytest.raises(ExportError) as caught:
+        check_written(model(opset=18), TRACING, ["y"], 13)
+    assert str(caught.value) == (
+        "opset 13 was asked for and the exporter wrote opset 18: ask for opset 18, or leave the choice to the exporter"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        (("batch", 4), "axis 1 of input 'x' was to be free and called 'time', and the exporter fixed it as 4"),
+        ((2, "time"), "axis 0 of input 'x' was to be free and called 'batch', and the exporter fixed it as 2"),
+        (("batch",), "axis 1 of input 'x' was to be free and called 'time', and the exporter fixed it as nothing"),
+    ],
+)
+def test_fixed_axis_is_told_with_its_input(shape, told):
+    with pytest.raises(ExportError) as caught:
+        check_written(model(shape), TRACING, ["y"], None)
+    assert str(caught.value) == told
+
+
+def test_input_that_the_exporter_left_out_is_told():
+    tracing = Tracing({}, {"mask": {0: "batch"}})
+    with pytest.raises(ExportError) as caught:
+        check_written(model(), tracing, ["y"], None)
+    assert str(caught.value) == ("input 'mask' is not in the exported model, as forward does not use it: leave it out")
+
+
+def test_outputs_under_other_names_are_told():
+    with pytest.raises(ExportError) as caught:
+        check_written(model(), TRACING, ["y", "z"], None)
+    assert str(caught.value) == "the module's outputs are 'y', 'z'; the exported model's are 'y'"
+
+
+def test_shapes_inside_the_graph_are_forgotten():
+    written = model()
+    written.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [12]))
+    forget_shapes(written)
+    assert not written.graph.value_info
+
+
+def test_output_dim_that_runs_show_to_be_free_gets_its_name():
+    written = model(outputs=("batch", 4))
+    runs = probes(
+        ({"batch": 2, "time": 4}, (2, 4)), ({"batch": 3, "time": 4}, (3, 4)), ({"batch": 2, "time": 5}, (2, 5))
+    )
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, runs showed time",)
+    assert outputs_of(written) == ("batch", "time")
+
+
+def test_output_dim_that_never_changes_is_fixed():
+    written = model(outputs=("batch", "time"))
+    runs = probes(({"batch": 2, "time": 4}, (2, 1)), ({"batch": 3, "time": 5}, (3, 1)))
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote time, runs showed 1",)
+    assert outputs_of(written) == ("batch", 1)
+
+
+def test_output_dim_that_follows_no_axis_is_unknown():
+    written = model(outputs=("batch", 4))
+    runs = probes(({"batch": 2}, (2, 4)), ({"batch": 3}, (3, 6)))
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, runs showed ?",)
+    assert outputs_of(written) == ("batch", None)
+
+
+def test_symbolic_dim_that_is_no_free_axis_stays():
+    written = model(outputs=("batch", "2*time"))
+    assert correct_outputs(written, probes(({"batch": 2, "time": 4}, (2, 8)))) == ()
+    assert outputs_of(written) == ("batch", "2*time")
+
+
+def test_right_shapes_need_no_note():
+    written = model()
+    before = written.SerializeToString()
+    assert correct_outputs(written, probes(({"batch": 2, "time": 4}, (2, 4)))) == ()
+    assert written.SerializeToString() == before
+
+
+def test_model_of_these_tests_is_valid():
+    onnx.checker.check_model(model())
