@@ -20,12 +20,12 @@ _NUMERIC = "fiub"
 
 
 def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Inputs, ...]:
-    """Two sets of inputs or more on which `source`, the predictor of `artifact`, runs.
+    """Inputs on which `source`, the predictor of `artifact`, runs: up to three sets of other sizes.
 
     A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
-    else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more, if that runs too. Floating
-    inputs are normal, or uniform from 0 to 1 where that alone gives finite outputs; integers are 0 or 1, which index
-    any table.
+    else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more. Sizes other than the first
+    that the model refuses are left out. Floating inputs are normal, or uniform from 0 to 1 where that alone gives
+    finite outputs; integers are 0 or 1, which index any table.
 
     RecipeError where an input cannot be drawn (text, sequences, an unknown rank), or where nothing drawn runs.
     """
@@ -34,12 +34,11 @@ def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Inputs, ...]:
         _check_drawable(spec)
     rows, others = _free_axes(specs)
     base, low = _first_that_runs(source, artifact, rows, others)
-    sets = [{**base, **dict.fromkeys(rows, count)} for count in _ROWS]
-    trials = [_draw(specs, sizes, low, seed) for seed, sizes in enumerate(sets)]
-    longer = _draw(specs, {**sets[0], **{label: base[label] + 1 for label in others}}, low, len(sets))
-    if others and not isinstance(_answer(source, longer), Exception):
-        trials.append(longer)
-    return tuple(trials)
+    more_rows = {**base, **dict.fromkeys(rows, _ROWS[1])}
+    longer = {label: size + (label in others) for label, size in base.items()}
+    wanted = (base, more_rows, longer) if others else (base, more_rows)
+    trials = (_draw(specs, sizes, low, seed) for seed, sizes in enumerate(wanted))
+    return tuple(inputs for inputs in trials if not isinstance(_answer(source, inputs), Exception))
 
 
 def _check_drawable(spec: TensorSpec) -> None:

@@ -146,8 +146,8 @@ def measure_accuracy_parity(
         method=Method(
             "Tango paired score",
             "Tango 1998, Statistics in Medicine 17:891-908",
-            "independent rows; levels are asymptotic: a model exactly on its budget, with about ten rows changed, fails "
-            "up to 4 times as often as alpha says and passes with up to 7 % instead of 5 %",
+            "independent rows; levels are asymptotic: a model exactly on its budget, with about ten rows changed, "
+            "fails up to 4 times as often as alpha says and passes with up to 7 % instead of 5 %",
         ),
         summary={
             Verdict.PASS: "accuracy stays within its budget",

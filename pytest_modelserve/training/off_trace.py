@@ -114,8 +114,8 @@ def _compare(probes: Sequence[Probe]) -> None:
             if not found.agrees:
                 told = "; ".join((*found.structural_problems, *found.numeric_problems))
                 raise ExportError(
-                    f"the exported model (candidate) answers otherwise than eager torch (reference) at {probe}: {told}; "
-                    f"tolerated are {_TOLERATED_ROUNDINGS} roundings of the largest value"
+                    f"the exported model (candidate) answers otherwise than eager torch (reference) at {probe}: "
+                    f"{told}; tolerated are {_TOLERATED_ROUNDINGS} roundings of the largest value"
                 )
 
 

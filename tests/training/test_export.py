@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -221,13 +222,32 @@ def test_free_time_axis_survives_an_export_in_this_process_and_one_after_another
         check_answers(exported, module, RNG.standard_normal((3, 11, 1)).astype(np.float32))
 
 
-def test_new_interpreter_gets_a_class_of_a_test_file_by_value(store, monkeypatch, capfd):
+LAYERS = """
+import torch
+from torch import nn
+
+def squash(x):
+    return torch.tanh(x)
+
+class Base(nn.Linear):
+    def forward(self, x):
+        return squash(super().forward(x))
+
+class Derived(Base):
+    pass
+"""
+
+
+def test_new_interpreter_gets_a_class_by_value_whose_module_it_could_not_import(store, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("pytest_modelserve.training.forking.can_fork", lambda: False)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    torch.manual_seed(0)
-    module = TwoInputs().eval()
-    inputs = {"ids": RNG.integers(0, 9, (2, 5)), "features": ROWS[:2, :3]}
-    check_answers(export(module, inputs, store=store, name="spawned"), module, inputs)
+    (tmp_path / "layers.py").write_text(LAYERS)
+    spec = importlib.util.spec_from_file_location("a.module.that.is.nowhere", tmp_path / "layers.py")
+    layers = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, layers)
+    spec.loader.exec_module(layers)
+    module = nn.Sequential(layers.Derived(6, 3)).eval()
+    check_answers(export(module, ROWS, store=store, name="spawned"), module, ROW)
     assert capfd.readouterr() == ("", "")
 
 
