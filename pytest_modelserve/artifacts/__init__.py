@@ -5,6 +5,7 @@ from pytest_modelserve.artifacts.compose import compose, steps_artifact
 from pytest_modelserve.artifacts.decisions import ArgMax, Softmax, TopK
 from pytest_modelserve.artifacts.digest import digest_of
 from pytest_modelserve.artifacts.lineage import JSON, LineageStep
+from pytest_modelserve.artifacts.own_code import own_code
 from pytest_modelserve.artifacts.saving import save_artifact
 from pytest_modelserve.artifacts.signature import Signature, TensorSpec, signature_of
 from pytest_modelserve.artifacts.steps import Clip, Impute, Scale, Standardise, Step
@@ -29,6 +30,7 @@ __all__ = [
     "digest_of",
     "load_model",
     "open_artifact",
+    "own_code",
     "save_artifact",
     "signature_of",
     "steps_artifact",

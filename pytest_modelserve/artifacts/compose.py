@@ -14,6 +14,7 @@ from pytest_modelserve.artifacts.digest import digest_of
 from pytest_modelserve.artifacts.joining import DEFAULT_OPSET, with_postprocess, with_preprocess
 from pytest_modelserve.artifacts.lineage import JSON, LineageStep
 from pytest_modelserve.artifacts.naming import rename_value
+from pytest_modelserve.artifacts.own_code import own_code
 from pytest_modelserve.artifacts.saving import save_artifact
 from pytest_modelserve.artifacts.signature import TensorSpec
 from pytest_modelserve.artifacts.steps import Step
@@ -49,8 +50,8 @@ def compose(
     ones are meant where the model has several. The model needs opset 13 or later; its nodes keep their metadata.
 
     A boundary that no fusion of onnxruntime crosses stands between steps and model: the same steps run alone
-    (`steps_artifact`) and then the model give the same bits. The result carries the artifact's name, its variant with
-    "composed" added, and its lineage. It lies in `store` under a key of the artifact's sha256, the steps and the
+    (`steps_artifact`) and then the model give the same bits. The result carries the artifact's name, variant and
+    lineage. It lies in `store` under a key of the artifact's sha256, the steps and the
     library versions. Steps that do not fit the model are a UsageError.
     """
     settings = {"input": input, "input_dtype": input_dtype, "output": output, "keep": tuple(keep)}
@@ -58,8 +59,14 @@ def compose(
     step = _lineage_step("compose", artifact.sha256, settings, preprocess=preprocess, postprocess=postprocess)
     key = digest_of(
         {
-            **{"artifact": artifact.sha256, "name": artifact.name, "variant": artifact.variant, **settings},
-            **{"preprocess": tuple(preprocess), "postprocess": tuple(postprocess), "versions": step.versions},
+            "artifact": artifact.sha256,
+            "name": artifact.name,
+            "variant": artifact.variant,
+            "settings": settings,
+            "preprocess": tuple(preprocess),
+            "postprocess": tuple(postprocess),
+            "versions": step.versions,
+            "own_code": own_code(),
         }
     )
 
@@ -70,8 +77,7 @@ def compose(
         if postprocess:
             model = with_postprocess(model, postprocess, output=output, keep=keep)
         _copy_external(artifact, folder)
-        variant = "+".join(filter(None, (artifact.variant, "composed")))
-        _save(model, folder, name=artifact.name, variant=variant, lineage=(*artifact.lineage, step))
+        _save(model, folder, name=artifact.name, variant=artifact.variant, lineage=(*artifact.lineage, step))
 
     return open_artifact(store.get_or_build(key, build, what=f"{artifact.subject} with its steps") / _FILE)
 
@@ -83,7 +89,9 @@ def steps_artifact(steps: Sequence[Step], spec: TensorSpec, *, name: str, store:
     names them; where that would be the input's own name, the output is "prepared".
     """
     step = _lineage_step("steps", None, {}, steps=steps)
-    key = digest_of({"steps": tuple(steps), "spec": spec, "name": name, "versions": step.versions})
+    key = digest_of(
+        {"steps": tuple(steps), "spec": spec, "name": name, "versions": step.versions, "own_code": own_code()}
+    )
 
     def build(folder: Path) -> None:
         _save(_alone(steps, spec, name), folder, name=name, variant="", lineage=(step,))
