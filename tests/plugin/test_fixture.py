@@ -1,0 +1,66 @@
+"""The `modelserve` fixture in real projects: one training for all workers, predictors closed, caches that fail in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TRAINING = """
+    import numpy as np, pytest, torch
+    import pytest_modelserve as ms
+
+    def fit(model, data, progress):
+        with open({log!r}, "a") as log:
+            log.write("trained\\n")
+
+    @pytest.fixture(scope="session")
+    def trained(modelserve):
+        x = np.ones((4, 3), np.float32)
+        return modelserve.train(ms.ModelSource("tiny", lambda: torch.nn.Linear(3, 2), fit, {{"x": x}}, x))
+
+    @pytest.mark.parametrize("case", range(4))
+    def test_uses_it(trained, case):
+        assert trained.module()(torch.ones(1, 3)).shape == (1, 2)
+"""
+
+
+def test_workers_that_need_the_same_training_do_it_once(pytester: pytest.Pytester) -> None:
+    log = Path(pytester.path, "log.txt")
+    pytester.makepyfile(TRAINING.format(log=str(log)))
+    for _ in range(2):  # the second run takes it from the store
+        pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=4)
+    assert log.read_text() == "trained\n"
+
+
+def test_what_the_fixture_serves_it_closes(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        import pytest
+        served = []
+        def pytest_sessionfinish():
+            print("closed:", [predictor.closed for predictor in served])
+    """)
+    pytester.makepyfile("""
+        import conftest
+        def test_it(modelserve):
+            conftest.served.append(modelserve.serve(lambda x: x))
+            assert not conftest.served[0].closed
+    """)
+    result = pytester.runpytest_inprocess("-s", "--import-mode=prepend")
+    result.stdout.fnmatch_lines(["*closed: [[]True]"])
+
+
+def test_unwritable_cache_is_one_clear_error(pytester: pytest.Pytester) -> None:
+    """A regular file where the folder should be stops root too."""
+    Path(pytester.path, "occupied").write_text("")
+    pytester.makepyfile("""
+        import numpy as np
+        import pytest_modelserve as ms
+        def test_it(modelserve):
+            modelserve.prepare([ms.Scale(0.5)], np.ones((1, 2), np.float32))
+    """)
+    result = pytester.runpytest_subprocess("--modelserve-cache", "occupied/cache")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E*ArtifactError: the cache folder */occupied/cache cannot be written: *--modelserve-cache"]
+    )
