@@ -9,6 +9,7 @@ from pytest_modelserve.numerics.fidelity import (
     top1_agreement,
     top1_matches,
 )
+from pytest_modelserve.numerics.losses import Loss, row_losses
 from pytest_modelserve.numerics.metrics import accuracy, correct_rows
 from pytest_modelserve.numerics.ulp import ulp_distance
 
@@ -16,6 +17,7 @@ __all__ = [
     "Decoded",
     "Decoding",
     "Disagreement",
+    "Loss",
     "OutputComparison",
     "Outputs",
     "Place",
@@ -26,6 +28,7 @@ __all__ = [
     "decode",
     "pair_outputs",
     "row_cosines",
+    "row_losses",
     "signal_to_quantization_noise_db",
     "top1_agreement",
     "top1_matches",

@@ -1,39 +1,25 @@
-"""Is the model as accurate as it must be: by itself, and against the model it replaces?"""
+"""Is the model as good at its task as it must be: by itself, and against the model it replaces?
+
+A score, the share of right answers, has a floor; an error, MAE or RMSE, has a ceiling.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import UsageError
-from pytest_modelserve.evidence import (
-    Budget,
-    Evidence,
-    Interval,
-    Method,
-    Quantity,
-    Verdict,
-    check_error_rates,
-    levels_for,
-)
+from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.numerics import Decoding
-from pytest_modelserve.parity.correctness import Answers, answers_of
-from pytest_modelserve.parity.predicting import Inputs, rows_of
-from pytest_modelserve.parity.slices import accuracy_by_slice, check_slices, drop_by_slice
+from pytest_modelserve.parity.drop import measure_drop
+from pytest_modelserve.parity.error import measure_error
+from pytest_modelserve.parity.judging import ErrorRates
+from pytest_modelserve.parity.metric import Metric, limit_of, refuse_for
+from pytest_modelserve.parity.predicting import Inputs
+from pytest_modelserve.parity.rise import measure_rise
+from pytest_modelserve.parity.share import measure_share
+from pytest_modelserve.parity.slices import Slices
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.stats import (
-    binomial_bounds,
-    noninferiority_power,
-    paired_difference_bounds,
-    rows_needed,
-)
-
-_ROWS_LISTED = 50
-"""Row numbers kept in the details: enough to look at, few enough to travel."""
 
 
 def measure_accuracy(
@@ -41,53 +27,53 @@ def measure_accuracy(
     inputs: Inputs,
     labels: NDArray[Any],
     *,
-    min_value: float,
+    metric: Metric = "accuracy",
+    min_value: float | None = None,
+    max_value: float | None = None,
     confidence: float = 0.95,
     alpha: float = 0.001,
     output: str | None = None,
     decode: Decoding = "argmax",
-    slices: Mapping[str, NDArray[Any]] | None = None,
+    slices: Slices | None = None,
+    block: int | None = None,
 ) -> Evidence:
-    """Evidence that the accuracy of `predictor` is at least `min_value`, a share from 0 to 1.
+    """Evidence that `predictor` is good enough: accuracy of at least `min_value`, or an error of at most `max_value`.
 
-    `labels` has shape (n,). `decode` turns the scores of `output` (required where there are several) into labels.
-    Bounds are exact (Clopper-Pearson). A row whose scores hold NaN counts as wrong and is told. `slices` maps a name
-    to one value a row, shape (n,); accuracy by slice informs and is not judged.
+    `metric="accuracy"`: `labels` (n,), and `min_value`, a share from 0 to 1. `decode` turns the scores of `output`
+    (required where there are several) into labels. Bounds are exact (Clopper-Pearson). A row whose scores hold NaN
+    counts as wrong and is told. Assumes rows drawn independently from what the model will meet.
 
-    Assumes rows drawn independently from what the model will meet. Raises InputError for labels that do not fit or
-    are all of one class, for zero rows, and UsageError for a share outside (0, 1).
+    `metric="mae"` or `"rmse"`: `labels` are targets of the output's shape (n, ...), and `max_value` is in their units.
+    The bounds are those of the mean loss (`stats.mean_bounds`), for the RMSE those of the mean square, under a root.
+    Rows are taken to be independent unless `block` says how many consecutive ones depend on each other (52 for weekly
+    rows with a yearly season); then the means of blocks are judged, and twenty blocks or more are worth having. Losses
+    that show dependence nevertheless (`stats.serial_dependence`) are never judged: INCONCLUSIVE. A prediction that is
+    NaN or infinite is a FAIL of its own.
+
+    `slices` maps a name to one value a row, shape (n,); figures by slice inform and are not judged.
+
+    Raises InputError for labels or targets that do not fit, for labels all of one class, targets that are not finite
+    and zero rows; UsageError for an unknown metric, the budget of the other kind of metric, one out of range, and for
+    `decode` or `block` with a metric to which they mean nothing.
     """
-    if not 0 < min_value < 1:
-        raise UsageError(f"min_value is a share between 0 and 1 (0.9, say), not {min_value}")
-    check_error_rates(confidence=confidence, alpha=alpha)
-    started = time.perf_counter()
-    n = rows_of(inputs)
-    groups = check_slices(slices, n)
-    answers = answers_of(predictor, inputs, labels, output=output, decode_as=decode)
-    budget = Budget("at least", min_value)
-    low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
-    bounds = binomial_bounds(answers.right, n, low_level=low_level, high_level=high_level)
-    accuracy = Quantity("accuracy", bounds.estimate, "share", Interval.of(bounds), budget)
-    return Evidence(
-        gate="accuracy",
-        subject=predictor.subject,
-        quantities=(accuracy,),
-        n=n,
-        n_unit="rows",
-        method=Method("exact binomial bounds", "Clopper & Pearson 1934, Biometrika 26", "independent rows"),
-        summary={
-            Verdict.PASS: "at least as accurate as required",
-            Verdict.FAIL: "less accurate than required",
-            Verdict.INCONCLUSIVE: "accuracy cannot be told from its budget with these rows",
-        }[budget.judge(bounds.estimate, Interval.of(bounds))],
-        confidence=confidence,
-        alpha=alpha,
-        findings=(*answers.findings, *accuracy_by_slice(groups, answers.correct)),
-        advice=""
-        if accuracy.verdict is Verdict.PASS
-        else "retrain, look at the wrong rows, or give more labelled rows",
-        details={"wrong_rows": np.flatnonzero(~answers.correct)[:_ROWS_LISTED].tolist()},
-        duration_s=time.perf_counter() - started,
+    limit = limit_of(metric, score={"min_value": min_value}, error={"max_value": max_value})
+    rates = ErrorRates(confidence, alpha)
+    if metric == "accuracy":
+        refuse_for(metric, block=block is not None)
+        return measure_share(
+            predictor, inputs, labels, min_value=limit, rates=rates, output=output, decode=decode, slices=slices
+        )
+    refuse_for(metric, decode=decode != "argmax")
+    return measure_error(
+        predictor,
+        inputs,
+        labels,
+        metric=metric,
+        max_value=limit,
+        rates=rates,
+        output=output,
+        slices=slices,
+        block=block,
     )
 
 
@@ -97,112 +83,61 @@ def measure_accuracy_parity(
     inputs: Inputs,
     labels: NDArray[Any],
     *,
-    max_drop: float,
+    metric: Metric = "accuracy",
+    max_drop: float | None = None,
+    max_rise: float | None = None,
     confidence: float = 0.95,
     alpha: float = 0.001,
     output: str | None = None,
     decode: Decoding = "argmax",
-    slices: Mapping[str, NDArray[Any]] | None = None,
+    slices: Slices | None = None,
+    block: int | None = None,
 ) -> Evidence:
-    """Evidence that `candidate` loses at most `max_drop` of the reference's accuracy (0.01 is one percentage point).
+    """Evidence that `candidate` loses at most `max_drop` of the reference's accuracy, or adds `max_rise` to its error.
 
-    Both answer the same rows, and only the rows on which one is right and the other wrong say anything: Tango's score
-    interval for the difference of paired proportions. `labels`, `output`, `decode` and `slices` as in
-    `measure_accuracy`. A row on which the candidate's scores hold NaN counts as wrong and is told.
+    Both answer the same rows and are judged in pairs; `labels`, `output`, `decode`, `slices` and `block` as in
+    `measure_accuracy`.
 
-    Assumes rows drawn independently from what the model will meet. The levels of a score interval are asymptotic: a
-    model that sits exactly on its budget with about ten discordant rows passes with up to 7 % instead of 5 % and fails
-    with up to 0.4 % instead of 0.1 % (see `paired_difference_bounds`).
+    `metric="accuracy"`: `max_drop`, a difference of shares (0.01 is one percentage point). Only the rows on which one
+    is right and the other wrong say anything: Tango's score interval for the difference of paired proportions. A row on
+    which the candidate's scores hold NaN counts as wrong and is told. Assumes rows drawn independently from what the
+    model will meet. The levels of a score interval are asymptotic: a model that sits exactly on its budget with about
+    ten discordant rows passes with up to 7 % instead of 5 % and fails with up to 0.4 % instead of 0.1 % (see
+    `paired_difference_bounds`).
 
-    Raises InputError where the reference answers with NaN (it cannot judge), for labels that do not fit or are all of
-    one class and for zero rows; UsageError for a `max_drop` outside (0, 1).
+    `metric="mae"` or `"rmse"`: `max_rise`, a difference of errors in the units of the target. At 0 the candidate has to
+    be shown no worse than its reference, below 0 better by that much; an equal model is INCONCLUSIVE there. The
+    interval is that of the mean difference of losses, row by row; for the RMSE by the delta method. Differences that
+    show dependence between rows, in spite of `block` or for want of it, are never judged: INCONCLUSIVE.
+
+    Raises InputError where the reference answers with NaN, or for an error metric infinities (it cannot judge), and
+    otherwise as `measure_accuracy` does.
     """
-    if not 0 < max_drop < 1:
-        raise UsageError(f"max_drop is a share between 0 and 1 (0.01 is one percentage point), not {max_drop}")
-    check_error_rates(confidence=confidence, alpha=alpha)
-    started = time.perf_counter()
-    n = rows_of(inputs)
-    groups = check_slices(slices, n)
-    before = answers_of(reference, inputs, labels, output=output, decode_as=decode, may_be_nan=False)
-    after = answers_of(candidate, inputs, labels, output=output, decode_as=decode)
-    lost, gained = before.correct & ~after.correct, ~before.correct & after.correct
-    budget = Budget("at most", max_drop)
-    low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
-    bounds = paired_difference_bounds(int(lost.sum()), int(gained.sum()), n, low_level=low_level, high_level=high_level)
-    drop = Quantity("drop", bounds.estimate, "share difference", Interval.of(bounds), budget)
-    assert drop.verdict is not None
-    plan = _plan(int((lost | gained).sum()), n, max_drop=max_drop, confidence=confidence, alpha=alpha)
-    return Evidence(
-        gate="accuracy parity",
-        subject=candidate.subject,
-        reference=reference.subject,
-        quantities=(
-            drop,
-            Quantity("reference", before.right / n, "share"),
-            Quantity("candidate", after.right / n, "share"),
-        ),
-        n=n,
-        n_unit="rows",
-        method=Method(
-            "Tango paired score",
-            "Tango 1998, Statistics in Medicine 17:891-908",
-            "independent rows; levels are asymptotic: a model exactly on its budget, with about ten rows changed, "
-            "fails up to 4 times as often as alpha says and passes with up to 7 % instead of 5 %",
-        ),
-        summary={
-            Verdict.PASS: "accuracy stays within its budget",
-            Verdict.FAIL: f"{candidate.subject.variant or 'the candidate'} loses more accuracy than its budget",
-            Verdict.INCONCLUSIVE: "the loss of accuracy cannot be told from its budget with these rows",
-        }[drop.verdict],
-        confidence=confidence,
-        alpha=alpha,
-        findings=_parity_findings(before, after, lost, gained, groups, drop.verdict, plan),
-        advice={
-            Verdict.PASS: "",
-            Verdict.FAIL: "look at the lost rows, keep the layers at fault in full precision, or retrain",
-            Verdict.INCONCLUSIVE: f"give about {plan['rows_needed']:,} labelled rows, or a larger max_drop",
-        }[drop.verdict],
-        details={
-            **plan,
-            "lost_rows": np.flatnonzero(lost)[:_ROWS_LISTED].tolist(),
-            "gained_rows": np.flatnonzero(gained)[:_ROWS_LISTED].tolist(),
-        },
-        duration_s=time.perf_counter() - started,
-    )
-
-
-def _plan(discordant: int, n: int, *, max_drop: float, confidence: float, alpha: float) -> dict[str, Any]:
-    """What these rows, and how many rows, would do for a model that is truly equal to its reference.
-
-    The unknown discordance is taken as (discordant + 1/2)/(n + 1), so that none seen does not mean none ever.
-    """
-    discordance = (discordant + 0.5) / (n + 1)
-    shares = noninferiority_power(
-        n, discordance=discordance, difference=0.0, margin=max_drop, confidence=confidence, alpha=alpha
-    )
-    return {
-        "equal_model_inconclusive": shares.inconclusive,
-        "rows_needed": rows_needed(discordance=discordance, margin=max_drop, confidence=confidence),
-    }
-
-
-def _parity_findings(
-    before: Answers,
-    after: Answers,
-    lost: NDArray[np.bool_],
-    gained: NDArray[np.bool_],
-    groups: Mapping[str, NDArray[Any]],
-    verdict: Verdict,
-    plan: Mapping[str, Any],
-) -> tuple[str, ...]:
-    changed = int(lost.sum() + gained.sum())
-    worst = drop_by_slice(groups, before.correct, after.correct)
-    counts = f"{changed} rows changed correctness: {lost.sum()} lost, {gained.sum()} gained"
-    findings = [*after.findings, f"{counts}; {worst}" if worst else counts]
-    if verdict is Verdict.INCONCLUSIVE:
-        chance = plan["equal_model_inconclusive"]
-        findings.append(
-            f"a model equal to its reference would be INCONCLUSIVE with these {len(lost)} rows in {chance:.0%} of "
-            f"samples; with about {plan['rows_needed']:,} rows it passes 9 times in 10"
+    limit = limit_of(metric, score={"max_drop": max_drop}, error={"max_rise": max_rise})
+    rates = ErrorRates(confidence, alpha)
+    if metric == "accuracy":
+        refuse_for(metric, block=block is not None)
+        return measure_drop(
+            candidate,
+            reference,
+            inputs,
+            labels,
+            max_drop=limit,
+            rates=rates,
+            output=output,
+            decode=decode,
+            slices=slices,
         )
-    return tuple(findings)
+    refuse_for(metric, decode=decode != "argmax")
+    return measure_rise(
+        candidate,
+        reference,
+        inputs,
+        labels,
+        metric=metric,
+        max_rise=limit,
+        rates=rates,
+        output=output,
+        slices=slices,
+        block=block,
+    )

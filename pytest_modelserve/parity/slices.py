@@ -1,8 +1,9 @@
-"""Where a model is worse than on average: accuracy by the values of columns that the user names."""
+"""Where a model is worse than on average: a figure by the values of columns that the user names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,21 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
 
+Slices = Mapping[str, NDArray[Any]]
+Figure = Callable[[NDArray[np.bool_]], float]
+"""What is told of the rows that a mask (n,) picks out."""
 
-def check_slices(slices: Mapping[str, NDArray[Any]] | None, n: int) -> dict[str, NDArray[Any]]:
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slice:
+    """The figure of `n` rows with one value in one column; `label` is "column=value"."""
+
+    value: float
+    label: str
+    n: int
+
+
+def check_slices(slices: Slices | None, n: int) -> dict[str, NDArray[Any]]:
     """The slices as arrays of shape (n,); InputError for another shape."""
     groups = {name: np.asarray(values) for name, values in (slices or {}).items()}
     for name, values in groups.items():
@@ -20,23 +34,20 @@ def check_slices(slices: Mapping[str, NDArray[Any]] | None, n: int) -> dict[str,
     return groups
 
 
-def accuracy_by_slice(groups: Mapping[str, NDArray[Any]], correct: NDArray[np.bool_]) -> tuple[str, ...]:
-    """A sentence on the slice with the lowest accuracy, or none without slices."""
-    found = [(float(correct[rows].mean()), label, int(rows.sum())) for label, rows in _slices(groups)]
-    if not found:
-        return ()
-    share, label, rows = min(found)
-    return (f"worst slice {label}: {100 * share:.1f} % of {rows} rows",)
+def lowest_slice(groups: Slices, figure: Figure) -> Slice | None:
+    """The slice with the lowest figure, or None without slices."""
+    return min(_slices(groups, figure), default=None)
 
 
-def drop_by_slice(groups: Mapping[str, NDArray[Any]], before: NDArray[np.bool_], after: NDArray[np.bool_]) -> str:
-    """A clause on the slice that lost the most accuracy, or "" without slices or without a loss."""
-    found = [(float(before[rows].mean() - after[rows].mean()), label) for label, rows in _slices(groups)]
-    drop, label = max(found, default=(0.0, ""))
-    return f"worst slice {label}: {100 * drop:.1f} points" if drop > 0 else ""
+def highest_slice(groups: Slices, figure: Figure) -> Slice | None:
+    """The slice with the highest figure, or None without slices."""
+    return max(_slices(groups, figure), default=None)
 
 
-def _slices(groups: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _slices(groups: Slices, figure: Figure) -> list[Slice]:
+    found = []
     for name, values in groups.items():
         for value in np.unique(values):
-            yield f"{name}={value}", values == value
+            rows: NDArray[np.bool_] = values == value
+            found.append(Slice(figure(rows), f"{name}={value}", int(rows.sum())))
+    return found

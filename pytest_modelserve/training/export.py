@@ -115,7 +115,7 @@ def _run_exporter(job: ExportJob, request: ExportRequest) -> None:
     alarm_s = math.ceil(request.time_limit_s) + _ORPHAN_GRACE_S
 
     def start() -> child.Child:
-        return forking.fork(job.run, log, alarm_s) if forks else spawning.spawn(job, log, alarm_s)
+        return forking.fork(job.run, log) if forks else spawning.spawn(job, log, alarm_s)
 
     child.run_in_child(start, folder=folder, time_limit_s=request.time_limit_s, what=f"export of {request.name}")
     if not job.path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import io
@@ -14,6 +15,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def can_fork() -> bool:
@@ -61,23 +64,25 @@ class ForkedChild:
         return self._status
 
 
-def fork(run: Callable[[], None], log: Path, alarm_s: int) -> ForkedChild:
+def fork(run: Callable[[], None], log: Path) -> ForkedChild:
     """Start `run` in a copy of this process that writes what it prints to `log`."""
+    parent = os.getpid()
     with warnings.catch_warnings():
         # Python 3.12 warns of forking with threads. What they may hold is seen to in _settle_in, and the time limit
         # sees to what is not.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        _be_the_child(run, log, alarm_s)
+        _be_the_child(run, log, parent)
     return ForkedChild(pid)
 
 
-def _be_the_child(run: Callable[[], None], log: Path, alarm_s: int) -> NoReturn:
+def _be_the_child(run: Callable[[], None], log: Path, parent: int) -> NoReturn:
     """Never return: above here is the stack of the parent, with its `finally` clauses and exit handlers."""
     status = 1
     try:
-        _settle_in(log, alarm_s)
+        _die_with(parent)
+        _settle_in(log)
         run()
         status = 0
     except BaseException:
@@ -86,12 +91,18 @@ def _be_the_child(run: Callable[[], None], log: Path, alarm_s: int) -> NoReturn:
         os._exit(status)
 
 
-def _settle_in(log: Path, alarm_s: int) -> None:
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when `parent` is killed: it has inherited the parent's locks and pipes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before that
+        os._exit(1)
+
+
+def _settle_in(log: Path) -> None:
     # The parent's garbage stays where it is: to collect an onnxruntime session waits for threads that a fork lacks.
     gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    signal.alarm(alarm_s)  # should the parent be gone and not end this process
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)

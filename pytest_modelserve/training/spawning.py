@@ -27,8 +27,7 @@ def spawn(job: ExportJob, log: Path, alarm_s: int) -> subprocess.Popen[bytes]:
     """Start `job` in a new interpreter that writes what it prints to `log`; ExportError if it cannot be pickled."""
     job_file = log.with_name("job.pickle")
     job_file.write_bytes(_pickled(job))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    # -W outranks PYTHONWARNINGS, which may make errors of what torch warns of.
     command = [sys.executable, "-W", "ignore", "-m", "pytest_modelserve.training.export_child"]
     with open(log, "ab") as output:
         return subprocess.Popen(
@@ -36,7 +35,7 @@ def spawn(job: ExportJob, log: Path, alarm_s: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Examples = NDArray[Any] | Mapping[str, NDArray[Any]]
 Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
 
-# torch takes the sizes 0 and 1 of a free axis for constants: a trace over one row is no trace over a batch.
+# A trace over one row is no trace over a batch: squeeze, broadcasting and `if len(x) == 1` go by the size they meet.
 _SMALLEST_FREE_SIZE = 2
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ def run(work, folder, *, limit=20.0):
     started = []
 
     def start():
-        started.append(forking.fork(work, folder / LOG_FILE, 30))
+        started.append(forking.fork(work, folder / LOG_FILE))
         return started[0]
 
     try:
@@ -28,6 +30,14 @@ def run(work, folder, *, limit=20.0):
     finally:
         with pytest.raises(ProcessLookupError):  # it never outlives the call
             os.kill(started[0].pid, 0)
+
+
+def status_of(running):
+    deadline = time.monotonic() + 20
+    while running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.kill()
+    return running.wait()
 
 
 def test_results_of_the_child_are_there_when_the_call_returns(tmp_path):
@@ -108,21 +118,39 @@ def test_ctrl_c_ends_the_child(tmp_path, monkeypatch):
         run(lambda: signal.pause(), tmp_path)
 
 
-def test_child_whose_parent_is_gone_ends_itself(tmp_path):
-    running = forking.fork(lambda: signal.pause(), tmp_path / LOG_FILE, 1)
-    assert running.wait() == -signal.SIGALRM
+KILLED = """
+import os, signal
+from pathlib import Path
+from pytest_modelserve.training import forking
+
+child = forking.fork(signal.pause, Path("log.txt"))
+while not Path("log.txt").exists():
+    pass
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_child_ends_when_its_parent_is_killed(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    status = Path(f"/proc/{int(done.stdout)}/status")
+    deadline = time.monotonic() + 10
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < deadline, "the child lives on, with the locks that it inherited"
+        time.sleep(0.01)
 
 
 def test_handlers_of_the_parent_do_not_run_in_the_child(tmp_path):
     caught = []
     before = signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
     try:
-        running = forking.fork(lambda: signal.pause(), tmp_path / LOG_FILE, 30)
+        running = forking.fork(lambda: signal.pause(), tmp_path / LOG_FILE)
         while not (tmp_path / LOG_FILE).exists():
             time.sleep(0.01)
         time.sleep(0.05)
         os.kill(running.pid, signal.SIGTERM)
-        assert running.wait() == -signal.SIGTERM
+        assert status_of(running) == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not caught

@@ -28,6 +28,9 @@ def build():
 
 def fit(module, data, progress, *, epochs=3):
     RUNS.append(epochs)
+    assert torch.get_num_threads() == 1  # sums come out otherwise on two
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     x = torch.from_numpy(data["x"])
     for _ in progress(range(epochs), "epochs"):

@@ -1,0 +1,58 @@
+"""How far each row's prediction lies from its target."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+
+Loss = Literal["absolute", "squared"]
+
+
+def row_losses(predictions: NDArray[Any], targets: ArrayLike, loss: Loss) -> NDArray[np.float64]:
+    """The absolute or squared error of each row, (n,), in the units of the target or their square.
+
+    `predictions` and `targets` are numbers of one shape (n, ...); a row of several is averaged. Differences are taken
+    in float64. A row in which a prediction is not finite has a loss that is not finite.
+
+    InputError for arrays of another dtype, for shapes that differ or hold nothing, and for targets that are not finite;
+    UsageError for an unknown loss.
+    """
+    if loss not in get_args(Loss):
+        raise UsageError(unknown_choice("loss", loss, get_args(Loss)))
+    truth = _numbers("targets", np.asarray(targets))
+    answers = _numbers("predictions", predictions)
+    if truth.shape != answers.shape:
+        raise InputError(
+            f"targets have shape {truth.shape} where the predictions have {answers.shape}: give one target for each "
+            f"number that is predicted{_hint(truth, answers)}"
+        )
+    if not truth.ndim or not truth.size:
+        raise InputError(f"targets have shape {truth.shape}: there is no row to judge by")
+    _check_finite(truth)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = np.abs(answers - truth).reshape(len(truth), -1)
+        losses: NDArray[np.float64] = (errors if loss == "absolute" else errors**2).mean(axis=1)
+    return losses
+
+
+def _numbers(what: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{what} have dtype {values.dtype}: an error is taken of numbers")
+    return values.astype(np.float64)
+
+
+def _hint(truth: NDArray[Any], answers: NDArray[Any]) -> str:
+    return f", targets.reshape{answers.shape}" if truth.size == answers.size and truth.size else ""
+
+
+def _check_finite(truth: NDArray[np.float64]) -> None:
+    bad = np.flatnonzero(~np.isfinite(truth).reshape(len(truth), -1).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"targets hold NaN or infinities in {bad.size} of {len(truth)} rows, first in row {bad[0]}: leave out the "
+            "rows that have no target"
+        )
