@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+import pytest_modelserve as ms
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    """The fenced blocks of one language, or of none."""
+    parts = README.split("```")[1::2]  # between an opening fence and its closing one
+    return [part.partition("\n")[2] for part in parts if part.partition("\n")[0] == language]
 
 
 def without_figures(lines: list[str]) -> list[str]:
@@ -30,6 +34,4 @@ def test_example_runs_and_prints_what_the_readme_shows(pytester: pytest.Pytester
 
 
 def test_every_public_assertion_is_in_the_table_of_gates() -> None:
-    import pytest_modelserve as ms
-
     assert [name for name in ms.__all__ if name.startswith("assert_") and f"| `{name}(" not in README] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -130,6 +131,7 @@ def _load_exporter() -> None:
 
 
 def _precision(module: nn.Module) -> str:
-    """The name of the widest-spread floating dtype among the parameters; fp32 for a module without any."""
-    dtypes = [str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point()]
-    return _PRECISIONS.get(max(set(dtypes), key=dtypes.count), "fp32") if dtypes else "fp32"
+    """The name of the commonest floating dtype among the parameters; fp32 for a module without any."""
+    dtypes = Counter(str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point())
+    commonest = [dtype for dtype, _ in dtypes.most_common(1)]
+    return _PRECISIONS.get(commonest[0], "fp32") if commonest else "fp32"

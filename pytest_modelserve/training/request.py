@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.artifacts import LineageStep, digest_of
+from pytest_modelserve.artifacts import LineageStep, digest_of, own_code
 from pytest_modelserve.errors import ExportError, InputError, UsageError
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.training.identity import module_digest, weights_digest
@@ -47,6 +47,7 @@ class ExportRequest:
                 "opset": self.opset,
                 "python": sys.version_info[:2],
                 "versions": package_versions(PACKAGES),
+                "own_code": own_code(),
             }
         )
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.artifacts import Store, digest_of
+from pytest_modelserve.artifacts import Store, digest_of, own_code
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
@@ -19,7 +19,7 @@ from pytest_modelserve.training.trained import TrainedModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_PACKAGES = ("torch", "numpy", "pytest-modelserve")
+_PACKAGES = ("torch", "numpy")
 
 
 def train(source: ModelSource, *, seed: int = 0, store: Store) -> TrainedModel:
@@ -56,6 +56,7 @@ def _key(source: ModelSource, seed: int) -> str:
             "seed": seed,
             "python": sys.version_info[:2],
             "versions": package_versions(_PACKAGES),
+            "own_code": own_code(),
         }
     )
 
