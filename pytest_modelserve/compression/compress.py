@@ -14,6 +14,7 @@ from pytest_modelserve.artifacts import (
     digest_of,
     load_model,
     open_artifact,
+    own_code,
     save_artifact,
 )
 from pytest_modelserve.compression.after import check_answers, check_signature
@@ -70,7 +71,8 @@ def _one(artifact: Artifact, recipe: Recipe, store: Store) -> Artifact:
             "source": artifact.sha256,
             "name": artifact.name,
             "variant": variant,
-            "versions": package_versions((*recipe.packages, "onnxruntime", "numpy", "pytest-modelserve")),
+            "versions": package_versions((*recipe.packages, "onnxruntime", "numpy")),
+            "own_code": own_code(),
         }
     )
     file_name = f"{artifact.path.stem}.onnx"
