@@ -26,7 +26,7 @@ def run(cache: Path) -> float:
 
 def entries(cache: Path) -> dict[str, int]:
     """The finished entries of the store and when each was made."""
-    return {str(path): path.stat().st_mtime_ns for path in cache.glob("objects/*/*") if path.is_dir()}
+    return {str(path): path.stat().st_mtime_ns for path in cache.glob("entries/*") if path.is_dir()}
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("inconclusive", "fail|skip|warn", "fail", "what a gate does that can decide neither way (default: fail)"),
         ("cache", "DIR", ".modelserve/cache", "where trained, exported and compressed models are kept "
          "(default: .modelserve/cache in the root directory)"),
-        ("seed", "N", "0", "the seed of training and of every shuffled measurement (default: 0)"),
+        ("seed", "N", "0", "the seed of training (default: 0)"),
     ):  # fmt: skip
         group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"modelserve_{name}", help=text, type="string", default=default)

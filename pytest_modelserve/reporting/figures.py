@@ -18,6 +18,11 @@ def _significant(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
+def _milliseconds(value: float) -> str:
+    """With its unit, as a quantity far below a millisecond is read in microseconds."""
+    return f"{_significant(1000 * value)} µs" if 0 < abs(value) < 0.1 else f"{_significant(value)} ms"
+
+
 def _bytes(value: float) -> str:
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if abs(value) >= size:
@@ -32,7 +37,7 @@ _BARE: dict[Unit, Callable[[float], str]] = {
     "tolerance": _significant,
     "cosine": lambda value: f"{value:.5f}",
     "dB": lambda value: f"{value:.1f}",
-    "ms": _significant,
+    "ms": _milliseconds,
     "bytes": _bytes,
     "count": lambda value: f"{value:.0f}" if math.isfinite(value) else str(value),
     "": _significant,
@@ -43,7 +48,6 @@ _WITH_UNIT: dict[Unit, str] = {
     "ratio": "× {}",
     "tolerance": "{} × tolerance",
     "dB": "{} dB",
-    "ms": "{} ms",
 }
 
 

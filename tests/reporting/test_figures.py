@@ -22,7 +22,7 @@ from pytest_modelserve.reporting.figures import percentage, told, told_budget, t
         (12.3456, "ms", "12.3 ms"),
         (1234.5, "ms", "1234 ms"),
         (0, "ms", "0 ms"),
-        (0.00001, "ms", "1.00e-05 ms"),
+        (0.00601, "ms", "6.01 µs"),
         (512, "bytes", "512 B"),
         (68_000, "bytes", "66.4 KiB"),
         (0.02, "tolerance", "0.0200 × tolerance"),
