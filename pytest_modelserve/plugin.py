@@ -93,7 +93,7 @@ class _Terminal:
 
     def __init__(self, config: pytest.Config) -> None:
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
-        self._shown = not hasattr(config, "workerinput") and config.get_verbosity() >= 0
+        self._shown = not hasattr(config, "workerinput") and config.get_verbosity() > -2
 
     def isatty(self) -> bool:
         with self._capture.global_and_fixture_disabled():

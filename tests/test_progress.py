@@ -1,0 +1,70 @@
+"""Bars appear on a terminal, for work that takes long, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_modelserve.progress import progress, progress_to
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def slow(n: int = 8) -> Iterator[int]:
+    for item in range(n):
+        time.sleep(0.1)
+        yield item
+
+
+def test_long_work_is_told_on_a_terminal_and_cleared() -> None:
+    terminal = Terminal()
+    with progress_to(terminal):
+        assert list(progress(slow(), "training", total=8)) == list(range(8))
+    assert "training" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_short_work_and_other_streams_stay_silent() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    with progress_to(terminal):
+        list(progress(range(3), "training"))
+    with progress_to(file):
+        list(progress(slow(), "training"))
+    assert terminal.getvalue() == file.getvalue() == ""
+
+
+@pytest.mark.parametrize(("arguments", "is_shown"), [(("-q",), True), (("-qq",), False)])
+def test_bar_reaches_the_terminal_through_pytests_capture(
+    tmp_path: Path, arguments: tuple[str, ...], is_shown: bool
+) -> None:
+    (tmp_path / "test_slow.py").write_text(
+        "import time\n"
+        "from pytest_modelserve.progress import progress\n"
+        "def test_it(modelserve):\n"
+        "    for _ in progress(range(8), 'training', total=8):\n"
+        "        time.sleep(0.1)\n"
+    )
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    try:
+        shown = os.read(ours, 65536).decode()
+    except (BlockingIOError, OSError):  # nothing was written, told differently by Linux and macOS
+        shown = ""
+    os.close(ours)
+    assert done.returncode == 0
+    assert ("training" in shown) is is_shown
+    assert b"training" not in done.stdout
