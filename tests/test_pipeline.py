@@ -1,0 +1,74 @@
+"""The stages bound to one store, without pytest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.evidence import Evidence, Recorder, recording
+
+
+def test_prepared_rows_are_what_the_served_steps_give(tmp_path: Path) -> None:
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    with ms.Pipeline(tmp_path) as pipeline:
+        prepared = pipeline.prepare([ms.Scale(1 / 16)], pixels)
+    assert prepared.dtype == np.float32
+    np.testing.assert_array_equal(prepared, (pixels / np.float32(16)).astype(np.float32))
+
+
+def test_pipeline_closes_what_it_served(tmp_path: Path) -> None:
+    with ms.Pipeline(tmp_path) as pipeline:
+        predictor = pipeline.serve(lambda x: x, name="echo", variant="loud")
+        assert str(predictor.subject) == "echo / loud"
+    assert predictor.closed
+    with pytest.raises(ms.UsageError, match="closed"):
+        predictor.predict(np.zeros(1))
+
+
+def test_functions_of_the_package_share_the_store_that_the_environment_names(tmp_path: Path) -> None:
+    code = "import numpy as np, pytest_modelserve as ms; ms.prepare([ms.Scale(0.5)], np.ones((1, 2), np.float32))"
+    environment = {"MODELSERVE_CACHE": str(tmp_path / "cache"), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert list((tmp_path / "cache" / "entries").iterdir())
+
+
+def test_assertions_carry_the_name_and_text_of_their_measure() -> None:
+    for name in ms.__all__:
+        if name.startswith("assert_"):
+            assertion, measure = getattr(ms, name), getattr(ms, name.replace("assert_", "measure_"))
+            assert (assertion.__name__, assertion.__module__) == (name, "pytest_modelserve.assertions")
+            assert measure.__doc__ in assertion.__doc__
+
+
+def test_inconclusive_only_warns_where_the_run_says_so() -> None:
+    """With 92 right rows of 100, neither 90 % nor less can be told."""
+    labels = np.arange(100) % 2
+    scores = np.eye(2, dtype=np.float32)[np.where(np.arange(100) < 8, 1 - labels, labels)]
+    predictor, rows = ms.serve(lambda x: scores), np.zeros((100, 1), np.float32)
+
+    def judge() -> Evidence:
+        return ms.assert_accuracy(predictor, rows, labels, min_value=0.9)
+
+    with pytest.raises(ms.GateInconclusive):
+        judge()
+    with recording(Recorder("t", "t", inconclusive="warn")), pytest.warns(ms.ModelServeWarning, match="cannot be told"):
+        assert judge().verdict is ms.Verdict.INCONCLUSIVE
+
+
+def test_verdicts_survive_pickling() -> None:
+    """pytest-xdist and multiprocessing send exceptions between processes."""
+    import pickle
+
+    labels = np.arange(100) % 2
+    predictor = ms.serve(lambda x: np.eye(2, dtype=np.float32)[1 - labels])
+    with pytest.raises(ms.GateFailure) as failure:
+        ms.assert_accuracy(predictor, np.zeros((100, 1), np.float32), labels, min_value=0.9)
+    back = pickle.loads(pickle.dumps(failure.value))
+    assert str(back) == str(failure.value)
+    assert back.evidence.quantities == failure.value.evidence.quantities
