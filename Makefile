@@ -31,6 +31,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/predict_overhead.py
 	$(BIN)/python benchmarks/demo_twice.py
 	$(BIN)/python benchmarks/error_rates.py
+	$(BIN)/python benchmarks/regression_error_rates.py
 
 # An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
 $(READY): pyproject.toml constraints.txt

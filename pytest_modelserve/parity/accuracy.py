@@ -47,8 +47,9 @@ def measure_accuracy(
     The bounds are those of the mean loss (`stats.mean_bounds`), for the RMSE those of the mean square, under a root.
     Rows are taken to be independent unless `block` says how many consecutive ones depend on each other (52 for weekly
     rows with a yearly season); then the means of blocks are judged, and twenty blocks or more are worth having. Losses
-    that show dependence nevertheless (`stats.serial_dependence`) are never judged: INCONCLUSIVE. A prediction that is
-    NaN or infinite is a FAIL of its own.
+    that show dependence nevertheless (`stats.serial_dependence`) are never judged: INCONCLUSIVE; fewer than about 200
+    rows may hide it. Levels are asymptotic, and liberal for PASS on heavy tails (see `mean_bounds`). A prediction that
+    is NaN or infinite is a FAIL of its own.
 
     `slices` maps a name to one value a row, shape (n,); figures by slice inform and are not judged.
 

@@ -17,29 +17,84 @@ from pytest_modelserve.parity.judging import ROWS_LISTED, ErrorRates, Words, evi
 from pytest_modelserve.parity.predicting import Inputs, rows_of
 from pytest_modelserve.parity.slices import Slices, check_slices, highest_slice
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.stats import VerdictShares, noninferiority_power, paired_difference_bounds, rows_needed
+from pytest_modelserve.stats import noninferiority_power, paired_difference_bounds, rows_needed
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """Which rows, (n,), the candidate answers otherwise than the reference as to being right."""
+    """The answers of the reference (`before`) and of the candidate (`after`) to the same rows."""
 
     before: Answers
     after: Answers
 
     @property
-    def lost(self) -> NDArray[np.bool_]:
-        return self.before.correct & ~self.after.correct
+    def n(self) -> int:
+        return len(self.before.correct)
 
     @property
-    def gained(self) -> NDArray[np.bool_]:
-        return ~self.before.correct & self.after.correct
+    def lost(self) -> NDArray[np.intp]:
+        """The rows that only the reference answers rightly."""
+        return np.flatnonzero(self.before.correct & ~self.after.correct)
 
     @property
-    def discordance(self) -> float:
-        """The share of changed rows, taken as (changed + 1/2)/(n + 1): none seen does not mean none ever."""
-        changed = int((self.lost | self.gained).sum())
-        return (changed + 0.5) / (len(self.lost) + 1)
+    def gained(self) -> NDArray[np.intp]:
+        """The rows that only the candidate answers rightly."""
+        return np.flatnonzero(~self.before.correct & self.after.correct)
+
+    def drop(self, max_drop: float, rates: ErrorRates) -> Quantity:
+        """The drop, judged."""
+        budget = Budget("at most", max_drop)
+        bounds = paired_difference_bounds(self.lost.size, self.gained.size, self.n, **rates.levels(budget))
+        return Quantity("drop", bounds.estimate, "share difference", Interval.of(bounds), budget)
+
+    def accuracies(self) -> tuple[Quantity, Quantity]:
+        """Both accuracies, for the reader."""
+        before, after = (answers.right / self.n for answers in (self.before, self.after))
+        return Quantity("reference", before, "share"), Quantity("candidate", after, "share")
+
+    def counts(self, groups: Slices) -> str:
+        """How many rows changed which way, and where accuracy dropped most."""
+        lost, gained = self.lost.size, self.gained.size
+        told = f"{lost + gained} rows changed correctness: {lost} lost, {gained} gained"
+        worst = highest_slice(groups, self._drop_over)
+        return (
+            f"{told}; worst slice {worst.label}: {100 * worst.value:.1f} points" if worst and worst.value > 0 else told
+        )
+
+    def _drop_over(self, rows: NDArray[np.bool_]) -> float:
+        return float(self.before.correct[rows].mean() - self.after.correct[rows].mean())
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What these rows, and how many rows, would do for a model that is truly equal to its reference."""
+
+    n: int
+    equal_model_inconclusive: float
+    rows_needed: int
+
+    @classmethod
+    def of(cls, change: _Change, max_drop: float, rates: ErrorRates) -> _Plan:
+        """The unknown share of changed rows is taken as (changed + 1/2)/(n + 1): none seen does not mean none ever."""
+        discordance = (change.lost.size + change.gained.size + 0.5) / (change.n + 1)
+        confidence = rates.confidence
+        shares = noninferiority_power(
+            change.n,
+            discordance=discordance,
+            difference=0.0,
+            margin=max_drop,
+            confidence=confidence,
+            alpha=rates.alpha,
+        )
+        needed = rows_needed(discordance=discordance, margin=max_drop, confidence=confidence)
+        return cls(change.n, shares.inconclusive, needed)
+
+    def __str__(self) -> str:
+        return (
+            f"a model equal to its reference would be INCONCLUSIVE with these {self.n} rows in "
+            f"{self.equal_model_inconclusive:.0%} of samples; with about {self.rows_needed:,} rows it passes 9 times "
+            "in 10"
+        )
 
 
 def measure_drop(
@@ -58,48 +113,29 @@ def measure_drop(
     if not 0 < max_drop < 1:
         raise UsageError(f"max_drop is a share between 0 and 1 (0.01 is one percentage point), not {max_drop}")
     started = time.perf_counter()
-    n = rows_of(inputs)
-    groups = check_slices(slices, n)
+    groups = check_slices(slices, rows_of(inputs))
     change = _Change(
         answers_of(reference, inputs, labels, output=output, decode_as=decode, may_be_nan=False),
         answers_of(candidate, inputs, labels, output=output, decode_as=decode),
     )
-    lost, gained = np.flatnonzero(change.lost), np.flatnonzero(change.gained)
-    budget = Budget("at most", max_drop)
-    bounds = paired_difference_bounds(lost.size, gained.size, n, **rates.levels(budget))
-    drop = Quantity("drop", bounds.estimate, "share difference", Interval.of(bounds), budget)
-    needed = rows_needed(discordance=change.discordance, margin=max_drop, confidence=rates.confidence)
-    equal = noninferiority_power(
-        n,
-        discordance=change.discordance,
-        difference=0.0,
-        margin=max_drop,
-        confidence=rates.confidence,
-        alpha=rates.alpha,
-    )
+    drop, plan = change.drop(max_drop, rates), _Plan.of(change, max_drop, rates)
+    undecided = drop.verdict is Verdict.INCONCLUSIVE
     return evidence_of(
         "accuracy parity",
         candidate.subject,
         drop,
         reference=reference.subject,
-        context=(
-            Quantity("reference", change.before.right / n, "share"),
-            Quantity("candidate", change.after.right / n, "share"),
-        ),
-        n=n,
+        context=change.accuracies(),
+        n=change.n,
         method=_TANGO,
         rates=rates,
-        words=_drop_words(candidate, needed),
-        findings=(
-            *change.after.findings,
-            _counts(change, groups),
-            *([_equal_model(n, equal, needed)] if drop.verdict is Verdict.INCONCLUSIVE else ()),
-        ),
+        words=_words(candidate, plan),
+        findings=(*change.after.findings, change.counts(groups), *((str(plan),) if undecided else ())),
         details={
-            "equal_model_inconclusive": equal.inconclusive,
-            "rows_needed": needed,
-            "lost_rows": lost[:ROWS_LISTED].tolist(),
-            "gained_rows": gained[:ROWS_LISTED].tolist(),
+            "equal_model_inconclusive": plan.equal_model_inconclusive,
+            "rows_needed": plan.rows_needed,
+            "lost_rows": change.lost[:ROWS_LISTED].tolist(),
+            "gained_rows": change.gained[:ROWS_LISTED].tolist(),
         },
         started=started,
     )
@@ -113,7 +149,7 @@ _TANGO = Method(
 )
 
 
-def _drop_words(candidate: Predictor, needed: int) -> dict[Verdict, Words]:
+def _words(candidate: Predictor, plan: _Plan) -> dict[Verdict, Words]:
     return {
         Verdict.PASS: Words("accuracy stays within its budget"),
         Verdict.FAIL: Words(
@@ -122,23 +158,6 @@ def _drop_words(candidate: Predictor, needed: int) -> dict[Verdict, Words]:
         ),
         Verdict.INCONCLUSIVE: Words(
             "the loss of accuracy cannot be told from its budget with these rows",
-            f"give about {needed:,} labelled rows, or a larger max_drop",
+            f"give about {plan.rows_needed:,} labelled rows, or a larger max_drop",
         ),
     }
-
-
-def _counts(change: _Change, groups: Slices) -> str:
-    def drop(rows: NDArray[np.bool_]) -> float:
-        return float(change.before.correct[rows].mean() - change.after.correct[rows].mean())
-
-    lost, gained = int(change.lost.sum()), int(change.gained.sum())
-    worst = highest_slice(groups, drop)
-    told = f"{lost + gained} rows changed correctness: {lost} lost, {gained} gained"
-    return f"{told}; worst slice {worst.label}: {100 * worst.value:.1f} points" if worst and worst.value > 0 else told
-
-
-def _equal_model(n: int, equal: VerdictShares, needed: int) -> str:
-    return (
-        f"a model equal to its reference would be INCONCLUSIVE with these {n} rows in {equal.inconclusive:.0%} of "
-        f"samples; with about {needed:,} rows it passes 9 times in 10"
-    )

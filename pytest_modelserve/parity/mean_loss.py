@@ -22,9 +22,13 @@ from pytest_modelserve.stats import (
 )
 
 _SOURCE = (
-    "Student 1908 and Hall 1992, Journal of the Royal Statistical Society B 54:221-228, the outer of both; batch "
-    "means: Law, Simulation Modeling and Analysis, chapter 9; differences of losses: Diebold & Mariano 1995, Journal of "
-    "Business & Economic Statistics 13:253-263"
+    "the outer of Student 1908 and Hall 1992, Journal of the Royal Statistical Society B 54:221-228; batch means: Law, "
+    "Simulation Modeling and Analysis, chapter 9; differences of losses: Diebold & Mariano 1995, Journal of Business & "
+    "Economic Statistics 13:253-263"
+)
+_LIBERAL = (
+    "levels are asymptotic: where the losses are squares of heavy-tailed errors, a model exactly on its budget passes "
+    "in up to 14 % with 20 rows or blocks and 8 % with 1,000, instead of 5 %"
 )
 
 
@@ -74,13 +78,16 @@ class MeanLoss:
             self.values, truth=truth, limit=self.limit, block=self._step, confidence=rates.confidence, alpha=rates.alpha
         )
 
-    def rows_needed(self) -> int | None:
-        """About how many rows would decide 9 times in 10, were the true mean the one measured; None if unknown."""
+    def rows_needed(self, truth: float | None = None) -> int | None:
+        """About how many rows would decide 9 times in 10, were the true mean `truth`, by default the one measured.
+
+        None where no number would, and where these rows do not tell.
+        """
         if not self.is_bounded:
             return None
         return values_needed(
             self.values,
-            truth=float(self.values.mean()),
+            truth=float(self.values.mean()) if truth is None else truth,
             limit=self.limit,
             block=self._step,
             confidence=self.rates.confidence,
@@ -90,11 +97,12 @@ class MeanLoss:
     def method(self) -> Method:
         """How the interval was found."""
         if self.block is None:
-            return Method("Student t and Hall", _SOURCE, "independent rows; their losses' mean is about normal")
+            assumed = f"independent rows (dependence shows reliably from about 200 rows on); {_LIBERAL}"
+            return Method("Student t and Hall", _SOURCE, assumed)
         return Method(
             f"Student t and Hall over {self.blocks} blocks of {self.block} rows",
             _SOURCE,
-            f"rows {self.block} or more apart are nearly independent; the means of blocks are about normal",
+            f"rows {self.block} or more apart are nearly independent; {_LIBERAL}",
         )
 
     def findings(self) -> tuple[str, ...]:

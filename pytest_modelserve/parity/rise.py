@@ -107,11 +107,10 @@ def _equal_model(sample: MeanLoss, rise: Quantity) -> tuple[str, ...]:
     """What INCONCLUSIVE would have been for a model that is truly equal, where such a model is inside the budget."""
     if rise.verdict is not Verdict.INCONCLUSIVE or sample.limit <= 0 or not sample.is_bounded:
         return ()
-    chance = sample.power(0.0).inconclusive
-    return (
-        f"a model as good as its reference would be INCONCLUSIVE with these {sample.values.size} rows in {chance:.0%} "
-        "of samples",
-    )
+    n, chance, needed = sample.values.size, sample.power(0.0).inconclusive, sample.rows_needed(0.0)
+    told = f"a model as good as its reference would be INCONCLUSIVE with these {n} rows in {chance:.0%} of samples"
+    more = f"; with about {needed:,} rows it passes 9 times in 10" if needed is not None and needed > n else ""
+    return (told + more,)
 
 
 def _words(candidate: Predictor, sample: MeanLoss) -> dict[Verdict, Words]:

@@ -85,23 +85,19 @@ def mean_bounds(values: ArrayLike, *, block: int = 1, low_level: float, high_lev
     sample = block_means(values, block=block)
     return Bounds(
         estimate=sample.mean,
-        low=sample.mean - _reach(sample, low_level),
-        high=sample.mean + _reach(_mirrored(sample), high_level),
+        low=sample.mean - reach(sample, low_level, below=True),
+        high=sample.mean + reach(sample, high_level, below=False),
         low_level=low_level,
         high_level=high_level,
     )
 
 
-def _mirrored(sample: BlockMeans) -> BlockMeans:
-    return BlockMeans(-sample.mean, sample.n, -sample.deviations, sample.standard_error, -sample.skewness)
-
-
-def _reach(sample: BlockMeans, level: float) -> float:
-    """How far the low end lies below the mean, at least Student's t times the standard error."""
+def reach(sample: BlockMeans, level: float, *, below: bool) -> float:
+    """How far the low end (`below`) or the high end lies from the mean, at least Student's t standard errors."""
     if sample.blocks < 2:
         return math.inf
     t = float(stdtrit(sample.blocks - 1, level))
-    slant = sample.skewness / math.sqrt(sample.blocks)
+    slant = (sample.skewness if below else -sample.skewness) / math.sqrt(sample.blocks)
     if abs(slant) < 1e-6:  # the limit of the transformation, before it becomes 0/0
         return t * sample.standard_error
     # Hall's g(T) = T + γT²/3 + γ²T³/27 + γ/6 (γ over the root of the number of blocks), solved for T at t.

@@ -19,7 +19,9 @@ def root_mean_rise_values(candidate: ArrayLike, reference: ArrayLike) -> NDArray
     a/(2·A) − b/(2·B) + (A − B)/2, where A and B are the roots of the means. Where a root mean is 0 so are all its
     values, and their term is left out.
 
-    An approximation for many rows, like every delta method: van der Vaart, Asymptotic Statistics, 1998, chapter 3.
+    An approximation for many rows, like every delta method (van der Vaart, Asymptotic Statistics, 1998, chapter 3): in
+    simulations with errors of t₈ a high end at 95 % misses the rise in 6.5 % for n = 50 and 5 % for 1,000, a low end at
+    99.9 % in at most 0.1 % (benchmarks/regression_error_rates.py).
     UsageError for arrays of different lengths, no values, and values that are negative or not finite.
     """
     pair = [_squares(name, values) for name, values in (("candidate", candidate), ("reference", reference))]

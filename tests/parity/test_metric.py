@@ -1,0 +1,81 @@
+"""Which budget belongs to which metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+
+N = 200
+TARGETS = np.random.default_rng(0).standard_normal(N)
+LABELS = np.arange(N) % 2
+ROWS = np.zeros((N, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "mae", "min_value": 0.9}, "metric='mae' is an error, whose budget is max_value=, not min_value="),
+        ({"max_value": 0.1}, "metric='accuracy' is a score, whose budget is min_value=, not max_value="),
+        (
+            {"metric": "rmse", "min_value": 0.9, "max_value": 1.0},
+            "metric='rmse' is an error, whose budget is max_value=, not min_value=",
+        ),
+        ({}, "metric='accuracy' needs its budget: give min_value="),
+        ({"metric": "rmse"}, "metric='rmse' needs its budget: give max_value="),
+        (
+            {"metric": "rsme", "max_value": 1},
+            "unknown metric 'rsme': did you mean 'rmse'? Known: 'accuracy', 'mae', 'rmse'",
+        ),
+        (
+            {"metric": "mae", "max_value": float("nan")},
+            "max_value is a finite number in the units of the target, not nan",
+        ),
+        ({"metric": "mae", "max_value": 0}, "max_value is an error in the units of the target, above 0, not 0"),
+        ({"min_value": 0.9, "block": 5}, "block= means nothing for metric='accuracy': leave it out"),
+        (
+            {"metric": "mae", "max_value": 1, "decode": "threshold"},
+            "decode= means nothing for metric='mae': leave it out",
+        ),
+        ({"metric": "mae", "max_value": 1, "block": 0}, "block is a count, an integer of at least 1, not 0"),
+        (
+            {"metric": "mae", "max_value": 1, "confidence": 95},
+            "confidence is a probability above 0.5 and below 1 (0.95, say), not 95",
+        ),
+    ],
+)
+def test_what_a_metric_does_not_take_is_one_clear_error(answering: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ms.UsageError) as caught:
+        ms.measure_accuracy(answering(TARGETS), ROWS, TARGETS, **arguments)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "mae", "max_drop": 0.1}, "metric='mae' is an error, whose budget is max_rise=, not max_drop="),
+        ({"max_rise": 0.1}, "metric='accuracy' is a score, whose budget is max_drop=, not max_rise="),
+        ({"metric": "mae"}, "metric='mae' needs its budget: give max_rise="),
+        (
+            {"metric": "mae", "max_rise": float("inf")},
+            "max_rise is a finite number in the units of the target, not inf",
+        ),
+        ({"max_drop": 0.1, "block": 5}, "block= means nothing for metric='accuracy': leave it out"),
+        (
+            {"metric": "rmse", "max_rise": 0.0, "decode": np.sign},
+            "decode= means nothing for metric='rmse': leave it out",
+        ),
+    ],
+)
+def test_what_a_metric_does_not_take_in_pairs_is_one_clear_error(answering: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ms.UsageError) as caught:
+        ms.measure_accuracy_parity(answering(TARGETS), answering(TARGETS), ROWS, TARGETS, **arguments)
+    assert str(caught.value) == message
+
+
+def test_accuracy_is_the_metric_where_none_is_named(voting: Any) -> None:
+    named = ms.measure_accuracy(voting(LABELS), ROWS, LABELS, metric="accuracy", min_value=0.9)
+    assert named.gate == ms.measure_accuracy(voting(LABELS), ROWS, LABELS, min_value=0.9).gate == "accuracy"
