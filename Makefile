@@ -11,7 +11,7 @@ PARALLEL ?= -n 2
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## run the release gates of the example models on real data and print the gate table
+demo: $(READY)  ## run the release and monitoring gates of the example models on real data
 	$(BIN)/pytest example_models -q --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 
 test: $(READY)  ## run the whole suite (PARALLEL= for one process)
@@ -32,6 +32,8 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/demo_twice.py
 	$(BIN)/python benchmarks/error_rates.py
 	$(BIN)/python benchmarks/regression_error_rates.py
+	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/drift_error_rates.py
 
 # An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
 $(READY): pyproject.toml constraints.txt

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pytest_modelserve.assertions import (
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
+        assert_data_quality as assert_data_quality,
         assert_latency as assert_latency,
+        assert_no_drift as assert_no_drift,
         assert_not_slower as assert_not_slower,
         assert_output_fidelity as assert_output_fidelity,
         assert_output_parity as assert_output_parity,
@@ -50,6 +52,12 @@ if TYPE_CHECKING:
         Interval as Interval,
         Quantity as Quantity,
         Verdict as Verdict,
+    )
+    from pytest_modelserve.monitoring import (
+        ReferenceProfile as ReferenceProfile,
+        measure_data_quality as measure_data_quality,
+        measure_no_drift as measure_no_drift,
+        reference_profile as reference_profile,
     )
     from pytest_modelserve.parity import (
         measure_accuracy as measure_accuracy,
@@ -77,7 +85,9 @@ _ROOMS = {
     "pytest_modelserve.assertions": (
         "assert_accuracy",
         "assert_accuracy_parity",
+        "assert_data_quality",
         "assert_latency",
+        "assert_no_drift",
         "assert_not_slower",
         "assert_output_fidelity",
         "assert_output_parity",
@@ -88,6 +98,12 @@ _ROOMS = {
         "measure_accuracy_parity",
         "measure_output_fidelity",
         "measure_output_parity",
+    ),
+    "pytest_modelserve.monitoring": (
+        "ReferenceProfile",
+        "measure_data_quality",
+        "measure_no_drift",
+        "reference_profile",
     ),
     "pytest_modelserve.performance": ("measure_latency", "measure_not_slower", "measure_size"),
     "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "prepare", "train"),

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from pytest_modelserve.errors import ModelServeWarning
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
+from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift
 from pytest_modelserve.parity import (
     measure_accuracy,
     measure_accuracy_parity,
@@ -61,3 +62,5 @@ assert_accuracy_parity = _asserting(measure_accuracy_parity)
 assert_latency = _asserting(measure_latency)
 assert_not_slower = _asserting(measure_not_slower)
 assert_size = _asserting(measure_size)
+assert_data_quality = _asserting(measure_data_quality)
+assert_no_drift = _asserting(measure_no_drift)

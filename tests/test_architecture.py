@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 FOUNDATION = {"errors", "progress"}
 GROUND = {"evidence", "stats", "numerics"}
 STAGES = {"artifacts", "serving", "training", "compression"}
-GATES = {"parity", "performance"}
+GATES = {"parity", "performance", "monitoring"}
 
 MAY_IMPORT = {
     "errors": set(),
