@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -92,15 +93,16 @@ class _Terminal:
     """Standard error as it is outside pytest's capture, for progress bars."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._capture: Any = config.pluginmanager.getplugin("capturemanager")
+        capture: Any = config.pluginmanager.getplugin("capturemanager")
+        self._uncaptured = nullcontext if capture is None else capture.global_and_fixture_disabled
         self._shown = not hasattr(config, "workerinput") and config.get_verbosity() > -2
 
     def isatty(self) -> bool:
-        with self._capture.global_and_fixture_disabled():
+        with self._uncaptured():
             return self._shown and sys.stderr.isatty()
 
     def write(self, text: str) -> int:
-        with self._capture.global_and_fixture_disabled():
+        with self._uncaptured():
             written = sys.stderr.write(text)
             sys.stderr.flush()
             return written

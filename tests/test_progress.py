@@ -44,7 +44,7 @@ def test_short_work_and_other_streams_stay_silent() -> None:
     assert terminal.getvalue() == file.getvalue() == ""
 
 
-@pytest.mark.parametrize(("arguments", "is_shown"), [(("-q",), True), (("-qq",), False)])
+@pytest.mark.parametrize(("arguments", "is_shown"), [(("-q",), True), (("-qq",), False), (("-p", "no:capture"), True)])
 def test_bar_reaches_the_terminal_through_pytests_capture(
     tmp_path: Path, arguments: tuple[str, ...], is_shown: bool
 ) -> None:
