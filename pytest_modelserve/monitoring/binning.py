@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-CHUNK = 131_072
-"""Values a step: one buffer of 1 MiB about fills the second-level cache, and calling numpy costs little of a step."""
+CHUNK = 262_144
+"""Values a step: a buffer of 2 MiB. Shorter steps stay nearer and still take longer, by what calling numpy costs."""
 MAX_CELLS = 65_536
 """Cells of a table at most: with 512 KiB of counts, one step in memory a value is still cheaper than sorting."""
 
@@ -104,10 +104,11 @@ class CellTable:
 
     def count(self, values: NDArray[Any]) -> Integers:
         """How many of `values` (n,) lie in each bin, NaN left out."""
-        try:
-            return self._count(values, holding_nan=False)
-        except IndexError:  # clipping leaves NaN as it is, and its bits are far from those of any cell
-            return self._count(values, holding_nan=True)
+        with np.errstate(invalid="ignore"):  # as the addition of a signalling NaN is
+            try:
+                return self._count(values, holding_nan=False)
+            except IndexError:  # clipping leaves NaN as it is, and its bits are far from those of any cell
+                return self._count(values, holding_nan=True)
 
     def _count(self, values: NDArray[Any], *, holding_nan: bool) -> Integers:
         total = np.zeros(self.starts[-1] + 1, dtype=np.int64)
@@ -129,7 +130,7 @@ class CellTable:
 def count_values(values: NDArray[Any], edges: ArrayLike) -> Integers:
     """How many of `values` (n,), numbers of any kind, lie in each of the k + 1 bins between `edges` (k,); NaN in none.
 
-    Beyond the values it holds about 1 MiB.
+    Beyond the values it holds about 2 MiB.
     """
     wanted = np.array(edges, dtype=np.float64)
     table = CellTable.of(wanted)

@@ -53,16 +53,16 @@ def read_table(data: Data, *, names: Sequence[str] | None = None, name: str | No
     Raises InputError, naming the column or the file, for data of another kind, no columns, no rows, columns of
     different lengths or the same name, names that are not text, and values that are neither numbers nor text.
     """
+    source = name or "the data"
     if isinstance(data, (str, os.PathLike)):
         from pytest_modelserve.monitoring.files import read_file
 
-        columns = read_file(Path(data))
-        name = name or Path(data).stem
+        columns, source, name = read_file(Path(data)), str(data), name or Path(data).stem
     elif isinstance(data, Mapping):
         columns = [as_column(column, values) for column, values in data.items()]
     else:
         columns = _of_array(data, names)
-    return Table(name or "data", _checked(columns))
+    return Table(name or "data", _checked(columns, source))
 
 
 def _of_array(data: object, names: Sequence[str] | None) -> list[Column]:
@@ -78,9 +78,9 @@ def _of_array(data: object, names: Sequence[str] | None) -> list[Column]:
     return [as_column(name, data[:, index]) for index, name in enumerate(names)]
 
 
-def _checked(columns: list[Column]) -> tuple[Column, ...]:
+def _checked(columns: list[Column], source: str) -> tuple[Column, ...]:
     if not columns:
-        raise InputError("the data have no columns")
+        raise InputError(f"there are no columns in {source}")
     seen: set[str] = set()
     for column in columns:
         if column.name in seen:
@@ -94,7 +94,7 @@ def _checked(columns: list[Column]) -> tuple[Column, ...]:
                 "all columns need one value for each row"
             )
     if not len(first.values):
-        raise InputError("the data have no rows")
+        raise InputError(f"there are no rows in {source}")
     return tuple(columns)
 
 
@@ -102,9 +102,12 @@ def as_column(name: object, values: ArrayLike) -> Column:
     """The column of `values` (n,): numbers as they are, text and null as objects; InputError for anything else."""
     if not isinstance(name, str):
         raise InputError(f"names of columns are text, not {name!r}")
-    if isinstance(values, np.ma.MaskedArray):  # np.asarray would lay bare what the mask hides
-        values = np.ma.filled(values.astype(object), None)
     array = np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):  # np.asarray lays bare what the mask hides
+        array = array.astype(object)
+        array[np.ma.getmaskarray(values)] = None
+    elif array.dtype.kind == "U" and not isinstance(values, np.ndarray):  # and of ["a", 1] it makes two texts
+        array = np.asarray(values, dtype=object)
     if array.ndim != 1:
         raise InputError(f"column {name!r} has the shape {array.shape}: a column has one axis")
     match array.dtype.kind:

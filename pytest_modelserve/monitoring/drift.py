@@ -21,9 +21,9 @@ from pytest_modelserve.monitoring.dependence import dependence_told
 from pytest_modelserve.monitoring.judging import CONFIDENCE, judge
 from pytest_modelserve.monitoring.matching import matched
 from pytest_modelserve.monitoring.planning import plan_rows
-from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.profiling import count_categories
+from pytest_modelserve.monitoring.reference import ReferenceProfile
 
 
 def measure_no_drift(
@@ -83,12 +83,12 @@ def measure_no_drift(
         n=table.rows,
         n_unit="rows",
         method=Method(
-            f"Kolmogorov-Smirnov and Fisher, Holm over {len(pairs)} column{'s' * (len(pairs) > 1)}",
+            "low end a test of no change (Kolmogorov-Smirnov, Fisher; "
+            f"Holm over {len(pairs)} column{'s' * (len(pairs) > 1)})",
             "Hodges 1958, Arkiv foer Matematik 3:469-486; Fisher 1935, JRSS 98:39-82; Holm 1979",
             "independent rows"
             + ("" if blocks == Blocks() else f", or blocks of {blocks.current} (profile: {blocks.reference}) of them")
-            + "; the low end is a test against no change: the distance as seen if significant, else 0; the high end "
-            "bounds the distance",
+            + "; the low end is the distance as seen if it differs from none significantly, else 0, and no bound",
         ),
         summary=drift_told.summary(verdict, judgement, columns=len(pairs), dependence=dependence),
         confidence=CONFIDENCE,

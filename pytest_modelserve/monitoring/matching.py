@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.binning import chunks
 from pytest_modelserve.monitoring.columns import Column, Table
-from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiled import ProfiledColumn
+from pytest_modelserve.monitoring.reference import ReferenceProfile
 
 _WORDS = {"float": "numbers", "integer": "whole numbers", "boolean": "booleans", "category": "categories"}
 

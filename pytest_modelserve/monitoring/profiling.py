@@ -14,8 +14,8 @@ from pytest_modelserve.monitoring.columns import Column, Data, read_table
 from pytest_modelserve.monitoring.dependence import lag_of
 from pytest_modelserve.monitoring.edges import choose_edges
 from pytest_modelserve.monitoring.matching import matched
-from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.reference import ReferenceProfile
 
 
 def reference_profile(
@@ -35,9 +35,9 @@ def reference_profile(
     to doubles; text by category, or in pools where there are more than 100 (see `CategoricalColumn`). Names of
     categories are kept, so leave out columns whose values are nobody's business.
 
-    `like` counts between the edges of another profile with the same columns, so that the two merge exactly. `block`
-    is the number of neighbouring rows that may depend on each other (52 for a year of weeks), 1 where none do, for
-    every comparison with this profile.
+    `like` counts between the edges of another profile with the same columns, whatever `bins`, so that the two merge
+    exactly. `block` is the number of neighbouring rows that may depend on each other (52 for a year of weeks), 1 where
+    none do, for every comparison with this profile.
 
     Raises InputError, naming the column or file, for data that cannot be read (`read_table`), a single row, a column
     that is all null or all infinite, and with `like` other columns; UsageError for a block or bins out of range.

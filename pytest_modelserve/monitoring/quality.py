@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, check_error_rates
 from pytest_modelserve.monitoring import quality_told, rules
@@ -11,10 +12,10 @@ from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.facts import numeric_facts
 from pytest_modelserve.monitoring.judging import CONFIDENCE, judge
 from pytest_modelserve.monitoring.matching import match_columns
-from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.profiling import count_categories
 from pytest_modelserve.monitoring.rates import Rate, infinite_rate, new_category_rate, null_rate, range_rate
+from pytest_modelserve.monitoring.reference import ReferenceProfile
 
 
 def measure_data_quality(
@@ -30,9 +31,9 @@ def measure_data_quality(
     some; finite numbers outside the profile's range, and categories that are new to it (both 0 in the profile; columns
     of more than 100 categories are not watched for new ones). FAIL: a rate is significantly above what rows like the
     profile's show, within `alpha` over all of them (Holm; Fisher's exact test for nulls and infinities, order
-    statistics for the range, a Chernoff bound for new categories), and seen above `max_share`. PASS: the exact upper
-    95 % bound of every share is at most `max_share` above its share in the profile, which is taken as it is. Else
-    INCONCLUSIVE, with the rows that would do.
+    statistics for the range, a Chernoff bound for new categories), and seen above `max_share`. PASS: the upper 95 %
+    bound of every rate is at most `max_share` (`excess_bound`: it allows for what the profile's rows leave uncertain,
+    and is the exact bound of a share where the profile's is 0). Else INCONCLUSIVE, with the rows that would do.
 
     Assumes independent rows, or blocks of `profile.block`: n rows then count as n/block. `name` is what the data are
     called in reports: by default their file's stem.
@@ -67,12 +68,11 @@ def measure_data_quality(
         n=table.rows,
         n_unit="rows",
         method=Method(
-            f"exact tests of {len(rates)} rates, Holm",
-            "Fisher 1935; Wilks 1941; Chernoff 1952; Clopper & Pearson 1934; Holm 1979",
+            f"low end a test of no excess (exact, Holm over {len(rates)} rates)",
+            "Fisher 1935; Wilks 1941; Chernoff 1952; Clopper & Pearson 1934; Newcombe 1998; Holm 1979",
             "independent rows"
             + ("" if blocks == Blocks() else f", or blocks of {profile.block} of them")
-            + "; the low end is a test against the profile's own rate: the excess as seen if significant; the high end "
-            "bounds the excess",
+            + "; the low end is the excess as seen if it differs from none significantly, else at most 0, and no bound",
         ),
         summary=quality_told.SUMMARIES[verdict],
         confidence=CONFIDENCE,

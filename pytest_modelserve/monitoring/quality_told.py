@@ -8,7 +8,7 @@ from typing import Any
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.judging import CONFIDENCE, Judgement
 from pytest_modelserve.monitoring.rates import Rate
-from pytest_modelserve.stats.share_planning import rows_for_share
+from pytest_modelserve.stats.share_planning import rows_for_excess
 
 _TOLD = 10
 _KEPT = 100
@@ -51,7 +51,7 @@ def advice(verdict: Verdict, rates: Sequence[Rate], *, max_share: float, rows: i
     power = 1 - (1 - _POWER) / len(rates)
     needed = [_rows_needed(rate, max_share, power) for rate in rates]
     if None in needed:
-        return "profile more rows: so few leave more rows outside their range or categories than max_share"
+        return "profile more rows: so few do not tell the shares of faulty rows to max_share"
     most = max(count for count in needed if count is not None) * block
     if most <= rows:
         return "data like the profile's pass with so many rows 19 times in 20: look at what is undecided, or give more"
@@ -72,5 +72,6 @@ def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
 
 def _rows_needed(rate: Rate, max_share: float, power: float) -> int | None:
     """The rows with which data like the profile's pass; None where the profile is too small for that."""
-    limit = max_share + (rate.usual if rate.fault in ("null", "infinite") else 0.0)
-    return rows_for_share(share=rate.usual, limit=limit, confidence=CONFIDENCE, power=power) if limit < 1 else 1
+    return rows_for_excess(
+        share=rate.usual, base=rate.base, below=rate.below, limit=max_share, confidence=CONFIDENCE, power=power
+    )

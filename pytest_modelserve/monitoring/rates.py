@@ -13,7 +13,7 @@ from pytest_modelserve.monitoring.judging import CONFIDENCE
 from pytest_modelserve.monitoring.moved import points
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.stats import binomial_bounds
-from pytest_modelserve.stats.two_proportions import fisher_p_value, outside_range_p_value
+from pytest_modelserve.stats.two_proportions import excess_bound, fisher_p_value, outside_range_p_value
 from pytest_modelserve.stats.unseen import unseen_p_value
 
 _CATEGORIES_TOLD = 5
@@ -23,8 +23,9 @@ _CATEGORIES_TOLD = 5
 class Rate:
     """One kind of fault in one column: its share in the data less its share in the profile.
 
-    `p_value` is its chance if the data are like the profile, `high` the 95 % bound of the share, less that of the
-    profile. `usual` is the share to expect of data like the profile's, `told` says what was found.
+    `p_value` is its chance if the data are like the profile, `high` the 95 % bound of the true difference. `usual` is
+    the share to expect of data like the profile's; `base` that of the profile and `below` how far its lower bound lies
+    from it. `told` says what was found.
     """
 
     column: str
@@ -34,6 +35,8 @@ class Rate:
     high: float
     usual: float
     told: str
+    base: float = 0.0
+    below: float = 0.0
 
 
 def null_rate(column: Column, nulls: int, reference: ProfiledColumn, blocks: Blocks) -> Rate:
@@ -101,17 +104,21 @@ def _each_in_blocks(counts: Sequence[int], block: int) -> list[int]:
 def _against(
     then: int, of_then: int, now: int, of_now: int, blocks: Blocks, column: str, fault: str, told: str
 ) -> Rate:
+    few, n = in_blocks(now, of_now, blocks.current, up=False)
+    many, _ = in_blocks(now, of_now, blocks.current, up=True)
+    most, of_n = in_blocks(then, of_then, blocks.reference, up=True)
+    least, _ = in_blocks(then, of_then, blocks.reference, up=False)
     share = then / of_then
     return Rate(
         column=column,
         fault=fault,
         value=now / of_now - share,
-        p_value=fisher_p_value(
-            *in_blocks(now, of_now, blocks.current, up=False), *in_blocks(then, of_then, blocks.reference, up=True)
-        ),
-        high=_high(now, of_now, blocks.current) - share,
+        p_value=fisher_p_value(few, n, most, of_n),
+        high=excess_bound(many, n, least, of_n, level=CONFIDENCE),
         usual=share,
         told=told,
+        base=share,
+        below=least / of_n - binomial_bounds(least, of_n, low_level=CONFIDENCE, high_level=CONFIDENCE).low,
     )
 
 

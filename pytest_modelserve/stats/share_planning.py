@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from scipy.special import bdtr, ndtri
 
 from pytest_modelserve.errors import UsageError
@@ -12,27 +14,31 @@ _MOST = 1 << 40
 """Beyond 10¹² rows the share is as good as the limit."""
 
 
-def rows_for_share(*, share: float, limit: float, confidence: float, power: float) -> int | None:
-    """The rows with which the upper `confidence` bound of a true `share` keeps `limit` with about `power`.
+def rows_for_excess(
+    *, share: float, limit: float, base: float = 0.0, below: float = 0.0, confidence: float, power: float
+) -> int | None:
+    """The rows with which the bound of a true `share`, less `base`, keeps `limit` with about `power`.
 
-    The smallest n whose binomial quantile at `power` has a Clopper–Pearson bound within the limit; as n grows it comes
-    and goes in steps, and a bisection takes one of them, so that the power is met to about 3 %. With no share at all it
-    is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 % at 95 %. None where the share is not below the
-    limit, or so near that 10¹² rows would not do.
+    The bound is that of `excess_bound` at `confidence`: `base` is the reference's share as seen and `below` how far its
+    lower bound lies from it; both 0 for a share by itself. The smallest n for which the binomial quantile at `power`
+    keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the power is
+    met to about 3 %. With neither share nor base it is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 %
+    at 95 %. None where no number of rows would do, or 10¹² not.
 
-    UsageError for a share outside [0, 1), a limit outside (0, 1) and levels outside (0.5, 1).
+    UsageError for a share or base outside [0, 1), a limit outside (0, 1) and levels outside (0.5, 1).
     """
-    if not 0 <= share < 1:
-        raise UsageError(f"a share lies from 0 to below 1, not {share}")
+    for name, value in (("share", share), ("base", base), ("below", below)):
+        if not 0 <= value < 1:
+            raise UsageError(f"{name} lies from 0 to below 1, not {value}")
     if not 0 < limit < 1:
-        raise UsageError(f"a limit lies between 0 and 1, not {limit}")
+        raise UsageError(f"limit lies between 0 and 1, not {limit}")
     confidence, power = _arguments.level("confidence", confidence), _arguments.level("power", power)
 
     def enough(n: int) -> bool:
-        successes = _quantile(n, share, power)
-        return binomial_bounds(successes, n, low_level=0.75, high_level=confidence).high <= limit
+        bounds = binomial_bounds(_quantile(n, share, power), n, low_level=confidence, high_level=confidence)
+        return bounds.estimate - base + math.hypot(bounds.high - bounds.estimate, below) <= limit
 
-    if share >= limit:
+    if share - base + below >= limit:
         return None
     high = 1
     while not enough(high):

@@ -1,4 +1,4 @@
-"""Is a share higher in one sample than in another? Fisher's exact test, and what lies outside a sample's range."""
+"""Is a share higher in one sample than in another, and by how much? And what lies outside a sample's range?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from scipy.special import gammaln
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import _arguments
+from pytest_modelserve.stats.binomial import binomial_bounds
 
 _LOST_TAIL = 40
 """Standard deviations beyond the mode after which a hypergeometric tail adds nothing to a double."""
@@ -41,6 +42,22 @@ def fisher_p_value(successes: int, n: int, reference_successes: int, reference_n
     counts = np.arange(successes, end + 1, dtype=np.float64)
     logarithms = _log_choose(drawn, counts) + _log_choose(total - drawn, n - counts) - _log_choose(total, np.float64(n))
     return min(float(np.exp(logarithms).sum()), 1.0)
+
+
+def excess_bound(successes: int, n: int, reference_successes: int, reference_n: int, *, level: float) -> float:
+    """The upper bound, at `level`, of how much higher the true share is than that of the reference; at most 1.
+
+    p − q + sqrt((u − p)² + (q − l)²): the shares p and q as seen, the Clopper–Pearson upper bound u of the one and
+    lower bound l of the other, each at `level`. The bound of a single share where the reference has no success. Source:
+    Newcombe (1998), Statistics in Medicine 17, 873–890, method 10, with exact bounds in the place of Wilson's, which
+    makes it conservative: at 0.95 it is below the truth in at most 5 % of samples (enumerated for 30 to 5,000 rows).
+
+    UsageError as for `fisher_p_value`, and for a level outside (0.5, 1).
+    """
+    now = binomial_bounds(successes, n, low_level=level, high_level=level)
+    then = binomial_bounds(reference_successes, reference_n, low_level=level, high_level=level)
+    reach = math.hypot(now.high - now.estimate, then.estimate - then.low)
+    return min(now.estimate - then.estimate + reach, 1.0)
 
 
 def outside_range_p_value(outside: int, n: int, reference_n: int) -> float:

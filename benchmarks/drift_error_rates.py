@@ -1,0 +1,142 @@
+"""How often the drift and data-quality gates are wrong, and how often they decide, in simulated worlds.
+
+    python benchmarks/drift_error_rates.py [--worlds 10000] [--seed 0]
+
+A world is a profile of 10,000 rows and a window. Numbers are simulated as counts in 256 bins that hold equally many of
+the profile's rows, as its quantiles make them: the true shares of the bins are then Dirichlet distributed, and the
+window's counts multinomial, whatever the distribution. Categories are drawn for both. ± is two standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.evidence import Budget, Verdict
+from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring.comparing import Blocks, Comparison, compare_categories, compare_numbers
+from pytest_modelserve.monitoring.judging import judge
+from pytest_modelserve.progress import progress
+from pytest_modelserve.stats.kolmogorov import rows_for_distance
+
+PROFILE_ROWS, BINS, BUDGET, ALPHA = 10_000, 256, 0.10, 0.01
+CITIES = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
+EQUAL = np.full(BINS, PROFILE_ROWS / BINS)
+
+Draw = Callable[[np.random.Generator], list[Comparison]]
+
+
+def verdict(comparisons: list[Comparison], *, budget: float, alpha: float = ALPHA) -> Verdict:
+    judgement = judge(comparisons, budget=budget, alpha=alpha)
+    return Budget("at most", budget).judge(judgement.headline.value, judgement.interval)
+
+
+def numbers(rng: np.random.Generator, shares: NDArray[np.float64], rows: int) -> Comparison:
+    return compare_numbers("x", EQUAL, rng.multinomial(rows, shares), blocks=Blocks())
+
+
+def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[Comparison]:
+    """Four numeric columns to one of categories, all as in the profile."""
+    categorical = columns // 5
+    shares = rng.gamma(PROFILE_ROWS / BINS, size=(columns - categorical, BINS))
+    found = [numbers(rng, column / column.sum(), rows) for column in shares]
+    for _ in range(categorical):
+        counts = rng.multinomial(PROFILE_ROWS, CITIES), rng.multinomial(rows, CITIES)
+        found.append(compare_categories("c", *counts, blocks=Blocks()))
+    return found
+
+
+def moved_by(rng: np.random.Generator, distance: float, rows: int) -> Comparison:
+    """A column whose lower half has lost `distance` to its upper half: the distance of the distributions, exactly."""
+    share = rng.gamma(PROFILE_ROWS / BINS, size=BINS)
+    share /= share.sum()
+    half = np.arange(BINS) < BINS // 2
+    lower = share[half].sum()
+    shares = np.where(half, share * (lower - distance) / lower, share * (1 - lower + distance) / (1 - lower))
+    return numbers(rng, shares, rows)
+
+
+def shares_told(found: list[Verdict]) -> str:
+    counts = Counter(found)
+    each = [counts[kind] / len(found) for kind in (Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE)]
+    error = max(2 * math.sqrt(max(p * (1 - p), 1 / len(found)) / len(found)) for p in each)
+    return "".join(f"{100 * share:10.2f}" for share in each) + f"   ± {100 * error:.2f}"
+
+
+def drift_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
+    for columns in (5, 20):
+        enough = rows_for_distance(BUDGET, reference=PROFILE_ROWS, tests=columns)
+        assert enough is not None
+        for rows in (300, enough, 5000):
+            drawn = [unchanged(rng, columns, rows) for _ in range(worlds)]
+            found = [verdict(comparisons, budget=BUDGET) for comparisons in drawn]
+            yield f"unchanged, {columns} columns, {rows} rows, budget {BUDGET:.2f}".ljust(62) + shares_told(found)
+            found = [verdict(comparisons, budget=1e-9) for comparisons in drawn]
+            yield "    significance alone (budget 0: FAIL at most 1 %)".ljust(62) + shares_told(found)
+    for distance in (0.05, 0.10, 0.15, 0.20):
+        for rows in (300, 1132, 5000):
+            found = [
+                verdict([moved_by(rng, distance, rows), *unchanged(rng, 4, rows)], budget=BUDGET)
+                for _ in range(worlds // 4)
+            ]
+            yield f"1 of 5 columns truly at {distance:.2f}, {rows} rows, budget {BUDGET:.2f}".ljust(62) + shares_told(
+                found
+            )
+
+
+def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
+    """Chains of 2,000 rows that remember: judged as they are, as independent, and with a block."""
+    for memory, block in ((0.1, 2), (0.3, 4), (0.7, 12)):
+        chains = rng.normal(size=(2 * worlds, 2000))
+        for row in range(1, 2000):
+            chains[:, row] = memory * chains[:, row - 1] + math.sqrt(1 - memory**2) * chains[:, row]
+        pairs = [
+            ({"x": now}, reference_profile({"x": then})) for then, now in zip(chains[::2], chains[1::2], strict=True)
+        ]
+        for told, given in (("no block", None), ("block=1", 1), (f"block={block}", block)):
+            found = [
+                measure_no_drift(now, then, max_distance=1e-9, alpha=ALPHA, block=given).verdict for now, then in pairs
+            ]
+            yield f"chain of {memory}, significance alone, {told}".ljust(62) + shares_told(found)
+
+
+def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
+    """Whole data: a column with 2 % nulls and heavy tails, one of categories of which many are rare."""
+    rare = 1 / np.arange(1, 80) ** 1.3
+    names = np.array([f"n{index}" for index in range(79)], dtype=object)
+
+    def draw(rows: int, nulls: float = 0.02) -> dict[str, NDArray[np.generic]]:
+        age = np.where(rng.random(rows) < nulls, np.nan, rng.standard_cauchy(rows))
+        return {"age": age, "name": names[rng.choice(79, rows, p=rare / rare.sum())]}
+
+    for rows in (200, 1000, 5000):
+        pairs = [(draw(rows), reference_profile(draw(5000))) for _ in range(worlds)]
+        found = [measure_data_quality(now, then, max_share=0.02).verdict for now, then in pairs]
+        yield f"quality, whole data, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
+        found = [measure_data_quality(now, then, max_share=1e-9, alpha=0.05).verdict for now, then in pairs]
+        yield "    significance alone at alpha 0.05".ljust(62) + shares_told(found)
+        found = [measure_data_quality(draw(rows, 0.04), then, max_share=0.02).verdict for _, then in pairs]
+        yield f"quality, nulls truly 2 points above, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worlds", type=int, default=10_000, help="simulated worlds a row (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulations (default 0)")
+    arguments = parser.parse_args()
+    rng, worlds = np.random.default_rng(arguments.seed), arguments.worlds
+    print(f"Shares of verdicts in per cent; alpha {ALPHA}; {worlds:,} worlds, a quarter where a column moved and a")
+    print(f"twentieth for chains and quality; profile of {PROFILE_ROWS:,} rows; seed {arguments.seed}.")
+    print(f"{'':<62}{'FAIL':>10}{'PASS':>10}{'INCONCL.':>10}")
+    studies = (drift_rows(rng, worlds), dependent_rows(rng, worlds // 20), quality_rows(rng, worlds // 20))
+    for study in progress(studies, "drift error rates"):
+        print("\n".join(study), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The drift gate: its three verdicts, what it says of each, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.evidence import Evidence, Verdict
+from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring.comparing import Blocks, compare_categories, compare_numbers
+from pytest_modelserve.monitoring.judging import judge
+from pytest_modelserve.reporting import failure_text
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_unchanged_data_pass(people):
+    evidence = measure_no_drift(people(3000, 1), reference_profile(people(10_000, 0)), max_distance=0.10)
+    assert evidence.verdict is Verdict.PASS
+    assert evidence.findings == ()
+    assert evidence.advice == ""
+    assert evidence.quantities[0].interval.high <= 0.10
+
+
+def test_a_shift_fails_and_is_told_in_the_columns_own_units(people, rng):
+    profile = reference_profile(people(10_000, 0), name="training")
+    window = people(2000, 1, shift=0.5)
+    window["member"] = rng.random(2000) < 0.5
+    window["city"] = np.where(rng.random(2000) < 0.3, "Wien", window["city"])
+    evidence = measure_no_drift(window, profile, max_distance=0.10, name="last night")
+    assert evidence.verdict is Verdict.FAIL
+    assert failure_text(evidence) == TOLD.format(digest=profile.digest[:12])
+    assert evidence.details["moved"] == ["city", "member", "age"]
+
+
+TOLD = """\
+drift: 3 of 5 columns are further from the profile than the budget
+
+  distance   0.297
+  interval   [0.297, 0.330]  low at 99 %, high at 95 %, low end a test of no change (Kolmogorov-Smirnov, Fisher; Holm over 5 columns), n = 2000 rows
+  budget     at most 0.100
+  verdict    FAIL: the whole interval lies above the budget
+
+  'city' distance 0.297: 'Wien' 0.0 % → 29.7 % (+29.7 points), 'Bern' 50.6 % → 34.8 % (-15.8 points), 'Graz' 29.3 % → 21.4 % (-7.9 points)
+  'member' distance 0.211: true in 29.2 % → 50.3 % (+21.1 points)
+  'age' distance 0.190: mean 40.08 → 45.84 (+5.76), median 39.89 → 45.72
+  candidate  last night
+  reference  training  sha256 {digest}…
+  next       find what changed these columns upstream; where the change is real and wanted, retrain on newer data and profile them"""
+
+
+def test_too_few_rows_are_inconclusive_and_say_how_many_would_do(people):
+    evidence = measure_no_drift(people(200, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.advice == "give about 981 rows, or raise max_distance"
+    assert evidence.details["rows"] == 981
+    enough = measure_no_drift(people(981, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
+    assert enough.verdict is Verdict.PASS
+
+
+def test_the_budget_that_these_rows_would_have_passed_is_one_that_they_pass(people):
+    profile, window = reference_profile(people(10_000, 0)), people(200, 2)
+    passed = measure_no_drift(window, profile, max_distance=0.10).details["passed"]
+    assert measure_no_drift(window, profile, max_distance=math.nextafter(passed, 1)).verdict is Verdict.PASS
+    assert measure_no_drift(window, profile, max_distance=passed - 1e-4).verdict is Verdict.INCONCLUSIVE
+
+
+def test_too_small_a_profile_asks_for_a_larger_one(people):
+    evidence = measure_no_drift(people(5000, 1), reference_profile(people(300, 0)), max_distance=0.10)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.details["rows"] is None
+    assert evidence.advice == (
+        "the profile has too few rows: profile about 1,786 and give as many, or raise max_distance"
+    )
+
+
+def test_a_small_shift_of_many_rows_passes_and_is_mentioned(rng):
+    profile = reference_profile({"x": rng.normal(size=100_000)})
+    evidence = measure_no_drift({"x": rng.normal(0.05, 1, 100_000)}, profile, max_distance=0.10)
+    assert evidence.verdict is Verdict.PASS
+    assert evidence.findings == ("within the budget, 1 differ from the profile: 'x' 0.024",)
+
+
+def test_a_million_rows_with_a_hundredth_of_a_deviation_do_not_alarm(rng):
+    profile = reference_profile({"x": rng.normal(size=1_000_000)})
+    evidence = measure_no_drift({"x": rng.normal(0.01, 1, 1_000_000)}, profile, max_distance=0.03)
+    assert evidence.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("age", lambda values: np.full(len(values), 40.0)),
+        ("age", lambda values: values + 1000),
+        ("age", lambda values: np.where(np.arange(len(values)) % 5 == 0, np.inf, values)),
+        ("children", lambda values: np.where(values == 3, 4, values) * 2),
+        ("children", lambda values: np.where(np.arange(len(values)) % 5 == 0, 40, values)),
+        ("member", lambda values: ~values),
+        ("city", lambda values: np.where(values == "Linz", "Lienz", values)),
+        ("street", lambda values: np.where(np.arange(len(values)) % 5 == 0, "street 1", values)),
+    ],
+)
+def test_a_planted_fault_in_any_kind_of_column_is_found(people, column, change):
+    profile, window = reference_profile(people(10_000, 0)), people(2000, 1)
+    window[column] = change(window[column])
+    evidence = measure_no_drift(window, profile, max_distance=0.10)
+    assert evidence.verdict is Verdict.FAIL
+    assert evidence.details["moved"] == [column]
+
+
+def test_a_constant_column_that_takes_another_value_is_found():
+    profile = reference_profile({"x": np.full(1000, 5.0), "y": np.zeros(1000)})
+    moved = measure_no_drift({"x": np.full(500, 5.1), "y": np.zeros(500)}, profile, max_distance=0.10)
+    assert moved.details["moved"] == ["x"]
+    same = measure_no_drift({"x": np.full(500, 5.0), "y": np.zeros(500)}, profile, max_distance=0.10)
+    assert same.quantities[0].value == 0
+
+
+def test_nulls_are_left_out_and_their_rows_do_not_count(people):
+    profile, window = reference_profile(people(10_000, 0)), people(3000, 1)
+    window["age"] = np.where(np.arange(3000) % 20 == 0, window["age"], np.nan)
+    evidence = measure_no_drift(window, profile, max_distance=0.10)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.details["rows"] == pytest.approx(981 * 20, abs=20)
+    assert "'age'" in evidence.findings[0]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_is_matched_by_position(rng, order):
+    profile = reference_profile(rng.normal(size=(5000, 3)), columns=["a", "b", "c"])
+    window = np.array(rng.normal([0, 1, 0], 1, size=(3000, 3)), order=order)
+    assert measure_no_drift(window, profile, max_distance=0.10).details["moved"] == ["b"]
+    with pytest.raises(InputError, match=r"^an array of 2 columns does not fit 3 names of columns$"):
+        measure_no_drift(window[:, :2], profile, max_distance=0.10)
+
+
+def test_a_file_is_called_by_its_stem(tmp_path, rng):
+    path = tmp_path / "night_17.csv"
+    path.write_text("x\n" + "\n".join(map(str, rng.normal(size=400))))
+    profile = reference_profile(path, name="training")
+    evidence = measure_no_drift(path, profile, max_distance=0.2)
+    assert (evidence.subject.name, evidence.reference.name, evidence.reference.sha256) == (
+        "night_17",
+        "training",
+        profile.digest,
+    )
+    assert measure_no_drift(path, profile, max_distance=0.2, name="last night").subject.name == "last night"
+
+
+def test_evidence_travels_even_with_a_thousand_columns(rng):
+    window = {f"a column with a rather long name {index}": rng.normal(size=60) for index in range(1000)}
+    evidence = measure_no_drift(window, reference_profile(window), max_distance=0.1)
+    assert Evidence.from_json(evidence.to_json()).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("distances", "p_values", "verdict", "headline"),
+    [
+        ([0.05, 0.02], [0.5, 0.9], Verdict.PASS, "a"),
+        ([0.05, 0.02], [1e-9, 0.9], Verdict.PASS, "a"),
+        ([0.09, 0.02], [1e-9, 0.9], Verdict.INCONCLUSIVE, "a"),
+        ([0.20, 0.02], [0.006, 0.9], Verdict.INCONCLUSIVE, "a"),
+        ([0.20, 0.02], [0.004, 0.9], Verdict.FAIL, "a"),
+        ([0.30, 0.15], [0.2, 0.001], Verdict.FAIL, "b"),
+    ],
+)
+def test_the_interval_of_the_headline_gives_the_verdict_of_all(distances, p_values, verdict, headline):
+    class Seen:
+        def __init__(self, name, value, p_value):
+            self.name, self.value, self.p_value, self.high = name, value, p_value, value + 0.04
+
+    judgement = judge([Seen(*seen) for seen in zip("ab", distances, p_values, strict=True)], budget=0.1, alpha=0.01)
+    from pytest_modelserve.evidence import Budget
+
+    assert Budget("at most", 0.1).judge(judgement.headline.value, judgement.interval) is verdict
+    assert judgement.headline.name == headline
+
+
+def test_a_p_value_that_is_nan_is_an_error():
+    class Broken:
+        value, p_value, high = 0.0, math.nan, 0.0
+
+    with pytest.raises(UsageError, match=r"^a p-value lies from 0 to 1, unlike nan$"):
+        judge([Broken()], budget=0.1, alpha=0.01)
+
+
+def test_blocks_count_rows_by_their_number():
+    then, now = np.full(10, 1000), np.full(10, 300)
+    plain = compare_numbers("x", then, now, blocks=Blocks())
+    blocked = compare_numbers("x", then, now, blocks=Blocks(reference=10, current=30))
+    assert (plain.effective, blocked.effective) == (10_000 * 3000 / 13_000, 1000 * 100 / 1100)
+    categories = compare_categories("x", [500, 500], [90, 10], blocks=Blocks(reference=10, current=10))
+    alone = compare_categories("x", [50, 50], [9, 1], blocks=Blocks())
+    assert categories.p_value == alone.p_value
+    assert categories.distance == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("budget", [0, 1, -0.1, math.nan])
+def test_a_budget_out_of_range_is_refused(people, budget):
+    rows = people(50, 0)
+    with pytest.raises(UsageError) as caught:
+        measure_no_drift(rows, reference_profile(rows), max_distance=budget)
+    assert str(caught.value) == f"max_distance is a distance between 0 and 1 (0.1, say), not {budget}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("age"), "last night does not fit the profile 'training': column 'age' is missing"),
+        (
+            lambda w: w.update(more=w["age"]),
+            "last night does not fit the profile 'training': column 'more' is not in the profile",
+        ),
+        (
+            lambda w: w.update(Age=w.pop("age")),
+            "last night does not fit the profile 'training': column 'age' is missing; is the new column 'Age' its new name?",
+        ),
+        (
+            lambda w: w.update(city=np.arange(50)),
+            "last night does not fit the profile 'training': column 'city' holds whole numbers, the profile categories",
+        ),
+        (
+            lambda w: w.update(age=np.full(50, np.nan)),
+            "column 'age' is null in every row: there is nothing to compare with the profile",
+        ),
+        (
+            lambda w: w.update(city=[None] * 50),
+            "column 'city' is null in every row: there is nothing to compare with the profile",
+        ),
+        (
+            lambda w: w.update(age=np.full(50, -np.inf)),
+            "column 'age' is infinite in every row that is not null: mend it or leave it out",
+        ),
+        (
+            lambda w: w.update({name: values[:1] for name, values in w.items()}),
+            "last night has one row, and one row has no distribution",
+        ),
+    ],
+    ids=["missing", "extra", "renamed", "retyped", "all null", "all null text", "all infinite", "one row"],
+)
+def test_data_that_cannot_be_compared_are_one_clear_error(people, change, message):
+    profile, window = reference_profile(people(200, 0), name="training"), people(50, 1)
+    change(window)
+    with pytest.raises(InputError) as caught:
+        measure_no_drift(window, profile, max_distance=0.1, name="last night")
+    assert str(caught.value) == message
+
+
+def test_a_block_of_no_rows_is_refused(people):
+    rows = people(50, 0)
+    with pytest.raises(UsageError, match=r"^block is a number of rows, at least 1, not 0$"):
+        measure_no_drift(rows, reference_profile(rows), max_distance=0.1, block=0)

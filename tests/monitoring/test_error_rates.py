@@ -1,0 +1,93 @@
+"""The promises of the drift gate in simulated worlds; benchmarks/drift_error_rates.py makes many more of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.evidence import Budget, Verdict
+from pytest_modelserve.monitoring.comparing import Blocks, compare_categories, compare_numbers
+from pytest_modelserve.monitoring.judging import judge
+
+BINS = 64
+
+
+def verdict(comparisons, *, budget, alpha=0.01):
+    judgement = judge(comparisons, budget=budget, alpha=alpha)
+    return Budget("at most", budget).judge(judgement.headline.value, judgement.interval)
+
+
+def unchanged(rng, columns, profile_rows, rows):
+    """Columns whose bins hold equally many of the profile's rows: the true shares spread around that as they do."""
+    for shares in rng.dirichlet(np.full(BINS, profile_rows / BINS), size=columns):
+        yield compare_numbers("x", np.full(BINS, profile_rows / BINS), rng.multinomial(rows, shares), blocks=Blocks())
+
+
+def test_unchanged_data_are_significant_about_as_often_as_alpha_says_and_no_more():
+    rng = np.random.default_rng(0)
+    failed = [verdict(list(unchanged(rng, 5, 640, 400)), budget=1e-9, alpha=0.05) is Verdict.FAIL for _ in range(1500)]
+    assert 0.01 < np.mean(failed) <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+@pytest.mark.parametrize(("rows", "fewest", "most"), [(50, 0, 0), (300, 0, 0), (1500, 290, 300)])
+def test_unchanged_data_pass_with_enough_rows_and_fail_with_none(rows, fewest, most):
+    rng = np.random.default_rng(1)
+    found = [verdict(list(unchanged(rng, 5, 6400, rows)), budget=0.10) for _ in range(300)]
+    assert found.count(Verdict.FAIL) <= 3  # alpha is 0.01
+    assert fewest <= found.count(Verdict.PASS) <= most
+
+
+@pytest.mark.parametrize("rows", [400, 1500, 6000])
+def test_a_column_truly_at_its_budget_passes_in_fewer_than_five_per_cent_of_samples(rows):
+    # All bins but one hold equal shares; the first holds the budget more, so that the distance is exactly that.
+    rng, passed, budget = np.random.default_rng(2), 0, 0.10
+    then = np.full(BINS, 1 / BINS)
+    now = then * (1 - budget / (1 - 1 / BINS))
+    now[0] = 1 - now[1:].sum()
+    assert np.abs(np.cumsum(now) - np.cumsum(then)).max() == pytest.approx(budget)
+    for _ in range(1000):
+        counts = rng.multinomial(6400, then), rng.multinomial(rows, now)
+        passed += verdict([compare_numbers("x", *counts, blocks=Blocks())], budget=budget) is Verdict.PASS
+    assert passed <= 50
+
+
+def test_a_category_truly_at_the_budget_passes_in_fewer_than_five_per_cent_of_samples():
+    rng, passed = np.random.default_rng(3), 0
+    for _ in range(1000):
+        counts = rng.multinomial(5000, [0.5, 0.3, 0.2]), rng.multinomial(2000, [0.4, 0.37, 0.23])
+        passed += verdict([compare_categories("x", *counts, blocks=Blocks())], budget=0.10) is Verdict.PASS
+    assert passed <= 50
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.9, 0.05, 0.05], [0.02] * 50], ids=["2", "3 uneven", "50"])
+def test_unchanged_categories_are_significant_no_more_often_than_alpha(shares):
+    rng, chances = np.random.default_rng(4), []
+    for _ in range(2000):
+        counts = rng.multinomial(400, shares), rng.multinomial(250, shares)
+        chances.append(compare_categories("x", *counts, blocks=Blocks()).p_value)
+    assert np.mean(np.array(chances) <= 0.05) <= 0.05
+
+
+def test_unchanged_pools_of_a_text_column_are_significant_no_more_often_than_alpha(people):
+    from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+
+    failed = 0
+    for seed in range(150):
+        then, now = people(400, 2 * seed)["street"], people(300, 2 * seed + 1)["street"]
+        evidence = measure_no_drift({"x": now}, reference_profile({"x": then}), max_distance=1e-9, alpha=0.05)
+        failed += evidence.verdict is Verdict.FAIL
+    assert failed <= 0.05 * 150
+
+
+def test_half_a_deviation_in_one_of_twenty_columns_is_always_found():
+    rng, edges = np.random.default_rng(5), np.linspace(-2, 2, BINS - 1)
+
+    def counted(values):
+        return np.bincount(np.searchsorted(edges, values), minlength=BINS)
+
+    for _ in range(50):
+        columns = [
+            compare_numbers("x", counted(rng.normal(size=10_000)), counted(rng.normal(shift, 1, 1000)), blocks=Blocks())
+            for shift in (0.5, *[0.0] * 19)
+        ]
+        assert verdict(columns, budget=0.10) is Verdict.FAIL

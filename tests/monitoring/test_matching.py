@@ -1,0 +1,81 @@
+"""Columns of the data beside those of the profile: what fits, and a sentence on each that does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.monitoring import reference_profile
+from pytest_modelserve.monitoring.columns import read_table
+from pytest_modelserve.monitoring.matching import match_columns
+
+PROFILE = {
+    "width": [1.5, 2.5, 3.5],
+    "count": [1, 2, 3],
+    "flag": [True, False, True],
+    "city": ["Bern", "Graz", "Linz"],
+}
+
+
+def faults(**changed):
+    columns = {name: values for name, values in {**PROFILE, **changed}.items() if values is not None}
+    return match_columns(read_table(columns), reference_profile(PROFILE)).faults
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"width": [1, 2, 3]},
+        {"width": [True, False, True]},
+        {"count": [1.0, np.nan, 3.0]},
+        {"count": [1.0, np.inf, 3.0]},
+        {"count": [True, False, True]},
+        {"flag": [1, 0, 0]},
+        {"flag": [1.0, np.nan, 0.0]},
+        {"city": [None, None, None]},
+        {"width": [None, None, None]},
+    ],
+    ids=str,
+)
+def test_columns_that_fit(changed):
+    assert faults(**changed) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"width": None}, ["column 'width' is missing"]),
+        ({"extra": [1, 2, 3]}, ["column 'extra' is not in the profile"]),
+        (
+            {"width": None, "Width ": [1.0, 2.0, 3.0]},
+            ["column 'width' is missing; is the new column 'Width ' its new name?"],
+        ),
+        (
+            {"width": None, "breadth": [1.0, 2.0, 3.0]},
+            ["column 'width' is missing; is the new column 'breadth' its new name?"],
+        ),
+        (
+            {"width": None, "count": None, "counts": [1, 2, 3], "x": [1, 2, 3]},
+            [
+                "column 'width' is missing",
+                "column 'count' is missing; is the new column 'counts' its new name?",
+                "column 'x' is not in the profile",
+            ],
+        ),
+        ({"width": ["a", "b", "c"]}, ["column 'width' holds categories, the profile numbers"]),
+        ({"city": [1, 2, 3]}, ["column 'city' holds whole numbers, the profile categories"]),
+        ({"count": [1.0, 2.5, 3.0]}, ["column 'count' holds 2.5, the profile whole numbers"]),
+        ({"flag": [0, 1, 2]}, ["column 'flag' holds 2, the profile booleans"]),
+        ({"flag": [0.5, 1, 1]}, ["column 'flag' holds 0.5, the profile booleans"]),
+    ],
+    ids=str,
+)
+def test_columns_that_do_not_fit_are_told(changed, expected):
+    assert list(faults(**changed)) == expected
+
+
+def test_pairs_come_in_the_order_of_the_profile():
+    table = read_table(dict(reversed(PROFILE.items())))
+    pairs = match_columns(table, reference_profile(PROFILE)).pairs
+    assert [(column.name, reference.name) for column, reference in pairs] == [(name, name) for name in PROFILE]

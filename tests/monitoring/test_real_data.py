@@ -1,0 +1,104 @@
+"""Drift that is known to be there, and drift that is not: carbon dioxide by decade, tumours by order of the file."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from pytest_modelserve.evidence import Verdict
+from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring.columns import read_table
+
+
+@pytest.fixture(scope="module")
+def weekly(data_folder):
+    """(weeks, level with gaps, level with gaps filled by straight lines)."""
+    weeks, level = (column.values for column in read_table(data_folder / "co2_weekly.csv").columns)
+    rows, known = np.arange(len(level)), ~np.isnan(level)
+    return [datetime.date.fromisoformat(week) for week in weeks], level, np.interp(rows, rows[known], level[known])
+
+
+def compared(weeks, values, **options):
+    """The values of 1980 to 2001 held against those of 1958 to 1979, and the distance of their rows."""
+    early = np.array([week.year < 1980 for week in weeks])
+    then, now = values[early], values[~early]
+    evidence = measure_no_drift({"co2": now}, reference_profile({"co2": then}), max_distance=0.10, **options)
+    exact = ks_2samp(then[~np.isnan(then)], now[~np.isnan(now)]).statistic
+    assert evidence.quantities[0].value == pytest.approx(exact, abs=0.001)
+    return evidence, exact
+
+
+def test_the_level_drifts_once_a_year_of_weeks_is_taken_for_one_block(weekly):
+    weeks, level, _ = weekly
+    unaware, distance = compared(weeks, level)
+    assert distance == pytest.approx(0.952, abs=5e-4)
+    assert unaware.verdict is Verdict.INCONCLUSIVE
+    evidence, _ = compared(weeks, level, block=52)
+    assert evidence.verdict is Verdict.FAIL
+    assert evidence.findings == ("'co2' distance 0.952: mean 325 → 354.4 (+29.4), median 324.5 → 354.5",)
+
+
+@pytest.mark.parametrize(
+    ("block", "verdict"),
+    [(None, Verdict.INCONCLUSIVE), (8, Verdict.FAIL), (20, Verdict.FAIL), (52, Verdict.INCONCLUSIVE)],
+)
+def test_the_yearly_growth_seems_to_drift_and_blocks_of_a_year_are_too_few_to_say_so(weekly, block, verdict):
+    weeks, _, filled = weekly
+    evidence, distance = compared(weeks[52:], filled[52:] - filled[:-52], block=block)
+    assert distance == pytest.approx(0.313, abs=5e-4)
+    assert evidence.verdict is verdict
+    if block is None:
+        assert "autocorrelation 0.68 at lag one" in evidence.findings[0]
+
+
+def test_weekly_changes_less_their_seasonal_mean_do_not_drift(weekly):
+    weeks, _, filled = weekly
+    changes, season = np.diff(filled), np.array([week.isocalendar().week for week in weeks[1:]])
+    early = np.array([week.year < 1980 for week in weeks[1:]])
+    usual = {week: changes[early & (season == week)].mean() for week in set(season.tolist())}
+    evidence, distance = compared(weeks[1:], changes - np.array([usual[week] for week in season.tolist()]))
+    assert distance == pytest.approx(0.034, abs=5e-4)
+    assert evidence.verdict is Verdict.PASS
+
+
+@pytest.fixture(scope="module")
+def tumours(data_folder):
+    return {column.name: column.values for column in read_table(data_folder / "breast_cancer.csv").columns}
+
+
+def split(columns, order):
+    first, rest = order[:300], order[300:]
+    return {n: v[first] for n, v in columns.items()}, {n: v[rest] for n, v in columns.items()}
+
+
+def test_tumours_in_the_order_of_the_file_drift_above_all_in_their_label(tumours):
+    first, rest = split(tumours, np.arange(569))
+    evidence = measure_no_drift(rest, reference_profile(first), max_distance=0.10)
+    assert evidence.verdict is Verdict.FAIL
+    assert evidence.findings[0] == "'benign' distance 0.241: mean 0.5133 → 0.7546 (+0.241), median 1 → 1"
+    assert len(evidence.details["moved"]) == 6
+
+
+def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(tumours):
+    for seed in range(5):
+        first, rest = split(tumours, np.random.default_rng(seed).permutation(569))
+        profile = reference_profile(first)
+        assert measure_no_drift(rest, profile, max_distance=0.30).verdict is Verdict.PASS
+        tight = measure_no_drift(rest, profile, max_distance=0.10)
+        assert tight.verdict is Verdict.INCONCLUSIVE
+        assert tight.advice == (
+            "the profile has too few rows: profile about 2,109 and give as many, or raise max_distance"
+        )
+
+
+def test_tumours_split_at_random_are_whole_and_a_unit_slip_is_not(tumours):
+    first, rest = split(tumours, np.random.default_rng(0).permutation(569))
+    profile = reference_profile(first)
+    assert measure_data_quality(rest, profile, max_share=0.10).verdict is Verdict.PASS
+    slipped = {**rest, "mean_area": rest["mean_area"] / 100}
+    evidence = measure_data_quality(slipped, profile, max_share=0.10)
+    assert evidence.verdict is Verdict.FAIL
+    assert evidence.findings[0].startswith("'mean_area' outside [")

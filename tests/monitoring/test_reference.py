@@ -1,0 +1,238 @@
+"""Profiles: what they keep, how they merge, and the file they are kept in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError
+from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
+from pytest_modelserve.monitoring.profiled import POOLS, CategoricalColumn, pool_of
+from pytest_modelserve.stats.autocorrelation import LagOne
+
+
+def test_a_column_of_numbers_keeps_counts_and_moments():
+    values = np.array([1.0, 2.0, 2.0, np.nan, 4.0, np.inf, -np.inf, np.inf])
+    column = reference_profile({"x": values}).column("x")
+    assert (column.rows, column.nulls, column.known) == (8, 1, 7)
+    assert (column.negative_infinities, column.positive_infinities) == (1, 2)
+    assert (column.minimum, column.maximum) == (1, 4)
+    assert (column.mean, column.std) == pytest.approx((2.25, np.std([1, 2, 2, 4])))
+    assert column.counts == (1, 1, 2, 1, 2)  # the infinities beyond the outer edges
+    assert not column.constant
+
+
+def test_a_constant_column_is_told_and_its_moments_are_exact():
+    column = reference_profile({"x": np.full(1000, 0.1)}).column("x")
+    assert column.constant
+    assert (column.mean, column.std) == (0.1, 0.0)
+
+
+def test_moments_of_numbers_whose_squares_overflow():
+    column = reference_profile({"x": np.array([1e200, 3e200])}).column("x")
+    assert (column.mean, column.std) == pytest.approx((2e200, 1e200))
+
+
+def test_few_categories_are_kept_by_name_and_many_in_pools():
+    few = reference_profile({"x": ["a", "b", "a", None]}).column("x")
+    assert (few.categories, few.counts, few.nulls, few.pooled) == (("a", "b"), (2, 1), 1, False)
+    many = reference_profile({"x": [f"name {index}" for index in range(101)]}).column("x")
+    assert (many.categories, many.pooled, len(many.counts), sum(many.counts)) == ((), True, POOLS, 101)
+    text = reference_profile({"x": ["short", "long " * 21]}).column("x")
+    assert text.pooled
+
+
+def test_the_pool_of_a_category_never_changes():
+    # Committed profiles count in these pools.
+    assert [pool_of(name) for name in ("", "a", "Graz", "street 17", "日本")] == [36, 0, 55, 0, 40]
+
+
+def test_no_row_is_in_the_file(people):
+    rows = people(3000, 0)
+    text = reference_profile(rows).to_json()
+    extremes = {rows["age"].min(), rows["age"].max()}
+    assert not [value for value in rows["age"] if repr(float(value)) in text and value not in extremes]
+    assert "street 17" not in text
+
+
+def test_fifty_columns_fit_into_500_kb():
+    rng = np.random.default_rng(0)
+    columns = {f"feature {index}": rng.normal(size=5000) * 10.0**index for index in range(25)}
+    columns |= {f"amount {index}": rng.lognormal(0, 2, 5000) for index in range(15)}
+    names = [f"a category with a rather long name, number {index}" for index in range(100)]
+    columns |= {f"text {index}": rng.choice(names, 5000) for index in range(10)}
+    assert len(reference_profile(columns).to_json().encode()) <= 500_000
+
+
+def test_shards_merge_to_the_profile_of_all_rows(people):
+    whole, first, second = people(4000, 1), {}, {}
+    for name, values in whole.items():
+        first[name], second[name] = values[:1500], values[1500:]
+    one = reference_profile(whole)
+    merged = reference_profile(first, like=one).merge(reference_profile(second, like=one))
+    for ours, theirs in zip(merged.columns, one.columns, strict=True):
+        assert ours.counts == theirs.counts
+        assert (ours.rows, ours.nulls) == (theirs.rows, theirs.nulls)
+        assert ours.kind == theirs.kind
+    for name in ("age", "children"):
+        ours, theirs = merged.column(name), one.column(name)
+        assert (ours.minimum, ours.maximum) == (theirs.minimum, theirs.maximum)
+        assert (ours.mean, ours.std) == pytest.approx((theirs.mean, theirs.std), rel=1e-12)
+
+
+def test_merging_is_exact_in_any_order_and_grouping(people):
+    like = reference_profile(people(500, 2))
+    parts = [reference_profile(people(rows, rows), like=like) for rows in (300, 200, 700)]
+    left = parts[0].merge(parts[1]).merge(parts[2])
+    right = parts[2].merge(parts[1].merge(parts[0]))
+    assert [column.counts for column in left.columns] == [column.counts for column in right.columns]
+
+
+def test_categories_that_become_too_many_by_merging_are_pooled_as_if_counted_at_once():
+    def column(names):
+        return CategoricalColumn.of("x", dict.fromkeys(names, 3), nulls=1, lag=LagOne(0.0, 0))
+
+    low, high = [f"n{index}" for index in range(60)], [f"n{index}" for index in range(40, 110)]
+    merged = column(low).merged(column(high))
+    counts = {name: 3 * ((name in low) + (name in high)) for name in {*low, *high}}
+    assert merged == CategoricalColumn.of("x", counts, nulls=2, lag=LagOne(0.0, 0))
+    assert merged.pooled
+    assert merged.merged(column(low)).counts == column(low).merged(merged).counts
+
+
+def test_infinities_and_autocorrelations_merge():
+    like = reference_profile({"x": np.arange(50.0)})
+    other = reference_profile({"x": np.array([np.inf, 1.0, 1.0, -np.inf])}, like=like)
+    merged = like.merge(other).column("x")
+    assert (merged.negative_infinities, merged.positive_infinities, merged.mean) == (1, 1, pytest.approx(1227 / 52))
+    assert merged.lag.pairs == like.columns[0].lag.pairs + other.columns[0].lag.pairs
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"x": [1.0, 2.0], "z": [1, 2]},
+            "profiles merge where they have the same columns in the same order and the same block",
+        ),
+        (
+            {"x": [1.0, 2.5], "y": [1, 2]},
+            "the profiles count column 'x' between different edges: make one of them with like=the other",
+        ),
+        ({"x": ["a", "b"], "y": [1, 2]}, "column 'x' is of kind float in one profile and category in the other"),
+    ],
+)
+def test_profiles_that_do_not_fit_are_not_merged(other, message):
+    with pytest.raises(UsageError) as caught:
+        reference_profile({"x": [1.0, 2.0], "y": [1, 2]}).merge(reference_profile(other))
+    assert str(caught.value) == message
+
+
+def test_a_saved_profile_is_loaded_as_it_was(tmp_path, people):
+    profile = reference_profile(people(400, 3), name="training, 2026", block=7)
+    path = profile.save(tmp_path / "profile.json")
+    assert ReferenceProfile.load(path) == profile
+    assert ReferenceProfile.from_json(profile.to_json()).digest == profile.digest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["profile.json"]
+
+
+def edited(profile, change):
+    data = json.loads(profile.to_json())
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lambda p: p.to_json()[:-40], "is not JSON ("),
+        (lambda p: "[1, 2]", "is no reference profile: ReferenceProfile.save writes one"),
+        (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
+        (
+            lambda p: edited(p, lambda data: data.update(schema_version=2)),
+            "has schema version 2 and this release reads 1: install the release that wrote it, or profile the data anew",
+        ),
+        (
+            lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),
+            "was changed after it was written: its content does not have the digest that it states. Profile the data anew",
+        ),
+        (lambda p: edited(p, lambda data: data.pop("digest")), "was changed after it was written"),
+        (lambda p: edited(p, lambda data: data.update(block=5)), "was changed after it was written"),
+    ],
+    ids=["truncated", "other JSON", "NaN", "newer", "edited", "no digest", "edited block"],
+)
+def test_a_file_that_is_no_sound_profile_is_named(tmp_path, people, text, message):
+    path = tmp_path / "profile.json"
+    path.write_text(text(reference_profile(people(100, 4))))
+    with pytest.raises(ArtifactError) as caught:
+        ReferenceProfile.load(path)
+    assert str(caught.value).startswith(f"{path} {message}")
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path, people):
+    with pytest.raises(ArtifactError, match=r"^the profile .*nowhere\.json cannot be read: "):
+        ReferenceProfile.load(tmp_path / "nowhere.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ArtifactError, match=r"^the profile .*binary\.json cannot be read: "):
+        ReferenceProfile.load(tmp_path / "binary.json")
+    with pytest.raises(ArtifactError, match=r"^the profile cannot be written to .*missing/profile\.json: "):
+        reference_profile(people(100, 4)).save(tmp_path / "missing" / "profile.json")
+
+
+def test_the_digest_is_of_everything(people):
+    profile = reference_profile(people(100, 5))
+    digests = {
+        profile.digest,
+        dataclasses.replace(profile, name="x").digest,
+        dataclasses.replace(profile, block=2).digest,
+    }
+    assert len(digests) == 3
+    assert reference_profile(people(100, 5)).digest == profile.digest
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        ({"x": [1.0]}, {}, InputError, "one row has no distribution: profile at least 2 rows, better thousands"),
+        ({"x": [None, None]}, {}, InputError, "column 'x' is null in every row: leave it out"),
+        (
+            {"x": [math.inf, math.nan]},
+            {},
+            InputError,
+            "column 'x' is infinite in every row that is not null: leave it out",
+        ),
+        ({"x": [1, 2]}, {"block": 0}, UsageError, "block is a number of rows, at least 1, not 0"),
+        ({"x": [1, 2]}, {"bins": 1}, UsageError, "bins are at least 2 and at most 1024, not 1"),
+        (
+            {"x": [1, 2]},
+            {"columns": ["y"]},
+            UsageError,
+            "columns are names for an array without `like`: other data have names of their own",
+        ),
+    ],
+)
+def test_what_cannot_be_profiled_is_one_clear_error(data, options, error, message):
+    with pytest.raises(error) as caught:
+        reference_profile(data, **options)
+    assert str(caught.value) == message
+
+
+def test_profile_of_an_array_has_the_names_given():
+    rows = np.random.default_rng(6).normal(size=(50, 2))
+    assert reference_profile(rows, columns=["a", "b"]).names == ("a", "b")
+    assert reference_profile(rows).names == ("column_0", "column_1")
+
+
+def test_like_refuses_other_columns(people):
+    profile = reference_profile(people(100, 7), name="training")
+    other = people(100, 8)
+    other["Age"] = other.pop("age")
+    with pytest.raises(InputError) as caught:
+        reference_profile(other, like=profile)
+    assert str(caught.value) == (
+        "reference does not fit the profile 'training': column 'age' is missing; is the new column 'Age' its new name?"
+    )
