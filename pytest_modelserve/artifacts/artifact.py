@@ -106,7 +106,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(content: bytes) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     model = onnx.ModelProto()
     try:

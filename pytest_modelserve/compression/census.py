@@ -17,9 +17,14 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of `graph`, those in the branches and bodies inside it included."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from nodes_of(inner)
+        yield from nodes_inside(node)
+
+
+def nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Every node in the branches and bodies of `node`."""
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from nodes_of(graph)
 
 
 def node_counts(model: onnx.ModelProto) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,21 @@ Inputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What a recipe is given beside the model.
+
+    `inputs` are ones that the model runs on, `folder` is empty and thrown away afterwards. `batches` begins the user's
+    calibration data anew, one batch after another; only a recipe that needs them may call it. `only` names the layers
+    to treat, all of them where it is empty; a recipe without `layers` does not look at it.
+    """
+
+    inputs: Inputs
+    folder: Path
+    batches: Callable[[], Iterator[Inputs]]
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Applied:
     """A model after a recipe, and what is to be known about it: layers that were left as they were, say."""
 
@@ -25,14 +40,16 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`apply(model, inputs, folder)` returns the new model and may change the one it is handed, which is a copy.
+    """`apply(model, material)` returns the new model and may change the one it is handed, which is a copy.
 
-    `inputs` are ones that the model runs on, `folder` is empty and thrown away afterwards. RecipeError says why a
-    model cannot be treated, or that nothing of it was. `packages` are those whose versions decide the result.
-    `is_exact` says whether the answers have to stay the same, up to rounding.
+    RecipeError says why a model cannot be treated, or that nothing of it was. `packages` are those whose versions
+    decide the result. `is_exact` says whether the answers have to stay the same, up to rounding, `calibrates` whether
+    the recipe needs calibration data. `layers` are the operators of which it can treat one node alone.
     """
 
     name: str
-    apply: Callable[[onnx.ModelProto, Inputs, Path], Applied]
+    apply: Callable[[onnx.ModelProto, Material], Applied]
     packages: tuple[str, ...]
     is_exact: bool
+    calibrates: bool = False
+    layers: tuple[str, ...] = ()

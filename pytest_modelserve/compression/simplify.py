@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import redirect_stdout
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.compression.census import make_up
-from pytest_modelserve.compression.recipe import Applied, Inputs, Recipe
+from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 _OWN_CHECKS = 3
 
 
-def _apply(model: onnx.ModelProto, inputs: Inputs, folder: Path) -> Applied:  # noqa: ARG001 (a recipe's signature)
+def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     onnxsim = _onnxsim()
     before = make_up(model)
     # onnxsim believes the shapes that a file claims for values inside the graph and infers what is missing. torch 2.13
     # claims the traced length after a recurrent layer with a free time axis, and onnxsim would fix it in the graph.
     del model.graph.value_info[:]
-    shapes = {name: list(array.shape) for name, array in inputs.items()}
+    shapes = {name: list(array.shape) for name, array in material.inputs.items()}
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,6 +15,7 @@ from pytest_modelserve.errors import ArtifactError, MissingDependencyError, Reci
 from pytest_modelserve.serving import serve
 
 RNG = np.random.default_rng(0)
+KNOWN = "'simplify', 'optimize', 'fp16', 'int8-dynamic', 'int8-static', 'int4-weights'"
 EXPORTED = LineageStep("export", {"traced": {"batch": 2, "time": 12}}, None, {})
 
 
@@ -77,7 +78,7 @@ def recipe(monkeypatch):
     """Install a recipe made of a function that changes the model in place or returns another."""
 
     def install(function, *, is_exact=False):
-        def apply(model, inputs, folder):
+        def apply(model, material):
             return Applied(function(model) or model)
 
         monkeypatch.setitem(RECIPES, "planted", Recipe("planted", apply, (), is_exact))
@@ -252,7 +253,7 @@ def test_model_that_does_not_shrink_is_noted(saved, store):
                     for k, s in {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}.items()
                 }
             ),
-            "the weights are float16 and dynamic quantisation takes float32: quantise the fp32 model",
+            "the weights are float16 and quantisation takes float32: quantise the fp32 model",
         ),
         (
             mlp(w2=np.full((32, 4), np.nan, np.float32)),
@@ -328,9 +329,9 @@ def test_source_is_not_touched(saved, store):
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
-        ("simplfy", "unknown recipe 'simplfy': did you mean 'simplify'? Known: 'simplify', 'int8-dynamic'"),
-        (["simplify", "fp8"], "unknown recipe 'fp8': Known: 'simplify', 'int8-dynamic'"),
-        ([], "no recipe is given; known: 'simplify', 'int8-dynamic'"),
+        ("simplfy", f"unknown recipe 'simplfy': did you mean 'simplify'? Known: {KNOWN}"),
+        (["simplify", "bitnet"], f"unknown recipe 'bitnet': Known: {KNOWN}"),
+        ([], f"no recipe is given; known: {KNOWN}"),
     ],
 )
 def test_unknown_recipe_is_refused_before_any_work(saved, store, recipe, told):
