@@ -1,4 +1,4 @@
-"""The pytest door: options, the `modelserve` fixture, and the hooks that carry evidence from tests to reports.
+"""The pytest door: options, the `modelserve` fixture, and which hooks run in which process.
 
 Imported in every pytest run of the environment, so it imports nothing heavy and does nothing visible until a test
 records evidence or an option of ours is given.
@@ -6,29 +6,18 @@ records evidence or an option of ours is given.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve.errors import UsageError, unknown_choice
-from pytest_modelserve.evidence import INCONCLUSIVE_POLICIES, GateInconclusive, InconclusivePolicy, Recorder, recording
-from pytest_modelserve.reporting import (
-    PROPERTY,
-    Gathering,
-    RunCounts,
-    as_json,
-    error_bound_line,
-    render_page,
-    run_document,
-    summary_line,
-    table_lines,
-    write_report,
-)
+from pytest_modelserve.errors import unknown_choice
+from pytest_modelserve.evidence import INCONCLUSIVE_POLICIES
+from pytest_modelserve.plugin_recording import RecordingHooks
+from pytest_modelserve.plugin_telling import TellingHooks, WorkerHooks
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -70,11 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = _setting(config, "seed")
     if not seed.isdecimal():
         raise pytest.UsageError(f"--modelserve-seed is a whole number of 0 or more, not {seed!r}")
-    config.pluginmanager.register(_Recording(policy), "modelserve-recording")
+    config.pluginmanager.register(RecordingHooks(policy), "modelserve-recording")
     if hasattr(config, "workerinput"):
-        config.pluginmanager.register(_WorkerCounts(config), "modelserve-worker")
+        config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
-        config.pluginmanager.register(_Telling(config), "modelserve-telling")
+        paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
+        config.pluginmanager.register(TellingHooks(config, paths), "modelserve-telling")
 
 
 @pytest.fixture(scope="session")
@@ -109,184 +99,3 @@ class _Terminal:
 
     def flush(self) -> None:
         """Every write is flushed already."""
-
-
-class _Recording:
-    """Gives each test, and each fixture wider than a test, a recorder; hands what it holds to the test's reports."""
-
-    def __init__(self, inconclusive: InconclusivePolicy) -> None:
-        self._inconclusive = inconclusive
-        self._attempts: dict[str, int] = {}
-        self._item: pytest.Item | None = None
-        self._recorder: Recorder | None = None
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        attempt = self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
-        self._item = item
-        self._recorder = Recorder(item.nodeid, item.nodeid, attempt=attempt, inconclusive=self._inconclusive)
-        return (yield from self._phase(item))
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        return (yield from self._phase(item))
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        result = yield from self._phase(item)
-        if self._recorder is not None:
-            self._recorder.close()
-        return result
-
-    def _phase(self, item: pytest.Item) -> Generator[None, object, object]:
-        recorder = self._recorder
-        assert recorder is not None
-        try:
-            with recording(recorder):
-                return (yield)
-        finally:
-            _attach(item, recorder)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        item, of_item = self._item, self._recorder
-        if fixturedef.scope == "function" or item is None or of_item is None:
-            return (yield)
-        case = f"[{getattr(request, 'param_index', 0)}]" if hasattr(request, "param") else ""
-        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}"
-        recorder = Recorder(owner, item.nodeid, attempt=of_item.attempt, inconclusive=self._inconclusive)
-        try:
-            with recording(recorder):
-                return (yield)
-        finally:
-            recorder.close()
-            _attach(item, recorder)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        value = call.excinfo.value if call.excinfo else None
-        if self._inconclusive == "skip" and isinstance(value, GateInconclusive):
-            reason = str(value).partition("\n")[0]
-            call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when).excinfo
-        return (yield)
-
-
-def _attach(item: pytest.Item, recorder: Recorder) -> None:
-    """Put the recorder's records among the test's user properties, as strings: xdist and JUnit carry those."""
-    for record in recorder.records():
-        entry = (PROPERTY, record.to_json())
-        if entry not in item.user_properties:
-            item.user_properties.append(entry)
-
-
-class _WorkerCounts:
-    """Tells xdist's controller what a worker selected: the controller itself collects nothing."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._output: dict[str, Any] = cast(Any, config).workeroutput
-        self._deselected = 0
-
-    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self._deselected += len(items)
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self._output[PROPERTY] = {"selected": len(session.items), "deselected": self._deselected}
-
-
-class _Telling:
-    """Gathers the rows of the whole run, writes the document and prints the table."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
-        self._gathering = Gathering()
-        self._selected = 0
-        self._deselected = 0
-        # A run that is killed must not leave the report of an earlier run behind as if it were its own.
-        self._write(complete=False, exit_status=None)
-
-    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self._deselected += len(items)
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._expect([item.nodeid for item in session.items])
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        self._expect(ids)
-
-    def _expect(self, node_ids: Sequence[str]) -> None:
-        self._selected = len(node_ids)
-        self._gathering.expect(node_ids)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        counts = getattr(node, "workeroutput", {}).get(PROPERTY)
-        if counts is not None:
-            self._deselected = counts["deselected"]
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str) -> None:
-        self._gathering.add_crash(crashitem)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._gathering.add_report(
-            report.nodeid,
-            when=report.when or "",
-            outcome=report.outcome,
-            xfail=hasattr(report, "wasxfail"),
-            properties=report.user_properties,
-        )
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if not self._config.option.collectonly:
-            self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
-
-    def _is_complete(self, exit_status: int) -> bool:
-        """Whether every test that was collected was selected, and came to an end."""
-        last_failed = self._config.getoption("lf", False)
-        ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        ended = len(self._gathering.node_ids)
-        return ran_through and ended == self._selected > 0 and not self._deselected and not last_failed
-
-    def _write(self, *, complete: bool, exit_status: int | None) -> None:
-        if not self._paths:
-            return
-        gathering = self._gathering
-        counts = RunCounts(
-            selected=self._selected,
-            deselected=self._deselected,
-            ended=len(gathering.node_ids),
-            expected_failures=gathering.expected_failures,
-        )
-        document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
-        writers = {"json": as_json, "html": render_page}
-        try:
-            for kind, path in self._paths.items():
-                write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from error
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = self._gathering.rows()
-        if not any(row.record for row in rows):
-            return
-        terminalreporter.write_sep("=", "modelserve")
-        for line in table_lines(rows):
-            terminalreporter.write(line.before)
-            if line.verdict is not None:
-                colour = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
-                terminalreporter.write(line.verdict, **{colour: True})
-            terminalreporter.write_line(line.after)
-        names = {"json": "evidence", "html": "page"}
-        reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
-        terminalreporter.write_line(summary_line(rows) + reports)
-        terminalreporter.write_line(error_bound_line(rows))
-
-    def _relative(self, path: Path) -> str:
-        return os.path.relpath(path, self._config.invocation_params.dir)
