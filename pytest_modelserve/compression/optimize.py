@@ -1,0 +1,72 @@
+"""`optimize`: onnxruntime's own graph optimisation, done once and saved instead of at every start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_modelserve.compression.census import make_up, nodes_of
+from pytest_modelserve.compression.quantising import STANDARD, write_large
+from pytest_modelserve.compression.recipe import Applied, Material, Recipe
+from pytest_modelserve.errors import RecipeError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def _apply(model: onnx.ModelProto, material: Material) -> Applied:
+    optimized = _optimized(model, material.folder)
+    before, after = make_up(model), make_up(optimized)
+    if after == before:
+        raise RecipeError(
+            f"there is nothing to optimise: the same nodes ({sum(before[0].values())}) and initializers "
+            f"({before[1].total()}) as before"
+        )
+    _drop_unused_domains(optimized)
+    return Applied(optimized, (_tie(optimized),))
+
+
+def _optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    import onnx
+    import onnxruntime
+
+    before, after = folder / "before.onnx", folder / "after.onnx"
+    options = onnxruntime.SessionOptions()
+    # The levels above bring layouts that fit this machine's processor alone.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(after)
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # at 2 it warns that the file is tied to this runtime, which a note says
+    if write_large(model, before):
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "after.data")
+    try:
+        onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])
+        return onnx.load(after)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise RecipeError(f"onnxruntime failed: {error}") from error
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Remove the operator sets that onnxruntime declares in every file it writes, whether or not it uses them."""
+    used = {node.domain for node in nodes_of(model.graph)}
+    used.update(node.domain for function in model.functions for node in function.node)
+    declared = [(item.domain, item.version) for item in model.opset_import]
+    del model.opset_import[:]
+    for domain, version in declared:
+        if domain not in used and domain not in ("", "ai.onnx"):
+            continue
+        model.opset_import.add(domain=domain, version=version)
+
+
+def _tie(model: onnx.ModelProto) -> str:
+    import onnxruntime
+
+    own = sorted({node.op_type for node in nodes_of(model.graph) if node.domain not in STANDARD})
+    holds = f"holds operators of onnxruntime's own ({', '.join(own)})" if own else "holds standard operators only"
+    return (
+        f"optimised by onnxruntime {onnxruntime.__version__} for its CPU provider: it {holds}; "
+        "serve it with that version, and quantise before this recipe, not after it"
+    )
+
+
+OPTIMIZE = Recipe("optimize", _apply, packages=("onnxruntime", "onnx"), is_exact=True)

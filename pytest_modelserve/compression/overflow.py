@@ -1,0 +1,63 @@
+"""Values on the way through a model that float16 cannot hold, found by running the model that it was made from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_modelserve.compression.clamping import LARGEST
+from pytest_modelserve.compression.quantising import write_large
+from pytest_modelserve.compression.recipe import Material
+from pytest_modelserve.errors import RecipeError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def refuse_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, material: Material) -> None:
+    """RecipeError naming the first value that is float16 in `converted` and passes 65504 in `source`, on the inputs.
+
+    The answers do not tell: onnxruntime's CPU provider computes most float16 nodes in float32 and leaves out the casts
+    between them, so that a value which is infinite on a GPU is finite here.
+    """
+    import onnx
+    import onnxruntime
+
+    names = _made_in_half(source, converted)
+    shown = onnx.ModelProto()
+    shown.CopyFrom(source)
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    path = material.folder / "shown.onnx"
+    write_large(shown, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        values = session.run(names, dict(material.inputs))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise RecipeError(f"onnxruntime does not show the values inside the model: {error}") from error
+    for name, value in zip(names, values, strict=True):
+        largest = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
+        if largest > LARGEST:
+            raise RecipeError(
+                f"value {name!r} reaches {largest:g} on random inputs, beyond the largest fp16, {LARGEST:g}: on "
+                "hardware that computes in fp16 it is infinite; scale what goes in, or leave this model in fp32"
+            )
+
+
+def _made_in_half(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
+    """The values by their names in `source`, in its order, that nodes of `converted` give in float16."""
+    import onnx
+
+    half = {
+        value.name
+        for value in converted.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    }
+    made = {name for node in converted.graph.node for name in node.output if name in half}
+    # The converter calls what was an output before its last cast by number.
+    outputs = {value.name: f"graph_output_cast_{number}" for number, value in enumerate(source.graph.output)}
+    return [name for node in source.graph.node for name in node.output if name in made or outputs.get(name) in made]

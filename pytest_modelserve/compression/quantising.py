@@ -1,0 +1,122 @@
+"""What every quantising recipe refuses beforehand, and what it tells of its result."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_modelserve.compression.census import float_arrays, node_counts, nodes_of, stored_bytes
+from pytest_modelserve.errors import RecipeError
+
+if TYPE_CHECKING:
+    import onnx
+
+# The domains of operators that onnx itself knows.
+STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+# Operators that quantised graphs consist of; and those named QLinear...
+_QUANTISED = (
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QEmbedLayerNormalization",
+    "QGemm",
+    "QMoE",
+    "QuantizeLinear",
+)
+# Operators with weights worth quantising, whether a recipe can (MatMul) or cannot (GRU) or will not (Conv). Those named
+# Fused... are what onnxruntime's optimiser makes of them, and no quantizer takes them.
+_WEIGHTY = ("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
+# A protobuf message ends at 2 GiB.
+_INLINE_LIMIT_BYTES = 1 << 30
+
+
+def refuse_unfit(model: onnx.ModelProto, *, form: str) -> None:
+    """RecipeError for a model that is quantised already, one in float16, and NaN among the weights."""
+    counts = node_counts(model)
+    found = [f"{op} ×{n}" for op, n in counts.items() if op in _QUANTISED or op.startswith("QLinear")]
+    if found:
+        raise RecipeError(
+            f"the model is quantised already ({', '.join(found)}): quantise the one that it was made from"
+        )
+    dtypes = {array.dtype.name for _, array in float_arrays(model)}
+    if "float16" in dtypes and "float32" not in dtypes:
+        # The quantizers take float16 weights and write a graph that no runtime loads.
+        raise RecipeError("the weights are float16 and quantisation takes float32: quantise the fp32 model")
+    for name, array in float_arrays(model):
+        if np.isnan(array).any():
+            raise RecipeError(f"initializer {name!r} holds {int(np.isnan(array).sum())} NaN, so it has no {form} form")
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keep the quantizers' warnings, their talk, and their advice to pre-process every model, to themselves.
+
+    Pre-processing is onnxruntime's graph optimisation; whoever wants it asks for the recipe `simplify` first.
+    """
+    root = logging.getLogger()
+    chatter = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
+    level = chatter.level
+    handler = logging.NullHandler()  # without any handler, logging.warning() would configure one for good
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root.addHandler(handler)
+    root.addFilter(is_other)
+    chatter.setLevel(logging.WARNING)  # it tells at INFO of every node
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of infinite weights, which are told afterwards
+            yield
+    finally:
+        chatter.setLevel(level)
+        root.removeFilter(is_other)
+        root.removeHandler(handler)
+
+
+def write_large(model: onnx.ModelProto, path: Path) -> bool:
+    """Write `model` to `path`; whether its weights went to a file of their own because one file cannot hold them."""
+    import onnx
+
+    is_large: bool = model.ByteSize() > _INLINE_LIMIT_BYTES
+    onnx.save(model, path, save_as_external_data=is_large)
+    return is_large
+
+
+def as_products(layers: tuple[str, ...]) -> list[str]:
+    """The names of `layers` and those that a Gemm among them has once onnxruntime made a MatMul and an Add of it."""
+    return [name for layer in layers for name in (layer, f"{layer}_MatMul")]
+
+
+def left_in_float(model: onnx.ModelProto) -> Iterator[str]:
+    """One note for each operator of which nodes still have floating weights."""
+    weights = {name for name, _ in float_arrays(model)}
+    left = [node for node in nodes_of(model.graph) if node.op_type in _WEIGHTY and weights.intersection(node.input)]
+    for op in _WEIGHTY:
+        names = [node.name for node in left if node.op_type == op]
+        if names:
+            yield f"left in float: {op} ×{len(names)} ({', '.join(names)})"
+
+
+def growth(model: onnx.ModelProto, quantised: onnx.ModelProto) -> Iterator[str]:
+    """A note if the initializers of `quantised` take no less room than those of `model`."""
+    before, after = stored_bytes(model), stored_bytes(quantised)
+    if after >= before:
+        yield f"initializers did not shrink: {before} bytes before, {after} after"
+
+
+def told_counts(model: onnx.ModelProto) -> str:
+    """The operators of `model` with their numbers, as words."""
+    return ", ".join(f"{op} ×{n}" for op, n in node_counts(model).items()) or "no nodes"

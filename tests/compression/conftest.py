@@ -1,0 +1,97 @@
+"""Models made of a few nodes, and an artifact and a store to put them in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pytest_modelserve.artifacts import LineageStep, Store, save_artifact
+from pytest_modelserve.compression import compress
+from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.serving import serve
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def weight():
+    """Normal random values of a shape, the same in every run."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a model of `nodes`, each (operator, inputs, output, attributes)."""
+
+    def save(nodes, inputs, outputs, weights, *, dtype=TensorProto.FLOAT):
+        def values(shapes):
+            return [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
+
+        made = [
+            helper.make_node(op, takes, [gives], name=f"node_{gives}", **attributes)
+            for op, takes, gives, attributes in nodes
+        ]
+        stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+        graph = helper.make_graph(made, "g", values(inputs), values(outputs), stored)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        lineage = (LineageStep("export", {"traced": {}}, None, {}),)
+        return save_artifact(model, tmp_path / "net.onnx", name="net", variant="fp32", lineage=lineage)
+
+    return save
+
+
+@pytest.fixture
+def mlp(saved, weight):
+    """Two Gemm with a Relu between them; weights can be replaced by name."""
+
+    def save(**changes):
+        weights = {"w1": weight(8, 32), "b1": weight(32), "w2": weight(32, 4), "b2": weight(4), **changes}
+        nodes = [
+            ("Gemm", ["x", "w1", "b1"], "h", {}),
+            ("Relu", ["h"], "r", {}),
+            ("Gemm", ["r", "w2", "b2"], "y", {}),
+        ]
+        dtype = helper.np_dtype_to_tensor_dtype(weights["w1"].dtype)
+        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, weights, dtype=dtype)
+
+    return save
+
+
+@pytest.fixture
+def answers():
+    """The outputs of an artifact."""
+
+    def predict(artifact, inputs):
+        with serve(artifact) as predictor:
+            return predictor.predict(inputs)
+
+    return predict
+
+
+@pytest.fixture
+def noise_db(answers):
+    """How far the noise of each output lies below its signal."""
+
+    def measure(artifact, source, inputs):
+        got, expected = answers(artifact, inputs), answers(source, inputs)
+        return {name: 10 * np.log10((y**2).sum() / ((y - got[name]) ** 2).sum()) for name, y in expected.items()}
+
+    return measure
+
+
+@pytest.fixture
+def refusal(store):
+    """The message with which a recipe is refused; nothing may be left in the store."""
+
+    def refuse(artifact, recipe, **options):
+        with pytest.raises(RecipeError) as caught:
+            compress(artifact, recipe, store=store, **options)
+        assert not (store.root / "entries").exists() or not list((store.root / "entries").iterdir())
+        return str(caught.value)
+
+    return refuse

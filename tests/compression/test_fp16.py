@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pytest_modelserve.artifacts import load_model, save_artifact
+from pytest_modelserve.compression import compress
+from pytest_modelserve.compression.clamping import clamped_constants
+from pytest_modelserve.errors import RecipeError
+
+ROW = {"x": ["batch", 8]}
+
+
+def scalar(value):
+    return np.array(value, np.float32)
+
+
+def dtypes(artifact):
+    return {tensor.name: numpy_helper.to_array(tensor).dtype.name for tensor in load_model(artifact).graph.initializer}
+
+
+def test_weights_take_half_the_room_and_answers_stay_close(mlp, store, noise_db, weight):
+    source = mlp()
+    small = compress(source, "fp16", store=store)
+    assert (small.variant, small.signature) == ("fp16", source.signature)
+    assert small.initializer_bytes == source.initializer_bytes / 2
+    assert noise_db(small, source, weight(64, 8))["y"] > 60
+    assert small.lineage[-1].notes == ()
+
+
+def test_result_is_in_the_order_that_onnx_demands(mlp, store):
+    onnx.checker.check_model(load_model(compress(mlp(b1=np.full(32, 1e-12, np.float32)), "fp16", store=store)))
+
+
+@pytest.fixture
+def there_and_back(saved, weight):
+    """x · c / c in front of a layer: with onnxruntime's converter alone, 0.21 becomes 3172 for c = 1e9."""
+
+    def save(c, nodes=(), weights=None):
+        given = {"c": scalar(c), "w": weight(8, 8)} if weights is None else weights
+        chain = [
+            *nodes,
+            ("Mul", ["x", "c"], "large", {}),
+            ("Unsqueeze", ["large", "one"], "wide", {}),
+            ("Squeeze", ["wide", "one"], "narrow", {}),
+            ("Div", ["narrow", "d"], "same", {}),
+            ("MatMul", ["same", "w"], "y", {}),
+        ]
+        return saved(chain, ROW, {"y": ["batch", 8]}, {**given, "d": scalar(c), "one": np.array([1])})
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1e9, "holds 1e+09, beyond the largest fp16, 65504"),
+        (-3.4e38, "holds 3.4e+38, beyond the largest fp16, 65504"),
+        (1e-12, "holds 1e-12, below the smallest fp16, 5.96e-08"),
+    ],
+)
+def test_constant_that_would_be_clamped_keeps_its_nodes_in_fp32(there_and_back, store, noise_db, weight, value, reason):
+    source = there_and_back(value)
+    x = weight(5, 8) * scalar(0.1)
+    small = compress(source, "fp16", store=store)
+    assert noise_db(small, source, x)["y"] > 55
+    assert dtypes(small) == {"c": "float32", "d": "float32", "w": "float16", "one": "int64"}
+    # One cast before the layer in fp16 and one after: the CPU provider hides it if there are more on the way.
+    assert small.lineage[-1].settings["nodes_after"]["Cast"] == 2
+    assert "Identity" not in small.lineage[-1].settings["nodes_after"]
+    assert small.lineage[-1].notes == (
+        "left in fp32: Mul 'node_large', Unsqueeze 'node_wide', Squeeze 'node_narrow', Div 'node_same', because "
+        f"'c' {reason}; 'd' {reason}",
+    )
+
+
+def test_output_of_a_node_in_fp32_does_not_pass_through_fp16(saved, store, noise_db, weight):
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("Mul", ["h", "c"], "y", {})]
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "c": scalar(1e9)})
+    small = compress(source, "fp16", store=store)
+    assert small.lineage[-1].settings["nodes_after"] == {"Cast": 2, "Identity": 1, "MatMul": 1, "Mul": 1}
+    assert noise_db(small, source, weight(5, 8))["y"] > 55
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"value_float": 1e9}, {"value": numpy_helper.from_array(scalar(1e9))}, {"value_floats": [1e9]}]
+)
+def test_constants_in_nodes_are_seen_too(there_and_back, store, noise_db, weight, attributes):
+    source = there_and_back(1e9, [("Constant", [], "c", attributes)], {"w": weight(8, 8)})
+    small = compress(source, "fp16", store=store)
+    assert noise_db(small, source, weight(5, 8) * scalar(0.1))["y"] > 55
+
+
+def test_constant_of_shape_is_seen_too(saved, store, answers, weight):
+    """A mask of the lowest float32 number, as torch writes it: in fp16 the row would be -65504 and no mask to 1e5."""
+    nodes = [
+        ("Shape", ["x"], "shape", {}),
+        ("ConstantOfShape", ["shape"], "low", {"value": numpy_helper.from_array(np.array([-3e38], np.float32))}),
+        ("Where", ["x_is_low", "low", "x"], "masked", {}),
+        ("Softmax", ["masked"], "soft", {}),
+        ("MatMul", ["soft", "w"], "y", {}),
+    ]
+    mask = np.array([True] * 4 + [False] * 4)
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "x_is_low": mask})
+    small = compress(source, "fp16", store=store)
+    assert small.lineage[-1].notes == (
+        "left in fp32: ConstantOfShape 'node_low', Where 'node_masked', Softmax 'node_soft', because "
+        "'low' holds 3e+38, beyond the largest fp16, 65504",
+    )
+    x = weight(3, 8)
+    np.testing.assert_allclose(answers(small, x)["y"], answers(source, x)["y"], atol=5e-3)
+
+
+def test_nodes_without_names_are_kept_as_well(store, tmp_path, weight, noise_db):
+    nodes = [
+        helper.make_node("Mul", ["x", "c"], ["h"]),
+        helper.make_node("Div", ["h", "c"], ["z"]),
+        helper.make_node("MatMul", ["z", "w"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8]) for name in "xy"]
+    stored = [numpy_helper.from_array(scalar(1e9), "c"), numpy_helper.from_array(weight(8, 8), "w")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    source = save_artifact(model, tmp_path / "net.onnx", name="net", variant="", lineage=())
+    small = compress(source, "fp16", store=store)
+    assert small.lineage[-1].notes[0].startswith("left in fp32: Mul 'Mul_h', Div 'Div_z', because")
+    assert dtypes(small) == {"c": "float32", "w": "float16"}
+    assert noise_db(small, source, weight(5, 8) * scalar(0.1))["y"] > 55
+
+
+def test_infinities_stay_what_they_are(saved, store, answers, weight):
+    mask = np.array([0, -np.inf] * 4, np.float32)
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
+    small = compress(saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask}), "fp16", store=store)
+    assert small.lineage[-1].notes == ()
+    assert (answers(small, weight(3, 8))["y"][:, 1::2] == 0).all()
+
+
+def test_few_tiny_weights_of_a_sum_are_told_and_not_kept(mlp, store, weight):
+    weights = weight(32, 4)
+    weights[0, :2] = 1e-9, -1e-30
+    small = compress(mlp(w2=weights), "fp16", store=store)
+    assert dtypes(small)["w2"] == "float16"
+    assert small.lineage[-1].notes == (
+        "2 of the 128 values of 'w2' became ±5.96e-08, the smallest fp16: too small to matter beside the others",
+    )
+
+
+def test_weights_that_are_tiny_altogether_are_kept(mlp, store):
+    small = compress(mlp(w2=np.full((32, 4), 1e-9, np.float32)), "fp16", store=store)
+    assert dtypes(small) == {"w1": "float16", "b1": "float16", "w2": "float32", "b2": "float32"}
+
+
+def test_largest_and_smallest_fp16_numbers_are_no_clamp(mlp):
+    assert clamped_constants(load_model(mlp(b1=np.full(32, 65504, np.float32)))) == ()
+    assert clamped_constants(load_model(mlp(b1=np.full(32, 2**-24, np.float32)))) == ()
+    assert len(clamped_constants(load_model(mlp(b1=np.full(32, 65505, np.float32))))) == 1
+
+
+def test_operators_that_the_converter_never_converts_are_told(saved, store, weight):
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("Max", ["h", "x"], "y", {})]
+    small = compress(saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8)}), "fp16", store=store)
+    assert small.lineage[-1].notes == ("left in fp32, as onnxruntime's converter always does: Max ×1",)
+
+
+def test_values_that_overflow_on_the_way_are_refused(saved, refusal):
+    """onnxruntime's CPU provider computes this in float32 and gives finite answers; a GPU does not."""
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})]
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": np.full((8, 8), 6e4, np.float32)})
+    assert refusal(source, "fp16") == (
+        "recipe 'fp16' on net / fp32: value 'h' reaches 424386 on random inputs, beyond the largest fp16, 65504: on "
+        "hardware that computes in fp16 it is infinite; scale what goes in, or leave this model in fp32"
+    )
+
+
+def test_output_that_overflows_is_refused(saved, refusal):
+    source = saved([("MatMul", ["x", "w"], "y", {})], ROW, {"y": ["batch", 8]}, {"w": np.full((8, 8), 6e4, np.float32)})
+    assert "value 'y' reaches 424386 on random inputs" in refusal(source, "fp16")
+
+
+def test_transposed_inputs_on_which_onnxruntime_crashes_stay_in_fp32(saved, store, noise_db, weight):
+    """onnxruntime 1.32 ends the process (SIGSEGV) on the fp16 form of this, at the level at which models are served."""
+    nodes = [("Transpose", ["x"], "t", {"perm": [1, 0, 2]}), ("MatMul", ["t", "w"], "y", {})]
+    source = saved(nodes, {"x": ["batch", 3, 8]}, {"y": None}, {"w": weight(8, 4)})
+    small = compress(source, "fp16", store=store)
+    assert dtypes(small) == {"w": "float16"}
+    assert noise_db(small, source, weight(5, 3, 8))["y"] > 60
+    assert small.lineage[-1].notes == (
+        "left in fp32: Transpose 'node_t', because onnxruntime can crash on inputs that are transposed in fp16",
+    )
+
+
+def test_result_on_which_onnxruntime_crashes_is_refused(mlp, refusal, monkeypatch):
+    monkeypatch.setattr("pytest_modelserve.compression.opening._OPEN", "import os; os.kill(os.getpid(), 11)")
+    assert refusal(mlp(), "fp16") == (
+        "recipe 'fp16' on net / fp32: onnxruntime ends the whole process (exit status -11) when it opens the result: its "
+        "own fault; leave this model in fp32, or try 'simplify' first"
+    )
+
+
+def test_constant_that_a_branch_reads_is_refused(saved, refusal, weight):
+    def branch(name, op):
+        node = helper.make_node(op, ["h", "c"], [name], name=f"node_{name}")
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    nodes = [
+        ("MatMul", ["x", "w"], "h", {}),
+        ("If", ["yes"], "y", {"then_branch": branch("product", "Mul"), "else_branch": branch("ratio", "Div")}),
+    ]
+    weights = {"w": weight(8, 8), "c": scalar(1e9), "yes": np.array(True)}
+    assert refusal(saved(nodes, ROW, {"y": None}, weights), "fp16") == (
+        "recipe 'fp16' on net / fp32: 'c' holds 1e+09, beyond the largest fp16, 65504, and Div 'node_ratio' reads it "
+        "inside a branch or loop, where no node can be kept in fp32: scale the constant, or leave this model in fp32"
+    )
+
+
+def test_model_in_fp16_is_refused(mlp, store):
+    with pytest.raises(RecipeError) as caught:
+        compress(compress(mlp(), "fp16", store=store), "fp16", store=store)
+    assert str(caught.value) == (
+        "recipe 'fp16' on net / fp16: the model is in fp16 already (4 initializers, 'w1' the first)"
+    )
+
+
+def test_model_without_float32_weights_is_refused(mlp, refusal):
+    shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
+    source = mlp(**{name: np.ones(shape) for name, shape in shapes.items()})
+    assert refusal(source, "fp16") == (
+        "recipe 'fp16' on net / fp32: no float32 initializer became fp16 among Gemm ×2, Relu ×1"
+    )
+
+
+def test_failure_of_the_converter_is_told(mlp, refusal, monkeypatch):
+    from onnxruntime.transformers import float16
+
+    def fail(*_, **__):
+        raise ValueError("no such type")
+
+    monkeypatch.setattr(float16, "convert_float_to_float16", fail)
+    assert refusal(mlp(), "fp16") == (
+        "recipe 'fp16' on net / fp32: onnxruntime's float16 converter failed: no such type"
+    )

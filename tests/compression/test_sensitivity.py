@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.compression import sensitivity
+from pytest_modelserve.errors import RecipeError, UsageError
+
+
+@pytest.fixture
+def deep(saved, weight):
+    """Three layers; the second has a large weight in each channel, always multiplied by 0, that takes all its steps."""
+
+    def save(op="Gemm"):
+        first, second = weight(64, 64) / 8, weight(64, 64) / 8
+        first[:, 0] = 0
+        second[0] = 40
+        weights = {"w1": first, "w2": second, "w3": weight(64, 4) / 8}
+        nodes = [
+            (op, ["x", "w1"], "a", {}),
+            ("Tanh", ["a"], "t", {}),
+            (op, ["t", "w2"], "b", {}),
+            ("Tanh", ["b"], "u", {}),
+            (op, ["u", "w3"], "y", {}),
+        ]
+        return saved(nodes, {"x": ["batch", 64]}, {"y": ["batch", 4]}, weights)
+
+    return save
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-static", "int4-weights"])
+def test_planted_layer_comes_first(deep, weight, recipe, op):
+    ranked = sensitivity(deep(op), recipe, weight(128, 64))
+    assert {damage.node for damage in ranked} == {"node_a", "node_b", "node_y"}
+    assert (ranked[0].node, ranked[0].operator) == ("node_b", op)
+    assert [damage.sqnr_db for damage in ranked] == sorted(damage.sqnr_db for damage in ranked)
+    assert all(np.isfinite(damage.sqnr_db) for damage in ranked)
+    assert ranked[0].sqnr_db < ranked[1].sqnr_db
+
+
+def test_layer_is_ranked_where_the_whole_model_is_refused(saved, weight):
+    """The mask of -inf that makes int8-static refuse the model is in no layer."""
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
+    mask = np.array([0, -np.inf] * 4, np.float32)
+    source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
+    (damage,) = sensitivity(source, "int8-static", weight(64, 8))
+    assert damage.node == "node_h"
+    assert damage.sqnr_db > 20
+
+
+def test_layers_that_cannot_be_quantised_alone_are_left_out(saved, weight):
+    nodes = [("Gemm", ["x", "w"], "h", {"alpha": 0.5}), ("MatMul", ["h", "v"], "y", {})]
+    source = saved(nodes, {"x": ["batch", 64]}, {"y": None}, {"w": weight(64, 64), "v": weight(64, 8)})
+    assert [damage.node for damage in sensitivity(source, "int4-weights", weight(8, 64))] == ["node_y"]
+
+
+def test_source_is_left_as_it_was(deep, weight):
+    source = deep()
+    before = source.path.read_bytes()
+    sensitivity(source, "int8-dynamic", weight(8, 64))
+    assert source.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "simplify", "int8"])
+def test_recipe_that_treats_no_single_layer_is_a_usage_error(deep, weight, recipe):
+    with pytest.raises(UsageError) as caught:
+        sensitivity(deep(), recipe, weight(8, 64))
+    assert str(caught.value).startswith(f"unknown recipe of single layers '{recipe}': ")
+    assert str(caught.value).endswith("Known: 'int8-dynamic', 'int8-static', 'int4-weights'")
+
+
+def test_model_without_layers_is_refused(saved, weight):
+    source = saved([("Relu", ["x"], "y", {})], {"x": ["batch", 8]}, {"y": ["batch", 8]}, {})
+    with pytest.raises(RecipeError) as caught:
+        sensitivity(source, "int8-dynamic", weight(8, 8))
+    assert str(caught.value) == "no layer of net / fp32 can be quantised by 'int8-dynamic': it has none"
+
+
+def test_inputs_that_do_not_fit_are_refused(deep, weight):
+    with pytest.raises(RecipeError, match="calibration= does not fit the model: input 'x' has shape"):
+        sensitivity(deep(), "int8-dynamic", weight(8, 8))
