@@ -72,7 +72,7 @@ def _quantizer_class() -> Any:
         if error.name != "onnx_ir":
             raise
         raise MissingDependencyError(
-            "the recipe 'int4-weights' needs onnx-ir, which is not installed: pip install onnx-ir"
+            "the recipe 'int4-weights' needs onnx-ir, which is not installed: pip install 'pytest-modelserve[compress]'"
         ) from error
     return MatMulNBitsQuantizer
 

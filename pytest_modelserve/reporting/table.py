@@ -92,12 +92,11 @@ def headline(evidence: Evidence) -> Quantity:
 
 
 def versus(subject: Subject, reference: Subject | None) -> str:
-    """ "int8 vs fp32" for two variants of one model, whole names for two models."""
-    own = subject.variant or subject.name
+    """What stands beside the model's name: "int8 vs fp32", "vs training rows", or "" where the name says it all."""
     if reference is None:
-        return own
+        return subject.variant
     other = (reference.variant or reference.name) if reference.name == subject.name else str(reference)
-    return f"{own} vs {other}"
+    return f"{subject.variant} vs {other}".strip()
 
 
 def _after(row: Row) -> str:

@@ -119,7 +119,10 @@ def test_missing_onnx_ir_is_told(wide, store, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(MissingDependencyError) as caught:
         compress(wide(), "int4-weights", store=store)
-    assert str(caught.value) == "the recipe 'int4-weights' needs onnx-ir, which is not installed: pip install onnx-ir"
+    assert (
+        str(caught.value)
+        == "the recipe 'int4-weights' needs onnx-ir, which is not installed: pip install 'pytest-modelserve[compress]'"
+    )
 
 
 def test_failure_of_the_quantizer_is_told(wide, refusal, monkeypatch):
