@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -44,6 +43,8 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     >>> unknown_choice("recipe", "simplfy", ["simplify", "int8-dynamic"])
     "unknown recipe 'simplfy': did you mean 'simplify'? Known: 'simplify', 'int8-dynamic'"
     """
+    import difflib  # only for a user who has mistyped: every pytest run of the environment imports this file
+
     known = list(choices)
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -6,8 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_modelserve.evidence import GateInconclusive, InconclusivePolicy, Recorder, recording
-from pytest_modelserve.reporting import PROPERTY
+from pytest_modelserve.evidence import PROPERTY, GateInconclusive, InconclusivePolicy, Recorder, recording
 
 
 class RecordingHooks:

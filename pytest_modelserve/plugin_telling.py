@@ -5,23 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.reporting import (
-    PROPERTY,
-    Gathering,
-    RunCounts,
-    as_json,
-    error_bound_line,
-    render_page,
-    run_document,
-    summary_line,
-    table_lines,
-    write_report,
-)
+from pytest_modelserve.evidence import PROPERTY
+
+if TYPE_CHECKING:
+    from pytest_modelserve.reporting import Gathering
 
 
 class WorkerHooks:
@@ -39,16 +31,28 @@ class WorkerHooks:
 
 
 class TellingHooks:
-    """Gathers the rows of the whole run, writes the document and prints the table."""
+    """Gathers the rows of the whole run, writes the document and prints the table.
+
+    The reporting room is loaded when there is something to report: most pytest runs of an environment have nothing.
+    """
 
     def __init__(self, config: pytest.Config, paths: Mapping[str, Path]) -> None:
         self._config = config
         self._paths = paths
-        self._gathering = Gathering()
-        self._selected = 0
+        self._gathering: Gathering | None = None
+        self._order: Sequence[str] = ()
         self._deselected = 0
-        # A run that is killed must not leave the report of an earlier run behind as if it were its own.
-        self._write(complete=False, exit_status=None)
+        if paths:
+            # A run that is killed must not leave the report of an earlier run behind as if it were its own.
+            self._write(complete=False, exit_status=None)
+
+    def _gathered(self) -> Gathering:
+        if self._gathering is None:
+            from pytest_modelserve.reporting import Gathering
+
+            self._gathering = Gathering()
+            self._gathering.expect(self._order)
+        return self._gathering
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
@@ -61,8 +65,9 @@ class TellingHooks:
         self._expect(ids)
 
     def _expect(self, node_ids: Sequence[str]) -> None:
-        self._selected = len(node_ids)
-        self._gathering.expect(node_ids)
+        self._order = node_ids
+        if self._gathering is not None:
+            self._gathering.expect(node_ids)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -72,35 +77,39 @@ class TellingHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
-        self._gathering.add_crash(crashitem)
+        self._gathered().add_crash(crashitem)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._gathering.add_report(
+        outcome: str = report.outcome  # "rerun" is pytest-rerunfailures' own
+        speaks = outcome == "rerun" or any(name == PROPERTY for name, _ in report.user_properties)
+        if self._gathering is None and not speaks:
+            return
+        self._gathered().add_report(
             report.nodeid,
             when=report.when or "",
-            outcome=report.outcome,
+            outcome=outcome,
             xfail=hasattr(report, "wasxfail"),
             properties=report.user_properties,
         )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if not self._config.option.collectonly:
+        if self._paths and not self._config.option.collectonly:
             self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
 
     def _is_complete(self, exit_status: int) -> bool:
         """Whether every test that was collected was selected, and came to an end."""
         last_failed = self._config.getoption("lf", False)
         ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        ended = len(self._gathering.node_ids)
-        return ran_through and ended == self._selected > 0 and not self._deselected and not last_failed
+        ended = len(self._gathered().node_ids)
+        return ran_through and ended == len(self._order) > 0 and not self._deselected and not last_failed
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
-        if not self._paths:
-            return
-        gathering = self._gathering
+        from pytest_modelserve.reporting import RunCounts, as_json, render_page, run_document, write_report
+
+        gathering = self._gathered()
         counts = RunCounts(
-            selected=self._selected,
+            selected=len(self._order),
             deselected=self._deselected,
             ended=len(gathering.node_ids),
             expected_failures=gathering.expected_failures,
@@ -114,9 +123,11 @@ class TellingHooks:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = self._gathering.rows()
+        rows = () if self._gathering is None else self._gathering.rows()
         if not any(row.record for row in rows):
             return
+        from pytest_modelserve.reporting import error_bound_line, summary_line, table_lines
+
         terminalreporter.write_sep("=", "modelserve")
         for line in table_lines(rows):
             terminalreporter.write(line.before)

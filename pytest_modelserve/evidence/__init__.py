@@ -5,6 +5,7 @@ from pytest_modelserve.evidence.model import SCHEMA_VERSION, Evidence, Method, Q
 from pytest_modelserve.evidence.outcomes import GateFailure, GateInconclusive
 from pytest_modelserve.evidence.recorder import (
     INCONCLUSIVE_POLICIES,
+    PROPERTY,
     InconclusivePolicy,
     Record,
     Recorder,
@@ -17,6 +18,7 @@ from pytest_modelserve.evidence.verdict import Budget, Interval, Verdict, check_
 
 __all__ = [
     "INCONCLUSIVE_POLICIES",
+    "PROPERTY",
     "SCHEMA_VERSION",
     "Budget",
     "Environment",

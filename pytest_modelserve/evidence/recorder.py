@@ -21,6 +21,9 @@ from pytest_modelserve.errors import ModelServeWarning
 from pytest_modelserve.evidence.model import Evidence
 
 InconclusivePolicy = Literal["fail", "skip", "warn"]
+PROPERTY = "modelserve"
+"""The name of the user property in which one record travels with a test report."""
+
 INCONCLUSIVE_POLICIES: tuple[InconclusivePolicy, ...] = ("fail", "skip", "warn")
 
 

@@ -2,12 +2,11 @@
 
 from pytest_modelserve.reporting.document import RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.failure import failure_text
-from pytest_modelserve.reporting.gathering import PROPERTY, Gathering, Row
+from pytest_modelserve.reporting.gathering import Gathering, Row
 from pytest_modelserve.reporting.page import render_page
 from pytest_modelserve.reporting.table import TableLine, error_bound_line, summary_line, table_lines
 
 __all__ = [
-    "PROPERTY",
     "Gathering",
     "Row",
     "RunCounts",

@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pytest_modelserve.evidence import Record, Verdict
-
-PROPERTY = "modelserve"
-"""The name of the user property in which one record travels with a test report."""
+from pytest_modelserve.evidence import PROPERTY, Record, Verdict
 
 RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "CRASHED"]
 

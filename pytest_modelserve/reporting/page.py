@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from pytest_modelserve.evidence import Evidence, Quantity
@@ -29,6 +28,9 @@ class Plot:
 
 def render_page(document: Mapping[str, Any]) -> str:
     """The page as text: one file that asks for nothing else, whatever names the models bring (they are escaped)."""
+    # Both take longer to import than the whole plugin, and most runs draw no page.
+    from importlib import resources
+
     from jinja2 import Environment, StrictUndefined
 
     source = resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_modelserve.evidence import Record
-from pytest_modelserve.reporting import PROPERTY, Gathering, Row
+from pytest_modelserve.evidence import PROPERTY, Record
+from pytest_modelserve.reporting import Gathering, Row
 
 Maker = Callable[..., Record]
 
