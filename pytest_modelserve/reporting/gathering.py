@@ -64,8 +64,8 @@ class Gathering:
 
     @property
     def node_ids(self) -> frozenset[str]:
-        """The tests that came to an end, crashes included."""
-        return frozenset(self._outcomes) | frozenset(self._crashed)
+        """The tests that came to an end; one that took its worker down did not, whatever xdist reports of it."""
+        return frozenset(self._outcomes) - frozenset(self._crashed)
 
     @property
     def expected_failures(self) -> int:

@@ -195,7 +195,7 @@ def test_last_failed_run_never_looks_complete(project: pytest.Pytester, document
     assert document()["counts"]["selected"] == 1
 
 
-def test_lost_worker_leaves_a_row(project: pytest.Pytester, told: Told) -> None:
+def test_lost_worker_leaves_a_row(project: pytest.Pytester, told: Told, document: Document) -> None:
     project.makepyfile("""
         import os
         from gates import gate
@@ -204,6 +204,7 @@ def test_lost_worker_leaves_a_row(project: pytest.Pytester, told: Told) -> None:
     """)
     result = project.runpytest_subprocess("-n", "2")
     assert ("test_lost_worker_leaves_a_row.py::test_gone", "CRASHED", None) in told("node_id", "verdict", "evidence")
+    assert document()["complete"] is False
     result.stdout.fnmatch_lines(["*test_gone* CRASHED *its worker was lost while it ran", "1 gate:*1 CRASHED*"])
 
 
