@@ -12,7 +12,6 @@ from pytest_modelserve.evidence.recorder import (
     current_recorder,
     record,
     recording,
-    worse_of,
 )
 from pytest_modelserve.evidence.verdict import Budget, Interval, Verdict, check_error_rates, levels_for
 
@@ -40,5 +39,4 @@ __all__ = [
     "package_versions",
     "record",
     "recording",
-    "worse_of",
 ]

@@ -24,7 +24,7 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, no_garbage_collection, warm_up
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.stats import Bounds, median_bounds
+from pytest_modelserve.stats import Bounds, median_bounds, spend
 
 LOOKS = (20, 50, 125, 320, 800)
 """After how many pairs the evidence is judged. About 2.5 times as many each time: a clear case is told in 20 pairs, and
@@ -64,7 +64,9 @@ def measure_not_slower(
     check_error_rates(confidence=confidence, alpha=alpha)
     started = time.perf_counter()
     budget = Budget("at most", max_slowdown)
-    low_level, high_level = levels_for(budget, confidence=1 - (1 - confidence) / len(LOOKS), alpha=alpha / len(LOOKS))
+    low_level, high_level = levels_for(
+        budget, confidence=1 - spend(1 - confidence, len(LOOKS)), alpha=spend(alpha, len(LOOKS))
+    )
     calls: tuple[Call, Call] = (lambda: candidate.predict(inputs), lambda: reference.predict(inputs))
     clock, rng = Clocks().wall, random.Random(seed)
     repeats = block_length(calls, clock=clock)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.serving.callable_predictor import CallablePredictor
 from pytest_modelserve.serving.dispatch import Servable, serve
-from pytest_modelserve.serving.outputs import named_outputs, output_names_of
+from pytest_modelserve.serving.outputs import named_outputs
 from pytest_modelserve.serving.predictor import Inputs, Predictor, Transport
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
 
@@ -22,7 +22,6 @@ __all__ = [
     "TorchPredictor",
     "Transport",
     "named_outputs",
-    "output_names_of",
     "serve",
 ]
 

@@ -35,8 +35,3 @@ def named_outputs(result: object) -> dict[str, Any]:
                 "in a flat mapping or tuple"
             )
     return outputs
-
-
-def output_names_of(result: object) -> tuple[str, ...]:
-    """The names of `named_outputs(result)`, in order."""
-    return tuple(named_outputs(result))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.serving import named_outputs, output_names_of
+from pytest_modelserve.serving import named_outputs
 
 A, B = np.zeros(1), np.ones(1)
 Pair = namedtuple("Pair", "first second")
@@ -24,7 +24,7 @@ Pair = namedtuple("Pair", "first second")
     ],
 )
 def test_results_are_named_by_their_form(result, names):
-    assert output_names_of(result) == names
+    assert tuple(named_outputs(result)) == names
     assert next(iter(named_outputs(result).values())) is A
 
 
