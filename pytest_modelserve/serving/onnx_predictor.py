@@ -49,6 +49,7 @@ class OnnxPredictor(Predictor):
         artifact = _opened(model, name, variant)
         _check_servable(artifact)
         super().__init__(artifact.subject, artifact.signature)
+        self.artifact = artifact
         self._model = artifact.signature
         self._run: _Run = open_session(artifact.path, providers=providers, threads=threads).run
         self._hazards = hazards_of(onnx.load(artifact.path, load_external_data=False))

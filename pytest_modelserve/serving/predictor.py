@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Signature
+from pytest_modelserve.artifacts import Artifact, Signature
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Subject
 
@@ -21,11 +21,12 @@ class Predictor(ABC):
     """A model that answers: arrays in, named arrays out.
 
     `subject` is what evidence calls it, `signature` what it takes and gives (None where that is not known before a
-    call), `transport` how it is reached. A context manager; `close` may be called more than once, and `predict` after
-    it is a UsageError.
+    call), `transport` how it is reached, `artifact` the file behind it, None where there is none. A context manager;
+    `close` may be called more than once, and `predict` after it is a UsageError.
     """
 
     transport: Transport
+    artifact: Artifact | None = None
 
     def __init__(self, subject: Subject, signature: Signature | None = None) -> None:
         self.subject = subject
