@@ -25,6 +25,18 @@ class ExportError(ModelServeError):
     """A torch model did not become a faithful ONNX artifact."""
 
 
+class BakedAxisError(ExportError):
+    """An axis that was to stay free is fixed in the exported model; the message names the axis and the input."""
+
+
+class ControlFlowError(ExportError):
+    """The module's code goes by values that only the data decide; the message names the source line."""
+
+
+class UnsupportedOperatorError(ExportError):
+    """An operator that ONNX or onnxruntime does not have; the message names it, and the source line that calls it."""
+
+
 class RecipeError(ModelServeError):
     """A compression recipe could not be applied, or applied nothing."""
 

@@ -7,7 +7,7 @@ MODELSERVE_CACHE names, or `.modelserve/cache` in the working directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pytest_modelserve.compression import Given
+    from pytest_modelserve.compression import CalibrationMethod, Excluded, Given
     from pytest_modelserve.training import ModelSource, TrainedModel
 
 
@@ -51,33 +51,62 @@ class Pipeline:
     def export(
         self,
         model: TrainedModel | torch.nn.Module,
-        example_inputs: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
+        example_inputs: NDArray[Any] | Mapping[str, Any] | Sequence[Any] | None = None,
         *,
         dynamic: Sequence[str] | Mapping[str, Mapping[int, str]] = ("batch",),
         opset: int | None = None,
+        external_data: bool = False,
         name: str | None = None,
     ) -> Artifact:
         """The ONNX artifact of `model`, checked against eager torch; `dynamic` names the axes that stay free.
 
         A TrainedModel brings its example inputs and its name; a bare module needs the first and may be given the
-        second. Raises ExportError where the exporter fails, bakes an axis or changes an answer.
+        second. Example inputs are one array, a tuple by position, or a mapping by the names of `forward`'s parameters,
+        nested where one takes a mapping. `external_data` keeps the weights in a file beside the model. Raises
+        ExportError where the exporter fails or changes an answer; BakedAxisError, ControlFlowError and
+        UnsupportedOperatorError, which are ExportErrors, name the axis, the source line or the operator.
         """
         from pytest_modelserve.training import export
 
-        return export(model, example_inputs, dynamic=dynamic, opset=opset, name=name, store=self.store)
+        return export(
+            model,
+            example_inputs,
+            dynamic=dynamic,
+            opset=opset,
+            external_data=external_data,
+            name=name,
+            store=self.store,
+        )
 
     def compress(
-        self, artifact: Artifact, recipe: str | Sequence[str], *, calibration: Given | None = None
+        self,
+        artifact: Artifact,
+        recipe: str | Sequence[str],
+        *,
+        calibration: Given | None = None,
+        calibration_method: CalibrationMethod = "min-max",
+        percentile: float | None = None,
+        exclude: Excluded | Iterable[Excluded] = (),
     ) -> Artifact:
         """A smaller or faster variant of `artifact` by one recipe or several in order; `artifact` is never touched.
 
         Recipes: "simplify", "optimize", "fp16", "int8-dynamic", "int8-static", "int4-weights". Of these "int8-static"
         needs `calibration`: rows like those that the model will serve, as an array, a mapping from input names to
-        arrays, or an iterable of such batches. Raises RecipeError where a recipe cannot be applied or changes nothing.
+        arrays, or an iterable of such batches. `calibration_method` ("min-max", "entropy", "percentile" with its
+        `percentile`) says how its ranges come about; `exclude` names nodes, or layers that `sensitivity` ranked, that
+        stay in float. Raises RecipeError where a recipe cannot be applied or changes nothing.
         """
         from pytest_modelserve.compression import compress
 
-        return compress(artifact, recipe, calibration=calibration, store=self.store)
+        return compress(
+            artifact,
+            recipe,
+            calibration=calibration,
+            calibration_method=calibration_method,
+            percentile=percentile,
+            exclude=exclude,
+            store=self.store,
+        )
 
     def compose(
         self,

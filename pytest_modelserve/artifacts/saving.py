@@ -25,14 +25,21 @@ _PAGE_BYTES = 4096
 
 
 def save_artifact(
-    model: onnx.ModelProto, path: Path, *, name: str, variant: str, lineage: Sequence[LineageStep]
+    model: onnx.ModelProto,
+    path: Path,
+    *,
+    name: str,
+    variant: str,
+    lineage: Sequence[LineageStep],
+    external_data: bool = False,
 ) -> Artifact:
     """Write `model` to `path` with its name, variant and lineage inside, and open it as an Artifact.
 
     `model` itself is not changed. Tensors that it keeps in external files stay there, and those files must lie beside
-    `path` already. Weights of more than 1 GiB go to a file of their own beside the model, which carries the first
-    digits of its digest in its name, so that an earlier model of the same name stays whole until the last step. A kill
-    leaves the old model or the new one. A folder that cannot be written is an ArtifactError.
+    `path` already. Weights of more than 1 GiB, and with `external_data` any of 1 KiB and more, go to a file of their
+    own beside the model, which carries the first digits of its digest in its name, so that an earlier model of the same
+    name stays whole until the last step. A kill leaves the old model or the new one. A folder that cannot be written is
+    an ArtifactError.
     """
     import onnx
 
@@ -41,7 +48,7 @@ def save_artifact(
     labelled.CopyFrom(model)
     write_label(labelled, Label(name, variant, tuple(lineage)))
     try:
-        if sum(len(tensor.raw_data) for tensor in tensors_of(labelled)) > INLINE_LIMIT_BYTES:
+        if external_data or sum(len(tensor.raw_data) for tensor in tensors_of(labelled)) > INLINE_LIMIT_BYTES:
             _move_out(labelled, path)
         write_file(path, [labelled.SerializeToString(deterministic=True)])
     except OSError as error:
@@ -54,6 +61,8 @@ def _move_out(model: onnx.ModelProto, path: Path) -> None:
     import onnx
 
     moved = [tensor for tensor in tensors_of(model) if len(tensor.raw_data) >= _SMALL_BYTES]
+    if not moved:
+        return
     digest = hashlib.sha256()
     for tensor in moved:
         digest.update(tensor.raw_data)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving.calling import Call, Forward
 from pytest_modelserve.serving.inputs import check_array
 from pytest_modelserve.serving.outputs import named_outputs
 from pytest_modelserve.serving.predictor import Inputs, Predictor, check_threads
@@ -25,19 +24,24 @@ if TYPE_CHECKING:
 class TorchPredictor(Predictor):
     """Answers with `module` in inference mode on the CPU, on `threads` threads so that results are the same each time.
 
-    The module has to be in eval mode. Inputs are named by the parameters of its `forward`; what it returns is named by
+    The module has to be in eval mode. Inputs are named by the parameters of its `forward`; arrays inside a mapping or
+    sequence are given in that, or under the flat names that an export of the module gives them (`Forward.call_of`).
+    `call` says where each flat name goes, where the names alone do not tell. What the module returns is named by
     `named_outputs`. torch's own exceptions pass through: it decides which dtypes and shapes fit.
     """
 
     transport = "torch"
 
-    def __init__(self, module: nn.Module, *, subject: Subject | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, module: nn.Module, *, subject: Subject | None = None, threads: int = 1, call: Call | None = None
+    ) -> None:
         super().__init__(Subject(type(module).__name__, "torch") if subject is None else subject)
         _check_eval(module)
         _check_on_cpu(module)
         self._module = module
         self._threads = check_threads(threads)
-        self._forward = _Forward.of(module)
+        self._forward = Forward.of(module)
+        self._calls = {} if call is None else {frozenset(call.names): call}
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """The module's outputs as numpy arrays.
@@ -51,9 +55,17 @@ class TorchPredictor(Predictor):
             raise self._closed_error()
         if self._module.training:
             raise _training_error(type(self._module).__name__)
-        args, kwargs = self._arguments(inputs)
-        with torch.inference_mode(), _threads(self._threads):
-            outputs = named_outputs(self._module(*args, **kwargs))
+        call, arrays = self._call_of(inputs)
+        several = isinstance(inputs, Mapping) or len(arrays) > 1
+        tensors = {name: _tensor(f"input {name!r}" if several else "the input", arrays[name]) for name in call.names}
+        args, kwargs = call.arguments(tensors)
+        try:
+            with torch.inference_mode(), _threads(self._threads):
+                outputs = named_outputs(self._module(*args, **kwargs))
+        except (TypeError, AttributeError, KeyError) as error:
+            if call.guess:
+                raise InputError(f"{call.guess} ({type(error).__name__}: {error})") from error
+            raise
         return {name: self._array(name, value) for name, value in outputs.items()}
 
     def describe(self) -> str:
@@ -63,17 +75,18 @@ class TorchPredictor(Predictor):
         threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
         return f"{self.subject} in eager torch {torch.__version__}, {threads}"
 
-    def _arguments(self, inputs: object) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-        if isinstance(inputs, Mapping):
-            self._forward.check_names(inputs)
-            return (), {name: _tensor(f"input {name!r}", value) for name, value in inputs.items()}
-        required = self._forward.required
-        if len(required) > 1:
-            told = ", ".join(map(repr, required))
-            raise InputError(
-                f"forward() takes {len(required)} inputs ({told}): give a mapping from their names to arrays"
-            )
-        return (_tensor("the input", inputs),), {}
+    def _call_of(self, inputs: object) -> tuple[Call, Mapping[str, object]]:
+        """The call that `inputs` mean, and the arrays in it by name; names that came before are not looked up again,
+        as that takes as long as a small model."""
+        arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        names = frozenset(arrays)
+        if names in self._calls and all(isinstance(array, np.ndarray) for array in arrays.values()):
+            call = self._calls[names]
+            return call, arrays if isinstance(inputs, Mapping) else {call.names[0]: inputs}
+        call, values = self._forward.call_of(inputs)
+        if names == frozenset(call.names) or isinstance(inputs, np.ndarray):
+            self._calls[names] = call
+        return call, values
 
     def _array(self, name: str, value: object) -> NDArray[Any]:
         import torch
@@ -89,35 +102,6 @@ class TorchPredictor(Predictor):
                 f"{self.subject} returned {name!r} as a tensor ({kind}) that numpy cannot hold: return a dense one "
                 "of another dtype, .float() say"
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """The inputs that a module's `forward` names, those among them that it cannot do without, and whether it takes
-    others as well."""
-
-    names: tuple[str, ...]
-    required: tuple[str, ...]
-    takes_others: bool
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Forward:
-        parameters = inspect.signature(module.forward).parameters.values()
-        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        return cls(
-            names=tuple(p.name for p in named),
-            required=tuple(p.name for p in named if p.default is p.empty),
-            takes_others=any(p.kind is p.VAR_KEYWORD for p in parameters),
-        )
-
-    def check_names(self, inputs: Mapping[str, object]) -> None:
-        if not self.takes_others:
-            for name in inputs:
-                if name not in self.names:
-                    raise InputError(unknown_choice("input", name, self.names))
-        for name in self.required:
-            if name not in inputs:
-                raise InputError(f"input {name!r} is missing: forward() takes {', '.join(map(repr, self.names))}")
 
 
 def _tensor(what: str, value: object) -> torch.Tensor:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pytest_modelserve.errors import ExportError
+from pytest_modelserve.errors import ExportError, ModelServeError
 from pytest_modelserve.progress import progress
+from pytest_modelserve.training.cause import Cause, found_in
 
-# What a child leaves in its folder: the exception that ended it, and all that it printed.
-CAUSE_FILE = "cause.txt"
+# All that a child printed, in its folder; why it failed lies beside it.
 LOG_FILE = "log.txt"
 
 _POLL_S = 0.02
@@ -40,7 +40,7 @@ def run_in_child(start: Callable[[], Child], *, folder: Path, time_limit_s: floa
     """Wait for the child that `start()` starts; it never outlives this call.
 
     ExportError, with the cause and the log that it left in `folder`, for a child that fails, dies of a signal or takes
-    longer than `time_limit_s`.
+    longer than `time_limit_s`; another class where the cause names one.
     """
     child = start()
     try:
@@ -52,11 +52,11 @@ def run_in_child(start: Callable[[], Child], *, folder: Path, time_limit_s: floa
             child.kill()
             child.wait()
     if status is None:
-        raise ExportError(f"{what} took longer than its time limit of {time_limit_s:g} s and was ended{_told(folder)}")
+        raise ExportError(f"{what} took longer than its time limit of {time_limit_s:g} s and was ended{_log(folder)}")
     if status < 0:
-        raise ExportError(f"{what}: its process died of {_signal_name(-status)}{_told(folder)}")
+        raise ExportError(f"{what}: its process died of {_signal_name(-status)}{_log(folder)}")
     if status > 0:
-        raise ExportError(f"{what} failed{_told(folder)}")
+        raise _failure(what, found_in(folder), folder)
 
 
 def _ticks(child: Child, deadline: float) -> Iterator[None]:
@@ -71,17 +71,22 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _told(folder: Path) -> str:
-    """The cause in the child's words, and that part of its log which says more."""
-    cause = _text(folder / CAUSE_FILE).strip()
-    lines = [line for line in _text(folder / LOG_FILE).splitlines() if line.strip() and line.strip() not in cause]
+def _failure(what: str, cause: Cause | None, folder: Path) -> ModelServeError:
+    if cause is None:
+        return ExportError(f"{what} failed{_log(folder)}")
+    told = cause.told if cause.detail in ("", cause.told) else f"{cause.told}\n{cause.detail}"
+    return cause.raised(f"{what} failed: {told.strip()}{_log(folder, told)}")
+
+
+def _log(folder: Path, told: str = "") -> str:
+    """That part of the child's log which says more than what was `told`."""
+    lines = [line for line in _text(folder / LOG_FILE).splitlines() if line.strip() and line.strip() not in told]
     crash = next((number for number, line in enumerate(lines) if line.startswith(_CRASH)), None)
     shown = lines[-_LOG_LINES:] if crash is None else lines[crash : crash + _LOG_LINES]
-    told = f": {cause}" if cause else ""
     if not shown:
-        return f"{told}\nIt printed nothing."
+        return "\nIt printed nothing."
     where = "The end of its log" if crash is None else "Its log"
-    return f"{told}\n{where}:\n" + "\n".join(f"  {line}" for line in shown)
+    return f"\n{where}:\n" + "\n".join(f"  {line}" for line in shown)
 
 
 def _text(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -10,24 +11,26 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, save_artifact
-from pytest_modelserve.errors import ExportError
-from pytest_modelserve.evidence import package_versions
-from pytest_modelserve.serving import Predictor, serve
+from pytest_modelserve.errors import ArtifactError, ExportError, InputError
+from pytest_modelserve.evidence import Subject, package_versions
+from pytest_modelserve.serving import Predictor, TorchPredictor, serve
 from pytest_modelserve.training import child, forking, spawning
 from pytest_modelserve.training.export_child import ExportJob
 from pytest_modelserve.training.extra import require
-from pytest_modelserve.training.off_trace import check_off_trace
+from pytest_modelserve.training.off_trace import check_off_trace, nan_notes
 from pytest_modelserve.training.request import PACKAGES, ExportRequest, request_for
-from pytest_modelserve.training.tracing import Dynamic, Examples
+from pytest_modelserve.training.source import Examples
+from pytest_modelserve.training.tracing import Dynamic
 from pytest_modelserve.training.trained import TrainedModel
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of
+from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of, refusal
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 # How long after its time limit a child ends itself, should this process be gone and not do it.
 _ORPHAN_GRACE_S = 5
-_PRECISIONS = {"torch.float64": "fp64", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+_PRECISIONS = {"float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def export(
@@ -36,28 +39,47 @@ def export(
     *,
     dynamic: Dynamic = ("batch",),
     opset: int | None = None,
+    external_data: bool = False,
     time_limit_s: float = 300.0,
     store: Store,
     name: str | None = None,
 ) -> Artifact:
     """The ONNX artifact of `model`: from the store where the same module was exported before, else exported now.
 
-    `example_inputs` are one array, or a mapping by the names of `forward`'s parameters, with rows along the first axis;
-    a TrainedModel brings its own. `dynamic` names the axes that stay free: the leading axes of every input
-    (`("batch",)`), or axis by axis (`{"ids": {0: "batch", 1: "time"}}`); `()` fixes every size. `opset` is the one to
-    write, by default the exporter's own choice. `name` is by default the source's, or the class's.
+    `example_inputs` are one array; a tuple or list of arrays, by position; or a mapping by the names of `forward`'s
+    parameters, nested where one takes a mapping or a sequence. Rows lie along the first axis. A TrainedModel brings its
+    own. The inputs of the artifact are called like the parameters; what is nested by its key where no other input is
+    ({"batch": {"ids": a, "mask": b}} makes "ids" and "mask"), else by the whole path ("batch.ids"), and in a sequence
+    by its place ("state_0"). Outputs are named by the same rule (`named_outputs`).
+
+    `dynamic` names the axes that stay free: the leading axes of every input (`("batch",)`), or axis by axis
+    (`{"ids": {0: "batch", 1: "time"}}`); `()` fixes every size. `opset` is the one to write, by default the exporter's
+    own choice. The artifact is a single file, unless `external_data` asks for one beside it for the tensors of 1 KiB
+    and more, or they need it (1 GiB). `name` is by default the source's, or the class's.
 
     torch's exporter runs in a fresh process, which is ended after `time_limit_s`. What it wrote is then run by
-    onnxruntime and held against the module in eager torch at sizes that it did not trace (`check_off_trace`), and the
-    output shapes that it claims are put right.
+    onnxruntime and held against the module in eager torch at sizes that it did not trace, and on rows that break models
+    (`check_off_trace`); the output shapes that it claims are put right. Where both answer NaN to such a row, a note in
+    the lineage says so.
 
-    ExportError, which names the axis, the output or the end of the exporter's log, for a module in training mode, for
-    an export that fails, dies or takes too long, and for one that is not faithful: another opset, a fixed axis, another
-    answer, NaN elsewhere. InputError for example inputs that `forward` does not take, UsageError for axes that they do
-    not have, MissingDependencyError without torch or onnxscript.
+    ExportError, which says what to do and keeps the end of the exporter's log, for a module in training mode, scripted,
+    pruned with its masks on or not on the CPU, for an export that fails, dies or takes too long, and for one that is
+    not as asked: another opset, another answer, NaN elsewhere, nothing to keep beside the file. Of these BakedAxisError
+    names the axis that was to stay free and its input; ControlFlowError the source line that goes by the data;
+    UnsupportedOperatorError the operator that ONNX or onnxruntime does not have. InputError for example inputs that
+    `forward` does not take, UsageError for axes that they do not have, ArtifactError for a folder that cannot be
+    written, MissingDependencyError without torch or onnxscript.
     """
     require("torch", "export")
-    request = request_for(model, example_inputs, dynamic=dynamic, opset=opset, time_limit_s=time_limit_s, name=name)
+    request = request_for(
+        model,
+        example_inputs,
+        dynamic=dynamic,
+        opset=opset,
+        external_data=external_data,
+        time_limit_s=time_limit_s,
+        name=name,
+    )
     entry = store.get_or_build(
         request.key, lambda folder: _export_into(folder, request), what=f"export of {request.name}"
     )
@@ -68,20 +90,44 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
     import onnx
 
     file_name = f"{request.name}.onnx"
-    with TemporaryDirectory(dir=folder) as work, serve(request.module, name=request.name) as reference:
+    with TemporaryDirectory(dir=folder) as work, warnings.catch_warnings(), _reference(request) as reference:
+        warnings.simplefilter("ignore")  # of eager torch, which may be errors here; the module is not on trial for them
         raw = Path(work) / file_name
         outputs = _output_names(reference, request)
-        _run_exporter(ExportJob(request.module, request.tracing, outputs, request.opset, raw), request)
+        job = ExportJob(request.module, request.tracing, outputs, request.opset, request.external_data, raw)
+        _run_exporter(job, request)
         model = onnx.load(raw)
         check_written(model, request.tracing, outputs, request.opset)
         forget_shapes(model)
         checked = save_artifact(model, raw, name=request.name, variant="unchecked", lineage=())
-        with serve(checked) as candidate:
+        with _candidate(checked, model) as candidate:
             probes = check_off_trace(candidate, reference, request.tracing)
-    notes = correct_outputs(model, probes)
+    notes = (*correct_outputs(model, probes), *nan_notes(probes))
     told = "answers like eager torch at " + "; ".join(map(str, probes))
-    lineage = (*request.training, _lineage_step(request, opset_of(model), (told, *notes)))
-    save_artifact(model, folder / file_name, name=request.name, variant=_precision(request.module), lineage=lineage)
+    saved = save_artifact(
+        model,
+        folder / file_name,
+        name=request.name,
+        variant=_precision(request.module),
+        lineage=(*request.training, _lineage_step(request, opset_of(model), (told, *notes))),
+        external_data=request.external_data,
+    )
+    if request.external_data and not saved.external:
+        raise ExportError(
+            f"external_data was asked for and no tensor of {request.name} takes 1 KiB, so that all stay in the file: "
+            "leave it out"
+        )
+
+
+def _reference(request: ExportRequest) -> Predictor:
+    return TorchPredictor(request.module, subject=Subject(request.name, "torch"), call=request.tracing.call)
+
+
+def _candidate(checked: Artifact, model: onnx.ModelProto) -> Predictor:
+    try:
+        return serve(checked)
+    except ArtifactError as error:
+        raise refusal(error, model) from error
 
 
 def _lineage_step(request: ExportRequest, opset: int, notes: tuple[str, ...]) -> LineageStep:
@@ -99,11 +145,24 @@ def _output_names(reference: Predictor, request: ExportRequest) -> tuple[str, ..
     """The names of the module's outputs, from one run on the traced inputs."""
     try:
         return tuple(reference.predict(request.tracing.inputs))
+    except InputError:
+        raise
     except Exception as error:  # whatever a stranger's forward raises
-        inputs = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in request.tracing.inputs.items())
+        arrays = request.tracing.inputs
+        inputs = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
         raise ExportError(
             f"{request.name} itself fails on the example inputs ({inputs}): {type(error).__name__}: {error}"
+            f"{_other_dtype(request)}"
         ) from error
+
+
+def _other_dtype(request: ExportRequest) -> str:
+    """What to do where an input has another floating dtype than the module; nothing else."""
+    own = _floating_dtype(request.module)
+    for name, array in request.tracing.inputs.items():
+        if own and array.dtype.kind == "f" and array.dtype.name != own:
+            return f". The module is of {own}: give {name!r} as .astype(np.{own})"
+    return ""
 
 
 def _run_exporter(job: ExportJob, request: ExportRequest) -> None:
@@ -132,6 +191,10 @@ def _load_exporter() -> None:
 
 def _precision(module: nn.Module) -> str:
     """The name of the commonest floating dtype among the parameters; fp32 for a module without any."""
+    return _PRECISIONS.get(_floating_dtype(module), "fp32")
+
+
+def _floating_dtype(module: nn.Module) -> str:
     dtypes = Counter(str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point())
-    commonest = [dtype for dtype, _ in dtypes.most_common(1)]
-    return _PRECISIONS.get(commonest[0], "fp32") if commonest else "fp32"
+    commonest = [dtype.removeprefix("torch.") for dtype, _ in dtypes.most_common(1)]
+    return commonest[0] if commonest else ""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.training.child import CAUSE_FILE
+from pytest_modelserve.serving.calling import Call
+from pytest_modelserve.serving.outputs import named_outputs
+from pytest_modelserve.training.failing import cause_of
 from pytest_modelserve.training.tracing import Tracing
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # A protobuf message ends at 2 GiB; beyond half of it the exporter writes the weights to a file of their own.
@@ -28,17 +32,16 @@ class ExportJob:
     tracing: Tracing
     outputs: Sequence[str]
     opset: int | None
+    external_data: bool
     path: Path
 
     def run(self) -> None:
-        """Write the ONNX file, or the innermost cause of a failure into a text file beside it."""
+        """Write the ONNX file, or the cause of a failure beside it."""
         try:
             self._export()
         except BaseException as error:
-            cause = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            self.path.with_name(CAUSE_FILE).write_text(f"{type(cause).__name__}: {cause}", encoding="utf-8")
+            self.path.unlink(missing_ok=True)  # on a full disk its half is the room for the cause
+            cause_of(error, self.tracing, self.path.parent).leave_in(self.path.parent)
             raise
 
     def _export(self) -> None:
@@ -50,18 +53,55 @@ class ExportJob:
         with torch.no_grad():
             torch.onnx.export(
                 self.module,
-                (),
-                self.path,
-                kwargs={name: torch.from_numpy(array.copy()) for name, array in self.tracing.inputs.items()},
+                **self._arguments(),
+                f=self.path,
                 input_names=list(self.tracing.inputs),
                 output_names=list(self.outputs),
-                # Names, not torch.export.Dim: with those an axis that the trace fixed is baked in without a word.
-                dynamic_shapes={name: dict(named) or None for name, named in self.tracing.axes.items()},
                 opset_version=self.opset,
-                external_data=size > _INLINE_LIMIT_BYTES,
+                external_data=self.external_data or size > _INLINE_LIMIT_BYTES,
                 dynamo=True,
                 verbose=False,
             )
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the exporter is to call the module with, and the axes that stay free, in the same form.
+
+        As keyword arguments where every input is a parameter and every output stands for itself. Else the module gets,
+        in this process, a `forward` that takes and returns nothing but tensors in a row: torch would have to be told
+        of every class that holds some, and would fix what it does not know.
+        """
+        # Names, not torch.export.Dim: with those an axis that the trace fixed is baked in without a word.
+        axes = {name: dict(named) or None for name, named in self.tracing.axes.items()}
+        call = self.tracing.call
+        named = call is None or (call.plain and set(call.names) <= set(signature(self.module.forward).parameters))
+        if call is None or (named and _is_flat(self.module(**self._tensors()))):
+            return {"args": (), "kwargs": self._tensors(), "dynamic_shapes": axes}
+        self.module.forward = _in_a_row(self.module.forward, call)
+        return {"args": tuple(self._tensors().values()), "dynamic_shapes": (tuple(axes.values()),)}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The traced inputs, each time anew: the module may work in place."""
+        import torch
+
+        return {name: torch.from_numpy(array.copy()) for name, array in self.tracing.inputs.items()}
+
+
+def _is_flat(result: Any) -> bool:
+    """Whether `result` is a tensor, or a plain dict, tuple or list of them."""
+    import torch
+
+    values = [result]
+    if type(result) in (dict, tuple, list):
+        values = list(result.values()) if isinstance(result, dict) else list(result)
+    return all(isinstance(value, torch.Tensor) for value in values)
+
+
+def _in_a_row(forward: Callable[..., object], call: Call) -> Callable[..., tuple[Any, ...]]:
+    def forward_in_a_row(*tensors: Any) -> tuple[Any, ...]:
+        args, kwargs = call.arguments(dict(zip(call.names, tensors, strict=True)))
+        return tuple(named_outputs(forward(*args, **kwargs)).values())
+
+    return forward_in_a_row
 
 
 def _forget_traces() -> None:

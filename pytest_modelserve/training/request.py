@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts import LineageStep, digest_of, own_code
-from pytest_modelserve.errors import ExportError, InputError, UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import package_versions
+from pytest_modelserve.training.exportable import check_exportable
 from pytest_modelserve.training.identity import module_digest, weights_digest
-from pytest_modelserve.training.source import check_name
-from pytest_modelserve.training.tracing import Dynamic, Examples, Tracing, plan_tracing
+from pytest_modelserve.training.source import Examples, check_name
+from pytest_modelserve.training.tracing import Dynamic, Tracing, plan_tracing
 from pytest_modelserve.training.trained import TrainedModel
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ExportRequest:
     training: tuple[LineageStep, ...]
     tracing: Tracing
     opset: int | None
+    external_data: bool
     time_limit_s: float
 
     @property
@@ -44,7 +46,9 @@ class ExportRequest:
                 "training": [step.settings for step in self.training],
                 "inputs": [(name, str(array.dtype), array.shape) for name, array in self.tracing.inputs.items()],
                 "axes": self.tracing.axes,
+                "call": (self.tracing.call.args, self.tracing.call.kwargs) if self.tracing.call else None,
                 "opset": self.opset,
+                "external_data": self.external_data,
                 "python": sys.version_info[:2],
                 "versions": package_versions(PACKAGES),
                 "own_code": own_code(),
@@ -58,6 +62,7 @@ def request_for(
     *,
     dynamic: Dynamic,
     opset: int | None,
+    external_data: bool = False,
     time_limit_s: float,
     name: str | None,
 ) -> ExportRequest:
@@ -67,7 +72,7 @@ def request_for(
     if not (math.isfinite(time_limit_s) and time_limit_s > 0):
         raise UsageError(f"time_limit_s is a number of seconds above 0, not {time_limit_s}")
     module, examples = _taken_apart(model, example_inputs)
-    _check_exportable(module)
+    check_exportable(module)
     return ExportRequest(
         name=_name(model, name),
         module=module,
@@ -75,6 +80,7 @@ def request_for(
         training=(_training_step(model),) if isinstance(model, TrainedModel) else (),
         tracing=plan_tracing(module, examples, dynamic),
         opset=opset,
+        external_data=external_data,
         time_limit_s=time_limit_s,
     )
 
@@ -87,7 +93,10 @@ def _taken_apart(model: TrainedModel | nn.Module, examples: Examples | None) -> 
     if not isinstance(model, nn.Module):
         raise UsageError(f"export takes a TrainedModel or a torch module, not {type(model).__name__}")
     if examples is None:
-        raise InputError("export of a torch module needs example_inputs: one array, or a mapping by parameter names")
+        raise InputError(
+            "export of a torch module needs example_inputs: one array, a tuple by position, or a mapping by parameter "
+            "names"
+        )
     return model, examples
 
 
@@ -105,17 +114,3 @@ def _name(model: TrainedModel | nn.Module, name: str | None) -> str:
     chosen = default if name is None else name
     check_name(chosen)
     return chosen
-
-
-def _check_exportable(module: nn.Module) -> None:
-    from torch import jit
-
-    if isinstance(module, jit.ScriptModule):
-        raise ExportError("the module is scripted already: export the nn.Module that it was made from")
-    for path, each in module.named_modules():
-        if each.training:
-            part = f"its part {path!r}" if path else "the module"
-            raise ExportError(f"{part} is in training mode, where dropout draws and norms learn: call .eval() first")
-    for path, tensor in module.state_dict().items():
-        if tensor.device.type != "cpu":
-            raise ExportError(f"{path!r} is on {tensor.device}, where the export cannot be checked: call .cpu() first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.progress import Progress
+from pytest_modelserve.serving.inputs import check_array
+from pytest_modelserve.serving.leaves import leaves, whole_name
 
 if TYPE_CHECKING:
     from torch import nn
+
+# One array, or a mapping or sequence of arrays and of further mappings and sequences.
+Examples = NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -26,8 +31,9 @@ class ModelSource:
     `build()` returns the untrained module. `fit(module, data, progress)` trains it in place; it is handed copies of
     `data` and a `progress(batches, "epoch 3")` that shows a bar on a terminal. Hyperparameters go in by
     `functools.partial(fit, epochs=30)`: they are part of what the stored training is found by, and so are the source
-    files of both functions. `example_inputs` are one array for a module of one input, or a mapping by the names of
-    `forward`'s parameters; rows lie along the first axis.
+    files of both functions. `example_inputs` are one array for a module of one input, a tuple by position, or a
+    mapping by the names of `forward`'s parameters, nested where a parameter takes a mapping; rows lie along the first
+    axis.
 
     NaN in the data is allowed, as a model may impute it. UsageError for a name that is no file name and for anything
     but functions where functions belong; InputError for data that are not arrays, or that are empty.
@@ -37,7 +43,7 @@ class ModelSource:
     build: Callable[[], nn.Module]
     fit: Callable[[nn.Module, Mapping[str, NDArray[Any]], Progress], None]
     data: Mapping[str, NDArray[Any]]
-    example_inputs: NDArray[Any] | Mapping[str, NDArray[Any]]
+    example_inputs: Examples
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -61,15 +67,26 @@ def check_name(name: str) -> None:
 
 
 def check_examples(examples: object, what: str) -> None:
-    """InputError unless `examples` are one array, or a mapping of arrays, with something in it."""
-    if isinstance(examples, Mapping):
-        check_arrays(examples, what)
-    elif isinstance(examples, np.ndarray):
-        check_arrays({"": examples}, what)
-    else:
+    """InputError unless `examples` are one array, or a mapping or sequence of arrays, with something in it."""
+    found = dict(leaves(examples, ()))
+    if isinstance(examples, (tuple, list)) and found and all(isinstance(v, (int, float)) for v in found.values()):
         raise InputError(
-            f"{what} are one numpy array or a mapping of input names to arrays; got {type(examples).__name__}"
+            f"{what} are a {type(examples).__name__} of numbers: give np.asarray(...) of the model's dtype"
         )
+    if not found:
+        raise InputError(f"{what} are empty: there is no array in them")
+    for path, value in found.items():
+        where = f"{what}: {whole_name(path)!r}" if path else what
+        if isinstance(value, (bool, int, float, complex, str)) or value is None:
+            raise InputError(
+                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: give "
+                "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
+                "module"
+            )
+        array = check_array(where, value)
+        check_arrays({"": array}, where)
+        if array.dtype.kind not in "fiubc":
+            raise InputError(f"{where} has dtype {array.dtype}, which torch cannot take")
 
 
 def check_arrays(arrays: Mapping[str, object], what: str) -> None:

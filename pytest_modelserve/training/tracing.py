@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.training.source import check_examples
+from pytest_modelserve.serving.calling import Call, Forward
+from pytest_modelserve.training.source import Examples, check_examples
 
 if TYPE_CHECKING:
     from torch import nn
 
-Examples = NDArray[Any] | Mapping[str, NDArray[Any]]
 Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
 
 # A trace over one row is no trace over a batch: squeeze, broadcasting and `if len(x) == 1` go by the size they meet.
@@ -25,13 +24,15 @@ _SMALLEST_FREE_SIZE = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracing:
-    """The arrays to trace, by the names of `forward`'s parameters and in their order, and the names of free axes.
+    """The arrays to trace, by the names of the model's inputs and in their order, and the names of free axes.
 
-    `axes[input][axis]` is the name of a free axis; each axis of one name has the same size in every input.
+    `axes[input][axis]` is the name of a free axis; each axis of one name has the same size in every input. `call` is
+    how `forward` takes them; None for what is no torch module.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     axes: Mapping[str, Mapping[int, str]]
+    call: Call | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -43,35 +44,17 @@ def plan_tracing(module: nn.Module, examples: Examples, dynamic: Dynamic) -> Tra
     """How to trace `module` so that the axes in `dynamic` stay free.
 
     A sequence of names stands for the leading axes of every input: `("batch",)`, or `("batch", "time")`. A mapping
-    names them input by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two.
+    names them input by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two. What is
+    nested in `examples` is named as `Forward.call_of` says, in `dynamic` too.
 
     InputError for examples that `forward` does not take, or whose axes of one name differ in size; UsageError for
     axes that the inputs do not have.
     """
     check_examples(examples, "example_inputs")
-    inputs = _by_parameter(module, examples)
+    call, inputs = Forward.of(module).call_of(examples)
     axes = _axes(dynamic, {name: array.ndim for name, array in inputs.items()})
     _check_sizes(inputs, axes)
-    return Tracing({name: _widened(array, axes[name]) for name, array in inputs.items()}, axes)
-
-
-def _by_parameter(module: nn.Module, examples: Examples) -> dict[str, NDArray[Any]]:
-    """The examples in the order of the parameters of `forward`, each of them named."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    signature = inspect.signature(module.forward).parameters.values()
-    parameters = [parameter for parameter in signature if parameter.kind in kinds]
-    what = f"forward of {type(module).__name__}"
-    if not parameters:
-        raise InputError(f"{what} has no named parameter, so its inputs cannot be named: give it some")
-    if isinstance(examples, np.ndarray):
-        examples = {parameters[0].name: examples}
-    for name in examples:
-        if name not in [parameter.name for parameter in parameters]:
-            raise InputError(f"{what}: {unknown_choice('input', name, [p.name for p in parameters])}")
-    missing = [p.name for p in parameters if p.name not in examples and p.default is inspect.Parameter.empty]
-    if missing:
-        raise InputError(f"{what} also needs {', '.join(map(repr, missing))}: give a mapping that has them")
-    return {parameter.name: examples[parameter.name] for parameter in parameters if parameter.name in examples}
+    return Tracing({name: _widened(array, axes[name]) for name, array in inputs.items()}, axes, call)
 
 
 def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts import signature_of
-from pytest_modelserve.errors import ExportError
-from pytest_modelserve.training.off_trace import Probe
+from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
+from pytest_modelserve.training.agreeing import Probe
+from pytest_modelserve.training.failing import innermost_line
 from pytest_modelserve.training.tracing import Tracing
 
 if TYPE_CHECKING:
     import onnx
+
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\(\d+\)")
+# Under this key the exporter keeps a node's way through the user's code.
+_STACK = "pkg.torch.onnx.stack_trace"
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -20,7 +26,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def check_written(model: onnx.ModelProto, tracing: Tracing, outputs: Sequence[str], opset: int | None) -> None:
-    """ExportError where the opset, an input, a free axis or the outputs are not those that were asked for."""
+    """ExportError where the opset, an input or the outputs are not those that were asked for, BakedAxisError where a
+    free axis is not."""
     written = opset_of(model)
     if opset is not None and written != opset:
         raise ExportError(
@@ -35,7 +42,7 @@ def check_written(model: onnx.ModelProto, tracing: Tracing, outputs: Sequence[st
         for axis, label in named.items():
             found = (specs[name].shape or ())[axis : axis + 1]
             if found != (label,):
-                raise ExportError(
+                raise BakedAxisError(
                     f"axis {axis} of input {name!r} was to be free and called {label!r}, and the exporter fixed it as "
                     f"{found[0] if found else 'nothing'}"
                 )
@@ -51,6 +58,21 @@ def forget_shapes(model: onnx.ModelProto) -> None:
     and onnxsim then bakes it into the graph.
     """
     del model.graph.value_info[:]
+
+
+def refusal(error: ArtifactError, model: onnx.ModelProto) -> ExportError:
+    """What to raise for `error`, with which onnxruntime refused the exported `model`."""
+    told = str(error).rpartition("onnx: ")[2]
+    missing = _NO_KERNEL.search(told)
+    if missing is None:
+        return ExportError(f"onnxruntime refuses what the exporter wrote: {told}")
+    operator = missing[1]
+    stacks = [e.value for n in model.graph.node if n.op_type == operator for e in n.metadata_props if e.key == _STACK]
+    line = next(filter(None, map(innermost_line, stacks)), "")
+    double = any(spec.dtype == "float64" for spec in signature_of(model).inputs)
+    advice = "export in float32, with module.float() and rows of float32" if double else "write it with other operators"
+    where = f", from {line}" if line else ""
+    return UnsupportedOperatorError(f"onnxruntime cannot run the operator {operator}{where}: {advice} ({told})")
 
 
 def correct_outputs(model: onnx.ModelProto, probes: Sequence[Probe]) -> tuple[str, ...]:

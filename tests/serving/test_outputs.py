@@ -1,6 +1,7 @@
 """Names for results that have none: one rule for references and for exported artifacts."""
 
 from collections import namedtuple
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +13,13 @@ A, B = np.zeros(1), np.ones(1)
 Pair = namedtuple("Pair", "first second")
 
 
+@dataclass
+class Result:
+    logits: np.ndarray
+    states: tuple = ()
+    loss: np.ndarray | None = None
+
+
 @pytest.mark.parametrize(
     ("result", "names"),
     [
@@ -21,6 +29,14 @@ Pair = namedtuple("Pair", "first second")
         (Pair(A, B), ("output_0", "output_1")),
         ({"logits": A, "hidden": B}, ("logits", "hidden")),
         ({"logits": A}, ("logits",)),
+        (Result(A), ("logits",)),
+        (Result(A, (B, B), A), ("logits", "states_0", "states_1", "loss")),
+        ((A, (A, B)), ("output_0", "output_1_0", "output_1_1")),
+        ((A, {"aux": B}), ("output_0", "aux")),
+        ({"head.logits": A, "tail": B}, ("head.logits", "tail")),
+        ({"h": {"y": A}, "z": B}, ("y", "z")),
+        ({"left": {"y": A}, "right": {"y": B}}, ("left.y", "right.y")),
+        ({"left": [A, B], "right": {"left": [B]}}, ("left_0", "left_1", "right.left_0")),
     ],
 )
 def test_results_are_named_by_their_form(result, names):
@@ -35,15 +51,14 @@ def test_results_are_named_by_their_form(result, names):
         ((), "the model returned an empty tuple: it has to return its outputs"),
         ({}, "the model returned an empty dict: it has to return its outputs"),
         ({1: A}, "the model returned a mapping with the key 1: outputs are named by strings"),
-        (
-            (A, (A, B)),
-            "the model returned a tuple as 'output_1': return every output as one array or tensor in a flat mapping "
-            "or tuple",
-        ),
+        ({"h": {2: A}}, "the model returned a mapping with the key 2: outputs are named by strings"),
         (
             {"h": None},
-            "the model returned a NoneType as 'h': return every output as one array or tensor in a flat mapping or "
-            "tuple",
+            "the model returned a NoneType as 'h': leave that output out, or return an array for it",
+        ),
+        (
+            {"a.y": A, "a": {"y": B}, "b": {"y": B}},
+            "the model returned two outputs called 'a.y': give each a name of its own",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from torch import nn  # noqa: E402
 from pytest_modelserve.errors import InputError, UsageError  # noqa: E402
 from pytest_modelserve.evidence import Subject  # noqa: E402
 from pytest_modelserve.serving import TorchPredictor  # noqa: E402
+from pytest_modelserve.serving.calling import Call  # noqa: E402
 
 X = np.array([[1.0, -2.0]], np.float32)
 
@@ -63,6 +64,56 @@ def test_inputs_are_named_by_the_parameters_of_forward():
     predictor = TorchPredictor(Two().eval())
     assert predictor.predict({"mask": X, "ids": X})["y"].tolist() == [[1.0, 4.0]]
     assert predictor.predict({"mask": X, "ids": X, "scale": X})["y"].tolist() == [[1.0, -8.0]]
+
+
+class OfABatch(nn.Module):
+    def forward(self, batch, scale=None):
+        y = batch["ids"] * batch["mask"]
+        return {"y": y if scale is None else y * scale}
+
+
+def test_inputs_of_a_mapping_are_taken_in_it_and_under_their_flat_names():
+    predictor = TorchPredictor(OfABatch().eval())
+    for inputs in (
+        {"batch": {"ids": X, "mask": X}},
+        {"ids": X, "mask": X},
+        {"batch.ids": X, "batch.mask": X},
+    ):
+        assert predictor.predict(inputs)["y"].tolist() == [[1.0, 4.0]]
+    assert predictor.predict({"batch": {"ids": X, "mask": X}, "scale": X})["y"].tolist() == [[1.0, -8.0]]
+
+
+def test_forms_of_input_may_change_from_call_to_call():
+    predictor = TorchPredictor(OfABatch().eval())
+    two = TorchPredictor(Two().eval())
+    flat, nested = {"ids": X, "mask": X}, {"batch": {"ids": X, "mask": X}}
+    dotted = {"batch.ids": X, "batch.mask": X}
+    for inputs in (flat, nested, flat, {"mask": X, "ids": X}, nested, dotted, dotted):
+        assert predictor.predict(inputs)["y"].tolist() == [[1.0, 4.0]]
+    assert two.predict(flat)["y"].tolist() == two.predict(flat)["y"].tolist() == [[1.0, 4.0]]
+    for _ in range(2):
+        with pytest.raises(InputError, match="input 'mask' is a list"):
+            two.predict({"ids": X, "mask": [1.0]})
+    either = TorchPredictor(Result(lambda self, x: x["a"] if isinstance(x, dict) else x))
+    for inputs in ({"x": X}, {"x": {"a": X}}):
+        assert either.predict(inputs)["output"].tolist() == X.tolist()
+    one = TorchPredictor(Result(lambda self, x: 2 * x))
+    assert [one.predict(x)["output"].tolist() for x in (X, 2 * X)] == [[[2.0, -4.0]], [[4.0, -8.0]]]
+
+
+def test_names_that_alone_do_not_tell_are_placed_by_the_call():
+    predictor = TorchPredictor(Two().eval(), call=Call(("a", "b"), (), {"ids": "a", "mask": "b"}))
+    assert predictor.predict({"b": X, "a": X})["y"].tolist() == [[1.0, 4.0]]
+    assert predictor.predict({"ids": X, "mask": X})["y"].tolist() == [[1.0, 4.0]]
+
+
+def test_names_that_the_module_does_not_take_as_a_mapping_are_told():
+    with pytest.raises(InputError) as caught:
+        TorchPredictor(Result(lambda self, x: x + 1)).predict({"y": X})
+    assert str(caught.value) == (
+        "unknown input 'y': Known: 'x'; as a mapping for 'x' the module does not take it (TypeError: unsupported "
+        "operand type(s) for +: 'dict' and 'int')"
+    )
 
 
 def test_an_open_forward_takes_any_names():

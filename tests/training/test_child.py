@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_modelserve.errors import ExportError
+from pytest_modelserve.errors import ControlFlowError, ExportError
 from pytest_modelserve.training import child, forking
-from pytest_modelserve.training.child import CAUSE_FILE, LOG_FILE, run_in_child
+from pytest_modelserve.training.cause import CAUSE_FILE, Cause
+from pytest_modelserve.training.child import LOG_FILE, run_in_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -68,7 +69,7 @@ def test_failure_is_told_with_the_end_of_the_log(tmp_path):
     def fail():
         for line in range(100):
             print("line", line)
-        (tmp_path / CAUSE_FILE).write_text("KeyError: 'c'")
+        Cause("ExportError", "KeyError: 'c'").leave_in(tmp_path)
         raise KeyError("c")
 
     with pytest.raises(ExportError) as caught:
@@ -77,6 +78,28 @@ def test_failure_is_told_with_the_end_of_the_log(tmp_path):
     assert told[:2] == ["the job failed: KeyError: 'c'", "The end of its log:"]
     assert "  line 99" in told
     assert "  line 50" not in told
+
+
+def test_cause_decides_about_the_class_and_keeps_the_detail(tmp_path):
+    def fail():
+        Cause("ControlFlowError", "it goes by the data at model.py:3", "GuardError: u0").leave_in(tmp_path)
+        os._exit(1)
+
+    with pytest.raises(ControlFlowError) as caught:
+        run(fail, tmp_path)
+    assert str(caught.value) == (
+        "the job failed: it goes by the data at model.py:3\nGuardError: u0\nIt printed nothing."
+    )
+
+
+def test_half_a_cause_of_a_child_that_was_ended_is_none(tmp_path):
+    def fail():
+        (tmp_path / CAUSE_FILE).write_text('{"error": "Contr')
+        os._exit(1)
+
+    with pytest.raises(ExportError) as caught:
+        run(fail, tmp_path)
+    assert str(caught.value) == "the job failed\nIt printed nothing."
 
 
 def test_failure_without_a_word_is_told(tmp_path):

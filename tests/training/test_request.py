@@ -21,10 +21,20 @@ class Net(nn.Module):
         return self.act(self.last(x))
 
 
-def key(module=None, examples=ROWS, *, dynamic=("batch",), opset=None, time_limit_s=300.0, name="net"):
+def key(
+    module=None, examples=ROWS, *, dynamic=("batch",), opset=None, external_data=False, time_limit_s=300.0, name="net"
+):
     torch.manual_seed(0)
     module = (module or Net)().eval()
-    asked = request_for(module, examples, dynamic=dynamic, opset=opset, time_limit_s=time_limit_s, name=name)
+    asked = request_for(
+        module,
+        examples,
+        dynamic=dynamic,
+        opset=opset,
+        external_data=external_data,
+        time_limit_s=time_limit_s,
+        name=name,
+    )
     return asked.key
 
 
@@ -45,9 +55,10 @@ def test_values_of_the_examples_and_the_time_limit_do_not_count():
         {"dynamic": ()},
         {"dynamic": ("rows",)},
         {"opset": 18},
+        {"external_data": True},
         {"name": "other"},
     ],
-    ids=["equal weights, another activation", "size", "dtype", "fixed", "axis name", "opset", "name"],
+    ids=["equal weights, another activation", "size", "dtype", "fixed", "axis name", "opset", "external", "name"],
 )
 def test_whatever_the_artifact_depends_on_changes_the_key(changes):
     assert key(**changes) != key()

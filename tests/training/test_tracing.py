@@ -58,6 +58,20 @@ def test_mapping_names_axes_one_by_one_and_negative_ones_count_from_the_end():
     assert tracing.sizes == {"time": 7}
 
 
+def test_tuple_goes_by_position_and_what_is_left_over_is_numbered():
+    assert list(plan_tracing(Two(), (IDS, FEATURES), ("batch",)).inputs) == ["ids", "features"]
+    tracing = plan_tracing(Hidden(), (ONE, ONE), ("batch",))
+    assert list(tracing.inputs) == ["arrays_0", "arrays_1"]
+    assert tracing.call.args == ("arrays_0", "arrays_1")
+
+
+def test_axes_of_nested_inputs_go_by_their_flat_names():
+    examples = {"ids": {"left": IDS, "right": IDS}, "features": FEATURES}
+    tracing = plan_tracing(Two(), examples, {"left": {0: "batch", 1: "time"}, "features": {0: "batch"}})
+    assert tracing.axes == {"left": {0: "batch", 1: "time"}, "right": {}, "features": {0: "batch"}}
+    assert tracing.call.kwargs == {"ids": {"left": "left", "right": "right"}, "features": "features"}
+
+
 @pytest.mark.parametrize(
     ("dynamic", "told"),
     [
@@ -82,16 +96,19 @@ def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
         (
             Two(),
             {"ids": IDS, "featurs": FEATURES},
-            "forward of Two: unknown input 'featurs': did you mean 'features'? Known: 'ids', 'features', 'mask'",
+            "unknown input 'featurs': did you mean 'features'? Known: 'ids', 'features', 'mask'",
         ),
-        (Two(), IDS, "forward of Two also needs 'features': give a mapping that has them"),
-        (Hidden(), ONE, "forward of Hidden has no named parameter, so its inputs cannot be named: give it some"),
+        (
+            Two(),
+            IDS,
+            "forward() takes 2 inputs ('ids', 'features'): give a mapping from their names to arrays",
+        ),
         (Two(), {}, "example_inputs are empty: there is no array in them"),
         (nn.Linear(3, 2), np.zeros((0, 3)), "example_inputs has shape (0, 3): there are no values in it"),
         (
             nn.Linear(3, 2),
             [1.0],
-            "example_inputs are one numpy array or a mapping of input names to arrays; got list",
+            "example_inputs are a list of numbers: give np.asarray(...) of the model's dtype",
         ),
         (
             Two(),

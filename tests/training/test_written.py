@@ -6,10 +6,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from pytest_modelserve.artifacts import signature_of
-from pytest_modelserve.errors import ExportError
-from pytest_modelserve.training.off_trace import Probe
+from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
+from pytest_modelserve.training.agreeing import Probe
 from pytest_modelserve.training.tracing import Tracing
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of
+from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of, refusal
 
 TRACING = Tracing({"x": np.zeros((2, 4), np.float32)}, {"x": {0: "batch", 1: "time"}})
 
@@ -54,7 +54,7 @@ def test_another_opset_than_asked_for_is_told():
     ],
 )
 def test_fixed_axis_is_told_with_its_input(shape, told):
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(BakedAxisError) as caught:
         check_written(model(shape), TRACING, ["y"], None)
     assert str(caught.value) == told
 
@@ -70,6 +70,28 @@ def test_outputs_under_other_names_are_told():
     with pytest.raises(ExportError) as caught:
         check_written(model(), TRACING, ["y", "z"], None)
     assert str(caught.value) == "the module's outputs are 'y', 'z'; the exported model's are 'y'"
+
+
+REFUSED = "onnxruntime refuses the model x.onnx: 9 : NOT_IMPLEMENTED : Could not find an implementation for Identity(1)"
+
+
+def test_operator_without_a_kernel_is_told_with_the_line_that_it_comes_from(tmp_path):
+    (tmp_path / "net.py").write_text("def forward(x):\n    return x\n")
+    written = model()
+    entry = written.graph.node[0].metadata_props.add()
+    entry.key, entry.value = "pkg.torch.onnx.stack_trace", f'File "{tmp_path}/net.py", line 2, in forward\n    return x'
+    error = refusal(ArtifactError(REFUSED), written)
+    assert type(error) is UnsupportedOperatorError
+    assert str(error) == (
+        f"onnxruntime cannot run the operator Identity, from {tmp_path}/net.py:2, in forward, `return x`: write it "
+        "with other operators (9 : NOT_IMPLEMENTED : Could not find an implementation for Identity(1))"
+    )
+
+
+def test_any_other_refusal_is_told_in_onnxruntime_s_words():
+    error = refusal(ArtifactError("onnxruntime refuses the model x.onnx: 1 : FAIL : no"), model())
+    assert type(error) is ExportError
+    assert str(error) == "onnxruntime refuses what the exporter wrote: 1 : FAIL : no"
 
 
 def test_shapes_inside_the_graph_are_forgotten():

@@ -1,0 +1,162 @@
+"""Own errors for what torch's exporter cannot do: the axis, the source line or the operator is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pytest_modelserve as ms
+from pytest_modelserve.training import export
+
+ROWS = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+HERE = __file__
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x * 2
+        return x
+
+
+class LoopOverSelected(nn.Module):
+    def forward(self, x):
+        return self.total(x, x[:, 0] > 0)
+
+    def total(self, x, selected):
+        total = x.sum(0)
+        for row in x[selected]:
+            total = total + row
+        return total
+
+
+class Sizes(nn.Module):
+    def forward(self, x):
+        count = int((x > 0).sum().item())
+        return x if count > 3 else x * 2
+
+
+class Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+@torch.library.custom_op("planted::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@torch.library.custom_op("planted::thrice", mutates_args=())
+def thrice(x: torch.Tensor) -> torch.Tensor:
+    return x * 3
+
+
+@thrice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class Custom(nn.Module):
+    def __init__(self, operator):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x):
+        return self.operator(x)
+
+
+class RowOfItsOwn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(2, 6))
+
+    def forward(self, batch):
+        return batch["left"] + self.table + batch["right"]
+
+
+def line_of(code):
+    lines = Path(HERE).read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == code)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "code"),
+    [
+        (Branching(), "forward", "if x.sum() > 0:"),
+        (LoopOverSelected(), "total", "for row in x[selected]:"),
+        (Sizes(), "forward", "count = int((x > 0).sum().item())"),
+    ],
+    ids=["branch", "loop over a boolean mask", "item"],
+)
+def test_control_flow_that_depends_on_data_is_told_with_the_line(store, module, function, code):
+    with pytest.raises(ms.ControlFlowError) as caught:
+        export(module.eval(), ROWS, store=store, name="m")
+    told, *log = str(caught.value).splitlines()
+    assert told == (
+        f"export of m failed: forward goes by a value that only the data decide at {HERE}:{line_of(code)}, in "
+        f"{function}, `{code}`: a graph takes the same way for all data; write it with torch.where or masks, or take "
+        "the decision outside the model"
+    )
+    assert log[0].startswith("GuardOnDataDependentSymNode: Could not ")
+    assert "The end of its log:" in log
+
+
+@pytest.mark.parametrize(
+    ("module", "operator", "code"),
+    [
+        (Bessel(), "prims.bessel_j0.default", "return torch.special.bessel_j0(x)"),
+        (Custom(thrice), "planted.thrice.default", "return self.operator(x)"),
+    ],
+    ids=["aten", "custom"],
+)
+def test_operator_without_translation_is_told_with_the_line(store, module, operator, code):
+    with pytest.raises(ms.UnsupportedOperatorError) as caught:
+        export(module.eval(), ROWS, store=store, name="m")
+    assert str(caught.value).splitlines()[0] == (
+        f"export of m failed: ONNX has no translation of the operator {operator} at {HERE}:{line_of(code)}, in "
+        f"forward, `{code}`: write it with other operators, or keep that step outside the model"
+    )
+
+
+def test_operator_that_cannot_be_traced_is_told_with_the_line(store):
+    with pytest.raises(ms.UnsupportedOperatorError) as caught:
+        export(Custom(twice).eval(), ROWS, store=store, name="m")
+    code = "return self.operator(x)"
+    assert str(caught.value).splitlines()[0] == (
+        f"export of m failed: torch cannot trace the operator planted::twice at {HERE}:{line_of(code)}, in forward, "
+        f"`{code}`: it has no register_fake, and ONNX has no translation of it; write it with torch's own operators"
+    )
+
+
+def test_operator_that_onnxruntime_lacks_in_float64_is_told(store):
+    module = nn.Sequential(nn.Linear(6, 2), nn.GELU()).double().eval()
+    with pytest.raises(ms.UnsupportedOperatorError) as caught:
+        export(module, ROWS.astype(np.float64), store=store)
+    assert str(caught.value).startswith(
+        "onnxruntime cannot run the operator Erf: export in float32, with module.float() and rows of float32 ("
+    )
+
+
+def test_axis_that_the_trace_fixes_is_told_with_its_input_also_inside_a_mapping(store):
+    with pytest.raises(ms.BakedAxisError) as caught:
+        export(
+            RowOfItsOwn().eval(),
+            {"batch": {"left": ROWS[0], "right": ROWS}},
+            dynamic={"right": {0: "rows"}},
+            store=store,
+            name="m",
+        )
+    assert str(caught.value).splitlines()[0] == (
+        "export of m failed: the exporter fixed axis 0 of input 'right', which was to be free and called 'rows', at its "
+        "traced size 2: forward goes by that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that "
+        "size; write it for any size, or leave the axis out of `dynamic`"
+    )
+
+
+def test_own_errors_are_export_errors():
+    for error in (ms.BakedAxisError, ms.ControlFlowError, ms.UnsupportedOperatorError):
+        assert issubclass(error, ms.ExportError)

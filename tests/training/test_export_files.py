@@ -1,0 +1,83 @@
+"""The files that an export leaves: one, or two when asked; or none, and a store that goes on working."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pytest_modelserve.artifacts import Store, open_artifact
+from pytest_modelserve.errors import ArtifactError, ExportError
+from pytest_modelserve.serving import serve
+from pytest_modelserve.training import export
+
+ROWS = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+
+
+def wide():
+    torch.manual_seed(0)
+    return nn.Linear(64, 512).eval()
+
+
+@pytest.fixture(scope="module")
+def artifact(store):
+    return export(wide(), ROWS, external_data=True, store=store, name="wide")
+
+
+def test_weights_lie_beside_the_model_when_asked(artifact):
+    (data,) = artifact.external
+    assert sorted(path.name for path in artifact.path.parent.iterdir()) == ["wide.onnx", data.name]
+    assert data.stat().st_size >= 4 * 64 * 512 > artifact.path.stat().st_size
+    assert artifact.initializer_bytes == 4 * (64 * 512 + 512)
+
+
+def test_folder_that_was_moved_still_answers_and_is_the_same_model(artifact, tmp_path):
+    moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
+    copy = open_artifact(moved / "wide.onnx")
+    assert (copy.sha256, copy.lineage) == (artifact.sha256, artifact.lineage)
+    with serve(copy) as candidate, serve(wide()) as reference:
+        np.testing.assert_allclose(
+            candidate.predict(ROWS)["output"], reference.predict(ROWS)["output"], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_weights_that_are_gone_are_told_by_name(artifact, tmp_path):
+    moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
+    (data,) = artifact.external
+    (moved / data.name).unlink()
+    with pytest.raises(ArtifactError, match=f"is kept in '{data.name}', which does not exist: copy that file together"):
+        open_artifact(moved / "wide.onnx")
+
+
+def test_one_file_and_two_are_two_exports(artifact, store):
+    single = export(wide(), ROWS, store=store, name="wide")
+    assert single.external == ()
+    assert single.path != artifact.path
+    assert single.initializer_bytes == artifact.initializer_bytes
+
+
+def test_nothing_to_lie_beside_is_told(store):
+    with pytest.raises(ExportError) as caught:
+        export(nn.Linear(64, 2).eval(), ROWS, external_data=True, store=store, name="tiny")
+    assert str(caught.value) == (
+        "external_data was asked for and no tensor of tiny takes 1 KiB, so that all stay in the file: leave it out"
+    )
+
+
+def test_disk_that_fills_is_told_with_the_folder_and_leaves_nothing(tmp_path):
+    store = Store(tmp_path / "cache")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))  # of the 128 KiB that the model takes
+    try:
+        with pytest.raises(ArtifactError) as caught:
+            export(wide(), ROWS, store=store, name="wide")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).startswith(f"export of wide failed: cannot write into {store.root}")
+    assert "make room there, or choose another folder with --modelserve-cache" in str(caught.value)
+    assert not list(store.root.rglob("*.onnx*"))
+    assert export(wide(), ROWS, store=store, name="wide").path.exists()

@@ -1,0 +1,153 @@
+"""Modules that take and return more than one tensor: every form exports, and answers under the same flat names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pytest_modelserve.errors import InputError
+from pytest_modelserve.serving import serve
+from pytest_modelserve.training import export
+
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+IDS = RNG.integers(1, 9, (2, 5))
+MASK = RNG.random((2, 5)) > 0.4
+
+
+@dataclass
+class Result:
+    logits: torch.Tensor
+    states: tuple
+    loss: torch.Tensor | None = None
+
+
+class OfABatch(nn.Module):
+    """Takes a mapping, as data loaders give it, and returns an object, as transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 6)
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, batch):
+        hidden = (self.embed(batch["ids"]) * batch["mask"][..., None]).sum(1)
+        return Result(self.last(hidden), (hidden, {"twice": hidden * 2}))
+
+
+class ByPlace(nn.Module):
+    def forward(self, a, b, /, *more, scale=None):
+        return a * 2 + b + sum(more) if scale is None else a * scale
+
+
+class WithState(nn.Module):
+    """One step of a cell, and its state."""
+
+    def forward(self, x, state):
+        hidden, cell = state
+        return torch.tanh(x + hidden), (hidden * 2, cell + 1)
+
+
+class TwoSides(nn.Module):
+    def forward(self, left, right):
+        return {"left": {"y": left["x"] + 1}, "right": {"y": right["x"] * 2}}
+
+
+class Open(nn.Module):
+    def forward(self, x, **more):
+        return x + more["shift"]
+
+
+def check_answers(artifact, module, inputs):
+    """Both sides take the same flat names, and answer under the same."""
+    with serve(artifact) as candidate, serve(module) as reference:
+        got, expected = candidate.predict(inputs), reference.predict(inputs)
+    assert list(got) == list(expected)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+CASES = {
+    "mapping and dataclass": (
+        OfABatch,
+        {"batch": {"ids": IDS, "mask": MASK}},
+        ("batch", "time"),
+        "ids: int64[batch, time], mask: bool[batch, time] -> "
+        "logits: float32[batch, 2], states_0: float32[batch, 6], twice: float32[batch, 6]",
+        {"ids": RNG.integers(1, 9, (3, 8)), "mask": RNG.random((3, 8)) > 0.4},
+    ),
+    "positional": (
+        ByPlace,
+        (floats(2, 6), floats(2, 6), floats(2, 6), floats(2, 6)),
+        ("batch",),
+        "a: float32[batch, 6], b: float32[batch, 6], more_0: float32[batch, 6], more_1: float32[batch, 6] -> "
+        "output: float32[batch, 6]",
+        {name: floats(3, 6) for name in ("a", "b", "more_0", "more_1")},
+    ),
+    "sequences": (
+        WithState,
+        {"x": floats(2, 4), "state": (floats(2, 4), floats(2, 4))},
+        ("batch",),
+        "x: float32[batch, 4], state_0: float32[batch, 4], state_1: float32[batch, 4] -> "
+        "output_0: float32[batch, 4], output_1_0: float32[batch, 4], output_1_1: float32[batch, 4]",
+        {name: floats(3, 4) for name in ("x", "state_0", "state_1")},
+    ),
+    "one key twice": (
+        TwoSides,
+        {"left": {"x": floats(2, 6)}, "right": {"x": floats(2, 6)}},
+        ("batch",),
+        "left.x: float32[batch, 6], right.x: float32[batch, 6] -> "
+        "left.y: float32[batch, 6], right.y: float32[batch, 6]",
+        {"left.x": floats(3, 6), "right.x": floats(3, 6)},
+    ),
+    "any keyword": (
+        Open,
+        {"x": floats(2, 6), "shift": floats(2, 6)},
+        ("batch",),
+        "x: float32[batch, 6], shift: float32[batch, 6] -> output: float32[batch, 6]",
+        {"x": floats(3, 6), "shift": floats(3, 6)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "examples", "dynamic", "signature", "rows"), CASES.values(), ids=CASES.keys())
+def test_form_exports_and_both_sides_take_its_flat_names(store, build, examples, dynamic, signature, rows):
+    torch.manual_seed(0)
+    module = build().eval()
+    artifact = export(module, examples, dynamic=dynamic, store=store)
+    assert str(artifact.signature) == signature
+    check_answers(artifact, module, rows)
+
+
+def test_flat_examples_stand_for_the_mapping_and_are_the_same_export(store, monkeypatch):
+    torch.manual_seed(0)
+    nested = export(OfABatch().eval(), {"batch": {"ids": IDS, "mask": MASK}}, dynamic=("batch", "time"), store=store)
+
+    def no_child(*_, **__):
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr("pytest_modelserve.training.child.run_in_child", no_child)
+    torch.manual_seed(0)
+    assert export(OfABatch().eval(), {"ids": IDS, "mask": MASK}, dynamic=("batch", "time"), store=store) == nested
+
+
+def test_names_that_the_module_does_not_take_as_a_mapping_either_are_told(store):
+    class Doubling(nn.Module):
+        def forward(self, rows):
+            return rows * 2
+
+    with pytest.raises(InputError) as caught:
+        export(Doubling().eval(), {"row": floats(2, 6)}, store=store)
+    assert str(caught.value) == (
+        "unknown input 'row': did you mean 'rows'? Known: 'rows'; as a mapping for 'rows' the module does not take it "
+        "(TypeError: unsupported operand type(s) for *: 'dict' and 'int')"
+    )

@@ -1,0 +1,160 @@
+"""Silent failures of torch's exporter, planted: each is refused, or exported right."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pytest_modelserve.errors import BakedAxisError, ExportError, UsageError
+from pytest_modelserve.serving import serve
+from pytest_modelserve.training import export, export_child
+
+RNG = np.random.default_rng(0)
+SERIES = RNG.standard_normal((2, 7, 1)).astype(np.float32)
+IDS = RNG.integers(1, 9, (2, 5))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(1, 4, batch_first=True)
+
+    def forward(self, series):
+        return self.gru(series)[0]
+
+
+class Padded(nn.Module):
+    """Token 0 is padding, as everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.embed = nn.Embedding(9, 8)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, ids):
+        hidden = self.encoder(self.embed(ids), src_key_padding_mask=ids == 0)
+        return {"scores": self.last(hidden[:, 0])}
+
+
+class MeanOfTokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+
+    def forward(self, ids):
+        kept = (ids != 0)[..., None]
+        return {"scores": (self.embed(ids) * kept).sum(1) / kept.sum(1)}
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=True)
+
+
+class NotANumber(nn.Module):
+    def forward(self, x):
+        return x + torch.log(-x.abs() - 1) if torch.compiler.is_exporting() else x
+
+
+class HeadThatReshapes(nn.Module):
+    """Attention as it was written before sizes were symbols: the traced length is in the graph."""
+
+    def forward(self, x):
+        time = x.shape[1] if not torch.compiler.is_exporting() else 5
+        return x.reshape(-1, time, 2, 4).transpose(1, 2).reshape(-1, 2 * time, 4)
+
+
+def test_dim_objects_bake_the_time_axis_of_a_second_export_and_that_is_refused(store, monkeypatch):
+    # What torch 2.13 does without our two precautions: a trace in this process spoils those that come after it, and
+    # with Dim objects in place of names the export then succeeds with the axis fixed.
+    torch.manual_seed(0)
+    module = Recurrent().eval()
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(torch._dynamo.exc.UserError):  # not the first trace of a recurrent layer in this process
+            torch.export.export(module, (torch.from_numpy(SERIES),), dynamic_shapes=({0: free, 1: free},))
+
+    def with_dims(job):
+        tensors = {name: torch.from_numpy(array) for name, array in job.tracing.inputs.items()}
+        dims = {"batch": torch.export.Dim("batch"), "time": torch.export.Dim("time")}
+        axes = {name: {axis: dims[label] for axis, label in named.items()} for name, named in job.tracing.axes.items()}
+        return {"args": (), "kwargs": tensors, "dynamic_shapes": axes}
+
+    monkeypatch.setattr(export_child, "_forget_traces", lambda: None)
+    monkeypatch.setattr(export_child.ExportJob, "_arguments", with_dims)
+    with pytest.raises(BakedAxisError) as caught:
+        export(module, SERIES, dynamic=("batch", "time"), store=store)
+    assert str(caught.value) == (
+        "axis 1 of input 'series' was to be free and called 'time', and the exporter fixed it as 7"
+    )
+
+
+def test_dim_objects_are_refused_as_names(store):
+    with pytest.raises(UsageError, match="an axis is named like a variable, like 'batch'; input 'series' has"):
+        export(Recurrent().eval(), SERIES, dynamic={"series": {0: torch.export.Dim("batch")}}, store=store)
+
+
+def test_opset_that_the_exporter_ignores_is_refused(store):
+    with pytest.raises(ExportError, match="opset 11 was asked for and the exporter wrote opset 18"):
+        export(nn.Linear(6, 2).eval(), np.ones((2, 6), np.float32), opset=11, store=store)
+
+
+def test_nan_that_the_exporter_s_own_check_waves_through_is_refused(store):
+    with pytest.raises(ExportError, match="NaN in one and not in the other at 12 of 12 elements"):
+        export(NotANumber().eval(), np.ones((2, 6), np.float32), store=store)
+
+
+def test_padding_row_that_eager_torch_hides_and_the_export_does_not_is_refused(store):
+    # The fast path of nn.TransformerEncoder skips padding and fills in zeros; the graph computes softmax over nothing.
+    torch.manual_seed(0)
+    with pytest.raises(ExportError) as caught:
+        export(Padded().eval(), IDS, dynamic=("batch", "time"), store=store)
+    told = str(caught.value)
+    assert "at an all-padding row (integers 0): output 'scores': NaN in one and not in the other at 2 of 4" in told
+    assert "build nn.TransformerEncoder with enable_nested_tensor=False" in told
+
+
+def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
+    torch.manual_seed(0)
+    artifact = export(MeanOfTokens().eval(), IDS, dynamic=("batch", "time"), store=store)
+    assert artifact.lineage[-1].notes[1:] == (
+        "an all-padding row (integers 0): output 'scores' is NaN at 8 of 16 elements, in eager torch as well",
+    )
+
+
+def test_attention_with_weights_keeps_the_sequence_free(store):
+    torch.manual_seed(0)
+    module = Attention().eval()
+    x = RNG.standard_normal((2, 5, 8)).astype(np.float32)
+    artifact = export(module, x, dynamic=("batch", "time"), store=store)
+    assert str(artifact.signature) == (
+        "x: float32[batch, time, 8] -> output_0: float32[batch, time, 8], output_1: float32[batch, time, time]"
+    )
+    longer = RNG.standard_normal((3, 11, 8)).astype(np.float32)
+    with serve(artifact) as candidate, serve(module) as reference:
+        expected = reference.predict(longer)
+        for name, got in candidate.predict(longer).items():
+            np.testing.assert_allclose(got, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_sequence_length_inside_the_graph_is_refused_with_the_axis(store):
+    with pytest.raises(BakedAxisError) as caught:
+        export(
+            HeadThatReshapes().eval(),
+            RNG.standard_normal((2, 5, 8)).astype(np.float32),
+            dynamic=("batch", "time"),
+            store=store,
+        )
+    assert str(caught.value).startswith("axis 'time' (axis 1 of input 'x') was to be free and is fixed inside: ")
