@@ -2,7 +2,21 @@
 
 from pytest_modelserve.compression.calibration import Given
 from pytest_modelserve.compression.compress import RECIPES, compress
+from pytest_modelserve.compression.exclusion import Excluded
+from pytest_modelserve.compression.ranging import CalibrationMethod
 from pytest_modelserve.compression.recipe import Recipe
-from pytest_modelserve.compression.sensitivity import LayerDamage, sensitivity
+from pytest_modelserve.compression.sensitivity import LAYERED, LayerDamage, Ranking, rank_layers, sensitivity
 
-__all__ = ["RECIPES", "Given", "LayerDamage", "Recipe", "compress", "sensitivity"]
+__all__ = [
+    "LAYERED",
+    "RECIPES",
+    "CalibrationMethod",
+    "Excluded",
+    "Given",
+    "LayerDamage",
+    "Ranking",
+    "Recipe",
+    "compress",
+    "rank_layers",
+    "sensitivity",
+]

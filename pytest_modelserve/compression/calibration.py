@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Signature, digest_of
 from pytest_modelserve.compression.recipe import Inputs
-from pytest_modelserve.errors import InputError, RecipeError
+from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
 from pytest_modelserve.serving.inputs import checked_feed
 
 Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -46,7 +46,8 @@ def calibration_of(given: Given, signature: Signature) -> Iterator[Calibration]:
     iterable each batch stays as it is. One that is neither a list nor a tuple is read once, one batch at a time, into a
     temporary folder: it may be a generator, or a loader that shuffles and would give other batches the second time.
 
-    RecipeError that names `calibration=` for no rows, NaN or infinite values, and batches that the model does not take.
+    RecipeError that names `calibration=` for no rows, NaN or infinite values, and batches that the model does not take;
+    ArtifactError where the temporary folder is full.
     """
     if isinstance(given, (np.ndarray, Mapping)):
         yield _in_memory(_cut(_checked(given, signature, "calibration="), signature))
@@ -70,13 +71,23 @@ def _in_memory(batches: Iterable[Inputs]) -> Calibration:
 def _spooled(batches: Iterable[Inputs], folder: Path) -> Calibration:
     digests = []
     for number, batch in enumerate(batches):
-        target = folder / f"{number:09d}"
-        target.mkdir()
-        for place, (name, array) in enumerate(batch.items()):
-            np.save(target / f"{place}.npy", array, allow_pickle=False)
-            (target / f"{place}.name").write_text(name, encoding="utf-8")
+        try:
+            _write(batch, folder / f"{number:09d}")
+        except OSError as error:
+            reason = error.strerror or f"the disk is full ({error})"  # numpy raises a bare OSError over half an array
+            raise ArtifactError(
+                f"batch {number} of calibration= cannot be written to {folder}: {reason}. What comes "
+                "from a generator is kept there meanwhile: set TMPDIR to a folder with more room, or give a list"
+            ) from error
         digests.append(digest_of(batch))
     return Calibration(_digest(digests), folder)
+
+
+def _write(batch: Inputs, folder: Path) -> None:
+    folder.mkdir()
+    for place, (name, array) in enumerate(batch.items()):
+        np.save(folder / f"{place}.npy", array, allow_pickle=False)
+        (folder / f"{place}.name").write_text(name, encoding="utf-8")
 
 
 def _read(folder: Path) -> Inputs:

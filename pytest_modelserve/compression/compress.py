@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -22,12 +23,15 @@ from pytest_modelserve.artifacts import (
 from pytest_modelserve.compression.after import check_answers, check_signature
 from pytest_modelserve.compression.calibration import Calibration, Given, calibration_of
 from pytest_modelserve.compression.census import keep_node_metadata, node_counts
+from pytest_modelserve.compression.exclusion import Excluded, check_excluded, excluded_names
 from pytest_modelserve.compression.fp16 import FP16
 from pytest_modelserve.compression.int4_weights import INT4_WEIGHTS
 from pytest_modelserve.compression.int8_dynamic import INT8_DYNAMIC
 from pytest_modelserve.compression.int8_static import INT8_STATIC
 from pytest_modelserve.compression.optimize import OPTIMIZE
+from pytest_modelserve.compression.ranging import MIN_MAX, CalibrationMethod, Ranging, ranging_of
 from pytest_modelserve.compression.recipe import Applied, Inputs, Material, Recipe
+from pytest_modelserve.compression.room import refuse_full
 from pytest_modelserve.compression.simplify import SIMPLIFY
 from pytest_modelserve.compression.trials import draw_trials
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError, unknown_choice
@@ -44,8 +48,25 @@ RECIPES = {recipe.name: recipe for recipe in (SIMPLIFY, OPTIMIZE, FP16, INT8_DYN
 _PLAIN = ("", "fp32")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A recipe and what the user gives it: nothing that it does not take."""
+
+    recipe: Recipe
+    calibration: Calibration | None
+    ranging: Ranging
+    exclude: tuple[str, ...]
+
+
 def compress(
-    artifact: Artifact, recipe: str | Sequence[str], *, calibration: Given | None = None, store: Store
+    artifact: Artifact,
+    recipe: str | Sequence[str],
+    *,
+    calibration: Given | None = None,
+    calibration_method: CalibrationMethod = "min-max",
+    percentile: float | None = None,
+    exclude: Excluded | Iterable[Excluded] = (),
+    store: Store,
 ) -> Artifact:
     """`artifact` after one recipe, or after several in order: from the store where that was done before.
 
@@ -55,36 +76,65 @@ def compress(
     values in between are found while the model runs, or beforehand on `calibration`, which "int8-static" needs: an
     array, a mapping from input names to arrays, or an iterable of such batches, of which one at a time is in memory.
 
+    `calibration_method` says what range "int8-static" gives to a value between layers: "min-max" all that was seen;
+    "percentile" that of the `percentile` (default 99.999) per cent of smallest absolute values; "entropy" the one whose
+    128 steps tell most of the distribution, by Kullback-Leibler on 2,048 bins. Both leave outliers out, which costs
+    their value and gives the others finer steps. Ranges do not depend on the order of batches.
+
+    `exclude` names nodes, or holds layers from `sensitivity`, that "fp16" leaves in fp32 and the int recipes in float:
+    their weights and what they compute; what such a node reads is still rounded where the node before it rounds what it
+    gives. Each recipe that takes exclusions looks the names up in the model that it is handed.
+
     The variant is named by its recipes, "simplify+int8-dynamic"; the lineage says how many nodes of which operator
-    there were before and after, and what was left as it was.
+    there were before and after, what was left as it was, and the settings.
 
     Each result is run by onnxruntime on random inputs of two batch sizes beside its source: an exact recipe has to
     give the same answers up to rounding, any other finite ones. `artifact` itself is never written to.
 
-    UsageError for an unknown recipe or none, and for calibration data that no recipe takes. RecipeError for a recipe
+    UsageError for an unknown recipe or none, for calibration data, a calibration method or exclusions that no recipe
+    takes, for a percentile without its method, and for a node that is not there. RecipeError for a recipe
     that fails, that changes nothing, that changes the signature or, if exact, an answer, for a model that is quantised
     already, for NaN or infinite weights, and for a model whose inputs cannot be drawn at random; for calibration data
-    that are missing, empty or not finite, or that do not fit the model. MissingDependencyError where the recipe's
-    package is not installed.
+    that are missing, empty or not finite, or that do not fit the model. ArtifactError for a source that changed or lost
+    its external data, and for a store that is full. MissingDependencyError where the recipe's package is not installed.
     """
+    if not isinstance(artifact, Artifact):
+        raise UsageError(
+            f"{artifact!r} is no Artifact: give what open_artifact(path), export(...) or compose(...) returns"
+        )
     names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     if not names:
         raise UsageError(f"no recipe is given; known: {', '.join(map(repr, RECIPES))}")
     for name in names:
         if name not in RECIPES:
             raise UsageError(unknown_choice("recipe", name, RECIPES))
-    _check_calibration([RECIPES[name] for name in names], calibration)
+    recipes = [RECIPES[name] for name in names]
+    ranging = ranging_of(calibration_method, percentile)
+    excluded = excluded_names(exclude)
+    _check_taken(recipes, calibration, ranging, excluded)
     with nullcontext() if calibration is None else calibration_of(calibration, artifact.signature) as calibrated:
-        for name in names:
-            chosen = RECIPES[name]
-            artifact = _one(artifact, chosen, calibrated if chosen.calibrates else None, store)
+        for each in recipes:
+            job = _Job(
+                each,
+                calibrated if each.calibrates else None,
+                ranging if each.calibrates else MIN_MAX,
+                excluded if each.excludable else (),
+            )
+            artifact = _one(artifact, job, store)
     return artifact
 
 
-def _check_calibration(recipes: Sequence[Recipe], calibration: Given | None) -> None:
+def _check_taken(
+    recipes: Sequence[Recipe], calibration: Given | None, ranging: Ranging, excluded: Sequence[str]
+) -> None:
     told = ", ".join(repr(recipe.name) for recipe in recipes)
-    if calibration is not None and not any(recipe.calibrates for recipe in recipes):
-        raise UsageError(f"calibration= is given, and {told} takes none: leave it out")
+    if not any(recipe.calibrates for recipe in recipes):
+        if calibration is not None:
+            raise UsageError(f"calibration= is given, and {told} takes none: leave it out")
+        if ranging != MIN_MAX:
+            raise UsageError(f"calibration_method={ranging.method!r} is given, and {told} takes none: leave it out")
+    if excluded and not any(recipe.excludable for recipe in recipes):
+        raise UsageError(f"exclude= is given, and {told} can leave no node out: leave exclude= out")
     if calibration is None:
         for recipe in recipes:
             if recipe.calibrates:
@@ -94,7 +144,8 @@ def _check_calibration(recipes: Sequence[Recipe], calibration: Given | None) -> 
                 )
 
 
-def _one(artifact: Artifact, recipe: Recipe, calibration: Calibration | None, store: Store) -> Artifact:
+def _one(artifact: Artifact, job: _Job, store: Store) -> Artifact:
+    recipe = job.recipe
     variant = recipe.name if artifact.variant in _PLAIN else f"{artifact.variant}+{recipe.name}"
     key = digest_of(
         {
@@ -103,7 +154,9 @@ def _one(artifact: Artifact, recipe: Recipe, calibration: Calibration | None, st
             "source": artifact.sha256,
             "name": artifact.name,
             "variant": variant,
-            "calibration": calibration.digest if calibration else None,
+            "calibration": job.calibration.digest if job.calibration else None,
+            "ranging": job.ranging,
+            "exclude": job.exclude,
             "versions": package_versions((*recipe.packages, "onnxruntime", "numpy")),
             "own_code": own_code(),
         }
@@ -112,7 +165,7 @@ def _one(artifact: Artifact, recipe: Recipe, calibration: Calibration | None, st
 
     def build(folder: Path) -> None:
         try:
-            _build(artifact, recipe, calibration, variant, folder / file_name)
+            _build(artifact, job, variant, folder / file_name)
         except RecipeError as error:
             raise RecipeError(f"recipe {recipe.name!r} on {artifact.subject}: {error}") from error
 
@@ -120,19 +173,28 @@ def _one(artifact: Artifact, recipe: Recipe, calibration: Calibration | None, st
     return open_artifact(entry / file_name)
 
 
-def _build(artifact: Artifact, recipe: Recipe, calibration: Calibration | None, variant: str, target: Path) -> None:
+def _build(artifact: Artifact, job: _Job, variant: str, target: Path) -> None:
+    recipe = job.recipe
     source = loaded(artifact)
     with serve(artifact) as reference, TemporaryDirectory(dir=target.parent) as work:
         trials = draw_trials(reference, artifact)
         copy = type(source)()
         copy.CopyFrom(source)
-        applied = recipe.apply(
-            copy, Material(trials[0], Path(work), calibration.batches if calibration else _no_batches)
-        )
+        if job.exclude and recipe.excludable:
+            where = f"recipe {recipe.name!r} on {artifact.subject}"
+            check_excluded(job.exclude, copy, recipe.excludable(copy), where)
+        batches = job.calibration.batches if job.calibration else _no_batches
+        material = Material(trials[0], Path(work), batches, exclude=job.exclude, ranging=job.ranging)
+        try:
+            applied = recipe.apply(copy, material)
+        except RecipeError as error:
+            if error.__cause__ is not None:  # a tool failed, instead of finding something out
+                refuse_full(Path(work), 2 * artifact.file_bytes)  # what tools write between is larger by a little
+            raise
         model = applied.model
         check_signature(model, source)
         keep_node_metadata(model, source)
-        step = _lineage_step(artifact, recipe, calibration, source, applied)
+        step = _lineage_step(artifact, job, source, applied)
         result = save_artifact(model, target, name=artifact.name, variant=variant, lineage=(*artifact.lineage, step))
         with _served(result) as candidate:
             check_answers(candidate, reference, trials, is_exact=recipe.is_exact)
@@ -143,21 +205,24 @@ def _no_batches() -> Iterator[Inputs]:
     return iter(())
 
 
-def _lineage_step(
-    artifact: Artifact, recipe: Recipe, calibration: Calibration | None, source: onnx.ModelProto, applied: Applied
-) -> LineageStep:
+def _lineage_step(artifact: Artifact, job: _Job, source: onnx.ModelProto, applied: Applied) -> LineageStep:
     settings: dict[str, JSON] = {
-        "recipe": recipe.name,
+        "recipe": job.recipe.name,
         "nodes_before": node_counts(source),
         "nodes_after": node_counts(applied.model),
     }
-    if calibration:
-        settings["calibration"] = calibration.digest
+    if job.calibration:
+        settings["calibration"] = job.calibration.digest
+        settings["calibration_method"] = job.ranging.method
+    if job.ranging.percentile is not None:
+        settings["percentile"] = job.ranging.percentile
+    if job.exclude:
+        settings["exclude"] = list(job.exclude)
     return LineageStep(
         "compression",
         settings,
         artifact.sha256,
-        package_versions(recipe.packages),
+        package_versions(job.recipe.packages),
         applied.notes,
     )
 

@@ -30,10 +30,11 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     nodes = kept_nodes(model, {constant.name for constant in kept})
     turned = [node for node in _transposed_inputs(model.graph) if node not in nodes]
     names = name_nodes([*nodes, *turned])
-    notes = (*_notes(clamped, nodes), *_turned_note(turned), *_without_half(model))
-    converted = _converted(model, names)
+    excluded = [node for node in model.graph.node if node.name in material.exclude]
+    notes = (*_notes(clamped, nodes), *_turned_note(turned), *_excluded_note(excluded), *_without_half(model))
+    converted = _converted(model, [*names, *material.exclude])
     straighten(converted.graph)
-    _check(converted, kept)
+    _check(converted, kept, excluded)
     refuse_overflow(model, converted, material)
     path = material.folder / "converted.onnx"
     write_large(converted, path)
@@ -51,6 +52,12 @@ def _turned_note(turned: Sequence[onnx.NodeProto]) -> Iterator[str]:
     if turned:
         told = ", ".join(f"{node.op_type} {node.name!r}" for node in turned)
         yield f"left in fp32: {told}, because onnxruntime can crash on inputs that are transposed in fp16"
+
+
+def _excluded_note(excluded: Sequence[onnx.NodeProto]) -> Iterator[str]:
+    if excluded:
+        told = ", ".join(f"{node.op_type} {node.name!r}" for node in excluded)
+        yield f"left in fp32: {told}, because exclude= names {'it' if len(excluded) == 1 else 'them'}"
 
 
 def _refuse_inner_readers(model: onnx.ModelProto, kept: Sequence[Clamped]) -> None:
@@ -75,11 +82,21 @@ def _converted(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return converted
 
 
-def _check(converted: onnx.ModelProto, kept: Sequence[Clamped]) -> None:
+def _check(converted: onnx.ModelProto, kept: Sequence[Clamped], excluded: Sequence[onnx.NodeProto]) -> None:
     dtypes = {name: array.dtype.name for name, array in float_arrays(converted)}
     for constant in kept:
         if dtypes.get(constant.name) == "float16":
             raise RecipeError(f"{constant.reason}, and the node that reads it cannot be kept in fp32")
+    for node in excluded:
+        for name in node.input:
+            if dtypes.get(name) == "float16":
+                raise RecipeError(
+                    f"{node.op_type} {node.name!r} shares {name!r} with a node in fp16, so its weights are rounded all "
+                    "the same: name every node that reads them in exclude="
+                )
+    if "float16" not in dtypes.values() and excluded:
+        told = ", ".join(repr(node.name) for node in excluded)
+        raise RecipeError(f"there is nothing left to convert: exclude= keeps {told} in fp32")
     if "float16" not in dtypes.values():
         raise RecipeError(f"no float32 initializer became fp16 among {told_counts(converted)}")
 
@@ -102,4 +119,8 @@ def _without_half(model: onnx.ModelProto) -> Iterator[str]:
         yield f"left in fp32, as onnxruntime's converter always does: {', '.join(found)}"
 
 
-FP16 = Recipe("fp16", _apply, packages=("onnxruntime", "onnx"), is_exact=False)
+def _excludable(model: onnx.ModelProto) -> Sequence[onnx.NodeProto]:
+    return list(model.graph.node)
+
+
+FP16 = Recipe("fp16", _apply, packages=("onnxruntime", "onnx"), is_exact=False, excludable=_excludable)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_modelserve.compression.census import float_arrays, nodes_of
-from pytest_modelserve.compression.quantising import as_products, calm, growth, left_in_float, refuse_unfit, told_counts
+from pytest_modelserve.compression.quantising import (
+    as_products,
+    calm,
+    growth,
+    left_in_float,
+    nothing_to_quantise,
+    refuse_unfit,
+)
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
 # Weights that share a scale. 32 is what llama.cpp's Q4_0 has; onnxruntime's default, 128, fills up layers with fewer
 # inputs and loses more.
 _BLOCK = 32
+_LAYERS = ("Gemm", "MatMul")
 
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
@@ -24,11 +32,9 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     _refuse_double(model)
     quantised = type(model)()
     quantised.CopyFrom(model)
-    quantised = _quantised(quantised, material.only)
+    quantised = _quantised(quantised, material)
     if not any(node.op_type == "MatMulNBits" for node in nodes_of(quantised.graph)):
-        raise RecipeError(
-            f"there is nothing to quantise: no MatMul or Gemm with constant float32 weights among {told_counts(model)}"
-        )
+        raise nothing_to_quantise("MatMul or Gemm", model, material.exclude)
     for name, array in float_arrays(quantised):
         if name.endswith("_scales") and not np.isfinite(array).all():
             raise RecipeError(
@@ -45,15 +51,16 @@ def _refuse_double(model: onnx.ModelProto) -> None:
             raise RecipeError(f"the weights of {node.op_type} {node.name!r} are float64: export the model in float32")
 
 
-def _quantised(model: onnx.ModelProto, only: tuple[str, ...]) -> onnx.ModelProto:
+def _quantised(model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     try:
         with calm():
             # The quantizer knows MatMul only, and of a model made of Gemm it would quantise nothing and report success.
             ONNXModel(model).replace_gemm_with_matmul()
-            wanted = as_products(only)
+            wanted = as_products(material.only)
             others = [node.name for node in nodes_of(model.graph) if wanted and node.name not in wanted]
+            others += as_products(material.exclude)
             quantizer = _quantizer_class()(model, bits=4, block_size=_BLOCK, nodes_to_exclude=others)
             quantizer.process()
     except MissingDependencyError:
@@ -77,6 +84,15 @@ def _quantizer_class() -> Any:
     return MatMulNBitsQuantizer
 
 
+def _excludable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in _LAYERS]
+
+
 INT4_WEIGHTS = Recipe(
-    "int4-weights", _apply, packages=("onnxruntime", "onnx"), is_exact=False, layers=("Gemm", "MatMul")
+    "int4-weights",
+    _apply,
+    packages=("onnxruntime", "onnx"),
+    is_exact=False,
+    layers=_LAYERS,
+    excludable=_excludable,
 )

@@ -36,7 +36,7 @@ def _optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(after)
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # at 2 it warns that the file is tied to this runtime, which a note says
+    options.log_severity_level = 4  # at 2 it warns that the file is tied to this runtime, which a note says
     if write_large(model, before):
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "after.data")
     try:

@@ -33,7 +33,7 @@ def refuse_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, materia
     write_large(shown, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: what goes wrong is raised, and said once
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         values = session.run(names, dict(material.inputs))

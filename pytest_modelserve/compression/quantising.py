@@ -92,6 +92,9 @@ def write_large(model: onnx.ModelProto, path: Path) -> bool:
 
     is_large: bool = model.ByteSize() > _INLINE_LIMIT_BYTES
     onnx.save(model, path, save_as_external_data=is_large)
+    if is_large:
+        # onnx moves the weights out of the model that it is handed, too.
+        onnx.load_external_data_for_model(model, str(path.parent))
     return is_large
 
 
@@ -115,6 +118,16 @@ def growth(model: onnx.ModelProto, quantised: onnx.ModelProto) -> Iterator[str]:
     before, after = stored_bytes(model), stored_bytes(quantised)
     if after >= before:
         yield f"initializers did not shrink: {before} bytes before, {after} after"
+
+
+def nothing_to_quantise(operators: str, model: onnx.ModelProto, exclude: tuple[str, ...]) -> RecipeError:
+    """The error for a model in which a recipe for `operators` found nothing to do."""
+    if exclude:
+        named = ", ".join(map(repr, exclude))
+        return RecipeError(f"there is nothing left to quantise: exclude= keeps {named} in float")
+    return RecipeError(
+        f"there is nothing to quantise: no {operators} with constant float32 weights among {told_counts(model)}"
+    )
 
 
 def told_counts(model: onnx.ModelProto) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+
+from pytest_modelserve.compression.ranging import MIN_MAX, Ranging
 
 if TYPE_CHECKING:
     import onnx
@@ -20,14 +22,17 @@ class Material:
     """What a recipe is given beside the model.
 
     `inputs` are ones that the model runs on, `folder` is empty and thrown away afterwards. `batches` begins the user's
-    calibration data anew, one batch after another; only a recipe that needs them may call it. `only` names the layers
-    to treat, all of them where it is empty; a recipe without `layers` does not look at it.
+    calibration data anew, one batch after another; only a recipe that needs them may call it, and `ranging` says what
+    it makes of them. `only` names the layers to treat, all of them where it is empty; a recipe without `layers` does
+    not look at it. `exclude` names the nodes to leave as they are, each one that the recipe's `excludable` gives.
     """
 
     inputs: Inputs
     folder: Path
     batches: Callable[[], Iterator[Inputs]]
     only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    ranging: Ranging = MIN_MAX
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +49,8 @@ class Recipe:
 
     RecipeError says why a model cannot be treated, or that nothing of it was. `packages` are those whose versions
     decide the result. `is_exact` says whether the answers have to stay the same, up to rounding, `calibrates` whether
-    the recipe needs calibration data. `layers` are the operators of which it can treat one node alone.
+    the recipe needs calibration data. `layers` are the operators of which it can treat one node alone. `excludable`
+    gives the nodes of a model that it can be told to leave as they are; None where it cannot be told.
     """
 
     name: str
@@ -53,3 +59,4 @@ class Recipe:
     is_exact: bool
     calibrates: bool = False
     layers: tuple[str, ...] = ()
+    excludable: Callable[[onnx.ModelProto], Sequence[onnx.NodeProto]] | None = None

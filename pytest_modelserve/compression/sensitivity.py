@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ from pytest_modelserve.serving import serve
 if TYPE_CHECKING:
     import onnx
 
+LAYERED = tuple(name for name, each in RECIPES.items() if each.layers)
+"""The recipes that can treat one layer alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerDamage:
@@ -33,6 +38,15 @@ class LayerDamage:
     node: str
     operator: str
     sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`damages`, the worst first, of the `tried` layers among all `layers` that the recipe treats."""
+
+    damages: tuple[LayerDamage, ...]
+    tried: int
+    layers: int
 
 
 def sensitivity(artifact: Artifact, recipe: str, inputs: Batch) -> tuple[LayerDamage, ...]:
@@ -47,16 +61,25 @@ def sensitivity(artifact: Artifact, recipe: str, inputs: Batch) -> tuple[LayerDa
 
     UsageError for another recipe, RecipeError for inputs that do not fit and where no layer can be quantised.
     """
-    able = [name for name, each in RECIPES.items() if each.layers]
-    if recipe not in able:
-        raise UsageError(unknown_choice("recipe of single layers", recipe, able))
+    return rank_layers(artifact, recipe, inputs).damages
+
+
+def rank_layers(artifact: Artifact, recipe: str, inputs: Batch, *, time_limit_s: float = math.inf) -> Ranking:
+    """What `sensitivity` returns, and of how many layers: none is begun after `time_limit_s`, but one always is."""
+    if recipe not in LAYERED:
+        raise UsageError(unknown_choice("recipe of single layers", recipe, LAYERED))
+    deadline = time.monotonic() + time_limit_s
     source = loaded(artifact)
     layers = _layers(source, RECIPES[recipe])
     name_nodes(layers)
     with calibration_of(inputs, artifact.signature) as rows, serve(artifact) as reference:
         expected = reference.predict(inputs)
-        found, problem = [], None
+        found: list[LayerDamage] = []
+        problem, tried = None, 0
         for layer in progress(layers, f"{recipe} of {artifact.subject}, layer by layer", total=len(layers)):
+            if tried and time.monotonic() > deadline:
+                break
+            tried += 1
             try:
                 answers = _answers(source, RECIPES[recipe], layer.name, inputs, rows)
             except RecipeError as error:
@@ -65,7 +88,7 @@ def sensitivity(artifact: Artifact, recipe: str, inputs: Batch) -> tuple[LayerDa
                 found.append(LayerDamage(layer.name, layer.op_type, _worst(answers, expected)))
     if not found:
         raise RecipeError(f"no layer of {artifact.subject} can be quantised by {recipe!r}: {problem or 'it has none'}")
-    return tuple(sorted(found, key=lambda damage: damage.sqnr_db))
+    return Ranking(tuple(sorted(found, key=lambda damage: damage.sqnr_db)), tried, len(layers))
 
 
 def _layers(model: onnx.ModelProto, recipe: Recipe) -> list[onnx.NodeProto]:

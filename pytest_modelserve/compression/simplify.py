@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_modelserve.compression.census import make_up
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
+from pytest_modelserve.compression.stderr import native_stderr_held
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     del model.graph.value_info[:]
     shapes = {name: list(array.shape) for name, array in material.inputs.items()}
     try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), native_stderr_held(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             simplified, agrees = onnxsim.simplify(model, check_n=_OWN_CHECKS, test_input_shapes=shapes)
     except Exception as error:  # onnxsim passes on what onnx and onnxruntime raise

@@ -25,10 +25,10 @@ def weight():
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """Save a model of `nodes`, each (operator, inputs, output, attributes)."""
+def built():
+    """A model of `nodes`, each (operator, inputs, output, attributes)."""
 
-    def save(nodes, inputs, outputs, weights, *, dtype=TensorProto.FLOAT):
+    def build(nodes, inputs, outputs, weights, *, dtype=TensorProto.FLOAT):
         def values(shapes):
             return [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
 
@@ -38,18 +38,33 @@ def saved(tmp_path):
         ]
         stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
         graph = helper.make_graph(made, "g", values(inputs), values(outputs), stored)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        lineage = (LineageStep("export", {"traced": {}}, None, {}),)
-        return save_artifact(model, tmp_path / "net.onnx", name="net", variant="fp32", lineage=lineage)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
-    return save
+    return build
+
+
+@pytest.fixture
+def save(tmp_path):
+    """The artifact of a model that torch might have exported."""
+
+    def write(model, *, variant="fp32"):
+        lineage = (LineageStep("export", {"traced": {"batch": 2, "time": 12}}, None, {}),)
+        return save_artifact(model, tmp_path / "net.onnx", name="net", variant=variant, lineage=lineage)
+
+    return write
+
+
+@pytest.fixture
+def saved(built, save):
+    """The artifact of a model of `nodes`, as `built` takes them."""
+    return lambda *graph, variant="fp32", **options: save(built(*graph, **options), variant=variant)
 
 
 @pytest.fixture
 def mlp(saved, weight):
     """Two Gemm with a Relu between them; weights can be replaced by name."""
 
-    def save(**changes):
+    def save(*, variant="fp32", **changes):
         weights = {"w1": weight(8, 32), "b1": weight(32), "w2": weight(32, 4), "b2": weight(4), **changes}
         nodes = [
             ("Gemm", ["x", "w1", "b1"], "h", {}),
@@ -57,9 +72,43 @@ def mlp(saved, weight):
             ("Gemm", ["r", "w2", "b2"], "y", {}),
         ]
         dtype = helper.np_dtype_to_tensor_dtype(weights["w1"].dtype)
-        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, weights, dtype=dtype)
+        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, weights, dtype=dtype, variant=variant)
 
     return save
+
+
+@pytest.fixture
+def wordy(saved, weight):
+    """A product behind a constant to fold and a node that does nothing."""
+    nodes = [
+        ("Add", ["one", "one"], "two", {}),
+        ("Mul", ["x", "two"], "scaled", {}),
+        ("Identity", ["scaled"], "same", {}),
+        ("MatMul", ["same", "w"], "y", {}),
+    ]
+    weights = {"one": np.ones(8, np.float32), "w": weight(8, 4)}
+    return lambda: saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, weights)
+
+
+@pytest.fixture
+def outlier_layer(saved, weight):
+    """Three layers; the second has a large weight in each channel, always multiplied by 0, that takes all its steps."""
+
+    def make(op="Gemm"):
+        first, second = weight(64, 64) / 8, weight(64, 64) / 8
+        first[:, 0] = 0
+        second[0] = 40
+        weights = {"w1": first, "w2": second, "w3": weight(64, 4) / 8}
+        nodes = [
+            (op, ["x", "w1"], "a", {}),
+            ("Tanh", ["a"], "t", {}),
+            (op, ["t", "w2"], "b", {}),
+            ("Tanh", ["b"], "u", {}),
+            (op, ["u", "w3"], "y", {}),
+        ]
+        return saved(nodes, {"x": ["batch", 64]}, {"y": ["batch", 4]}, weights)
+
+    return make
 
 
 @pytest.fixture
@@ -75,11 +124,12 @@ def answers():
 
 @pytest.fixture
 def noise_db(answers):
-    """How far the noise of each output lies below its signal."""
+    """How far the noise of each output lies below its signal; inf for none."""
 
     def measure(artifact, source, inputs):
         got, expected = answers(artifact, inputs), answers(source, inputs)
-        return {name: 10 * np.log10((y**2).sum() / ((y - got[name]) ** 2).sum()) for name, y in expected.items()}
+        with np.errstate(divide="ignore"):
+            return {name: 10 * np.log10((y**2).sum() / ((y - got[name]) ** 2).sum()) for name, y in expected.items()}
 
     return measure
 
@@ -91,7 +141,8 @@ def refusal(store):
     def refuse(artifact, recipe, **options):
         with pytest.raises(RecipeError) as caught:
             compress(artifact, recipe, store=store, **options)
-        assert not (store.root / "entries").exists() or not list((store.root / "entries").iterdir())
+        for folder in ("entries", "building"):
+            assert not (store.root / folder).exists() or not list((store.root / folder).iterdir())
         return str(caught.value)
 
     return refuse

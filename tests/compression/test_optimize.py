@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pytest_modelserve.artifacts import load_model
 from pytest_modelserve.compression import compress
@@ -67,3 +71,28 @@ def _failing(session):
         raise RuntimeError("no such kernel")
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("int8-dynamic", "left in float: FusedGemm ×1 (fused node_h)"),
+        ("int4-weights", "left in float: FusedGemm ×1 (fused node_h)"),
+        (
+            "int8-static",
+            "recipe 'int8-static' on net / optimize: the model holds operators outside the ONNX standard (FusedGemm), "
+            "behind which no range can be measured: quantise first, and use 'optimize' afterwards",
+        ),
+    ],
+)
+def test_incomplete_shape_inference_is_told_as_what_it_means(mlp, store, weight, recipe, told):
+    """onnxruntime's preparation for its quantizers ends there; without it they skip what has no shape, in silence."""
+    fused = compress(mlp(), "optimize", store=store)
+    with pytest.raises(Exception, match="Incomplete symbolic shape inference"), redirect_stdout(io.StringIO()):
+        quant_pre_process(fused.path, store.root / "prepared.onnx", skip_optimization=True)
+    if recipe == "int8-static":
+        with pytest.raises(RecipeError) as caught:
+            compress(fused, recipe, calibration=weight(8, 8), store=store)
+        assert str(caught.value) == told
+    else:
+        assert told in compress(fused, recipe, store=store).lineage[-1].notes

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.compression import sensitivity
+from pytest_modelserve.compression import rank_layers, sensitivity
 from pytest_modelserve.errors import RecipeError, UsageError
 
 
@@ -53,6 +53,14 @@ def test_layers_that_cannot_be_quantised_alone_are_left_out(saved, weight):
     nodes = [("Gemm", ["x", "w"], "h", {"alpha": 0.5}), ("MatMul", ["h", "v"], "y", {})]
     source = saved(nodes, {"x": ["batch", 64]}, {"y": None}, {"w": weight(64, 64), "v": weight(64, 8)})
     assert [damage.node for damage in sensitivity(source, "int4-weights", weight(8, 64))] == ["node_y"]
+
+
+def test_ranking_that_runs_out_of_time_says_how_far_it_came(deep, weight):
+    source, rows = deep(), weight(8, 64)
+    cut = rank_layers(source, "int8-dynamic", rows, time_limit_s=0)
+    assert ([damage.node for damage in cut.damages], cut.tried, cut.layers) == (["node_a"], 1, 3)
+    whole = rank_layers(source, "int8-dynamic", rows)
+    assert (whole.damages, whole.tried, whole.layers) == (sensitivity(source, "int8-dynamic", rows), 3, 3)
 
 
 def test_source_is_left_as_it_was(deep, weight):

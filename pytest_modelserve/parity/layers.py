@@ -1,0 +1,121 @@
+"""Which layers a quantised candidate should not have quantised: told where it failed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
+from pytest_modelserve.parity.predicting import Inputs, rows_of
+from pytest_modelserve.serving import Predictor
+
+if TYPE_CHECKING:
+    from pytest_modelserve.compression import LayerDamage, Ranking
+
+# Beyond a few dozen rows the order of layers hardly moves, and each of them costs a run of the model.
+_ROWS = 64
+# What a person waits for the reason of a failure: some hundred layers of a small model, a dozen of a large one.
+_TIME_LIMIT_S = 30.0
+_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LayersTold:
+    """A sentence, what to do about it and the whole ranking; all empty where there is nothing to say."""
+
+    finding: str = ""
+    advice: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def tell_layers(candidate: Predictor, reference: Predictor, inputs: Inputs) -> LayersTold:
+    """The layers of `reference` ranked by what quantising each of them alone costs, on up to 64 rows of `inputs`.
+
+    Only where `candidate` was made from the file behind `reference` by a recipe that quantises layers; else empty, as
+    where no layer does any damage. Layers that were left out of it already are not ranked. Raises nothing: a ranking
+    that fails is told in the finding, because the gate that asks has a verdict to tell already.
+    """
+    step = _quantised_by(candidate.artifact, reference.artifact)
+    if step is None or reference.artifact is None:
+        return LayersTold()
+    try:
+        return _told(step, reference.artifact, inputs)
+    except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
+        return LayersTold(f"its layers could not be ranked by what quantising each costs: {error}")
+
+
+def _quantised_by(candidate: Artifact | None, reference: Artifact | None) -> LineageStep | None:
+    """The first recipe of single layers on the way from `reference` to `candidate`, None where there is no way."""
+    if candidate is None or reference is None:
+        return None
+    from pytest_modelserve.compression import LAYERED
+
+    parents = [step.parent for step in candidate.lineage]
+    if reference.sha256 not in parents:
+        return None
+    since = candidate.lineage[parents.index(reference.sha256) :]
+    return next((step for step in since if step.settings.get("recipe") in LAYERED), None)
+
+
+def _told(step: LineageStep, reference: Artifact, inputs: Inputs) -> LayersTold:
+    from pytest_modelserve.compression import rank_layers
+
+    recipe, excluded = str(step.settings["recipe"]), _names(step.settings.get("exclude", ()))
+    rows, stride = rows_of(inputs), _stride(inputs, reference)
+    ranking = rank_layers(reference, recipe, _every(stride, inputs), time_limit_s=_TIME_LIMIT_S)
+    ranked = [damage for damage in ranking.damages if damage.node not in excluded]
+    worst = [damage for damage in ranked[:_TOLD] if damage.sqnr_db < math.inf]
+    if not worst:
+        return LayersTold()
+    used = -(-rows // stride)
+    return LayersTold(
+        finding=_sentence(recipe, worst, _cut(ranking, used, rows)),
+        advice="keep the layer that loses most in full precision: compress with "
+        f"exclude={(*excluded, worst[0].node)!r}",
+        details={
+            "sensitivity": {
+                "recipe": recipe,
+                "rows": used,
+                "layers": ranking.layers,
+                "tried": ranking.tried,
+                "ranking": [{"node": each.node, "operator": each.operator, "sqnr_db": each.sqnr_db} for each in ranked],
+            }
+        },
+    )
+
+
+def _names(setting: JSON) -> tuple[str, ...]:
+    return tuple(map(str, setting)) if isinstance(setting, (list, tuple)) else ()
+
+
+def _sentence(recipe: str, worst: list[LayerDamage], cut: str) -> str:
+    first, *others = (f"{damage.operator} {damage.node!r}" for damage in worst)
+    told = f"quantised alone by {recipe}{cut}, {first} costs most: SQNR {worst[0].sqnr_db:.1f} dB"
+    following = (f"{name} {damage.sqnr_db:.1f} dB" for name, damage in zip(others, worst[1:], strict=True))
+    return "; next ".join((told, ", ".join(following))) if others else told
+
+
+def _cut(ranking: Ranking, used: int, rows: int) -> str:
+    """What of layers and rows was left out, in brackets, or ""."""
+    parts = []
+    if ranking.tried < ranking.layers:
+        parts.append(f"the first {ranking.tried} of {ranking.layers} layers within {_TIME_LIMIT_S:.0f} s")
+    if used < rows:
+        parts.append(f"{used} of {rows} rows")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _stride(inputs: Inputs, artifact: Artifact) -> int:
+    """Every how many rows to take one, so that at most `_ROWS` remain; 1 where the model's batch is fixed."""
+    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in artifact.signature.inputs)
+    return 1 if fixed else -(-rows_of(inputs) // _ROWS)
+
+
+def _every(stride: int, inputs: Inputs) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: np.ascontiguousarray(array[::stride]) for name, array in inputs.items()}
+    return np.ascontiguousarray(inputs[::stride])

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from pytest_modelserve.artifacts import load_model
+from pytest_modelserve.compression import compress
+from pytest_modelserve.errors import MissingDependencyError, RecipeError
+
+
+def test_simplify_removes_nodes_and_keeps_answers_axes_and_names(wordy, store, answers, weight, capfd):
+    source = wordy()
+    simple = compress(source, "simplify", store=store)
+    assert simple.signature == source.signature
+    assert simple.variant == "simplify"
+    assert simple.lineage[-1].settings["nodes_before"] == {"Add": 1, "Identity": 1, "MatMul": 1, "Mul": 1}
+    assert simple.lineage[-1].settings["nodes_after"] == {"MatMul": 1, "Mul": 1}
+    x = weight(9, 8)
+    np.testing.assert_allclose(answers(simple, x)["y"], answers(source, x)["y"], rtol=1e-5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_simplify_leaves_no_report_in_the_file(wordy, store):
+    simple = compress(wordy(), "simplify", store=store)
+    assert [entry.key for entry in load_model(simple).metadata_props] == ["pytest_modelserve"]
+
+
+def test_nodes_that_stay_keep_the_metadata_that_onnxsim_drops(save, wordy, store):
+    model = load_model(wordy())
+    for node in model.graph.node:
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=f"line of {node.name}")
+    simple = compress(save(model), "simplify", store=store)
+    kept = {node.name: [entry.value for entry in node.metadata_props] for node in load_model(simple).graph.node}
+    assert kept["node_y"] == ["line of node_y"]
+
+
+def test_nothing_to_simplify_is_an_error_that_says_so(mlp, refusal):
+    assert refusal(mlp(), "simplify") == (
+        "recipe 'simplify' on net / fp32: there is nothing to simplify: the same nodes (3) and initializers (4) as before"
+    )
+
+
+def test_traced_length_that_a_file_wrongly_claims_is_not_baked_in(built, save, store, answers, weight):
+    # What torch 2.13 writes after a recurrent layer with a free time axis.
+    nodes = [
+        ("Shape", ["x"], "dims", {}),
+        ("Cast", ["dims"], "numbers", {"to": TensorProto.FLOAT}),  # nothing infers a shape through these two
+        ("Cast", ["numbers"], "shape", {"to": TensorProto.INT64}),
+        ("Reshape", ["x", "shape"], "h", {}),
+        ("Identity", ["h"], "same", {}),
+        ("MatMul", ["same", "w"], "product", {}),
+        ("Add", ["product", "b"], "y", {}),
+    ]
+    weights = {"w": weight(2, 3), "b": weight(3)}
+    model = built(nodes, {"x": ["batch", "time", 2]}, {"y": ["batch", "time", 3]}, weights)
+    model.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, ["batch", 12, 2]))
+    simple = compress(save(model), "simplify", store=store)
+    assert answers(simple, weight(5, 7, 2))["y"].shape == (5, 7, 3)
+
+
+def test_missing_onnxsim_names_the_extra(wordy, store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxsim", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        compress(wordy(), "simplify", store=store)
+    assert str(caught.value) == (
+        "the recipe 'simplify' needs onnxsim, which is not installed: pip install 'pytest-modelserve[compress]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        ((None, False), "onnxsim's own check found other answers after simplifying than before"),
+        (RuntimeError("shape inference"), "onnxsim failed: shape inference"),
+    ],
+)
+def test_failure_of_onnxsim_is_told(mlp, refusal, monkeypatch, outcome, told):
+    import onnxsim
+
+    def simplify(*_, check_n, **__):
+        assert check_n > 0  # without, its "ok" means nothing
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(onnxsim, "simplify", simplify)
+    assert refusal(mlp(), "simplify") == f"recipe 'simplify' on net / fp32: {told}"
+
+
+def test_check_of_onnxsim_sees_wrong_answers_only_when_it_is_asked_for(wordy):
+    """With check_n=0, its default, "ok" is True whatever the simplifier did."""
+    import onnxsim
+
+    model = load_model(wordy())
+    other = load_model(wordy())
+    other.graph.node[1].op_type = "Sub"
+    check = onnxsim.model_checking.compare
+    assert check(model, other, 0, {"x": [2, 8]})
+    assert not check(model, other, 3, {"x": [2, 8]})
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_lines_of_the_library_underneath_stay_off_standard_error(wordy, store, monkeypatch, capfd, caplog, agrees):
+    import onnxsim
+
+    really = onnxsim.simplify
+
+    def simplify(*args, **options):
+        os.write(2, b"[E:onnxruntime] a line from C++\n")
+        return really(*args, **options)[0], agrees
+
+    monkeypatch.setattr(onnxsim, "simplify", simplify)
+    with caplog.at_level("DEBUG", "pytest_modelserve"), nullcontext() if agrees else pytest.raises(RecipeError):
+        compress(wordy(), "simplify", store=store)
+    assert capfd.readouterr() == ("", "")
+    assert "[E:onnxruntime] a line from C++" in caplog.messages
