@@ -1,0 +1,220 @@
+"""What `compress` adds to the bare call of onnxruntime or onnxsim that a recipe wraps, as a ratio.
+
+    python benchmarks/compress_overhead.py [--rounds 3] [--layers 12] [--profile RECIPE]
+
+The model is a Transformer encoder of BERT-base's sizes with random weights (85 million at 12 layers, 340 MB). Both take
+it from a file to a file, in rounds whose order is shuffled; three rounds take about four minutes. The bare call is the
+shortest program that the library documents for the same result: it checks nothing. Ours checks the answers, digests,
+writes the lineage and puts the result into an empty store. Goal: at most 1.5 times the bare call, where that takes a
+second or more.
+"""
+
+# ruff: noqa: D102 -- the methods of Graph are named by what they add
+from __future__ import annotations
+
+import argparse
+import cProfile
+import logging
+import pstats
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from pytest_modelserve.artifacts import Artifact, Store, open_artifact
+from pytest_modelserve.compression import compress
+from pytest_modelserve.progress import progress
+
+WIDTH, HEADS, INNER, STEPS, ROWS = 768, 12, 3072, 32, 8
+GOAL = 1.5
+Bare = Callable[[Path, Path, NDArray[np.float32]], None]
+
+
+class Graph:
+    """An ONNX graph under construction: every method adds nodes that read `x` and returns the name of their result."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self._rng = np.random.default_rng(0)
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [name], f"node_{name}", **attributes))
+        return name
+
+    def stored(self, array: NDArray[np.float32] | NDArray[np.int64]) -> str:
+        name = f"stored_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def dense(self, x: str, wide: int, narrow: int) -> str:
+        weight = self._rng.standard_normal((wide, narrow), np.float32) * np.float32(wide**-0.5)
+        product = self.add("MatMul", x, self.stored(weight))
+        return self.add("Add", product, self.stored(np.zeros(narrow, np.float32)))
+
+    def norm(self, x: str) -> str:
+        scale, bias = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
+        return self.add("LayerNormalization", x, self.stored(scale), self.stored(bias), axis=-1)
+
+    def heads(self, x: str, order: tuple[int, ...]) -> str:
+        shape = self.stored(np.array([0, 0, HEADS, WIDTH // HEADS]))
+        return self.add("Transpose", self.add("Reshape", x, shape), perm=order)
+
+    def attention(self, x: str) -> str:
+        query, key, value = (self.dense(x, WIDTH, WIDTH) for _ in range(3))
+        scores = self.add("MatMul", self.heads(query, (0, 2, 1, 3)), self.heads(key, (0, 2, 3, 1)))
+        scale = self.stored(np.array((WIDTH // HEADS) ** -0.5, np.float32))
+        weights = self.add("Softmax", self.add("Mul", scores, scale), axis=-1)
+        mixed = self.add("Transpose", self.add("MatMul", weights, self.heads(value, (0, 2, 1, 3))), perm=(0, 2, 1, 3))
+        joined = self.add("Reshape", mixed, self.stored(np.array([0, 0, WIDTH])))
+        # An Identity where dropout was is what exporters leave for `simplify` to remove.
+        return self.add("Identity", self.dense(joined, WIDTH, WIDTH))
+
+    def layer(self, x: str) -> str:
+        x = self.norm(self.add("Add", x, self.attention(x)))
+        hidden = self.add("Gelu", self.dense(x, WIDTH, INNER))
+        return self.norm(self.add("Add", x, self.dense(hidden, INNER, WIDTH)))
+
+
+def encoder(layers: int) -> onnx.ModelProto:
+    """`layers` Transformer layers; `x` (batch, time, 768) in, `y` of the same shape out."""
+    graph, value = Graph(), "x"
+    for _ in range(layers):
+        value = graph.layer(value)
+    graph.nodes[-1].output[0] = "y"
+    shape = ("batch", "time", WIDTH)
+    given, result = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y"))
+    made = helper.make_graph(graph.nodes, "encoder", [given], [result], graph.weights)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def bare_simplify(source: Path, target: Path, _: NDArray[np.float32]) -> None:
+    import onnxsim
+
+    simplified, _agrees = onnxsim.simplify(onnx.load(source))
+    onnx.save(simplified, target)
+
+
+def bare_optimize(source: Path, target: Path, _: NDArray[np.float32]) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def bare_fp16(source: Path, target: Path, _: NDArray[np.float32]) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def bare_int8_dynamic(source: Path, target: Path, _: NDArray[np.float32]) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(source, target)
+
+
+def bare_int8_static(source: Path, target: Path, rows: NDArray[np.float32]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches: Iterator[NDArray[np.float32]] = iter((rows,))
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"x": batch}
+
+    quantize_static(source, target, Reader(), per_channel=True)
+
+
+def bare_int4_weights(source: Path, target: Path, _: NDArray[np.float32]) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), bits=4, block_size=32)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target))
+
+
+BARE: dict[str, Bare] = {
+    "simplify": bare_simplify,
+    "optimize": bare_optimize,
+    "fp16": bare_fp16,
+    "int8-dynamic": bare_int8_dynamic,
+    "int8-static": bare_int8_static,
+    "int4-weights": bare_int4_weights,
+}
+
+
+def ours(artifact: Artifact, recipe: str, rows: NDArray[np.float32], folder: Path) -> None:
+    calibration = rows if recipe == "int8-static" else None
+    compress(artifact, recipe, calibration=calibration, store=Store(folder / "cache"))
+
+
+def seconds(call: Callable[[Path], None]) -> float:
+    """How long `call` takes in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        call(Path(folder))
+        return time.perf_counter() - began
+
+
+def measure(artifact: Artifact, rows: NDArray[np.float32], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """The seconds of the bare call and of ours, by recipe, for each round."""
+    order = random.Random(0)
+    taken: dict[str, list[tuple[float, float]]] = {recipe: [] for recipe in BARE}
+    for _ in progress(range(rounds), "rounds"):
+        for recipe in order.sample(list(BARE), len(BARE)):
+            pair = {
+                "bare": lambda folder, bare=BARE[recipe]: bare(artifact.path, folder / "bare.onnx", rows),
+                "ours": lambda folder, recipe=recipe: ours(artifact, recipe, rows, folder),
+            }
+            found = {name: seconds(pair[name]) for name in order.sample(list(pair), 2)}
+            taken[recipe].append((found["bare"], found["ours"]))
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of calls for each recipe (default: 3)")
+    parser.add_argument("--layers", type=int, default=12, help="size of the model (default: 12, 85 million weights)")
+    parser.add_argument("--profile", choices=tuple(BARE), help="print where the time of this recipe goes instead")
+    arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizers talk
+    rows = np.random.default_rng(1).standard_normal((ROWS, STEPS, WIDTH), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, layers in (("small", 1), ("encoder", arguments.layers)):
+            onnx.save(encoder(layers), Path(folder) / f"{name}.onnx")
+        measure(open_artifact(Path(folder) / "small.onnx"), rows, rounds=1)  # loads the libraries
+        artifact = open_artifact(Path(folder) / "encoder.onnx")
+        if arguments.profile:
+            profile(artifact, arguments.profile, rows)
+            return
+        print(f"onnxruntime {onnxruntime.__version__}, {artifact.initializer_bytes / 2**20:.0f} MiB of weights")
+        for recipe, pairs in measure(artifact, rows, arguments.rounds).items():
+            bare, mine = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(own / other for other, own in pairs)
+            print(f"  {recipe:13} bare {bare:6.2f} s   ours {mine:6.2f} s   × {ratio:.2f}   goal ≤ × {GOAL:.2f}")
+
+
+def profile(artifact: Artifact, recipe: str, rows: NDArray[np.float32]) -> None:
+    """Print the 45 functions in which `compress` spends most time, callees included."""
+    with tempfile.TemporaryDirectory() as folder, cProfile.Profile() as profiler:
+        ours(artifact, recipe, rows, Path(folder))
+    pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+
+
+if __name__ == "__main__":
+    main()
