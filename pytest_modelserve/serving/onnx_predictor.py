@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,29 +14,32 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from pytest_modelserve.artifacts import Artifact, open_artifact
+from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
 from pytest_modelserve.serving.hazards import hazards_of
 from pytest_modelserve.serving.inputs import Feed, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 from pytest_modelserve.serving.providers import CPU, open_session, reason
+from pytest_modelserve.serving.servable import check_servable, run_of
+from pytest_modelserve.serving.values import outputs_as_arrays, split_inputs
 
-_Run = Callable[[list[str], Feed], list[NDArray[Any]]]
-
-# What onnxruntime hands to and takes from numpy as what it is; bfloat16 and int4 raise, float8 comes out as raw uint8.
-_SERVABLE = frozenset(
-    {"float16", "float32", "float64", "bool", "str"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
-)
+_Run = Callable[[list[str], dict[str, Any]], list[Any]]
 
 
 class OnnxPredictor(Predictor):
     """onnxruntime on `providers`: by default one thread of the CPU, sequential, without spinning.
 
+    Sequences, maps and optional values go in and come out as arrays under derived names, by the rule of
+    `serving/values.py`: the scores of a converted scikit-learn classifier as `probabilities` (rows, keys) beside
+    `probabilities.keys`. bfloat16, float8 and int4 are arrays of the dtypes of ml_dtypes.
+
     Raises ArtifactError for a file that cannot be opened, one that changed since the artifact was made, one that
-    onnxruntime refuses, and for inputs or outputs that numpy cannot hold.
+    onnxruntime refuses, and for inputs or outputs that no array can hold. `optimise=False` runs the graph as it stands
+    in the file.
     """
 
     transport = "in-process"
+    artifact: Artifact
 
     def __init__(
         self,
@@ -45,13 +49,19 @@ class OnnxPredictor(Predictor):
         threads: int = 1,
         name: str | None = None,
         variant: str | None = None,
+        optimise: bool = True,
     ) -> None:
         artifact = _opened(model, name, variant)
-        _check_servable(artifact)
+        check_servable(artifact)
         super().__init__(artifact.subject, artifact.signature)
         self.artifact = artifact
         self._model = artifact.signature
-        self._run: _Run = open_session(artifact.path, providers=providers, threads=threads).run
+        session = open_session(artifact.path, providers=providers, threads=threads, optimise=optimise)
+        self._unoptimised = partial(OnnxPredictor, artifact, providers=providers, threads=threads, optimise=False)
+        self._run: _Run = run_of(session, artifact.signature)
+        self._tensors = Signature(tuple(spec for spec in artifact.signature.inputs if spec.is_tensor), ())
+        self._others = tuple(spec for spec in artifact.signature.inputs if not spec.is_tensor)
+        self._gives_tensors = all(spec.is_tensor for spec in artifact.signature.outputs)
         self._hazards = hazards_of(onnx.load(artifact.path, load_external_data=False))
         self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
         self._outputs = [spec.name for spec in artifact.signature.outputs]
@@ -60,7 +70,8 @@ class OnnxPredictor(Predictor):
         self._fitted: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = ()
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """The model's outputs by name, in the model's order; text comes as arrays of str objects.
+        """The model's outputs by name, in the model's order; text comes as arrays of str objects, and a value that is
+        no tensor as the arrays that stand for it.
 
         Nothing is cast. InputError names an input whose name, dtype, rank or dim is not the model's, or on which
         onnxruntime would end the process; the model is not run. Values that onnxruntime itself refuses (an index out
@@ -73,9 +84,15 @@ class OnnxPredictor(Predictor):
             raise
         except Exception as error:  # the runtime's exceptions share no base class
             raise self._failure(error) from error
+        if not self._gives_tensors:
+            return outputs_as_arrays(self._model, answers)
         if len(answers) == 1:  # a third of the time of zip
             return {self._outputs[0]: answers[0]}
         return dict(zip(self._outputs, answers, strict=True))
+
+    def unoptimised(self) -> OnnxPredictor:
+        """Another predictor of the same file on the same providers and threads, without graph optimisations."""
+        return self._unoptimised()
 
     def describe(self) -> str:
         """One line: the subject, onnxruntime's version, the providers and the number of threads."""
@@ -93,12 +110,13 @@ class OnnxPredictor(Predictor):
     def _checked(self, inputs: Inputs) -> Feed:
         if self.closed:
             raise self._closed_error()
-        feed = checked_feed(inputs, self._model)
+        others, rest = split_inputs(inputs, self._others) if self._others else ({}, inputs)
+        feed = checked_feed(rest, self._tensors)
         self._hazards.refuse(feed)
         decided_by_values = self._hazards.minimum or any(array.dtype.kind == "O" for array in feed.values())
-        if not decided_by_values:
+        if not decided_by_values and not others:
             self._fitted = tuple((name, array.dtype, array.shape) for name, array in feed.items())
-        return feed
+        return {**feed, **others}
 
     def _fitting(self, inputs: object) -> Feed | None:
         """The inputs by name if each has the dtype and shape of the last one that fitted, else None."""
@@ -129,13 +147,3 @@ def _opened(model: Artifact | str | os.PathLike[str], name: str | None, variant:
     return replace(
         model, name=model.name if name is None else name, variant=model.variant if variant is None else variant
     )
-
-
-def _check_servable(artifact: Artifact) -> None:
-    for kind, specs in (("input", artifact.signature.inputs), ("output", artifact.signature.outputs)):
-        for spec in specs:
-            if spec.dtype not in _SERVABLE:
-                raise ArtifactError(
-                    f"the model {artifact.path} has {kind} {spec.name!r} of type {spec.dtype}, which cannot be served "
-                    "as a numpy array: end the model in tensors of float16 to float64, integers, bool or text"
-                )

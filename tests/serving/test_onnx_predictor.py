@@ -266,21 +266,37 @@ def test_a_file_that_changed_after_it_was_opened_is_refused(linear):
     assert str(caught.value) == f"the model {linear} changed after it was opened: open it again"
 
 
-def test_outputs_that_numpy_cannot_hold_are_refused(onnx_file):
-    bfloat16 = helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, ["n"])
-    path = onnx_file([NODE("Cast", ["x"], ["y"], to=onnx.TensorProto.BFLOAT16)], {"x": ("float32", ["n"])}, [bfloat16])
+def test_outputs_that_no_array_can_hold_are_refused(onnx_file):
+    sparse = helper.make_value_info("y", helper.make_sparse_tensor_type_proto(onnx.TensorProto.FLOAT, ["n"]))
+    path = onnx_file([NODE("Identity", ["x"], ["y"])], {"x": ("float32", ["n"])}, [sparse])
     with pytest.raises(ArtifactError) as caught:
         OnnxPredictor(path)
     assert str(caught.value) == (
-        f"the model {path} has output 'y' of type bfloat16, which cannot be served as a numpy array: end the model in "
-        "tensors of float16 to float64, integers, bool or text"
+        f"the model {path} has output 'y' of type sparse(float32), which cannot be served as a numpy array: end the "
+        "model in tensors of float16 to float64, integers, bool or text"
     )
 
 
-def test_outputs_that_are_no_tensors_are_refused(onnx_file):
-    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
+def test_bfloat16_beside_what_is_no_number_is_refused(onnx_file):
+    bfloat16 = helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, ["n"])
+    text = helper.make_tensor_value_info("u", onnx.TensorProto.STRING, ["n"])
     path = onnx_file(
-        [NODE("SequenceConstruct", ["x"], ["y"])], {"x": ("float32", ["n"])}, [helper.make_value_info("y", kind)]
+        [NODE("Cast", ["x"], ["y"], to=onnx.TensorProto.BFLOAT16), NODE("Identity", ["t"], ["u"])],
+        {"x": ("float32", ["n"]), "t": ("str", ["n"])},
+        [bfloat16, text],
     )
-    with pytest.raises(ArtifactError, match=r"output 'y' of type sequence\(float32\), which cannot be served"):
+    with pytest.raises(ArtifactError) as caught:
         OnnxPredictor(path)
+    assert str(caught.value) == (
+        f"the model {path} has output 'y' of type bfloat16 beside 't' of type str: onnxruntime cannot give both in one "
+        "run; cast 'y' in the model"
+    )
+
+
+def test_an_unoptimised_twin_runs_the_graph_as_it_stands(linear):
+    predictor = OnnxPredictor(linear, name="digits", threads=2)
+    twin = predictor.unoptimised()
+    level = twin._run.__self__.get_session_options().graph_optimization_level
+    assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert twin.describe() == predictor.describe()
+    np.testing.assert_array_equal(twin.predict(rows(3))["y"], predictor.predict(rows(3))["y"])

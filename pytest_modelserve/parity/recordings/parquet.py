@@ -1,0 +1,196 @@
+"""Recordings as Parquet: a row for each row, a column `inputs/x` or `outputs/y` for each array, as logs are kept.
+
+A column holds numbers or text, or arrays of one shape where a row has several. The column `request` numbers the calls
+that rows belonged to; a file without it is replayed in calls of a given number of rows. Needs Polars (extra `data`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import Signature
+from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError, unknown_choice
+from pytest_modelserve.numerics import dtype_name
+from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.replacing import new_file
+
+if TYPE_CHECKING:
+    import polars
+
+Columns = Mapping[str, str | Sequence[str]]
+"""The columns that an array is made of, by the array's name: one, or several that become (rows, columns)."""
+
+_REQUEST = "request"
+
+
+def write_parquet(path: Path, exchanges: Iterable[Exchange]) -> None:
+    """Write `exchanges`, put together in memory, in one atomic step.
+
+    UsageError for arrays that have no row for each row of the request, and for dtypes that Parquet does not have.
+    """
+    pl = polars_for(path)
+    frames = [_frame(pl, index, exchange) for index, exchange in enumerate(exchanges)]
+    try:
+        whole = pl.concat(frames)
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(
+            f"{path}: requests of different shapes or names do not fit one table: record them as .npz"
+        ) from error
+    with new_file(path) as temporary:
+        whole.write_parquet(temporary)
+
+
+def _frame(pl: Any, index: int, exchange: Exchange) -> polars.DataFrame:
+    inputs = exchange.inputs if isinstance(exchange.inputs, Mapping) else {"": exchange.inputs}
+    arrays = {f"inputs/{name}".rstrip("/"): array for name, array in inputs.items()}
+    arrays |= {f"outputs/{name}": array for name, array in exchange.outputs.items()}
+    rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
+    columns = [pl.Series(_REQUEST, np.full(rows, index, np.uint32))]
+    for name, array in arrays.items():
+        if array.shape[:1] != (rows,):
+            raise UsageError(
+                f"{name} has shape {list(array.shape)} in a request of {rows} rows: Parquet holds a value for each "
+                "row; record it as .npz"
+            )
+        columns.append(_series(pl, name, array))
+    frame: polars.DataFrame = pl.DataFrame(columns)
+    return frame
+
+
+def _series(pl: Any, name: str, array: NDArray[Any]) -> polars.Series:
+    column: polars.Series
+    if array.dtype.kind in "OUT":
+        kind = pl.String if array.ndim == 1 else pl.Array(pl.String, array.shape[1:])
+        column = pl.Series(name, array.tolist(), dtype=kind)
+    elif array.dtype.isbuiltin != 1:
+        raise UsageError(f"{name} has dtype {array.dtype.name}, which Parquet does not have: record it as .npz")
+    else:
+        column = pl.Series(name, np.ascontiguousarray(array))
+    return column
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetExchanges(Sequence[Exchange]):
+    """The exchanges of a file, each read when it is asked for; `slices` are the first row and the number of each."""
+
+    path: Path
+    inputs: Columns
+    outputs: Columns
+    slices: tuple[tuple[int, int], ...]
+    dtypes: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        *,
+        inputs: Columns | None,
+        outputs: Columns | None,
+        rows: int | None,
+        signature: Signature | None,
+    ) -> ParquetExchanges:
+        """Those of the file at `path`; see `open_recording`.
+
+        ArtifactError where it is damaged or has no such column.
+        """
+        pl = polars_for(path)
+        try:
+            names = pl.read_parquet_schema(path)
+            height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+            calls = pl.read_parquet(path, columns=[_REQUEST], glob=False)[_REQUEST] if _REQUEST in names else None
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(path, error) from error
+        return cls(
+            path,
+            inputs=_columns(path, "inputs", inputs, names),
+            outputs=_columns(path, "outputs", outputs, names),
+            slices=_slices(height, rows) if calls is None or rows is not None else _runs(calls.to_numpy()),
+            dtypes={} if signature is None else {s.name: s.dtype for s in (*signature.inputs, *signature.outputs)},
+        )
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @overload
+    def __getitem__(self, index: int) -> Exchange: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
+    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        pl = polars_for(self.path)
+        wanted = {name for columns in (*self.inputs.values(), *self.outputs.values()) for name in _several(columns)}
+        try:
+            rows = pl.scan_parquet(self.path, glob=False).select(sorted(wanted)).slice(*self.slices[index]).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(self.path, error) from error
+        inputs = {name: self._array(rows, name, columns) for name, columns in self.inputs.items()}
+        outputs = {name: self._array(rows, name, columns) for name, columns in self.outputs.items()}
+        return Exchange(inputs[""] if list(inputs) == [""] else inputs, outputs)
+
+    def _array(self, rows: polars.DataFrame, name: str, columns: str | Sequence[str]) -> NDArray[Any]:
+        arrays = [_numbers(self.path, rows[column]) for column in _several(columns)]
+        array = arrays[0] if isinstance(columns, str) else np.stack(arrays, axis=1)
+        dtype = self.dtypes.get(name)
+        return array if dtype is None or dtype == dtype_name(array.dtype) else array.astype(dtype)
+
+
+def polars_for(path: Path) -> Any:
+    """The package polars; MissingDependencyError that names the extra which brings it."""
+    try:
+        import polars
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the recording {path} needs polars, which is not installed: pip install 'pytest-modelserve[data]'"
+        ) from error
+    return polars
+
+
+def _columns(path: Path, side: str, given: Columns | None, names: Iterable[str]) -> Columns:
+    """The columns of one side: those that were given, else those that are called so."""
+    columns = given or {name.partition("/")[2]: name for name in names if name.partition("/")[0] == side}
+    if not columns:
+        raise ArtifactError(
+            f"cannot read the recording {path}: no column is called {side}/...; say which are meant by {side}="
+        )
+    for column in (one for several in columns.values() for one in _several(several)):
+        if column not in names:
+            raise ArtifactError(f"cannot read the recording {path}: {unknown_choice('column', column, names)}")
+    return columns
+
+
+def _several(columns: str | Sequence[str]) -> Sequence[str]:
+    return (columns,) if isinstance(columns, str) else columns
+
+
+def _numbers(path: Path, column: polars.Series) -> NDArray[Any]:
+    if column.null_count():
+        raise ArtifactError(
+            f"cannot read the recording {path}: column {column.name!r} has {column.null_count()} nulls, which no array "
+            "holds: fill or drop them"
+        )
+    array: NDArray[Any] = column.to_numpy()
+    return array if array.flags.writeable else array.copy()
+
+
+def _slices(height: int, rows: int | None) -> tuple[tuple[int, int], ...]:
+    step = height if rows is None else rows
+    return tuple((start, min(step, height - start)) for start in range(0, height, max(step, 1)))
+
+
+def _runs(calls: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    """The first row and the length of each run of equal numbers."""
+    starts = [0, *(np.flatnonzero(calls[1:] != calls[:-1]) + 1).tolist()] if len(calls) else []
+    return tuple((start, end - start) for start, end in zip(starts, [*starts[1:], len(calls)], strict=True))
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"cannot read the recording {path}: it is cut short, damaged or no Parquet file ({str(error).splitlines()[0]})"
+    )

@@ -1,0 +1,150 @@
+"""Recordings as ONNX test data: `test_data_set_0/input_0.pb`, `output_0.pb` and so on, a folder for each request.
+
+What the files hold besides tensors (sequences, maps, optional values) they do not say themselves, nor, in older data,
+what their values are called. Both are told by the model: `model.onnx` in the same folder, or a signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import Signature, TensorSpec, open_artifact
+from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.protos import proto_of, value_of
+from pytest_modelserve.parity.recordings.replacing import new_folder
+from pytest_modelserve.serving.values import as_arrays, as_value, names_of
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+_SET = re.compile(r"test_data_set_(\d+)")
+_FILE = re.compile(r"(input|output)_(\d+)\.pb")
+
+
+def write_pb(path: Path, exchanges: Iterable[Exchange], signature: Signature | None) -> None:
+    """Write `exchanges`, taken one by one, as a folder that is not there before and whole afterwards.
+
+    `signature` puts arrays that stand for a sequence, a map or an optional value back into it, and says which files
+    come first; without it the order is that of the names and everything is a tensor.
+    """
+    with new_folder(path) as folder:
+        for index, exchange in enumerate(exchanges):
+            data_set = folder / f"test_data_set_{index}"
+            data_set.mkdir()
+            sides = (
+                ("input", exchange.inputs, signature.inputs if signature else ()),
+                ("output", exchange.outputs, signature.outputs if signature else ()),
+            )
+            for side, arrays, specs in sides:
+                for place, proto in enumerate(_protos(arrays, specs)):
+                    (data_set / f"{side}_{place}.pb").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _protos(arrays: NDArray[Any] | Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> Iterator[Message]:
+    if not isinstance(arrays, Mapping):
+        yield proto_of(TensorSpec(specs[0].name if specs else "", "", None), arrays)
+        return
+    left = dict(arrays)
+    for spec in specs:
+        parts = names_of(spec, left) if not spec.is_tensor else [spec.name] if spec.name in left else []
+        if parts:
+            yield proto_of(spec, as_value(spec, left) if not spec.is_tensor else left[spec.name])
+        for part in parts:
+            del left[part]
+    for name, array in left.items():
+        yield proto_of(TensorSpec(name, "", None), array)
+
+
+@dataclass(frozen=True, slots=True)
+class PbExchanges(Sequence[Exchange]):
+    """The exchanges of a folder, each read when it is asked for."""
+
+    folder: Path
+    sets: tuple[Path, ...]
+    signature: Signature | None
+
+    @classmethod
+    def of(cls, folder: Path, signature: Signature | None) -> PbExchanges:
+        """Those of `folder`, the one around the data sets or a single data set; its model tells what `signature` may.
+
+        ArtifactError for a folder without a data set, and for a data set in which a file is missing.
+        """
+        sets = (folder,) if _SET.fullmatch(folder.name) else tuple(sorted(_sets(folder), key=_number))
+        if not sets:
+            raise ArtifactError(f"cannot read the recording {folder}: it has no test_data_set_0 in it")
+        beside = (folder.parent if sets == (folder,) else folder) / "model.onnx"
+        if signature is None and beside.is_file():
+            signature = open_artifact(beside).signature
+        for data_set in sets:
+            for side in ("input", "output"):
+                _check_complete(data_set, side)
+        return cls(folder, sets, signature)
+
+    @property
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every file of every data set with its name in the recording, in order."""
+        for index, data_set in enumerate(self.sets):
+            for side in ("input", "output"):
+                for place, path in enumerate(_files(data_set, side)):
+                    yield f"{index}/{side}_{place}", path
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    @overload
+    def __getitem__(self, index: int) -> Exchange: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
+    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        known = self.signature or Signature((), ())
+        inputs = self._read(index, "input", known.inputs)
+        return Exchange(inputs[""] if list(inputs) == [""] else inputs, self._read(index, "output", known.outputs))
+
+    def _read(self, index: int, side: str, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        files = _files(self.sets[index], side)
+        for place, path in enumerate(files):
+            spec = specs[place] if place < len(specs) else None
+            name, value = value_of(path, spec)
+            if spec is None:
+                unnamed = "" if side == "input" and len(files) == 1 else f"{side}_{place}"
+                arrays[name or unnamed] = np.asarray(value)
+            else:
+                arrays.update(as_arrays(spec, value))
+        return arrays
+
+
+def _sets(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.is_dir() and _SET.fullmatch(path.name))
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("_")[2])
+
+
+def _files(data_set: Path, side: str) -> list[Path]:
+    found = {}
+    for path in data_set.iterdir():
+        match = _FILE.fullmatch(path.name)
+        if match and match[1] == side:
+            found[int(match[2])] = path
+    return [found[place] for place in sorted(found)]
+
+
+def _check_complete(data_set: Path, side: str) -> None:
+    places = [int(path.stem.rpartition("_")[2]) for path in _files(data_set, side)]
+    missing = next((place for place in range(max(places, default=-1) + 1) if place not in places), None)
+    if side == "output" and not places:
+        missing = 0
+    if missing is not None:
+        raise ArtifactError(f"cannot read the recording {data_set}: {side}_{missing}.pb is missing")

@@ -1,0 +1,266 @@
+"""The files of recordings: standard ones are read, damaged ones are told, half-written ones do not exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+from onnx import numpy_helper
+
+import pytest_modelserve as ms
+from pytest_modelserve.artifacts import Signature, TensorSpec
+
+X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def model(linear: Path) -> Any:
+    with ms.serve(linear) as predictor:
+        yield predictor
+
+
+def tensors(folder: Path, **values: Any) -> None:
+    """`input_0=array` as a file; a tuple of array and name names the tensor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, value in values.items():
+        array, name = value if isinstance(value, tuple) else (value, "")
+        (folder / f"{file}.pb").write_bytes(numpy_helper.from_array(array, name).SerializeToString())
+
+
+def answers(x: Any) -> dict[str, Any]:
+    y = x @ np.arange(6, dtype=np.float32).reshape(3, 2) + np.array([1, -1], np.float32)
+    return {"y": y, "top": y.argmax(axis=1)}
+
+
+def test_test_data_of_onnx_is_named_by_the_model_beside_it(tmp_path: Path, linear: Path, model: Any) -> None:
+    for index in range(11):  # test_data_set_10 comes after 9
+        expected = answers(X + index)
+        tensors(
+            tmp_path / "case" / f"test_data_set_{index}",
+            input_0=X + index,
+            output_0=expected["y"],
+            output_1=expected["top"],
+        )
+    (tmp_path / "case" / "model.onnx").write_bytes(linear.read_bytes())
+    recording = ms.open_recording(tmp_path / "case")
+    assert len(recording.exchanges) == 11
+    np.testing.assert_array_equal(recording.exchanges[10].inputs["x"], X + 10)
+    assert ms.assert_output_parity(model, recording, recording.inputs, rtol=1e-6, atol=1e-6).n == 66
+    assert len(ms.open_recording(tmp_path / "case" / "test_data_set_3").exchanges) == 1
+
+
+def test_names_come_from_the_tensors_where_there_is_no_model(tmp_path: Path) -> None:
+    tensors(tmp_path / "case" / "test_data_set_0", input_0=(X, "a"), input_1=X, output_0=(X, "y"))
+    (exchange,) = ms.open_recording(tmp_path / "case").exchanges
+    assert (sorted(exchange.inputs), list(exchange.outputs)) == (["a", "input_1"], ["y"])
+
+
+def test_a_folder_can_be_read_by_onnx_itself(tmp_path: Path, model: Any) -> None:
+    ms.record_answers(model, X, tmp_path / "case")
+    folder = tmp_path / "case" / "test_data_set_0"
+    assert sorted(path.name for path in folder.iterdir()) == ["input_0.pb", "output_0.pb", "output_1.pb"]
+    proto = onnx.TensorProto.FromString((folder / "output_1.pb").read_bytes())
+    assert proto.name == "top"
+    np.testing.assert_array_equal(numpy_helper.to_array(proto), answers(X)["top"])
+
+
+def test_an_npz_written_by_hand_is_one_request(tmp_path: Path, model: Any) -> None:
+    expected = answers(X)
+    np.savez_compressed(
+        tmp_path / "log.npz", **{"inputs/x": X, "outputs/y": expected["y"], "outputs/top": expected["top"]}
+    )
+    recording = ms.open_recording(tmp_path / "log.npz")
+    assert ms.assert_output_parity(model, recording, recording.inputs, rtol=1e-6, atol=1e-6).n == 6
+    assert str(recording.subject) == "log / recorded"
+
+
+def test_columns_of_a_log_become_arrays(tmp_path: Path, model: Any) -> None:
+    expected = answers(X)
+    frame = pl.DataFrame(
+        {
+            **{f"feature {i}": X[:, i].astype(np.float64) for i in range(3)},
+            "top": expected["top"],
+            "s0": expected["y"][:, 0],
+            "s1": expected["y"][:, 1],
+        }
+    )
+    frame.write_parquet(tmp_path / "log.parquet")
+    recording = ms.open_recording(
+        tmp_path / "log.parquet",
+        inputs={"x": ["feature 0", "feature 1", "feature 2"]},
+        outputs={"top": "top", "y": ["s0", "s1"]},
+        rows=4,
+        signature=model.signature,
+    )
+    first, last = recording.exchanges
+    assert (first.inputs["x"].shape, last.inputs["x"].shape, first.inputs["x"].dtype) == ((4, 3), (2, 3), np.float32)
+    assert ms.assert_output_parity(model, recording, recording.inputs, rtol=1e-6, atol=1e-6).n == 6
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet", "a"])
+def test_nothing_is_left_where_recording_fails(tmp_path: Path, model: Any, name: str) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+
+    def requests() -> Any:
+        yield X
+        raise RuntimeError("the log ends here")
+
+    with pytest.raises(RuntimeError, match="the log ends here"):
+        ms.record_answers(model, requests(), folder / name)
+    assert list(folder.iterdir()) == []
+    with pytest.raises(ms.InputError, match="there is nothing to record: the inputs hold no request"):
+        ms.record_answers(model, [], folder / name)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole_and_a_folder_never(tmp_path: Path, model: Any) -> None:
+    def broken() -> Any:
+        yield X
+        raise RuntimeError
+
+    first = ms.record_answers(model, X, tmp_path / "a.npz").subject.sha256
+    with pytest.raises(RuntimeError):
+        ms.record_answers(model, broken(), tmp_path / "a.npz")
+    assert ms.open_recording(tmp_path / "a.npz").subject.sha256 == first
+    assert ms.record_answers(model, X + 1, tmp_path / "a.npz").subject.sha256 != first
+    ms.record_answers(model, X, tmp_path / "a")
+    with pytest.raises(ms.UsageError, match="exists already: choose another folder, or remove it first"):
+        ms.record_answers(model, X, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet", "b/a.npz", "b/a"])
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path, model: Any, name: str) -> None:
+    with pytest.raises(ms.ArtifactError, match=r"cannot write the recording .*: No such file or directory"):
+        ms.record_answers(model, X, tmp_path / "missing" / name)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_file_that_is_cut_short_is_told(tmp_path: Path, model: Any, name: str, keep: float) -> None:
+    path = tmp_path / name
+    ms.record_answers(model, X, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ms.ArtifactError) as caught:
+        ms.open_recording(path)
+    assert str(caught.value).startswith(f"cannot read the recording {path}: it is cut short, damaged or no ")
+
+
+def test_a_damaged_member_is_told_when_it_is_read(tmp_path: Path, model: Any) -> None:
+    path = tmp_path / "a.npz"
+    ms.record_answers(model, X, path)
+    content = bytearray(path.read_bytes())
+    place = content.find(X.tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ms.ArtifactError, match="Bad CRC-32"):
+        ms.open_recording(path).exchanges[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x08\x05\x10\x01", b"not a tensor"])
+def test_a_damaged_tensor_is_told_when_it_is_read(tmp_path: Path, model: Any, damage: bytes) -> None:
+    ms.record_answers(model, X, tmp_path / "a")
+    path = tmp_path / "a" / "test_data_set_0" / "output_0.pb"
+    path.write_bytes(damage)
+    with pytest.raises(ms.ArtifactError, match=f"cannot read {path} as float32: it is cut short, damaged or something"):
+        ms.open_recording(tmp_path / "a", signature=model.signature).exchanges[0]
+    with pytest.raises(
+        ms.ArtifactError, match=r"as a tensor: .*needs the model beside it as model.onnx, or signature="
+    ):
+        ms.open_recording(tmp_path / "a").exchanges[0]
+
+
+@pytest.mark.parametrize(("gone", "told"), [("input_0", "input_0"), ("output_0", "output_0")])
+def test_a_missing_tensor_is_told_when_the_folder_is_opened(tmp_path: Path, gone: str, told: str) -> None:
+    data_set = tmp_path / "case" / "test_data_set_0"
+    tensors(data_set, input_0=X, input_1=X, output_0=X, output_1=X)
+    (data_set / f"{gone}.pb").unlink()
+    with pytest.raises(ms.ArtifactError) as caught:
+        ms.open_recording(tmp_path / "case")
+    assert str(caught.value) == f"cannot read the recording {data_set}: {told}.pb is missing"
+
+
+def npz(path: Path, **members: Any) -> Path:
+    np.savez(path, **members)
+    return path
+
+
+def frame(path: Path, **columns: Any) -> Path:
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: f / "a.npz", "there is no such file or folder"),
+        (lambda f: f, "it has no test_data_set_0 in it"),
+        (lambda f: npz(f / "a.npz", **{"inputs/x": X}), "request 0 has no outputs"),
+        (
+            lambda f: npz(f / "a.npz", **{"0/inputs/x": X, "0/outputs/y": X, "2/inputs/x": X}),
+            "request 1 has no inputs and outputs",
+        ),
+        (
+            lambda f: npz(f / "a.npz", x=X),
+            "it holds 'x', where members are called 'inputs/...' and 'outputs/...', with '0/', '1/' and so on before "
+            "them for several requests",
+        ),
+        (lambda f: frame(f / "a.parquet", x=[1.0]), "no column is called inputs/...; say which are meant by inputs="),
+    ],
+    ids=["missing", "no-data-set", "no-outputs", "gap", "other-members", "no-columns"],
+)
+def test_what_is_no_recording_is_told(tmp_path: Path, make: Any, message: str) -> None:
+    path = make(tmp_path)
+    with pytest.raises(ms.ArtifactError) as caught:
+        ms.open_recording(path)
+    assert str(caught.value) == f"cannot read the recording {path}: {message}"
+
+
+def test_nulls_and_misspelt_columns_are_told(tmp_path: Path) -> None:
+    path = frame(tmp_path / "a.parquet", **{"inputs/x": [1.0, None], "outputs/y": [1.0, 2.0]})
+    with pytest.raises(
+        ms.ArtifactError, match="column 'inputs/x' has 1 nulls, which no array holds: fill or drop them"
+    ):
+        ms.open_recording(path).exchanges[0]
+    with pytest.raises(ms.ArtifactError, match="unknown column 'inputs/z': did you mean 'inputs/x'"):
+        ms.open_recording(path, inputs={"x": "inputs/z"})
+
+
+def test_what_a_format_does_not_hold_is_told(tmp_path: Path, narrow: Path, model: Any) -> None:
+    with ms.serve(narrow) as predictor, pytest.raises(ms.UsageError) as caught:
+        ms.record_answers(predictor, X, tmp_path / "a.parquet")
+    assert str(caught.value) == "outputs/b has dtype bfloat16, which Parquet does not have: record it as .npz"
+    with ms.serve(lambda x: x.sum(axis=0)) as predictor, pytest.raises(ms.UsageError) as caught:
+        ms.record_answers(predictor, X, tmp_path / "a.parquet")
+    assert str(caught.value) == (
+        "outputs/output has shape [3] in a request of 6 rows: Parquet holds a value for each row; record it as .npz"
+    )
+    with pytest.raises(ms.UsageError, match=r"unknown kind of recording '.csv'"):
+        ms.record_answers(model, X, tmp_path / "a.csv")
+    with pytest.raises(ms.UsageError, match="leave them out for other files"):
+        ms.record_answers(model, X, tmp_path / "a.npz") and ms.open_recording(tmp_path / "a.npz", rows=3)
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_a_recording_of_a_later_release_is_told(tmp_path: Path) -> None:
+    about = np.array('{"schema": 2, "name": "a", "variant": "", "sha256": null, "dtypes": {}}')
+    path = npz(tmp_path / "a.npz", recording=about, **{"inputs/x": X, "outputs/y": X})
+    with pytest.raises(ms.ArtifactError, match="it has schema 2; this release reads 1"):
+        ms.open_recording(path)
+
+
+def test_a_sequence_without_its_model_needs_a_signature(tmp_path: Path) -> None:
+    proto = numpy_helper.from_list([X, X[:2]], "s")
+    folder = tmp_path / "case" / "test_data_set_0"
+    tensors(folder, output_0=X)
+    (folder / "input_0.pb").write_bytes(proto.SerializeToString())
+    signature = Signature((TensorSpec("s", "sequence(float32)", ()),), (TensorSpec("y", "float32", (None, 3)),))
+    (exchange,) = ms.open_recording(tmp_path / "case", signature=signature).exchanges
+    assert list(exchange.inputs) == ["s.length", "s[0]", "s[1]"]
+    with pytest.raises(ms.ArtifactError, match=r"what is no tensor needs the model beside it as model.onnx"):
+        ms.open_recording(tmp_path / "case").exchanges[0]
