@@ -1,0 +1,80 @@
+"""A model of torch, its export, and onnxruntime: which of them is at fault, and on which line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import pytest_modelserve as ms
+from pytest_modelserve.parity.locating import fault_origin, marking
+
+
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(8, 16)
+        self.norm = torch.nn.LayerNorm(16)
+        self.last = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.first(x))
+        hidden = self.norm(hidden)
+        return torch.softmax(self.last(hidden), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ms.Artifact:
+    rows = np.zeros((2, 8), np.float32)
+    with ms.Pipeline(tmp_path_factory.mktemp("cache")) as pipeline:
+        return pipeline.export(Small().eval(), rows, name="small")
+
+
+@pytest.fixture
+def broken(exported: ms.Artifact, tmp_path: Path) -> Path:
+    model = onnx.load(exported.path)
+    norm = next(each for each in model.graph.node if each.op_type == "LayerNormalization")
+    next(each for each in norm.attribute if each.name == "epsilon").f = 0.1
+    onnx.save(model, tmp_path / "broken.onnx")
+    return tmp_path / "broken.onnx"
+
+
+def test_export_of_torch_is_located_by_its_own_line(exported: ms.Artifact, broken: Path, rows: Any) -> None:
+    assert ms.locate_divergence(exported, exported, rows) is None
+    found = ms.locate_divergence(broken, exported, rows)
+    assert found is not None
+    assert found.changes == ("attribute epsilon is 0.1 where the reference has 1e-05",)
+    assert Path(found.source.split(":")[0]).name == Path(__file__).name
+    assert found.source.endswith(": hidden = self.norm(hidden)")
+
+
+def test_three_ways_agree(exported: ms.Artifact, rows: Any) -> None:
+    origin = fault_origin(exported, ms.serve(Small().eval()), rows)
+    assert origin.fault == "none"
+    assert str(origin) == "eager torch, the plain and the optimised graph agree"
+
+
+def test_graph_that_differs_from_eager_torch_is_the_exports_fault(broken: Path, rows: Any) -> None:
+    origin = fault_origin(broken, ms.serve(Small().eval()), rows)
+    assert (origin.fault, origin.optimised) == ("export", "")
+    assert str(origin).startswith("the exported graph answers otherwise than the eager model: output 'output' at [")
+
+
+def test_optimiser_that_changes_answers_is_at_fault(
+    exported: ms.Artifact, broken: Path, rows: Any, monkeypatch: Any
+) -> None:
+    """Planted: what is asked for optimised is another model."""
+    plain = marking.session_of
+    monkeypatch.setattr(
+        marking,
+        "session_of",
+        lambda model, weights, *, optimised=False: plain(onnx.load(broken) if optimised else model, weights),
+    )
+    origin = fault_origin(exported, ms.serve(Small().eval()), rows)
+    assert (origin.fault, origin.exported) == ("optimiser", "")
+    assert str(origin).startswith("onnxruntime's optimiser changes the graph's answers: output ")

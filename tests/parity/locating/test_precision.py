@@ -1,0 +1,63 @@
+"""How far two values of one tensor may lie apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.parity.locating.precision import OTHER_KERNEL_STEPS, SAME_KERNEL_STEPS, error_steps, gap, scale
+
+ONE = np.float32(1)
+EPS = float(np.finfo(np.float32).eps)
+
+
+def test_steps_count_epsilons_of_value_and_scale() -> None:
+    reference = np.array([1, 0], np.float32)
+    inside = np.array([1, 15.9 * EPS], np.float32)
+    beyond = np.array([1, 16.1 * EPS], np.float32)
+    assert gap(inside, reference, "same", steps=16) is None
+    found = gap(beyond, reference, "same", steps=16)
+    assert found is not None
+    assert found.index == (1,)
+    assert error_steps(beyond, reference) == pytest.approx(16.1, rel=1e-3)
+
+
+def test_coarser_dtype_decides_what_a_step_is() -> None:
+    reference = np.array([1.0, 0.5])
+    found = gap(reference.astype(np.float16) + np.float16(0.01), reference, "same", steps=16)
+    assert found is not None
+    assert found.problem == "dtype is float16 where the reference has float64"
+    assert gap(reference.astype(np.float16), reference, "float16", steps=16) is None
+
+
+def test_scale_leaves_masks_out() -> None:
+    scores = np.array([0.3, -2.0, 1.5, -1e9, -1e9, -1e9, -np.inf, 0], np.float32)
+    assert scale(scores) == 2.0
+    assert scale(np.zeros(3, np.float32)) == 0.0
+
+
+@pytest.mark.parametrize(("precision", "floor"), [("float16", 55), ("int8", 25), ("int4", 18)])
+def test_lower_precision_is_judged_by_its_floor(precision: str, floor: float) -> None:
+    reference = np.ones(10, np.float32)
+    for decibels, agrees in ((floor + 0.1, True), (floor - 0.1, False)):
+        candidate = (reference * (1 + 10 ** (-decibels / 20))).astype(np.float32)
+        assert (gap(candidate, reference, precision, steps=16) is None) is agrees  # type: ignore[arg-type]
+
+
+def test_lower_precision_may_not_bring_nan_and_need_not_keep_masks() -> None:
+    reference = np.array([1, -3e38, 2], np.float32)
+    assert gap(np.array([1, -65504, 2], np.float16), reference, "float16", steps=16) is None
+    assert gap(np.array([1, -np.inf, 2], np.float16), reference, "float16", steps=16) is None
+    found = gap(np.array([1, -65504, np.nan], np.float16), reference, "float16", steps=16)
+    assert found is not None
+    assert (found.index, found.problem) == ((2,), "NaN where the reference is finite, 1 of 3 elements")
+
+
+def test_eight_bits_may_be_off_by_one_step_where_another_kernel_answers() -> None:
+    reference = np.array([3, 4], np.uint8)
+    candidate = np.array([3, 5], np.uint8)
+    assert gap(candidate, reference, "same", steps=OTHER_KERNEL_STEPS) is None
+    assert gap(candidate, reference, "same", steps=SAME_KERNEL_STEPS) is not None
+    assert gap(candidate + np.uint8(1), reference, "same", steps=OTHER_KERNEL_STEPS) is not None
+    wide = reference.astype(np.int64)
+    assert gap(wide + 1, wide, "same", steps=OTHER_KERNEL_STEPS) is not None
