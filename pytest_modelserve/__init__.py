@@ -34,14 +34,18 @@ if TYPE_CHECKING:
         assert_output_parity as assert_output_parity,
         assert_size as assert_size,
     )
+    from pytest_modelserve.compression import LayerDamage as LayerDamage, sensitivity as sensitivity
     from pytest_modelserve.errors import (
         ArtifactError as ArtifactError,
+        BakedAxisError as BakedAxisError,
+        ControlFlowError as ControlFlowError,
         ExportError as ExportError,
         InputError as InputError,
         MissingDependencyError as MissingDependencyError,
         ModelServeError as ModelServeError,
         ModelServeWarning as ModelServeWarning,
         RecipeError as RecipeError,
+        UnsupportedOperatorError as UnsupportedOperatorError,
         UsageError as UsageError,
     )
     from pytest_modelserve.evidence import (
@@ -60,10 +64,17 @@ if TYPE_CHECKING:
         reference_profile as reference_profile,
     )
     from pytest_modelserve.parity import (
+        Divergence as Divergence,
+        Exchange as Exchange,
+        Recording as Recording,
+        bins as bins,
+        locate_divergence as locate_divergence,
         measure_accuracy as measure_accuracy,
         measure_accuracy_parity as measure_accuracy_parity,
         measure_output_fidelity as measure_output_fidelity,
         measure_output_parity as measure_output_parity,
+        open_recording as open_recording,
+        record_answers as record_answers,
     )
     from pytest_modelserve.performance import (
         measure_latency as measure_latency,
@@ -78,6 +89,7 @@ if TYPE_CHECKING:
         prepare as prepare,
         train as train,
     )
+    from pytest_modelserve.selection import planning as planning
     from pytest_modelserve.serving import Predictor as Predictor, serve as serve
     from pytest_modelserve.training import ModelSource as ModelSource, TrainedModel as TrainedModel
 
@@ -94,11 +106,19 @@ _ROOMS = {
         "assert_size",
     ),
     "pytest_modelserve.parity": (
+        "Divergence",
+        "Exchange",
+        "Recording",
+        "locate_divergence",
+        "bins",
         "measure_accuracy",
         "measure_accuracy_parity",
         "measure_output_fidelity",
         "measure_output_parity",
+        "open_recording",
+        "record_answers",
     ),
+    "pytest_modelserve.compression": ("LayerDamage", "sensitivity"),
     "pytest_modelserve.monitoring": (
         "ReferenceProfile",
         "measure_data_quality",
@@ -121,6 +141,7 @@ _ROOMS = {
         "TopK",
         "open_artifact",
     ),
+    "pytest_modelserve.selection": ("planning",),
     "pytest_modelserve.serving": ("Predictor", "serve"),
     "pytest_modelserve.evidence": (
         "Budget",
@@ -133,12 +154,15 @@ _ROOMS = {
     ),
     "pytest_modelserve.errors": (
         "ArtifactError",
+        "BakedAxisError",
+        "ControlFlowError",
         "ExportError",
         "InputError",
         "MissingDependencyError",
         "ModelServeError",
         "ModelServeWarning",
         "RecipeError",
+        "UnsupportedOperatorError",
         "UsageError",
     ),
 }

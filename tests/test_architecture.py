@@ -16,6 +16,7 @@ FOUNDATION = {"errors", "progress"}
 GROUND = {"evidence", "stats", "numerics"}
 STAGES = {"artifacts", "serving", "training", "compression"}
 GATES = {"parity", "performance", "monitoring"}
+CHOOSING = {"selection"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -26,13 +27,14 @@ MAY_IMPORT = {
     "training": FOUNDATION | GROUND | {"artifacts", "serving"},
     "compression": FOUNDATION | GROUND | {"artifacts", "serving"},
     **dict.fromkeys(GATES, FOUNDATION | GROUND | STAGES),
+    **dict.fromkeys(CHOOSING, FOUNDATION | GROUND | STAGES | GATES),
     "reporting": FOUNDATION | GROUND,
     "pipeline": FOUNDATION | GROUND | STAGES,
     "assertions": FOUNDATION | GROUND | STAGES | GATES | {"reporting"},
     "plugin": FOUNDATION | GROUND | {"pipeline", "plugin_recording", "plugin_telling"},
     "plugin_recording": FOUNDATION | GROUND | {"reporting"},
     "plugin_telling": FOUNDATION | GROUND | {"reporting"},
-    "__init__": FOUNDATION | GROUND | STAGES | GATES | {"assertions", "pipeline"},
+    "__init__": FOUNDATION | GROUND | STAGES | GATES | CHOOSING | {"assertions", "pipeline"},
 }
 """Which rooms each room may import; a type-checking-only import counts as one."""
 

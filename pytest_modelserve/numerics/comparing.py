@@ -11,28 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.numerics.comparison import Disagreement, OutputComparison, Place, Scalar, TensorComparison
+from pytest_modelserve.numerics.comparison import (
+    Disagreement,
+    OutputComparison,
+    Place,
+    Scalar,
+    TensorComparison,
+    Tolerance,
+    tolerance_of,
+)
+from pytest_modelserve.numerics.dtypes import dtype_name, kind_of
 from pytest_modelserve.numerics.elementwise import exact_differences, real_differences
 from pytest_modelserve.numerics.ulp import share_ulps
 
 Outputs = Mapping[str, NDArray[Any]]
 
 
-def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: float, atol: float) -> OutputComparison:
+def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: Tolerance, atol: Tolerance) -> OutputComparison:
     """Every output that both have, compared element by element, and the names that only one has.
 
-    A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|; integers,
-    booleans and strings have to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair
+    A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
+    is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
+    to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair
     with one of them is counted and told on its own, never folded into a maximum. A different dtype or shape is told as
     well; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
     stays below 4 MB.
 
     Raises UsageError for a tolerance that is negative or not finite, InputError for no outputs at all, something
-    other than an array, and dtypes that have no order and no text (complex, bytes, records, other objects).
+    other than an array, and dtypes that have no order and no text (complex, bytes, records, other objects). The
+    numbers of ml_dtypes are numbers: bfloat16, float8, int4.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{name} is a finite number of at least 0, not {value}")
+    check_tolerances(rtol, atol)
     for side, outputs in (("candidate", candidate), ("reference", reference)):
         if not outputs:
             raise InputError(f"the {side} has no outputs to compare")
@@ -40,13 +49,23 @@ def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: float, atol
             _check_comparable(side, name, array)
     return OutputComparison(
         tensors=tuple(
-            _compare(name, candidate[name], array, rtol, atol) for name, array in reference.items() if name in candidate
+            _compare(name, candidate[name], array, tolerance_of(name, rtol), tolerance_of(name, atol))
+            for name, array in reference.items()
+            if name in candidate
         ),
         missing=tuple(name for name in reference if name not in candidate),
         unexpected=tuple(name for name in candidate if name not in reference),
         rtol=rtol,
         atol=atol,
     )
+
+
+def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
+    """UsageError for a tolerance that is negative or not finite."""
+    for name, given in (("rtol", rtol), ("atol", atol)):
+        for value in given.values() if isinstance(given, Mapping) else (given,):
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is a finite number of at least 0, not {value}")
 
 
 def pair_outputs(candidate: Outputs, reference: Outputs) -> dict[str, NDArray[Any]]:
@@ -70,22 +89,22 @@ def _check_comparable(side: str, name: str, array: object) -> None:
                     f"{side} output {name!r} holds Python objects ({type(item).__name__}); numbers, booleans and "
                     "strings can be compared"
                 )
-    elif array.dtype.kind not in "fiubUT":
+    elif kind_of(array.dtype) is None:
         raise InputError(
             f"{side} output {name!r} has dtype {array.dtype}; numbers, booleans and strings can be compared"
         )
 
 
 def _compare(name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: float, atol: float) -> TensorComparison:
-    is_text = _is_text(reference.dtype)
+    is_text = kind_of(reference.dtype) == "text"
     result = TensorComparison(
         name=name,
         n=reference.size,
-        candidate_dtype=_dtype_name(candidate.dtype),
-        reference_dtype=_dtype_name(reference.dtype),
+        candidate_dtype=dtype_name(candidate.dtype),
+        reference_dtype=dtype_name(reference.dtype),
         candidate_shape=candidate.shape,
         reference_shape=reference.shape,
-        compared=candidate.shape == reference.shape and _is_text(candidate.dtype) == is_text,
+        compared=candidate.shape == reference.shape and (kind_of(candidate.dtype) == "text") == is_text,
     )
     if not result.compared:
         return result
@@ -123,12 +142,3 @@ def _place(flat: int | None, candidate: NDArray[Any], reference: NDArray[Any]) -
 def _scalar(element: Any) -> Scalar:
     value: Scalar = element.item() if isinstance(element, np.generic) else element
     return value
-
-
-def _is_text(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "UOT"
-
-
-def _dtype_name(dtype: np.dtype[Any]) -> str:
-    """numpy's name, except that every kind of text is "str": its width and its storage are no part of a model."""
-    return "str" if _is_text(dtype) else dtype.name

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Scalar = float | int | bool | str
+Shape = tuple[int | None, ...]
+"""None where the batches of a stream have different lengths."""
+Tolerance = float | Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class TensorComparison:
 
     The maxima cover the pairs in which both values are finite, are 0.0 where nothing differs (n = 0 included: look at
     `n`), and are None where they have no meaning: nothing was compared because the shapes differ or one side holds text
-    (`compared` is False), text has no errors, and `max_ulp` exists for float16, float32 and float64 only. The one
-    denominator is the reference. `worst_multiple` is the largest error as a multiple of its tolerance
+    (`compared` is False), text has no errors, and `max_ulp` exists for bfloat16, float16, float32 and float64 only. The
+    one denominator is the reference. `worst_multiple` is the largest error as a multiple of its tolerance
     `atol + rtol * |reference|`; integers, booleans and text have no tolerance, so that it is 0.0 or infinite. `worst`
     is the place of it, None where nothing differs; `beyond` counts the elements above 1.
     """
@@ -43,8 +47,8 @@ class TensorComparison:
     n: int
     candidate_dtype: str
     reference_dtype: str
-    candidate_shape: tuple[int, ...]
-    reference_shape: tuple[int, ...]
+    candidate_shape: Shape
+    reference_shape: Shape
     compared: bool
     beyond: int = 0
     worst_multiple: float | None = None
@@ -58,7 +62,7 @@ class TensorComparison:
     @property
     def is_exact(self) -> bool:
         """Whether no tolerance applies, because neither side holds floating-point numbers."""
-        return not self.candidate_dtype.startswith("float") and not self.reference_dtype.startswith("float")
+        return not (_is_real(self.candidate_dtype) or _is_real(self.reference_dtype))
 
     @property
     def structural_problems(self) -> tuple[str, ...]:
@@ -88,13 +92,16 @@ class TensorComparison:
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
-    """Every output of two models: the ones both have in the reference's order, and the names only one of them has."""
+    """Every output of two models: the ones both have in the reference's order, and the names only one of them has.
+
+    A tolerance is one number, or one for each real output by name.
+    """
 
     tensors: tuple[TensorComparison, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    rtol: float
-    atol: float
+    rtol: Tolerance
+    atol: Tolerance
 
     @property
     def n(self) -> int:
@@ -130,13 +137,23 @@ class OutputComparison:
         if tensor.is_exact:
             how = f"differ and have to be equal, first at {where}"
         else:
-            tolerance = f"rtol {self.rtol:g}, atol {self.atol:g}"
+            rtol, atol = (tolerance_of(tensor.name, given) for given in (self.rtol, self.atol))
+            tolerance = f"rtol {rtol:g}, atol {atol:g}"
             how = f"are beyond {tolerance}; the worst is {tensor.worst_multiple:.3g} × its tolerance at {where}"
         return f"output {tensor.name!r}: {tensor.beyond} of {tensor.n} elements {how}"
 
 
+def tolerance_of(name: str, given: Tolerance) -> float:
+    """The tolerance of the output `name`; 0.0 for one that has none, as integers and text have none."""
+    return given.get(name, 0.0) if isinstance(given, Mapping) else given
+
+
 def _told_value(value: Scalar, dtype: str) -> str:
-    if isinstance(value, float) and dtype.startswith("float"):
+    if isinstance(value, float) and _is_real(dtype):
         rounded: Any = np.dtype(dtype).type(value)
         return str(rounded)
     return repr(value)
+
+
+def _is_real(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
+from pytest_modelserve.numerics.dtypes import kind_of
 
 _CHUNK = 2**16  # elements read at a time: 512 KiB as float64
 
@@ -21,7 +22,7 @@ def signal_to_quantization_noise_db(candidate: NDArray[Any], reference: NDArray[
     where the reference is zero everywhere and the candidate is not. Raises InputError for no elements, different
     shapes, NaN, infinities, and anything but real numbers.
     """
-    _check_pair(candidate, reference)
+    check_pair(candidate, reference)
     # Powers are taken relative to the largest magnitude: squares of float64 overflow from 1e154 on.
     largest = max(_largest(candidate), _largest(reference)) or 1.0
     signal = noise = 0.0
@@ -41,7 +42,7 @@ def row_cosines(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.
     A row of zeros has no direction: beside another row of zeros its cosine is 1.0, beside any other row 0.0. Raises
     InputError for no rows, different shapes, NaN, infinities, and anything but real numbers.
     """
-    _check_pair(candidate, reference)
+    check_pair(candidate, reference)
     c, r = _unit_rows(candidate), _unit_rows(reference)
     cosines: NDArray[np.float64] = np.clip(np.einsum("ij,ij->i", c, r), -1.0, 1.0)
     cosines[~c.any(axis=1) & ~r.any(axis=1)] = 1.0
@@ -54,7 +55,7 @@ def top1_matches(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np
     Between equal scores the first class wins. Raises InputError for no rows, different shapes, fewer than two classes,
     NaN, infinities, and anything but real numbers.
     """
-    _check_pair(candidate, reference)
+    check_pair(candidate, reference)
     if reference.ndim < 2 or reference.shape[-1] < 2:
         raise InputError(
             f"the top class needs scores of shape (rows, classes) with at least two classes, not {reference.shape}"
@@ -68,7 +69,8 @@ def top1_agreement(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
     return float(top1_matches(candidate, reference).mean())
 
 
-def _check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
+def check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
+    """Raise InputError unless both are arrays of one shape that hold rows of finite real numbers."""
     for side, array in (("candidate", candidate), ("reference", reference)):
         if not isinstance(array, np.ndarray):
             raise InputError(f"{side} is a numpy array, not {type(array).__name__}")
@@ -77,7 +79,7 @@ def _check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
     if reference.ndim == 0 or reference.size == 0:
         raise InputError(f"outputs of shape {reference.shape} hold no rows: nothing can be measured")
     for side, array in (("candidate", candidate), ("reference", reference)):
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind == "b" or kind_of(array.dtype) not in ("real", "exact"):
             raise InputError(f"{side} has dtype {array.dtype}: fidelity is measured on real numbers")
         if not np.isfinite(array).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])

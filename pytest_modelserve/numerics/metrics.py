@@ -19,6 +19,13 @@ def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
     another length than the answers', NaN, a single class (a model that always gives that answer would be perfect), and
     numbers beside strings.
     """
+    truth, answers = class_pairs(decoded, labels)
+    correct: NDArray[np.bool_] = (answers == truth) & ~decoded.invalid
+    return correct
+
+
+def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels and answers that can be compared, (n,) each; raises InputError as `correct_rows` says."""
     truth = class_labels(np.asarray(labels), what="labels")
     answers = decoded.labels
     if len(truth) == 0 and len(answers) == 0:
@@ -35,8 +42,7 @@ def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
             f"all {len(truth)} labels are {truth[0].item()!r}: on one class alone a model that always gives that "
             "answer is perfect; add rows of another class"
         )
-    correct: NDArray[np.bool_] = (answers == truth) & ~decoded.invalid
-    return correct
+    return truth, answers
 
 
 def accuracy(decoded: Decoded, labels: ArrayLike) -> float:

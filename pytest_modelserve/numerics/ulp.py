@@ -7,19 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_INTEGERS: dict[str, type[np.signedinteger[Any]]] = {"float16": np.int16, "float32": np.int32, "float64": np.int64}
+_INTEGERS: dict[str, type[np.signedinteger[Any]]] = {
+    "bfloat16": np.int16,
+    "float16": np.int16,
+    "float32": np.int32,
+    "float64": np.int64,
+}
 
 
 def share_ulps(first: np.dtype[Any], second: np.dtype[Any]) -> bool:
-    """Whether steps between numbers of the two dtypes can be counted: both are the same float16, float32 or float64."""
+    """Whether steps between numbers of the two dtypes can be counted: both are the same bfloat16, float16, float32 or
+    float64."""
     return first.name == second.name and first.name in _INTEGERS
 
 
 def ulp_distance(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
     """The number of representable steps between paired elements, as unsigned integers of the width of the float.
 
-    Both arrays have one shape and one dtype: float16, float32 or float64 in native byte order. +0 and -0 are one
-    number; the distance across zero counts through the subnormals. Infinity is one step beyond the largest finite
+    Both arrays have one shape and one dtype: bfloat16, float16, float32 or float64 in native byte order. +0 and -0 are
+    one number; the distance across zero counts through the subnormals. Infinity is one step beyond the largest finite
     number; NaN has no meaning here. Source: IEEE 754 bit patterns, read as sign and magnitude, are ordered like the
     numbers they stand for (B. Dawson, "Comparing Floating Point Numbers", 2012).
     """

@@ -2,6 +2,21 @@
 
 from pytest_modelserve.parity.accuracy import measure_accuracy, measure_accuracy_parity
 from pytest_modelserve.parity.fidelity import measure_output_fidelity
+from pytest_modelserve.parity.locating import Divergence, locate_divergence
 from pytest_modelserve.parity.outputs import measure_output_parity
+from pytest_modelserve.parity.recordings import Exchange, Recording, open_recording, record_answers
+from pytest_modelserve.parity.slices import bins
 
-__all__ = ["measure_accuracy", "measure_accuracy_parity", "measure_output_fidelity", "measure_output_parity"]
+__all__ = [
+    "Divergence",
+    "Exchange",
+    "Recording",
+    "bins",
+    "locate_divergence",
+    "measure_accuracy",
+    "measure_accuracy_parity",
+    "measure_output_fidelity",
+    "measure_output_parity",
+    "open_recording",
+    "record_answers",
+]

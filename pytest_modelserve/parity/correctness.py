@@ -3,52 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.numerics import Decoding, correct_rows, decode
-from pytest_modelserve.parity.predicting import Inputs, chosen_output, rows_with_nan
+from pytest_modelserve.numerics import correct_rows, decode, positive_rows, top_k_rows
+from pytest_modelserve.parity.asking import Question
+from pytest_modelserve.parity.predicting import chosen_output, rows_with_nan
 from pytest_modelserve.serving import Predictor
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Whether each row is answered rightly, shape (n,), and sentences on rows whose scores hold NaN."""
+    """Which of the rows that count are answered rightly, (counted,), and `rows`, their numbers among all.
+
+    `findings` are sentences on rows whose scores hold NaN, which are wrong; where they cannot be counted so, they are
+    `broken`.
+    """
 
     correct: NDArray[np.bool_]
-    findings: tuple[str, ...]
+    rows: NDArray[np.intp]
+    findings: tuple[str, ...] = ()
+    broken: int = 0
 
     @property
     def right(self) -> int:
         """The number of right answers."""
         return int(self.correct.sum())
 
+    def over(self, part: NDArray[np.bool_]) -> Answers:
+        """The answers to the rows that a mask over all rows picks out."""
+        kept = part[self.rows]
+        return Answers(self.correct[kept], self.rows[kept], self.findings, self.broken)
 
-def answers_of(
-    predictor: Predictor,
-    inputs: Inputs,
-    labels: NDArray[Any],
-    *,
-    output: str | None,
-    decode_as: Decoding,
-    may_be_nan: bool = True,
-) -> Answers:
-    """The answers of `predictor` held against `labels`; a row whose scores hold NaN is wrong.
 
-    InputError for labels that do not fit and, unless `may_be_nan`, for scores that hold NaN.
+def answers_of(predictor: Predictor, question: Question, *, may_be_nan: bool = True) -> Answers:
+    """The answers of `predictor` held against the labels, over the rows that the metric counts.
+
+    Accuracy and top-k accuracy count every row, recall those of the positive class, precision those that are answered
+    as it. A row whose scores hold NaN is wrong, and broken for precision, which would not count it. InputError for
+    labels that do not fit and, unless `may_be_nan`, for scores that hold NaN.
     """
-    name, scores = chosen_output(predictor, inputs, output)
-    decoded = decode(scores, decode_as)
-    if not decoded.invalid.any():
-        return Answers(correct_rows(decoded, labels), ())
-    bad = np.flatnonzero(decoded.invalid)
+    spec, reading, labels = question.spec, question.reading, question.labels
+    name, scores = chosen_output(predictor, question.inputs, reading.output)
+    if spec.name == "top_k_accuracy":
+        correct, invalid = top_k_rows(scores, labels, int(spec.parameter))
+        counted = np.ones(len(correct), dtype=np.bool_)
+    else:
+        decoded = decode(scores, reading.decode)
+        correct, invalid = correct_rows(decoded, labels), decoded.invalid
+        counted = np.ones(len(correct), dtype=np.bool_)
+        if spec.name != "accuracy":
+            positive = positive_rows(decoded, labels, reading.pos_label)
+            counted = positive.actual if spec.name == "recall" else positive.predicted
+    rows = np.flatnonzero(counted)
+    if not invalid.any():
+        return Answers(correct[rows], rows)
+    bad = np.flatnonzero(invalid)
     told = (
         f"output {name!r} of {predictor.subject} holds NaN in {len(bad)} of {len(scores)} rows, first in row {bad[0]} "
-        f"({rows_with_nan(inputs)} rows of the inputs hold NaN)"
+        f"({rows_with_nan(question.inputs)} rows of the inputs hold NaN)"
     )
     if not may_be_nan:
         raise InputError(f"{told}: a reference that answers NaN cannot judge; clean the inputs or mend the reference")
-    return Answers(correct_rows(decoded, labels), (f"{told}: counted as wrong",))
+    if spec.name == "precision":
+        return Answers(correct[rows], rows, (told,), len(bad))
+    return Answers(correct[rows], rows, (f"{told}: counted as wrong",))

@@ -17,6 +17,7 @@ from pytest_modelserve.numerics import (
     signal_to_quantization_noise_db,
     top1_agreement,
 )
+from pytest_modelserve.parity.layers import LayersTold, tell_layers
 from pytest_modelserve.parity.predicting import Inputs, rows_of
 from pytest_modelserve.serving import Predictor
 
@@ -69,6 +70,7 @@ def measure_output_fidelity(
         else tuple(_worst(name, limit, found, judged) for name, limit in asked.items())
     )
     failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
+    layers = tell_layers(candidate, reference, inputs) if failed else LayersTold()
     return Evidence(
         gate="output fidelity",
         subject=candidate.subject,
@@ -78,8 +80,9 @@ def measure_output_fidelity(
         n_unit="rows",
         method=Method("every row compared, worst output judged"),
         summary="outputs are further from the reference than allowed" if failed else "outputs keep the signal",
-        findings=told,
-        advice="keep the layers that lose the signal in full precision" if failed else "",
+        findings=(*told, layers.finding) if layers.finding else told,
+        advice=(layers.advice or "keep the layers that lose the signal in full precision") if failed else "",
+        details=layers.details,
         duration_s=time.perf_counter() - started,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from pytest_modelserve.evidence import (
     Budget,
@@ -53,10 +53,30 @@ class Words:
     advice: str = ""
 
 
+class Judged(Protocol):
+    """A judged headline and judged slices, worst first; see `parity.slice_verdicts.Verdicts`."""
+
+    @property
+    def headline(self) -> Quantity:
+        """What is judged over all rows."""
+
+    @property
+    def slices(self) -> tuple[Quantity, ...]:
+        """What is judged over slices of them."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Sentences on slices that are not shown."""
+
+    @property
+    def of_slices(self) -> Verdict | None:
+        """The worst verdict of the slices where it is worse than the headline's."""
+
+
 def evidence_of(
     gate: str,
     subject: Subject,
-    headline: Quantity,
+    judged: Judged,
     *,
     n: int,
     method: Method,
@@ -68,22 +88,35 @@ def evidence_of(
     findings: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
 ) -> Evidence:
-    """The evidence on `n` rows whose headline is judged, begun at `started` (of `time.perf_counter`)."""
+    """The evidence on `n` rows whose headline is judged, begun at `started` (of `time.perf_counter`).
+
+    Where a slice has a worse verdict than the whole, the words are about the slice.
+    """
+    headline = judged.headline
     assert headline.verdict is not None
-    said = words[headline.verdict]
+    said = words[headline.verdict] if judged.of_slices is None else _words_on(judged.slices[0], judged.of_slices)
     return Evidence(
         gate=gate,
         subject=subject,
         reference=reference,
-        quantities=(headline, *context),
+        quantities=(headline, *context, *judged.slices),
         n=n,
         n_unit="rows",
         method=method,
         summary=said.summary,
         confidence=rates.confidence,
         alpha=rates.alpha,
-        findings=tuple(findings),
+        findings=(*findings, *judged.findings),
         advice=said.advice,
         details=details or {},
         duration_s=time.perf_counter() - started,
+    )
+
+
+def _words_on(worst: Quantity, verdict: Verdict) -> Words:
+    if verdict is Verdict.FAIL:
+        return Words(f"a slice is outside its budget: {worst.name}", "look at the rows of this slice first")
+    return Words(
+        f"a slice cannot be told from its budget with these rows: {worst.name}",
+        "label more rows of this slice, merge it with another, or leave it out",
     )

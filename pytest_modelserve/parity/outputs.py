@@ -2,46 +2,130 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
-from pytest_modelserve.numerics import OutputComparison, compare_outputs, pair_outputs
-from pytest_modelserve.parity.predicting import Inputs, rows_of
+from pytest_modelserve.numerics import (
+    OutputComparison,
+    Tolerance,
+    check_tolerances,
+    compare_outputs,
+    join_comparisons,
+    pair_outputs,
+)
+from pytest_modelserve.parity.batches import batch_rows, batches_of, some_rows
+from pytest_modelserve.parity.calibrating import Calibration, calibrate
+from pytest_modelserve.parity.parting import PartingTold, tell_parting
+from pytest_modelserve.parity.predicting import Inputs
 from pytest_modelserve.serving import Predictor
+
+_ROWS = 64
+"""Rows on which the node at fault is searched for: it sees a value at every node for each of them."""
 
 
 def measure_output_parity(
-    candidate: Predictor, reference: Predictor, inputs: Inputs, *, rtol: float, atol: float
+    candidate: Predictor,
+    reference: Predictor,
+    inputs: Inputs | Iterable[Inputs],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Evidence:
     """Evidence that every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
 
     For models of the same precision: an export, another runtime or opset. Names, dtypes, shapes and the places of NaN
     and infinities must agree exactly and are told in sentences of their own; two single outputs are compared whatever
-    their names. Nothing is estimated: the verdict, PASS or FAIL, is of these inputs.
+    their names. Nothing is estimated: the verdict, PASS or FAIL, is of these inputs. Where it is FAIL the node at fault
+    is searched for (between two files), or whether export or runtime is (between a file and eager torch).
 
-    Raises InputError for zero rows, UsageError unless both tolerances are finite and not negative.
+    `inputs` that do not fit into memory are given as an iterable of batches, a generator say: each is answered and
+    compared before the next one is taken, and elements are told by their row in the whole.
+
+    Without `rtol` and `atol` the tolerance is calibrated: the reference's first 64 rows are run once more another way
+    (a torch module in float64; an ONNX file in float64 by onnx's reference evaluator where that knows its operators,
+    without graph optimisations, and row by row), and four times what its answers move, at least 16 steps of the dtype,
+    is tolerated, relative to the largest magnitude of the output plus that of the element. One number an output: where
+    its columns have very different scales, give `rtol` and `atol`.
+
+    Raises InputError for zero rows; UsageError for one tolerance without the other, for one that is negative or not
+    finite, and without both for a reference that cannot be run another way (a callable, a recording) or whose answers
+    then move by more than rounding.
     """
-    if rtol is None or atol is None:
-        raise UsageError("rtol and atol only mean something together: give both")
-    rows = rows_of(inputs)
+    if (rtol is None) != (atol is None):
+        raise UsageError("rtol and atol only mean something together: give both, or neither to calibrate them")
     started = time.perf_counter()
-    answers = reference.predict(inputs)
-    comparison = compare_outputs(pair_outputs(candidate.predict(inputs), answers), answers, rtol=rtol, atol=atol)
+    batches = batches_of(inputs)
+    first = next(batches, None)
+    if first is None:
+        raise InputError("there are no rows to judge by: the inputs hold no batch")
+    calibration = None
+    tolerances: tuple[Tolerance, Tolerance]
+    if rtol is None or atol is None:
+        batch_rows(first)  # no rows are told before anything is run
+        calibration = calibrate(reference, first)
+        tolerances = calibration.rtol, calibration.atol
+        told = str(calibration)
+    else:
+        check_tolerances(rtol, atol)
+        tolerances = rtol, atol
+        told = f"rtol {rtol:g}, atol {atol:g}"
+    run = _Run(candidate, reference, tolerances)
+    comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
+    return _evidence(run, comparison, told, calibration, time.perf_counter() - started)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Both sides' answers to batch after batch, and how many there were."""
+
+    candidate: Predictor
+    reference: Predictor
+    tolerances: tuple[Tolerance, Tolerance]
+    calls: int = field(default=0, init=False)
+    rows: int | None = field(default=0, init=False)
+    """None as soon as one batch has no rows."""
+    failing: Inputs | None = field(default=None, init=False)
+    """A few rows, those that differ first, of the first batch that does."""
+
+    def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
+        rtol, atol = self.tolerances
+        for batch in batches:
+            rows = batch_rows(batch)
+            self.calls += 1
+            self.rows = None if rows is None or self.rows is None else self.rows + rows
+            answers = self.reference.predict(batch)
+            found = pair_outputs(self.candidate.predict(batch), answers)
+            part = compare_outputs(found, answers, rtol=rtol, atol=atol)
+            del answers, found  # before the next ones are made
+            if self.failing is None and not part.agrees:
+                self.failing = some_rows(batch, _ROWS, first=_row_at_fault(part, rows))
+            yield rows or 0, part
+
+
+def _evidence(
+    run: _Run, comparison: OutputComparison, told: str, calibration: Calibration | None, duration_s: float
+) -> Evidence:
     problems = (*comparison.structural_problems, *comparison.numeric_problems)
+    parting = PartingTold() if run.failing is None else tell_parting(run.candidate, run.reference, run.failing)
     return Evidence(
         gate="output parity",
-        subject=candidate.subject,
-        reference=reference.subject,
+        subject=run.candidate.subject,
+        reference=run.reference.subject,
         quantities=_quantities(comparison),
-        n=rows,
-        n_unit="rows",
-        method=Method(f"every element compared, rtol {rtol:g}, atol {atol:g}"),
+        n=run.calls if run.rows is None else run.rows,
+        n_unit="calls" if run.rows is None else "rows",
+        method=Method(f"every element compared, {told}"),
         summary="outputs differ from the reference's" if problems else "outputs equal the reference's",
-        findings=problems,
-        advice="find the first operator that differs: compare both graphs with outputs at every node"
-        if problems
-        else "",
+        findings=(
+            *problems,
+            *((parting.finding,) if parting.finding else ()),
+            *(calibration.sentences if calibration else ()),
+        ),
+        advice=_advice(parting) if problems else "",
         details={
             "outputs": [
                 {
@@ -53,10 +137,29 @@ def measure_output_parity(
                     "max_ulp": tensor.max_ulp,
                 }
                 for tensor in comparison.tensors
-            ]
+            ],
+            **({"calibration": calibration.details} if calibration else {}),
+            **parting.details,
         },
-        duration_s=time.perf_counter() - started,
+        duration_s=duration_s,
     )
+
+
+def _advice(parting: PartingTold) -> str:
+    if parting.details:
+        return "begin at that place: correct the candidate, or allow for the difference with rtol and atol"
+    return "find the first operator that differs: compare both graphs with outputs at every node"
+
+
+def _row_at_fault(part: OutputComparison, rows: int | None) -> int:
+    """The row of the batch where the first output that differs does so; 0 where outputs have no rows."""
+    for tensor in part.tensors:
+        places = [found.first for found in (tensor.nan, tensor.inf) if found is not None]
+        if tensor.beyond and tensor.worst is not None:
+            places.append(tensor.worst)
+        if places and tensor.reference_shape[:1] == (rows,):
+            return places[0].index[0]
+    return 0
 
 
 def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:

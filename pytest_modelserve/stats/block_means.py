@@ -92,11 +92,14 @@ def mean_bounds(values: ArrayLike, *, block: int = 1, low_level: float, high_lev
     )
 
 
-def reach(sample: BlockMeans, level: float, *, below: bool) -> float:
-    """How far the low end (`below`) or the high end lies from the mean, at least Student's t standard errors."""
+def reach(sample: BlockMeans, level: float, *, below: bool, degrees_of_freedom: float | None = None) -> float:
+    """How far the low end (`below`) or the high end lies from the mean, at least Student's t standard errors.
+
+    Student's t has blocks − 1 degrees of freedom unless others are given.
+    """
     if sample.blocks < 2:
         return math.inf
-    t = float(stdtrit(sample.blocks - 1, level))
+    t = float(stdtrit(sample.blocks - 1 if degrees_of_freedom is None else degrees_of_freedom, level))
     slant = (sample.skewness if below else -sample.skewness) / math.sqrt(sample.blocks)
     if abs(slant) < 1e-6:  # the limit of the transformation, before it becomes 0/0
         return t * sample.standard_error

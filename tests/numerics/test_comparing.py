@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -289,3 +290,57 @@ def test_the_only_outputs_of_both_sides_are_paired_whatever_their_names():
     assert pair_outputs({"y": a}, {"output": b}) == {"output": a}
     assert pair_outputs({"y": a, "z": b}, {"output": b}) == {"y": a, "z": b}
     assert pair_outputs({"y": a}, {"y": a, "z": b}) == {"y": a}
+
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def test_bfloat16_is_compared_within_a_tolerance_and_counted_in_steps():
+    reference = np.array([1.0, 2.0, np.nan, np.inf], BF16)
+    candidate = np.array([1.0078125, 2.0, np.nan, np.inf], BF16)
+    found = tensor(candidate, reference, rtol=1e-3, atol=0)
+    assert (found.beyond, found.max_ulp, found.reference_dtype, found.is_exact) == (1, 1, "bfloat16", False)
+    assert found.max_abs_error == 0.0078125
+    assert tensor(candidate, reference, rtol=0.01, atol=0).beyond == 0
+
+
+def test_nan_and_infinities_of_bfloat16_are_told_on_their_own():
+    found = compare(np.array([1, np.nan, -np.inf], BF16), np.array([1, 2, np.inf], BF16))
+    assert found.structural_problems == (
+        "output 'y': NaN in one and not in the other at 1 of 3 elements, first at [1] (candidate nan, reference 2)",
+        "output 'y': infinities differ at 1 of 3 elements, first at [2] (candidate -inf, reference inf)",
+    )
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
+def test_smaller_floats_are_compared_as_numbers_and_have_no_steps(name):
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    found = tensor(np.array([1.0, 2.0], dtype), np.array([1.0, 4.0], dtype))
+    assert (found.beyond, found.max_abs_error, found.max_ulp) == (1, 2.0, None)
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4", "int2"])
+def test_integers_of_less_than_a_byte_have_to_be_equal(name):
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    found = tensor(np.array([0, 1], dtype), np.array([0, 0], dtype), rtol=9, atol=9)
+    assert (found.beyond, found.max_abs_error, found.is_exact) == (1, 1.0, True)
+
+
+def test_bfloat16_beside_float32_is_another_dtype_and_still_compared():
+    found = compare(np.array([1.0, 3.0], BF16), np.array([1.0, 2.0], np.float32))
+    assert found.structural_problems == ("output 'y': dtype is bfloat16 where the reference has float32",)
+    assert found.tensors[0].max_abs_error == 1.0
+
+
+def test_each_output_can_have_a_tolerance_of_its_own():
+    one, off, whole = np.ones(1), np.full(1, 1.5), np.array([7])
+    candidate = {"a": off, "b": off, "c": whole}
+    found = compare_outputs(
+        candidate, {"a": one, "b": one, "c": whole}, rtol={"a": 0.0, "b": 0.1}, atol={"a": 0.6, "b": 0.1}
+    )
+    assert found.numeric_problems == (
+        "output 'b': 1 of 1 elements are beyond rtol 0.1, atol 0.1; the worst is 2.5 × its tolerance at [0] "
+        "(candidate 1.5, reference 1.0)",
+    )
+    with pytest.raises(UsageError, match="atol is a finite number of at least 0, not -1"):
+        compare_outputs(candidate, candidate, rtol=0, atol={"a": 0, "b": -1})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.numerics import row_losses
+from pytest_modelserve.numerics import row_losses, row_squares
 
 
 def test_losses_are_absolute_or_squared_errors():
@@ -77,3 +77,24 @@ def test_targets_that_cannot_be_used_are_refused(predictions, targets, message):
 def test_unknown_loss_is_named_with_the_nearest():
     with pytest.raises(UsageError, match="unknown loss 'square': did you mean 'squared'"):
         row_losses(np.zeros(1), np.zeros(1), "square")
+
+
+def test_squares_make_the_coefficient_of_determination():
+    rng = np.random.default_rng(0)
+    targets, predictions = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
+    errors, spread = row_squares(predictions, targets)
+    means = [sum(targets[:, column]) / 30 for column in range(2)]
+    assert errors.sum() == pytest.approx(sum((p - t) ** 2 for p, t in zip(predictions.flat, targets.flat, strict=True)))
+    assert spread.sum() == pytest.approx(sum((row[c] - means[c]) ** 2 for row in targets for c in range(2)))
+
+
+def test_squares_around_a_weighted_mean_count_rows_as_often_as_their_weights():
+    targets, weights = np.array([1.0, 2, 4]), np.array([1.0, 2, 0])
+    _, spread = row_squares(np.zeros(3), targets, weights)
+    _, repeated = row_squares(np.zeros(3), np.array([1.0, 2, 2]))
+    assert float(weights @ spread) == pytest.approx(repeated.sum())
+
+
+def test_targets_that_are_all_equal_leave_nothing_to_explain():
+    with pytest.raises(InputError, match=r"^all 3 targets are equal: R² is the share of their variance"):
+        row_squares(np.arange(3.0), np.ones(3))

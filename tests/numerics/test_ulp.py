@@ -1,5 +1,6 @@
 """Steps between floating-point numbers, against numpy.nextafter, numpy.spacing and exhaustive float16."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -60,3 +61,13 @@ def test_every_float16_is_as_far_from_one_as_its_rank_says():
 
 def test_no_elements_have_no_distances():
     assert ulp_distance(np.zeros(0, np.float32), np.zeros(0, np.float32)).shape == (0,)
+
+
+def test_every_bfloat16_is_as_far_from_one_as_its_rank_says():
+    numbers = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):  # signalling NaNs are among them
+        wide = numbers.astype(np.float32)
+    ordered = np.unique(wide[np.isfinite(wide)]).astype(ml_dtypes.bfloat16)
+    rank_of_one = int(np.searchsorted(ordered.astype(np.float32), 1.0))
+    expected = np.abs(np.arange(len(ordered)) - rank_of_one)
+    np.testing.assert_array_equal(ulp_distance(ordered, np.ones_like(ordered)), expected)

@@ -28,14 +28,15 @@ ROWS = np.zeros((N, 1), np.float32)
         ({"metric": "rmse"}, "metric='rmse' needs its budget: give max_value="),
         (
             {"metric": "rsme", "max_value": 1},
-            "unknown metric 'rsme': did you mean 'rmse'? Known: 'accuracy', 'mae', 'rmse'",
+            "unknown metric 'rsme': did you mean 'rmse'? Known: 'accuracy', 'balanced_accuracy', 'top_5_accuracy', "
+            "'precision', 'recall', 'f1', 'precision_macro', 'recall_macro', 'f1_macro', 'roc_auc', 'log_loss', "
+            "'brier_score', 'mae', 'rmse', 'r2', or a callable of labels and predictions",
         ),
         (
             {"metric": "mae", "max_value": float("nan")},
             "max_value is a finite number in the units of the target, not nan",
         ),
         ({"metric": "mae", "max_value": 0}, "max_value is an error in the units of the target, above 0, not 0"),
-        ({"min_value": 0.9, "block": 5}, "block= means nothing for metric='accuracy': leave it out"),
         (
             {"metric": "mae", "max_value": 1, "decode": "threshold"},
             "decode= means nothing for metric='mae': leave it out",
@@ -63,7 +64,6 @@ def test_what_a_metric_does_not_take_is_one_clear_error(answering: Any, argument
             {"metric": "mae", "max_rise": float("inf")},
             "max_rise is a finite number in the units of the target, not inf",
         ),
-        ({"max_drop": 0.1, "block": 5}, "block= means nothing for metric='accuracy': leave it out"),
         (
             {"metric": "rmse", "max_rise": 0.0, "decode": np.sign},
             "decode= means nothing for metric='rmse': leave it out",

@@ -1,0 +1,316 @@
+"""How often the gates on task metrics are wrong, against the rates that they promise.
+
+    python benchmarks/metric_error_rates.py [--repeats 4000] [--seed 0] [--only counted,ranked,...]
+
+Bounds at 0.999 (low end) and 0.95 (high end), of a quantity that is to be at most its budget: a low end above the
+truth is a false FAIL at the budget, a high end below it a false PASS. "delta method alone" is the interval without the
+degrees of freedom and without the allowance for kinds of rows that were not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from error_rates import HIGH_LEVEL, LOW_LEVEL, Row
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from pytest_modelserve.progress import progress
+from pytest_modelserve.stats import (
+    Linearised,
+    auc_linearised,
+    average_of,
+    bca_bounds,
+    linearised_bounds,
+    mean_bounds,
+    mean_of,
+    ratio_of,
+    unit_values,
+)
+
+Floats = NDArray[np.float64]
+Draw = Callable[[np.random.Generator], Linearised]
+LEVELS = {"low_level": LOW_LEVEL, "high_level": HIGH_LEVEL}
+
+
+def ends(method: str, case: str, repeats: int, truth: float, found: list[tuple[float, float]]) -> Iterator[Row]:
+    """Both ends against the truth."""
+    lows, highs = np.array(found).T
+    yield Row(f"{method}, low end", case, 1 - LOW_LEVEL, float((lows > truth + 1e-12).mean()), repeats)
+    yield Row(f"{method}, high end", case, 1 - HIGH_LEVEL, float((highs < truth - 1e-12).mean()), repeats)
+
+
+def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: float, draw: Draw) -> Iterator[Row]:
+    """The interval of the gates, and the delta method alone."""
+    ours, alone = [], []
+    for _ in range(repeats):
+        one = draw(rng)
+        bounds = linearised_bounds(one.values, largest=one.largest, **LEVELS)
+        plain = mean_bounds(one.values, **LEVELS)
+        ours.append((bounds.low, bounds.high))
+        alone.append((plain.low, plain.high))
+    yield from ends(name, case, repeats, truth, ours)
+    yield from ends(name, f"delta method alone: {case}", repeats, truth, alone)
+
+
+def ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Linearised:
+    """A share of some rows."""
+    if not of.any():
+        return Linearised(0.0, np.zeros(len(of)), float(len(of)))
+    return ratio_of((hits & of).astype(float), of.astype(float), spread=1.0)
+
+
+def f_score(actual: NDArray[np.bool_], answered: NDArray[np.bool_], beta: float = 1.0) -> Linearised:
+    """As `parity.estimating` linearises it."""
+    square = beta**2
+    found = ratio_of((1 + square) * (actual & answered), square * actual + answered.astype(float), spread=1.0)
+    spread = (1 + square) * (1 - found.value) + found.value * max(1.0, square)
+    return Linearised(found.value, found.influence, found.largest * spread)
+
+
+def balanced_drop(n: int, shares: list[float], wrong: float, lost: float, gained: float) -> tuple[Draw, float]:
+    """Balanced accuracy of a reference that is wrong in `wrong`, less that of a candidate that loses and gains."""
+
+    def draw(rng: np.random.Generator) -> Linearised:
+        kinds = rng.choice(len(shares), n, p=shares)
+        before, chance = rng.random(n) > wrong, rng.random(n)
+        after = np.where(before, chance > lost / (1 - wrong), chance < gained / wrong)
+        parts = [average_of([ratio(hits, kinds == kind) for kind in np.unique(kinds)]) for hits in (before, after)]
+        return parts[0].minus(parts[1])
+
+    return draw, lost - gained
+
+
+def balanced_level(n: int, shares: list[float], wrong: float) -> tuple[Draw, float]:
+    """One less balanced accuracy."""
+
+    def draw(rng: np.random.Generator) -> Linearised:
+        kinds, hits = rng.choice(len(shares), n, p=shares), rng.random(n) > wrong
+        return average_of([ratio(~hits, kinds == kind) for kind in np.unique(kinds)])
+
+    return draw, wrong
+
+
+def f_level(n: int, positive: float, missed: float, alarms: float, beta: float) -> tuple[Draw, float]:
+    """One less F."""
+
+    def draw(rng: np.random.Generator) -> Linearised:
+        actual = rng.random(n) < positive
+        chance = rng.random(n)
+        return Linearised(1.0, np.zeros(n)).minus(
+            f_score(actual, np.where(actual, chance > missed, chance < alarms), beta)
+        )
+
+    hits, square = positive * (1 - missed), beta**2
+    return draw, 1 - (1 + square) * hits / (square * positive + hits + (1 - positive) * alarms)
+
+
+def pair_drop(
+    score: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Linearised],
+    truth: Callable[[float, float, float], float],
+    n: int,
+    positive: float,
+    missed: float,
+    alarms: float,
+    more_missed: float,
+    more_alarms: float,
+) -> tuple[Draw, float]:
+    """A score of two classes: the candidate misses more, and raises more false alarms, than its reference."""
+
+    def draw(rng: np.random.Generator) -> Linearised:
+        actual, chance, flip = rng.random(n) < positive, rng.random(n), rng.random(n)
+        before = np.where(actual, chance > missed, chance < alarms)
+        after = np.where(actual, before & (flip > more_missed), before | (flip < more_alarms))
+        return score(actual, before).minus(score(actual, after))
+
+    later = (1 - (1 - missed) * (1 - more_missed), alarms + (1 - alarms) * more_alarms)
+    return draw, truth(positive, missed, alarms) - truth(positive, *later)
+
+
+def precision_of(positive: float, missed: float, alarms: float) -> float:
+    hits = positive * (1 - missed)
+    return hits / (hits + (1 - positive) * alarms)
+
+
+def f1_of(positive: float, missed: float, alarms: float) -> float:
+    hits = positive * (1 - missed)
+    return 2 * hits / (positive + hits + (1 - positive) * alarms)
+
+
+def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """Balanced accuracy, precision and F."""
+    for drop_case in (
+        (200, [0.5, 0.5], 0.1, 0.01, 0.0),
+        (200, [0.9, 0.1], 0.1, 0.01, 0.0),
+        (500, [0.9, 0.1], 0.1, 0.03, 0.01),
+        (1000, [0.95, 0.05], 0.1, 0.05, 0.03),
+        (1000, [0.1] * 10, 0.1, 0.02, 0.01),
+        (2000, [0.5, 0.5], 0.05, 0.02, 0.01),
+        (5000, [0.5, 0.5], 0.1, 0.06, 0.05),
+    ):
+        draw, truth = balanced_drop(*drop_case)
+        yield from both("balanced drop", _told(drop_case), rng, repeats, truth, draw)
+    for level_case in ((100, [0.5, 0.5], 0.02), (200, [0.9, 0.1], 0.1), (1000, [0.1] * 10, 0.02)):
+        draw, truth = balanced_level(*level_case)
+        yield from both("1 - balanced", _told(level_case), rng, repeats, truth, draw)
+    for f_case in (
+        (200, 0.5, 0.05, 0.05, 1),
+        (1000, 0.02, 0.1, 0.002, 1),
+        (500, 0.1, 0.2, 0.02, 1),
+        (500, 0.1, 0.02, 0.001, 1),
+        (500, 0.1, 0.2, 0.02, 2),
+        (5000, 0.3, 0.1, 0.1, 0.5),
+    ):
+        draw, truth = f_level(*f_case)
+        yield from both("1 - F", _told(f_case), rng, repeats, truth, draw)
+    for pair_case in (
+        (500, 0.1, 0.2, 0.02, 0.0, 0.002),
+        (2000, 0.1, 0.2, 0.01, 0.01, 0.0005),
+        (2000, 0.3, 0.05, 0.01, 0.01, 0.005),
+        (2000, 0.3, 0.1, 0.05, 0.05, 0.03),
+    ):
+        draw, truth = pair_drop(lambda a, p: ratio(a, p), precision_of, *pair_case)
+        yield from both("precision drop", _told(pair_case), rng, repeats, truth, draw)
+        draw, truth = pair_drop(f_score, f1_of, *pair_case)
+        yield from both("F1 drop", _told(pair_case), rng, repeats, truth, draw)
+
+
+def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """The AUC of normal scores, by itself (one less it) and a drop between correlated scores."""
+    for n, share, distance in (
+        (200, 0.5, 1.5),
+        (200, 0.1, 1.5),
+        (1000, 0.02, 1.5),
+        (100, 0.5, 3),
+        (1000, 0.1, 3),
+        (2000, 0.5, 1),
+    ):
+
+        def level(rng: np.random.Generator, n: int = n, share: float = share, distance: float = distance) -> Linearised:
+            positive = _some(rng, n, share)
+            return Linearised(1.0, np.zeros(n)).minus(
+                auc_linearised(rng.standard_normal(n) + distance * positive, positive)
+            )
+
+        yield from both(
+            "1 - AUC", _told((n, share, distance)), rng, repeats, float(1 - ndtr(distance / np.sqrt(2))), level
+        )
+    for n, share, old, new, correlation in (
+        (200, 0.5, 1.5, 1.3, 0.9),
+        (500, 0.1, 2, 1.8, 0.95),
+        (1000, 0.02, 1.5, 1.4, 0.9),
+        (200, 0.5, 3, 2.8, 0.99),
+        (2000, 0.3, 1.5, 1.45, 0.99),
+    ):
+
+        def drop(
+            rng: np.random.Generator,
+            n: int = n,
+            share: float = share,
+            old: float = old,
+            new: float = new,
+            correlation: float = correlation,
+        ) -> Linearised:
+            positive, base = _some(rng, n, share), rng.standard_normal(n)
+            other = correlation * base + np.sqrt(1 - correlation**2) * rng.standard_normal(n)
+            return auc_linearised(base + old * positive, positive).minus(
+                auc_linearised(other + new * positive, positive)
+            )
+
+        truth = float(ndtr(old / np.sqrt(2)) - ndtr(new / np.sqrt(2)))
+        yield from both("AUC drop", _told((n, share, old, new, correlation)), rng, repeats, truth, drop)
+
+
+def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """One less R², and a drop of it: normal targets, errors normal or of t₅."""
+    for heavy in (False, True):
+        for n in (50, 200, 1000):
+            errors = (
+                (lambda rng, n: rng.standard_t(5, n) / np.sqrt(5 / 3))
+                if heavy
+                else (lambda rng, n: rng.standard_normal(n))
+            )
+
+            def level(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearised:
+                targets = rng.standard_normal(n)
+                return ratio_of(0.25 * errors(rng, n) ** 2, (targets - targets.mean()) ** 2)
+
+            def drop(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearised:
+                targets, base = rng.standard_normal(n), errors(rng, n)
+                spread = (targets - targets.mean()) ** 2
+                worse = 1.1 * (0.9 * base + np.sqrt(1 - 0.81) * errors(rng, n))
+                return ratio_of(0.25 * worse**2, spread).minus(ratio_of(0.25 * base**2, spread))
+
+            told = f"n={n}, errors {'t₅' if heavy else 'normal'}"
+            yield from both("1 - R²", told, rng, repeats, 0.25, level)
+            yield from both("R² drop", told, rng, repeats, 0.25 * 0.21, drop)
+
+
+def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """The error rate of groups of ten rows that err together: within groups, and as if rows were independent."""
+    for groups, wrong, together in ((20, 0.1, 0.5), (50, 0.1, 0.5), (200, 0.05, 0.5), (50, 0.02, 1.0), (50, 0.1, 0.0)):
+        case, ids = _told((groups, wrong, together)), np.repeat(np.arange(groups), 10)
+        ours, naive = [], []
+        for _ in range(repeats):
+            shared, own = np.repeat(rng.random(groups) < wrong, 10), rng.random(10 * groups) < wrong
+            errors = np.where(np.repeat(rng.random(groups) < together, 10), shared, own).astype(float)
+            one = mean_of(errors, largest=1.0)
+            bounds = linearised_bounds(unit_values(one.values, ids), largest=1.0, rows=errors.size, **LEVELS)
+            plain = linearised_bounds(one.values, largest=1.0, **LEVELS)
+            ours.append((bounds.low, bounds.high))
+            naive.append((plain.low, plain.high))
+        yield from ends("groups", case, repeats, wrong, ours)
+        yield from ends("groups", f"taken for rows: {case}", repeats, wrong, naive)
+
+
+def resampled(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+    """BCa bounds for a mean; a tenth of the repeats, each with the gate's 10,000 resamples."""
+    few = max(repeats // 10, 1)
+    for name, draw, truth in (
+        ("normal", lambda n: rng.standard_normal(n), 0.0),
+        ("normal²", lambda n: rng.standard_normal(n) ** 2, 1.0),
+        ("-normal²", lambda n: -(rng.standard_normal(n) ** 2), -1.0),
+    ):
+        for n in (50, 200):
+            found = []
+            for seed in range(few):
+                values = draw(n)
+                bounds = bca_bounds(
+                    lambda rows, values=values: values[rows].sum() / rows.size, n, seed=seed, expanded=True, **LEVELS
+                )
+                found.append((bounds.low, bounds.high))
+            yield from ends("BCa", f"{name}, n={n}", few, truth, found)
+
+
+STUDIES = {"counted": counted, "ranked": ranked, "explained": explained, "grouped": grouped, "resampled": resampled}
+
+
+def _some(rng: np.random.Generator, n: int, share: float) -> NDArray[np.bool_]:
+    """Rows of the positive class, at least two of either."""
+    positive = rng.random(n) < share
+    positive[:2], positive[2:4] = True, False
+    return np.asarray(rng.permutation(positive))
+
+
+def _told(case: tuple[object, ...]) -> str:
+    return ", ".join(str(part) if len(str(part)) < 24 else "10 equal classes" for part in case)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=4000, help="simulated samples a row (default 4000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulations (default 0)")
+    parser.add_argument("--only", default=",".join(STUDIES), help=f"which studies (default all: {', '.join(STUDIES)})")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    studies = [STUDIES[name] for name in arguments.only.split(",")]
+    rows = [row for study in progress(studies, "error rates") for row in study(rng, arguments.repeats)]
+    print(f"Rates in per cent; {arguments.repeats} samples a row, seed {arguments.seed}.")
+    print(f"{'method':<30} {'case':<52} {'nominal':>8} {'observed':>9}")
+    print("\n".join(map(str, rows)))
+
+
+if __name__ == "__main__":
+    main()

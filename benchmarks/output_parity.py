@@ -1,0 +1,93 @@
+"""What comparing outputs costs beside `np.testing.assert_allclose`: `python benchmarks/output_parity.py`.
+
+1,000,000 × 10 float32 outputs, equal up to rounding, compared in one process in rounds whose order is shuffled. Three
+forms of ours: the comparison alone, the whole assertion over two plain functions (their answers are copied, because no
+two calls may share memory), and the same over a stream of batches. Each round gives one ratio of two times; their
+median is the figure. Peak memory is what a call allocates, as a multiple of one of the two arrays. For the assertions
+that covers the answers of both models: two arrays where they are made as a whole, two batches in the stream, which is
+there for what does not fit.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+
+import pytest_modelserve as ms
+from pytest_modelserve.numerics import compare_outputs
+
+ROWS, COLUMNS = 1_000_000, 10
+BATCH = 16_384
+ROUNDS = 15
+RTOL, ATOL = 1e-4, 1e-6
+GOAL_TIME, GOAL_MEMORY = 1.0, 1.5
+
+Call = Callable[[], object]
+
+
+def seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak_bytes(call: Call) -> int:
+    """The most memory that a call held at once and did not hold before."""
+    tracemalloc.start()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def interleaved(calls: dict[str, Call]) -> dict[str, list[float]]:
+    """The time of each call in each round, the order shuffled anew for every round."""
+    order = random.Random(0)
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # warm-up
+    for _ in range(ROUNDS):
+        for name in order.sample(list(calls), len(calls)):
+            rounds[name].append(seconds(calls[name]))
+    return rounds
+
+
+def main() -> None:
+    reference = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
+    candidate = reference * np.float32(1 + 2**-22)
+    rows = np.arange(ROWS)
+    # A slice is a view, so that a call pays for the one copy that no answer can do without.
+    served = {
+        side: ms.serve(lambda x, y=y: y[x[0] : x[-1] + 1], name=side)
+        for side, y in (("a", candidate), ("b", reference))
+    }
+
+    def batches() -> object:
+        return (rows[start : start + BATCH] for start in range(0, ROWS, BATCH))
+
+    calls: dict[str, Call] = {
+        "np.testing.assert_allclose": lambda: np.testing.assert_allclose(candidate, reference, rtol=RTOL, atol=ATOL),
+        "compare_outputs": lambda: compare_outputs({"y": candidate}, {"y": reference}, rtol=RTOL, atol=ATOL),
+        "assert_output_parity": lambda: ms.assert_output_parity(served["a"], served["b"], rows, rtol=RTOL, atol=ATOL),
+        "assert_output_parity, streamed": lambda: ms.assert_output_parity(
+            served["a"], served["b"], batches(), rtol=RTOL, atol=ATOL
+        ),
+    }
+    times = interleaved(calls)
+    bare_name = "np.testing.assert_allclose"
+    print(f"{ROWS:,} × {COLUMNS} float32, {ROUNDS} rounds; numpy {np.__version__}")
+    print(f"{bare_name}: {statistics.median(times[bare_name]) * 1e3:.0f} ms")
+    for name, call in calls.items():
+        ratios = [ours / bare for ours, bare in zip(times[name], times[bare_name], strict=True)]
+        memory = peak_bytes(call) / reference.nbytes
+        print(f"  {name:32} time × {statistics.median(ratios):.2f}   peak memory {memory:.2f} arrays")
+    print(f"goals: time ≤ × {GOAL_TIME:.2f}, peak memory ≤ {GOAL_MEMORY:.2f} arrays")
+
+
+if __name__ == "__main__":
+    main()

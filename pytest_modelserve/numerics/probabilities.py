@@ -1,0 +1,134 @@
+"""What a model's probabilities are worth: checked, and the loss of each row."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.numerics.labels import class_labels
+
+Scores = Literal["logits", "probabilities"]
+
+_SUM_TOLERANCE = 1e-3
+"""By how much the probabilities of a row may miss 1: float16 and 8-bit outputs do by less than this."""
+
+
+def row_log_losses(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDArray[np.float64]:
+    """Minus the logarithm of the probability that each row gives to its label, (n,), at least 0.
+
+    `scores` are `(n, classes)`, whose columns are the classes 0, 1, …, or `(n,)` or `(n, 1)` for class 1 of two. Of
+    logits the probabilities are the softmax, or the logistic function of one column, taken without rounding to 0.
+    Probabilities are held within [ε, 1 − ε], ε the spacing of their dtype at 1, so that a rounded 0 is no infinite
+    loss. A row with a score that is NaN, or an infinite logit, has the loss NaN.
+
+    Raises InputError for labels that are not column numbers, for another number of rows and for scores that contradict
+    `kind`; UsageError for an unknown `kind`. Source: the logarithmic score, Good (1952), Journal of the Royal
+    Statistical Society B 14, 107–114.
+    """
+    values = _checked(scores, kind)
+    columns = _columns(labels, values)
+    if kind == "probabilities":
+        tiny = float(np.finfo(scores.dtype if scores.dtype.kind == "f" else np.float64).eps)
+        logarithms = np.log(np.clip(_two_columns(values), tiny, 1 - tiny))
+    else:
+        logarithms = _log_softmax(values)
+    losses = -logarithms[np.arange(len(values)), columns]
+    return np.asarray(np.where(_broken(values), np.nan, losses))
+
+
+def row_brier_scores(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDArray[np.float64]:
+    """The squared distance of each row's probabilities from its label, (n,).
+
+    (p − y)² for two classes, from 0 to 1; the sum over the classes for more, from 0 to 2. Everything else as
+    `row_log_losses`. Source: Brier (1950), Monthly Weather Review 78, 1–3.
+    """
+    values = _checked(scores, kind)
+    columns = _columns(labels, values)
+    probabilities = _two_columns(values) if kind == "probabilities" else np.exp(_log_softmax(values))
+    hits = np.zeros_like(probabilities)
+    hits[np.arange(len(values)), columns] = 1
+    distances = ((probabilities - hits) ** 2).sum(axis=1)
+    return np.asarray(np.where(_broken(values), np.nan, distances / 2 if probabilities.shape[1] == 2 else distances))
+
+
+def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
+    """`scores` as (n, columns) of float64 that may be what `kind` says."""
+    if kind not in get_args(Scores):
+        raise UsageError(unknown_choice("scores", kind, get_args(Scores)))
+    if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or scores.size == 0:
+        raise InputError(
+            f"scores of shape {scores.shape} and dtype {scores.dtype} are no {kind}: numbers of shape (rows, classes), "
+            "or (rows,) for class 1 of two, are needed"
+        )
+    values = scores.astype(np.float64).reshape(len(scores), -1)
+    whole = values[~np.isnan(values).any(axis=1)]
+    inside = bool(((whole >= 0) & (whole <= 1)).all())
+    sums = whole.sum(axis=1)
+    if kind == "probabilities":
+        if not inside:
+            row = int(np.flatnonzero(((values < 0) | (values > 1)).any(axis=1))[0])
+            raise InputError(
+                f"scores='probabilities', but row {row} holds "
+                f"{values[row][(values[row] < 0) | (values[row] > 1)][0]:g}: "
+                "a probability lies from 0 to 1; say scores='logits', or put a Softmax behind the model"
+            )
+        if values.shape[1] > 1 and (np.abs(sums - 1) > _SUM_TOLERANCE).any():
+            row = int(np.flatnonzero(np.abs(values.sum(axis=1) - 1) > _SUM_TOLERANCE)[0])
+            raise InputError(
+                f"scores='probabilities', but row {row} adds up to {values[row].sum():.4g}: the probabilities of a row "
+                "add up to 1"
+            )
+    elif len(whole) and inside and _are_probabilities(whole, sums):
+        raise InputError(
+            f"scores='logits', but all {len(whole)} rows lie from 0 to 1"
+            f"{' and add up to 1' if values.shape[1] > 1 else ' and reach from end to end'}: these are "
+            f"probabilities, say "
+            "scores='probabilities'"
+        )
+    return values
+
+
+def _are_probabilities(whole: NDArray[np.float64], sums: NDArray[np.float64]) -> bool:
+    """Whether scores from 0 to 1 can hardly be logits: they add up to 1, or a single column fills the whole range."""
+    if whole.shape[1] > 1:
+        return bool((np.abs(sums - 1) <= _SUM_TOLERANCE).all())
+    return float(whole.min()) < 0.05 and float(whole.max()) > 0.95
+
+
+def _two_columns(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.hstack([1 - values, values]) if values.shape[1] == 1 else values
+
+
+def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    logits = np.hstack([np.zeros_like(values), values]) if values.shape[1] == 1 else values
+    with np.errstate(invalid="ignore"):  # rows that are not finite become NaN in the end
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _broken(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(values).all(axis=1))
+
+
+def _columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The column that each row's label names."""
+    truth = class_labels(np.asarray(labels), what="labels")
+    classes = max(values.shape[1], 2)
+    if len(truth) != len(values):
+        raise InputError(f"there are {len(truth)} labels for {len(values)} rows of outputs")
+    if truth.dtype.kind == "U":
+        raise InputError(
+            f"labels are strings (first {truth[0].item()!r}): the probability of a label is found by its column, give "
+            f"integers from 0 to {classes - 1}"
+        )
+    outside = np.flatnonzero((truth < 0) | (truth >= classes))
+    if outside.size:
+        raise InputError(
+            f"label {truth[outside[0]]} in row {outside[0]} has no column: the model gives probabilities of the "
+            f"classes 0 "
+            f"to {classes - 1}"
+        )
+    return truth.astype(np.intp)

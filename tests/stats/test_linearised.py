@@ -1,0 +1,187 @@
+"""Linearised estimates: each row's pull against a numerical derivative, and bounds that few rows carry."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.stats import (
+    Linearised,
+    average_of,
+    block_ids,
+    linearised_bounds,
+    linearised_needed,
+    linearised_power,
+    mean_bounds,
+    mean_of,
+    ratio_of,
+    root_mean_rise_values,
+    root_of,
+    share_rows_needed,
+    unit_values,
+    unseen_share,
+)
+
+RNG = np.random.default_rng(0)
+A, B, W = RNG.uniform(0, 1, 12), RNG.uniform(1, 2, 12), RNG.uniform(0.5, 2, 12)
+LEVELS = {"low_level": 0.999, "high_level": 0.95}
+RATES = {"confidence": 0.95, "alpha": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("estimate", "plain"),
+    [
+        (mean_of, lambda w: float(w @ A / w.sum())),
+        (lambda a, w: ratio_of(a, B, w), lambda w: float(w @ A / (w @ B))),
+        (lambda a, w: root_of(mean_of(a, w)), lambda w: math.sqrt(w @ A / w.sum())),
+        (
+            lambda a, w: average_of([ratio_of(a, B, w), mean_of(B, w)]),
+            lambda w: (w @ A / (w @ B) + w @ B / w.sum()) / 2,
+        ),
+        (lambda a, w: ratio_of(a, B, w).minus(mean_of(B, w)), lambda w: w @ A / (w @ B) - w @ B / w.sum()),
+    ],
+    ids=["mean", "ratio", "root", "average", "difference"],
+)
+@pytest.mark.parametrize("weights", [np.ones(12), W], ids=["rows", "weights"])
+def test_influence_is_what_a_row_counted_more_often_does(estimate, plain, weights):
+    found = estimate(A, weights)
+    assert found.value == pytest.approx(plain(weights))
+    assert found.influence.sum() == pytest.approx(0, abs=1e-12)
+    for row in range(12):
+        more = weights.copy()
+        more[row] *= 1 + 1e-6
+        assert found.influence[row] / 12 == pytest.approx((plain(more) - plain(weights)) / 1e-6, abs=1e-6)
+
+
+def test_rise_of_a_root_mean_is_the_difference_of_two_roots():
+    rise = root_of(mean_of(A)).minus(root_of(mean_of(B)))
+    assert rise.values == pytest.approx(root_mean_rise_values(A, B))
+
+
+def test_root_of_nothing_has_no_pull():
+    assert root_of(mean_of(np.zeros(3))).influence.tolist() == [0, 0, 0]
+
+
+def test_ratio_without_denominators_has_no_value():
+    with pytest.raises(UsageError, match="a ratio whose denominators add up to 0 has no value"):
+        ratio_of(A, np.zeros(12))
+    with pytest.raises(UsageError, match="an average of no estimates has no value"):
+        average_of([])
+
+
+def test_rows_that_hardly_count_are_hardly_rows():
+    """Two of four rows count: a kind of row not seen may be as frequent as among two."""
+    half = ratio_of(np.zeros(4), np.ones(4), np.array([3.0, 3, 0, 0]), spread=1.0)
+    assert ratio_of(np.zeros(2), np.ones(2), spread=1.0).largest == 1
+    assert half.largest == pytest.approx(2)
+
+
+def test_an_average_moves_by_the_largest_of_its_parts():
+    parts = [Linearised(0.5, np.zeros(2), largest) for largest in (3.0, 1.0, 5.0)]
+    assert average_of(parts).largest == pytest.approx(5 / 3)
+    assert average_of(parts, touched=2).largest == pytest.approx(8 / 3)
+
+
+def test_bounds_are_students_and_halls_where_all_rows_carry_the_estimate():
+    values = RNG.standard_normal(400)
+    ours, theirs = linearised_bounds(values, **LEVELS), mean_bounds(values, **LEVELS)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=2e-3)
+
+
+def test_few_rows_that_carry_the_estimate_have_few_degrees_of_freedom():
+    """100 of 10,000 normal pulls: kurtosis 300, some 67 degrees of freedom and not 9,999."""
+    values = np.zeros(10_000)
+    values[:100] = scipy_stats.norm.ppf((np.arange(100) + 0.5) / 100)
+    bounds = linearised_bounds(values, low_level=0.95, high_level=0.95)
+    error = math.sqrt((values**2).sum()) / 10_000
+    kurtosis = float((values**4).mean() / (values**2).mean() ** 2)
+    t = scipy_stats.t.ppf(0.95, 2 / (2 / 9999 + (kurtosis - 3) / 10_000))
+    assert bounds.high == pytest.approx(t * error, rel=1e-3)
+    assert t > 1.665
+
+
+def test_rows_that_are_all_right_may_hide_three_in_n():
+    bounds = linearised_bounds(np.zeros(300), largest=1.0, low_level=0.95, high_level=0.999)
+    assert bounds.low == pytest.approx(-(1 - 0.05 ** (1 / 300)))
+    assert bounds.high == pytest.approx(1 - 0.001 ** (1 / 300))
+    assert unseen_share(300, 0.95) == pytest.approx(0.00994, abs=1e-5)
+
+
+def test_power_and_rows_needed_agree_with_the_bounds():
+    values = RNG.standard_normal(200)
+    values -= values.mean()
+    needed = linearised_needed(values, truth=0.0, limit=0.02, **RATES)
+    assert needed is not None
+    more = np.tile(values, math.ceil(needed / 200))
+    assert linearised_power(more, truth=0.0, limit=0.02, **RATES).passes == pytest.approx(0.9, abs=0.01)
+    assert linearised_needed(values, truth=0.1, limit=0.1, **RATES) is None
+    assert linearised_power(values[:1], truth=0.0, limit=0.1, **RATES).inconclusive == 1
+
+
+def test_rows_needed_allow_for_rows_not_seen():
+    assert linearised_needed(np.zeros(50), truth=0.0, limit=0.01, largest=1.0, **RATES) == 299
+    assert linearised_power(np.zeros(298), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 0
+    assert linearised_power(np.zeros(299), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 1
+    assert linearised_power(np.zeros(299), truth=0.05, limit=0.01, largest=1.0, **RATES).fails == 1
+
+
+def test_values_of_units_have_the_cluster_robust_error():
+    values, ids = RNG.standard_normal(30), np.repeat(np.arange(6), [1, 9, 5, 5, 2, 8])
+    found = unit_values(values, ids)
+    sums = np.array([(values[ids == unit] - values.mean()).sum() for unit in range(6)])
+    assert found.mean() == pytest.approx(values.mean())
+    assert scipy_stats.sem(found) == pytest.approx(math.sqrt(6 / 5 * (sums**2).sum()) / 30)
+
+
+@pytest.mark.parametrize(("n", "block"), [(7, 3), (8, 3), (20, 1), (5, 9)])
+def test_blocks_as_units_are_those_of_block_means(n, block):
+    values = RNG.standard_normal(n)
+    ids = block_ids(n, block)
+    assert len(ids) == n
+    if n // block > 1:
+        ours = mean_bounds(unit_values(values, ids), **LEVELS)
+        theirs = mean_bounds(values, block=block, **LEVELS)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    else:
+        assert ids.tolist() == [0] * n
+
+
+def test_numbers_of_units_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match="every value has the number of its unit: 3 values, 2 numbers"):
+        unit_values(np.zeros(3), np.zeros(2, int))
+
+
+def test_rows_for_a_share_decide_on_either_side_of_its_limit():
+    assert share_rows_needed(1.0, 0.99, **RATES) == 299
+    above = share_rows_needed(0.95, 0.9, **RATES)
+    below = share_rows_needed(0.85, 0.9, **RATES)
+    assert above is not None
+    assert below is not None
+    assert 150 < above < 400 < below < 1500
+    assert share_rows_needed(0.9, 0.9, **RATES) is None
+    with pytest.raises(UsageError, match="limit lies between 0 and 1, not 1"):
+        share_rows_needed(0.9, 1, **RATES)
+
+
+def recalls(rng, *, n, rare, wrong, lost):
+    """The drop of balanced accuracy with two classes, and its row values: the candidate loses `lost` of either class."""
+    is_rare = rng.random(n) < rare
+    before = rng.random(n) > wrong
+    after = before & (rng.random(n) > lost / (1 - wrong))
+    parts = []
+    for answers in (before, after):
+        hits = answers.astype(float)
+        parts.append(average_of([ratio_of(hits * one, one.astype(float), spread=1.0) for one in (is_rare, ~is_rare)]))
+    return parts[0].minus(parts[1])
+
+
+@pytest.mark.parametrize("case", [{"n": 200, "rare": 0.5, "lost": 0.01}, {"n": 500, "rare": 0.1, "lost": 0.03}])
+def test_high_end_keeps_its_level_where_the_delta_method_alone_does_not(case):
+    rng = np.random.default_rng(0)
+    found = [recalls(rng, wrong=0.1, **case) for _ in range(600)]
+    ours = [linearised_bounds(one.values, largest=one.largest, **LEVELS).high < case["lost"] for one in found]
+    alone = [mean_bounds(one.values, **LEVELS).high < case["lost"] for one in found]
+    assert np.mean(ours) <= 0.06
+    assert np.mean(alone) >= 0.09
