@@ -19,6 +19,7 @@ from pytest_modelserve.numerics import (
 )
 from pytest_modelserve.parity.batches import batch_rows, batches_of, some_rows
 from pytest_modelserve.parity.calibrating import Calibration, calibrate
+from pytest_modelserve.parity.failing_input import Failing, FailingTold, tell_failing, worst_row
 from pytest_modelserve.parity.parting import PartingTold, tell_parting
 from pytest_modelserve.parity.predicting import Inputs
 from pytest_modelserve.serving import Predictor
@@ -40,7 +41,9 @@ def measure_output_parity(
     For models of the same precision: an export, another runtime or opset. Names, dtypes, shapes and the places of NaN
     and infinities must agree exactly and are told in sentences of their own; two single outputs are compared whatever
     their names. Nothing is estimated: the verdict, PASS or FAIL, is of these inputs. Where it is FAIL the node at fault
-    is searched for (between two files), or whether export or runtime is (between a file and eager torch).
+    is searched for (between two files), or whether export or runtime is (between a file and eager torch), and the
+    smallest input that fails is saved with the reference's answers in `.modelserve/failures` of the working directory,
+    or in the folder that the environment variable MODELSERVE_FAILURES names.
 
     `inputs` that do not fit into memory are given as an iterable of batches, a generator say: each is answered and
     compared before the next one is taken, and elements are told by their row in the whole.
@@ -88,29 +91,43 @@ class _Run:
     calls: int = field(default=0, init=False)
     rows: int | None = field(default=0, init=False)
     """None as soon as one batch has no rows."""
-    failing: Inputs | None = field(default=None, init=False)
-    """A few rows, those that differ first, of the first batch that does."""
+    failing: Failing | None = field(default=None, init=False)
+    """The batch that differs most."""
 
     def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
         rtol, atol = self.tolerances
         for batch in batches:
             rows = batch_rows(batch)
-            self.calls += 1
-            self.rows = None if rows is None or self.rows is None else self.rows + rows
             answers = self.reference.predict(batch)
             found = pair_outputs(self.candidate.predict(batch), answers)
             part = compare_outputs(found, answers, rtol=rtol, atol=atol)
             del answers, found  # before the next ones are made
-            if self.failing is None and not part.agrees:
-                self.failing = some_rows(batch, _ROWS, first=_row_at_fault(part, rows))
+            if not part.agrees:
+                row, error = worst_row(part, rows)
+                if self.failing is None or error > self.failing.error:
+                    self.failing = Failing(batch, row, error, call=self.calls, before=self.rows)
+            self.calls += 1
+            self.rows = None if rows is None or self.rows is None else self.rows + rows
             yield rows or 0, part
+
+    def told(self) -> tuple[PartingTold, FailingTold]:
+        """Where the two part in the batch that differs most, and the smallest input of it that shows it."""
+        failing = self.failing
+        if failing is None:
+            return PartingTold(), FailingTold()
+        rtol, atol = self.tolerances
+        few = some_rows(failing.batch, _ROWS, first=failing.row)
+        return (
+            tell_parting(self.candidate, self.reference, few),
+            tell_failing(self.candidate, self.reference, failing, rtol=rtol, atol=atol),
+        )
 
 
 def _evidence(
     run: _Run, comparison: OutputComparison, told: str, calibration: Calibration | None, duration_s: float
 ) -> Evidence:
     problems = (*comparison.structural_problems, *comparison.numeric_problems)
-    parting = PartingTold() if run.failing is None else tell_parting(run.candidate, run.reference, run.failing)
+    parting, failing = run.told()
     return Evidence(
         gate="output parity",
         subject=run.candidate.subject,
@@ -122,7 +139,7 @@ def _evidence(
         summary="outputs differ from the reference's" if problems else "outputs equal the reference's",
         findings=(
             *problems,
-            *((parting.finding,) if parting.finding else ()),
+            *(told.finding for told in (parting, failing) if told.finding),
             *(calibration.sentences if calibration else ()),
         ),
         advice=_advice(parting) if problems else "",
@@ -140,6 +157,7 @@ def _evidence(
             ],
             **({"calibration": calibration.details} if calibration else {}),
             **parting.details,
+            **failing.details,
         },
         duration_s=duration_s,
     )
@@ -149,17 +167,6 @@ def _advice(parting: PartingTold) -> str:
     if parting.details:
         return "begin at that place: correct the candidate, or allow for the difference with rtol and atol"
     return "find the first operator that differs: compare both graphs with outputs at every node"
-
-
-def _row_at_fault(part: OutputComparison, rows: int | None) -> int:
-    """The row of the batch where the first output that differs does so; 0 where outputs have no rows."""
-    for tensor in part.tensors:
-        places = [found.first for found in (tensor.nan, tensor.inf) if found is not None]
-        if tensor.beyond and tensor.worst is not None:
-            places.append(tensor.worst)
-        if places and tensor.reference_shape[:1] == (rows,):
-            return places[0].index[0]
-    return 0
 
 
 def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:

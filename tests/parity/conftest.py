@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,13 @@ from numpy.typing import NDArray
 import pytest_modelserve as ms
 
 Answering = Callable[..., ms.Predictor]
+
+
+@pytest.fixture(autouse=True)
+def failures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where failing inputs are saved."""
+    monkeypatch.setenv("MODELSERVE_FAILURES", str(tmp_path / "failures"))
+    return tmp_path / "failures"
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_fidelity_tells_what_cannot_be_compared(answering: Any, outputs: Any, se
 
 
 def test_fidelity_refuses_what_it_cannot_mean(answering: Any) -> None:
-    with pytest.raises(ms.UsageError, match="give at least one of min_sqnr_db, min_cosine and min_agreement"):
+    with pytest.raises(ms.UsageError, match="give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl"):
         ms.measure_output_fidelity(answering(Y), answering(Y), ROWS)
     with pytest.raises(ms.UsageError, match=r"min_cosine lies between 0 and 1, not 2"):
         ms.measure_output_fidelity(answering(Y), answering(Y), ROWS, min_cosine=2)

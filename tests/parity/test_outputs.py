@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,15 @@ def test_equal_outputs_pass_and_their_names_do_not_matter_when_single(answering:
     assert evidence.alpha == 0
 
 
-def test_failure_names_the_element(answering: Any) -> None:
+def test_failure_names_the_element(answering: Any, failures: Path) -> None:
     off = Y.copy()
     off[2, 1] += 1
     with pytest.raises(ms.GateFailure) as failure:
         ms.assert_output_parity(answering(off, "int8"), answering(Y, "fp32"), ROWS, rtol=0.01, atol=0)
+    (saved,) = failures.glob("*.npz")
     assert (
         str(failure.value)
-        == """\
+        == f"""\
 output parity: outputs differ from the reference's
 
   error      12.5 × tolerance
@@ -38,6 +40,7 @@ output parity: outputs differ from the reference's
   verdict    FAIL: the value lies above the budget
 
   output 'output': 1 of 12 elements are beyond rtol 0.01, atol 0; the worst is 12.5 × its tolerance at [2, 1] (candidate 9.0, reference 8.0)
+  the smallest failing input, row 2 alone, is saved with the reference's answer in {saved}, which ms.open_recording reads; the candidate has no file that a command could replay
   candidate  int8
   reference  fp32
   next       find the first operator that differs: compare both graphs with outputs at every node"""

@@ -99,12 +99,13 @@ def test_a_failure_between_two_files_names_the_node_from_the_rows_that_differ(tm
     x[130, 2] = -1  # Relu and Identity differ in this row alone, the 30th of the second batch
     with ms.serve(saved("Relu")) as candidate, ms.serve(saved("Identity")) as reference:
         evidence = ms.measure_output_parity(candidate, reference, (x[:100], x[100:]), rtol=0, atol=0)
-    assert evidence.findings == (
+    assert evidence.findings[:-1] == (
         "output 'y': 1 of 600 elements are beyond rtol 0, atol 0; the worst is inf × its tolerance at [130, 2] "
         "(candidate 0.0, reference -1.0)",
         "Relu 'last' is the first to err, given the reference's own inputs; tensor 'y' at [0, 2] is 0 where the "
         "reference has -1; operator is Relu where the reference has Identity",
     )
+    assert evidence.findings[-1].startswith("the smallest failing input, row 130 alone, is saved; replay it by: ")
     assert evidence.details["divergence"]["node"] == "last"
     assert evidence.advice.startswith("begin at that place")
     evidence.to_json()
