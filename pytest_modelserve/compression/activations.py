@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,18 @@ class Activations:
 
     def of(self, batch: Inputs) -> dict[str, NDArray[np.float32]]:
         """Each value by name; float16 as float32. RecipeError for a batch on which the model does not run."""
-        if not self.names:
+        values = self.fetched(self.names, batch)
+        return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+    def fetched(self, names: Sequence[str], batch: Inputs) -> dict[str, NDArray[Any]]:
+        """Those of the values, and of the model's outputs, that are in `names`."""
+        if not names:
             return {}
         try:
-            values = self._session.run(list(self.names), dict(batch))
+            values = self._session.run(list(names), dict(batch))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RecipeError(f"the model does not run on a batch of calibration=: {reason(error)}") from error
-        return {name: np.asarray(value, np.float32) for name, value in zip(self.names, values, strict=True)}
+        return dict(zip(names, values, strict=True))
 
 
 def quantised_operators() -> list[str]:

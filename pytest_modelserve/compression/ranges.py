@@ -58,6 +58,16 @@ def measured_ranges(
     least that share lies within; the bound is an observed value or up to 0.4 % beyond. "entropy" reads the batches
     twice. None depends on the order of batches. A range with NaN or infinity in it is left as it is.
     """
+    return narrowed_ranges(seen_ranges(activations, batches, ranging), activations, batches, ranging)
+
+
+def seen_ranges(
+    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: Ranging
+) -> dict[str, Range]:
+    """What `measured_ranges` begins with: from the least to the largest of each value, whatever `ranging` says.
+
+    Whether they are finite is known here already, and the search of "entropy" takes seconds from here on.
+    """
     has_sizes = ranging.method == "percentile"
     ranges = {
         name: Range(sizes=np.zeros(_PERCENTILE_BINS, np.int64) if has_sizes else None) for name in activations.names
@@ -68,11 +78,18 @@ def measured_ranges(
     for name, found in ranges.items():
         if found.low > found.high:
             ranges[name] = Range(np.float32(0), np.float32(0))
-    if ranging.percentile is not None:
-        return {name: _within(found, ranging.percentile) for name, found in ranges.items()}
-    if ranging.method == "entropy":
-        return _entropy_ranges(activations, batches(), ranges)
     return ranges
+
+
+def narrowed_ranges(
+    seen: dict[str, Range], activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: Ranging
+) -> dict[str, Range]:
+    """What `measured_ranges` makes of what `seen_ranges` gave for the same `ranging`."""
+    if ranging.percentile is not None:
+        return {name: _within(found, ranging.percentile) for name, found in seen.items()}
+    if ranging.method == "entropy":
+        return _entropy_ranges(activations, batches(), seen)
+    return seen
 
 
 def _bins(values: Floats) -> NDArray[np.uint32]:

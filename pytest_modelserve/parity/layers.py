@@ -1,11 +1,11 @@
-"""Which layers a quantised candidate should not have quantised: told where it failed."""
+"""Which nodes a quantised candidate should not have quantised: told where it failed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,13 +14,16 @@ from pytest_modelserve.parity.predicting import Inputs, rows_of
 from pytest_modelserve.serving import Predictor
 
 if TYPE_CHECKING:
-    from pytest_modelserve.compression import LayerDamage, Ranking
+    from pytest_modelserve.compression import CalibrationMethod, LayerDamage, Ranking
 
 # Beyond a few dozen rows the order of layers hardly moves, and each of them costs a run of the model.
 _ROWS = 64
 # What a person waits for the reason of a failure: some hundred layers of a small model, a dozen of a large one.
 _TIME_LIMIT_S = 30.0
 _TOLD = 3
+# An Add and the Softmax behind it both round what lies between them: each alone does the same damage, give or take what
+# else it rounds, and excluding one of them does nothing. 3 dB are twice the noise.
+_ALIKE_DB = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,12 @@ class LayersTold:
 
 
 def tell_layers(candidate: Predictor, reference: Predictor, inputs: Inputs) -> LayersTold:
-    """The layers of `reference` ranked by what quantising each of them alone costs, on up to 64 rows of `inputs`.
+    """The nodes of `reference` ranked by what quantising each of them alone costs, on up to 64 rows of `inputs`.
 
-    Only where `candidate` was made from the file behind `reference` by a recipe that quantises layers; else empty, as
-    where no layer does any damage. Layers that were left out of it already are not ranked. Raises nothing: a ranking
-    that fails is told in the finding, because the gate that asks has a verdict to tell already.
+    Only where `candidate` was made from the file behind `reference` by a recipe that quantises single nodes; else
+    empty, as where no node does any damage. Those that were left out of it already are not ranked. Of "int8-static"
+    they are all that it quantises, with weights or without. Raises nothing: a ranking that fails is told in the
+    finding, because the gate that asks has a verdict to tell already.
     """
     step = _quantised_by(candidate.artifact, reference.artifact)
     if step is None or reference.artifact is None:
@@ -66,16 +70,23 @@ def _told(step: LineageStep, reference: Artifact, inputs: Inputs) -> LayersTold:
 
     recipe, excluded = str(step.settings["recipe"]), _names(step.settings.get("exclude", ()))
     rows, stride = rows_of(inputs), _stride(inputs, reference)
-    ranking = rank_layers(reference, recipe, _every(stride, inputs), time_limit_s=_TIME_LIMIT_S)
+    ranking = rank_layers(
+        reference,
+        recipe,
+        _every(stride, inputs),
+        calibration_method=cast("CalibrationMethod", step.settings.get("calibration_method", "min-max")),
+        percentile=cast("float | None", step.settings.get("percentile")),
+        time_limit_s=_TIME_LIMIT_S,
+    )
     ranked = [damage for damage in ranking.damages if damage.node not in excluded]
     worst = [damage for damage in ranked[:_TOLD] if damage.sqnr_db < math.inf]
     if not worst:
         return LayersTold()
     used = -(-rows // stride)
+    alike = [damage.node for damage in worst if damage.sqnr_db <= worst[0].sqnr_db + _ALIKE_DB]
     return LayersTold(
         finding=_sentence(recipe, worst, _cut(ranking, used, rows)),
-        advice="keep the layer that loses most in full precision: compress with "
-        f"exclude={(*excluded, worst[0].node)!r}",
+        advice=f"keep what loses most in full precision: compress with exclude={(*excluded, *alike)!r}",
         details={
             "sensitivity": {
                 "recipe": recipe,
@@ -103,7 +114,7 @@ def _cut(ranking: Ranking, used: int, rows: int) -> str:
     """What of layers and rows was left out, in brackets, or ""."""
     parts = []
     if ranking.tried < ranking.layers:
-        parts.append(f"the first {ranking.tried} of {ranking.layers} layers within {_TIME_LIMIT_S:.0f} s")
+        parts.append(f"the first {ranking.tried} of {ranking.layers} nodes within {_TIME_LIMIT_S:.0f} s")
     if used < rows:
         parts.append(f"{used} of {rows} rows")
     return f" ({', '.join(parts)})" if parts else ""

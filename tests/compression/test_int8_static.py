@@ -69,8 +69,9 @@ def test_mask_of_minus_infinity_is_refused_by_name(saved, refusal, rows, weight,
     mask = np.array([0, -np.inf] * 4, np.float32)
     source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
     assert refusal(source, "int8-static", calibration=rows, calibration_method=method) == refused(
-        "no int8 scale for 'mask', 'm': NaN or infinite on the calibration data, as behind a mask of -inf: "
-        "name the nodes that give or read it in exclude=, or use 'int8-dynamic', which leaves masks in float"
+        "no int8 scale for 'mask', 'm': NaN or infinite on the calibration data, as behind a mask of -inf; "
+        "exclude=('node_m', 'node_y') leaves the nodes that give or read such values in float; a mask of -30 has a scale; "
+        "'int8-dynamic' rounds no mask"
     )
 
 
@@ -91,8 +92,9 @@ def test_value_that_is_nan_on_one_row_is_refused_by_name(saved, refusal, rows, w
     given = np.abs(rows)
     given[negative] *= -1
     assert refusal(source, "int8-static", calibration=given, calibration_method=method) == refused(
-        "no int8 scale for 'l', 'y': NaN or infinite on the calibration data, as behind a mask of -inf: "
-        "name the nodes that give or read it in exclude=, or use 'int8-dynamic', which leaves masks in float"
+        "no int8 scale for 'l', 'y': NaN or infinite on the calibration data, as behind a mask of -inf; "
+        "exclude=('node_y',) leaves the nodes that give or read such values in float; a mask of -30 has a scale; "
+        "'int8-dynamic' rounds no mask"
     )
 
 

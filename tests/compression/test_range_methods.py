@@ -36,9 +36,8 @@ def test_last_rows_count_as_much_as_the_first(scale_of):
     """Batches are merged: neither the first alone nor the last alone decides."""
 
     def scale_of_x(largest_at):
-        given = np.zeros((80, 8), np.float32)
+        given = np.tile(np.array([[40], [-40]], np.float32), (40, 8))
         given[largest_at] = 127
-        given[0, 0] = -1
         return scale_of("x", given)
 
     assert scale_of_x(0) == pytest.approx(scale_of_x(79), rel=0.02)
@@ -48,14 +47,14 @@ def test_last_rows_count_as_much_as_the_first(scale_of):
 @pytest.fixture
 def with_outlier(weight):
     rows = weight(4000, 8)
-    rows[1234, 5] = 1000
+    rows[1234, 5] = 60
     return rows
 
 
 def test_min_max_takes_an_outlier_in_and_the_other_methods_leave_it_out(scale_of, with_outlier):
-    assert scale_of("x", with_outlier) == pytest.approx((1000 - with_outlier.min()) / 255, rel=1e-5)
+    assert scale_of("x", with_outlier) == pytest.approx((60 - with_outlier.min()) / 255, rel=1e-5)
     assert scale_of("x", with_outlier, calibration_method="percentile", percentile=99.99) < 8 / 255
-    assert scale_of("x", with_outlier, calibration_method="entropy") < 250 / 255
+    assert scale_of("x", with_outlier, calibration_method="entropy") < 15 / 255
 
 
 def test_percentile_is_that_of_numpy_on_the_whole_array(scale_of, with_outlier):
@@ -65,9 +64,8 @@ def test_percentile_is_that_of_numpy_on_the_whole_array(scale_of, with_outlier):
 
 
 def test_values_inside_the_model_are_clipped_too(scale_of, with_outlier):
-    assert (
-        scale_of("y", with_outlier, calibration_method="percentile", percentile=99.9) < scale_of("y", with_outlier) / 10
-    )
+    clipped = scale_of("y", with_outlier, calibration_method="percentile", percentile=99.9)
+    assert clipped < scale_of("y", with_outlier) / 4
 
 
 def test_default_percentile_is_that_of_onnxruntime(mlp, store, with_outlier):
@@ -84,7 +82,7 @@ def test_leaving_outliers_out_makes_the_other_rows_exacter(mlp, store, with_outl
         small = compress(source, "int8-static", calibration=with_outlier, store=store, **options)
         return noise_db(small, source, weight(64, 8))["y"]
 
-    assert noise(calibration_method="percentile", percentile=99.9) > noise() + 20
+    assert noise(calibration_method="percentile", percentile=99.9) > noise() + 6
 
 
 @pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])

@@ -39,14 +39,71 @@ def test_planted_layer_comes_first(deep, weight, recipe, op):
     assert ranked[0].sqnr_db < ranked[1].sqnr_db
 
 
-def test_layer_is_ranked_where_the_whole_model_is_refused(saved, weight):
-    """The mask of -inf that makes int8-static refuse the model is in no layer."""
-    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
-    mask = np.array([0, -np.inf] * 4, np.float32)
-    source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
-    (damage,) = sensitivity(source, "int8-static", weight(64, 8))
-    assert damage.node == "node_h"
-    assert damage.sqnr_db > 20
+@pytest.fixture
+def masked(saved, weight):
+    """Attention shares: scores of which the mask hides every other."""
+
+    def save(hidden):
+        nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
+        mask = np.array([0, hidden] * 4, np.float32)
+        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
+
+    return save
+
+
+@pytest.mark.parametrize("hidden", [-1e9, -np.inf])
+def test_int8_static_ranks_what_has_no_weights_and_does_the_damage(masked, weight, hidden):
+    """Adding the mask and the softmax behind it both round what lies between them; the product does no harm."""
+    ranked = sensitivity(masked(hidden), "int8-static", weight(64, 8))
+    assert {damage.node for damage in ranked[:2]} == {"node_m", "node_y"}
+    assert {damage.operator for damage in ranked[:2]} == {"Add", "Softmax"}
+    assert ranked[1].sqnr_db < 10
+    assert ranked[2].node == "node_h"
+    assert ranked[2].sqnr_db > 20
+    assert (ranked[0].sqnr_db == -np.inf) == (hidden == -np.inf)
+
+
+def test_node_that_only_moves_values_is_not_ranked(saved, weight):
+    nodes = [("Transpose", ["x"], "t", {"perm": [0, 1]}), ("MatMul", ["t", "w"], "y", {})]
+    source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, {"w": weight(8, 4)})
+    ranking = rank_layers(source, "int8-static", weight(64, 8))
+    assert [damage.node for damage in ranking.damages] == ["node_y"]
+    assert (ranking.tried, ranking.layers) == (2, 2)
+
+
+def test_ranges_are_measured_once_for_all_nodes(deep, weight, monkeypatch):
+    from pytest_modelserve.compression import alone
+
+    measured = []
+    whole = alone.measured_ranges
+    monkeypatch.setattr(alone, "measured_ranges", lambda *given: measured.append(given) or whole(*given))
+    assert len(sensitivity(deep(), "int8-static", weight(64, 64))) == 3
+    assert len(measured) == 1
+
+
+def test_ranges_come_about_as_asked(masked, weight):
+    """Clipping half of all values costs much."""
+    source, rows = masked(-10), weight(64, 8)
+
+    def damage(**options):
+        ranked = {each.node: each.sqnr_db for each in sensitivity(source, "int8-static", rows, **options)}
+        return ranked["node_h"]
+
+    assert damage(calibration_method="percentile", percentile=50) < damage() - 10
+
+
+def test_calibration_method_for_a_recipe_without_is_a_usage_error(deep, weight):
+    with pytest.raises(UsageError) as caught:
+        sensitivity(deep(), "int8-dynamic", weight(8, 64), calibration_method="entropy")
+    assert str(caught.value) == "calibration_method='entropy' is given, and 'int8-dynamic' takes none: leave it out"
+
+
+def test_source_with_infinite_outputs_is_ranked_by_the_others(saved, weight):
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "ends"], "y", {})]
+    ends = np.array([0, 0, 0, -np.inf], np.float32)
+    source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, {"w": weight(8, 4), "ends": ends})
+    (damage,) = sensitivity(source, "int8-dynamic", weight(64, 8))
+    assert 20 < damage.sqnr_db < 60
 
 
 def test_layers_that_cannot_be_quantised_alone_are_left_out(saved, weight):

@@ -73,7 +73,7 @@ output fidelity: outputs are further from the reference than allowed
   quantised alone by int8-dynamic (50 of 200 rows), Gemm 'node_b' costs most: SQNR {first:.1f} dB; next Gemm '{others[0]}' {second:.1f} dB, Gemm '{others[1]}' {third:.1f} dB
   candidate  net / int8-dynamic  sha256 {candidate.artifact.sha256[:12]}…
   reference  net / fp32  sha256 {reference.artifact.sha256[:12]}…
-  next       keep the layer that loses most in full precision: compress with exclude=('node_b',)"""
+  next       keep what loses most in full precision: compress with exclude=('node_b',)"""
     )
     assert first < second <= third
     assert {**evidence.details["sensitivity"], "ranking": ()} == {
@@ -127,7 +127,7 @@ def test_time_limit_is_told(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_TIME_LIMIT_S", 0.0)
     evidence = ms.measure_output_fidelity(*pair, ROWS[:64], min_sqnr_db=60)
     assert evidence.findings[0].startswith(
-        "quantised alone by int8-dynamic (the first 1 of 3 layers within 0 s), Gemm 'node_a' costs most: SQNR "
+        "quantised alone by int8-dynamic (the first 1 of 3 nodes within 0 s), Gemm 'node_a' costs most: SQNR "
     )
     assert evidence.details["sensitivity"]["tried"] == 1
 
@@ -148,3 +148,60 @@ def test_layers_that_do_no_damage_are_not_blamed(pair: Any, monkeypatch: pytest.
     monkeypatch.setattr(compression, "rank_layers", lambda *_, **__: harmless)
     evidence = ms.measure_output_fidelity(*pair, ROWS, min_sqnr_db=60)
     assert (evidence.findings, evidence.details) == ((), {})
+
+
+@pytest.fixture
+def masked(tmp_path: Any) -> ms.Artifact:
+    """Attention shares: a product, a mask of -200 on every other, and the softmax."""
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.standard_normal((64, 8)).astype(np.float32) / 8, "mask": np.array([0, -200] * 4, np.float32)}
+    nodes = [
+        helper.make_node(op, takes, [gives], name=f"node_{gives}")
+        for op, takes, gives in (("MatMul", ["x", "w"], "h"), ("Add", ["h", "mask"], "m"), ("Softmax", ["m"], "y"))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return save_artifact(
+        model, tmp_path / "shares.onnx", name="shares", variant="fp32", lineage=(LineageStep("export", {}, None, {}),)
+    )
+
+
+def test_nodes_that_round_the_same_value_are_told_together(masked: ms.Artifact, tmp_path: Any) -> None:
+    """Neither has a weight. Without one of them the other still rounds the masked scores."""
+    with ms.Pipeline(tmp_path / "cache") as pipeline:
+        reference = pipeline.serve(masked)
+        whole, spared = (
+            pipeline.serve(pipeline.compress(masked, "int8-static", calibration=ROWS, exclude=exclude))
+            for exclude in ((), ("node_m", "node_y"))
+        )
+        evidence = ms.measure_output_fidelity(whole, reference, ROWS, min_sqnr_db=30)
+        after = ms.measure_output_fidelity(spared, reference, ROWS, min_sqnr_db=30)
+    assert {each["operator"] for each in evidence.details["sensitivity"]["ranking"][:2]} == {"Add", "Softmax"}
+    first, second = (each["node"] for each in evidence.details["sensitivity"]["ranking"][:2])
+    assert evidence.advice == f"keep what loses most in full precision: compress with exclude={(first, second)!r}"
+    assert {first, second} == {"node_m", "node_y"}
+    assert after.verdict is ms.Verdict.PASS
+
+
+def test_ranking_takes_its_ranges_as_the_candidate_did(
+    masked: ms.Artifact, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_modelserve import compression
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        compression, "rank_layers", lambda *_, **options: asked.append(options) or pytest.fail("ranked")
+    )
+    with ms.Pipeline(tmp_path / "cache") as pipeline:
+        small = pipeline.compress(
+            masked, "int8-static", calibration=ROWS, calibration_method="percentile", percentile=99.9
+        )
+        with pytest.raises(pytest.fail.Exception, match="ranked"):
+            ms.measure_output_fidelity(pipeline.serve(small), pipeline.serve(masked), ROWS, min_sqnr_db=90)
+    assert asked == [{"calibration_method": "percentile", "percentile": 99.9, "time_limit_s": 30.0}]
