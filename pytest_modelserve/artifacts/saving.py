@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.artifacts.artifact import Artifact, open_artifact
+from pytest_modelserve.artifacts.artifact import Artifact, described
 from pytest_modelserve.artifacts.durable import write_file
 from pytest_modelserve.artifacts.external import tensors_of
 from pytest_modelserve.artifacts.lineage import Label, LineageStep, write_label
+from pytest_modelserve.artifacts.wire import fill, light_copy, wire_form
 from pytest_modelserve.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -41,19 +42,31 @@ def save_artifact(
     name stays whole until the last step. A kill leaves the old model or the new one. A folder that cannot be written is
     an ArtifactError.
     """
-    import onnx
-
     path = Path(path).absolute()
-    labelled = onnx.ModelProto()
-    labelled.CopyFrom(model)
+    is_moved = external_data or sum(len(tensor.raw_data) for tensor in tensors_of(model)) > INLINE_LIMIT_BYTES
+    labelled = light_copy(model)
     write_label(labelled, Label(name, variant, tuple(lineage)))
     try:
-        if external_data or sum(len(tensor.raw_data) for tensor in tensors_of(labelled)) > INLINE_LIMIT_BYTES:
+        if is_moved:
+            fill(labelled, model)
             _move_out(labelled, path)
-        write_file(path, [labelled.SerializeToString(deterministic=True)])
+        sha256 = _write(path, wire_form(labelled, None if is_moved else model))
     except OSError as error:
         raise ArtifactError(f"cannot write the model {path}: {error.strerror or error}") from error
-    return open_artifact(path)
+    return described(path, sha256)
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> bytes:
+    """Write `chunks` to `path` in one step; the sha256 of the file."""
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
+
+    write_file(path, hashed())
+    return digest.digest()
 
 
 def _move_out(model: onnx.ModelProto, path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import TensorSpec, signature_of
-from pytest_modelserve.compression.recipe import Inputs
+from pytest_modelserve.compression.trials import Trial
 from pytest_modelserve.errors import RecipeError
 from pytest_modelserve.numerics import compare_outputs
 from pytest_modelserve.serving import Predictor
@@ -44,23 +44,22 @@ def _fixed(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...] | None]:
     return (spec.name, spec.dtype, shape)
 
 
-def check_answers(candidate: Predictor, reference: Predictor, trials: Sequence[Inputs], *, is_exact: bool) -> None:
+def check_answers(candidate: Predictor, trials: Sequence[Trial], *, is_exact: bool) -> None:
     """RecipeError unless `candidate` runs all trials and answers as it must.
 
-    An exact one agrees with `reference` to 1e-4 of each value plus 1e-5 of the largest; any other is finite wherever
-    `reference` is.
+    An exact one agrees with the source to 1e-4 of each value plus 1e-5 of the largest; any other is finite wherever the
+    source is.
     """
-    for inputs in trials:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-        expected = reference.predict(inputs)
+    for trial in trials:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in trial.inputs.items())
         try:
-            got = candidate.predict(inputs)
+            got = candidate.predict(trial.inputs)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RecipeError(f"the result does not run on {shapes}, on which the source does: {error}") from error
         if is_exact:
-            _check_same(got, expected, shapes)
+            _check_same(got, trial.answers, shapes)
         else:
-            _check_finite(got, expected, shapes)
+            _check_finite(got, trial.answers, shapes)
 
 
 def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:

@@ -43,10 +43,26 @@ def float_arrays(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:
     """The name and value of every initializer of a floating dtype that numpy itself has."""
     import onnx
 
-    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+    known = _numpy_floats()
     for tensor in model.graph.initializer:
-        if tensor.data_type in kinds:
+        if tensor.data_type in known:
             yield tensor.name, np.asarray(onnx.numpy_helper.to_array(tensor))
+
+
+def float_dtypes(model: onnx.ModelProto) -> dict[str, str]:
+    """The name and dtype of every initializer that `float_arrays` gives; no weights are touched."""
+    known = _numpy_floats()
+    return {tensor.name: known[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in known}
+
+
+def _numpy_floats() -> dict[int, str]:
+    import onnx
+
+    return {
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.DOUBLE: "float64",
+        onnx.TensorProto.FLOAT16: "float16",
+    }
 
 
 def stored_bytes(model: onnx.ModelProto) -> int:

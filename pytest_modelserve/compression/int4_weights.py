@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_modelserve.compression.census import float_arrays, nodes_of
+from pytest_modelserve.compression.census import float_arrays, float_dtypes, nodes_of
 from pytest_modelserve.compression.quantising import (
     as_products,
     calm,
@@ -45,7 +45,7 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
 
 def _refuse_double(model: onnx.ModelProto) -> None:
     """The quantizer takes float64 weights and writes a graph that no runtime loads."""
-    weights = {name for name, array in float_arrays(model) if array.dtype.name == "float64"}
+    weights = {name for name, dtype in float_dtypes(model).items() if dtype == "float64"}
     for node in nodes_of(model.graph):
         if node.op_type in ("MatMul", "Gemm") and weights.intersection(node.input):
             raise RecipeError(f"the weights of {node.op_type} {node.name!r} are float64: export the model in float32")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_modelserve.compression.census import float_arrays, node_counts
+from pytest_modelserve.artifacts import fill, light_copy
+from pytest_modelserve.compression.census import float_arrays, float_dtypes, node_counts
 from pytest_modelserve.compression.quantising import (
     as_products,
     calm,
@@ -15,7 +16,6 @@ from pytest_modelserve.compression.quantising import (
     left_in_float,
     nothing_to_quantise,
     refuse_unfit,
-    write_large,
 )
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import RecipeError
@@ -29,7 +29,7 @@ _LEFT = ("Conv",)
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     refuse_unfit(model, form="int8")
-    floats = {name for name, _ in float_arrays(model)}
+    floats = float_dtypes(model)
     quantised = _quantised(model, material)
     _refuse_unchanged(model, quantised, material.exclude)
     for name, array in float_arrays(quantised):
@@ -39,26 +39,42 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
 
 
 def _quantised(model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
-    import onnx
-    from onnxruntime.quantization import quantize_dynamic
-
-    before, after = material.folder / "before.onnx", material.folder / "after.onnx"
-    is_large = write_large(model, before)
     try:
         with calm():
-            quantize_dynamic(
-                before,
-                after,
-                op_types_to_quantize=_operators(),
-                use_external_data_format=is_large,
-                nodes_to_quantize=as_products(material.only),
-                nodes_to_exclude=as_products(material.exclude),
-                # Of values behind an operator that onnx does not know (FusedGemm), where inference finds none.
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-            )
+            quantizer = _quantizer(model, material)
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
     except Exception as error:  # the quantizer raises bare ValueErrors, RuntimeErrors and AssertionErrors
         raise RecipeError(f"onnxruntime's quantizer failed: {error}") from error
-    return onnx.load(after)
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+def _quantizer(model: onnx.ModelProto, material: Material) -> Any:
+    """The quantizer as onnxruntime's `quantize_dynamic` calls it between two files, which take longer than itself."""
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.quant_utils import QuantizationMode, add_infer_metadata, update_opset_version
+
+    inferred = onnx.shape_inference.infer_shapes(light_copy(model))
+    fill(inferred, model)
+    add_infer_metadata(inferred)
+    return ONNXQuantizer(
+        update_opset_version(inferred, QuantType.QInt8),
+        False,  # one scale for a whole weight
+        False,  # weights in all 8 bits
+        QuantizationMode.IntegerOps,
+        False,  # no ranges beforehand
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        None,
+        as_products(material.only),
+        as_products(material.exclude),
+        _operators(),
+        # The type is that of values behind an operator that onnx does not know (FusedGemm), where inference finds none.
+        {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+    )
 
 
 def _refuse_unchanged(model: onnx.ModelProto, quantised: onnx.ModelProto, exclude: tuple[str, ...]) -> None:

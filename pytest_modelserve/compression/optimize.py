@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.compression.census import make_up, nodes_of
-from pytest_modelserve.compression.quantising import STANDARD, write_large
+from pytest_modelserve.compression.quantising import STANDARD, is_large, write_large
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import RecipeError
 
@@ -15,29 +15,31 @@ if TYPE_CHECKING:
 
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
-    optimized = _optimized(model, material.folder)
-    before, after = make_up(model), make_up(optimized)
-    if after == before:
+    before = material.source or material.folder / "before.onnx"
+    if material.source is None:
+        write_large(model, before)
+    optimized = _optimized(before, material.folder / "after.onnx", with_data=is_large(model))
+    made = make_up(model)
+    if make_up(optimized) == made:
         raise RecipeError(
-            f"there is nothing to optimise: the same nodes ({sum(before[0].values())}) and initializers "
-            f"({before[1].total()}) as before"
+            f"there is nothing to optimise: the same nodes ({sum(made[0].values())}) and initializers "
+            f"({made[1].total()}) as before"
         )
     _drop_unused_domains(optimized)
     return Applied(optimized, (_tie(optimized),))
 
 
-def _optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _optimized(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto:
     import onnx
     import onnxruntime
 
-    before, after = folder / "before.onnx", folder / "after.onnx"
     options = onnxruntime.SessionOptions()
     # The levels above bring layouts that fit this machine's processor alone.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(after)
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # at 2 it warns that the file is tied to this runtime, which a note says
-    if write_large(model, before):
+    if with_data:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "after.data")
     try:
         onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_modelserve.compression.census import float_arrays, node_counts, nodes_of, stored_bytes
+from pytest_modelserve.artifacts import heavy_weights, light_copy, wire_form
+from pytest_modelserve.compression.census import float_arrays, float_dtypes, node_counts, nodes_of, stored_bytes
 from pytest_modelserve.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ _QUANTISED = (
 # Operators with weights worth quantising, whether a recipe can (MatMul) or cannot (GRU) or will not (Conv). Those named
 # Fused... are what onnxruntime's optimiser makes of them, and no quantizer takes them.
 _WEIGHTY = ("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
-# A protobuf message ends at 2 GiB.
-_INLINE_LIMIT_BYTES = 1 << 30
+# Larger weights go to a file of their own: tools that infer shapes read and write the whole model file for it, which
+# takes longer than to quantise. (A protobuf message ends at 2 GiB in any case.)
+_INLINE_LIMIT_BYTES = 32 << 20
 
 
 def refuse_unfit(model: onnx.ModelProto, *, form: str) -> None:
@@ -50,12 +52,12 @@ def refuse_unfit(model: onnx.ModelProto, *, form: str) -> None:
         raise RecipeError(
             f"the model is quantised already ({', '.join(found)}): quantise the one that it was made from"
         )
-    dtypes = {array.dtype.name for _, array in float_arrays(model)}
+    dtypes = set(float_dtypes(model).values())
     if "float16" in dtypes and "float32" not in dtypes:
         # The quantizers take float16 weights and write a graph that no runtime loads.
         raise RecipeError("the weights are float16 and quantisation takes float32: quantise the fp32 model")
     for name, array in float_arrays(model):
-        if np.isnan(array).any():
+        if array.size and np.isnan(array.min()):  # which passes a NaN on, and needs no memory
             raise RecipeError(f"initializer {name!r} holds {int(np.isnan(array).sum())} NaN, so it has no {form} form")
 
 
@@ -86,16 +88,33 @@ def calm() -> Iterator[None]:
         root.removeHandler(handler)
 
 
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether the weights of `model` go to a file of their own."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _INLINE_LIMIT_BYTES
+
+
 def write_large(model: onnx.ModelProto, path: Path) -> bool:
-    """Write `model` to `path`; whether its weights went to a file of their own because one file cannot hold them."""
+    """Write `model` to `path`; whether its weights went to a file of their own."""
+    with_data = is_large(model)
+    light = light_copy(model)
+    if with_data:
+        _write_beside(light, model, path.with_name(f"{path.name}.data"))
+    with open(path, "wb") as file:
+        file.writelines(wire_form(light, None if with_data else model))
+    return with_data
+
+
+def _write_beside(light: onnx.ModelProto, model: onnx.ModelProto, path: Path) -> None:
+    """Write the heavy weights of `model` to `path` and references to them into its `light` copy."""
     import onnx
 
-    is_large: bool = model.ByteSize() > _INLINE_LIMIT_BYTES
-    onnx.save(model, path, save_as_external_data=is_large)
-    if is_large:
-        # onnx moves the weights out of the model that it is handed, too.
-        onnx.load_external_data_for_model(model, str(path.parent))
-    return is_large
+    with open(path, "wb") as file:
+        for place, content in heavy_weights(model):
+            tensor = light.graph.initializer[place]
+            tensor.raw_data = b""  # onnx refers to nothing but raw data
+            onnx.external_data_helper.set_external_data(tensor, path.name, file.tell(), len(content))
+            tensor.ClearField("raw_data")
+            file.write(content)
 
 
 def as_products(layers: tuple[str, ...]) -> list[str]:
@@ -105,8 +124,10 @@ def as_products(layers: tuple[str, ...]) -> list[str]:
 
 def left_in_float(model: onnx.ModelProto) -> Iterator[str]:
     """One note for each operator of which nodes still have floating weights."""
-    weights = {name for name, _ in float_arrays(model)}
-    left = [node for node in nodes_of(model.graph) if node.op_type in _WEIGHTY and weights.intersection(node.input)]
+    weights = float_dtypes(model)
+    left = [
+        node for node in nodes_of(model.graph) if node.op_type in _WEIGHTY and not weights.keys().isdisjoint(node.input)
+    ]
     for op in _WEIGHTY:
         names = [node.name for node in left if node.op_type == op]
         if names:

@@ -25,6 +25,8 @@ class Material:
     calibration data anew, one batch after another; only a recipe that needs them may call it, and `ranging` says what
     it makes of them. `only` names the layers to treat, all of them where it is empty; a recipe without `layers` does
     not look at it. `exclude` names the nodes to leave as they are, each one that the recipe's `excludable` gives.
+    `source` is the file that the model was read from, if it still holds the same: to be read and never written, beside
+    it neither.
     """
 
     inputs: Inputs
@@ -32,6 +34,7 @@ class Material:
     batches: Callable[[], Iterator[Inputs]]
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    source: Path | None = None
     ranging: Ranging = MIN_MAX
 
 
@@ -49,8 +52,10 @@ class Recipe:
 
     RecipeError says why a model cannot be treated, or that nothing of it was. `packages` are those whose versions
     decide the result. `is_exact` says whether the answers have to stay the same, up to rounding, `calibrates` whether
-    the recipe needs calibration data. `layers` are the operators of which it can treat one node alone. `excludable`
-    gives the nodes of a model that it can be told to leave as they are; None where it cannot be told.
+    the recipe needs calibration data. `layers` are the operators of which it can treat one node with weights
+    alone; "int8-static", which treats nodes without weights too, has a way of its own (alone.py). `excludable` gives
+    the nodes of a model that it can be told to leave as they are; None where it cannot be told. `may_crash` says
+    whether results are known that end the process which opens them.
     """
 
     name: str
@@ -60,3 +65,4 @@ class Recipe:
     calibrates: bool = False
     layers: tuple[str, ...] = ()
     excludable: Callable[[onnx.ModelProto], Sequence[onnx.NodeProto]] | None = None
+    may_crash: bool = False

@@ -16,25 +16,21 @@ from pytest_modelserve.errors import MissingDependencyError, RecipeError
 if TYPE_CHECKING:
     import onnx
 
-# How often onnxsim compares random answers before and after: by default never, and it says "ok" all the same.
-_OWN_CHECKS = 3
 
-
-def _apply(model: onnx.ModelProto, material: Material) -> Applied:
+def _apply(model: onnx.ModelProto, _material: Material) -> Applied:
     onnxsim = _onnxsim()
     before = make_up(model)
     # onnxsim believes the shapes that a file claims for values inside the graph and infers what is missing. torch 2.13
     # claims the traced length after a recurrent layer with a free time axis, and onnxsim would fix it in the graph.
     del model.graph.value_info[:]
-    shapes = {name: list(array.shape) for name, array in material.inputs.items()}
     try:
         with redirect_stdout(io.StringIO()), native_stderr_held(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            simplified, agrees = onnxsim.simplify(model, check_n=_OWN_CHECKS, test_input_shapes=shapes)
+            # Its own comparison of answers is not asked for: ours follows, on more sizes, and on the file itself.
+            # Unasked it says that all is well, whatever it did.
+            simplified, _ = onnxsim.simplify(model)
     except Exception as error:  # onnxsim passes on what onnx and onnxruntime raise
         raise RecipeError(f"onnxsim failed: {error}") from error
-    if not agrees:
-        raise RecipeError("onnxsim's own check found other answers after simplifying than before")
     if make_up(simplified) == before:
         raise RecipeError(
             f"there is nothing to simplify: the same nodes ({sum(before[0].values())}) and initializers "

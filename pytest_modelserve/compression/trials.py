@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ _SIZES = (8, 16, 32, 64, 224, 1)
 _NUMERIC = "fiub"
 
 
-def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Inputs, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """Inputs, and what the source answers to them."""
+
+    inputs: Inputs
+    answers: Mapping[str, NDArray[Any]]
+
+
+def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Trial, ...]:
     """Inputs on which `source`, the predictor of `artifact`, runs: up to three sets of other sizes.
 
     A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
@@ -33,12 +42,12 @@ def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Inputs, ...]:
     for spec in specs:
         _check_drawable(spec)
     rows, others = _free_axes(specs)
-    base, low = _first_that_runs(source, artifact, rows, others)
+    base, low, first = _first_that_runs(source, artifact, rows, others)
     more_rows = {**base, **dict.fromkeys(rows, _ROWS[1])}
     longer = {label: size + (label in others) for label, size in base.items()}
-    wanted = (base, more_rows, longer) if others else (base, more_rows)
-    trials = (_draw(specs, sizes, low, seed) for seed, sizes in enumerate(wanted))
-    return tuple(inputs for inputs in trials if not isinstance(_answer(source, inputs), Exception))
+    wanted = (more_rows, longer) if others else (more_rows,)
+    trials = (_tried(source, _draw(specs, sizes, low, seed)) for seed, sizes in enumerate(wanted, start=1))
+    return (first, *(trial for trial in trials if isinstance(trial, Trial)))
 
 
 def _check_drawable(spec: TensorSpec) -> None:
@@ -69,19 +78,19 @@ def _label(spec: TensorSpec, axis: int) -> int | str:
 
 def _first_that_runs(
     source: Predictor, artifact: Artifact, rows: set[str], others: set[str]
-) -> tuple[dict[str, int], float]:
-    """Sizes of the free axes, and the least value to draw, with which the model gives finite outputs if any do."""
+) -> tuple[dict[str, int], float, Trial]:
+    """Sizes of the free axes, the least value to draw, and a trial of them: with finite outputs if any gives such."""
     problem: Exception | None = None
     with_nan = None
     for sizes in _candidates(artifact, rows, others):
         for low in (-np.inf, 0.0):
-            answer = _answer(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
-            if isinstance(answer, Exception):
-                problem = problem or answer
-            elif all(np.isfinite(value).all() for value in answer.values() if value.dtype.kind == "f"):
-                return sizes, low
+            trial = _tried(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
+            if isinstance(trial, Exception):
+                problem = problem or trial
+            elif all(np.isfinite(value).all() for value in trial.answers.values() if value.dtype.kind == "f"):
+                return sizes, low, trial
             else:
-                with_nan = with_nan or (sizes, low)
+                with_nan = with_nan or (sizes, low, trial)
     if with_nan is not None:
         return with_nan
     raise RecipeError(
@@ -106,9 +115,9 @@ def _traced_sizes(artifact: Artifact) -> Mapping[str, int]:
     return {}
 
 
-def _answer(source: Predictor, inputs: Inputs) -> dict[str, NDArray[Any]] | Exception:
+def _tried(source: Predictor, inputs: Inputs) -> Trial | Exception:
     try:
-        return source.predict(inputs)
+        return Trial(inputs, source.predict(inputs))
     except Exception as error:  # what refuses the drawn sizes is told to the user by the caller
         return error
 

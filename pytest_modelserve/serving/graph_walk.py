@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pytest_modelserve.artifacts import is_left_out
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -32,9 +34,9 @@ class Scope:
         return next((self.types[name] for name in names if name in self.types), None)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant that lies in the model file itself, else None."""
+        """The value of a constant that lies in the model file itself, else None; also where it was left out."""
         tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or is_left_out(tensor):
             return None
         return np.asarray(onnx.numpy_helper.to_array(tensor))
 

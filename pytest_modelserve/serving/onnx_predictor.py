@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
+from pytest_modelserve.artifacts import Artifact, Signature, is_unchanged, open_artifact, read_graph
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
+from pytest_modelserve.serving.fragile import is_fragile
 from pytest_modelserve.serving.hazards import hazards_of
 from pytest_modelserve.serving.inputs import Feed, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
@@ -35,7 +35,7 @@ class OnnxPredictor(Predictor):
 
     Raises ArtifactError for a file that cannot be opened, one that changed since the artifact was made, one that
     onnxruntime refuses, and for inputs or outputs that no array can hold. `optimise=False` runs the graph as it stands
-    in the file.
+    in the file. `providers`, `threads` and `optimise` stay readable, so that the same can be served again.
     """
 
     transport = "in-process"
@@ -55,14 +55,18 @@ class OnnxPredictor(Predictor):
         check_servable(artifact)
         super().__init__(artifact.subject, artifact.signature)
         self.artifact = artifact
+        self.providers, self.threads, self.optimise = tuple(providers), threads, optimise
         self._model = artifact.signature
-        session = open_session(artifact.path, providers=providers, threads=threads, optimise=optimise)
+        graph = read_graph(artifact.path)
+        session = open_session(
+            artifact.path, providers=providers, threads=threads, optimise=optimise, fragile=is_fragile(graph)
+        )
         self._unoptimised = partial(OnnxPredictor, artifact, providers=providers, threads=threads, optimise=False)
         self._run: _Run = run_of(session, artifact.signature)
         self._tensors = Signature(tuple(spec for spec in artifact.signature.inputs if spec.is_tensor), ())
         self._others = tuple(spec for spec in artifact.signature.inputs if not spec.is_tensor)
         self._gives_tensors = all(spec.is_tensor for spec in artifact.signature.outputs)
-        self._hazards = hazards_of(onnx.load(artifact.path, load_external_data=False))
+        self._hazards = hazards_of(graph)
         self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
         self._outputs = [spec.name for spec in artifact.signature.outputs]
         # Name, dtype and shape of each input that fitted last. A call like the one before, as nearly every call of a
@@ -142,7 +146,7 @@ class OnnxPredictor(Predictor):
 def _opened(model: Artifact | str | os.PathLike[str], name: str | None, variant: str | None) -> Artifact:
     if not isinstance(model, Artifact):
         return open_artifact(model, name=name, variant=variant)
-    if open_artifact(model.path).sha256 != model.sha256:
+    if not is_unchanged(model):
         raise ArtifactError(f"the model {model.path} changed after it was opened: open it again")
     return replace(
         model, name=model.name if name is None else name, variant=model.variant if variant is None else variant

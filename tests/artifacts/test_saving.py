@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pytest_modelserve.artifacts import LineageStep, save_artifact, saving
+from pytest_modelserve.artifacts import LineageStep, open_artifact, save_artifact, saving
 from pytest_modelserve.errors import ArtifactError
 
 STEP = LineageStep("train", {"epochs": 3}, None, {"torch": "2.13.0"})
@@ -98,4 +98,4 @@ def test_a_kill_before_the_last_step_leaves_the_old_model_and_its_weights(linear
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_artifact(linear(64, 48), first.path, name="new", variant="", lineage=())
-    assert saving.open_artifact(first.path) == first
+    assert open_artifact(first.path) == first

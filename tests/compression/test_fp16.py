@@ -196,7 +196,8 @@ def test_result_on_which_onnxruntime_crashes_is_refused(mlp, refusal, monkeypatc
     monkeypatch.setattr("pytest_modelserve.compression.opening._OPEN", "import os; os.kill(os.getpid(), 11)")
     assert refusal(mlp(), "fp16") == (
         "recipe 'fp16' on net / fp32: onnxruntime ends the whole process (exit status -11) when it opens the result: its "
-        "own fault; leave this model in fp32, or try 'simplify' first"
+        "own fault; leave this model in fp32. 'simplify' before helps some such models (a bidirectional RNN) and not "
+        "others (a bidirectional GRU)"
     )
 
 

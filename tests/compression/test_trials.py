@@ -14,7 +14,8 @@ from pytest_modelserve.serving import serve
 def trials(function, *specs, traced=None):
     lineage = () if traced is None else (LineageStep("export", {"traced": traced}, None, {}),)
     artifact = SimpleNamespace(signature=Signature(specs, ()), lineage=lineage)
-    return draw_trials(serve(lambda inputs: {"y": function(**inputs)}, name="source"), artifact)
+    source = serve(lambda inputs: {"y": function(**inputs)}, name="source")
+    return tuple(trial.inputs for trial in draw_trials(source, artifact))
 
 
 def shapes(drawn, name="x"):
