@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.parity.locating.graph import Graph, inputs_of
+from pytest_modelserve.parity.locating.graph import Graph, inputs_of, stretch
 
 _STORED_QUANTISED = "_quantized"  # what onnxruntime's quantizer appends to the name of a weight
 _DROPPED = ("Clip", "Relu")  # what it leaves out before QuantizeLinear, whose range clips just as well
@@ -16,7 +16,7 @@ _DROPPED = ("Clip", "Relu")  # what it leaves out before QuantizeLinear, whose r
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """One tensor under its name in each graph; `order` is that of the reference's graph."""
+    """One tensor under its name in each graph; `order` is its place in the reference's graph."""
 
     candidate: str
     reference: str
@@ -58,8 +58,36 @@ def common_points(candidate: Graph, reference: Graph, *, without: Collection[str
                 f"the models share no {what}: the candidate has {_listed(ours)}, the reference {_listed(theirs)}"
             )
     every = (*_same_names(candidate, reference), *_dequantised(candidate, reference, inputs))
-    points = [point for point in every if point.candidate not in without]
-    return Points(inputs, tuple(sorted(points, key=lambda point: point.order)))
+    points = sorted((point for point in every if point.candidate not in without), key=lambda point: point.order)
+    return Points(inputs, tuple(_sources_first(candidate, points, inputs)))
+
+
+def _sources_first(candidate: Graph, points: Sequence[Point], inputs: Sequence[str]) -> Iterator[Point]:
+    """`points` in their order, but each behind those that `candidate` makes it of.
+
+    Only where both graphs are wired otherwise is that another order: the candidate may make an early tensor of one that
+    the reference has later, and then that one is where they part.
+    """
+    by_name = {point.candidate: point for point in points}
+    given = {*by_name, *inputs}
+    reads = {name: _reads(candidate, name, given) & by_name.keys() for name in by_name}
+    told: set[str] = set()
+    for point in points:
+        waiting = [point.candidate]
+        while waiting:
+            missing = reads[waiting[-1]] - told
+            if missing:
+                waiting.extend(sorted(missing, key=lambda name: by_name[name].order, reverse=True))
+                continue
+            name = waiting.pop()
+            if name not in told:
+                told.add(name)
+                yield by_name[name]
+
+
+def _reads(graph: Graph, tensor: str, given: Collection[str]) -> set[str]:
+    """What the stretch that makes `tensor` reads."""
+    return {name for place in stretch(graph, tensor, given) for name in inputs_of(graph.nodes[place])}
 
 
 def _listed(names: tuple[str, ...]) -> str:

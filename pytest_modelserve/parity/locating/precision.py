@@ -63,7 +63,7 @@ def gap(candidate: NDArray[Any], reference: NDArray[Any], precision: Precision, 
     to its own value and to the `scale` of `reference`; elements without a fraction have to be equal, but for one step
     of an 8-bit tensor where `steps` allow for another kernel. In a lower precision the whole tensor's
     signal-to-quantisation-noise ratio has to reach the floor. NaN and infinities have to stand where they do in
-    `reference`; in a lower precision only none may be new.
+    `reference`; in a lower precision only none may be new, and what masks has to be the least number or infinite.
     """
     is_float = candidate.dtype.kind == reference.dtype.kind == "f"
     if precision != "same" and is_float and candidate.shape == reference.shape:
@@ -143,13 +143,13 @@ def _is_one_step(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:
 
 def _noise(candidate: NDArray[Any], reference: NDArray[Any], floor_db: float) -> Gap | None:
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
-    masked = (np.abs(theirs) >= _MASK) & (np.abs(ours) >= _MASK_IN_HALF) & (np.sign(ours) == np.sign(theirs))
+    is_mask = np.abs(theirs) >= _MASK
+    masked = is_mask & (np.abs(ours) >= _MASK_IN_HALF) & (np.sign(ours) == np.sign(theirs))
     broken = ~np.isfinite(ours) & np.isfinite(theirs) & ~masked
-    if broken.any():
-        index = tuple(int(i) for i in np.argwhere(broken)[0])
-        kind = "NaN" if math.isnan(ours[index]) else "infinity"
-        problem = f"{kind} where the reference is finite, {int(broken.sum())} of {broken.size} elements"
-        return Gap(index, float(ours[index]), float(theirs[index]), problem)
+    lost = is_mask & ~masked
+    if broken.any() or lost.any():
+        index = tuple(int(i) for i in np.argwhere(broken if broken.any() else lost)[0])
+        return Gap(index, float(ours[index]), float(theirs[index]), _broken(ours, broken, lost))
     counted = np.isfinite(ours) & np.isfinite(theirs) & ~masked
     if not counted.any():
         return None
@@ -159,6 +159,14 @@ def _noise(candidate: NDArray[Any], reference: NDArray[Any], floor_db: float) ->
     error = np.where(counted, np.abs(np.where(counted, ours, 0) - np.where(counted, theirs, 0)), 0)
     index = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
     return Gap(index, float(ours[index]), float(theirs[index]), sqnr_db=ratio, multiple=10 ** ((floor_db - ratio) / 20))
+
+
+def _broken(candidate: NDArray[Any], broken: NDArray[np.bool_], lost: NDArray[np.bool_]) -> str:
+    """A sentence on what is no noise: `broken` where something new is not finite, else `lost` masks."""
+    if not broken.any():
+        return f"a mask or infinity of the reference is lost, {int(lost.sum())} of {lost.size} elements"
+    kind = "NaN" if np.isnan(candidate[broken][0]) else "infinity"
+    return f"{kind} where the reference is finite, {int(broken.sum())} of {broken.size} elements"
 
 
 def _kind(graph: Graph) -> Precision:

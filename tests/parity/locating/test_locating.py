@@ -458,3 +458,18 @@ def test_line_of_the_torch_module_is_told(locate: Any, net: onnx.ModelProto) -> 
     found = locate(attribute("b", "epsilon", 1e-2))
     assert found.source == "/models/net.py:12: x = self.norm(x)"
     assert str(found).endswith("; from /models/net.py:12: x = self.norm(x)")
+
+
+def test_node_is_lost_whose_output_gives_its_name_to_an_earlier_tensor(build: Any, save: Any, rows: Any) -> None:
+    """What the candidate calls "y" is made before "n", and the reference's "y" out of it."""
+    weights = {"w": np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)}
+    reference = build(
+        [("MatMul", ["x", "w"], "h", {}), ("Exp", ["h"], "n", {}), ("Div", ["h", "n"], "y", {})],
+        weights,
+        outputs=("y", "n"),
+    )
+    candidate = build([("MatMul", ["x", "w"], "y", {}), ("Exp", ["y"], "n", {})], weights, outputs=("y", "n"))
+    candidate.graph.node[0].name = "node_h"
+    found = ms.locate_divergence(save(candidate, "candidate"), save(reference, "reference"), rows)
+    assert found is not None
+    assert (found.node, found.tensor, found.changes) == ("node_y", "y", ("the candidate has no Div 'node_y'",))

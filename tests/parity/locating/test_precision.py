@@ -53,6 +53,16 @@ def test_lower_precision_may_not_bring_nan_and_need_not_keep_masks() -> None:
     assert (found.index, found.problem) == ((2,), "NaN where the reference is finite, 1 of 3 elements")
 
 
+@pytest.mark.parametrize("mask", [-np.inf, -3e38])
+@pytest.mark.parametrize("left", [-6.4, np.inf, np.nan])
+def test_lower_precision_has_to_keep_a_mask_a_mask(mask: float, left: float) -> None:
+    found = gap(np.array([1, left, 2], np.float32), np.array([1, mask, 2], np.float32), "int8", steps=16)
+    assert found is not None
+    assert found.index == (1,)
+    if np.isfinite(left):
+        assert found.problem == "a mask or infinity of the reference is lost, 1 of 3 elements"
+
+
 def test_eight_bits_may_be_off_by_one_step_where_another_kernel_answers() -> None:
     reference = np.array([3, 4], np.uint8)
     candidate = np.array([3, 5], np.uint8)

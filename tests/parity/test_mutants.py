@@ -1,0 +1,102 @@
+"""A sample of the mutants that `python -m benchmarks.localisation` runs in full, and the rule that leaves some out."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import pytest_modelserve as ms
+from benchmarks.localisation import COPIES, outcome, reseeded
+from fixtures.mutants import KINDS, TABLE, Mutant, Original, load, original
+
+# The quickest to export that have every kind between them.
+MODELS = ("mlp", "residual_cnn", "token_classifier", "dict_outputs", "mlp int8-static")
+EACH_KIND = 2
+# A list that is changed after a look at the answers proves nothing: whoever draws it anew says so here.
+FROZEN = "f7777719e50c118878ea4de7ec20c47570bf9aaa6abc4606a7f376ab2f567cc4"
+EVERY = tuple(load())
+SAMPLE = tuple(
+    mutant
+    for kind in KINDS
+    for mutant in random.Random(kind).sample([m for m in EVERY if m.kind == kind and m.model in MODELS], EACH_KIND)
+)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The original of each model by name, exported at first use."""
+    made: dict[str, Original] = {}
+    with ms.Pipeline(tmp_path_factory.mktemp("cache")) as pipeline:
+
+        def get(name: str) -> Original:
+            if name not in made:
+                made[name] = original(pipeline, name)
+            return made[name]
+
+        yield get
+
+
+def test_list_is_the_one_that_was_drawn_before_the_code_was_tuned() -> None:
+    assert hashlib.sha256(TABLE.read_bytes()).hexdigest() == FROZEN
+    assert len({str(mutant) for mutant in EVERY}) == len(EVERY) >= 400
+    assert len({mutant.model for mutant in EVERY}) >= 8
+    assert set(Counter(mutant.kind for mutant in EVERY)) == set(KINDS)
+
+
+@pytest.mark.parametrize("mutant", SAMPLE, ids=str)
+def test_broken_node_is_named(mutant: Mutant, originals: Any, tmp_path: Path) -> None:
+    found = outcome(mutant, originals(mutant.model), tmp_path)
+    assert found.is_equivalent or found.is_exact, found.told
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("model", [name for name in MODELS if "int8" not in name])
+def test_copy_with_the_same_weights_raises_no_alarm(model: str, copy: str, originals: Any, tmp_path: Path) -> None:
+    source = originals(model)
+    for seed in range(2):
+        onnx.save(reseeded(source.model, seed), tmp_path / "reference.onnx")
+        COPIES[copy](tmp_path / "reference.onnx", tmp_path / "copy.onnx")
+        found = ms.locate_divergence(tmp_path / "copy.onnx", tmp_path / "reference.onnx", source.inputs)
+        assert found is None, str(found)
+
+
+@pytest.mark.parametrize(
+    ("node", "kind", "settings", "is_equivalent"),
+    [
+        ("node_linear_1", "bias", "input=2 size=0.1", False),
+        ("node_linear_1", "bias", "input=2 size=1e-8", True),
+        ("node_linear_1", "weight noise", "input=1 all=0.001", False),
+        ("node_linear_1", "weight noise", "input=1 all=1e-7", True),
+        ("node_gelu", "dtype", "at=0 to=float16", False),
+        ("node_gelu", "bad scale", "at=output factor=1", True),
+        ("node_gelu", "bad scale", "at=output factor=0.2", False),
+    ],
+)
+def test_rule_leaves_out_what_changes_nothing(
+    node: str, kind: str, settings: str, is_equivalent: bool, originals: Any
+) -> None:
+    source = originals("mlp")
+    mutant = Mutant("mlp", node, kind, settings, seed=0)
+    assert source.is_equivalent(mutant, *mutant.of(source)) is is_equivalent
+
+
+def test_change_that_no_answer_shows_is_left_out(originals: Any) -> None:
+    """What nobody reads may be as wrong as it likes: only the second half of the rule sees that."""
+    source = originals("mlp")
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    dead = onnx.helper.make_node("Abs", [relu.output[0]], ["unread"], "node_unread")
+    model.graph.node.append(dead)
+    values = {**source.values, "unread": np.abs(source.values[relu.output[0]])}
+    seen = Original("mlp", model, source.artifact, source.reference, source.inputs, values)
+    mutant = Mutant("mlp", "node_unread", "bad scale", "at=output factor=0.2", seed=0)
+    assert seen.is_equivalent(mutant, *mutant.of(seen))
