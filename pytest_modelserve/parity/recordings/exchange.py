@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,25 @@ class Exchange:
 
     inputs: Inputs
     outputs: Outputs
+
+
+class StoredExchanges(Sequence[Exchange]):
+    """Exchanges that are read from a file, each when it is asked for."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self, index: int) -> Exchange:
+        """The exchange at `index`; IndexError beyond the last."""
+
+    @overload
+    def __getitem__(self, index: int) -> Exchange: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
+    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
+        if isinstance(index, slice):
+            return [self.read(place) for place in range(len(self))[index]]
+        return self.read(index)
 
 
 def request_key(inputs: Inputs) -> str:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ArtifactError, ModelServeError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
 from pytest_modelserve.parity.recordings.replacing import new_file
 
 _ABOUT = "recording"
@@ -67,7 +67,7 @@ def _write(archive: zipfile.ZipFile, member: str, array: NDArray[Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class NpzExchanges(Sequence[Exchange]):
+class NpzExchanges(StoredExchanges):
     """The exchanges of a file, each read when it is asked for."""
 
     path: Path
@@ -100,13 +100,8 @@ class NpzExchanges(Sequence[Exchange]):
     def __len__(self) -> int:
         return len(self.members)
 
-    @overload
-    def __getitem__(self, index: int) -> Exchange: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
-    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+    def read(self, index: int) -> Exchange:
+        """The exchange at `index`; ArtifactError for a file that was damaged meanwhile."""
         sides: dict[str, dict[str, NDArray[Any]]] = {"inputs": {}, "outputs": {}}
         with _reading(self.path) as archive:
             for member in self.members[index]:

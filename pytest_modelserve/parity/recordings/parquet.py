@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Signature
 from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError, unknown_choice
 from pytest_modelserve.numerics import dtype_name
-from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
 from pytest_modelserve.parity.recordings.replacing import new_file
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _series(pl: Any, name: str, array: NDArray[Any]) -> polars.Series:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetExchanges(Sequence[Exchange]):
+class ParquetExchanges(StoredExchanges):
     """The exchanges of a file, each read when it is asked for; `slices` are the first row and the number of each."""
 
     path: Path
@@ -117,13 +117,8 @@ class ParquetExchanges(Sequence[Exchange]):
     def __len__(self) -> int:
         return len(self.slices)
 
-    @overload
-    def __getitem__(self, index: int) -> Exchange: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
-    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+    def read(self, index: int) -> Exchange:
+        """The exchange at `index`; ArtifactError for a file that was damaged meanwhile."""
         pl = polars_for(self.path)
         wanted = {name for columns in (*self.inputs.values(), *self.outputs.values()) for name in _several(columns)}
         try:

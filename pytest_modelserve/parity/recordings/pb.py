@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Signature, TensorSpec, open_artifact
 from pytest_modelserve.errors import ArtifactError
-from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
 from pytest_modelserve.parity.recordings.protos import proto_of, value_of
 from pytest_modelserve.parity.recordings.replacing import new_folder
 from pytest_modelserve.serving.values import as_arrays, as_value, names_of
@@ -64,7 +64,7 @@ def _protos(arrays: NDArray[Any] | Mapping[str, NDArray[Any]], specs: Sequence[T
 
 
 @dataclass(frozen=True, slots=True)
-class PbExchanges(Sequence[Exchange]):
+class PbExchanges(StoredExchanges):
     """The exchanges of a folder, each read when it is asked for."""
 
     folder: Path
@@ -99,13 +99,8 @@ class PbExchanges(Sequence[Exchange]):
     def __len__(self) -> int:
         return len(self.sets)
 
-    @overload
-    def __getitem__(self, index: int) -> Exchange: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
-    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+    def read(self, index: int) -> Exchange:
+        """The exchange at `index`; ArtifactError for a file that was damaged meanwhile."""
         known = self.signature or Signature((), ())
         inputs = self._read(index, "input", known.inputs)
         return Exchange(inputs[""] if list(inputs) == [""] else inputs, self._read(index, "output", known.outputs))
