@@ -30,7 +30,17 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/predict_overhead.py
 	$(BIN)/python benchmarks/demo_twice.py
+	$(BIN)/python -m benchmarks.store_hits
+	$(BIN)/python -m benchmarks.compress_overhead
+	$(BIN)/python benchmarks/calibration_memory.py
+	$(BIN)/python benchmarks/output_parity.py
+	$(BIN)/python -m benchmarks.localisation
+	$(BIN)/python -m benchmarks.localisation_time
+	$(BIN)/python benchmarks/onnx_cases.py
+	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python benchmarks/error_rates.py
+	$(BIN)/python benchmarks/drop_error_rates.py
+	$(BIN)/python benchmarks/metric_error_rates.py
 	$(BIN)/python benchmarks/regression_error_rates.py
 	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/drift_error_rates.py
