@@ -7,6 +7,7 @@ MODELSERVE_CACHE names, or `.modelserve/cache` in the working directory.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ from pytest_modelserve.artifacts import (
     open_artifact,
     steps_artifact,
 )
+from pytest_modelserve.artifacts.baselines import baseline_path, store_baseline
+from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.evidence import current_recorder
 from pytest_modelserve.serving import Predictor, serve as serve_target
 
 if TYPE_CHECKING:
@@ -34,12 +38,24 @@ if TYPE_CHECKING:
 class Pipeline:
     """Train, export, compress, compose and serve over one store; a context manager that closes what it served.
 
-    `cache` is the folder of the store, made when first needed. `seed` is the default of `train`.
+    `cache` is the folder of the store, made when first needed. `seed` is the default of `train`. `baselines` is the
+    folder of `baseline`, which stores what it is given where `update` is set; `root` is where node ids start.
     """
 
-    def __init__(self, cache: Path | str, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        cache: Path | str,
+        *,
+        seed: int = 0,
+        baselines: Path | str = "baselines",
+        update: bool = False,
+        root: Path | str = ".",
+    ) -> None:
         self.store = Store(Path(cache))
         self.seed = seed
+        self.baselines = Path(baselines)
+        self.update = update
+        self.root = Path(root)
         self._served: list[Predictor] = []
 
     def train(self, source: ModelSource, *, seed: int | None = None) -> TrainedModel:
@@ -140,6 +156,32 @@ class Pipeline:
     def open_artifact(self, path: Path | str) -> Artifact:
         """The artifact in an ONNX file, its external data included. Raises ArtifactError for anything else."""
         return open_artifact(path)
+
+    def baseline(self, name: str, candidate: Artifact | None = None) -> Artifact:
+        """The stored artifact that candidates are held against: `<name>.onnx` in the folder of baselines.
+
+        With `--modelserve-update` a given `candidate` replaces it first, in one step; without, `candidate` only says
+        what would. Commit the file: a baseline is an artifact to compare with, not a number from another machine.
+
+        Raises ArtifactError with the command that stores it where there is none, and for a file that is no model;
+        UsageError for a name that is no plain file name.
+        """
+        path = baseline_path(self.baselines, name)
+        if self.update and candidate is not None:
+            return store_baseline(candidate, path)
+        if not path.exists():
+            raise ArtifactError(
+                f"there is no baseline {name!r}: {path} does not exist. Store one from the test that gives the "
+                f"candidate, modelserve.baseline({name!r}, candidate), with\n  {self._update_command()}"
+            )
+        return open_artifact(path)
+
+    def _update_command(self) -> str:
+        """What to type for the test that runs now; node ids start at the root directory."""
+        recorder = current_recorder()
+        node = "" if recorder is None else f" {shlex.quote(recorder.node_id)}"
+        elsewhere = "" if self.root.resolve() == Path.cwd() else f"cd {shlex.quote(str(self.root.resolve()))} && "
+        return f"{elsewhere}pytest{node} --modelserve-update"
 
     def serve(
         self,

@@ -6,6 +6,7 @@ records evidence or an option of ours is given.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -33,9 +34,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("cache", "DIR", ".modelserve/cache", "where trained, exported and compressed models are kept "
          "(default: .modelserve/cache in the root directory)"),
         ("seed", "N", "0", "the seed of training (default: 0)"),
+        ("baselines", "DIR", "baselines", "where modelserve.baseline() finds stored models, to be committed "
+         "(default: baselines in the root directory)"),
     ):  # fmt: skip
         group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"modelserve_{name}", help=text, type="string", default=default)
+    group.addoption(
+        "--modelserve-update",
+        action="store_true",
+        help="let modelserve.baseline(name, candidate) replace the stored model by its candidate; refused where the "
+        "environment variable CI is set (default: off)",
+    )
 
 
 def _setting(config: pytest.Config, name: str) -> str:
@@ -59,7 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = _setting(config, "seed")
     if not seed.isdecimal():
         raise pytest.UsageError(f"--modelserve-seed is a whole number of 0 or more, not {seed!r}")
-    config.pluginmanager.register(RecordingHooks(policy), "modelserve-recording")
+    if config.getoption("--modelserve-update") and os.environ.get("CI", "") not in ("", "0", "false"):
+        raise pytest.UsageError(
+            "--modelserve-update replaces the baselines that CI is to judge against, and CI is set here: "
+            "run it on your own machine and commit the files"
+        )
+    samples = _path_setting(config, "json").parent / "samples" if _setting(config, "json") else None
+    config.pluginmanager.register(RecordingHooks(policy, samples), "modelserve-recording")
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
@@ -75,7 +90,14 @@ def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
     config = request.config
     store = _path_setting(config, "cache")
-    with progress_to(cast(TextIO, _Terminal(config))), Pipeline(store, seed=int(_setting(config, "seed"))) as pipeline:
+    pipeline = Pipeline(
+        store,
+        seed=int(_setting(config, "seed")),
+        baselines=_path_setting(config, "baselines"),
+        update=config.getoption("--modelserve-update"),
+        root=config.rootpath,
+    )
+    with progress_to(cast(TextIO, _Terminal(config))), pipeline:
         yield pipeline
 
 

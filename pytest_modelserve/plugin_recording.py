@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,8 @@ from pytest_modelserve.evidence import PROPERTY, GateInconclusive, InconclusiveP
 class RecordingHooks:
     """Gives each test, and each fixture wider than a test, a recorder; hands what it holds to the test's reports."""
 
-    def __init__(self, inconclusive: InconclusivePolicy) -> None:
+    def __init__(self, inconclusive: InconclusivePolicy, samples: Path | None = None) -> None:
+        self._recorder_of = partial(Recorder, inconclusive=inconclusive, samples=samples)
         self._inconclusive = inconclusive
         self._attempts: dict[str, int] = {}
         self._item: pytest.Item | None = None
@@ -22,7 +25,7 @@ class RecordingHooks:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         attempt = self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
         self._item = item
-        self._recorder = Recorder(item.nodeid, item.nodeid, attempt=attempt, inconclusive=self._inconclusive)
+        self._recorder = self._recorder_of(item.nodeid, item.nodeid, attempt=attempt)
         return (yield from self._phase(item))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -54,7 +57,7 @@ class RecordingHooks:
             return (yield)
         case = f"[{getattr(request, 'param_index', 0)}]" if hasattr(request, "param") else ""
         owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}"
-        recorder = Recorder(owner, item.nodeid, attempt=of_item.attempt, inconclusive=self._inconclusive)
+        recorder = self._recorder_of(owner, item.nodeid, attempt=of_item.attempt)
         try:
             with recording(recorder):
                 return (yield)

@@ -13,6 +13,7 @@ from pytest_modelserve.evidence.recorder import (
     record,
     recording,
 )
+from pytest_modelserve.evidence.samples import keep_samples
 from pytest_modelserve.evidence.verdict import Budget, Interval, Verdict, check_error_rates, levels_for
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Verdict",
     "check_error_rates",
     "current_recorder",
+    "keep_samples",
     "levels_for",
     "package_versions",
     "record",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pytest_modelserve.errors import ModelServeWarning
@@ -81,15 +82,25 @@ def worse_of(first: Record, second: Record) -> Record:
 
 
 class Recorder:
-    """Collects the evidence of one owner: a test, or a fixture of a scope wider than a test."""
+    """Collects the evidence of one owner: a test, or a fixture of a scope wider than a test.
+
+    `samples` is the folder for raw samples, None where nobody keeps them.
+    """
 
     def __init__(
-        self, owner: str, node_id: str, *, attempt: int = 1, inconclusive: InconclusivePolicy = "fail"
+        self,
+        owner: str,
+        node_id: str,
+        *,
+        attempt: int = 1,
+        inconclusive: InconclusivePolicy = "fail",
+        samples: Path | None = None,
     ) -> None:
         self.owner = owner
         self.node_id = node_id
         self.attempt = attempt
         self.inconclusive = inconclusive
+        self.samples = samples
         self._records: dict[tuple[str, str, str, str, int], Record] = {}
         self._calls: dict[tuple[str, str, str], int] = {}
         self._example: object = None

@@ -4,97 +4,153 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import (
     Budget,
     Evidence,
-    Interval,
     Method,
     Quantity,
+    Unit,
     Verdict,
     check_error_rates,
+    keep_samples,
     levels_for,
 )
-from pytest_modelserve.performance.timing import CallTimes, Clocks, time_calls, warm_up
+from pytest_modelserve.performance.asking import check_positive, check_quantile, check_rows
+from pytest_modelserve.performance.breakdown import breakdown
+from pytest_modelserve.performance.enough_calls import QuantileSampling, TimedCalls
+from pytest_modelserve.performance.host import host_state
+from pytest_modelserve.performance.latency_judgement import judge_latency, unbounded
+from pytest_modelserve.performance.timing import Clocks
+from pytest_modelserve.performance.turn import Cap
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.stats import Bounds, quantile_bounds, samples_for_quantile
 
-_SAMPLE_FACTOR = 8
-"""Calls beyond the fewest that can pass: with 8 times as many, PASS may rest on about the 97th percentile instead of
-the slowest call of all, so that one interruption by the host does not decide (p95: 472 calls instead of 59)."""
-_TIME_LIMIT_S = 5.0
-"""What the additional calls may take together; the fewest that can pass are made however long they take."""
+_WORK_IN_THIS_THREAD = ("in-process", "torch")
 
 
 def measure_latency(
     predictor: Predictor,
     inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
     *,
-    max_ms: float,
+    max_ms: float | None = None,
+    max_machine_units: float | None = None,
     quantile: float = 0.95,
+    time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
     """Evidence that a quantile of the latency of `predictor.predict(inputs)` is at most `max_ms` milliseconds.
 
-    One call is one `predict` of all the rows given: pass the batch that is deployed. The bounds are order statistics
-    of the calls. The high end, on which PASS rests, is that of wall time. The low end, on which FAIL rests, is the
-    lower of wall time and, where the model computes in this thread, of its CPU time: a call that was slow because the
-    host ran something else is INCONCLUSIVE, never FAIL. A plain callable may wait for good reasons (a lock, a
-    network), which CPU time does not see, so it is judged by wall time alone.
+    One call is one `predict` of all the rows given: pass the batch that is deployed. `max_machine_units` instead of
+    `max_ms` is a budget in multiples of a calibration kernel (eight 64 × 64 matrix products in numpy), timed in turn
+    with the calls, so that it means about the same on another machine.
 
-    Assumes that calls are exchangeable; bursts of load on the host break that, mostly towards INCONCLUSIVE.
+    The bounds are order statistics of the calls. The high end, on which PASS rests, is that of wall time. The low end,
+    on which FAIL rests, is the lower of wall time and, where the model computes in this thread, of its CPU time: a call
+    that was slow because the host ran something else is INCONCLUSIVE, never FAIL. A model that may wait for good
+    reasons (a callable: a lock, a network) is judged by wall time alone, and the findings say so.
 
-    Raises UsageError for a budget that is not positive or a quantile outside (0, 1). What the model raises passes
-    through, with the number of the call.
+    Calls in a burst of load depend on each other. Where they do, blocks of them count as one (see
+    `stats.dependent_quantiles`), more calls are made within 5 s, and with too few blocks the verdict is INCONCLUSIVE.
+    One look is taken. Both error rates hold for exchangeable calls; for dependent ones about, as far as the calls that
+    were made show the dependence. No call begins after `time_limit_s`; too few by then are INCONCLUSIVE.
+
+    Raises UsageError for both budgets or none, one that is not positive, or a quantile outside (0, 1). What the model
+    raises passes through, with the number of the call.
     """
-    if not max_ms > 0:
-        raise UsageError(f"max_ms is a positive number of milliseconds, not {max_ms}")
-    if not 0 < quantile < 1:
-        raise UsageError(f"quantile lies between 0 and 1 (0.95, say), not {quantile}")
+    limit = _limit(max_ms, max_machine_units)
+    check_quantile(quantile)
+    check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    started = time.perf_counter()
-    low_level, high_level = levels_for(Budget("at most", max_ms), confidence=confidence, alpha=alpha)
-    fewest = samples_for_quantile(quantile, low_level=low_level, high_level=high_level)
-    call = lambda: predictor.predict(inputs)  # noqa: E731 (a def would be one more frame in each timed call)
+    check_rows(inputs)
+    began = time.perf_counter()
+    in_units = max_ms is None
+    budget = Budget("at most", limit)
+    low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
     clocks = Clocks()
-    typical_ns = warm_up(call, clock=clocks.wall)
-    n = max(fewest, min(_SAMPLE_FACTOR * fewest, int(_TIME_LIMIT_S * 1e9 / typical_ns)))
-    times = time_calls(call, n, clocks=clocks)
-    judged = judge_latency(
-        times,
-        quantile=quantile,
-        low_level=low_level,
-        high_level=high_level,
-        works_in_this_thread=predictor.transport != "callable",
+    timed = QuantileSampling(quantile, low_level, high_level).calls(
+        lambda: predictor.predict(inputs),
+        clocks=clocks,
+        cap=Cap(time_limit_s, wall=clocks.wall),
+        machine_units=in_units,
     )
+    unit: Unit = "ratio" if in_units else "ms"
+    if len(timed.judged):
+        judged = judge_latency(
+            timed.judged,
+            quantile=quantile,
+            low_level=low_level,
+            high_level=high_level,
+            works_in_this_thread=predictor.transport in _WORK_IN_THIS_THREAD,
+            unit="kernels" if in_units else "ms",
+        )
+    else:
+        judged = unbounded(timed.typical_ms, low_level=low_level, high_level=high_level)
+    verdict = judged.verdict(limit)
     name = f"p{100 * quantile:g}"
+    costs = breakdown(predictor, inputs) if verdict is Verdict.FAIL else None
     return Evidence(
         gate=f"latency {name}",
         subject=predictor.subject,
         quantities=(
-            Quantity(name, judged.wall.estimate, "ms", judged.interval, Budget("at most", max_ms)),
-            Quantity("median", float(sorted(times.wall_ms)[n // 2]), "ms"),
+            Quantity(name, judged.estimate, unit, judged.interval, budget),
+            Quantity("median", _median(timed), "ms"),
         ),
-        n=n,
+        n=len(timed.times),
         n_unit="calls",
         method=Method(
-            "order statistics",
+            "order statistics" + (" of blocks" if judged.wall.block != 1 else ""),
             "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1",
-            "calls are exchangeable",
+            "calls are exchangeable" if judged.wall.block == 1 else "blocks of calls are independent",
         ),
-        summary=_SUMMARIES[judged.verdict(max_ms)].format(name=name),
+        summary=_SUMMARIES[verdict].format(name=name),
         confidence=confidence,
         alpha=alpha,
-        findings=judged.findings(max_ms),
-        advice=_ADVICE[judged.verdict(max_ms)],
-        details={"quantile": quantile, "calls": n, "warm_up_median_ms": typical_ns / 1e6},
-        duration_s=time.perf_counter() - started,
+        findings=(
+            *judged.findings(limit),
+            *_late(timed, time_limit_s),
+            *((costs.told(),) if costs else ()),
+        ),
+        advice=_ADVICE[verdict] if timed.in_time else _MORE_TIME,
+        details={
+            "quantile": quantile,
+            "calls": len(timed.times),
+            "warm_up_median_ms": timed.typical_ms,
+            "block": judged.wall.block,
+            "host": host_state(),
+            **(costs.plain() if costs else {}),
+            **keep_samples(wall_ms=timed.times.wall_ms, cpu_ms=timed.times.cpu_ms, judged=timed.judged.wall_ms),
+        },
+        duration_s=time.perf_counter() - began,
+    )
+
+
+def _limit(max_ms: float | None, max_machine_units: float | None) -> float:
+    if max_ms is not None and max_machine_units is None:
+        check_positive("max_ms", max_ms, "milliseconds")
+        return max_ms
+    if max_ms is None and max_machine_units is not None:
+        check_positive("max_machine_units", max_machine_units, "calibration kernels")
+        return max_machine_units
+    raise UsageError("give one budget: max_ms, or max_machine_units")
+
+
+def _median(timed: TimedCalls) -> float:
+    return float(np.median(timed.times.wall_ms)) if len(timed.times) else timed.typical_ms
+
+
+def _late(timed: TimedCalls, time_limit_s: float) -> tuple[str, ...]:
+    if timed.in_time:
+        return ()
+    needed = timed.fewest * _median(timed) / 1e3
+    return (
+        f"time_limit_s = {time_limit_s:g} left room for {len(timed.times)} timed calls of about "
+        f"{_median(timed) / 1e3:.3g} s: {timed.fewest} are needed, {needed:.3g} s",
     )
 
 
@@ -103,52 +159,10 @@ _SUMMARIES = {
     Verdict.FAIL: "{name} is above its budget",
     Verdict.INCONCLUSIVE: "{name} cannot be told from its budget",
 }
+_MORE_TIME = "raise time_limit_s, or give fewer rows"
 _ADVICE = {
     Verdict.PASS: "",
-    Verdict.FAIL: "make the model smaller or simpler (`compress`), give it more threads, or raise max_ms",
+    Verdict.FAIL: "make the model smaller or simpler (`compress`), give it more threads, or raise the budget",
     Verdict.INCONCLUSIVE: "run on a quieter host, or compare against a reference with assert_not_slower, "
     "which noise does not move",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyJudgement:
-    """The bounds by each clock and the interval that combines them; `cpu` is None where it does not judge."""
-
-    wall: Bounds
-    cpu: Bounds | None
-    interval: Interval
-
-    def verdict(self, max_ms: float) -> Verdict:
-        """What the combined interval says of the budget."""
-        return Budget("at most", max_ms).judge(self.wall.estimate, self.interval)
-
-    def findings(self, max_ms: float) -> tuple[str, ...]:
-        """A sentence where the two clocks disagree about the budget."""
-        if self.cpu is None or self.wall.low <= max_ms:
-            return ()
-        if self.cpu.low > max_ms:
-            return (f"the thread's own CPU time exceeds the budget too: {self.cpu.estimate:.3g} ms",)
-        return (
-            f"noisy host: by wall time the call is too slow ({self.wall.estimate:.3g} ms), "
-            f"by the thread's own CPU time it is not ({self.cpu.estimate:.3g} ms)",
-        )
-
-
-def judge_latency(
-    times: CallTimes,
-    *,
-    quantile: float,
-    low_level: float,
-    high_level: float,
-    works_in_this_thread: bool,
-) -> LatencyJudgement:
-    """How timed calls stand to a budget: the pure part of `measure_latency`, which reads no clock."""
-    wall = quantile_bounds(times.wall_ms, quantile, low_level=low_level, high_level=high_level)
-    cpu = None
-    low = wall.low
-    if works_in_this_thread:
-        cpu = quantile_bounds(times.cpu_ms, quantile, low_level=low_level, high_level=high_level)
-        # CPU time can only be below wall time by what the host took away, so it may lift FAIL and never add one.
-        low = min(low, cpu.low)
-    return LatencyJudgement(wall, cpu, Interval(low, wall.high, low_level, high_level))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import count
 from typing import Any
@@ -10,17 +11,25 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance.latency import judge_latency
-from pytest_modelserve.performance.timing import CallTimes, Clocks, time_calls, warm_up
+from pytest_modelserve.performance import latency
+from pytest_modelserve.performance.latency_judgement import judge_latency
+from pytest_modelserve.performance.timing import CallTimes, Clocks
+from tests.performance.simulated import Host, Served
 
 X = np.zeros((1, 1), np.float32)
 LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
 
 
-def times(wall: float, cpu: float, n: int = 472) -> CallTimes:
-    """Durations from 0.5 to 1.5 times the given ones, spread evenly."""
+def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallTimes:
+    """Durations from 0.5 to 1.5 times the given ones, spread evenly, in no order."""
     spread = np.linspace(0.5, 1.5, n)
+    if not sort:
+        np.random.default_rng(0).shuffle(spread)
     return CallTimes(wall * spread, cpu * spread)
+
+
+def simulated(monkeypatch: pytest.MonkeyPatch, **clocks: Any) -> None:
+    monkeypatch.setattr(latency, "Clocks", lambda: Clocks(**clocks))
 
 
 @pytest.mark.parametrize(
@@ -46,39 +55,129 @@ def test_busy_host_is_told() -> None:
     assert slow.findings(2.0) == ("the thread's own CPU time exceeds the budget too: 5.66 ms",)
 
 
-def test_model_that_waits_is_judged_by_wall_time() -> None:
+def test_model_that_waits_is_judged_by_wall_time_and_says_so() -> None:
     judged = judge_latency(times(4.0, 0.0), **LEVELS, works_in_this_thread=False)
     assert judged.verdict(2.0) is ms.Verdict.FAIL
+    assert judged.findings(2.0) == (
+        "judged by wall time alone: such a model may wait, for a lock or a network, which CPU time misses",
+    )
 
 
-def test_calls_are_timed_by_the_clocks_given() -> None:
-    ticks = count(step=1_000_000)
-    found = time_calls(lambda: None, 3, clocks=Clocks(wall=lambda: next(ticks), cpu=lambda: 0))
-    assert found.wall_ms.tolist() == [1.0, 1.0, 1.0]
-    assert found.cpu_ms.tolist() == [0.0, 0.0, 0.0]
+def test_bursts_count_as_one_call_each() -> None:
+    """A tenth of the calls is slow, in bursts of 20: the p95 is that of a burst, and 944 calls are few of those."""
+    rng = np.random.default_rng(1)
+    durations = np.where(np.repeat(rng.random(48) < 0.1, 20)[:944], 4.0, 1.0) * rng.uniform(0.9, 1.1, 944)
+    judged = judge_latency(CallTimes(durations, durations), **LEVELS, works_in_this_thread=True)
+    assert judged.wall.block != 1
+    assert judged.verdict(2.0) is ms.Verdict.INCONCLUSIVE
+    assert judged.findings(2.0)[-1].startswith("calls about the quantile depend on each other ")
 
 
-def test_warm_up_ignores_the_first_calls() -> None:
-    durations = iter([9_000] * 5 + [10] * 5)
+def test_drift_is_inconclusive() -> None:
+    judged = judge_latency(times(1.0, 1.0, sort=True), **LEVELS, works_in_this_thread=True)
+    assert judged.verdict(20.0) is ms.Verdict.INCONCLUSIVE
+    assert judged.interval.high == math.inf
+    assert judged.findings(20.0) == (
+        "calls about the quantile depend on each other over some 32 of the 472, so that nothing bounds it: "
+        "more calls or a quieter host would",
+    )
+
+
+def test_fast_calls_go_on_for_a_quarter_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0]
 
-    def call() -> None:
-        now[0] += next(durations)
+    def fast(x: Any) -> Any:
+        now[0] += 50_000
+        return x
 
-    assert warm_up(call, clock=lambda: now[0]) == 10
+    simulated(monkeypatch, wall=lambda: now[0], cpu=lambda: now[0])
+    assert ms.measure_latency(ms.serve(fast), X, max_ms=1).n == 5000
+
+
+def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(0)
+    slow_until = [0.0]
+
+    def bursty(x: Any) -> Any:
+        if host.rng.random() < 0.006:
+            slow_until[0] = host.now + 40_000_000
+        host.now += 1_000_000 if host.now >= slow_until[0] else 2_000_000
+        return x
+
+    simulated(monkeypatch, wall=host.clock, cpu=host.clock)
+    evidence = ms.measure_latency(ms.serve(bursty), X, max_ms=3)
+    assert evidence.n > 472
+    assert evidence.details["block"] != 1
+    assert evidence.verdict is ms.Verdict.PASS
+
+
+def test_machine_units_follow_the_speed_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host that is ten times slower the same budget means the same."""
+    for speed in (1, 10):
+        now = [0]
+
+        def spend(ns: int, now: list[int] = now) -> None:
+            now[0] += ns
+
+        monkeypatch.setattr(
+            "pytest_modelserve.performance.enough_calls.calibration_kernel",
+            lambda spend=spend, speed=speed: lambda: spend(speed * 100_000),
+        )
+        simulated(monkeypatch, wall=lambda now=now: now[0], cpu=lambda now=now: now[0])
+        model = ms.serve(lambda x, spend=spend, speed=speed: spend(speed * 300_000) or x)
+        evidence = ms.measure_latency(model, X, max_machine_units=3.5)
+        assert evidence.quantities[0].value == pytest.approx(3.0)
+        assert evidence.quantities[0].unit == "ratio"
+        assert evidence.verdict is ms.Verdict.PASS
+        assert ms.measure_latency(model, X, max_machine_units=2.5).verdict is ms.Verdict.FAIL
 
 
 def test_model_that_raises_tells_which_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = count()
+    now, calls = [0], count()
 
     def fails(x: Any) -> Any:
+        now[0] += 1_000_000
         if next(calls) == 14:  # ten calls warm up
             raise RuntimeError("out of memory")
         return x
 
+    simulated(monkeypatch, wall=lambda: now[0])
     with pytest.raises(RuntimeError, match="out of memory") as error:
         ms.measure_latency(ms.serve(fails), X, max_ms=1000)
     assert error.value.__notes__ == ["raised by timed call 5 of 472"]
+
+
+@pytest.mark.parametrize(("seconds", "calls", "timed"), [(3, 20, 19), (100, 1, 0)])
+def test_model_that_sleeps_ends_at_the_cap(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, calls: int, timed: int
+) -> None:
+    now, made = [0], [0]
+
+    def sleeps(x: Any) -> Any:
+        made[0] += 1
+        now[0] += seconds * 1_000_000_000
+        return x
+
+    simulated(monkeypatch, wall=lambda: now[0], cpu=lambda: 0)
+    evidence = ms.measure_latency(ms.serve(sleeps), X, max_ms=200_000, time_limit_s=60)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.n == timed
+    assert made[0] <= calls
+    assert evidence.quantities[0].interval.high == math.inf
+    assert evidence.findings[-1] == (
+        f"time_limit_s = 60 left room for {timed} timed calls of about {seconds} s: 59 are needed, {59 * seconds} s"
+        if seconds == 3
+        else "time_limit_s = 60 left room for 0 timed calls of about 100 s: 59 are needed, 5.9e+03 s"
+    )
+
+
+def test_failed_budget_tells_the_costliest_operators(monkeypatch: pytest.MonkeyPatch, small_model: ms.Artifact) -> None:
+    with ms.serve(small_model) as served, pytest.raises(ms.GateFailure) as failure:
+        ms.assert_latency(served, np.zeros((4, 64), np.float32), max_ms=1e-6)
+    text = str(failure.value)
+    assert "costliest operators (a profiling run of its own, on onnxruntime's CPU provider): " in text
+    assert "MatMul fc" in text
+    assert failure.value.evidence.details["operators"][0].keys() == {"node", "operator", "share"}
 
 
 def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
@@ -86,11 +185,17 @@ def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
         time.sleep(0.004)
         return x
 
-    evidence = ms.measure_latency(ms.serve(slow), X, max_ms=0.5)
+    evidence = ms.measure_latency(ms.serve(slow), X, max_ms=0.5, quantile=0.5)
     assert evidence.verdict is ms.Verdict.FAIL
-    assert evidence.gate == "latency p95"
+    assert evidence.gate == "latency p50"
     assert evidence.quantities[0].value > 4
-    assert ms.measure_latency(ms.serve(lambda x: x), X, max_ms=1000).verdict is ms.Verdict.PASS
+
+
+def test_rest_of_the_host_stands_beside_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(0)
+    simulated(monkeypatch, wall=host.clock, cpu=host.clock)
+    evidence = ms.measure_latency(Served(host, 1_000_000), X, max_ms=1000)
+    assert evidence.details["host"]["load_average"] >= 0
 
 
 @pytest.mark.parametrize(
@@ -98,10 +203,19 @@ def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
     [
         ({"max_ms": 0}, "max_ms is a positive number of milliseconds, not 0"),
         ({"max_ms": float("nan")}, "max_ms is a positive number"),
+        ({"max_machine_units": -1}, "max_machine_units is a positive number of calibration kernels, not -1"),
+        ({}, "give one budget: max_ms, or max_machine_units"),
+        ({"max_ms": 1, "max_machine_units": 1}, "give one budget"),
         ({"max_ms": 1, "quantile": 1.0}, "quantile lies between 0 and 1"),
         ({"max_ms": 1, "confidence": 95}, "confidence is a probability"),
+        ({"max_ms": 1, "time_limit_s": 0}, "time_limit_s is a positive number of seconds"),
     ],
 )
 def test_impossible_budget_is_refused(budget: dict[str, Any], message: str) -> None:
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_latency(ms.serve(lambda x: x), X, **budget)
+
+
+def test_input_without_rows_is_refused() -> None:
+    with pytest.raises(ms.InputError, match=r"input 'a' of shape \(0, 3\) holds nothing to time"):
+        ms.measure_latency(ms.serve(lambda x: x), {"a": np.zeros((0, 3))}, max_ms=1)

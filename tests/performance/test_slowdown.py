@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,32 +10,11 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance import slowdown
-from pytest_modelserve.performance.slowdown import time_pairs
+from pytest_modelserve.performance import sessions, slowdown
 from pytest_modelserve.performance.timing import Clocks
+from tests.performance.simulated import Host, Served
 
 X = np.zeros((1, 1), np.float32)
-
-
-class Host:
-    """A clock that moves by what calls cost; its speed wanders, and now and then it does something else."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.now = 0.0
-        self.speed = 1.0
-
-    def clock(self) -> int:
-        return int(self.now)
-
-    def call(self, cost_ns: float) -> Callable[..., Any]:
-        def run(x: Any) -> Any:
-            self.speed = min(3.0, max(0.5, self.speed * self.rng.lognormvariate(0, 0.02)))
-            burst = 2_000_000 if self.rng.random() < 0.01 else 0
-            self.now += cost_ns * self.speed * self.rng.lognormvariate(0, 0.05) + burst
-            return x
-
-        return run
 
 
 @pytest.fixture
@@ -44,8 +23,25 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
 
     def judge(true_slowdown: float, max_slowdown: float = 1.10, seed: int = 0, **options: Any) -> ms.Evidence:
         host = Host(seed)
-        monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=host.clock))
+        monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=host.clock, process_cpu=host.clock))
         candidate, reference = ms.serve(host.call(100_000 * true_slowdown)), ms.serve(host.call(100_000))
+        return ms.measure_not_slower(candidate, reference, X, max_slowdown=max_slowdown, seed=seed, **options)
+
+    return judge
+
+
+@pytest.fixture
+def rebuilding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
+    """As `judged`, for models whose sessions can be built again and differ by `session_spread`."""
+    monkeypatch.setattr(sessions, "_another", lambda predictor: predictor.again())
+
+    def judge(
+        true_slowdown: float, max_slowdown: float, seed: int = 0, session_spread: float = 0.015, **options: Any
+    ) -> ms.Evidence:
+        host = Host(seed)
+        monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=host.clock))
+        candidate = Served(host, 100_000 * true_slowdown, session_spread=session_spread, name="candidate")
+        reference = Served(host, 100_000, session_spread=session_spread, name="reference")
         return ms.measure_not_slower(candidate, reference, X, max_slowdown=max_slowdown, seed=seed, **options)
 
     return judge
@@ -62,7 +58,8 @@ def test_three_verdicts(judged: Callable[..., ms.Evidence], true_slowdown: float
 
 
 def test_clear_case_needs_few_pairs(judged: Callable[..., ms.Evidence]) -> None:
-    assert judged(2.0).n == 20
+    assert judged(0.5).n == 20
+    assert judged(2.0).n == 40  # 20, and 20 that confirm
     assert judged(1.10).n == 800
 
 
@@ -73,29 +70,194 @@ def test_model_against_itself_never_fails(judged: Callable[..., ms.Evidence]) ->
 
 
 def test_error_rates_hold_over_the_looks(judged: Callable[..., ms.Evidence]) -> None:
-    """A candidate exactly on its budget, with both rates raised to 20 % so that 200 runs can see them: neither verdict
-    may come more often than that, however often the gate looks (one-sided binomial test at 1 in 1,000: 60 of 200)."""
-    verdicts = [judged(1.10, seed=seed, confidence=0.8, alpha=0.2).verdict for seed in range(200)]
-    assert verdicts.count(ms.Verdict.PASS) <= 60
-    assert verdicts.count(ms.Verdict.FAIL) <= 60
-    assert verdicts.count(ms.Verdict.INCONCLUSIVE) < 200
+    """A candidate exactly on its budget, with both rates raised to 20 % so that 100 runs can see them: neither verdict
+    may come more often than that, however often the gate looks (one-sided binomial test at 1 in 1,000: 33 of 100)."""
+    verdicts = [judged(1.10, seed=seed, confidence=0.8, alpha=0.2).verdict for seed in range(100)]
+    assert verdicts.count(ms.Verdict.PASS) <= 33
+    assert verdicts.count(ms.Verdict.FAIL) <= 33
+    assert verdicts.count(ms.Verdict.INCONCLUSIVE) < 100
 
 
-def test_order_within_pairs_is_shuffled() -> None:
-    order: list[int] = []
-    calls = (lambda: order.append(0), lambda: order.append(1))
-    ticks = iter(range(10_000))
-    time_pairs(calls, 100, repeats=1, clock=lambda: next(ticks), rng=random.Random(0))
-    first = order[::2]
-    assert sorted(order[:2]) == [0, 1]
-    assert 30 < sum(first) < 70
+@pytest.mark.parametrize(("true_slowdown", "verdict"), [(1.0, ms.Verdict.PASS), (1.3, ms.Verdict.FAIL)])
+def test_quantiles_and_cpu_time_are_compared_too(
+    judged: Callable[..., ms.Evidence], true_slowdown: float, verdict: ms.Verdict
+) -> None:
+    tail = judged(true_slowdown, 1.2, quantile=0.9)
+    assert (tail.gate, tail.quantities[0].name, tail.verdict) == ("not slower p90", "slowdown p90", verdict)
+    cpu = judged(true_slowdown, clock="cpu")
+    assert (cpu.gate, cpu.verdict) == ("not slower CPU", verdict)
 
 
-@pytest.mark.parametrize("budget", [1.0, 0.9, 1.02, float("nan")])
+def test_quantile_sees_a_tail_that_the_median_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    calls = [0]
+
+    def with_tail(x: Any) -> Any:
+        calls[0] += 1
+        now[0] += 300_000 if calls[0] % 10 == 0 else 100_000
+        return x
+
+    def without(x: Any) -> Any:
+        now[0] += 100_000
+        return x
+
+    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=lambda: int(now[0])))
+    candidate, reference = ms.serve(with_tail), ms.serve(without)
+    assert ms.measure_not_slower(candidate, reference, X, max_slowdown=1.5).verdict is ms.Verdict.PASS
+    tail = ms.measure_not_slower(candidate, reference, X, max_slowdown=1.5, quantile=0.95)
+    assert tail.verdict is ms.Verdict.FAIL
+    assert tail.quantities[0].value == pytest.approx(3.0)
+
+
+def test_failure_is_confirmed_with_rebuilt_sessions(rebuilding: Callable[..., ms.Evidence]) -> None:
+    evidence = rebuilding(1.5, 1.10)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[0].startswith("confirmed: × 1.")
+    assert evidence.findings[0].endswith("with rebuilt sessions")
+    assert evidence.n == 40
+
+
+def test_failure_that_rebuilt_sessions_do_not_show_is_inconclusive(
+    rebuilding: Callable[..., ms.Evidence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_fast_as_the_reference(predictor: Served) -> Served:
+        return Served(predictor.host, 100_000, name=predictor.subject.name)
+
+    monkeypatch.setattr(sessions, "_another", as_fast_as_the_reference)
+    evidence = rebuilding(1.5, 1.10, session_spread=0.0)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.findings[0].startswith("not confirmed: × 1.")
+    assert evidence.findings[0].endswith("with rebuilt sessions, which does not lie above the budget")
+
+
+def test_what_cannot_be_rebuilt_is_confirmed_as_it_is(judged: Callable[..., ms.Evidence]) -> None:
+    evidence = judged(2.0)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[0].endswith("with the same sessions, as run cannot be built again")
+
+
+def test_small_margin_rests_on_many_sessions(rebuilding: Callable[..., ms.Evidence]) -> None:
+    passed, failed = rebuilding(0.98, 1.05), rebuilding(1.15, 1.05)
+    assert (passed.verdict, passed.n, passed.n_unit) == (ms.Verdict.PASS, 6, "session pairs")
+    assert (failed.verdict, failed.n) == (ms.Verdict.FAIL, 12)
+    assert failed.findings[0].startswith("single session pairs lie from × 1.")
+
+
+def test_small_margin_error_rates_hold_where_sessions_differ(rebuilding: Callable[..., ms.Evidence]) -> None:
+    """A candidate exactly on its budget of 5 % whose sessions scatter by 2 % each: one session pair alone would say
+    PASS or FAIL nearly always. As above, 33 of 100 runs or 22 of 60."""
+    verdicts = [
+        rebuilding(1.05, 1.05, seed=seed, session_spread=0.02, confidence=0.8, alpha=0.2).verdict for seed in range(60)
+    ]
+    assert verdicts.count(ms.Verdict.PASS) <= 22
+    assert verdicts.count(ms.Verdict.FAIL) <= 22
+
+
+def test_small_margin_of_what_cannot_be_rebuilt_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two callables that cost the same to the nanosecond: without the room the interval would have no width."""
+    now = [0]
+
+    def steady(x: Any) -> Any:
+        now[0] += 100_000
+        return x
+
+    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=lambda: now[0]))
+    model = ms.serve(steady)
+    evidence = ms.measure_not_slower(model, model, X, max_slowdown=1.05)
+    assert evidence.verdict is ms.Verdict.PASS
+    interval = evidence.quantities[0].interval
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((1 / 1.03, 1.03))
+    assert evidence.findings == (
+        "steady cannot be built again, so the interval has room for the 3 % by which two sessions differ",
+    )
+    close = ms.measure_not_slower(model, model, X, max_slowdown=1.03)
+    assert close.verdict is ms.Verdict.PASS
+
+
+def test_cpu_time_does_not_see_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, cpu = [0], [0]
+
+    def call(waits_ns: int) -> Callable[[Any], Any]:
+        def run(x: Any) -> Any:
+            wall[0] += 100_000 + waits_ns
+            cpu[0] += 100_000
+            return x
+
+        return run
+
+    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=lambda: wall[0], process_cpu=lambda: cpu[0]))
+    waiting, working = ms.serve(call(100_000)), ms.serve(call(0))
+    assert ms.measure_not_slower(waiting, working, X, max_slowdown=1.2).verdict is ms.Verdict.FAIL
+    assert ms.measure_not_slower(waiting, working, X, max_slowdown=1.2, clock="cpu").verdict is ms.Verdict.PASS
+
+
+def test_rebuilt_session_has_the_settings_of_the_first(small_model: ms.Artifact) -> None:
+    import random
+
+    with ms.serve(small_model, threads=2, variant="fp32") as served:
+        with sessions.rebuilt((served, served), rng=random.Random(0)) as (again, other):
+            assert again is not served
+            assert again is not other
+            assert again.describe() == served.describe()
+            assert again.subject == served.subject
+        assert again.closed
+        assert not served.closed
+
+
+def test_slow_model_ends_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+    made = [0]
+
+    def sleeps(x: Any) -> Any:
+        made[0] += 1
+        now[0] += 40_000_000_000
+        return x
+
+    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=lambda: now[0]))
+    model = ms.serve(sleeps)
+    evidence = ms.measure_not_slower(model, model, X, max_slowdown=1.5, time_limit_s=60)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.findings == ("time_limit_s = 60 ended before the first look",)
+    assert evidence.advice == "raise time_limit_s, or give fewer rows"
+    assert evidence.quantities[0].interval.high == math.inf
+    assert made[0] == 2  # one call of each warms up
+
+
+def test_model_that_raises_tells_which_pair(judged: Callable[..., ms.Evidence]) -> None:
+    calls = [0]
+
+    def fails(x: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 50:
+            raise RuntimeError("out of memory")
+        return x
+
+    with pytest.raises(RuntimeError) as error:
+        ms.measure_not_slower(ms.serve(fails), ms.serve(lambda x: x), X, max_slowdown=1.1)
+    assert error.value.__notes__[0].startswith("raised in pair ")
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.9, 1.02, float("nan"), float("inf")])
 def test_budget_below_the_resolution_is_refused(budget: float) -> None:
     model = ms.serve(lambda x: x)
     with pytest.raises(ms.UsageError, match=r"max_slowdown is a factor of at least 1.03"):
         ms.measure_not_slower(model, model, X, max_slowdown=budget)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clock": "cpuu"}, "unknown clock 'cpuu': did you mean 'cpu'"),
+        ({"quantile": 95}, "quantile lies between 0 and 1"),
+        ({"time_limit_s": 0}, "time_limit_s is a positive number of seconds, not 0"),
+        ({"inputs": np.zeros((0, 3), np.float32)}, r"the input of shape \(0, 3\) holds nothing to time"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
+    model = ms.serve(lambda x: x)
+    with pytest.raises(ms.UsageError, match=message):
+        ms.measure_not_slower(model, model, **{"inputs": X, "max_slowdown": 1.1, **options})
 
 
 def test_real_clock_sees_twice_the_work() -> None:

@@ -1,0 +1,164 @@
+"""How long a model takes to answer for the first time: opening its session and the first call, apart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_modelserve.artifacts import Artifact
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.performance.asking import check_positive
+from pytest_modelserve.performance.fresh import (
+    fresh_job,
+    median_interval,
+    start_in_fresh_process,
+    start_until_decided,
+)
+from pytest_modelserve.performance.fresh_child import FreshStart
+from pytest_modelserve.performance.host import host_state
+from pytest_modelserve.serving import Inputs
+
+
+def measure_cold_start(
+    artifact: Artifact | str | os.PathLike[str],
+    inputs: Inputs,
+    *,
+    max_cpu_ms: float | None = None,
+    max_ms: float | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 1,
+    time_limit_s: float = 60.0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+) -> Evidence:
+    """Evidence that opening the session and the first call together stay inside their budgets.
+
+    Each start is a new interpreter; its imports are not counted. `max_cpu_ms` bounds the CPU time of the whole process,
+    which a busy host hardly moves; `max_ms` bounds what somebody waits. As in `measure_latency`, PASS of `max_ms` rests
+    on wall time, and FAIL on the lower of wall and CPU time: what the host took away fails nobody. With several threads
+    CPU time can be the longer of the two, and wall time then decides alone. The files have been read before, by the
+    check of the artifact: a disk that is cold too is not in the figure.
+
+    Judged are the medians over fresh processes, as in `measure_memory`: after 6 and, where those do not decide, 10 (11
+    with two budgets). Two budgets are two chances of a FAIL, so each takes half of `alpha`.
+
+    Raises UsageError without a budget and for one that is not positive; otherwise as `measure_memory`.
+    """
+    budgets = {"max_cpu_ms": max_cpu_ms, "max_ms": max_ms}
+    _check_budgets(budgets)
+    check_positive("time_limit_s", time_limit_s, "seconds")
+    check_error_rates(confidence=confidence, alpha=alpha)
+    began = time.perf_counter()
+    artifact, job, feed = fresh_job(artifact, inputs, providers=providers, threads=threads, calls=1)
+    alpha_each = alpha / sum(limit is not None for limit in budgets.values())
+
+    def judged(starts: Sequence[FreshStart]) -> tuple[Quantity, ...]:
+        return judge_starts(starts, max_cpu_ms=max_cpu_ms, max_ms=max_ms, confidence=confidence, alpha=alpha_each)
+
+    starts = start_until_decided(
+        lambda: start_in_fresh_process(job, feed, time_limit_s=time_limit_s),
+        lambda starts: _worst(judged(starts)),
+        confidence=confidence,
+        alpha=alpha_each,
+    )
+    verdict = _worst(judged(starts))
+    return Evidence(
+        gate="cold start",
+        subject=artifact.subject,
+        quantities=(
+            *judged(starts),
+            *(Quantity(name, float(np.median(values)), "ms") for name, values in _apart(starts).items()),
+        ),
+        n=len(starts),
+        n_unit="fresh processes",
+        method=Method(
+            "sign interval of the median, one of 2 looks",
+            "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the looks",
+            "processes are independent and alike",
+        ),
+        summary=_SUMMARIES[verdict],
+        confidence=confidence,
+        alpha=alpha,
+        findings=_noise(starts, max_ms),
+        advice=_ADVICE[verdict],
+        details={**{name: list(values) for name, values in _apart(starts).items()}, "host": host_state()},
+        duration_s=time.perf_counter() - began,
+    )
+
+
+def judge_starts(
+    starts: Sequence[FreshStart],
+    *,
+    max_cpu_ms: float | None,
+    max_ms: float | None,
+    confidence: float,
+    alpha: float,
+) -> tuple[Quantity, ...]:
+    """How starts stand to the budgets that were given; the pure part of `measure_cold_start`."""
+    cpu, cpu_interval = median_interval(_cpu(starts), confidence=confidence, alpha=alpha)
+    wall, wall_interval = median_interval(_wall(starts), confidence=confidence, alpha=alpha)
+    both = Interval(
+        min(wall_interval.low, cpu_interval.low), wall_interval.high, wall_interval.low_level, wall_interval.high_level
+    )
+    quantities = []
+    if max_cpu_ms is not None:
+        quantities.append(Quantity("start CPU", cpu, "ms", cpu_interval, Budget("at most", max_cpu_ms)))
+    if max_ms is not None:
+        quantities.append(Quantity("start", wall, "ms", both, Budget("at most", max_ms)))
+    return tuple(quantities)
+
+
+def _wall(starts: Sequence[FreshStart]) -> list[float]:
+    return [s.session_ms + s.first_call_ms for s in starts]
+
+
+def _cpu(starts: Sequence[FreshStart]) -> list[float]:
+    return [s.session_cpu_ms + s.first_call_cpu_ms for s in starts]
+
+
+def _apart(starts: Sequence[FreshStart]) -> dict[str, list[float]]:
+    return {
+        "session": [s.session_ms for s in starts],
+        "session CPU": [s.session_cpu_ms for s in starts],
+        "first call": [s.first_call_ms for s in starts],
+        "first call CPU": [s.first_call_cpu_ms for s in starts],
+    }
+
+
+def _noise(starts: Sequence[FreshStart], max_ms: float | None) -> tuple[str, ...]:
+    wall, cpu = float(np.median(_wall(starts))), float(np.median(_cpu(starts)))
+    if max_ms is None or wall <= max_ms or cpu > max_ms:
+        return ()
+    return (
+        f"noisy host, or a disk that is waited for: by wall time the start is too slow ({wall:.3g} ms), "
+        f"by its CPU time it is not ({cpu:.3g} ms)",
+    )
+
+
+def _worst(quantities: Sequence[Quantity]) -> Verdict:
+    return max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
+
+
+def _check_budgets(budgets: dict[str, float | None]) -> None:
+    if all(limit is None for limit in budgets.values()):
+        raise UsageError("give max_cpu_ms, max_ms, or both")
+    for name, limit in budgets.items():
+        if limit is not None:
+            check_positive(name, limit, "milliseconds")
+
+
+_SUMMARIES = {
+    Verdict.PASS: "the first answer comes inside its budget",
+    Verdict.FAIL: "the first answer comes later than its budget allows",
+    Verdict.INCONCLUSIVE: "the time to the first answer cannot be told from its budget",
+}
+_ADVICE = {
+    Verdict.PASS: "",
+    Verdict.FAIL: "serve the graph optimised beforehand (recipe `optimize`), make the model smaller, or raise the "
+    "budget",
+    Verdict.INCONCLUSIVE: "run on a quieter host, or give max_cpu_ms, which a busy host hardly moves",
+}

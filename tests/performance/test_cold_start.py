@@ -1,0 +1,86 @@
+"""Budgets of the first answer, over given starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.performance import cold_start
+from pytest_modelserve.performance.cold_start import judge_starts
+from pytest_modelserve.performance.fresh_child import FreshStart
+
+X = np.ones((4, 64), np.float32)
+RATES: dict[str, Any] = {"confidence": 0.95, "alpha": 0.001}
+
+
+def start(wall: float, cpu: float) -> FreshStart:
+    return FreshStart(wall * 0.8, cpu * 0.8, wall * 0.2, cpu * 0.2, 0, 1)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Fresh processes that take so many milliseconds of wall and CPU time."""
+
+    def given(wall: float, cpu: float) -> None:
+        monkeypatch.setattr(cold_start, "start_in_fresh_process", lambda job, inputs, time_limit_s: start(wall, cpu))
+
+    return given
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "budgets", "verdict", "n"),
+    [
+        (8, 8, {"max_ms": 10}, ms.Verdict.PASS, 6),
+        (20, 20, {"max_ms": 10}, ms.Verdict.FAIL, 10),
+        (20, 8, {"max_ms": 10}, ms.Verdict.INCONCLUSIVE, 10),  # the host was busy
+        (20, 8, {"max_cpu_ms": 10}, ms.Verdict.PASS, 6),
+        (8, 20, {"max_cpu_ms": 10}, ms.Verdict.FAIL, 10),
+        (8, 20, {"max_ms": 10, "max_cpu_ms": 10}, ms.Verdict.FAIL, 11),
+    ],
+)
+def test_verdicts_by_two_clocks(
+    starts: Any, small_model: ms.Artifact, wall: float, cpu: float, budgets: Any, verdict: ms.Verdict, n: int
+) -> None:
+    starts(wall, cpu)
+    evidence = ms.measure_cold_start(small_model, X, **budgets)
+    assert (evidence.verdict, evidence.n) == (verdict, n)
+
+
+def test_session_and_first_call_are_told_apart(starts: Any, small_model: ms.Artifact) -> None:
+    starts(20, 10)
+    evidence = ms.measure_cold_start(small_model, X, max_ms=15)
+    told = {quantity.name: quantity.value for quantity in evidence.quantities}
+    assert told == pytest.approx({"start": 20, "session": 16, "session CPU": 8, "first call": 4, "first call CPU": 2})
+    assert evidence.findings == (
+        "noisy host, or a disk that is waited for: by wall time the start is too slow (20 ms), "
+        "by its CPU time it is not (10 ms)",
+    )
+
+
+def test_several_threads_cannot_excuse_wall_time() -> None:
+    (quantity,) = judge_starts([start(20, 60)] * 10, max_cpu_ms=None, max_ms=10, **RATES)
+    assert quantity.verdict is ms.Verdict.FAIL
+    assert quantity.interval is not None
+    assert quantity.interval.low == pytest.approx(20)
+
+
+def test_real_start_is_inside_a_minute(small_model: ms.Artifact) -> None:
+    evidence = ms.assert_cold_start(small_model, X, max_cpu_ms=60_000, confidence=0.6)
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.n == 3
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        ({}, "give max_cpu_ms, max_ms, or both"),
+        ({"max_ms": -1}, "max_ms is a positive number of milliseconds, not -1"),
+        ({"max_cpu_ms": float("nan")}, "max_cpu_ms is a positive number"),
+    ],
+)
+def test_impossible_budget_is_refused(budgets: Any, message: str, small_model: ms.Artifact) -> None:
+    with pytest.raises(ms.UsageError, match=message):
+        ms.measure_cold_start(small_model, X, **budgets)

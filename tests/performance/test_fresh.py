@@ -1,0 +1,116 @@
+"""Processes that start afresh: when enough of them have, and what they tell when they fail."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.performance.fresh import (
+    fresh_job,
+    looks_at_starts,
+    median_interval,
+    start_in_fresh_process,
+    start_until_decided,
+)
+from pytest_modelserve.performance.fresh_child import FreshStart
+
+X = np.ones((4, 64), np.float32)
+START = FreshStart(5.0, 4.0, 1.0, 1.0, 100 << 20, 110 << 20)
+
+
+def job(model: Any, **options: Any) -> Any:
+    return fresh_job(model, X, **{"providers": ("CPUExecutionProvider",), "threads": 1, "calls": 2, **options})[1:]
+
+
+def test_fresh_process_is_measured_from_its_imports_on(small_model: ms.Artifact) -> None:
+    start = start_in_fresh_process(*job(small_model), time_limit_s=60)
+    assert start.baseline_bytes > 20 << 20
+    assert 0 < start.added_bytes < 100 << 20
+    assert start.session_ms > 0
+    assert start.first_call_ms > 0
+    assert start.session_cpu_ms > 0
+
+
+def test_memory_of_this_process_is_not_inherited(small_model: ms.Artifact) -> None:
+    ballast = np.ones(64 << 20, np.uint8)
+    start = start_in_fresh_process(*job(small_model), time_limit_s=60)
+    assert start.added_bytes < 40 << 20
+    assert ballast.all()
+
+
+def test_inputs_count_and_are_held_once(small_model: ms.Artifact) -> None:
+    served, _ = job(small_model)
+    small, large = (
+        start_in_fresh_process(served, {"x": np.ones((rows, 64), np.float32)}, time_limit_s=60).added_bytes
+        for rows in (1, 1 << 17)  # 32 MiB
+    )
+    held = (large - small) / (32 << 20)
+    assert 2 < held < 6  # the input, the answer, and what lies between them
+
+
+def test_process_that_fails_tells_the_end_of_its_log(small_model: ms.Artifact) -> None:
+    served, _ = job(small_model)
+    with pytest.raises(ms.ModelServeError, match=r"a fresh process that serves .*small.onnx failed") as error:
+        start_in_fresh_process(served, {"x": np.ones((4, 63), np.float32)}, time_limit_s=60)
+    assert "Got invalid dimensions for input: x" in str(error.value)
+
+
+def test_process_that_hangs_is_ended(small_model: ms.Artifact) -> None:
+    with pytest.raises(ms.ModelServeError, match=r"took longer than 0.01 s and was ended: raise time_limit_s"):
+        start_in_fresh_process(*job(small_model), time_limit_s=0.01)
+
+
+def test_looks_are_the_fewest_that_can_decide() -> None:
+    assert looks_at_starts(confidence=0.95, alpha=0.001) == (6, 10)
+    assert 2.0**-6 <= 0.025 < 2.0**-5
+    assert 2.0**-10 <= 0.001 < 2.0**-9
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "starts"),
+    [([ms.Verdict.PASS], 6), ([ms.Verdict.INCONCLUSIVE, ms.Verdict.FAIL], 10), ([ms.Verdict.INCONCLUSIVE] * 2, 10)],
+)
+def test_starts_end_with_the_first_look_that_decides(verdicts: list[ms.Verdict], starts: int) -> None:
+    told = iter(verdicts)
+    found = start_until_decided(lambda: START, lambda _: next(told), confidence=0.95, alpha=0.001)
+    assert len(found) == starts
+
+
+def test_median_of_starts_holds_both_error_rates() -> None:
+    """Starts whose median is exactly the budget: how often both looks together say PASS and FAIL, by simulation of
+    4,000 gates (standard error of the first share 0.3 points)."""
+    rng = np.random.default_rng(0)
+    passed = failed = 0
+    for _ in range(4000):
+        values = rng.normal(100, 10, 10)
+        for n in (6, 10):
+            _, interval = median_interval(list(values[:n]), confidence=0.95, alpha=0.001)
+            if interval.high <= 100 or interval.low > 100:
+                passed += interval.high <= 100
+                failed += interval.low > 100
+                break
+    assert passed / 4000 <= 0.05
+    assert failed <= 12  # 4 are expected at most
+
+
+def test_first_look_cannot_fail() -> None:
+    value, interval = median_interval([5.0] * 6, confidence=0.95, alpha=0.001)
+    assert (value, interval.low, interval.high) == (5.0, 0.0, 5.0)
+    assert median_interval([5.0] * 10, confidence=0.95, alpha=0.001)[1].low == 5.0
+    assert median_interval([5.0] * 3, confidence=0.95, alpha=0.001)[1].high == math.inf
+
+
+def test_what_is_no_file_cannot_be_started_afresh() -> None:
+    with pytest.raises(ms.UsageError, match="a CallablePredictor cannot be started in a process of its own"):
+        job(ms.serve(lambda x: x))
+
+
+def test_inputs_are_checked_before_anything_starts(small_model: ms.Artifact) -> None:
+    with pytest.raises(ms.InputError, match="float64 where the model takes float32"):
+        fresh_job(small_model, X.astype(np.float64), providers=("CPUExecutionProvider",), threads=1, calls=1)
+    with pytest.raises(ms.InputError, match="holds nothing to time"):
+        fresh_job(small_model, X[:0], providers=("CPUExecutionProvider",), threads=1, calls=1)

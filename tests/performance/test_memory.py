@@ -1,0 +1,104 @@
+"""Memory budgets over given starts; the processes themselves are in test_fresh.py."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.performance import memory
+from pytest_modelserve.performance.fresh_child import FreshStart
+from pytest_modelserve.performance.memory_of_process import forget_peak, peak_bytes, resident_bytes
+
+MIB = 1 << 20
+X = np.ones((4, 64), np.float32)
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Fresh processes whose peaks, in MiB above a baseline of 70, are these in turn."""
+
+    def given(*mib: float) -> None:
+        turn = cycle(mib)
+        monkeypatch.setattr(
+            memory,
+            "start_in_fresh_process",
+            lambda job, inputs, time_limit_s: FreshStart(1, 1, 1, 1, 70 * MIB, int((70 + next(turn)) * MIB)),
+        )
+
+    return given
+
+
+def test_three_verdicts(peaks: Any, small_model: ms.Artifact) -> None:
+    peaks(10, 10.1, 9.9)
+    passed = ms.measure_memory(small_model, X, max_mib=11)
+    assert (passed.verdict, passed.n, passed.n_unit) == (ms.Verdict.PASS, 6, "fresh processes")
+    failed = ms.measure_memory(small_model, X, max_mib=9)
+    assert (failed.verdict, failed.n) == (ms.Verdict.FAIL, 10)
+    straddling = ms.measure_memory(small_model, X, max_mib=10)
+    assert (straddling.verdict, straddling.n) == (ms.Verdict.INCONCLUSIVE, 10)
+
+
+def test_one_process_that_went_astray_does_not_fail_the_others(peaks: Any, small_model: ms.Artifact) -> None:
+    peaks(30, *[10] * 9)
+    assert ms.measure_memory(small_model, X, max_mib=11).verdict is ms.Verdict.PASS
+
+
+def test_failure_tells_baseline_and_spread(peaks: Any, small_model: ms.Artifact) -> None:
+    peaks(*[20, 20.25] * 5)
+    with pytest.raises(ms.GateFailure) as failure:
+        ms.assert_memory(small_model, X, max_mib=8)
+    assert (
+        str(failure.value)
+        == f"""\
+memory: serving takes more memory than its budget allows
+
+  peak       20.0 MiB   (spread 256.0 KiB → baseline 70.0 MiB)
+  interval   [20.0 MiB, 20.2 MiB]  low at 99.9 %, high at 97.5 %, sign interval of the median, one of 2 looks, n = 10 fresh processes
+  budget     at most 8.0 MiB
+  verdict    FAIL: the whole interval lies above the budget
+
+  candidate  small  sha256 {small_model.sha256[:12]}…
+  next       serve smaller batches, compress the weights (`int8-dynamic`), or raise max_mib"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_mib": 0}, "max_mib is a positive number of MiB, not 0"), ({"max_mib": 1, "alpha": 2}, "alpha is a prob")],
+)
+def test_impossible_budget_is_refused(options: Any, message: str, small_model: ms.Artifact) -> None:
+    with pytest.raises(ms.UsageError, match=message):
+        ms.measure_memory(small_model, X, **options)
+
+
+def test_host_without_proc_is_named(monkeypatch: pytest.MonkeyPatch, small_model: ms.Artifact, tmp_path: Path) -> None:
+    missing = tmp_path / "status"
+    monkeypatch.setattr(memory, "check_host", lambda: resident_bytes(missing))
+    with pytest.raises(ms.ModelServeError) as error:
+        ms.measure_memory(small_model, X, max_mib=100)
+    assert str(error.value) == (
+        f"memory is read from VmRSS in {missing}, which this host does not have: run this gate on Linux"
+    )
+
+
+def test_memory_is_read_in_bytes(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
+    assert (resident_bytes(status), peak_bytes(status)) == (1 << 20, 2 << 20)
+    status.write_text("Name:\tpython\n")
+    with pytest.raises(ms.ModelServeError, match="VmHWM"):
+        peak_bytes(status)
+
+
+def test_peak_starts_again_where_the_kernel_allows_it() -> None:
+    big = np.ones(64 * MIB, np.uint8)
+    before = peak_bytes()
+    assert big.all()
+    del big
+    if forget_peak():
+        assert peak_bytes() < before
