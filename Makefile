@@ -34,6 +34,8 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.compress_overhead
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/output_parity.py
+	$(BIN)/python benchmarks/latency_gates.py --trials 300
+	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python -m benchmarks.localisation
 	$(BIN)/python -m benchmarks.localisation_time
 	$(BIN)/python benchmarks/onnx_cases.py

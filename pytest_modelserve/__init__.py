@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from pytest_modelserve.assertions import (
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
+        assert_cold_start as assert_cold_start,
         assert_data_quality as assert_data_quality,
         assert_latency as assert_latency,
+        assert_memory as assert_memory,
         assert_no_drift as assert_no_drift,
+        assert_no_leak as assert_no_leak,
         assert_not_slower as assert_not_slower,
         assert_output_fidelity as assert_output_fidelity,
         assert_output_parity as assert_output_parity,
+        assert_relation as assert_relation,
         assert_size as assert_size,
     )
     from pytest_modelserve.compression import LayerDamage as LayerDamage, sensitivity as sensitivity
@@ -77,7 +81,10 @@ if TYPE_CHECKING:
         record_answers as record_answers,
     )
     from pytest_modelserve.performance import (
+        measure_cold_start as measure_cold_start,
         measure_latency as measure_latency,
+        measure_memory as measure_memory,
+        measure_no_leak as measure_no_leak,
         measure_not_slower as measure_not_slower,
         measure_size as measure_size,
     )
@@ -89,6 +96,11 @@ if TYPE_CHECKING:
         prepare as prepare,
         train as train,
     )
+    from pytest_modelserve.robustness import (
+        measure_relation as measure_relation,
+        relations as relations,
+        strategies as strategies,
+    )
     from pytest_modelserve.selection import planning as planning
     from pytest_modelserve.serving import Predictor as Predictor, serve as serve
     from pytest_modelserve.training import ModelSource as ModelSource, TrainedModel as TrainedModel
@@ -97,12 +109,16 @@ _ROOMS = {
     "pytest_modelserve.assertions": (
         "assert_accuracy",
         "assert_accuracy_parity",
+        "assert_cold_start",
         "assert_data_quality",
         "assert_latency",
+        "assert_memory",
         "assert_no_drift",
+        "assert_no_leak",
         "assert_not_slower",
         "assert_output_fidelity",
         "assert_output_parity",
+        "assert_relation",
         "assert_size",
     ),
     "pytest_modelserve.parity": (
@@ -125,7 +141,14 @@ _ROOMS = {
         "measure_no_drift",
         "reference_profile",
     ),
-    "pytest_modelserve.performance": ("measure_latency", "measure_not_slower", "measure_size"),
+    "pytest_modelserve.performance": (
+        "measure_cold_start",
+        "measure_latency",
+        "measure_memory",
+        "measure_no_leak",
+        "measure_not_slower",
+        "measure_size",
+    ),
     "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "prepare", "train"),
     "pytest_modelserve.training": ("ModelSource", "TrainedModel"),
     "pytest_modelserve.artifacts": (
@@ -141,6 +164,7 @@ _ROOMS = {
         "TopK",
         "open_artifact",
     ),
+    "pytest_modelserve.robustness": ("measure_relation", "relations", "strategies"),
     "pytest_modelserve.selection": ("planning",),
     "pytest_modelserve.serving": ("Predictor", "serve"),
     "pytest_modelserve.evidence": (

@@ -16,8 +16,16 @@ from pytest_modelserve.parity import (
     measure_output_fidelity,
     measure_output_parity,
 )
-from pytest_modelserve.performance import measure_latency, measure_not_slower, measure_size
+from pytest_modelserve.performance import (
+    measure_cold_start,
+    measure_latency,
+    measure_memory,
+    measure_no_leak,
+    measure_not_slower,
+    measure_size,
+)
 from pytest_modelserve.reporting import failure_text
+from pytest_modelserve.robustness import measure_relation
 
 Parameters = ParamSpec("Parameters")
 
@@ -61,6 +69,10 @@ assert_accuracy = _asserting(measure_accuracy)
 assert_accuracy_parity = _asserting(measure_accuracy_parity)
 assert_latency = _asserting(measure_latency)
 assert_not_slower = _asserting(measure_not_slower)
+assert_cold_start = _asserting(measure_cold_start)
+assert_memory = _asserting(measure_memory)
+assert_no_leak = _asserting(measure_no_leak)
 assert_size = _asserting(measure_size)
 assert_data_quality = _asserting(measure_data_quality)
 assert_no_drift = _asserting(measure_no_drift)
+assert_relation = _asserting(measure_relation)

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 FOUNDATION = {"errors", "progress"}
 GROUND = {"evidence", "stats", "numerics"}
 STAGES = {"artifacts", "serving", "training", "compression"}
-GATES = {"parity", "performance", "monitoring"}
+GATES = {"parity", "performance", "monitoring", "robustness"}
 CHOOSING = {"selection"}
 
 MAY_IMPORT = {

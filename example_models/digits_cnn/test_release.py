@@ -6,6 +6,8 @@ upgrades a runtime. The last test shows what a catch looks like.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,22 @@ def test_deployed_model_is_accurate(champion: ms.Predictor, digits: Digits) -> N
 
 def test_deployed_model_answers_in_time(champion: ms.Predictor, digits: Digits) -> None:
     ms.assert_latency(champion, digits.held_out.images[:1], max_ms=2.0)
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        ms.relations.batch_invariance(),
+        ms.relations.row_permutation(),
+        ms.relations.determinism(),
+        ms.relations.finite_outputs(),
+        ms.relations.simplex(),
+    ],
+    ids=lambda relation: relation.name,
+)
+def test_deployed_model_obeys(champion: ms.Predictor, digits: Digits, relation: Any) -> None:
+    """What holds for every image, labelled or not: a thousand edited ones are searched for one that breaks it."""
+    ms.assert_relation(champion, digits.held_out.images[:64], relation)
 
 
 def test_variant_keeps_the_accuracy(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:

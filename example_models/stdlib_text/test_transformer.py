@@ -116,6 +116,11 @@ def test_padding_changes_no_answer(modelserve: ms.Pipeline, champion: ms.Predict
     ms.assert_output_parity(padded, champion, lines[:256], rtol=1e-4, atol=1e-4)
 
 
+def test_more_padding_changes_no_answer(champion: ms.Predictor, lines: NDArray[np.int64]) -> None:
+    """The same for characters that nobody wrote: the search edits the lines before it pads them."""
+    ms.assert_relation(champion, lines[:64], ms.relations.padding_invariance(0), candidates=200)
+
+
 def test_deployed_model_is_accurate(champion: ms.Predictor, lines: NDArray[np.int64], stdlib_text: StdlibText) -> None:
     held_out = stdlib_text.held_out
     family = {"family": stdlib_text.family(held_out)}

@@ -1,0 +1,163 @@
+"""A predictor that takes any number of rows, whatever batch its model was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import Artifact, Signature
+from pytest_modelserve.errors import InputError
+from pytest_modelserve.evidence import Subject
+from pytest_modelserve.numerics import kind_of
+from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.serving import Predictor
+
+_CALL_BYTES = 64 * 2**20
+"""The most input handed to the model at once: a thousand images are 600 MB, and a model holds several times that."""
+
+
+class Answering(Protocol):
+    """What a relation asks: a model that takes any number of rows, all inputs by name."""
+
+    @property
+    def subject(self) -> Subject:
+        """Who answers."""
+
+    def predict(self, inputs: Feed, /) -> Feed:
+        """The outputs for rows (n, ...), each (n, ...)."""
+
+    def magnitudes(self, base: Feed) -> Mapping[str, float]:
+        """The largest finite magnitude of each output over the base rows, which tolerances are relative to."""
+
+    def alike(self, predictor: Predictor, /) -> Answering:
+        """Another predictor that is asked in the same way."""
+
+
+class Rows:
+    """`predictor` for rows (n, ...): more than one call may hold are split, and a fixed batch is filled up.
+
+    `batch` is the number of rows that the model insists on, None where it takes any; 0 where its inputs have no rows:
+    each row is then one whole call, and outputs are stacked. `bare` hands a single input over as an array without its
+    name, as a function expects it. `calls` counts what reached the model.
+    """
+
+    def __init__(self, predictor: Predictor, *, batch: int | None, bare: bool) -> None:
+        self.predictor = predictor
+        self.batch = batch
+        self.calls = 0
+        self._bare = bare
+        self._magnitudes: tuple[Feed, Mapping[str, float]] | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """The predictor's."""
+        return self.predictor.subject
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The predictor's."""
+        return self.predictor.artifact
+
+    def predict(self, inputs: Feed) -> Feed:
+        """The outputs for rows (n, ...), each (n, ...).
+
+        InputError for an output without rows, and where the model refuses the inputs.
+        """
+        count = row_count(inputs)
+        if self.batch == 0:
+            return self._joined([_stacked(self._asked(_one(inputs, row), None)) for row in range(count)])
+        step = self.batch or max(1, _CALL_BYTES // max(1, sum(array.nbytes for array in inputs.values()) // count))
+        if self.batch is None and count <= step:
+            return self._asked(inputs, count)
+        return self._joined([self._part(inputs, begin, step) for begin in range(0, count, step)])
+
+    def magnitudes(self, base: Feed) -> Mapping[str, float]:
+        """The largest finite magnitude of each output over the base rows; asked once for the same rows."""
+        if self._magnitudes is None or self._magnitudes[0] is not base:
+            found = {name: magnitude(array) for name, array in self.predict(base).items()}
+            self._magnitudes = base, found
+        return self._magnitudes[1]
+
+    def alike(self, predictor: Predictor) -> Rows:
+        """Another predictor that is asked in the same way."""
+        return Rows(predictor, batch=self.batch, bare=self._bare)
+
+    def _part(self, inputs: Feed, begin: int, step: int) -> Feed:
+        part = taken(inputs, slice(begin, begin + step))
+        count = row_count(part)
+        if self.batch is None or count == step:
+            return self._asked(part, count)
+        filled = joined([part, *[taken(part, slice(0, 1))] * (step - count)])
+        return taken(self._asked(filled, step), slice(0, count))
+
+    def _asked(self, feed: Mapping[str, NDArray[Any]], count: int | None) -> Feed:
+        self.calls += 1
+        outputs = self.predictor.predict(next(iter(feed.values())) if self._bare else feed)
+        for name, array in outputs.items():
+            if count is not None and array.shape[:1] != (count,):
+                raise InputError(
+                    f"output {name!r} has shape {list(array.shape)} for {count} rows: a search needs one answer a row"
+                )
+        return outputs
+
+    @staticmethod
+    def _joined(parts: list[Feed]) -> Feed:
+        try:
+            return parts[0] if len(parts) == 1 else joined(parts)
+        except ValueError as error:
+            raise InputError(f"the model's outputs have other shapes for other rows: {error}") from error
+
+
+def rows_of(predictor: Predictor, inputs: object) -> tuple[Rows, Feed]:
+    """`predictor` for any number of rows, and `inputs` as such rows.
+
+    Where the signature says that inputs have no axis of rows in common, or a single input is a scalar, the whole of
+    `inputs` is one row of what is then asked call by call.
+    """
+    bare = not isinstance(inputs, Mapping)
+    names = [spec.name for spec in predictor.signature.inputs] if predictor.signature else ["input"]
+    if bare and len(names) != 1:
+        raise InputError(f"the model has {len(names)} inputs ({', '.join(names)}): give a mapping from names to arrays")
+    given: Feed = dict(inputs) if isinstance(inputs, Mapping) else {names[0]: inputs}  # type: ignore[dict-item]
+    for name, array in given.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} is a {type(array).__name__}, not a numpy array")
+    batch = batch_of(predictor.signature) if predictor.signature else None
+    if batch != 0 and len({array.shape[:1] for array in given.values()} - {()}) == 1:
+        return Rows(predictor, batch=batch, bare=bare), given
+    return Rows(predictor, batch=0, bare=bare), {name: array[np.newaxis] for name, array in given.items()}
+
+
+def batch_of(signature: Signature) -> int | None:
+    """The number of rows in a batch: None where it is free, 0 where the inputs share no axis of rows.
+
+    An axis whose name another axis of an input bears as well is none of rows: the two have to be of one length.
+    """
+    shapes = [spec.shape for spec in signature.inputs if spec.shape is not None]
+    firsts = {shape[0] if shape else 0 for shape in shapes}
+    if len(firsts) != 1:
+        return 0 if firsts else None
+    (first,) = firsts
+    if isinstance(first, str) and any(first in shape[1:] for shape in shapes):
+        return 0
+    return first if isinstance(first, int) else None
+
+
+def magnitude(array: NDArray[Any]) -> float:
+    """The largest finite magnitude; 0 where there is none, and for text."""
+    if kind_of(array.dtype) in (None, "text") or array.size == 0:
+        return 0.0
+    numbers = np.abs(array.astype(np.float64))
+    return float(np.where(np.isfinite(numbers), numbers, 0).max())
+
+
+def _one(inputs: Feed, row: int) -> Feed:
+    """One row without its axis; the ellipsis keeps a scalar an array."""
+    return {name: array[row, ...] for name, array in inputs.items()}
+
+
+def _stacked(outputs: Feed) -> Feed:
+    return {name: array[np.newaxis] for name, array in outputs.items()}

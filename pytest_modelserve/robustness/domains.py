@@ -1,0 +1,185 @@
+"""Where the values of an edit come from: like the rows at hand, at the ends of their range, far outside, or special."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.numerics import kind_of
+
+Domain = Literal["like", "edges", "far", "special"]
+"""like: values of other rows, and what lies between the least and the greatest; edges: those two and, for real numbers,
+their neighbours one unit in the last place away; far: up to a million ranges outside; special: zeros of both signs,
+NaN, infinities, subnormals, what float16 cannot hold, the least and greatest integer, texts that no row has."""
+
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+_UNSEEN = ("", "unseen", " ", "ÅßΩ漢", "\x1b[31m")
+_FLOAT16_MAX = 65504.0  # IEEE 754 binary16; 65520 is the least number that rounds to infinity there
+
+
+def check_domain(domain: Domain | Sequence[Domain]) -> tuple[Domain, ...]:
+    """`domain` as a tuple of one or more; UsageError for one that is unknown or given twice."""
+    given = (domain,) if isinstance(domain, str) else tuple(domain)
+    if not given:
+        raise UsageError(f"domain is empty: give one or more of {', '.join(map(repr, DOMAINS))}")
+    for name in given:
+        if name not in DOMAINS:
+            raise UsageError(unknown_choice("domain", name, DOMAINS))
+    if len(set(given)) < len(given):
+        raise UsageError(f"domain names one twice: {given}")
+    return given
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """The values of one input in the rows at hand, flat: `seen` (n, size), and the ends of every coordinate's range;
+    `edges` (edges, size) are those ends and, of real numbers, their neighbours one unit in the last place away.
+
+    A single row has no range. Real numbers are then taken within their own magnitude (at least 1) of what they are,
+    and integers within the whole tensor's, because an identifier beyond it may have no row in an embedding table.
+    """
+
+    seen: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+    edges: NDArray[Any]
+
+    @classmethod
+    def of(cls, seen: NDArray[Any]) -> Values:
+        """The values of rows (n, size). NaN and infinities are left out of the ranges."""
+        kind = kind_of(seen.dtype)
+        if kind == "text" or seen.size == 0:
+            return cls(seen, seen[0], seen[0], seen[:1])
+        if kind == "real":
+            low, high = _real_range(seen)
+            return cls(seen, low, high, np.array([low, high, *_neighbours(low), *_neighbours(high)], seen.dtype))
+        low, high = _integer_range(seen)
+        return cls(seen, low, high, np.array([low, high], seen.dtype))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The input's dtype."""
+        return self.seen.dtype
+
+    def ends(self, columns: NDArray[np.intp] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The least and the greatest value of each of `columns`, or of all."""
+        return (self.low, self.high) if columns is None else (self.low[columns], self.high[columns])
+
+    def fixed(self, domain: Sequence[Domain], columns: NDArray[np.intp]) -> NDArray[Any]:
+        """The values worth trying first at each of `columns`, (values, columns), plain ones first."""
+        found: list[NDArray[Any]] = []
+        kind = kind_of(self.dtype)
+        if kind == "text":
+            texts = list(dict.fromkeys(self.seen[:, 0].tolist()))[:8] if self.seen.size else []
+            texts += _UNSEEN if {"far", "special"} & set(domain) else ()
+            return np.array([[text] * len(columns) for text in texts], object).reshape(len(texts), len(columns))
+        if {"like", "edges"} & set(domain):
+            found += list(self.edges[: None if "edges" in domain else 2, columns])
+        if "far" in domain:
+            found += [far(self, columns, np.full(columns.shape, share)) for share in (-0.5, 0.5, -0.999, 0.999)]
+        if "special" in domain:
+            found += [np.full(columns.shape, value, self.dtype) for value in specials(self.dtype)]
+        return np.array(found, self.dtype).reshape(len(found), len(columns))
+
+
+def specials(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The special values of a dtype; of text, texts that no row is likely to have."""
+    kind = kind_of(dtype)
+    if kind == "text":
+        return np.array(_UNSEEN, object)
+    if dtype == np.bool_:
+        return np.array([False, True])
+    if kind == "exact":
+        least, most = integer_range(dtype)
+        return np.array(sorted({0, 1, max(least, -1), least, most}), dtype)
+    info = _float_info(dtype)
+    numbers = [0.0, -0.0, 1.0, np.nan, np.inf, -np.inf, _FLOAT16_MAX, 65520.0, 1e-10]
+    with np.errstate(over="ignore"):
+        return np.array([*numbers, info.smallest_subnormal, -info.smallest_subnormal, info.max, info.min]).astype(dtype)
+
+
+def far(values: Values, columns: NDArray[np.intp] | None, shares: NDArray[np.float64]) -> NDArray[Any]:
+    """Numbers outside the range by 1 to a million times its width, evenly on a log scale; below where a share is < 0.
+
+    `shares` lie in (-1, 1). What the dtype cannot hold becomes its end.
+    """
+    low, high = (end.astype(np.float64) for end in values.ends(columns))
+    width = np.maximum(high - low, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        away = width * 10.0 ** (6 * np.abs(shares))
+        numbers = np.where(shares < 0, low - away, high + away)
+    return as_dtype(numbers, values.dtype)
+
+
+def as_dtype(numbers: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """`numbers` in a dtype, rounded and held within its ends where it is one of integers."""
+    if dtype == np.bool_:
+        return np.asarray(numbers >= 0.5)
+    if kind_of(dtype) == "exact":
+        least, most = integer_range(dtype)
+        # float64 rounds the greatest int64 up to 2**63, which does not fit: one step less does.
+        top = np.nextafter(float(most), 0) if most > 2**53 else float(most)
+        return np.asarray(np.clip(np.rint(numbers), float(least), top).astype(dtype))
+    if numbers.dtype == dtype:
+        return numbers
+    info = _float_info(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.clip(numbers, float(info.min), float(info.max)).astype(dtype))
+
+
+def is_numpys_own(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy has this dtype itself; those of ml_dtypes bear the kinds "V" and, one of them, "f"."""
+    return dtype.isbuiltin == 1
+
+
+def integer_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and greatest integer of a dtype; those of ml_dtypes (int4) included."""
+    if not is_numpys_own(dtype):
+        import ml_dtypes
+
+        info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+        return int(info.min), int(info.max)
+    numbers = np.iinfo(dtype)
+    return int(numbers.min), int(numbers.max)
+
+
+def _float_info(dtype: np.dtype[Any]) -> Any:
+    if not is_numpys_own(dtype):
+        import ml_dtypes
+
+        return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return np.finfo(dtype)
+
+
+def _integer_range(seen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if seen.dtype == np.bool_:
+        return np.zeros_like(seen[0]), np.ones_like(seen[0])
+    whole = seen.astype(np.int8) if not is_numpys_own(seen.dtype) else seen  # ml_dtypes' int4 and narrower
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    if len(seen) == 1:
+        low, high = np.full_like(low, whole.min()), np.full_like(high, whole.max())
+    return low.astype(seen.dtype), high.astype(seen.dtype)
+
+
+def _real_range(seen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    wide = seen if is_numpys_own(seen.dtype) else seen.astype(np.float32)
+    finite = np.isfinite(wide)
+    low = np.where(finite, wide, np.inf).min(axis=0)
+    high = np.where(finite, wide, -np.inf).max(axis=0)
+    nothing = low > high  # no finite value in the column
+    low, high = np.where(nothing, 0, low), np.where(nothing, 0, high)
+    if len(seen) == 1:
+        reach = np.maximum(np.abs(low), 1)
+        low, high = low - reach, high + reach
+    return low.astype(seen.dtype), high.astype(seen.dtype)
+
+
+def _neighbours(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The numbers one unit in the last place below and above."""
+    down, up = (np.nextafter(values, np.full_like(values, end)) for end in (-np.inf, np.inf))
+    return np.asarray(down), np.asarray(up)

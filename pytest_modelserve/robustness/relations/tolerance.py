@@ -1,0 +1,139 @@
+"""How far two answers of one model may lie apart before a relation calls them different."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.numerics import check_tolerances, kind_of, machine_epsilon
+from pytest_modelserve.robustness.coordinates import Feed
+
+STEPS = 256
+"""The room for rounding, in units of the last place of an output's largest magnitude.
+
+Summing n products in another order moves a result by about sqrt(n) units (Higham and Mary 2019, "A new approach to
+probabilistic rounding error analysis"): 256 is the room of sums of 65,536 terms.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """`steps` units in the last place of the largest magnitude; or `atol + rtol * |expected|`, where those are given.
+
+    The magnitude is the larger of an output's over the base rows and of the row itself: an answer near zero may be the
+    difference of large ones. Integers, booleans and text have to be equal.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    steps: float = STEPS
+
+    @classmethod
+    def of(cls, rtol: float | None, atol: float | None) -> Tolerance:
+        """The pair, or without both the room for rounding; UsageError for half of a pair and for negative ones."""
+        if rtol is None and atol is None:
+            return cls()
+        if rtol is None or atol is None:
+            raise UsageError("rtol and atol only mean something together: give both, or neither for rounding alone")
+        check_tolerances(rtol, atol)
+        return cls(rtol, atol)
+
+    def __str__(self) -> str:
+        if self.rtol is None:
+            return f"{self.steps:g} units in the last place of the output's largest magnitude"
+        return f"rtol {self.rtol:g}, atol {self.atol:g}"
+
+    def room(self, expected: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
+        """What is tolerated, broadcastable to `expected` (n, ...) of real numbers."""
+        size = np.abs(expected.astype(np.float64))
+        size = np.where(np.isfinite(size), size, 0)
+        if self.rtol is not None and self.atol is not None:
+            return np.asarray(self.atol + self.rtol * size)
+        row = size.reshape(len(size), -1).max(axis=1, initial=0.0)
+        scale = np.maximum(row, magnitude).reshape(-1, *[1] * (expected.ndim - 1))
+        tiny = float(np.finfo(np.float32).tiny)  # no room at all around an output that is zero everywhere would be NaN
+        return np.asarray(self.steps * machine_epsilon(expected.dtype.name) * scale + tiny)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """How far answers lie apart, (n,), and where in each row the most."""
+
+    excess: NDArray[np.float64]
+    found: Mapping[str, NDArray[Any]]
+    expected: Mapping[str, NDArray[Any]]
+    multiples: Mapping[str, NDArray[np.float64]]
+
+    def sentence(self, row: int, found: str, expected: str) -> str:
+        """Where a row's answers differ most: "output 'y'[1] is 0.25 in the batch and 0.5 alone"."""
+        name = max(self.multiples, key=lambda key: float(self.multiples[key][row].max(initial=0.0)))
+        of_row = self.multiples[name][row]
+        index = tuple(int(i) for i in np.unravel_index(int(of_row.argmax()), of_row.shape)) if of_row.ndim else ()
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        here, there = self.found[name][row][index], self.expected[name][row][index]
+        return f"output {name!r}{place} is {here!s} {found} and {there!s} {expected}"
+
+
+def apart(found: Feed, expected: Feed, tolerance: Tolerance, magnitudes: Mapping[str, float]) -> Apart:
+    """How far `found` lies from `expected`, both (n, ...) by the same names, as multiples of what is tolerated.
+
+    A NaN beside a number, another infinity and another shape are infinitely far; NaN beside NaN is equal.
+    """
+    multiples = {
+        name: _multiples(found[name], array, tolerance, magnitudes.get(name, 0.0)) for name, array in expected.items()
+    }
+    rows = [array.reshape(len(array), -1).max(axis=1, initial=0.0) for array in multiples.values()]
+    return Apart(np.max(rows, axis=0), found, expected, multiples)
+
+
+def _multiples(
+    found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance, magnitude: float
+) -> NDArray[np.float64]:
+    if found.shape != expected.shape:
+        return np.full(expected.shape, np.inf)
+    if kind_of(expected.dtype) != "real":
+        return np.where(found == expected, 0.0, np.inf)
+    here, there = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(here - there) / tolerance.room(expected, magnitude)
+    same = (here == there) | (np.isnan(here) & np.isnan(there))
+    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def chosen(answers: Feed, output: str | None) -> Feed:
+    """The one output that is meant, or all; UsageError for a name that the model does not have."""
+    if output is None:
+        return answers
+    if output not in answers:
+        raise UsageError(unknown_choice("output", output, answers))
+    return {output: answers[output]}
+
+
+def decisions_apart(
+    found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance, magnitude: float
+) -> NDArray[np.float64]:
+    """How clearly the decision of each row differs, (n,), as a multiple of what is tolerated.
+
+    The decision is the arg-max of scores (n, classes), or the answer itself where it is one integer, boolean or text a
+    row. Two classes that lie within the tolerance of each other on either side are a tie, and no difference.
+    """
+    if kind_of(expected.dtype) != "real":
+        same = (found == expected).reshape(len(expected), -1).all(axis=1)
+        return np.where(same, 0.0, np.inf)
+    if expected.ndim != 2 or expected.shape[1] < 2:
+        raise UsageError(
+            f"a decision is the arg-max of scores (rows, classes), or a label a row; the output has shape "
+            f"{list(expected.shape)} of {expected.dtype.name}: name another one by output="
+        )
+    rows = np.arange(len(expected))
+    before, after = np.argmax(expected, axis=1), np.argmax(found, axis=1)
+    here, there = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        margin = np.minimum(there[rows, before] - there[rows, after], here[rows, after] - here[rows, before])
+        excess = margin / tolerance.room(expected, magnitude).max(axis=1)
+    return np.where(before == after, 0.0, np.where(np.isnan(excess), np.inf, excess))
