@@ -19,8 +19,9 @@ from scipy.signal import lfilter
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import (
     mean_bounds,
+    mean_of,
     mean_power,
-    root_mean_rise_values,
+    root_of,
     serial_dependence,
     values_needed,
 )
@@ -102,7 +103,7 @@ def root_means(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
             def rises(draw: Draw = draw, n: int = n) -> NDArray[np.float64]:
                 reference = draw(rng, n)
                 candidate = 1.1 * (0.9 * reference + np.sqrt(1 - 0.81) * draw(rng, n))
-                return root_mean_rise_values(candidate**2, reference**2)
+                return root_of(mean_of(candidate**2)).minus(root_of(mean_of(reference**2))).values
 
             yield from ends("RMSE rise", f"{name} errors, n={n}", repeats, 0.1, rises)
 

@@ -32,10 +32,9 @@ def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: Tolerance, 
 
     A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
     is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
-    to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair
-    with one of them is counted and told on its own, never folded into a maximum. A different dtype or shape is told as
-    well; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
-    stays below 4 MB.
+    to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair with one of them is counted
+    and told on its own, never folded into a maximum. A different dtype or shape is told as well; values of different
+    dtypes are still compared, as float64. The arrays are read in chunks: the extra memory stays below 4 MB.
 
     Raises UsageError for a tolerance that is negative or not finite, InputError for no outputs at all, something
     other than an array, and dtypes that have no order and no text (complex, bytes, records, other objects). The

@@ -71,8 +71,7 @@ def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | st
             return 1
         raise InputError(
             f"labels are {_listed(classes)}: say which class is the positive one by pos_label=, or take the average "
-            f"over "
-            "the classes ('precision_macro', 'recall_macro', 'f1_macro')"
+            "over the classes ('precision_macro', 'recall_macro', 'f1_macro')"
         )
     if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
         raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_listed(classes)}")

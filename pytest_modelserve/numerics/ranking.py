@@ -44,8 +44,7 @@ def positive_scores(scores: NDArray[Any]) -> NDArray[np.float64]:
     if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] > 2):
         raise InputError(
             f"an area under the ROC curve needs one score a row or one for each of two classes, not shape "
-            f"{scores.shape} "
-            f"of {scores.dtype}; of more classes pick one in the model, or give a callable as metric="
+            f"{scores.shape} of {scores.dtype}; of more classes pick one in the model, or give a callable as metric="
         )
     values = scores.astype(np.float64).reshape(len(scores), -1)
     if values.shape[1] == 1:

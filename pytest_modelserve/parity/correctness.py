@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError
 from pytest_modelserve.numerics import correct_rows, decode, positive_rows, top_k_rows
 from pytest_modelserve.parity.asking import Question
-from pytest_modelserve.parity.predicting import chosen_output, rows_with_nan
+from pytest_modelserve.parity.predicting import broken_reference, chosen_output, told_broken
 from pytest_modelserve.serving import Predictor
 
 
@@ -31,6 +30,12 @@ class Answers:
     def right(self) -> int:
         """The number of right answers."""
         return int(self.correct.sum())
+
+    def counted(self, n: int) -> NDArray[np.bool_]:
+        """Which of all `n` rows count, (n,)."""
+        mask = np.zeros(n, dtype=np.bool_)
+        mask[self.rows] = True
+        return mask
 
     def over(self, part: NDArray[np.bool_]) -> Answers:
         """The answers to the rows that a mask over all rows picks out."""
@@ -61,12 +66,9 @@ def answers_of(predictor: Predictor, question: Question, *, may_be_nan: bool = T
     if not invalid.any():
         return Answers(correct[rows], rows)
     bad = np.flatnonzero(invalid)
-    told = (
-        f"output {name!r} of {predictor.subject} holds NaN in {len(bad)} of {len(scores)} rows, first in row {bad[0]} "
-        f"({rows_with_nan(question.inputs)} rows of the inputs hold NaN)"
-    )
+    told = told_broken(predictor, name, scores, bad, question.inputs)
     if not may_be_nan:
-        raise InputError(f"{told}: a reference that answers NaN cannot judge; clean the inputs or mend the reference")
+        raise broken_reference(told)
     if spec.name == "precision":
         return Answers(correct[rows], rows, (told,), len(bad))
     return Answers(correct[rows], rows, (f"{told}: counted as wrong",))

@@ -112,9 +112,7 @@ def measure_drop(candidate: Predictor, reference: Predictor, question: Question)
     started = time.perf_counter()
     change = _Change(answers_of(reference, question, may_be_nan=False), answers_of(candidate, question))
     plan = _Plan.of(change, max_drop, rates)
-    counted = np.zeros(question.n, dtype=np.bool_)
-    counted[change.before.rows] = True
-    slices = question.slices.counting(counted)
+    slices = question.slices.counting(change.before.counted(question.n))
     verdicts = verdicts_of(
         slices,
         lambda rows, limit, rates: change.over(rows).drop(limit, rates),

@@ -29,7 +29,7 @@ from pytest_modelserve.numerics import (
     top_k_rows,
 )
 from pytest_modelserve.parity.metric import Spec
-from pytest_modelserve.parity.predicting import Inputs, chosen_output, rows_with_nan
+from pytest_modelserve.parity.predicting import Inputs, broken_reference, chosen_output, told_broken
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.stats import Linearised, auc_linearised, average_of, mean_of, ratio_of
 
@@ -93,18 +93,9 @@ def estimate_of(
     if not bad.size:
         return Estimate(over, losses)
     what = "NaN" if spec.is_counted or spec.name == "roc_auc" else "NaN or infinities"
-    told = (
-        f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {len(scores)} rows, first in row "
-        f"{bad[0]} "
-        f"({rows_with_nan(inputs)} rows of the inputs hold NaN)"
-    )
+    told = told_broken(predictor, name, scores, bad, inputs, what=what)
     if not may_be_broken:
-        answers = "answers NaN" if what == "NaN" else "without an answer"
-        raise InputError(
-            f"{told}: a reference {'that ' if what == 'NaN' else ''}{answers} cannot judge; clean the inputs or "
-            f"mend the "
-            "reference"
-        )
+        raise broken_reference(told, does="that answers NaN" if what == "NaN" else "without an answer")
     if spec.name in ("accuracy", "top_k_accuracy", "balanced_accuracy", "recall"):
         return Estimate(over, losses, findings=(f"{told}: counted as wrong",))
     return Estimate(over, losses, int(bad.size), told)
@@ -180,8 +171,8 @@ def _area(
         raise InputError(f"there are {len(truth)} labels for {len(values)} rows of outputs")
     if (classes := len(np.unique(truth))) > 2:
         raise InputError(
-            f"labels are of {classes} classes: an area under the ROC curve is of two; give a callable as metric= "
-            f"for more"
+            f"labels are of {classes} classes: an area under the ROC curve is of two; give a callable as metric= for "
+            "more"
         )
     positive = truth == positive_label(truth, reading.pos_label)
     bad = np.flatnonzero(np.isnan(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,6 +24,9 @@ _TOLD = 3
 # An Add and the Softmax behind it both round what lies between them: each alone does the same damage, give or take what
 # else it rounds, and excluding one of them does nothing. 3 dB are twice the noise.
 _ALIKE_DB = 3.0
+# Told of a pair once already: what is tested on generated inputs fails hundreds of times while the smallest of them is
+# searched for, and each ranking takes seconds.
+_RANKED: dict[tuple[str, str], LayersTold] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,23 @@ def tell_layers(candidate: Predictor, reference: Predictor, inputs: Inputs) -> L
     empty, as where no node does any damage. Those that were left out of it already are not ranked. Of "int8-static"
     they are all that it quantises, with weights or without. Raises nothing: a ranking that fails is told in the
     finding, because the gate that asks has a verdict to tell already.
+
+    A process ranks a pair of files once. Where it fails again, on whatever rows, the same is told, and that it is of
+    the first failure's rows.
     """
     step = _quantised_by(candidate.artifact, reference.artifact)
-    if step is None or reference.artifact is None:
+    if step is None or candidate.artifact is None or reference.artifact is None:
         return LayersTold()
+    pair = candidate.artifact.sha256, reference.artifact.sha256
+    if pair in _RANKED:
+        return replace(_RANKED[pair], finding=f"{_RANKED[pair].finding}; ranked on the rows of an earlier failure")
     try:
-        return _told(step, reference.artifact, inputs)
+        told = _told(step, reference.artifact, inputs)
     except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
         return LayersTold(f"its layers could not be ranked by what quantising each costs: {error}")
+    if told.finding:
+        _RANKED[pair] = told
+    return told
 
 
 def _quantised_by(candidate: Artifact | None, reference: Artifact | None) -> LineageStep | None:

@@ -46,15 +46,13 @@ _DELONG_SOURCE = (
 )
 _FEW_GROUPS = (
     "where whole groups may err together, a model exactly on its budget passes in up to 15 % with 20 groups and 8 % "
-    "with "
-    "50, instead of 5 %"
+    "with 50, instead of 5 %"
 )
 _COUNTED = "levels are asymptotic: a model exactly on its budget passes in up to 6 % instead of 5 %"
 _RANKED = "levels are asymptotic: a model exactly on its budget passes in up to 7 % instead of 5 %"
 _EXPLAINED = (
     "levels are asymptotic: a model exactly on its budget passes in up to 8 % with 50 rows and 6 % with 1,000, "
-    "where errors "
-    "are heavy-tailed in 12 % and 8 %, instead of 5 %"
+    "where errors are heavy-tailed in 12 % and 8 %, instead of 5 %"
 )
 
 
@@ -62,9 +60,8 @@ _EXPLAINED = (
 class MeanLoss:
     """The mean of `values` (units,), to be at most `limit`, out of `units` of rows.
 
-    `largest` is what `stats.Linearised` says, and `is_mean` whether the values are losses, whose mean is taken as it
-    is. `dependence` is what the units show of depending on each other. It makes both ends infinite: an interval that is
-    too short would pass and fail where it must not.
+    `largest` is what `stats.Linearised` says. `dependence` is what the units show of depending on each other. It makes
+    both ends infinite: an interval that is too short would pass and fail where it must not.
     """
 
     values: NDArray[np.float64]

@@ -49,8 +49,22 @@ def chosen_output(predictor: Predictor, inputs: Inputs, output: str | None) -> t
     return output, outputs[output]
 
 
-def rows_with_nan(inputs: Inputs) -> int:
-    """How many rows hold NaN in any input."""
+def told_broken(
+    predictor: Predictor, name: str, scores: NDArray[Any], bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
+) -> str:
+    """The sentence on the rows `bad` (bad,) of `scores`, the output `name`, that hold `what`."""
+    return (
+        f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {len(scores)} rows, first in row "
+        f"{bad[0]} ({_rows_with_nan(inputs)} rows of the inputs hold NaN)"
+    )
+
+
+def broken_reference(told: str, *, does: str = "that answers NaN") -> InputError:
+    """The error for a reference of which `told` says that some rows are broken."""
+    return InputError(f"{told}: a reference {does} cannot judge; clean the inputs or mend the reference")
+
+
+def _rows_with_nan(inputs: Inputs) -> int:
     arrays = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
     found = np.zeros(len(arrays[0]), dtype=np.bool_)
     for array in arrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +15,9 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
 from pytest_modelserve.numerics import decode
 from pytest_modelserve.parity.asking import Question
-from pytest_modelserve.parity.estimating import Estimate
 from pytest_modelserve.parity.judging import Words, evidence_of
 from pytest_modelserve.parity.metric import MetricFunction
-from pytest_modelserve.parity.predicting import chosen_output, rows_with_nan
+from pytest_modelserve.parity.predicting import broken_reference, chosen_output, told_broken
 from pytest_modelserve.parity.slice_verdicts import refuse_judged_slices, verdicts_of
 from pytest_modelserve.parity.slices import highest_slice, lowest_slice
 from pytest_modelserve.parity.unanswered import evidence_of_unanswered
@@ -31,11 +31,19 @@ Over = Callable[[NDArray[Any]], float]
 """The metric over the rows with these numbers, or of a mask."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """How many rows are answered with NaN, and the sentence on them."""
+
+    broken: int
+    told: str
+
+
 def measure_own_level(predictor: Predictor, question: Question) -> Evidence:
     """Evidence that the user's metric is at least `min_value` or at most `max_value`; see `measure_accuracy`."""
     started = time.perf_counter()
     found = _answers(predictor, question)
-    if isinstance(found, Estimate):
+    if isinstance(found, _Unanswered):
         return evidence_of_unanswered(
             question.spec.title, predictor.subject, broken=found.broken, told=found.told, n=question.n, started=started
         )
@@ -52,11 +60,9 @@ def measure_own_change(candidate: Predictor, reference: Predictor, question: Que
     started = time.perf_counter()
     before, after = _answers(reference, question), _answers(candidate, question)
     gate = f"{question.spec.title} parity"
-    if isinstance(before, Estimate):
-        raise InputError(
-            f"{before.told}: a reference that answers NaN cannot judge; clean the inputs or mend the reference"
-        )
-    if isinstance(after, Estimate):
+    if isinstance(before, _Unanswered):
+        raise broken_reference(before.told)
+    if isinstance(after, _Unanswered):
         return evidence_of_unanswered(
             gate,
             candidate.subject,
@@ -82,7 +88,7 @@ def measure_own_change(candidate: Predictor, reference: Predictor, question: Que
     )
 
 
-def _answers(predictor: Predictor, question: Question) -> NDArray[Any] | Estimate:
+def _answers(predictor: Predictor, question: Question) -> NDArray[Any] | _Unanswered:
     """What the metric is given of the output: its values, or the labels that `decode=` makes of them."""
     name, scores = chosen_output(predictor, question.inputs, question.reading.output)
     rows = np.zeros(len(scores), dtype=np.bool_)
@@ -90,20 +96,11 @@ def _answers(predictor: Predictor, question: Question) -> NDArray[Any] | Estimat
         rows = np.isnan(scores).any(axis=tuple(range(1, scores.ndim)))
     if rows.any():
         bad = np.flatnonzero(rows)
-        told = (
-            f"output {name!r} of {predictor.subject} holds NaN in {bad.size} of {len(scores)} rows, first in row "
-            f"{bad[0]} "
-            f"({rows_with_nan(question.inputs)} rows of the inputs hold NaN)"
-        )
-        return Estimate(_never, broken=int(bad.size), told=told)
+        return _Unanswered(bad.size, told_broken(predictor, name, scores, bad, question.inputs))
     labels = np.asarray(question.labels)
     if len(labels) != len(scores):
         raise InputError(f"there are {len(labels)} labels for {len(scores)} rows of outputs")
     return decode(scores, question.reading.decode).labels if question.decodes else scores
-
-
-def _never(_rows: NDArray[np.bool_]) -> Any:
-    raise AssertionError("answers that are no numbers have no metric")
 
 
 def _over(question: Question, answers: NDArray[Any]) -> Over:
@@ -161,8 +158,7 @@ def _evidence(
             "Efron 1987, JASA 82:171-185; expanded: Hesterberg 2015, The American Statistician 69:371-386",
             f"{'independent rows' if question.units.are_rows else 'independent groups or blocks'}; a metric that is a "
             "smooth function of the rows (no quantile of few); levels are asymptotic: for the mean of skewed losses "
-            "PASS "
-            "is wrong in up to 7 % with 50 rows instead of 5 %, FAIL in up to 0.3 % with 200",
+            "PASS is wrong in up to 7 % with 50 rows instead of 5 %, FAIL in up to 0.3 % with 200",
         ),
         rates=question.rates,
         words=_words(gate, question),

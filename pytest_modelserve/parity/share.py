@@ -37,9 +37,8 @@ def measure_share(predictor: Predictor, question: Question) -> Evidence:
         )
     if not answers.rows.size:
         raise InputError(
-            f"{predictor.subject} answers the positive class in no row: precision is the share of those answers "
-            f"that are "
-            "right, and has no value"
+            f"{predictor.subject} answers the positive class in no row: precision is the share of those answers that "
+            "are right, and has no value"
         )
 
     def judge(rows: NDArray[np.bool_], limit: float, rates: ErrorRates) -> Quantity:
@@ -53,9 +52,7 @@ def measure_share(predictor: Predictor, question: Question) -> Evidence:
             answers.right / answers.rows.size, limit, confidence=rates.confidence, alpha=rates.alpha
         )
 
-    counted = np.zeros(question.n, dtype=np.bool_)
-    counted[answers.rows] = True
-    slices = question.slices.counting(counted)
+    slices = question.slices.counting(answers.counted(question.n))
     verdicts = verdicts_of(slices, judge, n=question.n, limit=min_value, rates=rates, needed=needed)
     worst = lowest_slice(slices.parts, lambda rows: float(_counted(answers, rows).correct.mean()))
     advice = "retrain, look at the wrong rows, or give more labelled rows"

@@ -53,11 +53,6 @@ class SliceRules:
     limit: Limit | None = None
     min_rows: int = 1
 
-    @property
-    def are_judged(self) -> bool:
-        """Whether a slice can make the gate fail."""
-        return self.limit is not None
-
     def counting(self, rows: NDArray[np.bool_]) -> SliceRules:
         """The same slices without the rows that a metric does not count, given a mask (n,) of those that it does."""
         return replace(self, parts=tuple(Part(part.label, part.rows & rows) for part in self.parts))

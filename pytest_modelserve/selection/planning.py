@@ -46,8 +46,8 @@ def rows_needed(
     - "accuracy", "top_k_accuracy", "recall": `discordance`, the share of rows on which one of the two models is right
     and the other wrong (for recall among the positive rows, which `positive_share` of all rows are); unpaired, `value`.
     - "mae", "log_loss", "brier_score": `pilot` (n,), one difference of losses a row (unpaired, one loss a row), which
-    is what the gate itself plans with, or their `standard_deviation` alone, which takes them for symmetric. -
-    "roc_auc": `value`, `positive_share` and, paired, the `correlation` of the two areas (0.9 or more for a quantised
+    is what the gate itself plans with, or their `standard_deviation` alone, which takes them for symmetric.
+    - "roc_auc": `value`, `positive_share` and, paired, the `correlation` of the two areas (0.9 or more for a quantised
     model and its reference), by the variance of Hanley and McNeil (1982), Radiology 143, 29–36, and (1983), 148,
     839–843.
 

@@ -17,7 +17,6 @@ from pytest_modelserve.stats.multiplicity import holm, spend
 from pytest_modelserve.stats.noninferiority import VerdictShares, noninferiority_power, rows_needed
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds
 from pytest_modelserve.stats.quantiles import median_bounds, quantile_bounds, samples_for_quantile
-from pytest_modelserve.stats.root_means import root_mean_rise_values
 from pytest_modelserve.stats.serial_dependence import SerialDependence, serial_dependence
 from pytest_modelserve.stats.share_limit import share_rows_needed
 from pytest_modelserve.stats.tango import tango_statistic
@@ -50,7 +49,6 @@ __all__ = [
     "quantile_bounds",
     "ratio_of",
     "resamples_for",
-    "root_mean_rise_values",
     "root_of",
     "rows_needed",
     "samples_for_quantile",

@@ -100,6 +100,11 @@ def average_of(estimates: Iterable[Linearised], *, touched: int = 1) -> Linearis
 
 
 def root_of(estimate: Linearised) -> Linearised:
-    """The square root of an estimate of at least 0; where it is 0, no row pulls it."""
+    """The square root of an estimate of at least 0; where it is 0, no row pulls it.
+
+    An approximation for many rows, like every delta method (van der Vaart, Asymptotic Statistics, 1998, chapter 3): for
+    the rise of a root mean square with errors of t₈ a high end of `mean_bounds` at 95 % misses in 6.5 % for n = 50 and
+    5 % for 1,000, a low end at 99.9 % in at most 0.1 % (simulated, benchmarks/regression_error_rates.py).
+    """
     root = math.sqrt(estimate.value)
     return Linearised(root, estimate.influence / (2 * root) if root > 0 else np.zeros_like(estimate.influence))

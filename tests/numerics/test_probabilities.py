@@ -132,5 +132,23 @@ def test_unknown_kind_names_the_nearest():
         row_log_losses(LOGITS, LABELS, "logit")
 
 
+@pytest.mark.parametrize("largest", [1.0, 0.95])
+def test_sums_may_miss_one_by_the_rounding_of_eight_bits(largest):
+    """255 steps up to 1, and up to a calibrated range that clips the highest."""
+    steps = np.float32(largest / 255)
+    rounded = np.round(PROBABILITIES / steps).clip(0, 255).astype(np.float32) * steps
+    assert np.abs(rounded.sum(axis=1) - 1).max() > 0.002
+    exact = row_brier_scores(PROBABILITIES, LABELS, "probabilities")
+    assert row_brier_scores(rounded, LABELS, "probabilities") == pytest.approx(exact, abs=0.02)
+
+
 def test_sums_may_miss_one_by_the_rounding_of_half_precision():
-    row_log_losses(PROBABILITIES.astype(np.float16), LABELS, "probabilities")
+    rounded = PROBABILITIES.astype(np.float16)
+    exact = row_brier_scores(PROBABILITIES, LABELS, "probabilities")
+    assert row_brier_scores(rounded, LABELS, "probabilities") == pytest.approx(exact, abs=0.002)
+
+
+@pytest.mark.parametrize("row_losses", [row_log_losses, row_brier_scores])
+def test_probabilities_that_miss_one_lose_and_gain_nothing_by_it(row_losses):
+    exact = row_losses(PROBABILITIES, LABELS, "probabilities")
+    assert row_losses(PROBABILITIES * 0.96, LABELS, "probabilities") == pytest.approx(exact)

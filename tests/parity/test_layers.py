@@ -15,6 +15,11 @@ from pytest_modelserve.artifacts import LineageStep, save_artifact
 from pytest_modelserve.parity import layers
 
 
+@pytest.fixture(autouse=True)
+def _no_earlier_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_RANKED", {})
+
+
 @pytest.fixture
 def deep(tmp_path: Any) -> ms.Artifact:
     """Three Gemm; the second has one large weight in each channel that takes all of its steps."""
@@ -84,6 +89,14 @@ output fidelity: outputs are further from the reference than allowed
         "ranking": (),
     }
     assert json.loads(evidence.to_json())["details"]["sensitivity"]["ranking"][0]["node"] == "node_b"
+
+
+def test_pair_that_fails_again_is_not_ranked_again(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ms.measure_output_fidelity(*pair, ROWS, min_sqnr_db=60)
+    monkeypatch.setattr(layers, "_told", lambda *_: pytest.fail("ranked twice"))
+    again = ms.measure_output_fidelity(*pair, ROWS[:3], min_sqnr_db=60)
+    assert again.findings == (f"{first.findings[0]}; ranked on the rows of an earlier failure",)
+    assert (again.advice, again.details) == (first.advice, first.details)
 
 
 def test_pass_ranks_nothing(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:

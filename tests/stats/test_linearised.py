@@ -11,13 +11,13 @@ from pytest_modelserve.stats import (
     Linearised,
     average_of,
     block_ids,
+    block_means,
     linearised_bounds,
     linearised_needed,
     linearised_power,
     mean_bounds,
     mean_of,
     ratio_of,
-    root_mean_rise_values,
     root_of,
     share_rows_needed,
     unit_values,
@@ -55,9 +55,29 @@ def test_influence_is_what_a_row_counted_more_often_does(estimate, plain, weight
         assert found.influence[row] / 12 == pytest.approx((plain(more) - plain(weights)) / 1e-6, abs=1e-6)
 
 
-def test_rise_of_a_root_mean_is_the_difference_of_two_roots():
-    rise = root_of(mean_of(A)).minus(root_of(mean_of(B)))
-    assert rise.values == pytest.approx(root_mean_rise_values(A, B))
+def test_rise_of_a_root_mean_scatters_as_the_jackknife_says():
+    n, reference = 400, np.random.default_rng(0).standard_normal(400)
+    candidate = 1.2 * reference + 0.3 * np.random.default_rng(1).standard_normal(n)
+    without = [
+        np.sqrt(np.mean(np.delete(candidate, i) ** 2)) - np.sqrt(np.mean(np.delete(reference, i) ** 2))
+        for i in range(n)
+    ]
+    jackknife = np.sqrt((n - 1) * np.var(without))
+    rise = root_of(mean_of(candidate**2)).minus(root_of(mean_of(reference**2)))
+    assert block_means(rise.values).standard_error == pytest.approx(jackknife, rel=0.02)
+
+
+def test_interval_misses_the_rise_of_a_root_mean_as_often_as_it_says():
+    rng, missed = np.random.default_rng(1), []
+    for _ in range(1500):
+        reference = rng.standard_normal(200)
+        candidate = 1.1 * (0.9 * reference + np.sqrt(0.19) * rng.standard_normal(200))
+        rise = root_of(mean_of(candidate**2)).minus(root_of(mean_of(reference**2)))
+        bounds = mean_bounds(rise.values, low_level=0.999, high_level=0.95)
+        missed.append((bounds.low > 0.1, bounds.high < 0.1))
+    low, high = np.mean(missed, axis=0)
+    assert low <= 0.004
+    assert 0.03 <= high <= 0.07
 
 
 def test_root_of_nothing_has_no_pull():
