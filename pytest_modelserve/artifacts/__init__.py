@@ -12,6 +12,8 @@ from pytest_modelserve.artifacts.artifact import (
 from pytest_modelserve.artifacts.compose import compose, steps_artifact
 from pytest_modelserve.artifacts.decisions import ArgMax, Softmax, TopK
 from pytest_modelserve.artifacts.digest import digest_of
+from pytest_modelserve.artifacts.external import tensor_bytes
+from pytest_modelserve.artifacts.joining import opset_of
 from pytest_modelserve.artifacts.lineage import JSON, LineageStep
 from pytest_modelserve.artifacts.own_code import own_code
 from pytest_modelserve.artifacts.saving import save_artifact
@@ -46,10 +48,12 @@ __all__ = [
     "load_model",
     "moved",
     "open_artifact",
+    "opset_of",
     "own_code",
     "read_graph",
     "save_artifact",
     "signature_of",
     "steps_artifact",
+    "tensor_bytes",
     "wire_form",
 ]

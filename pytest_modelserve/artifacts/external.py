@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -51,7 +52,7 @@ def stored_bytes(model: onnx.ModelProto) -> int:
 
     Tensors in attributes count: a weight that sits in a Constant node is no smaller for that.
     """
-    return sum(map(_size, tensors_of(model)))
+    return sum(map(tensor_bytes, tensors_of(model)))
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> tuple[ExternalFile, ...]:
@@ -75,6 +76,15 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether the content of `tensor` lies in another file."""
     # 1 is TensorProto.EXTERNAL.
     return tensor.HasField("data_location") and tensor.data_location == 1
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """The bytes that the content of `tensor` takes, wherever it lies; told by its dims, as asking for it copies it."""
+    dtype = dtype_name(tensor.data_type)
+    if dtype == "str":
+        return sum(map(len, tensor.string_data))
+    count: int = math.prod(tensor.dims)
+    return (count * _bits(tensor.data_type, dtype) + 7) // 8
 
 
 def _resolve(location: str, tensor: str, model: Path) -> Path:
@@ -102,7 +112,7 @@ def _resolve(location: str, tensor: str, model: Path) -> Path:
 
 def _check_length(tensor: onnx.TensorProto, entries: dict[str, str], file: ExternalFile) -> None:
     offset, length = (_number(entries, key, tensor.name) for key in ("offset", "length"))
-    expected = _size(tensor)
+    expected = tensor_bytes(tensor)
     if length and length != expected:
         raise ArtifactError(
             f"tensor {tensor.name!r} takes {expected} bytes, but its entry says that {file.location!r} holds {length}"
@@ -120,18 +130,6 @@ def _number(entries: dict[str, str], key: str, tensor: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise ArtifactError(f"tensor {tensor!r} has the external {key} {text!r}, which is not a number of bytes")
     return int(text)
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    if tensor.HasField("raw_data"):
-        return len(tensor.raw_data)
-    dtype = dtype_name(tensor.data_type)
-    if dtype == "str":
-        return sum(map(len, tensor.string_data))
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return (count * _bits(tensor.data_type, dtype) + 7) // 8
 
 
 def _bits(elem_type: int, dtype: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts.artifact import Artifact, described
 from pytest_modelserve.artifacts.durable import write_file
-from pytest_modelserve.artifacts.external import tensors_of
+from pytest_modelserve.artifacts.external import tensor_bytes, tensors_of
 from pytest_modelserve.artifacts.lineage import Label, LineageStep, write_label
 from pytest_modelserve.artifacts.wire import fill, light_copy, wire_form
 from pytest_modelserve.errors import ArtifactError
@@ -43,7 +43,8 @@ def save_artifact(
     an ArtifactError.
     """
     path = Path(path).absolute()
-    is_moved = external_data or sum(len(tensor.raw_data) for tensor in tensors_of(model)) > INLINE_LIMIT_BYTES
+    inline = sum(tensor_bytes(tensor) for tensor in tensors_of(model) if tensor.HasField("raw_data"))
+    is_moved = external_data or inline > INLINE_LIMIT_BYTES
     labelled = light_copy(model)
     write_label(labelled, Label(name, variant, tuple(lineage)))
     try:

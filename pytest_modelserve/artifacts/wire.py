@@ -134,12 +134,13 @@ def _light_graph(file: BinaryIO, start: int, end: int) -> bytes:
 
 def _light_tensor(file: BinaryIO, start: int, end: int) -> bytes:
     import onnx
+    from google.protobuf.message import DecodeError
 
     light = _lighter(file, start, end, _RAW_DATA, lambda *_: b"")
     tensor = onnx.TensorProto()
     try:
         tensor.ParseFromString(light)
-    except Exception as error:  # DecodeError, of a package that nothing else here imports
+    except DecodeError as error:
         raise MalformedError from error
     if tensor.data_type in _KEPT_TYPES:
         return _span(file, start, end)

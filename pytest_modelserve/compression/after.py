@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import TensorSpec, signature_of
+from pytest_modelserve.artifacts import Artifact, TensorSpec, signature_of
 from pytest_modelserve.compression.trials import Trial
-from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.errors import ArtifactError, ModelServeError, RecipeError
 from pytest_modelserve.numerics import compare_outputs
-from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving import Predictor, serve
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +45,14 @@ def _fixed(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...] | None]:
     return (spec.name, spec.dtype, shape)
 
 
+def served(result: Artifact | Path) -> Predictor:
+    """A predictor of what a recipe made; RecipeError where onnxruntime refuses it."""
+    try:
+        return serve(result)
+    except ArtifactError as error:
+        raise RecipeError(f"onnxruntime does not take the result: {error}") from error
+
+
 def check_answers(candidate: Predictor, trials: Sequence[Trial], *, is_exact: bool) -> None:
     """RecipeError unless `candidate` runs all trials and answers as it must.
 
@@ -54,7 +63,7 @@ def check_answers(candidate: Predictor, trials: Sequence[Trial], *, is_exact: bo
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in trial.inputs.items())
         try:
             got = candidate.predict(trial.inputs)
-        except Exception as error:  # onnxruntime's exceptions share no base class
+        except ModelServeError as error:
             raise RecipeError(f"the result does not run on {shapes}, on which the source does: {error}") from error
         if is_exact:
             _check_same(got, trial.answers, shapes)

@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts import Artifact
-from pytest_modelserve.compression.building import loaded
 from pytest_modelserve.compression.calibration import Calibration
-from pytest_modelserve.compression.census import float_arrays
+from pytest_modelserve.compression.census import float_dtypes
+from pytest_modelserve.compression.files import loaded
 from pytest_modelserve.compression.int8_static import INT8_STATIC, opened
 from pytest_modelserve.compression.naming import name_nodes
-from pytest_modelserve.compression.quantising import calm
+from pytest_modelserve.compression.quantising import calm, quantizer_failed
 from pytest_modelserve.compression.ranges import measured_ranges
 from pytest_modelserve.compression.ranging import Ranging
 from pytest_modelserve.compression.recipe import Material, Recipe
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Nodes = Sequence["onnx.NodeProto"]
 QuantisedAlone = Callable[[str], "onnx.ModelProto"]
+
+
+def can_treat_alone(recipe: Recipe) -> bool:
+    """Whether `alone` takes `recipe`."""
+    return bool(recipe.layers) or recipe is INT8_STATIC
 
 
 def alone(
@@ -47,8 +52,8 @@ def _static(source: onnx.ModelProto, rows: Calibration, ranging: Ranging, folder
         try:
             with calm():
                 model = ready.quantizer.quantised(ranges, only=(name,))
-        except Exception as error:  # onnxruntime raises bare ValueErrors, RuntimeErrors and AssertionErrors
-            raise RecipeError(f"onnxruntime's quantizer failed: {error}") from error
+        except Exception as error:
+            raise quantizer_failed(error) from error
         if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
             raise RecipeError(f"{name!r} alone stays in float")
         return model
@@ -57,8 +62,8 @@ def _static(source: onnx.ModelProto, rows: Calibration, ranging: Ranging, folder
 
 
 def _weights(source: onnx.ModelProto, recipe: Recipe, rows: Calibration, folder: Path) -> tuple[Nodes, QuantisedAlone]:
-    weights = {name for name, _ in float_arrays(source)}
-    nodes = [node for node in source.graph.node if node.op_type in recipe.layers and weights.intersection(node.input)]
+    weights = float_dtypes(source).keys()
+    nodes = [n for n in source.graph.node if n.op_type in recipe.layers and not weights.isdisjoint(n.input)]
     name_nodes(nodes)
     inputs = next(rows.batches())
 

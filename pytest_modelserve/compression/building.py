@@ -15,14 +15,14 @@ from pytest_modelserve.artifacts import (
     LineageStep,
     at_rest,
     is_unchanged,
-    load_model,
     read_graph,
     save_artifact,
 )
-from pytest_modelserve.compression.after import check_answers, check_signature
+from pytest_modelserve.compression.after import check_answers, check_signature, served
 from pytest_modelserve.compression.calibration import Calibration
 from pytest_modelserve.compression.census import keep_node_metadata, node_counts
 from pytest_modelserve.compression.exclusion import check_excluded
+from pytest_modelserve.compression.files import loaded
 from pytest_modelserve.compression.opening import crash_watch
 from pytest_modelserve.compression.ranging import Ranging
 from pytest_modelserve.compression.recipe import Applied, Inputs, Material, Recipe
@@ -30,7 +30,7 @@ from pytest_modelserve.compression.room import refuse_full
 from pytest_modelserve.compression.trials import draw_trials
 from pytest_modelserve.errors import ArtifactError, RecipeError
 from pytest_modelserve.evidence import package_versions
-from pytest_modelserve.serving import Predictor, serve
+from pytest_modelserve.serving import serve
 
 if TYPE_CHECKING:
     import onnx
@@ -64,20 +64,11 @@ def build_result(artifact: Artifact, job: Job, variant: str, target: Path) -> Ar
         lineage = (*artifact.lineage, step)
         result = save_artifact(applied.model, target, name=artifact.name, variant=variant, lineage=lineage)
         watch(result.path)
-        with _served(result) as candidate:
+        with served(at_rest(result)) as candidate:  # the folder of a build is nobody else's
             check_answers(candidate, trials, is_exact=job.recipe.is_exact)
     if not is_unchanged(artifact):
         raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
     return result
-
-
-def loaded(artifact: Artifact) -> onnx.ModelProto:
-    """The model with all its weights."""
-    import onnx
-
-    model = load_model(artifact)
-    onnx.load_external_data_for_model(model, str(artifact.path.parent))
-    return model
 
 
 def _watch(recipe: Recipe) -> AbstractContextManager[Callable[[Path], None]]:
@@ -123,10 +114,3 @@ def _lineage_step(artifact: Artifact, job: Job, source: onnx.ModelProto, applied
         package_versions(job.recipe.packages),
         applied.notes,
     )
-
-
-def _served(result: Artifact) -> Predictor:
-    try:
-        return serve(at_rest(result))  # the folder of a build is nobody else's
-    except ArtifactError as error:
-        raise RecipeError(f"onnxruntime does not take the result: {error}") from error

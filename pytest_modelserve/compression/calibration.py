@@ -39,36 +39,36 @@ class Calibration:
 
 
 @contextmanager
-def calibration_of(given: Given, signature: Signature) -> Iterator[Calibration]:
+def calibration_of(given: Given, signature: Signature, *, what: str = "calibration=") -> Iterator[Calibration]:
     """`given` as batches that `signature` takes, usable inside the block.
 
     One array or mapping is cut into batches of 32 rows where the first axis of all inputs is one free axis. Of an
     iterable each batch stays as it is. One that is neither a list nor a tuple is read once, one batch at a time, into a
     temporary folder: it may be a generator, or a loader that shuffles and would give other batches the second time.
 
-    RecipeError that names `calibration=` for no rows, NaN or infinite values, and batches that the model does not take;
-    ArtifactError where the temporary folder is full.
+    RecipeError that calls the argument `what`, for no rows, NaN or infinite values, and batches that the model does not
+    take; ArtifactError where the temporary folder is full.
     """
     if isinstance(given, (np.ndarray, Mapping)):
-        yield _in_memory(_cut(_checked(given, signature, "calibration="), signature))
+        yield _in_memory(_cut(_checked(given, signature, what), signature), what)
     elif isinstance(given, (list, tuple)):
-        yield _in_memory(_checked_batches(given, signature))
+        yield _in_memory(_checked_batches(given, signature, what), what)
     elif isinstance(given, Iterable):
         with TemporaryDirectory(prefix="modelserve-calibration-") as folder:
-            yield _spooled(_checked_batches(given, signature), Path(folder))
+            yield _spooled(_checked_batches(given, signature, what), Path(folder), what)
     else:
         raise RecipeError(
-            f"calibration= is a {type(given).__name__}: give an array, a mapping from input names to arrays, or an "
+            f"{what} is a {type(given).__name__}: give an array, a mapping from input names to arrays, or an "
             "iterable of such batches"
         )
 
 
-def _in_memory(batches: Iterable[Inputs]) -> Calibration:
+def _in_memory(batches: Iterable[Inputs], what: str) -> Calibration:
     kept = tuple(batches)
-    return Calibration(_digest(digest_of(batch) for batch in kept), kept)
+    return Calibration(_digest((digest_of(batch) for batch in kept), what), kept)
 
 
-def _spooled(batches: Iterable[Inputs], folder: Path) -> Calibration:
+def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
     digests = []
     for number, batch in enumerate(batches):
         try:
@@ -76,11 +76,11 @@ def _spooled(batches: Iterable[Inputs], folder: Path) -> Calibration:
         except OSError as error:
             reason = error.strerror or f"the disk is full ({error})"  # numpy raises a bare OSError over half an array
             raise ArtifactError(
-                f"batch {number} of calibration= cannot be written to {folder}: {reason}. What comes "
+                f"batch {number} of {what} cannot be written to {folder}: {reason}. What comes "
                 "from a generator is kept there meanwhile: set TMPDIR to a folder with more room, or give a list"
             ) from error
         digests.append(digest_of(batch))
-    return Calibration(_digest(digests), folder)
+    return Calibration(_digest(digests, what), folder)
 
 
 def _write(batch: Inputs, folder: Path) -> None:
@@ -97,16 +97,16 @@ def _read(folder: Path) -> Inputs:
     }
 
 
-def _digest(digests: Iterable[str]) -> str:
+def _digest(digests: Iterable[str], what: str) -> str:
     every = tuple(digests)
     if not every:
-        raise RecipeError("calibration= holds no batch: give rows like those that the model will serve")
+        raise RecipeError(f"{what} holds no batch: give rows like those that the model will serve")
     return digest_of(every)
 
 
-def _checked_batches(given: Iterable[Batch], signature: Signature) -> Iterator[Inputs]:
+def _checked_batches(given: Iterable[Batch], signature: Signature, what: str) -> Iterator[Inputs]:
     for number, batch in enumerate(given):
-        yield _checked(batch, signature, f"batch {number} of calibration=")
+        yield _checked(batch, signature, f"batch {number} of {what}")
 
 
 def _checked(batch: object, signature: Signature, where: str) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnx
+
+# The domains of operators that onnx itself knows.
+STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -34,18 +37,23 @@ def node_counts(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
+def told_counts(model: onnx.ModelProto) -> str:
+    """The operators of `model` with their numbers, as words."""
+    return ", ".join(f"{op} ×{n}" for op, n in node_counts(model).items()) or "no nodes"
+
+
 def make_up(model: onnx.ModelProto) -> tuple[dict[str, int], Counter[tuple[int, tuple[int, ...]]]]:
     """Node counts, and how many initializers there are of each dtype and shape: equal for models of the same make."""
     return node_counts(model), Counter((tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer)
 
 
-def float_arrays(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The name and value of every initializer of a floating dtype that numpy itself has."""
+def float_arrays(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The name and value of every initializer of a floating dtype that numpy itself has, or of those in `names`."""
     import onnx
 
     known = _numpy_floats()
     for tensor in model.graph.initializer:
-        if tensor.data_type in known:
+        if tensor.data_type in known and (names is None or tensor.name in names):
             yield tensor.name, np.asarray(onnx.numpy_helper.to_array(tensor))
 
 
@@ -63,13 +71,6 @@ def _numpy_floats() -> dict[int, str]:
         onnx.TensorProto.DOUBLE: "float64",
         onnx.TensorProto.FLOAT16: "float16",
     }
-
-
-def stored_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of all initializers, which `model` has loaded."""
-    import onnx
-
-    return sum(int(onnx.numpy_helper.to_array(tensor).nbytes) for tensor in model.graph.initializer)
 
 
 def keep_node_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> None:

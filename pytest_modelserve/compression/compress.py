@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pytest_modelserve.artifacts import Artifact, Store, digest_of, moved, open_artifact, own_code
-from pytest_modelserve.compression.building import Job, build_result, loaded as loaded
+from pytest_modelserve.compression.building import Job, build_result
 from pytest_modelserve.compression.calibration import Given, calibration_of
 from pytest_modelserve.compression.exclusion import Excluded, excluded_names
 from pytest_modelserve.compression.fp16 import FP16

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.artifacts import fill, light_copy
-from pytest_modelserve.compression.census import float_dtypes, node_counts, nodes_inside
+from pytest_modelserve.compression.census import float_dtypes, node_counts, nodes_inside, told_counts
 from pytest_modelserve.compression.clamping import Clamped, clamped_constants, kept_nodes
 from pytest_modelserve.compression.fp16_casts import constants_to_initializers, straighten
 from pytest_modelserve.compression.naming import name_nodes
 from pytest_modelserve.compression.overflow import refuse_overflow
-from pytest_modelserve.compression.quantising import told_counts
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import RecipeError
 

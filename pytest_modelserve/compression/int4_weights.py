@@ -13,6 +13,7 @@ from pytest_modelserve.compression.quantising import (
     growth,
     left_in_float,
     nothing_to_quantise,
+    quantizer_failed,
     refuse_unfit,
 )
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
@@ -35,8 +36,9 @@ def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     quantised = _quantised(quantised, material)
     if not any(node.op_type == "MatMulNBits" for node in nodes_of(quantised.graph)):
         raise nothing_to_quantise("MatMul or Gemm", model, material.exclude)
-    for name, array in float_arrays(quantised):
-        if name.endswith("_scales") and not np.isfinite(array).all():
+    scales = {name for name in float_dtypes(quantised) if name.endswith("_scales")}
+    for name, array in float_arrays(quantised, scales):
+        if not np.isfinite(array).all():
             raise RecipeError(
                 f"no int4 scale for {name.removesuffix('_scales')!r}: it holds infinite values, or ones too large"
             )
@@ -47,7 +49,7 @@ def _refuse_double(model: onnx.ModelProto) -> None:
     """The quantizer takes float64 weights and writes a graph that no runtime loads."""
     weights = {name for name, dtype in float_dtypes(model).items() if dtype == "float64"}
     for node in nodes_of(model.graph):
-        if node.op_type in ("MatMul", "Gemm") and weights.intersection(node.input):
+        if node.op_type in _LAYERS and weights.intersection(node.input):
             raise RecipeError(f"the weights of {node.op_type} {node.name!r} are float64: export the model in float32")
 
 
@@ -65,8 +67,8 @@ def _quantised(model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
             quantizer.process()
     except MissingDependencyError:
         raise
-    except Exception as error:  # the quantizer raises bare ValueErrors, RuntimeErrors and AssertionErrors
-        raise RecipeError(f"onnxruntime's quantizer failed: {error}") from error
+    except Exception as error:
+        raise quantizer_failed(error) from error
     result: onnx.ModelProto = quantizer.model.model
     return result
 

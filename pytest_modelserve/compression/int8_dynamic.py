@@ -15,6 +15,7 @@ from pytest_modelserve.compression.quantising import (
     growth,
     left_in_float,
     nothing_to_quantise,
+    quantizer_failed,
     refuse_unfit,
 )
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
@@ -29,11 +30,11 @@ _LEFT = ("Conv",)
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
     refuse_unfit(model, form="int8")
-    floats = float_dtypes(model)
+    floats = float_dtypes(model).keys()
     quantised = _quantised(model, material)
     _refuse_unchanged(model, quantised, material.exclude)
-    for name, array in float_arrays(quantised):
-        if name not in floats and not np.isfinite(array).all():
+    for name, array in float_arrays(quantised, float_dtypes(quantised).keys() - floats):
+        if not np.isfinite(array).all():
             raise RecipeError(f"{name!r} came out NaN or infinite: the weights behind it are infinite or too large")
     return Applied(quantised, (*left_in_float(quantised), *growth(model, quantised), *_batch_mates(quantised)))
 
@@ -44,8 +45,8 @@ def _quantised(model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
             quantizer = _quantizer(model, material)
             quantizer.quantize_model()
             quantizer.model.topological_sort()
-    except Exception as error:  # the quantizer raises bare ValueErrors, RuntimeErrors and AssertionErrors
-        raise RecipeError(f"onnxruntime's quantizer failed: {error}") from error
+    except Exception as error:
+        raise quantizer_failed(error) from error
     result: onnx.ModelProto = quantizer.model.model
     return result
 

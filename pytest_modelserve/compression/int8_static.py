@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_modelserve.compression.activations import Activations, quantised_operators
-from pytest_modelserve.compression.census import float_arrays, nodes_of
+from pytest_modelserve.compression.census import STANDARD, float_arrays, float_dtypes, nodes_of
 from pytest_modelserve.compression.exclusion import nodes_around
+from pytest_modelserve.compression.files import write_large
 from pytest_modelserve.compression.naming import name_nodes
 from pytest_modelserve.compression.qdq import Quantizer
 from pytest_modelserve.compression.quantising import (
-    STANDARD,
     calm,
     growth,
     left_in_float,
     nothing_to_quantise,
+    quantizer_failed,
     refuse_unfit,
-    write_large,
 )
 from pytest_modelserve.compression.ranges import Range, narrowed_ranges, seen_ranges
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
@@ -52,8 +52,8 @@ def opened(model: onnx.ModelProto, folder: Path) -> Opened:
     try:
         with calm():
             return Opened(Activations(path, is_large=is_large), Quantizer(path), treated)
-    except Exception as error:  # bare ValueErrors, RuntimeErrors and AssertionErrors
-        raise _failed(error) from error
+    except Exception as error:
+        raise quantizer_failed(error) from error
 
 
 def _apply(model: onnx.ModelProto, material: Material) -> Applied:
@@ -88,13 +88,13 @@ def _quantised(
     try:
         with calm():
             quantised = ready.quantizer.quantised(ranges, exclude=material.exclude)
-    except Exception as error:  # bare ValueErrors, RuntimeErrors and AssertionErrors
+    except Exception as error:
         # It does not say which scale it stumbled over.
         found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
-        raise (_endless(found, ready.treated, material.exclude) if found else _failed(error)) from error
+        raise (_endless(found, ready.treated, material.exclude) if found else quantizer_failed(error)) from error
     _refuse_unchanged(model, quantised, material.exclude)
-    floats = {name for name, _ in float_arrays(model)}
-    endless = [name.removesuffix("_scale") for name in _infinite(quantised) if name not in floats]
+    made = float_dtypes(quantised).keys() - float_dtypes(model).keys()
+    endless = [name.removesuffix("_scale") for name in _infinite(quantised, made)]
     if endless:
         # The scale of a bias is made of two others.
         values = [name for name in endless if not name.endswith("_quantized")] or endless
@@ -102,12 +102,8 @@ def _quantised(
     return quantised
 
 
-def _failed(error: Exception) -> RecipeError:
-    return RecipeError(f"onnxruntime's quantizer failed: {error}")
-
-
-def _infinite(model: onnx.ModelProto) -> Iterator[str]:
-    return (name for name, array in float_arrays(model) if not np.isfinite(array).all())
+def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[str]:
+    return (name for name, array in float_arrays(model, names) if not np.isfinite(array).all())
 
 
 def _endless(names: list[str], treated: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:

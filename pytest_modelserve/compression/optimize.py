@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.compression.census import make_up, nodes_of
-from pytest_modelserve.compression.quantising import STANDARD, is_large, write_large
+from pytest_modelserve.compression.census import STANDARD, make_up, nodes_of
+from pytest_modelserve.compression.files import is_large, write_large
 from pytest_modelserve.compression.recipe import Applied, Material, Recipe
 from pytest_modelserve.errors import RecipeError
 

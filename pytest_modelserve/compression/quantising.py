@@ -6,20 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_modelserve.artifacts import heavy_weights, light_copy, wire_form
-from pytest_modelserve.compression.census import float_arrays, float_dtypes, node_counts, nodes_of, stored_bytes
+from pytest_modelserve.artifacts import tensor_bytes
+from pytest_modelserve.compression.census import float_arrays, float_dtypes, node_counts, nodes_of, told_counts
 from pytest_modelserve.errors import RecipeError
 
 if TYPE_CHECKING:
     import onnx
 
-# The domains of operators that onnx itself knows.
-STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 # Operators that quantised graphs consist of; and those named QLinear...
 _QUANTISED = (
     "ConvInteger",
@@ -39,9 +36,6 @@ _QUANTISED = (
 # Operators with weights worth quantising, whether a recipe can (MatMul) or cannot (GRU) or will not (Conv). Those named
 # Fused... are what onnxruntime's optimiser makes of them, and no quantizer takes them.
 _WEIGHTY = ("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
-# Larger weights go to a file of their own: tools that infer shapes read and write the whole model file for it, which
-# takes longer than to quantise. (A protobuf message ends at 2 GiB in any case.)
-_INLINE_LIMIT_BYTES = 32 << 20
 
 
 def refuse_unfit(model: onnx.ModelProto, *, form: str) -> None:
@@ -88,33 +82,9 @@ def calm() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def is_large(model: onnx.ModelProto) -> bool:
-    """Whether the weights of `model` go to a file of their own."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _INLINE_LIMIT_BYTES
-
-
-def write_large(model: onnx.ModelProto, path: Path) -> bool:
-    """Write `model` to `path`; whether its weights went to a file of their own."""
-    with_data = is_large(model)
-    light = light_copy(model)
-    if with_data:
-        _write_beside(light, model, path.with_name(f"{path.name}.data"))
-    with open(path, "wb") as file:
-        file.writelines(wire_form(light, None if with_data else model))
-    return with_data
-
-
-def _write_beside(light: onnx.ModelProto, model: onnx.ModelProto, path: Path) -> None:
-    """Write the heavy weights of `model` to `path` and references to them into its `light` copy."""
-    import onnx
-
-    with open(path, "wb") as file:
-        for place, content in heavy_weights(model):
-            tensor = light.graph.initializer[place]
-            tensor.raw_data = b""  # onnx refers to nothing but raw data
-            onnx.external_data_helper.set_external_data(tensor, path.name, file.tell(), len(content))
-            tensor.ClearField("raw_data")
-            file.write(content)
+def quantizer_failed(error: Exception) -> RecipeError:
+    """What to raise for what onnxruntime's quantizers raise: bare ValueErrors, RuntimeErrors and AssertionErrors."""
+    return RecipeError(f"onnxruntime's quantizer failed: {error}")
 
 
 def as_products(layers: tuple[str, ...]) -> list[str]:
@@ -136,7 +106,7 @@ def left_in_float(model: onnx.ModelProto) -> Iterator[str]:
 
 def growth(model: onnx.ModelProto, quantised: onnx.ModelProto) -> Iterator[str]:
     """A note if the initializers of `quantised` take no less room than those of `model`."""
-    before, after = stored_bytes(model), stored_bytes(quantised)
+    before, after = (sum(map(tensor_bytes, each.graph.initializer)) for each in (model, quantised))
     if after >= before:
         yield f"initializers did not shrink: {before} bytes before, {after} after"
 
@@ -149,8 +119,3 @@ def nothing_to_quantise(operators: str, model: onnx.ModelProto, exclude: tuple[s
     return RecipeError(
         f"there is nothing to quantise: no {operators} with constant float32 weights among {told_counts(model)}"
     )
-
-
-def told_counts(model: onnx.ModelProto) -> str:
-    """The operators of `model` with their numbers, as words."""
-    return ", ".join(f"{op} ×{n}" for op, n in node_counts(model).items()) or "no nodes"

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, save_artifact
-from pytest_modelserve.compression.alone import alone
+from pytest_modelserve.compression.alone import alone, can_treat_alone
 from pytest_modelserve.compression.calibration import Batch, calibration_of
 from pytest_modelserve.compression.compress import RECIPES
-from pytest_modelserve.compression.int8_static import INT8_STATIC
 from pytest_modelserve.compression.kept import worst_sqnr_db
 from pytest_modelserve.compression.ranging import MIN_MAX, CalibrationMethod, ranging_of
 from pytest_modelserve.errors import RecipeError, UsageError, unknown_choice
@@ -26,7 +25,7 @@ from pytest_modelserve.serving import serve
 if TYPE_CHECKING:
     import onnx
 
-LAYERED = tuple(name for name, each in RECIPES.items() if each.layers or each is INT8_STATIC)
+LAYERED = tuple(name for name, each in RECIPES.items() if can_treat_alone(each))
 """The recipes that can treat one node alone."""
 
 
@@ -93,7 +92,11 @@ def rank_layers(
     deadline = time.monotonic() + time_limit_s
     problem, tried = None, 0
     found: list[LayerDamage] = []
-    with calibration_of(inputs, artifact.signature) as rows, serve(artifact) as reference, TemporaryDirectory() as work:
+    with (
+        calibration_of(inputs, artifact.signature, what="inputs=") as rows,
+        serve(artifact) as reference,
+        TemporaryDirectory() as work,
+    ):
         expected = reference.predict(inputs)
         nodes, quantised_alone = alone(artifact, RECIPES[recipe], rows, ranging, Path(work))
         for node in progress(nodes, f"{recipe} of {artifact.subject}, node by node", total=len(nodes)):

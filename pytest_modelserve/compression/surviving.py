@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.compression.activations import Activations
+from pytest_modelserve.compression.after import served
 from pytest_modelserve.compression.coarse import coarse_values
 from pytest_modelserve.compression.exclusion import nodes_around
+from pytest_modelserve.compression.files import write_large
 from pytest_modelserve.compression.kept import Kept
-from pytest_modelserve.compression.quantising import write_large
 from pytest_modelserve.compression.ranges import Range
 from pytest_modelserve.compression.ranging import MIN_MAX
 from pytest_modelserve.compression.recipe import Inputs, Material
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
-from pytest_modelserve.serving import serve
 
 if TYPE_CHECKING:
     import onnx
@@ -62,11 +62,7 @@ def refuse_broken(quantised: onnx.ModelProto, measured: Measured, material: Mate
 
 def _kept(path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]) -> dict[str, Kept]:
     kept: dict[str, Kept] = {}
-    try:
-        candidate = serve(path)
-    except ArtifactError as error:
-        raise RecipeError(f"onnxruntime does not take the result: {error}") from error
-    with candidate:
+    with served(path) as candidate:
         for batch in _first(batches):
             expected = activations.fetched(outputs, batch)
             try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, TensorSpec
 from pytest_modelserve.compression.recipe import Inputs
-from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.errors import ModelServeError, RecipeError
 from pytest_modelserve.serving import Predictor
 
 _ROWS = (2, 5)
@@ -118,7 +118,7 @@ def _traced_sizes(artifact: Artifact) -> Mapping[str, int]:
 def _tried(source: Predictor, inputs: Inputs) -> Trial | Exception:
     try:
         return Trial(inputs, source.predict(inputs))
-    except Exception as error:  # what refuses the drawn sizes is told to the user by the caller
+    except ModelServeError as error:  # what refuses the drawn sizes is told to the user by the caller
         return error
 
 

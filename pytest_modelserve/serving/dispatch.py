@@ -97,4 +97,4 @@ def _renamed(subject: Subject, name: str | None, variant: str | None) -> Subject
 
 
 def _told(target: object) -> str:
-    return f"{getattr(target, '__name__', None) or 'an object of type ' + type(target).__name__}"
+    return getattr(target, "__name__", None) or f"an object of type {type(target).__name__}"

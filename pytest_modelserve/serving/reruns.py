@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +47,7 @@ def reruns_of(reference: Predictor) -> dict[str, Rerun]:
 
 def _in_float64(reference: TorchPredictor, inputs: Inputs) -> Answers:
     try:
-        double = copy.copy(reference)  # how inputs are named and passed stays as it is
-        double._module = copy.deepcopy(reference._module).double()
-        return double.predict(_as_float64(inputs))
+        return reference.in_float64().predict(_as_float64(inputs))
     except Exception as error:  # the module's own code
         raise UsageError(
             f"{reference.subject} does not run in float64, which would tell how far its own rounding reaches "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,12 @@ class TorchPredictor(Predictor):
 
         threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
         return f"{self.subject} in eager torch {torch.__version__}, {threads}"
+
+    def in_float64(self) -> TorchPredictor:
+        """Another predictor, of a copy of the module in float64; inputs are named and handed over as here."""
+        double = copy.copy(self)
+        double._module = copy.deepcopy(self._module).double()
+        return double
 
     def _call_of(self, inputs: object) -> tuple[Call, Mapping[str, object]]:
         """The call that `inputs` mean, and the arrays in it by name; names that came before are not looked up again,

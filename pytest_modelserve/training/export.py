@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, save_artifact
+from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, opset_of, save_artifact
 from pytest_modelserve.errors import ArtifactError, ExportError, InputError
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
@@ -22,7 +22,7 @@ from pytest_modelserve.training.request import PACKAGES, ExportRequest, request_
 from pytest_modelserve.training.source import Examples
 from pytest_modelserve.training.tracing import Dynamic
 from pytest_modelserve.training.trained import TrainedModel
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of, refusal
+from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, refusal
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +130,7 @@ def _candidate(checked: Artifact, model: onnx.ModelProto) -> Predictor:
         raise refusal(error, model) from error
 
 
-def _lineage_step(request: ExportRequest, opset: int, notes: tuple[str, ...]) -> LineageStep:
+def _lineage_step(request: ExportRequest, opset: int | None, notes: tuple[str, ...]) -> LineageStep:
     axes = {name: {str(axis): label for axis, label in named.items()} for name, named in request.tracing.axes.items()}
     return LineageStep(
         "export",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import BakedAxisError, ExportError
+from pytest_modelserve.errors import BakedAxisError, ExportError, ModelServeError
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.training.agreeing import Outputs, Probe, check_agreement, where_free
 from pytest_modelserve.training.breaking_rows import Kind, breaking_rows
@@ -143,7 +143,7 @@ def _run(
 ) -> Probe:
     try:
         got = candidate.predict(inputs)
-    except Exception as error:  # onnxruntime raises bare RuntimeErrors, among others
+    except ModelServeError as error:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         told = f"{candidate.subject} cannot run the inputs {shapes}, which the torch module can: {error}"
         if moved:

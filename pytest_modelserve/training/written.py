@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.artifacts import signature_of
+from pytest_modelserve.artifacts import opset_of, signature_of
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
 from pytest_modelserve.training.agreeing import Probe
 from pytest_modelserve.training.failing import innermost_line
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\(\d+\)")
 # Under this key the exporter keeps a node's way through the user's code.
 _STACK = "pkg.torch.onnx.stack_trace"
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the standard operator set that `model` is written in."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def check_written(model: onnx.ModelProto, tracing: Tracing, outputs: Sequence[str], opset: int | None) -> None:

@@ -284,4 +284,5 @@ def test_a_function_made_by_exec_does_not_borrow_the_source_of_its_module(projec
     text = "namespace = globals()\nexec(compile('def fit(): return {}', '<made>', 'exec'), namespace)\n"
     before = digest_of(project("model", model=text.format(1)).fit)
     assert before == digest_of(project("model", model=text.format(1)).fit)
+    assert before != digest_of(project("model", model=text.format(2)).fit)
     assert sources_behind(vars(project("model", model=FIT)), compile("1", "<made>", "exec")) == ()

@@ -169,7 +169,6 @@ def test_a_composed_model_can_be_composed_again(linear, saved, store, run):
     x = _features(5, 4)
     np.testing.assert_array_equal(run(twice, features=x)["logits"], run(artifact, features=x)["logits"])
     assert [step.stage for step in twice.lineage] == ["compose", "compose"]
-    assert [step.stage for step in twice.lineage] == ["compose", "compose"]
 
 
 def test_the_lineage_says_what_was_composed(linear, saved, store):

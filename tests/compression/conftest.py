@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.artifacts import LineageStep, Store, save_artifact
-from pytest_modelserve.compression import compress
+from pytest_modelserve.compression import RECIPES, compress
 from pytest_modelserve.errors import RecipeError
 from pytest_modelserve.serving import serve
 
@@ -109,6 +109,24 @@ def outlier_layer(saved, weight):
         return saved(nodes, {"x": ["batch", 64]}, {"y": ["batch", 4]}, weights)
 
     return make
+
+
+@pytest.fixture
+def masked(saved, weight):
+    """Attention shares: scores of which the mask hides every other."""
+
+    def save(hidden):
+        nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
+        mask = np.array([0, hidden] * 4, np.float32)
+        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
+
+    return save
+
+
+@pytest.fixture
+def needed():
+    """The options of `compress` that a recipe cannot do without: rows to calibrate on, or nothing."""
+    return lambda recipe, rows: {"calibration": rows} if RECIPES[recipe].calibrates else {}
 
 
 @pytest.fixture

@@ -185,12 +185,12 @@ def test_axis_that_a_tool_fixed_is_refused(built):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_source_that_onnxruntime_itself_cannot_run_is_told(saved, store, recipe):
+def test_source_that_onnxruntime_itself_cannot_run_is_told(saved, store, needed, recipe):
     """A float64 model with a GELU, for one."""
     nodes = [("MatMul", ["x", "w"], "h", {}), ("Erf", ["h"], "y", {})]
     source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": np.ones((8, 8))}, dtype=TensorProto.DOUBLE)
     with pytest.raises(ArtifactError) as caught:
-        compress(source, recipe, store=store, **({"calibration": np.ones((2, 8))} if recipe == "int8-static" else {}))
+        compress(source, recipe, store=store, **needed(recipe, np.ones((2, 8))))
     assert str(caught.value) == (
         f"onnxruntime refuses the model {source.path}: 9 : NOT_IMPLEMENTED : Could not find an implementation for "
         "Erf(13) node with name 'node_y'"

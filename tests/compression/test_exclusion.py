@@ -13,10 +13,6 @@ from pytest_modelserve.errors import UsageError
 INTEGER = ["int8-dynamic", "int8-static", "int4-weights"]
 
 
-def options(recipe, rows, **more):
-    return {"calibration": rows, **more} if recipe == "int8-static" else more
-
-
 def weight_dtypes(artifact):
     """Of every stored matrix, by the first two letters of its name: "w1", "w2"..."""
     stored = load_model(artifact).graph.initializer
@@ -25,12 +21,14 @@ def weight_dtypes(artifact):
 
 @pytest.mark.parametrize("op", ["Gemm", "MatMul"])
 @pytest.mark.parametrize("recipe", INTEGER)
-def test_layer_that_sensitivity_ranks_first_is_worth_excluding(outlier_layer, store, weight, noise_db, recipe, op):
+def test_layer_that_sensitivity_ranks_first_is_worth_excluding(
+    outlier_layer, store, weight, noise_db, recipe, needed, op
+):
     source, rows = outlier_layer(op), weight(128, 64)
     ranking = sensitivity(source, recipe, rows)
     assert ranking[0].node == "node_b"
-    whole = compress(source, recipe, store=store, **options(recipe, rows))
-    spared = compress(source, recipe, store=store, exclude=ranking[:1], **options(recipe, rows))
+    whole = compress(source, recipe, store=store, **needed(recipe, rows))
+    spared = compress(source, recipe, store=store, exclude=ranking[:1], **needed(recipe, rows))
     assert noise_db(spared, source, rows)["y"] > noise_db(whole, source, rows)["y"] + 3
     assert weight_dtypes(spared)["w2"] == "float32"
     assert weight_dtypes(spared)["w1"] != "float32"
@@ -38,9 +36,9 @@ def test_layer_that_sensitivity_ranks_first_is_worth_excluding(outlier_layer, st
 
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
-def test_lineage_tells_what_was_excluded(outlier_layer, store, weight, recipe):
+def test_lineage_tells_what_was_excluded(outlier_layer, store, weight, needed, recipe):
     small = compress(
-        outlier_layer(), recipe, exclude=["node_y", "node_b"], store=store, **options(recipe, weight(64, 64))
+        outlier_layer(), recipe, exclude=["node_y", "node_b"], store=store, **needed(recipe, weight(64, 64))
     )
     step = small.lineage[-1]
     assert step.settings["exclude"] == ["node_b", "node_y"]
@@ -57,12 +55,12 @@ def test_fp16_keeps_excluded_nodes_in_fp32_and_says_why(outlier_layer, store, no
 
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
-def test_excluding_everything_is_refused(mlp, refusal, weight, recipe):
+def test_excluding_everything_is_refused(mlp, refusal, weight, needed, recipe):
     told = refusal(
         mlp(),
         recipe,
         exclude=["node_h", "node_r", "node_y"][:: 1 if recipe == "fp16" else 2],
-        **options(recipe, weight(64, 8)),
+        **needed(recipe, weight(64, 8)),
     )
     named = "'node_h', 'node_r', 'node_y' in fp32" if recipe == "fp16" else "'node_h', 'node_y' in float"
     verb = "convert" if recipe == "fp16" else "quantise"
@@ -70,9 +68,9 @@ def test_excluding_everything_is_refused(mlp, refusal, weight, recipe):
 
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
-def test_unknown_node_is_a_usage_error_with_the_nearest_layer(mlp, store, weight, recipe):
+def test_unknown_node_is_a_usage_error_with_the_nearest_layer(mlp, store, weight, needed, recipe):
     with pytest.raises(UsageError) as caught:
-        compress(mlp(), recipe, exclude=["node_h", "node-yy"], store=store, **options(recipe, weight(64, 8)))
+        compress(mlp(), recipe, exclude=["node_h", "node-yy"], store=store, **needed(recipe, weight(64, 8)))
     others = "'node_h', 'node_r'" if recipe in ("int8-static", "fp16") else "'node_h'"
     assert str(caught.value) == (
         f"recipe '{recipe}' on net / fp32: unknown node in exclude= 'node-yy': did you mean 'node_y'? Known: 'node_y', "

@@ -63,11 +63,9 @@ def test_layer_without_an_int8_form_is_noted(saved, store, weight):
 
 
 @pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])
-def test_mask_of_minus_infinity_is_refused_by_name(saved, refusal, rows, weight, method):
+def test_mask_of_minus_infinity_is_refused_by_name(masked, refusal, rows, method):
     """onnxruntime's quantizer writes infinite scales here and reports success."""
-    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
-    mask = np.array([0, -np.inf] * 4, np.float32)
-    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
+    source = masked(-np.inf)
     assert refusal(source, "int8-static", calibration=rows, calibration_method=method) == refused(
         "no int8 scale for 'mask', 'm': NaN or infinite on the calibration data, as behind a mask of -inf; "
         "exclude=('node_m', 'node_y') leaves the nodes that give or read such values in float; a mask of -30 has a scale; "
@@ -75,10 +73,8 @@ def test_mask_of_minus_infinity_is_refused_by_name(saved, refusal, rows, weight,
     )
 
 
-def test_mask_of_minus_infinity_is_no_trouble_once_its_nodes_are_excluded(saved, store, rows, answers, weight):
-    nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
-    mask = np.array([0, -np.inf] * 4, np.float32)
-    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
+def test_mask_of_minus_infinity_is_no_trouble_once_its_nodes_are_excluded(masked, store, rows, answers):
+    source = masked(-np.inf)
     small = compress(source, "int8-static", calibration=rows, exclude=["node_m", "node_y"], store=store)
     np.testing.assert_allclose(answers(small, rows)["y"], answers(source, rows)["y"], atol=0.1)
 

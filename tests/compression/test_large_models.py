@@ -10,13 +10,13 @@ import pytest
 
 from pytest_modelserve.artifacts import load_model, open_artifact
 from pytest_modelserve.compression import RECIPES, compress
-from pytest_modelserve.compression.quantising import write_large
+from pytest_modelserve.compression.files import write_large
 from pytest_modelserve.errors import ArtifactError
 
 
 @pytest.fixture
 def all_is_large(monkeypatch):
-    monkeypatch.setattr("pytest_modelserve.compression.quantising._INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve.compression.files._INLINE_LIMIT_BYTES", 0)
     monkeypatch.setattr("pytest_modelserve.artifacts.saving.INLINE_LIMIT_BYTES", 0)
 
 
@@ -36,10 +36,10 @@ def source(saved, weight):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_reads_and_writes_weights_in_files_of_their_own(
-    source, all_is_large, store, weight, answers, noise_db, recipe
+    source, all_is_large, store, weight, noise_db, needed, recipe
 ):
     large, rows = source(), weight(64, 64)
-    options = {"calibration": rows} if recipe == "int8-static" else {}
+    options = needed(recipe, rows)
     small = compress(large, recipe, store=store, **options)
     assert large.external
     assert small.external
@@ -56,7 +56,7 @@ def test_answers_are_those_of_the_recipe_on_a_model_in_one_file(source, store, w
     rows = weight(16, 64)
     single = source()
     expected = answers(compress(single, "int8-dynamic", store=store), rows)
-    monkeypatch.setattr("pytest_modelserve.compression.quantising._INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve.compression.files._INLINE_LIMIT_BYTES", 0)
     monkeypatch.setattr("pytest_modelserve.artifacts.saving.INLINE_LIMIT_BYTES", 0)
     onnx.save(load_model(single), single.path, save_as_external_data=True, location="weights", size_threshold=0)
     parted = open_artifact(single.path)
@@ -84,12 +84,12 @@ def test_model_keeps_its_weights_when_they_are_written_to_a_file(source, all_is_
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_source_whose_weights_are_gone_is_refused_by_name(source, all_is_large, store, weight, recipe):
+def test_source_whose_weights_are_gone_is_refused_by_name(source, all_is_large, store, weight, needed, recipe):
     large = source()
     (weights,) = large.external
     weights.unlink()
     with pytest.raises(ArtifactError) as caught:
-        compress(large, recipe, store=store, **({"calibration": weight(8, 64)} if recipe == "int8-static" else {}))
+        compress(large, recipe, store=store, **needed(recipe, weight(8, 64)))
     assert str(caught.value) == (
         f"cannot open the model {large.path}: tensor 'w1' is kept in '{weights.name}', which does not exist: copy that "
         "file together with the model"

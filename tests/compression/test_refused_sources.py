@@ -51,11 +51,11 @@ def test_truncated_file_is_refused_wherever_it_ends(mlp, opening):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store, weight, recipe):
+def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store, weight, needed, recipe):
     source = mlp()
     source.path.write_bytes(source.path.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="it is cut short, or not an ONNX model at all"):
-        compress(source, recipe, store=store, **({"calibration": weight(8, 8)} if recipe == "int8-static" else {}))
+        compress(source, recipe, store=store, **needed(recipe, weight(8, 8)))
 
 
 def test_path_in_place_of_an_artifact_is_a_usage_error(mlp, store):
@@ -99,8 +99,8 @@ def told(store, code, text):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_disk_that_fills_while_the_result_is_written(everything, store, weight, monkeypatch, recipe):
-    options = {"calibration": weight(8, 64)} if recipe == "int8-static" else {}
+def test_disk_that_fills_while_the_result_is_written(everything, store, weight, monkeypatch, needed, recipe):
+    options = needed(recipe, weight(8, 64))
 
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -120,7 +120,7 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("pytest_modelserve.compression.quantising.wire_form", fill)
+        full.setattr("pytest_modelserve.compression.files.wire_form", fill)
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
     assert message == told(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"

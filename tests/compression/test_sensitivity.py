@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -8,24 +10,9 @@ from pytest_modelserve.errors import RecipeError, UsageError
 
 
 @pytest.fixture
-def deep(saved, weight):
-    """Three layers; the second has a large weight in each channel, always multiplied by 0, that takes all its steps."""
-
-    def save(op="Gemm"):
-        first, second = weight(64, 64) / 8, weight(64, 64) / 8
-        first[:, 0] = 0
-        second[0] = 40
-        weights = {"w1": first, "w2": second, "w3": weight(64, 4) / 8}
-        nodes = [
-            (op, ["x", "w1"], "a", {}),
-            ("Tanh", ["a"], "t", {}),
-            (op, ["t", "w2"], "b", {}),
-            ("Tanh", ["b"], "u", {}),
-            (op, ["u", "w3"], "y", {}),
-        ]
-        return saved(nodes, {"x": ["batch", 64]}, {"y": ["batch", 4]}, weights)
-
-    return save
+def deep(outlier_layer):
+    """Three layers, of which the second has a large weight in each channel that takes all its steps."""
+    return partial(outlier_layer, largest=40)
 
 
 @pytest.mark.parametrize("op", ["Gemm", "MatMul"])
@@ -37,18 +24,6 @@ def test_planted_layer_comes_first(deep, weight, recipe, op):
     assert [damage.sqnr_db for damage in ranked] == sorted(damage.sqnr_db for damage in ranked)
     assert all(np.isfinite(damage.sqnr_db) for damage in ranked)
     assert ranked[0].sqnr_db < ranked[1].sqnr_db
-
-
-@pytest.fixture
-def masked(saved, weight):
-    """Attention shares: scores of which the mask hides every other."""
-
-    def save(hidden):
-        nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
-        mask = np.array([0, hidden] * 4, np.float32)
-        return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
-
-    return save
 
 
 @pytest.mark.parametrize("hidden", [-1e9, -np.inf])
@@ -143,5 +118,5 @@ def test_model_without_layers_is_refused(saved, weight):
 
 
 def test_inputs_that_do_not_fit_are_refused(deep, weight):
-    with pytest.raises(RecipeError, match="calibration= does not fit the model: input 'x' has shape"):
+    with pytest.raises(RecipeError, match="inputs= does not fit the model: input 'x' has shape"):
         sensitivity(deep(), "int8-dynamic", weight(8, 8))

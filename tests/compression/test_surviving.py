@@ -8,20 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from pytest_modelserve.artifacts import Store
 from pytest_modelserve.compression import compress
 
 SHARES = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
-
-
-@pytest.fixture
-def masked(saved, weight):
-    """Attention shares: scores of which the mask hides every other."""
-
-    def save(hidden):
-        mask = np.array([0, hidden] * 4, np.float32)
-        return saved(SHARES, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask})
-
-    return save
 
 
 @pytest.fixture
@@ -107,7 +97,7 @@ def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, r
         )
 
 
-def test_worst_output_decides_and_labels_do_not(saved, refusal, store, rows, weight):
+def test_worst_output_decides_and_labels_do_not(saved, refusal, rows, weight):
     nodes = [*SHARES, ("Gemm", ["x", "w"], "sound", {}), ("ArgMax", ["m"], "label", {"axis": 1})]
     mask = np.array([0, -1e9] * 4, np.float32)
     source = saved(nodes, {"x": ["batch", 8]}, {"sound": None, "y": None}, {"w": weight(8, 8), "mask": mask})
@@ -120,8 +110,6 @@ def test_rows_are_read_until_there_are_enough(masked, refusal, rows, monkeypatch
 
     added = []
     monkeypatch.setattr(surviving.Kept, "add", lambda self, candidate, reference: added.append(len(reference)))
-    from pytest_modelserve.artifacts import Store
-
     source = masked(-30)
     for cut, expected in ((np.split(rows, 80), [1] * 64), (np.split(rows, 2), [40, 40]), ([rows], [80])):
         added.clear()

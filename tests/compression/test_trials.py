@@ -7,7 +7,7 @@ import pytest
 
 from pytest_modelserve.artifacts import LineageStep, Signature, TensorSpec
 from pytest_modelserve.compression.trials import draw_trials
-from pytest_modelserve.errors import RecipeError
+from pytest_modelserve.errors import InputError, RecipeError
 from pytest_modelserve.serving import serve
 
 
@@ -44,7 +44,7 @@ def test_other_axes_have_the_size_that_was_traced_and_one_more():
 def test_other_axes_without_a_trace_have_the_first_size_that_runs():
     def at_least_20(x):
         if x.shape[1] < 20:
-            raise ValueError("too short")
+            raise InputError("too short")
         return x
 
     assert shapes(trials(at_least_20, spec("batch", "time"))) == [(2, 32), (5, 32), (2, 33)]
@@ -53,14 +53,27 @@ def test_other_axes_without_a_trace_have_the_first_size_that_runs():
 def test_longer_axis_that_does_not_run_is_left_out():
     def even(x):
         if x.shape[1] % 2:
-            raise ValueError("odd")
+            raise InputError("odd")
         return x
 
     assert shapes(trials(even, spec("batch", "time"))) == [(2, 8), (5, 8)]
 
 
 def test_number_of_rows_that_does_not_run_is_left_out():
-    assert shapes(trials(lambda x: x.reshape(2, 4), spec("batch", 4))) == [(2, 4)]
+    def two_rows(x):
+        if len(x) != 2:
+            raise InputError("two rows")
+        return x
+
+    assert shapes(trials(two_rows, spec("batch", 4))) == [(2, 4)]
+
+
+def test_failure_that_is_not_the_models_is_no_refusal():
+    def broken(x):
+        raise TypeError("a fault of ours")
+
+    with pytest.raises(TypeError, match="a fault of ours"):
+        trials(broken, spec("batch", 4))
 
 
 def test_axes_of_one_name_agree_and_axes_without_a_name_are_found_too():
@@ -112,7 +125,7 @@ def test_input_that_cannot_be_drawn_is_told(bad, reason):
 
 def test_model_that_runs_on_nothing_drawn_is_told():
     def refuse(x):
-        raise ValueError("no such index")
+        raise InputError("no such index")
 
     with pytest.raises(RecipeError) as caught:
         trials(refuse, spec("batch", 4))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.serving import CallablePredictor, OnnxPredictor, TorchPredictor
 from pytest_modelserve.serving.float64 import widened
 from pytest_modelserve.serving.reruns import reruns_of
@@ -47,6 +47,15 @@ def test_operators_that_the_evaluator_does_not_know_are_left_out(onnx_file):
         domains=["com.microsoft"],
     )
     assert reruns_of(OnnxPredictor(path))["in float64"](X) is None
+
+
+def test_file_that_has_changed_is_not_taken_for_one_that_the_evaluator_lacks(linear):
+    predictor = OnnxPredictor(linear)
+    model = onnx.load(linear)
+    model.graph.initializer[0].raw_data = bytes(24)
+    onnx.save(model, linear)
+    with pytest.raises(ArtifactError, match="has changed since it was opened"):
+        reruns_of(predictor)["in float64"](X)
 
 
 def test_every_float32_of_a_graph_is_widened_in_subgraphs_too():

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.serving import serve
 from pytest_modelserve.training import export
 
 RNG = np.random.default_rng(0)
@@ -67,15 +66,6 @@ class Open(nn.Module):
         return x + more["shift"]
 
 
-def check_answers(artifact, module, inputs):
-    """Both sides take the same flat names, and answer under the same."""
-    with serve(artifact) as candidate, serve(module) as reference:
-        got, expected = candidate.predict(inputs), reference.predict(inputs)
-    assert list(got) == list(expected)
-    for name in expected:
-        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
-
-
 CASES = {
     "mapping and dataclass": (
         OfABatch,
@@ -120,7 +110,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("build", "examples", "dynamic", "signature", "rows"), CASES.values(), ids=CASES.keys())
-def test_form_exports_and_both_sides_take_its_flat_names(store, build, examples, dynamic, signature, rows):
+def test_form_exports_and_both_sides_take_its_flat_names(
+    store, build, examples, dynamic, signature, rows, check_answers
+):
     torch.manual_seed(0)
     module = build().eval()
     artifact = export(module, examples, dynamic=dynamic, store=store)

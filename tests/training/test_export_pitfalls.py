@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from pytest_modelserve.errors import BakedAxisError, ExportError, UsageError
-from pytest_modelserve.serving import serve
 from pytest_modelserve.training import export, export_child
 
 RNG = np.random.default_rng(0)
@@ -134,7 +133,7 @@ def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
     )
 
 
-def test_attention_with_weights_keeps_the_sequence_free(store):
+def test_attention_with_weights_keeps_the_sequence_free(store, check_answers):
     torch.manual_seed(0)
     module = Attention().eval()
     x = RNG.standard_normal((2, 5, 8)).astype(np.float32)
@@ -143,10 +142,7 @@ def test_attention_with_weights_keeps_the_sequence_free(store):
         "x: float32[batch, time, 8] -> output_0: float32[batch, time, 8], output_1: float32[batch, time, time]"
     )
     longer = RNG.standard_normal((3, 11, 8)).astype(np.float32)
-    with serve(artifact) as candidate, serve(module) as reference:
-        expected = reference.predict(longer)
-        for name, got in candidate.predict(longer).items():
-            np.testing.assert_allclose(got, expected[name], rtol=1e-5, atol=1e-6)
+    check_answers(artifact, module, longer)
 
 
 def test_sequence_length_inside_the_graph_is_refused_with_the_axis(store):

@@ -5,24 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.errors import ExportError
-from pytest_modelserve.serving import serve
-from pytest_modelserve.training.off_trace import check_off_trace, nan_notes
+from pytest_modelserve.errors import ExportError, InputError
+from pytest_modelserve.training.off_trace import nan_notes
 from pytest_modelserve.training.tracing import Tracing
-
-ROWS = np.arange(1.0, 9.0, dtype=np.float32).reshape(2, 4)
-BATCH = Tracing({"x": ROWS}, {"x": {0: "batch"}})
-
-
-def check(candidate, reference, tracing=BATCH):
-    def served(function, name):
-        return serve(lambda inputs: function(**inputs), name=name)
-
-    return check_off_trace(served(candidate, "exported"), served(reference, "module"), tracing)
-
-
-def double(x):
-    return {"y": x * 2}
 
 
 def where_last_row(test, answer):
@@ -49,7 +34,7 @@ def floats(model):
     return lambda x: {"y": model(x)["y"].astype(np.float32)}
 
 
-def test_another_answer_to_a_row_of_zeros_is_told_with_what_to_do():
+def test_another_answer_to_a_row_of_zeros_is_told_with_what_to_do(check, double):
     with pytest.raises(ExportError) as caught:
         check(where_last_row(nothing_but(0), 1.0), double)
     told = str(caught.value)
@@ -59,7 +44,7 @@ def test_another_answer_to_a_row_of_zeros_is_told_with_what_to_do():
     )
 
 
-def test_exponential_that_overflows_in_the_exported_model_alone_is_found():
+def test_exponential_that_overflows_in_the_exported_model_alone_is_found(check):
     def softplus(x):
         return {"y": np.logaddexp(0, x)}
 
@@ -72,7 +57,7 @@ def test_exponential_that_overflows_in_the_exported_model_alone_is_found():
 
 
 @pytest.mark.parametrize("smallest", [0, 3])
-def test_padding_row_that_is_nan_in_one_model_alone_is_told_with_what_to_do(smallest):
+def test_padding_row_that_is_nan_in_one_model_alone_is_told_with_what_to_do(check, smallest):
     holed = floats(where_last_row(nothing_but(smallest), 0))
 
     def candidate(x):
@@ -97,12 +82,12 @@ def test_padding_row_that_is_nan_in_one_model_alone_is_told_with_what_to_do(smal
 
 
 @pytest.mark.parametrize("flag", [True, False])
-def test_row_of_one_flag_is_tried(flag):
+def test_row_of_one_flag_is_tried(check, double, flag):
     with pytest.raises(ExportError, match=rf"an all-padding row \({flag}\)"):
         check(floats(where_last_row(nothing_but(flag), 9)), floats(double), FLAGS)
 
 
-def test_nan_on_both_sides_of_a_padding_row_is_a_note():
+def test_nan_on_both_sides_of_a_padding_row_is_a_note(check):
     def nan(x):
         y = x.astype(np.float32)
         y[(x == 0).all(axis=1)] = np.nan
@@ -114,7 +99,7 @@ def test_nan_on_both_sides_of_a_padding_row_is_a_note():
     )
 
 
-def test_rows_that_the_module_itself_refuses_are_left_out():
+def test_rows_that_the_module_itself_refuses_are_left_out(check, double):
     def picky(x):
         if (x == 0).all(axis=1).any():
             raise IndexError("an empty row")
@@ -124,10 +109,10 @@ def test_rows_that_the_module_itself_refuses_are_left_out():
     assert [probe.kind.name for probe in probes if probe.kind] == ["a row of large values"]
 
 
-def test_row_that_the_exported_model_alone_refuses_is_told():
+def test_row_that_the_exported_model_alone_refuses_is_told(check, double):
     def picky(x):
         if (x == 0).all(axis=1).any():
-            raise IndexError("an empty row")
+            raise InputError("an empty row")
         return double(x)
 
     with pytest.raises(
@@ -136,7 +121,7 @@ def test_row_that_the_exported_model_alone_refuses_is_told():
         check(picky, double)
 
 
-def test_large_values_on_which_the_module_overflows_are_left_out():
+def test_large_values_on_which_the_module_overflows_are_left_out(check):
     def exponential(x):
         with np.errstate(over="ignore"):
             return {"y": np.exp(x)}
@@ -145,7 +130,7 @@ def test_large_values_on_which_the_module_overflows_are_left_out():
     assert [probe.kind.name for probe in probes if probe.kind] == ["a row of zeros"]
 
 
-def test_large_answers_do_not_loosen_the_tolerance_of_ordinary_rows():
+def test_large_answers_do_not_loosen_the_tolerance_of_ordinary_rows(check, double):
     def off(x):
         return {"y": x * 2 + (1e-2 if len(x) == 5 else 0)}
 
@@ -153,7 +138,7 @@ def test_large_answers_do_not_loosen_the_tolerance_of_ordinary_rows():
         check(off, double)
 
 
-def test_rounding_of_large_values_that_the_module_shows_itself_is_no_difference():
+def test_rounding_of_large_values_that_the_module_shows_itself_is_no_difference(check, rows):
     def wave(x):
         return {"y": np.sin(x * 100)}
 
@@ -163,16 +148,16 @@ def test_rounding_of_large_values_that_the_module_shows_itself_is_no_difference(
     def labels(function):
         return lambda x: {**function(x), "label": function(x)["y"].argmax(axis=1)}
 
-    small = Tracing({"x": ROWS / 1e4}, {"x": {0: "batch"}})
+    small = Tracing({"x": rows / 1e4}, {"x": {0: "batch"}})
     assert check(labels(rounded_otherwise), labels(wave), small)
 
 
-def test_row_is_the_last_along_the_first_free_axis():
+def test_row_is_the_last_along_the_first_free_axis(check, double, rows):
     seen = []
 
     def remember(x):
         seen.append(x)
         return double(x)
 
-    check(remember, remember, Tracing({"x": ROWS}, {"x": {1: "time"}}))
-    assert any((x[:, -1] == 0).all() and (x[:, :-1] == ROWS[:, :-1]).all() for x in seen if x.shape == ROWS.shape)
+    check(remember, remember, Tracing({"x": rows}, {"x": {1: "time"}}))
+    assert any((x[:, -1] == 0).all() and (x[:, :-1] == rows[:, :-1]).all() for x in seen if x.shape == rows.shape)

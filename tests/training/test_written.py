@@ -9,7 +9,7 @@ from pytest_modelserve.artifacts import signature_of
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
 from pytest_modelserve.training.agreeing import Probe
 from pytest_modelserve.training.tracing import Tracing
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, opset_of, refusal
+from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, refusal
 
 TRACING = Tracing({"x": np.zeros((2, 4), np.float32)}, {"x": {0: "batch", 1: "time"}})
 
@@ -31,10 +31,6 @@ def outputs_of(written):
 
 def test_faithful_file_passes():
     check_written(model(), TRACING, ["y"], 20)
-
-
-def test_opset_is_that_of_the_standard_operators():
-    assert opset_of(model(opset=18)) == 18
 
 
 def test_another_opset_than_asked_for_is_told():
