@@ -53,8 +53,8 @@ class QuantileSampling:
         """Timed calls, with a calibration kernel between them if `machine_units`.
 
         Eight times the fewest, or a quarter of a second of them if those are more. Where they depend on each other so
-        that nothing bounds the quantile, four times as many, and again, within 5 s: how many are made depends on their
-        dependence and never on how they stand to a budget.
+        that an end of the quantile is not bounded, four times as many, and again, within 5 s: how many are made depends
+        on their dependence and never on how they stand to a budget.
         """
         fewest = samples_for_quantile(self.quantile, low_level=self.low_level, high_level=self.high_level)
         in_turn = (call, calibration_kernel()) if machine_units else (call,)
@@ -79,4 +79,4 @@ class QuantileSampling:
         found = dependent_quantile_bounds(
             times.wall_ms, self.quantile, low_level=self.low_level, high_level=self.high_level
         )
-        return math.isfinite(found.bounds.high)
+        return math.isfinite(found.bounds.low) and math.isfinite(found.bounds.high)

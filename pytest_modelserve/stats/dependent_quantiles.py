@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from pytest_modelserve.stats import _arguments
 from pytest_modelserve.stats.bounds import Bounds
@@ -94,7 +95,7 @@ class _Ends:
             block = dependence_block(self.values >= self.ordered[n - self._enough(above)])
             standing = self._standings(n // block).high if block else math.inf
             bearable = -1 if math.isinf(standing) else n * (n // block - int(standing)) // (n // block)
-            if above <= bearable:
+            if above <= bearable or (not block and self._are_rare_throughout(above)):
                 return float(self.ordered[n - 1 - above])
             above = bearable if bearable >= 0 else above // 2
         return math.inf
@@ -114,6 +115,16 @@ class _Ends:
                 return float(self.ordered[below])
             below = bearable if bearable >= 0 else max(2 * below - n, 0)
         return -math.inf
+
+    def _are_rare_throughout(self, above: int) -> bool:
+        """Whether the share of samples beyond the end, told by what eighths of the sample have of them, is small.
+
+        Where a speed drifts no block contains the dependence, and yet a level far beyond most samples is no quantile.
+        """
+        beyond = self.values > self.ordered[self.values.size - 1 - above]
+        shares = np.array([part.mean() for part in np.array_split(beyond, _FEWEST_BLOCKS)])
+        reach = stdtrit(_FEWEST_BLOCKS - 1, self.high_level) * shares.std(ddof=1) / math.sqrt(_FEWEST_BLOCKS)
+        return bool(shares.mean() + reach <= 1 - self.quantile)
 
     def _enough(self, beyond: int) -> int:
         """As many samples, and enough to show whether they come in bursts; equal ones count in any case."""

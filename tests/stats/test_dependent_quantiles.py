@@ -56,9 +56,18 @@ def test_long_samples_of_dependent_values_have_both_bounds() -> None:
     assert 3 < found.bounds.low < 3.75 < found.bounds.high < 4
 
 
-def test_drift_has_no_upper_bound() -> None:
+def test_few_samples_of_a_drift_have_no_upper_bound() -> None:
     bounds = dependent_quantile_bounds(np.linspace(0, 1, 472), 0.95, low_level=0.999, high_level=0.95).bounds
     assert bounds.high == math.inf
+
+
+def test_few_long_interruptions_do_not_make_the_quantile_long() -> None:
+    """The speed changes once, and thirty of 35,000 calls meet a host that does something else for 4 ms."""
+    rng = np.random.default_rng(6)
+    samples = np.where(np.arange(35_000) < 20_000, 5.6, 8.2) + rng.gamma(2, 0.2, 35_000)
+    samples[rng.choice(35_000, 30, replace=False)] = 4000
+    bounds = dependent_quantile_bounds(samples, 0.95, low_level=0.999, high_level=0.95).bounds
+    assert 8 < bounds.estimate < bounds.high < 15
 
 
 def test_rare_interruptions_do_not_hide_behind_a_wandering_speed() -> None:
