@@ -180,7 +180,7 @@ def warm_up() -> None:
     """Let every recipe load its libraries."""
     with tempfile.TemporaryDirectory() as cache, ms.Pipeline(cache) as pipeline:
         for column in COLUMNS.values():
-            compressed(pipeline, FAMILIES["token_classifier"], column)
+            compressed(pipeline, FAMILIES["lstm"], column)
 
 
 def main() -> None:
