@@ -35,6 +35,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/output_parity.py
 	$(BIN)/python benchmarks/latency_gates.py --trials 300
+	$(BIN)/python benchmarks/dependent_quantiles.py
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python -m benchmarks.localisation
 	$(BIN)/python -m benchmarks.localisation_time

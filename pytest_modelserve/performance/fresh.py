@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
-from pytest_modelserve.evidence import Interval, Verdict
+from pytest_modelserve.evidence import Interval, Method, Verdict
 from pytest_modelserve.performance.asking import check_rows
 from pytest_modelserve.performance.fresh_child import FreshJob, FreshStart
 from pytest_modelserve.performance.turn import host_turn
@@ -25,6 +25,12 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
 from pytest_modelserve.stats import median_bounds, spend
 
+MEDIAN_OF_STARTS = Method(
+    "sign interval of the median, one of 2 looks",
+    "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the looks",
+    "processes are independent and alike",
+)
+"""How `start_until_decided` and `median_interval` judge."""
 _LOOKS = 2
 _CHILD = "import sys; from pytest_modelserve.performance.fresh_child import main; main(*sys.argv[1:])"
 _LOG_LINES = 12

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_modelserve.artifacts import Artifact
-from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.evidence import Budget, Evidence, Quantity, Verdict, check_error_rates
 from pytest_modelserve.performance.asking import check_positive
 from pytest_modelserve.performance.fresh import (
+    MEDIAN_OF_STARTS,
     fresh_job,
     median_interval,
     start_in_fresh_process,
@@ -81,11 +82,7 @@ def measure_memory(
         ),
         n=len(starts),
         n_unit="fresh processes",
-        method=Method(
-            "sign interval of the median, one of 2 looks",
-            "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the looks",
-            "processes are independent and alike",
-        ),
+        method=MEDIAN_OF_STARTS,
         summary=_SUMMARIES[verdict],
         confidence=confidence,
         alpha=alpha,

@@ -80,10 +80,14 @@ def test_outlier_that_takes_every_step_is_refused_with_a_way_to_leave_it_out(mlp
     compress(source, "int8-static", calibration=with_outlier, store=store, **options)
 
 
-def test_clipping_a_row_among_those_looked_at_is_no_reason_to_refuse(mlp, store, weight):
-    rows = weight(64, 8)
+def test_clipping_a_row_among_those_looked_at_is_no_reason_to_refuse(mlp, refusal, store, weight):
+    """The range of all that was seen leaves the other rows nothing and is refused; the one that clips the row is not."""
+    source, rows = mlp(), weight(64, 8)
     rows[3] = 1e4
-    compress(mlp(), "int8-static", calibration=rows, calibration_method="percentile", percentile=95, store=store)
+    assert " dB it is no answer: " in refusal(source, "int8-static", calibration=rows)
+    options = {"calibration_method": "percentile", "percentile": 95}
+    kept = compress(source, "int8-static", calibration=rows, store=store, **options)
+    assert kept.lineage[-1].settings["percentile"] == 95
 
 
 def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, refusal, weight):
