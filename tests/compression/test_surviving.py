@@ -10,6 +10,7 @@ import pytest
 
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.compression import compress
+from pytest_modelserve.serving import serve
 
 SHARES = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
 
@@ -80,14 +81,17 @@ def test_outlier_that_takes_every_step_is_refused_with_a_way_to_leave_it_out(mlp
     compress(source, "int8-static", calibration=with_outlier, store=store, **options)
 
 
-def test_clipping_a_row_among_those_looked_at_is_no_reason_to_refuse(mlp, refusal, store, weight):
-    """The range of all that was seen leaves the other rows nothing and is refused; the one that clips the row is not."""
+def test_clipping_a_row_among_those_looked_at_is_no_reason_to_refuse(mlp, store, weight):
+    """That row is answered wrongly, as was asked for; the others keep their signal."""
     source, rows = mlp(), weight(64, 8)
     rows[3] = 1e4
-    assert " dB it is no answer: " in refusal(source, "int8-static", calibration=rows)
     options = {"calibration_method": "percentile", "percentile": 95}
     kept = compress(source, "int8-static", calibration=rows, store=store, **options)
-    assert kept.lineage[-1].settings["percentile"] == 95
+    with serve(kept) as candidate, serve(source) as reference:
+        got, expected = candidate.predict(rows)["y"], reference.predict(rows)["y"]
+    error = np.abs(got - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    assert error[3] > 0.9
+    assert np.median(error) < 0.3
 
 
 def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, refusal, weight):
