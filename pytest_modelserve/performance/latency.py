@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
@@ -15,17 +14,14 @@ from pytest_modelserve.evidence import (
     Evidence,
     Method,
     Quantity,
-    Unit,
     Verdict,
     check_error_rates,
     keep_samples,
-    levels_for,
 )
 from pytest_modelserve.performance.asking import check_positive, check_quantile, check_rows
 from pytest_modelserve.performance.breakdown import breakdown
-from pytest_modelserve.performance.enough_calls import QuantileSampling, TimedCalls
 from pytest_modelserve.performance.host import host_state
-from pytest_modelserve.performance.latency_judgement import judge_latency, unbounded
+from pytest_modelserve.performance.latency_looks import JudgedCalls, LatencyLooks
 from pytest_modelserve.performance.timing import Clocks
 from pytest_modelserve.performance.turn import Cap
 from pytest_modelserve.serving import Predictor
@@ -55,10 +51,16 @@ def measure_latency(
     that was slow because the host ran something else is INCONCLUSIVE, never FAIL. A model that may wait for good
     reasons (a callable: a lock, a network) is judged by wall time alone, and the findings say so.
 
+    Calls that fit into 5 s are judged at up to four looks: after a quarter of a second, or eight times the fewest that
+    can bound the quantile if that takes longer, then after about three times as many, and so on, up to 100,000 calls,
+    as soon as they decide. Slow calls get fewer looks, or one. The number of looks is fixed after the warm-up, by what
+    its calls took, and both error rates are split equally over them (Bonferroni), so that they hold although it looks
+    repeatedly: PASS of a model beyond its budget at most once in 20, FAIL of one inside at most once in 1,000.
+
     Calls in a burst of load depend on each other. Where they do, blocks of them count as one (see
-    `stats.dependent_quantiles`), more calls are made within 5 s, and with too few blocks the verdict is INCONCLUSIVE.
-    One look is taken. Both error rates hold for exchangeable calls; for dependent ones about, as far as the calls that
-    were made show the dependence. No call begins after `time_limit_s`; too few by then are INCONCLUSIVE.
+    `stats.dependent_quantiles`), and with too few blocks the verdict is INCONCLUSIVE. The error rates hold for
+    exchangeable calls; for dependent ones about, as far as the calls that were made show the dependence. No look begins
+    after 5 s, no call after `time_limit_s`; too few by then are INCONCLUSIVE.
 
     Raises UsageError for both budgets or none, one that is not positive, or a quantile outside (0, 1). What the model
     raises passes through, with the number of the call.
@@ -69,28 +71,17 @@ def measure_latency(
     check_error_rates(confidence=confidence, alpha=alpha)
     check_rows(inputs)
     began = time.perf_counter()
-    in_units = max_ms is None
-    budget = Budget("at most", limit)
-    low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
     clocks = Clocks()
-    timed = QuantileSampling(quantile, low_level, high_level).calls(
-        lambda: predictor.predict(inputs),
-        clocks=clocks,
-        cap=Cap(time_limit_s, wall=clocks.wall),
-        machine_units=in_units,
+    looks = LatencyLooks(
+        quantile,
+        limit,
+        pass_error=1 - confidence,
+        fail_error=alpha,
+        works_in_this_thread=predictor.transport in _WORK_IN_THIS_THREAD,
+        machine_units=max_ms is None,
     )
-    unit: Unit = "ratio" if in_units else "ms"
-    if len(timed.judged):
-        judged = judge_latency(
-            timed.judged,
-            quantile=quantile,
-            low_level=low_level,
-            high_level=high_level,
-            works_in_this_thread=predictor.transport in _WORK_IN_THIS_THREAD,
-            unit="kernels" if in_units else "ms",
-        )
-    else:
-        judged = unbounded(timed.typical_ms, low_level=low_level, high_level=high_level)
+    timed = looks.at(lambda: predictor.predict(inputs), clocks=clocks, cap=Cap(time_limit_s, wall=clocks.wall))
+    judged = timed.judgement
     verdict = judged.verdict(limit)
     name = f"p{100 * quantile:g}"
     costs = breakdown(predictor, inputs) if verdict is Verdict.FAIL else None
@@ -98,16 +89,12 @@ def measure_latency(
         gate=f"latency {name}",
         subject=predictor.subject,
         quantities=(
-            Quantity(name, judged.estimate, unit, judged.interval, budget),
-            Quantity("median", _median(timed), "ms"),
+            Quantity(name, judged.estimate, looks.unit, judged.interval, Budget("at most", limit)),
+            Quantity("median", timed.median_ms, "ms"),
         ),
         n=len(timed.times),
         n_unit="calls",
-        method=Method(
-            "order statistics" + (" of blocks" if judged.wall.block != 1 else ""),
-            "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1",
-            "calls are exchangeable" if judged.wall.block == 1 else "blocks of calls are independent",
-        ),
+        method=_method(timed),
         summary=_SUMMARIES[verdict].format(name=name),
         confidence=confidence,
         alpha=alpha,
@@ -120,6 +107,8 @@ def measure_latency(
         details={
             "quantile": quantile,
             "calls": len(timed.times),
+            "looks": list(timed.looks.calls),
+            "looks_taken": timed.taken,
             "warm_up_median_ms": timed.typical_ms,
             "block": judged.wall.block,
             "host": host_state(),
@@ -140,17 +129,25 @@ def _limit(max_ms: float | None, max_machine_units: float | None) -> float:
     raise UsageError("give one budget: max_ms, or max_machine_units")
 
 
-def _median(timed: TimedCalls) -> float:
-    return float(np.median(timed.times.wall_ms)) if len(timed.times) else timed.typical_ms
+def _method(timed: JudgedCalls) -> Method:
+    block, planned = timed.judgement.wall.block, len(timed.looks.calls)
+    return Method(
+        "order statistics"
+        + (" of blocks" if block != 1 else "")
+        + (f", look {timed.taken} of {planned}" if planned > 1 else ""),
+        "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1"
+        + ("; Bonferroni over the looks" if planned > 1 else ""),
+        "calls are exchangeable" if block == 1 else "blocks of calls are independent",
+    )
 
 
-def _late(timed: TimedCalls, time_limit_s: float) -> tuple[str, ...]:
+def _late(timed: JudgedCalls, time_limit_s: float) -> tuple[str, ...]:
     if timed.in_time:
         return ()
-    needed = timed.fewest * _median(timed) / 1e3
+    needed = timed.looks.fewest * timed.median_ms / 1e3
     return (
         f"time_limit_s = {time_limit_s:g} left room for {len(timed.times)} timed calls of about "
-        f"{_median(timed) / 1e3:.3g} s: {timed.fewest} are needed, {needed:.3g} s",
+        f"{timed.median_ms / 1e3:.3g} s: {timed.looks.fewest} are needed, {needed:.3g} s",
     )
 
 

@@ -54,9 +54,12 @@ def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = 
 
 
 def time_in_turn(
-    calls: Sequence[Call], n: int, *, clocks: Clocks, deadline_ns: int | None = None
+    calls: Sequence[Call], n: int, *, clocks: Clocks, deadline_ns: int | None = None, before: int = 0
 ) -> tuple[CallTimes, ...]:
-    """As `time_calls`, for several calls that take turns: each `n` times, or each as often as all were."""
+    """As `time_calls`, for several calls that take turns: each `n` times, or each as often as all were.
+
+    They follow on `before` that were timed earlier, which the number of a call that raises counts in.
+    """
     # Lists, whose append takes a third of the time of an assignment to an array.
     walls: list[list[int]] = [[] for _ in calls]
     cpus: list[list[int]] = [[] for _ in calls]
@@ -72,7 +75,7 @@ def time_in_turn(
                 try:
                     call()
                 except Exception as error:
-                    error.add_note(f"raised by timed call {made + 1} of {n}")
+                    error.add_note(f"raised by timed call {before + made + 1} of {before + n}")
                     raise
                 end = wall_clock()
                 cpu_after = cpu_clock()

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pytest
+from onnx import helper
 
 import pytest_modelserve as ms
+from pytest_modelserve.artifacts import Store, compose
 from pytest_modelserve.performance.breakdown import breakdown, broken_down
 
 X = np.ones((4, 64), np.float32)
@@ -33,19 +37,51 @@ def test_shares_are_of_the_time_in_nodes_after_the_warm_up() -> None:
     )
 
 
+def profile(**us: int) -> list[dict[str, object]]:
+    """Ten runs of warm-up, and one whose nodes took so long; "__" stands for "/"."""
+    return [RUN] * 10 + [event(node.replace("__", "/"), "Add", time) for node, time in us.items()] + [RUN]
+
+
 def test_steps_are_told_against_the_model() -> None:
-    runs = [RUN] * 10
-    nodes = [event("preprocess/0_scale/mul", "Mul", 10), event("postprocess_2/0_softmax/s", "Softmax", 20)]
-    found = broken_down([*runs, *nodes, event("preprocessing", "MatMul", 70), RUN])
+    nodes = profile(preprocess__0_scale__mul=12, preprocessing=85, postprocess__0_softmax__s=3)
+    found = broken_down(nodes, composed={"preprocess": 1, "postprocess": 1})
     assert found is not None
-    assert (found.preprocess, found.postprocess) == (0.1, 0.2)
-    assert found.told().endswith("; preprocessing 10 %, postprocessing 20 %")
+    assert found.told().endswith("; preprocessing 12 %, model 85 %, postprocessing 3 %")
+    assert found.plain()["parts"] == pytest.approx({"preprocessing": 0.12, "model": 0.85, "postprocessing": 0.03})
+
+
+def test_side_without_steps_is_not_told() -> None:
+    found = broken_down(profile(fc=90, postprocess__0_softmax__s=10), composed={"preprocess": 0, "postprocess": 1})
+    assert found is not None
+    assert found.told().endswith("; model 90 %, postprocessing 10 %")
+
+
+def test_model_that_was_not_composed_has_no_parts_whatever_its_nodes_are_called() -> None:
+    found = broken_down(profile(preprocess__mul=10, fc=90))
+    assert found is not None
+    assert found.told().endswith("Add fc 90 %, Add preprocess/mul 10 %")
+    assert found.plain().keys() == {"operators"}
+
+
+@pytest.mark.parametrize(("times", "before"), [(1, 0.2), (2, 0.5)])
+def test_steps_beside_own_nodes_of_that_name_are_those_that_came_last(times: int, before: float) -> None:
+    nodes = profile(preprocess__own=30, preprocess_2__0_scale__mul=20, fc=50)
+    found = broken_down(nodes, composed={"preprocess": times})
+    assert found is not None
+    assert dict(found.parts) == pytest.approx({"preprocessing": before, "model": 1 - before})
 
 
 def test_few_runs_leave_out_half() -> None:
     found = broken_down([event("slow", "Add", 1000), RUN, event("fast", "Add", 10), RUN])
     assert found is not None
     assert [cost.node for cost in found.costliest] == ["fast"]
+
+
+def test_one_interruption_does_not_make_a_node_costly() -> None:
+    runs = [[event("fc", "MatMul", 60), event("act", "Relu", 100_000 if i == 7 else 40), RUN] for i in range(10)]
+    found = broken_down([each for run in runs for each in run])
+    assert found is not None
+    assert [(cost.node, cost.share) for cost in found.costliest] == [("fc", 0.6), ("act", 0.4)]
 
 
 def test_ten_costliest_are_told() -> None:
@@ -60,9 +96,26 @@ def test_real_profile_names_the_nodes(small_model: ms.Artifact) -> None:
         found = breakdown(served, X)
     assert found is not None
     assert {cost.node: cost.operator for cost in found.costliest}["fc"] == "MatMul"
-    assert found.preprocess > 0
-    assert found.postprocess > 0
+    assert found.parts == ()
     assert set(Path.cwd().iterdir()) == before
+
+
+def test_composed_artifact_tells_its_heavy_step(tmp_path: Path) -> None:
+    """A thousand rows through a model of one negation, with a Softmax after it."""
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 64]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"], name="neg")], "g", [x], [y])
+    path = tmp_path / "light.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    composed = compose(
+        ms.open_artifact(path), preprocess=[ms.Clip(-1, 1)], postprocess=[ms.Softmax()], store=Store(tmp_path / "store")
+    )
+    with ms.serve(composed) as served, pytest.raises(ms.GateFailure) as failure:
+        ms.assert_latency(served, np.ones((1000, 64), np.float32), max_ms=1e-6)
+    parts = failure.value.evidence.details["parts"]
+    assert list(parts) == ["preprocessing", "model", "postprocessing"]
+    assert sum(parts.values()) == pytest.approx(1)
+    assert parts["postprocessing"] > parts["model"]
+    assert f"postprocessing {100 * parts['postprocessing']:.0f} %" in str(failure.value)
 
 
 def test_what_cannot_be_profiled_has_no_breakdown(small_model: ms.Artifact) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import count
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import latency
@@ -94,21 +97,103 @@ def test_fast_calls_go_on_for_a_quarter_of_a_second(monkeypatch: pytest.MonkeyPa
     assert ms.measure_latency(ms.serve(fast), X, max_ms=1).n == 5000
 
 
-def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(0)
-    slow_until = [0.0]
+def wandering(durations: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> ms.Predictor:
+    """A model whose calls take so many milliseconds; the ten of the warm-up one."""
+    now, warm = [0.0], count()
 
-    def bursty(x: Any) -> Any:
-        if host.rng.random() < 0.006:
-            slow_until[0] = host.now + 40_000_000
-        host.now += 1_000_000 if host.now >= slow_until[0] else 2_000_000
+    def model(x: Any) -> Any:
+        duration = 1.0 if next(warm) < 10 else next(durations, None)
+        if duration is None:
+            raise RuntimeError("no more calls")
+        now[0] += 1e6 * duration
         return x
 
-    simulated(monkeypatch, wall=host.clock, cpu=host.clock)
-    evidence = ms.measure_latency(ms.serve(bursty), X, max_ms=3)
-    assert evidence.n > 472
-    assert evidence.details["block"] != 1
+    simulated(monkeypatch, wall=lambda: int(now[0]), cpu=lambda: int(now[0]))
+    return ms.serve(model)
+
+
+def test_clear_case_is_told_at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for max_ms, verdict in ((3.0, ms.Verdict.PASS), (1.2, ms.Verdict.FAIL)):
+        model = wandering(iter(rng.uniform(1, 2, 10_000)), monkeypatch)
+        evidence = ms.measure_latency(model, X, max_ms=max_ms)
+        assert evidence.verdict is verdict
+        assert evidence.n == evidence.details["looks"][0] == 640
+        assert evidence.method.name.endswith(", look 1 of 3")
+        assert evidence.method.source.endswith("; Bonferroni over the looks")
+
+
+def test_close_case_is_looked_at_again_with_more_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The p95 is 1.95 and the budget 1.96: 640 calls cannot tell, 5,000 can."""
+    model = wandering(iter(np.random.default_rng(1).uniform(1, 2, 10_000)), monkeypatch)
+    evidence = ms.measure_latency(model, X, max_ms=1.96)
+    assert evidence.details["looks"] == [640, 1789, 5000]
     assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.n == evidence.details["looks"][evidence.details["looks_taken"] - 1] > 640
+
+
+def test_no_look_begins_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take eight times as long as those of the warm-up: 640 of them are over after 5.1 s."""
+    evidence = ms.measure_latency(wandering(repeat(8.0), monkeypatch), X, max_ms=8 - 1e-9, quantile=0.95)
+    assert evidence.details["looks_taken"] == 1
+
+
+def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of 1 ms, and of 2 ms in bursts of 10 that take a fifth of the time, under a budget between them."""
+    model = wandering(iter(bursty(np.random.default_rng(0), 10_000, 10, 0.2)), monkeypatch)
+    evidence = ms.measure_latency(model, X, max_ms=1.9)
+    assert evidence.details["block"] != 1
+    assert evidence.details["looks_taken"] > 1
+
+
+def bursty(rng: np.random.Generator, n: int, length: float, share: float) -> NDArray[np.float64]:
+    """0.9 to 1.1, and in bursts of mean `length` that take `share` of the time twice that; from the steady state on."""
+    leave = 1 / length
+    enter = leave * share / (1 - share)
+    inside, slow = rng.random() < share, np.empty(n, dtype=bool)
+    for i, u in enumerate(rng.random(n)):
+        inside = u >= leave if inside else u < enter
+        slow[i] = inside
+    return rng.uniform(0.9, 1.1, n) * np.where(slow, 2, 1)
+
+
+def autoregressive(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """exp(0.2 z) with z standard normal, each 0.6 times the last plus noise."""
+    z, noise = np.empty(n), rng.normal(size=n)
+    z[0] = noise[0]
+    for i in range(1, n):
+        z[i] = 0.6 * z[i - 1] + 0.8 * noise[i]
+    return np.exp(0.2 * z)
+
+
+GENERATORS: dict[str, tuple[Callable[[np.random.Generator, int], NDArray[np.float64]], float]] = {
+    "independent": (lambda rng, n: rng.uniform(1, 2, n), 1.95),
+    "autoregressive": (autoregressive, math.exp(0.2 * 1.6448536269514722)),
+    "bursts of 10": (
+        lambda rng, n: bursty(rng, n, 10, 0.2),
+        1.8 + 0.4 * 0.75,
+    ),  # 5 % of the calls, a quarter of those in bursts
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_repeated_looks_keep_both_error_rates(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A model whose p95 is the budget is beyond it by a hair, or inside by one: each verdict is wrong for one of them.
+
+    Both rates are set to 5 %, so that 60 runs show them: more than 10 errors of one kind have a chance of 1 in 3,000.
+    """
+    draw, p95 = GENERATORS[name]
+    rng = np.random.default_rng(7)
+    verdicts: Counter[ms.Verdict] = Counter()
+    taken: Counter[int] = Counter()
+    for _ in range(60):
+        model = wandering(iter(draw(rng, 6000)), monkeypatch)
+        evidence = ms.measure_latency(model, X, max_ms=p95, confidence=0.95, alpha=0.05)
+        verdicts[evidence.verdict] += 1
+        taken[evidence.details["looks_taken"]] += 1
+    assert verdicts[ms.Verdict.PASS] <= 10
+    assert verdicts[ms.Verdict.FAIL] <= 10
+    assert max(taken) == 3
 
 
 def test_machine_units_follow_the_speed_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +205,7 @@ def test_machine_units_follow_the_speed_of_the_host(monkeypatch: pytest.MonkeyPa
             now[0] += ns
 
         monkeypatch.setattr(
-            "pytest_modelserve.performance.enough_calls.calibration_kernel",
+            "pytest_modelserve.performance.latency_looks.calibration_kernel",
             lambda spend=spend, speed=speed: lambda: spend(speed * 100_000),
         )
         simulated(monkeypatch, wall=lambda now=now: now[0], cpu=lambda now=now: now[0])
@@ -144,7 +229,14 @@ def test_model_that_raises_tells_which_call(monkeypatch: pytest.MonkeyPatch) -> 
     simulated(monkeypatch, wall=lambda: now[0])
     with pytest.raises(RuntimeError, match="out of memory") as error:
         ms.measure_latency(ms.serve(fails), X, max_ms=1000)
-    assert error.value.__notes__ == ["raised by timed call 5 of 472"]
+    assert error.value.__notes__ == ["raised by timed call 5 of 640"]
+
+
+def test_call_that_raises_at_a_later_look_is_counted_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = np.random.default_rng(1).uniform(1, 2, 1000)
+    with pytest.raises(RuntimeError) as error:
+        ms.measure_latency(wandering(iter(durations), monkeypatch), X, max_ms=1.95)
+    assert error.value.__notes__ == ["raised by timed call 1001 of 1789"]
 
 
 @pytest.mark.parametrize(("seconds", "calls", "timed"), [(3, 20, 19), (100, 1, 0)])
