@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
         assert_cold_start as assert_cold_start,
+        assert_corruption_accuracy as assert_corruption_accuracy,
         assert_data_quality as assert_data_quality,
         assert_latency as assert_latency,
         assert_memory as assert_memory,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     )
     from pytest_modelserve.monitoring import (
         ReferenceProfile as ReferenceProfile,
+        encoded as encoded,
         measure_data_quality as measure_data_quality,
         measure_no_drift as measure_no_drift,
         reference_profile as reference_profile,
@@ -97,6 +99,8 @@ if TYPE_CHECKING:
         train as train,
     )
     from pytest_modelserve.robustness import (
+        corruptions as corruptions,
+        measure_corruption_accuracy as measure_corruption_accuracy,
         measure_relation as measure_relation,
         relations as relations,
         strategies as strategies,
@@ -110,6 +114,7 @@ _ROOMS = {
         "assert_accuracy",
         "assert_accuracy_parity",
         "assert_cold_start",
+        "assert_corruption_accuracy",
         "assert_data_quality",
         "assert_latency",
         "assert_memory",
@@ -137,6 +142,7 @@ _ROOMS = {
     "pytest_modelserve.compression": ("LayerDamage", "sensitivity"),
     "pytest_modelserve.monitoring": (
         "ReferenceProfile",
+        "encoded",
         "measure_data_quality",
         "measure_no_drift",
         "reference_profile",
@@ -164,7 +170,13 @@ _ROOMS = {
         "TopK",
         "open_artifact",
     ),
-    "pytest_modelserve.robustness": ("measure_relation", "relations", "strategies"),
+    "pytest_modelserve.robustness": (
+        "corruptions",
+        "measure_corruption_accuracy",
+        "measure_relation",
+        "relations",
+        "strategies",
+    ),
     "pytest_modelserve.selection": ("planning",),
     "pytest_modelserve.serving": ("Predictor", "serve"),
     "pytest_modelserve.evidence": (

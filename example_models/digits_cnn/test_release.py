@@ -18,6 +18,7 @@ from fixtures.digits import Digits
 
 DTYPE = {"input_dtype": "uint8"}
 """What callers send: pixels as they come from the scanner."""
+PIXELS = {"low": 0, "high": 16}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,27 @@ def test_deployed_model_answers_in_time(champion: ms.Predictor, digits: Digits) 
 def test_deployed_model_obeys(champion: ms.Predictor, digits: Digits, relation: Any) -> None:
     """What holds for every image, labelled or not: a thousand edited ones are searched for one that breaks it."""
     ms.assert_relation(champion, digits.held_out.images[:64], relation)
+
+
+def test_deployed_model_stands_what_scanners_do(champion: ms.Predictor, digits: Digits) -> None:
+    """A dirty glass, a lens slightly out of focus, a brighter lamp: never more than five points of accuracy."""
+    corruptions = [
+        ms.corruptions.noise(**PIXELS, severities=[0.05, 0.1]),
+        ms.corruptions.blur(**PIXELS, severities=[0.4]),
+        ms.corruptions.brightness(**PIXELS, severities=[0.05, 0.1]),
+    ]
+    ms.assert_corruption_accuracy(
+        champion, digits.held_out.images, digits.held_out.labels, corruptions=corruptions, max_drop=0.05
+    )
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="trained on centred, upright digits alone")
+def test_deployed_model_does_not_stand_a_crooked_page(champion: ms.Predictor, digits: Digits) -> None:
+    """Training never moved or turned an image: half a pixel already costs some twenty points."""
+    corruptions = [ms.corruptions.shift(**PIXELS), ms.corruptions.rotation(**PIXELS)]
+    ms.assert_corruption_accuracy(
+        champion, digits.held_out.images, digits.held_out.labels, corruptions=corruptions, max_drop=0.05
+    )
 
 
 def test_variant_keeps_the_accuracy(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:

@@ -14,6 +14,7 @@ from pytest_modelserve.evidence.recorder import (
     recording,
 )
 from pytest_modelserve.evidence.samples import keep_samples
+from pytest_modelserve.evidence.together import judge_together
 from pytest_modelserve.evidence.verdict import Budget, Interval, Verdict, check_error_rates, levels_for
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Verdict",
     "check_error_rates",
     "current_recorder",
+    "judge_together",
     "keep_samples",
     "levels_for",
     "package_versions",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Quantity, Verdict
+from pytest_modelserve.evidence import Quantity, Verdict, judge_together
 from pytest_modelserve.parity.judging import ErrorRates
 from pytest_modelserve.parity.metric import Limit
 from pytest_modelserve.parity.slices import Part, SliceRules
@@ -45,9 +45,8 @@ def verdicts_of(
 ) -> Verdicts:
     """The verdict over all `n` rows and, where `rules` judge them, over every slice.
 
-    PASS of the gate needs PASS of every slice, which takes no correction. FAIL takes Holm's: the smallest share of
-    alpha first, alpha over the number of verdicts that are still open, so that a model inside all of its budgets fails
-    at most with probability alpha. Source: Holm (1979), Scandinavian Journal of Statistics 6, 65–70.
+    PASS of the gate needs PASS of every slice, which takes no correction. FAIL takes Holm's, so that a model inside all
+    of its budgets fails at most with probability alpha.
 
     InputError for a slice with fewer than the least number of rows, saying how many it would take, and for one over
     which the metric has no value.
@@ -56,20 +55,13 @@ def verdicts_of(
     if rules.limit is None:
         return Verdicts(judge(whole.rows, limit, rates))
     _check_sizes(rules, rules.limit, needed)
-    open_parts = {part.label: part for part in (whole, *rules.parts)}
-    found: dict[str, Quantity] = {}
-    while open_parts:
-        share = replace(rates, alpha=rates.alpha / len(open_parts))
-        latest = {
-            label: _judged(judge, part, limit if part is whole else rules.limit.value, share)
-            for label, part in open_parts.items()
-        }
-        found |= latest
-        failing = [label for label, quantity in latest.items() if quantity.verdict is Verdict.FAIL]
-        if not failing:
-            break
-        for label in failing:
-            del open_parts[label]
+    parts = {part.label: part for part in (whole, *rules.parts)}
+    limits = dict.fromkeys(parts, rules.limit.value) | {"": limit}
+
+    def at(label: str) -> Callable[[float], Quantity]:
+        return lambda alpha: _judged(judge, parts[label], limits[label], replace(rates, alpha=alpha))
+
+    found = judge_together({label: at(label) for label in parts}, alpha=rates.alpha)
     headline = found.pop("")
     named = [replace_name(quantity, f"{quantity.name} {label}") for label, quantity in found.items()]
     named.sort(key=_severity_of, reverse=True)

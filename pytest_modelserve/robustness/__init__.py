@@ -1,6 +1,15 @@
 """Does the model hold where nobody has looked? Strategies of inputs, relations that need no labels, and a search."""
 
-from pytest_modelserve.robustness import relations, strategies
+from pytest_modelserve.robustness import corruptions, relations, strategies
+from pytest_modelserve.robustness.agreement_under import measure_agreement_under
+from pytest_modelserve.robustness.corrupted_accuracy import measure_corruption_accuracy
 from pytest_modelserve.robustness.relation import measure_relation
 
-__all__ = ["measure_relation", "relations", "strategies"]
+__all__ = [
+    "corruptions",
+    "measure_agreement_under",
+    "measure_corruption_accuracy",
+    "measure_relation",
+    "relations",
+    "strategies",
+]
