@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,7 +116,11 @@ class TellingHooks:
             expected_failures=gathering.expected_failures,
         )
         document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
-        writers = {"json": as_json, "html": render_page}
+        beside = self._paths["json"].parent if "json" in self._paths else None
+        writers: dict[str, Callable[..., str]] = {
+            "json": as_json,
+            "html": partial(render_page, beside=beside),
+        }
         try:
             for kind, path in self._paths.items():
                 write_report(path, writers[kind](document), option=f"--modelserve-{kind}")

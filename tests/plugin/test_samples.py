@@ -47,3 +47,13 @@ def test_nobody_asked_and_nothing_is_written(project: pytest.Pytester) -> None:
     project.makepyfile(TIMED)
     project.runpytest_subprocess().assert_outcomes(passed=2)
     assert list(Path(project.path).rglob("*.npz")) == []
+
+
+def test_page_draws_the_samples_that_lie_beside_the_document(
+    project: pytest.Pytester, document: Callable[[], dict[str, Any]]
+) -> None:
+    project.makepyfile(TIMED)
+    project.runpytest_subprocess("--modelserve-html=elsewhere/page.html").assert_outcomes(passed=2)
+    page = Path(project.path, "elsewhere/page.html").read_text(encoding="utf-8")
+    for gate in document()["gates"]:
+        assert f"Share of {gate['evidence']['n']:,} calls that took at most this long" in page

@@ -5,16 +5,31 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-from pytest_modelserve.evidence import Budget, Interval, Quantity, Record, Subject
+import numpy as np
+
+from pytest_modelserve.evidence import (
+    Budget,
+    Interval,
+    Quantity,
+    Record,
+    Recorder,
+    Subject,
+    keep_samples,
+    recording,
+)
 from pytest_modelserve.reporting import Row, RunCounts, render_page, run_document
 from pytest_modelserve.reporting.page import plot_of
 
 Maker = Callable[..., Record]
 
 
-def page(*rows: Row, complete: bool = True) -> str:
-    return render_page(run_document(rows, counts=RunCounts(2, 1, 1, 0), complete=complete, exit_status=0))
+def page(*rows: Row, complete: bool = True, beside: Path | None = None) -> str:
+    document = run_document(rows, counts=RunCounts(2, 1, 1, 0), complete=complete, exit_status=0)
+    return render_page(document, beside=beside)
 
 
 def test_page_tells_every_gate_and_asks_for_nothing_else(record_of: Maker) -> None:
@@ -45,3 +60,90 @@ def test_plot_puts_value_interval_and_budget_on_one_line() -> None:
     assert at_least
     assert (at_least.high, at_least.allowed_to) == (100, 100)
     assert plot_of(Quantity("q", math.nan, "", budget=Budget("at most", 1.0))) is None
+
+
+def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Record:
+    """A record of a latency gate whose raw samples lie in `folder`."""
+    wall = np.random.default_rng(0).lognormal(0.0, 0.5, n)
+    with recording(Recorder("t", "t", samples=folder / "samples")):
+        entry = keep_samples(judged=wall, wall_ms=wall, cpu_ms=0.9 * wall)
+    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 4.0))
+    settings = {
+        "gate": "latency p95",
+        "quantities": (quantity,),
+        "n_unit": "calls",
+        "details": {"quantile": 0.95, **entry},
+    }
+    return make(**{**settings, **changes})  # fmt: skip
+
+
+def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_see(
+    record_of: Maker, tmp_path: Path
+) -> None:
+    html = page(Row("test_a", "PASS", latency(record_of, tmp_path), "passed"), beside=tmp_path)
+    (figure,) = re.findall(r"<figure>.*</figure>", html, re.DOTALL)
+    svg = ElementTree.fromstring(re.findall(r"<svg.*</svg>", figure, re.DOTALL)[0])
+    texts = {child.get("id"): child.text for child in svg if child.tag in ("title", "desc")}
+    assert [texts[name] for name in (svg.get("aria-labelledby") or "").split()] == [
+        "Share of 3,000 calls that took at most this long",
+        *(text for text in texts.values() if text and "The budget is ≤ 4.00 ms." in text),
+    ]
+    assert {path.get("class") for path in svg.iter("path")} == {"axis", "level", "limit", "cpu", "curve", "bar"}
+    limit = next(path for path in svg.iter("path") if path.get("class") == "limit")
+    allowed = next(rect for rect in svg.iter("rect"))
+    end = int(allowed.get("x") or 0) + int(allowed.get("width") or 0)
+    assert limit.get("d") == f"M{end} 8V164"
+
+
+def test_growth_of_memory_is_drawn(record_of: Maker) -> None:
+    quantity = Quantity("growth a call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at most", 10.0))
+    details = {"resident_bytes": [5000, 7000, 9000], "calls_per_stretch": 100}
+    html = page(Row("t", "PASS", record_of(quantities=(quantity,), details=details), "passed"))
+    svg = ElementTree.fromstring(re.findall(r"<figure>\s*(<svg.*</svg>)", html, re.DOTALL)[0])
+    assert [polygon.get("class") for polygon in svg.iter("polygon")] == ["ok", "fan"]
+    assert "Growth of resident memory over 200 calls" in html
+
+
+def test_missing_samples_are_one_quiet_sentence(record_of: Maker, tmp_path: Path) -> None:
+    row = Row("test_a", "PASS", latency(record_of, tmp_path), "passed")
+    html = page(row)
+    assert len(re.findall(r"Its samples are not beside this page: samples/[0-9a-f]{64}\.npz\.", html)) == 1
+    assert "<figure>" not in html
+    assert "p95 2.20 ms" in html
+
+
+def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path) -> None:
+    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 1.0))
+    failed = latency(record_of, tmp_path, quantities=(quantity,))
+    passed = Row("a", "PASS", latency(record_of, tmp_path), "passed")
+    for row, is_open in (
+        (passed, False),
+        (Row("a", "FAIL", failed, "failed"), True),
+        (Row("a", "FAIL", failed, "xfailed", expected=True), False),
+    ):
+        assert ("<details open>" in page(row, beside=tmp_path)) == is_open
+
+
+def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> None:
+    quantity = Quantity("<i>&", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 4.0))
+    record = latency(record_of, tmp_path, quantities=(quantity,), n_unit="</title><script>")
+    html = page(Row("t", "PASS", record, "passed"), beside=tmp_path)
+    assert "<script>" not in html
+    assert "<i>" not in html
+    assert "&lt;/title&gt;&lt;script&gt; that took" in html
+    reason = record_of(details={"samples": {"not_written": "<script>\x1b[2J"}})
+    assert "&lt;script&gt;\\x1b[2J" in page(Row("t", "PASS", reason, "passed"))
+
+
+def test_value_that_is_no_number_is_not_drawn(record_of: Maker, tmp_path: Path) -> None:
+    quantity = Quantity("p95", math.nan, "ms", None, Budget("at most", 4.0))
+    record = latency(record_of, tmp_path, quantities=(quantity,))
+    assert "<svg" not in page(Row("t", "INCONCLUSIVE", record, "failed"), beside=tmp_path)
+
+
+def test_hundred_drawn_gates_fit_a_page_that_still_asks_for_nothing_else(record_of: Maker, tmp_path: Path) -> None:
+    row = Row("tests/test_release.py::test_a", "PASS", latency(record_of, tmp_path, n=50_000), "passed")
+    html = page(*[row] * 100, beside=tmp_path)
+    assert html.count("<figure>") == 100
+    assert len(html.encode()) < 300_000
+    assert not re.search(r"(?:src|href)=|@import|url\(|https?:", html)

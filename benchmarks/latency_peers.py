@@ -1,0 +1,158 @@
+"""Our timing beside LoadGen's and pytest-benchmark's: `python -m benchmarks.latency_peers [--peer-python PYTHON]`.
+
+Two tables of one run each, all tools in turn. The first is what a harness adds to a call that does nothing: inside its
+timed window, and in all, both above a loop with one clock in the same Python. LoadGen's window holds the callback from
+C++ into Python and the answer back, which every model served from Python pays there. The second is LoadGen's
+SingleStream percentiles of one ONNX model beside the intervals of `measure_latency`, over as many calls: how often its
+percentile lies inside ours, and how often our own next estimate does, which tells how still the host was.
+
+PYTHON is that of an environment of its own with mlcommons-loadgen, pytest-benchmark, onnxruntime and numpy; without it
+ours alone is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import pytest_modelserve as ms
+from benchmarks.latency_gates import X, stack
+from benchmarks.loadgen_peer import HARNESSES, Cost, Peer, bare_loop, nothing
+from pytest_modelserve.performance.timing import Clocks, time_calls
+from pytest_modelserve.progress import progress
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+GOAL_INSIDE_NS, GOAL_OUTSIDE_NS = 200, 1_000
+OURS = "pytest-modelserve"
+ROUNDS_OF_OVERHEAD = 9
+NO_BUDGET_MS = 1e6
+
+
+def our_cost(calls: int) -> Cost:
+    clocks = Clocks()
+    began = clocks.wall()
+    times = time_calls(nothing, calls, clocks=clocks)
+    ended = clocks.wall()
+    return Cost(1e6 * float(np.median(times.wall_ms)), (ended - began) / calls)
+
+
+def overheads(peer: Peer | None, calls: int) -> Iterator[str]:
+    """What every harness adds, as lines of a table."""
+    turns: dict[str, tuple[Callable[[int], Cost], Callable[[int], Cost]]] = {OURS: (our_cost, bare_loop)}
+    if peer is not None:
+        for name in HARNESSES:
+            turns[name] = partial(peer.overhead, name), peer.bare_loop
+    added: dict[str, list[Cost]] = {name: [] for name in turns}
+    bare: list[Cost] = []
+    for _ in progress(range(ROUNDS_OF_OVERHEAD), "overhead"):
+        for name, (harness, loop) in turns.items():
+            bare.append(loop(calls))
+            added[name].append(harness(calls).above(bare[-1]))
+    inside, call = _medians(bare)
+    yield f"overhead of a call that does nothing, {calls} calls, medians of {ROUNDS_OF_OVERHEAD} rounds"
+    yield f"  {'':18} {'inside':>9} {'in all':>9}"
+    yield f"  {'bare loop':18} {inside:6.0f} ns {call:6.0f} ns"
+    for name, costs in added.items():
+        inside, call = _medians(costs)
+        yield f"  {name:18} {inside:+6.0f} ns {call:+6.0f} ns" + (_judged(inside, call) if name == OURS else "")
+    yield f"  goal of ours: at most +{GOAL_INSIDE_NS} ns inside the timed window, +{GOAL_OUTSIDE_NS:,} ns in all"
+
+
+def _medians(costs: Sequence[Cost]) -> tuple[float, float]:
+    return statistics.median(cost.inside_ns for cost in costs), statistics.median(cost.call_ns for cost in costs)
+
+
+def _judged(inside: float, call: float) -> str:
+    return "   met" if inside <= GOAL_INSIDE_NS and call <= GOAL_OUTSIDE_NS else "   missed"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One gate of ours, and LoadGen's percentile right after it; None without LoadGen."""
+
+    estimate: float
+    low: float
+    high: float
+    theirs: float | None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the interval has both ends."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def holds(self, ms: float) -> bool:
+        """Whether the interval does."""
+        return self.low <= ms <= self.high
+
+
+def beside(artifact: ms.Artifact, peer: Peer | None, quantile: float) -> Beside:
+    """Both with sessions of their own, as two sessions of one model differ by up to 3 %."""
+    with ms.serve(artifact) as served:
+        evidence = ms.measure_latency(served, X, max_ms=NO_BUDGET_MS, quantile=quantile)
+    interval = evidence.quantities[0].interval
+    assert interval is not None
+    theirs = None if peer is None else peer.percentiles_ms(evidence.n)[quantile]
+    return Beside(evidence.quantities[0].value, interval.low, interval.high, theirs)
+
+
+def percentiles(artifact: ms.Artifact, peer: Peer | None, rounds: int) -> Iterator[str]:
+    """LoadGen's percentiles beside our intervals, as lines of a table."""
+    every: dict[float, list[Beside]] = {quantile: [] for quantile in QUANTILES}
+    for _ in progress(range(rounds), "percentiles"):
+        for quantile, some in every.items():
+            some.append(beside(artifact, peer, quantile))
+    yield f"one model, ours and LoadGen's SingleStream in turn, {rounds} rounds"
+    yield "  quantile   ours, median interval          LoadGen   LoadGen/ours   LoadGen inside   our next inside"
+    for quantile, some in every.items():
+        yield _row(f"p{100 * quantile:g}", some)
+    yield "  an interval without both ends (calls that depend on each other throughout) is left out of the counts"
+    yield "  goal: LoadGen lies inside as often as our own next estimate"
+
+
+def _row(name: str, some: Sequence[Beside]) -> str:
+    ours, low, high = (statistics.median(getattr(each, end) for each in some) for end in ("estimate", "low", "high"))
+    nexts = [first.holds(second.estimate) for first, second in itertools.pairwise(some) if first.is_bounded]
+    row = f"  {name:8} {ours:7.4f} ms [{low:.4f}, {high:.4f}]"
+    theirs = [(each, each.theirs) for each in some if each.theirs is not None]
+    if not theirs:
+        return f"{row:43} {'none':>7}   {'':12}   {'':14}   {sum(nexts)} of {len(nexts)}"
+    inside = [each.holds(ms) for each, ms in theirs if each.is_bounded]
+    ratio = statistics.median(ms / each.estimate for each, ms in theirs)
+    row = f"{row:40} {statistics.median(ms for _, ms in theirs):7.4f} ms   × {ratio:.3f}"
+    return f"{row:64} {f'{sum(inside)} of {len(inside)}':>14}   {f'{sum(nexts)} of {len(nexts)}':>15}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", type=Path, metavar="PYTHON", help="a Python with the peers (default: none)")
+    parser.add_argument("--calls", type=int, default=20_000, help="calls of a round of the overhead (default: 20000)")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of the percentiles (default: 12)")
+    parser.add_argument("--layers", type=int, default=200, help="layers of the model (default: 200)")
+    given = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        artifact = stack(folder, given.layers)
+        np.savez(folder / "inputs.npz", x=X)
+        python = given.peer_python
+        with nullcontext() if python is None else Peer.of(python, artifact.path, folder / "inputs.npz") as peer:
+            print("\n".join(overheads(peer, given.calls)))
+            print("\n".join(percentiles(artifact, peer, given.rounds)))
+    if python is None:
+        print(f"without --peer-python, {' and '.join(HARNESSES)} are skipped")
+    print(f"took {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""MLPerf LoadGen and pytest-benchmark in a Python of their own that is asked over pipes.
+
+Run by that Python, this file is the other end: one question a line in, its answer out. An exception in LoadGen's
+callback ends the process (a signal, 139 in a shell), which is why it is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+HARNESSES = ("pytest-benchmark", "LoadGen")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Nanoseconds of a call that does nothing: as its timed window recorded them (median), and in all (mean)."""
+
+    inside_ns: float
+    call_ns: float
+
+    def above(self, other: Cost) -> Cost:
+        """What this has more than `other`."""
+        return Cost(self.inside_ns - other.inside_ns, self.call_ns - other.call_ns)
+
+
+def nothing() -> None:
+    """The callee of which a harness's own time is all that it records."""
+
+
+def bare_loop(calls: int) -> Cost:
+    """What a loop with one clock takes, with garbage collection off: in either Python, what the rest is told above."""
+    durations: list[int] = []
+    clock, add = time.perf_counter_ns, durations.append
+    gc.disable()
+    began = clock()
+    for _ in range(calls):
+        start = clock()
+        nothing()
+        add(clock() - start)
+    ended = clock()
+    gc.enable()
+    return Cost(statistics.median(durations), (ended - began) / calls)
+
+
+class Peer:
+    """The process; make it through `of`. RuntimeError where it has ended."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @staticmethod
+    @contextlib.contextmanager
+    def of(python: Path, model: Path, inputs: Path) -> Iterator[Peer]:
+        """The peer in `python`, which is asked about `model`; `inputs` is an .npz of one call's inputs."""
+        command = [str(python), "-W", "ignore", __file__, str(model), str(inputs)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            yield Peer(process)
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def bare_loop(self, calls: int) -> Cost:
+        """As `bare_loop`, there."""
+        return Cost(**self._answer("bare", calls))
+
+    def overhead(self, harness: str, calls: int) -> Cost:
+        """What one of `HARNESSES` makes of calls that do nothing."""
+        return Cost(**self._answer(harness, calls))
+
+    def percentiles_ms(self, calls: int) -> dict[float, float]:
+        """LoadGen's SingleStream percentiles of the model in a new session, by quantile (0.5, 0.9, 0.95, 0.99, …)."""
+        return {float(quantile): ms for quantile, ms in self._answer("model", calls).items()}
+
+    def _answer(self, what: str, calls: int) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([what, calls]), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer's process has ended with {self._process.wait()}; its reason stands above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def single_stream(call: Callable[[], object], calls: int) -> str:
+    """LoadGen's summary of so many calls in SingleStream, which issues them in this thread."""
+    import mlperf_loadgen as loadgen
+
+    complete, response = loadgen.QuerySamplesComplete, loadgen.QuerySampleResponse
+
+    def issue(samples: Sequence[Any]) -> None:
+        call()
+        complete([response(samples[0].id, 0, 0)])
+
+    settings = loadgen.TestSettings()
+    settings.scenario, settings.mode = loadgen.TestScenario.SingleStream, loadgen.TestMode.PerformanceOnly
+    settings.min_query_count = settings.max_query_count = calls
+    settings.min_duration_ms = 0
+    log = loadgen.LogSettings()
+    log.enable_trace = log.log_output.copy_summary_to_stdout = False
+    sut = loadgen.ConstructSUT(issue, nothing)
+    library = loadgen.ConstructQSL(1, 1, lambda _: None, lambda _: None)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            log.log_output.outdir = folder
+            gc.disable()
+            loadgen.StartTestWithLogSettings(sut, library, settings, log)
+            return Path(folder, "mlperf_log_summary.txt").read_text(encoding="utf-8")
+    finally:
+        gc.enable()
+        loadgen.DestroyQSL(library)
+        loadgen.DestroySUT(sut)
+
+
+def percentiles_in(summary: str) -> dict[float, float]:
+    """Milliseconds by quantile; ValueError where there are none."""
+    found = re.findall(r"^(\d+\.\d+) percentile latency \(ns\) *: (\d+)$", summary, re.MULTILINE)
+    if not found:
+        raise ValueError("LoadGen's summary names no percentile")
+    return {round(float(percent) / 100, 6): int(ns) / 1e6 for percent, ns in found}
+
+
+def loadgen_cost(calls: int) -> Cost:
+    summary = single_stream(nothing, calls)
+    per_second = re.search(r"^QPS w/ loadgen overhead *: ([\d.]+)$", summary, re.MULTILINE)
+    if per_second is None:
+        raise ValueError("LoadGen's summary names no rate")
+    return Cost(1e6 * percentiles_in(summary)[0.5], 1e9 / float(per_second[1]))
+
+
+def pytest_benchmark_cost(calls: int) -> Cost:
+    """Of `benchmark.pedantic` with one call a round, the mode that records every call."""
+    import pytest
+
+    class Asked:
+        """A plugin whose fixture is a function that takes the benchmark and leaves what it costs."""
+
+        cost: Cost | None = None
+
+        @pytest.fixture
+        def ask(self) -> Callable[[Any], None]:
+            def take(benchmark: Any) -> None:
+                began = time.perf_counter_ns()
+                benchmark.pedantic(nothing, rounds=calls, iterations=1)
+                ended = time.perf_counter_ns()
+                self.cost = Cost(1e9 * statistics.median(benchmark.stats.stats.data), (ended - began) / calls)
+
+            return take
+
+    asked = Asked()
+    with tempfile.TemporaryDirectory() as folder:
+        test = Path(folder, "test_nothing.py")
+        test.write_text("def test_nothing(benchmark, ask):\n    ask(benchmark)\n")
+        options = ["--benchmark-disable-gc", "--import-mode=importlib", f"--rootdir={folder}", f"-c{os.devnull}"]
+        status = pytest.main([str(test), "-pno:cacheprovider", *options], plugins=[asked])
+    if asked.cost is None:
+        raise RuntimeError(f"pytest-benchmark measured nothing: pytest ended with {status}")
+    return asked.cost
+
+
+def opened(model: str, inputs: str) -> Callable[[], object]:
+    """One call of the model, in a session with the settings of `serve`."""
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    with numpy.load(inputs) as arrays:
+        feed = dict(arrays)
+    for _ in range(10):
+        session.run(names, feed)
+    return lambda: session.run(names, feed)
+
+
+def _serve(model: str, inputs: str, answers: TextIO) -> None:
+    """Answer every line of standard input."""
+    costs: dict[str, Callable[[int], Cost]] = {
+        "bare": bare_loop,
+        "pytest-benchmark": pytest_benchmark_cost,
+        "LoadGen": loadgen_cost,
+    }
+    for line in sys.stdin:
+        what, calls = json.loads(line)
+        if what == "model":
+            answer: dict[Any, float] = percentiles_in(single_stream(opened(model, inputs), calls))
+        else:
+            cost = costs[what](calls)
+            answer = {"inside_ns": cost.inside_ns, "call_ns": cost.call_ns}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    # What pytest and LoadGen print goes nowhere, so that the pipe holds answers alone.
+    with os.fdopen(os.dup(1), "w") as pipe, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        _serve(sys.argv[1], sys.argv[2], pipe)
