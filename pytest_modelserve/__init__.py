@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
         assert_cold_start as assert_cold_start,
+        assert_agreement_under as assert_agreement_under,
         assert_corruption_accuracy as assert_corruption_accuracy,
         assert_data_quality as assert_data_quality,
         assert_latency as assert_latency,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     )
     from pytest_modelserve.robustness import (
         corruptions as corruptions,
+        measure_agreement_under as measure_agreement_under,
         measure_corruption_accuracy as measure_corruption_accuracy,
         measure_relation as measure_relation,
         relations as relations,
@@ -114,6 +116,7 @@ _ROOMS = {
         "assert_accuracy",
         "assert_accuracy_parity",
         "assert_cold_start",
+        "assert_agreement_under",
         "assert_corruption_accuracy",
         "assert_data_quality",
         "assert_latency",
@@ -172,6 +175,7 @@ _ROOMS = {
     ),
     "pytest_modelserve.robustness": (
         "corruptions",
+        "measure_agreement_under",
         "measure_corruption_accuracy",
         "measure_relation",
         "relations",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Artifact, Signature
+from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.numerics import kind_of
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.robustness.sessions import served_again
 from pytest_modelserve.serving import Predictor
 
 _CALL_BYTES = 64 * 2**20
@@ -26,6 +28,22 @@ class Answering(Protocol):
     def subject(self) -> Subject:
         """Who answers."""
 
+    @property
+    def predictor(self) -> Predictor:
+        """Who is asked, for a relation that calls it in a way of its own."""
+
+    @property
+    def batch(self) -> int | None:
+        """The rows of one call: any number for None, and for 0 a call's inputs have no axis of rows."""
+
+    @property
+    def bare(self) -> bool:
+        """Whether a single input is handed over as an array without its name."""
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the model takes and gives, where it is known; the first axis of every shape counts rows."""
+
     def predict(self, inputs: Feed, /) -> Feed:
         """The outputs for rows (n, ...), each (n, ...)."""
 
@@ -35,21 +53,27 @@ class Answering(Protocol):
     def alike(self, predictor: Predictor, /) -> Answering:
         """Another predictor that is asked in the same way."""
 
+    def again(self, *, threads: int | None = None) -> Answering:
+        """The same model in a session of its own, on as many threads as this one or on others."""
+
 
 class Rows:
     """`predictor` for rows (n, ...): more than one call may hold are split, and a fixed batch is filled up.
 
     `batch` is the number of rows that the model insists on, None where it takes any; 0 where its inputs have no rows:
     each row is then one whole call, and outputs are stacked. `bare` hands a single input over as an array without its
-    name, as a function expects it. `calls` counts what reached the model.
+    name, as a function expects it. `calls` counts what reached the model. `close` lets go of what `alike` and `again`
+    have opened, and not of the predictor itself.
     """
 
     def __init__(self, predictor: Predictor, *, batch: int | None, bare: bool) -> None:
         self.predictor = predictor
         self.batch = batch
         self.calls = 0
-        self._bare = bare
+        self.bare = bare
         self._magnitudes: tuple[Feed, Mapping[str, float]] | None = None
+        self._others: dict[int, Rows] = {}
+        self._sessions: dict[int | None, Rows] = {}
 
     @property
     def subject(self) -> Subject:
@@ -57,9 +81,12 @@ class Rows:
         return self.predictor.subject
 
     @property
-    def artifact(self) -> Artifact | None:
-        """The predictor's."""
-        return self.predictor.artifact
+    def signature(self) -> Signature | None:
+        """The predictor's, with an axis of rows in front of every shape where its inputs have none."""
+        signature = self.predictor.signature
+        if signature is None or self.batch != 0:
+            return signature
+        return Signature(*(tuple(map(_with_rows, specs)) for specs in (signature.inputs, signature.outputs)))
 
     def predict(self, inputs: Feed) -> Feed:
         """The outputs for rows (n, ...), each (n, ...).
@@ -82,8 +109,30 @@ class Rows:
         return self._magnitudes[1]
 
     def alike(self, predictor: Predictor) -> Rows:
-        """Another predictor that is asked in the same way."""
-        return Rows(predictor, batch=self.batch, bare=self._bare)
+        """Another predictor that is asked in the same way, the same one for the same predictor."""
+        if id(predictor) not in self._others:
+            self._others[id(predictor)] = Rows(predictor, batch=self.batch, bare=self.bare)
+        return self._others[id(predictor)]
+
+    def again(self, *, threads: int | None = None) -> Rows:
+        """The same model in a session of its own, opened once for each number of threads.
+
+        UsageError for a predictor that no file stands behind.
+        """
+        if threads not in self._sessions:
+            served = served_again(self.predictor, threads=threads)
+            self._sessions[threads] = Rows(served, batch=self.batch, bare=self.bare)
+        return self._sessions[threads]
+
+    def close(self) -> None:
+        """Let go of the sessions and processes that were opened beside the predictor."""
+        for other in self._others.values():
+            other.close()
+        for session in self._sessions.values():
+            session.close()
+            session.predictor.close()
+        self._others.clear()
+        self._sessions.clear()
 
     def _part(self, inputs: Feed, begin: int, step: int) -> Feed:
         part = taken(inputs, slice(begin, begin + step))
@@ -95,7 +144,7 @@ class Rows:
 
     def _asked(self, feed: Mapping[str, NDArray[Any]], count: int | None) -> Feed:
         self.calls += 1
-        outputs = self.predictor.predict(next(iter(feed.values())) if self._bare else feed)
+        outputs = self.predictor.predict(next(iter(feed.values())) if self.bare else feed)
         for name, array in outputs.items():
             if count is not None and array.shape[:1] != (count,):
                 raise InputError(
@@ -152,6 +201,10 @@ def magnitude(array: NDArray[Any]) -> float:
         return 0.0
     numbers = np.abs(array.astype(np.float64))
     return float(np.where(np.isfinite(numbers), numbers, 0).max())
+
+
+def _with_rows(spec: TensorSpec) -> TensorSpec:
+    return spec if spec.shape is None else replace(spec, shape=(None, *spec.shape))
 
 
 def _one(inputs: Feed, row: int) -> Feed:

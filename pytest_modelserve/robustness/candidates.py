@@ -106,11 +106,13 @@ def _whole_rows(space: Space, domain: tuple[Domain, ...]) -> Feed:
     for part in space.coordinates.parts:
         values = space.values[part.name]
         first = values.seen[:1]
-        if values.dtype.kind == "O" or not {"like", "edges"} & set(domain):
+        if values.whole or values.dtype.kind == "O" or not {"like", "edges"} & set(domain):
             rows[part.name] = np.repeat(first, 3, axis=0)
         else:
-            zero = np.zeros_like(values.low)
-            rows[part.name] = np.stack([values.low, values.high, np.minimum(np.maximum(zero, values.low), values.high)])
+            zero = np.minimum(np.maximum(np.zeros_like(values.low), values.low), values.high)
+            for column, choices in values.choices.items():
+                zero[column] = choices[0]
+            rows[part.name] = np.stack([values.low, values.high, zero])
     return shaped(rows, space.coordinates)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,30 +36,65 @@ def check_domain(domain: Domain | Sequence[Domain]) -> tuple[Domain, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Limits:
+    """What is declared of one input's coordinates, flat: `low` and `high` (size,), infinite where nothing is said, and
+    `choices` by coordinate, whose least and greatest are its `low` and `high`."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    choices: Mapping[int, NDArray[Any]]
+
+    def instead_of(self, low: NDArray[Any], high: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The range of each coordinate: what is declared, and what its rows say where nothing is."""
+        ends = np.where(np.isfinite(self.low), self.low, low), np.where(np.isfinite(self.high), self.high, high)
+        return as_dtype(ends[0], low.dtype), as_dtype(ends[1], high.dtype)
+
+    def held(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` (..., size), moved into the range wherever one is declared."""
+        numbers = values.astype(np.float64)
+        inside = (numbers >= self.low) & (numbers <= self.high)
+        return np.where(inside, values, as_dtype(np.clip(numbers, self.low, self.high), values.dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Values:
     """The values of one input in the rows at hand, flat: `seen` (n, size), and the ends of every coordinate's range;
     `edges` (edges, size) are those ends and, of real numbers, their neighbours one unit in the last place away.
 
     A single row has no range. Real numbers are then taken within their own magnitude (at least 1) of what they are,
     and integers within the whole tensor's, because an identifier beyond it may have no row in an embedding table.
+    What is declared of a coordinate goes before what its rows say; `choices` are all that some of them can be. With
+    `whole`, the input has no other values than those of whole rows.
     """
 
     seen: NDArray[Any]
     low: NDArray[Any]
     high: NDArray[Any]
     edges: NDArray[Any]
+    choices: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    whole: bool = False
 
     @classmethod
-    def of(cls, seen: NDArray[Any]) -> Values:
+    def of(cls, seen: NDArray[Any], *, whole: bool = False, limits: Limits | None = None) -> Values:
         """The values of rows (n, size). NaN and infinities are left out of the ranges."""
         kind = kind_of(seen.dtype)
+        choices = limits.choices if limits else {}
         if kind == "text" or seen.size == 0:
-            return cls(seen, seen[0], seen[0], seen[:1])
-        if kind == "real":
-            low, high = _real_range(seen)
-            return cls(seen, low, high, np.array([low, high, *_neighbours(low), *_neighbours(high)], seen.dtype))
-        low, high = _integer_range(seen)
-        return cls(seen, low, high, np.array([low, high], seen.dtype))
+            return cls(seen, seen[0], seen[0], seen[:1], choices, whole)
+        low, high = _real_range(seen) if kind == "real" else _integer_range(seen)
+        if limits:
+            low, high = limits.instead_of(low, high)
+        edges = [low, high, *((*_neighbours(low), *_neighbours(high)) if kind == "real" else ())]
+        if limits:
+            edges = [limits.held(edge) for edge in edges]
+        return cls(seen, low, high, np.array(edges, seen.dtype), choices, whole)
+
+    def choose(self, new: NDArray[Any], columns: NDArray[np.intp] | None, rng: np.random.Generator) -> NDArray[Any]:
+        """`new`, (k,) for `columns` or (k, size), with a drawn choice wherever a coordinate only has choices."""
+        for column, choices in self.choices.items():
+            place = np.flatnonzero(columns == column) if columns is not None else (slice(None), column)
+            new[place] = choices[rng.integers(0, len(choices), new[place].shape)]
+        return new
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -72,19 +107,24 @@ class Values:
 
     def fixed(self, domain: Sequence[Domain], columns: NDArray[np.intp]) -> NDArray[Any]:
         """The values worth trying first at each of `columns`, (values, columns), plain ones first."""
+        if self.whole:
+            return self.seen[:0, columns]
         found: list[NDArray[Any]] = []
-        kind = kind_of(self.dtype)
-        if kind == "text":
+        if kind_of(self.dtype) == "text":
             texts = list(dict.fromkeys(self.seen[:, 0].tolist()))[:8] if self.seen.size else []
             texts += _UNSEEN if {"far", "special"} & set(domain) else ()
-            return np.array([[text] * len(columns) for text in texts], object).reshape(len(texts), len(columns))
-        if {"like", "edges"} & set(domain):
+            found = [np.full(columns.shape, text, object) for text in texts]
+        elif {"like", "edges"} & set(domain):
             found += list(self.edges[: None if "edges" in domain else 2, columns])
-        if "far" in domain:
+        if "far" in domain and kind_of(self.dtype) != "text":
             found += [far(self, columns, np.full(columns.shape, share)) for share in (-0.5, 0.5, -0.999, 0.999)]
-        if "special" in domain:
+        if "special" in domain and kind_of(self.dtype) != "text":
             found += [np.full(columns.shape, value, self.dtype) for value in specials(self.dtype)]
-        return np.array(found, self.dtype).reshape(len(found), len(columns))
+        values = np.array(found, self.dtype).reshape(len(found), len(columns))
+        for column, choices in self.choices.items():
+            for place in np.flatnonzero(columns == column):
+                values[:, place] = np.resize(choices, len(values))
+        return values
 
 
 def specials(dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -41,22 +41,26 @@ def drawn(
     current: NDArray[Any],
 ) -> NDArray[Any]:
     """A new value for each of `columns` (k,) in place of `current` (k,), each of its own kind."""
+    if values.whole:
+        return current
     kinds = kinds_of(values.dtype, domain)
     if len(kinds) == 1:
-        return _of_kind(values, kinds[0], rng, columns, current)
+        return values.choose(_of_kind(values, kinds[0], rng, columns, current), columns, rng)
     which = rng.integers(0, len(kinds), len(columns), dtype=np.uint8)
     new = current.copy()
     for index, kind in enumerate(kinds):
         places = np.flatnonzero(which == index)
         new[places] = _of_kind(values, kind, rng, columns[places], current[places])
-    return new
+    return values.choose(new, columns, rng)
 
 
 def drawn_rows(values: Values, kind: Kind, rng: np.random.Generator, current: NDArray[Any]) -> NDArray[Any]:
     """New values of one kind for whole flat rows (k, size)."""
+    if values.whole:
+        return current
     if kind == "of a row":  # of one other row: columns keep what ties them together
         return values.seen[rng.integers(0, len(values.seen), len(current))]
-    return _of_kind(values, kind, rng, None, current)
+    return values.choose(_of_kind(values, kind, rng, None, current), None, rng)
 
 
 def _of_kind(

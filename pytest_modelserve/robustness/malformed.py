@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import TensorSpec
+from pytest_modelserve.robustness.nested import is_item, is_told
 from pytest_modelserve.robustness.sources import Drawn, InputSource
 
 
@@ -28,15 +29,19 @@ def malformed(source: InputSource, fault: str, seed: int = 0) -> Drawn:
 
 def _faulty(source: InputSource, good: Drawn) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     for spec in source.specs:
+        if is_item(spec, source.specs):
+            continue
         array = good[spec.name]
         said = f"input {spec.name!r}: "
         yield f"{said}missing", {name: value for name, value in good.items() if name != spec.name}
         yield f"{said}another name", {(f"{k}_" if k == spec.name else k): value for k, value in good.items()}
         yield f"{said}dtype", {**good, spec.name: _other_dtype(array)}
+        if is_told(spec, source.specs):
+            continue
         if spec.shape is not None:
             yield f"{said}one axis more", {**good, spec.name: array[np.newaxis]}
             if array.ndim:
-                yield f"{said}one axis less", {**good, spec.name: array[0] if len(array) else array.reshape(-1)[:0]}
+                yield f"{said}one axis less", {**good, spec.name: np.zeros(array.shape[1:], array.dtype)}
         for axis in _fixed_axes(spec):
             yield f"{said}axis {axis} longer", {**good, spec.name: np.concatenate([array, array], axis=axis)}
     yield "an input more", {**good, "unheard_of": np.zeros((1,), np.float32)}

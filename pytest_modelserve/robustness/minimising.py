@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.numerics import kind_of
 from pytest_modelserve.robustness.coordinates import Coordinates, Feed, changed, flat, shaped, taken
 from pytest_modelserve.robustness.domains import as_dtype, is_numpys_own
+from pytest_modelserve.robustness.plain_text import plainer_texts
 
 Fails = Callable[[Feed], NDArray[np.bool_]]
 """Which of some rows (n, ...) fail."""
@@ -152,9 +153,11 @@ def plainer_values(current: Any, origin: Any, dtype: np.dtype[Any]) -> NDArray[A
     """Numbers plainer than `current`, plainest first, from the base's value `origin` to it; neither of the two.
 
     Zero, one and minus one; whole numbers and numbers of few digits near the middle and near `current`. A number that
-    is not finite has no range: plain ones of either size are tried in its place. Text has none.
+    is not finite has no range: plain ones of either size are tried in its place. Of text, what lies between the two.
     """
-    if kind_of(dtype) == "text" or dtype == np.bool_:
+    if kind_of(dtype) == "text":
+        return np.array(plainer_texts(str(current), str(origin)), object)
+    if dtype == np.bool_:
         return np.zeros(0, dtype)
     value, start = float(current), float(origin)
     if not np.isfinite(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pytest_modelserve.robustness.coordinates import Feed
 
@@ -23,6 +24,9 @@ class Counterexample:
     """Whether they broke it when they were asked once more."""
     found_with: int
     """How many coordinates differed when it was found."""
+    ended: Literal["", "died", "late"] = ""
+    """How they ended the process that serves the model, so that there is no answer to tell: by themselves, or by the
+    time limit."""
 
 
 @dataclass(slots=True)

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.robustness.asking import Rows, rows_of
-from pytest_modelserve.robustness.coordinates import Feed, taken
+from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.domains import Domain
 from pytest_modelserve.robustness.outcome import Counterexample, Search
 from pytest_modelserve.robustness.relations.agreement import Agreement
+from pytest_modelserve.robustness.relations.functionality import MinimumFunctionality
+from pytest_modelserve.robustness.relations.rejection import CleanRejection
 from pytest_modelserve.robustness.saving import FOLDER, save_inputs
 from pytest_modelserve.robustness.searching import search_for
+from pytest_modelserve.robustness.sessions import isolated
 from pytest_modelserve.robustness.sources import Drawn, source_of
 from pytest_modelserve.robustness.space import Space
 from pytest_modelserve.robustness.steering import steer
 from pytest_modelserve.robustness.telling import answer_lines, change_lines, literal
-from pytest_modelserve.robustness.violations import Relation, checked
+from pytest_modelserve.robustness.violations import Relation
 from pytest_modelserve.serving import Inputs, Predictor
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ def measure_relation(
     max_batch: int = 8,
     feature_names: Sequence[str] | None = None,
     save_to: str | Path | None = FOLDER,
+    isolate: bool | None = None,
+    time_limit_s: float | None = None,
 ) -> Evidence:
     """Evidence of a search for rows that break `relation`: PASS where none was found, FAIL with the simplest found.
 
@@ -57,20 +62,42 @@ def measure_relation(
     places, saves the row below `save_to` (None: nowhere) and gives the line for `@example`. Relations about batches
     (`batch_invariance`, `row_permutation`) are asked in batches of `max_batch`.
 
-    Rows that the model refuses with an InputError are set aside and counted. InputError where no row is left, where a
-    row as it stands is refused, and for rows of zero length; UsageError for a relation that does not fit the model.
+    With `isolate=True` a process of its own answers, started anew after it has died (a third of a second, and for
+    large models as long as they take to open). A row that ends it, or that it does not answer within `time_limit_s`
+    (10 s; for many rows twenty times what as many took at their fastest, if that is longer), breaks every relation, and
+    is made simple for 20 s beside the limits that this runs into. None, the default, isolates where a limit is given,
+    and models on which onnxruntime is known to end the process for some inputs: those that divide integers. The other
+    model of `agreement` is not isolated.
+
+    Rows that the model refuses with an InputError, and those on which onnxruntime fails (an integer divided by zero),
+    are set aside and counted. InputError where no row is left, and for rows of zero length; what the first row as it
+    stands meets is raised. UsageError for a relation that does not fit the model, and for `isolate=True` or a limit
+    where no file stands behind the predictor.
     """
     started = time.perf_counter()
-    rows, space, first, drawn_seed = _start(predictor, inputs, domain)
-    budget = candidates if candidates is not None else (_CANDIDATES if first is None else _DRAWN_CANDIDATES)
-    _check(budget, max_batch, relation, rows, space, feature_names)
-    chosen_seed = seed if seed is not None else drawn_seed
-    checked(relation, rows, taken(space.base, slice(0, 1)), space.base)  # what does not fit is said of the first row
-    search = search_for(relation, rows, space, candidates=budget, seed=chosen_seed, batch=max_batch, first=first)
-    steer(search.max_excess, f"{relation.name} of {predictor.subject}")
-    findings = tuple(_findings(rows, relation, search, feature_names, save_to))
+    apart = isolated(predictor, isolate=isolate, time_limit_s=time_limit_s)
+    rows, space, first, drawn_seed = _start(apart or predictor, inputs, domain)
+    try:
+        budget = _budget(relation, candidates, drawn=first is not None)
+        _check(budget, max_batch, relation, rows, space, feature_names)
+        chosen_seed = seed if seed is not None else drawn_seed
+        search = search_for(relation, rows, space, candidates=budget, seed=chosen_seed, batch=max_batch, first=first)
+        steer(search.max_excess, f"{relation.name} of {predictor.subject}")
+        findings = tuple(_findings(rows, relation, search, feature_names, save_to))
+    finally:
+        rows.close()
+        if apart is not None:
+            apart.close()
     duration_s = time.perf_counter() - started
     return _evidence(rows, relation, search, space, seed=chosen_seed, findings=findings, duration_s=duration_s)
+
+
+def _budget(relation: Relation, candidates: int | None, *, drawn: bool) -> int:
+    if not isinstance(relation, (MinimumFunctionality, CleanRejection)):
+        return candidates if candidates is not None else (_DRAWN_CANDIDATES if drawn else _CANDIDATES)
+    if candidates:
+        raise UsageError(f"{relation.name} is about the rows as they stand: leave candidates= out")
+    return 0
 
 
 def _evidence(
@@ -96,7 +123,7 @@ def _evidence(
             f"{_METHOD}, {search.edge_cases} fixed and {search.drawn} drawn rows, seed {seed}",
             assumptions="PASS says that this search found no counterexample, not that there is none",
         ),
-        summary=f"{relation.name} is broken" if found else f"no counterexample to {relation.name} found",
+        summary=_summary(relation, found),
         findings=findings,
         advice=_advice(found),
         details={
@@ -154,7 +181,9 @@ def _findings(
         yield f"{search.refused} more rows were refused by the model, the first because {search.refusal}"
     if found is None:
         return
-    if not found.broke_again:
+    if not found.broke_again and found.ended:
+        yield f"{found.sentence}; asked again, it answered: it ends by chance, or of what came before"
+    elif not found.broke_again:
         yield (
             "asked again by itself, it did not break it: the answers depend on more than the row; look at "
             "batch_invariance and determinism"
@@ -162,7 +191,8 @@ def _findings(
     elif found.sentence:
         yield found.sentence
     yield from change_lines(found, names)
-    yield from answer_lines(found, rows)
+    if not found.ended:
+        yield from answer_lines(found, rows)
     given = found.rows if rows.batch != 0 else {name: array[0, ...] for name, array in found.rows.items()}
     pasted = literal(given)
     if save_to is not None:
@@ -177,7 +207,17 @@ def _findings(
         yield f"@example({pasted})"
 
 
+def _summary(relation: Relation, found: Counterexample | None) -> str:
+    if found is None:
+        return f"no counterexample to {relation.name} found"
+    return "the model does not answer" if found.ended else f"{relation.name} is broken"
+
+
 def _advice(found: Counterexample | None) -> str:
     if found is None:
         return ""
+    if found.ended == "late":
+        return "bound what the model loops over, or raise time_limit_s where it is only slow"
+    if found.ended:
+        return "refuse such inputs before they reach the model, or change the operator that they end it in"
     return "ask again with these rows and candidates=0; correct the model, or the relation where it claims too much"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +13,13 @@ from pytest_modelserve.errors import InputError
 from pytest_modelserve.robustness.asking import Answering
 from pytest_modelserve.robustness.candidates import block_rows, edge_cases, edited
 from pytest_modelserve.robustness.coordinates import Feed, changed, joined, row_count, taken
+from pytest_modelserve.robustness.ending import simplest_ending
+from pytest_modelserve.robustness.judging import Answered, EndedAtError, Judge
 from pytest_modelserve.robustness.minimising import Minimised, minimise
 from pytest_modelserve.robustness.outcome import Counterexample, Search
 from pytest_modelserve.robustness.space import Space
 from pytest_modelserve.robustness.violations import Relation, Violations, checked
+from pytest_modelserve.serving.isolated import Isolated, ProcessEndedError
 
 _ELITE = 32
 """Rows that came nearest to breaking the relation, from which half of the later candidates are made."""
@@ -25,61 +29,23 @@ _SINGLE_TRIALS = 1000
 
 
 @dataclass(slots=True)
-class _Run:
-    relation: Relation
-    predictor: Answering
-    space: Space
-    batch: int
-    search: Search = field(default_factory=Search, init=False)
+class _Run(Judge):
     elite: list[tuple[float, Feed, int]] = field(default_factory=list, init=False)
-
-    def check(self, rows: Feed) -> Violations:
-        """What the relation says of rows; of a batch where that is its unit, one batch after the other."""
-        if self.relation.unit == "row":
-            return checked(self.relation, self.predictor, rows, self.space.base)
-        count = row_count(rows)
-        parts = [
-            checked(self.relation, self.predictor, taken(rows, slice(begin, begin + self.batch)), self.space.base)
-            for begin in range(0, count, self.batch)
-        ]
-        excess = [part.excess for part in parts if part.excess is not None]
-        return Violations(
-            np.concatenate([part.violated for part in parts]),
-            np.concatenate(excess) if len(excess) == len(parts) else None,
-        )
-
-    def fails(self, rows: Feed) -> NDArray[np.bool_]:
-        """Which rows break the relation; those that the model refuses do not."""
-        violated = np.zeros(row_count(rows), np.bool_)
-        for begin, found in self.answered(rows, count=False):
-            violated[begin : begin + len(found.violated)] = found.violated
-        return violated
-
-    def answered(self, rows: Feed, *, count: bool = True) -> Iterator[tuple[int, Violations]]:
-        """What the relation says, in pieces with their first row; rows that the model refuses are set aside, found by
-        halving."""
-        open_ranges = [(0, row_count(rows))]
-        while open_ranges:
-            begin, end = open_ranges.pop()
-            try:
-                yield begin, self.check(taken(rows, slice(begin, end)))
-            except InputError as error:
-                if end - begin > 1:
-                    middle = (begin + end) // 2
-                    open_ranges += [(middle, end), (begin, middle)]
-                elif count:
-                    self.search.refused += 1
-                    self.search.refusal = self.search.refusal or str(error)
 
     def look(self, rows: Feed, origin: NDArray[np.intp]) -> bool:
         """Ask about a block of rows; True once a counterexample is found, and made simple."""
-        for begin, found in self.answered(rows):
-            places = np.arange(begin, begin + len(found.violated))
-            if found.excess is not None and len(found.excess):
-                self._remember(taken(rows, places), origin[places], found.excess)
-            if found.violated.any():
-                self.search.counterexample = self._simplest(taken(rows, places), origin[places], found)
-                return True
+        try:
+            for begin, found in self.answered(rows):
+                places = np.arange(begin, begin + len(found.violated))
+                if found.excess is not None and len(found.excess):
+                    self._remember(taken(rows, places), origin[places], found.excess)
+                if found.violated.any():
+                    self.search.counterexample = self._simplest(taken(rows, places), origin[places], found)
+                    return True
+        except EndedAtError as at:
+            piece = slice(at.begin, at.end)
+            self.search.counterexample = self._simplest_ending(taken(rows, piece), origin[piece], at.error)
+            return True
         return False
 
     def _remember(self, rows: Feed, origin: NDArray[np.intp], excess: NDArray[np.float64]) -> None:
@@ -121,6 +87,13 @@ class _Run:
             found_with=int(counts[list(failing).index(place)]),
         )
 
+    def _simplest_ending(self, rows: Feed, origin: NDArray[np.intp], error: ProcessEndedError) -> Counterexample:
+        base = taken(self.space.base, origin)
+        limit_s = error.time_limit_s or 0.0
+        found, trials = simplest_ending(rows, base, origin, self.ends, error=error, time_limit_s=limit_s)
+        self.search.trials += trials
+        return found
+
     def _least(self, row: Feed, base: Feed) -> Minimised:
         """The row made simple, one that breaks the relation when it is asked by itself if there is one.
 
@@ -141,11 +114,6 @@ class _Run:
         least = minimise(row, base, singly, max_trials=_SINGLE_TRIALS)
         self.search.trials += least.trials
         return least
-
-    def sentence(self, rows: Feed) -> str:
-        """What the relation says when it is asked once more; empty where it now holds."""
-        again = checked(self.relation, self.predictor, rows, self.space.base)
-        return again.sentence(int(np.argmax(again.violated))) if again.violated.any() else ""
 
     def _simplest_batch(self, rows: Feed, base: Feed, base_row: int, found: Violations) -> Counterexample:
         """The batch of the first failing row: first fewer rows, then fewer changes in what is left."""
@@ -200,12 +168,16 @@ def search_for(
     InputError where the model took not one candidate.
     """
     run = _Run(relation, predictor, space, batch)
+    if isinstance(predictor.predictor, Isolated) and (ending := _ending_base_rows(predictor, space)) is not None:
+        return ending
+    with suppress(ProcessEndedError):  # the search comes to it
+        checked(relation, predictor, taken(space.base, slice(0, 1)), space.base)  # what does not fit is said of one row
     if first is not None and row_count(first[0]):
         run.search.drawn += row_count(first[0])
         if run.look(*first):
             return run.search
-    limit = space.rows if candidates == 0 else max(candidates // _EDGE_SHARE, 1)
-    for rows, origin in edge_cases(space, limit):
+    fixed = _base_rows(space) if candidates == 0 else edge_cases(space, max(candidates // _EDGE_SHARE, 1))
+    for rows, origin in fixed:
         run.search.edge_cases += row_count(rows)
         if run.look(rows, origin):
             return run.search
@@ -220,3 +192,21 @@ def search_for(
     if run.search.candidates <= 0:
         raise InputError(f"the model took not one of {run.search.refused} candidates: {run.search.refusal}")
     return run.search
+
+
+def _ending_base_rows(predictor: Answering, space: Space) -> Search | None:
+    """Base rows that end the process by themselves: relations ask them beside every other row."""
+    run = _Run(Answered(), predictor, space, 1)
+    for rows, origin in _base_rows(space):
+        run.search.edge_cases += len(origin)
+        if run.look(rows, origin):
+            return run.search
+    return None
+
+
+def _base_rows(space: Space) -> Iterator[tuple[Feed, NDArray[np.intp]]]:
+    """Every base row as it stands, in blocks."""
+    step = block_rows(space)
+    for begin in range(0, space.rows, step):
+        origin = np.arange(begin, min(begin + step, space.rows))
+        yield taken(space.base, origin), origin

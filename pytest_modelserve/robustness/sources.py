@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.numerics import kind_of
+from pytest_modelserve.robustness.accepting import Accepting, accepted_by
 from pytest_modelserve.robustness.asking import batch_of, rows_of
 from pytest_modelserve.robustness.candidates import edited
 from pytest_modelserve.robustness.coordinates import Feed, row_count, taken
+from pytest_modelserve.robustness.declared import declared, may_be_parameter
 from pytest_modelserve.robustness.domains import Domain, check_domain
+from pytest_modelserve.robustness.layouts import LAYOUTS, Layout, laid_out
+from pytest_modelserve.robustness.making import Maker, axis_name, dtype_of, joint_inputs
+from pytest_modelserve.robustness.parameters import Use
+from pytest_modelserve.robustness.ranges import Ranges, check_ranges, check_rows
 from pytest_modelserve.robustness.space import Space
 from pytest_modelserve.serving import Predictor
 
-Layout = Literal["plain", "fortran", "strided", "read-only"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Source = Signature | Predictor | Artifact
-_BASE_ROWS = 8
+_SPACES = 16
+"""Sizes of free axes for which rows are kept."""
 MAX_DIM = 8
 """The largest size of a free axis that is not that of the rows."""
 
@@ -50,7 +54,8 @@ class Drawn(dict[str, NDArray[Any]]):
 class InputSource:
     """Where inputs are drawn from; `at` makes them, the same for the same arguments.
 
-    `batch` is the fixed number of rows, None where 0 or 1 to `max_batch` are drawn, 0 where inputs have no rows.
+    `batch` is the fixed number of rows, None where 0 or 1 to `max_batch` are drawn, 0 where inputs have no rows, or
+    where one of them is a parameter of the whole call.
     `free` are the other axes without a size, in order. Its repr is the name by which a failure under `@given` calls the
     strategy: keep that in a variable INPUTS, and what hypothesis prints can be pasted into `@example`.
     """
@@ -63,6 +68,13 @@ class InputSource:
     empty: bool
     bare: bool
     """Whether the model takes its input without a name, as a function does that was given `like` as an array."""
+    uses: tuple[Use, ...] = ()
+    """What the graph does with the inputs, where it is known."""
+    accepting: Accepting | None = None
+    """What finds rows that the model takes, where it refused some that were made up; None where it took all."""
+    ranges: Ranges = field(default_factory=dict)
+    """What is declared of features."""
+    _spaces: dict[tuple[tuple[str, int], ...], Space] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "INPUTS"
@@ -74,7 +86,7 @@ class InputSource:
             return ()
         return tuple(
             dict.fromkeys(
-                _axis_name(spec, axis)
+                axis_name(spec, axis)
                 for spec in self.specs
                 for axis, dim in enumerate(spec.shape or ())
                 if not isinstance(dim, int) and (axis > 0 or self.batch == 0)
@@ -83,10 +95,29 @@ class InputSource:
 
     def space(self, dims: Mapping[str, int] | None = None) -> Space:
         """The rows from which edits start: `like`, or eight made up for these sizes of the free axes (default 2)."""
-        if self.like is not None:
-            return Space.around(self.like, self.domain)
         sizes = dict.fromkeys(self.free, 2) | dict(dims or {})
-        return Space.around({spec.name: self._made_up(spec, sizes) for spec in self.specs}, self.domain)
+        key = tuple(sizes.items())
+        if key not in self._spaces:
+            if len(self._spaces) >= _SPACES:
+                self._spaces.clear()
+            self._spaces[key] = self._around(sizes)
+        return self._spaces[key]
+
+    def _around(self, sizes: Mapping[str, int]) -> Space:
+        whole = joint_inputs(self.specs, self.uses)
+        if self.like is not None:
+            rows = self.like
+        elif self.accepting is None:
+            rows = self.maker.rows(sizes)
+        else:
+            rows = self.accepting.rows(self.maker, sizes)
+            whole |= {spec.name for spec in self.specs if spec.shape is not None and len(spec.shape) < 2}
+        return Space.around(rows, self.domain, whole=whole, ranges=self.ranges)
+
+    @property
+    def maker(self) -> Maker:
+        """What makes rows up."""
+        return Maker(self.specs, self.batch, self.uses, self.ranges)
 
     def at(
         self,
@@ -112,25 +143,6 @@ class InputSource:
         drawn.call = f"INPUTS.at(rows={rows}, edits={edits}, seed={seed}{sized}, layout={layout!r})"
         return drawn
 
-    def _made_up(self, spec: TensorSpec, sizes: Mapping[str, int]) -> NDArray[Any]:
-        """Eight rows: zeros first, then numbers of a few digits around zero; integers and booleans of 0 and 1, because
-        every table has rows with these numbers."""
-        dims = [
-            dim if isinstance(dim, int) else sizes.get(_axis_name(spec, axis), 2)
-            for axis, dim in enumerate(spec.shape or ())
-        ]
-        shape = (_BASE_ROWS, *(dims if self.batch == 0 else dims[1:]))
-        rng = np.random.default_rng(0)
-        if spec.dtype == "str":
-            return np.array(["a", "b"], object)[rng.integers(0, 2, shape)]
-        dtype = dtype_of(spec)
-        if kind_of(dtype) == "real":
-            numbers = np.round(rng.standard_normal(shape), 2)
-        else:
-            numbers = rng.integers(0, 2, shape).astype(np.float64)
-        numbers[0] = 0
-        return numbers.astype(dtype)
-
 
 def source_for(
     source: Source,
@@ -139,6 +151,7 @@ def source_for(
     max_batch: int,
     domain: Domain | Sequence[Domain],
     empty: bool | None,
+    ranges: Ranges | None = None,
 ) -> InputSource:
     """What `strategies.inputs` draws from; see there."""
     if not isinstance(source, (Signature, Predictor, Artifact)):
@@ -149,59 +162,39 @@ def source_for(
     chosen = check_domain(domain)
     signature = source if isinstance(source, Signature) else source.signature
     rows = _like_rows(source, signature, like)
+    declared_ranges = dict(ranges or {})
+    check_ranges(declared_ranges, chosen)
+    if rows is not None and declared_ranges:
+        check_rows(rows, declared_ranges)
+    bare = like is not None and not isinstance(like, Mapping)
     if signature is None:
         if rows is None:
             raise UsageError(
                 f"{_told(source)} has no signature that says what it takes: give like=, rows that it takes"
             )
-        specs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, array.dtype.name, None) for name, array in rows.items())
-        batch: int | None = None
+        specs = tuple(TensorSpec(name, array.dtype.name, None) for name, array in rows.items())
+        made = InputSource(specs, rows, None, max_batch, chosen, empty=False, bare=bare, ranges=declared_ranges)
     else:
-        specs, batch = signature.inputs, batch_of(signature)
-    if rows is None:
-        for spec in specs:
-            dtype_of(spec)
-    bare = like is not None and not isinstance(like, Mapping)
-    made = InputSource(specs, rows, batch, max_batch, chosen, empty=False, bare=bare)
-    return replace(made, empty=(batch is None and _takes_empty(source, made)) if empty is None else empty)
+        specs, uses = declared(source, signature)
+        batch = batch_of(signature)
+        if rows is None:
+            for spec in specs:
+                dtype_of(spec)
+            is_whole = specs != signature.inputs or bool(joint_inputs(specs, uses))
+            batch = 0 if is_whole or not specs else batch
+        made = InputSource(
+            specs, rows, batch, max_batch, chosen, empty=False, bare=bare, uses=uses, ranges=declared_ranges
+        )
+        if isinstance(source, Predictor) and rows is None and any(map(may_be_parameter, specs)):
+            made = replace(made, accepting=accepted_by(source, made.maker, dict.fromkeys(made.free, 2)))
+    takes_empty = made.batch is None and _takes_empty(source, made) if empty is None else empty
+    return replace(made, empty=takes_empty)
 
 
 def source_of(strategy: object) -> InputSource | None:
     """What a strategy of `strategies.inputs` draws from; None for anything else."""
     found = getattr(strategy, "modelserve_source", None)
     return found if isinstance(found, InputSource) else None
-
-
-def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
-    """The numpy dtype of an input; InputError for one that no array of numbers or text can stand for."""
-    if spec.dtype == "str":
-        return np.dtype(object)
-    if spec.is_tensor and not spec.dtype.startswith("complex"):
-        try:
-            return np.dtype(spec.dtype)
-        except TypeError:
-            import ml_dtypes
-
-            if hasattr(ml_dtypes, spec.dtype):
-                kind: np.dtype[Any] = np.dtype(getattr(ml_dtypes, spec.dtype))
-                return kind
-    raise InputError(
-        f"input {spec.name!r} is of type {spec.dtype}: inputs are drawn for tensors of real numbers, integers, "
-        "booleans and text; build this one in a strategy of your own"
-    )
-
-
-def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    """The same values in another layout in memory."""
-    if layout == "fortran":
-        return np.array(array, order="F")  # np.asfortranarray gives a scalar an axis
-    if layout == "strided" and array.ndim:
-        wide = np.repeat(array, 2, axis=-1)
-        return wide[..., ::2]
-    if layout == "read-only":
-        array = array.copy()
-        array.flags.writeable = False
-    return array
 
 
 def _like_rows(
@@ -243,11 +236,6 @@ def _takes_empty(source: Source, made: InputSource) -> bool:
     except Exception:  # whatever a model says to an empty batch, it is not to be given one by default
         return False
     return True
-
-
-def _axis_name(spec: TensorSpec, axis: int) -> str:
-    dim = (spec.shape or ())[axis]
-    return dim if isinstance(dim, str) else f"{spec.name}.{axis}"
 
 
 def _told(source: object) -> str:

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import MissingDependencyError
 from pytest_modelserve.robustness.domains import Domain
+from pytest_modelserve.robustness.layouts import LAYOUTS
 from pytest_modelserve.robustness.malformed import faults_of, malformed
+from pytest_modelserve.robustness.ranges import Range, Ranges
 from pytest_modelserve.robustness.saving import saved
-from pytest_modelserve.robustness.sources import LAYOUTS, MAX_DIM, Drawn, Source, source_for
+from pytest_modelserve.robustness.sources import MAX_DIM, Drawn, Source, source_for
 
 if TYPE_CHECKING:
     import hypothesis
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["inputs", "malformed_inputs", "saved", "seeds", "settings"]
+__all__ = ["Range", "inputs", "malformed_inputs", "saved", "seeds", "settings"]
 
 _SEEDS = 2**32 - 1
 _DEFAULT_DEADLINE = datetime.timedelta(milliseconds=200)  # what hypothesis has where nobody has said anything
@@ -37,6 +39,7 @@ def inputs(
     max_batch: int = 8,
     domain: Domain | Sequence[Domain] = ("like", "edges"),
     empty: bool | None = None,
+    ranges: Ranges | None = None,
 ) -> SearchStrategy[Drawn]:
     """A strategy of inputs by name that a Signature, a Predictor or an Artifact takes.
 
@@ -48,14 +51,23 @@ def inputs(
     "like" and "edges" (± one unit in the last place), "far" outside, "special" (NaN, infinities, -0.0, subnormals, the
     least integer). Arrays come contiguous, in Fortran order, strided and read-only.
 
+    Inputs that operators take as parameters (axes, shapes, indices, counts) get values that these take, read from the
+    graph of a Predictor or an Artifact; what no table tells is found by asking the Predictor, at most 256 rows for the
+    same sizes of the axes. Sequences, maps and optional values come as the arrays that stand for them when served.
+
+    `ranges` declares features by column or index, by (input, column), or by input for all of it, as in
+    `{3: Range(0, 1), ("person", 0): Range(18, 120), "colour": Range(choices=("red", "blue"))}`. No example leaves them,
+    and no row of a search from one does.
+
     Examples shrink to one row without edits. What hypothesis prints for a failure, `INPUTS.at(rows=1, edits=2, ...)`,
     goes into `@example` where INPUTS is the strategy. Given to `assert_relation`, an example is searched from.
 
     Raises MissingDependencyError without hypothesis; InputError for an input that is no tensor, or `like` that does not
-    fit; UsageError without signature and `like`, and for an unknown domain.
+    fit or lies outside `ranges`; UsageError without signature and `like`, for an unknown domain, for ranges that
+    contradict each other or the dtype, and for ranges beside the domains "far" and "special", which lie outside them.
     """
     st = _hypothesis().strategies
-    found = source_for(source, like=like, max_batch=max_batch, domain=domain, empty=empty)
+    found = source_for(source, like=like, max_batch=max_batch, domain=domain, empty=empty, ranges=ranges)
     size = found.space(dict.fromkeys(found.free, MAX_DIM)).coordinates.size
     drawn: dict[str, Any] = {
         "edits": st.sampled_from(_scale(size)),

@@ -15,7 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from pytest_modelserve.artifacts import Artifact, Signature, is_unchanged, open_artifact, read_graph
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
 from pytest_modelserve.serving.fragile import is_fragile
-from pytest_modelserve.serving.hazards import hazards_of
+from pytest_modelserve.serving.hazards import Hazards, hazards_of
 from pytest_modelserve.serving.inputs import Feed, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 from pytest_modelserve.serving.providers import CPU, open_session, reason
@@ -35,6 +35,7 @@ class OnnxPredictor(Predictor):
     Raises ArtifactError for a file that cannot be opened, one that changed since the artifact was made, one that
     onnxruntime refuses, and for inputs or outputs that no array can hold. `optimise=False` runs the graph as it stands
     in the file. `providers`, `threads` and `optimise` stay readable, so that the same can be served again.
+    `guarded=False`, for a process that may end, runs the inputs on which onnxruntime may end it; `hazards` says which.
     """
 
     transport = "in-process"
@@ -50,6 +51,7 @@ class OnnxPredictor(Predictor):
         name: str | None = None,
         variant: str | None = None,
         optimise: bool = True,
+        guarded: bool = True,
     ) -> None:
         artifact = _opened(model, name, variant)
         check_servable(artifact)
@@ -64,7 +66,7 @@ class OnnxPredictor(Predictor):
         self._tensors = Signature(tuple(spec for spec in artifact.signature.inputs if spec.is_tensor), ())
         self._others = tuple(spec for spec in artifact.signature.inputs if not spec.is_tensor)
         self._gives_tensors = all(spec.is_tensor for spec in artifact.signature.outputs)
-        self._hazards = hazards_of(graph)
+        self.hazards = hazards_of(graph) if guarded else Hazards()
         self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
         self._outputs = [spec.name for spec in artifact.signature.outputs]
         # Name, dtype and shape of each input that fitted last. A call like the one before, as nearly every call of a
@@ -114,8 +116,8 @@ class OnnxPredictor(Predictor):
             raise self._closed_error()
         others, rest = split_inputs(inputs, self._others) if self._others else ({}, inputs)
         feed = checked_feed(rest, self._tensors)
-        self._hazards.refuse(feed)
-        decided_by_values = self._hazards.minimum or any(array.dtype.kind == "O" for array in feed.values())
+        self.hazards.refuse(feed)
+        decided_by_values = self.hazards.minimum or any(array.dtype.kind == "O" for array in feed.values())
         if not decided_by_values and not others:
             self._fitted = tuple((name, array.dtype, array.shape) for name, array in feed.items())
         return {**feed, **others}

@@ -14,7 +14,7 @@ from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Subject
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-Transport = Literal["in-process", "torch", "callable", "recorded"]
+Transport = Literal["in-process", "own process", "torch", "callable", "recorded"]
 
 
 class Predictor(ABC):

@@ -69,6 +69,13 @@ def test_saved_rows_break_it_again_as_they_stand(quiet_rows: Array, tmp_path: Pa
     assert (tmp_path / ".gitignore").read_text() == "*\n"
 
 
+def test_without_candidates_every_row_is_asked_as_it_stands_and_no_other(rows: Array) -> None:
+    asked: list[Array] = []
+    model = ms.serve(lambda x: asked.append(x) or x)
+    assert ms.measure_relation(model, rows, r.finite_outputs(), candidates=0).n == len(rows)
+    assert {row.tobytes() for block in asked for row in block} == {row.tobytes() for row in rows}
+
+
 def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path: Path) -> None:
     import ml_dtypes
 

@@ -229,6 +229,14 @@ def test_a_relation_that_does_not_fit_the_model_is_a_usage_error(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("relation", [r.batch_invariance(rtol=0, atol=0), r.monotone(0, element=0, rtol=0, atol=0)])
+def test_nothing_may_be_tolerated(relation: Any, rows: Array) -> None:
+    """Any distance is infinitely many times none: a breach, and no warning of a division."""
+    model = ms.serve(lambda x: -x + np.float32(1e-6) * np.float32(len(x)))
+    assert ms.measure_relation(model, rows, relation, save_to=None).verdict is ms.Verdict.FAIL
+    assert ms.measure_relation(ms.serve(lambda x: x), rows, relation).verdict is ms.Verdict.PASS
+
+
 def test_features_that_never_differ_say_nothing(rows: Array) -> None:
     rows[:, 4] = 1
     with pytest.raises(ms.InputError) as error:

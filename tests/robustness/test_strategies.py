@@ -147,10 +147,10 @@ def test_a_function_that_takes_an_array_is_given_one(rows: NDArray[Any]) -> None
     ("source", "options", "message"),
     [
         (
-            Signature((TensorSpec("x", "sequence(float32)", ()),), ()),
+            Signature((TensorSpec("x", "sequence(complex64)", ()),), ()),
             {},
-            "input 'x' is of type sequence(float32): inputs are drawn for tensors of real numbers, integers, booleans and "
-            "text; build this one in a strategy of your own",
+            "input 'x[0]' is of type complex64: inputs are drawn for real numbers, integers, booleans and text, and for "
+            "sequences, maps and optional values of them; build this one in a strategy of your own",
         ),
         (Signature((TensorSpec("x", "float32", (1,)),), ()), {"max_batch": 0}, "max_batch is a whole number of at least 1, not 0"),
         (Signature((TensorSpec("x", "float32", (1,)),), ()), {"domain": "lik"}, "unknown domain 'lik': did you mean 'like'? "),
@@ -226,8 +226,9 @@ def test_found(seed):
     ms.assert_relation(MODEL, ROWS, ms.relations.finite_outputs(), seed=seed, candidates=200)
 
 @ms.strategies.settings(max_examples=20)
-@given(ms.strategies.inputs(GOOD, like=ROWS))
+@given(ms.strategies.inputs(GOOD, like=ROWS, ranges={0: ms.strategies.Range(-9, 9)}))
 def test_kept(inputs):
+    assert abs(inputs["input"][:, 0]).max(initial=0) <= 9
     ms.assert_relation(GOOD, inputs, ms.relations.batch_invariance())
 """
 
@@ -256,11 +257,20 @@ def test_a_profile_of_the_user_wins(pytester: pytest.Pytester) -> None:
     )
     pytester.makepyfile("""
         import datetime
+        import numpy as np
         import pytest_modelserve as ms
+        from hypothesis import given
+
+        SEEN = []
+
+        @given(ms.strategies.inputs(ms.serve(lambda x: x), like=np.ones((2, 3), np.float32)))
+        def test_as_often_as_the_user_said(inputs):
+            SEEN.append(inputs)
 
         def test_settings():
+            assert len(SEEN) == 3
             ours = ms.strategies.settings()
             assert ours.max_examples == 3
             assert ours.deadline == datetime.timedelta(milliseconds=123)
     """)
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)

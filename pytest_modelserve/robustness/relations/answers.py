@@ -1,4 +1,4 @@
-"""What holds of a model's answers by themselves: the same twice, finite, probabilities."""
+"""What holds of a model's answers by themselves: they are finite, they are probabilities."""
 
 from __future__ import annotations
 
@@ -13,34 +13,8 @@ from pytest_modelserve.numerics import kind_of, machine_epsilon
 from pytest_modelserve.robustness.asking import Answering
 from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.domains import is_numpys_own
-from pytest_modelserve.robustness.relations.tolerance import STEPS, Tolerance, apart, chosen
+from pytest_modelserve.robustness.relations.tolerance import STEPS, chosen
 from pytest_modelserve.robustness.violations import Violations
-
-
-@dataclass(frozen=True, slots=True)
-class Determinism:
-    """See `determinism`."""
-
-    repeats: int
-    tolerance: Tolerance
-    output: str | None
-    name: str = "determinism"
-    unit: Literal["row", "batch"] = "row"
-
-    @property
-    def definition(self) -> str:
-        """What holds."""
-        how = "bit for bit" if self.tolerance.steps == 0 else f"within {self.tolerance}"
-        return f"asked {self.repeats + 1} times, the model gives the same answers {how}"
-
-    def check(self, predictor: Answering, candidates: Feed, _base: Feed) -> Violations:
-        """Which rows get another answer when they are asked again."""
-        first = chosen(predictor.predict(candidates), self.output)
-        again = [chosen(predictor.predict(candidates), self.output) for _ in range(self.repeats)]
-        several = [apart(answers, first, self.tolerance, {}) for answers in again]
-        worst = max(several, key=lambda found: float(found.excess.max(initial=0.0)))
-        excess = np.max([found.excess for found in several], axis=0)
-        return Violations.beyond(excess, lambda row: worst.sentence(row, "when asked again", "at first"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +85,6 @@ class Simplex:
             )
 
         return Violations.beyond(excess, told)
-
-
-def determinism(
-    *, repeats: int = 1, output: str | None = None, rtol: float | None = None, atol: float | None = None
-) -> Determinism:
-    """The same inputs have the same answers, bit for bit where `rtol` and `atol` are not given.
-
-    Holds for onnxruntime on one CPU thread. With several threads, or on a GPU, sums may come in another order: give
-    tolerances there. Broken by dropout that is left on, random operators without a seed, and state from call to call.
-    """
-    if repeats < 1:
-        raise UsageError(f"repeats is a whole number of at least 1, not {repeats}")
-    exact = Tolerance(steps=0) if rtol is None and atol is None else Tolerance.of(rtol, atol)
-    return Determinism(repeats, exact, output)
 
 
 def finite_outputs(*, output: str | None = None) -> FiniteOutputs:

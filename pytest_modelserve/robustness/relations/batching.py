@@ -10,6 +10,7 @@ import numpy as np
 from pytest_modelserve.robustness.asking import Answering
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
 from pytest_modelserve.robustness.relations.tolerance import Tolerance, apart, chosen
+from pytest_modelserve.robustness.relations.variants import farthest
 from pytest_modelserve.robustness.violations import Violations
 
 
@@ -61,9 +62,7 @@ class RowPermutation:
             answers = chosen(predictor.predict(taken(candidates, order)), self.output)
             back = taken(answers, np.argsort(order))
             several.append(apart(back, expected, self.tolerance, predictor.magnitudes(base)))
-        worst = max(several, key=lambda found: float(found.excess.max(initial=0.0)))
-        excess = np.max([found.excess for found in several], axis=0)
-        return Violations.beyond(excess, lambda row: worst.sentence(row, "in another order", "in this one"))
+        return farthest(several, ("reversed", "turned by one place"), "in this order")
 
 
 def batch_invariance(

@@ -13,6 +13,7 @@ from pytest_modelserve.numerics import kind_of
 from pytest_modelserve.robustness.asking import Answering
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count
 from pytest_modelserve.robustness.domains import as_dtype
+from pytest_modelserve.robustness.relations.element import element_of, element_room
 from pytest_modelserve.robustness.relations.features import (
     Feature,
     as_features,
@@ -20,7 +21,7 @@ from pytest_modelserve.robustness.relations.features import (
     input_of,
     with_columns,
 )
-from pytest_modelserve.robustness.relations.tolerance import Tolerance, chosen
+from pytest_modelserve.robustness.relations.tolerance import Tolerance
 from pytest_modelserve.robustness.violations import Violations
 
 Direction = Literal["increasing", "decreasing"]
@@ -57,11 +58,12 @@ class Monotone:
         column = columns_of(candidates[name], (self.feature,), name)
         values = self._raised(candidates[name], base[name], column)
         steps = [with_columns(candidates, name, column, row[:, np.newaxis]) for row in values]
-        output, answers = self._answers(predictor.predict(joined([candidates, *steps])), row_count(candidates))
+        output, numbers = element_of(predictor.predict(joined([candidates, *steps])), self.output, self.element)
+        answers = numbers.reshape(-1, row_count(candidates))
         magnitude = predictor.magnitudes(base)[output]
         moved = np.diff(answers.astype(np.float64), axis=0) * (1 if self.direction == "increasing" else -1)
-        room = np.maximum(*(self._room(part, magnitude) for part in (answers[1:], answers[:-1])))
-        with np.errstate(invalid="ignore"):
+        room = np.maximum(*(element_room(self.tolerance, part, magnitude) for part in (answers[1:], answers[:-1])))
+        with np.errstate(invalid="ignore", divide="ignore"):
             excess = np.where(np.isnan(moved), np.inf, np.where(moved < 0, -moved / room, 0.0))
         ladder = np.concatenate([candidates[name].reshape(len(values[0]), -1)[:, column].T, values])
 
@@ -81,28 +83,6 @@ class Monotone:
         way = top.astype(np.float64) - here.astype(np.float64)
         steps = np.array([as_dtype(here.astype(np.float64) + share * way, here.dtype) for share in _RAISES])
         return np.maximum.accumulate(np.minimum(np.maximum(steps, here), top), axis=0).astype(here.dtype)
-
-    def _answers(self, outputs: Feed, count: int) -> tuple[str, NDArray[Any]]:
-        """The one number a row that is judged, (steps + 1, n)."""
-        found = chosen(outputs, self.output)
-        if len(found) != 1:
-            raise UsageError(f"the model has {len(found)} outputs: say which one by output=")
-        ((name, array),) = found.items()
-        numbers = array.reshape(len(array), -1)
-        if numbers.shape[1] != 1 and self.element is None:
-            raise UsageError(f"output {name!r} has {numbers.shape[1]} numbers a row: say which one by element=")
-        if self.element is not None and not -numbers.shape[1] <= self.element < numbers.shape[1]:
-            raise UsageError(
-                f"output {name!r} has {numbers.shape[1]} numbers a row: there is no element {self.element}"
-            )
-        if kind_of(array.dtype) not in ("real", "exact"):
-            raise UsageError(f"output {name!r} is {array.dtype.name}, which has no order")
-        return name, numbers[:, self.element or 0].reshape(-1, count)
-
-    def _room(self, answers: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
-        if kind_of(answers.dtype) != "real":
-            return np.full(answers.shape, 0.5)  # whole numbers move by one or not at all
-        return self.tolerance.room(answers.reshape(-1, 1), magnitude).reshape(answers.shape)
 
 
 def monotone(

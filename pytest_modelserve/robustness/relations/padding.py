@@ -12,6 +12,7 @@ from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.robustness.asking import Answering
 from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.relations.tolerance import Tolerance, apart, chosen
+from pytest_modelserve.robustness.relations.variants import farthest
 from pytest_modelserve.robustness.violations import Violations
 
 
@@ -40,9 +41,7 @@ class PaddingInvariance:
         for steps in self.by:
             answers = chosen(predictor.predict(self._padded(candidates, steps)), self.output)
             several.append(apart(_cut(answers, expected, steps), expected, self.tolerance, predictor.magnitudes(base)))
-        worst = max(several, key=lambda found: float(found.excess.max(initial=0.0)))
-        excess = np.max([found.excess for found in several], axis=0)
-        return Violations.beyond(excess, lambda row: worst.sentence(row, "with more padding", "without"))
+        return farthest(several, [f"with {steps} more steps of padding" for steps in self.by], "without")
 
     def _padded(self, rows: Feed, steps: int) -> Feed:
         values = dict(self.value) if isinstance(self.value, tuple) else dict.fromkeys(rows, self.value)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.numerics import kind_of
 from pytest_modelserve.robustness.asking import Answering
-from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.domains import as_dtype
 from pytest_modelserve.robustness.relations.features import (
     Feature,
@@ -21,7 +21,8 @@ from pytest_modelserve.robustness.relations.features import (
     input_of,
     with_columns,
 )
-from pytest_modelserve.robustness.relations.tolerance import Tolerance, apart, chosen, decisions_apart
+from pytest_modelserve.robustness.relations.tolerance import Tolerance
+from pytest_modelserve.robustness.relations.variants import compared_variants
 from pytest_modelserve.robustness.violations import Violations
 
 
@@ -112,44 +113,6 @@ class LocalStability:
         return moved
 
 
-def compared_variants(
-    tolerance: Tolerance,
-    output: str | None,
-    decision: bool,
-    predictor: Answering,
-    rows: Feed,
-    variants: list[Feed],
-    base: Feed,
-    *,
-    words: list[str],
-) -> Violations:
-    """The rows for which one of the variants, all asked in one call, has another answer or another decision."""
-    count = row_count(rows)
-    answers = chosen(predictor.predict(joined([rows, *variants])), output)
-    expected = taken(answers, slice(0, count))
-    magnitudes = predictor.magnitudes(base)
-    found = [taken(answers, slice(begin, begin + count)) for begin in range(count, count * (len(variants) + 1), count)]
-    excess: NDArray[Any]
-    if decision:
-        name = _only(answers)
-        scores = [decisions_apart(part[name], expected[name], tolerance, magnitudes[name]) for part in found]
-        excess = np.array(scores)
-
-        def told(row: int) -> str:
-            worst = int(excess[:, row].argmax())
-            here, there = _decided(found[worst][name][row]), _decided(expected[name][row])
-            return f"output {name!r} decides for {here} {words[worst]} and for {there} as it stands"
-    else:
-        several = [apart(part, expected, tolerance, magnitudes) for part in found]
-        excess = np.array([part.excess for part in several])
-
-        def told(row: int) -> str:
-            worst = int(excess[:, row].argmax())
-            return several[worst].sentence(row, words[worst], "as it stands")
-
-    return Violations.beyond(excess.max(axis=0), told)
-
-
 def invariant_to(
     features: Feature | Iterable[Feature],
     *,
@@ -198,16 +161,6 @@ def local_stability(
 def _distinct(rows: NDArray[Any]) -> NDArray[Any]:
     _, first = np.unique(np.array([repr(row.tolist()) for row in rows]), return_index=True)
     return rows[np.sort(first)]
-
-
-def _only(answers: Feed) -> str:
-    if len(answers) != 1:
-        raise UsageError(f"the model has {len(answers)} outputs: say which one decides by output=")
-    return next(iter(answers))
-
-
-def _decided(answer: NDArray[Any]) -> str:
-    return f"class {int(np.argmax(answer))}" if kind_of(answer.dtype) == "real" else str(np.ravel(answer)[0])
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -99,7 +99,7 @@ def _multiples(
     if kind_of(expected.dtype) != "real":
         return np.where(found == expected, 0.0, np.inf)
     here, there = found.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # rtol and atol may both be 0
         distance = np.abs(here - there) / tolerance.room(expected, magnitude)
     same = (here == there) | (np.isnan(here) & np.isnan(there))
     return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
@@ -133,7 +133,7 @@ def decisions_apart(
     rows = np.arange(len(expected))
     before, after = np.argmax(expected, axis=1), np.argmax(found, axis=1)
     here, there = found.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         margin = np.minimum(there[rows, before] - there[rows, after], here[rows, after] - here[rows, before])
         excess = margin / tolerance.room(expected, magnitude).max(axis=1)
     return np.where(before == after, 0.0, np.where(np.isnan(excess), np.inf, excess))

@@ -1,0 +1,187 @@
+"""The share of rows that keep their label: exact bounds, the same draws for the same seed, rows in groups."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+import pytest_modelserve as ms
+from pytest_modelserve.robustness import measure_agreement_under
+
+Array = NDArray[Any]
+
+
+def first_two(x: Array) -> Array:
+    return x[:, :2]
+
+
+def noise(x: Array, rng: np.random.Generator) -> Array:
+    return (x + rng.normal(0, 0.1, x.shape)).astype(x.dtype)
+
+
+def swap(count: int) -> Any:
+    """Turns the label of the first `count` rows round."""
+
+    def transform(x: Array) -> Array:
+        x[:count, :2] = x[:count, 1::-1]
+        return x
+
+    return transform
+
+
+@pytest.fixture
+def many() -> Array:
+    return np.random.default_rng(0).standard_normal((400, 10)).astype(np.float32)
+
+
+MODEL = ms.serve(first_two, name="scores")
+
+
+def swapped(which: Array, x: Array) -> Array:
+    return np.where(which[:, None], x[:, ::-1], x)
+
+
+NAMED = {"x": np.zeros((2, 2))}
+
+
+@pytest.mark.parametrize("changed", [0, 3, 20, 400])
+def test_bounds_are_those_of_clopper_and_pearson(changed: int, many: Array) -> None:
+    evidence = measure_agreement_under(MODEL, many, swap(changed), min_agreement=0.9)
+    (share,) = evidence.quantities
+    kept = 400 - changed
+    assert share.interval is not None
+    assert share.value == kept / 400
+    assert share.interval.low == pytest.approx(beta.ppf(0.05, kept, changed + 1) if kept else 0)
+    assert share.interval.high == pytest.approx(beta.ppf(0.99, kept + 1, changed) if changed else 1)
+    assert (evidence.n, evidence.n_unit, evidence.confidence, evidence.alpha) == (400, "rows", 0.95, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"), [(0, ms.Verdict.PASS), (38, ms.Verdict.INCONCLUSIVE), (100, ms.Verdict.FAIL)]
+)
+def test_verdicts_follow_the_bounds(changed: int, verdict: ms.Verdict, many: Array) -> None:
+    evidence = measure_agreement_under(MODEL, many, swap(changed), min_agreement=0.9)
+    assert evidence.verdict is verdict
+    assert bool(evidence.advice) == (verdict is not ms.Verdict.PASS)
+    assert evidence.details["changed_rows"] == list(range(min(changed, 50)))
+
+
+def test_the_rows_that_changed_are_told(many: Array) -> None:
+    many[:5, :2] = [[1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]
+    evidence = measure_agreement_under(MODEL, many, swap(5), min_agreement=0.5)
+    assert evidence.findings == ("other labels: row 0 0 → 1, row 1 1 → 0, row 2 0 → 1, and 2 more",)
+    assert evidence.summary == "as many rows keep their label as required"
+    assert evidence.method.name == "exact binomial bounds, one copy of each row"
+
+
+def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> None:
+    one = measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=1)
+    several = measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=1, draws=5)
+    assert several.n == one.n == 400
+    assert several.quantities[0].value < one.quantities[0].value
+    assert several.details["copies_agreeing"] > several.quantities[0].value
+    assert several.method.name == "exact binomial bounds, 5 drawn copies of each row, seed 1"
+
+
+def test_draws_follow_from_the_seed(many: Array) -> None:
+    first, again, other = (measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
+    assert first.details == again.details
+    assert first.details["changed_rows"] != other.details["changed_rows"]
+
+
+def test_groups_are_the_trials_where_rows_belong_together(many: Array) -> None:
+    groups = np.arange(400) // 4
+    evidence = measure_agreement_under(MODEL, many, swap(6), min_agreement=0.9, groups=groups)
+    assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
+    assert evidence.details["changed_rows"] == list(range(6))
+
+
+def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
+    """Frames of one film share their fate: with groups the 95 % bound holds, and as rows it does not."""
+    rng = np.random.default_rng(0)
+    truth, films, frames = 0.9, 40, 10
+    groups = np.repeat(np.arange(films), frames)
+    misses = {"groups": 0, "rows": 0}
+    for _ in range(300):
+        keeps = np.repeat(rng.random(films) < truth, frames)
+        x = np.zeros((films * frames, 2), np.float32)
+        x[:, 0] = 1
+        change = functools.partial(swapped, ~keeps)
+        for name, ids in (("groups", groups), ("rows", None)):
+            found = measure_agreement_under(MODEL, x, change, min_agreement=0.5, groups=ids)
+            assert found.quantities[0].interval is not None
+            misses[name] += found.quantities[0].interval.low > truth
+    assert misses["groups"] <= 300 * 0.05 + 12  # three standard deviations
+    assert misses["rows"] > 45
+
+
+def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
+    broken = ms.serve(lambda x: np.where(x[:, :2] > 2, np.nan, x[:, :2]))
+    bad = (many[:, :2] > 2).any(axis=1)
+    evidence = measure_agreement_under(broken, many, lambda x: x, min_agreement=0.5)
+    assert evidence.quantities[0].value == pytest.approx(1 - bad.mean())
+    assert evidence.findings[0].startswith(f"other labels: row {np.flatnonzero(bad)[0]} none → none")
+    assert evidence.findings[1] == f"{2 * bad.sum()} answers hold NaN and have no label: counted as another one"
+
+
+def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows: Array) -> None:
+    def scaled(feed: dict[str, Array]) -> dict[str, Array]:
+        return {"x": feed["x"] * np.float32(2)}
+
+    evidence = measure_agreement_under(classifier, {"x": rows}, scaled, min_agreement=0.5)
+    assert evidence.quantities[0].value == 1
+    np.testing.assert_array_equal(rows, rows.round(2))
+    assert ms.Evidence.from_json(evidence.to_json()).findings == evidence.findings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_agreement": 1}, "min_agreement is a share between 0 and 1 (0.95, say), not 1"),
+        ({"confidence": 0.4}, "confidence is a probability above 0.5 and below 1 (0.95, say), not 0.4"),
+        ({"draws": 0}, "draws is a whole number of at least 1, not 0"),
+        (
+            {"draws": 2},
+            "draws=2 copies of a function of rows alone are the same: let it take a generator too, transform(rows, rng)",
+        ),
+        ({"transform": "blur"}, "a transformation is a function of rows, not a str"),
+        (
+            {"transform": lambda x: x[:5]},
+            "the transformation gives the rows the shape [5, 10]: it has to keep every row",
+        ),
+        (
+            {"transform": lambda x: x.astype(float)},
+            "the transformation gives the rows as float64: convert them back to float32",
+        ),
+        ({"transform": lambda x: x.tolist()}, "the transformation gives the rows as a list, not as a numpy array"),
+        ({"groups": [1, 2]}, "groups have shape (2,); they need one id for each of the 400 rows"),
+        ({"inputs": np.zeros((0, 10), np.float32)}, "a share of rows needs rows, and the inputs have none"),
+        ({"inputs": NAMED, "transform": lambda x: {}}, "the transformation gives the inputs none for x"),
+        ({"inputs": NAMED, "transform": lambda x: 3}, "the transformation gives a int for a dict of rows"),
+        ({"output": "p"}, "unknown output 'p': Known: 'output'"),
+    ],
+)
+def test_bad_requests_are_refused_by_name(options: dict[str, Any], message: str, many: Array) -> None:
+    arguments = {"inputs": many, "transform": lambda x: x, "min_agreement": 0.9, **options}
+    inputs, transform = arguments.pop("inputs"), arguments.pop("transform")
+    model = ms.serve(lambda feed: feed["x"]) if inputs is NAMED else MODEL
+    with pytest.raises(ms.UsageError) as error:
+        measure_agreement_under(model, inputs, transform, **arguments)
+    assert message in str(error.value)
+
+
+def test_a_second_argument_is_a_generator_only_where_it_has_to_be_given(many: Array) -> None:
+    def blur(x: Array, sigma: float = 0.0) -> Array:
+        return x + np.float32(sigma)
+
+    def drawn(x: Array, rng: Any = None) -> Array:
+        assert isinstance(rng, np.random.Generator)
+        return x
+
+    for transform in (blur, drawn, np.ascontiguousarray):
+        assert measure_agreement_under(MODEL, many, transform, min_agreement=0.9).verdict is ms.Verdict.PASS

@@ -1,0 +1,287 @@
+"""A model that ends its process, or never returns, is a counterexample and not the end of the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from ml_dtypes import bfloat16
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+import pytest_modelserve as ms
+from pytest_modelserve.serving.isolated import Isolated, ProcessEndedError
+
+r = ms.relations
+Array = NDArray[Any]
+LEAST = np.iinfo(np.int64).min
+
+
+@pytest.fixture
+def divider(onnx_model: Any) -> ms.Predictor:
+    """Feature 2 divided by feature 7, on which onnxruntime dies for the least integer and -1."""
+    nodes = [
+        helper.make_node("Gather", ["x", "i"], ["a"], axis=1),
+        helper.make_node("Gather", ["x", "j"], ["b"], axis=1),
+        helper.make_node("Div", ["a", "b"], ["y"]),
+    ]
+    shapes = {"x": ("int64", ["n", 10])}, {"y": ("int64", ["n", 1])}
+    return ms.serve(onnx_model(nodes, *shapes, i=np.array([2]), j=np.array([7])), name="divider")
+
+
+@pytest.fixture
+def whole() -> Array:
+    """Twenty rows of ten features from 1 to 8."""
+    return np.random.default_rng(0).integers(1, 9, (20, 10))
+
+
+@pytest.fixture
+def looping(tmp_path: Path) -> ms.Predictor:
+    """Counts to the largest feature, one by one."""
+    tensor, kinds = helper.make_tensor_value_info, onnx.TensorProto
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["go"]), helper.make_node("Add", ["v", "one"], ["w"])],
+        "body",
+        [tensor("k", kinds.INT64, []), tensor("c", kinds.BOOL, []), tensor("v", kinds.INT64, [])],
+        [tensor("go", kinds.BOOL, []), tensor("w", kinds.INT64, [])],
+        [numpy_helper.from_array(np.array(1), "one")],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Loop", ["most", "", "most"], ["end"], body=body),
+        helper.make_node("Add", ["x", "end"], ["y"]),
+    ]
+    shape = ["n", 4]
+    graph = helper.make_graph(nodes, "g", [tensor("x", kinds.INT64, shape)], [tensor("y", kinds.INT64, shape)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "loop.onnx")
+    return ms.serve(tmp_path / "loop.onnx", name="loop")
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() <= before
+
+
+def children() -> set[str]:
+    """The processes of this one, by the kernel's list."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_a_row_that_kills_is_found_made_simple_and_told(divider: ms.Predictor, whole: Array) -> None:
+    whole[3, 2], whole[4, 7] = LEAST, -1
+    with pytest.raises(ms.GateFailure) as error:
+        ms.assert_relation(divider, whole[3:5], r.finite_outputs(), save_to=None, domain="like")
+    sha256 = error.value.evidence.subject.sha256
+    assert sha256 is not None
+    told = str(error.value).replace(sha256[:12], "0" * 12)
+    assert (
+        told
+        == """\
+relation: the model does not answer
+
+  finite outputs: breaches 1
+  method     search without a confidence level, 5 fixed and 0 drawn rows, seed 0, n = 5 candidates
+  budget     at most 0
+  verdict    FAIL: the value lies above the budget
+
+  finite inputs have outputs without NaN and infinities
+  the process that serves divider died of SIGFPE
+  1 of 10 features differs from base row 0 (5 when it was found)
+    x[7]   3 → -1
+  @example({'x': np.array([[7, 2, -9223372036854775808, 7, 1, 5, 1, -1, 4, 4]], dtype='int64')})
+  candidate  divider  sha256 000000000000…
+  next       refuse such inputs before they reach the model, or change the operator that they end it in"""
+    )
+
+
+def test_a_base_row_that_kills_is_told_before_any_relation_is_asked(divider: ms.Predictor, whole: Array) -> None:
+    whole[12, [2, 7]] = LEAST, -1
+    evidence = ms.measure_relation(divider, whole, r.batch_invariance(), save_to=None)
+    assert evidence.findings[1] == "the process that serves divider died of SIGFPE"
+    assert evidence.findings[2] == "base row 12 itself breaks it: nothing had to be changed"
+
+
+def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
+    divider: ms.Predictor, looping: ms.Predictor, whole: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    start = Isolated.__init__
+
+    def counted(self: Isolated, predictor: Any, **options: Any) -> None:
+        started.append(predictor.subject.name)
+        start(self, predictor, **options)
+
+    monkeypatch.setattr(Isolated, "__init__", counted)
+    for model, inputs in ((divider, whole), (looping, whole[:, :4])):
+        assert ms.measure_relation(model, inputs, r.finite_outputs(), candidates=20).verdict is ms.Verdict.PASS
+    assert started == ["divider"]
+    ms.measure_relation(divider, whole, r.finite_outputs(), candidates=20, isolate=False)
+    assert started == ["divider"]
+    ms.measure_relation(looping, whole[:, :4], r.finite_outputs(), candidates=20, time_limit_s=30)
+    assert started == ["divider", "loop"]
+
+
+def test_in_this_process_rows_that_would_kill_it_are_refused(divider: ms.Predictor, whole: Array) -> None:
+    evidence = ms.measure_relation(divider, whole, r.finite_outputs(), domain=("like", "special"), isolate=False)
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.details["refused"] > 0
+
+
+def test_relations_hold_in_a_process_of_its_own_as_they_do_in_this_one(classifier: ms.Predictor, rows: Array) -> None:
+    wrong = r.relation("sure", lambda p, c, b: p.predict(c)["p"].max(axis=1) > 0.999)
+    for relation in (r.simplex(), r.batch_invariance(), r.row_permutation(), wrong, r.agreement(classifier)):
+        options: dict[str, Any] = {"candidates": 100, "save_to": None}
+        here = ms.measure_relation(classifier, rows, relation, **options)
+        there = ms.measure_relation(classifier, rows, relation, isolate=True, **options)
+        assert there.findings == here.findings
+        assert there.details == here.details
+
+
+def test_a_model_that_never_returns_is_told_with_the_row(looping: ms.Predictor) -> None:
+    rows = np.random.default_rng(0).integers(0, 9, (20, 4))
+    rows[13, 1] = 2**62
+    started = time.monotonic()
+    evidence = ms.measure_relation(looping, rows, r.finite_outputs(), time_limit_s=0.3, save_to=None)
+    assert time.monotonic() - started < 30
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[1].startswith("the process that serves loop did not return within 0.3")
+    assert "base row 13 itself breaks it" in evidence.findings[2]
+    assert evidence.advice == "bound what the model loops over, or raise time_limit_s where it is only slow"
+
+
+def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: ms.Predictor, rows: Array) -> None:
+    """A limit that one row keeps is none for a thousand, which may take a thousand times as long."""
+    with Isolated(classifier, time_limit_s=5) as model:  # type: ignore[arg-type]
+        many = np.tile(rows, (5000, 1))
+        model.predict(rows[:1])
+        model._fastest_row_s = 0.1
+        model.time_limit_s = 1e-9
+        assert len(model.predict(many)["p"]) == 100_000
+
+
+def test_a_process_is_started_again_after_it_has_died(divider: ms.Predictor, whole: Array) -> None:
+    with Isolated(divider, time_limit_s=30) as model:  # type: ignore[arg-type]
+        expected = divider.predict(whole)["y"]
+        whole[0, [2, 7]] = LEAST, -1
+        for _ in range(2):
+            np.testing.assert_array_equal(model.predict(whole[1:])["y"], expected[1:])
+            with pytest.raises(ProcessEndedError, match=r"^the process that serves divider died of SIGFPE$"):
+                model.predict(whole)
+        assert model.starts == 2
+        with pytest.raises(ms.InputError, match="axis 1 is 9 instead of 10"):
+            model.predict(whole[:, :9])
+        assert model.describe().endswith("1 thread, in a process of its own")
+    with pytest.raises(ms.UsageError, match="the predictor of divider is closed"):
+        model.predict(whole)
+
+
+def test_text_and_narrow_numbers_go_there_and_back(onnx_model: Any) -> None:
+    text = [helper.make_node("Identity", ["x"], ["y"])], {"x": ("str", ["n"])}, {"y": ("str", ["n"])}
+    cast = [helper.make_node("Cast", ["x"], ["y"], to=16)], {"x": ("float32", ["n"])}, {"y": (bfloat16, ["n"])}
+    for graph, x in ((text, np.array(["längst", ""], object)), (cast, np.array([1.5, -0.0], np.float32))):
+        model = ms.serve(onnx_model(*graph))
+        with Isolated(model, time_limit_s=30) as isolated:  # type: ignore[arg-type]
+            here, there = model.predict(x)["y"], isolated.predict(x)["y"]
+        assert there.dtype == here.dtype
+        assert there.tolist() == here.tolist()
+
+
+def test_a_file_that_changed_is_not_served_in_its_place(divider: ms.Predictor, whole: Array) -> None:
+    assert divider.artifact is not None
+    model = onnx.load(divider.artifact.path)
+    model.doc_string = "another one"
+    onnx.save(model, divider.artifact.path)
+    with pytest.raises(
+        ms.ModelServeError, match=r"divider could not be opened in a process of its own: the model .* changed"
+    ):
+        ms.measure_relation(divider, whole, r.finite_outputs(), isolate=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"isolate": True},
+            "f cannot be asked in a process of its own: no file stands behind it; export the model and serve the "
+            "artifact, or leave isolate= and time_limit_s= out",
+        ),
+        (
+            {"time_limit_s": 3},
+            "f cannot be asked in a process of its own: no file stands behind it; export the model and",
+        ),
+        ({"time_limit_s": 0}, "time_limit_s is a number of seconds above 0, not 0"),
+        (
+            {"time_limit_s": 3, "isolate": False},
+            "time_limit_s= needs a process that can be ended: leave isolate=False out",
+        ),
+    ],
+)
+def test_what_cannot_be_isolated_is_refused_by_name(options: dict[str, Any], message: str, rows: Array) -> None:
+    with pytest.raises(ms.UsageError) as error:
+        ms.measure_relation(ms.serve(lambda x: x, name="f"), rows, r.finite_outputs(), **options)
+    assert str(error.value).startswith(message)
+
+
+PROJECT = """
+import numpy as np
+import pytest
+import pytest_modelserve as ms
+
+ROWS = np.random.default_rng(0).integers(1, 9, (6, 10))
+ROWS[1, [2, 7]] = np.iinfo(np.int64).min, -1
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_dies(seed):
+    ms.assert_relation(ms.serve({path!r}), ROWS, ms.relations.finite_outputs(), seed=seed)
+
+def test_lives():
+    ms.assert_relation(ms.serve({path!r}), ROWS[2:], ms.relations.finite_outputs(), candidates=100)
+"""
+
+
+def test_workers_live_on_when_a_model_dies_in_each(divider: ms.Predictor, pytester: pytest.Pytester) -> None:
+    assert divider.artifact is not None
+    pytester.makepyfile(PROJECT.format(path=str(divider.artifact.path)))
+    result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["*the process that serves model died of SIGFPE*"])
+    assert not list(pytester.path.glob("core*"))
+
+
+@pytest.mark.parametrize("wait", ["idle", "in a call that never returns"])
+def test_the_process_ends_with_one_that_is_killed(looping: ms.Predictor, wait: str, tmp_path: Path) -> None:
+    assert looping.artifact is not None
+    count = 1 if wait == "idle" else 2**62
+    code = f"""
+import numpy as np, pytest_modelserve as ms
+from pytest_modelserve.serving.isolated import Isolated
+model = Isolated(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
+model.predict(np.ones((1, 4), np.int64))
+print(model._process._child.pid, flush=True)
+model.predict(np.full((1, 4), {count}))
+import time; time.sleep(1000)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]

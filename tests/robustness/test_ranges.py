@@ -1,0 +1,123 @@
+"""What is declared of features holds for every example, every edge case and every step of the minimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pytest_modelserve as ms
+from pytest_modelserve.artifacts import Signature, TensorSpec
+from pytest_modelserve.robustness.candidates import edge_cases, edited
+from pytest_modelserve.robustness.sources import source_of
+
+r = ms.relations
+Range = ms.strategies.Range
+NUMBERS = Signature((TensorSpec("x", "float32", ("n", 3)),), ())
+MIXED = Signature((TensorSpec("age", "int64", ("n", 2)), TensorSpec("colour", "str", ("n", 1))), ())
+
+
+def searched(strategy: Any, count: int = 2000) -> dict[str, NDArray[Any]]:
+    """All rows that a search from this strategy asks: edge cases and candidates."""
+    source = source_of(strategy)
+    assert source is not None
+    space = source.space()
+    blocks = [rows for rows, _ in edge_cases(space, 500)] + [edited(space, np.random.default_rng(0), count)[0]]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def test_no_row_leaves_a_range_and_the_ends_are_tried() -> None:
+    rows = searched(ms.strategies.inputs(NUMBERS, ranges={0: Range(0.5, 0.75), 2: Range(low=1)}))["x"]
+    assert rows[:, 0].min() == 0.5
+    assert rows[:, 0].max() == 0.75
+    assert len(np.unique(rows[:, 0])) > 100
+    assert rows[:, 2].min() == 1
+    assert rows[:, 1].min() < 0  # what nothing is declared of
+
+
+def test_choices_are_all_that_a_feature_is() -> None:
+    ranges = {
+        ("age", 0): Range(18, 99), ("age", 1): Range(choices=(1, 5, 9)), "colour": Range(choices=("red", "blue", "teal")),
+    }  # fmt: skip
+    rows = searched(ms.strategies.inputs(MIXED, ranges=ranges))
+    assert set(rows["age"][:, 1]) == {1, 5, 9}
+    assert set(rows["colour"][:, 0]) == {"red", "blue", "teal"}
+    assert rows["age"][:, 0].min() == 18
+    assert rows["age"][:, 0].max() == 99
+
+
+def test_a_range_may_be_wider_than_the_rows_show() -> None:
+    like = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    rows = searched(ms.strategies.inputs(NUMBERS, like=like, ranges={"x": Range(-5, 5)}))["x"]
+    assert rows.min() == -5
+    assert rows.max() == 5
+
+
+def test_a_counterexample_is_made_simple_within_what_is_declared() -> None:
+    like = np.full((4, 2), 0.37, np.float32)
+    model = ms.serve(lambda x: np.where(x[:, 1] > 0.5, np.inf, x[:, 0]))
+    strategy = ms.strategies.inputs(model, like=like, ranges={1: Range(choices=(0.37, 0.8125, 0.9375))})
+    evidence = ms.measure_relation(model, strategy, r.finite_outputs(), save_to=None)
+    told = next(line for line in evidence.findings if line.startswith("  input[1]"))
+    assert told in ("  input[1]   0.37 → 0.8125", "  input[1]   0.37 → 0.9375")
+
+
+def test_without_declared_ranges_the_same_fault_is_told_with_a_plainer_number() -> None:
+    like = np.array([[0.37, 0.37], [0.37, 0.9375]], np.float32)
+    model = ms.serve(lambda x: np.where((x[:, 1] > 0.5) & (x[:, 1] < 0.93), np.inf, x[:, 0]))
+    evidence = ms.measure_relation(model, like, r.finite_outputs(), save_to=None)
+    assert any(line.endswith(("→ 0.6", "→ 0.7", "→ 0.8", "→ 0.9")) for line in evidence.findings), evidence.findings
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Range(3, 1), "a range from 3 to 1 holds no value: low is above high"),
+        (lambda: Range(), "a range says low, high or both, or choices of at least one value"),
+        (lambda: Range(choices=()), "a range says low, high or both, or choices of at least one value"),
+        (lambda: Range(0, choices=(1,)), "a range of 1 has ends and choices: give low and high, or choices"),
+        (lambda: Range(float("nan"), 1), "a range from nan to 1 has an end that is no number"),
+    ],
+)
+def test_a_range_that_contradicts_itself_is_refused(build: Any, message: str) -> None:
+    with pytest.raises(ms.UsageError) as error:
+        build()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("signature", "options", "message"),
+    [
+        (
+            NUMBERS,
+            {"ranges": {0: Range(0, 1)}, "domain": ("like", "far")},
+            "domain 'far' asks for values outside the declared ranges: leave out the one or the other",
+        ),
+        (
+            NUMBERS,
+            {"ranges": {0: Range(0, 1)}, "like": np.array([[0, 0, 0], [7, 0, 0]], np.float32)},
+            "like= has 7.0 at x[0] of row 1, outside a range from 0 to 1",
+        ),
+        (
+            NUMBERS,
+            {"ranges": {"x": Range(0, 1), 2: Range(5, 6)}},
+            "ranges 'x' and 2 are both about feature 2 of input 'x'",
+        ),
+        (NUMBERS, {"ranges": {3: Range(0, 1)}}, "input 'x' has rows of shape [3]: there is no feature 3"),
+        (NUMBERS, {"ranges": {"y": Range(0, 1)}}, "unknown input 'y': Known: 'x'"),
+        (NUMBERS, {"ranges": {0: (0, 1)}}, "the range of 0 is a tuple: give ms.strategies.Range(low, high)"),
+        (MIXED, {"ranges": {0: Range(0, 1)}}, "the model has 2 inputs: give ranges by (input, column), not by 0"),
+        (MIXED, {"ranges": {"colour": Range(0, 1)}}, "input 'colour' is text: give choices of text, not a range from 0 to 1"),
+        (MIXED, {"ranges": {"age": Range(0.2, 0.8)}}, "a range from 0.2 to 0.8 holds no whole number, which input 'age' takes"),
+        (MIXED, {"ranges": {"age": Range(choices=(0.5,))}}, "int64, the dtype of input 'age', does not hold a range of 0.5"),
+        (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: give numbers, not a range of 'a'"),
+    ],
+)  # fmt: skip
+def test_what_no_feature_can_be_is_refused_when_the_strategy_is_made(
+    signature: Signature, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ms.UsageError) as error:
+        ms.strategies.inputs(signature, **options)
+    assert str(error.value).startswith(message)
