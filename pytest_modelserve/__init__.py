@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pytest_modelserve.assertions import (
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
-        assert_cold_start as assert_cold_start,
         assert_agreement_under as assert_agreement_under,
+        assert_cold_start as assert_cold_start,
         assert_corruption_accuracy as assert_corruption_accuracy,
         assert_data_quality as assert_data_quality,
         assert_latency as assert_latency,

@@ -1,5 +1,5 @@
 """Monitoring of the weeks that come in after 1979: one drift that matters, one column that did not move, and one window
-that is too short to tell.
+that is too short to tell; and each decade against the one before it.
 """
 
 from __future__ import annotations
@@ -52,3 +52,31 @@ def test_half_a_year_is_too_short_to_tell(co2: CO2, changes: ms.ReferenceProfile
             max_distance=0.1,
             name="co2 weekly change, last 26 weeks",
         )
+
+
+DECADES = (1970, 1980, 1990)
+
+
+def decade(co2: CO2, start: int) -> slice:
+    """The rows of ten years."""
+    first, last = np.searchsorted(co2.series.weeks, [np.datetime64(str(start)), np.datetime64(str(start + 10))])
+    return slice(int(first), int(last))
+
+
+@pytest.mark.parametrize("start", DECADES)
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the level rises in every decade")
+def test_level_of_a_decade_leaves_the_one_before(co2: CO2, start: int) -> None:
+    before, now = (level(co2.series.ppm[decade(co2, each)]) for each in (start - 10, start))
+    profile = ms.reference_profile(before, block=52, name=f"co2 level {start - 10}s")
+    ms.assert_no_drift(now, profile, max_distance=0.2, name=f"co2 level {start}s")
+
+
+@pytest.mark.parametrize("start", DECADES)
+def test_weekly_change_of_a_decade_is_that_of_the_one_before(co2: CO2, season: NDArray[np.float64], start: int) -> None:
+    """The level has its trend; the change from week to week, less its season, has none."""
+    before, now = (
+        weekly_change(co2.series.weeks[rows], co2.series.ppm[rows], season=season)
+        for rows in (decade(co2, start - 10), decade(co2, start))
+    )
+    profile = ms.reference_profile(before, name=f"co2 weekly change {start - 10}s")
+    ms.assert_no_drift(now, profile, max_distance=0.2, name=f"co2 weekly change {start}s")

@@ -110,6 +110,12 @@ class CellTable:
             except IndexError:  # clipping leaves NaN as it is, and its bits are far from those of any cell
                 return self._count(values, holding_nan=True)
 
+    def bins_of(self, values: Floats) -> Integers:
+        """The bin of each of `values` (n,); NaN has none, and IndexError may be what comes of it."""
+        bins = np.repeat(np.arange(self.starts.size), np.diff(self.starts, append=self.starts[-1] + 1))
+        found: Integers = bins[self.cells.number(np.clip(values, self.low, self.high), self.first)]
+        return found
+
     def _count(self, values: NDArray[Any], *, holding_nan: bool) -> Integers:
         total = np.zeros(self.starts[-1] + 1, dtype=np.int64)
         buffer = np.empty(min(CHUNK, len(values)))
@@ -143,6 +149,13 @@ def count_values(values: NDArray[Any], edges: ArrayLike) -> Integers:
         below[1:-1] += np.searchsorted(known, wanted, side="left")
         below[-1] += known.size
     return np.diff(below)
+
+
+def bins_of(values: Floats, edges: ArrayLike) -> Integers:
+    """The bin, 0 to k, between `edges` (k,) of each of `values` (n,), none of them NaN."""
+    wanted = np.array(edges, dtype=np.float64)
+    table = CellTable.of(wanted)
+    return np.searchsorted(wanted, values, side="right") if table is None else table.bins_of(values)
 
 
 def chunks(n: int) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from scipy.special import ndtri
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.profiled import ProfiledColumn
 from pytest_modelserve.stats.autocorrelation import LagOne, agreement_autocorrelation, rank_autocorrelation
+
+if TYPE_CHECKING:
+    from pytest_modelserve.monitoring.windows import WindowColumn
 
 STRONG = 0.1
 """The autocorrelation from which independence is no longer believed. At 0.1 in a chain that forgets geometrically, a
@@ -46,9 +49,9 @@ def _stretches(values: NDArray[Any]) -> NDArray[Any]:
     return np.stack([values[start : start + _STRETCH] for start in starts])
 
 
-def dependence_told(pairs: Sequence[tuple[Column, ProfiledColumn]], *, data: str) -> str:
+def dependence_told(pairs: Sequence[tuple[WindowColumn, ProfiledColumn]], *, data: str) -> str:
     """The strongest dependence of rows on their neighbours, in the data or in the profile; "" where there is none."""
-    lags = [(lag_of(column), column.name, data) for column, _ in pairs]
+    lags = [(column.lag(), column.name, data) for column, _ in pairs]
     lags += [(reference.lag, reference.name, "the profile") for _, reference in pairs]
     strong = [found for found in lags if strongly_dependent(found[0], columns=len(lags))]
     if not strong:

@@ -55,10 +55,25 @@ def judge(changes: Sequence[AnyChange], *, budget: float, alpha: float) -> Judge
     otherwise 0 or what is seen below: it is a test against no change, and no bound on the value. The high end is the
     headline's upper bound. No correction is made for PASS: every change has to pass. UsageError for a NaN p-value.
     """
-    adjusted = holm([change.p_value for change in changes])
-    ranked = sorted(zip(changes, adjusted <= alpha, strict=True), key=lambda pair: -pair[0].value)
+    return judge_families([(1.0, changes)], budget=budget, alpha=alpha)
+
+
+def judge_families(
+    families: Sequence[tuple[float, Sequence[AnyChange]]], *, budget: float, alpha: float
+) -> Judgement[AnyChange]:
+    """As `judge`, of families of changes that each take a share of `alpha` for themselves, the shares being 1 in all.
+
+    A family whose tests hold its share of alpha whatever the others do keeps all of them together within alpha.
+    """
+    told = [
+        (change, differs)
+        for share, changes in families
+        for change, differs in zip(changes, holm([change.p_value for change in changes]) <= alpha * share, strict=True)
+    ]
+    ranked = sorted(told, key=lambda pair: -pair[0].value)
     significant = tuple(change for change, differs in ranked if differs)
     beyond = tuple(change for change in significant if change.value > budget)
-    headline = beyond[0] if beyond else max(changes, key=lambda change: change.high)
-    low = headline.value if headline in significant else min(headline.value, 0.0)
+    headline = beyond[0] if beyond else max((change for change, _ in told), key=lambda change: change.high)
+    differs = any(headline is change for change in significant)
+    low = headline.value if differs else min(headline.value, 0.0)
     return Judgement(headline, Interval(low, headline.high, 1 - alpha, CONFIDENCE), beyond, significant)

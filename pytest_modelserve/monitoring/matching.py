@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.binning import chunks
 from pytest_modelserve.monitoring.columns import Column, Table
+from pytest_modelserve.monitoring.derived import is_length
 from pytest_modelserve.monitoring.profiled import ProfiledColumn
 from pytest_modelserve.monitoring.reference import ReferenceProfile
-
-_WORDS = {"float": "numbers", "integer": "whole numbers", "boolean": "booleans", "category": "categories"}
+from pytest_modelserve.monitoring.telling import KIND_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,12 @@ def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
     """The columns of `table` beside those of `profile`: missing, additional and retyped ones are faults.
 
     Whole numbers may come as floats (a null among them makes them so) and booleans as the numbers 0 and 1. A column
-    that is all null fits every kind.
+    that is all null fits every kind. An embedding is one column, whose width is part of its kind; the lengths of a text
+    are told by the text alone.
     """
     found = {column.name: column for column in table.columns}
-    missing = [name for name in profile.names if name not in found]
-    extra = [name for name in found if name not in profile.names]
+    there, wanted = _widths(table.columns), _widths(profile.columns)
+    missing, extra = [name for name in wanted if name not in there], [name for name in there if name not in wanted]
     renamed = {old: new for old in missing if (new := _renamed(old, missing, extra))}
     faults = [
         f"column {name!r} is missing"
@@ -43,9 +44,14 @@ def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
         for name in missing
     ]
     faults += [f"column {name!r} is not in the profile" for name in extra if name not in renamed.values()]
+    faults += [
+        f"column {name!r} holds {_told_width(there[name])}, the profile {_told_width(width)}"
+        for name, width in wanted.items()
+        if name in there and there[name] != width and (name not in found or found[name].kind is not None)
+    ]
     pairs = []
     for expected in profile.columns:
-        column = found.get(expected.name)
+        column = found.get(expected.name) or _null_part(expected, found)
         if column is None:
             continue
         if fault := _other_kind(column, expected):
@@ -53,6 +59,29 @@ def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
         else:
             pairs.append((column, expected))
     return Matching(tuple(pairs), tuple(faults))
+
+
+def _null_part(expected: ProfiledColumn, found: Mapping[str, Column]) -> Column | None:
+    """One number of an embedding that is null in every row, and has no width then."""
+    whole = found.get(expected.source) if expected.source is not None else None
+    if whole is None or whole.kind is not None:
+        return None
+    return Column(expected.name, None, whole.values, expected.source)
+
+
+def _widths(columns: Iterable[Column | ProfiledColumn]) -> dict[str, int | None]:
+    """The columns as the data bring them, and of the embeddings the numbers in a row."""
+    widths: dict[str, int | None] = {}
+    for column in columns:
+        if column.source is None:
+            widths[column.name] = None
+        elif not is_length(column):
+            widths[column.source] = (widths.get(column.source) or 0) + 1
+    return widths
+
+
+def _told_width(width: int | None) -> str:
+    return "one value a row" if width is None else f"embeddings of {width} numbers"
 
 
 def matched(table: Table, profile: ReferenceProfile) -> tuple[tuple[Column, ProfiledColumn], ...]:
@@ -76,8 +105,8 @@ def _other_kind(column: Column, expected: ProfiledColumn) -> str | None:
     """What is wrong with the kind of `column`, None where nothing is."""
     if column.kind is None:
         return None
-    if (column.kind == "category") != (expected.kind == "category"):
-        return f"column {column.name!r} holds {_WORDS[column.kind]}, the profile {_WORDS[expected.kind]}"
+    if column.kind != expected.kind and {column.kind, expected.kind} & {"category", "datetime"}:
+        return f"column {column.name!r} holds {KIND_WORDS[column.kind]}, the profile {KIND_WORDS[expected.kind]}"
     stranger = None
     if expected.kind == "integer" and column.kind == "float":
         stranger = _first(column.values, lambda values: np.isfinite(values) & (values != np.floor(values)))
@@ -85,7 +114,7 @@ def _other_kind(column: Column, expected: ProfiledColumn) -> str | None:
         stranger = _first(column.values, lambda values: ~np.isnan(values) & (values != 0) & (values != 1))
     if stranger is None:
         return None
-    return f"column {column.name!r} holds {stranger:g}, the profile {_WORDS[expected.kind]}"
+    return f"column {column.name!r} holds {stranger:g}, the profile {KIND_WORDS[expected.kind]}"
 
 
 def _first(values: NDArray[Any], strange: Any) -> float | None:

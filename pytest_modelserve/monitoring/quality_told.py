@@ -36,7 +36,7 @@ def findings(
         if undecided:
             worst = undecided[0]
             found.append(
-                f"{len(undecided)} of {len(rates)} rates undecided, {worst.fault} in {worst.column!r} up to "
+                f"{len(undecided)} of {len(rates)} rates undecided, {worst.where} up to "
                 f"{100 * worst.high:.2f} points above the profile: {worst.told}"
             )
     return (*found[:_TOLD], f"and {len(found) - _TOLD} more") if len(found) > _TOLD else tuple(found)
@@ -64,8 +64,7 @@ def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
     return {
         "broken": list(broken[:_TOLD]),
         "rates": {
-            f"{rate.column}: {rate.fault}": [round(rate.value, 5), round(rate.high, 5), float(f"{rate.p_value:.3g}")]
-            for rate in ranked
+            rate.key: [round(rate.value, 5), round(rate.high, 5), float(f"{rate.p_value:.3g}")] for rate in ranked
         },
     }
 

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_modelserve.errors import ArtifactError, UsageError
+from pytest_modelserve.monitoring.associations import Associations
+from pytest_modelserve.monitoring.derived import is_length
+from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.sketch import Sketch
 from pytest_modelserve.stats.autocorrelation import LagOne
 
-SCHEMA_VERSION = 1
-"""1: the first. A release reads its own version and says of any other that it does not."""
+SCHEMA_VERSION = 2
+"""1: the first. 2: rows outside a range, exact sums, dates, lengths of texts and embeddings, and what is kept of all
+columns together. A release reads its own version and says of any other that it does not."""
 _FORMAT = "pytest_modelserve reference profile"
 
 
@@ -22,13 +27,18 @@ _FORMAT = "pytest_modelserve reference profile"
 class ReferenceProfile:
     """A data set to hold later ones against: its columns' counts, the rows it had, and a digest over all of it.
 
-    `block` is the number of neighbouring rows that may depend on each other, None where nobody has said. Made by
-    `reference_profile`; `save` and `load` keep it in a file of JSON, `merge` adds another one's rows.
+    `block` is the number of neighbouring rows that may depend on each other, None where nobody has said. `associations`
+    tell how columns go together, `sketch` holds raw rows where they were asked for, and `duplicates` counts
+    the rows that equal an earlier one; each is None where it was not made. Made by `reference_profile`; `save` and
+    `load` keep it in a file of JSON, `merge` adds another one's rows.
     """
 
     name: str
     columns: tuple[ProfiledColumn, ...]
     block: int | None = None
+    associations: Associations | None = None
+    sketch: Sketch | None = None
+    duplicates: RepeatedRows | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +52,11 @@ class ReferenceProfile:
     def names(self) -> tuple[str, ...]:
         """The names of the columns in order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the columns that data bring along: all but the lengths of texts."""
+        return tuple(column.name for column in self.columns if not is_length(column))
 
     @property
     def rows(self) -> int:
@@ -58,16 +73,33 @@ class ReferenceProfile:
     def merge(self, other: ReferenceProfile) -> ReferenceProfile:
         """The profile of both data sets' rows together; counts are exactly those of profiling them at once.
 
+        What one of the two does not have (associations, a sketch, duplicates), the merged profile does not have; rows
+        that equal one of the other data set's are not among its duplicates.
+
         Raises UsageError for other columns or kinds of columns, other edges (profile one of them with `like=` the
         other) or another `block`.
         """
         if self.names != other.names or self.block != other.block:
             raise UsageError("profiles merge where they have the same columns in the same order and the same block")
-        return replace(self, columns=tuple(map(_merged, self.columns, other.columns)))
+        one, two = self, other
+        return replace(
+            self,
+            columns=tuple(map(_merged, self.columns, other.columns)),
+            associations=one.associations.merged(two.associations) if one.associations and two.associations else None,
+            sketch=one.sketch.merged(two.sketch) if one.sketch and two.sketch else None,
+            duplicates=one.duplicates.merged(two.duplicates) if one.duplicates and two.duplicates else None,
+        )
 
     def content(self) -> dict[str, Any]:
         """Everything but the digest, as JSON builtins."""
-        return {"name": self.name, "block": self.block, "columns": [asdict(column) for column in self.columns]}
+        return {
+            "name": self.name,
+            "block": self.block,
+            "columns": [asdict(column) for column in self.columns],
+            "associations": self.associations.content() if self.associations else None,
+            "sketch": self.sketch.content() if self.sketch else None,
+            "duplicates": self.duplicates.content() if self.duplicates else None,
+        }
 
     def to_json(self) -> str:
         """One JSON object with a schema version and the digest; about 5 KB a column of numbers."""
@@ -97,7 +129,15 @@ class ReferenceProfile:
                 f"{source} was changed after it was written: its content does not have the digest that it states. "
                 "Profile the data anew"
             )
-        return cls(data["name"], tuple(map(_column, data["columns"])), data["block"])
+        associations, sketch = data["associations"], data["sketch"]
+        return cls(
+            name=data["name"],
+            columns=tuple(map(_column, data["columns"])),
+            block=data["block"],
+            associations=Associations.of_content(associations) if associations else None,
+            sketch=Sketch.of_content(sketch) if sketch else None,
+            duplicates=RepeatedRows(**data["duplicates"]) if data["duplicates"] else None,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the profile to `path` in one step, replacing what is there, and return the path.

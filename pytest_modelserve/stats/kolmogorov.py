@@ -81,7 +81,7 @@ def passable_distance(effective: float, *, tests: int = 1, power: float = 0.95) 
     UsageError for no test, a power outside (0.5, 1) or rows that are negative or NaN.
     """
     _check(0.0, effective)
-    return min(_units(tests, power) / math.sqrt(effective), 1.0) if effective else 1.0
+    return min(passable_units(tests, power) / math.sqrt(effective), 1.0) if effective else 1.0
 
 
 def rows_for_distance(max_distance: float, *, reference: float, tests: int = 1, power: float = 0.95) -> int | None:
@@ -101,10 +101,11 @@ def effective_rows_for_distance(max_distance: float, *, tests: int = 1, power: f
     """The effective rows at which `passable_distance` is `max_distance`. UsageError as for `rows_for_distance`."""
     if not 0 < max_distance < 1:
         raise UsageError(f"max_distance lies between 0 and 1 (0.1, say), not {max_distance}")
-    return (_units(tests, power) / max_distance) ** 2
+    return (passable_units(tests, power) / max_distance) ** 2
 
 
-def _units(tests: int, power: float) -> float:
+def passable_units(tests: int, power: float) -> float:
+    """`passable_distance` times the root of the effective rows. UsageError as for that."""
     missed = 1 - _arguments.level("power", power)
     return BOUND + float(kolmogi(missed / _arguments.count("tests", tests, minimum=1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from decimal import Decimal
 
 import numpy as np
@@ -35,6 +36,12 @@ def test_columns_of_an_array_are_views_with_default_or_given_names():
         ([None, float("nan")], None),
         (np.array([np.nan, np.nan]), None),
         (np.ma.masked_array([1, 2], mask=[True, False]), "integer"),
+        (np.array(["2020-01-01", "NaT"], dtype="datetime64[D]"), "datetime"),
+        (np.array(["NaT"], dtype="datetime64[ns]"), None),
+        ([datetime.date(2020, 1, 1), None], "datetime"),
+        (np.array([90], dtype="timedelta64[s]"), "float"),
+        ([datetime.timedelta(seconds=90), None], "float"),
+        ([np.timedelta64(90, "s"), None], "float"),
     ],
 )
 def test_kind_of_a_column(values, kind):
@@ -45,6 +52,53 @@ def test_null_is_nan_among_numbers_and_none_among_text():
     np.testing.assert_array_equal(as_column("x", [1, None, 3]).values, [1, np.nan, 3])
     np.testing.assert_array_equal(as_column("x", np.ma.masked_array([1, 2], mask=[True, False])).values, [np.nan, 2])
     assert as_column("x", ["a", float("nan"), None]).values.tolist() == ["a", None, None]
+
+
+IN_BERLIN = datetime.timezone(datetime.timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["1970-01-02T00:00:01.5", "NaT", "1969-12-31"], dtype="datetime64[ms]"),
+        np.array(["1970-01-02T00:00:01.5", "NaT", "1969-12-31"], dtype="datetime64[ns]"),
+        [datetime.datetime(1970, 1, 2, 0, 0, 1, 500_000), None, datetime.date(1969, 12, 31)],
+        [datetime.datetime(1970, 1, 2, 1, 0, 1, 500_000, IN_BERLIN), None, np.datetime64("1969-12-31")],
+    ],
+    ids=["ms", "ns", "naive", "with a time zone"],
+)
+def test_times_are_seconds_since_1970_in_utc(values):
+    column = as_column("x", values)
+    assert column.kind == "datetime"
+    np.testing.assert_array_equal(column.values, [86_401.5, np.nan, -86_400])
+
+
+def test_durations_are_seconds():
+    values = [datetime.timedelta(hours=1), None, datetime.timedelta(microseconds=-1)]
+    np.testing.assert_array_equal(as_column("x", values).values, [3600, np.nan, -1e-6])
+    np.testing.assert_array_equal(as_column("x", np.array([1, "NaT"], dtype="timedelta64[m]")).values, [60, np.nan])
+    # In microseconds this year would overflow.
+    assert as_column("x", np.array(["300000-01-01"], dtype="datetime64[D]")).values[0] == 9_404_918_380_800
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]]),
+        [[1.0, 2.0], None, [3.0, 4.0]],
+        np.ma.masked_array([[1, 2], [9, 9], [3, 4]], mask=[[0, 0], [1, 1], [0, 0]]),
+    ],
+    ids=["array", "lists", "masked"],
+)
+def test_an_embedding_is_one_column_a_number(values):
+    columns = read_table({"e": values, "x": [1, 2, 3]}).columns
+    assert [(column.name, column.source) for column in columns] == [("e[0]", "e"), ("e[1]", "e"), ("x", None)]
+    np.testing.assert_array_equal(columns[1].values, [2, np.nan, 4])
+
+
+def test_the_numbers_of_an_embedding_stay_where_they_are():
+    embedding = np.zeros((5, 3), dtype=np.float32)
+    assert all(np.shares_memory(column.values, embedding) for column in read_table({"e": embedding}).columns)
 
 
 class NeitherEqualNorUnequal:
@@ -63,17 +117,22 @@ def test_a_null_that_refuses_comparison_is_null():
     assert as_column("x", np.array(["a", NeitherEqualNorUnequal()], dtype=object)).values.tolist() == ["a", None]
 
 
-FRAME = (
-    "data are an array (n, features), a dict of columns or the path of a .csv or .parquet file, not {}; of a data frame "
-    "give the columns by name, as in {{'age': frame['age']}}"
+DATA = (
+    "data are an array (n, features), a dict of columns, a pandas, Polars or PyArrow frame or the path of a .csv or "
+    ".parquet file, not {}"
 )
+AXES = (
+    "column 'a' has the shape {}: a column has one axis, and an embedding two, of which the second holds its numbers; "
+    "of images and texts make embeddings, with `encoded`"
+)
+ALONE = "a column holds numbers, text, booleans, dates or durations, one of them alone"
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.zeros(3), FRAME.format("an array of shape (3,)")),
-        ([[1.0, 2.0]], FRAME.format("list")),
+        (np.zeros(3), DATA.format("an array of shape (3,)")),
+        ([[1.0, 2.0]], DATA.format("list")),
         (np.zeros((3, 0)), "there are no columns in the data"),
         ({}, "there are no columns in the data"),
         (np.zeros((0, 3)), "there are no rows in the data"),
@@ -83,31 +142,51 @@ FRAME = (
             "column 'b' has 3 rows and column 'a' 2: all columns need one value for each row",
         ),
         ({1: [1, 2]}, "names of columns are text, not 1"),
-        ({"a": np.zeros((2, 2))}, "column 'a' has the shape (2, 2): a column has one axis"),
-        ({"a": 5.0}, "column 'a' has the shape (): a column has one axis"),
+        ({"a": np.zeros((2, 2, 2))}, AXES.format("(2, 2, 2)")),
+        ({"a": np.zeros((2, 0))}, AXES.format("(2, 0)")),
+        ({"a": np.array([["x", "y"]])}, AXES.format("(1, 2)")),
+        ({"a": 5.0}, AXES.format("()")),
         (
-            {"a": np.array(["2020-01-01"], dtype="datetime64[D]")},
-            "column 'a' holds datetime64[D], which is neither numbers nor text: turn it into one of them, or leave it out",
+            {"a": np.array([["x", "y"], ["z", None]], dtype=object)},
+            "column 'a' has two axes and holds text: an embedding holds numbers",
         ),
+        (
+            {"a": [[1.0, 2.0], [3.0]]},
+            "column 'a' holds 2 numbers in its first row and [3.0] in row 1: an embedding has as many numbers in every row",
+        ),
+        (
+            {"a": [[1.0, 2.0], 3.0]},
+            "column 'a' holds 2 numbers in its first row and 3.0 in row 1: an embedding has as many numbers in every row",
+        ),
+        ({"a": [[1.0], ["x", 2.0]]}, "column 'a' holds rows of something else than numbers: ['x', 2.0]"),
+        ({"a": np.zeros((3, 2)), "a[1]": [1, 2, 3]}, "two columns are called 'a[1]': give each a name of its own"),
         (
             {"a": [1j, 2j]},
             "column 'a' holds complex128, which is neither numbers nor text: turn it into one of them, or leave it out",
         ),
         (
             {"a": np.array(["x", 1, None], dtype=object)},
-            "column 'a' holds int and str: a column holds numbers, text or booleans, one of them alone",
+            f"column 'a' holds int and str: {ALONE}",
         ),
         (
             {"a": ["x", 1]},
-            "column 'a' holds int and str: a column holds numbers, text or booleans, one of them alone",
+            f"column 'a' holds int and str: {ALONE}",
+        ),
+        (
+            {"a": [datetime.date(2020, 1, 1), 1.5]},
+            f"column 'a' holds date and float: {ALONE}",
+        ),
+        (
+            {"a": [datetime.timedelta(1), datetime.datetime(2020, 1, 1)]},
+            f"column 'a' holds datetime and timedelta: {ALONE}",
         ),
         (
             {"a": np.array([True, 2], dtype=object)},
-            "column 'a' holds bool and int: a column holds numbers, text or booleans, one of them alone",
+            f"column 'a' holds bool and int: {ALONE}",
         ),
         (
             {"a": [Decimal(1), Decimal(2)]},
-            "column 'a' holds Decimal: a column holds numbers, text or booleans, one of them alone",
+            f"column 'a' holds Decimal: {ALONE}",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_parquet_columns_are_those_that_were_written(tmp_path):
     ("name", "content", "message"),
     [
         ("empty.csv", b"", "empty.csv cannot be read as CSV: empty CSV"),
-        ("bare.csv", b"a,b\n", "bare.csv"),
+        ("bare.csv", b"a,b\n", "there are no rows in "),
         ("twice.csv", b"a,b,a\n1,2,3\n", "twice.csv: 2 columns are called 'a': give each a name of its own"),
         ("long.csv", b"a,b\n1,2\n3,4,5\n", "long.csv cannot be read as CSV: found more fields"),
         ("latin.csv", "a\ngrün\n".encode("latin-1"), "latin.csv cannot be read as CSV: "),
@@ -93,21 +93,143 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     (tmp_path / "folder.csv").mkdir()
-    for name in ("nowhere.csv", "folder.csv", "*.csv"):
+    for name in ("nowhere.csv", "folder.csv"):
         with pytest.raises(InputError) as caught:
             read_table(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name} is not a file"
 
 
-def test_a_column_of_dates_is_named(tmp_path):
-    path = tmp_path / "dated.parquet"
-    polars.DataFrame({"day": ["2020-01-01"]}).with_columns(polars.col("day").str.to_date()).write_parquet(path)
-    with pytest.raises(InputError) as caught:
-        read_table(path)
-    assert str(caught.value) == (
-        f"{path}: column 'day' holds Date, which is neither numbers nor text: read the file yourself and give its other "
-        "columns as a dict"
+def test_dates_times_and_embeddings_of_parquet_are_numbers(tmp_path):
+    frame = polars.DataFrame({"day": ["1970-01-02", None], "e": [[1.0, 2.0], None]})
+    frame = frame.with_columns(
+        polars.col("day").str.to_date(),
+        time=polars.col("day").str.to_datetime(time_zone="UTC").dt.convert_time_zone("Asia/Tokyo"),
+        e=polars.col("e").cast(polars.Array(polars.Float32, 2)),
     )
+    frame.write_parquet(tmp_path / "dated.parquet")
+    columns = {column.name: column for column in read_table(tmp_path / "dated.parquet").columns}
+    assert [columns[name].kind for name in ("day", "time", "e[0]", "e[1]")] == [
+        "datetime",
+        "datetime",
+        "float",
+        "float",
+    ]
+    np.testing.assert_array_equal(columns["day"].values, [86_400, np.nan])
+    np.testing.assert_array_equal(columns["time"].values, [86_400, np.nan])
+    np.testing.assert_array_equal(columns["e[1]"].values, [2, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["1970-01-02", "", "1969-12-31"], [86_400, np.nan, -86_400]),
+        (["1970-01-02 00:00", "", "1970-01-01 00:01"], [86_400, np.nan, 60]),
+        (["1970-01-02T00:00:01.5", "", "1970-01-01T00:00:00.25"], [86_401.5, np.nan, 0.25]),
+        (["1970-01-02T00:00:01Z", "", "1970-01-01T00:00:00Z"], [86_401, np.nan, 0]),
+        (["1970-01-02T01:00:01+01:00", "", "1970-01-01T00:00:00+00:00"], [86_401, np.nan, 0]),
+        (["1970-01-02", "", "1970-02-30"], None),
+        (["1970-01-02", "", "never"], None),
+        (["02/01/1970", "", "03/01/1970"], None),
+    ],
+)
+def test_iso_dates_of_csv_are_times_and_others_are_text(tmp_path, values, seconds):
+    (tmp_path / "log.csv").write_text("x,at\n" + "".join(f"1,{value}\n" for value in values))
+    column = read_table(tmp_path / "log.csv").columns[1]
+    if seconds is None:
+        assert (column.kind, column.values.tolist()) == ("category", [value or None for value in values])
+    else:
+        assert column.kind == "datetime"
+        np.testing.assert_array_equal(column.values, seconds)
+
+
+SHORT = (
+    "line {} has {} of the header's 3 fields: mend it, and write a field that is empty as nothing between two commas"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,c\n1,2,3\n4,5\n6,7,8\n", SHORT.format(3, 2)),
+        ("a,b,c\n1,2,3\n4,5\n6,7,\n", SHORT.format(3, 2)),
+        ('a,b,c\n"x,\ny",2,\n4,5\n', SHORT.format(4, 2)),
+        ("a,b,c\n1,2,3\n\n6,7,8\n", SHORT.format(3, 0)),
+        ("a,b,c\n1,2,3\n4", SHORT.format(3, 1)),
+    ],
+)
+def test_a_line_that_is_too_short_is_named(tmp_path, text, message):
+    (tmp_path / "short.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_table(tmp_path / "short.csv")
+    assert str(caught.value) == f"{tmp_path / 'short.csv'}: {message}"
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,\n2,\n", 'a,b\n"x, y",\n"z",3\n', "a,b\r\n1,\r\n2,3\r\n", "a\n1\n\n2\n"])
+def test_a_last_column_with_empty_fields_is_whole(tmp_path, text):
+    (tmp_path / "whole.csv").write_text(text)
+    assert read_table(tmp_path / "whole.csv").rows in (2, 3)
+
+
+def test_files_that_match_are_one_data_set_in_the_order_of_their_names(tmp_path):
+    polars.DataFrame({"x": [3], "t": ["c"]}).write_parquet(tmp_path / "2026-02.parquet")
+    polars.DataFrame({"t": ["a", None], "x": [1.5, None]}).write_parquet(tmp_path / "2026-01.parquet")
+    polars.DataFrame({"x": [4], "t": [None]}).write_parquet(tmp_path / "2026-03.parquet")
+    (tmp_path / "2025-12.csv").write_text("x,t\n0.5,z\n")
+    table = read_table(tmp_path / "2026-*.parquet")
+    assert table.name == "2026-*"
+    assert [(column.name, column.kind) for column in table.columns] == [("t", "category"), ("x", "float")]
+    assert table.columns[0].values.tolist() == ["a", None, "c", None]
+    np.testing.assert_array_equal(table.columns[1].values, [1.5, np.nan, 3, 4])
+    np.testing.assert_array_equal(read_table(tmp_path / "202*").columns[0].values, [0.5, 1.5, np.nan, 3, 4])
+
+
+def test_what_is_the_name_of_a_file_is_no_pattern(tmp_path):
+    (tmp_path / "night[1].csv").write_text("x\n1\n")
+    (tmp_path / "night1.csv").write_text("x\n2\n")
+    assert read_table(tmp_path / "night[1].csv").columns[0].values.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("x,t\n1,a\n", "{two} has no column 'y', which {one} has"),
+        ("x,y,t,z\n1,1,a,1\n", "{two} has a column 'z', which {one} has not"),
+        ("x,y,t\n1,1,2026-01-01\n", "column 't' holds categories in {one} and dates in {two}"),
+        ("x,y,t\nb,1,a\n", "column 'x' holds whole numbers in {one} and categories in {two}"),
+        ("x,y,t\n1,true,a\n", "column 'y' holds numbers in {one} and booleans in {two}"),
+        ("x,y,t\n", "there are no rows in {two}"),
+        (
+            "x,y,t\n1,2\n",
+            "{two}: line 2 has 2 of the header's 3 fields: mend it, and write a field that is empty as "
+            "nothing between two commas",
+        ),
+    ],
+)
+def test_files_that_differ_are_told_by_name(tmp_path, second, message):
+    one, two = tmp_path / "1.csv", tmp_path / "2.csv"
+    one.write_text("x,y,t\n1,1.5,a\n")
+    two.write_text(second)
+    with pytest.raises(InputError) as caught:
+        read_table(str(tmp_path / "*.csv"))
+    assert str(caught.value) == message.format(one=one, two=two)
+
+
+def test_a_pattern_that_matches_nothing_or_another_kind_of_file_is_named(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read_table(tmp_path / "2026-*.parquet")
+    assert str(caught.value) == f"no file matches {tmp_path / '2026-*.parquet'}"
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError) as caught:
+        read_table(tmp_path / "*")
+    assert str(caught.value) == f"{tmp_path / 'notes.txt'}: unknown kind of file '.txt': Known: '.csv', '.parquet'"
+
+
+def test_a_truncated_file_among_many_is_named(tmp_path):
+    for name in ("1.parquet", "2.parquet"):
+        polars.DataFrame({"a": range(1000)}).write_parquet(tmp_path / name)
+    (tmp_path / "2.parquet").write_bytes((tmp_path / "2.parquet").read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"2\.parquet cannot be read as Parquet: "):
+        read_table(tmp_path / "*.parquet")
 
 
 def test_without_polars_the_extra_is_named(tmp_path, monkeypatch):

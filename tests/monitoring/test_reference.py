@@ -153,8 +153,12 @@ def edited(profile, change):
         (lambda p: "[1, 2]", "is no reference profile: ReferenceProfile.save writes one"),
         (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=2)),
-            "has schema version 2 and this release reads 1: install the release that wrote it, or profile the data anew",
+            lambda p: edited(p, lambda data: data.update(schema_version=3)),
+            "has schema version 3 and this release reads 2: install the release that wrote it, or profile the data anew",
+        ),
+        (
+            lambda p: edited(p, lambda data: data.update(schema_version=1)),
+            "has schema version 1 and this release reads 2: install the release that wrote it, or profile the data anew",
         ),
         (
             lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),
@@ -163,7 +167,7 @@ def edited(profile, change):
         (lambda p: edited(p, lambda data: data.pop("digest")), "was changed after it was written"),
         (lambda p: edited(p, lambda data: data.update(block=5)), "was changed after it was written"),
     ],
-    ids=["truncated", "other JSON", "NaN", "newer", "edited", "no digest", "edited block"],
+    ids=["truncated", "other JSON", "NaN", "newer", "older", "edited", "no digest", "edited block"],
 )
 def test_a_file_that_is_no_sound_profile_is_named(tmp_path, people, text, message):
     path = tmp_path / "profile.json"
@@ -236,3 +240,38 @@ def test_like_refuses_other_columns(people):
     assert str(caught.value) == (
         "reference does not fit the profile 'training': column 'age' is missing; is the new column 'Age' its new name?"
     )
+
+
+def test_a_part_of_one_row_or_without_values_is_counted_like_another():
+    like = reference_profile({"x": [1.0, 2.0, 3.0], "city": ["Bern", "Graz", "Graz"], "on": [True, False, True]})
+    part = reference_profile({"x": [None], "city": [None], "on": [None]}, like=like)
+    assert [(column.kind, column.rows, column.nulls) for column in part.columns] == [
+        ("float", 1, 1),
+        ("category", 1, 1),
+        ("boolean", 1, 1),
+    ]
+    assert (part.column("x").minimum, part.column("x").mean, part.column("x").constant) == (0, 0, False)
+    assert part.column("city").categories == ("Bern", "Graz")
+    assert not any(sum(column.counts) for column in part.columns)
+    for merged in (part.merge(like), like.merge(part)):
+        for one, other in zip(merged.columns, like.columns, strict=True):
+            assert (one.counts, one.rows, one.nulls) == (other.counts, 4, 1)
+        assert (merged.column("x").minimum, merged.column("x").mean) == (1, 2)
+    assert ReferenceProfile.from_json(part.to_json()) == part
+
+
+def test_a_part_that_is_infinite_throughout_is_counted_like_another():
+    like = reference_profile({"x": [1.0, 2.0, 3.0]})
+    profile = reference_profile({"x": [math.inf, -math.inf, math.inf]}, like=like)
+    part = profile.column("x")
+    assert (part.counts[0], part.counts[-1], part.finite, part.below, part.above) == (1, 2, 0, 0, 0)
+    assert like.columns[0].merged(part).maximum == 3
+    chained = reference_profile({"x": [-5.0, 5.0]}, like=profile).column("x")
+    assert (chained.below, chained.above) == (0, 0)  # there is no range to be outside of
+
+
+def test_dates_are_kept_as_dates():
+    days = np.arange("2026-01-01", "2026-04-11", dtype="datetime64[D]")
+    column = reference_profile({"day": days}).column("day")
+    assert (column.kind, column.maximum - column.minimum) == ("datetime", 99 * 86_400)
+    assert column.median == pytest.approx((column.minimum + column.maximum) / 2, abs=86_400)

@@ -1,0 +1,85 @@
+"""How many rows would decide: for columns, pairs and whole rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.evidence import Budget, Verdict
+from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring.comparing import Blocks, compare_numbers
+from pytest_modelserve.monitoring.families import Families
+from pytest_modelserve.monitoring.judging import judge_families
+from pytest_modelserve.monitoring.planning import plan_rows
+from pytest_modelserve.stats.kolmogorov import rows_for_distance
+
+
+class Seen:
+    def __init__(self, name, value, p_value):
+        self.name, self.value, self.p_value, self.high = name, value, p_value, value + 0.04
+
+
+@pytest.mark.parametrize(
+    ("p_values", "verdict"),
+    [
+        ((0.03, 0.9), Verdict.FAIL),
+        ((0.04, 0.9), Verdict.INCONCLUSIVE),
+        ((0.9, 0.012), Verdict.FAIL),
+        ((0.9, 0.013), Verdict.INCONCLUSIVE),
+    ],
+)
+def test_each_family_spends_its_share_of_alpha_and_no_more(p_values, verdict):
+    families = [(0.75, [Seen("a", 0.2, p_values[0])]), (0.25, [Seen("b", 0.2, p_values[1])])]
+    judgement = judge_families(families, budget=0.1, alpha=0.05)
+    assert Budget("at most", 0.1).judge(judgement.headline.value, judgement.interval) is verdict
+
+
+def test_columns_alone_take_all_of_alpha_and_the_rows_of_one_bound():
+    columns = tuple(compare_numbers(f"x{i}", [5000, 5000], [250, 250], blocks=Blocks()) for i in range(20))
+    families = Families(columns)
+    assert [share for share, _ in families.shares()] == [1.0]
+    plan = plan_rows(families, max_distance=0.10, rows=500, profile_rows=10_000)
+    assert plan.rows == rows_for_distance(0.10, reference=10_000, tests=20)
+    assert (plan.sketch_rows, plan.floor) == (0, 0.0)
+
+
+def test_three_families_share_alpha_by_halves_and_quarters():
+    rng = np.random.default_rng(0)
+    profile = reference_profile(rng.normal(size=(500, 3)), sketch_rows=100)
+    evidence = measure_no_drift(rng.normal(size=(300, 3)), profile, max_distance=0.5, block=1)
+    assert "Holm over 3 columns" in evidence.method.name
+    assert "Holm over 3 pairs" in evidence.method.name
+    assert "kernel discriminant of whole rows by permutation" in evidence.method.name
+
+
+def test_a_sketch_that_is_too_small_for_the_budget_asks_for_a_larger_one():
+    rng = np.random.default_rng(1)
+    profile = reference_profile(rng.normal(size=(20_000, 2)), sketch_rows=200)
+    night = rng.normal(size=(20_000, 2))
+    evidence = measure_no_drift(night, profile, max_distance=0.10, block=1)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    wanted = evidence.details["sketch_rows"]
+    assert evidence.advice == f"keep more raw rows in the profile (sketch_rows={wanted}), or raise max_distance"
+    enough = reference_profile(rng.normal(size=(20_000, 2)), sketch_rows=wanted)
+    assert measure_no_drift(night, enough, max_distance=0.10, block=1).verdict is Verdict.PASS
+
+
+def test_a_budget_below_what_bounded_rows_can_pass_says_which_they_can():
+    rng = np.random.default_rng(2)
+    profile = reference_profile(rng.normal(size=(60_000, 2)))
+    evidence = measure_no_drift(rng.normal(size=(60_000, 2)), profile, max_distance=0.004, block=1)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.advice.startswith("raise max_distance to 0.01")
+    assert "correlations are read in at most 50,000 rows" in evidence.advice
+
+
+def test_unchanged_data_of_the_rows_asked_for_pass_nineteen_times_in_twenty():
+    rng, passed = np.random.default_rng(3), 0
+    few = measure_no_drift(rng.normal(size=(100, 4)), reference_profile(rng.normal(size=(5000, 4))), max_distance=0.15)
+    rows = few.details["rows"]
+    for _ in range(60):
+        profile = reference_profile(rng.normal(size=(5000, 4)))
+        passed += (
+            measure_no_drift(rng.normal(size=(rows, 4)), profile, max_distance=0.15, block=1).verdict is Verdict.PASS
+        )
+    assert passed >= 54
