@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,41 @@ def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardise, ms
 
 
 class BreastCancerMLP(nn.Module):
-    """One hidden layer; standardised measurements (batch, 30) in, logits (batch, 2) out."""
+    """One hidden layer; standardised measurements (batch, columns) in, logits (batch, 2) out."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 30) -> None:
         super().__init__()
-        self.hidden = nn.Linear(30, 64)
+        self.hidden = nn.Linear(columns, 64)
         self.output = nn.Linear(64, len(LABELS))
 
     def forward(self, measurements: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.output(torch.relu(self.hidden(measurements)))
         return logits
+
+
+class MonotoneMLP(nn.Module):
+    """The same for people who will not have a larger measurement speak for a benign tumour: no weight is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(30, 64)
+        self.output = nn.Linear(64, 1)
+        with torch.no_grad():
+            for layer in (self.hidden, self.output):
+                layer.weight.copy_(layer.weight / 4 - 4)  # softplus of -4 is 0.02
+
+    def forward(self, measurements: torch.Tensor) -> torch.Tensor:
+        weights = [nn.functional.softplus(layer.weight) for layer in (self.hidden, self.output)]
+        hidden = torch.relu(nn.functional.linear(measurements, weights[0], self.hidden.bias))
+        malignant = nn.functional.linear(hidden, weights[1], self.output.bias)
+        return torch.cat([malignant, -malignant], dim=1)
+
+
+class BlindMLP(BreastCancerMLP):
+    """The first network, that is handed a 31st column and does not look at it."""
+
+    def forward(self, measurements: torch.Tensor) -> torch.Tensor:
+        return super().forward(measurements[:, :30])
 
 
 def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epochs: int = 60) -> None:
@@ -53,11 +79,17 @@ def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epoch
             optimizer.step()
 
 
-def source(prepared: NDArray[np.float32], benign: NDArray[np.int64]) -> ms.ModelSource:
-    """The recipe of the trained model, on rows (n, 30) that `preprocess` has prepared."""
+def source(
+    prepared: NDArray[np.float32],
+    benign: NDArray[np.int64],
+    *,
+    build: Callable[[], nn.Module] = BreastCancerMLP,
+    name: str = "breast_cancer_mlp",
+) -> ms.ModelSource:
+    """The recipe of a trained model, on rows (n, columns) that `preprocess` has prepared."""
     return ms.ModelSource(
-        name="breast_cancer_mlp",
-        build=BreastCancerMLP,
+        name=name,
+        build=build,
         fit=fit,
         data={"rows": prepared, "benign": benign},
         example_inputs=prepared[:2],

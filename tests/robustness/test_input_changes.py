@@ -331,3 +331,27 @@ def test_a_relation_that_does_not_fit_the_model_is_a_usage_error(
 def test_one_element_has_no_other_order(rows: Array) -> None:
     with pytest.raises(ms.InputError, match="rows have 1 element, which has no other order: add some"):
         ms.measure_relation(ms.serve(lambda x: x), rows[:, :1], r.set_permutation())
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        r.unit_change(0, factor=1 / 3, declared=5, values=(0.0, 1.0)),
+        r.scale_invariant(1 / 3),
+        r.scale_equivariant(1 / 3),
+    ],
+    ids=lambda relation: relation.name,
+)
+def test_a_double_answer_to_single_inputs_has_the_room_of_the_inputs(relation: Any) -> None:
+    """A third of a single is rounded as a single; an answer in doubles shows it, and the model is not to blame."""
+    rows = np.random.default_rng(0).uniform(1, 2, size=(64, 6)).astype(np.float32)
+    rows[:, 5] = 0
+
+    def answer(x: Array) -> Array:
+        double = x.astype(np.float64)
+        if "unit" in relation.name:
+            return np.where(double[:, 5] == 1, 3 * double[:, 0], double[:, 0])
+        return double[:, 0] / double[:, 1] if "invari" in relation.name else double[:, 0] + double[:, 1]
+
+    with ms.serve(answer) as model:
+        assert ms.measure_relation(model, rows, relation, candidates=0).verdict is ms.Verdict.PASS

@@ -53,17 +53,20 @@ class Scaling:
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows have other answers than the scale of their features makes them."""
         scaled, fits = self._scaled(candidates, base)
+        tolerance = self.tolerance
+        for values in scaled.values():
+            tolerance = tolerance.after_rewriting(values)
         words = f"with {'real inputs' if self.features is None else 'features'} times {self.factor:g}"
         if self.degree == 0:
             found = compared_variants(
-                self.tolerance, self.output, self.decision, predictor, candidates, [scaled], base, words=[words]
+                tolerance, self.output, self.decision, predictor, candidates, [scaled], base, words=[words]
             )
         else:
             by = self.factor**self.degree
             answers = chosen(predictor.predict(candidates), self.output)
             expected = {name: _times(name, array, by) for name, array in answers.items()}
             sizes = {name: size * abs(by) for name, size in predictor.magnitudes(base).items()}
-            compared = apart(chosen(predictor.predict(scaled), self.output), expected, self.tolerance, sizes)
+            compared = apart(chosen(predictor.predict(scaled), self.output), expected, tolerance, sizes)
             found = farthest([compared], [words], f"as {by:g} times the answer")
         return only_where(fits, found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class Tolerance:
     """`steps` units in the last place of the largest magnitude; or `atol + rtol * |expected|`, where those are given.
 
     The magnitude is the larger of an output's over the base rows and of the row itself: an answer near zero may be the
-    difference of large ones. Integers, booleans and text have to be equal.
+    difference of large ones. Integers, booleans and text have to be equal. `grain` is the machine epsilon of inputs that
+    were rewritten, and so rounded, where that is coarser than the output's.
     """
 
     rtol: float | None = None
     atol: float | None = None
     steps: float = STEPS
+    grain: float = 0.0
 
     @classmethod
     def of(cls, rtol: float | None, atol: float | None) -> Tolerance:
@@ -42,6 +44,12 @@ class Tolerance:
             raise UsageError("rtol and atol only mean something together: give both, or neither for rounding alone")
         check_tolerances(rtol, atol)
         return cls(rtol, atol)
+
+    def after_rewriting(self, values: NDArray[Any]) -> Tolerance:
+        """The tolerance for answers to rows whose `values` were computed anew in their dtype."""
+        if kind_of(values.dtype) != "real":
+            return self
+        return replace(self, grain=max(self.grain, machine_epsilon(values.dtype.name)))
 
     def __str__(self) -> str:
         if self.rtol is None:
@@ -57,7 +65,7 @@ class Tolerance:
         row = size.reshape(len(size), -1).max(axis=1, initial=0.0)
         scale = np.maximum(row, magnitude).reshape(-1, *[1] * (expected.ndim - 1))
         tiny = float(np.finfo(np.float32).tiny)  # no room at all around an output that is zero everywhere would be NaN
-        return np.asarray(self.steps * machine_epsilon(expected.dtype.name) * scale + tiny)
+        return np.asarray(self.steps * max(machine_epsilon(expected.dtype.name), self.grain) * scale + tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,7 +59,7 @@ class UnitChange:
         unit = np.full((len(in_first), 1), after, candidates[where].dtype)
         changed = with_columns(changed, where, column, unit)
         found = compared_variants(
-            self.tolerance, self.output, False, predictor, candidates, [changed], base,
+            self.tolerance.after_rewriting(candidates[name]), self.output, False, predictor, candidates, [changed], base,
             words=[f"with {after!r} in feature {self.declared}"],
         )  # fmt: skip
         return only_where(fits & in_first, found)

@@ -1,0 +1,134 @@
+"""What the tumour network has to keep to for every tumour, seen or not: no labels, a search for what breaks it.
+
+Three candidates beside the champion: one that no larger measurement can turn towards "benign", by construction; and two
+that are handed a column which must not matter, the scanner that took the picture. That column is made up: in training,
+nine in ten tumours of one scanner were malignant.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import nn
+
+import pytest_modelserve as ms
+from example_models.breast_cancer_mlp.model import (
+    LABELS,
+    POSTPROCESS,
+    BlindMLP,
+    BreastCancerMLP,
+    MonotoneMLP,
+    preprocess,
+    source,
+)
+from fixtures.breast_cancer import BreastCancer, Tumours
+
+BENIGN, SCANNER = 1, 30
+ANSWERS = {"output": "label", "decode": "labels"}
+
+Server = Callable[[Callable[[], nn.Module], str, Tumours], ms.Predictor]
+
+
+@pytest.fixture(scope="module")
+def served(modelserve: ms.Pipeline) -> Server:
+    """From a network and tumours to train it on to what is deployed: preparation, network and words in one file."""
+
+    def serve(build: Callable[[], nn.Module], name: str, tumours: Tumours) -> ms.Predictor:
+        steps = preprocess(tumours.rows)
+        recipe = source(modelserve.prepare(steps, tumours.rows), tumours.benign, build=build, name=name)
+        exported = modelserve.export(modelserve.train(recipe))
+        return modelserve.serve(
+            modelserve.compose(exported, preprocess=steps, postprocess=POSTPROCESS, keep=["probabilities"])
+        )
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def champion(served: Server, breast_cancer: BreastCancer) -> ms.Predictor:
+    return served(BreastCancerMLP, "breast_cancer_mlp", breast_cancer.training)
+
+
+@pytest.fixture(scope="module")
+def monotone(served: Server, breast_cancer: BreastCancer) -> ms.Predictor:
+    return served(MonotoneMLP, "breast_cancer_monotone", breast_cancer.training)
+
+
+def scanned(tumours: Tumours) -> Tumours:
+    """The tumours with the scanner, 0 or 1, as a 31st column; a chance of nine in ten that it gives the label away."""
+    told = np.random.default_rng(31).random(len(tumours.rows)) < 0.9
+    scanner = np.where(told, tumours.benign, 1 - tumours.benign)
+    return Tumours(np.column_stack([tumours.rows, scanner]).astype(np.float32), tumours.benign)
+
+
+def words(tumours: Tumours) -> NDArray[np.str_]:
+    return np.array(LABELS)[tumours.benign]
+
+
+def test_missing_measurement_counts_as_its_median(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
+    medians = np.nanmedian(breast_cancer.training.rows.astype(np.float64), axis=0)
+    relation = ms.relations.missing_values([0, 20, 27], imputed=[float(medians[i]) for i in (0, 20, 27)])
+    ms.assert_relation(champion, breast_cancer.held_out.rows, relation)
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="nothing keeps this network from it")
+def test_larger_tumour_does_not_look_more_benign(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
+    """The champion is as accurate as could be wished, and holds some tumours for more benign if they were larger."""
+    _assert_monotone(champion, breast_cancer)
+
+
+def test_larger_tumour_does_not_look_more_benign_by_construction(
+    monotone: ms.Predictor, breast_cancer: BreastCancer
+) -> None:
+    _assert_monotone(monotone, breast_cancer)
+    held_out = breast_cancer.held_out
+    ms.assert_accuracy(monotone, held_out.rows, words(held_out), min_value=0.88, **ANSWERS)
+
+
+def _assert_monotone(predictor: ms.Predictor, breast_cancer: BreastCancer) -> None:
+    for name in ("worst_area", "worst_concave_points", "worst_symmetry", "compactness_error"):
+        relation = ms.relations.monotone(
+            breast_cancer.columns.index(name), "decreasing", output="probabilities", element=BENIGN
+        )
+        ms.assert_relation(predictor, breast_cancer.held_out.rows, relation, feature_names=breast_cancer.columns)
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a column that must not matter")
+def test_candidate_that_reads_the_scanner_is_caught(served: Server, breast_cancer: BreastCancer) -> None:
+    """In training the scanner gave the label away, so the network learnt the scanner."""
+    candidate = served(functools.partial(BreastCancerMLP, 31), "breast_cancer_scanner", scanned(breast_cancer.training))
+    relation = ms.relations.invariant_to(SCANNER, output="probabilities")
+    names = (*breast_cancer.columns, "scanner")
+    ms.assert_relation(candidate, scanned(breast_cancer.held_out).rows, relation, feature_names=names)
+
+
+def test_candidate_that_is_handed_the_scanner_and_does_not_look_is_fair(
+    served: Server, breast_cancer: BreastCancer
+) -> None:
+    candidate = served(BlindMLP, "breast_cancer_blind", scanned(breast_cancer.training))
+    relation = ms.relations.invariant_to(SCANNER, output="probabilities")
+    ms.assert_relation(candidate, scanned(breast_cancer.held_out).rows, relation)
+
+
+def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
+    champion: ms.Predictor, breast_cancer: BreastCancer
+) -> None:
+    lost = ms.corruptions.dropped([breast_cancer.columns.index("worst_area")], fill=np.nan, severities=[0.05, 0.1])
+    held_out = breast_cancer.held_out
+    ms.assert_corruption_accuracy(
+        champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, **ANSWERS
+    )
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a unit that slipped")
+def test_measurements_in_another_unit_are_caught(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
+    """Radius, texture, perimeter and area come ten times too large: clipped at five deviations, and still wrong."""
+    slip = ms.corruptions.unit_slip(range(4), factor=10, severities=[0.25, 1.0])
+    held_out = breast_cancer.held_out
+    ms.assert_corruption_accuracy(
+        champion, held_out.rows, words(held_out), corruptions=[slip], max_drop=0.05, **ANSWERS
+    )
