@@ -35,8 +35,12 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/output_parity.py
 	$(BIN)/python benchmarks/latency_gates.py --trials 300
+	$(BIN)/python -m benchmarks.latency_peers
 	$(BIN)/python benchmarks/dependent_quantiles.py
 	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python -m benchmarks.onnx_inputs
+	$(BIN)/python -m benchmarks.planted_faults
+	$(BIN)/python -m benchmarks.relation_runs
 	$(BIN)/python -m benchmarks.localisation
 	$(BIN)/python -m benchmarks.localisation_time
 	$(BIN)/python benchmarks/onnx_cases.py
@@ -47,6 +51,10 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/regression_error_rates.py
 	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/drift_error_rates.py
+	$(BIN)/python benchmarks/drift_families.py --worlds 200
+	$(BIN)/python benchmarks/quality_error_rates.py
+	$(BIN)/python -m benchmarks.drift_peers
+	$(BIN)/python -m benchmarks.drift_scale
 
 # An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
 $(READY): pyproject.toml constraints.txt
