@@ -30,8 +30,8 @@ from pytest_modelserve.monitoring import measure_no_drift, reference_profile
 from pytest_modelserve.monitoring.associations import Associations, Feature
 from pytest_modelserve.monitoring.columns import as_column
 from pytest_modelserve.monitoring.comparing import Blocks, compare_numbers
-from pytest_modelserve.monitoring.correlating import compare_associations
-from pytest_modelserve.monitoring.families import Families
+from pytest_modelserve.monitoring.drift.correlating import compare_associations
+from pytest_modelserve.monitoring.drift.families import Families
 from pytest_modelserve.monitoring.judging import judge_families
 from pytest_modelserve.monitoring.profiled import NumericColumn
 from pytest_modelserve.monitoring.profiling import profile_column

@@ -8,9 +8,9 @@ import pytest
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.classifying import compare_rows
 from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.design import design_of
+from pytest_modelserve.monitoring.drift.classifying import compare_rows
+from pytest_modelserve.monitoring.drift.design import design_of
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_modelserve.monitoring import rules
 from pytest_modelserve.monitoring.binning import Integers
-from pytest_modelserve.monitoring.category_rates import CountedCategories, lost_category_rate, new_category_rate
 from pytest_modelserve.monitoring.derived import is_length
 from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
 from pytest_modelserve.monitoring.facts import NumericFacts
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, NumericColumn, ProfiledColumn
-from pytest_modelserve.monitoring.rates import Rate, infinite_rate, null_rate, range_rate
+from pytest_modelserve.monitoring.quality import rules
+from pytest_modelserve.monitoring.quality.category_rates import CountedCategories, lost_category_rate, new_category_rate
+from pytest_modelserve.monitoring.quality.rates import Rate, infinite_rate, null_rate, range_rate
+from pytest_modelserve.monitoring.quality.repeated import looked_at, repeated_value_rate
+from pytest_modelserve.monitoring.quality.row_rates import disorder_rate, duplicate_rate, keeps_order
+from pytest_modelserve.monitoring.quality.terms import Terms
 from pytest_modelserve.monitoring.reference import ReferenceProfile
-from pytest_modelserve.monitoring.repeated import looked_at, repeated_value_rate
-from pytest_modelserve.monitoring.row_rates import disorder_rate, duplicate_rate, keeps_order
-from pytest_modelserve.monitoring.terms import Terms
 from pytest_modelserve.monitoring.times import backward_rows
 from pytest_modelserve.monitoring.windows import CountedColumn, RowsColumn, Window, WindowColumn
 

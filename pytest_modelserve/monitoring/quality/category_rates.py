@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.profiled import CategoricalColumn
-from pytest_modelserve.monitoring.rates import Rate, share_bound
+from pytest_modelserve.monitoring.quality.rates import Rate, share_bound
 from pytest_modelserve.monitoring.windows import Beside, WindowColumn
 from pytest_modelserve.stats.unseen import unseen_p_value
 

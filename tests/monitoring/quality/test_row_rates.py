@@ -9,7 +9,7 @@ from scipy.stats import fisher_exact
 from pytest_modelserve.monitoring.columns import read_table
 from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
-from pytest_modelserve.monitoring.row_rates import disorder_rate, duplicate_rate, keeps_order
+from pytest_modelserve.monitoring.quality.row_rates import disorder_rate, duplicate_rate, keeps_order
 from pytest_modelserve.monitoring.times import backward_rows
 
 

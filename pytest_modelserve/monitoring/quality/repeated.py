@@ -13,8 +13,8 @@ from pytest_modelserve.monitoring.comparing import Blocks, in_blocks
 from pytest_modelserve.monitoring.judging import CONFIDENCE
 from pytest_modelserve.monitoring.kinds import Column
 from pytest_modelserve.monitoring.profiled import NumericColumn
-from pytest_modelserve.monitoring.rates import Rate
-from pytest_modelserve.monitoring.terms import Terms
+from pytest_modelserve.monitoring.quality.rates import Rate
+from pytest_modelserve.monitoring.quality.terms import Terms
 from pytest_modelserve.stats.two_proportions import excess_bound, fisher_p_value
 
 _LOOKED_AT = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.moved import points
-from pytest_modelserve.monitoring.rates import Rate, against
+from pytest_modelserve.monitoring.quality.rates import Rate, against
 
 _ORDERLESS = 0.25
 """Times in no order are earlier than the one before in half of all rows. A profile halfway there keeps none that a

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_modelserve.monitoring.category_rates import CountedCategories
 from pytest_modelserve.monitoring.facts import NumericFacts
 from pytest_modelserve.monitoring.profiled import NumericColumn, ProfiledColumn
-from pytest_modelserve.monitoring.tails import IMPOSSIBLE, WIDTHS, reach
+from pytest_modelserve.monitoring.quality.category_rates import CountedCategories
+from pytest_modelserve.monitoring.quality.tails import IMPOSSIBLE, WIDTHS, reach
 from pytest_modelserve.monitoring.times import age, written
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from scipy.special import ndtri
 
 from pytest_modelserve.monitoring.associations import MAX_ROWS
-from pytest_modelserve.monitoring.classifying import rows_to_compare
-from pytest_modelserve.monitoring.families import AnyComparison, Families
+from pytest_modelserve.monitoring.drift.classifying import rows_to_compare
+from pytest_modelserve.monitoring.drift.families import AnyComparison, Families
 from pytest_modelserve.monitoring.sketch import MAX_SKETCH
 from pytest_modelserve.stats.kolmogorov import BOUND, passable_units
 

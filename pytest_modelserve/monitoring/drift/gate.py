@@ -6,13 +6,13 @@ import time
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, check_error_rates
-from pytest_modelserve.monitoring import drift_told
 from pytest_modelserve.monitoring.columns import Data
 from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.dependence import dependence_told
-from pytest_modelserve.monitoring.families import Families, compare_families
+from pytest_modelserve.monitoring.drift import told
+from pytest_modelserve.monitoring.drift.families import Families, compare_families
+from pytest_modelserve.monitoring.drift.planning import plan_rows
 from pytest_modelserve.monitoring.judging import CONFIDENCE, judge_families
-from pytest_modelserve.monitoring.planning import plan_rows
 from pytest_modelserve.monitoring.reference import ReferenceProfile
 from pytest_modelserve.monitoring.windows import read_window
 
@@ -82,16 +82,14 @@ def measure_no_drift(
         n=window.rows,
         n_unit="rows",
         method=_method(families, blocks),
-        summary=drift_told.summary(verdict, judgement, families, dependence=dependence),
+        summary=told.summary(verdict, judgement, families, dependence=dependence),
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=drift_told.findings(
+        findings=told.findings(
             verdict, judgement, families, pairs, max_distance=max_distance, plan=plan, dependence=dependence
         ),
-        advice=drift_told.advice(
-            verdict, plan=plan, rows=window.rows, max_distance=max_distance, dependence=dependence
-        ),
-        details=drift_told.details(judgement, families, plan),
+        advice=told.advice(verdict, plan=plan, rows=window.rows, max_distance=max_distance, dependence=dependence),
+        details=told.details(judgement, families, plan),
         duration_s=time.perf_counter() - started,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.judging import CONFIDENCE, Judgement
-from pytest_modelserve.monitoring.rates import Rate
+from pytest_modelserve.monitoring.quality.rates import Rate
 from pytest_modelserve.stats.share_planning import rows_for_excess
 
 _TOLD = 10

@@ -11,8 +11,8 @@ from scipy.stats import fisher_exact
 from pytest_modelserve.monitoring import reference_profile
 from pytest_modelserve.monitoring.columns import read_table
 from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.repeated import looked_at, repeated_value_rate
-from pytest_modelserve.monitoring.terms import Terms
+from pytest_modelserve.monitoring.quality.repeated import looked_at, repeated_value_rate
+from pytest_modelserve.monitoring.quality.terms import Terms
 
 INDEPENDENT = Blocks()
 

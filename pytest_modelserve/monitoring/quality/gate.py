@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject
-from pytest_modelserve.monitoring import quality_told
 from pytest_modelserve.monitoring.columns import Data
 from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.inspecting import Inspection, inspect_columns, inspect_rows
 from pytest_modelserve.monitoring.judging import CONFIDENCE, judge
+from pytest_modelserve.monitoring.quality import told
+from pytest_modelserve.monitoring.quality.inspecting import Inspection, inspect_columns, inspect_rows
+from pytest_modelserve.monitoring.quality.terms import quality_terms
 from pytest_modelserve.monitoring.reference import ReferenceProfile
-from pytest_modelserve.monitoring.terms import quality_terms
 from pytest_modelserve.monitoring.windows import read_window
 
 
@@ -87,11 +87,11 @@ def measure_data_quality(
             + ("" if terms.blocks == Blocks() else f", or blocks of {profile.block} of them")
             + "; the low end is the excess as seen if it differs from none significantly, else at most 0, and no bound",
         ),
-        summary=quality_told.SUMMARIES[verdict],
+        summary=told.SUMMARIES[verdict],
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=quality_told.findings(broken, judgement, rates, max_share=max_share),
-        advice=quality_told.advice(verdict, rates, max_share=max_share, rows=window.rows, block=terms.blocks.current),
-        details=quality_told.details(broken, rates),
+        findings=told.findings(broken, judgement, rates, max_share=max_share),
+        advice=told.advice(verdict, rates, max_share=max_share, rows=window.rows, block=terms.blocks.current),
+        details=told.details(broken, rates),
         duration_s=time.perf_counter() - started,
     )

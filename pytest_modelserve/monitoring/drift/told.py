@@ -9,13 +9,13 @@ from typing import Any
 
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.associations import MAX_ROWS
-from pytest_modelserve.monitoring.classifying import ClassifierChange
 from pytest_modelserve.monitoring.comparing import Comparison
-from pytest_modelserve.monitoring.correlating import PairChange
-from pytest_modelserve.monitoring.families import AnyComparison, Families
+from pytest_modelserve.monitoring.drift.classifying import ClassifierChange
+from pytest_modelserve.monitoring.drift.correlating import PairChange
+from pytest_modelserve.monitoring.drift.families import AnyComparison, Families
+from pytest_modelserve.monitoring.drift.planning import Plan
 from pytest_modelserve.monitoring.judging import Judgement
 from pytest_modelserve.monitoring.moved import told_bins, told_change
-from pytest_modelserve.monitoring.planning import Plan
 from pytest_modelserve.monitoring.windows import Pairs
 
 _TOLD = 10

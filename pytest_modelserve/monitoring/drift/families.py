@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring.classifying import ClassifierChange, compare_rows, rows_to_compare
 from pytest_modelserve.monitoring.comparing import Blocks, Comparison, compare_categories, compare_numbers
-from pytest_modelserve.monitoring.correlating import PairChange, compare_associations, rows_to_read
+from pytest_modelserve.monitoring.drift.classifying import ClassifierChange, compare_rows, rows_to_compare
+from pytest_modelserve.monitoring.drift.correlating import PairChange, compare_associations, rows_to_read
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.reference import ReferenceProfile
 from pytest_modelserve.monitoring.scoring import associate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.design import design_of
+from pytest_modelserve.monitoring.drift.design import design_of
 from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
 from pytest_modelserve.stats.held_out_scores import FOLDS, held_out_scores

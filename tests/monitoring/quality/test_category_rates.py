@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import beta
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.category_rates import CountedCategories, lost_category_rate, new_category_rate
 from pytest_modelserve.monitoring.comparing import Blocks
+from pytest_modelserve.monitoring.quality.category_rates import CountedCategories, lost_category_rate, new_category_rate
 from pytest_modelserve.monitoring.windows import read_window
 
 INDEPENDENT = Blocks()
