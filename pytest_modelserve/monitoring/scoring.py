@@ -25,9 +25,15 @@ _CATEGORIES = 4
 def choose_features(columns: Sequence[ProfiledColumn]) -> tuple[Feature, ...]:
     """What is scored of rows with these columns, 64 features at most: numbers first, then the frequent categories.
 
+    Times are left out: they always move on.
     None where fewer than two columns have any.
     """
-    numbers = [feature for column in columns if isinstance(column, NumericColumn) for feature in _of_numbers(column)]
+    numbers = [
+        feature
+        for column in columns
+        if isinstance(column, NumericColumn) and column.kind != "datetime"
+        for feature in _of_numbers(column)
+    ]
     categories = [
         feature for column in columns if isinstance(column, CategoricalColumn) for feature in _of_categories(column)
     ]

@@ -57,7 +57,7 @@ class ClassifierChange:
 def compare_rows(
     reference: Sketch, current: Sketch, columns: Sequence[ProfiledColumn], *, blocks: Blocks, level: float
 ) -> ClassifierChange:
-    """The classifier two-sample comparison of two sketches with these `columns`.
+    """The classifier two-sample comparison of two sketches with these `columns`, times left out.
 
     The p-value is that of a kernel discriminant by permutation of rows, precise enough for `level`; the distance that
     of held-out scores of a like classifier. Of each block of dependent rows at most one row is read. With fewer than 20
@@ -71,8 +71,10 @@ def compare_rows(
     now = now[kept]
     if min(len(then), len(now)) < FEWEST_ROWS:
         return ClassifierChange(0.0, 1.0, 0.0, 0.0, ())
-    categorical = np.array([isinstance(column, CategoricalColumn) for column in columns])
-    rows, is_current = design_of(np.concatenate((then, now)), categorical), np.arange(len(then) + len(now)) >= len(then)
+    compared = [index for index, column in enumerate(columns) if column.kind != "datetime"]
+    categorical = np.array([isinstance(columns[index], CategoricalColumn) for index in compared])
+    rows = design_of(np.concatenate((then, now))[:, compared], categorical)
+    is_current = np.arange(len(then) + len(now)) >= len(then)
     rng = np.random.default_rng(_SEED)
     features = feature_blocks(rows, rng=rng)
     fewest, most = _PERMUTATIONS

@@ -13,7 +13,7 @@ from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledCol
 from pytest_modelserve.monitoring.reference import ReferenceProfile
 from pytest_modelserve.monitoring.scoring import associate
 from pytest_modelserve.monitoring.sketch import sketch_of, spread
-from pytest_modelserve.monitoring.windows import RowsColumn, Window, WindowColumn
+from pytest_modelserve.monitoring.windows import Pairs, RowsColumn, Window, WindowColumn
 
 SHARE = 0.25
 """Of alpha, for each of the families that look at columns together; the columns themselves take the rest."""
@@ -43,15 +43,24 @@ def compare_families(
     window: Window, profile: ReferenceProfile, blocks: Blocks, *, max_distance: float, alpha: float
 ) -> Families:
     """Every comparison that the profile has something for; InputError for a column of which nothing is known."""
-    columns = tuple(_compare(column, reference, blocks) for column, reference in window.pairs)
+    columns = tuple(_compare(column, reference, blocks) for column, reference in without_times(window.pairs))
+    if not columns:
+        raise InputError(f"{window.name} has no column but times, which always move on: there is nothing to compare")
     pairs, no_pairs = _compare_pairs(window, profile, blocks, max_distance)
     rows, no_rows = _compare_rows(window, profile, blocks, alpha * SHARE)
     newest: tuple[int, ...] = ()
     if rows is not None and window.table is not None and profile.sketch is not None:
         read = spread(window.rows, rows_to_compare(profile.sketch.kept))
         newest = tuple(read[list(rows.newest)].tolist())
-    left_out = tuple(sentence for sentence in (no_pairs, no_rows) if sentence)
+    times = [reference.name for _, reference in window.pairs if reference.kind == "datetime"]
+    no_times = f"times were not compared, as they always move on: {', '.join(map(repr, times))}" if times else ""
+    left_out = tuple(sentence for sentence in (no_times, no_pairs, no_rows) if sentence)
     return Families(columns, pairs, rows, left_out, newest)
+
+
+def without_times(pairs: Pairs) -> Pairs:
+    """The pairs of columns but those of times: a later window is of later times, which is no drift."""
+    return tuple(pair for pair in pairs if pair[1].kind != "datetime")
 
 
 def _compare(column: WindowColumn, reference: ProfiledColumn, blocks: Blocks) -> Comparison:

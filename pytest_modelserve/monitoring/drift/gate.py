@@ -10,7 +10,7 @@ from pytest_modelserve.monitoring.columns import Data
 from pytest_modelserve.monitoring.comparing import Blocks
 from pytest_modelserve.monitoring.dependence import dependence_told
 from pytest_modelserve.monitoring.drift import told
-from pytest_modelserve.monitoring.drift.families import Families, compare_families
+from pytest_modelserve.monitoring.drift.families import Families, compare_families, without_times
 from pytest_modelserve.monitoring.drift.planning import plan_rows
 from pytest_modelserve.monitoring.judging import CONFIDENCE, judge_families
 from pytest_modelserve.monitoring.reference import ReferenceProfile
@@ -30,7 +30,8 @@ def measure_no_drift(
 
     The distance of a column of numbers is the largest difference of the two distribution functions at the profile's
     edges, of a column of categories the largest difference of the two shares of one category. Null is left out: its
-    share is for `measure_data_quality`. An infinity counts as the largest or the smallest number. Where the profile has
+    share is for `measure_data_quality`; so are times, which always move on and are not compared. An infinity counts as
+    the largest or the smallest number. Where the profile has
     associations, the distance of each pair of columns is half the change of its normal-score correlation; where it has
     a sketch, that of all columns together is the Kolmogorov-Smirnov distance of a classifier's held-out scores. `data`
     may also be the profile of rows that were counted elsewhere, made `like=profile`.
@@ -63,7 +64,7 @@ def measure_no_drift(
     window = read_window(data, profile, name=name)
     if window.rows < 2:
         raise InputError(f"{window.name} has one row, and one row has no distribution")
-    pairs = window.whole(profile).pairs
+    pairs = without_times(window.whole(profile).pairs)
     given = block or (window.profile.block if window.profile else None)
     blocks = Blocks(profile.block or given or 1, given or profile.block or 1)
     families = compare_families(window, profile, blocks, max_distance=max_distance, alpha=alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,3 +258,18 @@ def test_a_block_of_no_rows_is_refused(people):
     rows = people(50, 0)
     with pytest.raises(UsageError, match=r"^block is a number of rows, at least 1, not 0$"):
         measure_no_drift(rows, reference_profile(rows), max_distance=0.1, block=0)
+
+
+def test_times_move_on_and_are_no_drift(people: Any) -> None:
+    def with_times(day: int, seed: int) -> dict[str, object]:
+        hours = np.datetime64("2026-01-01") + np.timedelta64(day, "D") + np.arange(3000).astype("timedelta64[s]")
+        return {**people(3000, seed), "at": hours}
+
+    profile = reference_profile(with_times(0, 1), sketch_rows=500)
+    evidence = measure_no_drift(with_times(1, 2), profile, max_distance=0.15)
+    assert evidence.verdict is Verdict.PASS
+    assert "times were not compared, as they always move on: 'at'" in evidence.method.assumptions
+    only = reference_profile({"at": with_times(0, 1)["at"]})
+    with pytest.raises(InputError) as raised:
+        measure_no_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
+    assert str(raised.value) == "data has no column but times, which always move on: there is nothing to compare"
