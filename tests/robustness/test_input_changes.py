@@ -339,6 +339,8 @@ def test_one_element_has_no_other_order(rows: Array) -> None:
         r.unit_change(0, factor=1 / 3, declared=5, values=(0.0, 1.0)),
         r.scale_invariant(1 / 3),
         r.scale_equivariant(1 / 3),
+        r.missing_values(0, imputed=1 / 3),
+        r.directional(0, 1 / 3, "up", at_least=1 / 3, at_most=1 / 3),
     ],
     ids=lambda relation: relation.name,
 )
@@ -347,11 +349,13 @@ def test_a_double_answer_to_single_inputs_has_the_room_of_the_inputs(relation: A
     rows = np.random.default_rng(0).uniform(1, 2, size=(64, 6)).astype(np.float32)
     rows[:, 5] = 0
 
-    def answer(x: Array) -> Array:
-        double = x.astype(np.float64)
-        if "unit" in relation.name:
-            return np.where(double[:, 5] == 1, 3 * double[:, 0], double[:, 0])
-        return double[:, 0] / double[:, 1] if "invari" in relation.name else double[:, 0] + double[:, 1]
+    answers = {
+        "unit change": lambda x: np.where(x[:, 5] == 1, 3 * x[:, 0], x[:, 0]),
+        "scale invariance": lambda x: x[:, 0] / x[:, 1],
+        "scale equivariance": lambda x: x[:, 0] + x[:, 1],
+        "missing values": lambda x: np.where(np.isnan(x[:, 0]), 1 / 3, x[:, 0]),
+        "0 moves it up": lambda x: x[:, 0],
+    }
 
-    with ms.serve(answer) as model:
+    with ms.serve(lambda x: answers[relation.name](x.astype(np.float64))) as model:
         assert ms.measure_relation(model, rows, relation, candidates=0).verdict is ms.Verdict.PASS

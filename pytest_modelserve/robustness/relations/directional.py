@@ -58,7 +58,8 @@ class Directional:
         output, answers = element_of(predictor.predict(joined([candidates, moved])), self.output, self.element)
         before, after = answers.reshape(2, row_count(candidates))
         magnitude = predictor.magnitudes(base)[output]
-        room = np.maximum(*(element_room(self.tolerance, part, magnitude) for part in (before, after)))
+        tolerance = self.tolerance.after_rewriting(candidates[name])
+        room = np.maximum(*(element_room(tolerance, part, magnitude) for part in (before, after)))
         with np.errstate(invalid="ignore", divide="ignore"):
             way = (after.astype(np.float64) - before.astype(np.float64)) * (1 if self.moves == "up" else -1)
             short = np.maximum(self.at_least - way, way - self.at_most) - room

@@ -57,10 +57,19 @@ class MissingValues:
         answers = chosen(predictor.predict(joined(feeds)), self.output)
         parts = [taken(answers, slice(k * count, (k + 1) * count)) for k in range(len(feeds))]
         words = [f"without features {', '.join(str(self.features[k]) for k in places)}" for places in chosen_columns]
-        return self._judged(parts, words, predictor, base, asked=_finite_beside(candidates, name, columns))
+        tolerance = self.tolerance.after_rewriting(candidates[name])  # what stands in is rounded to the input's dtype
+        asked = _finite_beside(candidates, name, columns)
+        return self._judged(parts, words, tolerance, predictor, base, asked=asked)
 
     def _judged(
-        self, parts: list[Feed], words: list[str], predictor: Answering, base: Feed, *, asked: NDArray[np.bool_]
+        self,
+        parts: list[Feed],
+        words: list[str],
+        tolerance: Tolerance,
+        predictor: Answering,
+        base: Feed,
+        *,
+        asked: NDArray[np.bool_],
     ) -> Violations:
         """`parts` are the answers to the rows, to each of the variants, and to each of those filled in."""
         several, sources = [], []
@@ -69,7 +78,7 @@ class MissingValues:
             several.append(np.where(asked & ~finite_rows(found), np.inf, 0.0))
             sources.append(lambda row, found=found, told=told: _not_finite(found, row, told))
             if self.imputed is not None:
-                one = apart(found, parts[1 + len(words) + k], self.tolerance, predictor.magnitudes(base))
+                one = apart(found, parts[1 + len(words) + k], tolerance, predictor.magnitudes(base))
                 several.append(one.excess)
                 sources.append(lambda row, one=one, told=told: one.sentence(row, told, "with what stands in for them"))
             if self.max_change is not None:

@@ -99,7 +99,8 @@ def scale_invariant(
     Holds where a model normalises a row by itself (by its sum, its norm, its largest pixel); broken by a constant that
     is added to what is divided by, which should vanish, and by scaling with numbers of the training data. Without
     `rtol` and `atol` the tolerance is the room for rounding: `factor` rounds a feature by half a unit in its last
-    place, a power of two not at all. Rows whose features leave their dtype are not judged.
+    place, a power of two not at all, so the units are those of the input's dtype where it is coarser than the output's.
+    Rows whose features leave their dtype are not judged.
     """
     return Scaling(checked_factor(factor), _features(features), 0.0, decision, Tolerance.of(rtol, atol), input, output)
 

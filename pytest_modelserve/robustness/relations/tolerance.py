@@ -26,8 +26,8 @@ class Tolerance:
     """`steps` units in the last place of the largest magnitude; or `atol + rtol * |expected|`, where those are given.
 
     The magnitude is the larger of an output's over the base rows and of the row itself: an answer near zero may be the
-    difference of large ones. Integers, booleans and text have to be equal. `grain` is the machine epsilon of inputs that
-    were rewritten, and so rounded, where that is coarser than the output's.
+    difference of large ones. Integers, booleans and text have to be equal. `grain` is the machine epsilon of inputs
+    that were rewritten, and so rounded, where that is coarser than the output's.
     """
 
     rtol: float | None = None

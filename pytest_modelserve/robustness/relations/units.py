@@ -58,8 +58,9 @@ class UnitChange:
         changed, fits = rescaled(candidates, base, name, columns, factor=self.factor, offset=self.offset)
         unit = np.full((len(in_first), 1), after, candidates[where].dtype)
         changed = with_columns(changed, where, column, unit)
+        tolerance = self.tolerance.after_rewriting(candidates[name])
         found = compared_variants(
-            self.tolerance.after_rewriting(candidates[name]), self.output, False, predictor, candidates, [changed], base,
+            tolerance, self.output, False, predictor, candidates, [changed], base,
             words=[f"with {after!r} in feature {self.declared}"],
         )  # fmt: skip
         return only_where(fits & in_first, found)
