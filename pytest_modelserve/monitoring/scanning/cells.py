@@ -120,7 +120,8 @@ def first_width(low: float, high: float, edges: Floats | None) -> float:
     if edges is None:
         return width
     aligned = min((lowest_bit(edge) for edge in edges.tolist() if edge), default=0.0)
-    return aligned if aligned > width or span < aligned * (_MOST_CELLS / 2) else width
+    fits = aligned == widened(aligned, max(abs(low), abs(high))) and span < aligned * (_MOST_CELLS / 2)
+    return aligned if fits else width
 
 
 def widened(width: float, largest: float) -> float:

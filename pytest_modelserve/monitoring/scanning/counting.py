@@ -86,14 +86,19 @@ class CellQueries:
         value = narwhals.col("value")
         frame = self.rows.frame.select(self.values.alias("value")).filter(value.is_finite())
         frame = frame.with_columns(value.clip(self.low, self.high))
-        return frame if within is None else frame.filter(_number(within[0]).is_in(within[1].tolist()))
+        return (
+            frame if within is None else frame.filter(_number(within[0]).is_in(within[1].astype(np.float64).tolist()))
+        )
 
 
 def _number(width: float) -> narwhals.Expr:
-    """The number of a value's cell. Dividing by a power of two rounds nothing."""
+    """The number of a value's cell. Dividing by a power of two rounds nothing.
+
+    It stays a double: engines may number values before they leave out those that no integer has room for.
+    """
     import narwhals
 
-    return (narwhals.col("value") * (1 / width)).floor().cast(narwhals.Int64)
+    return (narwhals.col("value") * (1 / width)).floor()
 
 
 def edges_and_below(

@@ -58,7 +58,7 @@ def totals(rows: LazyRows, columns: Sequence[LazyColumn], like: Mapping[str, Pro
     return [_totals(rows, column, int(row["rows"]), found) for column, found in zip(columns, told, strict=True)]
 
 
-_KEYS = ("nulls", "nan", "negative", "positive", "minimum", "maximum", "mean", "std", "below", "above", "stranger")
+_KEYS = ("nulls", "finite", "negative", "positive", "minimum", "maximum", "mean", "std", "below", "above", "stranger")
 
 
 def _asked(column: LazyColumn, like: Mapping[str, ProfiledColumn]) -> dict[str, narwhals.Expr]:
@@ -69,9 +69,13 @@ def _asked(column: LazyColumn, like: Mapping[str, ProfiledColumn]) -> dict[str, 
     finite = _finite(values) if column.kind == "float" else values
     asked |= {"minimum": finite.min(), "maximum": finite.max(), "mean": finite.mean(), "std": finite.std(ddof=0)}
     if column.kind == "float":
-        # An engine's own order of NaN differs: it is counted and put aside before anything is compared.
-        asked["nan"] = _count(values.is_nan())
-        asked |= {"negative": _count(values == -math.inf), "positive": _count(values == math.inf)}
+        # NaN is what is neither null nor finite nor infinite. DuckDB does not see it where it is asked for: it takes the
+        # range that a Parquet file states of a column, which leaves NaN out, for a proof that there is none.
+        asked |= {
+            "finite": finite.count(),
+            "negative": _count(values == -math.inf),
+            "positive": _count(values == math.inf),
+        }
     reference = like.get(column.name)
     if isinstance(reference, NumericColumn) and column.kind != "category":
         if reference.finite:
@@ -85,7 +89,7 @@ def _strange(column: LazyColumn, reference: NumericColumn) -> narwhals.Expr | No
     import narwhals
 
     values = column.values
-    known = narwhals.when(~values.is_nan()).then(values) if column.kind == "float" else values
+    known = narwhals.when(values.is_finite() | (values.abs() == math.inf)).then(values)
     if reference.kind == "boolean" and column.kind != "boolean":
         return narwhals.when((known != 0) & (known != 1)).then(known).min()
     if reference.kind == "integer" and column.kind == "float":
@@ -108,7 +112,9 @@ def _count(condition: narwhals.Expr) -> narwhals.Expr:
 
 
 def _totals(rows: LazyRows, column: LazyColumn, n: int, told: Mapping[str, Any]) -> Totals:
-    counts = {key: int(told[key] or 0) for key in ("nulls", "nan", "negative", "positive", "below", "above")}
+    counts = {key: int(told[key] or 0) for key in ("nulls", "negative", "positive", "below", "above")}
+    infinite = counts["negative"] + counts["positive"]
+    nan = n - counts["nulls"] - infinite - int(told["finite"]) if column.kind == "float" else 0
     minimum, maximum = (float(told[key]) if told[key] is not None else 0.0 for key in ("minimum", "maximum"))
     mean, std = told["mean"], told["std"]
     if minimum == maximum:
@@ -117,7 +123,7 @@ def _totals(rows: LazyRows, column: LazyColumn, n: int, told: Mapping[str, Any])
         mean, std = _scaled_moments(rows, column, max(-minimum, maximum))
     return Totals(
         rows=n,
-        nulls=counts["nulls"] + counts["nan"],
+        nulls=counts["nulls"] + nan,
         negative_infinities=counts["negative"],
         positive_infinities=counts["positive"],
         minimum=minimum,
