@@ -41,9 +41,10 @@ class EvenCells:
         half = lowest_bit(edges[0])
         if not 2.0**-1000 < half < 2.0**900:
             return None
-        steps = edges / half
         # From 2⁵⁰ steps off zero on, the sum would round otherwise.
-        exact = np.abs(steps[[0, -1]]).max() < 2.0**50 and ((steps - 3) % 4 == 0).all()
+        if np.abs(edges[[0, -1]]).max() >= 2.0**50 * half:
+            return None
+        exact = ((edges / half - 3) % 4 == 0).all()
         return cls(np.float64(1.5 * 2.0**53 * half)) if exact else None
 
     def number(self, values: Floats, first: np.int64) -> Integers:

@@ -92,3 +92,9 @@ def test_the_values_themselves_are_left_alone():
     kept = values.copy()
     count_values(values, EVEN)
     np.testing.assert_array_equal(values, kept)
+
+
+def test_edges_too_far_apart_for_even_cells_are_counted_all_the_same() -> None:
+    """Found by a search: dividing the largest edge by the grid of the smallest overflowed."""
+    edges = [0.4925, 6.652801031782399e291]
+    assert count_values(np.array([0.0, 0.985, 7e291]), edges).tolist() == [1, 1, 1]

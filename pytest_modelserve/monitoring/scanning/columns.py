@@ -74,7 +74,7 @@ def _seconds(rows: LazyRows, name: str, kind: Any) -> narwhals.Expr:
             raise InputError(
                 f"{rows.name}: the times of column {name!r} are told in the session's time zone, {zone}: set it to UTC"
             ) from None
-        since_1970 = _from_calendar(column)
+        return _from_calendar(column) / 1e6
     # By a column: Polars turns a division by a constant into a product with its reciprocal, which rounds twice.
     return since_1970 / (since_1970 * 0 + 1e6)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.monitoring.profiled import NumericColumn, ProfiledColumn
@@ -52,8 +52,11 @@ def totals(rows: LazyRows, columns: Sequence[LazyColumn], like: Mapping[str, Pro
 
     asked = [narwhals.len().alias("rows")]
     for index, column in enumerate(columns):
-        asked += [expression.alias(f"{key} {index}") for key, expression in _asked(column, like).items()]
-    row = rows.answer(rows.frame.select(*asked)).row(0, named=True)
+        # As columns of their own, values are computed once for all that is asked of them.
+        values = replace(column, values=narwhals.col(str(index)))
+        asked += [expression.alias(f"{key} {index}") for key, expression in _asked(values, like).items()]
+    frame = rows.frame.select(*(column.values.alias(str(index)) for index, column in enumerate(columns)))
+    row = rows.answer(frame.select(*asked)).row(0, named=True)
     told = [{key: row.get(f"{key} {index}") for key in _KEYS} for index in range(len(columns))]
     return [_totals(rows, column, int(row["rows"]), found) for column, found in zip(columns, told, strict=True)]
 
@@ -69,7 +72,7 @@ def _asked(column: LazyColumn, like: Mapping[str, ProfiledColumn]) -> dict[str, 
     finite = _finite(values) if column.kind == "float" else values
     asked |= {"minimum": finite.min(), "maximum": finite.max(), "mean": finite.mean(), "std": finite.std(ddof=0)}
     if column.kind == "float":
-        # NaN is what is neither null nor finite nor infinite. DuckDB does not see it where it is asked for: it takes the
+        # NaN is what is neither null nor finite nor infinite. DuckDB sees none where it is asked for NaN: it takes the
         # range that a Parquet file states of a column, which leaves NaN out, for a proof that there is none.
         asked |= {
             "finite": finite.count(),

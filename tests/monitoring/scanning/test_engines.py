@@ -17,6 +17,9 @@ from pytest_modelserve.stats.autocorrelation import LagOne
 
 Engine = Callable[[polars.DataFrame], Any]
 
+pytestmark = pytest.mark.parametrize("engine", ["polars", "duckdb"], indirect=True)
+"""PySpark, which takes seconds a query, is asked in test_scan.py."""
+
 
 def draw(rows: int, seed: int) -> polars.DataFrame:
     """Columns of every kind, with all that makes counting hard: nulls, NaN, infinities, heavy values and heavy tails."""
