@@ -54,7 +54,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/drift_families.py --worlds 200
 	$(BIN)/python benchmarks/quality_error_rates.py
 	$(BIN)/python -m benchmarks.drift_peers
-	$(BIN)/python -m benchmarks.drift_scale
+	$(BIN)/python benchmarks/drift_scale.py
 
 # An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
 $(READY): pyproject.toml constraints.txt
