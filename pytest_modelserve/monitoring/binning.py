@@ -95,7 +95,8 @@ class CellTable:
         """The table on the first grid that holds all edges (k,); None where none does with MAX_CELLS at most."""
         if not edges.size:
             return None
-        ends = np.concatenate(([np.nextafter(edges[0], -math.inf)], edges))
+        with np.errstate(over="ignore"):  # beyond the last double is infinity, which no table holds
+            ends = np.concatenate(([np.nextafter(edges[0], -math.inf)], edges))
         for cells in (EvenCells.of(edges), RelativeCells.of(edges)):
             if cells is not None:
                 numbers = cells.number(ends.copy(), np.int64(0))

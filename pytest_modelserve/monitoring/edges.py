@@ -58,14 +58,16 @@ def _between(ordered: Floats, below: Integers) -> Floats:
     first, last = ordered[0], ordered[-1]
     second, next_to_last = ordered[ordered > first][:1], ordered[ordered < last][-1:]
     slack = abs(first) * _SLACK or _SLACK_OF_ZERO
-    edges[below == 0] = first - (slack if not second.size else (second[0] / 2 - first / 2))
-    edges[below == ordered.size] = last + (slack if not second.size else (last / 2 - next_to_last[0] / 2))
+    with np.errstate(over="ignore"):  # what is infinite becomes the last number below
+        edges[below == 0] = first - (slack if not second.size else (second[0] / 2 - first / 2))
+        edges[below == ordered.size] = last + (slack if not second.size else (last / 2 - next_to_last[0] / 2))
     return np.clip(edges, -np.finfo(np.float64).max, np.finfo(np.float64).max)
 
 
 def _on_grids(wanted: Floats) -> Iterator[Floats]:
     """The wanted edges moved to the nearest points of ever finer grids: those of EvenCells, then of RelativeCells."""
-    spread = wanted[-1] - wanted[0] or abs(wanted[0]) or 1.0
+    with np.errstate(over="ignore"):
+        spread = wanted[-1] - wanted[0] or abs(wanted[0]) or 1.0
     if math.isfinite(spread):
         coarsest = math.frexp(spread / _COARSEST_CELLS)[1]
         finest = math.frexp(spread / (MAX_CELLS - 4))[1]

@@ -96,3 +96,10 @@ def test_values_that_were_rounded_to_float32_stay_in_their_bins():
     then = np.sort(np.random.default_rng(4).choice([0.1, 0.3, 0.7, 0.9], 1000))
     edges = choose_edges(then, bins=256)
     np.testing.assert_array_equal(count_values(then, edges), count_values(then.astype(np.float32), edges))
+
+
+@pytest.mark.parametrize("ends", [[0.0, 1.2e308], [-1.2e308, 1.2e308], [-1e308, 5.0, 1.2e308]])
+def test_values_at_the_ends_of_what_a_double_holds_are_told_apart(ends: list[float]) -> None:
+    edges = choose_edges(np.array(ends), bins=4)
+    assert np.isfinite(edges).all()
+    assert np.unique(np.searchsorted(edges, ends, side="right")).size == len(ends)

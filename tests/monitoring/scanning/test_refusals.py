@@ -1,0 +1,85 @@
+"""What an engine cannot tell is said, and not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars
+import pytest
+
+from pytest_modelserve.errors import InputError
+from pytest_modelserve.monitoring.profiled import NumericColumn
+from pytest_modelserve.monitoring.scanning import names, profiling, scan
+
+
+def refusal(frame: Any) -> str:
+    with pytest.raises(InputError) as raised:
+        scan(frame, name="the log")
+    return str(raised.value)
+
+
+def test_too_many_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MAX_NAMES", 3)
+    assert scan(polars.LazyFrame({"id": ["a", "b", "c", "c", None]})).rows == 5
+    assert refusal(polars.LazyFrame({"id": list("abcd")})) == (
+        "the log: column 'id' holds more than 3 different texts: leave it out, or keep of it what rows have in common"
+    )
+
+
+def test_times_in_the_zone_of_a_session_are_refused(tmp_path: Path) -> None:
+    times = polars.DataFrame({"time": [datetime(2026, 3, 1, tzinfo=UTC)] * 2})
+    times.write_parquet(tmp_path / "times.parquet")
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'Europe/Vienna'")
+    assert refusal(connection.read_parquet(str(tmp_path / "times.parquet"))) == (
+        "the log: the times of column 'time' are told in the session's time zone, Europe/Vienna: set it to UTC"
+    )
+
+
+def test_a_type_without_a_distribution_is_refused() -> None:
+    assert refusal(polars.LazyFrame({"x": [{"a": 1}, {"a": 2}]})) == (
+        "the log: column 'x' holds Struct({'a': Int64}), which is neither numbers nor text nor times: turn it into one "
+        "of them, or leave it out"
+    )
+
+
+def test_a_column_of_infinities_is_refused() -> None:
+    assert refusal(polars.LazyFrame({"x": [np.inf, -np.inf, None]})) == (
+        "column 'x' is infinite in every row that is not null: leave it out"
+    )
+
+
+def test_rows_in_memory_are_refused() -> None:
+    assert refusal(polars.DataFrame({"x": [1, 2]})) == (
+        "DataFrame is no lazy frame: reference_profile reads what lies in memory"
+    )
+
+
+def test_deviation_of_the_largest_numbers_does_not_overflow() -> None:
+    column = scan(polars.LazyFrame({"x": [1e300, 3e300]})).column("x")
+    assert isinstance(column, NumericColumn)
+    assert (column.mean, column.std) == pytest.approx((2e300, 1e300))
+
+
+def test_nan_is_seen_where_a_file_states_a_range_without_it(tmp_path: Path) -> None:
+    polars.DataFrame({"x": [1.0, np.nan, 2.0, np.nan]}).write_parquet(tmp_path / "rows.parquet")
+    column = scan(duckdb.connect().read_parquet(str(tmp_path / "rows.parquet"))).column("x")
+    assert isinstance(column, NumericColumn)
+    assert (column.nulls, column.maximum) == (2, 2.0)
+
+
+def test_progress_is_told_of_totals_and_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def progress(items: Iterable[Any], description: str) -> Iterable[Any]:
+        told.append(description)
+        return items
+
+    monkeypatch.setattr(profiling, "progress", progress)
+    scan(polars.LazyFrame({"x": [1, 2]}), name="the log")
+    assert told == ["adding up the columns of the log", "counting the columns of the log"]
