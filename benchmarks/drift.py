@@ -1,6 +1,6 @@
 """What a check against a stored profile costs, and how near its distances come to those of the rows.
 
-    python benchmarks/drift.py [--rounds 31] [--worlds 30]
+    python benchmarks/drift.py [--rounds 31] [--worlds 30] [--rows 200000] [--columns 20]
 
 Speed: `measure_no_drift` of 200,000 × 20 floats, everything included, against `np.sort` of the same columns, in rounds
 whose order is shuffled. np.sort is timed twice: with each result dropped, so that the next one reuses its memory, and
@@ -34,7 +34,7 @@ from pytest_modelserve.monitoring.binning import CellTable, count_values
 from pytest_modelserve.monitoring.edges import choose_edges
 from pytest_modelserve.stats.kolmogorov import distribution_distance
 
-ROWS, COLUMNS, PROFILE_ROWS = 200_000, 20, 10_000
+PROFILE_ROWS = 10_000
 GOAL, GOAL_MB = 0.25, 50
 
 Floats = NDArray[np.float64]
@@ -74,9 +74,9 @@ def drop_sorted(columns: dict[str, Floats]) -> None:
         np.sort(values)
 
 
-def speed(rng: np.random.Generator, rounds: int) -> float:
-    data = rng.normal(size=(ROWS, COLUMNS))
-    columns = {f"x{index}": np.ascontiguousarray(data[:, index]) for index in range(COLUMNS)}
+def speed(rng: np.random.Generator, rounds: int, size: tuple[int, int]) -> float:
+    data = rng.normal(size=size)
+    columns = {f"x{index}": np.ascontiguousarray(data[:, index]) for index in range(size[1])}
     profile = reference_profile({name: values[:PROFILE_ROWS] for name, values in columns.items()})
     heavy = {name: np.exp(2 * values) * 1e6 for name, values in columns.items()}
     heavy_profile = reference_profile({name: values[:PROFILE_ROWS] for name, values in heavy.items()})
@@ -100,9 +100,9 @@ def speed(rng: np.random.Generator, rounds: int) -> float:
         rounds,
     )
     dropped, kept = times["np.sort, results dropped"], times["np.sort, results kept"]
-    print(f"{ROWS:,} × {COLUMNS} floats, {rounds} rounds     ms   ns a value   of np.sort dropped   kept")
+    print(f"{size[0]:,} × {size[1]} floats, {rounds} rounds     ms   ns a value   of np.sort dropped   kept")
     for name, value in times.items():
-        each = 1e6 * value / ROWS / COLUMNS
+        each = 1e6 * value / size[0] / size[1]
         print(f"  {name:<30} {value:8.2f} {each:12.2f} {value / dropped:19.3f} {value / kept:6.3f}")
     memory(columns, profile)
     return times["drift, columns alone"] / dropped
@@ -114,7 +114,7 @@ def memory(columns: dict[str, Floats], profile: ReferenceProfile) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     print(f"memory beyond the data: {peak / 1e6:.1f} MB (goal ≤ {GOAL_MB} MB)")
-    fifty = {f"x{index}": columns[f"x{index % COLUMNS}"] * 3.7**index for index in range(50)}
+    fifty = {f"x{index}": columns[f"x{index % len(columns)}"] * 3.7**index for index in range(50)}
     size = len(reference_profile(fifty).to_json().encode())
     print(f"profile of 50 columns: {size / 1000:.0f} KB (goal ≤ 500 KB)")
 
@@ -141,10 +141,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=31, help="rounds of the timing (default 31)")
     parser.add_argument("--worlds", type=int, default=30, help="samples a row of the accuracy table (default 30)")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of the timing (default 200000)")
+    parser.add_argument("--columns", type=int, default=20, help="columns of the timing (default 20)")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     print(f"numpy {np.__version__}, one thread")
-    ratio = speed(rng, arguments.rounds)
+    ratio = speed(rng, arguments.rounds, (arguments.rows, arguments.columns))
     accuracy(rng, arguments.worlds)
     print(f"\ncheck / np.sort = {ratio:.3f} (goal ≤ {GOAL}): {'met' if ratio <= GOAL else 'not met'}")
     return 0
