@@ -21,6 +21,7 @@ lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY)  ## put the code into its one format
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.stats.dependent_quantiles import dependent_quantile_bounds
+from pytest_modelserve.stats.quantiles import dependent_quantile_bounds
 
 QUANTILE, P95, SHARE, SAMPLES = 0.95, 3.5, 0.1, 2000
 SIZES = ((472, 1), (472, 3), (472, 10), (472, 20), (472, 40), (5000, 10), (5000, 100), (5000, 400))

@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.binning import CellTable, count_values
-from pytest_modelserve.monitoring.edges import choose_edges
-from pytest_modelserve.stats.kolmogorov import distribution_distance
+from pytest_modelserve.monitoring.histogram import CellTable, choose_edges, count_values
+from pytest_modelserve.stats.two_sample_tests import distribution_distance
 
 PROFILE_ROWS = 10_000
 GOAL, GOAL_MB = 0.25, 50

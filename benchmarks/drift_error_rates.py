@@ -19,10 +19,15 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Budget, Verdict
 from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.comparing import Blocks, Comparison, compare_categories, compare_numbers
-from pytest_modelserve.monitoring.judging import judge
+from pytest_modelserve.monitoring.drift.column_tests import (
+    Blocks,
+    Comparison,
+    compare_categories,
+    compare_numbers,
+    judge,
+)
 from pytest_modelserve.progress import progress
-from pytest_modelserve.stats.kolmogorov import rows_for_distance
+from pytest_modelserve.stats.two_sample_tests import rows_for_distance
 
 PROFILE_ROWS, BINS, BUDGET, ALPHA = 10_000, 256, 0.10, 0.01
 CITIES = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])

@@ -27,15 +27,13 @@ from scipy.special import ndtr, stdtr
 
 from pytest_modelserve.evidence import Budget, Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.associations import Associations, Feature
+from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.columns import as_column
-from pytest_modelserve.monitoring.comparing import Blocks, compare_numbers
-from pytest_modelserve.monitoring.drift.correlating import compare_associations
-from pytest_modelserve.monitoring.drift.families import Families
-from pytest_modelserve.monitoring.judging import judge_families
-from pytest_modelserve.monitoring.profiled import NumericColumn
-from pytest_modelserve.monitoring.profiling import profile_column
-from pytest_modelserve.monitoring.scoring import choose_features, pair_sums
+from pytest_modelserve.monitoring.correlations import Associations, Feature, choose_features, pair_sums
+from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_numbers, judge_families
+from pytest_modelserve.monitoring.drift.gate import Families
+from pytest_modelserve.monitoring.drift.multivariate_tests import compare_associations
+from pytest_modelserve.monitoring.profiler import profile_column
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import binomial_bounds
 

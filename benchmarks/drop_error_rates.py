@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, gammaln, ndtri, xlog1py, xlogy
 
 from pytest_modelserve.progress import progress
-from pytest_modelserve.stats.guarded_limit import (
+from pytest_modelserve.stats.paired_proportions import (
     TOLERATED,
+    Truth,
+    chances_within,
     first_lost_outside,
     rows_without_discordance,
+    score,
     tango_suffices,
 )
-from pytest_modelserve.stats.limit_chances import Truth, chances_within
-from pytest_modelserve.stats.tango import score
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

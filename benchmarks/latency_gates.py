@@ -25,7 +25,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance.fresh import fresh_job, start_in_fresh_process
+from pytest_modelserve.performance.fresh_process import fresh_job, start_in_fresh_process
 from pytest_modelserve.performance.timing import Clocks, time_calls
 from pytest_modelserve.progress import progress
 

@@ -31,7 +31,7 @@ import onnxruntime
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import TensorSpec
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.values import as_arrays
+from pytest_modelserve.serving.onnx_predictor import as_arrays
 
 KNOWN = Path(__file__).parent.parent / "tests" / "parity" / "onnx_cases_known.toml"
 AGREES = ""

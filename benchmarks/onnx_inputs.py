@@ -26,7 +26,7 @@ from typing import Any
 import onnx
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.sources import source_of
+from pytest_modelserve.robustness.strategies import source_of
 
 DRAWS = 20
 GOAL = 0.99

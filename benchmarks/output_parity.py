@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 import pytest_modelserve as ms
-from pytest_modelserve.numerics import compare_outputs
+from pytest_modelserve.metrics import compare_outputs
 
 ROWS, COLUMNS = 1_000_000, 10
 BATCH = 16_384

@@ -28,7 +28,7 @@ import pytest_modelserve as ms
 from fixtures.families import FAMILIES, Arrays, Family
 from fixtures.recipe_matrix import COLUMNS, compressed, exported, held_out
 from pytest_modelserve.evidence import package_versions
-from pytest_modelserve.numerics import signal_to_quantization_noise_db, top1_agreement
+from pytest_modelserve.metrics import signal_to_quantization_noise_db, top1_agreement
 from pytest_modelserve.progress import progress
 
 ROUNDS, CALLS = 15, 10

@@ -26,8 +26,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.candidates import block_rows, edited
-from pytest_modelserve.robustness.space import Space
+from pytest_modelserve.robustness.mutations import Space, block_rows, edited
 
 SHAPES = ((10,), (64, 10), (3, 224, 224))
 GOALS = {(10,): 20_000, (64, 10): 20_000, (3, 224, 224): 1_000}

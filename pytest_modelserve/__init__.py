@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_modelserve import planning as planning
     from pytest_modelserve.artifacts import (
         ArgMax as ArgMax,
         Artifact as Artifact,
@@ -107,7 +108,6 @@ if TYPE_CHECKING:
         relations as relations,
         strategies as strategies,
     )
-    from pytest_modelserve.selection import planning as planning
     from pytest_modelserve.serving import Predictor as Predictor, serve as serve
     from pytest_modelserve.training import ModelSource as ModelSource, TrainedModel as TrainedModel
 
@@ -181,7 +181,6 @@ _ROOMS = {
         "relations",
         "strategies",
     ),
-    "pytest_modelserve.selection": ("planning",),
     "pytest_modelserve.serving": ("Predictor", "serve"),
     "pytest_modelserve.evidence": (
         "Budget",
@@ -208,11 +207,13 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted({*_ROOM_OF, "planning"})
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this finds
 
     def __getattr__(name: str) -> object:
+        if name == "planning":
+            return importlib.import_module("pytest_modelserve.planning")
         room = _ROOM_OF.get(name)
         if room is None:
             raise AttributeError(f"module 'pytest_modelserve' has no attribute {name!r}")

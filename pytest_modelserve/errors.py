@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class ModelServeError(Exception):
@@ -61,3 +64,24 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {given!r}: {hint}Known: {', '.join(map(repr, known))}"
+
+
+# The packages that only this room needs: loaded at use, and named with their extra where they are missing.
+
+
+def require(package: str, purpose: str) -> ModuleType:
+    """The imported `package`; MissingDependencyError, with the command that installs it, where there is none.
+
+    What the package warns of while it loads is no business of the test that happens to load it first: under
+    `-W error` it would end that test.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
+            raise
+        raise MissingDependencyError(
+            f"{purpose} needs {package}, which is not installed: pip install 'pytest-modelserve[torch]'"
+        ) from error

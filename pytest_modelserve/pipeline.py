@@ -22,7 +22,7 @@ from pytest_modelserve.artifacts import (
     open_artifact,
     steps_artifact,
 )
-from pytest_modelserve.artifacts.baselines import baseline_path, store_baseline
+from pytest_modelserve.artifacts.artifact import baseline_path, store_baseline
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import current_recorder
 from pytest_modelserve.serving import Predictor, serve as serve_target

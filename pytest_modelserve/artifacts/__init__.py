@@ -1,5 +1,7 @@
 """Model files with identity, the steps around them, and the store that keeps them."""
 
+from pytest_modelserve._onnx.graph import is_left_out, tensor_bytes
+from pytest_modelserve._onnx.serialization import fill, heavy_weights, light_copy, wire_form
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
     at_rest,
@@ -8,19 +10,13 @@ from pytest_modelserve.artifacts.artifact import (
     moved,
     open_artifact,
     read_graph,
+    save_artifact,
 )
-from pytest_modelserve.artifacts.compose import compose, steps_artifact
-from pytest_modelserve.artifacts.decisions import ArgMax, Softmax, TopK
-from pytest_modelserve.artifacts.digest import digest_of
-from pytest_modelserve.artifacts.external import tensor_bytes
-from pytest_modelserve.artifacts.joining import opset_of
-from pytest_modelserve.artifacts.lineage import JSON, LineageStep
-from pytest_modelserve.artifacts.own_code import own_code
-from pytest_modelserve.artifacts.saving import save_artifact
-from pytest_modelserve.artifacts.signature import Signature, TensorSpec, signature_of
-from pytest_modelserve.artifacts.steps import Clip, Impute, Scale, Standardise, Step
+from pytest_modelserve.artifacts.composition import compose, opset_of, steps_artifact
+from pytest_modelserve.artifacts.hashing import digest_of, own_code
+from pytest_modelserve.artifacts.metadata import JSON, LineageStep, Signature, TensorSpec, signature_of
 from pytest_modelserve.artifacts.store import Store
-from pytest_modelserve.artifacts.wire import fill, heavy_weights, is_left_out, light_copy, wire_form
+from pytest_modelserve.artifacts.transforms import ArgMax, Clip, Impute, Scale, Softmax, Standardise, Step, TopK
 
 __all__ = [
     "JSON",

@@ -4,22 +4,73 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.artifacts.external import ExternalFile, external_files, stored_bytes
-from pytest_modelserve.artifacts.lineage import LineageStep, read_label
-from pytest_modelserve.artifacts.signature import Signature, signature_of
-from pytest_modelserve.artifacts.stamp import Stamp, stamp_of
-from pytest_modelserve.artifacts.wire import MalformedError, without_weights
-from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve._files import write_file
+from pytest_modelserve._onnx.graph import ExternalFile, external_files, stored_bytes, tensor_bytes, tensors_of
+from pytest_modelserve._onnx.serialization import MalformedError, fill, light_copy, wire_form, without_weights
+from pytest_modelserve.artifacts.metadata import Label, LineageStep, Signature, read_label, signature_of, write_label
+from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.evidence import Subject
 
 if TYPE_CHECKING:
     import onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Whether a file can have changed since it was read, by what the file system says of it.
+
+
+# A file that changes twice within one tick of the file system's clock keeps its time: up to 10 ms on Linux, and up to
+# 2 s (FAT) where whole seconds are all that it stores.
+_TICK_NS, _COARSE_TICK_NS = 100_000_000, 2_000_000_000
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A file before it was read at `seen_ns`, by the clock that tells its times."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+    seen_ns: int
+
+    def still_holds(self, path: Path) -> bool:
+        """Whether the file at `path` is surely the one that was read; False also where that cannot be told.
+
+        A write leaves another time, except within the tick of the clock in which the one before it fell: of a file that
+        was read so soon after it was written, nothing can be told (the "racy" entries of git's index).
+        """
+        return self._is_settled and self.is_of(stamp_of(path))
+
+    def is_of(self, other: Stamp) -> bool:
+        """Whether both are of one file with the same times."""
+        return replace(self, seen_ns=other.seen_ns) == other
+
+    @property
+    def _is_settled(self) -> bool:
+        tick = _TICK_NS if self.modified_ns % _SECOND_NS else _COARSE_TICK_NS
+        return max(self.modified_ns, self.changed_ns) + tick < self.seen_ns
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of the file at `path`, to be taken before it is read; OSError where there is none."""
+    seen_ns = time.time_ns()
+    found = os.stat(path)
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, seen_ns)
+
 
 # No ONNX file begins with 0xff (protobuf has no such tag), so no single file has the digest of a framed list of files.
 _FRAME = b"\xffpytest_modelserve: model and external data\0"
@@ -199,3 +250,146 @@ def _digest(model_sha256: bytes, model_bytes: int, external: tuple[ExternalFile,
 def _sha256(path: Path) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+# Stored artifacts that candidates are held against: one file each, in a folder under version control.
+
+
+_MOST_BYTES = 1 << 30
+"""External data are put into the one file, and a protobuf message ends at 2 GiB."""
+
+
+def baseline_path(folder: Path, name: str) -> Path:
+    """The file of the baseline `name`; UsageError for a name that is no plain file name."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"a baseline's name is letters, digits, '_', '-' and '.', not {name!r}")
+    return folder / f"{name}.onnx"
+
+
+def store_baseline(artifact: Artifact, path: Path) -> Artifact:
+    """Replace the file at `path` by `artifact` in one step, and return the artifact that is there now.
+
+    A model in one file is copied byte for byte and keeps its sha256; external data are put into the file, which then
+    has another. ArtifactError for a model that changed since it was opened, for more than 1 GiB of external data, and
+    for a folder that cannot be written.
+    """
+    if open_artifact(artifact.path).sha256 != artifact.sha256:
+        raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
+    content = _one_file(artifact)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, [content])
+    except OSError as error:
+        raise ArtifactError(
+            f"the baseline {path} cannot be written: {error.strerror or error}; choose another folder with "
+            "--modelserve-baselines"
+        ) from error
+    return open_artifact(path)
+
+
+def _one_file(artifact: Artifact) -> bytes:
+    if not artifact.external:
+        return artifact.path.read_bytes()
+    if artifact.file_bytes > _MOST_BYTES:
+        raise ArtifactError(
+            f"{artifact.subject} has {artifact.file_bytes:,} bytes in {1 + len(artifact.external)} files, too many for "
+            "a baseline of one file: keep it where it is and open it with open_artifact"
+        )
+    import onnx
+
+    return onnx.load(artifact.path).SerializeToString()  # type: ignore[no-any-return]
+
+
+# Writing a model with its label, whole or not at all.
+
+
+# A protobuf message ends at 2 GiB. Half of it leaves room for the tensors that are too small to move out.
+INLINE_LIMIT_BYTES = 1 << 30
+# Smaller tensors stay in the model file, as onnx itself has it (size_threshold of convert_model_to_external_data).
+_SMALL_BYTES = 1024
+# onnx's ExternalData.md asks for page alignment, so that a runtime can map the file.
+_PAGE_BYTES = 4096
+
+
+def save_artifact(
+    model: onnx.ModelProto,
+    path: Path,
+    *,
+    name: str,
+    variant: str,
+    lineage: Sequence[LineageStep],
+    external_data: bool = False,
+) -> Artifact:
+    """Write `model` to `path` with its name, variant and lineage inside, and open it as an Artifact.
+
+    `model` itself is not changed. Tensors that it keeps in external files stay there, and those files must lie beside
+    `path` already. Weights of more than 1 GiB, and with `external_data` any of 1 KiB and more, go to a file of their
+    own beside the model, which carries the first digits of its digest in its name, so that an earlier model of the same
+    name stays whole until the last step. A kill leaves the old model or the new one. A folder that cannot be written is
+    an ArtifactError.
+    """
+    path = Path(path).absolute()
+    inline = sum(tensor_bytes(tensor) for tensor in tensors_of(model) if tensor.HasField("raw_data"))
+    is_moved = external_data or inline > INLINE_LIMIT_BYTES
+    labelled = light_copy(model)
+    write_label(labelled, Label(name, variant, tuple(lineage)))
+    try:
+        if is_moved:
+            fill(labelled, model)
+            _move_out(labelled, path)
+        sha256 = _write(path, wire_form(labelled, None if is_moved else model))
+    except OSError as error:
+        raise ArtifactError(f"cannot write the model {path}: {error.strerror or error}") from error
+    return described(path, sha256)
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> bytes:
+    """Write `chunks` to `path` in one step; the sha256 of the file."""
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
+
+    write_file(path, hashed())
+    return digest.digest()
+
+
+def _move_out(model: onnx.ModelProto, path: Path) -> None:
+    """Write the large tensors of `model` to a file beside `path` and leave references in their place."""
+    import onnx
+
+    moved = [tensor for tensor in tensors_of(model) if len(tensor.raw_data) >= _SMALL_BYTES]
+    if not moved:
+        return
+    digest = hashlib.sha256()
+    for tensor in moved:
+        digest.update(tensor.raw_data)
+    location = f"{path.name}.{digest.hexdigest()[:12]}.data"
+    write_file(path.with_name(location), _padded(moved))
+    offset = 0
+    for tensor in moved:
+        length = len(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, location, offset, length)
+        tensor.ClearField("raw_data")
+        offset += length + _padding(length)
+
+
+def _padded(tensors: Sequence[onnx.TensorProto]) -> Iterator[bytes]:
+    for tensor in tensors:
+        yield tensor.raw_data
+        yield bytes(_padding(len(tensor.raw_data)))
+
+
+def _padding(length: int) -> int:
+    return -length % _PAGE_BYTES
+
+
+def loaded(artifact: Artifact) -> onnx.ModelProto:
+    """The model with all its weights."""
+    import onnx
+
+    model = load_model(artifact)
+    onnx.load_external_data_for_model(model, str(artifact.path.parent))
+    return model

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_modelserve.artifacts.durable import flush_file, out_of_room, write_file
+from pytest_modelserve._files import flush_file, out_of_room, write_file
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.progress import progress
 

@@ -7,7 +7,11 @@ Python 3.14, falls back on the owner that runs in this process.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
+import secrets
 import sys
 import threading
 import warnings
@@ -16,10 +20,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_modelserve.errors import ModelServeWarning
-from pytest_modelserve.evidence.model import Evidence
+from pytest_modelserve.evidence.evidence import Evidence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 InconclusivePolicy = Literal["fail", "skip", "warn"]
 PROPERTY = "modelserve"
@@ -172,3 +181,33 @@ def _current_example() -> object:
     if control is None or not control.currently_in_test_context():
         return None
     return control.current_build_context()
+
+
+# Raw samples beside the report: too long to travel in evidence, and needed by whoever wants to draw or judge again.
+
+
+def keep_samples(**arrays: NDArray[np.float64]) -> dict[str, Any]:
+    """Where the arrays were written, as an entry for `details`; {} where nobody keeps samples.
+
+    One compressed .npz, named by its sha256, in the folder that the current recorder has for them: that of the run's
+    JSON document. Written in one step, so that no reader sees half of it. A folder that cannot be written leaves
+    the reason in the entry: the document itself, which goes there too, is refused with an error.
+    """
+    recorder = current_recorder()
+    folder = None if recorder is None else recorder.samples
+    if folder is None:
+        return {}
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    name = f"{hashlib.sha256(content).hexdigest()}.npz"
+    temporary = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+    except OSError as error:
+        return {"samples": {"not_written": error.strerror or str(error)}}
+    return {"samples": {"file": f"{folder.name}/{name}", "arrays": sorted(arrays)}}

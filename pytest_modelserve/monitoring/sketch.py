@@ -6,14 +6,16 @@ import base64
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.monitoring.binning import Floats, Integers
-from pytest_modelserve.monitoring.columns import Column
-from pytest_modelserve.monitoring.profiled import CategoricalColumn, ProfiledColumn, pool_of
+from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn, pool_of
+
+if TYPE_CHECKING:
+    from pytest_modelserve.monitoring.columns import Column
+    from pytest_modelserve.monitoring.histogram import Floats, Integers
 
 MAX_SKETCH = 20_000
 """Raw rows at most: the features of as many, and of as many current ones, take 270 MB."""

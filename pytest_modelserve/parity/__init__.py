@@ -1,11 +1,11 @@
 """Gates on whether two predictors agree: element by element, within a loss of precision, and on the task."""
 
-from pytest_modelserve.parity.accuracy import measure_accuracy, measure_accuracy_parity
+from pytest_modelserve.parity.accuracy.gates import measure_accuracy, measure_accuracy_parity
+from pytest_modelserve.parity.accuracy.slices import bins
+from pytest_modelserve.parity.divergence import Divergence, locate_divergence
 from pytest_modelserve.parity.fidelity import measure_output_fidelity
-from pytest_modelserve.parity.locating import Divergence, locate_divergence
 from pytest_modelserve.parity.outputs import measure_output_parity
 from pytest_modelserve.parity.recordings import Exchange, Recording, open_recording, record_answers
-from pytest_modelserve.parity.slices import bins
 
 __all__ = [
     "Divergence",

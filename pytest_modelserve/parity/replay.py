@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.numerics import Tolerance, compare_outputs, pair_outputs
+from pytest_modelserve.metrics import Tolerance, compare_outputs, pair_outputs
 from pytest_modelserve.parity.recordings import Recording, open_recording
 from pytest_modelserve.serving import Predictor, serve
 

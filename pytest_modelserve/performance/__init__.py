@@ -2,8 +2,7 @@
 
 from pytest_modelserve.performance.cold_start import measure_cold_start
 from pytest_modelserve.performance.latency import measure_latency
-from pytest_modelserve.performance.leak import measure_no_leak
-from pytest_modelserve.performance.memory import measure_memory
+from pytest_modelserve.performance.memory import measure_memory, measure_no_leak
 from pytest_modelserve.performance.size import measure_size
 from pytest_modelserve.performance.slowdown import measure_not_slower
 

@@ -11,17 +11,17 @@ import numpy as np
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Quantity, Verdict, check_error_rates
-from pytest_modelserve.performance.asking import check_positive
-from pytest_modelserve.performance.fresh import (
+from pytest_modelserve.performance.fresh_process import (
     MEDIAN_OF_STARTS,
     fresh_job,
     median_interval,
     start_in_fresh_process,
     start_until_decided,
 )
-from pytest_modelserve.performance.fresh_child import FreshStart
-from pytest_modelserve.performance.host import host_state
+from pytest_modelserve.performance.fresh_worker import FreshStart
+from pytest_modelserve.performance.timing import host_state
 from pytest_modelserve.serving import Inputs
+from pytest_modelserve.serving.inputs import check_positive
 
 
 def measure_cold_start(

@@ -1,10 +1,9 @@
 """Telling: evidence as failure texts, a terminal table and one JSON document."""
 
-from pytest_modelserve.reporting.document import RunCounts, as_json, run_document, write_report
-from pytest_modelserve.reporting.failure import failure_text
-from pytest_modelserve.reporting.gathering import Gathering, Row
-from pytest_modelserve.reporting.page import render_page
-from pytest_modelserve.reporting.table import TableLine, error_bound_line, summary_line, table_lines
+from pytest_modelserve.evidence.failure_text import failure_text
+from pytest_modelserve.reporting.collector import Gathering, Row, RunCounts, as_json, run_document, write_report
+from pytest_modelserve.reporting.html_report import render_page
+from pytest_modelserve.reporting.terminal import TableLine, error_bound_line, summary_line, table_lines
 
 __all__ = [
     "Gathering",

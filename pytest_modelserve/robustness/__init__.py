@@ -1,9 +1,9 @@
 """Does the model hold where nobody has looked? Strategies of inputs, relations that need no labels, and a search."""
 
 from pytest_modelserve.robustness import corruptions, relations, strategies
-from pytest_modelserve.robustness.agreement_under import measure_agreement_under
-from pytest_modelserve.robustness.corrupted_accuracy import measure_corruption_accuracy
-from pytest_modelserve.robustness.relation import measure_relation
+from pytest_modelserve.robustness.corruption_accuracy import measure_corruption_accuracy
+from pytest_modelserve.robustness.label_agreement import measure_agreement_under
+from pytest_modelserve.robustness.relation_gate import measure_relation
 
 __all__ = [
     "corruptions",

@@ -1,4 +1,4 @@
-"""The numbers of one row, counted through all inputs: what an edit, a minimiser and a table of features point at."""
+"""Rows of several inputs as flat, numbered coordinates."""
 
 from __future__ import annotations
 

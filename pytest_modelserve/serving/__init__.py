@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.serving.callable_predictor import CallablePredictor
-from pytest_modelserve.serving.dispatch import Servable, serve
-from pytest_modelserve.serving.outputs import named_outputs
-from pytest_modelserve.serving.predictor import Inputs, Predictor, Transport
+from pytest_modelserve.serving.predictor import CallablePredictor, Inputs, Predictor, Transport
+from pytest_modelserve.serving.pytree import named_outputs
+from pytest_modelserve.serving.serve import Servable, serve
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
 
 if TYPE_CHECKING:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Signature, TensorSpec
-from pytest_modelserve.errors import InputError, unknown_choice
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+
+if TYPE_CHECKING:
+    from pytest_modelserve.artifacts import Signature, TensorSpec
+    from pytest_modelserve.serving.predictor import Predictor
 
 Feed = dict[str, NDArray[Any]]
 
@@ -112,3 +116,143 @@ def _check_shared_dims(feed: Feed, signature: Signature) -> None:
                     f"inputs disagree on {dim!r}: axis {first_axis} of {name!r} is {first_size} and axis {axis} of "
                     f"{spec.name!r} is {size}"
                 )
+
+
+# What both sides answer to the same inputs, and which of their outputs is judged.
+
+
+Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+
+def rows_of(inputs: Inputs) -> int:
+    """The number of rows, the length of every input's first axis.
+
+    InputError for none at all, for a scalar and for inputs of different lengths.
+    """
+    arrays = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    lengths = {}
+    for name, array in arrays.items():
+        if np.ndim(array) == 0:
+            raise InputError(f"{name!r} has no rows: it is a scalar")
+        lengths[name] = len(array)
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"inputs have different numbers of rows: {lengths}")
+    rows = next(iter(lengths.values()), 0)
+    if rows == 0:
+        raise InputError("there are no rows to judge by: the inputs are empty")
+    return rows
+
+
+def chosen_output(predictor: Predictor, inputs: Inputs, output: str | None) -> tuple[str, NDArray[Any]]:
+    """The name and value of the one output to judge; `output` is required where there are several.
+
+    UsageError without it, or for a name that the model does not have.
+    """
+    outputs = predictor.predict(inputs)
+    if output is None:
+        if len(outputs) > 1:
+            names = ", ".join(map(repr, outputs))
+            raise UsageError(f"{predictor.subject} has several outputs: say which one by output=..., one of {names}")
+        return next(iter(outputs.items()))
+    if output not in outputs:
+        raise UsageError(f"{predictor.subject}: {unknown_choice('output', output, outputs)}")
+    return output, outputs[output]
+
+
+def told_broken(
+    predictor: Predictor, name: str, scores: NDArray[Any], bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
+) -> str:
+    """The sentence on the rows `bad` (bad,) of `scores`, the output `name`, that hold `what`."""
+    return (
+        f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {len(scores)} rows, first in row "
+        f"{bad[0]} ({_rows_with_nan(inputs)} rows of the inputs hold NaN)"
+    )
+
+
+def broken_reference(told: str, *, does: str = "that answers NaN") -> InputError:
+    """The error for a reference of which `told` says that some rows are broken."""
+    return InputError(f"{told}: a reference {does} cannot judge; clean the inputs or mend the reference")
+
+
+def _rows_with_nan(inputs: Inputs) -> int:
+    arrays = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    found = np.zeros(len(arrays[0]), dtype=np.bool_)
+    for array in arrays:
+        if array.dtype.kind == "f":
+            found |= np.isnan(array.reshape(len(array), -1)).any(axis=1)
+    return int(found.sum())
+
+
+# Inputs in one piece or as a stream of batches, and what they count as.
+
+
+def batches_of(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
+    """The batches: an array or a mapping is one, anything else gives one after the other and is taken once.
+
+    InputError for what is neither, and for a batch that is no array and no mapping.
+    """
+    if isinstance(inputs, (np.ndarray, Mapping)):
+        yield inputs
+        return
+    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+        raise InputError(
+            f"the inputs are a {type(inputs).__name__}: give an array, a mapping from names to arrays, or an iterable "
+            "of such batches"
+        )
+    for index, batch in enumerate(inputs):
+        if not isinstance(batch, (np.ndarray, Mapping)):
+            raise InputError(
+                f"batch {index} of the inputs is a {type(batch).__name__}: every batch is an array or a mapping from "
+                "names to arrays"
+            )
+        yield batch
+
+
+def batch_rows(batch: Inputs) -> int | None:
+    """The number of rows of a batch; None where its arrays have no common first axis, so that it is one call.
+
+    InputError for a batch of zero rows.
+    """
+    arrays = batch.values() if isinstance(batch, Mapping) else [batch]
+    if len({np.shape(array)[:1] for array in arrays}) != 1 or any(np.ndim(array) == 0 for array in arrays):
+        return None
+    return rows_of(batch)
+
+
+def some_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
+    """At most `limit` rows of a batch that has rows, from row `first` on; else the whole."""
+    if batch_rows(batch) is None:
+        return batch
+    if isinstance(batch, Mapping):
+        return {name: array[first : first + limit] for name, array in batch.items()}
+    return batch[first : first + limit]
+
+
+# Whether a question about performance can be meant, before anything is measured.
+
+
+def check_positive(name: str, value: float, what: str) -> None:
+    """UsageError unless `value` is a finite number above 0; `what` says what it counts ("milliseconds")."""
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"{name} is a positive number of {what}, not {value}")
+
+
+def check_quantile(quantile: float) -> None:
+    """UsageError unless `quantile` lies between 0 and 1."""
+    if not 0 < quantile < 1:
+        raise UsageError(f"quantile lies between 0 and 1 (0.95, say), not {quantile}")
+
+
+def check_rows(inputs: object) -> None:
+    """InputError for an input without rows: what such a call costs is not what the model costs."""
+    for name, array in inputs.items() if isinstance(inputs, Mapping) else (("", inputs),):
+        if isinstance(array, np.ndarray) and array.size == 0:
+            told = f"input {name!r}" if name else "the input"
+            raise InputError(f"{told} of shape {array.shape} holds nothing to time: give the batch that is deployed")
+
+
+def check_threads(threads: int) -> int:
+    """`threads` if it is a number of threads; UsageError for anything else."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads is a whole number of at least 1, not {threads!r}")
+    return threads

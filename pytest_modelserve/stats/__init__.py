@@ -1,26 +1,33 @@
 """Intervals, tests and what a sample can decide: arrays in, frozen dataclasses out."""
 
-from pytest_modelserve.stats.bca import bca_bounds, resamples_for
-from pytest_modelserve.stats.binomial import binomial_bounds
-from pytest_modelserve.stats.block_means import BlockMeans, block_means, mean_bounds
-from pytest_modelserve.stats.bounds import Bounds
-from pytest_modelserve.stats.delong import area_variance, auc_linearised, delong_covariance
-from pytest_modelserve.stats.linearised import Linearised, average_of, mean_of, ratio_of, root_of
-from pytest_modelserve.stats.linearised_bounds import (
+from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
+from pytest_modelserve.stats.bootstrap import bca_bounds, resamples_for
+from pytest_modelserve.stats.delta_method import (
+    Linearised,
+    area_variance,
+    auc_linearised,
+    average_of,
+    delong_covariance,
     linearised_bounds,
     linearised_needed,
     linearised_power,
+    mean_of,
+    ratio_of,
+    root_of,
     unseen_share,
 )
-from pytest_modelserve.stats.mean_planning import mean_power, values_needed
-from pytest_modelserve.stats.multiplicity import holm, spend
-from pytest_modelserve.stats.noninferiority import VerdictShares, noninferiority_power, rows_needed
-from pytest_modelserve.stats.paired_proportions import paired_difference_bounds
+from pytest_modelserve.stats.intervals import Bounds, holm, spend
+from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, mean_bounds, unit_values
+from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
+from pytest_modelserve.stats.proportions import binomial_bounds, share_rows_needed
 from pytest_modelserve.stats.quantiles import median_bounds, quantile_bounds, samples_for_quantile
-from pytest_modelserve.stats.serial_dependence import SerialDependence, serial_dependence
-from pytest_modelserve.stats.share_limit import share_rows_needed
-from pytest_modelserve.stats.tango import tango_statistic
-from pytest_modelserve.stats.units import block_ids, unit_values
+from pytest_modelserve.stats.sample_size import (
+    VerdictShares,
+    mean_power,
+    noninferiority_power,
+    rows_needed,
+    values_needed,
+)
 
 __all__ = [
     "BlockMeans",

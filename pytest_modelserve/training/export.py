@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
+import site
+import subprocess
+import sys
+import sysconfig
 import warnings
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pytest_modelserve._processes import LOG_FILE, Child, can_fork, fork, run_in_child
 from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, opset_of, save_artifact
-from pytest_modelserve.errors import ArtifactError, ExportError, InputError
+from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
-from pytest_modelserve.training import child, forking, spawning
-from pytest_modelserve.training.export_child import ExportJob
-from pytest_modelserve.training.extra import require
-from pytest_modelserve.training.off_trace import check_off_trace, nan_notes
-from pytest_modelserve.training.request import PACKAGES, ExportRequest, request_for
-from pytest_modelserve.training.source import Examples
-from pytest_modelserve.training.tracing import Dynamic
-from pytest_modelserve.training.trained import TrainedModel
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, refusal
+from pytest_modelserve.training.export_checks import (
+    check_off_trace,
+    check_written,
+    correct_outputs,
+    forget_shapes,
+    nan_notes,
+    refusal,
+)
+from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportRequest, request_for
+from pytest_modelserve.training.export_worker import ExportJob
+from pytest_modelserve.training.train import Examples, TrainedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_modelserve.training.export_worker import ExportJob
 
 if TYPE_CHECKING:
     import onnx
@@ -167,17 +183,17 @@ def _other_dtype(request: ExportRequest) -> str:
 
 def _run_exporter(job: ExportJob, request: ExportRequest) -> None:
     require("onnxscript", "export")
-    forks = forking.can_fork()
+    forks = can_fork()
     if forks:
         _load_exporter()
     folder = job.path.parent
-    log = folder / child.LOG_FILE
+    log = folder / LOG_FILE
     alarm_s = math.ceil(request.time_limit_s) + _ORPHAN_GRACE_S
 
-    def start() -> child.Child:
-        return forking.fork(job.run, log) if forks else spawning.spawn(job, log, alarm_s)
+    def start() -> Child:
+        return fork(job.run, log) if forks else spawn(job, log, alarm_s)
 
-    child.run_in_child(start, folder=folder, time_limit_s=request.time_limit_s, what=f"export of {request.name}")
+    run_in_child(start, folder=folder, time_limit_s=request.time_limit_s, what=f"export of {request.name}")
     if not job.path.exists():
         raise ExportError(f"export of {request.name} ended without a result")
 
@@ -198,3 +214,58 @@ def _floating_dtype(module: nn.Module) -> str:
     dtypes = Counter(str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point())
     commonest = [dtype.removeprefix("torch.") for dtype, _ in dtypes.most_common(1)]
     return commonest[0] if commonest else ""
+
+
+def spawn(job: ExportJob, log: Path, alarm_s: int) -> subprocess.Popen[bytes]:
+    """Start `job` in a new interpreter that writes what it prints to `log`; ExportError if it cannot be pickled."""
+    job_file = log.with_name("job.pickle")
+    job_file.write_bytes(_pickled(job))
+    # -W outranks PYTHONWARNINGS, which may make errors of what torch warns of.
+    command = [sys.executable, "-W", "ignore", "-m", "pytest_modelserve.training.export_worker"]
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [*command, str(job_file), str(alarm_s)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+
+def _pickled(job: ExportJob) -> bytes:
+    cloudpickle = require("cloudpickle", "export in a new interpreter")
+    try:
+        with _by_value(cloudpickle, _modules_of(job.module)):
+            return bytes(cloudpickle.dumps(job))
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+        raise ExportError(
+            f"{type(job.module).__name__} cannot be sent to the process that exports it: {error}"
+        ) from error
+
+
+def _modules_of(module: nn.Module) -> set[ModuleType]:
+    """The user's own modules that define the classes in `module`: a new interpreter may not find a test file."""
+    classes = {cls for each in module.modules() for cls in type(each).__mro__}
+    modules = {sys.modules.get(cls.__module__) for cls in classes}
+    return {each for each in modules if each is not None and each.__name__ != "__main__" and not _is_installed(each)}
+
+
+def _is_installed(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return module.__name__ in sys.builtin_module_names
+    keys = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {*map(sysconfig.get_path, keys), *site.getsitepackages(), site.getusersitepackages()}
+    return any(Path(file).resolve().is_relative_to(Path(folder).resolve()) for folder in folders)
+
+
+@contextmanager
+def _by_value(cloudpickle: ModuleType, modules: set[ModuleType]) -> Iterator[None]:
+    added = [each for each in modules if each.__name__ not in cloudpickle.list_registry_pickle_by_value()]
+    for module in added:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in added:
+            cloudpickle.unregister_pickle_by_value(module)

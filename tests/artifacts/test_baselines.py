@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.artifacts.baselines import baseline_path, store_baseline
+from pytest_modelserve.artifacts.artifact import baseline_path, store_baseline
 
 
 def model(path: Path, *, external: bool = False) -> ms.Artifact:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_modelserve.artifacts import Scale, digest_of
-from pytest_modelserve.artifacts.sources import sources_behind
+from pytest_modelserve.artifacts.hashing import sources_behind
 from pytest_modelserve.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pytest_modelserve._onnx.graph import stored_bytes, tensors_of
 from pytest_modelserve.artifacts import open_artifact, save_artifact
-from pytest_modelserve.artifacts.external import stored_bytes, tensors_of
 from pytest_modelserve.errors import ArtifactError
 
 

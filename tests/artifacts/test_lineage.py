@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from pytest_modelserve.artifacts import LineageStep
-from pytest_modelserve.artifacts.lineage import METADATA_KEY, Label, read_label, write_label
+from pytest_modelserve.artifacts.metadata import METADATA_KEY, Label, read_label, write_label
 from pytest_modelserve.errors import ArtifactError, UsageError
 
 STEP = LineageStep("export", {"dynamic": ("batch",), "opset": 20}, "ab" * 32, {"torch": "2.13.0"}, ("verified",))

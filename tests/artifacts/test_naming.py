@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from onnx import TensorProto, helper
 
-from pytest_modelserve.artifacts.naming import names_in, rename_value, unused_prefix
+from pytest_modelserve._onnx.graph import names_in, rename_value, unused_prefix
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pytest_modelserve.artifacts import LineageStep, open_artifact, save_artifact, saving
+from pytest_modelserve.artifacts import LineageStep, artifact as saving, open_artifact, save_artifact
 from pytest_modelserve.errors import ArtifactError
 
 STEP = LineageStep("train", {"epochs": 3}, None, {"torch": "2.13.0"})

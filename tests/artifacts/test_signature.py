@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from pytest_modelserve._onnx.graph import dtype_name
 from pytest_modelserve.artifacts import Signature, TensorSpec, signature_of
-from pytest_modelserve.artifacts.signature import dtype_name, elem_type, value_info
+from pytest_modelserve.artifacts.metadata import elem_type, value_info
 from pytest_modelserve.errors import UsageError
 
 ELEMENT_TYPES = [number for number in TensorProto.DataType.values() if number != TensorProto.UNDEFINED]

@@ -13,7 +13,7 @@ from pytest_modelserve.artifacts import (
     open_artifact,
     save_artifact,
 )
-from pytest_modelserve.artifacts.stamp import stamp_of
+from pytest_modelserve.artifacts.artifact import stamp_of
 from pytest_modelserve.errors import ArtifactError
 
 SECOND_NS = 1_000_000_000
@@ -25,7 +25,7 @@ def opened(linear, saved, monkeypatch):
     path = saved(linear()).path
     late = os.stat(path).st_mtime_ns + 10 * SECOND_NS
     with monkeypatch.context() as later:
-        later.setattr("pytest_modelserve.artifacts.stamp.time.time_ns", lambda: late)
+        later.setattr("pytest_modelserve.artifacts.artifact.time.time_ns", lambda: late)
         return open_artifact(path)
 
 
@@ -92,5 +92,5 @@ def test_nothing_is_told_of_a_file_read_within_the_tick_in_which_it_was_written(
     path = tmp_path / "file"
     path.write_bytes(b"content")
     found = replace(stamp_of(path), modified_ns=modified_ns, changed_ns=modified_ns, seen_ns=modified_ns + age_ns)
-    monkeypatch.setattr("pytest_modelserve.artifacts.stamp.stamp_of", lambda _: found)
+    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.stamp_of", lambda _: found)
     assert found.still_holds(path) is told

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pytest_modelserve._onnx.serialization import MalformedError, without_weights
 from pytest_modelserve.artifacts import (
     fill,
     is_left_out,
@@ -17,7 +18,6 @@ from pytest_modelserve.artifacts import (
     save_artifact,
     wire_form,
 )
-from pytest_modelserve.artifacts.wire import MalformedError, without_weights
 from pytest_modelserve.errors import ArtifactError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from pytest_modelserve.compression.census import keep_node_metadata, make_up, node_counts
+from pytest_modelserve._onnx.graph import keep_node_metadata, make_up, node_counts
 
 
 def graph(nodes, weights=()):

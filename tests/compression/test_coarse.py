@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pytest_modelserve.compression.coarse import Coarse, coarse_values
-from pytest_modelserve.compression.exclusion import nodes_around
-from pytest_modelserve.compression.ranges import Range
+from pytest_modelserve.compression.calibration import Range
+from pytest_modelserve.compression.recipe import nodes_around
+from pytest_modelserve.compression.static_quantization import Coarse, coarse_values
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((64, 16)).astype(np.float32)

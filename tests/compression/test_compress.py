@@ -174,7 +174,7 @@ def test_free_axis_keeps_its_name_when_a_tool_renames_it(saved, store, weight):
 
 
 def test_axis_that_a_tool_fixed_is_refused(built):
-    from pytest_modelserve.compression.after import check_signature
+    from pytest_modelserve.compression.validation import check_signature
 
     source = built([("Relu", ["x"], "y", {})], {"x": ["batch", 8]}, {"y": ["batch", 8]}, {})
     fixed = built([("Relu", ["x"], "y", {})], {"x": [3, 8]}, {"y": [3, 8]}, {})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from pytest_modelserve.compression.entropy import entropy_bounds
+from pytest_modelserve.compression.calibration import entropy_bounds
 
 RNG = np.random.default_rng(3)
 SHAPES = {

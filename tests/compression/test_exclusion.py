@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from pytest_modelserve.artifacts import load_model
 from pytest_modelserve.compression import LayerDamage, compress, sensitivity
-from pytest_modelserve.compression.exclusion import check_excluded, excluded_names
+from pytest_modelserve.compression.recipe import check_excluded, excluded_names
 from pytest_modelserve.errors import UsageError
 
 INTEGER = ["int8-dynamic", "int8-static", "int4-weights"]

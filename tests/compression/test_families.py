@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import pytest_modelserve as ms
 from fixtures.families import FAMILIES
 from fixtures.recipe_matrix import COLUMNS, compressed, exported, held_out
-from pytest_modelserve.numerics import signal_to_quantization_noise_db
+from pytest_modelserve.metrics import signal_to_quantization_noise_db
 
 # What a cell may fall short of its figure, which was measured on one processor (AVX-512 with VNNI). 6 dB are an error of
 # twice the size: without VNNI, onnxruntime adds pairs of 8-bit products in 16 bits that can overflow, which costs the

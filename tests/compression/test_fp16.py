@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.artifacts import load_model, save_artifact
 from pytest_modelserve.compression import compress
-from pytest_modelserve.compression.clamping import clamped_constants
+from pytest_modelserve.compression.fp16 import clamped_constants
 from pytest_modelserve.errors import RecipeError
 
 ROW = {"x": ["batch", 8]}
@@ -193,7 +193,7 @@ def test_transposed_inputs_on_which_onnxruntime_crashes_stay_in_fp32(saved, stor
 
 
 def test_result_on_which_onnxruntime_crashes_is_refused(mlp, refusal, monkeypatch):
-    monkeypatch.setattr("pytest_modelserve.compression.opening._OPEN", "import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr("pytest_modelserve._processes._OPEN", "import os; os.kill(os.getpid(), 11)")
     assert refusal(mlp(), "fp16") == (
         "recipe 'fp16' on net / fp32: onnxruntime ends the whole process (exit status -11) when it opens the result: its "
         "own fault; leave this model in fp32. 'simplify' before helps some such models (a bidirectional RNN) and not "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.compression.kept import Kept, worst_sqnr_db
+from pytest_modelserve.metrics.signal_quality import Kept, worst_sqnr_db
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((65, 20))

@@ -8,16 +8,16 @@ import numpy as np
 import onnx
 import pytest
 
+from pytest_modelserve._onnx.serialization import write_large
 from pytest_modelserve.artifacts import load_model, open_artifact
 from pytest_modelserve.compression import RECIPES, compress
-from pytest_modelserve.compression.files import write_large
 from pytest_modelserve.errors import ArtifactError
 
 
 @pytest.fixture
 def all_is_large(monkeypatch):
-    monkeypatch.setattr("pytest_modelserve.compression.files._INLINE_LIMIT_BYTES", 0)
-    monkeypatch.setattr("pytest_modelserve.artifacts.saving.INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve._onnx.serialization._INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.INLINE_LIMIT_BYTES", 0)
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_answers_are_those_of_the_recipe_on_a_model_in_one_file(source, store, w
     rows = weight(16, 64)
     single = source()
     expected = answers(compress(single, "int8-dynamic", store=store), rows)
-    monkeypatch.setattr("pytest_modelserve.compression.files._INLINE_LIMIT_BYTES", 0)
-    monkeypatch.setattr("pytest_modelserve.artifacts.saving.INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve._onnx.serialization._INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.INLINE_LIMIT_BYTES", 0)
     onnx.save(load_model(single), single.path, save_as_external_data=True, location="weights", size_threshold=0)
     parted = open_artifact(single.path)
     got = answers(compress(parted, "int8-dynamic", store=store), rows)

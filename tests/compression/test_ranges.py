@@ -13,9 +13,8 @@ from onnxruntime.quantization.calibrate import (
     PercentileCalibrater,
 )
 
-from pytest_modelserve.compression.activations import Activations
-from pytest_modelserve.compression.ranges import measured_ranges
-from pytest_modelserve.compression.ranging import Ranging
+from pytest_modelserve._onnx.sessions import Activations
+from pytest_modelserve.compression.calibration import Ranging, measured_ranges
 
 
 class Shown:
@@ -73,7 +72,7 @@ def iter_reader(rows):
 def test_ranges_of_many_batches_are_those_of_onnxruntime_on_one(
     mlp, calibrated, monkeypatch, method, kind, options, tolerance
 ):
-    monkeypatch.setattr("pytest_modelserve.compression.ranges._ENTROPY_BINS", 512)  # its search takes its time
+    monkeypatch.setattr("pytest_modelserve.compression.calibration._ENTROPY_BINS", 512)  # its search takes its time
     rows = drawn(1000, 8)
     model = mlp().path
     activations = Activations(model, is_large=False)

@@ -106,7 +106,7 @@ def test_disk_that_fills_while_the_result_is_written(everything, store, weight, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("pytest_modelserve.artifacts.durable.os.fsync", fill)
+        full.setattr("pytest_modelserve._files.os.fsync", fill)
         message = failure(everything, store, lambda: compress(everything, recipe, store=store, **options))
     assert message == told(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, recipe, store=store, **options).variant == recipe
@@ -120,7 +120,7 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("pytest_modelserve.compression.files.wire_form", fill)
+        full.setattr("pytest_modelserve._onnx.serialization.wire_form", fill)
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
     assert message == told(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"
@@ -140,7 +140,7 @@ def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_told_as_that(everything,
 
     with monkeypatch.context() as full:
         full.setattr("onnx.shape_inference.infer_shapes_path", cut_short)
-        full.setattr("pytest_modelserve.compression.room.write_zeros", fill)
+        full.setattr("pytest_modelserve._files.write_zeros", fill)
         message = failure(everything, store, lambda: compress(everything, "int8-dynamic", store=store))
     assert message == told(store, errno.ENOSPC, "No space left on device")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_modelserve.compression.stderr import native_stderr_held
+from pytest_modelserve._processes import native_stderr_held
 
 
 def test_what_is_written_below_python_goes_to_the_log(capfd, caplog):
@@ -41,7 +41,7 @@ def test_no_descriptor_is_left_open():
 def test_process_without_standard_error_works():
     code = (
         "import os; os.close(2)\n"
-        "from pytest_modelserve.compression.stderr import native_stderr_held\n"
+        "from pytest_modelserve._processes import native_stderr_held\n"
         "with native_stderr_held(): print('inside')"
     )
     ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)

@@ -114,7 +114,7 @@ def test_worst_output_decides_and_labels_do_not(saved, refusal, rows, weight):
 
 def test_rows_are_read_until_there_are_enough(masked, refusal, rows, monkeypatch):
     """One batch of one row would be judged by chance."""
-    from pytest_modelserve.compression import surviving
+    from pytest_modelserve.compression import static_quantization as surviving
 
     added = []
     monkeypatch.setattr(surviving.Kept, "add", lambda self, candidate, reference: added.append(len(reference)))
@@ -126,7 +126,7 @@ def test_rows_are_read_until_there_are_enough(masked, refusal, rows, monkeypatch
 
 
 def test_entropy_refuses_an_endless_value_before_it_searches(masked, refusal, rows, monkeypatch):
-    from pytest_modelserve.compression import ranges
+    from pytest_modelserve.compression import calibration as ranges
 
     monkeypatch.setattr(ranges, "entropy_bounds", lambda *_: pytest.fail("searched"))
     assert "no int8 scale for" in refusal(

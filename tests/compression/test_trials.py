@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.artifacts import LineageStep, Signature, TensorSpec
-from pytest_modelserve.compression.trials import draw_trials
+from pytest_modelserve.compression.validation import draw_trials
 from pytest_modelserve.errors import InputError, RecipeError
 from pytest_modelserve.serving import serve
 

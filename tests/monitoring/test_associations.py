@@ -9,9 +9,9 @@ from scipy.special import ndtri
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.associations import MAX_FEATURES, Associations
-from pytest_modelserve.monitoring.drift.correlating import compare_associations
-from pytest_modelserve.stats.correlation_change import POWERS, correlations_of
+from pytest_modelserve.monitoring.correlations import MAX_FEATURES, Associations
+from pytest_modelserve.monitoring.drift.multivariate_tests import compare_associations
+from pytest_modelserve.stats.two_sample_tests import POWERS, correlations_of
 
 
 @pytest.fixture

@@ -7,8 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from pytest_modelserve.monitoring.binning import CHUNK, MAX_CELLS, CellTable, EvenCells, RelativeCells, count_values
-from pytest_modelserve.monitoring.edges import choose_edges
+from pytest_modelserve.monitoring.histogram import (
+    CHUNK,
+    MAX_CELLS,
+    CellTable,
+    EvenCells,
+    RelativeCells,
+    choose_edges,
+    count_values,
+)
 
 EVEN = np.array([-2.625, -0.625, 0.375, 0.875, 4.375])  # odd multiples, 3 mod 4, of 1/8
 RELATIVE = np.array([0.001953125, 0.25, 0.28125, 7.0, 1024.0])

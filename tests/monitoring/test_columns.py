@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring.columns import as_column, read_table
+from pytest_modelserve.monitoring.columns import as_column
+from pytest_modelserve.monitoring.readers import read_table
 
 
 def test_columns_of_an_array_are_views_with_default_or_given_names():

@@ -8,7 +8,7 @@ import pytest
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
 from pytest_modelserve.monitoring.columns import as_column
-from pytest_modelserve.monitoring.dependence import lag_of, strongly_dependent
+from pytest_modelserve.monitoring.profiler import lag_of, strongly_dependent
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.monitoring.columns import read_table
-from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
+from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.profiler import repeated_rows
+from pytest_modelserve.monitoring.readers import read_table
 
 
 def count(data):

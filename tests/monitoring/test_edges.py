@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from pytest_modelserve.monitoring.binning import CellTable, EvenCells, RelativeCells, count_values
-from pytest_modelserve.monitoring.edges import choose_edges
-from pytest_modelserve.stats.kolmogorov import distribution_distance
+from pytest_modelserve.monitoring.histogram import CellTable, EvenCells, RelativeCells, choose_edges, count_values
+from pytest_modelserve.stats.two_sample_tests import distribution_distance
 
 SHAPES = {
     "normal": lambda rng, n, s: rng.normal(s, 1, n),

@@ -10,7 +10,7 @@ import pytest
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.encoding import encoded
+from pytest_modelserve.monitoring.columns import encoded
 from pytest_modelserve.serving import serve
 
 
@@ -93,9 +93,7 @@ def test_long_work_shows_a_bar_on_a_terminal(monkeypatch):
             return True
 
     seen = []
-    monkeypatch.setattr(
-        "pytest_modelserve.monitoring.encoding.progress", lambda *a, **k: seen.append((a[1], k)) or a[0]
-    )
+    monkeypatch.setattr("pytest_modelserve.monitoring.columns.progress", lambda *a, **k: seen.append((a[1], k)) or a[0])
     with progress_to(Terminal()):
         encoded(IMAGES, brightness, batch_size=100)
     assert seen == [("encoding", {"total": 5})]

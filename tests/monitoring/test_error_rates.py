@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Verdict
-from pytest_modelserve.monitoring.comparing import Blocks, compare_categories, compare_numbers
-from pytest_modelserve.monitoring.judging import judge
+from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
 
 BINS = 64
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pytest_modelserve.monitoring.exact_sums import added, exact_sums, moments
+from pytest_modelserve.monitoring.histogram import added, exact_sums, moments
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 LISTS = arrays(np.float64, st.integers(0, 40), elements=DOUBLES)

@@ -9,7 +9,7 @@ import polars
 import pytest
 
 from pytest_modelserve.errors import InputError, MissingDependencyError
-from pytest_modelserve.monitoring.columns import read_table
+from pytest_modelserve.monitoring.readers import read_table
 
 CSV = """\
 whole,fraction,text,flag,nothing,holed

@@ -13,8 +13,7 @@ import pytest
 
 from pytest_modelserve.errors import InputError, MissingDependencyError, UsageError
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.columns import read_table
-from pytest_modelserve.monitoring.frames import is_lazy
+from pytest_modelserve.monitoring.readers import is_lazy, read_table
 
 DAY = 86_400
 ARROW = pyarrow.table(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.columns import read_table
-from pytest_modelserve.monitoring.matching import match_columns
+from pytest_modelserve.monitoring.readers import read_table
+from pytest_modelserve.monitoring.schema import match_columns
 
 PROFILE = {
     "width": [1.5, 2.5, 3.5],

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.columns import read_table
+from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 ROWS = 60

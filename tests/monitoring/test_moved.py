@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.moved import told_bins, told_change
-from pytest_modelserve.monitoring.windows import read_window
+from pytest_modelserve.monitoring.drift.report import told_bins, told_change
+from pytest_modelserve.monitoring.window import read_window
 
 
 def told(then, now, *, counted=False):

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.columns import read_table
+from pytest_modelserve.monitoring.readers import read_table
 
 
 @pytest.fixture(scope="module")

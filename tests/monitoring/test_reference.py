@@ -11,7 +11,7 @@ import pytest
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
-from pytest_modelserve.monitoring.profiled import POOLS, CategoricalColumn, pool_of
+from pytest_modelserve.monitoring.column_profile import POOLS, CategoricalColumn, pool_of
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 

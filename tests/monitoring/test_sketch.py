@@ -8,9 +8,8 @@ import pytest
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.drift.classifying import compare_rows
-from pytest_modelserve.monitoring.drift.design import design_of
+from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.drift.multivariate_tests import compare_rows, design_of
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
 
 
@@ -68,7 +67,7 @@ def test_merged_sketches_hold_rows_in_proportion_and_no_more_than_the_larger(rng
 
 
 def test_names_beside_pools_go_into_their_pools():
-    from pytest_modelserve.monitoring.profiled import pool_of
+    from pytest_modelserve.monitoring.column_profile import pool_of
 
     pooled = Sketch.of(np.array([[7.0]]), seen=1, vocabularies=((),))
     named = Sketch.of(np.array([[0.0], [np.nan]]), seen=2, vocabularies=(("a",),))

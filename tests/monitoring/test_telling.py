@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_modelserve.monitoring.telling import told_step, told_value
+from pytest_modelserve.monitoring.drift.report import told_step, told_value
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.profiled import NumericColumn
-from pytest_modelserve.monitoring.windows import read_window
+from pytest_modelserve.monitoring.column_profile import NumericColumn
+from pytest_modelserve.monitoring.window import read_window
 
 
 @pytest.fixture

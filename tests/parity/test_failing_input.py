@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.parity import failing_input
+from pytest_modelserve.parity import failing_inputs as failing_input
 
 X = np.arange(120, dtype=np.float32).reshape(40, 3)
 

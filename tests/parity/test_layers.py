@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import LineageStep, save_artifact
-from pytest_modelserve.parity import layers
+from pytest_modelserve.parity import fidelity as layers
 
 
 @pytest.fixture(autouse=True)

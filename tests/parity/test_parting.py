@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.parity.parting import PartingTold, tell_parting
+from pytest_modelserve.parity.outputs import PartingTold, tell_parting
 
 ROWS = np.ones((2, 3), np.float32)
 

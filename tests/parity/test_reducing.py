@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_modelserve.parity.reducing import smallest_failing_rows
+from pytest_modelserve.parity.failing_inputs import smallest_failing_rows
 
 
 def needing(first: int, last: int, asked: list[tuple[int, int]]) -> Callable[[int, int], bool]:

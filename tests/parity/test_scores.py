@@ -403,8 +403,8 @@ def test_rows_with_nan_are_misses_and_no_answers_of_the_positive_class(
 
 
 def test_precision_of_a_class_that_is_never_answered_is_uncertain_all_the_same() -> None:
-    from pytest_modelserve.numerics import decode, positive_rows
-    from pytest_modelserve.parity.estimating import _precision
+    from pytest_modelserve.metrics import decode, positive_rows
+    from pytest_modelserve.parity.accuracy.metrics import _precision
 
     rows = positive_rows(decode(np.zeros(N, int), "labels"), LABELS, 1)
     found = _precision(rows, np.ones(N, bool), None, 1.0)

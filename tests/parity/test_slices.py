@@ -10,10 +10,9 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve import stats
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.parity.judging import ErrorRates
-from pytest_modelserve.parity.metric import Limit
-from pytest_modelserve.parity.slice_verdicts import verdicts_of
-from pytest_modelserve.parity.slices import Part, SliceRules
+from pytest_modelserve.parity.accuracy.estimates import ErrorRates
+from pytest_modelserve.parity.accuracy.metrics import Limit
+from pytest_modelserve.parity.accuracy.slices import Part, SliceRules, verdicts_of
 
 N = 2000
 ROWS = np.arange(N, dtype=np.float32)[:, None]

@@ -11,7 +11,7 @@ from onnx import helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store, compose
-from pytest_modelserve.performance.breakdown import breakdown, broken_down
+from pytest_modelserve.performance.operator_costs import breakdown, broken_down
 
 X = np.ones((4, 64), np.float32)
 

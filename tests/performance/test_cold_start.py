@@ -10,7 +10,7 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.performance import cold_start
 from pytest_modelserve.performance.cold_start import judge_starts
-from pytest_modelserve.performance.fresh_child import FreshStart
+from pytest_modelserve.performance.fresh_worker import FreshStart
 
 X = np.ones((4, 64), np.float32)
 RATES: dict[str, Any] = {"confidence": 0.95, "alpha": 0.001}

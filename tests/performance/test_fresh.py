@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance.fresh import (
+from pytest_modelserve.performance.fresh_process import (
     fresh_job,
     looks_at_starts,
     median_interval,
     start_in_fresh_process,
     start_until_decided,
 )
-from pytest_modelserve.performance.fresh_child import FreshStart
+from pytest_modelserve.performance.fresh_worker import FreshStart
 
 X = np.ones((4, 64), np.float32)
 START = FreshStart(5.0, 4.0, 1.0, 1.0, 100 << 20, 110 << 20)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_modelserve.performance.host import host_state
+from pytest_modelserve.performance.timing import host_state
 
 
 @pytest.fixture

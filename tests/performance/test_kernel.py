@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_modelserve.performance.kernel import calibration_kernel, in_machine_units
-from pytest_modelserve.performance.timing import CallTimes
+from pytest_modelserve.performance.timing import CallTimes, calibration_kernel, in_machine_units
 
 
 def test_kernel_computes_the_same_finite_numbers_each_time() -> None:

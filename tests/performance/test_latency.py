@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import latency
-from pytest_modelserve.performance.latency_judgement import judge_latency
+from pytest_modelserve.performance.latency import judge_latency
 from pytest_modelserve.performance.timing import CallTimes, Clocks
 from tests.performance.simulated import Host, Served
 
@@ -205,7 +205,7 @@ def test_machine_units_follow_the_speed_of_the_host(monkeypatch: pytest.MonkeyPa
             now[0] += ns
 
         monkeypatch.setattr(
-            "pytest_modelserve.performance.latency_looks.calibration_kernel",
+            "pytest_modelserve.performance.latency.calibration_kernel",
             lambda spend=spend, speed=speed: lambda: spend(speed * 100_000),
         )
         simulated(monkeypatch, wall=lambda now=now: now[0], cpu=lambda now=now: now[0])

@@ -12,8 +12,8 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.evidence import Budget
-from pytest_modelserve.performance import leak
-from pytest_modelserve.performance.leak import Readings, calls_for, growth_per_call, read_while_calling
+from pytest_modelserve.performance import memory as leak
+from pytest_modelserve.performance.memory import Readings, calls_for, growth_per_call, read_while_calling
 
 X = np.ones((1, 1), np.float32)
 KIB = 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_modelserve.performance.looks import plan_looks
+from pytest_modelserve.performance.latency import plan_looks
 
 MS = 1e6
 

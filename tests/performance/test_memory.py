@@ -11,8 +11,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import memory
-from pytest_modelserve.performance.fresh_child import FreshStart
-from pytest_modelserve.performance.memory_of_process import forget_peak, peak_bytes, resident_bytes
+from pytest_modelserve.performance.fresh_worker import FreshStart, forget_peak, peak_bytes, resident_bytes
 
 MIB = 1 << 20
 X = np.ones((4, 64), np.float32)

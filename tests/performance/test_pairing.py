@@ -6,7 +6,7 @@ import math
 import random
 from itertools import count
 
-from pytest_modelserve.performance.pairing import Pairing, pairing_for
+from pytest_modelserve.performance.slowdown import Pairing, pairing_for
 
 
 def test_order_within_pairs_is_shuffled() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance import sessions, slowdown
+from pytest_modelserve.performance import slowdown, slowdown as sessions
 from pytest_modelserve.performance.timing import Clocks
 from tests.performance.simulated import Host, Served
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_modelserve.performance import turn
-from pytest_modelserve.performance.turn import Cap, host_turn
+from pytest_modelserve.performance import timing as turn
+from pytest_modelserve.performance.timing import Cap, host_turn
 
 
 def test_one_holds_the_turn_at_a_time(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pytest_modelserve.evidence import Unit
-from pytest_modelserve.reporting.axis import Axis, axis_through
+from pytest_modelserve.reporting.plots import Axis, axis_through
 
 
 def labels(axis: Axis) -> list[str]:

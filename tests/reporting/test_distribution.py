@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting.axis import axis_through
-from pytest_modelserve.reporting.distribution import (
+from pytest_modelserve.reporting.html_report import Sample
+from pytest_modelserve.reporting.plots import (
     BOTTOM,
     LEFT,
     RIGHT,
     TOP,
     Heights,
+    axis_through,
     distribution_of,
     quantile_of,
 )
-from pytest_modelserve.reporting.samples import Sample
 
 
 def vertices(path: str) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity, Unit
-from pytest_modelserve.reporting.figures import percentage, told, told_budget, told_interval, verdict_reason
+from pytest_modelserve.evidence.failure_text import percentage, told, told_budget, told_interval, verdict_reason
 
 
 @pytest.mark.parametrize(

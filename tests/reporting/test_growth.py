@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting.axis import axis_through
-from pytest_modelserve.reporting.distribution import BOTTOM, RIGHT, TOP
-from pytest_modelserve.reporting.growth import LEFT, growth_of
-from pytest_modelserve.reporting.samples import Readings
+from pytest_modelserve.reporting.html_report import Readings
+from pytest_modelserve.reporting.plots import BOTTOM, RIGHT, TOP, LEFT_growth as LEFT, axis_through, growth_of
 
 READINGS = Readings((5000.0, 5000.0, 7048.0, 9096.0), 100)
 

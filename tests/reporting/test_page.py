@@ -22,7 +22,7 @@ from pytest_modelserve.evidence import (
     recording,
 )
 from pytest_modelserve.reporting import Row, RunCounts, render_page, run_document
-from pytest_modelserve.reporting.page import plot_of
+from pytest_modelserve.reporting.html_report import plot_of
 
 Maker = Callable[..., Record]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Quantity, Record, Recorder, keep_samples, recording
-from pytest_modelserve.evidence.model import Unit
-from pytest_modelserve.reporting.samples import Readings, Sample, UnreadableSamplesError, samples_of
+from pytest_modelserve.evidence.evidence import Unit
+from pytest_modelserve.reporting.html_report import Readings, Sample, UnreadableSamplesError, samples_of
 
 Maker = Callable[..., Record]
 

@@ -10,9 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.candidates import edge_cases, edited
 from pytest_modelserve.robustness.coordinates import changed, joined, taken
-from pytest_modelserve.robustness.space import Space
+from pytest_modelserve.robustness.mutations import Space, edge_cases, edited
 
 RNG = np.random.default_rng
 

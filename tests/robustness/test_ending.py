@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness import ending
-from pytest_modelserve.robustness.ending import simplest_ending
-from pytest_modelserve.robustness.outcome import Counterexample
-from pytest_modelserve.serving.isolated import ProcessEndedError
+from pytest_modelserve.robustness import minimizer as ending
+from pytest_modelserve.robustness.minimizer import Counterexample, simplest_ending
+from pytest_modelserve.serving.subprocess_predictor import ProcessEndedError
 
 Rows = dict[str, NDArray[Any]]
 DIED = ProcessEndedError("the process that serves m died of SIGFPE")

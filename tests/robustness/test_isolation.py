@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.serving.isolated import Isolated, ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import Isolated, ProcessEndedError
 
 r = ms.relations
 Array = NDArray[Any]
@@ -267,7 +267,7 @@ def test_the_process_ends_with_one_that_is_killed(looping: ms.Predictor, wait: s
     count = 1 if wait == "idle" else 2**62
     code = f"""
 import numpy as np, pytest_modelserve as ms
-from pytest_modelserve.serving.isolated import Isolated
+from pytest_modelserve.serving.subprocess_predictor import Isolated
 model = Isolated(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
 model.predict(np.ones((1, 4), np.int64))
 print(model._process._child.pid, flush=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness.minimising import minimise, plainer_values
+from pytest_modelserve.robustness.minimizer import minimise, plainer_values
 
 RNG = np.random.default_rng
 

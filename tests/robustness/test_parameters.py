@@ -11,12 +11,10 @@ from onnx import TensorProto, helper
 import pytest_modelserve as ms
 from benchmarks import onnx_inputs
 from pytest_modelserve.artifacts import TensorSpec
-from pytest_modelserve.robustness.bounded_parameters import BOUNDED
-from pytest_modelserve.robustness.candidates import edge_cases
-from pytest_modelserve.robustness.joint_parameters import JOINT
-from pytest_modelserve.robustness.making import Maker
-from pytest_modelserve.robustness.parameters import Use
-from pytest_modelserve.robustness.sources import source_of
+from pytest_modelserve.robustness.base_rows import Maker
+from pytest_modelserve.robustness.mutations import edge_cases
+from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, Use
+from pytest_modelserve.robustness.strategies import source_of
 
 r = ms.relations
 
@@ -154,7 +152,7 @@ def test_malformed_sequences_are_refused(tmp_path: Any) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     model = ms.serve(tmp_path / "m.onnx")
-    from pytest_modelserve.robustness.malformed import faults_of, malformed
+    from pytest_modelserve.robustness.strategies import faults_of, malformed
 
     source = source_of(ms.strategies.inputs(model))
     assert source is not None

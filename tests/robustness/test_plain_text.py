@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.minimising import minimise
-from pytest_modelserve.robustness.plain_text import _applied, _edits, _pieces, plainer_texts
+from pytest_modelserve.robustness.minimizer import _applied, _edits, _pieces, minimise, plainer_texts
 
 
 @given(st.text(), st.text())

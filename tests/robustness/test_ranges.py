@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Signature, TensorSpec
-from pytest_modelserve.robustness.candidates import edge_cases, edited
-from pytest_modelserve.robustness.sources import source_of
+from pytest_modelserve.robustness.mutations import edge_cases, edited
+from pytest_modelserve.robustness.strategies import source_of
 
 r = ms.relations
 Range = ms.strategies.Range

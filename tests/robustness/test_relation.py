@@ -79,7 +79,7 @@ def test_without_candidates_every_row_is_asked_as_it_stands_and_no_other(rows: A
 def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path: Path) -> None:
     import ml_dtypes
 
-    from pytest_modelserve.robustness.saving import save_inputs
+    from pytest_modelserve.parity.failing_inputs import save_inputs
 
     inputs = {
         "a/b": np.array([["x", "längst"]], object),

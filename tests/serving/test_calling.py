@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.serving.calling import Forward
+from pytest_modelserve.serving.torch_predictor import Forward
 
 A, B, C = (np.full(1, value) for value in (1.0, 2.0, 3.0))
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_served_is_refused(target, settings, message):
 
 def test_importing_the_room_loads_no_runtime():
     heavy = "{'torch', 'onnx', 'onnxruntime', 'onnxsim', 'scipy'}"
-    code = f"import sys, pytest_modelserve.serving, pytest_modelserve.numerics; print({heavy} & set(sys.modules))"
+    code = f"import sys, pytest_modelserve.serving, pytest_modelserve.metrics; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pytest_modelserve.artifacts import open_artifact, read_graph
-from pytest_modelserve.serving.fragile import is_fragile
+from pytest_modelserve.serving.crash_guards import is_fragile
 
 NODE = helper.make_node
 TURN = {"perm": [1, 0, 2]}

@@ -13,7 +13,7 @@ from onnx import helper
 
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.serving import OnnxPredictor
-from pytest_modelserve.serving.hazards import Hazards, hazards_of
+from pytest_modelserve.serving.crash_guards import Hazards, hazards_of
 
 NODE = helper.make_node
 INT64, INT32 = onnx.TensorProto.INT64, onnx.TensorProto.INT32

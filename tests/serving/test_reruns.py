@@ -8,8 +8,7 @@ from onnx import TensorProto, helper
 
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.serving import CallablePredictor, OnnxPredictor, TorchPredictor
-from pytest_modelserve.serving.float64 import widened
-from pytest_modelserve.serving.reruns import reruns_of
+from pytest_modelserve.serving.reference_runs import reruns_of, widened
 
 NODE = helper.make_node
 X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)

@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 from pytest_modelserve.errors import InputError, UsageError  # noqa: E402
 from pytest_modelserve.evidence import Subject  # noqa: E402
 from pytest_modelserve.serving import TorchPredictor  # noqa: E402
-from pytest_modelserve.serving.calling import Call  # noqa: E402
+from pytest_modelserve.serving.torch_predictor import Call  # noqa: E402
 
 X = np.array([[1.0, -2.0]], np.float32)
 

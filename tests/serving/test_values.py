@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from pytest_modelserve.artifacts import TensorSpec
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.serving import OnnxPredictor
-from pytest_modelserve.serving.values import as_arrays, as_value, leaf_dtypes, split_inputs
+from pytest_modelserve.serving.onnx_predictor import as_arrays, as_value, leaf_dtypes, split_inputs
 
 NODE = helper.make_node
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import bca, bca_bounds, resamples_for
+from pytest_modelserve.stats import bca_bounds, bootstrap as bca, resamples_for
 
 # Test A of spatial perception, 26 children: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, table 14.1.
 SPATIAL = np.array(

@@ -6,7 +6,7 @@ from scipy.stats import kstest, pearsonr
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import holm
-from pytest_modelserve.stats.correlation_change import POWERS, correlation_change, correlations_of
+from pytest_modelserve.stats.two_sample_tests import POWERS, correlation_change, correlations_of
 
 
 def sums_of(rows):

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import quantile_bounds
-from pytest_modelserve.stats.dependent_quantiles import dependence_block, dependent_quantile_bounds
+from pytest_modelserve.stats.quantiles import dependence_block, dependent_quantile_bounds
 
 
 def bursts(rng: np.random.Generator, n: int, length: float, share: float) -> np.ndarray:

@@ -7,14 +7,15 @@ import pytest
 from scipy.special import gammaln, ndtri
 from scipy.stats import beta, binom
 
-from pytest_modelserve.stats.guarded_limit import (
+from pytest_modelserve.stats.paired_proportions import (
+    Truth,
+    chances_within,
     first_lost_outside,
     guarded_limit,
     rows_without_discordance,
+    tango_limit,
     tango_suffices,
 )
-from pytest_modelserve.stats.limit_chances import Truth, chances_within
-from pytest_modelserve.stats.tango import tango_limit
 
 
 @cache

@@ -5,8 +5,13 @@ import pytest
 from scipy.stats import ks_2samp
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.held_out_scores import held_out_scores, one_sided_distance
-from pytest_modelserve.stats.kernel_discriminant import discriminant, feature_blocks, permutation_p_value
+from pytest_modelserve.stats.two_sample_tests import (
+    discriminant,
+    feature_blocks,
+    held_out_scores,
+    one_sided_distance,
+    permutation_p_value,
+)
 
 
 def labelled(then, now, seed=0):

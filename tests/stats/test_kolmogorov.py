@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.kolmogorov import (
+from pytest_modelserve.stats.two_sample_tests import (
     distance_bound,
     distribution_distance,
     effective_rows,

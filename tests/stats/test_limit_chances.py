@@ -5,8 +5,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import beta, multinomial
 
-from pytest_modelserve.stats.limit_chances import Truth, chances_within, largest_limits
-from pytest_modelserve.stats.tango import tango_limit
+from pytest_modelserve.stats.paired_proportions import Truth, chances_within, largest_limits, tango_limit
 
 
 def every_table(n):

@@ -9,7 +9,7 @@ from scipy.stats import binom, multinomial, norm
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import noninferiority_power, paired_difference_bounds, rows_needed
-from pytest_modelserve.stats.tango import tango_limit
+from pytest_modelserve.stats.paired_proportions import tango_limit
 
 RATES = {"confidence": 0.95, "alpha": 0.001}
 

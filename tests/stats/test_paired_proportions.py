@@ -6,8 +6,7 @@ from scipy.special import ndtri
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import paired_difference_bounds, tango_statistic
-from pytest_modelserve.stats.guarded_limit import guarded_limit
-from pytest_modelserve.stats.tango import tango_limit
+from pytest_modelserve.stats.paired_proportions import guarded_limit, tango_limit
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.share_planning import rows_for_excess
+from pytest_modelserve.stats.proportions import rows_for_excess
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.05, 0.01, 0.0003])

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import tango_statistic
-from pytest_modelserve.stats.tango import tango_limit
+from pytest_modelserve.stats.paired_proportions import tango_limit
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import betabinom, binom, binomtest, fisher_exact, hypergeom
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.two_proportions import excess_bound, fisher_p_value, outside_range_p_value
+from pytest_modelserve.stats.proportions import excess_bound, fisher_p_value, outside_range_p_value
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.two_proportions import fisher_p_value
-from pytest_modelserve.stats.unseen import unseen_p_value
+from pytest_modelserve.stats.proportions import fisher_p_value, unseen_p_value
 
 
 def exact(then, now):

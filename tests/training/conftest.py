@@ -5,8 +5,8 @@ import pytest
 
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.serving import serve
-from pytest_modelserve.training.off_trace import check_off_trace
-from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.export_checks import check_off_trace
+from pytest_modelserve.training.export_request import Tracing
 
 ROWS = np.arange(1.0, 9.0, dtype=np.float32).reshape(2, 4)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_modelserve.training.breaking_rows import breaking_rows
-from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.export_checks import breaking_rows
+from pytest_modelserve.training.export_request import Tracing
 
 
 def planted(arrays, axes):

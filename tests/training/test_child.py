@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_modelserve import _processes as child, _processes as forking
+from pytest_modelserve._processes import CAUSE_FILE, LOG_FILE, Cause, run_in_child
 from pytest_modelserve.errors import ControlFlowError, ExportError
-from pytest_modelserve.training import child, forking
-from pytest_modelserve.training.cause import CAUSE_FILE, Cause
-from pytest_modelserve.training.child import LOG_FILE, run_in_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -144,7 +143,7 @@ def test_ctrl_c_ends_the_child(tmp_path, monkeypatch):
 KILLED = """
 import os, signal
 from pathlib import Path
-from pytest_modelserve.training import forking
+from pytest_modelserve import _processes as forking
 
 child = forking.fork(signal.pause, Path("log.txt"))
 while not Path("log.txt").exists():

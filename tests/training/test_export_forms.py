@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_flat_examples_stand_for_the_mapping_and_are_the_same_export(store, monk
     def no_child(*_, **__):
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("pytest_modelserve.training.child.run_in_child", no_child)
+    monkeypatch.setattr(sys.modules["pytest_modelserve.training.export"], "run_in_child", no_child)
     torch.manual_seed(0)
     assert export(OfABatch().eval(), {"ids": IDS, "mask": MASK}, dynamic=("batch", "time"), store=store) == nested
 

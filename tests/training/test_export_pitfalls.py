@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_modelserve.errors import BakedAxisError, ExportError, UsageError
-from pytest_modelserve.training import export, export_child
+from pytest_modelserve.training import export, export_worker as export_child
 
 RNG = np.random.default_rng(0)
 SERIES = RNG.standard_normal((2, 7, 1)).astype(np.float32)

@@ -7,8 +7,8 @@ import errno
 import numpy as np
 import pytest
 
-from pytest_modelserve.training.failing import cause_of, innermost_line
-from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.export_errors import cause_of, innermost_line
+from pytest_modelserve.training.export_request import Tracing
 
 X = np.zeros((2, 4), np.float32)
 TRACING = Tracing({"x": X, "y": X}, {"x": {0: "batch"}, "y": {0: "batch", 1: "time"}})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_modelserve.training.identity import module_digest
+from pytest_modelserve.training.train import module_digest
 
 
 class Scaled(nn.Module):

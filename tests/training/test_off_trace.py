@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError
-from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.export_request import Tracing
 
 
 def sizes(probes):

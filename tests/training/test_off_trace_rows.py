@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import ExportError, InputError
-from pytest_modelserve.training.off_trace import nan_notes
-from pytest_modelserve.training.tracing import Tracing
+from pytest_modelserve.training.export_checks import nan_notes
+from pytest_modelserve.training.export_request import Tracing
 
 
 def where_last_row(test, answer):

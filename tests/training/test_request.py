@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_modelserve.training import request
-from pytest_modelserve.training.request import request_for
+from pytest_modelserve.training import export_request as request
+from pytest_modelserve.training.export_request import request_for
 
 ROWS = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 

@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.training.tracing import plan_tracing
+from pytest_modelserve.training.export_request import plan_tracing
 
 
 class Two(nn.Module):

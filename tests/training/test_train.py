@@ -17,7 +17,7 @@ from pytest_modelserve.artifacts import Store, digest_of
 from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.training import ModelSource, train
-from pytest_modelserve.training.identity import weights_digest
+from pytest_modelserve.training.train import weights_digest
 
 RUNS = []
 

@@ -7,9 +7,8 @@ from onnx import TensorProto, helper
 
 from pytest_modelserve.artifacts import signature_of
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
-from pytest_modelserve.training.agreeing import Probe
-from pytest_modelserve.training.tracing import Tracing
-from pytest_modelserve.training.written import check_written, correct_outputs, forget_shapes, refusal
+from pytest_modelserve.training.export_checks import Probe, check_written, correct_outputs, forget_shapes, refusal
+from pytest_modelserve.training.export_request import Tracing
 
 TRACING = Tracing({"x": np.zeros((2, 4), np.float32)}, {"x": {0: "batch", 1: "time"}})
 

@@ -1,4 +1,4 @@
-"""One request and its answer."""
+"""Recorded requests with their outputs, and the interface of the files that store them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import digest_of
 from pytest_modelserve.serving import Inputs
-
-Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,20 +39,4 @@ class StoredExchanges(Sequence[Exchange]):
         return self.read(index)
 
 
-def request_key(inputs: Inputs) -> str:
-    """A digest of `inputs`: a mapping that holds one array is the same request as the array, whatever its name."""
-    if isinstance(inputs, Mapping):
-        if len(inputs) != 1:
-            return digest_of({name: _plain(array) for name, array in inputs.items()})
-        (inputs,) = inputs.values()
-    return digest_of(_plain(inputs))
-
-
-def answer_key(outputs: Outputs) -> str:
-    """A digest of `outputs`, names included."""
-    return digest_of({name: _plain(array) for name, array in outputs.items()})
-
-
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Text in one form, however it is stored, because files and onnxruntime store it in different ones."""
-    return array.astype(object) if array.dtype.kind in "UT" else np.asarray(array)
+Outputs = Mapping[str, NDArray[Any]]

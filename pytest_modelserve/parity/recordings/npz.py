@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve._files import new_file
 from pytest_modelserve.errors import ArtifactError, ModelServeError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
-from pytest_modelserve.parity.recordings.replacing import new_file
 
 _ABOUT = "recording"
 _SCHEMA = 1

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Signature
+from pytest_modelserve._files import new_file
 from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError, unknown_choice
-from pytest_modelserve.numerics import dtype_name
+from pytest_modelserve.metrics import dtype_name
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
-from pytest_modelserve.parity.recordings.replacing import new_file
 
 if TYPE_CHECKING:
     import polars
+
+    from pytest_modelserve.artifacts import Signature
 
 Columns = Mapping[str, str | Sequence[str]]
 """The columns that an array is made of, by the array's name: one, or several that become (rows, columns)."""

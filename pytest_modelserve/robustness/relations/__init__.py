@@ -1,37 +1,50 @@
 """Statements about a model that need no labels: each is a frozen value with a definition and a batched check."""
 
-from pytest_modelserve.robustness.relations.agreement import Agreement, agreement
-from pytest_modelserve.robustness.relations.answers import (
-    FiniteOutputs,
-    Simplex,
-    finite_outputs,
-    simplex,
-)
-from pytest_modelserve.robustness.relations.batching import (
-    BatchInvariance,
-    RowPermutation,
-    batch_invariance,
-    row_permutation,
-)
-from pytest_modelserve.robustness.relations.determinism import Determinism, determinism
-from pytest_modelserve.robustness.relations.directional import Directional, directional
-from pytest_modelserve.robustness.relations.functionality import MinimumFunctionality, minimum_functionality
-from pytest_modelserve.robustness.relations.missing import MissingValues, missing_values
-from pytest_modelserve.robustness.relations.monotone import Monotone, monotone
-from pytest_modelserve.robustness.relations.own import OwnRelation, relation
-from pytest_modelserve.robustness.relations.padding import PaddingInvariance, padding_invariance
-from pytest_modelserve.robustness.relations.rejection import CleanRejection, clean_rejection
-from pytest_modelserve.robustness.relations.responses import (
+from pytest_modelserve.metrics.tolerance import Tolerance
+from pytest_modelserve.robustness.relations.base import OwnRelation, Relation, Violations, relation
+from pytest_modelserve.robustness.relations.feature_effects import (
+    Directional,
     InvariantTo,
     LocalStability,
+    Monotone,
+    directional,
     invariant_to,
     local_stability,
+    monotone,
 )
-from pytest_modelserve.robustness.relations.scaling import Scaling, scale_equivariant, scale_invariant
-from pytest_modelserve.robustness.relations.sets import SetPermutation, set_permutation
-from pytest_modelserve.robustness.relations.tolerance import Tolerance
-from pytest_modelserve.robustness.relations.units import UnitChange, unit_change
-from pytest_modelserve.robustness.violations import Relation, Violations
+from pytest_modelserve.robustness.relations.invariance import (
+    Agreement,
+    BatchInvariance,
+    Determinism,
+    PaddingInvariance,
+    RowPermutation,
+    SetPermutation,
+    agreement,
+    batch_invariance,
+    determinism,
+    padding_invariance,
+    row_permutation,
+    set_permutation,
+)
+from pytest_modelserve.robustness.relations.scale import (
+    Scaling,
+    UnitChange,
+    scale_equivariant,
+    scale_invariant,
+    unit_change,
+)
+from pytest_modelserve.robustness.relations.validity import (
+    CleanRejection,
+    FiniteOutputs,
+    MinimumFunctionality,
+    MissingValues,
+    Simplex,
+    clean_rejection,
+    finite_outputs,
+    minimum_functionality,
+    missing_values,
+    simplex,
+)
 
 __all__ = [
     "Agreement",

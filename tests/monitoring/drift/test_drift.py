@@ -11,8 +11,7 @@ import pytest
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.comparing import Blocks, compare_categories, compare_numbers
-from pytest_modelserve.monitoring.judging import judge
+from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
 from pytest_modelserve.reporting import failure_text
 
 

@@ -7,11 +7,9 @@ import pytest
 
 from pytest_modelserve.evidence import Budget, Verdict
 from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.comparing import Blocks, compare_numbers
-from pytest_modelserve.monitoring.drift.families import Families
-from pytest_modelserve.monitoring.drift.planning import plan_rows
-from pytest_modelserve.monitoring.judging import judge_families
-from pytest_modelserve.stats.kolmogorov import rows_for_distance
+from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_numbers, judge_families
+from pytest_modelserve.monitoring.drift.gate import Families, plan_rows
+from pytest_modelserve.stats.two_sample_tests import rows_for_distance
 
 
 class Seen:

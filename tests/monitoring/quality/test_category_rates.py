@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import beta
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.quality.category_rates import CountedCategories, lost_category_rate, new_category_rate
-from pytest_modelserve.monitoring.windows import read_window
+from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.quality.rates import CountedCategories, lost_category_rate, new_category_rate
+from pytest_modelserve.monitoring.window import read_window
 
 INDEPENDENT = Blocks()
 SHARES = np.array([0.5, 0.3, 0.15, 0.05])

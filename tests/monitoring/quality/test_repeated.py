@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import fisher_exact
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.columns import read_table
-from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.quality.repeated import looked_at, repeated_value_rate
-from pytest_modelserve.monitoring.quality.terms import Terms
+from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.quality.gate import Terms
+from pytest_modelserve.monitoring.quality.rates import looked_at, repeated_value_rate
+from pytest_modelserve.monitoring.readers import read_table
 
 INDEPENDENT = Blocks()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from pytest_modelserve.monitoring.columns import read_table
-from pytest_modelserve.monitoring.comparing import Blocks
-from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
-from pytest_modelserve.monitoring.quality.row_rates import disorder_rate, duplicate_rate, keeps_order
-from pytest_modelserve.monitoring.times import backward_rows
+from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.profiler import repeated_rows
+from pytest_modelserve.monitoring.quality.rates import disorder_rate, duplicate_rate, keeps_order
+from pytest_modelserve.monitoring.readers import read_table
+from pytest_modelserve.monitoring.timestamps import backward_rows
 
 
 def duplicates(now, then):

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.quality.tails import reach
+from pytest_modelserve.monitoring.quality.rules import reach
 
 HEAVY = {
     "Cauchy": stats.cauchy(),

@@ -11,8 +11,8 @@ import polars
 import pytest
 
 from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
-from pytest_modelserve.monitoring.profiled import NumericColumn, ProfiledColumn
-from pytest_modelserve.monitoring.scanning import scan
+from pytest_modelserve.monitoring.column_profile import NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.lazy_profiler import scan
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 Engine = Callable[[polars.DataFrame], Any]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.binning import Floats
-from pytest_modelserve.monitoring.profiled import NumericColumn
-from pytest_modelserve.monitoring.scanning import scan
+from pytest_modelserve.monitoring.column_profile import NumericColumn
+from pytest_modelserve.monitoring.histogram import Floats
+from pytest_modelserve.monitoring.lazy_profiler import scan
 
 FINITE = st.floats(-1e300, 1e300)
 NUMBERS = st.lists(st.one_of(FINITE, FINITE, st.sampled_from([0.0, -0.0, 1.0, 5e-324, 1e300, -1e300])), min_size=2)

@@ -13,8 +13,9 @@ import polars
 import pytest
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring.profiled import NumericColumn
-from pytest_modelserve.monitoring.scanning import names, profiling, scan
+from pytest_modelserve.monitoring import lazy_profiler as names, lazy_profiler as profiling
+from pytest_modelserve.monitoring.column_profile import NumericColumn
+from pytest_modelserve.monitoring.lazy_profiler import scan
 
 
 def refusal(frame: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring.profiled import CategoricalColumn, NumericColumn
+from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn
 
 ROWS = 2_000
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.parity.locating import stretches
+from pytest_modelserve.parity.divergence import subgraphs as stretches
 
 
 def node(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto:
@@ -272,7 +272,7 @@ def test_difference_that_no_operator_makes_alone_is_told_as_such(locate: Any, bu
 
 
 def test_difference_that_only_the_optimiser_makes_is_told_as_such(locate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_modelserve.parity.locating import walk
+    from pytest_modelserve.parity.divergence import locate as walk
 
     def fused(graph: Any, feed: Any) -> Any:
         wrong = graph.nodes[0].op_type == "MatMul"
@@ -295,7 +295,7 @@ def test_optimiser_that_leaves_both_graphs_as_they_were_is_not_blamed(
     locate: Any, net: onnx.ModelProto, rows: Any, save: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each moves by less than rounding may, and in opposite directions: together it is more."""
-    from pytest_modelserve.parity.locating import walk
+    from pytest_modelserve.parity.divergence import locate as walk
 
     (plain,) = ms.serve(save(net, "plain")).predict(rows).values()
 

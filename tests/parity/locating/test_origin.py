@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import pytest_modelserve as ms
-from pytest_modelserve.parity.locating import fault_origin, marking
+from pytest_modelserve._onnx import sessions as marking
+from pytest_modelserve.parity.divergence import fault_origin
 
 
 class Small(torch.nn.Module):

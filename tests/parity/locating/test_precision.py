@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.parity.locating.precision import OTHER_KERNEL_STEPS, SAME_KERNEL_STEPS, error_steps, gap, scale
+from pytest_modelserve.parity.divergence.precision import OTHER_KERNEL_STEPS, SAME_KERNEL_STEPS, error_steps, gap, scale
 
 ONE = np.float32(1)
 EPS = float(np.finfo(np.float32).eps)

@@ -1,0 +1,204 @@
+"""Sessions of onnxruntime that run where they were asked to, reproducibly and silently."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import ArtifactError, InputError, RecipeError, UsageError, unknown_choice
+
+if TYPE_CHECKING:
+    Inputs = Mapping[str, NDArray[Any]]
+
+CPU = "CPUExecutionProvider"
+
+
+def check_providers(providers: Sequence[str]) -> tuple[str, ...]:
+    """`providers` as a tuple; UsageError for none, an unknown one, and one that this build of onnxruntime lacks."""
+    if isinstance(providers, str):
+        raise UsageError(f"providers is a sequence of names: give ({providers!r},)")
+    if not providers:
+        raise UsageError(f"providers names at least one execution provider, ({CPU!r},) say")
+    available = onnxruntime.get_available_providers()
+    for name in providers:
+        if name in available:
+            continue
+        if name in onnxruntime.get_all_providers():
+            raise UsageError(
+                f"provider {name!r} is not in the installed build of onnxruntime, which has "
+                f"{', '.join(map(repr, available))}: install the onnxruntime package for that hardware"
+            )
+        raise UsageError(unknown_choice("provider", name, available))
+    return tuple(providers)
+
+
+def open_session(
+    path: Path, *, providers: Sequence[str], threads: int, optimise: bool = True, fragile: bool = False
+) -> onnxruntime.InferenceSession:
+    """A session on the model at `path` that runs on `providers` and nowhere else.
+
+    Nodes that a provider cannot run go to the next one named; the CPU takes part only if it is named. `optimise=False`
+    runs the graph as it stands in the file, without fusing or folding anything; `fragile` leaves out the last level of
+    optimisations, which some models do not survive. Raises UsageError for providers and threads that cannot be meant,
+    ArtifactError with the runtime's own reason where it refuses the model, and where a provider that is installed does
+    not start (missing driver or libraries).
+    """
+    names = check_providers(providers)
+    options = _options(threads)
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif fragile:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT
+    if CPU not in names:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they tell, a provider left out, is checked below
+            session = onnxruntime.InferenceSession(str(path), options, providers=list(names), enable_fallback=0)
+    except Exception as error:  # its exceptions share no base class
+        raise ArtifactError(f"onnxruntime refuses the model {path}: {reason(error)}") from error
+    started = session.get_providers()
+    absent = [name for name in names if name not in started]
+    if absent:
+        raise ArtifactError(
+            f"provider {absent[0]!r} did not start for the model {path}, and onnxruntime would have run it on "
+            f"{', '.join(map(repr, started))}: check the driver and the libraries that the provider needs"
+        )
+    return session
+
+
+def reason(error: Exception) -> str:
+    """What the runtime says, on one line and without its tag; its own text stays on the exception's cause."""
+    return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    """One stream of work: results do not depend on scheduling, and idle threads do not spin beside what is timed."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 4  # fatal: what goes wrong is raised, and said once
+    return options
+
+
+# Which types of inputs and outputs can be served, and how onnxruntime is asked for them.
+
+
+# Values inside a graph: onnxruntime without its optimisations, asked for tensors that the model keeps to itself.
+
+
+Values = dict[str, NDArray[Any]]
+
+# What onnxruntime hands out as a numpy array of the tensor's own type, by ONNX's element type.
+ELEMENT_TYPES = {
+    "tensor(float16)": onnx.TensorProto.FLOAT16,
+    "tensor(float)": onnx.TensorProto.FLOAT,
+    "tensor(double)": onnx.TensorProto.DOUBLE,
+    "tensor(bool)": onnx.TensorProto.BOOL,
+    "tensor(string)": onnx.TensorProto.STRING,
+    **{
+        f"tensor({sign}int{bits})": onnx.TensorProto.DataType.Value(f"{sign}int{bits}".upper())
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
+
+
+def session_of(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], *, optimised: bool = False
+) -> onnxruntime.InferenceSession:
+    """A session of `model` on one thread of the CPU; of `weights` it reads those that `model` says lie elsewhere.
+
+    ArtifactError where onnxruntime refuses the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what it warns of (an initializer that nobody uses) is no news here
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # A session runs once or twice here, and weights that nobody packs are shared, not copied.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    elsewhere = [each.name for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    try:
+        shared = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in elsewhere]
+        options.add_external_initializers(elsewhere, shared)
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise ArtifactError(f"onnxruntime does not take the graph: {error}") from error
+
+
+def element_types(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """ONNX's element type of every output that is a tensor of a type that numpy has."""
+    return {each.name: ELEMENT_TYPES[each.type] for each in session.get_outputs() if each.type in ELEMENT_TYPES}
+
+
+def answers(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], names: Sequence[str]) -> Values:
+    """The values of `names`. InputError where onnxruntime fails on `feed`."""
+    if not names:
+        return {}
+    try:
+        return dict(zip(names, session.run(list(names), dict(feed)), strict=True))
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise InputError(f"onnxruntime could not run the graph on these inputs: {error}") from error
+
+
+# Every value inside a model that onnxruntime would quantise, shown while it answers a batch.
+
+
+class Activations:
+    """The values of the model at `path` that its int8-static form may round; weights are not among them.
+
+    onnxruntime's own calibrators choose the values and make outputs of them. What they do with those is not used: they
+    keep every value of every batch until the last one was read, and join batches of one size only.
+    """
+
+    def __init__(self, path: Path, *, is_large: bool) -> None:
+        from onnxruntime.quantization.calibrate import HistogramCalibrater
+
+        shown = path.with_name("shown.onnx")
+        chooser = HistogramCalibrater(path, quantised_operators(), str(shown), use_external_data_format=is_large)
+        chooser.augment_graph()
+        self.names: tuple[str, ...] = tuple(sorted(chooser.tensors_to_calibrate))
+        self._session = _session(shown)
+
+    def of(self, batch: Inputs) -> dict[str, NDArray[np.float32]]:
+        """Each value by name; float16 as float32. RecipeError for a batch on which the model does not run."""
+        values = self.fetched(self.names, batch)
+        return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+    def fetched(self, names: Sequence[str], batch: Inputs) -> dict[str, NDArray[Any]]:
+        """Those of the values, and of the model's outputs, that are in `names`."""
+        if not names:
+            return {}
+        try:
+            values = self._session.run(list(names), dict(batch))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RecipeError(f"the model does not run on a batch of calibration=: {reason(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def quantised_operators() -> list[str]:
+    """The operators that onnxruntime quantises with ranges measured beforehand."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QLinearOpsRegistry, *QDQRegistry})
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Each value has to be the one that the nodes of the file give: fused nodes have other ones between them.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4  # fatal: what goes wrong is raised, and said once
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

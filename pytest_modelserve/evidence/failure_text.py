@@ -1,0 +1,165 @@
+"""Evidence as the text of a failure: what was measured, against what, how sure, where, and what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit, Verdict
+
+# Numbers as people read them: one place that knows how each unit is written.
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, without an exponent between 0.001 and a million."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def _milliseconds(value: float) -> str:
+    """With its unit, as a quantity far below a millisecond is read in microseconds."""
+    return f"{_significant(1000 * value)} µs" if 0 < abs(value) < 0.1 else f"{_significant(value)} ms"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(value) >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+_BARE: dict[Unit, Callable[[float], str]] = {
+    "share": lambda value: f"{100 * value:.2f}",
+    "share difference": lambda value: f"{100 * value:.2f}",
+    "ratio": lambda value: f"{value:.2f}",
+    "tolerance": _significant,
+    "cosine": lambda value: f"{value:.5f}",
+    "dB": lambda value: f"{value:.1f}",
+    "ms": _milliseconds,
+    "bytes": _bytes,
+    "count": lambda value: f"{value:.0f}" if math.isfinite(value) else str(value),
+    "": _significant,
+}
+_WITH_UNIT: dict[Unit, str] = {
+    "share": "{} %",
+    "share difference": "{} pt",
+    "ratio": "× {}",
+    "tolerance": "{} × tolerance",
+    "dB": "{} dB",
+}
+
+
+def bare(value: float, unit: Unit) -> str:
+    """`value` without its unit, as it stands in an interval."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return _BARE[unit](value)
+
+
+def told(value: float, unit: Unit) -> str:
+    """`value` with its unit: "94.20 %", "2.60 pt", "× 0.83", "38.2 dB"."""
+    return _WITH_UNIT.get(unit, "{}").format(bare(value, unit))
+
+
+def worded(value: float, unit: Unit) -> str:
+    """As `told`, with words where there is room for them: "2.60 points"."""
+    return told(value, unit).replace(" pt", " points") if unit == "share difference" else told(value, unit)
+
+
+def told_interval(interval: Interval, unit: Unit) -> str:
+    """Both ends without unit: "[1.42, 3.33]"."""
+    return f"[{bare(interval.low, unit)}, {bare(interval.high, unit)}]"
+
+
+def told_budget(budget: Budget, unit: Unit) -> str:
+    """The budget in its short form: "≤ 1.00 pt"."""
+    return f"{'≤' if budget.kind == 'at most' else '≥'} {told(budget.limit, unit)}"
+
+
+def percentage(probability: float) -> str:
+    """A probability in per cent: two digits of a small one ("3.4 %"), what a level near 1 lacks ("99.98 %")."""
+    digits = 2 if probability < 0.5 else 6
+    return f"{float(f'{100 * probability:.{digits}g}'):g} %"
+
+
+def verdict_reason(quantity: Quantity) -> str:
+    """Why the verdict is what it is, in the words of the interval."""
+    assert quantity.budget is not None
+    beyond = "above" if quantity.budget.kind == "at most" else "below"
+    what = "the value lies" if quantity.interval is None else "the whole interval lies"
+    match quantity.verdict:
+        case Verdict.PASS:
+            return f"{what} inside the budget"
+        case Verdict.FAIL:
+            return f"{what} {beyond} the budget"
+        case _:
+            return "the interval straddles the budget"
+
+
+# Names that come out of model files, made safe for a terminal and an XML report.
+
+
+def printable(text: str) -> str:
+    """`text` with every control character (ANSI escapes, line ends, NUL) shown as its escape.
+
+    A node name may hold "\\x1b[2J" or a NUL, which a terminal would obey and JUnit XML cannot hold.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def failure_text(evidence: Evidence) -> str:
+    """The message of a GateFailure or GateInconclusive, several lines long; its first line stands alone."""
+    return "\n".join(_lines(evidence))
+
+
+def _lines(evidence: Evidence) -> Iterator[str]:
+    yield f"{evidence.gate}: {printable(evidence.summary)}"
+    context = _context(evidence)
+    for quantity in evidence.quantities:
+        if quantity.budget is not None:
+            yield ""
+            yield from _judged(quantity, evidence, context)
+            context = ""
+    yield ""
+    for finding in evidence.findings:
+        yield f"  {printable(finding)}"
+    yield _row("candidate", _identity(evidence.subject))
+    if evidence.reference is not None:
+        yield _row("reference", _identity(evidence.reference))
+    if evidence.advice:
+        yield _row("next", printable(evidence.advice))
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<10} {text}"
+
+
+def _judged(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
+    assert quantity.budget is not None
+    assert quantity.verdict is not None
+    yield _row(quantity.name, worded(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
+    sample = f"{evidence.method.name}, n = {evidence.n} {evidence.n_unit}"
+    if quantity.interval is None:
+        yield _row("method", sample)
+    else:
+        levels = f"low at {percentage(quantity.interval.low_level)}, high at {percentage(quantity.interval.high_level)}"
+        yield _row("interval", f"{told_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
+    yield _row("budget", f"{quantity.budget.kind} {worded(quantity.budget.limit, quantity.unit)}")
+    yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
+
+
+def _context(evidence: Evidence) -> str:
+    """The unjudged quantities in one line: "reference 94.20 % → candidate 91.60 %"."""
+    told_ones = [f"{q.name} {worded(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
+    return " → ".join(told_ones) if len(told_ones) == 2 else ", ".join(told_ones)
+
+
+def _identity(subject: Subject) -> str:
+    digest = f"  sha256 {subject.sha256[:12]}…" if subject.sha256 else ""
+    return printable(str(subject)) + digest

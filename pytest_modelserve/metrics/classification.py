@@ -1,0 +1,313 @@
+"""Which rows count for precision, recall and what is made of them: one pair of sums a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+
+# Arrays that name classes: integers or strings, one a row.
+
+
+def class_labels(values: NDArray[Any], *, what: str, blank: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """`values` `(n,)` as integers or as numpy strings, in which equal classes are equal elements.
+
+    Booleans become 0 and 1, floats that are whole numbers become integers; floats in rows marked in `blank` `(n,)` may
+    be anything and become 0. Raises InputError, beginning with `what`, for another number of dimensions, NaN,
+    fractions, and elements that are neither numbers nor strings.
+    """
+    if values.ndim != 1:
+        raise InputError(f"{what} have shape {values.shape}: one label a row is needed, shape (rows,){_hint(values)}")
+    if values.dtype.kind in "iu":
+        return values
+    if values.dtype.kind == "b":
+        return values.astype(np.int64)
+    if values.dtype.kind == "f":
+        return _whole(values, what, np.zeros(len(values), dtype=np.bool_) if blank is None else blank)
+    if values.dtype.kind == "U":
+        return values
+    if values.dtype.kind in "OT":  # what onnxruntime answers, and numpy's text of variable width
+        return _strings(values.astype(object), what)
+    raise InputError(f"{what} have dtype {values.dtype}: class labels are integers or strings")
+
+
+def _hint(values: NDArray[Any]) -> str:
+    if values.ndim != 2:
+        return ""
+    return "; use labels.ravel()" if values.shape[1] == 1 else "; for one column a class use labels.argmax(axis=1)"
+
+
+def _whole(values: NDArray[Any], what: str, blank: NDArray[np.bool_]) -> NDArray[Any]:
+    missing = np.flatnonzero(np.isnan(values) & ~blank)
+    if missing.size:
+        raise InputError(
+            f"{what} hold NaN in {missing.size} of {len(values)} rows, first in row {missing[0]}: "
+            "leave out the rows that have no label"
+        )
+    kept = np.where(blank, 0, values)
+    fractions = np.flatnonzero((np.trunc(kept) != kept) | (np.abs(kept) >= 2.0**63))
+    if fractions.size:
+        raise InputError(
+            f"{what} hold {kept[fractions[0]]} in row {fractions[0]}: class labels are whole numbers or strings"
+        )
+    return kept.astype(np.int64)
+
+
+def _strings(values: NDArray[Any], what: str) -> NDArray[Any]:
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(
+                f"{what} hold {value!r} ({type(value).__name__}) in row {row}: class labels are all integers or all "
+                "strings"
+            )
+    return values.astype(np.str_)
+
+
+# From a model's scores to class labels.
+
+
+DecodingName = Literal["argmax", "threshold", "labels"]
+Decoding = DecodingName | Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One label a row, integers or strings `(n,)`; where `invalid` `(n,)` is True the scores held NaN and the label
+    means nothing."""
+
+    labels: NDArray[Any]
+    invalid: NDArray[np.bool_]
+
+
+def decode(scores: NDArray[Any], how: Decoding) -> Decoded:
+    """The label of every row of `scores`, and which rows hold NaN.
+
+    "argmax": scores `(n, classes)` with at least two classes; the label is the column of the highest score, the first
+    of equals. "threshold": `(n,)` or `(n, 1)`, the probability of class 1; the label is 1 from 0.5 on and 0 below. For
+    logits, whose threshold is 0, give a callable: `lambda scores: (scores > 0).astype(int)`. "labels": `(n,)` or
+    `(n, 1)`, labels already; floats have to be whole numbers. A callable is given `scores` as they are and returns the
+    labels `(n,)`.
+
+    Zero rows decode to zero labels. Raises UsageError for an unknown name, InputError for a shape or dtype that does
+    not fit, and for labels that are neither integers, booleans, whole numbers nor strings.
+    """
+    if not isinstance(scores, np.ndarray):
+        raise InputError(f"scores to decode are a numpy array, not {type(scores).__name__}")
+    if scores.ndim == 0:
+        raise InputError("scores to decode have one row an input: a single number has none")
+    if callable(how):
+        labels = how(scores)
+    elif how == "argmax":
+        labels = _argmax(scores)
+    elif how == "threshold":
+        labels = (_column(scores, how) >= 0.5).astype(np.int64)
+    elif how == "labels":
+        labels = _column(scores, how)
+    else:
+        raise UsageError(unknown_choice("decode", how, get_args(DecodingName)) + ", or a callable")
+    invalid = _rows_with_nan(scores)
+    return Decoded(class_labels(_one_a_row(labels, scores), what="answers", blank=invalid), invalid)
+
+
+def _argmax(scores: NDArray[Any]) -> NDArray[Any]:
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise InputError(
+            f"decode='argmax' needs scores of shape (rows, classes) with at least two classes, not {scores.shape}; "
+            "for one score a row use decode='threshold', for labels decode='labels'"
+        )
+    if scores.dtype.kind not in "fiub":
+        raise InputError(f"decode='argmax' needs numbers, not {scores.dtype}; for labels use decode='labels'")
+    labels: NDArray[Any] = scores.argmax(axis=1)
+    return labels
+
+
+def _column(scores: NDArray[Any], how: str) -> NDArray[Any]:
+    if scores.ndim > 2 or (scores.ndim == 2 and scores.shape[1] != 1):
+        raise InputError(
+            f"decode={how!r} needs one value a row, shape (rows,) or (rows, 1), not {scores.shape}; "
+            "for one score a class use decode='argmax'"
+        )
+    if how == "threshold" and scores.dtype.kind != "f":
+        raise InputError(f"decode='threshold' needs probabilities, not {scores.dtype}; for labels use decode='labels'")
+    return scores.reshape(-1)
+
+
+def _rows_with_nan(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    if scores.dtype.kind != "f":
+        return np.zeros(len(scores), dtype=np.bool_)
+    rows: NDArray[np.bool_] = np.isnan(scores).any(axis=tuple(range(1, scores.ndim)))
+    return rows
+
+
+def _one_a_row(labels: object, scores: NDArray[Any]) -> NDArray[Any]:
+    """What a decoding returned, checked for its length; a user's callable may return anything."""
+    if not isinstance(labels, np.ndarray):
+        raise InputError(f"decode= returned {type(labels).__name__}: a numpy array of one label a row is needed")
+    if labels.shape[:1] != scores.shape[:1]:
+        raise InputError(f"decode= returned shape {labels.shape} for {len(scores)} rows: one label a row is needed")
+    return labels
+
+
+# Task metrics: what share of a model's answers is right.
+
+
+def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
+    """Whether each row's answer is its label, `(n,)`; a row whose scores held NaN is wrong.
+
+    `labels` `(n,)`: integers, booleans, floats that are whole numbers, or strings. Raises InputError for zero rows,
+    another length than the answers', NaN, a single class (a model that always gives that answer would be perfect), and
+    numbers beside strings.
+    """
+    truth, answers = class_pairs(decoded, labels)
+    correct: NDArray[np.bool_] = (answers == truth) & ~decoded.invalid
+    return correct
+
+
+def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels and answers that can be compared, (n,) each; raises InputError as `correct_rows` says."""
+    truth = class_labels(np.asarray(labels), what="labels")
+    answers = decoded.labels
+    if len(truth) == 0 and len(answers) == 0:
+        raise InputError("there are no rows: accuracy needs at least one row of each of two classes")
+    if len(truth) != len(answers):
+        raise InputError(f"there are {len(truth)} labels for {len(answers)} rows of outputs")
+    if (truth.dtype.kind == "U") != (answers.dtype.kind == "U"):
+        raise InputError(
+            f"labels are {_told(truth)} and the model's answers are {_told(answers)}: give labels as the model answers "
+            "them, or a callable as decode= that answers as the labels do"
+        )
+    if (truth == truth[0]).all():
+        raise InputError(
+            f"all {len(truth)} labels are {truth[0].item()!r}: on one class alone a model that always gives that "
+            "answer is perfect; add rows of another class"
+        )
+    return truth, answers
+
+
+def accuracy(decoded: Decoded, labels: ArrayLike) -> float:
+    """The share of rows whose answer is the label, from 0 to 1; see `correct_rows`."""
+    return float(correct_rows(decoded, labels).mean())
+
+
+def _told(labels: NDArray[Any]) -> str:
+    kind = "strings" if labels.dtype.kind == "U" else "integers"
+    return f"{kind} (first {labels[0].item()!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRows:
+    """The rows of one class, `label`, among the labels `truth` and the `answers`, (n,) each.
+
+    Where `answered` (n,) is False the scores held NaN, and the row is of no class by answer.
+    """
+
+    label: int | str
+    truth: NDArray[Any]
+    answers: NDArray[Any]
+    answered: NDArray[np.bool_]
+
+    @property
+    def actual(self) -> NDArray[np.bool_]:
+        """The rows that are of the class by label."""
+        return np.asarray(self.truth == self.label)
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """The rows that are of the class by answer."""
+        return np.asarray((self.answers == self.label) & self.answered)
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """The rows that are of the class by both."""
+        return self.actual & self.predicted
+
+
+def class_rows(decoded: Decoded, labels: ArrayLike) -> tuple[ClassRows, ...]:
+    """The rows of each class that occurs in `labels` (n,), in sorted order.
+
+    A class that is only ever answered is no class of its own: its rows are missing from the classes they belong to, and
+    two models are averaged over the same classes. A row whose scores held NaN is of no class by answer. Raises
+    InputError as `correct_rows` does.
+    """
+    truth, answers = class_pairs(decoded, labels)
+    return tuple(ClassRows(value.item(), truth, answers, ~decoded.invalid) for value in np.unique(truth))
+
+
+def positive_rows(decoded: Decoded, labels: ArrayLike, pos_label: int | str | None) -> ClassRows:
+    """The rows of the class `pos_label`, by default 1 where the labels are 0 and 1.
+
+    Raises InputError as `correct_rows` does, for labels of other classes without `pos_label`, and for a `pos_label`
+    that no label is.
+    """
+    truth, answers = class_pairs(decoded, labels)
+    positive = positive_label(truth, pos_label)
+    return ClassRows(positive, truth, answers, ~decoded.invalid)
+
+
+def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | str:
+    """`pos_label` if it is among the labels `truth` (n,), or 1 where none is given and they are 0 and 1; InputError."""
+    classes = [value.item() for value in np.unique(truth)]
+    if pos_label is None:
+        if classes == [0, 1]:
+            return 1
+        raise InputError(
+            f"labels are {_listed(classes)}: say which class is the positive one by pos_label=, or take the average "
+            "over the classes ('precision_macro', 'recall_macro', 'f1_macro')"
+        )
+    if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
+        raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_listed(classes)}")
+    return pos_label
+
+
+def _listed(classes: list[int | str]) -> str:
+    told = ", ".join(map(repr, classes[:5]))
+    return f"{told} and {len(classes) - 5} more" if len(classes) > 5 else told
+
+
+# Scores as ranks: is the label among the highest k, and which number a ROC curve is drawn over.
+
+
+def top_k_rows(scores: NDArray[Any], labels: ArrayLike, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each row's label is among its `k` highest scores, (n,), and which rows hold NaN and are therefore wrong.
+
+    `scores` `(n, classes)` with more than `k` classes; of equal scores the first column is the higher one. `labels`
+    `(n,)` are column numbers. Raises InputError for other shapes, a label without a column, and as `correct_rows` does.
+    """
+    if scores.ndim != 2 or scores.dtype.kind not in "fiu":
+        raise InputError(f"top-{k} accuracy needs scores of shape (rows, classes), not {scores.shape} {scores.dtype}")
+    classes = scores.shape[1]
+    if classes <= k:
+        raise InputError(f"among the {k} highest of {classes} classes every label is found: top-{k} says nothing here")
+    invalid = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(len(scores), dtype=np.bool_)
+    highest = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :k]
+    truth, _ = class_pairs(Decoded(highest[:, 0], invalid), labels)
+    outside = np.flatnonzero((truth < 0) | (truth >= classes))
+    if outside.size:
+        raise InputError(
+            f"label {truth[outside[0]]} in row {outside[0]} has no column: the model scores the classes 0 to "
+            f"{classes - 1}"
+        )
+    return np.asarray((highest == truth[:, None]).any(axis=1) & ~invalid), np.asarray(invalid)
+
+
+def positive_scores(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """One number a row, (n,), that rises with the belief in class 1: a single column, or the second less the first.
+
+    The order is that of the probability of class 1, for logits and probabilities alike. Raises InputError for scores
+    that are not `(n,)`, `(n, 1)` or `(n, 2)` numbers.
+    """
+    if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] > 2):
+        raise InputError(
+            f"an area under the ROC curve needs one score a row or one for each of two classes, not shape "
+            f"{scores.shape} of {scores.dtype}; of more classes pick one in the model, or give a callable as metric="
+        )
+    values = scores.astype(np.float64).reshape(len(scores), -1)
+    if values.shape[1] == 1:
+        return values[:, 0]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values[:, 1] - values[:, 0])

@@ -1,0 +1,390 @@
+"""Two models' outputs held against each other: the same names, dtypes, shapes, NaN, and nearly the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.metrics.elementwise import dtype_name, exact_differences, kind_of, real_differences, share_ulps
+
+# What a comparison of two models' outputs found, as values and as sentences.
+
+
+Scalar = float | int | bool | str
+Shape = tuple[int | None, ...]
+"""None where the batches of a stream have different lengths."""
+Tolerance = float | Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One element: its index and both values, as Python builtins."""
+
+    index: tuple[int, ...]
+    candidate: Scalar
+    reference: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A count of elements that disagree in kind, and the first of them in C order."""
+
+    count: int
+    first: Place
+
+
+@dataclass(frozen=True, slots=True)
+class TensorComparison:
+    """One output of both models, compared element by element; `n` counts the elements of the reference.
+
+    The maxima cover the pairs in which both values are finite, are 0.0 where nothing differs (n = 0 included: look at
+    `n`), and are None where they have no meaning: nothing was compared because the shapes differ or one side holds text
+    (`compared` is False), text has no errors, and `max_ulp` exists for bfloat16, float16, float32 and float64 only. The
+    one denominator is the reference. `worst_multiple` is the largest error as a multiple of its tolerance
+    `atol + rtol * |reference|`; integers, booleans and text have no tolerance, so that it is 0.0 or infinite. `worst`
+    is the place of it, None where nothing differs; `beyond` counts the elements above 1.
+    """
+
+    name: str
+    n: int
+    candidate_dtype: str
+    reference_dtype: str
+    candidate_shape: Shape
+    reference_shape: Shape
+    compared: bool
+    beyond: int = 0
+    worst_multiple: float | None = None
+    worst: Place | None = None
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+    max_ulp: int | None = None
+    nan: Disagreement | None = None
+    inf: Disagreement | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no tolerance applies, because neither side holds floating-point numbers."""
+        return not (_is_real(self.candidate_dtype) or _is_real(self.reference_dtype))
+
+    @property
+    def structural_problems(self) -> tuple[str, ...]:
+        """One sentence for each way in which the outputs differ in kind: dtype, shape, NaN, infinities."""
+        found = []
+        if self.candidate_dtype != self.reference_dtype:
+            found.append(f"dtype is {self.candidate_dtype} where the reference has {self.reference_dtype}")
+        if self.candidate_shape != self.reference_shape:
+            found.append(f"shape is {self.candidate_shape} where the reference has {self.reference_shape}")
+        elif not self.compared:
+            found.append("text and numbers cannot be compared")
+        if self.nan is not None:
+            found.append(f"NaN in one and not in the other at {self._told(self.nan)}")
+        if self.inf is not None:
+            found.append(f"infinities differ at {self._told(self.inf)}")
+        return tuple(f"output {self.name!r}: {sentence}" for sentence in found)
+
+    def _told(self, found: Disagreement) -> str:
+        return f"{found.count} of {self.n} elements, first at {self.told_place(found.first)}"
+
+    def told_place(self, place: Place) -> str:
+        """`[3, 1] (candidate 0.25, reference 0.2)`, each value with as many digits as its dtype tells apart."""
+        candidate = _told_value(place.candidate, self.candidate_dtype)
+        reference = _told_value(place.reference, self.reference_dtype)
+        return f"{list(place.index)} (candidate {candidate}, reference {reference})"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputComparison:
+    """Every output of two models: the ones both have in the reference's order, and the names only one of them has.
+
+    A tolerance is one number, or one for each real output by name.
+    """
+
+    tensors: tuple[TensorComparison, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    rtol: Tolerance
+    atol: Tolerance
+
+    @property
+    def n(self) -> int:
+        """How many elements were compared."""
+        return sum(tensor.n for tensor in self.tensors if tensor.compared)
+
+    @property
+    def worst_multiple(self) -> float:
+        """The largest error of any output as a multiple of its tolerance; 0.0 where nothing was compared."""
+        return max((tensor.worst_multiple or 0.0 for tensor in self.tensors), default=0.0)
+
+    @property
+    def structural_problems(self) -> tuple[str, ...]:
+        """One sentence for each missing or unexpected output and each difference in dtype, shape, NaN or infinities."""
+        missing = (f"output {name!r} is missing from the candidate" for name in self.missing)
+        unexpected = (f"output {name!r} is unknown to the reference" for name in self.unexpected)
+        told = (sentence for tensor in self.tensors for sentence in tensor.structural_problems)
+        return (*missing, *unexpected, *told)
+
+    @property
+    def numeric_problems(self) -> tuple[str, ...]:
+        """One sentence for each output with elements beyond their tolerance, worst place included."""
+        return tuple(self._told(tensor) for tensor in self.tensors if tensor.beyond)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the outputs have the same names, dtypes, shapes, NaN and infinities, and every error is tolerated."""
+        return not self.structural_problems and not self.numeric_problems
+
+    def _told(self, tensor: TensorComparison) -> str:
+        assert tensor.worst is not None  # beyond > 0
+        where = tensor.told_place(tensor.worst)
+        if tensor.is_exact:
+            how = f"differ and have to be equal, first at {where}"
+        else:
+            rtol, atol = (tolerance_of(tensor.name, given) for given in (self.rtol, self.atol))
+            tolerance = f"rtol {rtol:g}, atol {atol:g}"
+            how = f"are beyond {tolerance}; the worst is {tensor.worst_multiple:.3g} × its tolerance at {where}"
+        return f"output {tensor.name!r}: {tensor.beyond} of {tensor.n} elements {how}"
+
+
+def tolerance_of(name: str, given: Tolerance) -> float:
+    """The tolerance of the output `name`; 0.0 for one that has none, as integers and text have none."""
+    return given.get(name, 0.0) if isinstance(given, Mapping) else given
+
+
+def _told_value(value: Scalar, dtype: str) -> str:
+    if isinstance(value, float) and _is_real(dtype):
+        rounded: Any = np.dtype(dtype).type(value)
+        return str(rounded)
+    return repr(value)
+
+
+def _is_real(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))
+
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: Tolerance, atol: Tolerance) -> OutputComparison:
+    """Every output that both have, compared element by element, and the names that only one has.
+
+    A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
+    is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
+    to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair with one of them is counted
+    and told on its own, never folded into a maximum. A different dtype or shape is told as well; values of different
+    dtypes are still compared, as float64. The arrays are read in chunks: the extra memory stays below 4 MB.
+
+    Raises UsageError for a tolerance that is negative or not finite, InputError for no outputs at all, something
+    other than an array, and dtypes that have no order and no text (complex, bytes, records, other objects). The
+    numbers of ml_dtypes are numbers: bfloat16, float8, int4.
+    """
+    check_tolerances(rtol, atol)
+    for side, outputs in (("candidate", candidate), ("reference", reference)):
+        if not outputs:
+            raise InputError(f"the {side} has no outputs to compare")
+        for name, array in outputs.items():
+            _check_comparable(side, name, array)
+    return OutputComparison(
+        tensors=tuple(
+            _compare(name, candidate[name], array, tolerance_of(name, rtol), tolerance_of(name, atol))
+            for name, array in reference.items()
+            if name in candidate
+        ),
+        missing=tuple(name for name in reference if name not in candidate),
+        unexpected=tuple(name for name in candidate if name not in reference),
+        rtol=rtol,
+        atol=atol,
+    )
+
+
+def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
+    """UsageError for a tolerance that is negative or not finite."""
+    for name, given in (("rtol", rtol), ("atol", atol)):
+        for value in given.values() if isinstance(given, Mapping) else (given,):
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is a finite number of at least 0, not {value}")
+
+
+def pair_outputs(candidate: Outputs, reference: Outputs) -> dict[str, NDArray[Any]]:
+    """The candidate's outputs under the names by which they are compared.
+
+    Where each side has exactly one output they belong together whatever they are called, because a torch module's one
+    tensor has no name of its own: the candidate's takes the reference's name. Otherwise names are left as they are.
+    """
+    if len(candidate) == len(reference) == 1:
+        return dict(zip(reference, candidate.values(), strict=True))
+    return dict(candidate)
+
+
+def _check_comparable(side: str, name: str, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{side} output {name!r} is not an array but {type(array).__name__}")
+    if array.dtype.kind == "O":
+        for item in array.flat:
+            if not isinstance(item, str):
+                raise InputError(
+                    f"{side} output {name!r} holds Python objects ({type(item).__name__}); numbers, booleans and "
+                    "strings can be compared"
+                )
+    elif kind_of(array.dtype) is None:
+        raise InputError(
+            f"{side} output {name!r} has dtype {array.dtype}; numbers, booleans and strings can be compared"
+        )
+
+
+def _compare(name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: float, atol: float) -> TensorComparison:
+    is_text = kind_of(reference.dtype) == "text"
+    result = TensorComparison(
+        name=name,
+        n=reference.size,
+        candidate_dtype=dtype_name(candidate.dtype),
+        reference_dtype=dtype_name(reference.dtype),
+        candidate_shape=candidate.shape,
+        reference_shape=reference.shape,
+        compared=candidate.shape == reference.shape and (kind_of(candidate.dtype) == "text") == is_text,
+    )
+    if not result.compared:
+        return result
+    if result.is_exact:
+        found = exact_differences(candidate, reference)
+    else:
+        found = real_differences(candidate, reference, rtol=rtol, atol=atol)
+    return replace(
+        result,
+        beyond=found.beyond,
+        worst_multiple=found.max_multiple,
+        worst=_place(found.worst, candidate, reference),
+        max_abs_error=None if is_text else found.max_abs,
+        max_rel_error=None if is_text else found.max_rel,
+        max_ulp=found.max_ulp if share_ulps(candidate.dtype, reference.dtype) else None,
+        nan=_disagreement(found.nan_differ, found.nan_first, candidate, reference),
+        inf=_disagreement(found.inf_differ, found.inf_first, candidate, reference),
+    )
+
+
+def _disagreement(
+    count: int, first: int | None, candidate: NDArray[Any], reference: NDArray[Any]
+) -> Disagreement | None:
+    place = _place(first, candidate, reference)
+    return None if place is None else Disagreement(count, place)
+
+
+def _place(flat: int | None, candidate: NDArray[Any], reference: NDArray[Any]) -> Place | None:
+    if flat is None:
+        return None
+    index = tuple(int(i) for i in np.unravel_index(flat, reference.shape))
+    return Place(index, candidate=_scalar(candidate[index]), reference=_scalar(reference[index]))
+
+
+def _scalar(element: Any) -> Scalar:
+    value: Scalar = element.item() if isinstance(element, np.generic) else element
+    return value
+
+
+# The comparisons of many batches as one, for outputs that are never in memory as a whole.
+
+
+T = TypeVar("T")
+
+
+def join_comparisons(parts: Iterable[tuple[int, OutputComparison]]) -> OutputComparison:
+    """One comparison of all batches: counts added, the largest errors kept, places told by row of the whole.
+
+    `parts` are pairs of a batch's number of rows and its comparison, all under the same tolerances, taken one by one.
+    A place counts from the first row of the first batch where the output has a row for each row of its batch, and from
+    the batch's own first element elsewhere. Of equal errors the earliest is kept. An output that one batch lacks, or
+    that differs there in dtype or shape, is missing or different as a whole. InputError for no parts.
+    """
+    whole: OutputComparison | None = None
+    before = 0
+    for rows, part in parts:
+        counted = replace(part, tensors=tuple(_counted_from(before, rows, tensor) for tensor in part.tensors))
+        whole = counted if whole is None else _joined(whole, counted)
+        before += rows
+    if whole is None:
+        raise InputError("there are no batches to compare")
+    return whole
+
+
+def _counted_from(before: int, rows: int, tensor: TensorComparison) -> TensorComparison:
+    """`tensor` with its places as rows of the whole."""
+    if not before or tensor.reference_shape[:1] != (rows,):
+        return tensor
+
+    def moved(place: Place) -> Place:
+        return replace(place, index=(place.index[0] + before, *place.index[1:]))
+
+    def first_moved(found: Disagreement | None) -> Disagreement | None:
+        return None if found is None else replace(found, first=moved(found.first))
+
+    return replace(
+        tensor,
+        worst=None if tensor.worst is None else moved(tensor.worst),
+        nan=first_moved(tensor.nan),
+        inf=first_moved(tensor.inf),
+    )
+
+
+def _joined(earlier: OutputComparison, later: OutputComparison) -> OutputComparison:
+    tensors = {tensor.name: tensor for tensor in earlier.tensors}
+    for tensor in later.tensors:
+        tensors[tensor.name] = _both(tensors[tensor.name], tensor) if tensor.name in tensors else tensor
+    return replace(
+        earlier,
+        tensors=tuple(tensors.values()),
+        missing=tuple(dict.fromkeys((*earlier.missing, *later.missing))),
+        unexpected=tuple(dict.fromkeys((*earlier.unexpected, *later.unexpected))),
+    )
+
+
+def _both(earlier: TensorComparison, later: TensorComparison) -> TensorComparison:
+    dtypes = later if earlier.candidate_dtype == earlier.reference_dtype else earlier
+    differs = next((part for part in (earlier, later) if part.candidate_shape != part.reference_shape), None)
+    shape = _joined_shape(earlier.reference_shape, later.reference_shape)
+    later_is_worse = (later.worst_multiple or 0.0) > (earlier.worst_multiple or 0.0)
+    return TensorComparison(
+        name=earlier.name,
+        n=earlier.n + later.n,
+        candidate_dtype=dtypes.candidate_dtype,
+        reference_dtype=dtypes.reference_dtype,
+        candidate_shape=shape if differs is None else differs.candidate_shape,
+        reference_shape=shape if differs is None else differs.reference_shape,
+        compared=earlier.compared and later.compared,
+        beyond=earlier.beyond + later.beyond,
+        worst_multiple=_largest(earlier.worst_multiple, later.worst_multiple),
+        worst=later.worst if later_is_worse else earlier.worst,
+        max_abs_error=_largest(earlier.max_abs_error, later.max_abs_error),
+        max_rel_error=_largest(earlier.max_rel_error, later.max_rel_error),
+        max_ulp=_merged(max, earlier.max_ulp, later.max_ulp),
+        nan=_counted_together(earlier.nan, later.nan),
+        inf=_counted_together(earlier.inf, later.inf),
+    )
+
+
+def _joined_shape(earlier: Shape, later: Shape) -> Shape:
+    if len(earlier) != len(later):
+        return (None,) * max(len(earlier), len(later))
+    if not earlier:
+        return ()
+    first = None if earlier[0] is None or later[0] is None else earlier[0] + later[0]
+    return (first, *(a if a == b else None for a, b in zip(earlier[1:], later[1:], strict=True)))
+
+
+def _counted_together(earlier: Disagreement | None, later: Disagreement | None) -> Disagreement | None:
+    return _merged(lambda a, b: Disagreement(a.count + b.count, a.first), earlier, later)
+
+
+def _largest(earlier: float | None, later: float | None) -> float | None:
+    return _merged(max, earlier, later)
+
+
+def _merged(both: Callable[[T, T], T], earlier: T | None, later: T | None) -> T | None:
+    """What `both` makes of two values, or the one there is."""
+    if earlier is None or later is None:
+        return later if earlier is None else earlier
+    return both(earlier, later)

@@ -1,0 +1,216 @@
+"""How far each row's prediction lies from its target."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.metrics.classification import class_labels
+
+Loss = Literal["absolute", "squared"]
+
+
+def row_losses(predictions: NDArray[Any], targets: ArrayLike, loss: Loss) -> NDArray[np.float64]:
+    """The absolute or squared error of each row, (n,), in the units of the target or their square.
+
+    `predictions` and `targets` are numbers of one shape (n, ...); a row of several is averaged. Differences are taken
+    in float64. A row in which a prediction is not finite has a loss that is not finite.
+
+    InputError for arrays of another dtype, for shapes that differ or hold nothing, and for targets that are not finite;
+    UsageError for an unknown loss.
+    """
+    if loss not in get_args(Loss):
+        raise UsageError(unknown_choice("loss", loss, get_args(Loss)))
+    answers, truth = paired_numbers(predictions, targets)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = np.abs(answers - truth).reshape(len(truth), -1)
+        losses: NDArray[np.float64] = (errors if loss == "absolute" else errors**2).mean(axis=1)
+    return losses
+
+
+def row_squares(
+    predictions: NDArray[Any], targets: ArrayLike, weights: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each row, (n,), the squared error and the squared distance of its target from the mean target, added up.
+
+    1 less the ratio of their sums is R², the coefficient of determination; of several numbers a row the mean is taken
+    number by number (R² weighted by variance). The mean counts rows `weights` (n,) times. Raises InputError as
+    `row_losses` does, and for targets that are all equal, which leave nothing to explain.
+    """
+    answers, truth = paired_numbers(predictions, targets)
+    answers, truth = answers.reshape(len(truth), -1), truth.reshape(len(truth), -1)
+    spread = ((truth - np.average(truth, axis=0, weights=weights)) ** 2).sum(axis=1)
+    if not np.ptp(truth, axis=0).any():
+        raise InputError(f"all {len(truth)} targets are equal: R² is the share of their variance that is explained")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return ((answers - truth) ** 2).sum(axis=1), spread
+
+
+def paired_numbers(predictions: NDArray[Any], targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predictions and targets of one shape (n, ...) in float64; InputError as `row_losses` says."""
+    truth = _numbers("targets", np.asarray(targets))
+    answers = _numbers("predictions", predictions)
+    if truth.shape != answers.shape:
+        raise InputError(
+            f"targets have shape {truth.shape} where the predictions have {answers.shape}: give one target for each "
+            f"number that is predicted{_hint(truth, answers)}"
+        )
+    if not truth.ndim or not truth.size:
+        raise InputError(f"targets have shape {truth.shape}: there is no row to judge by")
+    _check_finite(truth)
+    return answers, truth
+
+
+def _numbers(what: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{what} have dtype {values.dtype}: an error is taken of numbers")
+    return values.astype(np.float64)
+
+
+def _hint(truth: NDArray[Any], answers: NDArray[Any]) -> str:
+    return f", targets.reshape{answers.shape}" if truth.size == answers.size and truth.size else ""
+
+
+def _check_finite(truth: NDArray[np.float64]) -> None:
+    bad = np.flatnonzero(~np.isfinite(truth).reshape(len(truth), -1).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"targets hold NaN or infinities in {bad.size} of {len(truth)} rows, first in row {bad[0]}: leave out the "
+            "rows that have no target"
+        )
+
+
+# What a model's probabilities are worth: checked, and the loss of each row.
+
+
+Scores = Literal["logits", "probabilities"]
+
+SUM_TOLERANCE = 0.05
+"""By how much the probabilities of a row may miss 1. Those of float16 do by less than 0.001, those of ten classes in
+255 steps by up to 0.012, or 0.036 where the scale was calibrated and clips the highest (simulated)."""
+
+
+def row_log_losses(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDArray[np.float64]:
+    """Minus the logarithm of the probability that each row gives to its label, (n,), at least 0.
+
+    `scores` are `(n, classes)`, whose columns are the classes 0, 1, …, or `(n,)` or `(n, 1)` for class 1 of two. Of
+    logits the probabilities are the softmax, or the logistic function of one column, taken without rounding to 0.
+    Probabilities are divided by their sums, which rounding moves away from 1 by up to 0.05, and held within [ε, 1 − ε],
+    ε the spacing of their dtype at 1, so that a rounded 0 is no infinite loss. A row with a score that is NaN, or an
+    infinite logit, has the loss NaN.
+
+    Raises InputError for labels that are not column numbers, for another number of rows and for scores that contradict
+    `kind`; UsageError for an unknown `kind`. Source: the logarithmic score, Good (1952), Journal of the Royal
+    Statistical Society B 14, 107–114.
+    """
+    values = _checked(scores, kind)
+    columns = _columns(labels, values)
+    if kind == "probabilities":
+        tiny = float(np.finfo(scores.dtype if scores.dtype.kind == "f" else np.float64).eps)
+        logarithms = np.log(np.clip(_distributions(values), tiny, 1 - tiny))
+    else:
+        logarithms = _log_softmax(values)
+    losses = -logarithms[np.arange(len(values)), columns]
+    return np.asarray(np.where(_broken(values), np.nan, losses))
+
+
+def row_brier_scores(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDArray[np.float64]:
+    """The squared distance of each row's probabilities from its label, (n,).
+
+    (p − y)² for two classes, from 0 to 1; the sum over the classes for more, from 0 to 2. Everything else as
+    `row_log_losses`. Source: Brier (1950), Monthly Weather Review 78, 1–3.
+    """
+    values = _checked(scores, kind)
+    columns = _columns(labels, values)
+    probabilities = _distributions(values) if kind == "probabilities" else np.exp(_log_softmax(values))
+    hits = np.zeros_like(probabilities)
+    hits[np.arange(len(values)), columns] = 1
+    distances = ((probabilities - hits) ** 2).sum(axis=1)
+    return np.asarray(np.where(_broken(values), np.nan, distances / 2 if probabilities.shape[1] == 2 else distances))
+
+
+def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
+    """`scores` as (n, columns) of float64 that may be what `kind` says."""
+    if kind not in get_args(Scores):
+        raise UsageError(unknown_choice("scores", kind, get_args(Scores)))
+    if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or scores.size == 0:
+        raise InputError(
+            f"scores of shape {scores.shape} and dtype {scores.dtype} are no {kind}: numbers of shape (rows, classes), "
+            "or (rows,) for class 1 of two, are needed"
+        )
+    values = scores.astype(np.float64).reshape(len(scores), -1)
+    whole = values[~np.isnan(values).any(axis=1)]
+    inside = bool(((whole >= 0) & (whole <= 1)).all())
+    sums = whole.sum(axis=1)
+    if kind == "probabilities":
+        if not inside:
+            row = int(np.flatnonzero(((values < 0) | (values > 1)).any(axis=1))[0])
+            raise InputError(
+                f"scores='probabilities', but row {row} holds "
+                f"{values[row][(values[row] < 0) | (values[row] > 1)][0]:g}: "
+                "a probability lies from 0 to 1; say scores='logits', or put a Softmax behind the model"
+            )
+        if values.shape[1] > 1 and (np.abs(sums - 1) > SUM_TOLERANCE).any():
+            row = int(np.flatnonzero(np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE)[0])
+            raise InputError(
+                f"scores='probabilities', but row {row} adds up to {values[row].sum():.4g}: the probabilities of a row "
+                "add up to 1"
+            )
+    elif len(whole) and inside and _are_probabilities(whole, sums):
+        raise InputError(
+            f"scores='logits', but all {len(whole)} rows lie from 0 to 1"
+            f"{' and add up to 1' if values.shape[1] > 1 else ' and reach from end to end'}: these are "
+            "probabilities, say scores='probabilities'"
+        )
+    return values
+
+
+def _are_probabilities(whole: NDArray[np.float64], sums: NDArray[np.float64]) -> bool:
+    """Whether scores from 0 to 1 can hardly be logits: they add up to 1, or a single column fills the whole range."""
+    if whole.shape[1] > 1:
+        return bool((np.abs(sums - 1) <= SUM_TOLERANCE).all())
+    return float(whole.min()) < 0.05 and float(whole.max()) > 0.95
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithms of the softmax over the last axis, of the same shape; NaN where a row is not finite."""
+    with np.errstate(invalid="ignore"):
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _distributions(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if values.shape[1] == 1:
+        return np.hstack([1 - values, values])
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
+
+
+def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return log_softmax(np.hstack([np.zeros_like(values), values]) if values.shape[1] == 1 else values)
+
+
+def _broken(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(values).all(axis=1))
+
+
+def _columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The column that each row's label names."""
+    truth = class_labels(np.asarray(labels), what="labels")
+    classes = max(values.shape[1], 2)
+    if len(truth) != len(values):
+        raise InputError(f"there are {len(truth)} labels for {len(values)} rows of outputs")
+    if truth.dtype.kind == "U":
+        raise InputError(
+            f"labels are strings (first {truth[0].item()!r}): the probability of a label is found by its column, give "
+            f"integers from 0 to {classes - 1}"
+        )
+    outside = np.flatnonzero((truth < 0) | (truth >= classes))
+    if outside.size:
+        raise InputError(
+            f"label {truth[outside[0]]} in row {outside[0]} has no column: the model gives probabilities of the "
+            f"classes 0 to {classes - 1}"
+        )
+    return truth.astype(np.intp)

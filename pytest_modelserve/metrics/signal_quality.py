@@ -1,0 +1,298 @@
+"""How much of a model's signal survives a loss of precision: noise ratio, direction of rows, and the top answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.metrics.elementwise import kind_of
+from pytest_modelserve.metrics.losses import SUM_TOLERANCE, Scores, log_softmax
+
+_CHUNK = 2**16  # elements read at a time: 512 KiB as float64
+
+
+def signal_to_quantization_noise_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
+    """The power of `reference` over the power of its error, in decibels: 10 log10(sum r^2 / sum (c - r)^2).
+
+    Two arrays of one shape and any number of dimensions, summed as a whole in float64. inf where they are equal, -inf
+    where the reference is zero everywhere and the candidate is not. Raises InputError for no elements, different
+    shapes, NaN, infinities, and anything but real numbers.
+    """
+    check_pair(candidate, reference)
+    # Powers are taken relative to the largest magnitude: squares of float64 overflow from 1e154 on.
+    largest = max(_largest(candidate), _largest(reference)) or 1.0
+    signal = noise = 0.0
+    for c, r in _chunks(candidate, reference):
+        c, r = c / largest, r / largest
+        error = c - r
+        signal += float(r @ r)
+        noise += float(error @ error)
+    if noise == 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
+
+
+def row_cosines(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """The cosine of the angle between paired rows `(n, ...)`, each flattened: `(n,)`, from -1 to 1.
+
+    A row of zeros has no direction: beside another row of zeros its cosine is 1.0, beside any other row 0.0. Raises
+    InputError for no rows, different shapes, NaN, infinities, and anything but real numbers.
+    """
+    check_pair(candidate, reference)
+    c, r = _unit_rows(candidate), _unit_rows(reference)
+    cosines: NDArray[np.float64] = np.clip(np.einsum("ij,ij->i", c, r), -1.0, 1.0)
+    cosines[~c.any(axis=1) & ~r.any(axis=1)] = 1.0
+    return cosines
+
+
+def top1_matches(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether both put the same class first, for scores `(..., classes)`: booleans of shape `(...)`.
+
+    Between equal scores the first class wins. Raises InputError for no rows, different shapes, fewer than two classes,
+    NaN, infinities, and anything but real numbers.
+    """
+    check_pair(candidate, reference)
+    if reference.ndim < 2 or reference.shape[-1] < 2:
+        raise InputError(
+            f"the top class needs scores of shape (rows, classes) with at least two classes, not {reference.shape}"
+        )
+    matches: NDArray[np.bool_] = candidate.argmax(axis=-1) == reference.argmax(axis=-1)
+    return matches
+
+
+def top1_agreement(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
+    """The share of rows for which both put the same class first, from 0 to 1; see `top1_matches`."""
+    return float(top1_matches(candidate, reference).mean())
+
+
+def check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
+    """Raise InputError unless both are arrays of one shape that hold rows of finite real numbers."""
+    for side, array in (("candidate", candidate), ("reference", reference)):
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{side} is a numpy array, not {type(array).__name__}")
+    if candidate.shape != reference.shape:
+        raise InputError(f"candidate has shape {candidate.shape} and reference {reference.shape}: both need the same")
+    if reference.ndim == 0 or reference.size == 0:
+        raise InputError(f"outputs of shape {reference.shape} hold no rows: nothing can be measured")
+    for side, array in (("candidate", candidate), ("reference", reference)):
+        if array.dtype.kind == "b" or kind_of(array.dtype) not in ("real", "exact"):
+            raise InputError(f"{side} has dtype {array.dtype}: fidelity is measured on real numbers")
+        if not np.isfinite(array).all():
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise InputError(f"{side} holds {array[first]} at {list(first)}: fidelity is measured on finite numbers")
+
+
+def _largest(array: NDArray[Any]) -> float:
+    return max(abs(float(array.max())), abs(float(array.min())))
+
+
+def _chunks(
+    candidate: NDArray[Any], reference: NDArray[Any]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    pieces = np.nditer(
+        [candidate, reference],
+        flags=["external_loop", "buffered"],
+        op_flags=[["readonly"], ["readonly"]],
+        op_dtypes=[np.float64, np.float64],
+        casting="same_kind",
+        order="C",
+        buffersize=_CHUNK,
+    )
+    yield from pieces
+
+
+def _unit_rows(array: NDArray[Any]) -> NDArray[np.float64]:
+    """`(n, ...)` as `(n, m)` rows of length 1; a row of zeros stays one."""
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    # First to a largest magnitude of 1, so that the squares in the norm neither overflow nor vanish.
+    rows = _divided(rows, np.abs(rows).max(axis=1, keepdims=True))
+    return _divided(rows, np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def _divided(rows: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(rows, sizes, out=np.zeros_like(rows), where=sizes > 0)
+
+
+# How far a candidate's class probabilities are from the reference's, row by row.
+
+
+def kl_divergences(candidate: NDArray[Any], reference: NDArray[Any], *, scores: Scores) -> NDArray[np.float64]:
+    """Kullback and Leibler's divergence of each row, sum r ln(r / c) in nats, for scores `(..., classes)`: `(...)`.
+
+    0 where both rows are the same distribution, inf where the candidate rules out a class that the reference does not.
+    The reference's distribution is the one that weighs. Logits are put through a softmax in float64; probabilities are
+    divided by their sums, which rounding moves away from 1. Source: S. Kullback, R. A. Leibler, "On Information and
+    Sufficiency", 1951.
+
+    Raises InputError for what `top1_matches` refuses, and for probabilities that are negative or whose sum is more than
+    0.05 from 1; UsageError for an unknown `scores`.
+    """
+    if scores not in get_args(Scores):
+        raise UsageError(unknown_choice("scores", scores, get_args(Scores)))
+    check_pair(candidate, reference)
+    if reference.ndim < 2 or reference.shape[-1] < 2:
+        raise InputError(
+            f"a divergence needs scores of shape (rows, classes) with at least two classes, not {reference.shape}"
+        )
+    if scores == "logits":
+        r, c = (log_softmax(logits.astype(np.float64)) for logits in (reference, candidate))
+        divergences: NDArray[np.float64] = (np.exp(r) * (r - c)).sum(axis=-1)
+    else:
+        divergences = _relative_entropy(_normalised("candidate", candidate), _normalised("reference", reference))
+    return np.maximum(divergences, 0.0)  # rounding takes equal rows to -1e-17
+
+
+def _normalised(side: str, scores: NDArray[Any]) -> NDArray[np.float64]:
+    wide = scores.astype(np.float64)
+    sums = wide.sum(axis=-1, keepdims=True)
+    wrong = (wide < 0).any(axis=-1) | (np.abs(sums[..., 0] - 1) > SUM_TOLERANCE)
+    if wrong.any():
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise InputError(
+            f"{side} row {list(first)} is no distribution: its scores go from {wide[first].min():.3g} to "
+            f"{wide[first].max():.3g} and add up to {sums[first][0]:.3g}; say scores='logits' if that is what they are"
+        )
+    normalised: NDArray[np.float64] = wide / sums
+    return normalised
+
+
+def _relative_entropy(candidate: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(reference > 0, reference * np.log(reference / candidate), 0.0)
+    entropy: NDArray[np.float64] = terms.sum(axis=-1)
+    return entropy
+
+
+# Agreement on the top class where the reference was sure of it, and how sure it was where the two part.
+
+
+@dataclass(frozen=True, slots=True)
+class MarginAgreement:
+    """How often both put the same class first.
+
+    Of `rows`, `decided` have a reference margin above `min_margin`, and `agreeing` of those have the same top class.
+    `flipped` rows, of all, have another one; `largest_flipped` is the largest reference margin among them, None for
+    none: no threshold from there on would have let a difference through.
+    """
+
+    rows: int
+    decided: int
+    agreeing: int
+    min_margin: float
+    flipped: int
+    largest_flipped: float | None
+
+    @property
+    def agreement(self) -> float:
+        """The share of decided rows that agree, from 0 to 1."""
+        return self.agreeing / self.decided
+
+
+def decision_margins(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """The highest score less the second highest, for scores `(..., classes)`: `(...)`, at least 0, in their units.
+
+    Raises InputError for fewer than two classes and for NaN and infinities.
+    """
+    top1_matches(scores, scores)  # refuses what has no top class
+    wide = scores.astype(np.float64)
+    second, first = np.moveaxis(np.partition(wide, -2, axis=-1)[..., -2:], -1, 0)
+    margins: NDArray[np.float64] = first - second
+    return margins
+
+
+def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min_margin: float) -> MarginAgreement:
+    """The agreement of both on the top class, over rows whose reference margin exceeds `min_margin`.
+
+    A row that the reference itself hardly decided flips under any rounding and says nothing about the candidate.
+    Scores are `(..., classes)`; the margin is in their units. Raises InputError for what `top1_matches` refuses and
+    where no row is decided, UsageError for a margin that is negative or not finite.
+    """
+    if not (math.isfinite(min_margin) and min_margin >= 0):
+        raise UsageError(f"min_margin is a finite number of at least 0, not {min_margin}")
+    matches, margins = top1_matches(candidate, reference), decision_margins(reference)
+    decided = margins > min_margin
+    if not decided.any():
+        raise InputError(
+            f"no row is decided by more than min_margin {min_margin:g}: the largest margin of the reference is "
+            f"{margins.max():.3g}"
+        )
+    flipped = margins[~matches]
+    return MarginAgreement(
+        rows=margins.size,
+        decided=int(decided.sum()),
+        agreeing=int((matches & decided).sum()),
+        min_margin=min_margin,
+        flipped=flipped.size,
+        largest_flipped=float(flipped.max()) if flipped.size else None,
+    )
+
+
+# How much of a model's signal is left in the outputs of another form of it.
+
+
+def worst_sqnr_db(candidate: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> float:
+    """The least signal-to-quantization-noise ratio of the floating outputs, in decibels; inf where there are none.
+
+    Each is of all values that are finite in `reference`; -inf where one of these is not in `candidate`.
+    """
+    return min(
+        (_finite_sqnr_db(candidate[name], array) for name, array in reference.items() if array.dtype.kind == "f"),
+        default=math.inf,
+    )
+
+
+def _finite_sqnr_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
+    told = np.isfinite(reference)
+    if not told.any():
+        return math.inf
+    if not np.isfinite(candidate[told]).all():
+        return -math.inf
+    return signal_to_quantization_noise_db(candidate[told], reference[told])
+
+
+@dataclass(slots=True)
+class Kept:
+    """The powers of the signal and of the noise of one output, row by row."""
+
+    signals: list[NDArray[np.float64]] = field(default_factory=list)
+    noises: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, candidate: NDArray[Any], reference: NDArray[Any]) -> None:
+        """Take in rows `(n, ...)`, where `reference` is finite; what is not in `candidate` there is endless noise."""
+        told = np.isfinite(reference)
+        expected = np.where(told, reference, 0).astype(np.float64)
+        error = np.where(told, candidate, 0).astype(np.float64) - expected
+        self.signals.append(_row_powers(expected))
+        self.noises.append(_row_powers(np.where(np.isfinite(error), error, np.inf)))
+
+    @property
+    def sqnr_db(self) -> float:
+        """The better of two ratios, in decibels: that of all rows together, and the median over rows with a signal.
+
+        inf where no row has one. Each alone can be low in a model that is sound: all together where one enormous row
+        was left out of the ranges on purpose, which is what "entropy" and "percentile" are for; the median where most
+        rows are next to nothing beside those that matter, as scores of what is rare.
+        """
+        signal, noise = np.concatenate(self.signals or [np.zeros(0)]), np.concatenate(self.noises or [np.zeros(0)])
+        if not signal.any():
+            return math.inf
+        rows = _decibels(signal[signal > 0], noise[signal > 0])
+        return float(max(np.median(rows), _decibels(signal.sum(keepdims=True), noise.sum(keepdims=True))[0]))
+
+
+def _row_powers(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows = np.atleast_1d(array)
+    powers: NDArray[np.float64] = np.square(rows).sum(axis=tuple(range(1, rows.ndim)))
+    return powers
+
+
+def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        decibels: NDArray[np.float64] = 10 * (np.log10(signal) - np.log10(noise))
+    return decibels

@@ -1,0 +1,230 @@
+"""The smallest tolerance that rounding alone explains, learnt from a model's own answers computed in several ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.metrics.comparison import Outputs, check_tolerances
+from pytest_modelserve.metrics.elementwise import (
+    dtype_name,
+    kind_of,
+    kind_of as kind_of_tolerance,
+    machine_epsilon,
+    machine_epsilon as machine_epsilon_tolerance,
+)
+
+Feed = dict[str, NDArray[Any]]
+
+FACTOR = 4.0
+"""How many times the observed difference is tolerated. The candidate's rounding is a third draw beside the two that
+were compared, on more elements than they had: of errors that are normal, the largest of 10**7 is 1.6 times the largest
+of 1,000, and that of a difference of two draws 1.4 times that of one; the rest is reserve."""
+STEPS = 16
+"""How many steps of the dtype at the output's scale are always tolerated, for models whose reruns agree to the bit:
+eight operators in a row that each round by one step on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The floor of one output: an error of `relative * (scale + |reference|)` is rounding.
+
+    `scale` is the output's largest finite magnitude, `differences` are the largest differences of each rerun from the
+    answers, in the output's own units, and `steps` is what STEPS steps of the dtype are, relative to the scale.
+    """
+
+    output: str
+    dtype: str
+    scale: float
+    differences: Mapping[str, float]
+    steps: float
+
+    @property
+    def observed(self) -> float:
+        """The largest difference of any rerun as a share of the scale; 0.0 where nothing differs."""
+        largest = max(self.differences.values(), default=0.0)
+        return largest / self.scale if largest else 0.0
+
+    @property
+    def relative(self) -> float:
+        """The floor as a share of the scale."""
+        return max(FACTOR * self.observed, self.steps)
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether at least half of the dtype's digits are equal in all runs: what differs more is not rounding."""
+        return self.observed <= math.sqrt(machine_epsilon(self.dtype))
+
+
+def floors(answers: Outputs, reruns: Mapping[str, Outputs]) -> tuple[Floor, ...]:
+    """The floor of each real output in `answers`, from the same model's answers in `reruns`, by what they are called.
+
+    Elements that are not finite in one of the two count for nothing. InputError where a rerun gives another shape.
+    """
+    return tuple(
+        Floor(
+            output=name,
+            dtype=dtype_name(array.dtype),
+            scale=_scale(array),
+            differences={how: _difference(how, name, again[name], array) for how, again in reruns.items()},
+            steps=STEPS * machine_epsilon(array.dtype.name),
+        )
+        for name, array in answers.items()
+        if kind_of(array.dtype) == "real"
+    )
+
+
+def _scale(array: NDArray[Any]) -> float:
+    wide = array.astype(np.float64)
+    return float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
+
+
+def _difference(how: str, name: str, again: NDArray[Any], array: NDArray[Any]) -> float:
+    if again.shape != array.shape:
+        raise InputError(f"output {name!r} has shape {again.shape} {how} and {array.shape} else: no rounding does that")
+    first, second = again.astype(np.float64), array.astype(np.float64)
+    both = np.isfinite(first) & np.isfinite(second)
+    return float(np.abs(first[both] - second[both]).max(initial=0.0))
+
+
+# How far two answers of one model may lie apart before a relation calls them different.
+
+
+STEPS_tolerance = 256
+"""The room for rounding, in units of the last place of an output's largest magnitude.
+
+Summing n products in another order moves a result by about sqrt(n) units (Higham and Mary 2019, "A new approach to
+probabilistic rounding error analysis"): 256 is the room of sums of 65,536 terms.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """`steps` units in the last place of the largest magnitude; or `atol + rtol * |expected|`, where those are given.
+
+    The magnitude is the larger of an output's over the base rows and of the row itself: an answer near zero may be the
+    difference of large ones. Integers, booleans and text have to be equal. `grain` is the machine epsilon of inputs
+    that were rewritten, and so rounded, where that is coarser than the output's.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    steps: float = STEPS_tolerance
+    grain: float = 0.0
+
+    @classmethod
+    def of(cls, rtol: float | None, atol: float | None) -> Tolerance:
+        """The pair, or without both the room for rounding; UsageError for half of a pair and for negative ones."""
+        if rtol is None and atol is None:
+            return cls()
+        if rtol is None or atol is None:
+            raise UsageError("rtol and atol only mean something together: give both, or neither for rounding alone")
+        check_tolerances(rtol, atol)
+        return cls(rtol, atol)
+
+    def after_rewriting(self, values: NDArray[Any]) -> Tolerance:
+        """The tolerance for answers to rows whose `values` were computed anew in their dtype."""
+        if kind_of_tolerance(values.dtype) != "real":
+            return self
+        return replace(self, grain=max(self.grain, machine_epsilon_tolerance(values.dtype.name)))
+
+    def __str__(self) -> str:
+        if self.rtol is None:
+            return f"{self.steps:g} units in the last place of the output's largest magnitude"
+        return f"rtol {self.rtol:g}, atol {self.atol:g}"
+
+    def room(self, expected: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
+        """What is tolerated, broadcastable to `expected` (n, ...) of real numbers."""
+        size = np.abs(expected.astype(np.float64))
+        size = np.where(np.isfinite(size), size, 0)
+        if self.rtol is not None and self.atol is not None:
+            return np.asarray(self.atol + self.rtol * size)
+        row = size.reshape(len(size), -1).max(axis=1, initial=0.0)
+        scale = np.maximum(row, magnitude).reshape(-1, *[1] * (expected.ndim - 1))
+        tiny = float(np.finfo(np.float32).tiny)  # no room at all around an output that is zero everywhere would be NaN
+        return np.asarray(self.steps * max(machine_epsilon_tolerance(expected.dtype.name), self.grain) * scale + tiny)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """How far answers lie apart, (n,), and where in each row the most."""
+
+    excess: NDArray[np.float64]
+    found: Mapping[str, NDArray[Any]]
+    expected: Mapping[str, NDArray[Any]]
+    multiples: Mapping[str, NDArray[np.float64]]
+
+    def sentence(self, row: int, found: str, expected: str) -> str:
+        """Where a row's answers differ most: "output 'y'[1] is 0.25 in the batch and 0.5 alone"."""
+        name = max(self.multiples, key=lambda key: float(self.multiples[key][row].max(initial=0.0)))
+        of_row = self.multiples[name][row]
+        index = tuple(int(i) for i in np.unravel_index(int(of_row.argmax()), of_row.shape)) if of_row.ndim else ()
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        here, there = self.found[name][row][index], self.expected[name][row][index]
+        return f"output {name!r}{place} is {here!s} {found} and {there!s} {expected}"
+
+
+def apart(found: Feed, expected: Feed, tolerance: Tolerance, magnitudes: Mapping[str, float]) -> Apart:
+    """How far `found` lies from `expected`, both (n, ...) by the same names, as multiples of what is tolerated.
+
+    A NaN beside a number, another infinity and another shape are infinitely far; NaN beside NaN is equal.
+    """
+    multiples = {
+        name: _multiples(found[name], array, tolerance, magnitudes.get(name, 0.0)) for name, array in expected.items()
+    }
+    rows = [array.reshape(len(array), -1).max(axis=1, initial=0.0) for array in multiples.values()]
+    return Apart(np.max(rows, axis=0), found, expected, multiples)
+
+
+def _multiples(
+    found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance, magnitude: float
+) -> NDArray[np.float64]:
+    if found.shape != expected.shape:
+        return np.full(expected.shape, np.inf)
+    if kind_of_tolerance(expected.dtype) != "real":
+        return np.where(found == expected, 0.0, np.inf)
+    here, there = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):  # rtol and atol may both be 0
+        distance = np.abs(here - there) / tolerance.room(expected, magnitude)
+    same = (here == there) | (np.isnan(here) & np.isnan(there))
+    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def chosen(answers: Feed, output: str | None) -> Feed:
+    """The one output that is meant, or all; UsageError for a name that the model does not have."""
+    if output is None:
+        return answers
+    if output not in answers:
+        raise UsageError(unknown_choice("output", output, answers))
+    return {output: answers[output]}
+
+
+def decisions_apart(
+    found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance, magnitude: float
+) -> NDArray[np.float64]:
+    """How clearly the decision of each row differs, (n,), as a multiple of what is tolerated.
+
+    The decision is the arg-max of scores (n, classes), or the answer itself where it is one integer, boolean or text a
+    row. Two classes that lie within the tolerance of each other on either side are a tie, and no difference.
+    """
+    if kind_of_tolerance(expected.dtype) != "real":
+        same = (found == expected).reshape(len(expected), -1).all(axis=1)
+        return np.where(same, 0.0, np.inf)
+    if expected.ndim != 2 or expected.shape[1] < 2:
+        raise UsageError(
+            f"a decision is the arg-max of scores (rows, classes), or a label a row; the output has shape "
+            f"{list(expected.shape)} of {expected.dtype.name}: name another one by output="
+        )
+    rows = np.arange(len(expected))
+    before, after = np.argmax(expected, axis=1), np.argmax(found, axis=1)
+    here, there = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        margin = np.minimum(there[rows, before] - there[rows, after], here[rows, after] - here[rows, before])
+        excess = margin / tolerance.room(expected, magnitude).max(axis=1)
+    return np.where(before == after, 0.0, np.where(np.isnan(excess), np.inf, excess))

@@ -1,0 +1,201 @@
+"""Whether two arrays differ by more than their precision explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.metrics import TensorComparison, compare_outputs, signal_to_quantization_noise_db
+from pytest_modelserve.parity.divergence.computation_graph import Graph
+
+if TYPE_CHECKING:
+    from pytest_modelserve.parity.divergence.computation_graph import Graph
+
+
+# A kernel that is run twice gives the same bits; what a caller's layout or padding may change are the last few.
+SAME_KERNEL_STEPS = 16
+
+
+# Another order of summation over some thousand terms, or one operator written as several.
+OTHER_KERNEL_STEPS = 128
+
+
+# What such differences may grow to on their way through a graph.
+WHOLE_GRAPH_STEPS = 2048
+
+
+# The floors that the field holds a whole model to: one operator alone loses less than that, unless it is broken.
+FLOORS_DB = {"float16": 55.0, "int8": 25.0, "int4": 18.0}
+
+
+# Masks are written as the least number of a type, or as -inf: how little does not matter.
+_MASK = 1e30
+
+
+_MASK_IN_HALF = 6e4
+
+
+_MASK_RATIO = 1e6
+
+
+Precision = Literal["same", "float16", "int8", "int4"]
+
+
+_FOUR_BITS = ("int4", "uint4")
+
+
+_QUANTISING = ("ConvInteger", "DequantizeLinear", "MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The worst place at which a tensor is further off than it may be; without `index` the whole tensor is.
+
+    `problem` is a sentence where it is no matter of size (shape, dtype, NaN), `sqnr_db` what is left of the signal
+    where a lower precision is allowed for, `multiple` the error as a multiple of what is allowed.
+    """
+
+    index: tuple[int, ...] | None
+    candidate: Scalar | None
+    reference: Scalar | None
+    problem: str = ""
+    sqnr_db: float | None = None
+    multiple: float = math.inf
+
+
+def precision_of(candidate: Graph, reference: Graph) -> Precision:
+    """What `candidate` was quantised to, in comparison with `reference`: "same" where both or neither were."""
+    ours, theirs = _kind(candidate), _kind(reference)
+    return "same" if ours == theirs or ours == "same" else ours
+
+
+def gap(candidate: NDArray[Any], reference: NDArray[Any], precision: Precision, *, steps: float) -> Gap | None:
+    """Where `candidate` is further off than rounding or `precision` explains, None for nowhere.
+
+    In the same precision every element may be off by `steps` times the machine epsilon of the coarser dtype, relative
+    to its own value and to the `scale` of `reference`; elements without a fraction have to be equal, but for one step
+    of an 8-bit tensor where `steps` allow for another kernel. In a lower precision the whole tensor's
+    signal-to-quantisation-noise ratio has to reach the floor. NaN and infinities have to stand where they do in
+    `reference`; in a lower precision only none may be new, and what masks has to be the least number or infinite.
+    """
+    is_float = candidate.dtype.kind == reference.dtype.kind == "f"
+    if precision != "same" and is_float and candidate.shape == reference.shape:
+        return _noise(candidate, reference, FLOORS_DB[precision])
+    tensor = _compared(candidate, reference, steps)
+    problem = "; ".join(_problems(tensor, allow_dtype=precision != "same"))
+    if problem:
+        kind = tensor.nan or tensor.inf
+        place = tensor.worst if kind is None else kind.first
+        if place is None:
+            return Gap(None, None, None, problem)
+        return Gap(place.index, place.candidate, place.reference, problem)
+    if not tensor.beyond or tensor.worst is None:
+        return None
+    if _is_one_step(candidate, reference) and steps > SAME_KERNEL_STEPS:
+        return None
+    return Gap(
+        tensor.worst.index, tensor.worst.candidate, tensor.worst.reference, multiple=tensor.worst_multiple or math.inf
+    )
+
+
+def largest(array: NDArray[Any]) -> float:
+    """The largest finite magnitude, 0.0 where there is none."""
+    finite = array[np.isfinite(array)]
+    return float(np.abs(finite).max(initial=0.0))
+
+
+def error_steps(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
+    """The largest error of an element in the steps that `gap` counts in; 0.0 where none can be counted."""
+    if candidate.shape != reference.shape or candidate.dtype.kind != "f" or reference.dtype.kind != "f":
+        return 0.0
+    return _compared(candidate, reference, 1).worst_multiple or 0.0
+
+
+def _compared(candidate: NDArray[Any], reference: NDArray[Any], steps: float) -> TensorComparison:
+    rtol = atol = 0.0
+    if candidate.dtype.kind == reference.dtype.kind == "f":
+        rtol = steps * epsilon(candidate, reference)
+        # The least normal number: below it a runtime may flush to zero.
+        atol = rtol * scale(reference) + float(np.finfo(np.float32).tiny)
+    (tensor,) = compare_outputs({"": candidate}, {"": reference}, rtol=rtol, atol=atol).tensors
+    return tensor
+
+
+def scale(reference: NDArray[Any]) -> float:
+    """The largest magnitude in `reference`, masks left out: values that lie a million times above the lower quarter.
+
+    An attention score of 0.3 stands beside one that -1e9 was added to, and next to that number it would be nothing.
+    """
+    sizes = np.abs(reference[np.isfinite(reference) & (reference != 0)]).astype(np.float64)
+    if not sizes.size:
+        return 0.0
+    quarter = float(np.partition(sizes, sizes.size // 4)[sizes.size // 4])
+    return float(sizes[sizes <= _MASK_RATIO * quarter].max(initial=0.0))
+
+
+def epsilon(*arrays: NDArray[Any]) -> float:
+    """The machine epsilon of the coarsest floating dtype among `arrays`, 0.0 where none is floating."""
+    return max((float(np.finfo(array.dtype).eps) for array in arrays if array.dtype.kind == "f"), default=0.0)
+
+
+def _problems(tensor: TensorComparison, *, allow_dtype: bool) -> Iterator[str]:
+    if tensor.candidate_dtype != tensor.reference_dtype and not allow_dtype:
+        yield f"dtype is {tensor.candidate_dtype} where the reference has {tensor.reference_dtype}"
+    if tensor.candidate_shape != tensor.reference_shape:
+        yield f"shape is {list(tensor.candidate_shape)} where the reference has {list(tensor.reference_shape)}"
+    if tensor.nan is not None:
+        yield f"NaN in one and not in the other at {tensor.nan.count} of {tensor.n} elements"
+    if tensor.inf is not None:
+        yield f"infinities differ at {tensor.inf.count} of {tensor.n} elements"
+
+
+def _is_one_step(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:
+    is_small = all(array.dtype.kind in "iu" and array.dtype.itemsize == 1 for array in (candidate, reference))
+    return is_small and int(np.abs(candidate.astype(np.int16) - reference.astype(np.int16)).max(initial=0)) <= 1
+
+
+def _noise(candidate: NDArray[Any], reference: NDArray[Any], floor_db: float) -> Gap | None:
+    ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
+    is_mask = np.abs(theirs) >= _MASK
+    masked = is_mask & (np.abs(ours) >= _MASK_IN_HALF) & (np.sign(ours) == np.sign(theirs))
+    broken = ~np.isfinite(ours) & np.isfinite(theirs) & ~masked
+    lost = is_mask & ~masked
+    if broken.any() or lost.any():
+        index = tuple(int(i) for i in np.argwhere(broken if broken.any() else lost)[0])
+        return Gap(index, float(ours[index]), float(theirs[index]), _broken(ours, broken, lost))
+    counted = np.isfinite(ours) & np.isfinite(theirs) & ~masked
+    if not counted.any():
+        return None
+    ratio = signal_to_quantization_noise_db(ours[counted], theirs[counted])
+    if ratio >= floor_db:
+        return None
+    error = np.where(counted, np.abs(np.where(counted, ours, 0) - np.where(counted, theirs, 0)), 0)
+    index = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+    return Gap(index, float(ours[index]), float(theirs[index]), sqnr_db=ratio, multiple=10 ** ((floor_db - ratio) / 20))
+
+
+def _broken(candidate: NDArray[Any], broken: NDArray[np.bool_], lost: NDArray[np.bool_]) -> str:
+    """A sentence on what is no noise: `broken` where something new is not finite, else `lost` masks."""
+    if not broken.any():
+        return f"a mask or infinity of the reference is lost, {int(lost.sum())} of {lost.size} elements"
+    kind = "NaN" if np.isnan(candidate[broken][0]) else "infinity"
+    return f"{kind} where the reference is finite, {int(broken.sum())} of {broken.size} elements"
+
+
+def _kind(graph: Graph) -> Precision:
+    operators = {node.op_type for node in graph.nodes}
+    if "MatMulNBits" in operators or any(array.dtype.name in _FOUR_BITS for array in graph.constants.values()):
+        return "int4"
+    if any(op in _QUANTISING or op.startswith(("QLinear", "DynamicQuantize")) for op in operators):
+        return "int8"
+    floats = [array for array in graph.constants.values() if array.dtype.kind == "f"]
+    halves = sum(array.size for array in floats if array.dtype == np.float16)
+    return "float16" if 2 * halves > sum(array.size for array in floats) else "same"
+
+
+Scalar = float | int | bool | str

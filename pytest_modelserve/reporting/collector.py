@@ -1,0 +1,185 @@
+"""From test reports to the rows of a run: evidence told once, last attempts judged, crashes kept.
+
+Knows nothing of pytest: the plugin hands over the plain parts of its reports, whichever process made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence import PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
+from pytest_modelserve.reporting.terminal import error_bound
+
+RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "CRASHED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the gate table; `record` is None for a test that took its worker down with it.
+
+    `expected` marks a FAIL that its test expects (an xfail, or a failure that the test caught and passed with).
+    `superseded` marks an attempt that was run again: told, and not judged.
+    """
+
+    node_id: str
+    verdict: RowVerdict
+    record: Record | None
+    outcome: str
+    expected: bool = False
+    superseded: bool = False
+    reruns: int = 0
+
+
+class Gathering:
+    """Collects what the reports of one run carry and turns it into rows."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[object, ...], dict[str, Record]] = {}
+        self._outcomes: dict[str, str] = {}
+        self._reruns: dict[str, int] = {}
+        self._crashed: dict[str, None] = {}
+        self._order: dict[str, int] = {}
+
+    def expect(self, node_ids: Iterable[str]) -> None:
+        """Take in the tests that will run, in their order; rows follow it whichever worker is first."""
+        self._order = {node_id: position for position, node_id in enumerate(node_ids)}
+
+    def add_report(
+        self, node_id: str, *, when: str, outcome: str, xfail: bool, properties: Iterable[tuple[str, object]]
+    ) -> None:
+        """Take in one phase of one test; a later phase repeats the records of the earlier ones."""
+        if outcome == "rerun":
+            self._reruns[node_id] = self._reruns.get(node_id, 0) + 1
+        elif when == "call" or outcome != "passed":
+            self._outcomes[node_id] = "xfailed" if xfail and outcome == "skipped" else outcome
+        for name, value in properties:
+            if name == PROPERTY:
+                record = Record.from_json(str(value))
+                self._records.setdefault((record.identity, record.attempt), {})[record.node_id] = record
+
+    def add_crash(self, node_id: str) -> None:
+        """Take in a test during which its worker was lost."""
+        self._crashed[node_id] = None
+
+    @property
+    def node_ids(self) -> frozenset[str]:
+        """The tests that came to an end; one that took its worker down did not, whatever xdist reports of it."""
+        return frozenset(self._outcomes) - frozenset(self._crashed)
+
+    @property
+    def expected_failures(self) -> int:
+        """How many tests failed as their xfail mark says."""
+        return sum(outcome == "xfailed" for outcome in self._outcomes.values())
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every gate once: those of shared fixtures, then those of tests in their order, then the crashes."""
+        folded = [_fold(tuple(copies.values())) for copies in self._records.values()]
+        last: dict[tuple[object, ...], int] = {}
+        for record in folded:
+            last[record.identity] = max(last.get(record.identity, 1), record.attempt)
+        rows = [self._row(record, last[record.identity]) for record in sorted(folded, key=self._position)]
+        crashes = [Row(node_id, "CRASHED", None, "crashed") for node_id in self._crashed]
+        return tuple(rows + crashes)
+
+    def _position(self, record: Record) -> tuple[bool, int, str, int, int]:
+        """Where a record stands: that of a fixture must not depend on the test that happened to need it first."""
+        of_test = record.owner == record.node_id
+        position = self._order.get(record.node_id, len(self._order)) if of_test else 0
+        return (of_test, position, record.owner, record.attempt, record.index)
+
+    def _row(self, record: Record, last_attempt: int) -> Row:
+        outcome = self._outcomes.get(record.node_id, "unknown")
+        attempts = self._reruns.get(record.node_id, 0) + 1
+        owned_by_test = record.owner == record.node_id
+        verdict = record.evidence.verdict
+        return Row(
+            node_id=record.node_id,
+            verdict=verdict.value,
+            record=record,
+            outcome=outcome,
+            expected=verdict is Verdict.FAIL and outcome in ("xfailed", "passed"),
+            superseded=record.attempt < (attempts if owned_by_test else last_attempt),
+            reruns=attempts - 1 if owned_by_test else last_attempt - 1,
+        )
+
+
+def _fold(copies: tuple[Record, ...]) -> Record:
+    """One record of what several workers measured for the same fixture: the worst of them.
+
+    Equal measurements are one look at the data; each different one is another look, whose alpha adds up.
+    """
+    worst = max(copies, key=lambda record: record.evidence.verdict.severity)
+    looks = {record.evidence.quantities: record.evidence.alpha for record in copies}
+    return replace(worst, evidence=replace(worst.evidence, alpha=min(1.0, sum(looks.values()))))
+
+
+# The one JSON document of a run, from which every other report is made.
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """How much of the suite this run is: what was selected, left out, came to an end, and failed as expected."""
+
+    selected: int = 0
+    deselected: int = 0
+    ended: int = 0
+    expected_failures: int = 0
+
+
+def as_json(document: dict[str, Any]) -> str:
+    """The document as text."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit_status: int | None) -> dict[str, Any]:
+    """The document as JSON builtins; `exit_status` is None while the run has not ended."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generator": package_versions(("pytest-modelserve", "pytest")),
+        "complete": complete,
+        "exit_status": exit_status,
+        "counts": asdict(counts),
+        "false_fail_probability_at_most": error_bound(rows),
+        "gates": [_gate(row) for row in rows],
+    }
+
+
+def write_report(path: Path, text: str, *, option: str) -> None:
+    """Replace `path` by `text` in one step: a reader sees the old report or the new one, never half of one.
+
+    Raises UsageError that names the path and the `option` that chose it where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"the report cannot be written to {path}: {reason}; give {option} a writable path") from error
+
+
+def _gate(row: Row) -> dict[str, Any]:
+    common = {
+        "node_id": row.node_id,
+        "verdict": row.verdict,
+        "outcome": row.outcome,
+        "expected": row.expected,
+        "judged": not row.superseded,
+        "reruns": row.reruns,
+    }
+    if row.record is None:
+        return {**common, "owner": row.node_id, "index": 0, "attempt": 1, "examples": 0, "evidence": None}
+    return {**json.loads(row.record.to_json()), **common}

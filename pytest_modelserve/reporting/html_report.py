@@ -1,0 +1,262 @@
+"""The JSON document as one HTML page: intervals drawn against their budgets, evidence and samples a click away."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from pytest_modelserve.evidence import Evidence, Quantity
+from pytest_modelserve.evidence.failure_text import (
+    failure_text,
+    percentage,
+    printable,
+    told,
+    told_budget,
+    told_interval,
+)
+from pytest_modelserve.reporting.plots import Distribution, Growth, distribution_of, growth_of
+from pytest_modelserve.reporting.terminal import headline, versus
+
+# The raw samples of a gate: from the file beside the document, or from the evidence itself where they are few.
+
+
+_MEDIAN = 0.5
+_DRAWN = ("log_ratios", "judged", "cpu_ms")
+_FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
+
+
+class UnreadableSamplesError(Exception):
+    """Samples that were announced and cannot be drawn; the text is one sentence for the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Values of which one quantile is judged, in ascending order and in the unit of the judged quantity.
+
+    `of` is what each belongs to ("calls"), `that` what is said of those up to a value ("took at most this long").
+    `level` is the quantile. `cpu` is the same by CPU time, () where that was not kept.
+    """
+
+    of: str
+    that: str
+    level: float
+    values: tuple[float, ...]
+    cpu: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Resident bytes after every `calls_each` calls, in order."""
+
+    resident: tuple[float, ...]
+    calls_each: int
+
+
+def samples_of(evidence: Evidence, quantity: Quantity, *, beside: Path | None) -> Sample | Readings | None:
+    """What `quantity` was judged from; None where nothing was kept, or where that is no sample (an accuracy).
+
+    `beside` is the folder of the document, in which files of samples are looked up. UnreadableSamplesError for a file
+    that is missing, or not what was written: its name is its sha256.
+    """
+    details = evidence.details
+    try:
+        if "resident_bytes" in details:
+            return _readings(details)
+        sample = _sample(details, quantity, evidence.n_unit, beside)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UnreadableSamplesError("Its samples are not in a form that this page can draw.") from error
+    return sample if sample is not None and sample.values else None
+
+
+def _sample(details: Mapping[str, Any], quantity: Quantity, unit: str, beside: Path | None) -> Sample | None:
+    if "added_bytes" in details:
+        return Sample(unit, "added at most this much memory", _MEDIAN, _ascending(details["added_bytes"]))
+    if "first call CPU" in details:
+        return _starts(details, quantity, unit)
+    return _kept(details, quantity, unit, beside) if "samples" in details else None
+
+
+def _readings(details: Mapping[str, Any]) -> Readings | None:
+    resident = tuple(map(float, details["resident_bytes"]))
+    return Readings(resident, int(details["calls_per_stretch"])) if len(resident) > 1 else None
+
+
+def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample:
+    """Opening the session and the first call together, by the clock of the budget."""
+    cpu = _ascending(map(sum, zip(details["session CPU"], details["first call CPU"], strict=True)))
+    if quantity.name == "start CPU":
+        return Sample(unit, "answered within this CPU time", _MEDIAN, cpu)
+    wall = _ascending(map(sum, zip(details["session"], details["first call"], strict=True)))
+    return Sample(unit, "answered within this time", _MEDIAN, wall, cpu)
+
+
+def _kept(details: Mapping[str, Any], quantity: Quantity, unit: str, beside: Path | None) -> Sample | None:
+    entry = details["samples"]
+    if "not_written" in entry:
+        raise UnreadableSamplesError(f"Its samples were not written: {entry['not_written']}.")
+    arrays = _arrays(str(entry["file"]), beside)
+    if "log_ratios" in arrays:
+        ratios = tuple(map(math.exp, arrays["log_ratios"]))
+        return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
+    if "judged" not in arrays:
+        return None
+    values = arrays["judged"]
+    if quantity.unit != "ms":
+        return Sample(unit, "took at most so many calibration kernels", details["quantile"], values)
+    return Sample(unit, "took at most this long", details["quantile"], values, arrays["cpu_ms"])
+
+
+def _arrays(file: str, beside: Path | None) -> dict[str, tuple[float, ...]]:
+    """The arrays of a file that are drawn, each in ascending order without what is not finite."""
+    name = _FILE.fullmatch(file)
+    if name is None:
+        raise ValueError(file)
+    if beside is None:
+        raise UnreadableSamplesError(f"Its samples are not beside this page: {file}.")
+    try:
+        content = (beside / file).read_bytes()
+    except OSError as error:
+        raise UnreadableSamplesError(f"Its samples cannot be read: {file}: {error.strerror or error}.") from error
+    if hashlib.sha256(content).hexdigest() != name[1]:
+        raise UnreadableSamplesError(f"Its samples are damaged: {file} is not what was written.")
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in arrays.files if key in _DRAWN}
+    except (BadZipFile, EOFError, OSError) as error:
+        raise ValueError(file) from error
+    return {key: tuple(np.sort(array[np.isfinite(array)]).tolist()) for key, array in found.items()}
+
+
+def _ascending(values: Any) -> tuple[float, ...]:
+    return tuple(sorted(value for value in map(float, values) if math.isfinite(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Where a quantity, its interval and its budget lie on a line from 0 to 100; the budget allows one side of it."""
+
+    value: float
+    low: float
+    high: float
+    limit: float
+    allowed_from: float
+    allowed_to: float
+
+
+def render_page(document: Mapping[str, Any], *, beside: Path | None = None) -> str:
+    """The page as text: one file that asks for nothing else, whatever names the models bring (they are escaped).
+
+    `beside` is the folder of the document, where the files of raw samples lie that its gates name; they are drawn into
+    the page. One that is missing or damaged is a sentence there.
+    """
+    # Both take longer to import than the whole plugin, and most runs draw no page.
+    from importlib import resources
+
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    counts = dict.fromkeys(("PASS", "FAIL", "INCONCLUSIVE", "CRASHED"), 0)
+    for gate in document["gates"]:
+        counts[gate["verdict"]] += gate["judged"]
+    return environment.get_template("page.html.j2").render(
+        run=document,
+        counts=counts,
+        error_bound=percentage(document["false_fail_probability_at_most"]),
+        rows=list(_rows(document["gates"], beside)),
+    )
+
+
+_NOTHING = dict.fromkeys(("model", "gate", "subject", "figures", "text", "unreadable"), "") | {
+    "plot": None,
+    "drawing": None,
+}
+
+
+def _rows(gates: list[Mapping[str, Any]], beside: Path | None) -> Iterator[dict[str, Any]]:
+    for gate in gates:
+        row = {"test": gate["node_id"], "verdict": gate["verdict"], "expected": gate["expected"]}
+        if gate["evidence"] is None:
+            yield {**_NOTHING, **row, "figures": "its worker was lost"}
+            continue
+        evidence = Evidence.from_json(json.dumps(gate["evidence"]))
+        quantity = headline(evidence)
+        yield {
+            **_NOTHING,
+            **row,
+            "model": evidence.subject.name,
+            "gate": evidence.gate,
+            "subject": versus(evidence.subject, evidence.reference),
+            "figures": _figures(quantity),
+            "plot": plot_of(quantity),
+            "text": failure_text(evidence),
+            **_drawn(evidence, quantity, beside),
+        }
+
+
+def _drawn(evidence: Evidence, quantity: Quantity, beside: Path | None) -> dict[str, Any]:
+    """The samples as a drawing, or the sentence that says why there is none."""
+    try:
+        return {"drawing": _drawing(evidence, quantity, beside)}
+    except UnreadableSamplesError as reason:
+        return {"unreadable": printable(str(reason))}
+
+
+def _drawing(evidence: Evidence, quantity: Quantity, beside: Path | None) -> Distribution | Growth | None:
+    samples = samples_of(evidence, quantity, beside=beside)
+    if samples is None or not math.isfinite(quantity.value):
+        return None
+    if isinstance(samples, Readings):
+        return growth_of(samples, quantity)
+    return distribution_of(samples, quantity)
+
+
+def _figures(quantity: Quantity) -> str:
+    assert quantity.budget is not None
+    interval = "" if quantity.interval is None else f" {told_interval(quantity.interval, quantity.unit)}"
+    value = f"{quantity.name} {told(quantity.value, quantity.unit)}"
+    return f"{value}{interval}, budget {told_budget(quantity.budget, quantity.unit)}"
+
+
+def plot_of(quantity: Quantity) -> Plot | None:
+    """The quantity as a drawing, or None where its value is not finite; an open end reaches the edge."""
+    assert quantity.budget is not None
+    if not math.isfinite(quantity.value):
+        return None
+    ends = (
+        (quantity.value, quantity.value)
+        if quantity.interval is None
+        else (quantity.interval.low, quantity.interval.high)
+    )
+    limit = quantity.budget.limit
+    finite = [end for end in (*ends, quantity.value, limit) if math.isfinite(end)]
+    margin = 0.15 * (max(finite) - min(finite)) or 1.0
+    start, width = min(finite) - margin, max(finite) - min(finite) + 2 * margin
+
+    def place(x: float) -> float:
+        return round(min(100.0, max(0.0, 100 * (x - start) / width)), 2)
+
+    at_most = quantity.budget.kind == "at most"
+    return Plot(
+        value=place(quantity.value),
+        low=place(ends[0]),
+        high=place(ends[1]),
+        limit=place(limit),
+        allowed_from=0.0 if at_most else place(limit),
+        allowed_to=place(limit) if at_most else 100.0,
+    )

@@ -1,0 +1,173 @@
+"""A reference's answers once more, computed another way: as far as they differ, its own digits are rounding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from pytest_modelserve.artifacts import Artifact, load_model
+from pytest_modelserve.errors import ModelServeError, UsageError
+from pytest_modelserve.serving.predictor import Inputs, Predictor
+from pytest_modelserve.serving.torch_predictor import TorchPredictor
+
+if TYPE_CHECKING:
+    from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
+
+
+Answers = dict[str, NDArray[Any]]
+Rerun = Callable[[Inputs], Answers | None]
+"""The outputs of a second run, or None where the model cannot be run that way."""
+
+
+def reruns_of(reference: Predictor) -> dict[str, Rerun]:
+    """The ways to run `reference` once more, by what they are called.
+
+    A torch module: a copy of it "in float64", with float inputs cast. An ONNX file: "in float64" by onnx's reference
+    evaluator; "without graph optimisations"; and "row by row", which takes other kernels, sums in another order, and
+    shows whether rows influence each other. UsageError for what cannot be run another way.
+    """
+    if isinstance(reference, TorchPredictor):
+        return {"in float64": lambda inputs: _in_float64(reference, inputs)}
+    if reference.transport == "in-process" and reference.artifact is not None:
+        from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
+
+        if isinstance(reference, OnnxPredictor):
+            onnx_reference = reference
+            return {
+                "in float64": lambda inputs: _evaluated(onnx_reference, inputs),
+                "without graph optimisations": lambda inputs: _unoptimised(onnx_reference, inputs),
+                "row by row": lambda inputs: _row_by_row(onnx_reference, inputs),
+            }
+    raise UsageError(
+        f"{reference.describe()} cannot be run another way to learn how far its own rounding reaches: give both rtol "
+        "and atol"
+    )
+
+
+def _in_float64(reference: TorchPredictor, inputs: Inputs) -> Answers:
+    try:
+        return reference.in_float64().predict(_as_float64(inputs))
+    except Exception as error:  # the module's own code
+        raise UsageError(
+            f"{reference.subject} does not run in float64, which would tell how far its own rounding reaches "
+            f"({type(error).__name__}: {error}): give both rtol and atol"
+        ) from error
+
+
+def _as_float64(inputs: Inputs) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: _widened(array) for name, array in inputs.items()}
+    return _widened(inputs)
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    is_float = isinstance(array, np.ndarray) and array.dtype.kind == "f"
+    return array.astype(np.float64) if is_float else array
+
+
+def _evaluated(reference: OnnxPredictor, inputs: Inputs) -> Answers | None:
+    pass
+
+    signature = reference.artifact.signature
+    if not all(spec.is_tensor for spec in (*signature.inputs, *signature.outputs)):
+        return None
+    feed = inputs if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
+    return float64_answers(reference.artifact, feed)
+
+
+def _unoptimised(reference: OnnxPredictor, inputs: Inputs) -> Answers:
+    with reference.unoptimised() as plain:
+        return plain.predict(inputs)
+
+
+def _row_by_row(reference: OnnxPredictor, inputs: Inputs) -> Answers | None:
+    """The answers to single rows put together; None for a model of a fixed batch, or whose outputs have no row axis."""
+    rows = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+    try:
+        each = [reference.predict(_row(inputs, row)) for row in range(rows)]
+    except ModelServeError:
+        return None
+    if any(array.shape[:1] != (1,) for answer in each for array in answer.values()):
+        return None
+    return {name: np.concatenate([answer[name] for answer in each]) for name in each[0]}
+
+
+def _row(inputs: Inputs, row: int) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: array[row : row + 1] for name, array in inputs.items()}
+    return inputs[row : row + 1]
+
+
+# An ONNX model computed in float64 by onnx's own reference evaluator: what its answers would be without rounding.
+
+
+# The evaluator is numpy and Python: a convolution over a large image takes minutes, and so does holding a large model
+# twice as wide. What is beyond these is calibrated without it.
+_MAX_WEIGHTS = 64 * 2**20
+_MAX_INPUT_ELEMENTS = 10**6
+
+
+def float64_answers(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+    """The outputs of `artifact` with every float32 of the graph, weights and inputs included, as float64.
+
+    None where the evaluator cannot: operators of another domain, values that are no tensors, weights in other files or
+    above 64 MiB, inputs of more than a million elements.
+    """
+    if artifact.external or artifact.initializer_bytes > _MAX_WEIGHTS:
+        return None
+    if sum(array.size for array in feed.values()) > _MAX_INPUT_ELEMENTS:
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    # Not inside the `try`: a file that has changed, and a fault of ours, are no operator that the evaluator lacks.
+    model = widened(load_model(artifact))
+    wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()}
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            answers = ReferenceEvaluator(model).run(None, wide)
+    except Exception:  # whatever an operator's Python raises: it is not the model's fault and not ours
+        return None
+    names = [spec.name for spec in artifact.signature.outputs]
+    return {name: np.asarray(value) for name, value in zip(names, answers, strict=True)}
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` in which float64 stands wherever float32 stood: tensors, declarations, casts, subgraphs."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    _widen_graph(wide.graph)
+    for function in wide.functions:
+        _widen_nodes(function.node)
+    return wide
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    _widen_nodes(graph.node)
+
+
+def _widen_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        for item in node.attribute:
+            if item.HasField("t"):
+                _widen_tensor(item.t)
+            if item.name in ("to", "dtype") and item.i == TensorProto.FLOAT:
+                item.i = TensorProto.DOUBLE
+            for graph in ([item.g] if item.HasField("g") else []) + list(item.graphs):
+                _widen_graph(graph)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))

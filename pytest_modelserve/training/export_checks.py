@@ -1,0 +1,456 @@
+"""What the exporter wrote, held against what was asked for, and its shapes put right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import opset_of, signature_of
+from pytest_modelserve.errors import (
+    ArtifactError,
+    BakedAxisError,
+    ExportError,
+    ModelServeError,
+    UnsupportedOperatorError,
+)
+from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.serving import Predictor
+from pytest_modelserve.training.export_errors import innermost_line
+from pytest_modelserve.training.export_request import Tracing
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Rows that are rare in examples and common where models break: nothing but padding, zeros, extremes.
+
+
+Array = NDArray[Any]
+
+# How far outside its example a floating input is tried, as a multiple of the largest magnitude there: enough to
+# saturate every activation and to overflow an exponential that was written without care, and inside float16's range
+# for inputs up to 6.
+_LARGE = 1e4
+_PADDING_ADVICE = (
+    "give such rows one position to attend to, set their outputs (masked_fill), or build nn.TransformerEncoder with "
+    "enable_nested_tensor=False, so that the module in eager torch answers as it exports"
+)
+_EXTREME_ADVICE = "clip such inputs in the module, or write the step that overflows in a stable form"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to replace a row: `name` as reports say it, and what to do where an exported model fails on it.
+
+    `rounded` says that the values are so large that rounding decides about the answers.
+    """
+
+    name: str
+    advice: str
+    rounded: bool = False
+
+
+def breaking_rows(tracing: Tracing) -> Iterator[tuple[Kind, dict[str, Array]]]:
+    """The traced inputs with their last row replaced in the inputs of one sort, for each sort that is there.
+
+    Integers become 0, and the smallest and the largest of the example; bools True and False; floats 0, and values of
+    either sign 10,000 times as large as the largest of the example. What the example holds anyway is left out.
+    """
+    seen: list[dict[str, Array]] = [dict(tracing.inputs)]
+    for dtypes, kind, value_of in _KINDS:
+        inputs = dict(tracing.inputs)
+        for name, array in tracing.inputs.items():
+            axis = _row_axis(tracing, name)
+            if axis is not None and array.dtype.kind in dtypes:
+                inputs[name] = _replaced(array, axis, value_of(array), signs=kind.rounded)
+        if not any(_equal(inputs, other) for other in seen):
+            seen.append(inputs)
+            yield kind, inputs
+
+
+def _equal(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return all(np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f") for name in one)
+
+
+def _row_axis(tracing: Tracing, name: str) -> int | None:
+    """The first free axis of an input; of a model without any free axis the first one; None where rows are shared."""
+    if tracing.axes[name]:
+        return min(tracing.axes[name])
+    return 0 if tracing.inputs[name].ndim and not tracing.sizes else None
+
+
+def _replaced(array: Array, axis: int, value: float, *, signs: bool) -> Array:
+    """`array` with `value` in its last row along `axis`; with `signs` of either sign in turn, so that a sum of them
+    does not run off to one side."""
+    changed = np.moveaxis(array.copy(), axis, 0)
+    row = changed[-1:]
+    turns = np.where(np.arange(row.size).reshape(row.shape) % 2, -1, 1) if signs else 1
+    with np.errstate(over="ignore"):  # float16
+        row[...] = np.asarray(value * turns).astype(array.dtype)
+    return np.moveaxis(changed, 0, axis)
+
+
+def _large(array: Array) -> float:
+    finite = np.abs(array[np.isfinite(array)])
+    return _LARGE * (float(finite.max(initial=0.0)) or 1.0)
+
+
+_KINDS: tuple[tuple[str, Kind, Callable[[Array], Any]], ...] = (
+    ("iu", Kind("an all-padding row (integers 0)", _PADDING_ADVICE), lambda _: 0),
+    ("iu", Kind("an all-padding row (the smallest integer)", _PADDING_ADVICE), np.min),
+    ("iu", Kind("a row of the largest integer", _EXTREME_ADVICE), np.max),
+    ("b", Kind("an all-padding row (True)", _PADDING_ADVICE), lambda _: 1),
+    ("b", Kind("an all-padding row (False)", _PADDING_ADVICE), lambda _: 0),
+    ("f", Kind("a row of zeros", _EXTREME_ADVICE), lambda _: 0),
+    ("f", Kind("a row of large values", _EXTREME_ADVICE, rounded=True), _large),
+)
+
+
+# Whether two answers are one, but for rounding; in the words of whoever exported the model.
+
+
+Outputs = Mapping[str, NDArray[Any]]
+
+# Sums are rounded in another order than torch's. Measured on eight families of models (MLP to Transformer), the
+# largest difference was 2 roundings (2e-7 for float32) of the largest value; 256 leave room for deep models, and are a
+# thousandth of what reduced precision does.
+_TOLERATED_ROUNDINGS = 256
+# The inputs are moved by 16 roundings to see how much an answer owes to them; 16 times that makes as many as above.
+_TOLERATED_MOVES = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """One run of both models: the size of each free axis, and what both answered.
+
+    `moved` is the axis that has another size than the traced one, `kind` the row that was replaced. `shifted` is what
+    the reference answers where rounding decides and the inputs are moved by a few roundings; else empty.
+    """
+
+    sizes: Mapping[str, int]
+    expected: Outputs
+    got: Outputs
+    moved: str = ""
+    kind: Kind | None = None
+    shifted: Outputs = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.kind is not None:
+            return self.kind.name
+        return ", ".join(f"{label} = {size}" for label, size in self.sizes.items()) or "the traced sizes"
+
+
+def check_agreement(probes: Sequence[Probe], ordinary: Sequence[Probe], tracing: Tracing) -> None:
+    """ExportError unless both models answer alike in all of `probes`; BakedAxisError where a shape does not follow.
+
+    NaN has to be where the reference has it, and integers and bools have to be equal. Floating outputs may differ by
+    256 roundings of the largest value in that output, over this run and the `ordinary` ones: an extreme run loosens
+    none but itself. Where rounding decides, they may also differ by 16 times what the reference itself moves when its
+    inputs are moved by 16 roundings, and integers are not compared.
+    """
+    for name in ordinary[0].expected:
+        usual = max(_largest(probe.expected[name]) for probe in ordinary)
+        for probe in probes:
+            expected, got = probe.expected[name], _compared(name, probe)
+            tolerance = _tolerance(expected, usual) + _own_motion(name, probe)
+            found = compare_outputs({name: got}, {name: expected}, rtol=0.0, atol=tolerance)
+            if not found.agrees:
+                told = "; ".join((*found.structural_problems, *found.numeric_problems))
+                raise _disagreement(probe, told, tracing, reshaped=got.shape != expected.shape)
+
+
+def where_free(label: str, tracing: Tracing) -> str:
+    """The axis called `label` and where it is: "axis 'batch' (axis 0 of input 'x')"."""
+    places = [
+        f"axis {axis} of input {name!r}"
+        for name, named in tracing.axes.items()
+        for axis in named
+        if named[axis] == label
+    ]
+    return f"axis {label!r} ({', '.join(places)})"
+
+
+def _disagreement(probe: Probe, told: str, tracing: Tracing, *, reshaped: bool) -> ExportError:
+    message = (
+        f"the exported model (candidate) answers otherwise than eager torch (reference) at {probe}: {told}; tolerated "
+        f"are {_TOLERATED_ROUNDINGS} roundings of the largest value"
+    )
+    if probe.kind is not None:
+        return ExportError(f"{message}. What to do: {probe.kind.advice}")
+    if probe.moved and reshaped:
+        return BakedAxisError(f"{where_free(probe.moved, tracing)} was to be free and is fixed inside: {message}")
+    return ExportError(message)
+
+
+def _largest(array: NDArray[Any]) -> float:
+    if array.dtype.kind != "f":
+        return 0.0
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+
+
+def _tolerance(expected: NDArray[Any], usual: float) -> float:
+    if expected.dtype.kind != "f":
+        return 0.0
+    largest = max(usual, _largest(expected))
+    return _TOLERATED_ROUNDINGS * float(np.finfo(expected.dtype).eps) * (largest or 1.0)
+
+
+def _own_motion(name: str, probe: Probe) -> float:
+    if name not in probe.shifted or probe.expected[name].dtype.kind != "f":
+        return 0.0
+    return _TOLERATED_MOVES * _largest(probe.shifted[name] - probe.expected[name])
+
+
+def _compared(name: str, probe: Probe) -> NDArray[Any]:
+    """What the candidate answered; where rounding decides, the reference's own integers instead.
+
+    Saturated scores are equal, and which of equals is the top one ONNX leaves to the runtime.
+    """
+    got, expected = probe.got[name], probe.expected[name]
+    if (
+        name in probe.shifted
+        and expected.dtype.kind != "f"
+        and (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    ):
+        return expected
+    return got
+
+
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\(\d+\)")
+# Under this key the exporter keeps a node's way through the user's code.
+_STACK = "pkg.torch.onnx.stack_trace"
+
+
+def check_written(model: onnx.ModelProto, tracing: Tracing, outputs: Sequence[str], opset: int | None) -> None:
+    """ExportError where the opset, an input or the outputs are not those that were asked for, BakedAxisError where a
+    free axis is not."""
+    written = opset_of(model)
+    if opset is not None and written != opset:
+        raise ExportError(
+            f"opset {opset} was asked for and the exporter wrote opset {written}: ask for opset {written}, "
+            "or leave the choice to the exporter"
+        )
+    signature = signature_of(model)
+    specs = {spec.name: spec for spec in signature.inputs}
+    for name, named in tracing.axes.items():
+        if name not in specs:
+            raise ExportError(f"input {name!r} is not in the exported model, as forward does not use it: leave it out")
+        for axis, label in named.items():
+            found = (specs[name].shape or ())[axis : axis + 1]
+            if found != (label,):
+                raise BakedAxisError(
+                    f"axis {axis} of input {name!r} was to be free and called {label!r}, and the exporter fixed it as "
+                    f"{found[0] if found else 'nothing'}"
+                )
+    if [spec.name for spec in signature.outputs] != list(outputs):
+        told = ", ".join(repr(spec.name) for spec in signature.outputs)
+        raise ExportError(f"the module's outputs are {', '.join(map(repr, outputs))}; the exported model's are {told}")
+
+
+def forget_shapes(model: onnx.ModelProto) -> None:
+    """Remove every shape that the exporter claims for a value inside the graph; runtimes infer their own.
+
+    They are not to be relied on: with a free time axis, torch 2.13 writes the traced length after a recurrent layer,
+    and onnxsim then bakes it into the graph.
+    """
+    del model.graph.value_info[:]
+
+
+def refusal(error: ArtifactError, model: onnx.ModelProto) -> ExportError:
+    """What to raise for `error`, with which onnxruntime refused the exported `model`."""
+    told = str(error).rpartition("onnx: ")[2]
+    missing = _NO_KERNEL.search(told)
+    if missing is None:
+        return ExportError(f"onnxruntime refuses what the exporter wrote: {told}")
+    operator = missing[1]
+    stacks = [e.value for n in model.graph.node if n.op_type == operator for e in n.metadata_props if e.key == _STACK]
+    line = next(filter(None, map(innermost_line, stacks)), "")
+    double = any(spec.dtype == "float64" for spec in signature_of(model).inputs)
+    advice = "export in float32, with module.float() and rows of float32" if double else "write it with other operators"
+    where = f", from {line}" if line else ""
+    return UnsupportedOperatorError(f"onnxruntime cannot run the operator {operator}{where}: {advice} ({told})")
+
+
+def correct_outputs(model: onnx.ModelProto, probes: Sequence[Probe]) -> tuple[str, ...]:
+    """Give every dim of the outputs the name or size that the runs showed; what was wrong comes back as notes.
+
+    A symbolic dim that is none of the free axes (a sum of two, a count that depends on the data) stays as it is.
+    """
+    notes = []
+    labels = probes[0].sizes
+    for value in model.graph.output:
+        shapes = [probe.expected[value.name].shape for probe in probes]
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            claimed = getattr(dim, dim.WhichOneof("value") or "", None)
+            if isinstance(claimed, str) and claimed not in labels:
+                continue
+            shown = _name_of(probes, [shape[axis] for shape in shapes])
+            if shown == claimed:
+                continue
+            where = f"output {value.name!r}, axis {axis}"
+            notes.append(f"{where}: the exporter wrote {_dim(claimed)}, runs showed {_dim(shown)}")
+            dim.Clear()
+            if isinstance(shown, int):
+                dim.dim_value = shown
+            elif shown is not None:
+                dim.dim_param = shown
+    return tuple(notes)
+
+
+def _name_of(probes: Sequence[Probe], sizes: Sequence[int]) -> int | str | None:
+    for label in probes[0].sizes:
+        if all(size == probe.sizes[label] for size, probe in zip(sizes, probes, strict=True)):
+            return label
+    return sizes[0] if len(set(sizes)) == 1 else None
+
+
+def _dim(dim: int | str | None) -> str:
+    return "?" if dim is None else str(dim)
+
+
+# Whether an exported model answers like its module at sizes and on rows that the exporter never saw.
+
+
+Feed = Mapping[str, NDArray[Any]]
+
+_BATCH_SIZES = (1, 3, 5)
+# See `check_agreement`. A sum of n products is off by about sqrt(n) roundings: 16 stand for layers of a few hundred.
+_MOVED_ROUNDINGS = 16
+
+
+def check_off_trace(candidate: Predictor, reference: Predictor, tracing: Tracing) -> tuple[Probe, ...]:
+    """The runs in which `candidate` answered like `reference`: at the traced sizes, at others, and on rows that break.
+
+    A free first axis is tried with 1, 3 and 5 rows, any other with one step more, twice as many and one step less,
+    except those that `reference` itself refuses. The rows are those of the example, drawn in another order, floating
+    ones scaled by 0.5 to 1. Then one row of the traced inputs is replaced by nothing but padding, zeros and extremes
+    (`breaking_rows`), except where `reference` itself fails, or is not finite on the large ones. How far answers may
+    differ says `check_agreement`.
+
+    ExportError for another answer, and for an axis that could be tried at no size but the traced one; BakedAxisError
+    for a size that `candidate` alone refuses, or answers in another shape.
+    """
+    ordinary = [_run(candidate, reference.predict(tracing.inputs), tracing.inputs, tracing, tracing.sizes)]
+    for label, tries in _sizes_to_try(tracing).items():
+        ordinary += _at_sizes(candidate, reference, tracing, label, tries)
+    check_agreement(ordinary, ordinary, tracing)
+    rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in breaking_rows(tracing)]
+    tried = [probe for probe in rows if probe is not None]
+    check_agreement(tried, ordinary, tracing)
+    return (*ordinary, *tried)
+
+
+def nan_notes(probes: Sequence[Probe]) -> tuple[str, ...]:
+    """A sentence for every output that is NaN, in both models at the same places, on a row that breaks models."""
+    usual = {name for probe in probes if probe.kind is None for name in probe.expected if _nans(probe.expected[name])}
+    return tuple(
+        f"{probe}: output {name!r} is NaN at {_nans(array)} of {array.size} elements, in eager torch as well"
+        for probe in probes
+        if probe.kind is not None
+        for name, array in probe.expected.items()
+        if name not in usual and _nans(array)
+    )
+
+
+def _nans(array: NDArray[Any]) -> int:
+    return int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0
+
+
+def _sizes_to_try(tracing: Tracing) -> dict[str, tuple[int, ...]]:
+    rows = {named.get(0) for named in tracing.axes.values()}
+    tries = {}
+    for label, traced in tracing.sizes.items():
+        sizes = _BATCH_SIZES if label in rows else (traced + 1, 2 * traced, traced - 1)
+        tries[label] = tuple(size for size in sizes if size not in (traced, 0))
+    return tries
+
+
+def _at_sizes(
+    candidate: Predictor, reference: Predictor, tracing: Tracing, label: str, tries: Sequence[int]
+) -> list[Probe]:
+    refused = []
+    probes = []
+    for size in tries:
+        sizes = {**tracing.sizes, label: size}
+        inputs = _resized(tracing, sizes)
+        try:
+            expected = reference.predict(inputs)
+        except Exception as error:  # whatever a stranger's forward raises
+            refused.append(f"{size}: {type(error).__name__}: {error}")
+            continue
+        probes.append(_run(candidate, expected, inputs, tracing, sizes, moved=label))
+    if not probes:
+        raise ExportError(
+            f"axis {label!r} is to be free, but the module itself takes no other size than the traced "
+            f"{tracing.sizes[label]} ({'; '.join(refused)}): leave it out of `dynamic`"
+        )
+    return probes
+
+
+def _resized(tracing: Tracing, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    picks = {label: np.resize(rng.permutation(traced), sizes[label]) for label, traced in tracing.sizes.items()}
+    inputs = {}
+    for name, array in tracing.inputs.items():
+        for axis, label in tracing.axes[name].items():
+            array = np.take(array, picks[label], axis=axis)
+        if array.dtype.kind == "f" and array.ndim:
+            scale = rng.uniform(0.5, 1.0, size=(len(array), *[1] * (array.ndim - 1)))
+            array = (array * scale).astype(array.dtype)
+        inputs[name] = array
+    return inputs
+
+
+def _on_row(candidate: Predictor, reference: Predictor, tracing: Tracing, kind: Kind, inputs: Feed) -> Probe | None:
+    """The run on `inputs`, whose last row is of `kind`; None where the reference does not take it."""
+    shifted: Outputs = {}
+    try:
+        expected = reference.predict(inputs)
+        if kind.rounded:
+            shifted = reference.predict(_moved(inputs))
+    except Exception:  # whatever a stranger's forward raises
+        return None
+    if kind.rounded and not all(np.isfinite(array).all() for array in (*expected.values(), *shifted.values())):
+        return None
+    return _run(candidate, expected, inputs, tracing, tracing.sizes, kind=kind, shifted=shifted)
+
+
+def _moved(inputs: Feed) -> dict[str, NDArray[Any]]:
+    """The inputs with every floating value moved by a few roundings, up or down."""
+    rng = np.random.default_rng(0)
+    moved = {}
+    for name, array in inputs.items():
+        if array.dtype.kind == "f":
+            roundings = rng.choice((-_MOVED_ROUNDINGS, _MOVED_ROUNDINGS), size=array.shape)
+            array = (array * (1 + roundings * float(np.finfo(array.dtype).eps))).astype(array.dtype)
+        moved[name] = array
+    return moved
+
+
+def _run(
+    candidate: Predictor,
+    expected: Outputs,
+    inputs: Feed,
+    tracing: Tracing,
+    sizes: Mapping[str, int],
+    *,
+    moved: str = "",
+    kind: Kind | None = None,
+    shifted: Outputs | None = None,
+) -> Probe:
+    try:
+        got = candidate.predict(inputs)
+    except ModelServeError as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+        told = f"{candidate.subject} cannot run the inputs {shapes}, which the torch module can: {error}"
+        if moved:
+            raise BakedAxisError(f"{where_free(moved, tracing)} was to be free and is fixed inside: {told}") from error
+        if kind is not None:
+            raise ExportError(f"at {kind.name}, {told}. What to do: {kind.advice}") from error
+        raise ExportError(told) from error
+    return Probe(dict(sizes), expected, got, moved, kind, shifted or {})

@@ -1,0 +1,162 @@
+"""What torch's exporter raised, put into the words of the one who wrote the model."""
+
+from __future__ import annotations
+
+import errno
+import linecache
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_modelserve._processes import Cause
+from pytest_modelserve.training.export_request import Tracing
+
+# By name, as torch moves them between private modules. Seen with torch 2.13; the last one comes from torch.dynamo.
+_DATA_DEPENDENT = {
+    "GuardOnDataDependentSymNode",
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "UserErrorType.DYNAMIC_CONTROL_FLOW",
+}
+_NO_TRANSLATION = {"DispatchError", "UnsupportedOperatorException"}
+_NO_FAKE = re.compile(r"no fake impl registered for <CustomOpDef\(([^)]+)\)>")
+_OVERLOAD = re.compile(r"OpOverload\(op='([^']+)'")
+# "a static shape of 2 for dimension inputs['x'].shape[0]", and of an input in a tuple inputs['tensors'][1].shape[0]
+_FIXED = re.compile(r"static shape of (\d+) for dimension inputs((?:\[[^\]]+\])+)\.shape\[(\d+)\]")
+_VIOLATED = re.compile(r"Constraints violated \(([^)]*)\)")
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_SOURCE_LINE = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_BAKED_BY = (
+    "forward goes by that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that size; write it "
+    "for any size, or leave the axis out of `dynamic`"
+)
+
+_LIBRARIES = ("torch", "onnxscript", "onnx_ir", "onnx", "numpy")
+_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
+_OURS = Path(__file__).resolve().parents[1]
+
+
+def cause_of(error: BaseException, tracing: Tracing, folder: Path) -> Cause:
+    """The class and the words for `error`, which came out of torch's exporter as it wrote into `folder`."""
+    links = list(_chain(error))
+    innermost = links[-1]
+    detail = f"{type(innermost).__name__}: {innermost}"
+    for link in reversed(links):
+        told = _full_disk(link, folder) or _baked_axis(link, tracing) or _unsupported(link) or _data_dependent(link)
+        if told is not None:
+            return Cause(*told, detail=detail)
+    return Cause("ExportError", detail)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
+def _full_disk(error: BaseException, folder: Path) -> tuple[str, str] | None:
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    return (
+        "ArtifactError",
+        f"cannot write into {folder}: {error.strerror}; make room there, or choose another folder with "
+        "--modelserve-cache",
+    )
+
+
+def _baked_axis(error: BaseException, tracing: Tracing) -> tuple[str, str] | None:
+    found = _FIXED.search(str(error))
+    if found:
+        size, path, axis = int(found[1]), re.findall(r"\[([^\]]+)\]", found[2])[-1], int(found[3])
+        name = list(tracing.inputs)[int(path)] if path.isdecimal() else path.strip("'\"")
+        label = tracing.axes.get(name, {}).get(axis, "")
+        which = f"axis {axis} of input {name!r}, which was to be free and called {label!r},"
+        return "BakedAxisError", f"the exporter fixed {which} at its traced size {size}: {_BAKED_BY}"
+    violated = _VIOLATED.search(str(error))
+    if violated and str(getattr(error, "error_type", "")) in ("", "UserErrorType.CONSTRAINT_VIOLATION"):
+        named = re.findall(r"\w+", violated[1])
+        sizes = {label: size for label, size in tracing.sizes.items() if label in named} or tracing.sizes
+        free = ", ".join(f"{label!r} (traced {size})" for label, size in sizes.items())
+        return "BakedAxisError", f"the exporter fixed an axis that was to be free, {free}: {_BAKED_BY}"
+    return None
+
+
+def _unsupported(error: BaseException) -> tuple[str, str] | None:
+    unknown = _NO_FAKE.search(str(error))
+    if unknown:
+        return (
+            "UnsupportedOperatorError",
+            f"torch cannot trace the operator {unknown[1]}{_at(_user_frame(error))}: it has no register_fake, and ONNX "
+            "has no translation of it; write it with torch's own operators",
+        )
+    if type(error).__name__ not in _NO_TRANSLATION:
+        return None
+    node = _node_of(error)
+    named = _OVERLOAD.search(str(error))
+    operator = str(getattr(node, "target", "")) or (named[1] if named else str(error))
+    stack = getattr(node, "meta", {}).get("stack_trace", "")
+    return (
+        "UnsupportedOperatorError",
+        f"ONNX has no translation of the operator {operator}{_at(innermost_line(stack))}: write it with other "
+        "operators, or keep that step outside the model",
+    )
+
+
+def _data_dependent(error: BaseException) -> tuple[str, str] | None:
+    kinds = {type(error).__name__, str(getattr(error, "error_type", ""))}
+    if not kinds & _DATA_DEPENDENT:
+        return None
+    return (
+        "ControlFlowError",
+        f"forward goes by a value that only the data decide{_at(_user_frame(error))}: a graph takes the same way for "
+        "all data; write it with torch.where or masks, or take the decision outside the model",
+    )
+
+
+def _node_of(error: BaseException) -> Any:
+    """The graph node that the exporter was translating, from the frames that the error came through."""
+    from torch import fx
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, fx.Node):
+                return value
+    return None
+
+
+def _user_frame(error: BaseException) -> str:
+    """The innermost line of the user's that `error` came through."""
+    walk = traceback.walk_tb(error.__traceback__)
+    lines = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in walk]
+    users = [each for each in lines if _is_users(each[0])]
+    return _line(*users[-1]) if users else innermost_line(str(error))
+
+
+def innermost_line(stack: str) -> str:
+    """The last line in `stack`, a traceback as text, that is the user's: "model.py:12, in forward, `if x.sum():`"."""
+    users = [each for each in _SOURCE_LINE.findall(stack) if _is_users(each[0])]
+    return _line(users[-1][0], int(users[-1][1]), users[-1][2]) if users else ""
+
+
+def _is_users(file: str) -> bool:
+    """Whether `file` is neither ours, nor Python's, nor of a library that every export passes through."""
+    path = Path(file).resolve()
+    if file.startswith("<") or path.is_relative_to(_OURS):
+        return False
+    for folder in ("site-packages", "dist-packages"):
+        if folder in path.parts[:-1]:
+            return path.parts[path.parts.index(folder) + 1] not in _LIBRARIES
+    return not path.is_relative_to(_STDLIB)
+
+
+def _line(file: str, number: int, function: str) -> str:
+    code = linecache.getline(file, number).strip()
+    return f"{file}:{number}, in {function}" + (f", `{code}`" if code else "")
+
+
+def _at(line: str) -> str:
+    return f" at {line}" if line else ""

@@ -1,0 +1,257 @@
+"""One export as it was asked for: checked, and with the key that it is stored under."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import LineageStep, digest_of, own_code
+from pytest_modelserve.errors import ExportError, InputError, UsageError, unknown_choice
+from pytest_modelserve.evidence import package_versions
+from pytest_modelserve.serving.torch_predictor import Call, Forward
+from pytest_modelserve.training.train import (
+    Examples,
+    TrainedModel,
+    check_examples,
+    check_name,
+    module_digest,
+    weights_digest,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+# Whether a module is in a state to be exported, told before the exporter runs.
+
+
+def check_exportable(module: nn.Module) -> None:
+    """ExportError for a module that is scripted, in training mode, pruned with its masks still on, or not on the CPU;
+    it names the part, and the call that puts it right."""
+    from torch import jit
+
+    for path, each in module.named_modules():
+        part = f"its part {path!r}" if path else "the module"
+        if isinstance(each, jit.ScriptModule):
+            raise ExportError(f"{part} is scripted already: export the nn.Module that it was made from")
+        if each.training:
+            raise ExportError(f"{part} is in training mode, where dropout draws and norms learn: call .eval() first")
+        _refuse_masks(part, path, each)
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.device.type != "cpu":
+            raise ExportError(f"{path!r} is on {tensor.device}, where the export cannot be checked: call .cpu() first")
+
+
+def _refuse_masks(part: str, path: str, module: nn.Module) -> None:
+    """The exporter folds small masks into the weights; large ones stay, and make the file nearly twice as large."""
+    from torch.nn.utils import prune
+
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            name = getattr(hook, "_tensor_name", "weight")
+            holder = f"module.get_submodule({path!r})" if path else "module"
+            raise ExportError(
+                f"{part} keeps its pruned {name!r} as a mask beside all the values, zeros included, and both would be "
+                f"exported: call torch.nn.utils.prune.remove({holder}, {name!r}) first"
+            )
+
+
+# What the exporter is shown: which arrays under which names, and which of their axes stay free.
+
+
+Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
+
+# A trace over one row is no trace over a batch: squeeze, broadcasting and `if len(x) == 1` go by the size they meet.
+_SMALLEST_FREE_SIZE = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracing:
+    """The arrays to trace, by the names of the model's inputs and in their order, and the names of free axes.
+
+    `axes[input][axis]` is the name of a free axis; each axis of one name has the same size in every input. `call` is
+    how `forward` takes them; None for what is no torch module.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    axes: Mapping[str, Mapping[int, str]]
+    call: Call | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The traced size of every free axis, by name."""
+        return {name: self.inputs[key].shape[axis] for key, axis, name in _free_axes(self.axes)}
+
+
+def plan_tracing(module: nn.Module, examples: Examples, dynamic: Dynamic) -> Tracing:
+    """How to trace `module` so that the axes in `dynamic` stay free.
+
+    A sequence of names stands for the leading axes of every input: `("batch",)`, or `("batch", "time")`. A mapping
+    names them input by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two. What is
+    nested in `examples` is named as `Forward.call_of` says, in `dynamic` too.
+
+    InputError for examples that `forward` does not take, or whose axes of one name differ in size; UsageError for
+    axes that the inputs do not have.
+    """
+    check_examples(examples, "example_inputs")
+    call, inputs = Forward.of(module).call_of(examples)
+    axes = _axes(dynamic, {name: array.ndim for name, array in inputs.items()})
+    _check_sizes(inputs, axes)
+    return Tracing({name: _widened(array, axes[name]) for name, array in inputs.items()}, axes, call)
+
+
+def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str]]:
+    if isinstance(dynamic, str):
+        raise UsageError(f"dynamic is a tuple of names, dynamic=({dynamic!r},), or a mapping; got the text {dynamic!r}")
+    if isinstance(dynamic, Mapping):
+        axes = {name: dict[int, str]() for name in ranks}
+        for name, named in dynamic.items():
+            if name not in ranks:
+                raise UsageError(f"dynamic: {unknown_choice('input', name, ranks)}")
+            axes[name] = {_axis(axis, ranks[name], name): label for axis, label in named.items()}
+    else:
+        axes = {name: dict(enumerate(dynamic[:rank])) for name, rank in ranks.items()}
+        unused = [label for axis, label in enumerate(dynamic) if axis >= max(ranks.values())]
+        if unused:
+            raise UsageError(f"dynamic: no input has an axis {len(dynamic) - 1} to be called {unused[-1]!r}")
+    for name, named in axes.items():
+        _check_labels(name, list(named.values()))
+    return axes
+
+
+def _axis(axis: int, rank: int, name: str) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
+        raise UsageError(f"dynamic: input {name!r} has {rank} axes, so none is {axis!r}")
+    return axis % rank
+
+
+def _check_labels(name: str, labels: list[Any]) -> None:
+    for label in labels:
+        if not isinstance(label, str) or not label.isidentifier():
+            raise UsageError(f"dynamic: an axis is named like a variable, like 'batch'; input {name!r} has {label!r}")
+        if labels.count(label) > 1:
+            raise UsageError(f"dynamic: input {name!r} has two axes called {label!r}")
+
+
+def _check_sizes(inputs: Mapping[str, NDArray[Any]], axes: Mapping[str, Mapping[int, str]]) -> None:
+    first: dict[str, tuple[str, int]] = {}
+    for key, axis, label in _free_axes(axes):
+        size = inputs[key].shape[axis]
+        other, expected = first.setdefault(label, (key, size))
+        if size != expected:
+            raise InputError(
+                f"example_inputs: axis {label!r} has size {expected} in {other!r} and size {size} in {key!r}; "
+                "axes of one name have one size"
+            )
+
+
+def _widened(array: NDArray[Any], named: Mapping[int, str]) -> NDArray[Any]:
+    repeats = [_SMALLEST_FREE_SIZE if axis in named and size == 1 else 1 for axis, size in enumerate(array.shape)]
+    return np.tile(array, repeats) if repeats else array
+
+
+def _free_axes(axes: Mapping[str, Mapping[int, str]]) -> Iterator[tuple[str, int, str]]:
+    return ((key, axis, label) for key, named in axes.items() for axis, label in named.items())
+
+
+PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "pytest-modelserve")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportRequest:
+    """`training` is the lineage so far: one step for a TrainedModel, none for a bare module."""
+
+    name: str
+    module: nn.Module
+    weights_sha256: str
+    training: tuple[LineageStep, ...]
+    tracing: Tracing
+    opset: int | None
+    external_data: bool
+    time_limit_s: float
+
+    @property
+    def key(self) -> str:
+        """The digest of all that the artifact depends on; of the examples only dtypes and shapes do."""
+        return digest_of(
+            {
+                "stage": "export",
+                "name": self.name,
+                "module": module_digest(self.module),
+                "training": [step.settings for step in self.training],
+                "inputs": [(name, str(array.dtype), array.shape) for name, array in self.tracing.inputs.items()],
+                "axes": self.tracing.axes,
+                "call": (self.tracing.call.args, self.tracing.call.kwargs) if self.tracing.call else None,
+                "opset": self.opset,
+                "external_data": self.external_data,
+                "python": sys.version_info[:2],
+                "versions": package_versions(PACKAGES),
+                "own_code": own_code(),
+            }
+        )
+
+
+def request_for(
+    model: TrainedModel | nn.Module,
+    example_inputs: Examples | None,
+    *,
+    dynamic: Dynamic,
+    opset: int | None,
+    external_data: bool = False,
+    time_limit_s: float,
+    name: str | None,
+) -> ExportRequest:
+    """The request that the arguments of `export` make; raises what `export` says of bad ones."""
+    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or opset < 1):
+        raise UsageError(f"opset is a whole number from 1, not {opset!r}")
+    if not (math.isfinite(time_limit_s) and time_limit_s > 0):
+        raise UsageError(f"time_limit_s is a number of seconds above 0, not {time_limit_s}")
+    module, examples = _taken_apart(model, example_inputs)
+    check_exportable(module)
+    return ExportRequest(
+        name=_name(model, name),
+        module=module,
+        weights_sha256=weights_digest(module),
+        training=(_training_step(model),) if isinstance(model, TrainedModel) else (),
+        tracing=plan_tracing(module, examples, dynamic),
+        opset=opset,
+        external_data=external_data,
+        time_limit_s=time_limit_s,
+    )
+
+
+def _taken_apart(model: TrainedModel | nn.Module, examples: Examples | None) -> tuple[nn.Module, Examples]:
+    from torch import nn
+
+    if isinstance(model, TrainedModel):
+        return model.module(), model.source.example_inputs if examples is None else examples
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"export takes a TrainedModel or a torch module, not {type(model).__name__}")
+    if examples is None:
+        raise InputError(
+            "export of a torch module needs example_inputs: one array, a tuple by position, or a mapping by parameter "
+            "names"
+        )
+    return model, examples
+
+
+def _training_step(model: TrainedModel) -> LineageStep:
+    return LineageStep(
+        "training",
+        {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256},
+        None,
+        package_versions(("torch", "numpy")),
+    )
+
+
+def _name(model: TrainedModel | nn.Module, name: str | None) -> str:
+    default = model.source.name if isinstance(model, TrainedModel) else type(model).__name__
+    chosen = default if name is None else name
+    check_name(chosen)
+    return chosen
