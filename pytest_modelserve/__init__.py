@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pytest_modelserve.assertions import (
         assert_accuracy as assert_accuracy,
         assert_accuracy_parity as assert_accuracy_parity,
-        assert_agreement_under as assert_agreement_under,
         assert_cold_start as assert_cold_start,
         assert_corruption_accuracy as assert_corruption_accuracy,
         assert_data_quality as assert_data_quality,
+        assert_label_stability as assert_label_stability,
         assert_latency as assert_latency,
         assert_memory as assert_memory,
         assert_no_drift as assert_no_drift,
@@ -102,8 +102,8 @@ if TYPE_CHECKING:
     )
     from pytest_modelserve.robustness import (
         corruptions as corruptions,
-        measure_agreement_under as measure_agreement_under,
         measure_corruption_accuracy as measure_corruption_accuracy,
+        measure_label_stability as measure_label_stability,
         measure_relation as measure_relation,
         relations as relations,
         strategies as strategies,
@@ -116,7 +116,7 @@ _ROOMS = {
         "assert_accuracy",
         "assert_accuracy_parity",
         "assert_cold_start",
-        "assert_agreement_under",
+        "assert_label_stability",
         "assert_corruption_accuracy",
         "assert_data_quality",
         "assert_latency",
@@ -175,7 +175,7 @@ _ROOMS = {
     ),
     "pytest_modelserve.robustness": (
         "corruptions",
-        "measure_agreement_under",
+        "measure_label_stability",
         "measure_corruption_accuracy",
         "measure_relation",
         "relations",

@@ -25,7 +25,7 @@ from pytest_modelserve.performance import (
     measure_size,
 )
 from pytest_modelserve.reporting import failure_text
-from pytest_modelserve.robustness import measure_agreement_under, measure_corruption_accuracy, measure_relation
+from pytest_modelserve.robustness import measure_corruption_accuracy, measure_label_stability, measure_relation
 
 Parameters = ParamSpec("Parameters")
 
@@ -76,5 +76,5 @@ assert_size = _asserting(measure_size)
 assert_data_quality = _asserting(measure_data_quality)
 assert_no_drift = _asserting(measure_no_drift)
 assert_relation = _asserting(measure_relation)
-assert_agreement_under = _asserting(measure_agreement_under)
+assert_label_stability = _asserting(measure_label_stability)
 assert_corruption_accuracy = _asserting(measure_corruption_accuracy)

@@ -16,7 +16,7 @@ from pytest_modelserve.metrics import Decoding, decode, kind_of, machine_epsilon
 from pytest_modelserve.metrics.elementwise import is_numpys_own
 from pytest_modelserve.metrics.tolerance import STEPS_tolerance as STEPS, Tolerance, apart, chosen
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
-from pytest_modelserve.robustness.label_agreement import Transform, takes_generator, transformed
+from pytest_modelserve.robustness.label_stability import Transform, takes_generator, transformed
 from pytest_modelserve.robustness.relations.base import (
     Feature,
     Violations,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness import measure_agreement_under
+from pytest_modelserve.robustness import measure_label_stability
 
 Array = NDArray[Any]
 
@@ -51,7 +51,7 @@ NAMED = {"x": np.zeros((2, 2))}
 
 @pytest.mark.parametrize("changed", [0, 3, 20, 400])
 def test_bounds_are_those_of_clopper_and_pearson(changed: int, many: Array) -> None:
-    evidence = measure_agreement_under(MODEL, many, swap(changed), min_agreement=0.9)
+    evidence = measure_label_stability(MODEL, many, swap(changed), min_agreement=0.9)
     (share,) = evidence.quantities
     kept = 400 - changed
     assert share.interval is not None
@@ -65,7 +65,7 @@ def test_bounds_are_those_of_clopper_and_pearson(changed: int, many: Array) -> N
     ("changed", "verdict"), [(0, ms.Verdict.PASS), (38, ms.Verdict.INCONCLUSIVE), (100, ms.Verdict.FAIL)]
 )
 def test_verdicts_follow_the_bounds(changed: int, verdict: ms.Verdict, many: Array) -> None:
-    evidence = measure_agreement_under(MODEL, many, swap(changed), min_agreement=0.9)
+    evidence = measure_label_stability(MODEL, many, swap(changed), min_agreement=0.9)
     assert evidence.verdict is verdict
     assert bool(evidence.advice) == (verdict is not ms.Verdict.PASS)
     assert evidence.details["changed_rows"] == list(range(min(changed, 50)))
@@ -73,15 +73,15 @@ def test_verdicts_follow_the_bounds(changed: int, verdict: ms.Verdict, many: Arr
 
 def test_the_rows_that_changed_are_told(many: Array) -> None:
     many[:5, :2] = [[1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]
-    evidence = measure_agreement_under(MODEL, many, swap(5), min_agreement=0.5)
+    evidence = measure_label_stability(MODEL, many, swap(5), min_agreement=0.5)
     assert evidence.findings == ("other labels: row 0 0 → 1, row 1 1 → 0, row 2 0 → 1, and 2 more",)
     assert evidence.summary == "as many rows keep their label as required"
     assert evidence.method.name == "exact binomial bounds, one copy of each row"
 
 
 def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> None:
-    one = measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=1)
-    several = measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=1, draws=5)
+    one = measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=1)
+    several = measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=1, draws=5)
     assert several.n == one.n == 400
     assert several.quantities[0].value < one.quantities[0].value
     assert several.details["copies_agreeing"] > several.quantities[0].value
@@ -89,14 +89,14 @@ def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> Non
 
 
 def test_draws_follow_from_the_seed(many: Array) -> None:
-    first, again, other = (measure_agreement_under(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
+    first, again, other = (measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
     assert first.details == again.details
     assert first.details["changed_rows"] != other.details["changed_rows"]
 
 
 def test_groups_are_the_trials_where_rows_belong_together(many: Array) -> None:
     groups = np.arange(400) // 4
-    evidence = measure_agreement_under(MODEL, many, swap(6), min_agreement=0.9, groups=groups)
+    evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, groups=groups)
     assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
     assert evidence.details["changed_rows"] == list(range(6))
 
@@ -113,7 +113,7 @@ def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
         x[:, 0] = 1
         change = functools.partial(swapped, ~keeps)
         for name, ids in (("groups", groups), ("rows", None)):
-            found = measure_agreement_under(MODEL, x, change, min_agreement=0.5, groups=ids)
+            found = measure_label_stability(MODEL, x, change, min_agreement=0.5, groups=ids)
             assert found.quantities[0].interval is not None
             misses[name] += found.quantities[0].interval.low > truth
     assert misses["groups"] <= 300 * 0.05 + 12  # three standard deviations
@@ -123,7 +123,7 @@ def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
 def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
     broken = ms.serve(lambda x: np.where(x[:, :2] > 2, np.nan, x[:, :2]))
     bad = (many[:, :2] > 2).any(axis=1)
-    evidence = measure_agreement_under(broken, many, lambda x: x, min_agreement=0.5)
+    evidence = measure_label_stability(broken, many, lambda x: x, min_agreement=0.5)
     assert evidence.quantities[0].value == pytest.approx(1 - bad.mean())
     assert evidence.findings[0].startswith(f"other labels: row {np.flatnonzero(bad)[0]} none → none")
     assert evidence.findings[1] == f"{2 * bad.sum()} answers hold NaN and have no label: counted as another one"
@@ -133,7 +133,7 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
     def scaled(feed: dict[str, Array]) -> dict[str, Array]:
         return {"x": feed["x"] * np.float32(2)}
 
-    evidence = measure_agreement_under(classifier, {"x": rows}, scaled, min_agreement=0.5)
+    evidence = measure_label_stability(classifier, {"x": rows}, scaled, min_agreement=0.5)
     assert evidence.quantities[0].value == 1
     np.testing.assert_array_equal(rows, rows.round(2))
     assert ms.Evidence.from_json(evidence.to_json()).findings == evidence.findings
@@ -171,7 +171,7 @@ def test_bad_requests_are_refused_by_name(options: dict[str, Any], message: str,
     inputs, transform = arguments.pop("inputs"), arguments.pop("transform")
     model = ms.serve(lambda feed: feed["x"]) if inputs is NAMED else MODEL
     with pytest.raises(ms.UsageError) as error:
-        measure_agreement_under(model, inputs, transform, **arguments)
+        measure_label_stability(model, inputs, transform, **arguments)
     assert message in str(error.value)
 
 
@@ -184,4 +184,4 @@ def test_a_second_argument_is_a_generator_only_where_it_has_to_be_given(many: Ar
         return x
 
     for transform in (blur, drawn, np.ascontiguousarray):
-        assert measure_agreement_under(MODEL, many, transform, min_agreement=0.9).verdict is ms.Verdict.PASS
+        assert measure_label_stability(MODEL, many, transform, min_agreement=0.9).verdict is ms.Verdict.PASS

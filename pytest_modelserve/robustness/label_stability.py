@@ -97,7 +97,7 @@ _LISTED = 50
 _TOLD = 3
 
 
-def measure_agreement_under(
+def measure_label_stability(
     predictor: Predictor,
     inputs: Inputs,
     transform: Transform,
