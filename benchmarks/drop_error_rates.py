@@ -25,8 +25,8 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.stats.paired_proportions import (
     TOLERATED,
     Truth,
-    chances_within,
     first_lost_outside,
+    probabilities_within,
     rows_without_discordance,
     score,
     tango_suffices,
@@ -144,7 +144,9 @@ def taken_unasked(rng: np.random.Generator, cases: int) -> tuple[float, str]:
         discordances = np.minimum(steps**2 / n, 0.6)
         discordances = discordances[tango_suffices(n, size, discordances, level)]
         for difference in (size, -size) if discordances.size else ():
-            errors = chances_within(Truth(n, difference, discordances), difference, float(ndtri(level))) / (1 - level)
+            errors = probabilities_within(Truth(n, difference, discordances), difference, float(ndtri(level))) / (
+                1 - level
+            )
             error, at = max(zip(errors.tolist(), discordances.tolist(), strict=True))
             worst = max(worst, (error, f"n={n}, level {level}, difference {difference:.5f}, discordance {at:.5f}"))
     return worst

@@ -20,12 +20,12 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import (
     binomial_bounds,
     holm,
+    interim_error_rate,
     median_bounds,
     noninferiority_power,
     paired_difference_bounds,
     quantile_bounds,
     rows_needed,
-    spend,
 )
 
 LOW_LEVEL, HIGH_LEVEL = 0.999, 0.95
@@ -128,9 +128,11 @@ def looks(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     """A sign interval looked at five times: enumerated, and with the bounds themselves on simulated log-ratios."""
     for error in (0.05, 0.001):
         case = f"looks {', '.join(map(str, LOOKS))}"
-        yield Row("sign interval, one end", f"{case}, split", error, _error_over_looks(spend(error, len(LOOKS))))
+        yield Row(
+            "sign interval, one end", f"{case}, split", error, _error_over_looks(interim_error_rate(error, len(LOOKS)))
+        )
         yield Row("sign interval, one end", f"{case}, not split", error, _error_over_looks(error))
-    level = 1 - spend(0.05, len(LOOKS))
+    level = 1 - interim_error_rate(0.05, len(LOOKS))
     misses = 0
     for _ in range(repeats):
         log_ratios = rng.standard_t(2, size=LOOKS[-1])

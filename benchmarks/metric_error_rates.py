@@ -19,11 +19,11 @@ from scipy.special import ndtr
 
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import (
-    Linearised,
-    auc_linearised,
+    Linearized,
+    auc_of,
     average_of,
     bca_bounds,
-    linearised_bounds,
+    delta_method_bounds,
     mean_bounds,
     mean_of,
     ratio_of,
@@ -31,7 +31,7 @@ from pytest_modelserve.stats import (
 )
 
 Floats = NDArray[np.float64]
-Draw = Callable[[np.random.Generator], Linearised]
+Draw = Callable[[np.random.Generator], Linearized]
 LEVELS = {"low_level": LOW_LEVEL, "high_level": HIGH_LEVEL}
 
 
@@ -47,7 +47,7 @@ def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: fl
     ours, alone = [], []
     for _ in range(repeats):
         one = draw(rng)
-        bounds = linearised_bounds(one.values, largest=one.largest, **LEVELS)
+        bounds = delta_method_bounds(one.values, largest=one.largest, **LEVELS)
         plain = mean_bounds(one.values, **LEVELS)
         ours.append((bounds.low, bounds.high))
         alone.append((plain.low, plain.high))
@@ -55,25 +55,25 @@ def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: fl
     yield from ends(name, f"delta method alone: {case}", repeats, truth, alone)
 
 
-def ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Linearised:
+def ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Linearized:
     """A share of some rows."""
     if not of.any():
-        return Linearised(0.0, np.zeros(len(of)), float(len(of)))
+        return Linearized(0.0, np.zeros(len(of)), float(len(of)))
     return ratio_of((hits & of).astype(float), of.astype(float), spread=1.0)
 
 
-def f_score(actual: NDArray[np.bool_], answered: NDArray[np.bool_], beta: float = 1.0) -> Linearised:
+def f_score(actual: NDArray[np.bool_], answered: NDArray[np.bool_], beta: float = 1.0) -> Linearized:
     """As `parity.estimating` linearises it."""
     square = beta**2
     found = ratio_of((1 + square) * (actual & answered), square * actual + answered.astype(float), spread=1.0)
     spread = (1 + square) * (1 - found.value) + found.value * max(1.0, square)
-    return Linearised(found.value, found.influence, found.largest * spread)
+    return Linearized(found.value, found.influence, found.largest * spread)
 
 
 def balanced_drop(n: int, shares: list[float], wrong: float, lost: float, gained: float) -> tuple[Draw, float]:
     """Balanced accuracy of a reference that is wrong in `wrong`, less that of a candidate that loses and gains."""
 
-    def draw(rng: np.random.Generator) -> Linearised:
+    def draw(rng: np.random.Generator) -> Linearized:
         kinds = rng.choice(len(shares), n, p=shares)
         before, chance = rng.random(n) > wrong, rng.random(n)
         after = np.where(before, chance > lost / (1 - wrong), chance < gained / wrong)
@@ -86,7 +86,7 @@ def balanced_drop(n: int, shares: list[float], wrong: float, lost: float, gained
 def balanced_level(n: int, shares: list[float], wrong: float) -> tuple[Draw, float]:
     """One less balanced accuracy."""
 
-    def draw(rng: np.random.Generator) -> Linearised:
+    def draw(rng: np.random.Generator) -> Linearized:
         kinds, hits = rng.choice(len(shares), n, p=shares), rng.random(n) > wrong
         return average_of([ratio(~hits, kinds == kind) for kind in np.unique(kinds)])
 
@@ -96,10 +96,10 @@ def balanced_level(n: int, shares: list[float], wrong: float) -> tuple[Draw, flo
 def f_level(n: int, positive: float, missed: float, alarms: float, beta: float) -> tuple[Draw, float]:
     """One less F."""
 
-    def draw(rng: np.random.Generator) -> Linearised:
+    def draw(rng: np.random.Generator) -> Linearized:
         actual = rng.random(n) < positive
         chance = rng.random(n)
-        return Linearised(1.0, np.zeros(n)).minus(
+        return Linearized(1.0, np.zeros(n)).minus(
             f_score(actual, np.where(actual, chance > missed, chance < alarms), beta)
         )
 
@@ -108,7 +108,7 @@ def f_level(n: int, positive: float, missed: float, alarms: float, beta: float) 
 
 
 def pair_drop(
-    score: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Linearised],
+    score: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Linearized],
     truth: Callable[[float, float, float], float],
     n: int,
     positive: float,
@@ -119,7 +119,7 @@ def pair_drop(
 ) -> tuple[Draw, float]:
     """A score of two classes: the candidate misses more, and raises more false alarms, than its reference."""
 
-    def draw(rng: np.random.Generator) -> Linearised:
+    def draw(rng: np.random.Generator) -> Linearized:
         actual, chance, flip = rng.random(n) < positive, rng.random(n), rng.random(n)
         before = np.where(actual, chance > missed, chance < alarms)
         after = np.where(actual, before & (flip > more_missed), before | (flip < more_alarms))
@@ -188,11 +188,9 @@ def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         (2000, 0.5, 1),
     ):
 
-        def level(rng: np.random.Generator, n: int = n, share: float = share, distance: float = distance) -> Linearised:
+        def level(rng: np.random.Generator, n: int = n, share: float = share, distance: float = distance) -> Linearized:
             positive = _some(rng, n, share)
-            return Linearised(1.0, np.zeros(n)).minus(
-                auc_linearised(rng.standard_normal(n) + distance * positive, positive)
-            )
+            return Linearized(1.0, np.zeros(n)).minus(auc_of(rng.standard_normal(n) + distance * positive, positive))
 
         yield from both(
             "1 - AUC", _told((n, share, distance)), rng, repeats, float(1 - ndtr(distance / np.sqrt(2))), level
@@ -212,12 +210,10 @@ def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
             old: float = old,
             new: float = new,
             correlation: float = correlation,
-        ) -> Linearised:
+        ) -> Linearized:
             positive, base = _some(rng, n, share), rng.standard_normal(n)
             other = correlation * base + np.sqrt(1 - correlation**2) * rng.standard_normal(n)
-            return auc_linearised(base + old * positive, positive).minus(
-                auc_linearised(other + new * positive, positive)
-            )
+            return auc_of(base + old * positive, positive).minus(auc_of(other + new * positive, positive))
 
         truth = float(ndtr(old / np.sqrt(2)) - ndtr(new / np.sqrt(2)))
         yield from both("AUC drop", _told((n, share, old, new, correlation)), rng, repeats, truth, drop)
@@ -233,11 +229,11 @@ def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
                 else (lambda rng, n: rng.standard_normal(n))
             )
 
-            def level(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearised:
+            def level(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearized:
                 targets = rng.standard_normal(n)
                 return ratio_of(0.25 * errors(rng, n) ** 2, (targets - targets.mean()) ** 2)
 
-            def drop(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearised:
+            def drop(rng: np.random.Generator, n: int = n, errors: Callable[..., Floats] = errors) -> Linearized:
                 targets, base = rng.standard_normal(n), errors(rng, n)
                 spread = (targets - targets.mean()) ** 2
                 worse = 1.1 * (0.9 * base + np.sqrt(1 - 0.81) * errors(rng, n))
@@ -257,8 +253,8 @@ def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
             shared, own = np.repeat(rng.random(groups) < wrong, 10), rng.random(10 * groups) < wrong
             errors = np.where(np.repeat(rng.random(groups) < together, 10), shared, own).astype(float)
             one = mean_of(errors, largest=1.0)
-            bounds = linearised_bounds(unit_values(one.values, ids), largest=1.0, rows=errors.size, **LEVELS)
-            plain = linearised_bounds(one.values, largest=1.0, **LEVELS)
+            bounds = delta_method_bounds(unit_values(one.values, ids), largest=1.0, rows=errors.size, **LEVELS)
+            plain = delta_method_bounds(one.values, largest=1.0, **LEVELS)
             ours.append((bounds.low, bounds.high))
             naive.append((plain.low, plain.high))
         yield from ends("groups", case, repeats, wrong, ours)

@@ -140,7 +140,7 @@ def _of_drop(case: _Case, given: dict[str, Any]) -> int:
 
 
 def _of_share(case: _Case, given: dict[str, Any]) -> int:
-    counted = stats.share_rows_needed(
+    counted = stats.proportion_rows_needed(
         given["value"], given["value"] - case.margin, confidence=case.confidence, alpha=case.alpha, power=case.power
     )
     assert counted is not None  # the value lies above the limit

@@ -23,7 +23,7 @@ from pytest_modelserve.performance.timing import host_turn
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
 from pytest_modelserve.serving.inputs import check_rows
-from pytest_modelserve.stats import median_bounds, spend
+from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 MEDIAN_OF_STARTS = Method(
     "sign interval of the median, one of 2 looks",
@@ -121,7 +121,7 @@ def looks_at_starts(*, confidence: float, alpha: float) -> tuple[int, int]:
     All of n starts lie above their median with probability 2⁻ⁿ. PASS may be said at both looks, so each takes half of
     its error; FAIL is said at the second alone, which takes all of alpha.
     """
-    to_pass = math.ceil(-math.log2(spend(1 - confidence, _LOOKS)))
+    to_pass = math.ceil(-math.log2(interim_error_rate(1 - confidence, _LOOKS)))
     to_fail = math.ceil(-math.log2(alpha))
     return to_pass, max(to_fail, to_pass + 1)
 
@@ -129,7 +129,7 @@ def looks_at_starts(*, confidence: float, alpha: float) -> tuple[int, int]:
 def median_interval(values: Sequence[float], *, confidence: float, alpha: float) -> tuple[float, Interval]:
     """The median of positive `values`, one a start, and its interval at one of the two looks; at the first one the low
     end is 0."""
-    bounds = median_bounds(values, low_level=1 - alpha, high_level=1 - spend(1 - confidence, _LOOKS))
+    bounds = median_bounds(values, low_level=1 - alpha, high_level=1 - interim_error_rate(1 - confidence, _LOOKS))
     may_fail = len(values) >= looks_at_starts(confidence=confidence, alpha=alpha)[1]
     low = bounds.low if may_fail else 0.0
     return bounds.estimate, Interval(low, bounds.high, bounds.low_level, bounds.high_level)

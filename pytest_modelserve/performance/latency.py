@@ -37,7 +37,7 @@ from pytest_modelserve.performance.timing import (
 )
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import check_positive, check_quantile, check_rows
-from pytest_modelserve.stats import Bounds, samples_for_quantile, spend
+from pytest_modelserve.stats import Bounds, interim_error_rate, samples_for_quantile
 from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
 
 # How timed calls stand to a latency budget, by one clock or two; reads no clock.
@@ -165,7 +165,7 @@ def plan_looks(quantile: float, *, low_error: float, high_error: float, typical_
     """
     affordable = min(_MOST_CALLS, int(PATIENCE_NS / typical_ns))
     for count in range(_MOST_LOOKS, 0, -1):
-        low_level, high_level = 1 - spend(low_error, count), 1 - spend(high_error, count)
+        low_level, high_level = 1 - interim_error_rate(low_error, count), 1 - interim_error_rate(high_error, count)
         fewest = samples_for_quantile(quantile, low_level=low_level, high_level=high_level)
         first = max(_SAMPLE_FACTOR * fewest, int(_LEAST_S * 1e9 / typical_ns))
         last = min(affordable, first * _GROWTH ** (count - 1))

@@ -28,7 +28,7 @@ from pytest_modelserve.performance.operator_costs import breakdown
 from pytest_modelserve.performance.timing import Call, Cap, Clock, Clocks, host_state, no_garbage_collection, warm_up
 from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_positive, check_quantile, check_rows
-from pytest_modelserve.stats import median_bounds, spend
+from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # What paired timings say of a slowdown, and how two such statements become one.
 
@@ -270,7 +270,7 @@ class Comparing:
         return Comparison(rough, Interval(0.0, math.inf, *self._levels(looks)), (), in_time=False)
 
     def _levels(self, looks: tuple[int, ...]) -> tuple[float, float]:
-        return 1 - spend(self.alpha, len(looks)), 1 - spend(1 - self.confidence, len(looks))
+        return 1 - interim_error_rate(self.alpha, len(looks)), 1 - interim_error_rate(1 - self.confidence, len(looks))
 
     def _warmed_up(self, calls: Calls, cap: Cap) -> tuple[Pairing, float]:
         with cap.turn():
@@ -287,8 +287,8 @@ def session_looks(*, confidence: float, alpha: float) -> tuple[int, int, int]:
     All of n ratios lie on one side of their median with probability 2⁻ⁿ; both errors are split over the three looks.
     Never fewer than 5, whatever the error rates.
     """
-    to_pass = max(5, math.ceil(-math.log2(spend(1 - confidence, _SESSION_LOOKS))))
-    to_fail = max(to_pass + 1, math.ceil(-math.log2(spend(alpha, _SESSION_LOOKS))))
+    to_pass = max(5, math.ceil(-math.log2(interim_error_rate(1 - confidence, _SESSION_LOOKS))))
+    to_fail = max(to_pass + 1, math.ceil(-math.log2(interim_error_rate(alpha, _SESSION_LOOKS))))
     return to_pass, to_fail, 2 * to_fail
 
 

@@ -27,7 +27,7 @@ from pytest_modelserve.metrics.tolerance import chosen
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.batched_predictor import Rows, rows_of
 from pytest_modelserve.robustness.coordinates import Feed, row_count
-from pytest_modelserve.stats import binomial_bounds, share_rows_needed
+from pytest_modelserve.stats import binomial_bounds, proportion_rows_needed
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs, Predictor
@@ -145,7 +145,7 @@ def measure_label_stability(
     levels = levels_for(budget := Budget("at least", min_agreement), confidence=confidence, alpha=alpha)
     bounds = binomial_bounds(kept.agreeing, kept.trials, low_level=levels[0], high_level=levels[1])
     share = Quantity("labels kept", bounds.estimate, "share", Interval.of(bounds), budget)
-    needed = share_rows_needed(bounds.estimate, min_agreement, confidence=confidence, alpha=alpha)
+    needed = proportion_rows_needed(bounds.estimate, min_agreement, confidence=confidence, alpha=alpha)
     copies = f"{draws} drawn copies of each row, seed {seed}" if drawn else "one copy of each row"
     assert share.verdict is not None
     return Evidence(

@@ -3,26 +3,26 @@
 from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
 from pytest_modelserve.stats.bootstrap import bca_bounds, resamples_for
 from pytest_modelserve.stats.delta_method import (
-    Linearised,
+    Linearized,
     area_variance,
-    auc_linearised,
+    auc_of,
     average_of,
     delong_covariance,
-    linearised_bounds,
-    linearised_needed,
-    linearised_power,
+    delta_method_bounds,
+    delta_method_power,
+    delta_method_rows_needed,
     mean_of,
     ratio_of,
     root_of,
-    unseen_share,
+    rule_of_three_bound,
 )
-from pytest_modelserve.stats.intervals import Bounds, holm, spend
+from pytest_modelserve.stats.intervals import Bounds, holm, interim_error_rate
 from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, mean_bounds, unit_values
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
-from pytest_modelserve.stats.proportions import binomial_bounds, share_rows_needed
+from pytest_modelserve.stats.proportions import binomial_bounds, proportion_rows_needed
 from pytest_modelserve.stats.quantiles import median_bounds, quantile_bounds, samples_for_quantile
 from pytest_modelserve.stats.sample_size import (
-    VerdictShares,
+    VerdictProbabilities,
     mean_power,
     noninferiority_power,
     rows_needed,
@@ -32,38 +32,38 @@ from pytest_modelserve.stats.sample_size import (
 __all__ = [
     "BlockMeans",
     "Bounds",
-    "Linearised",
+    "Linearized",
     "SerialDependence",
-    "VerdictShares",
+    "VerdictProbabilities",
     "area_variance",
-    "auc_linearised",
+    "auc_of",
     "average_of",
     "bca_bounds",
     "binomial_bounds",
     "block_ids",
     "block_means",
     "delong_covariance",
+    "delta_method_bounds",
+    "delta_method_power",
+    "delta_method_rows_needed",
     "holm",
-    "linearised_bounds",
-    "linearised_needed",
-    "linearised_power",
+    "interim_error_rate",
     "mean_bounds",
     "mean_of",
     "mean_power",
     "median_bounds",
     "noninferiority_power",
     "paired_difference_bounds",
+    "proportion_rows_needed",
     "quantile_bounds",
     "ratio_of",
     "resamples_for",
     "root_of",
     "rows_needed",
+    "rule_of_three_bound",
     "samples_for_quantile",
     "serial_dependence",
-    "share_rows_needed",
-    "spend",
     "tango_statistic",
     "unit_values",
-    "unseen_share",
     "values_needed",
 ]

@@ -44,7 +44,7 @@ def rank_autocorrelation(values: ArrayLike) -> LagOne:
     numbers = _table(np.asarray(values, dtype=np.float64))
     known = ~np.isnan(numbers)
     scores = np.zeros(numbers.shape)
-    scores[known] = centred_ranks(numbers[known])
+    scores[known] = centered_ranks(numbers[known])
     squares = float(np.dot(scores.ravel(), scores.ravel()))
     pairs = int(np.count_nonzero(known[:, :-1] & known[:, 1:]))
     if not squares or not pairs:
@@ -75,7 +75,7 @@ def agreement_autocorrelation(codes: NDArray[np.int64]) -> LagOne:
     return LagOne(min(max((equal - by_chance) / (1 - by_chance), -1.0), 1.0), pairs)
 
 
-def centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def centered_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean ranks less their mean, as scipy.stats.rankdata has them, without its second of importing."""
     order = np.argsort(values)
     ordered = values[order]

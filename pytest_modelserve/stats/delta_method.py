@@ -13,13 +13,13 @@ from scipy.special import ndtr
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import Bounds, check_error_rate, check_level, check_vector
 from pytest_modelserve.stats.means import BlockMeans, block_means, reach
-from pytest_modelserve.stats.sample_size import VerdictShares, values_needed
+from pytest_modelserve.stats.sample_size import VerdictProbabilities, values_needed
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Linearised:
+class Linearized:
     """An estimate `value`, and its `influence` (n,): how far each row pulls it, adding up to 0.
 
     The mean of value + influence is the estimate, and scatters as the estimate does where n is large; so an interval
@@ -42,16 +42,16 @@ class Linearised:
         """One value a row, (n,), whose mean is the estimate."""
         return self.value + self.influence
 
-    def minus(self, other: Linearised) -> Linearised:
+    def minus(self, other: Linearized) -> Linearized:
         """This estimate less another one on the same rows."""
-        return Linearised(self.value - other.value, self.influence - other.influence, max(self.largest, other.largest))
+        return Linearized(self.value - other.value, self.influence - other.influence, max(self.largest, other.largest))
 
-    def negative(self) -> Linearised:
+    def negative(self) -> Linearized:
         """The estimate with its sign turned."""
-        return Linearised(-self.value, -self.influence, self.largest)
+        return Linearized(-self.value, -self.influence, self.largest)
 
 
-def mean_of(values: Floats, weights: Floats | None = None, *, largest: float = 0.0) -> Linearised:
+def mean_of(values: Floats, weights: Floats | None = None, *, largest: float = 0.0) -> Linearized:
     """The mean of `values` (n,), weighted where `weights` (n,) are given; `largest` is the range of a value.
 
     UsageError for weights that add up to 0.
@@ -61,7 +61,7 @@ def mean_of(values: Floats, weights: Floats | None = None, *, largest: float = 0
 
 def ratio_of(
     numerators: Floats, denominators: Floats, weights: Floats | None = None, *, spread: float = 0.0
-) -> Linearised:
+) -> Linearized:
     """Σ numerators / Σ denominators, both (n,), each row counted `weights` (n,) times.
 
     `spread` is the most by which numerator − ratio·denominator can differ between two rows. Source of the variance:
@@ -73,11 +73,11 @@ def ratio_of(
         raise UsageError("a ratio whose denominators add up to 0 has no value")
     value = float(counted @ numerators) / whole
     scale = len(numerators) / whole
-    largest = spread * scale * unequal(counted)
-    return Linearised(value, counted * (numerators - value * denominators) * scale, largest)
+    largest = spread * scale * kish_weight(counted)
+    return Linearized(value, counted * (numerators - value * denominators) * scale, largest)
 
 
-def unequal(weights: Floats) -> float:
+def kish_weight(weights: Floats) -> float:
     """By how much more than one of average weight, or the fewer rows that count, a row can pull: Σ w²/Σ w.
 
     The average weight over the share of rows that are left of n, (Σ w)²/Σ w² by Kish (1965), Survey Sampling, section
@@ -86,7 +86,7 @@ def unequal(weights: Floats) -> float:
     return float((weights**2).sum() / weights.sum())
 
 
-def average_of(estimates: Iterable[Linearised], *, touched: int = 1) -> Linearised:
+def average_of(estimates: Iterable[Linearized], *, touched: int = 1) -> Linearized:
     """The mean of several estimates on the same rows, of which one row can move `touched` at a time.
 
     Takes one after the other: a thousand classes need not be in memory at once. UsageError for none.
@@ -100,10 +100,10 @@ def average_of(estimates: Iterable[Linearised], *, touched: int = 1) -> Linearis
     if not largest:
         raise UsageError("an average of no estimates has no value")
     k = len(largest)
-    return Linearised(value / k, influence / k, sum(sorted(largest)[-touched:]) / k)
+    return Linearized(value / k, influence / k, sum(sorted(largest)[-touched:]) / k)
 
 
-def root_of(estimate: Linearised) -> Linearised:
+def root_of(estimate: Linearized) -> Linearized:
     """The square root of an estimate of at least 0; where it is 0, no row pulls it.
 
     An approximation for many rows, like every delta method (van der Vaart, Asymptotic Statistics, 1998, chapter 3): for
@@ -111,13 +111,13 @@ def root_of(estimate: Linearised) -> Linearised:
     5 % for 1,000, a low end at 99.9 % in at most 0.1 % (simulated, benchmarks/regression_error_rates.py).
     """
     root = math.sqrt(estimate.value)
-    return Linearised(root, estimate.influence / (2 * root) if root > 0 else np.zeros_like(estimate.influence))
+    return Linearized(root, estimate.influence / (2 * root) if root > 0 else np.zeros_like(estimate.influence))
 
 
 # How sure a linearised estimate is, when few rows carry it: bounds that allow for kinds of rows not seen.
 
 
-def linearised_bounds(
+def delta_method_bounds(
     values: NDArray[np.float64], *, largest: float = 0.0, rows: int | None = None, low_level: float, high_level: float
 ) -> Bounds:
     """The mean of `values` (n,), one an independent unit, between bounds that hold where few units carry it.
@@ -148,7 +148,7 @@ def linearised_bounds(
     )
 
 
-def linearised_power(
+def delta_method_power(
     values: NDArray[np.float64],
     *,
     truth: float,
@@ -157,7 +157,7 @@ def linearised_power(
     rows: int | None = None,
     confidence: float,
     alpha: float,
-) -> VerdictShares:
+) -> VerdictProbabilities:
     """The probability of each verdict on "at most `limit`" with as many units, were the true value `truth`.
 
     An approximation, as `mean_power` is. UsageError as there.
@@ -165,15 +165,15 @@ def linearised_power(
     confidence, alpha = check_level("confidence", confidence), check_error_rate("alpha", alpha)
     sample = block_means(values)
     if sample.blocks < 2:
-        return VerdictShares(passes=0.0, inconclusive=1.0, fails=0.0)
+        return VerdictProbabilities(passes=0.0, inconclusive=1.0, fails=0.0)
     room = limit - truth
     up = room - _reach(sample, confidence, largest, rows, below=False)
     down = -room - _reach(sample, 1 - alpha, largest, rows, below=True)
     passes, fails = _chance(up, sample.standard_error), _chance(down, sample.standard_error, closed=False)
-    return VerdictShares(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
+    return VerdictProbabilities(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
 
 
-def linearised_needed(
+def delta_method_rows_needed(
     values: NDArray[np.float64],
     *,
     truth: float,
@@ -200,7 +200,7 @@ def linearised_needed(
     return max(needed, math.ceil(unseen))
 
 
-def unseen_share(n: int, level: float) -> float:
+def rule_of_three_bound(n: int, level: float) -> float:
     """The largest share that a kind of unit can have of which none is among n, at `level`: 1 − (1 − level)^(1/n).
 
     The Clopper-Pearson bound of no success, known as the rule of three: about 3/n at 95 %.
@@ -210,7 +210,7 @@ def unseen_share(n: int, level: float) -> float:
 
 def _reach(sample: BlockMeans, level: float, largest: float, rows: int | None, *, below: bool) -> float:
     regular = reach(sample, level, below=below, degrees_of_freedom=_degrees_of_freedom(sample))
-    return max(regular, largest * unseen_share(_seen(sample, rows), level))
+    return max(regular, largest * rule_of_three_bound(_seen(sample, rows), level))
 
 
 def _seen(sample: BlockMeans, rows: int | None) -> int:
@@ -238,9 +238,7 @@ def _chance(room: float, standard_error: float, *, closed: bool = True) -> float
 # The area under the ROC curve, and how it scatters: DeLong's structural components.
 
 
-def auc_linearised(
-    scores: ArrayLike, positive: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
-) -> Linearised:
+def auc_of(scores: ArrayLike, positive: NDArray[np.bool_], weights: NDArray[np.float64] | None = None) -> Linearized:
     """The probability that a positive row has a higher score than a negative one, ties counted half, row by row.
 
     `scores` (n,) may be any numbers that rise with the belief in the positive class, infinities included; `positive`
@@ -277,8 +275,8 @@ def auc_linearised(
     influence = counted * (components - area) * scale
     influence -= influence.mean()  # rounding: the pulls add up to 0
     constant = bool((np.abs(components - area) < 1e-12).all())
-    largest = n * unequal(counted) / min(whole_positive, whole_negative) if constant else 0.0
-    return Linearised(area, np.zeros(n) if constant else influence, largest)
+    largest = n * kish_weight(counted) / min(whole_positive, whole_negative) if constant else 0.0
+    return Linearized(area, np.zeros(n) if constant else influence, largest)
 
 
 def delong_covariance(
@@ -287,11 +285,11 @@ def delong_covariance(
     """The areas (models,) of several models on the same rows, and DeLong's covariance of them, (models, models).
 
     `scores` (models, n), `positive` (n,). S₁₀/m + S₀₁/n of the components' sample covariances, exactly as published.
-    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44, 837–845. UsageError as for `auc_linearised`, and
+    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44, 837–845. UsageError as for `auc_of`, and
     unless both classes have at least two rows.
     """
     rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    areas = [auc_linearised(row, positive) for row in rows]
+    areas = [auc_of(row, positive) for row in rows]
     m, k = int(positive.sum()), int((~positive).sum())
     if min(m, k) < 2:
         raise UsageError(f"a covariance needs two rows of each class, not {m} and {k}")

@@ -94,7 +94,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def spend(error: float, looks: int) -> float:
+def interim_error_rate(error: float, looks: int) -> float:
     """The error rate that each of `looks` looks at growing data may take, so that all of them together keep `error`.
 
     An equal Bonferroni split, `error / looks`: conservative, because looks at growing data depend on each other. With

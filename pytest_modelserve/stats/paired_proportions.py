@@ -141,7 +141,7 @@ class Truth:
         return np.exp(both)
 
 
-def chances_within(truth: Truth, limit: float, z: float) -> FloatArray:
+def probabilities_within(truth: Truth, limit: float, z: float) -> FloatArray:
     """P(Tango's limit at z is at most `limit`), for each discordance of the truth: (k,)."""
     rare = truth.rare_counts()
     weights = np.exp(_log_binomial(rare, truth.n, truth.rare))
@@ -199,7 +199,7 @@ def largest_limits(truth: Truth, allowed: FloatArray, z: float) -> FloatArray:
     limits = tango_limit(lost, gained, truth.n, z)
     order = np.argsort(limits)
     chances = truth.table_chances(rare[order], common[order])
-    reached = chances_within(truth, lower, z)[:, None] + np.cumsum(chances, axis=1)
+    reached = probabilities_within(truth, lower, z)[:, None] + np.cumsum(chances, axis=1)
     # Just below the table with which the probability gets too large.
     too_large = np.append(limits[order], upper)[np.sum(reached <= allowed[:, None], axis=1)]
     largest: FloatArray = np.nextafter(too_large, -1)
@@ -209,7 +209,7 @@ def largest_limits(truth: Truth, allowed: FloatArray, z: float) -> FloatArray:
 def _limit_within_reason(truth: Truth, allowed: FloatArray, z: float) -> float:
     """A number below the true difference within which Tango's limit falls no more often than allowed."""
     width = 1 / truth.n
-    while np.any(chances_within(truth, lower := max(truth.difference - width, -1.0), z) > allowed):
+    while np.any(probabilities_within(truth, lower := max(truth.difference - width, -1.0), z) > allowed):
         width *= 2
     return lower
 
@@ -250,7 +250,7 @@ _RESOLUTION = 1e-11
 """A limit that is moved lies at most this far above where it must."""
 
 
-def guarded_limit(lost: int, gained: int, n: int, level: float) -> float:
+def buehler_limit(lost: int, gained: int, n: int, level: float) -> float:
     """Tango's upper limit of the drop at `level`, or the nearest number above it that errs seldom enough.
 
     A limit errs when the true drop is larger. For a true drop Δ, let p(Δ) be the probability that Tango's limit falls
@@ -345,7 +345,7 @@ class _Guard:
     def errors(self, discordances: FloatArray, limit: float) -> FloatArray:
         """The probability at each that Tango's limit falls within `limit`."""
         possible = np.maximum(discordances, abs(self.difference))
-        return chances_within(Truth(self.n, self.difference, possible), limit, self.z)
+        return probabilities_within(Truth(self.n, self.difference, possible), limit, self.z)
 
     def too_large(self, grid: FloatArray, limit: float) -> tuple[FloatArray, FloatArray]:
         """The discordances of the grid at which the error is larger than allowed, and the errors."""
@@ -443,7 +443,7 @@ def paired_difference_bounds(lost: int, gained: int, n: int, *, low_level: float
     be wrong more than 1.1 times as often as its level says moves outwards to where an exact unconditional test holds
     that: the high end lies below the true drop in at most 1.1·(1 − high_level) of samples, the low end above it in at
     most 1.1·(1 − low_level), for any n and any share of discordant rows. Where many rows are discordant both ways,
-    Tango's ends stay. `guarded_limit` has the method; benchmarks/drop_error_rates.py enumerates what is left.
+    Tango's ends stay. `buehler_limit` has the method; benchmarks/drop_error_rates.py enumerates what is left.
 
     With no discordant row the interval still has width: at 95 % its high end is 1 − 0.055^(1/n), as "no error in n
     rows" does not mean "no error". All rows lost make the high end 1.
@@ -463,8 +463,8 @@ def paired_difference_bounds(lost: int, gained: int, n: int, *, low_level: float
     low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
     return Bounds(
         estimate=(lost - gained) / n,
-        low=-guarded_limit(gained, lost, n, low_level),  # seen from the other model, a loss is a gain
-        high=guarded_limit(lost, gained, n, high_level),
+        low=-buehler_limit(gained, lost, n, low_level),  # seen from the other model, a loss is a gain
+        high=buehler_limit(lost, gained, n, high_level),
         low_level=low_level,
         high_level=high_level,
     )

@@ -74,7 +74,7 @@ def fisher_p_value(successes: int, n: int, reference_successes: int, reference_n
     return min(float(np.exp(logarithms).sum()), 1.0)
 
 
-def excess_bound(successes: int, n: int, reference_successes: int, reference_n: int, *, level: float) -> float:
+def rate_increase_bound(successes: int, n: int, reference_successes: int, reference_n: int, *, level: float) -> float:
     """The upper bound, at `level`, of how much higher the true share is than that of the reference; at most 1.
 
     p − q + sqrt((u − p)² + (q − l)²): the shares p and q as seen, the Clopper–Pearson upper bound u of the one and
@@ -191,12 +191,12 @@ _MOST = 1 << 40
 """Beyond 10¹² rows the share is as good as the limit."""
 
 
-def rows_for_excess(
+def rows_for_rate_increase(
     *, share: float, limit: float, base: float = 0.0, below: float = 0.0, confidence: float, power: float
 ) -> int | None:
     """The rows with which the bound of a true `share`, less `base`, keeps `limit` with about `power`.
 
-    The bound is that of `excess_bound` at `confidence`: `base` is the reference's share as seen and `below` how far its
+    The bound is that of `rate_increase_bound` at `confidence`: `base` is the reference's share as seen and `below` how far its
     lower bound lies from it; both 0 for a share by itself. The smallest n for which the binomial quantile at `power`
     keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the power is
     met to about 3 %. With neither share nor base it is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 %
@@ -244,12 +244,14 @@ def _quantile(n: int, share: float, level: float) -> int:
 # How many rows tell a share from a limit below or above it.
 
 
-def share_rows_needed(share: float, limit: float, *, confidence: float, alpha: float, power: float = 0.9) -> int | None:
+def proportion_rows_needed(
+    share: float, limit: float, *, confidence: float, alpha: float, power: float = 0.9
+) -> int | None:
     """About how many rows decide, with probability `power`, on a true `share` held against "at least `limit`".
 
     PASS, at `confidence`, for a share above the limit; FAIL, at error rate `alpha`, for one below; None where they are
     equal. The bounds are those of `binomial_bounds`. UsageError for a share outside [0, 1], a limit outside (0, 1) and
-    rates that `rows_for_excess` refuses.
+    rates that `rows_for_rate_increase` refuses.
     """
     if not 0 <= share <= 1:
         raise UsageError(f"share lies from 0 to 1, not {share}")
@@ -258,5 +260,5 @@ def share_rows_needed(share: float, limit: float, *, confidence: float, alpha: f
     if share == limit:
         return None
     if share > limit:
-        return rows_for_excess(share=1 - share, limit=1 - limit, confidence=confidence, power=power)
-    return rows_for_excess(share=share, limit=limit, confidence=1 - alpha, power=power)
+        return rows_for_rate_increase(share=1 - share, limit=1 - limit, confidence=confidence, power=power)
+    return rows_for_rate_increase(share=share, limit=limit, confidence=1 - alpha, power=power)

@@ -24,7 +24,7 @@ _LOST_MASS = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictShares:
+class VerdictProbabilities:
     """The probability of each verdict; the three add up to 1."""
 
     passes: float
@@ -34,7 +34,7 @@ class VerdictShares:
 
 def noninferiority_power(
     n: int, *, discordance: float, difference: float, margin: float, confidence: float, alpha: float
-) -> VerdictShares:
+) -> VerdictProbabilities:
     """The probability of each verdict with `n` rows, by enumeration of the tables that can occur.
 
     `discordance` is the true share of rows on which one model is right and the other wrong, `difference` the true
@@ -57,7 +57,7 @@ def noninferiority_power(
     first_not_failing = first_lost_outside(totals, n, float(np.nextafter(-margin, -1)), 1 - alpha)
     passes = float(weights @ _below(first_not_passing, totals, lost_share))
     fails = float(weights @ _below(first_not_failing, totals, 1 - lost_share))
-    return VerdictShares(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
+    return VerdictProbabilities(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
 
 
 def rows_needed(
@@ -137,7 +137,7 @@ _MOST_BLOCKS = 10**12
 
 def mean_power(
     values: ArrayLike, *, truth: float, limit: float, block: int = 1, confidence: float, alpha: float
-) -> VerdictShares:
+) -> VerdictProbabilities:
     """The probability of each verdict with as many `values` (n,), were their true mean `truth`.
 
     A single block decides nothing: it is INCONCLUSIVE for sure. Values that do not vary decide everything. UsageError
@@ -146,12 +146,12 @@ def mean_power(
     confidence, alpha = check_level("confidence", confidence), check_error_rate("alpha", alpha)
     sample = block_means(values, block=block)
     if sample.blocks < 2:
-        return VerdictShares(passes=0.0, inconclusive=1.0, fails=0.0)
+        return VerdictProbabilities(passes=0.0, inconclusive=1.0, fails=0.0)
     if sample.standard_error == 0:
-        return VerdictShares(passes=float(truth <= limit), inconclusive=0.0, fails=float(truth > limit))
+        return VerdictProbabilities(passes=float(truth <= limit), inconclusive=0.0, fails=float(truth > limit))
     passes = float(ndtr((limit - truth - reach(sample, confidence, below=False)) / sample.standard_error))
     fails = float(ndtr((truth - limit - reach(sample, 1 - alpha, below=True)) / sample.standard_error))
-    return VerdictShares(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
+    return VerdictProbabilities(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
 
 
 def values_needed(

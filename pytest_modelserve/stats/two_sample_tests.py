@@ -244,14 +244,14 @@ _EXCEEDANCES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class FeatureBlock:
     """Features of one kind for all rows, turned to their principal axes: `axes` (rows, k), of `variances` (k,)."""
 
     axes: NDArray[np.floating]
     variances: Floats
 
 
-def feature_blocks(rows: ArrayLike, *, rng: np.random.Generator) -> tuple[Block, ...]:
+def feature_blocks(rows: ArrayLike, *, rng: np.random.Generator) -> tuple[FeatureBlock, ...]:
     """The columns of `rows` (n, columns) themselves, and random Fourier features of three Gaussian kernels.
 
     Columns should be of like scale. Nothing here knows which sample a row is of. Source of the features: Rahimi and
@@ -283,19 +283,19 @@ def _median_distance(values: Floats, rng: np.random.Generator) -> float:
     return float(np.sqrt(np.median(different))) if different.size else 0.0
 
 
-def _principal(features: Floats) -> Block:
+def _principal(features: Floats) -> FeatureBlock:
     """Axes in the order of their variance, the largest first; those with a thousandth of it or less are left out."""
     centred = features - features.mean(axis=0)
     if centred.shape[0] < centred.shape[1]:  # of fewer rows than features, the rows' own products are the smaller table
         variances, axes = np.linalg.eigh(centred @ centred.T / len(centred))
         order = np.flatnonzero(variances > _LEAST * max(variances[-1], 1e-300))[::-1]
-        return Block(axes[:, order] * np.sqrt(len(centred) * variances[order]), variances[order])
+        return FeatureBlock(axes[:, order] * np.sqrt(len(centred) * variances[order]), variances[order])
     variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
     order = np.flatnonzero(variances > _LEAST * max(variances[-1], 1e-300))[::-1]
-    return Block(centred @ directions[:, order], variances[order])
+    return FeatureBlock(centred @ directions[:, order], variances[order])
 
 
-def discriminant(blocks: tuple[Block, ...], current: NDArray[np.bool_]) -> Floats:
+def discriminant(blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_]) -> Floats:
     """How far the current rows' mean lies from the others', in about standard units, for each of several labellings.
 
     `current` (labellings, n) marks the current rows. Of each block, the squared distance of the two means under ridge
@@ -330,7 +330,7 @@ def _standard(ratio: Floats, freedom: float) -> Floats:
 
 
 def permutation_p_value(
-    blocks: tuple[Block, ...], current: NDArray[np.bool_], *, most: int, rng: np.random.Generator
+    blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, most: int, rng: np.random.Generator
 ) -> float:
     """The chance of so large a `discriminant` if the rows had been labelled at random, by at most `most` labellings.
 
@@ -341,7 +341,7 @@ def permutation_p_value(
     if not any(block.variances.size for block in blocks):
         return 1.0
     # Half the bits are half the time, and all labellings lose the same ones.
-    light = tuple(Block(block.axes.astype(np.float32), block.variances) for block in blocks)
+    light = tuple(FeatureBlock(block.axes.astype(np.float32), block.variances) for block in blocks)
     observed = discriminant(light, current)[0]
     exceeding = done = 0
     while done < most:
@@ -365,7 +365,7 @@ _RIDGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutScores:
     """Each row's score (n,), the higher the more it looks like a current one, and how far the scores lie apart.
 
     `distance`, 0 to 1, is the largest amount by which the current rows' distribution function of scores lies below the
@@ -377,14 +377,16 @@ class HeldOut:
     distance: float
 
 
-def held_out_scores(blocks: tuple[Block, ...], current: NDArray[np.bool_], *, rng: np.random.Generator) -> HeldOut:
+def held_out_scores(
+    blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, rng: np.random.Generator
+) -> HeldOutScores:
     """The scores of ridge discriminants, each row's by one that was fitted to four fifths of the rows without it.
 
     `blocks` are those of `feature_blocks` for all rows, `current` (n,) marks the current ones, at least one a fold.
     """
     seen = [block.axes[:, :_AXES] / np.sqrt(block.variances[0]) for block in blocks if block.variances.size]
     if not seen:
-        return HeldOut(np.zeros(current.size), 0.0)
+        return HeldOutScores(np.zeros(current.size), 0.0)
     rows = np.hstack(seen)
     fold = np.empty(current.size, dtype=np.int64)
     for label in (False, True):
@@ -398,7 +400,7 @@ def held_out_scores(blocks: tuple[Block, ...], current: NDArray[np.bool_], *, rn
         covariance = centred.T @ centred / len(centred)
         covariance[np.diag_indices_from(covariance)] += _RIDGE
         scores[out] = (rows[out] - (before + after) / 2) @ np.linalg.solve(covariance, after - before)
-    return HeldOut(scores, one_sided_distance(scores[~current], scores[current]))
+    return HeldOutScores(scores, one_sided_distance(scores[~current], scores[current]))
 
 
 def one_sided_distance(reference: Floats, current: Floats) -> float:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import auc_linearised, delong_covariance, linearised_bounds
+from pytest_modelserve.stats import auc_of, delong_covariance, delta_method_bounds
 
 # Albumin, total protein, K-G score and whether surgery was of no use, of 43 patients with ovarian cancer: DeLong,
 # DeLong and Clarke-Pearson (1988), as printed in the SAS/STAT User's Guide, the LOGISTIC procedure, "Comparing Receiver
@@ -55,20 +55,20 @@ def test_area_is_the_share_of_pairs_in_the_right_order(ties, weighted):
         positive = np.arange(n) % 3 == 0
         scores = rng.integers(0, 4, n).astype(float) if ties else rng.standard_normal(n)
         weights = rng.uniform(0, 2, n) if weighted else None
-        assert auc_linearised(scores, positive, weights).value == pytest.approx(by_pairs(scores, positive, weights))
+        assert auc_of(scores, positive, weights).value == pytest.approx(by_pairs(scores, positive, weights))
 
 
 def test_integer_weights_are_rows_repeated():
     rng = np.random.default_rng(1)
     scores, positive, weights = rng.standard_normal(12), np.arange(12) % 2 == 0, rng.integers(1, 4, 12)
-    repeated = auc_linearised(np.repeat(scores, weights), np.repeat(positive, weights))
-    assert auc_linearised(scores, positive, weights.astype(float)).value == pytest.approx(repeated.value)
+    repeated = auc_of(np.repeat(scores, weights), np.repeat(positive, weights))
+    assert auc_of(scores, positive, weights.astype(float)).value == pytest.approx(repeated.value)
 
 
 def test_influence_is_what_a_little_more_weight_on_a_row_does():
     rng = np.random.default_rng(2)
     scores, positive = rng.standard_normal(15), np.arange(15) % 4 == 0
-    found = auc_linearised(scores, positive)
+    found = auc_of(scores, positive)
     assert found.influence.sum() == pytest.approx(0, abs=1e-12)
     for row in range(15):
         more = np.ones(15)
@@ -82,22 +82,22 @@ def test_sum_of_squares_is_delongs_variance_but_for_small_samples():
     positive = np.arange(4000) % 5 == 0
     scores = rng.standard_normal(4000) + positive
     _, covariance = delong_covariance(scores, positive)
-    assert float((auc_linearised(scores, positive).influence ** 2).sum()) / 4000**2 == pytest.approx(
+    assert float((auc_of(scores, positive).influence ** 2).sum()) / 4000**2 == pytest.approx(
         float(covariance[0, 0]), rel=2e-3
     )
 
 
 def test_separated_classes_have_an_interval_all_the_same():
-    found = auc_linearised([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.arange(10) > 6)
+    found = auc_of([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.arange(10) > 6)
     assert (found.value, found.largest) == (1, pytest.approx(10 / 3))
-    assert linearised_bounds(found.values, largest=found.largest, low_level=0.95, high_level=0.95).low < 0.3
-    assert auc_linearised([1.0, 2, 3, 2], np.array([False, True, True, False])).largest == 0
+    assert delta_method_bounds(found.values, largest=found.largest, low_level=0.95, high_level=0.95).low < 0.3
+    assert auc_of([1.0, 2, 3, 2], np.array([False, True, True, False])).largest == 0
 
 
 def test_infinite_scores_are_ranked_and_rows_of_any_scale_alike():
     positive = np.array([True, False, True, False])
-    assert auc_linearised([np.inf, -np.inf, 0, 1], positive).value == 0.75
-    assert auc_linearised([1e300, 0, 1e-300, 1e299], positive).value == 0.75
+    assert auc_of([np.inf, -np.inf, 0, 1], positive).value == 0.75
+    assert auc_of([1e300, 0, 1e-300, 1e299], positive).value == 0.75
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_infinite_scores_are_ranked_and_rows_of_any_scale_alike():
 )
 def test_scores_without_an_area_are_refused(scores, positive, message):
     with pytest.raises(UsageError) as caught:
-        auc_linearised(scores, np.array(positive))
+        auc_of(scores, np.array(positive))
     assert str(caught.value) == message
 
 
@@ -127,8 +127,8 @@ def test_high_end_of_a_drop_misses_about_as_often_as_it_says():
     for _ in range(600):
         base = rng.standard_normal(300)
         other = 0.9 * base + np.sqrt(1 - 0.81) * rng.standard_normal(300)
-        drop = auc_linearised(base + 1.5 * positive, positive).minus(auc_linearised(other + 1.3 * positive, positive))
-        bounds = linearised_bounds(drop.values, low_level=0.999, high_level=0.95)
+        drop = auc_of(base + 1.5 * positive, positive).minus(auc_of(other + 1.3 * positive, positive))
+        bounds = delta_method_bounds(drop.values, low_level=0.999, high_level=0.95)
         missed += bounds.high < truth
         failed += bounds.low > truth
     assert 0.025 <= missed / 600 <= 0.085

@@ -9,9 +9,9 @@ from scipy.stats import beta, binom
 
 from pytest_modelserve.stats.paired_proportions import (
     Truth,
-    chances_within,
+    buehler_limit,
     first_lost_outside,
-    guarded_limit,
+    probabilities_within,
     rows_without_discordance,
     tango_limit,
     tango_suffices,
@@ -21,7 +21,7 @@ from pytest_modelserve.stats.paired_proportions import (
 @cache
 def limit_of_every_table(n, level):
     return {
-        (lost, gained): guarded_limit(lost, gained, n, level) for lost in range(n + 1) for gained in range(n + 1 - lost)
+        (lost, gained): buehler_limit(lost, gained, n, level) for lost in range(n + 1) for gained in range(n + 1 - lost)
     }
 
 
@@ -58,7 +58,7 @@ def naive_p_value(lost, gained, n, level, difference):
     ],
 )
 def test_the_limit_is_where_the_naive_p_value_comes_down_to_what_is_tolerated(lost, gained, n, level):
-    limit = guarded_limit(lost, gained, n, level)
+    limit = buehler_limit(lost, gained, n, level)
     assert limit > tango_limit(lost, gained, n, ndtri(level)) + 1e-3
     assert naive_p_value(lost, gained, n, level, limit) / (1 - level) == pytest.approx(1.0997, abs=4e-4)
 
@@ -67,7 +67,7 @@ def test_the_limit_is_where_the_naive_p_value_comes_down_to_what_is_tolerated(lo
     ("lost", "gained", "n", "level"), [(20, 18, 400, 0.95), (130, 150, 2000, 0.999), (5, 1, 500, 0.95)]
 )
 def test_tangos_limit_stays_to_the_last_digit_where_it_errs_seldom_enough(lost, gained, n, level):
-    assert guarded_limit(lost, gained, n, level) == tango_limit(lost, gained, n, ndtri(level))
+    assert buehler_limit(lost, gained, n, level) == tango_limit(lost, gained, n, ndtri(level))
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -100,7 +100,7 @@ def test_the_edges_of_the_verdict_are_those_of_every_tables_limit(level):
     ("lost", "gained", "n", "level"), [(40, 0, 4000, 0.95), (0, 40, 4000, 0.999), (60, 4, 900, 0.95), (0, 0, 70, 0.95)]
 )
 def test_the_edges_follow_single_limits_for_larger_samples_too(lost, gained, n, level):
-    limit, total = guarded_limit(lost, gained, n, level), np.array([lost + gained])
+    limit, total = buehler_limit(lost, gained, n, level), np.array([lost + gained])
     assert first_lost_outside(total, n, limit + 1e-9, level)[0] > lost
     assert first_lost_outside(total, n, limit - 1e-9, level)[0] <= lost
 
@@ -108,9 +108,9 @@ def test_the_edges_follow_single_limits_for_larger_samples_too(lost, gained, n, 
 def test_limits_rise_with_every_lost_row_and_with_the_level():
     n = 80
     for total in (3, 12):
-        limits = [guarded_limit(lost, total - lost, n, 0.95) for lost in range(total + 1)]
+        limits = [buehler_limit(lost, total - lost, n, 0.95) for lost in range(total + 1)]
         assert limits == sorted(limits)
-    assert guarded_limit(2, 9, n, 0.95) < guarded_limit(2, 9, n, 0.99) < guarded_limit(2, 9, n, 0.999)
+    assert buehler_limit(2, 9, n, 0.95) < buehler_limit(2, 9, n, 0.99) < buehler_limit(2, 9, n, 0.999)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_limits_rise_with_every_lost_row_and_with_the_level():
 def test_known_worst_errors_of_tangos_limit_are_brought_down(n, difference, level, tangos):
     # Every discordant row is of the commoner kind.
     truth = Truth(n, difference, np.array([abs(difference)]))
-    assert chances_within(truth, difference, ndtri(level))[0] / (1 - level) == pytest.approx(tangos, abs=0.001)
+    assert probabilities_within(truth, difference, ndtri(level))[0] / (1 - level) == pytest.approx(tangos, abs=0.001)
     totals = np.arange(60)
     first = first_lost_outside(totals, n, difference, level)
     inside = totals < first if difference > 0 else first > 0  # all of them lost, or none
@@ -132,7 +132,7 @@ def test_known_worst_errors_of_tangos_limit_are_brought_down(n, difference, leve
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
 def test_rows_without_discordance_are_the_fewest_whose_limit_is_low_enough(difference, level):
     n = rows_without_discordance(difference, level)
-    assert guarded_limit(0, 0, n, level) <= difference < guarded_limit(0, 0, n - 1, level)
+    assert buehler_limit(0, 0, n, level) <= difference < buehler_limit(0, 0, n - 1, level)
 
 
 def test_where_tango_is_taken_unasked_his_limit_errs_at_most_eight_per_cent_too_often():
@@ -144,6 +144,6 @@ def test_where_tango_is_taken_unasked_his_limit_errs_at_most_eight_per_cent_too_
         discordances = np.minimum(steps**2 / n, 0.6)
         discordances = discordances[tango_suffices(n, size, discordances, level)]
         for difference in (size, -size) if discordances.size else ():
-            errors = chances_within(Truth(n, difference, discordances), difference, float(ndtri(level)))
+            errors = probabilities_within(Truth(n, difference, discordances), difference, float(ndtri(level)))
             worst = max(worst, float(errors.max()) / (1 - level))
     assert 1 < worst <= 1.08

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import beta, multinomial
 
-from pytest_modelserve.stats.paired_proportions import Truth, chances_within, largest_limits, tango_limit
+from pytest_modelserve.stats.paired_proportions import Truth, largest_limits, probabilities_within, tango_limit
 
 
 def every_table(n):
@@ -27,7 +27,7 @@ def test_chances_equal_the_sum_over_every_table(difference, z):
     limits = tango_limit(*every_table(n), n, z)
     for limit in (-0.2, difference, difference + 0.1):
         expected = [chance_of_every_table(n, difference, d)[limits <= limit].sum() for d in discordances]
-        chances = chances_within(Truth(n, difference, discordances), limit, z)
+        chances = probabilities_within(Truth(n, difference, discordances), limit, z)
         assert chances == pytest.approx(expected, abs=1e-12)
 
 
@@ -37,7 +37,7 @@ def test_published_exact_unconditional_p_value():
     gamma, n, total = 1e-4, 161, 22
     low, high = beta.ppf(gamma / 2, total, n - total + 1), beta.ppf(1 - gamma / 2, total + 1, n - total)
     z = (16 - 6) / np.sqrt(total) * (1 - 1e-12)
-    one_sided = chances_within(Truth(n, 0.0, np.linspace(low, high, 1001)), 0.0, z).max()
+    one_sided = probabilities_within(Truth(n, 0.0, np.linspace(low, high, 1001)), 0.0, z).max()
     assert 2 * one_sided + gamma == pytest.approx(0.034053, abs=5e-7)
 
 
@@ -59,6 +59,6 @@ def test_a_hundred_thousand_rows_agree_with_simulated_ones():
     cells = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
     lost, gained, _ = np.random.default_rng(5).multinomial(n, cells, size=20_000).T
     within = np.mean(tango_limit(lost, gained, n, z) <= difference + 0.001)
-    chance = chances_within(Truth(n, difference, np.array([discordance])), difference + 0.001, z)[0]
+    chance = probabilities_within(Truth(n, difference, np.array([discordance])), difference + 0.001, z)[0]
     assert within == pytest.approx(chance, abs=4 * np.sqrt(0.25 / 20_000))
     assert 0.3 < chance < 0.7

@@ -8,20 +8,20 @@ from scipy import stats as scipy_stats
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import (
-    Linearised,
+    Linearized,
     average_of,
     block_ids,
     block_means,
-    linearised_bounds,
-    linearised_needed,
-    linearised_power,
+    delta_method_bounds,
+    delta_method_power,
+    delta_method_rows_needed,
     mean_bounds,
     mean_of,
+    proportion_rows_needed,
     ratio_of,
     root_of,
-    share_rows_needed,
+    rule_of_three_bound,
     unit_values,
-    unseen_share,
 )
 
 RNG = np.random.default_rng(0)
@@ -99,14 +99,14 @@ def test_rows_that_hardly_count_are_hardly_rows():
 
 
 def test_an_average_moves_by_the_largest_of_its_parts():
-    parts = [Linearised(0.5, np.zeros(2), largest) for largest in (3.0, 1.0, 5.0)]
+    parts = [Linearized(0.5, np.zeros(2), largest) for largest in (3.0, 1.0, 5.0)]
     assert average_of(parts).largest == pytest.approx(5 / 3)
     assert average_of(parts, touched=2).largest == pytest.approx(8 / 3)
 
 
 def test_bounds_are_students_and_halls_where_all_rows_carry_the_estimate():
     values = RNG.standard_normal(400)
-    ours, theirs = linearised_bounds(values, **LEVELS), mean_bounds(values, **LEVELS)
+    ours, theirs = delta_method_bounds(values, **LEVELS), mean_bounds(values, **LEVELS)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=2e-3)
 
 
@@ -114,7 +114,7 @@ def test_few_rows_that_carry_the_estimate_have_few_degrees_of_freedom():
     """100 of 10,000 normal pulls: kurtosis 300, some 67 degrees of freedom and not 9,999."""
     values = np.zeros(10_000)
     values[:100] = scipy_stats.norm.ppf((np.arange(100) + 0.5) / 100)
-    bounds = linearised_bounds(values, low_level=0.95, high_level=0.95)
+    bounds = delta_method_bounds(values, low_level=0.95, high_level=0.95)
     error = math.sqrt((values**2).sum()) / 10_000
     kurtosis = float((values**4).mean() / (values**2).mean() ** 2)
     t = scipy_stats.t.ppf(0.95, 2 / (2 / 9999 + (kurtosis - 3) / 10_000))
@@ -123,28 +123,28 @@ def test_few_rows_that_carry_the_estimate_have_few_degrees_of_freedom():
 
 
 def test_rows_that_are_all_right_may_hide_three_in_n():
-    bounds = linearised_bounds(np.zeros(300), largest=1.0, low_level=0.95, high_level=0.999)
+    bounds = delta_method_bounds(np.zeros(300), largest=1.0, low_level=0.95, high_level=0.999)
     assert bounds.low == pytest.approx(-(1 - 0.05 ** (1 / 300)))
     assert bounds.high == pytest.approx(1 - 0.001 ** (1 / 300))
-    assert unseen_share(300, 0.95) == pytest.approx(0.00994, abs=1e-5)
+    assert rule_of_three_bound(300, 0.95) == pytest.approx(0.00994, abs=1e-5)
 
 
 def test_power_and_rows_needed_agree_with_the_bounds():
     values = RNG.standard_normal(200)
     values -= values.mean()
-    needed = linearised_needed(values, truth=0.0, limit=0.02, **RATES)
+    needed = delta_method_rows_needed(values, truth=0.0, limit=0.02, **RATES)
     assert needed is not None
     more = np.tile(values, math.ceil(needed / 200))
-    assert linearised_power(more, truth=0.0, limit=0.02, **RATES).passes == pytest.approx(0.9, abs=0.01)
-    assert linearised_needed(values, truth=0.1, limit=0.1, **RATES) is None
-    assert linearised_power(values[:1], truth=0.0, limit=0.1, **RATES).inconclusive == 1
+    assert delta_method_power(more, truth=0.0, limit=0.02, **RATES).passes == pytest.approx(0.9, abs=0.01)
+    assert delta_method_rows_needed(values, truth=0.1, limit=0.1, **RATES) is None
+    assert delta_method_power(values[:1], truth=0.0, limit=0.1, **RATES).inconclusive == 1
 
 
 def test_rows_needed_allow_for_rows_not_seen():
-    assert linearised_needed(np.zeros(50), truth=0.0, limit=0.01, largest=1.0, **RATES) == 299
-    assert linearised_power(np.zeros(298), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 0
-    assert linearised_power(np.zeros(299), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 1
-    assert linearised_power(np.zeros(299), truth=0.05, limit=0.01, largest=1.0, **RATES).fails == 1
+    assert delta_method_rows_needed(np.zeros(50), truth=0.0, limit=0.01, largest=1.0, **RATES) == 299
+    assert delta_method_power(np.zeros(298), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 0
+    assert delta_method_power(np.zeros(299), truth=0.0, limit=0.01, largest=1.0, **RATES).passes == 1
+    assert delta_method_power(np.zeros(299), truth=0.05, limit=0.01, largest=1.0, **RATES).fails == 1
 
 
 def test_values_of_units_have_the_cluster_robust_error():
@@ -174,15 +174,15 @@ def test_numbers_of_units_that_do_not_fit_are_refused():
 
 
 def test_rows_for_a_share_decide_on_either_side_of_its_limit():
-    assert share_rows_needed(1.0, 0.99, **RATES) == 299
-    above = share_rows_needed(0.95, 0.9, **RATES)
-    below = share_rows_needed(0.85, 0.9, **RATES)
+    assert proportion_rows_needed(1.0, 0.99, **RATES) == 299
+    above = proportion_rows_needed(0.95, 0.9, **RATES)
+    below = proportion_rows_needed(0.85, 0.9, **RATES)
     assert above is not None
     assert below is not None
     assert 150 < above < 400 < below < 1500
-    assert share_rows_needed(0.9, 0.9, **RATES) is None
+    assert proportion_rows_needed(0.9, 0.9, **RATES) is None
     with pytest.raises(UsageError, match="limit lies between 0 and 1, not 1"):
-        share_rows_needed(0.9, 1, **RATES)
+        proportion_rows_needed(0.9, 1, **RATES)
 
 
 def recalls(rng, *, n, rare, wrong, lost):
@@ -201,7 +201,7 @@ def recalls(rng, *, n, rare, wrong, lost):
 def test_high_end_keeps_its_level_where_the_delta_method_alone_does_not(case):
     rng = np.random.default_rng(0)
     found = [recalls(rng, wrong=0.1, **case) for _ in range(600)]
-    ours = [linearised_bounds(one.values, largest=one.largest, **LEVELS).high < case["lost"] for one in found]
+    ours = [delta_method_bounds(one.values, largest=one.largest, **LEVELS).high < case["lost"] for one in found]
     alone = [mean_bounds(one.values, **LEVELS).high < case["lost"] for one in found]
     assert np.mean(ours) <= 0.06
     assert np.mean(alone) >= 0.09

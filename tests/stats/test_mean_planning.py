@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import VerdictShares, mean_bounds, mean_power, values_needed
+from pytest_modelserve.stats import VerdictProbabilities, mean_bounds, mean_power, values_needed
 
 RATES = {"confidence": 0.95, "alpha": 0.001}
 PILOT = np.random.default_rng(0).standard_normal(100)
@@ -46,14 +46,14 @@ def test_dependent_values_take_more_of_them():
 
 
 def test_a_single_block_plans_nothing():
-    assert mean_power(PILOT, truth=0.0, limit=1.0, block=100, **RATES) == VerdictShares(0.0, 1.0, 0.0)
+    assert mean_power(PILOT, truth=0.0, limit=1.0, block=100, **RATES) == VerdictProbabilities(0.0, 1.0, 0.0)
     assert values_needed(PILOT, truth=0.0, limit=1.0, block=100, **RATES) is None
 
 
 def test_values_that_do_not_vary_decide_at_once():
     equal = np.zeros(10)
-    assert mean_power(equal, truth=0.0, limit=0.0, **RATES) == VerdictShares(1.0, 0.0, 0.0)
-    assert mean_power(equal, truth=0.1, limit=0.0, **RATES) == VerdictShares(0.0, 0.0, 1.0)
+    assert mean_power(equal, truth=0.0, limit=0.0, **RATES) == VerdictProbabilities(1.0, 0.0, 0.0)
+    assert mean_power(equal, truth=0.1, limit=0.0, **RATES) == VerdictProbabilities(0.0, 0.0, 1.0)
     assert values_needed(equal, truth=0.1, limit=0.0, **RATES) == 2
 
 

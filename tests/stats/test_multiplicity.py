@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, norm
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import holm, median_bounds, spend
+from pytest_modelserve.stats import holm, interim_error_rate, median_bounds
 
 LOOKS = (50, 100, 200, 400, 800)
 
@@ -66,13 +66,13 @@ def miss_at_any_look(error):
 
 @pytest.mark.parametrize(("error", "split", "unsplit"), [(0.05, 0.032, 0.136), (0.001, 0.0007, 0.0032)])
 def test_split_error_holds_over_five_looks_and_the_whole_error_at_each_would_not(error, split, unsplit):
-    assert miss_at_any_look(spend(error, len(LOOKS))) == pytest.approx(split, rel=0.05)
+    assert miss_at_any_look(interim_error_rate(error, len(LOOKS))) == pytest.approx(split, rel=0.05)
     assert miss_at_any_look(error) == pytest.approx(unsplit, rel=0.05)
     assert split < error < unsplit
 
 
 def test_simulated_sign_intervals_over_five_looks_stay_under_nominal():
-    rng, level, repeats = np.random.default_rng(8), 1 - spend(0.05, len(LOOKS)), 1000
+    rng, level, repeats = np.random.default_rng(8), 1 - interim_error_rate(0.05, len(LOOKS)), 1000
     missed = 0
     for _ in range(repeats):
         log_ratios = rng.standard_t(2, size=LOOKS[-1])
@@ -82,11 +82,11 @@ def test_simulated_sign_intervals_over_five_looks_stay_under_nominal():
 
 
 def test_spend_with_one_look_costs_nothing():
-    assert spend(0.001, 1) == 0.001
+    assert interim_error_rate(0.001, 1) == 0.001
 
 
 def test_spend_refuses_no_look_and_no_error():
     with pytest.raises(UsageError, match=r"^looks is a count, an integer of at least 1, not 0$"):
-        spend(0.05, 0)
+        interim_error_rate(0.05, 0)
     with pytest.raises(UsageError, match=r"^error is a probability above 0 and below 0.5 \(0.001, say\), not 1$"):
-        spend(1, 5)
+        interim_error_rate(1, 5)

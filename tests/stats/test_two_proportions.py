@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import betabinom, binom, binomtest, fisher_exact, hypergeom
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.proportions import excess_bound, fisher_p_value, outside_range_p_value
+from pytest_modelserve.stats.proportions import fisher_p_value, outside_range_p_value, rate_increase_bound
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_excess_bound_misses_the_truth_in_at_most_five_per_cent_of_samples(n, re
     missed = 0.0
     for successes in np.flatnonzero(now > 1e-6):
         for reference in np.flatnonzero(then > 1e-4):
-            if excess_bound(int(successes), n, int(reference), reference_n, level=0.95) < excess:
+            if rate_increase_bound(int(successes), n, int(reference), reference_n, level=0.95) < excess:
                 missed += now[successes] * then[reference]
     assert 0.01 < missed <= 0.05
 
 
 def test_excess_over_a_reference_without_a_success_is_bounded_as_a_share_by_itself():
     expected = binomtest(3, 40, alternative="less").proportion_ci(0.95).high
-    assert excess_bound(3, 40, 0, 500, level=0.95) == pytest.approx(expected)
-    assert excess_bound(40, 40, 0, 500, level=0.95) == 1
+    assert rate_increase_bound(3, 40, 0, 500, level=0.95) == pytest.approx(expected)
+    assert rate_increase_bound(40, 40, 0, 500, level=0.95) == 1
 
 
 def test_nothing_outside_is_no_evidence():

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.correlations import MAX_ROWS, Associations
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
-from pytest_modelserve.stats.autocorrelation import centred_ranks
+from pytest_modelserve.stats.autocorrelation import centered_ranks
 from pytest_modelserve.stats.two_sample_tests import (
     FEWEST_PAIRS,
     FOLDS,
@@ -78,7 +78,7 @@ def _features(values: Floats, categorical: bool) -> Iterator[Floats]:
         return
     standard = _standard(filled)
     if np.mean(standard**4) > _HEAVY:
-        ranks = centred_ranks(filled)
+        ranks = centered_ranks(filled)
         standard = _standard(ndtri((ranks - ranks.min() + 0.5) / (np.ptp(ranks) + 1)))
     yield standard
 

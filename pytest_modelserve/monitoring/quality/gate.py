@@ -43,7 +43,7 @@ from pytest_modelserve.monitoring.quality.rules import (
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.timestamps import backward_rows, epoch_seconds
 from pytest_modelserve.monitoring.window import CountedColumn, RowsColumn, Window, WindowColumn, read_window
-from pytest_modelserve.stats.proportions import rows_for_excess
+from pytest_modelserve.stats.proportions import rows_for_rate_increase
 
 if TYPE_CHECKING:
     from pytest_modelserve.monitoring.histogram import Integers
@@ -285,7 +285,7 @@ def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
 
 def _rows_needed(rate: Rate, max_share: float, power: float) -> int | None:
     """The rows with which data like the profile's pass; None where the profile is too small for that."""
-    return rows_for_excess(
+    return rows_for_rate_increase(
         share=rate.usual, base=rate.base, below=rate.below, limit=max_share, confidence=CONFIDENCE, power=power
     )
 
@@ -321,7 +321,7 @@ def measure_data_quality(
     FAIL: a rate is significantly above what rows like the profile's show, within `alpha` over all of them (Holm;
     Fisher's exact test for all but the range, for which orders are counted, and for new and lost categories, Chernoff's
     bound), and seen above `max_share`. PASS: the upper 95 % bound of every rate is at most `max_share`
-    (`excess_bound`: it allows for what the profile's rows leave uncertain, and is the exact bound of a share where the
+    (`rate_increase_bound`: it allows for what the profile's rows leave uncertain, and is the exact bound of a share where the
     profile's is 0; of lost categories that of the largest one, and none of repeated values). Else INCONCLUSIVE, with
     the rows that would do.
 

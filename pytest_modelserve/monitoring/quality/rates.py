@@ -13,7 +13,12 @@ from pytest_modelserve.monitoring.drift.column_tests import CONFIDENCE, Blocks, 
 from pytest_modelserve.monitoring.drift.report import points
 from pytest_modelserve.monitoring.histogram import Integers, count_values
 from pytest_modelserve.stats import binomial_bounds
-from pytest_modelserve.stats.proportions import excess_bound, fisher_p_value, outside_range_p_value, unseen_p_value
+from pytest_modelserve.stats.proportions import (
+    fisher_p_value,
+    outside_range_p_value,
+    rate_increase_bound,
+    unseen_p_value,
+)
 
 if TYPE_CHECKING:
     from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
@@ -90,7 +95,7 @@ def range_rate(facts: NumericFacts, reference: NumericColumn, blocks: Blocks) ->
 
 
 def against(then: int, of_then: int, now: int, of_now: int, blocks: Blocks, column: str, fault: str, told: str) -> Rate:
-    """The rate of `now` rows of `of_now` against `then` of `of_then`: Fisher's exact test, and `excess_bound`.
+    """The rate of `now` rows of `of_now` against `then` of `of_then`: Fisher's exact test, and `rate_increase_bound`.
 
     With blocks, whole counts that make the difference no larger stand for the shares, and in the bound no smaller.
     """
@@ -104,7 +109,7 @@ def against(then: int, of_then: int, now: int, of_now: int, blocks: Blocks, colu
         fault=fault,
         value=now / of_now - share,
         p_value=fisher_p_value(few, n, most, of_n),
-        high=excess_bound(many, n, least, of_n, level=CONFIDENCE),
+        high=rate_increase_bound(many, n, least, of_n, level=CONFIDENCE),
         usual=share,
         told=told,
         base=share,
@@ -301,7 +306,7 @@ def repeated_value_rate(column: Column, sample: Integers | slice, reference: Num
         fault=_FAULT,
         value=repeats / known - usual / of,
         p_value=chances[bin_],
-        high=excess_bound(many, in_all, least, of_all, level=CONFIDENCE),
+        high=rate_increase_bound(many, in_all, least, of_all, level=CONFIDENCE),
         usual=0.0,
         told=f"{reference.name!r} is {value:.6g} in {100 * repeats / known:.1f} % of the rows, in the profile in at "
         f"most {100 * usual / of:.1f} %",

@@ -25,13 +25,13 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.stats import (
     Bounds,
-    Linearised,
+    Linearized,
     SerialDependence,
-    VerdictShares,
+    VerdictProbabilities,
     block_means,
-    linearised_bounds,
-    linearised_needed,
-    linearised_power,
+    delta_method_bounds,
+    delta_method_power,
+    delta_method_rows_needed,
     mean_bounds,
     mean_power,
     serial_dependence,
@@ -182,7 +182,7 @@ _EXPLAINED = (
 class MeanLoss:
     """The mean of `values` (units,), to be at most `limit`, out of `units` of rows.
 
-    `largest` is what `stats.Linearised` says. `dependence` is what the units show of depending on each other. It makes
+    `largest` is what `stats.Linearized` says. `dependence` is what the units show of depending on each other. It makes
     both ends infinite: an interval that is too short would pass and fail where it must not.
     """
 
@@ -195,7 +195,7 @@ class MeanLoss:
     largest: float = 0.0
 
     @classmethod
-    def of(cls, estimate: Linearised, *, spec: Spec, limit: float, units: Units, rates: ErrorRates) -> MeanLoss:
+    def of(cls, estimate: Linearized, *, spec: Spec, limit: float, units: Units, rates: ErrorRates) -> MeanLoss:
         """The estimate, with its units looked at.
 
         Dependence is looked for where rows have an order: among blocks, and in rows that are forecasts of targets.
@@ -231,16 +231,16 @@ class MeanLoss:
             return Bounds(float(self.values.mean()), -math.inf, math.inf, **levels)
         if self.is_mean:
             return mean_bounds(self.values, **levels)
-        return linearised_bounds(self.values, largest=self.largest, rows=self.units.n, **levels)
+        return delta_method_bounds(self.values, largest=self.largest, rows=self.units.n, **levels)
 
-    def power(self, truth: float) -> VerdictShares:
+    def power(self, truth: float) -> VerdictProbabilities:
         """The chance of each verdict with these rows, were the true mean `truth`."""
         if not self.is_bounded:
-            return VerdictShares(passes=0.0, inconclusive=1.0, fails=0.0)
+            return VerdictProbabilities(passes=0.0, inconclusive=1.0, fails=0.0)
         confidence, alpha = self.rates.confidence, self.rates.alpha
         if self.is_mean:
             return mean_power(self.values, truth=truth, limit=self.limit, confidence=confidence, alpha=alpha)
-        return linearised_power(
+        return delta_method_power(
             self.values,
             truth=truth,
             limit=self.limit,
@@ -262,7 +262,7 @@ class MeanLoss:
         needed = (
             values_needed(self.values, truth=truth, limit=self.limit, confidence=confidence, alpha=alpha)
             if self.is_mean
-            else linearised_needed(
+            else delta_method_rows_needed(
                 self.values,
                 truth=truth,
                 limit=self.limit,

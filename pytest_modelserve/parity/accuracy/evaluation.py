@@ -45,13 +45,13 @@ from pytest_modelserve.parity.accuracy.slices import (
 from pytest_modelserve.serving.inputs import Inputs, rows_of
 from pytest_modelserve.stats import (
     Bounds,
-    Linearised,
+    Linearized,
     binomial_bounds,
     noninferiority_power,
     paired_difference_bounds,
+    proportion_rows_needed,
     root_of,
     rows_needed,
-    share_rows_needed,
 )
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def measure_share(predictor: Predictor, question: Question) -> Evidence:
         return Quantity(title, bounds.estimate, "share", Interval.of(bounds), budget)
 
     def needed(limit: float) -> int | None:
-        return share_rows_needed(
+        return proportion_rows_needed(
             answers.right / answers.rows.size, limit, confidence=rates.confidence, alpha=rates.alpha
         )
 
@@ -410,12 +410,12 @@ class _Pair:
     after: Estimate
     question: Question
 
-    def worsening(self, rows: NDArray[np.bool_]) -> Linearised:
+    def worsening(self, rows: NDArray[np.bool_]) -> Linearized:
         """By how much the candidate is worse over the rows of a mask (n,): a score's drop, an error's rise."""
         before, after = self.metric(self.before, rows), self.metric(self.after, rows)
         return before.minus(after) if self.question.limit.is_score else after.minus(before)
 
-    def metric(self, estimate: Estimate, rows: NDArray[np.bool_]) -> Linearised:
+    def metric(self, estimate: Estimate, rows: NDArray[np.bool_]) -> Linearized:
         """The metric over the rows of a mask (n,), in the units of the target."""
         found = estimate.over(rows)
         return root_of(found) if self.question.spec.name == "rmse" else found

@@ -65,7 +65,7 @@ def measure_accuracy(
 
     **Intervals.** Accuracy, top-k accuracy, precision and recall have exact binomial bounds (Clopper-Pearson). Log
     loss, Brier score, MAE and RMSE have those of a mean loss (`stats.mean_bounds`, for the RMSE under a root). The
-    others are linearised row by row (`stats.linearised_bounds`; for the AUC by DeLong's components), and allow for
+    others are linearized row by row (`stats.delta_method_bounds`; for the AUC by DeLong's components), and allow for
     kinds of rows that were not seen. At their budget they pass in up to 6 % instead of 5 % (the AUC in 7 %; R² in 8 %
     with 50 rows, and with heavy-tailed errors in 12 %, of 1,000 rows in 8 %) and fail in at most 0.1 %. A callable
     takes the BCa bootstrap with 10/alpha resamples (10,000), seeded.

@@ -32,7 +32,7 @@ from pytest_modelserve.metrics import (
     top_k_rows,
 )
 from pytest_modelserve.serving.inputs import Inputs, broken_reference, chosen_output, told_broken
-from pytest_modelserve.stats import Linearised, auc_linearised, average_of, mean_of, ratio_of
+from pytest_modelserve.stats import Linearized, auc_of, average_of, mean_of, ratio_of
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Unit
@@ -213,7 +213,7 @@ class Estimate:
     numbers, and `told` is the sentence on those; `findings` say what was counted as wrong.
     """
 
-    over: Callable[[Rows], Linearised]
+    over: Callable[[Rows], Linearized]
     losses: NDArray[np.float64] | None = None
     broken: int = 0
     told: str = ""
@@ -260,7 +260,7 @@ def estimate_of(
 
 def _counted(
     spec: Spec, scores: NDArray[Any], labels: NDArray[Any], reading: Reading
-) -> tuple[Callable[[Rows], Linearised], NDArray[np.intp]]:
+) -> tuple[Callable[[Rows], Linearized], NDArray[np.intp]]:
     weights = reading.weights
     if spec.name == "top_k_accuracy":
         hits, invalid = top_k_rows(scores, labels, int(spec.parameter))
@@ -278,30 +278,30 @@ def _counted(
     # A wrong answer is a miss of one class and, except for recall, a false alarm of another.
     touched = 1 if spec.name == "balanced_accuracy" else 2
 
-    def over(rows: Rows) -> Linearised:
+    def over(rows: Rows) -> Linearized:
         present = (one for one in classes if _weighed(one.actual[rows], weights, rows) > 0)
         return average_of((ratio(one, rows, weights, spec.parameter) for one in present), touched=touched)
 
     return over, bad
 
 
-def _share(hits: NDArray[np.bool_], weights: Weights) -> Callable[[Rows], Linearised]:
+def _share(hits: NDArray[np.bool_], weights: Weights) -> Callable[[Rows], Linearized]:
     return lambda rows: mean_of(hits[rows].astype(np.float64), _of(weights, rows), largest=1.0)
 
 
-def _recall(one: ClassRows, rows: Rows, weights: Weights, _beta: float) -> Linearised:
+def _recall(one: ClassRows, rows: Rows, weights: Weights, _beta: float) -> Linearized:
     return ratio_of(_float(one.hits[rows]), _float(one.actual[rows]), _of(weights, rows), spread=1.0)
 
 
-def _precision(one: ClassRows, rows: Rows, weights: Weights, _beta: float) -> Linearised:
+def _precision(one: ClassRows, rows: Rows, weights: Weights, _beta: float) -> Linearized:
     """Without a row that is answered so, 0, as uncertain as if the class were answered as often as it occurs."""
     if _weighed(one.predicted[rows], weights, rows) > 0:
         return ratio_of(_float(one.hits[rows]), _float(one.predicted[rows]), _of(weights, rows), spread=1.0)
     never = ratio_of(np.zeros(int(rows.sum())), _float(one.actual[rows]), _of(weights, rows), spread=1.0)
-    return Linearised(0.0, never.influence, never.largest)
+    return Linearized(0.0, never.influence, never.largest)
 
 
-def _f(one: ClassRows, rows: Rows, weights: Weights, beta: float) -> Linearised:
+def _f(one: ClassRows, rows: Rows, weights: Weights, beta: float) -> Linearized:
     """(1 + β²)·hits over β²·actual + predicted: van Rijsbergen, Information Retrieval, 2nd ed. 1979, chapter 7."""
     square = beta**2
     found = ratio_of(
@@ -312,7 +312,7 @@ def _f(one: ClassRows, rows: Rows, weights: Weights, beta: float) -> Linearised:
     )
     # Between a hit, (1 + β²)(1 − F), and the worse of a miss, −β²F, and a false alarm, −F.
     spread = (1 + square) * (1 - found.value) + found.value * max(1.0, square)
-    return Linearised(found.value, found.influence, found.largest * spread)
+    return Linearized(found.value, found.influence, found.largest * spread)
 
 
 _RATIOS = {"balanced_accuracy": _recall, "recall": _recall, "precision": _precision, "f": _f}
@@ -320,7 +320,7 @@ _RATIOS = {"balanced_accuracy": _recall, "recall": _recall, "precision": _precis
 
 def _area(
     scores: NDArray[Any], labels: NDArray[Any], reading: Reading
-) -> tuple[Callable[[Rows], Linearised], NDArray[np.intp]]:
+) -> tuple[Callable[[Rows], Linearized], NDArray[np.intp]]:
     values = positive_scores(scores)
     truth = class_labels(np.asarray(labels), what="labels")
     class_pairs(Decoded(truth, np.zeros(len(truth), dtype=np.bool_)), truth)
@@ -333,18 +333,18 @@ def _area(
         )
     positive = truth == positive_label(truth, reading.pos_label)
     bad = np.flatnonzero(np.isnan(values))
-    return (lambda rows: auc_linearised(values[rows], positive[rows], _of(reading.weights, rows))), bad
+    return (lambda rows: auc_of(values[rows], positive[rows], _of(reading.weights, rows))), bad
 
 
 def _explained(
     predictions: NDArray[Any], targets: NDArray[Any], weights: Weights
-) -> tuple[Callable[[Rows], Linearised], NDArray[np.intp]]:
+) -> tuple[Callable[[Rows], Linearized], NDArray[np.intp]]:
     errors, _ = row_squares(predictions, targets, weights)
 
-    def over(rows: Rows) -> Linearised:
+    def over(rows: Rows) -> Linearized:
         part, spread = row_squares(predictions[rows], np.asarray(targets)[rows], _of(weights, rows))
         ratio = ratio_of(part, spread, _of(weights, rows))
-        return Linearised(1 - ratio.value, -ratio.influence)
+        return Linearized(1 - ratio.value, -ratio.influence)
 
     return over, np.flatnonzero(~np.isfinite(errors))
 
@@ -357,7 +357,7 @@ def _losses(spec: Spec, scores: NDArray[Any], labels: NDArray[Any], reading: Rea
     return of_row(scores, labels, reading.scores)
 
 
-def _mean(losses: NDArray[np.float64], weights: Weights) -> Callable[[Rows], Linearised]:
+def _mean(losses: NDArray[np.float64], weights: Weights) -> Callable[[Rows], Linearized]:
     return lambda rows: mean_of(losses[rows], _of(weights, rows))
 
 
