@@ -2,7 +2,7 @@
 
     python benchmarks/regression_error_rates.py [--repeats 4000] [--seed 0]
 
-Bounds at 0.999 (low end) and 0.95 (high end), as for a budget "at most": a low end above the truth is a false FAIL at
+Bounds at 0.999 (low end) and 0.95 (high end), as for an upper budget: a low end above the truth is a false FAIL at
 the budget, a high end below it a false PASS. The last part is the gate as a whole, with a budget that is the truth.
 """
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -78,7 +79,7 @@ class Interval:
 class Budget:
     """The values a quantity may take: at most, or at least, `limit`; the limit itself is inside."""
 
-    kind: Literal["at most", "at least"]
+    kind: Literal["at_most", "at_least"]
     limit: float
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class Budget:
 
     def allows(self, value: float) -> bool:
         """Whether `value` is inside; NaN never is."""
-        return value <= self.limit if self.kind == "at most" else value >= self.limit
+        return value <= self.limit if self.kind == "at_most" else value >= self.limit
 
     def judge(self, value: float, interval: Interval | None = None) -> Verdict:
         """The verdict over `interval`, or over `value` alone where it is exact.
@@ -105,9 +106,9 @@ class Budget:
 def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[float, float]:
     """The levels (low end, high end) that say PASS at `confidence` and FAIL at error rate `alpha`.
 
-    For an "at most" budget PASS rests on the high end and FAIL on the low one; for "at least" the other way round.
+    For an `at_most` budget PASS rests on the high end and FAIL on the low one; for `at_least` the other way round.
     """
-    return (1 - alpha, confidence) if budget.kind == "at most" else (confidence, 1 - alpha)
+    return (1 - alpha, confidence) if budget.kind == "at_most" else (confidence, 1 - alpha)
 
 
 def check_error_rates(*, confidence: float, alpha: float) -> None:
@@ -174,13 +175,13 @@ def _cpu_model() -> str:
 # What a gate measured, as values: everything that a report, a later run or a person needs to judge it again.
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_JSON_BYTES = 16 * 1024
 """The longest evidence that travels with a test report: a 3 MB property makes a 4 MB JUnit file."""
 
-Unit = Literal["share", "share difference", "ratio", "tolerance", "cosine", "dB", "ms", "bytes", "count", ""]
-"""share: 0 to 1, told in per cent; share difference: told in percentage points; ratio: a factor, 1 is equal;
-tolerance: a multiple of the tolerated error."""
+Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cosine", "dB", "ms", "bytes", "count", ""]
+"""proportion: 0 to 1, shown in per cent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
+equal; tolerance: a multiple of the tolerated error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +281,7 @@ class Evidence:
             found = data.get("schema_version")
             raise ValueError(f"evidence of schema version {found!r}; this release reads version {SCHEMA_VERSION}")
         return cls(
-            gate=data["gate"],
+            gate=data["title"],
             subject=Subject(**data["subject"]),
             reference=None if data["reference"] is None else Subject(**data["reference"]),
             quantities=tuple(_quantity(q) for q in data["quantities"]),
@@ -298,9 +299,16 @@ class Evidence:
         )
 
 
+def snake_case(title: str) -> str:
+    """Return a title as programs read it: `"not slower p90"` is `"not_slower_p90"`."""
+    return re.sub(r"[^0-9a-z]+", "_", title.lower()).strip("_")
+
+
 def _plain(evidence: Evidence, shortened: list[str]) -> dict[str, Any]:
     data = _json_value(asdict(evidence))
     data["schema_version"] = SCHEMA_VERSION
+    data["title"] = data.pop("gate")
+    data["gate"] = snake_case(evidence.gate)
     data["verdict"] = evidence.verdict.value
     data["shortened"] = shortened
     return dict(data)

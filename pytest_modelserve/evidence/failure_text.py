@@ -33,8 +33,8 @@ def _bytes(value: float) -> str:
 
 
 _BARE: dict[Unit, Callable[[float], str]] = {
-    "share": lambda value: f"{100 * value:.2f}",
-    "share difference": lambda value: f"{100 * value:.2f}",
+    "proportion": lambda value: f"{100 * value:.2f}",
+    "proportion_difference": lambda value: f"{100 * value:.2f}",
     "ratio": lambda value: f"{value:.2f}",
     "tolerance": _significant,
     "cosine": lambda value: f"{value:.5f}",
@@ -45,8 +45,8 @@ _BARE: dict[Unit, Callable[[float], str]] = {
     "": _significant,
 }
 _WITH_UNIT: dict[Unit, str] = {
-    "share": "{} %",
-    "share difference": "{} pt",
+    "proportion": "{} %",
+    "proportion_difference": "{} pt",
     "ratio": "× {}",
     "tolerance": "{} × tolerance",
     "dB": "{} dB",
@@ -69,7 +69,7 @@ def told(value: float, unit: Unit) -> str:
 
 def worded(value: float, unit: Unit) -> str:
     """As `told`, with words where there is room for them: "2.60 points"."""
-    return told(value, unit).replace(" pt", " points") if unit == "share difference" else told(value, unit)
+    return told(value, unit).replace(" pt", " points") if unit == "proportion_difference" else told(value, unit)
 
 
 def told_interval(interval: Interval, unit: Unit) -> str:
@@ -79,7 +79,7 @@ def told_interval(interval: Interval, unit: Unit) -> str:
 
 def told_budget(budget: Budget, unit: Unit) -> str:
     """The budget in its short form: "≤ 1.00 pt"."""
-    return f"{'≤' if budget.kind == 'at most' else '≥'} {told(budget.limit, unit)}"
+    return f"{'≤' if budget.kind == 'at_most' else '≥'} {told(budget.limit, unit)}"
 
 
 def percentage(probability: float) -> str:
@@ -91,7 +91,7 @@ def percentage(probability: float) -> str:
 def verdict_reason(quantity: Quantity) -> str:
     """Why the verdict is what it is, in the words of the interval."""
     assert quantity.budget is not None
-    beyond = "above" if quantity.budget.kind == "at most" else "below"
+    beyond = "above" if quantity.budget.kind == "at_most" else "below"
     what = "the value lies" if quantity.interval is None else "the whole interval lies"
     match quantity.verdict:
         case Verdict.PASS:
@@ -150,7 +150,7 @@ def _judged(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[st
     else:
         levels = f"low at {percentage(quantity.interval.low_level)}, high at {percentage(quantity.interval.high_level)}"
         yield _row("interval", f"{told_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
-    yield _row("budget", f"{quantity.budget.kind} {worded(quantity.budget.limit, quantity.unit)}")
+    yield _row("budget", f"{quantity.budget.kind.replace('_', ' ')} {worded(quantity.budget.limit, quantity.unit)}")
     yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
 
 

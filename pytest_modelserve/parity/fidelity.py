@@ -73,7 +73,7 @@ class Measure:
         match self.unit:
             case "dB":
                 return f"{self.name} {value:.1f} dB"
-            case "share":
+            case "proportion":
                 return f"{self.name} {100 * value:.1f} %"
             case _:
                 return f"{self.name} {value:.4g}"
@@ -81,7 +81,7 @@ class Measure:
     @property
     def is_floor(self) -> bool:
         """Whether less is worse."""
-        return self.budget.kind == "at least"
+        return self.budget.kind == "at_least"
 
 
 def asked_measures(
@@ -112,12 +112,12 @@ def asked_measures(
         raise UsageError(f"min_margin is a finite number of at least 0, not {min_margin}")
     found = []
     if min_sqnr_db is not None:
-        found.append(Measure("SQNR", "dB", Budget("at least", min_sqnr_db), signal_to_quantization_noise_db))
+        found.append(Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), signal_to_quantization_noise_db))
     if min_cosine is not None:
-        found.append(Measure("cosine", "cosine", Budget("at least", min_cosine), _lowest_cosine))
+        found.append(Measure("cosine", "cosine", Budget("at_least", min_cosine), _lowest_cosine))
     if min_agreement is not None:
         agreement = top1_agreement if min_margin is None else _agreement_beyond(min_margin)
-        found.append(Measure("agreement", "share", Budget("at least", min_agreement), agreement))
+        found.append(Measure("agreement", "proportion", Budget("at_least", min_agreement), agreement))
     if max_kl is not None and scores is not None:
         found.append(_divergence(max_kl, scores))
     if not found:
@@ -150,7 +150,7 @@ def _divergence(limit: float, scores: Scores) -> Measure:
     def mean(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
         return float(np.mean(kl_divergences(candidate, reference, scores=scores)))
 
-    return Measure("KL in nats", "", Budget("at most", limit), mean)
+    return Measure("KL in nats", "", Budget("at_most", limit), mean)
 
 
 def _told(found: MarginAgreement) -> str:
@@ -347,7 +347,7 @@ def measure_output_fidelity(
     problems = tuple(problem for name, array in judged.items() if (problem := _problem(name, found.get(name), array)))
     if problems:
         quantities: tuple[Quantity, ...] = (
-            Quantity("mismatches", len(problems), "count", budget=Budget("at most", 0)),
+            Quantity("mismatches", len(problems), "count", budget=Budget("at_most", 0)),
         )
         told, details = problems, {}
     else:

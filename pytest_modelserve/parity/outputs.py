@@ -296,9 +296,9 @@ def _advice(parting: PartingTold) -> str:
 
 def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:
     """The worst error, and the count of structural differences only where there are any: most runs have none."""
-    error = Quantity("error", comparison.worst_multiple, "tolerance", budget=Budget("at most", 1.0))
+    error = Quantity("error", comparison.worst_multiple, "tolerance", budget=Budget("at_most", 1.0))
     structural = len(comparison.structural_problems)
     if not structural:
         return (error,)
-    mismatches = Quantity("mismatches", structural, "count", budget=Budget("at most", 0))
+    mismatches = Quantity("mismatches", structural, "count", budget=Budget("at_most", 0))
     return (mismatches, error) if any(tensor.compared for tensor in comparison.tensors) else (mismatches,)

@@ -103,9 +103,9 @@ def judge_starts(
     )
     quantities = []
     if max_cpu_ms is not None:
-        quantities.append(Quantity("start CPU", cpu, "ms", cpu_interval, Budget("at most", max_cpu_ms)))
+        quantities.append(Quantity("start CPU", cpu, "ms", cpu_interval, Budget("at_most", max_cpu_ms)))
     if max_ms is not None:
-        quantities.append(Quantity("start", wall, "ms", both, Budget("at most", max_ms)))
+        quantities.append(Quantity("start", wall, "ms", both, Budget("at_most", max_ms)))
     return tuple(quantities)
 
 

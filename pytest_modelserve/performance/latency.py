@@ -72,7 +72,7 @@ class LatencyJudgement:
 
     def verdict(self, limit: float) -> Verdict:
         """What the combined interval says of a budget of at most `limit`."""
-        return Budget("at most", limit).judge(self.estimate, self.interval)
+        return Budget("at_most", limit).judge(self.estimate, self.interval)
 
     def findings(self, limit: float) -> tuple[str, ...]:
         """Sentences: where the two clocks disagree about the budget, and where calls depend on each other."""
@@ -321,7 +321,7 @@ def measure_latency(
         gate=f"latency {name}",
         subject=predictor.subject,
         quantities=(
-            Quantity(name, judged.estimate, looks.unit, judged.interval, Budget("at most", limit)),
+            Quantity(name, judged.estimate, looks.unit, judged.interval, Budget("at_most", limit)),
             Quantity("median", timed.median_ms, "ms"),
         ),
         n=len(timed.times),

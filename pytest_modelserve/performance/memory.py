@@ -73,7 +73,7 @@ def measure_memory(
     check_host()
     began = time.perf_counter()
     artifact, job, feed = fresh_job(artifact, inputs, providers=providers, threads=threads, calls=_CALLS)
-    budget = Budget("at most", max_mib * _MIB)
+    budget = Budget("at_most", max_mib * _MIB)
 
     def judged(starts: Sequence[FreshStart]) -> Quantity:
         value, interval = median_interval([s.added_bytes for s in starts], confidence=confidence, alpha=alpha)
@@ -172,7 +172,7 @@ def measure_no_leak(
     check_error_rates(confidence=confidence, alpha=alpha)
     check_rows(inputs)
     began = time.perf_counter()
-    budget = Budget("at most", max_kib_per_call * 1024)
+    budget = Budget("at_most", max_kib_per_call * 1024)
     readings = read_while_calling(
         lambda: predictor.predict(inputs),
         calls_for(budget.limit),

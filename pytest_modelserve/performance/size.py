@@ -35,9 +35,9 @@ def measure_size(
         if reference.initializer_bytes == 0:
             raise UsageError(f"{reference.subject} holds no weights to compare with")
         ratio = candidate.initializer_bytes / reference.initializer_bytes
-        quantities.append(Quantity("weights", ratio, "ratio", budget=Budget("at most", max_ratio)))
+        quantities.append(Quantity("weights", ratio, "ratio", budget=Budget("at_most", max_ratio)))
     if max_bytes is not None:
-        quantities.append(Quantity("files", candidate.file_bytes, "bytes", budget=Budget("at most", max_bytes)))
+        quantities.append(Quantity("files", candidate.file_bytes, "bytes", budget=Budget("at_most", max_bytes)))
     too_large = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
     return Evidence(
         gate="size",

@@ -425,7 +425,7 @@ def measure_not_slower(
     clocks = Clocks()
     comparing = Comparing(
         inputs=inputs,
-        budget=Budget("at most", max_slowdown),
+        budget=Budget("at_most", max_slowdown),
         confidence=confidence,
         alpha=alpha,
         compared=clocks.wall if clock == "wall" else clocks.process_cpu,

@@ -251,7 +251,7 @@ def plot_of(quantity: Quantity) -> Plot | None:
     def place(x: float) -> float:
         return round(min(100.0, max(0.0, 100 * (x - start) / width)), 2)
 
-    at_most = quantity.budget.kind == "at most"
+    at_most = quantity.budget.kind == "at_most"
     return Plot(
         value=place(quantity.value),
         low=place(ends[0]),

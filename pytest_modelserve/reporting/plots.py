@@ -170,7 +170,7 @@ def distribution_of(sample: Sample, quantity: Quantity) -> Distribution:
     axis = axis_through(_shown(sample, quantity), start=LEFT, end=RIGHT, unit=quantity.unit)
     heights = Heights(len(sample.values), is_tail=sample.level >= _TAIL_FROM)
     level_at, limit_at = heights.place(sample.level), axis.place(quantity.budget.limit)
-    at_most = quantity.budget.kind == "at most"
+    at_most = quantity.budget.kind == "at_most"
     return Distribution(
         title=f"Share of {len(sample.values):,} {sample.of} that {sample.that}",
         description=_described(sample, quantity),

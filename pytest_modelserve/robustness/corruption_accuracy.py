@@ -53,7 +53,7 @@ class _Cell:
         """The drop of accuracy, judged."""
         low, high = levels_for(budget, confidence=confidence, alpha=alpha)
         bounds = paired_difference_bounds(self.lost, self.gained, self.n, low_level=low, high_level=high)
-        return Quantity(f"drop {self.label}", bounds.estimate, "share difference", Interval.of(bounds), budget)
+        return Quantity(f"drop {self.label}", bounds.estimate, "proportion_difference", Interval.of(bounds), budget)
 
 
 def measure_corruption_accuracy(
@@ -104,7 +104,7 @@ def measure_corruption_accuracy(
     return Evidence(
         gate="corruption accuracy",
         subject=predictor.subject,
-        quantities=(worst[0], Quantity("clean accuracy", float(clean.mean()), "share"), *worst[1:_SHOWN]),
+        quantities=(worst[0], Quantity("clean accuracy", float(clean.mean()), "proportion"), *worst[1:_SHOWN]),
         n=len(clean),
         n_unit="rows",
         method=Method(
@@ -141,7 +141,7 @@ def _budgets(corruptions: Sequence[Corruption], max_drop: float | Mapping[str, f
             raise UsageError(f"max_drop has no budget for {name!r}")
         if not 0 < drops[name] < 1:
             raise UsageError(f"max_drop is a share between 0 and 1 (0.05 is five points), not {drops[name]}")
-    return {name: Budget("at most", drop) for name, drop in drops.items()}
+    return {name: Budget("at_most", drop) for name, drop in drops.items()}
 
 
 def _feed(predictor: Predictor, inputs: Inputs, input_name: str | None) -> tuple[dict[str, NDArray[Any]], str]:

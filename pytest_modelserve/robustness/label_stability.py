@@ -142,9 +142,9 @@ def measure_label_stability(
         made = transformed(transform, inputs, np.random.default_rng(part) if drawn else None)
         after.append(_labels(rows, {next(iter(given)): made} if rows.bare else made, output, decode))
     kept = _Kept(before, tuple(after), ids)
-    levels = levels_for(budget := Budget("at least", min_agreement), confidence=confidence, alpha=alpha)
+    levels = levels_for(budget := Budget("at_least", min_agreement), confidence=confidence, alpha=alpha)
     bounds = binomial_bounds(kept.agreeing, kept.trials, low_level=levels[0], high_level=levels[1])
-    share = Quantity("labels kept", bounds.estimate, "share", Interval.of(bounds), budget)
+    share = Quantity("labels kept", bounds.estimate, "proportion", Interval.of(bounds), budget)
     needed = proportion_rows_needed(bounds.estimate, min_agreement, confidence=confidence, alpha=alpha)
     copies = f"{draws} drawn copies of each row, seed {seed}" if drawn else "one copy of each row"
     assert share.verdict is not None

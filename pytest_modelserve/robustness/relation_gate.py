@@ -109,7 +109,7 @@ def _evidence(
     duration_s: float,
 ) -> Evidence:
     found = search.counterexample
-    count = Quantity(f"{relation.name}: breaches", int(found is not None), "count", budget=Budget("at most", 0))
+    count = Quantity(f"{relation.name}: breaches", int(found is not None), "count", budget=Budget("at_most", 0))
     return Evidence(
         gate="relation",
         subject=rows.subject,

@@ -127,7 +127,7 @@ def _below(first: NDArray[np.int64], totals: NDArray[np.int64], share: float) ->
 
 # What a sample can decide of a mean: the chance of each verdict, and about how many values would decide.
 #
-# The verdicts are those of a budget "at most `limit`" over `mean_bounds`; for "at least", turn every sign. Both are
+# The verdicts are those of a budget "at most `limit`" over `mean_bounds`; for at least, turn every sign. Both are
 # approximations for planning: the values are taken to be about normal, and to scatter as the sample does.
 
 

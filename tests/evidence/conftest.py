@@ -13,7 +13,9 @@ def evidence_of() -> Callable[..., Evidence]:
     """Evidence of a drop between 0 and `high` points against a budget of one."""
 
     def make(high: float = 0.005, low: float = 0.0, **changes: Any) -> Evidence:
-        quantity = Quantity("drop", low, "share difference", Interval(low, high, 0.999, 0.95), Budget("at most", 0.01))
+        quantity = Quantity(
+            "drop", low, "proportion_difference", Interval(low, high, 0.999, 0.95), Budget("at_most", 0.01)
+        )
         values: dict[str, Any] = {
             "gate": "accuracy parity",
             "subject": Subject("digits", "int8", "ab" * 32),

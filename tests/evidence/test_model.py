@@ -22,8 +22,8 @@ def test_json_comes_back_equal(evidence_of: Maker) -> None:
 def test_infinities_and_nan_come_back_from_strict_json(evidence_of: Maker) -> None:
     """Equal outputs have an infinite SQNR: a report that turned it into NaN would turn PASS into FAIL."""
     quantities = (
-        Quantity("SQNR", math.inf, "dB", budget=Budget("at least", 25)),
-        Quantity("p95", math.nan, "ms", Interval(-math.inf, math.inf, 0.999, 0.95), Budget("at most", 1)),
+        Quantity("SQNR", math.inf, "dB", budget=Budget("at_least", 25)),
+        Quantity("p95", math.nan, "ms", Interval(-math.inf, math.inf, 0.999, 0.95), Budget("at_most", 1)),
     )
     text = evidence_of(quantities=quantities).to_json()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -60,12 +60,12 @@ def test_long_evidence_says_what_it_left_out(evidence_of: Maker) -> None:
 
 def test_other_schema_version_is_refused(evidence_of: Maker) -> None:
     data = {**json.loads(evidence_of().to_json()), "schema_version": 99}
-    with pytest.raises(ValueError, match="schema version 99; this release reads version 1"):
+    with pytest.raises(ValueError, match="schema version 99; this release reads version 2"):
         Evidence.from_json(json.dumps(data))
 
 
 def test_verdict_is_the_worst_of_its_quantities(evidence_of: Maker) -> None:
-    good, bad = (Quantity("q", value, "", budget=Budget("at most", 1)) for value in (0, 2))
+    good, bad = (Quantity("q", value, "", budget=Budget("at_most", 1)) for value in (0, 2))
     assert evidence_of(quantities=(good, bad)).verdict is Verdict.FAIL
     assert evidence_of(quantities=(good, Quantity("told only", 5, ""))).verdict is Verdict.PASS
 

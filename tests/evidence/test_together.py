@@ -14,7 +14,7 @@ def significant_at(p_value: float) -> Callable[[float], Quantity]:
 
     def at(alpha: float) -> Quantity:
         low = 1.5 if p_value <= alpha else 0.5
-        return Quantity("q", 2.0, "", Interval(low, 3.0, 1 - alpha, 0.95), Budget("at most", 1.0))
+        return Quantity("q", 2.0, "", Interval(low, 3.0, 1 - alpha, 0.95), Budget("at_most", 1.0))
 
     return at
 

@@ -28,18 +28,18 @@ def interval(low: float, high: float) -> Interval:
 def test_interval_is_judged_against_at_most_and_mirrored_against_at_least(
     low: float, high: float, verdict: Verdict
 ) -> None:
-    assert Budget("at most", 1.0).judge(0.0, interval(low, high)) is verdict
-    assert Budget("at least", -1.0).judge(0.0, interval(-high, -low)) is verdict
+    assert Budget("at_most", 1.0).judge(0.0, interval(low, high)) is verdict
+    assert Budget("at_least", -1.0).judge(0.0, interval(-high, -low)) is verdict
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1.0, Verdict.PASS), (1.1, Verdict.FAIL), (math.nan, Verdict.FAIL)])
 def test_exact_value_never_is_inconclusive(value: float, verdict: Verdict) -> None:
-    assert Budget("at most", 1.0).judge(value) is verdict
+    assert Budget("at_most", 1.0).judge(value) is verdict
 
 
 def test_pass_rests_on_confidence_and_fail_on_alpha() -> None:
-    assert levels_for(Budget("at most", 0), confidence=0.95, alpha=0.001) == (0.999, 0.95)
-    assert levels_for(Budget("at least", 0), confidence=0.95, alpha=0.001) == (0.95, 0.999)
+    assert levels_for(Budget("at_most", 0), confidence=0.95, alpha=0.001) == (0.999, 0.95)
+    assert levels_for(Budget("at_least", 0), confidence=0.95, alpha=0.001) == (0.95, 0.999)
 
 
 def test_severity_orders_verdicts() -> None:
@@ -55,7 +55,7 @@ def test_interval_refuses_ends_that_are_none(ends: tuple[float, float]) -> None:
 @pytest.mark.parametrize("limit", [math.nan, math.inf])
 def test_budget_is_finite(limit: float) -> None:
     with pytest.raises(UsageError, match="a budget is a finite number"):
-        Budget("at most", limit)
+        Budget("at_most", limit)
 
 
 @pytest.mark.parametrize(("confidence", "alpha"), [(0.5, 0.001), (1.0, 0.001), (0.95, 0.0), (0.95, 0.5)])

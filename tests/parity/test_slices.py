@@ -300,7 +300,7 @@ def test_fail_over_slices_takes_holms_correction() -> None:
         def judge(rows: Any, limit: float, rates: ErrorRates, p_values: Any = p_values) -> Quantity:
             p = p_values[0 if rows.all() else int(np.flatnonzero(rows)[0])]
             return Quantity(
-                "x", 1, "", Interval(1.0 if p <= rates.alpha else -1.0, 2.0, 0.9, 0.9), Budget("at most", limit)
+                "x", 1, "", Interval(1.0 if p <= rates.alpha else -1.0, 2.0, 0.9, 0.9), Budget("at_most", limit)
             )
 
         found = verdicts_of(

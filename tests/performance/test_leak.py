@@ -73,7 +73,7 @@ def test_error_rates_hold_for_a_heap_that_grows_by_chance() -> None:
     """Steps that come by chance, exactly at the budget on average; both rates at 10 %. Of 400 runs at most 61 may be
     wrong at 10 % in less than 1 in 1,000."""
     rng = np.random.default_rng(1)
-    budget = Budget("at most", 1.0 * KIB)
+    budget = Budget("at_most", 1.0 * KIB)
     passed = failed = 0
     for _ in range(400):
         steps = rng.poisson(2.0, 20) * 132.0 * KIB
@@ -88,7 +88,7 @@ def test_error_rates_hold_for_a_heap_that_grows_by_chance() -> None:
 
 def test_hidden_growth_has_room_in_the_high_end() -> None:
     _, interval = growth_per_call(
-        Readings(np.full(21, 5e6), 264), Budget("at most", 1024), confidence=0.95, alpha=0.001
+        Readings(np.full(21, 5e6), 264), Budget("at_most", 1024), confidence=0.95, alpha=0.001
     )
     assert (interval.low, interval.high) == (0, pytest.approx(132 * KIB / 5280))
 
@@ -134,7 +134,7 @@ def test_slow_model_ends_at_the_cap() -> None:
         now[0] = 0
         readings = read_while_calling(call, 400, read=lambda: 5, wall=lambda: now[0], time_limit_s=limit_s)
         assert (now[0], readings.calls, readings.in_time) == (limit_s * 1e9, calls, False)
-        _, interval = growth_per_call(readings, Budget("at most", 1), confidence=0.95, alpha=0.001)
+        _, interval = growth_per_call(readings, Budget("at_most", 1), confidence=0.95, alpha=0.001)
         assert (interval.low, interval.high) == (-math.inf, math.inf)
 
 

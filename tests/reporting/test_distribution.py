@@ -31,7 +31,7 @@ def vertices(path: str) -> list[tuple[int, int]]:
 
 
 def quantity(value: float = 2.0, low: float = 1.5, high: float = 2.5, limit: float = 4.0) -> Quantity:
-    return Quantity("p95", value, "ms", Interval(low, high, 0.999, 0.95), Budget("at most", limit))
+    return Quantity("p95", value, "ms", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
 
 
 def sample(values: tuple[float, ...], *, level: float = 0.5, cpu: tuple[float, ...] = ()) -> Sample:
@@ -81,7 +81,7 @@ def test_budget_and_interval_lie_where_their_numbers_do() -> None:
 
 
 def test_budget_of_at_least_allows_the_other_side() -> None:
-    at_least = Quantity("rate", 2.0, "ratio", None, Budget("at least", 1.5))
+    at_least = Quantity("rate", 2.0, "ratio", None, Budget("at_least", 1.5))
     drawing = distribution_of(sample((1.0, 2.0, 3.0)), at_least)
     assert (drawing.allowed_from, drawing.allowed_to) == (drawing.limit_at, RIGHT)
     assert drawing.interval == ""

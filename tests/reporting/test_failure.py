@@ -36,8 +36,8 @@ accuracy parity: int8-static loses more accuracy than its budget
 
 def test_every_judged_quantity_is_told(record_of: Maker) -> None:
     quantities = (
-        Quantity("SQNR", 12.0, "dB", budget=Budget("at least", 25)),
-        Quantity("cosine", 0.999, "cosine", budget=Budget("at least", 0.99)),
+        Quantity("SQNR", 12.0, "dB", budget=Budget("at_least", 25)),
+        Quantity("cosine", 0.999, "cosine", budget=Budget("at_least", 0.99)),
     )
     text = failure_text(record_of(quantities=quantities, reference=None).evidence)
     assert (

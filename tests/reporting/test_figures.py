@@ -13,8 +13,8 @@ from pytest_modelserve.evidence.failure_text import percentage, told, told_budge
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
-        (0.942, "share", "94.20 %"),
-        (0.026, "share difference", "2.60 pt"),
+        (0.942, "proportion", "94.20 %"),
+        (0.026, "proportion_difference", "2.60 pt"),
         (0.83, "ratio", "× 0.83"),
         (38.21, "dB", "38.2 dB"),
         (math.inf, "dB", "∞ dB"),
@@ -29,7 +29,7 @@ from pytest_modelserve.evidence.failure_text import percentage, told, told_budge
         (math.inf, "tolerance", "∞ × tolerance"),
         (0.99987, "cosine", "0.99987"),
         (3, "count", "3"),
-        (math.nan, "share", "NaN %"),
+        (math.nan, "proportion", "NaN %"),
     ],
 )
 def test_value_is_told_in_its_unit(value: float, unit: Unit, text: str) -> None:
@@ -37,12 +37,12 @@ def test_value_is_told_in_its_unit(value: float, unit: Unit, text: str) -> None:
 
 
 def test_interval_with_an_open_end() -> None:
-    assert told_interval(Interval(-math.inf, 0.02, 0.9, 0.9), "share") == "[-∞, 2.00]"
+    assert told_interval(Interval(-math.inf, 0.02, 0.9, 0.9), "proportion") == "[-∞, 2.00]"
 
 
 def test_budget_shows_its_direction() -> None:
-    assert told_budget(Budget("at most", 0.01), "share difference") == "≤ 1.00 pt"
-    assert told_budget(Budget("at least", 25), "dB") == "≥ 25.0 dB"
+    assert told_budget(Budget("at_most", 0.01), "proportion_difference") == "≤ 1.00 pt"
+    assert told_budget(Budget("at_least", 25), "dB") == "≥ 25.0 dB"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_percentage_keeps_the_digits_that_matter(probability: float, text: str) 
 
 
 def test_reason_names_the_side() -> None:
-    above = Quantity("q", 2, "", budget=Budget("at most", 1))
-    below = Quantity("q", 0, "", Interval(-1, 0.5, 0.9, 0.9), Budget("at least", 1))
+    above = Quantity("q", 2, "", budget=Budget("at_most", 1))
+    below = Quantity("q", 0, "", Interval(-1, 0.5, 0.9, 0.9), Budget("at_least", 1))
     assert verdict_reason(above) == "the value lies above the budget"
     assert verdict_reason(below) == "the whole interval lies below the budget"

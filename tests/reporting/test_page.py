@@ -53,13 +53,13 @@ def test_names_from_a_model_file_stay_text(record_of: Maker) -> None:
 
 
 def test_plot_puts_value_interval_and_budget_on_one_line() -> None:
-    plot = plot_of(Quantity("q", 2.0, "", Interval(1.0, 3.0, 0.9, 0.9), Budget("at most", 4.0)))
+    plot = plot_of(Quantity("q", 2.0, "", Interval(1.0, 3.0, 0.9, 0.9), Budget("at_most", 4.0)))
     assert plot
     assert 0 == plot.allowed_from < plot.low < plot.value < plot.high < plot.limit == plot.allowed_to < 100
-    at_least = plot_of(Quantity("q", 2.0, "", Interval(1.0, math.inf, 0.9, 0.9), Budget("at least", 4.0)))
+    at_least = plot_of(Quantity("q", 2.0, "", Interval(1.0, math.inf, 0.9, 0.9), Budget("at_least", 4.0)))
     assert at_least
     assert (at_least.high, at_least.allowed_to) == (100, 100)
-    assert plot_of(Quantity("q", math.nan, "", budget=Budget("at most", 1.0))) is None
+    assert plot_of(Quantity("q", math.nan, "", budget=Budget("at_most", 1.0))) is None
 
 
 def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Record:
@@ -67,7 +67,7 @@ def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Reco
     wall = np.random.default_rng(0).lognormal(0.0, 0.5, n)
     with recording(Recorder("t", "t", samples=folder / "samples")):
         entry = keep_samples(judged=wall, wall_ms=wall, cpu_ms=0.9 * wall)
-    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 4.0))
+    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 4.0))
     settings = {
         "gate": "latency p95",
         "quantities": (quantity,),
@@ -96,7 +96,7 @@ def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_s
 
 
 def test_growth_of_memory_is_drawn(record_of: Maker) -> None:
-    quantity = Quantity("growth a call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at most", 10.0))
+    quantity = Quantity("growth a call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at_most", 10.0))
     details = {"resident_bytes": [5000, 7000, 9000], "calls_per_stretch": 100}
     html = page(Row("t", "PASS", record_of(quantities=(quantity,), details=details), "passed"))
     svg = ElementTree.fromstring(re.findall(r"<figure>\s*(<svg.*</svg>)", html, re.DOTALL)[0])
@@ -113,7 +113,7 @@ def test_missing_samples_are_one_quiet_sentence(record_of: Maker, tmp_path: Path
 
 
 def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path) -> None:
-    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 1.0))
+    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 1.0))
     failed = latency(record_of, tmp_path, quantities=(quantity,))
     passed = Row("a", "PASS", latency(record_of, tmp_path), "passed")
     for row, is_open in (
@@ -125,7 +125,7 @@ def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path
 
 
 def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> None:
-    quantity = Quantity("<i>&", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at most", 4.0))
+    quantity = Quantity("<i>&", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,), n_unit="</title><script>")
     html = page(Row("t", "PASS", record, "passed"), beside=tmp_path)
     assert "<script>" not in html
@@ -136,7 +136,7 @@ def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> Non
 
 
 def test_value_that_is_no_number_is_not_drawn(record_of: Maker, tmp_path: Path) -> None:
-    quantity = Quantity("p95", math.nan, "ms", None, Budget("at most", 4.0))
+    quantity = Quantity("p95", math.nan, "ms", None, Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,))
     assert "<svg" not in page(Row("t", "INCONCLUSIVE", record, "failed"), beside=tmp_path)
 

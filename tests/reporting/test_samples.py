@@ -24,7 +24,7 @@ def kept(folder: Path, **arrays: Any) -> dict[str, Any]:
 
 
 def evidence(make: Maker, details: dict[str, Any], *, name: str = "p95", unit: Unit = "ms") -> Evidence:
-    quantity = Quantity(name, 2.0, unit, Interval(1.0, 3.0, 0.999, 0.95), Budget("at most", 4.0))
+    quantity = Quantity(name, 2.0, unit, Interval(1.0, 3.0, 0.999, 0.95), Budget("at_most", 4.0))
     return make(quantities=(quantity,), n_unit="calls", details=details).evidence
 
 

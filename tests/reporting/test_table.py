@@ -17,7 +17,7 @@ def row(record: Record, **changes: object) -> Row:
 
 
 def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
-    slow = Quantity("slowdown", 0.83, "ratio", budget=Budget("at most", 1.1))
+    slow = Quantity("slowdown", 0.83, "ratio", budget=Budget("at_most", 1.1))
     rows = [
         row(record_of()),
         row(record_of(0.2, 0.3, subject=Subject("digits_cnn", "shuffled")), expected=True),

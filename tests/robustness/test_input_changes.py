@@ -114,7 +114,7 @@ CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]]
         lambda x: -x[:, 2],
         lambda x: -x[:, 2] * np.where(x[:, 7] < -1, np.float32(0.1), 1),
     ),
-    "at most": (
+    "at_most": (
         r.directional(2, 1.0, "up", at_most=2.0, element=1),
         lambda x: x[:, 1:4] * 2,
         lambda x: x[:, 1:4] * np.where(x[:, 7:8] < -1, np.float32(3), 2),

@@ -293,7 +293,7 @@ def measure_no_drift(
     dependence = "" if given or profile.block else dependence_told(pairs, data=window.name)
     judgement = judge_families(families.shares(), budget=max_distance, alpha=alpha)
     interval = Interval(0.0, 1.0, 1 - alpha, CONFIDENCE) if dependence else judgement.interval
-    distance = Quantity("distance", judgement.headline.distance, "", interval, Budget("at most", max_distance))
+    distance = Quantity("distance", judgement.headline.distance, "", interval, Budget("at_most", max_distance))
     verdict = distance.verdict
     assert verdict is not None
     plan = plan_rows(families, max_distance=max_distance, rows=window.rows, profile_rows=profile.rows)

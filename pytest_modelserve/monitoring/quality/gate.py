@@ -338,12 +338,12 @@ def measure_data_quality(
     inspections += [*inspect_columns(window, terms), inspect_rows(window, profile, terms)]
     broken = [sentence for inspection in inspections for sentence in inspection.broken]
     rates = [rate for inspection in inspections for rate in inspection.rates]
-    rule = Quantity("broken rules", len(broken), "count", budget=Budget("at most", 0))
+    rule = Quantity("broken rules", len(broken), "count", budget=Budget("at_most", 0))
     judgement = judge(rates, budget=max_share, alpha=alpha) if rates else None
     quantities = [rule]
     if judgement is not None:
-        budget = Budget("at most", max_share)
-        share = Quantity("excess share", judgement.headline.value, "share difference", judgement.interval, budget)
+        budget = Budget("at_most", max_share)
+        share = Quantity("excess share", judgement.headline.value, "proportion_difference", judgement.interval, budget)
         quantities.insert(1 if broken else 0, share)
     verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
     return Evidence(

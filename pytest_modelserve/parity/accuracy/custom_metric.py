@@ -49,7 +49,7 @@ def measure_own_level(predictor: Predictor, question: Question) -> Evidence:
         )
     over = _over(question, found)
     _check_defined(over, question, predictor.subject)
-    kind: Literal["at least", "at most"] = "at least" if question.limit.is_score else "at most"
+    kind: Literal["at_least", "at_most"] = "at_least" if question.limit.is_score else "at_most"
     return _evidence(
         question.spec.title, predictor.subject, over, Budget(kind, question.limit.value), question, started
     )
@@ -80,7 +80,7 @@ def measure_own_change(candidate: Predictor, reference: Predictor, question: Que
         gate,
         candidate.subject,
         lambda rows: sign * (of_reference(rows) - of_candidate(rows)),
-        Budget("at most", question.limit.value),
+        Budget("at_most", question.limit.value),
         question,
         started,
         reference=reference.subject,
@@ -144,7 +144,7 @@ def _evidence(
     name = question.spec.title if reference is None else "drop" if question.limit.is_score else "rise"
     headline = Quantity(name, bounds.estimate, "", Interval.of(bounds), budget)
     verdicts = verdicts_of(question.slices, lambda *_: headline, n=question.n, limit=budget.limit, rates=question.rates)
-    of_extreme = highest_slice if budget.kind == "at most" else lowest_slice
+    of_extreme = highest_slice if budget.kind == "at_most" else lowest_slice
     worst = of_extreme(question.slices.parts, over)
     return evidence_of(
         gate,

@@ -226,7 +226,7 @@ class MeanLoss:
 
     def bounds(self) -> Bounds:
         """The mean between its bounds, which are infinite where the units depend on each other."""
-        levels = self.rates.levels(Budget("at most", self.limit))
+        levels = self.rates.levels(Budget("at_most", self.limit))
         if not self.is_bounded:
             return Bounds(float(self.values.mean()), -math.inf, math.inf, **levels)
         if self.is_mean:
@@ -347,6 +347,6 @@ def quantity_of(name: str, unit: Unit, bounds: Bounds, *, limit: float, turned: 
     `turned` where the mean is that of a score with its sign turned: the quantity is then the score, at least −`limit`.
     """
     if not turned:
-        return Quantity(name, bounds.estimate, unit, Interval.of(bounds), Budget("at most", limit))
+        return Quantity(name, bounds.estimate, unit, Interval.of(bounds), Budget("at_most", limit))
     interval = Interval(-bounds.high, -bounds.low, bounds.high_level, bounds.low_level)
-    return Quantity(name, -bounds.estimate, unit, interval, Budget("at least", -limit))
+    return Quantity(name, -bounds.estimate, unit, interval, Budget("at_least", -limit))

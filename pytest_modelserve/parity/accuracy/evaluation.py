@@ -147,7 +147,7 @@ def _worst(estimate: Estimate, question: Question) -> tuple[str, ...]:
     worst = of_extreme(question.slices.parts, lambda rows: in_units(estimate.over(rows).value, spec))
     if worst is None:
         return ()
-    told = f"{100 * worst.value:.1f} % of" if spec.unit == "share" else f"{worst.value:.3g} over"
+    told = f"{100 * worst.value:.1f} % of" if spec.unit == "proportion" else f"{worst.value:.3g} over"
     return (f"worst slice {worst.label}: {told} {worst.n} rows",)
 
 
@@ -200,9 +200,9 @@ def measure_share(predictor: Predictor, question: Question) -> Evidence:
 
     def judge(rows: NDArray[np.bool_], limit: float, rates: ErrorRates) -> Quantity:
         part = _counted(answers, rows)
-        budget = Budget("at least", limit)
+        budget = Budget("at_least", limit)
         bounds = binomial_bounds(part.right, part.rows.size, **rates.levels(budget))
-        return Quantity(title, bounds.estimate, "share", Interval.of(bounds), budget)
+        return Quantity(title, bounds.estimate, "proportion", Interval.of(bounds), budget)
 
     def needed(limit: float) -> int | None:
         return proportion_rows_needed(
@@ -276,9 +276,9 @@ class _Change:
 
     def drop(self, max_drop: float, rates: ErrorRates) -> Quantity:
         """The drop, judged."""
-        budget = Budget("at most", max_drop)
+        budget = Budget("at_most", max_drop)
         bounds = paired_difference_bounds(self.lost.size, self.gained.size, self.n, **rates.levels(budget))
-        return Quantity("drop", bounds.estimate, "share difference", Interval.of(bounds), budget)
+        return Quantity("drop", bounds.estimate, "proportion_difference", Interval.of(bounds), budget)
 
     def over(self, rows: NDArray[np.bool_]) -> _Change:
         """The change over the rows that a mask over all rows picks out; UsageError where none of them counts."""
@@ -290,7 +290,7 @@ class _Change:
     def accuracies(self) -> tuple[Quantity, Quantity]:
         """Both accuracies, for the reader."""
         before, after = (answers.right / self.n for answers in (self.before, self.after))
-        return Quantity("reference", before, "share"), Quantity("candidate", after, "share")
+        return Quantity("reference", before, "proportion"), Quantity("candidate", after, "proportion")
 
     def counts(self, slices: SliceRules) -> str:
         """How many rows changed which way, and where accuracy dropped most."""
@@ -454,7 +454,7 @@ class _Pair:
             told.append(f"the error rose in {rose} rows and fell in {fell}")
         worst = highest_slice(self.question.slices.parts, lambda rows: self.worsening(rows).value)
         if worst is not None and worst.value > 0:
-            shares = self.question.spec.unit == "share"
+            shares = self.question.spec.unit == "proportion"
             sign = "+" if not self.question.limit.is_score else ""
             figure = f"{100 * worst.value:.1f} points" if shares else f"{sign}{worst.value:.3g}"
             told.append(f"worst slice {worst.label}: {figure}")
@@ -471,7 +471,7 @@ class _Pair:
 def measure_change(candidate: Predictor, reference: Predictor, question: Question) -> Evidence:
     """Evidence that a score drops, or an error rises, by at most its budget; see `measure_accuracy_parity`."""
     spec, limit, rates = question.spec, question.limit, question.rates
-    if spec.unit == "share" and not -1 < limit.value < 1:
+    if spec.unit == "proportion" and not -1 < limit.value < 1:
         raise UsageError(f"{limit.name} is a difference of two shares, above -1 and below 1, not {limit.value}")
     started = time.perf_counter()
     gate, inputs, labels, reading = f"{spec.title} parity", question.inputs, question.labels, question.reading
@@ -657,7 +657,7 @@ def evidence_of_unanswered(
         gate=gate,
         subject=subject,
         reference=reference,
-        quantities=(Quantity("unanswered", broken, "count", budget=Budget("at most", 0)),),
+        quantities=(Quantity("unanswered", broken, "count", budget=Budget("at_most", 0)),),
         n=n,
         n_unit="rows",
         method=Method("every row looked at"),

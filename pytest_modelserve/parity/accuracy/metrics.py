@@ -88,7 +88,7 @@ class Spec:
     @property
     def difference_unit(self) -> Unit:
         """The unit of a difference of two values."""
-        return "share difference" if self.unit == "share" else self.unit
+        return "proportion_difference" if self.unit == "proportion" else self.unit
 
     @property
     def is_counted(self) -> bool:
@@ -107,14 +107,14 @@ class Spec:
 
 
 _TABLE: Mapping[str, Spec] = {
-    "accuracy": Spec("accuracy", "accuracy", "score", "answers", "share"),
-    "balanced_accuracy": Spec("balanced_accuracy", "balanced accuracy", "score", "answers", "share", macro=True),
-    "top_5_accuracy": Spec("top_k_accuracy", "top-5 accuracy", "score", "scores", "share", 5),
-    "precision": Spec("precision", "precision", "score", "answers", "share"),
-    "recall": Spec("recall", "recall", "score", "answers", "share"),
+    "accuracy": Spec("accuracy", "accuracy", "score", "answers", "proportion"),
+    "balanced_accuracy": Spec("balanced_accuracy", "balanced accuracy", "score", "answers", "proportion", macro=True),
+    "top_5_accuracy": Spec("top_k_accuracy", "top-5 accuracy", "score", "scores", "proportion", 5),
+    "precision": Spec("precision", "precision", "score", "answers", "proportion"),
+    "recall": Spec("recall", "recall", "score", "answers", "proportion"),
     "f1": Spec("f", "F1", "score", "answers"),
-    "precision_macro": Spec("precision", "macro precision", "score", "answers", "share", macro=True),
-    "recall_macro": Spec("balanced_accuracy", "macro recall", "score", "answers", "share", macro=True),
+    "precision_macro": Spec("precision", "macro precision", "score", "answers", "proportion", macro=True),
+    "recall_macro": Spec("balanced_accuracy", "macro recall", "score", "answers", "proportion", macro=True),
     "f1_macro": Spec("f", "macro F1", "score", "answers", macro=True),
     "roc_auc": Spec("roc_auc", "AUC", "score", "scores"),
     "log_loss": Spec("log_loss", "log loss", "error", "probabilities"),
@@ -134,7 +134,7 @@ def spec_of(metric: Metric) -> Spec:
         return _TABLE[metric]
     if isinstance(metric, str) and (found := re.fullmatch(r"top_([1-9]\d*)_accuracy", metric)):
         k = int(found[1])
-        return Spec("top_k_accuracy", f"top-{k} accuracy", "score", "scores", "share", k)
+        return Spec("top_k_accuracy", f"top-{k} accuracy", "score", "scores", "proportion", k)
     if isinstance(metric, str) and (found := re.fullmatch(r"f(\d*\.?\d+)(_macro)?", metric)) and float(found[1]) > 0:
         told = f"{'macro ' if found[2] else ''}F{found[1]}"
         return Spec("f", told, "score", "answers", "", float(found[1]), bool(found[2]))
@@ -173,7 +173,7 @@ def limit_of(
         raise UsageError(f"{told} is {kind}, whose budget is {name}=, not {other}=")
     if limit is None:
         raise UsageError(f"{told} needs its budget: give {name}=")
-    if not math.isfinite(limit) and spec.unit != "share":
+    if not math.isfinite(limit) and spec.unit != "proportion":
         where = " in the units of the target" if spec.reads == "targets" and not is_score else ""
         raise UsageError(f"{name} is a finite number{where}, not {limit}")
     return Limit(name, limit, is_score)

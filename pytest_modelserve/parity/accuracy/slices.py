@@ -238,7 +238,7 @@ def _severity_of(quantity: Quantity) -> tuple[int, Any]:
     assert quantity.verdict is not None
     assert quantity.budget is not None
     beyond = quantity.value - quantity.budget.limit
-    return quantity.verdict.severity, beyond if quantity.budget.kind == "at most" else -beyond
+    return quantity.verdict.severity, beyond if quantity.budget.kind == "at_most" else -beyond
 
 
 # What is drawn independently of each other: rows, runs of consecutive rows, or groups of rows that share an id.
