@@ -23,7 +23,8 @@ lint: $(READY)  ## check style, formatting and types
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY)  ## put the code into its one format
+format: $(READY)  ## write the stub for editors and put the code into its one format
+	$(BIN)/python docs/generate.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

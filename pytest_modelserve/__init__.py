@@ -1,166 +1,37 @@
 """Deployment and monitoring of machine-learning models as regression tests.
 
-Every public name is here (`import pytest_modelserve as ms`) and loads its room at first use: importing the package,
-as pytest does in every run of an environment that has it, imports nothing heavy.
+Every public name is an attribute of this package (`import pytest_modelserve as ms`) and loads its subpackage at first
+use: pytest imports this package in every run of an environment that has it, so importing it imports nothing heavy.
+
+`_GATES` and `_NAMES` are the only lists of the public names: the assertions, the stub for editors (`__init__.pyi`,
+written by `make format`), the tests and the docs are made from them. A new gate is one entry of `_GATES`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pytest_modelserve import planning as planning
-    from pytest_modelserve.artifacts import (
-        ArgMax as ArgMax,
-        Artifact as Artifact,
-        Clip as Clip,
-        Impute as Impute,
-        Scale as Scale,
-        Signature as Signature,
-        Softmax as Softmax,
-        Standardise as Standardise,
-        TensorSpec as TensorSpec,
-        TopK as TopK,
-        open_artifact as open_artifact,
-    )
-    from pytest_modelserve.assertions import (
-        assert_accuracy as assert_accuracy,
-        assert_accuracy_parity as assert_accuracy_parity,
-        assert_cold_start as assert_cold_start,
-        assert_corruption_accuracy as assert_corruption_accuracy,
-        assert_data_quality as assert_data_quality,
-        assert_label_stability as assert_label_stability,
-        assert_latency as assert_latency,
-        assert_memory as assert_memory,
-        assert_no_drift as assert_no_drift,
-        assert_no_leak as assert_no_leak,
-        assert_not_slower as assert_not_slower,
-        assert_output_fidelity as assert_output_fidelity,
-        assert_output_parity as assert_output_parity,
-        assert_relation as assert_relation,
-        assert_size as assert_size,
-    )
-    from pytest_modelserve.compression import LayerDamage as LayerDamage, sensitivity as sensitivity
-    from pytest_modelserve.errors import (
-        ArtifactError as ArtifactError,
-        BakedAxisError as BakedAxisError,
-        ControlFlowError as ControlFlowError,
-        ExportError as ExportError,
-        InputError as InputError,
-        MissingDependencyError as MissingDependencyError,
-        ModelServeError as ModelServeError,
-        ModelServeWarning as ModelServeWarning,
-        RecipeError as RecipeError,
-        UnsupportedOperatorError as UnsupportedOperatorError,
-        UsageError as UsageError,
-    )
-    from pytest_modelserve.evidence import (
-        Budget as Budget,
-        Evidence as Evidence,
-        GateFailure as GateFailure,
-        GateInconclusive as GateInconclusive,
-        Interval as Interval,
-        Quantity as Quantity,
-        Verdict as Verdict,
-    )
-    from pytest_modelserve.monitoring import (
-        ReferenceProfile as ReferenceProfile,
-        encoded as encoded,
-        measure_data_quality as measure_data_quality,
-        measure_no_drift as measure_no_drift,
-        reference_profile as reference_profile,
-    )
-    from pytest_modelserve.parity import (
-        Divergence as Divergence,
-        Exchange as Exchange,
-        Recording as Recording,
-        bins as bins,
-        locate_divergence as locate_divergence,
-        measure_accuracy as measure_accuracy,
-        measure_accuracy_parity as measure_accuracy_parity,
-        measure_output_fidelity as measure_output_fidelity,
-        measure_output_parity as measure_output_parity,
-        open_recording as open_recording,
-        record_answers as record_answers,
-    )
-    from pytest_modelserve.performance import (
-        measure_cold_start as measure_cold_start,
-        measure_latency as measure_latency,
-        measure_memory as measure_memory,
-        measure_no_leak as measure_no_leak,
-        measure_not_slower as measure_not_slower,
-        measure_size as measure_size,
-    )
-    from pytest_modelserve.pipeline import (
-        Pipeline as Pipeline,
-        compose as compose,
-        compress as compress,
-        export as export,
-        prepare as prepare,
-        train as train,
-    )
-    from pytest_modelserve.robustness import (
-        corruptions as corruptions,
-        measure_corruption_accuracy as measure_corruption_accuracy,
-        measure_label_stability as measure_label_stability,
-        measure_relation as measure_relation,
-        relations as relations,
-        strategies as strategies,
-    )
-    from pytest_modelserve.serving import Predictor as Predictor, serve as serve
-    from pytest_modelserve.training import ModelSource as ModelSource, TrainedModel as TrainedModel
+_GATES = {
+    "assert_accuracy": ("parity", "measure_accuracy"),
+    "assert_accuracy_parity": ("parity", "measure_accuracy_parity"),
+    "assert_cold_start": ("performance", "measure_cold_start"),
+    "assert_corruption_accuracy": ("robustness", "measure_corruption_accuracy"),
+    "assert_data_quality": ("monitoring", "measure_data_quality"),
+    "assert_label_stability": ("robustness", "measure_label_stability"),
+    "assert_latency": ("performance", "measure_latency"),
+    "assert_memory": ("performance", "measure_memory"),
+    "assert_no_drift": ("monitoring", "measure_no_drift"),
+    "assert_no_leak": ("performance", "measure_no_leak"),
+    "assert_not_slower": ("performance", "measure_not_slower"),
+    "assert_output_fidelity": ("parity", "measure_output_fidelity"),
+    "assert_output_parity": ("parity", "measure_output_parity"),
+    "assert_relation": ("robustness", "measure_relation"),
+    "assert_size": ("performance", "measure_size"),
+}
+"""Each assertion, with the subpackage and the function that measures what it asserts."""
 
-_ROOMS = {
-    "pytest_modelserve.assertions": (
-        "assert_accuracy",
-        "assert_accuracy_parity",
-        "assert_cold_start",
-        "assert_label_stability",
-        "assert_corruption_accuracy",
-        "assert_data_quality",
-        "assert_latency",
-        "assert_memory",
-        "assert_no_drift",
-        "assert_no_leak",
-        "assert_not_slower",
-        "assert_output_fidelity",
-        "assert_output_parity",
-        "assert_relation",
-        "assert_size",
-    ),
-    "pytest_modelserve.parity": (
-        "Divergence",
-        "Exchange",
-        "Recording",
-        "locate_divergence",
-        "bins",
-        "measure_accuracy",
-        "measure_accuracy_parity",
-        "measure_output_fidelity",
-        "measure_output_parity",
-        "open_recording",
-        "record_answers",
-    ),
-    "pytest_modelserve.compression": ("LayerDamage", "sensitivity"),
-    "pytest_modelserve.monitoring": (
-        "ReferenceProfile",
-        "encoded",
-        "measure_data_quality",
-        "measure_no_drift",
-        "reference_profile",
-    ),
-    "pytest_modelserve.performance": (
-        "measure_cold_start",
-        "measure_latency",
-        "measure_memory",
-        "measure_no_leak",
-        "measure_not_slower",
-        "measure_size",
-    ),
-    "pytest_modelserve.pipeline": ("Pipeline", "compose", "compress", "export", "prepare", "train"),
-    "pytest_modelserve.training": ("ModelSource", "TrainedModel"),
-    "pytest_modelserve.artifacts": (
+_NAMES = {
+    "artifacts": (
         "ArgMax",
         "Artifact",
         "Clip",
@@ -173,25 +44,11 @@ _ROOMS = {
         "TopK",
         "open_artifact",
     ),
-    "pytest_modelserve.robustness": (
-        "corruptions",
-        "measure_label_stability",
-        "measure_corruption_accuracy",
-        "measure_relation",
-        "relations",
-        "strategies",
+    "compression": (
+        "LayerDamage",
+        "sensitivity",
     ),
-    "pytest_modelserve.serving": ("Predictor", "serve"),
-    "pytest_modelserve.evidence": (
-        "Budget",
-        "Evidence",
-        "GateFailure",
-        "GateInconclusive",
-        "Interval",
-        "Quantity",
-        "Verdict",
-    ),
-    "pytest_modelserve.errors": (
+    "errors": (
         "ArtifactError",
         "BakedAxisError",
         "ControlFlowError",
@@ -204,21 +61,74 @@ _ROOMS = {
         "UnsupportedOperatorError",
         "UsageError",
     ),
+    "evidence": (
+        "Budget",
+        "Evidence",
+        "GateFailure",
+        "GateInconclusive",
+        "Interval",
+        "Quantity",
+        "Verdict",
+    ),
+    "monitoring": (
+        "ReferenceProfile",
+        "encoded",
+        "reference_profile",
+    ),
+    "parity": (
+        "Divergence",
+        "Exchange",
+        "Recording",
+        "bins",
+        "locate_divergence",
+        "open_recording",
+        "record_answers",
+    ),
+    "pipeline": (
+        "Pipeline",
+        "compose",
+        "compress",
+        "export",
+        "prepare",
+        "train",
+    ),
+    "robustness": (
+        "corruptions",
+        "relations",
+        "strategies",
+    ),
+    "serving": (
+        "Predictor",
+        "serve",
+    ),
+    "training": (
+        "ModelSource",
+        "TrainedModel",
+    ),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+"""The other public names, by the module that defines them."""
 
-__all__ = sorted({*_ROOM_OF, "planning"})
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES |= {measure: module for module, measure in _GATES.values()}
 
-if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this finds
+__all__ = sorted({*_GATES, *_HOMES, "planning"})
 
-    def __getattr__(name: str) -> object:
-        if name == "planning":
-            return importlib.import_module("pytest_modelserve.planning")
-        room = _ROOM_OF.get(name)
-        if room is None:
-            raise AttributeError(f"module 'pytest_modelserve' has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(room), name)
-        return value
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+def __getattr__(name: str) -> object:
+    value: object
+    if name in _GATES:
+        from pytest_modelserve.assertions import assertion
+
+        value = assertion(name, getattr(importlib.import_module(f"{__name__}.{_GATES[name][0]}"), _GATES[name][1]))
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name == "planning":
+        value = importlib.import_module(f"{__name__}.planning")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

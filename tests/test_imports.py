@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest_modelserve as ms
 
+ROOT = Path(ms.__file__).parents[1]
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock")
 
 
@@ -47,16 +49,9 @@ def test_every_public_name_resolves_and_is_documented() -> None:
         assert getattr(ms, name).__doc__, f"{name} has no docstring"
 
 
-def test_names_for_type_checkers_are_those_that_resolve() -> None:
-    """The TYPE_CHECKING block and the table of lazy names are two lists of the same names."""
-    import ast
-
-    tree = ast.parse(Path(ms.__file__).read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    spelled = {(node.module, alias.name) for node in block.body for alias in node.names}  # type: ignore[attr-defined]
-    assert spelled == {(room, name) for room, names in ms._ROOMS.items() for name in names} | {
-        ("pytest_modelserve", "planning")
-    }
+def test_stub_for_editors_lists_the_public_names() -> None:
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert generate["STUB"].read_text("utf-8") == generate["stub_text"](), "run `make format`"
 
 
 def test_misspelt_name_is_an_attribute_error() -> None:

@@ -39,11 +39,10 @@ def test_functions_of_the_package_share_the_store_that_the_environment_names(tmp
 
 
 def test_assertions_carry_the_name_and_text_of_their_measure() -> None:
-    for name in ms.__all__:
-        if name.startswith("assert_"):
-            assertion, measure = getattr(ms, name), getattr(ms, name.replace("assert_", "measure_"))
-            assert (assertion.__name__, assertion.__module__) == (name, "pytest_modelserve.assertions")
-            assert measure.__doc__ in assertion.__doc__
+    for name, (_, measure) in ms._GATES.items():
+        assertion = getattr(ms, name)
+        assert (assertion.__name__, assertion.__module__) == (name, "pytest_modelserve")
+        assert getattr(ms, measure).__doc__ in assertion.__doc__
 
 
 def test_inconclusive_only_warns_where_the_run_says_so() -> None:
