@@ -25,7 +25,8 @@ from pytest_modelserve.compression.quantization import (
 from pytest_modelserve.compression.recipe import Applied, Inputs, Material, Recipe, nodes_around
 from pytest_modelserve.compression.validation import served
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
-from pytest_modelserve.metrics.signal_quality import Kept
+from pytest_modelserve.metrics.signal_quality import RowSignalQuality
+from pytest_modelserve.metrics.tolerance import MIN_QUANTIZED_SQNR_DB
 
 if TYPE_CHECKING:
     import onnx
@@ -134,10 +135,6 @@ def coarse_values(
 # Whether int8 leaves a model's answers standing, on some of the data that it was calibrated on.
 
 
-# An error a third as large as the signal. Between what is broken and what is coarse lies a wide gap: over twelve
-# families of models and two trained networks, with every way to choose ranges, sound ones kept 25 dB and more of what
-# `Kept` measures, and those whose attention or whose inputs were rounded away less than 4.
-MIN_KEPT_DB = 10.0
 _ROWS = 64
 _TOLD = 3
 # What attention to nothing is scored: -10,000 in BERT, -1e9, or the least float32. Scores themselves are tens.
@@ -165,16 +162,18 @@ def refuse_broken(quantised: onnx.ModelProto, measured: Measured, material: Mate
     outputs = [value.name for value in quantised.graph.output]
     kept = _kept(path, outputs, measured.activations, material.batches())
     worst = min(kept, key=lambda name: kept[name].sqnr_db, default=None)
-    if worst is None or kept[worst].sqnr_db >= MIN_KEPT_DB:
+    if worst is None or kept[worst].sqnr_db >= MIN_QUANTIZED_SQNR_DB:
         return
     raise RecipeError(
         f"output {worst!r} has an SQNR of {kept[worst].sqnr_db:.1f} dB on the calibration data, and below "
-        f"{MIN_KEPT_DB:.0f} dB it is no answer: {_cause(quantised, measured, material)}"
+        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB it is no answer: {_cause(quantised, measured, material)}"
     )
 
 
-def _kept(path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]) -> dict[str, Kept]:
-    kept: dict[str, Kept] = {}
+def _kept(
+    path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]
+) -> dict[str, RowSignalQuality]:
+    kept: dict[str, RowSignalQuality] = {}
     with served(path) as candidate:
         for batch in _first(batches):
             expected = activations.fetched(outputs, batch)
@@ -184,7 +183,7 @@ def _kept(path: Path, outputs: Sequence[str], activations: Activations, batches:
                 raise RecipeError(f"the result does not run on a batch of calibration=: {error}") from error
             for name, array in expected.items():
                 if array.dtype.kind == "f" and array.size:
-                    kept.setdefault(name, Kept()).add(answers[name], array)
+                    kept.setdefault(name, RowSignalQuality()).add(answers[name], array)
     return kept
 
 

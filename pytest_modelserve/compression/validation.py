@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Artifact, TensorSpec, signature_of
 from pytest_modelserve.errors import ArtifactError, ModelServeError, RecipeError
 from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.metrics.tolerance import GRAPH_OPTIMIZATION_ATOL, GRAPH_OPTIMIZATION_RTOL
 from pytest_modelserve.serving import Predictor, serve
 
 if TYPE_CHECKING:
@@ -149,11 +150,6 @@ def _draw(specs: tuple[TensorSpec, ...], sizes: Mapping[str, int], low: float, s
     return drawn
 
 
-# onnxsim's own check_rtol and check_atol; the latter is taken relative to the largest value of an output here, so that
-# it means the same for outputs of any size.
-_RTOL, _ATOL = 1e-4, 1e-5
-
-
 def check_signature(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
     """RecipeError where inputs or outputs are not those of `source`; their shapes are set to those of `source`.
 
@@ -205,8 +201,8 @@ def check_answers(candidate: Predictor, trials: Sequence[Trial], *, is_exact: bo
 def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
     for name, reference in expected.items():
         finite = np.abs(reference[np.isfinite(reference)]) if reference.dtype.kind == "f" else np.zeros(0)
-        atol = _ATOL * float(finite.max(initial=0.0))
-        found = compare_outputs({name: got[name]}, {name: reference}, rtol=_RTOL, atol=atol)
+        atol = GRAPH_OPTIMIZATION_ATOL * float(finite.max(initial=0.0))
+        found = compare_outputs({name: got[name]}, {name: reference}, rtol=GRAPH_OPTIMIZATION_RTOL, atol=atol)
         if not found.agrees:
             told = "; ".join((*found.structural_problems, *found.numeric_problems))
             raise RecipeError(f"the result answers otherwise than its source on random {shapes}: {told}")

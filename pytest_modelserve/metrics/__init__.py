@@ -39,14 +39,14 @@ from pytest_modelserve.metrics.signal_quality import (
     top1_agreement,
     top1_matches,
 )
-from pytest_modelserve.metrics.tolerance import Floor, floors
+from pytest_modelserve.metrics.tolerance import CalibratedTolerance, calibrate_tolerances
 
 __all__ = [
+    "CalibratedTolerance",
     "ClassRows",
     "Decoded",
     "Decoding",
     "Disagreement",
-    "Floor",
     "Loss",
     "MarginAgreement",
     "OutputComparison",
@@ -57,6 +57,7 @@ __all__ = [
     "Tolerance",
     "accuracy",
     "agreement_by_margin",
+    "calibrate_tolerances",
     "check_tolerances",
     "class_labels",
     "class_pairs",
@@ -66,7 +67,6 @@ __all__ = [
     "decision_margins",
     "decode",
     "dtype_name",
-    "floors",
     "join_comparisons",
     "kind_of",
     "kl_divergences",

@@ -257,7 +257,7 @@ def _finite_sqnr_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
 
 
 @dataclass(slots=True)
-class Kept:
+class RowSignalQuality:
     """The powers of the signal and of the noise of one output, row by row."""
 
     signals: list[NDArray[np.float64]] = field(default_factory=list)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.metrics import (
-    Floor,
+    CalibratedTolerance,
     OutputComparison,
     Tolerance,
+    calibrate_tolerances,
     check_tolerances,
     compare_outputs,
-    floors,
     join_comparisons,
     pair_outputs,
 )
-from pytest_modelserve.metrics.tolerance import FACTOR, STEPS
+from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
 from pytest_modelserve.parity.failing_inputs import Failing, FailingTold, tell_failing, worst_row
 from pytest_modelserve.serving.inputs import Inputs, batch_rows, batches_of, some_rows
@@ -41,7 +41,7 @@ done in seconds."""
 class Calibration:
     """Tolerances for every real output, and how they were found."""
 
-    floors: tuple[Floor, ...]
+    floors: tuple[CalibratedTolerance, ...]
     reruns: tuple[str, ...]
 
     @property
@@ -58,8 +58,8 @@ class Calibration:
         """How an error is judged, in words."""
         how = " and ".join(self.reruns)
         return (
-            f"tolerance calibrated: {FACTOR:g} × what the reference's own answers move when it is run {how}, at least "
-            f"{STEPS} steps of the dtype, relative to the output's scale plus the element"
+            f"tolerance calibrated: {RERUN_FACTOR:g} × what the reference's own answers move when it is run {how}, at "
+            f"least {OUTPUT_PARITY_EPSILONS} steps of the dtype, relative to the output's scale plus the element"
         )
 
     @property
@@ -96,14 +96,14 @@ def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
     if batch_rows(sample) is None:
         reruns.pop("row by row", None)
     again = {how: outputs for how, run in reruns.items() if (outputs := run(sample)) is not None}
-    found = floors(answers, again)
+    found = calibrate_tolerances(answers, again)
     for floor in found:
         if not floor.is_rounding:
             raise UsageError(_not_rounding(reference, floor))
     return Calibration(found, tuple(again))
 
 
-def _told(floor: Floor) -> str:
+def _told(floor: CalibratedTolerance) -> str:
     moved = ", ".join(f"{difference:.3g} {how}" for how, difference in floor.differences.items())
     return (
         f"output {floor.output!r}: the floor is {floor.relative:.3g} of its scale {floor.scale:.3g}; the reference "
@@ -111,7 +111,7 @@ def _told(floor: Floor) -> str:
     )
 
 
-def _not_rounding(reference: Predictor, floor: Floor) -> str:
+def _not_rounding(reference: Predictor, floor: CalibratedTolerance) -> str:
     how = max(floor.differences, key=lambda name: floor.differences[name])
     return (
         f"output {floor.output!r} of {reference.subject} moves by {floor.observed:.3g} of its scale when it is run "

@@ -23,7 +23,7 @@ from pytest_modelserve.evidence import (
     levels_for,
 )
 from pytest_modelserve.metrics import Decoded, Decoding, decode as decoded
-from pytest_modelserve.metrics.tolerance import chosen
+from pytest_modelserve.metrics.tolerance import select_output
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.batched_predictor import Rows, rows_of
 from pytest_modelserve.robustness.coordinates import Feed, row_count
@@ -248,7 +248,7 @@ def _check_draws(transform: Transform, draws: int) -> bool:
 
 
 def _labels(rows: Rows, feed: Feed, output: str | None, decode: Decoding) -> Decoded:
-    outputs = chosen(rows.predict(feed), output)
+    outputs = select_output(rows.predict(feed), output)
     if len(outputs) != 1:
         raise UsageError(f"the model has {len(outputs)} outputs: say which one decides by output=")
     return decoded(next(iter(outputs.values())), decode)

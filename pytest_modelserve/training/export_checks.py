@@ -19,6 +19,7 @@ from pytest_modelserve.errors import (
     UnsupportedOperatorError,
 )
 from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.metrics.tolerance import EXPORT_EPSILONS, EXPORT_INPUT_EPSILONS, EXPORT_MOVE_FACTOR
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.training.export_errors import innermost_line
 from pytest_modelserve.training.export_request import Tracing
@@ -116,13 +117,6 @@ _KINDS: tuple[tuple[str, Kind, Callable[[Array], Any]], ...] = (
 
 Outputs = Mapping[str, NDArray[Any]]
 
-# Sums are rounded in another order than torch's. Measured on eight families of models (MLP to Transformer), the
-# largest difference was 2 roundings (2e-7 for float32) of the largest value; 256 leave room for deep models, and are a
-# thousandth of what reduced precision does.
-_TOLERATED_ROUNDINGS = 256
-# The inputs are moved by 16 roundings to see how much an answer owes to them; 16 times that makes as many as above.
-_TOLERATED_MOVES = 16
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
@@ -178,7 +172,7 @@ def where_free(label: str, tracing: Tracing) -> str:
 def _disagreement(probe: Probe, told: str, tracing: Tracing, *, reshaped: bool) -> ExportError:
     message = (
         f"the exported model (candidate) answers otherwise than eager torch (reference) at {probe}: {told}; tolerated "
-        f"are {_TOLERATED_ROUNDINGS} roundings of the largest value"
+        f"are {EXPORT_EPSILONS} roundings of the largest value"
     )
     if probe.kind is not None:
         return ExportError(f"{message}. What to do: {probe.kind.advice}")
@@ -197,13 +191,13 @@ def _tolerance(expected: NDArray[Any], usual: float) -> float:
     if expected.dtype.kind != "f":
         return 0.0
     largest = max(usual, _largest(expected))
-    return _TOLERATED_ROUNDINGS * float(np.finfo(expected.dtype).eps) * (largest or 1.0)
+    return EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0)
 
 
 def _own_motion(name: str, probe: Probe) -> float:
     if name not in probe.shifted or probe.expected[name].dtype.kind != "f":
         return 0.0
-    return _TOLERATED_MOVES * _largest(probe.shifted[name] - probe.expected[name])
+    return EXPORT_MOVE_FACTOR * _largest(probe.shifted[name] - probe.expected[name])
 
 
 def _compared(name: str, probe: Probe) -> NDArray[Any]:
@@ -319,8 +313,6 @@ def _dim(dim: int | str | None) -> str:
 Feed = Mapping[str, NDArray[Any]]
 
 _BATCH_SIZES = (1, 3, 5)
-# See `check_agreement`. A sum of n products is off by about sqrt(n) roundings: 16 stand for layers of a few hundred.
-_MOVED_ROUNDINGS = 16
 
 
 def check_off_trace(candidate: Predictor, reference: Predictor, tracing: Tracing) -> tuple[Probe, ...]:
@@ -426,7 +418,7 @@ def _moved(inputs: Feed) -> dict[str, NDArray[Any]]:
     moved = {}
     for name, array in inputs.items():
         if array.dtype.kind == "f":
-            roundings = rng.choice((-_MOVED_ROUNDINGS, _MOVED_ROUNDINGS), size=array.shape)
+            roundings = rng.choice((-EXPORT_INPUT_EPSILONS, EXPORT_INPUT_EPSILONS), size=array.shape)
             array = (array * (1 + roundings * float(np.finfo(array.dtype).eps))).astype(array.dtype)
         moved[name] = array
     return moved

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.metrics.signal_quality import Kept, worst_sqnr_db
+from pytest_modelserve.metrics.signal_quality import RowSignalQuality, worst_sqnr_db
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((65, 20))
 
 
 def kept(candidate, reference):
-    found = Kept()
+    found = RowSignalQuality()
     found.add(np.asarray(candidate, np.float32), np.asarray(reference, np.float32))
     return found.sqnr_db
 
@@ -43,7 +43,7 @@ def test_noise_in_most_rows_and_as_a_whole_is_found():
 
 
 def test_batches_add_up_to_one():
-    found = Kept()
+    found = RowSignalQuality()
     for part in (slice(0, 1), slice(1, 40), slice(40, None)):
         found.add(ROWS[part] + 0.01, ROWS[part])
     assert found.sqnr_db == pytest.approx(kept(ROWS + 0.01, ROWS), abs=1e-3)
@@ -58,7 +58,7 @@ def test_what_is_not_finite_counts_by_whose_it_is():
 
 def test_no_signal_has_nothing_to_keep():
     assert kept(ROWS, np.zeros_like(ROWS)) == np.inf
-    assert Kept().sqnr_db == np.inf
+    assert RowSignalQuality().sqnr_db == np.inf
 
 
 def test_output_without_rows_is_one():

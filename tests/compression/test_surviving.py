@@ -117,7 +117,9 @@ def test_rows_are_read_until_there_are_enough(masked, refusal, rows, monkeypatch
     from pytest_modelserve.compression import static_quantization as surviving
 
     added = []
-    monkeypatch.setattr(surviving.Kept, "add", lambda self, candidate, reference: added.append(len(reference)))
+    monkeypatch.setattr(
+        surviving.RowSignalQuality, "add", lambda self, candidate, reference: added.append(len(reference))
+    )
     source = masked(-30)
     for cut, expected in ((np.split(rows, 80), [1] * 64), (np.split(rows, 2), [40, 40]), ([rows], [80])):
         added.clear()

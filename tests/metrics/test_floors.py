@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.metrics import floors
-from pytest_modelserve.metrics.tolerance import FACTOR, STEPS
+from pytest_modelserve.metrics import calibrate_tolerances
+from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 
 Y = np.array([[1.0, -8.0], [2.0, 0.5]], np.float32)
 
 
 def floor_of(again, array=Y):
-    (found,) = floors({"y": array}, {"again": {"y": again}})
+    (found,) = calibrate_tolerances({"y": array}, {"again": {"y": again}})
     return found
 
 
@@ -20,19 +20,19 @@ def test_the_floor_is_a_multiple_of_the_largest_difference_relative_to_the_scale
     found = floor_of(Y + np.array([[0, 1e-3], [-2e-3, 0]]))
     assert (found.scale, found.dtype) == (8.0, "float32")
     assert found.differences["again"] == pytest.approx(2e-3, rel=1e-6)
-    assert found.relative == pytest.approx(FACTOR * 2e-3 / 8)
+    assert found.relative == pytest.approx(RERUN_FACTOR * 2e-3 / 8)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
 def test_runs_that_agree_to_the_bit_leave_a_few_steps_of_the_dtype(dtype):
     found = floor_of(Y.astype(dtype), Y.astype(dtype))
     assert found.observed == 0
-    assert found.relative == STEPS * float(ml_dtypes.finfo(dtype).eps)
+    assert found.relative == OUTPUT_PARITY_EPSILONS * float(ml_dtypes.finfo(dtype).eps)
 
 
 def test_the_worst_of_several_reruns_counts():
-    (found,) = floors({"y": Y}, {"a": {"y": Y + 1e-3}, "b": {"y": Y + 4e-3}})
-    assert found.relative == pytest.approx(FACTOR * 4e-3 / 8, rel=1e-3)
+    (found,) = calibrate_tolerances({"y": Y}, {"a": {"y": Y + 1e-3}, "b": {"y": Y + 4e-3}})
+    assert found.relative == pytest.approx(RERUN_FACTOR * 4e-3 / 8, rel=1e-3)
 
 
 def test_elements_that_are_not_finite_count_for_nothing():
@@ -47,7 +47,7 @@ def test_an_output_of_zeros_has_no_scale_and_no_difference():
 
 
 def test_integers_and_text_have_no_floor():
-    assert floors({"a": np.arange(3), "b": np.array(["x"], object)}, {}) == ()
+    assert calibrate_tolerances({"a": np.arange(3), "b": np.array(["x"], object)}, {}) == ()
 
 
 def test_what_moves_half_of_the_digits_is_not_rounding():

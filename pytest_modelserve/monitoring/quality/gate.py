@@ -321,8 +321,9 @@ def measure_data_quality(
     FAIL: a rate is significantly above what rows like the profile's show, within `alpha` over all of them (Holm;
     Fisher's exact test for all but the range, for which orders are counted, and for new and lost categories, Chernoff's
     bound), and seen above `max_share`. PASS: the upper 95 % bound of every rate is at most `max_share`
-    (`rate_increase_bound`: it allows for what the profile's rows leave uncertain, and is the exact bound of a share where the
-    profile's is 0; of lost categories that of the largest one, and none of repeated values). Else INCONCLUSIVE, with
+    (`rate_increase_bound`: it allows for what the profile's rows leave uncertain, and is the exact bound of a share
+    where the profile's is 0; of lost categories that of the largest one, and none of repeated values). Else
+    INCONCLUSIVE, with
     the rows that would do.
 
     Assumes independent rows, or blocks of `profile.block`: n rows then count as n/block. `name` is what the data are

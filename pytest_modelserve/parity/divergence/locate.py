@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from pytest_modelserve._onnx.sessions import Values, answers, session_of
 from pytest_modelserve.errors import InputError
+from pytest_modelserve.metrics.tolerance import OTHER_KERNEL_EPSILONS, SAME_KERNEL_EPSILONS, WHOLE_GRAPH_EPSILONS
 from pytest_modelserve.parity.divergence.precision import (
-    OTHER_KERNEL_STEPS,
-    SAME_KERNEL_STEPS,
-    WHOLE_GRAPH_STEPS,
     Gap,
     epsilon,
     error_steps,
@@ -191,7 +189,7 @@ def _local(batch: Batch, each: Made, stretches: Stretches) -> Divergence | None:
             return None
         blame = blamed(pair.candidate, pair.reference, pair.points, each.point)
         return _divergence(pair, each.point, blame, Gap(None, None, None, each.candidate), "operator")
-    found = gap(each.candidate, each.reference, pair.precision, steps=SAME_KERNEL_STEPS)
+    found = gap(each.candidate, each.reference, pair.precision, steps=SAME_KERNEL_EPSILONS)
     if found is None:
         return None
     blame = blamed(pair.candidate, pair.reference, pair.points, each.point)
@@ -207,7 +205,7 @@ def _local(batch: Batch, each: Made, stretches: Stretches) -> Divergence | None:
 def _beyond_rounding(batch: Batch, each: Made, stretches: Stretches) -> Gap | None:
     """The gap of a stretch that is written otherwise, where neither its rounding nor a clash of names explains it."""
     assert not isinstance(each.candidate, str)
-    allowed = OTHER_KERNEL_STEPS + _ROUNDINGS * error_steps(batch.rounded(each.point), each.reference)
+    allowed = OTHER_KERNEL_EPSILONS + _ROUNDINGS * error_steps(batch.rounded(each.point), each.reference)
     found = gap(each.candidate, each.reference, "same", steps=allowed)
     is_gross = found is not None and (
         bool(found.problem) or found.multiple * allowed * epsilon(each.reference) > _GROSS
@@ -221,7 +219,7 @@ def _answers_agree(stretches: Stretches) -> bool:
     Exporters number their tensors, and a number that one graph left out shifts all that follow.
     """
     ends = (stretches.candidate_ends, stretches.reference_ends)
-    return _gap_of_ends(stretches.pair, *ends, steps=OTHER_KERNEL_STEPS) is None
+    return _gap_of_ends(stretches.pair, *ends, steps=OTHER_KERNEL_EPSILONS) is None
 
 
 def _on_the_way(pair: Pair, stretches: Stretches) -> Divergence | None:
@@ -232,7 +230,9 @@ def _on_the_way(pair: Pair, stretches: Stretches) -> Divergence | None:
         names = [point.candidate for point in batch.points]
         ours = answers(marked_session(pair.candidate, names), pair.candidate_feed, names)
         for point in batch.points:
-            found = gap(ours[point.candidate], batch.values[point.reference], pair.precision, steps=WHOLE_GRAPH_STEPS)
+            found = gap(
+                ours[point.candidate], batch.values[point.reference], pair.precision, steps=WHOLE_GRAPH_EPSILONS
+            )
             if found is not None:
                 blame = blamed(pair.candidate, pair.reference, pair.points, point)
                 return _divergence(pair, point, blame, found, "on the way")
@@ -263,7 +263,7 @@ def _optimised_ends(graph: Graph, feed: Mapping[str, NDArray[Any]]) -> Values | 
 
 
 def _gap_of_ends(
-    pair: Pair, ours: Values | None, theirs: Values | None, *, steps: int = WHOLE_GRAPH_STEPS
+    pair: Pair, ours: Values | None, theirs: Values | None, *, steps: int = WHOLE_GRAPH_EPSILONS
 ) -> tuple[str, Gap] | None:
     """The first answer that is off by more than `steps`, by default what a whole graph's rounding explains."""
     if ours is None or theirs is None:
@@ -375,13 +375,13 @@ def fault_origin(candidate: Model, eager: Predictor, inputs: Inputs) -> Origin:
 def _told_origin(candidate: Outputs, reference: Outputs) -> str:
     """A sentence on the first output that differs beyond rounding, or ""."""
     from pytest_modelserve.metrics import pair_outputs
-    from pytest_modelserve.parity.divergence.precision import WHOLE_GRAPH_STEPS, gap
+    from pytest_modelserve.parity.divergence.precision import gap
 
     found = pair_outputs(candidate, reference)
     for name, expected in reference.items():
         if name not in found:
             return f"output {name!r} is missing"
-        worst = gap(found[name], expected, "same", steps=WHOLE_GRAPH_STEPS)
+        worst = gap(found[name], expected, "same", steps=WHOLE_GRAPH_EPSILONS)
         if worst is not None:
             where = f" at {list(worst.index)}" if worst.index is not None else ""
             values = f"{worst.candidate:.7g}, not {worst.reference:.7g}" if where else ""

@@ -11,26 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.metrics import TensorComparison, compare_outputs, signal_to_quantization_noise_db
+from pytest_modelserve.metrics.tolerance import MIN_SQNR_DB, SAME_KERNEL_EPSILONS
 from pytest_modelserve.parity.divergence.computation_graph import Graph
 
 if TYPE_CHECKING:
     from pytest_modelserve.parity.divergence.computation_graph import Graph
-
-
-# A kernel that is run twice gives the same bits; what a caller's layout or padding may change are the last few.
-SAME_KERNEL_STEPS = 16
-
-
-# Another order of summation over some thousand terms, or one operator written as several.
-OTHER_KERNEL_STEPS = 128
-
-
-# What such differences may grow to on their way through a graph.
-WHOLE_GRAPH_STEPS = 2048
-
-
-# The floors that the field holds a whole model to: one operator alone loses less than that, unless it is broken.
-FLOORS_DB = {"float16": 55.0, "int8": 25.0, "int4": 18.0}
 
 
 # Masks are written as the least number of a type, or as -inf: how little does not matter.
@@ -85,7 +70,7 @@ def gap(candidate: NDArray[Any], reference: NDArray[Any], precision: Precision, 
     """
     is_float = candidate.dtype.kind == reference.dtype.kind == "f"
     if precision != "same" and is_float and candidate.shape == reference.shape:
-        return _noise(candidate, reference, FLOORS_DB[precision])
+        return _noise(candidate, reference, MIN_SQNR_DB[precision])
     tensor = _compared(candidate, reference, steps)
     problem = "; ".join(_problems(tensor, allow_dtype=precision != "same"))
     if problem:
@@ -96,7 +81,7 @@ def gap(candidate: NDArray[Any], reference: NDArray[Any], precision: Precision, 
         return Gap(place.index, place.candidate, place.reference, problem)
     if not tensor.beyond or tensor.worst is None:
         return None
-    if _is_one_step(candidate, reference) and steps > SAME_KERNEL_STEPS:
+    if _is_one_step(candidate, reference) and steps > SAME_KERNEL_EPSILONS:
         return None
     return Gap(
         tensor.worst.index, tensor.worst.candidate, tensor.worst.reference, multiple=tensor.worst_multiple or math.inf

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, load_model, open_artifact
 from pytest_modelserve.errors import UsageError
+from pytest_modelserve.metrics.tolerance import RECOMPUTED_WEIGHT_EPSILONS
 from pytest_modelserve.parity.divergence.computation_graph import (
     Contents,
     Fingerprints,
@@ -158,10 +159,6 @@ def _original(node: onnx.NodeProto, candidate: Graph, reference: Graph) -> str:
 # What is different between two nodes: operator, attributes, wiring and stored weights, in sentences.
 
 
-# Weights that were computed once more (folded, say) differ in their last bits.
-_ROUNDED_STEPS = 4
-
-
 def named(node: onnx.NodeProto) -> str:
     """`Gemm 'node_linear'`; a node without a name is called by what it makes."""
     return f"{node.op_type} {name_of(node)!r}"
@@ -258,7 +255,9 @@ def _weights(what: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Iterator[st
 def _values(what: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Iterator[str]:
     if ours.dtype.kind in "fiub" and theirs.dtype.kind in "fiub":
         error = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-        allowed = _ROUNDED_STEPS * epsilon(ours, theirs) * largest(theirs) if theirs.dtype.kind == "f" else 0.0
+        allowed = (
+            RECOMPUTED_WEIGHT_EPSILONS * epsilon(ours, theirs) * largest(theirs) if theirs.dtype.kind == "f" else 0.0
+        )
         differ = ~(error <= allowed) & ~(np.isnan(ours) & np.isnan(theirs)) & (ours != theirs)
     else:
         error = differ = np.asarray(ours != theirs)

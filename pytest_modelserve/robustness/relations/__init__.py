@@ -1,6 +1,6 @@
 """Statements about a model that need no labels: each is a frozen value with a definition and a batched check."""
 
-from pytest_modelserve.metrics.tolerance import Tolerance
+from pytest_modelserve.metrics.tolerance import RoundingTolerance
 from pytest_modelserve.robustness.relations.base import OwnRelation, Relation, Violations, relation
 from pytest_modelserve.robustness.relations.feature_effects import (
     Directional,
@@ -61,11 +61,11 @@ __all__ = [
     "OwnRelation",
     "PaddingInvariance",
     "Relation",
+    "RoundingTolerance",
     "RowPermutation",
     "Scaling",
     "SetPermutation",
     "Simplex",
-    "Tolerance",
     "UnitChange",
     "Violations",
     "agreement",

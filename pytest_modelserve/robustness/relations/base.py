@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import kind_of
-from pytest_modelserve.metrics.tolerance import Apart, Tolerance, apart, chosen, decisions_apart
+from pytest_modelserve.metrics.tolerance import (
+    OutputDifferences,
+    RoundingTolerance,
+    decision_differences,
+    output_differences,
+    select_output,
+)
 from pytest_modelserve.robustness.batched_predictor import Answering
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
 
@@ -89,7 +95,7 @@ def element_of(outputs: Feed, output: str | None, element: int | None) -> tuple[
 
     UsageError where several outputs, or several numbers a row, leave open which is meant, and for what has no order.
     """
-    found = chosen(outputs, output)
+    found = select_output(outputs, output)
     if len(found) != 1:
         raise UsageError(f"the model has {len(found)} outputs: say which one by output=")
     ((name, array),) = found.items()
@@ -103,11 +109,11 @@ def element_of(outputs: Feed, output: str | None, element: int | None) -> tuple[
     return name, numbers[:, element or 0]
 
 
-def element_room(tolerance: Tolerance, answers: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
+def element_room(tolerance: RoundingTolerance, answers: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
     """What is tolerated of each of some numbers, in their shape."""
     if kind_of(answers.dtype) != "real":
         return np.full(answers.shape, 0.5)  # whole numbers move by one or not at all
-    return tolerance.room(answers.reshape(-1, 1), magnitude).reshape(answers.shape)
+    return tolerance.absolute(answers.reshape(-1, 1), magnitude).reshape(answers.shape)
 
 
 # Which coordinates of a row a relation is about, and rows in which they have other values.
@@ -163,7 +169,7 @@ def with_columns(rows: Feed, name: str, columns: NDArray[np.intp], values: NDArr
 # Rows beside variants of themselves that are to have the same answer, or the same decision.
 
 
-def farthest(several: Sequence[Apart], found: Sequence[str], expected: str) -> Violations:
+def farthest(several: Sequence[OutputDifferences], found: Sequence[str], expected: str) -> Violations:
     """The rows in which one of several comparisons lies too far apart, told of the one that does so most.
 
     `found` says of each comparison where its answers come from, `expected` where those come from that they should be.
@@ -178,7 +184,7 @@ def farthest(several: Sequence[Apart], found: Sequence[str], expected: str) -> V
 
 
 def compared_variants(
-    tolerance: Tolerance,
+    tolerance: RoundingTolerance,
     output: str | None,
     decision: bool,
     predictor: Answering,
@@ -190,14 +196,14 @@ def compared_variants(
 ) -> Violations:
     """The rows for which one of the variants, all asked in one call, has another answer or another decision."""
     count = row_count(rows)
-    answers = chosen(predictor.predict(joined([rows, *variants])), output)
+    answers = select_output(predictor.predict(joined([rows, *variants])), output)
     expected = taken(answers, slice(0, count))
     magnitudes = predictor.magnitudes(base)
     found = [taken(answers, slice(begin, begin + count)) for begin in range(count, count * (len(variants) + 1), count)]
     excess: NDArray[Any]
     if decision:
         name = _only(answers)
-        scores = [decisions_apart(part[name], expected[name], tolerance, magnitudes[name]) for part in found]
+        scores = [decision_differences(part[name], expected[name], tolerance, magnitudes[name]) for part in found]
         excess = np.array(scores)
 
         def told(row: int) -> str:
@@ -205,7 +211,9 @@ def compared_variants(
             here, there = _decided(found[worst][name][row]), _decided(expected[name][row])
             return f"output {name!r} decides for {here} {words[worst]} and for {there} as it stands"
     else:
-        return farthest([apart(part, expected, tolerance, magnitudes) for part in found], words, "as it stands")
+        return farthest(
+            [output_differences(part, expected, tolerance, magnitudes) for part in found], words, "as it stands"
+        )
 
     return Violations.beyond(excess.max(axis=0), told)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import kind_of
-from pytest_modelserve.metrics.tolerance import Tolerance
+from pytest_modelserve.metrics.tolerance import RoundingTolerance
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count
 from pytest_modelserve.robustness.domains import as_dtype
 from pytest_modelserve.robustness.relations.base import (
@@ -43,7 +43,7 @@ class Monotone:
     feature: Feature
     direction: Direction
     element: int | None
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     output: str | None
     unit: Literal["row", "batch"] = "row"
@@ -112,7 +112,7 @@ def monotone(
     (held,) = as_features((feature,))
     if direction not in get_args(Direction):
         raise UsageError(unknown_choice("direction", direction, get_args(Direction)))
-    return Monotone(held, direction, element, Tolerance.of(rtol, atol), input, output)
+    return Monotone(held, direction, element, RoundingTolerance.of(rtol, atol), input, output)
 
 
 # Answers that move up or down with a feature, and by how much.
@@ -131,7 +131,7 @@ class Directional:
     at_least: float
     at_most: float
     element: int | None
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     output: str | None
     unit: Literal["row", "batch"] = "row"
@@ -207,7 +207,15 @@ def directional(
     if not (math.isfinite(at_least) and 0 <= at_least <= at_most):
         raise UsageError(f"at_least and at_most are moves from 0 on, in this order, not {at_least} and {at_most}")
     return Directional(
-        held, float(by), moves, float(at_least), float(at_most), element, Tolerance.of(rtol, atol), input, output
+        held,
+        float(by),
+        moves,
+        float(at_least),
+        float(at_most),
+        element,
+        RoundingTolerance.of(rtol, atol),
+        input,
+        output,
     )
 
 
@@ -221,7 +229,7 @@ class InvariantTo:
     features: tuple[Feature, ...]
     draws: int
     decision: bool
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     output: str | None
     unit: Literal["row", "batch"] = "row"
@@ -284,7 +292,7 @@ class LocalStability:
         if not names or any(kind_of(candidates[name].dtype) != "real" for name in names):
             raise UsageError("local stability is about real inputs, and the model has none of them")
         variants = [self._moved(candidates, names, draw) for draw in range(self.draws)]
-        tolerance = Tolerance() if self.max_change is None else Tolerance(0.0, self.max_change)
+        tolerance = RoundingTolerance() if self.max_change is None else RoundingTolerance(0.0, self.max_change)
         return compared_variants(
             tolerance, self.output, self.max_change is None, predictor, candidates, variants, base,
             words=[f"{self.eps:g} away (direction {draw})" for draw in range(self.draws)],
@@ -320,7 +328,7 @@ def invariant_to(
     """
     if draws < 2:
         raise UsageError(f"draws is a whole number of at least 2, not {draws}")
-    return InvariantTo(as_features(features), draws, decision, Tolerance.of(rtol, atol), input, output)
+    return InvariantTo(as_features(features), draws, decision, RoundingTolerance.of(rtol, atol), input, output)
 
 
 def local_stability(

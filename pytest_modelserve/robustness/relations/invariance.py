@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import pair_outputs
-from pytest_modelserve.metrics.tolerance import Tolerance, apart, chosen, decisions_apart
+from pytest_modelserve.metrics.tolerance import (
+    RoundingTolerance,
+    decision_differences,
+    output_differences,
+    select_output,
+)
 from pytest_modelserve.robustness.batched_predictor import Answering, magnitude
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
 from pytest_modelserve.robustness.relations.base import Violations, farthest
@@ -27,7 +32,7 @@ class Agreement:
 
     other: Predictor
     decision: bool
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     output: str | None
     name: str = "agreement"
     unit: Literal["row", "batch"] = "row"
@@ -40,7 +45,7 @@ class Agreement:
 
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows the other model answers otherwise."""
-        expected = chosen(predictor.alike(self.other).predict(candidates), self.output)
+        expected = select_output(predictor.alike(self.other).predict(candidates), self.output)
         found = pair_outputs(predictor.predict(candidates), expected)
         if missing := [name for name in expected if name not in found]:
             raise UsageError(f"{predictor.subject} has no output {missing[0]!r}, which {self.other.subject} has")
@@ -49,10 +54,12 @@ class Agreement:
             if len(expected) != 1:
                 raise UsageError(f"the models have {len(expected)} outputs: say which one decides by output=")
             ((name, scores),) = expected.items()
-            excess = decisions_apart(found[name], scores, self.tolerance, sizes[name])
+            excess = decision_differences(found[name], scores, self.tolerance, sizes[name])
         else:
-            excess = apart({name: found[name] for name in expected}, expected, self.tolerance, sizes).excess
-        compared = apart({name: found[name] for name in expected}, expected, self.tolerance, sizes)
+            excess = output_differences(
+                {name: found[name] for name in expected}, expected, self.tolerance, sizes
+            ).excess
+        compared = output_differences({name: found[name] for name in expected}, expected, self.tolerance, sizes)
         words = f"by {predictor.subject}", f"by {self.other.subject}"
         return Violations.beyond(excess, lambda row: compared.sentence(row, *words))
 
@@ -71,7 +78,7 @@ def agreement(
     quantised model does not: ask that one for `decision=True`, where scores within the tolerance of each other are a
     tie.
     """
-    return Agreement(other, decision, Tolerance.of(rtol, atol), output)
+    return Agreement(other, decision, RoundingTolerance.of(rtol, atol), output)
 
 
 # A row's answer is its own: it depends neither on the rows beside it nor on their order.
@@ -81,7 +88,7 @@ def agreement(
 class BatchInvariance:
     """See `batch_invariance`."""
 
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     output: str | None
     name: str = "batch invariance"
     unit: Literal["row", "batch"] = "batch"
@@ -93,10 +100,12 @@ class BatchInvariance:
 
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows of one batch are answered otherwise alone."""
-        together = chosen(predictor.predict(candidates), self.output)
+        together = select_output(predictor.predict(candidates), self.output)
         rows = range(row_count(candidates))
-        alone = chosen(joined([predictor.predict(taken(candidates, slice(i, i + 1))) for i in rows]), self.output)
-        found = apart(together, alone, self.tolerance, predictor.magnitudes(base))
+        alone = select_output(
+            joined([predictor.predict(taken(candidates, slice(i, i + 1))) for i in rows]), self.output
+        )
+        found = output_differences(together, alone, self.tolerance, predictor.magnitudes(base))
         beside = f"in a batch of {len(rows)}"
         return Violations.beyond(found.excess, lambda row: found.sentence(row, beside, "alone"))
 
@@ -105,7 +114,7 @@ class BatchInvariance:
 class RowPermutation:
     """See `row_permutation`."""
 
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     output: str | None
     name: str = "row permutation"
     unit: Literal["row", "batch"] = "batch"
@@ -118,13 +127,13 @@ class RowPermutation:
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows of one batch are answered otherwise when the batch is reversed, or turned by one."""
         count = row_count(candidates)
-        expected = chosen(predictor.predict(candidates), self.output)
+        expected = select_output(predictor.predict(candidates), self.output)
         orders = (np.arange(count)[::-1], np.roll(np.arange(count), 1))
         several = []
         for order in orders:
-            answers = chosen(predictor.predict(taken(candidates, order)), self.output)
+            answers = select_output(predictor.predict(taken(candidates, order)), self.output)
             back = taken(answers, np.argsort(order))
-            several.append(apart(back, expected, self.tolerance, predictor.magnitudes(base)))
+            several.append(output_differences(back, expected, self.tolerance, predictor.magnitudes(base)))
         return farthest(several, ("reversed", "turned by one place"), "in this order")
 
 
@@ -138,7 +147,7 @@ def batch_invariance(
     that of the batch. Without `rtol` and `atol` the tolerance is the room for rounding: other batch sizes take other
     kernels. Of `output` alone, or of all.
     """
-    return BatchInvariance(Tolerance.of(rtol, atol), output)
+    return BatchInvariance(RoundingTolerance.of(rtol, atol), output)
 
 
 def row_permutation(
@@ -150,7 +159,7 @@ def row_permutation(
     place for a feature: a mixed-up reshape, a state that is carried from row to row. Tolerance as in
     `batch_invariance`.
     """
-    return RowPermutation(Tolerance.of(rtol, atol), output)
+    return RowPermutation(RoundingTolerance.of(rtol, atol), output)
 
 
 # The same inputs have the same answers: asked again, in another session, on other numbers of threads.
@@ -163,8 +172,8 @@ class Determinism:
     repeats: int
     new_session: bool
     threads: tuple[int, ...]
-    again: Tolerance
-    threaded: Tolerance
+    again: RoundingTolerance
+    threaded: RoundingTolerance
     output: str | None
     name: str = "determinism"
     unit: Literal["row", "batch"] = "row"
@@ -180,7 +189,7 @@ class Determinism:
 
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows get another answer when they are asked again."""
-        first = chosen(predictor.predict(candidates), self.output)
+        first = select_output(predictor.predict(candidates), self.output)
         asked = [(predictor, "when asked again", self.again)] * self.repeats
         if self.new_session:
             asked.append((predictor.again(), "in a new session", self.again))
@@ -189,7 +198,7 @@ class Determinism:
             asked.append((predictor.again(threads=count), f"on {threads}", self.threaded))
         magnitudes = predictor.magnitudes(base) if self.threads else {}
         several = [
-            apart(chosen(other.predict(candidates), self.output), first, tolerance, magnitudes)
+            output_differences(select_output(other.predict(candidates), self.output), first, tolerance, magnitudes)
             for other, _, tolerance in asked
         ]
         return farthest(several, [words for _, words, _ in asked], "at first")
@@ -219,12 +228,12 @@ def determinism(
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise UsageError(f"threads holds whole numbers of at least 1, not {count!r}")
-    given = Tolerance.of(rtol, atol)
-    exact = Tolerance(steps=0) if rtol is None else given
+    given = RoundingTolerance.of(rtol, atol)
+    exact = RoundingTolerance(steps=0) if rtol is None else given
     return Determinism(repeats, new_session, counts, exact, given, output)
 
 
-def _within(tolerance: Tolerance) -> str:
+def _within(tolerance: RoundingTolerance) -> str:
     return "bit for bit" if tolerance.steps == 0 else f"within {tolerance}"
 
 
@@ -242,7 +251,7 @@ class PaddingInvariance:
     value: float | int | str | tuple[tuple[str, float | int | str], ...]
     axis: int
     by: tuple[int, ...]
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     output: str | None
     name: str = "padding invariance"
     unit: Literal["row", "batch"] = "row"
@@ -255,11 +264,13 @@ class PaddingInvariance:
 
     def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
         """Which rows are answered otherwise when padding follows them."""
-        expected = chosen(predictor.predict(candidates), self.output)
+        expected = select_output(predictor.predict(candidates), self.output)
         several = []
         for steps in self.by:
-            answers = chosen(predictor.predict(self._padded(candidates, steps)), self.output)
-            several.append(apart(_cut(answers, expected, steps), expected, self.tolerance, predictor.magnitudes(base)))
+            answers = select_output(predictor.predict(self._padded(candidates, steps)), self.output)
+            several.append(
+                output_differences(_cut(answers, expected, steps), expected, self.tolerance, predictor.magnitudes(base))
+            )
         return farthest(several, [f"with {steps} more steps of padding" for steps in self.by], "without")
 
     def _padded(self, rows: Feed, steps: int) -> Feed:
@@ -296,7 +307,7 @@ def padding_invariance(
     if not by or min(by) < 1:
         raise UsageError(f"by holds numbers of steps of at least 1, not {by}")
     held = tuple(sorted(value.items())) if isinstance(value, Mapping) else value
-    return PaddingInvariance(held, axis, tuple(by), Tolerance.of(rtol, atol), output)
+    return PaddingInvariance(held, axis, tuple(by), RoundingTolerance.of(rtol, atol), output)
 
 
 def _cut(answers: Feed, expected: Feed, steps: int) -> Feed:
@@ -324,7 +335,7 @@ class SetPermutation:
     answer: SetAnswer
     inputs: tuple[str, ...] | None
     output_axis: int | None
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     output: str | None
     unit: Literal["row", "batch"] = "row"
 
@@ -343,15 +354,15 @@ class SetPermutation:
         """Which rows are answered otherwise when their elements are reversed, or turned by one."""
         axes = self._axes(predictor, candidates)
         count = _common_size(candidates, axes)
-        expected = chosen(predictor.predict(candidates), self.output)
+        expected = select_output(predictor.predict(candidates), self.output)
         back = self._output_axes(predictor, expected, count) if self.answer == "equivariant" else {}
         several = []
         for order in (np.arange(count)[::-1], np.roll(np.arange(count), 1)):
             permuted = {**candidates, **{name: np.take(candidates[name], order, axis) for name, axis in axes.items()}}
-            answers = dict(chosen(predictor.predict(permuted), self.output))
+            answers = dict(select_output(predictor.predict(permuted), self.output))
             for name, axis in back.items():
                 answers[name] = _put_back(answers[name], order, axis, expected[name].shape)
-            several.append(apart(answers, expected, self.tolerance, predictor.magnitudes(base)))
+            several.append(output_differences(answers, expected, self.tolerance, predictor.magnitudes(base)))
         return farthest(several, ("with the elements reversed", "with the elements turned by one"), "in this order")
 
     def _axes(self, predictor: Answering, rows: Feed) -> dict[str, int]:
@@ -421,7 +432,7 @@ def set_permutation(
     names = (inputs,) if isinstance(inputs, str) else None if inputs is None else tuple(inputs)
     if names == ():
         raise UsageError("inputs is empty: name one or more, or leave it out")
-    return SetPermutation(axis, answer, names, output_axis, Tolerance.of(rtol, atol), output)
+    return SetPermutation(axis, answer, names, output_axis, RoundingTolerance.of(rtol, atol), output)
 
 
 def _named(specs: Iterable[TensorSpec], symbol: str) -> dict[str, int]:

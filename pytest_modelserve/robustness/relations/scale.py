@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import kind_of, machine_epsilon
-from pytest_modelserve.metrics.tolerance import Tolerance, apart, chosen
+from pytest_modelserve.metrics.tolerance import RoundingTolerance, output_differences, select_output
 from pytest_modelserve.robustness.domains import as_dtype
 from pytest_modelserve.robustness.relations.base import (
     Feature,
@@ -88,7 +88,7 @@ class Scaling:
     features: tuple[Feature, ...] | None
     degree: float
     decision: bool
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     output: str | None
     unit: Literal["row", "batch"] = "row"
@@ -122,10 +122,12 @@ class Scaling:
             )
         else:
             by = self.factor**self.degree
-            answers = chosen(predictor.predict(candidates), self.output)
+            answers = select_output(predictor.predict(candidates), self.output)
             expected = {name: _times(name, array, by) for name, array in answers.items()}
             sizes = {name: size * abs(by) for name, size in predictor.magnitudes(base).items()}
-            compared = apart(chosen(predictor.predict(scaled), self.output), expected, tolerance, sizes)
+            compared = output_differences(
+                select_output(predictor.predict(scaled), self.output), expected, tolerance, sizes
+            )
             found = farthest([compared], [words], f"as {by:g} times the answer")
         return only_where(fits, found)
 
@@ -161,7 +163,9 @@ def scale_invariant(
     place, a power of two not at all, so the units are those of the input's dtype where it is coarser than the output's.
     Rows whose features leave their dtype are not judged.
     """
-    return Scaling(checked_factor(factor), _features(features), 0.0, decision, Tolerance.of(rtol, atol), input, output)
+    return Scaling(
+        checked_factor(factor), _features(features), 0.0, decision, RoundingTolerance.of(rtol, atol), input, output
+    )
 
 
 def scale_equivariant(
@@ -185,7 +189,13 @@ def scale_equivariant(
     if factor < 0 and degree != int(degree):
         raise UsageError(f"a factor below 0 has no power {degree:g}")
     return Scaling(
-        checked_factor(factor), _features(features), float(degree), False, Tolerance.of(rtol, atol), input, output
+        checked_factor(factor),
+        _features(features),
+        float(degree),
+        False,
+        RoundingTolerance.of(rtol, atol),
+        input,
+        output,
     )
 
 
@@ -211,7 +221,7 @@ class UnitChange:
     offset: float
     declared: Feature
     values: tuple[float | str, float | str]
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     declared_input: str | None
     output: str | None
@@ -275,7 +285,15 @@ def unit_change(
     held, (unit,) = as_features(features), as_features((declared,))
     by = checked_factor(factor) if factor != 1 or not offset else 1.0
     return UnitChange(
-        held, by, float(offset), unit, (values[0], values[1]), Tolerance.of(rtol, atol), input, declared_input, output
+        held,
+        by,
+        float(offset),
+        unit,
+        (values[0], values[1]),
+        RoundingTolerance.of(rtol, atol),
+        input,
+        declared_input,
+        output,
     )
 
 

@@ -14,7 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import Decoding, decode, kind_of, machine_epsilon
 from pytest_modelserve.metrics.elementwise import is_numpys_own
-from pytest_modelserve.metrics.tolerance import STEPS_tolerance as STEPS, Tolerance, apart, chosen
+from pytest_modelserve.metrics.tolerance import (
+    RELATION_EPSILONS,
+    RoundingTolerance,
+    output_differences,
+    select_output,
+)
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
 from pytest_modelserve.robustness.label_stability import Transform, takes_generator, transformed
 from pytest_modelserve.robustness.relations.base import (
@@ -43,7 +48,7 @@ class FiniteOutputs:
 
     def check(self, predictor: Answering, candidates: Feed, _base: Feed) -> Violations:
         """Which rows of finite numbers are answered by something that is not finite."""
-        answers = chosen(predictor.predict(candidates), self.output)
+        answers = select_output(predictor.predict(candidates), self.output)
         asked = finite_rows(candidates)
         bad = asked & ~finite_rows(answers)
         return Violations(bad, None, lambda row: self._told(answers, row))
@@ -73,12 +78,13 @@ class Simplex:
     def definition(self) -> str:
         """What holds."""
         return (
-            f"probabilities along axis {self.axis} lie in [0, 1] and sum to 1, within {STEPS} units in the last place"
+            f"probabilities along axis {self.axis} lie in [0, 1] and sum to 1, within {RELATION_EPSILONS} units in the "
+            "last place"
         )
 
     def check(self, predictor: Answering, candidates: Feed, _base: Feed) -> Violations:
         """Which rows of finite numbers have answers that are no probabilities."""
-        answers = chosen(predictor.predict(candidates), self.output)
+        answers = select_output(predictor.predict(candidates), self.output)
         if len(answers) != 1:
             raise UsageError(f"the model has {len(answers)} outputs: name the probabilities by output=")
         ((name, array),) = answers.items()
@@ -86,7 +92,7 @@ class Simplex:
             raise UsageError(
                 f"output {name!r}, {array.dtype.name}{list(array.shape)}, has no axis {self.axis} of scores"
             )
-        room = STEPS * machine_epsilon(array.dtype.name)
+        room = RELATION_EPSILONS * machine_epsilon(array.dtype.name)
         numbers = array.astype(np.float64)
         total = np.abs(numbers.sum(axis=self.axis) - 1).reshape(len(array), -1).max(axis=1, initial=0.0)
         outside = np.maximum(-numbers, numbers - 1).reshape(len(array), -1).max(axis=1, initial=0.0)
@@ -146,7 +152,7 @@ class MissingValues:
     imputed: tuple[Value, ...] | None
     max_change: float | None
     marker: Value
-    tolerance: Tolerance
+    tolerance: RoundingTolerance
     input: str | None
     output: str | None
     name: str = "missing values"
@@ -170,7 +176,7 @@ class MissingValues:
         filled = [self._with(candidates, name, columns, places, self.imputed) for places in chosen_columns]
         feeds = [candidates, *gone, *(filled if self.imputed is not None else [])]
         count = row_count(candidates)
-        answers = chosen(predictor.predict(joined(feeds)), self.output)
+        answers = select_output(predictor.predict(joined(feeds)), self.output)
         parts = [taken(answers, slice(k * count, (k + 1) * count)) for k in range(len(feeds))]
         words = [f"without features {', '.join(str(self.features[k]) for k in places)}" for places in chosen_columns]
         tolerance = self.tolerance.after_rewriting(candidates[name])  # what stands in is rounded to the input's dtype
@@ -181,7 +187,7 @@ class MissingValues:
         self,
         parts: list[Feed],
         words: list[str],
-        tolerance: Tolerance,
+        tolerance: RoundingTolerance,
         predictor: Answering,
         base: Feed,
         *,
@@ -194,11 +200,11 @@ class MissingValues:
             several.append(np.where(asked & ~finite_rows(found), np.inf, 0.0))
             sources.append(lambda row, found=found, told=told: _not_finite(found, row, told))
             if self.imputed is not None:
-                one = apart(found, parts[1 + len(words) + k], tolerance, predictor.magnitudes(base))
+                one = output_differences(found, parts[1 + len(words) + k], tolerance, predictor.magnitudes(base))
                 several.append(one.excess)
                 sources.append(lambda row, one=one, told=told: one.sentence(row, told, "with what stands in for them"))
             if self.max_change is not None:
-                one = apart(found, parts[0], Tolerance(0.0, self.max_change), {})
+                one = output_differences(found, parts[0], RoundingTolerance(0.0, self.max_change), {})
                 several.append(one.excess)
                 sources.append(lambda row, one=one, told=told: one.sentence(row, told, "as it stands"))
         excess = np.array(several)
@@ -239,7 +245,7 @@ def missing_values(
     values = _imputed(imputed, len(held))
     if max_change is not None and not (math.isfinite(max_change) and max_change >= 0):
         raise UsageError(f"max_change is a number of at least 0, not {max_change}")
-    return MissingValues(held, values, max_change, marker, Tolerance.of(rtol, atol), input, output)
+    return MissingValues(held, values, max_change, marker, RoundingTolerance.of(rtol, atol), input, output)
 
 
 def _imputed(given: Value | Iterable[Value] | None, count: int) -> tuple[Value, ...] | None:
@@ -388,7 +394,7 @@ class MinimumFunctionality:
         return copies
 
     def _labels(self, predictor: Answering, rows: Feed) -> list[Label | None]:
-        outputs = chosen(predictor.predict(rows), self.output)
+        outputs = select_output(predictor.predict(rows), self.output)
         if len(outputs) != 1:
             raise UsageError(f"the model has {len(outputs)} outputs: say which one decides by output=")
         decoded = decode(next(iter(outputs.values())), self.decode)

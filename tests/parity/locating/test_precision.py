@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_modelserve.parity.divergence.precision import OTHER_KERNEL_STEPS, SAME_KERNEL_STEPS, error_steps, gap, scale
+from pytest_modelserve.metrics.tolerance import OTHER_KERNEL_EPSILONS, SAME_KERNEL_EPSILONS
+from pytest_modelserve.parity.divergence.precision import error_steps, gap, scale
 
 ONE = np.float32(1)
 EPS = float(np.finfo(np.float32).eps)
@@ -66,8 +67,8 @@ def test_lower_precision_has_to_keep_a_mask_a_mask(mask: float, left: float) -> 
 def test_eight_bits_may_be_off_by_one_step_where_another_kernel_answers() -> None:
     reference = np.array([3, 4], np.uint8)
     candidate = np.array([3, 5], np.uint8)
-    assert gap(candidate, reference, "same", steps=OTHER_KERNEL_STEPS) is None
-    assert gap(candidate, reference, "same", steps=SAME_KERNEL_STEPS) is not None
-    assert gap(candidate + np.uint8(1), reference, "same", steps=OTHER_KERNEL_STEPS) is not None
+    assert gap(candidate, reference, "same", steps=OTHER_KERNEL_EPSILONS) is None
+    assert gap(candidate, reference, "same", steps=SAME_KERNEL_EPSILONS) is not None
+    assert gap(candidate + np.uint8(1), reference, "same", steps=OTHER_KERNEL_EPSILONS) is not None
     wide = reference.astype(np.int64)
-    assert gap(wide + 1, wide, "same", steps=OTHER_KERNEL_STEPS) is not None
+    assert gap(wide + 1, wide, "same", steps=OTHER_KERNEL_EPSILONS) is not None
