@@ -118,7 +118,7 @@ def test_candidate_that_is_handed_the_scanner_and_does_not_look_is_fair(
 def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
     champion: ms.Predictor, breast_cancer: BreastCancer
 ) -> None:
-    lost = ms.corruptions.dropped([breast_cancer.columns.index("worst_area")], fill=np.nan, severities=[0.05, 0.1])
+    lost = ms.corruptions.missing_feature([breast_cancer.columns.index("worst_area")], fill=np.nan, severities=[0.05, 0.1])
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
         champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, **ANSWERS
@@ -128,7 +128,7 @@ def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a unit that slipped")
 def test_measurements_in_another_unit_are_caught(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
     """Radius, texture, perimeter and area come ten times too large: clipped at five deviations, and still wrong."""
-    slip = ms.corruptions.unit_slip(range(4), factor=10, severities=[0.25, 1.0])
+    slip = ms.corruptions.unit_error(range(4), factor=10, severities=[0.25, 1.0])
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
         champion, held_out.rows, words(held_out), corruptions=[slip], max_drop=0.05, **ANSWERS

@@ -23,7 +23,7 @@ def hit(share: float, name: str = "flip", severities: tuple[float, ...] = (1.0,)
         signs = np.where(np.arange(len(rows)) < round(share * severity * len(rows)), -1, 1).astype(rows.dtype)
         return rows * signs[:, None]
 
-    return corruptions.corruption(name, flip, severities)
+    return corruptions.Corruption(name, flip, severities)
 
 
 def measure(*some: corruptions.Corruption, max_drop: object = 0.05, **given: object) -> ms.Evidence:
@@ -70,7 +70,7 @@ def test_one_error_rate_is_shared_by_all_cells() -> None:
 
 
 def test_a_row_that_answers_nan_is_wrong_and_clean_ones_must_not() -> None:
-    lost = corruptions.dropped([0], fill=np.nan, severities=[0.5])
+    lost = corruptions.missing_feature([0], fill=np.nan, severities=[0.5])
     assert measure(lost, max_drop=0.7).quantities[0].value == pytest.approx(0.5)
     with (
         ms.serve(by_the_first_feature) as model,
