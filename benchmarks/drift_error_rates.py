@@ -38,7 +38,7 @@ Draw = Callable[[np.random.Generator], list[Comparison]]
 
 def verdict(comparisons: list[Comparison], *, budget: float, alpha: float = ALPHA) -> Verdict:
     judgement = judge(comparisons, budget=budget, alpha=alpha)
-    return Budget("at_most", budget).judge(judgement.headline.value, judgement.interval)
+    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
 
 
 def numbers(rng: np.random.Generator, shares: NDArray[np.float64], rows: int) -> Comparison:

@@ -81,7 +81,7 @@ def null_world(rng: np.random.Generator, columns: int, copula: str, scores: tupl
 
 def verdict(families: Families, budget: float) -> Verdict:
     judgement = judge_families(families.shares(), budget=budget, alpha=ALPHA)
-    return Budget("at_most", budget).judge(judgement.headline.value, judgement.interval)
+    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
 
 
 def null_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:

@@ -28,7 +28,7 @@ from pytest_modelserve.evidence import (
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
-    from pytest_modelserve.reporting import Gathering
+    from pytest_modelserve.reporting import ReportCollector
 
 
 # The hooks that give evidence its owner: run in every process that runs tests.
@@ -124,7 +124,7 @@ class WorkerHooks:
         self._output[PROPERTY] = {"selected": len(session.items), "deselected": self._deselected}
 
 
-class TellingHooks:
+class ReportingHooks:
     """Gathers the rows of the whole run, writes the document and prints the table.
 
     The reporting room is loaded when there is something to report: most pytest runs of an environment have nothing.
@@ -133,18 +133,18 @@ class TellingHooks:
     def __init__(self, config: pytest.Config, paths: Mapping[str, Path]) -> None:
         self._config = config
         self._paths = paths
-        self._gathering: Gathering | None = None
+        self._gathering: ReportCollector | None = None
         self._order: Sequence[str] = ()
         self._deselected = 0
         if paths:
             # A run that is killed must not leave the report of an earlier run behind as if it were its own.
             self._write(complete=False, exit_status=None)
 
-    def _gathered(self) -> Gathering:
+    def _gathered(self) -> ReportCollector:
         if self._gathering is None:
-            from pytest_modelserve.reporting import Gathering
+            from pytest_modelserve.reporting import ReportCollector
 
-            self._gathering = Gathering()
+            self._gathering = ReportCollector()
             self._gathering.expect(self._order)
         return self._gathering
 
@@ -209,10 +209,10 @@ class TellingHooks:
             expected_failures=gathering.expected_failures,
         )
         document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
-        beside = self._paths["json"].parent if "json" in self._paths else None
+        folder = self._paths["json"].parent if "json" in self._paths else None
         writers: dict[str, Callable[..., str]] = {
             "json": as_json,
-            "html": partial(render_page, beside=beside),
+            "html": partial(render_page, folder=folder),
         }
         try:
             for kind, path in self._paths.items():
@@ -297,7 +297,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
         paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
-        config.pluginmanager.register(TellingHooks(config, paths), "modelserve-telling")
+        config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-telling")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pytest_modelserve.evidence.evidence import (
     Unit,
     Verdict,
     check_error_rates,
-    judge_together,
+    holm_step_down,
     levels_for,
     package_versions,
 )
@@ -50,7 +50,7 @@ __all__ = [
     "Verdict",
     "check_error_rates",
     "current_recorder",
-    "judge_together",
+    "holm_step_down",
     "keep_samples",
     "levels_for",
     "package_versions",

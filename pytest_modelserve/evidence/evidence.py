@@ -90,7 +90,7 @@ class Budget:
         """Whether `value` is inside; NaN never is."""
         return value <= self.limit if self.kind == "at_most" else value >= self.limit
 
-    def judge(self, value: float, interval: Interval | None = None) -> Verdict:
+    def verdict(self, value: float, interval: Interval | None = None) -> Verdict:
         """The verdict over `interval`, or over `value` alone where it is exact.
 
         PASS when every value of the interval is inside the budget, FAIL when none is, else INCONCLUSIVE.
@@ -208,7 +208,7 @@ class Quantity:
     verdict: Verdict | None = field(init=False)
 
     def __post_init__(self) -> None:
-        verdict = None if self.budget is None else self.budget.judge(self.value, self.interval)
+        verdict = None if self.budget is None else self.budget.verdict(self.value, self.interval)
         object.__setattr__(self, "verdict", verdict)
 
 
@@ -364,7 +364,7 @@ def _quantity(data: Mapping[str, Any]) -> Quantity:
 Key = TypeVar("Key", bound=Hashable)
 
 
-def judge_together(quantities: Mapping[Key, Callable[[float], Quantity]], *, alpha: float) -> dict[Key, Quantity]:
+def holm_step_down(quantities: Mapping[Key, Callable[[float], Quantity]], *, alpha: float) -> dict[Key, Quantity]:
     """Each quantity, judged at the share of `alpha` that Holm leaves it; FAIL of any at most with probability `alpha`.
 
     A quantity is given as the function from an error rate of FAIL to it. All are tried at alpha over their number, and

@@ -32,7 +32,7 @@ def _bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
-_BARE: dict[Unit, Callable[[float], str]] = {
+_NUMBER_FORMATS: dict[Unit, Callable[[float], str]] = {
     "proportion": lambda value: f"{100 * value:.2f}",
     "proportion_difference": lambda value: f"{100 * value:.2f}",
     "ratio": lambda value: f"{value:.2f}",
@@ -44,7 +44,7 @@ _BARE: dict[Unit, Callable[[float], str]] = {
     "count": lambda value: f"{value:.0f}" if math.isfinite(value) else str(value),
     "": _significant,
 }
-_WITH_UNIT: dict[Unit, str] = {
+_UNIT_FORMATS: dict[Unit, str] = {
     "proportion": "{} %",
     "proportion_difference": "{} pt",
     "ratio": "× {}",
@@ -53,36 +53,40 @@ _WITH_UNIT: dict[Unit, str] = {
 }
 
 
-def bare(value: float, unit: Unit) -> str:
+def format_number(value: float, unit: Unit) -> str:
     """`value` without its unit, as it stands in an interval."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    return _BARE[unit](value)
+    return _NUMBER_FORMATS[unit](value)
 
 
-def told(value: float, unit: Unit) -> str:
+def format_value(value: float, unit: Unit) -> str:
     """`value` with its unit: "94.20 %", "2.60 pt", "× 0.83", "38.2 dB"."""
-    return _WITH_UNIT.get(unit, "{}").format(bare(value, unit))
+    return _UNIT_FORMATS.get(unit, "{}").format(format_number(value, unit))
 
 
-def worded(value: float, unit: Unit) -> str:
+def format_in_words(value: float, unit: Unit) -> str:
     """As `told`, with words where there is room for them: "2.60 points"."""
-    return told(value, unit).replace(" pt", " points") if unit == "proportion_difference" else told(value, unit)
+    return (
+        format_value(value, unit).replace(" pt", " points")
+        if unit == "proportion_difference"
+        else format_value(value, unit)
+    )
 
 
-def told_interval(interval: Interval, unit: Unit) -> str:
+def format_interval(interval: Interval, unit: Unit) -> str:
     """Both ends without unit: "[1.42, 3.33]"."""
-    return f"[{bare(interval.low, unit)}, {bare(interval.high, unit)}]"
+    return f"[{format_number(interval.low, unit)}, {format_number(interval.high, unit)}]"
 
 
-def told_budget(budget: Budget, unit: Unit) -> str:
+def format_budget(budget: Budget, unit: Unit) -> str:
     """The budget in its short form: "≤ 1.00 pt"."""
-    return f"{'≤' if budget.kind == 'at_most' else '≥'} {told(budget.limit, unit)}"
+    return f"{'≤' if budget.kind == 'at_most' else '≥'} {format_value(budget.limit, unit)}"
 
 
-def percentage(probability: float) -> str:
+def format_probability(probability: float) -> str:
     """A probability in per cent: two digits of a small one ("3.4 %"), what a level near 1 lacks ("99.98 %")."""
     digits = 2 if probability < 0.5 else 6
     return f"{float(f'{100 * probability:.{digits}g}'):g} %"
@@ -124,7 +128,7 @@ def _lines(evidence: Evidence) -> Iterator[str]:
     for quantity in evidence.quantities:
         if quantity.budget is not None:
             yield ""
-            yield from _judged(quantity, evidence, context)
+            yield from _quantity_lines(quantity, evidence, context)
             context = ""
     yield ""
     for finding in evidence.findings:
@@ -140,24 +144,26 @@ def _row(label: str, text: str) -> str:
     return f"  {label:<10} {text}"
 
 
-def _judged(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
+def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
     assert quantity.budget is not None
     assert quantity.verdict is not None
-    yield _row(quantity.name, worded(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
+    yield _row(quantity.name, format_in_words(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
     sample = f"{evidence.method.name}, n = {evidence.n} {evidence.n_unit}"
     if quantity.interval is None:
         yield _row("method", sample)
     else:
-        levels = f"low at {percentage(quantity.interval.low_level)}, high at {percentage(quantity.interval.high_level)}"
-        yield _row("interval", f"{told_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
-    yield _row("budget", f"{quantity.budget.kind.replace('_', ' ')} {worded(quantity.budget.limit, quantity.unit)}")
+        levels = f"low at {format_probability(quantity.interval.low_level)}, high at {format_probability(quantity.interval.high_level)}"
+        yield _row("interval", f"{format_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
+    yield _row(
+        "budget", f"{quantity.budget.kind.replace('_', ' ')} {format_in_words(quantity.budget.limit, quantity.unit)}"
+    )
     yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
 
 
 def _context(evidence: Evidence) -> str:
     """The unjudged quantities in one line: "reference 94.20 % → candidate 91.60 %"."""
-    told_ones = [f"{q.name} {worded(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
-    return " → ".join(told_ones) if len(told_ones) == 2 else ", ".join(told_ones)
+    reported = [f"{q.name} {format_in_words(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
+    return " → ".join(reported) if len(reported) == 2 else ", ".join(reported)
 
 
 def _identity(subject: Subject) -> str:

@@ -72,7 +72,7 @@ class LatencyJudgement:
 
     def verdict(self, limit: float) -> Verdict:
         """What the combined interval says of a budget of at most `limit`."""
-        return Budget("at_most", limit).judge(self.estimate, self.interval)
+        return Budget("at_most", limit).verdict(self.estimate, self.interval)
 
     def findings(self, limit: float) -> tuple[str, ...]:
         """Sentences: where the two clocks disagree about the budget, and where calls depend on each other."""

@@ -47,7 +47,7 @@ class Comparison:
 
     def verdict(self, budget: Budget) -> Verdict:
         """What the interval says of the budget."""
-        return budget.judge(self.slowdown, self.interval)
+        return budget.verdict(self.slowdown, self.interval)
 
     def widened(self, factor: float) -> Comparison:
         """With room for an error of `factor` in either direction."""

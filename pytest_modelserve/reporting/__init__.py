@@ -1,12 +1,12 @@
 """Telling: evidence as failure texts, a terminal table and one JSON document."""
 
 from pytest_modelserve.evidence.failure_text import failure_text
-from pytest_modelserve.reporting.collector import Gathering, Row, RunCounts, as_json, run_document, write_report
+from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.html_report import render_page
 from pytest_modelserve.reporting.terminal import TableLine, error_bound_line, summary_line, table_lines
 
 __all__ = [
-    "Gathering",
+    "ReportCollector",
     "Row",
     "RunCounts",
     "TableLine",

@@ -36,7 +36,7 @@ class Row:
     reruns: int = 0
 
 
-class Gathering:
+class ReportCollector:
     """Collects what the reports of one run carry and turns it into rows."""
 
     def __init__(self) -> None:

@@ -16,14 +16,14 @@ from zipfile import BadZipFile
 from pytest_modelserve.evidence import Evidence, Quantity
 from pytest_modelserve.evidence.failure_text import (
     failure_text,
-    percentage,
+    format_budget,
+    format_interval,
+    format_probability,
+    format_value,
     printable,
-    told,
-    told_budget,
-    told_interval,
 )
-from pytest_modelserve.reporting.plots import Distribution, Growth, distribution_of, growth_of
-from pytest_modelserve.reporting.terminal import headline, versus
+from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
+from pytest_modelserve.reporting.terminal import format_variant, headline
 
 # The raw samples of a gate: from the file beside the document, or from the evidence itself where they are few.
 
@@ -60,7 +60,7 @@ class Readings:
     calls_each: int
 
 
-def samples_of(evidence: Evidence, quantity: Quantity, *, beside: Path | None) -> Sample | Readings | None:
+def samples_of(evidence: Evidence, quantity: Quantity, *, folder: Path | None) -> Sample | Readings | None:
     """What `quantity` was judged from; None where nothing was kept, or where that is no sample (an accuracy).
 
     `beside` is the folder of the document, in which files of samples are looked up. UnreadableSamplesError for a file
@@ -70,18 +70,18 @@ def samples_of(evidence: Evidence, quantity: Quantity, *, beside: Path | None) -
     try:
         if "resident_bytes" in details:
             return _readings(details)
-        sample = _sample(details, quantity, evidence.n_unit, beside)
+        sample = _sample(details, quantity, evidence.n_unit, folder)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnreadableSamplesError("Its samples are not in a form that this page can draw.") from error
     return sample if sample is not None and sample.values else None
 
 
-def _sample(details: Mapping[str, Any], quantity: Quantity, unit: str, beside: Path | None) -> Sample | None:
+def _sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: Path | None) -> Sample | None:
     if "added_bytes" in details:
         return Sample(unit, "added at most this much memory", _MEDIAN, _ascending(details["added_bytes"]))
     if "first call CPU" in details:
         return _starts(details, quantity, unit)
-    return _kept(details, quantity, unit, beside) if "samples" in details else None
+    return _timing_sample(details, quantity, unit, folder) if "samples" in details else None
 
 
 def _readings(details: Mapping[str, Any]) -> Readings | None:
@@ -98,11 +98,11 @@ def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample
     return Sample(unit, "answered within this time", _MEDIAN, wall, cpu)
 
 
-def _kept(details: Mapping[str, Any], quantity: Quantity, unit: str, beside: Path | None) -> Sample | None:
+def _timing_sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: Path | None) -> Sample | None:
     entry = details["samples"]
     if "not_written" in entry:
         raise UnreadableSamplesError(f"Its samples were not written: {entry['not_written']}.")
-    arrays = _arrays(str(entry["file"]), beside)
+    arrays = _arrays(str(entry["file"]), folder)
     if "log_ratios" in arrays:
         ratios = tuple(map(math.exp, arrays["log_ratios"]))
         return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
@@ -114,15 +114,15 @@ def _kept(details: Mapping[str, Any], quantity: Quantity, unit: str, beside: Pat
     return Sample(unit, "took at most this long", details["quantile"], values, arrays["cpu_ms"])
 
 
-def _arrays(file: str, beside: Path | None) -> dict[str, tuple[float, ...]]:
+def _arrays(file: str, folder: Path | None) -> dict[str, tuple[float, ...]]:
     """The arrays of a file that are drawn, each in ascending order without what is not finite."""
     name = _FILE.fullmatch(file)
     if name is None:
         raise ValueError(file)
-    if beside is None:
+    if folder is None:
         raise UnreadableSamplesError(f"Its samples are not beside this page: {file}.")
     try:
-        content = (beside / file).read_bytes()
+        content = (folder / file).read_bytes()
     except OSError as error:
         raise UnreadableSamplesError(f"Its samples cannot be read: {file}: {error.strerror or error}.") from error
     if hashlib.sha256(content).hexdigest() != name[1]:
@@ -153,7 +153,7 @@ class Plot:
     allowed_to: float
 
 
-def render_page(document: Mapping[str, Any], *, beside: Path | None = None) -> str:
+def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> str:
     """The page as text: one file that asks for nothing else, whatever names the models bring (they are escaped).
 
     `beside` is the folder of the document, where the files of raw samples lie that its gates name; they are drawn into
@@ -177,8 +177,8 @@ def render_page(document: Mapping[str, Any], *, beside: Path | None = None) -> s
     return environment.get_template("page.html.j2").render(
         run=document,
         counts=counts,
-        error_bound=percentage(document["false_fail_probability_at_most"]),
-        rows=list(_rows(document["gates"], beside)),
+        error_bound=format_probability(document["false_fail_probability_at_most"]),
+        rows=list(_rows(document["gates"], folder)),
     )
 
 
@@ -188,7 +188,7 @@ _NOTHING = dict.fromkeys(("model", "gate", "subject", "figures", "text", "unread
 }
 
 
-def _rows(gates: list[Mapping[str, Any]], beside: Path | None) -> Iterator[dict[str, Any]]:
+def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[str, Any]]:
     for gate in gates:
         row = {"test": gate["node_id"], "verdict": gate["verdict"], "expected": gate["expected"]}
         if gate["evidence"] is None:
@@ -201,36 +201,36 @@ def _rows(gates: list[Mapping[str, Any]], beside: Path | None) -> Iterator[dict[
             **row,
             "model": evidence.subject.name,
             "gate": evidence.gate,
-            "subject": versus(evidence.subject, evidence.reference),
+            "subject": format_variant(evidence.subject, evidence.reference),
             "figures": _figures(quantity),
             "plot": plot_of(quantity),
             "text": failure_text(evidence),
-            **_drawn(evidence, quantity, beside),
+            **_drawn(evidence, quantity, folder),
         }
 
 
-def _drawn(evidence: Evidence, quantity: Quantity, beside: Path | None) -> dict[str, Any]:
+def _drawn(evidence: Evidence, quantity: Quantity, folder: Path | None) -> dict[str, Any]:
     """The samples as a drawing, or the sentence that says why there is none."""
     try:
-        return {"drawing": _drawing(evidence, quantity, beside)}
+        return {"drawing": _drawing(evidence, quantity, folder)}
     except UnreadableSamplesError as reason:
         return {"unreadable": printable(str(reason))}
 
 
-def _drawing(evidence: Evidence, quantity: Quantity, beside: Path | None) -> Distribution | Growth | None:
-    samples = samples_of(evidence, quantity, beside=beside)
+def _drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Distribution | Growth | None:
+    samples = samples_of(evidence, quantity, folder=folder)
     if samples is None or not math.isfinite(quantity.value):
         return None
     if isinstance(samples, Readings):
-        return growth_of(samples, quantity)
-    return distribution_of(samples, quantity)
+        return draw_growth(samples, quantity)
+    return draw_distribution(samples, quantity)
 
 
 def _figures(quantity: Quantity) -> str:
     assert quantity.budget is not None
-    interval = "" if quantity.interval is None else f" {told_interval(quantity.interval, quantity.unit)}"
-    value = f"{quantity.name} {told(quantity.value, quantity.unit)}"
-    return f"{value}{interval}, budget {told_budget(quantity.budget, quantity.unit)}"
+    interval = "" if quantity.interval is None else f" {format_interval(quantity.interval, quantity.unit)}"
+    value = f"{quantity.name} {format_value(quantity.value, quantity.unit)}"
+    return f"{value}{interval}, budget {format_budget(quantity.budget, quantity.unit)}"
 
 
 def plot_of(quantity: Quantity) -> Plot | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.evidence.failure_text import told, told_budget, told_interval
+from pytest_modelserve.evidence.failure_text import format_budget, format_interval, format_value
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Interval, Quantity, Unit
@@ -54,7 +54,9 @@ class Axis:
     def ticks(self) -> tuple[Tick, ...]:
         """Up to eight round numbers with their unit, evenly spread."""
         values = self._decades() if self.is_log else self._steps()
-        return tuple(Tick(self.place(v), _written(v, self.unit, v if self.is_log else self._largest)) for v in values)
+        return tuple(
+            Tick(self.place(v), _format_tick(v, self.unit, v if self.is_log else self._largest)) for v in values
+        )
 
     @property
     def _largest(self) -> float:
@@ -96,7 +98,7 @@ def _scale(unit: Unit, value: float) -> tuple[float, str]:
     return next((scale for scale in reversed(scales) if abs(value) >= scale[0]), scales[0])
 
 
-def _written(value: float, unit: Unit, scaled_by: float) -> str:
+def _format_tick(value: float, unit: Unit, scaled_by: float) -> str:
     """`value` in the scale that suits `scaled_by`: "200 µs", "1.5 MiB", "× 1.05"."""
     size, name = _scale(unit, scaled_by)
     number = f"{value / size:,.6g}"
@@ -164,24 +166,24 @@ class Distribution:
     kind: str = "distribution"
 
 
-def distribution_of(sample: Sample, quantity: Quantity) -> Distribution:
+def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
     """The drawing of a sample that is not empty, under a quantity with a budget."""
     assert quantity.budget is not None
-    axis = axis_through(_shown(sample, quantity), start=LEFT, end=RIGHT, unit=quantity.unit)
+    axis = axis_through(_axis_values(sample, quantity), start=LEFT, end=RIGHT, unit=quantity.unit)
     heights = Heights(len(sample.values), is_tail=sample.level >= _TAIL_FROM)
     level_at, limit_at = heights.place(sample.level), axis.place(quantity.budget.limit)
     at_most = quantity.budget.kind == "at_most"
     return Distribution(
         title=f"Share of {len(sample.values):,} {sample.of} that {sample.that}",
-        description=_described(sample, quantity),
+        description=_description(sample, quantity),
         curve=_path(_vertices(sample.values, sample.level, axis, heights)),
-        cpu=_path(_vertices(sample.cpu, sample.level, axis, heights)) if _lies_on(axis, sample.cpu) else "",
+        cpu=_path(_vertices(sample.cpu, sample.level, axis, heights)) if _is_in_view(axis, sample.cpu) else "",
         interval="" if quantity.interval is None else _bar(axis, quantity.interval, level_at),
         value_at=axis.place(quantity.value),
         level_at=level_at,
         shares=_share_labels(sample.level, heights),
         limit_at=limit_at,
-        limit=told_budget(quantity.budget, quantity.unit),
+        limit=format_budget(quantity.budget, quantity.unit),
         allowed_from=LEFT if at_most else limit_at,
         allowed_to=limit_at if at_most else RIGHT,
         ticks=axis.ticks(),
@@ -226,12 +228,12 @@ def _path(vertices: Iterator[tuple[int, int]]) -> str:
     return f"M{points[0][0]} {points[0][1]}l" + " ".join(f"{x - a} {y - b}" for (a, b), (x, y) in steps)
 
 
-def _lies_on(axis: Axis, values: Sequence[float]) -> bool:
+def _is_in_view(axis: Axis, values: Sequence[float]) -> bool:
     """Whether most of `values` are in sight: the CPU time of a model that waits is not, and says nothing."""
     return bool(values) and axis.low <= quantile_of(values, 0.5) <= axis.high
 
 
-def _shown(sample: Sample, quantity: Quantity) -> Iterator[float]:
+def _axis_values(sample: Sample, quantity: Quantity) -> Iterator[float]:
     """What must lie on the axis; not the end of an interval that is open, which for a ratio or a time is 0."""
     assert quantity.budget is not None
     yield from (sample.values[0], sample.values[-1], quantity.value, quantity.budget.limit)
@@ -246,24 +248,24 @@ def _bar(axis: Axis, interval: Interval, at: int) -> str:
     return f"M{left} {at}H{right}" + "".join(caps)
 
 
-def _described(sample: Sample, quantity: Quantity) -> str:
+def _description(sample: Sample, quantity: Quantity) -> str:
     """The figures of the drawing as text."""
     assert quantity.budget is not None
 
     def at_most(share: float) -> str:
-        return told(quantile_of(sample.values, share), quantity.unit)
+        return format_value(quantile_of(sample.values, share), quantity.unit)
 
     shares = "".join(f"{100 * share:g} % at most {at_most(share)}, " for share in sorted({0.5, sample.level}))
-    text = f"From {told(sample.values[0], quantity.unit)}: {shares}all at most {at_most(1.0)}."
+    text = f"From {format_value(sample.values[0], quantity.unit)}: {shares}all at most {at_most(1.0)}."
     if quantity.interval is not None:
-        text += f" {quantity.name} lies in {told_interval(quantity.interval, quantity.unit)}."
-    return f"{text} The budget is {told_budget(quantity.budget, quantity.unit)}."
+        text += f" {quantity.name} lies in {format_interval(quantity.interval, quantity.unit)}."
+    return f"{text} The budget is {format_budget(quantity.budget, quantity.unit)}."
 
 
 # Memory over calls, beside the growth that the budget allows.
 
 
-LEFT_growth = 132
+GROWTH_LEFT = 132
 """Room for "+1,234 KiB"."""
 
 
@@ -287,7 +289,7 @@ class Growth:
     kind: str = "growth"
 
 
-def growth_of(readings: Readings, quantity: Quantity) -> Growth:
+def draw_growth(readings: Readings, quantity: Quantity) -> Growth:
     """The drawing of at least two readings, under a quantity in bytes a call with a budget."""
     assert quantity.budget is not None
     calls = readings.calls_each * (len(readings.resident) - 1)
@@ -295,16 +297,16 @@ def growth_of(readings: Readings, quantity: Quantity) -> Growth:
     limit = quantity.budget.limit * calls
     interval = quantity.interval
     fan = [] if interval is None else [interval.low * calls, interval.high * calls]
-    across = axis_through((0, calls), start=LEFT_growth, end=RIGHT, unit="count", may_be_log=False)
+    across = axis_through((0, calls), start=GROWTH_LEFT, end=RIGHT, unit="count", may_be_log=False)
     up = axis_through((*grown, limit, *fan), start=BOTTOM, end=TOP, unit="bytes", may_be_log=False)
     first, last = across.place(0), across.place(calls)
     origin, limit_at = up.place(0), up.place(limit)
     is_bounded = bool(fan) and all(map(math.isfinite, fan))
     return Growth(
         title=f"Growth of resident memory over {calls:,} calls",
-        description=f"After {calls:,} calls it has grown by {told(grown[-1], 'bytes')}, at most by "
-        f"{told(max(grown), 'bytes')}; the budget is {told_budget(quantity.budget, 'bytes')} a call, "
-        f"{told(limit, 'bytes')} in all.",
+        description=f"After {calls:,} calls it has grown by {format_value(grown[-1], 'bytes')}, at most by "
+        f"{format_value(max(grown), 'bytes')}; the budget is {format_budget(quantity.budget, 'bytes')} a call, "
+        f"{format_value(limit, 'bytes')} in all.",
         line=" ".join(f"{across.place(i * readings.calls_each)},{up.place(by)}" for i, by in enumerate(grown)),
         fan=" ".join([f"{first},{origin}", *(f"{last},{up.place(end)}" for end in fan)]) if is_bounded else "",
         allowed=f"{first},{origin} {last},{limit_at} {last},{BOTTOM} {first},{BOTTOM}",

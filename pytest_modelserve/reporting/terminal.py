@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_modelserve.evidence.failure_text import bare, percentage, printable, told, told_budget, told_interval
+from pytest_modelserve.evidence.failure_text import (
+    format_budget,
+    format_interval,
+    format_number,
+    format_probability,
+    format_value,
+    printable,
+)
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Evidence, Quantity, Subject
@@ -40,7 +47,7 @@ def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
         for row in members:
             padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], widths, strict=True)]
             space = " " * (verdict_width - len(row.verdict) + 2)
-            yield TableLine("  " + "  ".join(padded) + "  ", row.verdict, space + _after(row))
+            yield TableLine("  " + "  ".join(padded) + "  ", row.verdict, space + _notes(row))
 
 
 def summary_line(rows: Sequence[Row]) -> str:
@@ -68,7 +75,7 @@ def error_bound_line(rows: Sequence[Row]) -> str:
     return (
         "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and "
         "each method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most "
-        f"{percentage(error_bound(rows))}, the sum of the alphas; INCONCLUSIVE is not counted."
+        f"{format_probability(error_bound(rows))}, the sum of the alphas; INCONCLUSIVE is not counted."
     )
 
 
@@ -78,13 +85,13 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     evidence = row.record.evidence
     quantity = headline(evidence)
     assert quantity.budget is not None
-    value = told(quantity.value, quantity.unit)
+    value = format_value(quantity.value, quantity.unit)
     return (
         evidence.gate,
-        printable(versus(evidence.subject, evidence.reference)),
+        printable(format_variant(evidence.subject, evidence.reference)),
         value if quantity.unit == "ratio" else f"{quantity.name} {value}",
-        "" if quantity.interval is None else told_interval(quantity.interval, quantity.unit),
-        told_budget(quantity.budget, quantity.unit),
+        "" if quantity.interval is None else format_interval(quantity.interval, quantity.unit),
+        format_budget(quantity.budget, quantity.unit),
     )
 
 
@@ -93,7 +100,7 @@ def headline(evidence: Evidence) -> Quantity:
     return next(q for q in evidence.quantities if q.verdict is evidence.verdict)
 
 
-def versus(subject: Subject, reference: Subject | None) -> str:
+def format_variant(subject: Subject, reference: Subject | None) -> str:
     """What stands beside the model's name: "int8 vs fp32", "vs training rows", or "" where the name says it all."""
     if reference is None:
         return subject.variant
@@ -101,11 +108,11 @@ def versus(subject: Subject, reference: Subject | None) -> str:
     return f"{subject.variant} vs {other}".strip()
 
 
-def _after(row: Row) -> str:
+def _notes(row: Row) -> str:
     """What stands behind the verdict: the sample and whatever qualifies the row."""
     if row.record is None:
         return "its worker was lost while it ran"
-    notes = [f"n {bare(row.record.evidence.n, 'count')}"]
+    notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
     if row.expected:
         notes.append("expected")
     if row.record.examples > 1:

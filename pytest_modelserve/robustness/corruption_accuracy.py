@@ -20,7 +20,7 @@ from pytest_modelserve.evidence import (
     Quantity,
     Verdict,
     check_error_rates,
-    judge_together,
+    holm_step_down,
     levels_for,
 )
 from pytest_modelserve.metrics import Decoding, correct_rows, decode
@@ -189,7 +189,7 @@ def _judged(
     def at(cell: _Cell) -> Callable[[float], Quantity]:
         return lambda share: cell.drop(budgets[cell.corruption.name], confidence=confidence, alpha=share)
 
-    found = judge_together({cell.label: at(cell) for cell in cells}, alpha=alpha)
+    found = holm_step_down({cell.label: at(cell) for cell in cells}, alpha=alpha)
     return [found[cell.label] for cell in cells]
 
 

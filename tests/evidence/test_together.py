@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pytest_modelserve.evidence import Budget, Interval, Quantity, Verdict, judge_together
+from pytest_modelserve.evidence import Budget, Interval, Quantity, Verdict, holm_step_down
 from pytest_modelserve.stats import holm
 
 
@@ -23,10 +23,10 @@ def significant_at(p_value: float) -> Callable[[float], Quantity]:
 def test_exactly_those_fail_that_holm_rejects(seed: int) -> None:
     rng = np.random.default_rng(seed)
     p_values = rng.beta(0.2, 1, size=rng.integers(1, 12))
-    found = judge_together({index: significant_at(p) for index, p in enumerate(p_values)}, alpha=0.05)
+    found = holm_step_down({index: significant_at(p) for index, p in enumerate(p_values)}, alpha=0.05)
     failed = [found[index].verdict is Verdict.FAIL for index in range(len(p_values))]
     assert failed == (holm(p_values) <= 0.05).tolist()
 
 
 def test_nothing_to_judge_is_nothing_judged() -> None:
-    assert judge_together({}, alpha=0.05) == {}
+    assert holm_step_down({}, alpha=0.05) == {}

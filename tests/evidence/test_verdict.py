@@ -28,13 +28,13 @@ def interval(low: float, high: float) -> Interval:
 def test_interval_is_judged_against_at_most_and_mirrored_against_at_least(
     low: float, high: float, verdict: Verdict
 ) -> None:
-    assert Budget("at_most", 1.0).judge(0.0, interval(low, high)) is verdict
-    assert Budget("at_least", -1.0).judge(0.0, interval(-high, -low)) is verdict
+    assert Budget("at_most", 1.0).verdict(0.0, interval(low, high)) is verdict
+    assert Budget("at_least", -1.0).verdict(0.0, interval(-high, -low)) is verdict
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1.0, Verdict.PASS), (1.1, Verdict.FAIL), (math.nan, Verdict.FAIL)])
 def test_exact_value_never_is_inconclusive(value: float, verdict: Verdict) -> None:
-    assert Budget("at_most", 1.0).judge(value) is verdict
+    assert Budget("at_most", 1.0).verdict(value) is verdict
 
 
 def test_pass_rests_on_confidence_and_fail_on_alpha() -> None:

@@ -13,7 +13,7 @@ BINS = 64
 
 def verdict(comparisons, *, budget, alpha=0.01):
     judgement = judge(comparisons, budget=budget, alpha=alpha)
-    return Budget("at_most", budget).judge(judgement.headline.value, judgement.interval)
+    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
 
 
 def unchanged(rng, columns, profile_rows, rows):

@@ -79,7 +79,7 @@ def test_error_rates_hold_for_a_heap_that_grows_by_chance() -> None:
         steps = rng.poisson(2.0, 20) * 132.0 * KIB
         readings = Readings(np.concatenate([[0], np.cumsum(steps)]), 264)
         value, interval = growth_per_call(readings, budget, confidence=0.9, alpha=0.1)
-        verdict = budget.judge(value, interval)
+        verdict = budget.verdict(value, interval)
         passed += verdict is ms.Verdict.PASS
         failed += verdict is ms.Verdict.FAIL
     assert passed <= 61

@@ -18,7 +18,7 @@ from pytest_modelserve.reporting.plots import (
     TOP,
     Heights,
     axis_through,
-    distribution_of,
+    draw_distribution,
     quantile_of,
 )
 
@@ -39,7 +39,7 @@ def sample(values: tuple[float, ...], *, level: float = 0.5, cpu: tuple[float, .
 
 
 def test_small_sample_is_drawn_value_by_value() -> None:
-    drawing = distribution_of(sample((1.0, 2.0, 2.0, 3.0)), quantity())
+    drawing = draw_distribution(sample((1.0, 2.0, 2.0, 3.0)), quantity())
     axis = axis_through((1.0, 4.0), start=LEFT, end=RIGHT, unit="ms")
     heights = [BOTTOM - round(share * (BOTTOM - TOP)) for share in (0, 0.25, 0.5, 0.75, 1)]
     one, two, three = (axis.place(value) for value in (1.0, 2.0, 3.0))
@@ -54,7 +54,7 @@ def test_small_sample_is_drawn_value_by_value() -> None:
 def test_curve_of_a_large_sample_passes_through_its_quantiles(level: float) -> None:
     values = np.sort(1 + np.random.default_rng(0).gamma(2.0, 0.3, 20_000))
     drawn = sample(tuple(values.tolist()), level=level)
-    drawing = distribution_of(drawn, quantity())
+    drawing = draw_distribution(drawn, quantity())
     axis = axis_through((values[0], values[-1], 4.0), start=LEFT, end=RIGHT, unit="ms")
     heights = Heights(values.size, is_tail=level == 0.95)
     corners = vertices(drawing.curve)
@@ -70,7 +70,7 @@ def test_curve_of_a_large_sample_passes_through_its_quantiles(level: float) -> N
 
 
 def test_budget_and_interval_lie_where_their_numbers_do() -> None:
-    drawing = distribution_of(sample((1.0, 2.0, 3.0)), quantity())
+    drawing = draw_distribution(sample((1.0, 2.0, 3.0)), quantity())
     axis = axis_through((1.0, 4.0), start=LEFT, end=RIGHT, unit="ms")
     assert drawing.limit_at == drawing.allowed_to == axis.place(4.0)
     assert (drawing.allowed_from, drawing.limit) == (LEFT, "≤ 4.00 ms")
@@ -82,16 +82,16 @@ def test_budget_and_interval_lie_where_their_numbers_do() -> None:
 
 def test_budget_of_at_least_allows_the_other_side() -> None:
     at_least = Quantity("rate", 2.0, "ratio", None, Budget("at_least", 1.5))
-    drawing = distribution_of(sample((1.0, 2.0, 3.0)), at_least)
+    drawing = draw_distribution(sample((1.0, 2.0, 3.0)), at_least)
     assert (drawing.allowed_from, drawing.allowed_to) == (drawing.limit_at, RIGHT)
     assert drawing.interval == ""
 
 
 @pytest.mark.parametrize("low", [-math.inf, 0.0])
 def test_open_end_of_an_interval_reaches_the_edge_without_a_cap_and_stretches_nothing(low: float) -> None:
-    drawing = distribution_of(sample((1.0, 2.0, 3.0)), quantity(low=low))
+    drawing = draw_distribution(sample((1.0, 2.0, 3.0)), quantity(low=low))
     assert re.findall(r"M(\d+)", drawing.interval) == [str(LEFT), str(drawing.interval.split("H")[1].split("M")[0])]
-    assert drawing.limit_at == distribution_of(sample((1.0, 2.0, 3.0)), quantity()).limit_at
+    assert drawing.limit_at == draw_distribution(sample((1.0, 2.0, 3.0)), quantity()).limit_at
 
 
 def test_tail_of_a_latency_has_room_where_its_quantile_is_judged() -> None:
@@ -107,7 +107,7 @@ def test_tail_of_a_latency_has_room_where_its_quantile_is_judged() -> None:
 def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap() -> None:
     values = tuple(float(i) for i in range(1, 5001))
     for level in (0.8, 0.9, 0.95, 0.99, 0.999):
-        shares = distribution_of(sample(values, level=level), quantity()).shares
+        shares = draw_distribution(sample(values, level=level), quantity()).shares
         assert shares[0].label == f"{100 * level:g} %"
         places = sorted(tick.at for tick in shares)
         assert min(right - left for left, right in pairwise(places)) >= 24
@@ -115,13 +115,13 @@ def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap() -> No
 
 def test_cpu_time_is_drawn_unless_it_lies_elsewhere() -> None:
     values = (1.0, 2.0, 3.0)
-    assert distribution_of(sample(values, cpu=(1.1, 1.9, 2.9)), quantity()).cpu.startswith("M")
-    assert distribution_of(sample(values, cpu=(0.1, 0.1, 0.1)), quantity()).cpu == ""
-    assert distribution_of(sample(values), quantity()).cpu == ""
+    assert draw_distribution(sample(values, cpu=(1.1, 1.9, 2.9)), quantity()).cpu.startswith("M")
+    assert draw_distribution(sample(values, cpu=(0.1, 0.1, 0.1)), quantity()).cpu == ""
+    assert draw_distribution(sample(values), quantity()).cpu == ""
 
 
 def test_words_tell_the_figures_of_the_drawing() -> None:
-    drawing = distribution_of(sample((1.0, 2.0, 3.0, 9.0), level=0.95), quantity())
+    drawing = draw_distribution(sample((1.0, 2.0, 3.0, 9.0), level=0.95), quantity())
     assert drawing.title == "Share of 4 calls that took at most this long"
     assert drawing.description == (
         "From 1.00 ms: 50 % at most 2.00 ms, 95 % at most 9.00 ms, all at most 9.00 ms. "

@@ -7,7 +7,13 @@ import math
 import pytest
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity, Unit
-from pytest_modelserve.evidence.failure_text import percentage, told, told_budget, told_interval, verdict_reason
+from pytest_modelserve.evidence.failure_text import (
+    format_budget,
+    format_interval,
+    format_probability,
+    format_value,
+    verdict_reason,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,23 +39,23 @@ from pytest_modelserve.evidence.failure_text import percentage, told, told_budge
     ],
 )
 def test_value_is_told_in_its_unit(value: float, unit: Unit, text: str) -> None:
-    assert told(value, unit) == text
+    assert format_value(value, unit) == text
 
 
 def test_interval_with_an_open_end() -> None:
-    assert told_interval(Interval(-math.inf, 0.02, 0.9, 0.9), "proportion") == "[-∞, 2.00]"
+    assert format_interval(Interval(-math.inf, 0.02, 0.9, 0.9), "proportion") == "[-∞, 2.00]"
 
 
 def test_budget_shows_its_direction() -> None:
-    assert told_budget(Budget("at_most", 0.01), "proportion_difference") == "≤ 1.00 pt"
-    assert told_budget(Budget("at_least", 25), "dB") == "≥ 25.0 dB"
+    assert format_budget(Budget("at_most", 0.01), "proportion_difference") == "≤ 1.00 pt"
+    assert format_budget(Budget("at_least", 25), "dB") == "≥ 25.0 dB"
 
 
 @pytest.mark.parametrize(
     ("probability", "text"), [(0.034, "3.4 %"), (0.001, "0.1 %"), (0.999, "99.9 %"), (0.9998, "99.98 %"), (0, "0 %")]
 )
 def test_percentage_keeps_the_digits_that_matter(probability: float, text: str) -> None:
-    assert percentage(probability) == text
+    assert format_probability(probability) == text
 
 
 def test_reason_names_the_side() -> None:

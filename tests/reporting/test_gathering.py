@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_modelserve.evidence import PROPERTY, Record
-from pytest_modelserve.reporting import Gathering, Row
+from pytest_modelserve.reporting import ReportCollector, Row
 
 Maker = Callable[..., Record]
 
 
 def report(
-    gathering: Gathering, *records: Record, node_id: str = "test_a", outcome: str = "passed", xfail: bool = False
+    gathering: ReportCollector, *records: Record, node_id: str = "test_a", outcome: str = "passed", xfail: bool = False
 ) -> None:
     """The three phases of a test, each of which repeats the records so far."""
     properties = [(PROPERTY, record.to_json()) for record in records]
@@ -20,33 +20,33 @@ def report(
     gathering.add_report(node_id, when="teardown", outcome="passed", xfail=False, properties=properties)
 
 
-def only(gathering: Gathering) -> Row:
+def only(gathering: ReportCollector) -> Row:
     (row,) = gathering.rows()
     return row
 
 
 def test_repeated_phases_are_one_row(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     report(gathering, record_of())
     assert only(gathering).verdict == "PASS"
     assert only(gathering).outcome == "passed"
 
 
 def test_expected_failure_is_marked(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     report(gathering, record_of(0.02, 0.03), outcome="skipped", xfail=True)
     assert only(gathering).expected
     assert gathering.expected_failures == 1
 
 
 def test_unexpected_failure_is_not(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     report(gathering, record_of(0.02, 0.03), outcome="failed")
     assert not only(gathering).expected
 
 
 def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alpha_once(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     for node_id in ("test_a", "test_b"):
         report(gathering, record_of(owner="fixture", node_id=node_id), node_id=node_id)
     row = only(gathering)
@@ -55,7 +55,7 @@ def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alph
 
 
 def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     report(gathering, record_of(owner="fixture", node_id="test_a"), node_id="test_a")
     report(gathering, record_of(0.02, 0.03, owner="fixture", node_id="test_b"), node_id="test_b")
     row = only(gathering)
@@ -65,7 +65,7 @@ def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks
 
 
 def test_only_the_last_attempt_is_judged(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     first, second = record_of(0.02, 0.03), record_of(attempt=2)
     gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
     report(gathering, first, second)
@@ -75,7 +75,7 @@ def test_only_the_last_attempt_is_judged(record_of: Maker) -> None:
 
 
 def test_attempt_that_left_no_evidence_still_supersedes(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     first = record_of(0.02, 0.03)
     gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
     report(gathering, first)
@@ -83,7 +83,7 @@ def test_attempt_that_left_no_evidence_still_supersedes(record_of: Maker) -> Non
 
 
 def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of: Maker) -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     gathering.expect(["test_a", "test_b"])
     report(gathering, record_of(node_id="test_b"), node_id="test_b")
     report(gathering, record_of(node_id="test_a"), record_of(owner="fixture"), node_id="test_a")
@@ -92,7 +92,7 @@ def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of: Mak
 
 
 def test_lost_worker_leaves_a_row() -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     gathering.add_crash("test_a")
     gathering.add_report("test_a", when="???", outcome="failed", xfail=False, properties=[])  # as xdist tells it
     assert only(gathering).verdict == "CRASHED"
@@ -100,6 +100,6 @@ def test_lost_worker_leaves_a_row() -> None:
 
 
 def test_properties_of_others_are_left_alone() -> None:
-    gathering = Gathering()
+    gathering = ReportCollector()
     gathering.add_report("test_a", when="call", outcome="passed", xfail=False, properties=[("color", "red")])
     assert gathering.rows() == ()

@@ -27,9 +27,9 @@ from pytest_modelserve.reporting.html_report import plot_of
 Maker = Callable[..., Record]
 
 
-def page(*rows: Row, complete: bool = True, beside: Path | None = None) -> str:
+def page(*rows: Row, complete: bool = True, folder: Path | None = None) -> str:
     document = run_document(rows, counts=RunCounts(2, 1, 1, 0), complete=complete, exit_status=0)
-    return render_page(document, beside=beside)
+    return render_page(document, folder=folder)
 
 
 def test_page_tells_every_gate_and_asks_for_nothing_else(record_of: Maker) -> None:
@@ -80,7 +80,7 @@ def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Reco
 def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_see(
     record_of: Maker, tmp_path: Path
 ) -> None:
-    html = page(Row("test_a", "PASS", latency(record_of, tmp_path), "passed"), beside=tmp_path)
+    html = page(Row("test_a", "PASS", latency(record_of, tmp_path), "passed"), folder=tmp_path)
     (figure,) = re.findall(r"<figure>.*</figure>", html, re.DOTALL)
     svg = ElementTree.fromstring(re.findall(r"<svg.*</svg>", figure, re.DOTALL)[0])
     texts = {child.get("id"): child.text for child in svg if child.tag in ("title", "desc")}
@@ -121,13 +121,13 @@ def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path
         (Row("a", "FAIL", failed, "failed"), True),
         (Row("a", "FAIL", failed, "xfailed", expected=True), False),
     ):
-        assert ("<details open>" in page(row, beside=tmp_path)) == is_open
+        assert ("<details open>" in page(row, folder=tmp_path)) == is_open
 
 
 def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> None:
     quantity = Quantity("<i>&", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,), n_unit="</title><script>")
-    html = page(Row("t", "PASS", record, "passed"), beside=tmp_path)
+    html = page(Row("t", "PASS", record, "passed"), folder=tmp_path)
     assert "<script>" not in html
     assert "<i>" not in html
     assert "&lt;/title&gt;&lt;script&gt; that took" in html
@@ -138,12 +138,12 @@ def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> Non
 def test_value_that_is_no_number_is_not_drawn(record_of: Maker, tmp_path: Path) -> None:
     quantity = Quantity("p95", math.nan, "ms", None, Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,))
-    assert "<svg" not in page(Row("t", "INCONCLUSIVE", record, "failed"), beside=tmp_path)
+    assert "<svg" not in page(Row("t", "INCONCLUSIVE", record, "failed"), folder=tmp_path)
 
 
 def test_hundred_drawn_gates_fit_a_page_that_still_asks_for_nothing_else(record_of: Maker, tmp_path: Path) -> None:
     row = Row("tests/test_release.py::test_a", "PASS", latency(record_of, tmp_path, n=50_000), "passed")
-    html = page(*[row] * 100, beside=tmp_path)
+    html = page(*[row] * 100, folder=tmp_path)
     assert html.count("<figure>") == 100
     assert len(html.encode()) < 300_000
     assert not re.search(r"(?:src|href)=|@import|url\(|https?:", html)

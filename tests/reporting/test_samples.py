@@ -28,8 +28,8 @@ def evidence(make: Maker, details: dict[str, Any], *, name: str = "p95", unit: U
     return make(quantities=(quantity,), n_unit="calls", details=details).evidence
 
 
-def found(it: Evidence, beside: Path | None = None) -> Sample | Readings | None:
-    return samples_of(it, it.quantities[0], beside=beside)
+def found(it: Evidence, folder: Path | None = None) -> Sample | Readings | None:
+    return samples_of(it, it.quantities[0], folder=folder)
 
 
 def test_latency_is_read_from_beside_the_document_by_both_clocks(record_of: Maker, tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_time_that_was_up_before_the_first_pair_leaves_no_sample(record_of: Make
     assert found(evidence(record_of, kept(tmp_path, log_ratios=[]), unit="ratio"), tmp_path) is None
 
 
-def refusal(it: Evidence, beside: Path | None) -> str:
+def refusal(it: Evidence, folder: Path | None) -> str:
     with pytest.raises(UnreadableSamplesError) as caught:
-        found(it, beside)
+        found(it, folder)
     return str(caught.value)
 
 

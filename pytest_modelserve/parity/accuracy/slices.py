@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Quantity, Verdict, judge_together
+from pytest_modelserve.evidence import Quantity, Verdict, holm_step_down
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
 from pytest_modelserve.stats import block_ids, unit_values
 
@@ -186,7 +186,7 @@ def verdicts_of(
     def at(label: str) -> Callable[[float], Quantity]:
         return lambda alpha: _judged(judge, parts[label], limits[label], replace(rates, alpha=alpha))
 
-    found = judge_together({label: at(label) for label in parts}, alpha=rates.alpha)
+    found = holm_step_down({label: at(label) for label in parts}, alpha=rates.alpha)
     headline = found.pop("")
     named = [replace_name(quantity, f"{quantity.name} {label}") for label, quantity in found.items()]
     named.sort(key=_severity_of, reverse=True)

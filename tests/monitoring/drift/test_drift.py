@@ -179,7 +179,7 @@ def test_the_interval_of_the_headline_gives_the_verdict_of_all(distances, p_valu
     judgement = judge([Seen(*seen) for seen in zip("ab", distances, p_values, strict=True)], budget=0.1, alpha=0.01)
     from pytest_modelserve.evidence import Budget
 
-    assert Budget("at_most", 0.1).judge(judgement.headline.value, judgement.interval) is verdict
+    assert Budget("at_most", 0.1).verdict(judgement.headline.value, judgement.interval) is verdict
     assert judgement.headline.name == headline
 
 

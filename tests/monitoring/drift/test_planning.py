@@ -29,7 +29,7 @@ class Seen:
 def test_each_family_spends_its_share_of_alpha_and_no_more(p_values, verdict):
     families = [(0.75, [Seen("a", 0.2, p_values[0])]), (0.25, [Seen("b", 0.2, p_values[1])])]
     judgement = judge_families(families, budget=0.1, alpha=0.05)
-    assert Budget("at_most", 0.1).judge(judgement.headline.value, judgement.interval) is verdict
+    assert Budget("at_most", 0.1).verdict(judgement.headline.value, judgement.interval) is verdict
 
 
 def test_columns_alone_take_all_of_alpha_and_the_rows_of_one_bound():
