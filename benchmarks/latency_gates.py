@@ -91,13 +91,13 @@ def trials(what: str, n: int, measure: Callable[[int], ms.Evidence], goal: str) 
     print(f"  goal: {goal}")
 
 
-def against(folder: Path, layers: int, max_slowdown: float) -> Callable[[int], ms.Evidence]:
+def against(folder: Path, layers: int, max_ratio: float) -> Callable[[int], ms.Evidence]:
     """The gate on a model of so many layers against the reference, both served anew each time."""
     reference, candidate = stack(folder, LAYERS), stack(folder, layers)
 
     def measure(seed: int) -> ms.Evidence:
         with ms.serve(candidate) as first, ms.serve(reference) as second:
-            return ms.measure_not_slower(first, second, X, max_slowdown=max_slowdown, seed=seed)
+            return ms.measure_slowdown(first, second, X, max_ratio=max_ratio, seed=seed)
 
     return measure
 

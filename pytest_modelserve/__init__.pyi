@@ -65,9 +65,9 @@ from pytest_modelserve.performance import (
     measure_cold_start as measure_cold_start,
     measure_latency as measure_latency,
     measure_memory as measure_memory,
-    measure_no_leak as measure_no_leak,
-    measure_not_slower as measure_not_slower,
+    measure_memory_growth as measure_memory_growth,
     measure_size as measure_size,
+    measure_slowdown as measure_slowdown,
 )
 from pytest_modelserve.pipeline import (
     Pipeline as Pipeline,
@@ -103,8 +103,8 @@ assert_label_stability = measure_label_stability
 assert_latency = measure_latency
 assert_memory = measure_memory
 assert_no_drift = measure_no_drift
-assert_no_leak = measure_no_leak
-assert_not_slower = measure_not_slower
+assert_no_leak = measure_memory_growth
+assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity
 assert_relation = measure_relation

@@ -111,7 +111,7 @@ def test_variant_keeps_the_signal(candidate: ms.Predictor, champion: ms.Predicto
 
 
 def test_variant_is_not_slower(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:
-    ms.assert_not_slower(candidate, champion, digits.held_out.images[:64], max_slowdown=1.25)
+    ms.assert_not_slower(candidate, champion, digits.held_out.images[:64], max_ratio=1.25)
 
 
 def test_variant_is_no_larger(variant: ms.Artifact, fp32: ms.Artifact) -> None:

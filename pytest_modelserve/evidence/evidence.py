@@ -300,7 +300,7 @@ class Evidence:
 
 
 def snake_case(title: str) -> str:
-    """Return a title as programs read it: `"not slower p90"` is `"not_slower_p90"`."""
+    """Return a title as programs read it: `"slowdown p90"` is `"slowdown_p90"`."""
     return re.sub(r"[^0-9a-z]+", "_", title.lower()).strip("_")
 
 

@@ -2,15 +2,15 @@
 
 from pytest_modelserve.performance.cold_start import measure_cold_start
 from pytest_modelserve.performance.latency import measure_latency
-from pytest_modelserve.performance.memory import measure_memory, measure_no_leak
+from pytest_modelserve.performance.memory import measure_memory, measure_memory_growth
 from pytest_modelserve.performance.size import measure_size
-from pytest_modelserve.performance.slowdown import measure_not_slower
+from pytest_modelserve.performance.slowdown import measure_slowdown
 
 __all__ = [
     "measure_cold_start",
     "measure_latency",
     "measure_memory",
-    "measure_no_leak",
-    "measure_not_slower",
+    "measure_memory_growth",
     "measure_size",
+    "measure_slowdown",
 ]

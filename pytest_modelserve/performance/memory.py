@@ -141,7 +141,7 @@ _STEPS_AT_BUDGET = 40
 _FEWEST_CALLS = 400
 
 
-def measure_no_leak(
+def measure_memory_growth(
     predictor: Predictor,
     inputs: Inputs,
     *,
@@ -184,7 +184,7 @@ def measure_no_leak(
     quantity = Quantity("growth a call", value, "bytes", interval, budget)
     assert quantity.verdict is not None
     return Evidence(
-        gate="no leak",
+        gate="memory growth",
         subject=predictor.subject,
         quantities=(
             quantity,

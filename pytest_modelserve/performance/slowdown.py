@@ -315,9 +315,9 @@ def stand(comparing: Comparing, candidate: Predictor, reference: Predictor) -> S
     return _on_two_sessions(comparing, candidate, reference, fixed=fixed, small=small)
 
 
-def is_small(max_slowdown: float) -> bool:
+def is_small(max_ratio: float) -> bool:
     """Whether the margin is below three times what two sessions of one model differ by."""
-    return math.log(max_slowdown) < 3 * math.log(SESSION_SPREAD)
+    return math.log(max_ratio) < 3 * math.log(SESSION_SPREAD)
 
 
 def _on_many_sessions(comparing: Comparing, candidate: Predictor, reference: Predictor) -> Standing:
@@ -380,12 +380,12 @@ def _late(comparison: Comparison, time_limit_s: float) -> str:
 ComparedClock = Literal["wall", "cpu"]
 
 
-def measure_not_slower(
+def measure_slowdown(
     candidate: Predictor,
     reference: Predictor,
     inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
     *,
-    max_slowdown: float,
+    max_ratio: float,
     quantile: float | None = None,
     clock: ComparedClock = "wall",
     time_limit_s: float = 60.0,
@@ -393,7 +393,7 @@ def measure_not_slower(
     alpha: float = 0.001,
     seed: int = 0,
 ) -> Evidence:
-    """Evidence that the median of candidate time over reference time is at most `max_slowdown` (1.10: 10 % slower).
+    """Evidence that the median of candidate time over reference time is at most `max_ratio` (1.10: 10 % slower).
 
     Both predict `inputs` in pairs of short blocks, in an order shuffled by `seed`; the median log-ratio of the pairs
     gets a sign interval. With `quantile` (0.95), a pair is calls of both in turn, and its ratio that of the two
@@ -405,7 +405,7 @@ def measure_not_slower(
     repairs, so below 9 % (three times that) the claim rests on pairs of rebuilt sessions, judged after 6, 12 and 24;
     the median of 20 pairs is one ratio, and the sign interval is that of the ratios over sessions. Predictors that are
     not a model file in onnxruntime cannot be rebuilt: their FAIL is confirmed with the same sessions, and below 9 %
-    their interval is widened by 3 % at both ends; the findings say so. `max_slowdown` below 1.03 is refused.
+    their interval is widened by 3 % at both ends; the findings say so. `max_ratio` below 1.03 is refused.
 
     Errors: both rates are split equally over the looks (Bonferroni), so that they hold although it looks repeatedly:
     PASS of a candidate beyond its budget at most once in 20, FAIL of one inside at most once in 1,000. The confirmation
@@ -417,7 +417,7 @@ def measure_not_slower(
     Raises UsageError for a budget, a quantile or a clock that cannot be meant. What a model raises passes through, with
     the number of the pair.
     """
-    _check(max_slowdown, quantile, clock)
+    _check(max_ratio, quantile, clock)
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     check_rows(inputs)
@@ -425,7 +425,7 @@ def measure_not_slower(
     clocks = Clocks()
     comparing = Comparing(
         inputs=inputs,
-        budget=Budget("at_most", max_slowdown),
+        budget=Budget("at_most", max_ratio),
         confidence=confidence,
         alpha=alpha,
         compared=clocks.wall if clock == "wall" else clocks.process_cpu,
@@ -470,10 +470,10 @@ def measure_not_slower(
     )
 
 
-def _check(max_slowdown: float, quantile: float | None, clock: str) -> None:
-    if not (max_slowdown >= SESSION_SPREAD and math.isfinite(max_slowdown)):
+def _check(max_ratio: float, quantile: float | None, clock: str) -> None:
+    if not (max_ratio >= SESSION_SPREAD and math.isfinite(max_ratio)):
         raise UsageError(
-            f"max_slowdown is a factor of at least {SESSION_SPREAD} (1.10 allows 10 %), not {max_slowdown}: "
+            f"max_ratio is a factor of at least {SESSION_SPREAD} (1.10 allows 10 %), not {max_ratio}: "
             "two sessions of the same model differ by up to 3 %"
         )
     if quantile is not None:
@@ -483,7 +483,7 @@ def _check(max_slowdown: float, quantile: float | None, clock: str) -> None:
 
 
 def _gate(quantile: float | None, clock: ComparedClock) -> str:
-    return "not slower" + (f" p{100 * quantile:g}" if quantile is not None else "") + (" CPU" if clock == "cpu" else "")
+    return "slowdown" + (f" p{100 * quantile:g}" if quantile is not None else "") + (" CPU" if clock == "cpu" else "")
 
 
 def _advice(verdict: Verdict, standing: Standing) -> str:
@@ -497,7 +497,7 @@ _SUMMARIES = {
 }
 _ADVICE = {
     Verdict.PASS: "",
-    Verdict.FAIL: "compare the two graphs operator by operator, or raise max_slowdown if the price is worth paying",
+    Verdict.FAIL: "compare the two graphs operator by operator, or raise max_ratio if the price is worth paying",
     Verdict.INCONCLUSIVE: "the slowdown lies close to the budget, or the host is very noisy: run again on a quieter "
-    "host, or choose another max_slowdown",
+    "host, or choose another max_ratio",
 }

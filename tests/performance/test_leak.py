@@ -28,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, memory_after: Any, max_kib: float 
         return x
 
     monkeypatch.setattr(leak, "resident_bytes", lambda: int(memory_after(calls[0])))
-    return ms.measure_no_leak(ms.serve(model), X, max_kib_per_call=max_kib)
+    return ms.measure_memory_growth(ms.serve(model), X, max_kib_per_call=max_kib)
 
 
 def in_steps(bytes_per_call: float) -> Any:
@@ -112,7 +112,7 @@ def test_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         str(failure.value)
         == """\
-no leak: memory grows with every call
+memory growth: memory grows with every call
 
   growth a call 4.0 KiB   (growth in all 20.6 MiB → resident 125.8 MiB)
   interval   [4.0 KiB, 4.0 KiB]  low at 99.9 %, high at 95 %, mean growth over 20 stretches, Student's t or Hall's transformation, n = 5280 calls
@@ -159,7 +159,7 @@ def test_real_leak_is_found() -> None:
         kept[-1].write(bytes(200_000))
         return x
 
-    with pytest.raises(ms.GateFailure, match="no leak: memory grows with every call"):
+    with pytest.raises(ms.GateFailure, match="memory growth: memory grows with every call"):
         ms.assert_no_leak(ms.serve(leak), X, max_kib_per_call=20)
     for pages in kept:
         pages.close()
@@ -168,4 +168,4 @@ def test_real_leak_is_found() -> None:
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])
 def test_impossible_budget_is_refused(budget: float) -> None:
     with pytest.raises(ms.UsageError, match="max_kib_per_call is a positive number of KiB"):
-        ms.measure_no_leak(ms.serve(lambda x: x), X, max_kib_per_call=budget)
+        ms.measure_memory_growth(ms.serve(lambda x: x), X, max_kib_per_call=budget)

@@ -21,7 +21,7 @@ def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
     rows = [
         row(record_of()),
         row(record_of(0.2, 0.3, subject=Subject("digits_cnn", "shuffled")), expected=True),
-        row(record_of(gate="not slower", subject=Subject("mlp"), reference=None, quantities=(slow,), n=50, examples=7)),
+        row(record_of(gate="slowdown", subject=Subject("mlp"), reference=None, quantities=(slow,), n=50, examples=7)),
         Row("test_x.py::test_gone", "CRASHED", None, "crashed"),
     ]
     assert [str(line) for line in table_lines(rows)] == [
@@ -29,7 +29,7 @@ def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
         "  accuracy parity       int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50]   ≤ 1.00 pt  PASS     n 2000",
         "  accuracy parity       shuffled vs fp32     drop 25.00 pt  [20.00, 30.00]  ≤ 1.00 pt  FAIL     n 2000 · expected",
         "mlp",
-        "  not slower                                 × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
+        "  slowdown                                   × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
         "crashed",
         "  test_x.py::test_gone                                                                 CRASHED  its worker was lost while it ran",
     ]
