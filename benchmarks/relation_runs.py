@@ -58,11 +58,11 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 def of_every_classifier(predictor: ms.Predictor, rows: Array) -> Obeyed:
     """What holds of every classifier without operations across rows; the reference is the graph as it stands."""
     assert isinstance(predictor, OnnxPredictor)
-    unoptimised = predictor.unoptimised()
+    unoptimized = predictor.unoptimized()
     return [
         r.batch_invariance(), r.row_permutation(), r.determinism(), r.determinism(new_session=True, threads=(2,)),
-        r.finite_outputs(), r.simplex(), r.agreement(unoptimised), r.agreement(unoptimised, decision=True),
-        r.clean_rejection(), r.minimum_functionality(unoptimised.predict(rows)["p"].argmax(axis=1)),
+        r.finite_outputs(), r.simplex(), r.agreement(unoptimized), r.agreement(unoptimized, decision=True),
+        r.clean_rejection(), r.minimum_functionality(unoptimized.predict(rows)["p"].argmax(axis=1)),
     ]  # fmt: skip
 
 

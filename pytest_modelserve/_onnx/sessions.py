@@ -40,21 +40,21 @@ def check_providers(providers: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_session(
-    path: Path, *, providers: Sequence[str], threads: int, optimise: bool = True, fragile: bool = False
+    path: Path, *, providers: Sequence[str], threads: int, optimize: bool = True, known_crash: bool = False
 ) -> onnxruntime.InferenceSession:
     """A session on the model at `path` that runs on `providers` and nowhere else.
 
-    Nodes that a provider cannot run go to the next one named; the CPU takes part only if it is named. `optimise=False`
-    runs the graph as it stands in the file, without fusing or folding anything; `fragile` leaves out the last level of
+    Nodes that a provider cannot run go to the next one named; the CPU takes part only if it is named. `optimize=False`
+    runs the graph as it stands in the file, without fusing or folding anything; `known_crash` leaves out the last level of
     optimisations, which some models do not survive. Raises UsageError for providers and threads that cannot be meant,
     ArtifactError with the runtime's own reason where it refuses the model, and where a provider that is installed does
     not start (missing driver or libraries).
     """
     names = check_providers(providers)
     options = _options(threads)
-    if not optimise:
+    if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    elif fragile:
+    elif known_crash:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT
     if CPU not in names:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

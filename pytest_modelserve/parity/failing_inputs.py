@@ -25,7 +25,7 @@ from pytest_modelserve.metrics.elementwise import is_numpys_own
 from pytest_modelserve.parity.recordings.exchange import Exchange, Outputs
 from pytest_modelserve.parity.recordings.npz import write_npz
 from pytest_modelserve.parity.recordings.recording import answer_key, request_key
-from pytest_modelserve.serving.inputs import Inputs, batch_rows, some_rows
+from pytest_modelserve.serving.inputs import Inputs, batch_size, slice_rows
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Subject
@@ -84,7 +84,7 @@ class Failing:
     @property
     def rows(self) -> int | None:
         """How many rows the batch has, None for none."""
-        return batch_rows(self.batch)
+        return batch_size(self.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class _Reducing:
             return False
 
     def part(self, start: int, stop: int) -> Inputs:
-        return some_rows(self.failing.batch, stop - start, first=start)
+        return slice_rows(self.failing.batch, stop - start, first=start)
 
     def answers(self, start: int, stop: int) -> Outputs:
         if self.recorded is None:

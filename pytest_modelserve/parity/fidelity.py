@@ -26,7 +26,7 @@ from pytest_modelserve.metrics import (
     top1_agreement,
 )
 from pytest_modelserve.parity.accuracy.slices import Figure, Part, Slices, highest_slice, lowest_slice, slice_rules
-from pytest_modelserve.serving.inputs import Inputs, rows_of
+from pytest_modelserve.serving.inputs import Inputs, count_rows
 
 if TYPE_CHECKING:
     from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
@@ -231,7 +231,7 @@ def _told_layers(step: LineageStep, reference: Artifact, inputs: Inputs) -> Laye
     from pytest_modelserve.compression import rank_layers
 
     recipe, excluded = str(step.settings["recipe"]), _names(step.settings.get("exclude", ()))
-    rows, stride = rows_of(inputs), _stride(inputs, reference)
+    rows, stride = count_rows(inputs), _stride(inputs, reference)
     ranking = rank_layers(
         reference,
         recipe,
@@ -285,7 +285,7 @@ def _cut(ranking: Ranking, used: int, rows: int) -> str:
 def _stride(inputs: Inputs, artifact: Artifact) -> int:
     """Every how many rows to take one, so that at most `_ROWS` remain; 1 where the model's batch is fixed."""
     fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in artifact.signature.inputs)
-    return 1 if fixed else -(-rows_of(inputs) // _ROWS)
+    return 1 if fixed else -(-count_rows(inputs) // _ROWS)
 
 
 def _every(stride: int, inputs: Inputs) -> Inputs:
@@ -335,7 +335,7 @@ def measure_output_fidelity(
         scores=scores,
     )
     started = time.perf_counter()
-    n = rows_of(inputs)
+    n = count_rows(inputs)
     parts = slice_rules(slices, inputs, n, limits=(), min_rows=None).parts
     answers = reference.predict(inputs)
     found = pair_outputs(candidate.predict(inputs), answers)

@@ -23,8 +23,8 @@ from pytest_modelserve.metrics import (
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
 from pytest_modelserve.parity.failing_inputs import Failing, FailingTold, tell_failing, worst_row
-from pytest_modelserve.serving.inputs import Inputs, batch_rows, batches_of, some_rows
-from pytest_modelserve.serving.reference_runs import reruns_of
+from pytest_modelserve.serving.inputs import Inputs, batch_size, iterate_batches, slice_rows
+from pytest_modelserve.serving.reference_runs import alternative_runs
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
@@ -85,15 +85,15 @@ class Calibration:
 def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
     """The tolerances that `reference` itself shows on the first 64 rows of `batch`.
 
-    `reruns_of` tells the ways in which it is run once more; one that its model does not allow is left out. UsageError
+    `alternative_runs` tells the ways in which it is run once more; one that its model does not allow is left out. UsageError
     for a reference that cannot be run another way, and for one whose answers then move by more than rounding does (rows
     influence each other, as in a model with dynamic quantisation, or the graph is of lower precision inside): the
     tolerances have to be given there.
     """
-    reruns = reruns_of(reference)
-    sample = some_rows(batch, ROWS)
+    reruns = alternative_runs(reference)
+    sample = slice_rows(batch, ROWS)
     answers = reference.predict(sample)
-    if batch_rows(sample) is None:
+    if batch_size(sample) is None:
         reruns.pop("row by row", None)
     again = {how: outputs for how, run in reruns.items() if (outputs := run(sample)) is not None}
     found = calibrate_tolerances(answers, again)
@@ -186,14 +186,14 @@ def measure_output_parity(
     if (rtol is None) != (atol is None):
         raise UsageError("rtol and atol only mean something together: give both, or neither to calibrate them")
     started = time.perf_counter()
-    batches = batches_of(inputs)
+    batches = iterate_batches(inputs)
     first = next(batches, None)
     if first is None:
         raise InputError("there are no rows to judge by: the inputs hold no batch")
     calibration = None
     tolerances: tuple[Tolerance, Tolerance]
     if rtol is None or atol is None:
-        batch_rows(first)  # no rows are told before anything is run
+        batch_size(first)  # no rows are told before anything is run
         calibration = calibrate(reference, first)
         tolerances = calibration.rtol, calibration.atol
         told = str(calibration)
@@ -222,7 +222,7 @@ class _Run:
     def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
         rtol, atol = self.tolerances
         for batch in batches:
-            rows = batch_rows(batch)
+            rows = batch_size(batch)
             answers = self.reference.predict(batch)
             found = pair_outputs(self.candidate.predict(batch), answers)
             part = compare_outputs(found, answers, rtol=rtol, atol=atol)
@@ -241,7 +241,7 @@ class _Run:
         if failing is None:
             return PartingTold(), FailingTold()
         rtol, atol = self.tolerances
-        few = some_rows(failing.batch, _ROWS, first=failing.row)
+        few = slice_rows(failing.batch, _ROWS, first=failing.row)
         return (
             tell_parting(self.candidate, self.reference, few),
             tell_failing(self.candidate, self.reference, failing, rtol=rtol, atol=atol),

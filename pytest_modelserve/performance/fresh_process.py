@@ -22,7 +22,7 @@ from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
 from pytest_modelserve.performance.timing import host_turn
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
-from pytest_modelserve.serving.inputs import check_rows
+from pytest_modelserve.serving.inputs import check_not_empty
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 MEDIAN_OF_STARTS = Method(
@@ -53,7 +53,7 @@ def fresh_job(
             f"a {type(model).__name__} cannot be started in a process of its own: give an Artifact, or the path of an "
             "ONNX file"
         )
-    check_rows(inputs)
+    check_not_empty(inputs)
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
     with serve(artifact, providers=providers, threads=threads) as predictor:
         predictor.predict(inputs)

@@ -64,7 +64,7 @@ def start_afresh(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]
     from pytest_modelserve._onnx.sessions import open_session
 
     pass
-    from pytest_modelserve.serving.onnx_predictor import run_of
+    from pytest_modelserve.serving.onnx_predictor import session_runner
 
     names = [spec.name for spec in job.signature.outputs]
     forget_peak()  # else the peak of the imports stands for that of a small model
@@ -73,7 +73,7 @@ def start_afresh(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
     session = open_session(Path(job.model), providers=job.providers, threads=job.threads)
     opened_cpu, opened = time.process_time_ns(), time.perf_counter_ns()
-    run = run_of(session, job.signature)
+    run = session_runner(session, job.signature)
     run(names, feed)
     called_cpu, called = time.process_time_ns(), time.perf_counter_ns()
     for _ in range(job.calls - 1):

@@ -36,7 +36,7 @@ from pytest_modelserve.performance.timing import (
     warm_up,
 )
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.serving.inputs import check_positive, check_quantile, check_rows
+from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
 from pytest_modelserve.stats import Bounds, interim_error_rate, samples_for_quantile
 from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
 
@@ -301,7 +301,7 @@ def measure_latency(
     check_quantile(quantile)
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_rows(inputs)
+    check_not_empty(inputs)
     began = time.perf_counter()
     clocks = Clocks()
     looks = LatencyLooks(

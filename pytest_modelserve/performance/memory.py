@@ -32,7 +32,7 @@ from pytest_modelserve.performance.fresh_process import (
 from pytest_modelserve.performance.fresh_worker import FreshStart, check_host, resident_bytes
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
 from pytest_modelserve.serving import Inputs, Predictor
-from pytest_modelserve.serving.inputs import check_positive, check_rows
+from pytest_modelserve.serving.inputs import check_not_empty, check_positive
 from pytest_modelserve.stats import mean_bounds
 
 # How much memory this process holds and held at most, as Linux counts it.
@@ -170,7 +170,7 @@ def measure_memory_growth(
     check_positive("max_kib_per_call", max_kib_per_call, "KiB")
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_rows(inputs)
+    check_not_empty(inputs)
     began = time.perf_counter()
     budget = Budget("at_most", max_kib_per_call * 1024)
     readings = read_while_calling(

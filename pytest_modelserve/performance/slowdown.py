@@ -27,7 +27,7 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.performance.operator_costs import breakdown
 from pytest_modelserve.performance.timing import Call, Cap, Clock, Clocks, host_state, no_garbage_collection, warm_up
 from pytest_modelserve.serving import Inputs, Predictor
-from pytest_modelserve.serving.inputs import check_positive, check_quantile, check_rows
+from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # What paired timings say of a slowdown, and how two such statements become one.
@@ -183,7 +183,7 @@ def _another(predictor: Predictor) -> Predictor:
 
     assert isinstance(predictor, OnnxPredictor)
     return OnnxPredictor(
-        predictor.artifact, providers=predictor.providers, threads=predictor.threads, optimise=predictor.optimise
+        predictor.artifact, providers=predictor.providers, threads=predictor.threads, optimize=predictor.optimize
     )
 
 
@@ -420,7 +420,7 @@ def measure_slowdown(
     _check(max_ratio, quantile, clock)
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_rows(inputs)
+    check_not_empty(inputs)
     began = time.perf_counter()
     clocks = Clocks()
     comparing = Comparing(

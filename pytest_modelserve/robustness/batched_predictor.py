@@ -13,7 +13,7 @@ from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import kind_of
 from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
-from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, Isolated
+from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Subject
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The model of a predictor once more: in another session, or in another process.
 
 
-def isolated(predictor: Predictor, *, isolate: bool | None, time_limit_s: float | None) -> Isolated | None:
+def isolated(predictor: Predictor, *, isolate: bool | None, time_limit_s: float | None) -> SubprocessPredictor | None:
     """`predictor`'s model in a process of its own: where `isolate` says so, where a time limit is given, and by default
     where onnxruntime would end the process on some inputs of the model.
 
@@ -41,12 +41,12 @@ def isolated(predictor: Predictor, *, isolate: bool | None, time_limit_s: float 
             f"{predictor.subject} cannot be asked in a process of its own: no file stands behind it; export the model "
             "and serve the artifact, or leave isolate= and time_limit_s= out"
         )
-    return Isolated(_onnx(predictor), time_limit_s=TIME_LIMIT_S if time_limit_s is None else time_limit_s)
+    return SubprocessPredictor(_onnx(predictor), time_limit_s=TIME_LIMIT_S if time_limit_s is None else time_limit_s)
 
 
 def served_again(predictor: Predictor, *, threads: int | None) -> Predictor:
     """The same model in a session of its own, to be closed by the caller; UsageError where no file stands behind it."""
-    if isinstance(predictor, Isolated):
+    if isinstance(predictor, SubprocessPredictor):
         return predictor.again(threads=threads)
     if predictor.artifact is None:
         raise UsageError(
@@ -60,7 +60,7 @@ def served_again(predictor: Predictor, *, threads: int | None) -> Predictor:
         like.artifact,
         providers=like.providers,
         threads=like.threads if threads is None else threads,
-        optimise=like.optimise,
+        optimize=like.optimize,
     )
 
 
@@ -74,8 +74,8 @@ def _onnx(predictor: Predictor) -> OnnxPredictor:
 
 
 def _may_end(predictor: Predictor) -> bool:
-    hazards = getattr(predictor, "hazards", None)
-    return hazards is not None and bool(hazards.minimum)
+    known_crashes = getattr(predictor, "known_crashes", None)
+    return known_crashes is not None and bool(known_crashes.minimum)
 
 
 _CALL_BYTES = 64 * 2**20

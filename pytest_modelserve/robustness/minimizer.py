@@ -20,7 +20,7 @@ from pytest_modelserve.metrics import kind_of
 from pytest_modelserve.metrics.elementwise import is_numpys_own
 from pytest_modelserve.robustness.coordinates import Coordinates, Feed, changed, flat, row_count, shaped, taken
 from pytest_modelserve.robustness.domains import as_dtype
-from pytest_modelserve.serving.subprocess_predictor import ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
 # Texts between two texts: which few characters of a counterexample does a model mind?
 
@@ -274,7 +274,7 @@ _LIMITS = 12
 """Trials that may run into the time limit: enough to find one row among a thousand and a few of its features."""
 _PLAIN = 64
 
-Ends = Callable[[Feed], ProcessEndedError | None]
+Ends = Callable[[Feed], ProcessCrashError | None]
 """How rows (n, ...) end the process; None where they do not."""
 
 
@@ -285,7 +285,7 @@ class _Trials:
     ends: Ends
     until: float
     count: int = 0
-    error: ProcessEndedError | None = None
+    error: ProcessCrashError | None = None
     cut_short: bool = field(default=False)
 
     def __call__(self, rows: Feed) -> bool:
@@ -302,7 +302,7 @@ class _Trials:
 
 
 def simplest_ending(
-    rows: Feed, base: Feed, origin: NDArray[np.intp], ends: Ends, *, error: ProcessEndedError, time_limit_s: float
+    rows: Feed, base: Feed, origin: NDArray[np.intp], ends: Ends, *, error: ProcessCrashError, time_limit_s: float
 ) -> tuple[Counterexample, int]:
     """The simplest rows found between `base` and `rows` that still end the process, and how many were tried.
 

@@ -17,7 +17,7 @@ from pytest_modelserve.robustness.coordinates import Feed, changed, joined, row_
 from pytest_modelserve.robustness.minimizer import Counterexample, Minimised, minimise, simplest_ending
 from pytest_modelserve.robustness.mutations import Space, block_rows, edge_cases, edited
 from pytest_modelserve.robustness.relations.base import Relation, Violations, checked
-from pytest_modelserve.serving.subprocess_predictor import Isolated, ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import Answering
@@ -49,7 +49,7 @@ class Search:
 class EndedAtError(Exception):
     """Some of the rows from `begin` to `end` ended the model's process."""
 
-    def __init__(self, begin: int, end: int, error: ProcessEndedError) -> None:
+    def __init__(self, begin: int, end: int, error: ProcessCrashError) -> None:
         super().__init__(str(error))
         self.begin, self.end, self.error = begin, end, error
 
@@ -111,8 +111,8 @@ class Judge:
             begin, end = open_ranges.pop()
             try:
                 yield begin, self.check(taken(rows, slice(begin, end)))
-            except (InputError, ArtifactError, ProcessEndedError) as error:
-                if isinstance(error, ProcessEndedError) and not minimising:
+            except (InputError, ArtifactError, ProcessCrashError) as error:
+                if isinstance(error, ProcessCrashError) and not minimising:
                     raise EndedAtError(begin, end, error) from error
                 if end - begin > 1:
                     middle = (begin + end) // 2
@@ -121,7 +121,7 @@ class Judge:
                     self.search.refused += 1
                     self.search.refusal = self.search.refusal or str(error)
 
-    def ends(self, rows: Feed) -> ProcessEndedError | None:
+    def ends(self, rows: Feed) -> ProcessCrashError | None:
         """How rows end the process that serves the model, None where they are answered or refused."""
         refused, told = self.search.refused, self.search.refusal
         try:
@@ -137,7 +137,7 @@ class Judge:
         """What the relation says when it is asked once more; empty where it now holds."""
         try:
             again = checked(self.relation, self.predictor, rows, self.space.base)
-        except ProcessEndedError as error:
+        except ProcessCrashError as error:
             return str(error)
         return again.sentence(int(np.argmax(again.violated))) if again.violated.any() else ""
 
@@ -208,7 +208,7 @@ class _Run(Judge):
             found_with=int(counts[list(failing).index(place)]),
         )
 
-    def _simplest_ending(self, rows: Feed, origin: NDArray[np.intp], error: ProcessEndedError) -> Counterexample:
+    def _simplest_ending(self, rows: Feed, origin: NDArray[np.intp], error: ProcessCrashError) -> Counterexample:
         base = taken(self.space.base, origin)
         limit_s = error.time_limit_s or 0.0
         found, trials = simplest_ending(rows, base, origin, self.ends, error=error, time_limit_s=limit_s)
@@ -289,9 +289,12 @@ def search_for(
     InputError where the model took not one candidate.
     """
     run = _Run(relation, predictor, space, batch)
-    if isinstance(predictor.predictor, Isolated) and (ending := _ending_base_rows(predictor, space)) is not None:
+    if (
+        isinstance(predictor.predictor, SubprocessPredictor)
+        and (ending := _ending_base_rows(predictor, space)) is not None
+    ):
         return ending
-    with suppress(ProcessEndedError):  # the search comes to it
+    with suppress(ProcessCrashError):  # the search comes to it
         checked(relation, predictor, taken(space.base, slice(0, 1)), space.base)  # what does not fit is said of one row
     if first is not None and row_count(first[0]):
         run.search.drawn += row_count(first[0])

@@ -28,7 +28,7 @@ DIVISION_TRAPS = ("int32", "int64")  # the narrower types are widened before the
 
 
 @dataclass(frozen=True, slots=True)
-class Hazards:
+class KnownCrashes:
     """What to refuse.
 
     `empty` names the operators of the model that abort on empty inputs, `minimum` the integer dtypes in which it may
@@ -67,7 +67,7 @@ class Hazards:
             )
 
 
-def hazards_of(model: onnx.ModelProto) -> Hazards:
+def find_known_crashes(model: onnx.ModelProto) -> KnownCrashes:
     """The hazards of every graph of `model`: the main one, the branches and bodies inside it, and local functions.
 
     A division counts unless its type, a constant divisor without -1 or a constant dividend rules the trap out; where
@@ -93,7 +93,7 @@ def hazards_of(model: onnx.ModelProto) -> Hazards:
             elif kind in DIVISION_TRAPS:
                 minimum.add(kind)
                 certain.add(kind)
-    return Hazards(
+    return KnownCrashes(
         empty=tuple(sorted(empty)),
         minimum=tuple(sorted(minimum)),
         from_float=tuple(sorted(certain & cast)),
@@ -119,7 +119,7 @@ def _may_trap(division: onnx.NodeProto, scope: Scope) -> bool:
 _MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
-def is_fragile(model: onnx.ModelProto) -> bool:
+def crashes_when_optimized(model: onnx.ModelProto) -> bool:
     """Whether a MatMul reads an input of the model that was transposed in float16, with nothing computed in between."""
     from pytest_modelserve._onnx.scopes import walk
 

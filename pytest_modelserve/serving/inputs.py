@@ -124,7 +124,7 @@ def _check_shared_dims(feed: Feed, signature: Signature) -> None:
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
-def rows_of(inputs: Inputs) -> int:
+def count_rows(inputs: Inputs) -> int:
     """The number of rows, the length of every input's first axis.
 
     InputError for none at all, for a scalar and for inputs of different lengths.
@@ -143,7 +143,7 @@ def rows_of(inputs: Inputs) -> int:
     return rows
 
 
-def chosen_output(predictor: Predictor, inputs: Inputs, output: str | None) -> tuple[str, NDArray[Any]]:
+def select_output(predictor: Predictor, inputs: Inputs, output: str | None) -> tuple[str, NDArray[Any]]:
     """The name and value of the one output to judge; `output` is required where there are several.
 
     UsageError without it, or for a name that the model does not have.
@@ -159,7 +159,7 @@ def chosen_output(predictor: Predictor, inputs: Inputs, output: str | None) -> t
     return output, outputs[output]
 
 
-def told_broken(
+def describe_invalid_rows(
     predictor: Predictor, name: str, scores: NDArray[Any], bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
 ) -> str:
     """The sentence on the rows `bad` (bad,) of `scores`, the output `name`, that hold `what`."""
@@ -169,7 +169,7 @@ def told_broken(
     )
 
 
-def broken_reference(told: str, *, does: str = "that answers NaN") -> InputError:
+def invalid_reference(told: str, *, does: str = "that answers NaN") -> InputError:
     """The error for a reference of which `told` says that some rows are broken."""
     return InputError(f"{told}: a reference {does} cannot judge; clean the inputs or mend the reference")
 
@@ -186,7 +186,7 @@ def _rows_with_nan(inputs: Inputs) -> int:
 # Inputs in one piece or as a stream of batches, and what they count as.
 
 
-def batches_of(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
+def iterate_batches(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
     """The batches: an array or a mapping is one, anything else gives one after the other and is taken once.
 
     InputError for what is neither, and for a batch that is no array and no mapping.
@@ -208,7 +208,7 @@ def batches_of(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
         yield batch
 
 
-def batch_rows(batch: Inputs) -> int | None:
+def batch_size(batch: Inputs) -> int | None:
     """The number of rows of a batch; None where its arrays have no common first axis, so that it is one call.
 
     InputError for a batch of zero rows.
@@ -216,12 +216,12 @@ def batch_rows(batch: Inputs) -> int | None:
     arrays = batch.values() if isinstance(batch, Mapping) else [batch]
     if len({np.shape(array)[:1] for array in arrays}) != 1 or any(np.ndim(array) == 0 for array in arrays):
         return None
-    return rows_of(batch)
+    return count_rows(batch)
 
 
-def some_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
+def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     """At most `limit` rows of a batch that has rows, from row `first` on; else the whole."""
-    if batch_rows(batch) is None:
+    if batch_size(batch) is None:
         return batch
     if isinstance(batch, Mapping):
         return {name: array[first : first + limit] for name, array in batch.items()}
@@ -243,7 +243,7 @@ def check_quantile(quantile: float) -> None:
         raise UsageError(f"quantile lies between 0 and 1 (0.95, say), not {quantile}")
 
 
-def check_rows(inputs: object) -> None:
+def check_not_empty(inputs: object) -> None:
     """InputError for an input without rows: what such a call costs is not what the model costs."""
     for name, array in inputs.items() if isinstance(inputs, Mapping) else (("", inputs),):
         if isinstance(array, np.ndarray) and array.size == 0:

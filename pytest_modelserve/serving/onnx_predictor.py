@@ -18,7 +18,7 @@ from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec, is_unch
 from pytest_modelserve.artifacts.metadata import elem_type
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
 from pytest_modelserve.metrics import dtype_name
-from pytest_modelserve.serving.crash_guards import Hazards, hazards_of, is_fragile
+from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
 from pytest_modelserve.serving.inputs import Feed, check_array, check_threads, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 
@@ -76,12 +76,12 @@ def split_inputs(inputs: object, others: Sequence[TensorSpec]) -> tuple[dict[str
     if not isinstance(inputs, Mapping):
         told = ", ".join(map(repr, (spec.name for spec in others)))
         raise InputError(f"the model takes {told}, which no single array can be: give a mapping from names to arrays")
-    parts = {name for spec in others for name in names_of(spec, inputs)}
+    parts = {name for spec in others for name in part_names(spec, inputs)}
     values = {spec.name: as_value(spec, inputs) for spec in others}
     return values, {name: array for name, array in inputs.items() if name not in parts}
 
 
-def names_of(spec: TensorSpec, names: Iterable[str]) -> list[str]:
+def part_names(spec: TensorSpec, names: Iterable[str]) -> list[str]:
     """Those of `names` that stand for parts of a value that is described by `spec`."""
     return [name for name in names if name == spec.name or name.startswith((f"{spec.name}.", f"{spec.name}["))]
 
@@ -191,9 +191,9 @@ class OnnxPredictor(Predictor):
     `probabilities.keys`. bfloat16, float8 and int4 are arrays of the dtypes of ml_dtypes.
 
     Raises ArtifactError for a file that cannot be opened, one that changed since the artifact was made, one that
-    onnxruntime refuses, and for inputs or outputs that no array can hold. `optimise=False` runs the graph as it stands
-    in the file. `providers`, `threads` and `optimise` stay readable, so that the same can be served again.
-    `guarded=False`, for a process that may end, runs the inputs on which onnxruntime may end it; `hazards` says which.
+    onnxruntime refuses, and for inputs or outputs that no array can hold. `optimize=False` runs the graph as it stands
+    in the file. `providers`, `threads` and `optimize` stay readable, so that the same can be served again.
+    `guarded=False`, for a process that may end, runs the inputs on which onnxruntime may end it; `known_crashes` says which.
     """
 
     transport = "in-process"
@@ -208,27 +208,27 @@ class OnnxPredictor(Predictor):
         threads: int = 1,
         name: str | None = None,
         variant: str | None = None,
-        optimise: bool = True,
+        optimize: bool = True,
         guarded: bool = True,
     ) -> None:
         artifact = _opened(model, name, variant)
-        check_servable(artifact)
+        check_loadable(artifact)
         super().__init__(artifact.subject, artifact.signature)
         self.artifact = artifact
-        self.providers, self.threads, self.optimise = tuple(providers), threads, optimise
+        self.providers, self.threads, self.optimize = tuple(providers), threads, optimize
         graph = read_graph(artifact.path)
         session = open_session(
             artifact.path,
             providers=providers,
             threads=check_threads(threads),
-            optimise=optimise,
-            fragile=is_fragile(graph),
+            optimize=optimize,
+            known_crash=crashes_when_optimized(graph),
         )
-        self._run: _Run = run_of(session, artifact.signature)
+        self._run: _Run = session_runner(session, artifact.signature)
         self._tensors = Signature(tuple(spec for spec in artifact.signature.inputs if spec.is_tensor), ())
         self._others = tuple(spec for spec in artifact.signature.inputs if not spec.is_tensor)
         self._gives_tensors = all(spec.is_tensor for spec in artifact.signature.outputs)
-        self.hazards = hazards_of(graph) if guarded else Hazards()
+        self.known_crashes = find_known_crashes(graph) if guarded else KnownCrashes()
         self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
         self._outputs = [spec.name for spec in artifact.signature.outputs]
         # Name, dtype and shape of each input that fitted last. A call like the one before, as nearly every call of a
@@ -256,9 +256,9 @@ class OnnxPredictor(Predictor):
             return {self._outputs[0]: answers[0]}
         return dict(zip(self._outputs, answers, strict=True))
 
-    def unoptimised(self) -> OnnxPredictor:
+    def unoptimized(self) -> OnnxPredictor:
         """Another predictor of the same file on the same providers and threads, without graph optimisations."""
-        return OnnxPredictor(self.artifact, providers=self.providers, threads=self.threads, optimise=False)
+        return OnnxPredictor(self.artifact, providers=self.providers, threads=self.threads, optimize=False)
 
     def describe(self) -> str:
         """One line: the subject, onnxruntime's version, the providers and the number of threads."""
@@ -278,8 +278,8 @@ class OnnxPredictor(Predictor):
             raise self._closed_error()
         others, rest = split_inputs(inputs, self._others) if self._others else ({}, inputs)
         feed = checked_feed(rest, self._tensors)
-        self.hazards.refuse(feed)
-        decided_by_values = self.hazards.minimum or any(array.dtype.kind == "O" for array in feed.values())
+        self.known_crashes.refuse(feed)
+        decided_by_values = self.known_crashes.minimum or any(array.dtype.kind == "O" for array in feed.values())
         if not decided_by_values and not others:
             self._fitted = tuple((name, array.dtype, array.shape) for name, array in feed.items())
         return {**feed, **others}
@@ -403,7 +403,7 @@ _PLAIN = frozenset(
 )
 
 
-def check_servable(artifact: Artifact) -> None:
+def check_loadable(artifact: Artifact) -> None:
     """ArtifactError for an input or output that no array can stand for.
 
     Tensors of every dtype but complex numbers and undefined ones are served; sequences, maps and optional values of the
@@ -427,7 +427,7 @@ def check_servable(artifact: Artifact) -> None:
         )
 
 
-def run_of(session: onnxruntime.InferenceSession, signature: Signature) -> Run:
+def session_runner(session: onnxruntime.InferenceSession, signature: Signature) -> Run:
     """`session.run`, or what does its work where numbers that numpy does not have itself go in or out."""
     if any(map(_is_narrow, signature.outputs)):
         run = narrow_run(session, [spec.dtype for spec in signature.outputs])

@@ -26,14 +26,14 @@ def named_outputs(result: object) -> dict[str, Any]:
     """
     if result is None:
         raise UsageError("the model returned None: it has to return its outputs")
-    rooted = isinstance(result, (tuple, list)) or not is_nest(result)
+    rooted = isinstance(result, (tuple, list)) or not is_nested(result)
     found = list(leaves(result, (_SINGLE,) if rooted else ()))
     if not found:
         raise UsageError(f"the model returned an empty {type(result).__name__}: it has to return its outputs")
     _refuse_nameless(result)
     for path, value in found:
         if value is None:
-            where = repr(whole_name(path))
+            where = repr(path_name(path))
             raise UsageError(
                 f"the model returned a NoneType as {where}: leave that output out, or return an array for it"
             )
@@ -46,7 +46,7 @@ def named_outputs(result: object) -> dict[str, Any]:
 
 def _refuse_nameless(result: object) -> None:
     """UsageError for a mapping, anywhere in `result`, with a key that is no string."""
-    for key, child in children(result) if is_nest(result) else ():
+    for key, child in children(result) if is_nested(result) else ():
         if isinstance(result, Mapping) and not isinstance(key, str):
             raise UsageError(f"the model returned a mapping with the key {key!r}: outputs are named by strings")
         _refuse_nameless(child)
@@ -60,27 +60,27 @@ def leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
     Fields of a dataclass that are None are left out, for that is how an optional one says that it is not there.
     """
-    if not is_nest(value):
+    if not is_nested(value):
         yield path, value
         return
     for key, child in children(value):
         yield from leaves(child, (*path, key))
 
 
-def mapped(value: Any, path: Path, function: Callable[[Path, Any], Any]) -> Any:
+def map_leaves(value: Any, path: Path, function: Callable[[Path, Any], Any]) -> Any:
     """`value` with `function(path, leaf)` in the place of every leaf; it comes back as dicts, tuples, lists and
     dataclasses."""
-    if not is_nest(value):
+    if not is_nested(value):
         return function(path, value)
     if isinstance(value, Mapping):
-        return {key: mapped(child, (*path, key), function) for key, child in value.items()}
+        return {key: map_leaves(child, (*path, key), function) for key, child in value.items()}
     if isinstance(value, (tuple, list)):
-        built = [mapped(child, (*path, index), function) for index, child in enumerate(value)]
+        built = [map_leaves(child, (*path, index), function) for index, child in enumerate(value)]
         return built if isinstance(value, list) else tuple(built)
-    return replace(value, **{key: mapped(child, (*path, key), function) for key, child in children(value)})
+    return replace(value, **{key: map_leaves(child, (*path, key), function) for key, child in children(value)})
 
 
-def is_nest(value: object) -> bool:
+def is_nested(value: object) -> bool:
     """Whether `value` holds others, each under a name or a number."""
     return isinstance(value, (Mapping, tuple, list)) or (is_dataclass(value) and not isinstance(value, type))
 
@@ -96,7 +96,7 @@ def children(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from ((name, child) for name, child in named if child is not None)
 
 
-def whole_name(path: Path) -> str:
+def path_name(path: Path) -> str:
     """The name that tells all of `path`: "batch.ids", "state_0"."""
     head, *rest = map(str, path)
     return head + "".join(
@@ -109,9 +109,9 @@ def flat_names(paths: Sequence[Path]) -> tuple[str, ...]:
 
     The place in a sequence is appended to the key that holds the sequence: "state_0", "state_1".
     """
-    short = [whole_name(_last_key(path)) for path in paths]
+    short = [path_name(_last_key(path)) for path in paths]
     clashing = Counter(short)
-    return tuple(whole_name(path) if clashing[last] > 1 else last for path, last in zip(paths, short, strict=True))
+    return tuple(path_name(path) if clashing[last] > 1 else last for path, last in zip(paths, short, strict=True))
 
 
 def split_name(name: str) -> Path | None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
 
-Answers = dict[str, NDArray[Any]]
-Rerun = Callable[[Inputs], Answers | None]
+Outputs = dict[str, NDArray[Any]]
+AlternativeRun = Callable[[Inputs], Outputs | None]
 """The outputs of a second run, or None where the model cannot be run that way."""
 
 
-def reruns_of(reference: Predictor) -> dict[str, Rerun]:
+def alternative_runs(reference: Predictor) -> dict[str, AlternativeRun]:
     """The ways to run `reference` once more, by what they are called.
 
     A torch module: a copy of it "in float64", with float inputs cast. An ONNX file: "in float64" by onnx's reference
@@ -50,7 +50,7 @@ def reruns_of(reference: Predictor) -> dict[str, Rerun]:
     )
 
 
-def _in_float64(reference: TorchPredictor, inputs: Inputs) -> Answers:
+def _in_float64(reference: TorchPredictor, inputs: Inputs) -> Outputs:
     try:
         return reference.in_float64().predict(_as_float64(inputs))
     except Exception as error:  # the module's own code
@@ -71,22 +71,22 @@ def _widened(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64) if is_float else array
 
 
-def _evaluated(reference: OnnxPredictor, inputs: Inputs) -> Answers | None:
+def _evaluated(reference: OnnxPredictor, inputs: Inputs) -> Outputs | None:
     pass
 
     signature = reference.artifact.signature
     if not all(spec.is_tensor for spec in (*signature.inputs, *signature.outputs)):
         return None
     feed = inputs if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
-    return float64_answers(reference.artifact, feed)
+    return run_in_float64(reference.artifact, feed)
 
 
-def _unoptimised(reference: OnnxPredictor, inputs: Inputs) -> Answers:
-    with reference.unoptimised() as plain:
+def _unoptimised(reference: OnnxPredictor, inputs: Inputs) -> Outputs:
+    with reference.unoptimized() as plain:
         return plain.predict(inputs)
 
 
-def _row_by_row(reference: OnnxPredictor, inputs: Inputs) -> Answers | None:
+def _row_by_row(reference: OnnxPredictor, inputs: Inputs) -> Outputs | None:
     """The answers to single rows put together; None for a model of a fixed batch, or whose outputs have no row axis."""
     rows = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
     try:
@@ -113,7 +113,7 @@ _MAX_WEIGHTS = 64 * 2**20
 _MAX_INPUT_ELEMENTS = 10**6
 
 
-def float64_answers(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+def run_in_float64(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
     """The outputs of `artifact` with every float32 of the graph, weights and inputs included, as float64.
 
     None where the evaluator cannot: operators of another domain, values that are no tensors, weights in other files or
@@ -126,7 +126,7 @@ def float64_answers(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dic
     from onnx.reference import ReferenceEvaluator
 
     # Not inside the `try`: a file that has changed, and a fault of ours, are no operator that the evaluator lacks.
-    model = widened(load_model(artifact))
+    model = convert_to_float64(load_model(artifact))
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -138,7 +138,7 @@ def float64_answers(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dic
     return {name: np.asarray(value) for name, value in zip(names, answers, strict=True)}
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+def convert_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` in which float64 stands wherever float32 stood: tensors, declarations, casts, subgraphs."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.serving.predictor import Inputs, Predictor
-from pytest_modelserve.serving.subprocess_worker import IsolatedJob, Reply
+from pytest_modelserve.serving.subprocess_worker import Reply, ServingJob
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
@@ -32,7 +32,7 @@ _PATIENCE = 20
 _CHILD = "import sys; from pytest_modelserve.serving.subprocess_worker import main; main(int(sys.argv[1]))"
 
 
-class ProcessEndedError(ModelServeError):
+class ProcessCrashError(ModelServeError):
     """The process that served a model died on a call, or did not return from it in time and was ended.
 
     `time_limit_s` is the limit that it ran into, None where it died.
@@ -43,10 +43,10 @@ class ProcessEndedError(ModelServeError):
         self.time_limit_s = time_limit_s
 
 
-class Isolated(Predictor):
+class SubprocessPredictor(Predictor):
     """The model of `predictor` served in a new interpreter, which is started again after it has died.
 
-    `predict` raises ProcessEndedError where the process dies or takes longer than `time_limit_s`; for many rows, than
+    `predict` raises ProcessCrashError where the process dies or takes longer than `time_limit_s`; for many rows, than
     twenty times what as many took so far at their fastest, if that is longer. Inputs on which onnxruntime may end the
     process are not refused, as `predictor` itself would do. The process ends with `close`, and with this one. `starts`
     counts them so far.
@@ -60,20 +60,20 @@ class Isolated(Predictor):
         self.time_limit_s = time_limit_s
         self.starts = 0
         self._predictor = predictor
-        self._job = IsolatedJob(
+        self._job = ServingJob(
             path=os.path.abspath(predictor.artifact.path),
             sha256=predictor.artifact.sha256,
             name=predictor.artifact.name,
             variant=predictor.artifact.variant,
             providers=predictor.providers,
             threads=predictor.threads if threads is None else threads,
-            optimise=predictor.optimise,
+            optimize=predictor.optimize,
         )
         self._fastest_row_s: float | None = None
         self._process: _Process | None = None
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """What the process answers; ProcessEndedError where it ends instead."""
+        """What the process answers; ProcessCrashError where it ends instead."""
         if self.closed:
             raise self._closed_error()
         if self._process is None:
@@ -91,9 +91,9 @@ class Isolated(Predictor):
         self._fastest_row_s = row_s if self._fastest_row_s is None else min(row_s, self._fastest_row_s)
         return reply.result()
 
-    def again(self, *, threads: int | None) -> Isolated:
+    def again(self, *, threads: int | None) -> SubprocessPredictor:
         """Another process of the same model."""
-        return Isolated(self._predictor, time_limit_s=self.time_limit_s, threads=threads)
+        return SubprocessPredictor(self._predictor, time_limit_s=self.time_limit_s, threads=threads)
 
     def describe(self) -> str:
         """One line: what the predictor says of itself, and that another process answers."""
@@ -110,7 +110,7 @@ class Isolated(Predictor):
 class _Process:
     """One running child; whatever goes wrong in `call` has ended it."""
 
-    def __init__(self, job: IsolatedJob, subject: str) -> None:
+    def __init__(self, job: ServingJob, subject: str) -> None:
         self._subject = subject
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._connection, theirs = Pipe()
@@ -118,7 +118,7 @@ class _Process:
         theirs.close()
         try:
             started = self._exchange(job, _START_LIMIT_S)
-        except ProcessEndedError as error:
+        except ProcessCrashError as error:
             raise ModelServeError(f"while {subject} was opened in a process of its own, {error}") from None
         except BaseException:
             self.end()
@@ -128,7 +128,7 @@ class _Process:
             raise ModelServeError(f"{subject} could not be opened in a process of its own: {started.told}")
 
     def call(self, inputs: Inputs, limit_s: float) -> Reply:
-        """The reply to `inputs`; ProcessEndedError without one in time."""
+        """The reply to `inputs`; ProcessCrashError without one in time."""
         try:
             return self._exchange(inputs, limit_s)
         except BaseException:
@@ -141,13 +141,13 @@ class _Process:
             if not self._connection.poll(limit_s):
                 self.end()
                 told = f"the process that serves {self._subject} did not return within {round(limit_s, 2):g} s"
-                raise ProcessEndedError(told, time_limit_s=limit_s)
+                raise ProcessCrashError(told, time_limit_s=limit_s)
             reply: Reply = pickle.loads(self._connection.recv_bytes())
         except (EOFError, BrokenPipeError, ConnectionResetError):
             status = self._child.wait()
             said = self._last_words()
             self.end()
-            raise ProcessEndedError(f"the process that serves {self._subject} {_ended(status)}{said}") from None
+            raise ProcessCrashError(f"the process that serves {self._subject} {_ended(status)}{said}") from None
         return reply
 
     def _last_words(self) -> str:

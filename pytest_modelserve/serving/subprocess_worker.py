@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class IsolatedJob:
+class ServingJob:
     """What the process serves."""
 
     path: str
@@ -29,7 +29,7 @@ class IsolatedJob:
     variant: str
     providers: tuple[str, ...]
     threads: int
-    optimise: bool
+    optimize: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ def main(descriptor: int) -> None:
     _leave_no_core()
     connection = Connection(descriptor)
     try:
-        job: IsolatedJob = pickle.loads(connection.recv_bytes())
+        job: ServingJob = pickle.loads(connection.recv_bytes())
         try:
             predictor = _served(job)
         except ModelServeError as error:
@@ -79,7 +79,7 @@ def _leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _served(job: IsolatedJob) -> OnnxPredictor:
+def _served(job: ServingJob) -> OnnxPredictor:
     from pytest_modelserve.artifacts import open_artifact
     from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
@@ -87,7 +87,7 @@ def _served(job: IsolatedJob) -> OnnxPredictor:
     if artifact.sha256 != job.sha256:
         raise ArtifactError(f"the model {job.path} changed after it was opened: open it again")
     return OnnxPredictor(
-        artifact, providers=job.providers, threads=job.threads, optimise=job.optimise, guarded=False
+        artifact, providers=job.providers, threads=job.threads, optimize=job.optimize, guarded=False
     )  # fmt: skip
 
 

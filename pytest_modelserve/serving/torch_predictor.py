@@ -18,7 +18,7 @@ from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.inputs import check_array, check_threads
 from pytest_modelserve.serving.predictor import Inputs, Predictor
-from pytest_modelserve.serving.pytree import flat_names, leaves, mapped, named_outputs, split_name
+from pytest_modelserve.serving.pytree import flat_names, leaves, map_leaves, named_outputs, split_name
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Call:
         """The positional and keyword arguments of the call, with `values` in their places."""
 
         def placed(tree: Any) -> Any:
-            return mapped(tree, (), lambda _, name: values[name])
+            return map_leaves(tree, (), lambda _, name: values[name])
 
         return placed(self.args), {name: placed(tree) for name, tree in self.kwargs.items()}
 
@@ -177,7 +177,7 @@ class Forward:
         names = dict(zip([path for path, _ in found], flat_names([path for path, _ in found]), strict=True))
         if len(set(names.values())) < len(names):
             raise InputError(f"two inputs have one name: {_quoted(names.values())}")
-        trees = {name: mapped(value, (name,), lambda path, _: names[path]) for name, value in ordered.items()}
+        trees = {name: map_leaves(value, (name,), lambda path, _: names[path]) for name, value in ordered.items()}
         rest = self._open(Parameter.VAR_POSITIONAL)
         by_place = {p.name for p in self.parameters if p.kind is Parameter.POSITIONAL_ONLY}
         if rest in trees:  # whatever stands before *args goes by its place

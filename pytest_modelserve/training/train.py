@@ -24,7 +24,7 @@ from pytest_modelserve.errors import ArtifactError, InputError, UsageError, requ
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import Progress, progress
 from pytest_modelserve.serving.inputs import check_array
-from pytest_modelserve.serving.pytree import leaves, whole_name
+from pytest_modelserve.serving.pytree import leaves, path_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,7 +131,7 @@ def check_examples(examples: object, what: str) -> None:
     if not found:
         raise InputError(f"{what} are empty: there is no array in them")
     for path, value in found.items():
-        where = f"{what}: {whole_name(path)!r}" if path else what
+        where = f"{what}: {path_name(path)!r}" if path else what
         if isinstance(value, (bool, int, float, complex, str)) or value is None:
             raise InputError(
                 f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: give "

@@ -166,10 +166,10 @@ def test_quantizer_leaves_logging_and_warnings_as_they_were(mlp, store, rows, ca
 def test_calibration_reaches_the_recipe_of_a_chain_that_takes_it(mlp, store, rows):
     source = mlp()
     chain = compress(source, ["int8-static", "optimize"], calibration=rows, store=store)
-    quantise, optimise = chain.lineage[-2:]
+    quantise, optimize = chain.lineage[-2:]
     assert "calibration" in quantise.settings
-    assert "calibration" not in optimise.settings
-    assert optimise.settings["nodes_after"] == {"QGemm": 2, "QuantizeLinear": 1, "DequantizeLinear": 1}
+    assert "calibration" not in optimize.settings
+    assert optimize.settings["nodes_after"] == {"QGemm": 2, "QuantizeLinear": 1, "DequantizeLinear": 1}
 
 
 def test_quantising_what_onnxruntime_optimised_is_refused(mlp, store, rows):

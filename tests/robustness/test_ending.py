@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.robustness import minimizer as ending
 from pytest_modelserve.robustness.minimizer import Counterexample, simplest_ending
-from pytest_modelserve.serving.subprocess_predictor import ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
 Rows = dict[str, NDArray[Any]]
-DIED = ProcessEndedError("the process that serves m died of SIGFPE")
+DIED = ProcessCrashError("the process that serves m died of SIGFPE")
 
 
 class Deadly:
@@ -25,7 +25,7 @@ class Deadly:
         self.rule, self.seconds = rule, seconds
         self.deaths = 0
 
-    def __call__(self, rows: Rows) -> ProcessEndedError | None:
+    def __call__(self, rows: Rows) -> ProcessCrashError | None:
         if not self.rule(rows["x"]).any():
             return None
         self.deaths += 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.serving.subprocess_predictor import Isolated, ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
 
 r = ms.relations
 Array = NDArray[Any]
@@ -118,13 +118,13 @@ def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
     divider: ms.Predictor, looping: ms.Predictor, whole: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    start = Isolated.__init__
+    start = SubprocessPredictor.__init__
 
-    def counted(self: Isolated, predictor: Any, **options: Any) -> None:
+    def counted(self: SubprocessPredictor, predictor: Any, **options: Any) -> None:
         started.append(predictor.subject.name)
         start(self, predictor, **options)
 
-    monkeypatch.setattr(Isolated, "__init__", counted)
+    monkeypatch.setattr(SubprocessPredictor, "__init__", counted)
     for model, inputs in ((divider, whole), (looping, whole[:, :4])):
         assert ms.measure_relation(model, inputs, r.finite_outputs(), candidates=20).verdict is ms.Verdict.PASS
     assert started == ["divider"]
@@ -164,7 +164,7 @@ def test_a_model_that_never_returns_is_told_with_the_row(looping: ms.Predictor) 
 
 def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: ms.Predictor, rows: Array) -> None:
     """A limit that one row keeps is none for a thousand, which may take a thousand times as long."""
-    with Isolated(classifier, time_limit_s=5) as model:  # type: ignore[arg-type]
+    with SubprocessPredictor(classifier, time_limit_s=5) as model:  # type: ignore[arg-type]
         many = np.tile(rows, (5000, 1))
         model.predict(rows[:1])
         model._fastest_row_s = 0.1
@@ -173,12 +173,12 @@ def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: m
 
 
 def test_a_process_is_started_again_after_it_has_died(divider: ms.Predictor, whole: Array) -> None:
-    with Isolated(divider, time_limit_s=30) as model:  # type: ignore[arg-type]
+    with SubprocessPredictor(divider, time_limit_s=30) as model:  # type: ignore[arg-type]
         expected = divider.predict(whole)["y"]
         whole[0, [2, 7]] = LEAST, -1
         for _ in range(2):
             np.testing.assert_array_equal(model.predict(whole[1:])["y"], expected[1:])
-            with pytest.raises(ProcessEndedError, match=r"^the process that serves divider died of SIGFPE$"):
+            with pytest.raises(ProcessCrashError, match=r"^the process that serves divider died of SIGFPE$"):
                 model.predict(whole)
         assert model.starts == 2
         with pytest.raises(ms.InputError, match="axis 1 is 9 instead of 10"):
@@ -193,7 +193,7 @@ def test_text_and_narrow_numbers_go_there_and_back(onnx_model: Any) -> None:
     cast = [helper.make_node("Cast", ["x"], ["y"], to=16)], {"x": ("float32", ["n"])}, {"y": (bfloat16, ["n"])}
     for graph, x in ((text, np.array(["längst", ""], object)), (cast, np.array([1.5, -0.0], np.float32))):
         model = ms.serve(onnx_model(*graph))
-        with Isolated(model, time_limit_s=30) as isolated:  # type: ignore[arg-type]
+        with SubprocessPredictor(model, time_limit_s=30) as isolated:  # type: ignore[arg-type]
             here, there = model.predict(x)["y"], isolated.predict(x)["y"]
         assert there.dtype == here.dtype
         assert there.tolist() == here.tolist()
@@ -267,8 +267,8 @@ def test_the_process_ends_with_one_that_is_killed(looping: ms.Predictor, wait: s
     count = 1 if wait == "idle" else 2**62
     code = f"""
 import numpy as np, pytest_modelserve as ms
-from pytest_modelserve.serving.subprocess_predictor import Isolated
-model = Isolated(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
+from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
+model = SubprocessPredictor(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
 model.predict(np.ones((1, 4), np.int64))
 print(model._process._child.pid, flush=True)
 model.predict(np.full((1, 4), {count}))

@@ -295,7 +295,7 @@ def test_bfloat16_beside_what_is_no_number_is_refused(onnx_file):
 
 def test_an_unoptimised_twin_runs_the_graph_as_it_stands(linear):
     predictor = OnnxPredictor(linear, name="digits", threads=2)
-    twin = predictor.unoptimised()
+    twin = predictor.unoptimized()
     level = twin._run.__self__.get_session_options().graph_optimization_level
     assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert twin.describe() == predictor.describe()

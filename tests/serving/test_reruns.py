@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.serving import CallablePredictor, OnnxPredictor, TorchPredictor
-from pytest_modelserve.serving.reference_runs import reruns_of, widened
+from pytest_modelserve.serving.reference_runs import alternative_runs, convert_to_float64
 
 NODE = helper.make_node
 X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
@@ -17,7 +17,7 @@ X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 def test_an_onnx_file_is_run_in_three_other_ways(linear):
     predictor = OnnxPredictor(linear)
     exact = X.astype(np.float64) @ np.arange(6).reshape(3, 2) + [10, 20]
-    found = {how: run(X)["y"] for how, run in reruns_of(predictor).items()}
+    found = {how: run(X)["y"] for how, run in alternative_runs(predictor).items()}
     assert list(found) == ["in float64", "without graph optimisations", "row by row"]
     assert found["in float64"].dtype == np.float64
     np.testing.assert_array_equal(found["in float64"], exact)
@@ -28,14 +28,14 @@ def test_an_onnx_file_is_run_in_three_other_ways(linear):
 
 def test_a_fixed_batch_cannot_be_run_row_by_row(onnx_file):
     path = onnx_file([NODE("Relu", ["x"], ["y"])], {"x": ("float32", [6, 3])}, {"y": ("float32", [6, 3])})
-    assert reruns_of(OnnxPredictor(path))["row by row"](X) is None
+    assert alternative_runs(OnnxPredictor(path))["row by row"](X) is None
 
 
 def test_an_output_without_rows_cannot_be_put_together(onnx_file):
     path = onnx_file(
         [NODE("ReduceSum", ["x"], ["y"], keepdims=0)], {"x": ("float32", ["n", 3])}, {"y": ("float32", [])}
     )
-    assert reruns_of(OnnxPredictor(path))["row by row"](X) is None
+    assert alternative_runs(OnnxPredictor(path))["row by row"](X) is None
 
 
 def test_operators_that_the_evaluator_does_not_know_are_left_out(onnx_file):
@@ -45,7 +45,7 @@ def test_operators_that_the_evaluator_does_not_know_are_left_out(onnx_file):
         {"y": ("float32", ["n", 3])},
         domains=["com.microsoft"],
     )
-    assert reruns_of(OnnxPredictor(path))["in float64"](X) is None
+    assert alternative_runs(OnnxPredictor(path))["in float64"](X) is None
 
 
 def test_file_that_has_changed_is_not_taken_for_one_that_the_evaluator_lacks(linear):
@@ -54,7 +54,7 @@ def test_file_that_has_changed_is_not_taken_for_one_that_the_evaluator_lacks(lin
     model.graph.initializer[0].raw_data = bytes(24)
     onnx.save(model, linear)
     with pytest.raises(ArtifactError, match="has changed since it was opened"):
-        reruns_of(predictor)["in float64"](X)
+        alternative_runs(predictor)["in float64"](X)
 
 
 def test_every_float32_of_a_graph_is_widened_in_subgraphs_too():
@@ -81,7 +81,7 @@ def test_every_float32_of_a_graph_is_widened_in_subgraphs_too():
         ],
     )
     model = helper.make_model(graph)
-    wide = str(widened(model))
+    wide = str(convert_to_float64(model))
     assert "elem_type: 11" in wide
     assert "elem_type: 1\n" not in wide
     assert "data_type: 1\n" not in wide
@@ -94,7 +94,7 @@ def test_a_torch_module_is_run_in_float64_and_stays_as_it_is():
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2).eval()
     predictor = TorchPredictor(module)
-    ((how, run),) = reruns_of(predictor).items()
+    ((how, run),) = alternative_runs(predictor).items()
     answer = run(X)["output"]
     assert how == "in float64"
     weight, bias = (p.detach().double().numpy() for p in module.parameters())
@@ -109,7 +109,7 @@ def test_a_module_that_insists_on_float32_says_so():
             return x @ torch.ones(3, 2)
 
     with pytest.raises(UsageError) as caught:
-        reruns_of(TorchPredictor(Stubborn().eval(), subject=None))["in float64"](X)
+        alternative_runs(TorchPredictor(Stubborn().eval(), subject=None))["in float64"](X)
     assert str(caught.value).startswith(
         "Stubborn / torch does not run in float64, which would tell how far its own rounding reaches (RuntimeError: "
     )
@@ -118,7 +118,7 @@ def test_a_module_that_insists_on_float32_says_so():
 
 def test_a_function_cannot_be_run_another_way():
     with pytest.raises(UsageError) as caught:
-        reruns_of(CallablePredictor(lambda x: x, name="mine"))
+        alternative_runs(CallablePredictor(lambda x: x, name="mine"))
     assert str(caught.value) == (
         "mine, a Python callable cannot be run another way to learn how far its own rounding reaches: give both rtol "
         "and atol"

@@ -17,7 +17,7 @@ from pytest_modelserve.metrics import decode
 from pytest_modelserve.parity.accuracy.estimates import Words, evidence_of
 from pytest_modelserve.parity.accuracy.evaluation import Question, evidence_of_unanswered
 from pytest_modelserve.parity.accuracy.slices import highest_slice, lowest_slice, refuse_judged_slices, verdicts_of
-from pytest_modelserve.serving.inputs import broken_reference, chosen_output, told_broken
+from pytest_modelserve.serving.inputs import describe_invalid_rows, invalid_reference, select_output
 from pytest_modelserve.stats import Bounds, bca_bounds, resamples_for
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def measure_own_change(candidate: Predictor, reference: Predictor, question: Que
     before, after = _answers(reference, question), _answers(candidate, question)
     gate = f"{question.spec.title} parity"
     if isinstance(before, _Unanswered):
-        raise broken_reference(before.told)
+        raise invalid_reference(before.told)
     if isinstance(after, _Unanswered):
         return evidence_of_unanswered(
             gate,
@@ -90,13 +90,13 @@ def measure_own_change(candidate: Predictor, reference: Predictor, question: Que
 
 def _answers(predictor: Predictor, question: Question) -> NDArray[Any] | _Unanswered:
     """What the metric is given of the output: its values, or the labels that `decode=` makes of them."""
-    name, scores = chosen_output(predictor, question.inputs, question.reading.output)
+    name, scores = select_output(predictor, question.inputs, question.reading.output)
     rows = np.zeros(len(scores), dtype=np.bool_)
     if scores.dtype.kind == "f":
         rows = np.isnan(scores).any(axis=tuple(range(1, scores.ndim)))
     if rows.any():
         bad = np.flatnonzero(rows)
-        return _Unanswered(bad.size, told_broken(predictor, name, scores, bad, question.inputs))
+        return _Unanswered(bad.size, describe_invalid_rows(predictor, name, scores, bad, question.inputs))
     labels = np.asarray(question.labels)
     if len(labels) != len(scores):
         raise InputError(f"there are {len(labels)} labels for {len(scores)} rows of outputs")

@@ -42,7 +42,7 @@ from pytest_modelserve.parity.accuracy.slices import (
     slice_rules,
     verdicts_of,
 )
-from pytest_modelserve.serving.inputs import Inputs, rows_of
+from pytest_modelserve.serving.inputs import Inputs, count_rows
 from pytest_modelserve.stats import (
     Bounds,
     Linearized,
@@ -619,7 +619,7 @@ def question_of(
     for given in slice_limits:
         if given is not None:
             _check_slice_limit(given, spec, limit)
-    n = rows_of(inputs)
+    n = count_rows(inputs)
     reading = Reading(output, decode or "argmax", scores, pos_label, check_weights(weights, n))
     return Question(
         spec,

@@ -31,7 +31,7 @@ from pytest_modelserve.metrics import (
     row_squares,
     top_k_rows,
 )
-from pytest_modelserve.serving.inputs import Inputs, broken_reference, chosen_output, told_broken
+from pytest_modelserve.serving.inputs import Inputs, describe_invalid_rows, invalid_reference, select_output
 from pytest_modelserve.stats import Linearized, auc_of, average_of, mean_of, ratio_of
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def estimate_of(
     NaN counts as wrong where only right answers are counted, and otherwise breaks its row. InputError for labels,
     targets or scores that do not fit and, unless `may_be_broken`, for rows with NaN.
     """
-    name, scores = chosen_output(predictor, inputs, reading.output)
+    name, scores = select_output(predictor, inputs, reading.output)
     if spec.reads == "answers" or spec.name == "top_k_accuracy":
         over, bad = _counted(spec, scores, labels, reading)
         losses = None
@@ -250,9 +250,9 @@ def estimate_of(
     if not bad.size:
         return Estimate(over, losses)
     what = "NaN" if spec.is_counted or spec.name == "roc_auc" else "NaN or infinities"
-    told = told_broken(predictor, name, scores, bad, inputs, what=what)
+    told = describe_invalid_rows(predictor, name, scores, bad, inputs, what=what)
     if not may_be_broken:
-        raise broken_reference(told, does="that answers NaN" if what == "NaN" else "without an answer")
+        raise invalid_reference(told, does="that answers NaN" if what == "NaN" else "without an answer")
     if spec.name in ("accuracy", "top_k_accuracy", "balanced_accuracy", "recall"):
         return Estimate(over, losses, findings=(f"{told}: counted as wrong",))
     return Estimate(over, losses, int(bad.size), told)
@@ -414,7 +414,7 @@ def answers_of(predictor: Predictor, question: Question, *, may_be_nan: bool = T
     labels that do not fit and, unless `may_be_nan`, for scores that hold NaN.
     """
     spec, reading, labels = question.spec, question.reading, question.labels
-    name, scores = chosen_output(predictor, question.inputs, reading.output)
+    name, scores = select_output(predictor, question.inputs, reading.output)
     if spec.name == "top_k_accuracy":
         correct, invalid = top_k_rows(scores, labels, int(spec.parameter))
         counted = np.ones(len(correct), dtype=np.bool_)
@@ -429,9 +429,9 @@ def answers_of(predictor: Predictor, question: Question, *, may_be_nan: bool = T
     if not invalid.any():
         return Answers(correct[rows], rows)
     bad = np.flatnonzero(invalid)
-    told = told_broken(predictor, name, scores, bad, question.inputs)
+    told = describe_invalid_rows(predictor, name, scores, bad, question.inputs)
     if not may_be_nan:
-        raise broken_reference(told)
+        raise invalid_reference(told)
     if spec.name == "precision":
         return Answers(correct[rows], rows, (told,), len(bad))
     return Answers(correct[rows], rows, (f"{told}: counted as wrong",))

@@ -20,7 +20,7 @@ from pytest_modelserve.artifacts import Signature, TensorSpec, open_artifact
 from pytest_modelserve.artifacts.metadata import elem_type
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
-from pytest_modelserve.serving.onnx_predictor import as_arrays, as_value, names_of
+from pytest_modelserve.serving.onnx_predictor import as_arrays, as_value, part_names
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -163,7 +163,7 @@ def _protos(arrays: NDArray[Any] | Mapping[str, NDArray[Any]], specs: Sequence[T
         return
     left = dict(arrays)
     for spec in specs:
-        parts = names_of(spec, left) if not spec.is_tensor else [spec.name] if spec.name in left else []
+        parts = part_names(spec, left) if not spec.is_tensor else [spec.name] if spec.name in left else []
         if parts:
             yield proto_of(spec, as_value(spec, left) if not spec.is_tensor else left[spec.name])
         for part in parts:

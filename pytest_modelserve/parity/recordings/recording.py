@@ -20,7 +20,7 @@ from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
 from pytest_modelserve.parity.recordings.onnx_test_data import PbExchanges, write_pb
 from pytest_modelserve.parity.recordings.parquet import Columns, ParquetExchanges, write_parquet
 from pytest_modelserve.serving import Inputs, Predictor
-from pytest_modelserve.serving.inputs import Inputs as Inputs_opening, batches_of
+from pytest_modelserve.serving.inputs import Inputs as Inputs_opening, iterate_batches
 
 # One request and its answer.
 
@@ -195,7 +195,7 @@ def _checked(path: str | os.PathLike[str]) -> Path:
 
 def _answered(predictor: Predictor, inputs: Inputs_opening | Iterable[Inputs_opening]) -> Iterator[Exchange]:
     count = 0
-    for request in batches_of(inputs):
+    for request in iterate_batches(inputs):
         count += 1
         yield Exchange(request, predictor.predict(request))
     if not count:

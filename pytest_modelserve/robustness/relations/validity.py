@@ -31,7 +31,7 @@ from pytest_modelserve.robustness.relations.base import (
     with_columns,
 )
 from pytest_modelserve.robustness.strategies import faults_of, malformed, source_for
-from pytest_modelserve.serving.subprocess_predictor import ProcessEndedError
+from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import Answering
@@ -303,7 +303,7 @@ class CleanRejection:
         """What happened instead of a refusal, nothing where the model refuses."""
         try:
             predictor.predictor.predict(next(iter(inputs.values())) if bare else dict(inputs))
-        except ProcessEndedError as error:
+        except ProcessCrashError as error:
             return f"{fault}: {error}"
         except self.errors:
             return ""
