@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py [--rounds 31] [--worlds 30] [--rows 200000] [--columns 20]
 
-Speed: `measure_no_drift` of 200,000 × 20 floats, everything included, against `np.sort` of the same columns, in rounds
+Speed: `measure_drift` of 200,000 × 20 floats, everything included, against `np.sort` of the same columns, in rounds
 whose order is shuffled. np.sort is timed twice: with each result dropped, so that the next one reuses its memory, and
 with all results kept, as a test that needs the sorted columns would. Medians; the goal is 0.25. Where numpy sorts with
 AVX-512, in 5 ns a value, the goal leaves a check 1.2 ns; the same figures without vector instructions (65 ns) by
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.histogram import CellTable, choose_edges, count_values
 from pytest_modelserve.stats.two_sample_tests import distribution_distance
 
@@ -88,13 +88,13 @@ def speed(rng: np.random.Generator, rounds: int, size: tuple[int, int]) -> float
             "np.sort, results dropped": lambda: drop_sorted(columns),
             "np.sort, results kept": lambda: [np.sort(values) for values in columns.values()],
             "np.sort of the array, axis 0": lambda: np.sort(data, axis=0),
-            "drift, columns alone": lambda: measure_no_drift(columns, without_pairs, max_distance=0.1),
-            "drift, columns and pairs": lambda: measure_no_drift(columns, profile, max_distance=0.1),
-            "drift, lognormal × 1e6": lambda: measure_no_drift(heavy, heavy_profile, max_distance=0.1),
-            "drift, no table fits": lambda: measure_no_drift(spikes, spikes_profile, max_distance=0.1),
-            "drift, array (n, features)": lambda: measure_no_drift(data, profile, max_distance=0.1),
+            "drift, columns alone": lambda: measure_drift(columns, without_pairs, max_distance=0.1),
+            "drift, columns and pairs": lambda: measure_drift(columns, profile, max_distance=0.1),
+            "drift, lognormal × 1e6": lambda: measure_drift(heavy, heavy_profile, max_distance=0.1),
+            "drift, no table fits": lambda: measure_drift(spikes, spikes_profile, max_distance=0.1),
+            "drift, array (n, features)": lambda: measure_drift(data, profile, max_distance=0.1),
             "counting alone": lambda: [count_values(c, e) for c, e in zip(columns.values(), edges, strict=True)],
-            "data quality, columns": lambda: measure_data_quality(columns, profile, max_share=0.01),
+            "data quality, columns": lambda: measure_data_quality(columns, profile, max_rate=0.01),
         },
         rounds,
     )
@@ -109,7 +109,7 @@ def speed(rng: np.random.Generator, rounds: int, size: tuple[int, int]) -> float
 
 def memory(columns: dict[str, Floats], profile: ReferenceProfile) -> None:
     tracemalloc.start()
-    measure_no_drift(columns, profile, max_distance=0.1)
+    measure_drift(columns, profile, max_distance=0.1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     print(f"memory beyond the data: {peak / 1e6:.1f} MB (goal ≤ {GOAL_MB} MB)")

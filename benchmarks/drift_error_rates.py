@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Budget, Verdict
-from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.drift.column_tests import (
     Blocks,
     Comparison,
@@ -105,7 +105,7 @@ def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         ]
         for told, given in (("no block", None), ("block=1", 1), (f"block={block}", block)):
             found = [
-                measure_no_drift(now, then, max_distance=1e-9, alpha=ALPHA, block=given).verdict for now, then in pairs
+                measure_drift(now, then, max_distance=1e-9, alpha=ALPHA, block=given).verdict for now, then in pairs
             ]
             yield f"chain of {memory}, significance alone, {told}".ljust(62) + shares_told(found)
 
@@ -121,11 +121,11 @@ def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
 
     for rows in (200, 1000, 5000):
         pairs = [(draw(rows), reference_profile(draw(5000))) for _ in range(worlds)]
-        found = [measure_data_quality(now, then, max_share=0.02).verdict for now, then in pairs]
+        found = [measure_data_quality(now, then, max_rate=0.02).verdict for now, then in pairs]
         yield f"quality, whole data, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
-        found = [measure_data_quality(now, then, max_share=1e-9, alpha=0.05).verdict for now, then in pairs]
+        found = [measure_data_quality(now, then, max_rate=1e-9, alpha=0.05).verdict for now, then in pairs]
         yield "    significance alone at alpha 0.05".ljust(62) + shares_told(found)
-        found = [measure_data_quality(draw(rows, 0.04), then, max_share=0.02).verdict for _, then in pairs]
+        found = [measure_data_quality(draw(rows, 0.04), then, max_rate=0.02).verdict for _, then in pairs]
         yield f"quality, nulls truly 2 points above, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from pytest_modelserve.evidence import Budget, Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.columns import as_column
 from pytest_modelserve.monitoring.correlations import Associations, Feature, choose_features, pair_sums
@@ -139,7 +139,7 @@ def detection_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             profile, window = reference_profile(table(rng, 10_000)), table(rng, rows)
             if change is not None:
                 change(rng, window)
-            found[measure_no_drift(window, profile, max_distance=0.03, alpha=ALPHA, block=1).verdict.name] += 1
+            found[measure_drift(window, profile, max_distance=0.03, alpha=ALPHA, block=1).verdict.name] += 1
         yield f"{what}, {rows} rows".ljust(46) + "  ".join(f"{k} {v / worlds:.4f}" for k, v in sorted(found.items()))
 
 
@@ -153,7 +153,7 @@ def digits_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             profile = reference_profile(images[order[:1200]], sketch_rows=sketch_rows)
             rest = order[1200:]
             for what, rows in (("one class removed", rest[labels[rest] != world % 10]), ("unchanged", rest)):
-                evidence = measure_no_drift(images[rows], profile, max_distance=0.03, alpha=ALPHA, block=1)
+                evidence = measure_drift(images[rows], profile, max_distance=0.03, alpha=ALPHA, block=1)
                 found[what] += evidence.verdict is Verdict.FAIL
         told = "  ".join(f"{what}: FAIL {count / worlds:.3f}" for what, count in found.items())
         yield f"digits, sketch of {sketch_rows} rows, {worlds} splits: {told}"
@@ -164,9 +164,7 @@ def row_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         found = Counter[str]()
         for _ in range(worlds):
             profile = reference_profile(table(rng, 2_000), sketch_rows=sketch_rows)
-            found[
-                measure_no_drift(table(rng, rows), profile, max_distance=0.10, alpha=ALPHA, block=1).verdict.name
-            ] += 1
+            found[measure_drift(table(rng, rows), profile, max_distance=0.10, alpha=ALPHA, block=1).verdict.name] += 1
         told = "  ".join(f"{k} {v / worlds:.4f}" for k, v in sorted(found.items()))
         yield f"unchanged, {rows} rows, sketch of {sketch_rows}".ljust(46) + told
     alarms, edges = 0, np.linspace(-3, 3, 255)

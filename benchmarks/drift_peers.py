@@ -7,7 +7,7 @@ numbers and 5 of categories, with one thing changed; and digits without one clas
 that everyone writes first: one test a column at 5 %, and the same with Bonferroni's correction. A peer runs with its
 defaults in an environment of its own (a Python that has it), of which none is needed.
 
-Ours is `measure_no_drift(max_distance=0.03)` and `measure_data_quality(max_share=0.003)`, half of 5 % each, with a
+Ours is `measure_drift(max_distance=0.03)` and `measure_data_quality(max_rate=0.003)`, half of 5 % each, with a
 profile that holds no rows and with one that keeps 2,000 (`sketch_rows`). A tool's time is from the columns in memory to
 its answer, the reference's profile or fit included.
 """
@@ -121,8 +121,8 @@ WORLDS = {
 
 def ours(reference: Columns, current: Columns, sketch_rows: int = 0) -> bool:
     profile = ms.reference_profile(reference, sketch_rows=sketch_rows)
-    drift = ms.measure_no_drift(current, profile, max_distance=MAX_DISTANCE, alpha=LEVEL / 2, block=1)
-    quality = ms.measure_data_quality(current, profile, max_share=MAX_SHARE, alpha=LEVEL / 2)
+    drift = ms.measure_drift(current, profile, max_distance=MAX_DISTANCE, alpha=LEVEL / 2, block=1)
+    quality = ms.measure_data_quality(current, profile, max_rate=MAX_SHARE, alpha=LEVEL / 2)
     return ms.Verdict.FAIL in (drift.verdict, quality.verdict)
 
 

@@ -94,7 +94,7 @@ class Study:
     told: str
     rows: int = ROWS
     fault: Fault | None = None
-    max_share: float = BUDGET
+    max_rate: float = BUDGET
     alpha: float = ALPHA
 
     def verdicts(self, rng: Generator, worlds: int) -> list[Verdict]:
@@ -106,7 +106,7 @@ class Study:
                 profile = reference_profile(table(rng, PROFILE_ROWS))
             window = table(rng, self.rows)
             window = window if self.fault is None else self.fault(rng, window)
-            evidence = measure_data_quality(window, profile, max_share=self.max_share, alpha=self.alpha)
+            evidence = measure_data_quality(window, profile, max_rate=self.max_rate, alpha=self.alpha)
             assert evidence.verdict is not None
             found.append(evidence.verdict)
         return found
@@ -114,10 +114,10 @@ class Study:
 
 def studies() -> Iterator[Study]:
     for rows in (50, 500, ROWS, 20_000):
-        yield Study(f"whole data, {rows:,} rows, budget 0.01", rows, max_share=0.01)
-        yield Study("    significance alone (FAIL at most 5 %)", rows, max_share=1e-9)
+        yield Study(f"whole data, {rows:,} rows, budget 0.01", rows, max_rate=0.01)
+        yield Study("    significance alone (FAIL at most 5 %)", rows, max_rate=1e-9)
     yield Study(f"whole data, {ROWS:,} rows, budget {BUDGET}")
-    yield Study(f"whole data, {ROWS:,} rows, budget 0.01, alpha 0.001", max_share=0.01, alpha=0.001)
+    yield Study(f"whole data, {ROWS:,} rows, budget 0.01, alpha 0.001", max_rate=0.01, alpha=0.001)
     for told, fault in FAULTS.items():
         yield Study(f"{told}, budget {BUDGET}", fault=fault)
 

@@ -20,7 +20,7 @@ _GATES = {
     "assert_label_stability": ("robustness", "measure_label_stability"),
     "assert_latency": ("performance", "measure_latency"),
     "assert_memory": ("performance", "measure_memory"),
-    "assert_no_drift": ("monitoring", "measure_no_drift"),
+    "assert_no_drift": ("monitoring", "measure_drift"),
     "assert_no_leak": ("performance", "measure_memory_growth"),
     "assert_not_slower": ("performance", "measure_slowdown"),
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
@@ -72,8 +72,8 @@ _NAMES = {
     ),
     "monitoring": (
         "ReferenceProfile",
-        "encoded",
         "reference_profile",
+        "with_embedding",
     ),
     "parity": (
         "Divergence",

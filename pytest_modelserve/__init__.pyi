@@ -43,10 +43,10 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.monitoring import (
     ReferenceProfile as ReferenceProfile,
-    encoded as encoded,
     measure_data_quality as measure_data_quality,
-    measure_no_drift as measure_no_drift,
+    measure_drift as measure_drift,
     reference_profile as reference_profile,
+    with_embedding as with_embedding,
 )
 from pytest_modelserve.parity import (
     Divergence as Divergence,
@@ -102,7 +102,7 @@ assert_data_quality = measure_data_quality
 assert_label_stability = measure_label_stability
 assert_latency = measure_latency
 assert_memory = measure_memory
-assert_no_drift = measure_no_drift
+assert_no_drift = measure_drift
 assert_no_leak = measure_memory_growth
 assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity

@@ -22,7 +22,7 @@ def profile() -> ms.ReferenceProfile:
 
 def test_rows_of_the_day_are_whole(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
-    ms.assert_data_quality(day, profile, max_share=0.1, name="tumours held out")
+    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours held out")
 
 
 def test_rows_of_the_day_look_like_the_training_rows(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
@@ -43,7 +43,7 @@ def test_measurement_that_stopped_coming_is_caught(profile: ms.ReferenceProfile,
     rows = breast_cancer.held_out.rows.copy()
     rows[120:, breast_cancer.columns.index("worst_radius")] = np.nan
     day = columns_of(breast_cancer.columns, rows, breast_cancer.held_out.benign)
-    ms.assert_data_quality(day, profile, max_share=0.1, name="tumours, one column stopped")
+    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours, one column stopped")
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches that benign cases grew commoner")

@@ -78,4 +78,4 @@ def test_images_that_arrive_twice_are_caught(
     """A job that was started twice: every third image is there again, and no distribution has changed."""
     images = digits.held_out.images
     again = np.concatenate([images, images[::3]])
-    ms.assert_data_quality(day(champion, again), profile, max_share=0.1, name="digits, some twice")
+    ms.assert_data_quality(day(champion, again), profile, max_rate=0.1, name="digits, some twice")

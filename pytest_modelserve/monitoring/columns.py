@@ -95,7 +95,7 @@ def as_columns(name: object, values: ArrayLike) -> list[Column]:
     if array.ndim != 1:
         raise InputError(
             f"column {name!r} has the shape {array.shape}: a column has one axis, and an embedding two, of which the "
-            "second holds its numbers; of images and texts make embeddings, with `encoded`"
+            "second holds its numbers; of images and texts make embeddings, with `with_embedding`"
         )
     return [_of_array_arrays(name, array)]
 
@@ -263,7 +263,9 @@ Encoder = Predictor | Callable[[Any], Any]
 """A served model, or a callable, that takes a batch and returns one row of numbers for each of its items."""
 
 
-def encoded(items: NDArray[Any] | Sequence[Any], encoder: Encoder, *, batch_size: int = 256) -> dict[str, NDArray[Any]]:
+def with_embedding(
+    items: NDArray[Any] | Sequence[Any], encoder: Encoder, *, batch_size: int = 256
+) -> dict[str, NDArray[Any]]:
     """The embeddings (n, d) of `items` by output name: data for `reference_profile` and every gate on data.
 
     `items` is an array (n, ...), of images say, or a sequence, of texts say; the encoder gets `batch_size` of them at a

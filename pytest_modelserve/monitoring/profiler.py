@@ -172,7 +172,7 @@ def reference_profile(
     (n,) of numbers, booleans, text, dates or durations, and of embeddings (n, d); a pandas, Polars or PyArrow frame; a
     query whose rows lie elsewhere, of Polars, DuckDB or PySpark (see `scan`); or the path of a .csv or .parquet file,
     or a pattern ("logs/2026-*.parquet") whose files are one data set. None, NaN, NaT and empty fields are null. Images
-    and long texts are profiled as embeddings (see `encoded`).
+    and long texts are profiled as embeddings (see `with_embedding`).
 
     Numbers are counted in about `bins` bins, at most twice as many (see `choose_edges`), integers beyond 2⁵³ rounded
     to doubles; each of an embedding's in 32, which take 1 KB of the file. Dates are seconds since 1970 in UTC. Text is

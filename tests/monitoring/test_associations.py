@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import ReferenceProfile, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import ReferenceProfile, measure_drift, reference_profile
 from pytest_modelserve.monitoring.correlations import MAX_FEATURES, Associations
 from pytest_modelserve.monitoring.drift.multivariate_tests import compare_associations
 from pytest_modelserve.stats.two_sample_tests import POWERS, correlations_of
@@ -64,7 +64,7 @@ def test_a_null_is_in_no_pair_of_its_row(rng):
 
 def test_two_columns_that_let_go_of_each_other_fail_though_neither_moved(rng):
     profile = reference_profile(pair_of(rng, 10_000, 0.6))
-    evidence = measure_no_drift(pair_of(rng, 2000, 0.2), profile, max_distance=0.10, alpha=0.05)
+    evidence = measure_drift(pair_of(rng, 2000, 0.2), profile, max_distance=0.10, alpha=0.05)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.summary == "1 of 3 pairs is further from the profile than the budget"
     assert evidence.details["moved"] == []
@@ -80,22 +80,22 @@ def test_a_number_and_a_category_that_let_go_fail(rng):
         return {"x": x, "city": city if tied else rng.permutation(city)}
 
     profile = reference_profile(draw(10_000, tied=True))
-    evidence = measure_no_drift(draw(2000, tied=False), profile, max_distance=0.10)
+    evidence = measure_drift(draw(2000, tied=False), profile, max_distance=0.10)
     assert evidence.details["moved_pairs"] == ["'x' with 'city' = 'Graz'"]
-    assert measure_no_drift(draw(2000, tied=True), profile, max_distance=0.10).verdict is Verdict.PASS
+    assert measure_drift(draw(2000, tied=True), profile, max_distance=0.10).verdict is Verdict.PASS
 
 
 def test_counts_from_elsewhere_are_compared_like_rows(rng):
     profile, rows = reference_profile(pair_of(rng, 10_000, 0.6)), pair_of(rng, 2000, 0.2)
-    of_rows = measure_no_drift(rows, profile, max_distance=0.10)
-    of_counts = measure_no_drift(reference_profile(rows, like=profile), profile, max_distance=0.10)
+    of_rows = measure_drift(rows, profile, max_distance=0.10)
+    of_counts = measure_drift(reference_profile(rows, like=profile), profile, max_distance=0.10)
     assert of_rows.details["pairs"] == of_counts.details["pairs"]
 
 
 def test_counts_without_pairs_say_that_these_were_not_compared(rng):
     profile, rows = reference_profile(pair_of(rng, 10_000, 0.6)), pair_of(rng, 2000, 0.6)
     counted = reference_profile(rows, like=profile, associations=False, name="night")
-    evidence = measure_no_drift(counted, profile, max_distance=0.10)
+    evidence = measure_drift(counted, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.PASS
     assert evidence.method.assumptions.endswith(
         "; correlations were not compared: night has none that were made like 'reference'"
@@ -159,14 +159,14 @@ def test_a_column_that_does_not_vary_any_more_is_for_its_own_comparison(rng):
         return {"x": rng.normal(size=rows), "y": rng.normal(size=rows), "rare": rng.random(rows) < share}
 
     profile = reference_profile(draw(10_000, 0.06))
-    evidence = measure_no_drift(draw(3000, 0.0), profile, max_distance=0.10)
+    evidence = measure_drift(draw(3000, 0.0), profile, max_distance=0.10)
     assert list(evidence.details["pairs"]) == ["'x' with 'y'"]
     assert evidence.verdict is Verdict.PASS
 
 
 def test_rows_that_were_read_far_apart_share_no_block(rng):
     profile = reference_profile(pair_of(rng, 200_000, 0.5), block=3)
-    evidence = measure_no_drift(pair_of(rng, 200_000, 0.5), profile, max_distance=0.10)
+    evidence = measure_drift(pair_of(rng, 200_000, 0.5), profile, max_distance=0.10)
     # 50,000 of 200,000 rows of the profile and 6,000 of the data: every one of another block.
     distance, high, _ = evidence.details["pairs"]["'x' with 'y'"]
     assert high - distance == pytest.approx(1.645 / 2 * 0.75 / np.sqrt(5357), rel=0.05)
@@ -176,7 +176,7 @@ def test_a_block_of_the_gate_widens_the_bounds_of_pairs(rng):
     profile, night = reference_profile(pair_of(rng, 4000, 0.5)), pair_of(rng, 2000, 0.5)
     widths = {}
     for block in (1, 9):
-        distance, high, _ = measure_no_drift(night, profile, max_distance=0.1, block=block).details["pairs"][
+        distance, high, _ = measure_drift(night, profile, max_distance=0.1, block=block).details["pairs"][
             "'x' with 'y'"
         ]
         widths[block] = high - distance
@@ -185,5 +185,5 @@ def test_a_block_of_the_gate_widens_the_bounds_of_pairs(rng):
 
 def test_categories_of_one_column_are_in_no_pair(rng):
     rows = {"x": rng.normal(size=500), "city": rng.choice(["Bern", "Graz", "Linz"], 500)}
-    evidence = measure_no_drift(rows, reference_profile(rows), max_distance=0.3, block=1)
+    evidence = measure_drift(rows, reference_profile(rows), max_distance=0.3, block=1)
     assert sorted(evidence.details["pairs"]) == [f"'x' with 'city' = '{name}'" for name in ("Bern", "Graz", "Linz")]

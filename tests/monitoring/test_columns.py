@@ -124,7 +124,7 @@ DATA = (
 )
 AXES = (
     "column 'a' has the shape {}: a column has one axis, and an embedding two, of which the second holds its numbers; "
-    "of images and texts make embeddings, with `encoded`"
+    "of images and texts make embeddings, with `with_embedding`"
 )
 ALONE = "a column holds numbers, text, booleans, dates or durations, one of them alone"
 

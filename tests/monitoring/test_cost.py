@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 
-from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 
 
 def test_a_check_of_four_million_numbers_takes_little_memory_beyond_them():
@@ -18,8 +18,8 @@ def test_a_check_of_four_million_numbers_takes_little_memory_beyond_them():
     profile = reference_profile({name: values[:20_000] for name, values in columns.items()})
     tracemalloc.start()
     try:
-        measure_no_drift(columns, profile, max_distance=0.1)
-        measure_data_quality(columns, profile, max_share=0.01)
+        measure_drift(columns, profile, max_distance=0.1)
+        measure_data_quality(columns, profile, max_rate=0.01)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.columns import as_column
 from pytest_modelserve.monitoring.profiler import lag_of, strongly_dependent
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -27,9 +27,7 @@ def chains():
 
 
 def test_dependent_rows_without_a_block_decide_nothing(chains):
-    evidence = measure_no_drift(
-        {"x": chains[1] + 3}, reference_profile({"x": chains[0]}), max_distance=0.1, name="night"
-    )
+    evidence = measure_drift({"x": chains[1] + 3}, reference_profile({"x": chains[0]}), max_distance=0.1, name="night")
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert (evidence.quantities[0].interval.low, evidence.quantities[0].interval.high) == (0, 1)
     assert evidence.summary == "drift cannot be judged: neighbouring rows depend on each other"
@@ -48,19 +46,17 @@ def test_dependent_rows_without_a_block_decide_nothing(chains):
 
 def test_a_block_decides_with_the_rows_that_it_leaves(chains):
     profile = reference_profile({"x": chains[0]})
-    moved = measure_no_drift({"x": chains[1] + 3}, profile, max_distance=0.1, block=20)
+    moved = measure_drift({"x": chains[1] + 3}, profile, max_distance=0.1, block=20)
     assert moved.verdict is Verdict.FAIL
     assert "blocks of 20 (profile: 20) of them" in moved.method.assumptions
-    unmoved = measure_no_drift({"x": chains[1]}, profile, max_distance=0.2, block=20)
+    unmoved = measure_drift({"x": chains[1]}, profile, max_distance=0.2, block=20)
     assert unmoved.quantities[0].interval.high == pytest.approx(unmoved.quantities[0].value + 1.36 / np.sqrt(150))
 
 
 def test_the_block_of_the_profile_holds_for_both_and_that_of_the_call_for_the_data(chains):
     profile = reference_profile({"x": chains[0]}, block=20)
-    assert (
-        "blocks of 20 (profile: 20)" in measure_no_drift({"x": chains[1]}, profile, max_distance=0.2).method.assumptions
-    )
-    given = measure_no_drift({"x": chains[1]}, profile, max_distance=0.2, block=10)
+    assert "blocks of 20 (profile: 20)" in measure_drift({"x": chains[1]}, profile, max_distance=0.2).method.assumptions
+    given = measure_drift({"x": chains[1]}, profile, max_distance=0.2, block=10)
     assert "blocks of 10 (profile: 20)" in given.method.assumptions
 
 
@@ -68,8 +64,8 @@ def test_a_block_of_one_says_that_the_order_means_nothing():
     values = np.sort(np.random.default_rng(1).normal(size=5000))
     shuffled = {"x": np.random.default_rng(2).permutation(values)}
     profile = reference_profile({"x": values})
-    assert measure_no_drift(shuffled, profile, max_distance=0.1).verdict is Verdict.INCONCLUSIVE
-    assert measure_no_drift(shuffled, profile, max_distance=0.1, block=1).verdict is Verdict.PASS
+    assert measure_drift(shuffled, profile, max_distance=0.1).verdict is Verdict.INCONCLUSIVE
+    assert measure_drift(shuffled, profile, max_distance=0.1, block=1).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("kind", ["text", "boolean", "integer"])
@@ -113,11 +109,7 @@ def test_with_the_right_block_a_chain_fails_no_more_often_than_alpha():
     then, now = autoregressive(rng, 200, 600, 0.6), autoregressive(rng, 200, 600, 0.6)
     for first, second in zip(then, now, strict=True):
         profile = reference_profile({"x": first})
-        failed += (
-            measure_no_drift({"x": second}, profile, max_distance=1e-6, alpha=0.05, block=10).verdict is Verdict.FAIL
-        )
-        unaware += (
-            measure_no_drift({"x": second}, profile, max_distance=1e-6, alpha=0.05, block=1).verdict is Verdict.FAIL
-        )
+        failed += measure_drift({"x": second}, profile, max_distance=1e-6, alpha=0.05, block=10).verdict is Verdict.FAIL
+        unaware += measure_drift({"x": second}, profile, max_distance=1e-6, alpha=0.05, block=1).verdict is Verdict.FAIL
     assert failed <= 0.05 * 200
     assert unaware > 0.2 * 200

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 
 
 def notes(rows, seed, *, words=8):
@@ -34,18 +34,18 @@ def test_a_column_with_the_name_of_a_length_is_refused():
 
 def test_longer_texts_drift_in_their_length():
     profile = reference_profile({"note": notes(3000, 0)})
-    same = measure_no_drift({"note": notes(3000, 1)}, profile, max_distance=0.1)
+    same = measure_drift({"note": notes(3000, 1)}, profile, max_distance=0.1)
     assert same.verdict is Verdict.PASS
-    longer = measure_no_drift({"note": notes(3000, 2, words=16)}, profile, max_distance=0.1)
+    longer = measure_drift({"note": notes(3000, 2, words=16)}, profile, max_distance=0.1)
     assert longer.verdict is Verdict.FAIL
     assert any("'note (length)'" in finding for finding in longer.findings)
 
 
 def test_texts_that_are_few_in_the_data_alone_keep_their_length():
     profile = reference_profile({"note": notes(300, 0)})
-    evidence = measure_data_quality({"note": notes(50, 1)}, profile, max_share=0.2)
+    evidence = measure_data_quality({"note": notes(50, 1)}, profile, max_rate=0.2)
     assert evidence.verdict is not Verdict.FAIL
-    lost = measure_data_quality({"note": [None] * 50}, profile, max_share=0.2)
+    lost = measure_data_quality({"note": [None] * 50}, profile, max_rate=0.2)
     assert lost.verdict is Verdict.FAIL
     assert any("column 'note' is null in every row" in finding for finding in lost.findings)
 
@@ -54,7 +54,7 @@ def test_an_array_of_texts_fits_its_profile():
     data = np.array([[f"{'long ' * 25}{row}", "a"] for row in range(200)], dtype=object)
     profile = reference_profile(data, columns=["note", "letter"])
     assert profile.names == ("note", "letter", "note (length)")
-    assert measure_no_drift(data, profile, max_distance=0.5, block=1).verdict is not Verdict.FAIL
+    assert measure_drift(data, profile, max_distance=0.5, block=1).verdict is not Verdict.FAIL
     assert reference_profile(data, like=profile).columns[2].counts == profile.columns[2].counts
 
 
@@ -66,7 +66,7 @@ def test_an_embedding_is_counted_in_few_bins():
     assert all(len(column.edges) <= 64 for column in profile.columns[:3])
     assert len(profile.column("x").edges) > 200
     moved = rng.normal((0, 0.3, 0), size=(2000, 3))
-    drift = measure_no_drift({"face": moved, "x": rng.normal(size=2000)}, profile, max_distance=0.05)
+    drift = measure_drift({"face": moved, "x": rng.normal(size=2000)}, profile, max_distance=0.05)
     assert drift.verdict is Verdict.FAIL
     assert any("'face[1]'" in finding for finding in drift.findings)
 

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
-from pytest_modelserve.monitoring.columns import encoded
+from pytest_modelserve.monitoring import measure_drift, reference_profile
+from pytest_modelserve.monitoring.columns import with_embedding
 from pytest_modelserve.serving import serve
 
 
@@ -26,7 +26,7 @@ IMAGES = np.random.default_rng(0).random((500, 8, 8))
 def test_embeddings_are_those_of_all_items_at_once_whatever_the_batch():
     expected = brightness(IMAGES)
     for batch_size in (1, 7, 500, 1000):
-        found = encoded(IMAGES, brightness, batch_size=batch_size)
+        found = with_embedding(IMAGES, brightness, batch_size=batch_size)
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_array_equal(found[name], values)
@@ -34,22 +34,22 @@ def test_embeddings_are_those_of_all_items_at_once_whatever_the_batch():
 
 def test_a_served_model_and_its_callable_encode_alike():
     with serve(brightness) as predictor:
-        found = encoded(IMAGES, predictor)
-    np.testing.assert_array_equal(found["quarters"], encoded(IMAGES, brightness)["quarters"])
+        found = with_embedding(IMAGES, predictor)
+    np.testing.assert_array_equal(found["quarters"], with_embedding(IMAGES, brightness)["quarters"])
 
 
 def test_texts_come_as_they_are_and_one_output_has_a_name():
     def counted(texts):
         return np.array([[len(text), text.count("b")] for text in texts])
 
-    found = encoded(["a", "bb", "ccc"], counted, batch_size=2)
+    found = with_embedding(["a", "bb", "ccc"], counted, batch_size=2)
     assert found["output"].tolist() == [[1, 0], [2, 2], [3, 0]]
 
 
 def test_darker_images_drift():
-    profile = reference_profile(encoded(IMAGES, brightness), block=1)
+    profile = reference_profile(with_embedding(IMAGES, brightness), block=1)
     assert profile.names == ("quarters[0]", "quarters[1]", "quarters[2]", "quarters[3]", "mean")
-    darker = measure_no_drift(encoded(IMAGES * 0.9, brightness), profile, max_distance=0.1)
+    darker = measure_drift(with_embedding(IMAGES * 0.9, brightness), profile, max_distance=0.1)
     assert darker.verdict is Verdict.FAIL
 
 
@@ -74,15 +74,15 @@ def test_darker_images_drift():
 )
 def test_an_output_that_is_no_embedding_is_one_clear_error(encoder, message):
     with pytest.raises(InputError) as caught:
-        encoded(IMAGES, encoder)
+        with_embedding(IMAGES, encoder)
     assert str(caught.value) == message
 
 
 def test_nothing_to_encode_and_no_batch_are_refused():
     with pytest.raises(InputError, match=r"^there are no items to encode$"):
-        encoded([], brightness)
+        with_embedding([], brightness)
     with pytest.raises(UsageError, match=r"^batch_size is a number of items, at least 1, not 0$"):
-        encoded(IMAGES, brightness, batch_size=0)
+        with_embedding(IMAGES, brightness, batch_size=0)
 
 
 def test_long_work_shows_a_bar_on_a_terminal(monkeypatch):
@@ -95,5 +95,5 @@ def test_long_work_shows_a_bar_on_a_terminal(monkeypatch):
     seen = []
     monkeypatch.setattr("pytest_modelserve.monitoring.columns.progress", lambda *a, **k: seen.append((a[1], k)) or a[0])
     with progress_to(Terminal()):
-        encoded(IMAGES, brightness, batch_size=100)
+        with_embedding(IMAGES, brightness, batch_size=100)
     assert seen == [("encoding", {"total": 5})]

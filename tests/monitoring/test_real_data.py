@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_data_quality, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.readers import read_table
 
 
@@ -30,7 +30,7 @@ def compared(weeks, values, **options):
     """The values of 1980 to 2001 held against those of 1958 to 1979, and the distance of their rows."""
     early = np.array([week.year < 1980 for week in weeks])
     then, now = values[early], values[~early]
-    evidence = measure_no_drift({"co2": now}, reference_profile({"co2": then}), max_distance=0.10, **options)
+    evidence = measure_drift({"co2": now}, reference_profile({"co2": then}), max_distance=0.10, **options)
     exact = ks_2samp(then[~np.isnan(then)], now[~np.isnan(now)]).statistic
     assert evidence.quantities[0].value == pytest.approx(exact, abs=0.001)
     return evidence, exact
@@ -84,7 +84,7 @@ def split(columns, order):
 
 def test_tumours_in_the_order_of_the_file_drift_above_all_in_their_label(tumours):
     first, rest = split(tumours, np.arange(569))
-    evidence = measure_no_drift(rest, reference_profile(first), max_distance=0.10)
+    evidence = measure_drift(rest, reference_profile(first), max_distance=0.10)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0] == (
         "'benign' distance 0.241: mean 0.5133 → 0.7546 (+0.241), median 1 → 1; "
@@ -97,8 +97,8 @@ def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(t
     for seed in range(5):
         first, rest = split(tumours, np.random.default_rng(seed).permutation(569))
         profile = reference_profile(first)
-        assert measure_no_drift(rest, profile, max_distance=0.30).verdict is Verdict.PASS
-        tight = measure_no_drift(rest, profile, max_distance=0.10)
+        assert measure_drift(rest, profile, max_distance=0.30).verdict is Verdict.PASS
+        tight = measure_drift(rest, profile, max_distance=0.10)
         assert tight.verdict is Verdict.INCONCLUSIVE
         assert re.fullmatch(
             r"the profile has too few rows: profile about 2,\d{3} and give as many, or raise max_distance", tight.advice
@@ -108,8 +108,8 @@ def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(t
 def test_tumours_split_at_random_are_whole_and_a_unit_slip_is_not(tumours):
     first, rest = split(tumours, np.random.default_rng(0).permutation(569))
     profile = reference_profile(first)
-    assert measure_data_quality(rest, profile, max_share=0.10).verdict is Verdict.PASS
+    assert measure_data_quality(rest, profile, max_rate=0.10).verdict is Verdict.PASS
     slipped = {**rest, "mean_area": rest["mean_area"] / 100}
-    evidence = measure_data_quality(slipped, profile, max_share=0.10)
+    evidence = measure_data_quality(slipped, profile, max_rate=0.10)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0].startswith("'mean_area' outside [")

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import ReferenceProfile, measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import ReferenceProfile, measure_drift, reference_profile
 from pytest_modelserve.monitoring.drift.column_tests import Blocks
 from pytest_modelserve.monitoring.drift.multivariate_tests import compare_rows, design_of
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
@@ -86,11 +86,11 @@ def test_a_sketch_of_impossible_size_is_refused(people, rows):
 
 def test_what_neither_columns_nor_correlations_show_is_found_in_whole_rows(rng):
     profile = reference_profile(ring(rng, 6000), sketch_rows=2000)
-    changed = measure_no_drift(ring(rng, 2000, hollow=True), profile, max_distance=0.10, block=1)
+    changed = measure_drift(ring(rng, 2000, hollow=True), profile, max_distance=0.10, block=1)
     assert changed.verdict is Verdict.FAIL
     assert changed.details["moved"] == ["all columns together"]
     assert changed.summary == "the rows as a whole are further from the profile than the budget"
-    same = measure_no_drift(ring(rng, 2000), profile, max_distance=0.15, block=1)
+    same = measure_drift(ring(rng, 2000), profile, max_distance=0.15, block=1)
     assert same.verdict is Verdict.PASS
     assert (
         same.summary
@@ -104,7 +104,7 @@ def test_the_newest_rows_are_told_by_their_number(rng):
     night = {name: values[2000:].copy() for name, values in rows.items()}
     night["x"][5000:5900] += 4
     night["y"][5000:5900] -= 4
-    evidence = measure_no_drift(night, profile, max_distance=0.10, block=1)
+    evidence = measure_drift(night, profile, max_distance=0.10, block=1)
     assert len(evidence.details["newest_rows"]) == 5
     assert set(evidence.details["newest_rows"]) <= set(range(5000, 5900))
     newest = ", ".join(map(str, evidence.details["newest_rows"]))
@@ -119,9 +119,9 @@ def test_digits_without_one_class_are_found(data_folder, digit):
         images, labels = archive["images"].reshape(-1, 64).astype(float), archive["labels"]
     order = np.random.default_rng(digit).permutation(len(images))
     profile, rest = reference_profile(images[order[:1200]], sketch_rows=1200), order[1200:]
-    missing = measure_no_drift(images[rest[labels[rest] != digit]], profile, max_distance=0.03, alpha=0.05, block=1)
+    missing = measure_drift(images[rest[labels[rest] != digit]], profile, max_distance=0.03, alpha=0.05, block=1)
     assert missing.verdict is Verdict.FAIL
-    whole = measure_no_drift(images[rest], profile, max_distance=0.03, alpha=0.05, block=1)
+    whole = measure_drift(images[rest], profile, max_distance=0.03, alpha=0.05, block=1)
     assert whole.verdict is Verdict.INCONCLUSIVE
     assert "sketch_rows=" in whole.advice or "raise max_distance" in whole.advice
 
@@ -131,8 +131,8 @@ def test_every_kind_of_column_is_read(people):
     same, moved = people(1000, 1), people(1000, 2)
     moved["age"] = np.where(moved["member"], moved["age"] + 8, moved["age"] - 3.4)
     moved["age"][::50] = np.nan
-    assert measure_no_drift(same, profile, max_distance=1e-9, alpha=0.05).verdict is not Verdict.FAIL
-    assert measure_no_drift(moved, profile, max_distance=0.05, alpha=0.05).verdict is Verdict.FAIL
+    assert measure_drift(same, profile, max_distance=1e-9, alpha=0.05).verdict is not Verdict.FAIL
+    assert measure_drift(moved, profile, max_distance=0.05, alpha=0.05).verdict is Verdict.FAIL
 
 
 def test_sketches_of_unchanged_rows_rarely_differ(rng):

@@ -5,7 +5,7 @@ import pytest
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.window import read_window
 
@@ -54,8 +54,8 @@ def test_facts_of_counts_hold_the_rows_outside_the_range(both):
 
 def test_drift_of_counts_is_that_of_the_rows(people):
     profile, rows = reference_profile(people(10_000, 0)), people(3000, 1, shift=0.5)
-    of_rows = measure_no_drift(rows, profile, max_distance=0.1)
-    of_counts = measure_no_drift(reference_profile(rows, like=profile), profile, max_distance=0.1)
+    of_rows = measure_drift(rows, profile, max_distance=0.1)
+    of_counts = measure_drift(reference_profile(rows, like=profile), profile, max_distance=0.1)
     assert of_rows.verdict is of_counts.verdict is Verdict.FAIL
     assert of_rows.details["distances"] == of_counts.details["distances"]
 
@@ -63,7 +63,7 @@ def test_drift_of_counts_is_that_of_the_rows(people):
 def test_a_profile_of_other_edges_says_how_to_make_it(people):
     profile = reference_profile(people(3000, 0), name="training")
     with pytest.raises(InputError) as caught:
-        measure_no_drift(reference_profile(people(3000, 1), name="night"), profile, max_distance=0.1)
+        measure_drift(reference_profile(people(3000, 1), name="night"), profile, max_distance=0.1)
     assert str(caught.value) == (
         "the profile 'night' counts column 'age' between other edges than 'training': "
         "make it with like=the profile that it is held against"
@@ -73,7 +73,7 @@ def test_a_profile_of_other_edges_says_how_to_make_it(people):
 def test_a_profile_of_other_columns_does_not_fit(people):
     profile = reference_profile(people(3000, 0), name="training")
     with pytest.raises(InputError, match=r"^night does not fit the profile 'training': column 'age' is missing"):
-        measure_no_drift(reference_profile({"city": ["a", "b"]}, name="night"), profile, max_distance=0.1)
+        measure_drift(reference_profile({"city": ["a", "b"]}, name="night"), profile, max_distance=0.1)
 
 
 def test_extremes_beyond_another_range_are_at_least_one_row(people):
@@ -87,10 +87,10 @@ def test_extremes_beyond_another_range_are_at_least_one_row(people):
 def test_a_query_is_counted_where_it_is_and_compared_like_its_rows(people):
     polars = pytest.importorskip("polars")
     profile, rows = reference_profile(people(10_000, 0)), people(3000, 1, shift=0.5)
-    of_rows = measure_no_drift(rows, profile, max_distance=0.1, block=1)
+    of_rows = measure_drift(rows, profile, max_distance=0.1, block=1)
     query = polars.DataFrame(rows).lazy()
-    of_query = measure_no_drift(query, profile, max_distance=0.1, block=1, name="night")
+    of_query = measure_drift(query, profile, max_distance=0.1, block=1, name="night")
     assert of_query.details["distances"] == of_rows.details["distances"]
     assert "correlations were not compared: night has none" in of_query.method.assumptions
     with pytest.raises(InputError, match=r"^night does not fit the profile 'reference': column 'age' is missing"):
-        measure_no_drift(query.drop("age"), profile, max_distance=0.1, name="night")
+        measure_drift(query.drop("age"), profile, max_distance=0.1, name="night")

@@ -239,7 +239,7 @@ def _needs(families: Families) -> Iterator[_Need]:
         yield _Need(families.rows, BOUND + math.sqrt(-math.log(missed) / 2), MAX_SKETCH)
 
 
-def measure_no_drift(
+def measure_drift(
     data: Data | ReferenceProfile,
     profile: ReferenceProfile,
     *,

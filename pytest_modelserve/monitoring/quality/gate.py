@@ -59,7 +59,7 @@ class Terms:
     may be at `now`, in seconds since 1970: NaN where no age is given.
     """
 
-    max_share: float
+    max_rate: float
     alpha: float
     blocks: Blocks
     closed: frozenset[str]
@@ -70,7 +70,7 @@ class Terms:
 def quality_terms(
     profile: ReferenceProfile,
     *,
-    max_share: float,
+    max_rate: float,
     alpha: float,
     closed: Collection[str],
     max_age_s: Mapping[str, float] | None,
@@ -78,8 +78,8 @@ def quality_terms(
 ) -> Terms:
     """The terms, checked against the columns of the profile; UsageError that says what does not fit."""
     check_error_rates(confidence=CONFIDENCE, alpha=alpha)
-    if not 0 < max_share < 1:
-        raise UsageError(f"max_share is a share between 0 and 1 (0.01, say), not {max_share}")
+    if not 0 < max_rate < 1:
+        raise UsageError(f"max_rate is a share between 0 and 1 (0.01, say), not {max_rate}")
     if isinstance(closed, str):
         raise UsageError(f"closed is a collection of names of columns: ({closed!r},) for one")
     for name in closed:
@@ -92,7 +92,7 @@ def quality_terms(
         if not 0 < seconds < math.inf:
             raise UsageError(f"max_age_s of {name!r} is a positive number of seconds, not {seconds}")
     return Terms(
-        max_share=max_share,
+        max_rate=max_rate,
         alpha=alpha,
         blocks=Blocks(profile.block or 1, profile.block or 1),
         closed=frozenset(closed),
@@ -237,14 +237,14 @@ SUMMARIES = {
 
 
 def findings(
-    broken: Sequence[str], judgement: Judgement[Rate] | None, rates: Sequence[Rate], *, max_share: float
+    broken: Sequence[str], judgement: Judgement[Rate] | None, rates: Sequence[Rate], *, max_rate: float
 ) -> tuple[str, ...]:
     """Broken rules first, then the rates beyond the budget, then those that are undecided."""
     found = list(broken)
     if judgement is not None:
         found += [rate.told for rate in judgement.beyond]
         undecided = sorted(
-            (rate for rate in rates if rate.high > max_share and rate not in judgement.beyond),
+            (rate for rate in rates if rate.high > max_rate and rate not in judgement.beyond),
             key=lambda rate: -rate.high,
         )
         if undecided:
@@ -256,20 +256,20 @@ def findings(
     return (*found[:_TOLD], f"and {len(found) - _TOLD} more") if len(found) > _TOLD else tuple(found)
 
 
-def advice(verdict: Verdict, rates: Sequence[Rate], *, max_share: float, rows: int, block: int) -> str:
+def advice(verdict: Verdict, rates: Sequence[Rate], *, max_rate: float, rows: int, block: int) -> str:
     """What to do next; empty after PASS."""
     if verdict is Verdict.PASS:
         return ""
     if verdict is Verdict.FAIL:
         return "mend what writes these columns, or profile the data anew where the change is wanted"
     power = 1 - (1 - _POWER) / len(rates)
-    needed = [_rows_needed(rate, max_share, power) for rate in rates]
+    needed = [_rows_needed(rate, max_rate, power) for rate in rates]
     if None in needed:
-        return "profile more rows: so few do not tell the shares of faulty rows to max_share"
+        return "profile more rows: so few do not tell the shares of faulty rows to max_rate"
     most = max(count for count in needed if count is not None) * block
     if most <= rows:
         return "data like the profile's pass with so many rows 19 times in 20: look at what is undecided, or give more"
-    return f"give about {most:,} rows, or raise max_share"
+    return f"give about {most:,} rows, or raise max_rate"
 
 
 def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
@@ -283,10 +283,10 @@ def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
     }
 
 
-def _rows_needed(rate: Rate, max_share: float, power: float) -> int | None:
+def _rows_needed(rate: Rate, max_rate: float, power: float) -> int | None:
     """The rows with which data like the profile's pass; None where the profile is too small for that."""
     return rows_for_rate_increase(
-        share=rate.usual, base=rate.base, below=rate.below, limit=max_share, confidence=CONFIDENCE, power=power
+        share=rate.usual, base=rate.base, below=rate.below, limit=max_rate, confidence=CONFIDENCE, power=power
     )
 
 
@@ -294,14 +294,14 @@ def measure_data_quality(
     data: Data | ReferenceProfile,
     profile: ReferenceProfile,
     *,
-    max_share: float,
+    max_rate: float,
     alpha: float = 0.001,
     closed: Collection[str] = (),
     max_age_s: Mapping[str, float] | None = None,
     now: datetime | float | None = None,
     name: str | None = None,
 ) -> Evidence:
-    """Evidence that at most `max_share`, 0 to 1, more rows of each column of `data` are faulty than in `profile`.
+    """Evidence that at most `max_rate`, 0 to 1, more rows of each column of `data` are faulty than in `profile`.
 
     Rules, without statistics, for what the profile makes impossible; one broken rule is FAIL: a column that is
     missing, additional or of another kind; infinities where the profile has none; a column that is all null, or of one
@@ -320,7 +320,7 @@ def measure_data_quality(
 
     FAIL: a rate is significantly above what rows like the profile's show, within `alpha` over all of them (Holm;
     Fisher's exact test for all but the range, for which orders are counted, and for new and lost categories, Chernoff's
-    bound), and seen above `max_share`. PASS: the upper 95 % bound of every rate is at most `max_share`
+    bound), and seen above `max_rate`. PASS: the upper 95 % bound of every rate is at most `max_rate`
     (`rate_increase_bound`: it allows for what the profile's rows leave uncertain, and is the exact bound of a share
     where the profile's is 0; of lost categories that of the largest one, and none of repeated values). Else
     INCONCLUSIVE, with
@@ -332,7 +332,7 @@ def measure_data_quality(
     Raises InputError for data that cannot be read, or a profile between other edges, and UsageError for budgets out of
     range and for `closed` or `max_age_s` of columns that have no categories or times.
     """
-    terms = quality_terms(profile, max_share=max_share, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
+    terms = quality_terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
     started = time.perf_counter()
     window = read_window(data, profile, name=name)
     inspections = [Inspection(window.faults, ())]
@@ -340,10 +340,10 @@ def measure_data_quality(
     broken = [sentence for inspection in inspections for sentence in inspection.broken]
     rates = [rate for inspection in inspections for rate in inspection.rates]
     rule = Quantity("broken rules", len(broken), "count", budget=Budget("at_most", 0))
-    judgement = judge(rates, budget=max_share, alpha=alpha) if rates else None
+    judgement = judge(rates, budget=max_rate, alpha=alpha) if rates else None
     quantities = [rule]
     if judgement is not None:
-        budget = Budget("at_most", max_share)
+        budget = Budget("at_most", max_rate)
         share = Quantity("excess share", judgement.headline.value, "proportion_difference", judgement.interval, budget)
         quantities.insert(1 if broken else 0, share)
     verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
@@ -364,8 +364,8 @@ def measure_data_quality(
         summary=SUMMARIES[verdict],
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=findings(broken, judgement, rates, max_share=max_share),
-        advice=advice(verdict, rates, max_share=max_share, rows=window.rows, block=terms.blocks.current),
+        findings=findings(broken, judgement, rates, max_rate=max_rate),
+        advice=advice(verdict, rates, max_rate=max_rate, rows=window.rows, block=terms.blocks.current),
         details=details(broken, rates),
         duration_s=time.perf_counter() - started,
     )

@@ -290,7 +290,7 @@ def repeated_value_rate(column: Column, sample: Integers | slice, reference: Num
     n, of, blocks = max(int(counts.sum()), 1), reference.known, terms.blocks
     chances = {
         int(bin_): _chance(int(counts[bin_]), n, int(then[bin_]), of, blocks) * counts.size
-        for bin_ in np.flatnonzero(counts / n - then / of > terms.max_share)
+        for bin_ in np.flatnonzero(counts / n - then / of > terms.max_rate)
     }
     suspects = [bin_ for bin_, chance in chances.items() if chance <= terms.alpha]
     value = _repeated(seen, suspects, reference) if suspects else None

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Evidence, Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
 from pytest_modelserve.reporting import failure_text
 
@@ -21,7 +21,7 @@ def rng():
 
 
 def test_unchanged_data_pass(people):
-    evidence = measure_no_drift(people(3000, 1), reference_profile(people(10_000, 0)), max_distance=0.10)
+    evidence = measure_drift(people(3000, 1), reference_profile(people(10_000, 0)), max_distance=0.10)
     assert evidence.verdict is Verdict.PASS
     assert evidence.findings == ()
     assert evidence.advice == ""
@@ -33,7 +33,7 @@ def test_a_shift_fails_and_is_told_in_the_columns_own_units(people, rng):
     window = people(2000, 1, shift=0.5)
     window["member"] = rng.random(2000) < 0.5
     window["city"] = np.where(rng.random(2000) < 0.3, "Wien", window["city"])
-    evidence = measure_no_drift(window, profile, max_distance=0.10, name="last night")
+    evidence = measure_drift(window, profile, max_distance=0.10, name="last night")
     assert evidence.verdict is Verdict.FAIL
     assert failure_text(evidence) == TOLD.format(digest=profile.digest[:12])
     assert evidence.details["moved"] == ["city", "member", "age"]
@@ -56,23 +56,23 @@ drift: 3 of 6 columns are further from the profile than the budget
 
 
 def test_too_few_rows_are_inconclusive_and_say_how_many_would_do(people):
-    evidence = measure_no_drift(people(200, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
+    evidence = measure_drift(people(200, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.advice == "give about 1,012 rows, or raise max_distance"
     assert evidence.details["rows"] == 1012
-    enough = measure_no_drift(people(1012, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
+    enough = measure_drift(people(1012, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
     assert enough.verdict is Verdict.PASS
 
 
 def test_the_budget_that_these_rows_would_have_passed_is_one_that_they_pass(people):
     profile, window = reference_profile(people(10_000, 0)), people(200, 2)
-    passed = measure_no_drift(window, profile, max_distance=0.10).details["passed"]
-    assert measure_no_drift(window, profile, max_distance=math.nextafter(passed, 1)).verdict is Verdict.PASS
-    assert measure_no_drift(window, profile, max_distance=passed - 1e-4).verdict is Verdict.INCONCLUSIVE
+    passed = measure_drift(window, profile, max_distance=0.10).details["passed"]
+    assert measure_drift(window, profile, max_distance=math.nextafter(passed, 1)).verdict is Verdict.PASS
+    assert measure_drift(window, profile, max_distance=passed - 1e-4).verdict is Verdict.INCONCLUSIVE
 
 
 def test_too_small_a_profile_asks_for_a_larger_one(people):
-    evidence = measure_no_drift(people(5000, 1), reference_profile(people(300, 0)), max_distance=0.10)
+    evidence = measure_drift(people(5000, 1), reference_profile(people(300, 0)), max_distance=0.10)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.details["rows"] is None
     assert evidence.advice == (
@@ -82,14 +82,14 @@ def test_too_small_a_profile_asks_for_a_larger_one(people):
 
 def test_a_small_shift_of_many_rows_passes_and_is_mentioned(rng):
     profile = reference_profile({"x": rng.normal(size=100_000)})
-    evidence = measure_no_drift({"x": rng.normal(0.05, 1, 100_000)}, profile, max_distance=0.10)
+    evidence = measure_drift({"x": rng.normal(0.05, 1, 100_000)}, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.PASS
     assert evidence.findings == ("within the budget, 1 differ from the profile: 'x' 0.024",)
 
 
 def test_a_million_rows_with_a_hundredth_of_a_deviation_do_not_alarm(rng):
     profile = reference_profile({"x": rng.normal(size=1_000_000)})
-    evidence = measure_no_drift({"x": rng.normal(0.01, 1, 1_000_000)}, profile, max_distance=0.03)
+    evidence = measure_drift({"x": rng.normal(0.01, 1, 1_000_000)}, profile, max_distance=0.03)
     assert evidence.verdict is Verdict.PASS
 
 
@@ -109,7 +109,7 @@ def test_a_million_rows_with_a_hundredth_of_a_deviation_do_not_alarm(rng):
 def test_a_planted_fault_in_any_kind_of_column_is_found(people, column, change):
     profile, window = reference_profile(people(10_000, 0)), people(2000, 1)
     window[column] = change(window[column])
-    evidence = measure_no_drift(window, profile, max_distance=0.10)
+    evidence = measure_drift(window, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.FAIL
     assert column in evidence.details["moved"]
     assert set(evidence.details["moved"]) <= {column, f"{column} (length)"}
@@ -117,16 +117,16 @@ def test_a_planted_fault_in_any_kind_of_column_is_found(people, column, change):
 
 def test_a_constant_column_that_takes_another_value_is_found():
     profile = reference_profile({"x": np.full(1000, 5.0), "y": np.zeros(1000)})
-    moved = measure_no_drift({"x": np.full(500, 5.1), "y": np.zeros(500)}, profile, max_distance=0.10)
+    moved = measure_drift({"x": np.full(500, 5.1), "y": np.zeros(500)}, profile, max_distance=0.10)
     assert moved.details["moved"] == ["x"]
-    same = measure_no_drift({"x": np.full(500, 5.0), "y": np.zeros(500)}, profile, max_distance=0.10)
+    same = measure_drift({"x": np.full(500, 5.0), "y": np.zeros(500)}, profile, max_distance=0.10)
     assert same.quantities[0].value == 0
 
 
 def test_nulls_are_left_out_and_their_rows_do_not_count(people):
     profile, window = reference_profile(people(10_000, 0)), people(3000, 1)
     window["age"] = np.where(np.arange(3000) % 20 == 0, window["age"], np.nan)
-    evidence = measure_no_drift(window, profile, max_distance=0.10)
+    evidence = measure_drift(window, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.details["rows"] == pytest.approx(1012 * 20, abs=20)
     assert "'age'" in evidence.findings[0]
@@ -136,27 +136,27 @@ def test_nulls_are_left_out_and_their_rows_do_not_count(people):
 def test_an_array_is_matched_by_position(rng, order):
     profile = reference_profile(rng.normal(size=(5000, 3)), columns=["a", "b", "c"])
     window = np.array(rng.normal([0, 1, 0], 1, size=(3000, 3)), order=order)
-    assert measure_no_drift(window, profile, max_distance=0.10).details["moved"] == ["b"]
+    assert measure_drift(window, profile, max_distance=0.10).details["moved"] == ["b"]
     with pytest.raises(InputError, match=r"^an array of 2 columns does not fit 3 names of columns$"):
-        measure_no_drift(window[:, :2], profile, max_distance=0.10)
+        measure_drift(window[:, :2], profile, max_distance=0.10)
 
 
 def test_a_file_is_called_by_its_stem(tmp_path, rng):
     path = tmp_path / "night_17.csv"
     path.write_text("x\n" + "\n".join(map(str, rng.normal(size=400))))
     profile = reference_profile(path, name="training")
-    evidence = measure_no_drift(path, profile, max_distance=0.2)
+    evidence = measure_drift(path, profile, max_distance=0.2)
     assert (evidence.subject.name, evidence.reference.name, evidence.reference.sha256) == (
         "night_17",
         "training",
         profile.digest,
     )
-    assert measure_no_drift(path, profile, max_distance=0.2, name="last night").subject.name == "last night"
+    assert measure_drift(path, profile, max_distance=0.2, name="last night").subject.name == "last night"
 
 
 def test_evidence_travels_even_with_a_thousand_columns(rng):
     window = {f"a column with a rather long name {index}": rng.normal(size=60) for index in range(1000)}
-    evidence = measure_no_drift(window, reference_profile(window), max_distance=0.1)
+    evidence = measure_drift(window, reference_profile(window), max_distance=0.1)
     assert Evidence.from_json(evidence.to_json()).verdict is Verdict.INCONCLUSIVE
 
 
@@ -206,7 +206,7 @@ def test_blocks_count_rows_by_their_number():
 def test_a_budget_out_of_range_is_refused(people, budget):
     rows = people(50, 0)
     with pytest.raises(UsageError) as caught:
-        measure_no_drift(rows, reference_profile(rows), max_distance=budget)
+        measure_drift(rows, reference_profile(rows), max_distance=budget)
     assert str(caught.value) == f"max_distance is a distance between 0 and 1 (0.1, say), not {budget}"
 
 
@@ -249,14 +249,14 @@ def test_data_that_cannot_be_compared_are_one_clear_error(people, change, messag
     profile, window = reference_profile(people(200, 0), name="training"), people(50, 1)
     change(window)
     with pytest.raises(InputError) as caught:
-        measure_no_drift(window, profile, max_distance=0.1, name="last night")
+        measure_drift(window, profile, max_distance=0.1, name="last night")
     assert str(caught.value) == message
 
 
 def test_a_block_of_no_rows_is_refused(people):
     rows = people(50, 0)
     with pytest.raises(UsageError, match=r"^block is a number of rows, at least 1, not 0$"):
-        measure_no_drift(rows, reference_profile(rows), max_distance=0.1, block=0)
+        measure_drift(rows, reference_profile(rows), max_distance=0.1, block=0)
 
 
 def test_times_move_on_and_are_no_drift(people: Any) -> None:
@@ -265,10 +265,10 @@ def test_times_move_on_and_are_no_drift(people: Any) -> None:
         return {**people(3000, seed), "at": hours}
 
     profile = reference_profile(with_times(0, 1), sketch_rows=500)
-    evidence = measure_no_drift(with_times(1, 2), profile, max_distance=0.15)
+    evidence = measure_drift(with_times(1, 2), profile, max_distance=0.15)
     assert evidence.verdict is Verdict.PASS
     assert "times were not compared, as they always move on: 'at'" in evidence.method.assumptions
     only = reference_profile({"at": with_times(0, 1)["at"]})
     with pytest.raises(InputError) as raised:
-        measure_no_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
+        measure_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
     assert str(raised.value) == "data has no column but times, which always move on: there is nothing to compare"

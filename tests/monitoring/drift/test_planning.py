@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Verdict
-from pytest_modelserve.monitoring import measure_no_drift, reference_profile
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_numbers, judge_families
 from pytest_modelserve.monitoring.drift.gate import Families, plan_rows
 from pytest_modelserve.stats.two_sample_tests import rows_for_distance
@@ -44,7 +44,7 @@ def test_columns_alone_take_all_of_alpha_and_the_rows_of_one_bound():
 def test_three_families_share_alpha_by_halves_and_quarters():
     rng = np.random.default_rng(0)
     profile = reference_profile(rng.normal(size=(500, 3)), sketch_rows=100)
-    evidence = measure_no_drift(rng.normal(size=(300, 3)), profile, max_distance=0.5, block=1)
+    evidence = measure_drift(rng.normal(size=(300, 3)), profile, max_distance=0.5, block=1)
     assert "Holm over 3 columns" in evidence.method.name
     assert "Holm over 3 pairs" in evidence.method.name
     assert "kernel discriminant of whole rows by permutation" in evidence.method.name
@@ -54,18 +54,18 @@ def test_a_sketch_that_is_too_small_for_the_budget_asks_for_a_larger_one():
     rng = np.random.default_rng(1)
     profile = reference_profile(rng.normal(size=(20_000, 2)), sketch_rows=200)
     night = rng.normal(size=(20_000, 2))
-    evidence = measure_no_drift(night, profile, max_distance=0.10, block=1)
+    evidence = measure_drift(night, profile, max_distance=0.10, block=1)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     wanted = evidence.details["sketch_rows"]
     assert evidence.advice == f"keep more raw rows in the profile (sketch_rows={wanted}), or raise max_distance"
     enough = reference_profile(rng.normal(size=(20_000, 2)), sketch_rows=wanted)
-    assert measure_no_drift(night, enough, max_distance=0.10, block=1).verdict is Verdict.PASS
+    assert measure_drift(night, enough, max_distance=0.10, block=1).verdict is Verdict.PASS
 
 
 def test_a_budget_below_what_bounded_rows_can_pass_says_which_they_can():
     rng = np.random.default_rng(2)
     profile = reference_profile(rng.normal(size=(60_000, 2)))
-    evidence = measure_no_drift(rng.normal(size=(60_000, 2)), profile, max_distance=0.004, block=1)
+    evidence = measure_drift(rng.normal(size=(60_000, 2)), profile, max_distance=0.004, block=1)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.advice.startswith("raise max_distance to 0.01")
     assert "correlations are read in at most 50,000 rows" in evidence.advice
@@ -73,11 +73,9 @@ def test_a_budget_below_what_bounded_rows_can_pass_says_which_they_can():
 
 def test_unchanged_data_of_the_rows_asked_for_pass_nineteen_times_in_twenty():
     rng, passed = np.random.default_rng(3), 0
-    few = measure_no_drift(rng.normal(size=(100, 4)), reference_profile(rng.normal(size=(5000, 4))), max_distance=0.15)
+    few = measure_drift(rng.normal(size=(100, 4)), reference_profile(rng.normal(size=(5000, 4))), max_distance=0.15)
     rows = few.details["rows"]
     for _ in range(60):
         profile = reference_profile(rng.normal(size=(5000, 4)))
-        passed += (
-            measure_no_drift(rng.normal(size=(rows, 4)), profile, max_distance=0.15, block=1).verdict is Verdict.PASS
-        )
+        passed += measure_drift(rng.normal(size=(rows, 4)), profile, max_distance=0.15, block=1).verdict is Verdict.PASS
     assert passed >= 54

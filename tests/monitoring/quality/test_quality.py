@@ -26,7 +26,7 @@ def figures(evidence, rate):
 
 
 def test_whole_data_pass(people, profile):
-    evidence = measure_data_quality(people(2000, 1), profile, max_share=0.01)
+    evidence = measure_data_quality(people(2000, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.PASS
     assert [quantity.name for quantity in evidence.quantities] == ["excess share", "broken rules"]
     assert (evidence.findings, evidence.advice) == ((), "")
@@ -41,7 +41,7 @@ def test_every_broken_rule_is_told(people, profile):
     window["children"] = np.full(500, 2)
     window["city"] = ["Bern"] * 500
     window["street"] = [None] * 500
-    evidence = measure_data_quality(window, profile, max_share=0.01, name="last night")
+    evidence = measure_data_quality(window, profile, max_rate=0.01, name="last night")
     assert evidence.verdict is Verdict.FAIL
     assert evidence.quantities[0].name == "broken rules"
     assert evidence.quantities[0].value == 6
@@ -58,7 +58,7 @@ def test_every_broken_rule_is_told(people, profile):
 def test_infinities_break_a_rule_where_the_profile_has_none(people, profile):
     window = people(2000, 1)
     window["age"][:3] = [math.inf, -math.inf, math.inf]
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.findings == ("column 'age' is infinite in 3 of 2,000 rows",)
     assert failure_text(evidence).startswith("data quality: the data are not whole\n\n  broken rules 1\n")
 
@@ -69,15 +69,15 @@ def test_infinities_are_a_rate_where_the_profile_has_some():
     profile = reference_profile({"x": values})
     rng = np.random.default_rng(0)
     usual = np.where(rng.random(2000) < 0.01, math.inf, rng.uniform(200, 9000, 2000))
-    assert measure_data_quality({"x": usual}, profile, max_share=0.02).verdict is Verdict.PASS
+    assert measure_data_quality({"x": usual}, profile, max_rate=0.02).verdict is Verdict.PASS
     many = np.where(rng.random(2000) < 0.1, -math.inf, usual)
-    evidence = measure_data_quality({"x": many}, profile, max_share=0.02)
+    evidence = measure_data_quality({"x": many}, profile, max_rate=0.02)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0].startswith("'x' infinite in 1.0 % → ")
 
 
 def test_all_columns_gone_is_judged_by_the_rule_alone(profile):
-    evidence = measure_data_quality({"other": [1, 2]}, profile, max_share=0.01)
+    evidence = measure_data_quality({"other": [1, 2]}, profile, max_rate=0.01)
     assert [quantity.name for quantity in evidence.quantities] == ["broken rules"]
     assert evidence.verdict is Verdict.FAIL
     assert evidence.quantities[0].value == 6
@@ -86,7 +86,7 @@ def test_all_columns_gone_is_judged_by_the_rule_alone(profile):
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_row_or_two_of_one_value_are_no_constant_column(people, profile, rows):
     window = {name: values[:1].repeat(rows) for name, values in people(5, 1).items()}
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.quantities[1].value == 0
 
@@ -95,8 +95,8 @@ def test_a_column_that_is_nearly_always_zero_may_be_so_for_a_window():
     values = np.zeros(10_000)
     values[:100] = 1
     profile = reference_profile({"x": np.random.default_rng(0).permutation(values)})
-    assert measure_data_quality({"x": np.zeros(500)}, profile, max_share=0.05).verdict is Verdict.PASS
-    assert measure_data_quality({"x": np.zeros(5000)}, profile, max_share=0.05).verdict is Verdict.FAIL
+    assert measure_data_quality({"x": np.zeros(500)}, profile, max_rate=0.05).verdict is Verdict.PASS
+    assert measure_data_quality({"x": np.zeros(5000)}, profile, max_rate=0.05).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.02, Verdict.PASS), (0.05, Verdict.FAIL)])
@@ -107,14 +107,14 @@ def test_nulls_are_held_against_those_of_the_profile(share, verdict):
         return {"x": np.where(rng.random(rows) < nulls, np.nan, rng.normal(size=rows))}
 
     profile = reference_profile(draw(20_000, 0.02))
-    evidence = measure_data_quality(draw(5000, share), profile, max_share=0.01)
+    evidence = measure_data_quality(draw(5000, share), profile, max_rate=0.01)
     assert evidence.verdict is verdict
 
 
 def test_null_rate_has_the_chance_and_the_bound_of_scipy():
     then, now = np.arange(4000.0), np.arange(1000.0)
     then[:40], now[:25] = np.nan, np.nan
-    evidence = measure_data_quality({"x": now + 30}, reference_profile({"x": then}, block=1), max_share=0.01)
+    evidence = measure_data_quality({"x": now + 30}, reference_profile({"x": then}, block=1), max_rate=0.01)
     value, high, chance = figures(evidence, "x: null")
     assert value == pytest.approx(0.025 - 0.01)
     above = binomtest(25, 1000, alternative="less").proportion_ci(0.95).high - 0.025
@@ -126,7 +126,7 @@ def test_null_rate_has_the_chance_and_the_bound_of_scipy():
 def test_significant_and_below_the_budget_is_no_failure():
     then, now = np.arange(100_000.0), np.arange(100_000.0)
     now[:2000] = np.nan
-    evidence = measure_data_quality({"x": now}, reference_profile({"x": then}), max_share=0.05)
+    evidence = measure_data_quality({"x": now}, reference_profile({"x": then}), max_rate=0.05)
     assert figures(evidence, "x: null")[2] < 1e-100
     assert evidence.verdict is Verdict.PASS
 
@@ -135,7 +135,7 @@ def test_above_the_budget_and_not_significant_is_no_failure():
     then = np.random.default_rng(2).normal(size=200)
     now = then[:20].copy()
     now[0] = np.nan
-    evidence = measure_data_quality({"x": now}, reference_profile({"x": then}), max_share=0.01)
+    evidence = measure_data_quality({"x": now}, reference_profile({"x": then}), max_rate=0.01)
     assert figures(evidence, "x: null")[0] > 0.01
     assert evidence.verdict is Verdict.INCONCLUSIVE
 
@@ -143,7 +143,7 @@ def test_above_the_budget_and_not_significant_is_no_failure():
 def test_values_out_of_range_are_told_with_the_range(people, profile):
     window = people(2000, 1)
     window["age"][np.random.default_rng(3).random(2000) < 0.03] *= 3
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     column = profile.column("age")
     outside = int((window["age"] > column.maximum).sum() + (window["age"] < column.minimum).sum())
@@ -156,14 +156,14 @@ def test_values_out_of_range_are_told_with_the_range(people, profile):
 def test_one_row_out_of_range_is_inconclusive_at_a_tight_budget(people, profile):
     window = people(2000, 1)
     window["age"][7] = 120
-    assert measure_data_quality(window, profile, max_share=0.0015).verdict is Verdict.INCONCLUSIVE
+    assert measure_data_quality(window, profile, max_rate=0.0015).verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("value", [4000, -4000])
 def test_one_row_a_hundredfold_of_what_was_seen_breaks_a_rule(people, profile, value):
     window = people(2000, 1)
     window["age"][7] = value
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     column = profile.column("age")
     outside = max(value - column.maximum, column.minimum - value) / (column.maximum - column.minimum)
@@ -178,12 +178,12 @@ def test_heavy_tails_break_no_rule_ten_widths_away():
     profile = reference_profile({"x": rng.standard_cauchy(10_000)})
     column, window = profile.column("x"), rng.standard_cauchy(2000)
     window[7] = column.maximum + 10 * (column.maximum - column.minimum)
-    evidence = measure_data_quality({"x": window}, profile, max_share=0.01)
+    evidence = measure_data_quality({"x": window}, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.PASS
 
 
 def test_a_column_that_stopped_is_told_once(people, profile):
-    evidence = measure_data_quality(people(2000, 1) | {"age": np.full(2000, 40.0)}, profile, max_share=0.01)
+    evidence = measure_data_quality(people(2000, 1) | {"age": np.full(2000, 40.0)}, profile, max_rate=0.01)
     told = [finding for finding in evidence.findings if "'age'" in finding]
     assert told == ["column 'age' is 40 in every row; in the profile it varies"]
 
@@ -192,7 +192,7 @@ def test_new_categories_are_named(people, profile):
     window = people(2000, 1)
     rng = np.random.default_rng(4)
     window["city"] = np.where(rng.random(2000) < 0.05, rng.choice(["Wien", "Genf"], 2000, p=[0.8, 0.2]), window["city"])
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     wien, genf = (int((window["city"] == name).sum()) for name in ("Wien", "Genf"))
     assert evidence.findings == (
@@ -201,29 +201,29 @@ def test_new_categories_are_named(people, profile):
 
 
 def test_pooled_columns_are_not_watched_for_new_categories(people, profile):
-    rates = measure_data_quality(people(500, 1), profile, max_share=0.01).details["rates"]
+    rates = measure_data_quality(people(500, 1), profile, max_rate=0.01).details["rates"]
     assert {rate for rate in rates if rate.endswith("new category")} == {"city: new category"}
 
 
 def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
-    evidence = measure_data_quality(people(100, 1), profile, max_share=0.01)
+    evidence = measure_data_quality(people(100, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == "give about 628 rows, or raise max_share"
-    passed = [measure_data_quality(people(628, seed), profile, max_share=0.01).verdict for seed in range(2, 42)]
+    assert evidence.advice == "give about 628 rows, or raise max_rate"
+    passed = [measure_data_quality(people(628, seed), profile, max_rate=0.01).verdict for seed in range(2, 42)]
     assert passed.count(Verdict.PASS) >= 36
     assert Verdict.FAIL not in passed
 
 
 def test_too_small_a_profile_is_said_to_be_so(people):
-    evidence = measure_data_quality(people(2000, 1), reference_profile(people(100, 0)), max_share=0.01)
+    evidence = measure_data_quality(people(2000, 1), reference_profile(people(100, 0)), max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == ("profile more rows: so few do not tell the shares of faulty rows to max_share")
+    assert evidence.advice == ("profile more rows: so few do not tell the shares of faulty rows to max_rate")
 
 
 def test_blocks_of_the_profile_make_rows_count_less(people):
     plain, blocked = (reference_profile(people(10_000, 0), block=block) for block in (None, 50))
-    assert measure_data_quality(people(2000, 1), plain, max_share=0.01).verdict is Verdict.PASS
-    assert measure_data_quality(people(2000, 1), blocked, max_share=0.01).verdict is Verdict.INCONCLUSIVE
+    assert measure_data_quality(people(2000, 1), plain, max_rate=0.01).verdict is Verdict.PASS
+    assert measure_data_quality(people(2000, 1), blocked, max_rate=0.01).verdict is Verdict.INCONCLUSIVE
 
 
 def test_unchanged_data_fail_less_often_than_alpha():
@@ -238,20 +238,20 @@ def test_unchanged_data_fail_less_often_than_alpha():
 
     for _ in range(300):
         profile = reference_profile(draw(400))
-        failed += measure_data_quality(draw(300), profile, max_share=1e-9, alpha=0.05).verdict is Verdict.FAIL
+        failed += measure_data_quality(draw(300), profile, max_rate=1e-9, alpha=0.05).verdict is Verdict.FAIL
     assert failed <= 0.05 * 300 + 2 * math.sqrt(300 * 0.05 * 0.95)
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, math.nan])
 def test_a_budget_out_of_range_is_refused(people, profile, budget):
     with pytest.raises(UsageError) as caught:
-        measure_data_quality(people(10, 1), profile, max_share=budget)
-    assert str(caught.value) == f"max_share is a share between 0 and 1 (0.01, say), not {budget}"
+        measure_data_quality(people(10, 1), profile, max_rate=budget)
+    assert str(caught.value) == f"max_rate is a share between 0 and 1 (0.01, say), not {budget}"
 
 
 def test_data_that_cannot_be_read_are_an_error_and_no_verdict(profile):
     with pytest.raises(InputError, match=r"^there are no rows in the data$"):
-        measure_data_quality({"age": []}, profile, max_share=0.01)
+        measure_data_quality({"age": []}, profile, max_rate=0.01)
 
 
 def test_a_profile_of_the_data_is_judged_as_the_data_are(people, profile):
@@ -261,9 +261,9 @@ def test_a_profile_of_the_data_is_judged_as_the_data_are(people, profile):
     window["city"] = np.where(np.arange(2000) < 30, "Wien", window["city"])
     window["city"][window["city"] == "Linz"] = "Graz"
     window["children"][100:] = window["children"][:-100].copy()
-    evidence = measure_data_quality(window, profile, max_share=0.001, name="night")
+    evidence = measure_data_quality(window, profile, max_rate=0.001, name="night")
     counted = measure_data_quality(
-        reference_profile(window, like=profile, name="night"), profile, max_share=0.001, name="night"
+        reference_profile(window, like=profile, name="night"), profile, max_rate=0.001, name="night"
     )
     assert evidence.verdict is Verdict.FAIL
     assert counted.findings[:-1] == evidence.findings[:-1]
@@ -275,10 +275,10 @@ def test_a_profile_of_the_data_is_judged_as_the_data_are(people, profile):
 
 def test_a_closed_column_holds_no_new_category(people, profile):
     window = people(2000, 1)
-    assert measure_data_quality(window, profile, max_share=0.01, closed=("city",)).verdict is Verdict.PASS
+    assert measure_data_quality(window, profile, max_rate=0.01, closed=("city",)).verdict is Verdict.PASS
     window["city"] = np.where(np.arange(2000) == 5, "Wien", window["city"])
-    assert measure_data_quality(window, profile, max_share=0.01).verdict is Verdict.PASS
-    evidence = measure_data_quality(window, profile, max_share=0.01, closed=("city",))
+    assert measure_data_quality(window, profile, max_rate=0.01).verdict is Verdict.PASS
+    evidence = measure_data_quality(window, profile, max_rate=0.01, closed=("city",))
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings == (
         "column 'city' is closed and holds categories that the profile does not have: 'Wien' (1)",
@@ -288,7 +288,7 @@ def test_a_closed_column_holds_no_new_category(people, profile):
 def test_a_lost_category_fails(people, profile):
     window = people(2000, 1)
     window["city"][window["city"] == "Linz"] = "Bern"
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     linz = dict(zip(profile.column("city").categories, profile.column("city").counts, strict=True))["Linz"]
     assert evidence.findings == (
@@ -299,14 +299,14 @@ def test_a_lost_category_fails(people, profile):
 def test_a_value_that_was_filled_in_fails(people, profile):
     window = people(2000, 1)
     window["age"][np.random.default_rng(5).random(2000) < 0.03] = 40
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0].startswith("'age' is 40 in 3.")
 
 
 def test_rows_that_were_written_twice_fail(people, profile):
     window = {name: np.concatenate((values, values[:60])) for name, values in people(2000, 1).items()}
-    evidence = measure_data_quality(window, profile, max_share=0.01)
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings == ("60 of 2,060 rows equal an earlier one, 0.0 % → 2.9 % (+2.9 points)",)
     assert figures(evidence, "duplicate rows")[0] == pytest.approx(60 / 2060, abs=1e-5)
@@ -322,8 +322,8 @@ def log(rows, seed, *, start="2026-03-01", late=0.01):
 def test_times_have_no_range_and_their_order_is_held_against_the_profile():
     profile = reference_profile(log(10_000, 0))
     tomorrow = log(2000, 1, start="2026-03-08")
-    assert measure_data_quality(tomorrow, profile, max_share=0.01).verdict is Verdict.PASS
-    evidence = measure_data_quality(log(2000, 2, late=0.05), profile, max_share=0.01)
+    assert measure_data_quality(tomorrow, profile, max_rate=0.01).verdict is Verdict.PASS
+    evidence = measure_data_quality(log(2000, 2, late=0.05), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0].startswith("'seen' earlier than the row before in 0.9 % → 4.2 % ")
 
@@ -333,7 +333,7 @@ def test_rows_of_one_day_are_no_column_that_stopped():
         return {"day": np.datetime64(first, "D") + np.arange(rows) // 500, "x": np.arange(rows) % 7 / 2}
 
     profile = reference_profile(days("2026-03-01", 15_000))
-    evidence = measure_data_quality(days("2026-04-01", 500), profile, max_share=0.01)
+    evidence = measure_data_quality(days("2026-04-01", 500), profile, max_rate=0.01)
     assert "day: out of order" in evidence.details["rates"]
     assert evidence.quantities[-1].value == 0
 
@@ -342,7 +342,7 @@ def test_times_in_no_order_have_none_to_lose():
     def born(rows, seed):
         return {"born": np.datetime64("1980-01-01", "s") + np.random.default_rng(seed).integers(0, 10**9, rows)}
 
-    evidence = measure_data_quality(born(2000, 1), reference_profile(born(10_000, 0)), max_share=0.01)
+    evidence = measure_data_quality(born(2000, 1), reference_profile(born(10_000, 0)), max_rate=0.01)
     assert evidence.verdict is Verdict.PASS
     assert set(evidence.details["rates"]) == {"born: null", "duplicate rows"}
 
@@ -352,7 +352,7 @@ def test_the_newest_time_may_be_so_old_and_not_lie_ahead():
 
     def findings(now, **options):
         options = {"max_age_s": {"seen": 3600}, "now": now, **options}
-        return measure_data_quality(window, profile, max_share=0.01, **options).findings
+        return measure_data_quality(window, profile, max_rate=0.01, **options).findings
 
     assert findings(datetime(2026, 3, 9, 0, 30, tzinfo=UTC)) == ()
     assert findings(datetime(2026, 3, 10, 12, tzinfo=UTC)) == (
@@ -399,5 +399,5 @@ def test_the_newest_time_may_be_so_old_and_not_lie_ahead():
 def test_declarations_that_do_not_fit_the_profile_are_refused(people, options, message):
     profile = reference_profile(people(1000, 0) | {"seen": log(1000, 0)["seen"]})
     with pytest.raises(UsageError) as caught:
-        measure_data_quality(people(10, 1), profile, max_share=0.01, **options)
+        measure_data_quality(people(10, 1), profile, max_rate=0.01, **options)
     assert str(caught.value) == message

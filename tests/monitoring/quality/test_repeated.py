@@ -17,9 +17,9 @@ from pytest_modelserve.monitoring.readers import read_table
 INDEPENDENT = Blocks()
 
 
-def rate_of(now, then, *, max_share=0.003, alpha=0.001, blocks=INDEPENDENT):
+def rate_of(now, then, *, max_rate=0.003, alpha=0.001, blocks=INDEPENDENT):
     reference = reference_profile({"x": then}).column("x")
-    terms = Terms(max_share, alpha, blocks, closed=frozenset(), max_age_s={}, now=math.nan)
+    terms = Terms(max_rate, alpha, blocks, closed=frozenset(), max_age_s={}, now=math.nan)
     return repeated_value_rate(read_table({"x": now}).columns[0], looked_at(len(now)), reference, terms)
 
 
@@ -61,7 +61,7 @@ def test_unchanged_data_repeat_a_value_significantly_no_more_often_than_alpha():
     rng, found = np.random.default_rng(2), 0
     for _ in range(300):
         then, now = (np.round(np.exp(rng.normal(3, 1, rows)), 1) for rows in (2000, 500))
-        found += rate_of(now, then, max_share=1e-9, alpha=0.05).p_value <= 0.05
+        found += rate_of(now, then, max_rate=1e-9, alpha=0.05).p_value <= 0.05
     assert found <= 0.05 * 300
 
 
@@ -104,7 +104,7 @@ def test_blocks_make_the_same_rows_say_less():
 
 
 def test_a_fault_within_the_budget_is_not_looked_for():
-    assert rate_of(filled(7, 0.02), NORMAL, max_share=0.05).value == 0
+    assert rate_of(filled(7, 0.02), NORMAL, max_rate=0.05).value == 0
 
 
 def test_of_many_rows_a_sample_is_looked_at_and_all_are_told():

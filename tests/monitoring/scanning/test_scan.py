@@ -75,10 +75,10 @@ def test_engine_counts_exactly_what_memory_counts(engine: Any) -> None:
 def test_gates_judge_a_frame_where_it_lies(engine: Any) -> None:
     reference = ms.reference_profile(table(0).select("whole", "city"), block=1)
     same, now = table(1).select("whole", "city"), table(1).select("city", pl.col("whole") + 100)
-    assert ms.measure_no_drift(engine(same), reference, max_distance=0.15).verdict is ms.Verdict.PASS
-    assert ms.measure_no_drift(engine(now), reference, max_distance=0.15).verdict is ms.Verdict.FAIL
+    assert ms.measure_drift(engine(same), reference, max_distance=0.15).verdict is ms.Verdict.PASS
+    assert ms.measure_drift(engine(now), reference, max_distance=0.15).verdict is ms.Verdict.FAIL
     nulls = same.with_columns(pl.when(pl.int_range(ROWS) % 3 > 0).then("whole").alias("whole"))
-    quality = ms.measure_data_quality(engine(nulls), reference, max_share=0.1)
+    quality = ms.measure_data_quality(engine(nulls), reference, max_rate=0.1)
     assert quality.verdict is ms.Verdict.FAIL
     assert any("'whole'" in finding for finding in quality.findings)
 
