@@ -78,7 +78,7 @@ output parity: outputs differ from the reference's
   verdict    FAIL: the value lies above the budget
 
   output 'y': 2 of 120 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [7, 2] (candidate 0.0, reference -1.0)
-  Relu 'last' is the first to err, given the reference's own inputs; tensor 'y' at [0, 2] is 0 where the reference has -1; operator is Relu where the reference has Identity
+  first diverging node: Relu 'last', given the reference's inputs to it; tensor 'y' at [0, 2] is 0 where the reference has -1; operator is Relu where the reference has Identity
   the smallest failing input, row 7 alone, is saved; replay it by: {command}
   candidate  it's  sha256 {digests[0]}…
   reference  ref  sha256 {digests[1]}…

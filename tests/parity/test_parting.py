@@ -43,7 +43,7 @@ def served(tmp_path: Path) -> Any:
 def test_node_is_told_between_two_files(served: Any) -> None:
     told = tell_parting(served("Add"), served("Mul"), ROWS)
     assert told.finding == (
-        "Add 'node_y' is the first to err, given the reference's own inputs; tensor 'y' at [0, 0] is 3 where the "
+        "first diverging node: Add 'node_y', given the reference's inputs to it; tensor 'y' at [0, 0] is 3 where the "
         "reference has 2; operator is Add where the reference has Mul"
     )
     assert told.details["divergence"]["node"] == "node_y"
@@ -52,9 +52,7 @@ def test_node_is_told_between_two_files(served: Any) -> None:
 
 def test_fault_is_told_between_a_file_and_eager_torch(served: Any) -> None:
     told = tell_parting(served("Add"), ms.serve(Doubled().eval()), ROWS)
-    assert told.finding == (
-        "the exported graph answers otherwise than the eager model: output 'output' at [0, 0] is 3, not 2"
-    )
+    assert told.finding == ("the exported graph differs from the eager model: output 'output' at [0, 0] is 3, not 2")
     assert told.details["origin"]["fault"] == "export"
     assert tell_parting(served("Mul"), ms.serve(Doubled().eval()), ROWS) == PartingTold()
 

@@ -102,7 +102,7 @@ def test_a_failure_between_two_files_names_the_node_from_the_rows_that_differ(tm
     assert evidence.findings[:-1] == (
         "output 'y': 1 of 600 elements are beyond rtol 0, atol 0; the worst is inf × its tolerance at [130, 2] "
         "(candidate 0.0, reference -1.0)",
-        "Relu 'last' is the first to err, given the reference's own inputs; tensor 'y' at [0, 2] is 0 where the "
+        "first diverging node: Relu 'last', given the reference's inputs to it; tensor 'y' at [0, 2] is 0 where the "
         "reference has -1; operator is Relu where the reference has Identity",
     )
     assert evidence.findings[-1].startswith("the smallest failing input, row 130 alone, is saved; replay it by: ")

@@ -1,5 +1,5 @@
-"""Two graphs held against each other from the inside: which node is the first to answer otherwise."""
+"""Divergence analysis: the first node at which two models differ."""
 
-from pytest_modelserve.parity.divergence.locate import Divergence, Origin, fault_origin, locate_divergence
+from pytest_modelserve.parity.divergence.locate import Divergence, FaultOrigin, fault_origin, locate_divergence
 
-__all__ = ["Divergence", "Origin", "fault_origin", "locate_divergence"]
+__all__ = ["Divergence", "FaultOrigin", "fault_origin", "locate_divergence"]

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.parity.divergence import subgraphs as stretches
+from pytest_modelserve.parity.divergence import subgraphs
 
 
 def node(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto:
@@ -115,7 +115,7 @@ def test_fault_is_told_by_its_own_node(locate: Any, fault: str) -> None:
 def test_sentence_says_what_where_and_how_far_upstream_agrees(locate: Any) -> None:
     found = locate(weight("b2", lambda b: np.where(np.arange(16) == 3, np.float32(100), b)))
     assert str(found) == (
-        "Add 'node_e' is the first to err, given the reference's own inputs; "
+        "first diverging node: Add 'node_e', given the reference's inputs to it; "
         f"tensor 'e' at {list(found.index)} is {found.candidate_value:.7g} where the reference has "
         f"{found.reference_value:.7g}; weight 'b2' differs in 1 of 16 elements, most at [3]: 100.0 where the reference "
         "has 1.080533; the 4 tensors before it agree"
@@ -146,7 +146,7 @@ def test_last_bits_of_weights_are_no_fault_where_their_products_cancel(locate: A
     model = build([("MatMul", ["x", "w"], "a", {}), ("Neg", ["a"], "y", {})], {"w": np.repeat(signs, 3, axis=1)})
     twice = np.float32(1 + 2**-22)
     found = locate(weight("w", lambda w: np.where(w > 0, w * twice, w)), model, inputs=1 + rows / np.float32(1e3))
-    assert found is None or found.kind == "on the way"
+    assert found is None or found.kind == "accumulated"
 
 
 def test_change_of_a_weight_is_told_from_sixteen_roundings_on(locate: Any) -> None:
@@ -166,7 +166,7 @@ def test_rounding_that_a_cancellation_blows_up_is_no_fault_of_an_operator(locate
         node(model, "y").input[0] = "third"
 
     found = locate(multiplied, model, inputs=3000 + rows / 10)
-    assert found.kind == "on the way"
+    assert found.kind == "accumulated"
 
 
 def test_first_of_two_faults_is_told(locate: Any) -> None:
@@ -264,9 +264,9 @@ def test_difference_that_no_operator_makes_alone_is_told_as_such(locate: Any, bu
     nodes = [("Mul", ["x", "w"], "a", {}), ("Sub", ["a", "k"], "b", {}), ("Relu", ["b"], "y", {})]
     model = build(nodes, {"w": thousand, "k": thousand})
     found = locate(weight("w", lambda w: w * np.float32(1 + 3e-7)), model, inputs=1 + rows / np.float32(1e5))
-    assert (found.kind, found.local, found.tensor, found.agreeing) == ("on the way", False, "b", 1)
+    assert (found.kind, found.local, found.tensor, found.agreeing) == ("accumulated", False, "b", 1)
     assert str(found).startswith(
-        "no operator errs by itself, the difference grows on the way: first beyond bounds after Sub 'node_b'; "
+        "no single node diverges; small differences accumulate and first exceed the tolerance at Sub 'node_b'; "
         "tensor 'b' at ["
     )
 
@@ -282,11 +282,11 @@ def test_difference_that_only_the_optimiser_makes_is_told_as_such(locate: Any, m
         node(model, "a").CopyFrom(helper.make_node("MatMul", ["x", "w1"], ["product"], name="product"))
         model.graph.node.insert(1, helper.make_node("Add", ["product", "b1"], ["a"], name="sum"))
 
-    monkeypatch.setattr(walk, "_optimised_ends", fused)
+    monkeypatch.setattr(walk, "_optimized_outputs", fused)
     found = locate(split)
-    assert (found.kind, found.local, found.changes) == ("optimised", False, ())
+    assert (found.kind, found.local, found.changes) == ("optimizer", False, ())
     assert str(found) == (
-        "the graphs agree until onnxruntime optimises them; then the output of Softmax 'node_y' differs; "
+        "the graphs agree until onnxruntime optimizes them; then the output of Softmax 'node_y' differs; "
         "tensor 'y' at [0, 0] is 0.5 where the reference has 0.25; the 5 tensors before it agree"
     )
 
@@ -307,7 +307,7 @@ def test_optimiser_that_leaves_both_graphs_as_they_were_is_not_blamed(
         node(model, "a").CopyFrom(helper.make_node("MatMul", ["x", "w1"], ["product"], name="product"))
         model.graph.node.insert(1, helper.make_node("Add", ["product", "b1"], ["a"], name="sum"))
 
-    monkeypatch.setattr(walk, "_optimised_ends", fused)
+    monkeypatch.setattr(walk, "_optimized_outputs", fused)
     assert locate(split) is None
 
 
@@ -383,7 +383,7 @@ def test_large_graph_is_taken_in_pieces(locate: Any, build: Any, rows: Any, monk
     weights = {f"w{i}": np.full(8, 1.01, np.float32) for i in range(depth)}
     model = build(nodes, weights, outputs=[f"t{depth}"])
     held = []
-    marked = stretches.marked_session
+    marked = subgraphs.session_with_outputs
 
     def counted(graph: Any, tensors: Any) -> Any:
         held.append(len(list(tensors)))
@@ -394,8 +394,8 @@ def test_large_graph_is_taken_in_pieces(locate: Any, build: Any, rows: Any, monk
             weight(f"w{i}", lambda w: np.nextafter(w, np.float32(9)))(model)
         weight(f"w{depth - 1}", lambda w: w * np.float32(1.1))(model)
 
-    monkeypatch.setattr(stretches, "marked_session", counted)
-    monkeypatch.setattr(stretches, "MARKED_BYTES", 6 * rows.nbytes)
+    monkeypatch.setattr(subgraphs, "session_with_outputs", counted)
+    monkeypatch.setattr(subgraphs, "MAX_HELD_BYTES", 6 * rows.nbytes)
     found = locate(change, model)
     assert (found.node, found.agreeing) == (f"node_t{depth}", depth - 1)
     assert max(held[2:]) <= 6
@@ -417,8 +417,7 @@ def test_what_has_no_graph_is_refused(net: onnx.ModelProto, rows: Any, save: Any
     with pytest.raises(ms.UsageError) as caught:
         ms.locate_divergence(ms.serve(lambda x: x, name="eager"), path, rows)
     assert str(caught.value) == (
-        "the candidate eager is no file with a graph to look into: give an artifact, the path of an ONNX file, or a "
-        "predictor of one"
+        "candidate eager has no ONNX file: give an artifact, the path of an ONNX file, or a predictor of one"
     )
     with pytest.raises(ms.InputError, match="input 'x' has shape"):
         ms.locate_divergence(path, path, rows[:, :3])
@@ -432,7 +431,9 @@ def test_models_without_a_common_output_are_refused(build: Any, rows: Any, save:
 
     with pytest.raises(ms.UsageError) as caught:
         ms.locate_divergence(save(two("a", "b"), "candidate"), save(two("c", "d"), "reference"), rows)
-    assert str(caught.value) == "the models share no output: the candidate has 'a', 'b', the reference 'c', 'd'"
+    assert str(caught.value) == (
+        "the models have no output name in common: the candidate has 'a', 'b', the reference 'c', 'd'; rename them alike"
+    )
 
 
 def test_candidate_that_does_not_run_and_has_no_fault_of_its_own_is_an_input_error(

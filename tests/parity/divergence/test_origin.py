@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import pytest_modelserve as ms
-from pytest_modelserve._onnx import sessions as marking
-from pytest_modelserve.parity.divergence import fault_origin
+from pytest_modelserve.parity.divergence import fault_origin, locate
 
 
 class Small(torch.nn.Module):
@@ -57,25 +56,25 @@ def test_export_of_torch_is_located_by_its_own_line(exported: ms.Artifact, broke
 def test_three_ways_agree(exported: ms.Artifact, rows: Any) -> None:
     origin = fault_origin(exported, ms.serve(Small().eval()), rows)
     assert origin.fault == "none"
-    assert str(origin) == "eager torch, the plain and the optimised graph agree"
+    assert str(origin) == "eager torch, the unoptimized and the optimized graph agree"
 
 
 def test_graph_that_differs_from_eager_torch_is_the_exports_fault(broken: Path, rows: Any) -> None:
     origin = fault_origin(broken, ms.serve(Small().eval()), rows)
-    assert (origin.fault, origin.optimised) == ("export", "")
-    assert str(origin).startswith("the exported graph answers otherwise than the eager model: output 'output' at [")
+    assert (origin.fault, origin.optimized) == ("export", "")
+    assert str(origin).startswith("the exported graph differs from the eager model: output 'output' at [")
 
 
 def test_optimiser_that_changes_answers_is_at_fault(
     exported: ms.Artifact, broken: Path, rows: Any, monkeypatch: Any
 ) -> None:
     """Planted: what is asked for optimised is another model."""
-    plain = marking.session_of
+    plain = locate.session_of
     monkeypatch.setattr(
-        marking,
+        locate,
         "session_of",
         lambda model, weights, *, optimised=False: plain(onnx.load(broken) if optimised else model, weights),
     )
     origin = fault_origin(exported, ms.serve(Small().eval()), rows)
-    assert (origin.fault, origin.exported) == ("optimiser", "")
-    assert str(origin).startswith("onnxruntime's optimiser changes the graph's answers: output ")
+    assert (origin.fault, origin.exported) == ("optimizer", "")
+    assert str(origin).startswith("onnxruntime's optimizer changes the graph's outputs: output ")
