@@ -66,6 +66,7 @@ class TensorComparison:
     max_ulp: int | None = None
     nan: Disagreement | None = None
     inf: Disagreement | None = None
+    equal_nan: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -83,7 +84,8 @@ class TensorComparison:
         elif not self.compared:
             found.append("text and numbers cannot be compared")
         if self.nan is not None:
-            found.append(f"NaN in one and not in the other at {self._told(self.nan)}")
+            where = "in one and not in the other at" if self.equal_nan else "not allowed, found at"
+            found.append(f"NaN {where} {self._told(self.nan)}")
         if self.inf is not None:
             found.append(f"infinities differ at {self._told(self.inf)}")
         return tuple(f"output {self.name!r}: {sentence}" for sentence in found)
@@ -170,12 +172,14 @@ def _is_real(dtype: str) -> bool:
 Outputs = Mapping[str, NDArray[Any]]
 
 
-def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: Tolerance, atol: Tolerance) -> OutputComparison:
+def compare_outputs(
+    candidate: Outputs, reference: Outputs, *, rtol: Tolerance, atol: Tolerance, equal_nan: bool = True
+) -> OutputComparison:
     """Every output that both have, compared element by element, and the names that only one has.
 
     A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
     is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
-    to be equal. NaN agrees with NaN, an infinity with the same infinity; every other pair with one of them is counted
+    to be equal. NaN agrees with NaN unless `equal_nan` is False, an infinity with the same infinity; every other pair with one of them is counted
     and told on its own, never folded into a maximum. A different dtype or shape is told as well; values of different
     dtypes are still compared, as float64. The arrays are read in chunks: the extra memory stays below 4 MB.
 
@@ -191,7 +195,7 @@ def compare_outputs(candidate: Outputs, reference: Outputs, *, rtol: Tolerance, 
             _check_comparable(side, name, array)
     return OutputComparison(
         tensors=tuple(
-            _compare(name, candidate[name], array, tolerance_of(name, rtol), tolerance_of(name, atol))
+            _compare(name, candidate[name], array, tolerance_of(name, rtol), tolerance_of(name, atol), equal_nan)
             for name, array in reference.items()
             if name in candidate
         ),
@@ -237,7 +241,9 @@ def _check_comparable(side: str, name: str, array: object) -> None:
         )
 
 
-def _compare(name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: float, atol: float) -> TensorComparison:
+def _compare(
+    name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: float, atol: float, equal_nan: bool
+) -> TensorComparison:
     is_text = kind_of(reference.dtype) == "text"
     result = TensorComparison(
         name=name,
@@ -246,6 +252,7 @@ def _compare(name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: 
         reference_dtype=dtype_name(reference.dtype),
         candidate_shape=candidate.shape,
         reference_shape=reference.shape,
+        equal_nan=equal_nan,
         compared=candidate.shape == reference.shape and (kind_of(candidate.dtype) == "text") == is_text,
     )
     if not result.compared:
@@ -253,7 +260,7 @@ def _compare(name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: 
     if result.is_exact:
         found = exact_differences(candidate, reference)
     else:
-        found = real_differences(candidate, reference, rtol=rtol, atol=atol)
+        found = real_differences(candidate, reference, rtol=rtol, atol=atol, equal_nan=equal_nan)
     return replace(
         result,
         beyond=found.beyond,

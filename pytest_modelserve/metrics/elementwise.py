@@ -139,18 +139,21 @@ class Differences:
         )
 
 
-def real_differences(candidate: NDArray[Any], reference: NDArray[Any], *, rtol: float, atol: float) -> Differences:
+def real_differences(
+    candidate: NDArray[Any], reference: NDArray[Any], *, rtol: float, atol: float, equal_nan: bool = True
+) -> Differences:
     """Differences of two real arrays of one shape under the tolerance `atol + rtol * |reference|`, in float64.
 
     Where the tolerance is 0 the multiple of any error is infinite, and where the reference is 0 so is its relative
-    error. `max_ulp` stays 0 unless both dtypes are the same float with countable steps.
+    error. `max_ulp` stays 0 unless both dtypes are the same float with countable steps. With `equal_nan=False` every
+    NaN counts in `nan_differ`, otherwise only those without a NaN on the other side.
     """
     with_ulps = share_ulps(candidate.dtype, reference.dtype)
     total = Differences()
     with np.errstate(all="ignore"):  # what overflows or is NaN is found by its result
         for start, a, b in _chunks(candidate, reference):
-            found = _finite_chunk(start, a, b, rtol, atol, with_ulps) or _any_chunk(start, a, b, rtol, atol, with_ulps)
-            total = total.then(found)
+            found = _finite_chunk(start, a, b, rtol, atol, with_ulps)
+            total = total.then(found or _any_chunk(start, a, b, rtol, atol, with_ulps, equal_nan))
     return total
 
 
@@ -202,10 +205,12 @@ def _finite_chunk(
     return _differences(start, a, b, error, max_abs, rtol, atol, with_ulps)
 
 
-def _any_chunk(start: int, a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float, with_ulps: bool) -> Differences:
+def _any_chunk(
+    start: int, a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float, with_ulps: bool, equal_nan: bool
+) -> Differences:
     nan_a, nan_b = np.isnan(a), np.isnan(b)
     finite = np.isfinite(a) & np.isfinite(b)
-    nan_places = np.flatnonzero(nan_a != nan_b)
+    nan_places = np.flatnonzero(nan_a != nan_b if equal_nan else nan_a | nan_b)
     inf_places = np.flatnonzero(~finite & ~nan_a & ~nan_b & (a != b))
     a, b = np.where(finite, a, a.dtype.type(0)), np.where(finite, b, b.dtype.type(0))
     error = np.abs(np.subtract(a, b, dtype=np.float64))
