@@ -1,4 +1,4 @@
-"""What this package raises on purpose, apart from verdicts; what is none of these is a bug of ours."""
+"""Exceptions of pytest-modelserve. Any other exception is a bug; please report it."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from types import ModuleType
 
 
 class ModelServeError(Exception):
-    """A request that could not be carried out; the message names what is wrong and what to do."""
+    """Base class: a request could not be carried out; the message says why and what to do."""
 
 
 class UsageError(ModelServeError, ValueError):
-    """A call that cannot be meant: an unknown choice, half of a pair, a budget out of range."""
+    """Invalid arguments: an unknown option, an incomplete pair of arguments, or a threshold out of range."""
 
 
 class InputError(UsageError):
-    """Data that do not fit the model or the gate: the message names the input, what was expected and what came."""
+    """Data that do not fit the model or the gate; the message names the input, the expected and the given value."""
 
 
 class ArtifactError(ModelServeError):
-    """A model file, or the store that keeps it, cannot be read or written."""
+    """A model file, or the store of models, cannot be read or written."""
 
 
 class ExportError(ModelServeError):
-    """A torch model did not become a faithful ONNX artifact."""
+    """A torch module could not be exported to an ONNX file that computes the same outputs."""
 
 
 class BakedAxisError(ExportError):
-    """An axis that was to stay free is fixed in the exported model; the message names the axis and the input."""
+    """A dynamic axis is fixed in the exported model; the message names the axis and the input."""
 
 
 class ControlFlowError(ExportError):
-    """The module's code goes by values that only the data decide; the message names the source line."""
+    """The control flow of the module depends on input values; the message names the source line."""
 
 
 class UnsupportedOperatorError(ExportError):
-    """An operator that ONNX or onnxruntime does not have; the message names it, and the source line that calls it."""
+    """ONNX or onnxruntime lacks an operator; the message names it and the source line that calls it."""
 
 
 class RecipeError(ModelServeError):
-    """A compression recipe could not be applied, or applied nothing."""
+    """A compression recipe could not be applied, or changed nothing."""
 
 
 class MissingDependencyError(ModelServeError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class ModelServeWarning(UserWarning):
-    """Something that a user should know and that stops nothing."""
+    """A warning of pytest-modelserve: the run continues."""
 
 
 def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
-    """The sentence for a wrong string choice, with the nearest right one.
+    """Return the message for an unknown option, with the nearest known one.
 
     >>> unknown_choice("recipe", "simplfy", ["simplify", "int8-dynamic"])
     "unknown recipe 'simplfy': did you mean 'simplify'? Known: 'simplify', 'int8-dynamic'"
     """
-    import difflib  # only for a user who has mistyped: every pytest run of the environment imports this file
+    import difflib  # imported here because every pytest run imports this module
 
     known = list(choices)
     near = difflib.get_close_matches(str(given), known, n=1)
@@ -66,14 +66,13 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     return f"unknown {what} {given!r}: {hint}Known: {', '.join(map(repr, known))}"
 
 
-# The packages that only this room needs: loaded at use, and named with their extra where they are missing.
-
-
 def require(package: str, purpose: str) -> ModuleType:
-    """The imported `package`; MissingDependencyError, with the command that installs it, where there is none.
+    """Return the imported optional `package`.
 
-    What the package warns of while it loads is no business of the test that happens to load it first: under
-    `-W error` it would end that test.
+    Warnings during the import are suppressed: under `-W error` they would fail the test that imports it first.
+
+    Raises:
+        MissingDependencyError: If it is not installed; the message holds the command that installs it.
     """
     try:
         with warnings.catch_warnings():

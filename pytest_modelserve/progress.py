@@ -1,4 +1,4 @@
-"""A bar on a terminal for work that takes long; silence everywhere else."""
+"""Progress bars for long work on a terminal; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """What a training loop is handed: `for batch in progress(batches, "epoch 3"): ...`."""
+    """The callable that training loops receive: `for batch in progress(batches, "epoch 3"): ...`."""
 
     def __call__(self, items: Iterable[Item], description: str, *, total: int | None = None) -> Iterable[Item]:
-        """Return `items` unchanged, told on the terminal while they are used up."""
+        """Return `items` unchanged, with a bar while they are consumed."""
 
 
 _stream: TextIO | None = None
 
 
 def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterable[Item]:
-    """Return `items`, with a bar on standard error while they are used up if that is a terminal.
+    """Return `items` unchanged, with a bar on standard error while they are consumed if it is a terminal.
 
-    Work that takes under half a second never shows one. Without tqdm (extra `torch`) there is no bar.
+    Work of less than half a second shows no bar, and neither does an environment without tqdm (extra `torch`).
     """
     stream = _stream or sys.stderr
     if not stream.isatty():
@@ -38,7 +38,7 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
 
 @contextmanager
 def progress_to(stream: TextIO) -> Iterator[None]:
-    """Send bars to `stream`: pytest captures standard error, so its plugin hands over the terminal itself."""
+    """Send bars to `stream`: pytest captures standard error, so the plugin passes the real terminal."""
     global _stream
     earlier, _stream = _stream, stream
     try:

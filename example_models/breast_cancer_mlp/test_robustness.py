@@ -118,7 +118,9 @@ def test_candidate_that_is_handed_the_scanner_and_does_not_look_is_fair(
 def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
     champion: ms.Predictor, breast_cancer: BreastCancer
 ) -> None:
-    lost = ms.corruptions.missing_feature([breast_cancer.columns.index("worst_area")], fill=np.nan, severities=[0.05, 0.1])
+    lost = ms.corruptions.missing_feature(
+        [breast_cancer.columns.index("worst_area")], fill=np.nan, severities=[0.05, 0.1]
+    )
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
         champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, **ANSWERS

@@ -1,4 +1,4 @@
-"""The vocabulary in which every gate speaks: quantities with intervals, budgets, verdicts, and who said so."""
+"""Results of gates: evidence, verdicts, and the recorders that collect them."""
 
 from pytest_modelserve.evidence.evidence import (
     SCHEMA_VERSION,

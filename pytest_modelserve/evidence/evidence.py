@@ -1,4 +1,4 @@
-"""How an interval is held against a budget: the one place where PASS, FAIL and INCONCLUSIVE are decided."""
+"""The result of a gate: quantities with intervals, budgets and verdicts, and the exceptions that carry it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_modelserve.errors import UsageError
 
+if TYPE_CHECKING:
+    from pytest_modelserve.stats import Bounds
+
+SCHEMA_VERSION = 2
+MAX_JSON_BYTES = 16 * 1024
+"""The longest evidence that is attached to a test report: a 3 MB property makes a 4 MB JUnit file."""
+
+Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cosine", "dB", "ms", "bytes", "count", ""]
+"""proportion: 0 to 1, shown in per cent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
+equal; tolerance: a multiple of the tolerated error."""
+
+_PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "torch", "onnxsim")
+
 
 class Verdict(StrEnum):
-    """What the evidence says of a budget."""
+    """The decision on a budget: PASS, FAIL, or INCONCLUSIVE if the data do not decide."""
 
     PASS = "PASS"
     INCONCLUSIVE = "INCONCLUSIVE"
@@ -26,36 +39,16 @@ class Verdict(StrEnum):
 
     @property
     def severity(self) -> int:
-        """0 for PASS, 1 for INCONCLUSIVE, 2 for FAIL: the worst of several is the one with the highest."""
+        """0 for PASS, 1 for INCONCLUSIVE, 2 for FAIL; the worst of several verdicts has the highest."""
         return ("PASS", "INCONCLUSIVE", "FAIL").index(self.value)
-
-
-class HasBounds(Protocol):
-    """What a statistic returns: two one-sided bounds with their levels."""
-
-    @property
-    def low(self) -> float:
-        """The lower bound."""
-
-    @property
-    def high(self) -> float:
-        """The upper bound."""
-
-    @property
-    def low_level(self) -> float:
-        """The one-sided level of `low`."""
-
-    @property
-    def high_level(self) -> float:
-        """The one-sided level of `high`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Two one-sided bounds, each with a level of its own.
+    """Two one-sided confidence bounds, each with its own level.
 
     `low` lies below the true value with probability `low_level`, `high` above it with probability `high_level`.
-    An end that the data cannot bound is infinite. Neither end may be NaN.
+    A bound that the data do not give is infinite. Neither bound may be NaN.
     """
 
     low: float
@@ -64,36 +57,36 @@ class Interval:
     high_level: float
 
     @classmethod
-    def of(cls, bounds: HasBounds) -> Interval:
-        """The interval between the bounds that a statistic found."""
+    def of(cls, bounds: Bounds) -> Interval:
+        """Return the interval between the bounds of a statistic."""
         return cls(bounds.low, bounds.high, bounds.low_level, bounds.high_level)
 
     def __post_init__(self) -> None:
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
             raise ValueError(f"not an interval: [{self.low}, {self.high}]")
         if not (0 < self.low_level < 1 and 0 < self.high_level < 1):
-            raise ValueError(f"levels lie between 0 and 1, not {self.low_level} and {self.high_level}")
+            raise ValueError(f"levels must be between 0 and 1, got {self.low_level} and {self.high_level}")
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The values a quantity may take: at most, or at least, `limit`; the limit itself is inside."""
+    """The permitted values of a quantity: `at_most` or `at_least` the `limit`, which is itself permitted."""
 
     kind: Literal["at_most", "at_least"]
     limit: float
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit):
-            raise UsageError(f"a budget is a finite number, not {self.limit}")
+            raise UsageError(f"the limit of a budget must be a finite number, got {self.limit}")
 
     def allows(self, value: float) -> bool:
-        """Whether `value` is inside; NaN never is."""
+        """Return whether `value` is permitted; NaN never is."""
         return value <= self.limit if self.kind == "at_most" else value >= self.limit
 
     def verdict(self, value: float, interval: Interval | None = None) -> Verdict:
-        """The verdict over `interval`, or over `value` alone where it is exact.
+        """Return the verdict on `interval`, or on an exact `value` without one.
 
-        PASS when every value of the interval is inside the budget, FAIL when none is, else INCONCLUSIVE.
+        PASS if every value of the interval is permitted, FAIL if none is, else INCONCLUSIVE.
         """
         if interval is None:
             return Verdict.PASS if self.allows(value) else Verdict.FAIL
@@ -103,90 +96,9 @@ class Budget:
         return Verdict.INCONCLUSIVE if low or high else Verdict.FAIL
 
 
-def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[float, float]:
-    """The levels (low end, high end) that say PASS at `confidence` and FAIL at error rate `alpha`.
-
-    For an `at_most` budget PASS rests on the high end and FAIL on the low one; for `at_least` the other way round.
-    """
-    return (1 - alpha, confidence) if budget.kind == "at_most" else (confidence, 1 - alpha)
-
-
-def check_error_rates(*, confidence: float, alpha: float) -> None:
-    """Raise UsageError unless both are probabilities that leave room for a verdict."""
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"confidence is a probability above 0.5 and below 1 (0.95, say), not {confidence}")
-    if not 0 < alpha < 0.5:
-        raise UsageError(f"alpha is a probability above 0 and below 0.5 (0.001, say), not {alpha}")
-
-
-# Where a figure was measured: a number without its machine and versions cannot be compared.
-
-
-_PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "torch", "onnxsim")
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The machine, the interpreter and the versions of the packages that shape a result."""
-
-    python: str
-    system: str
-    machine: str
-    cpu: str
-    cpus: int
-    packages: Mapping[str, str]
-
-    @staticmethod
-    @functools.cache
-    def current() -> Environment:
-        """This process's environment, read once; a package that is not installed is left out."""
-        return Environment(
-            python=platform.python_version(),
-            system=platform.system(),
-            machine=platform.machine(),
-            cpu=_cpu_model(),
-            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            packages=package_versions(_PACKAGES),
-        )
-
-
-def package_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """The installed version of each package, without importing it; one that is not installed is left out."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
-# What a gate measured, as values: everything that a report, a later run or a person needs to judge it again.
-
-
-SCHEMA_VERSION = 2
-MAX_JSON_BYTES = 16 * 1024
-"""The longest evidence that travels with a test report: a 3 MB property makes a 4 MB JUnit file."""
-
-Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cosine", "dB", "ms", "bytes", "count", ""]
-"""proportion: 0 to 1, shown in per cent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
-equal; tolerance: a multiple of the tolerated error."""
-
-
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under judgement: its name, which variant of it, and the sha256 of its file where it has one."""
+    """The model or data under test: its name, its variant, and the sha256 of its file if it has one."""
 
     name: str
     variant: str = ""
@@ -198,7 +110,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One measured number; `verdict` is None exactly where there is no budget."""
+    """A measured number; `verdict` is None if there is no budget."""
 
     name: str
     value: float
@@ -214,7 +126,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How the interval was found: its name, the source of its formula, and what it assumes of the data."""
+    """A statistical method: its name, the source of its formula, and its assumptions about the data."""
 
     name: str
     source: str = ""
@@ -222,12 +134,37 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one gate measured of one subject.
+class Environment:
+    """The machine, the interpreter and the package versions that a result depends on."""
 
-    `quantities[0]` is the headline. `alpha` bounds the probability of FAIL for a subject inside its budget and is 0
-    where nothing is estimated. `findings` and `advice` are sentences for people, `details` is for programs (JSON
-    builtins only). `n` counts `n_unit`s ("rows", "calls", "pairs").
+    python: str
+    system: str
+    machine: str
+    cpu: str
+    cpus: int
+    packages: Mapping[str, str]
+
+    @staticmethod
+    @functools.cache
+    def current() -> Environment:
+        """Return the environment of this process, read once; packages that are not installed are left out."""
+        return Environment(
+            python=platform.python_version(),
+            system=platform.system(),
+            machine=platform.machine(),
+            cpu=_cpu_model(),
+            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            packages=package_versions(_PACKAGES),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The result of one gate on one subject.
+
+    `gate` is the title of the gate. `quantities[0]` is the main quantity. `alpha` bounds the probability of FAIL for a
+    subject inside its budget, and is 0 if nothing is estimated. `findings` and `advice` are sentences for people,
+    `details` holds JSON builtins for programs. `n` is the sample size in `n_unit`s ("rows", "calls", "pairs").
     """
 
     gate: str
@@ -248,19 +185,19 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not self.quantities:
-            raise ValueError("evidence without a quantity judges nothing")
+            raise ValueError("evidence needs at least one quantity")
         if all(quantity.verdict is None for quantity in self.quantities):
-            raise ValueError("evidence without a budget judges nothing")
+            raise ValueError("evidence needs at least one quantity with a budget")
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of its quantities."""
+        """The worst verdict of the quantities."""
         return max((q.verdict for q in self.quantities if q.verdict is not None), key=lambda v: v.severity)
 
     def to_json(self, *, max_bytes: int = MAX_JSON_BYTES) -> str:
-        """One JSON object of builtins, at most `max_bytes` long in UTF-8.
+        """Return one JSON object of at most `max_bytes` in UTF-8.
 
-        Where the whole is longer, `details` go first and then the findings; the object then says so in `shortened`.
+        If it would be longer, `details` are left out first, then most findings; `shortened` lists what is missing.
         JSON has neither NaN nor infinities: they become null, "Infinity" and "-Infinity".
         """
         for shortened, evidence in (
@@ -275,11 +212,11 @@ class Evidence:
 
     @classmethod
     def from_json(cls, text: str) -> Evidence:
-        """The evidence that `to_json` wrote; ValueError for another schema version."""
+        """Return the evidence that `to_json` wrote; raise ValueError for another schema version."""
         data = json.loads(text)
         if data.get("schema_version") != SCHEMA_VERSION:
             found = data.get("schema_version")
-            raise ValueError(f"evidence of schema version {found!r}; this release reads version {SCHEMA_VERSION}")
+            raise ValueError(f"evidence has schema version {found!r}; this release reads version {SCHEMA_VERSION}")
         return cls(
             gate=data["title"],
             subject=Subject(**data["subject"]),
@@ -297,6 +234,89 @@ class Evidence:
             duration_s=data["duration_s"],
             environment=Environment(**data["environment"]),
         )
+
+
+class GateFailure(AssertionError):  # noqa: N818 (it reports a verdict)
+    """A gate failed: the subject is outside its budget. `evidence` holds the measurements."""
+
+    def __init__(self, message: str, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[type[GateFailure], tuple[str, Evidence]]:
+        return type(self), (str(self), self.evidence)
+
+
+class GateInconclusive(Exception):  # noqa: N818 (it reports a verdict)
+    """A gate could not decide. It is not a GateFailure, so `xfail(raises=GateFailure)` does not accept it."""
+
+    def __init__(self, message: str, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[type[GateInconclusive], tuple[str, Evidence]]:
+        return type(self), (str(self), self.evidence)
+
+
+def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[float, float]:
+    """Return the levels of (low, high) that give PASS at `confidence` and FAIL at error rate `alpha`.
+
+    For an `at_most` budget PASS depends on the high bound and FAIL on the low one; for `at_least` the reverse.
+    """
+    return (1 - alpha, confidence) if budget.kind == "at_most" else (confidence, 1 - alpha)
+
+
+def check_error_rates(*, confidence: float, alpha: float) -> None:
+    """Raise UsageError unless 0.5 < confidence < 1 and 0 < alpha < 0.5."""
+    if not 0.5 < confidence < 1:
+        raise UsageError(f"confidence must be above 0.5 and below 1 (for example 0.95), got {confidence}")
+    if not 0 < alpha < 0.5:
+        raise UsageError(f"alpha must be above 0 and below 0.5 (for example 0.001), got {alpha}")
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def holm_step_down(quantities: Mapping[Key, Callable[[float], Quantity]], *, alpha: float) -> dict[Key, Quantity]:
+    """Return every quantity with a family-wise error rate of `alpha` for FAIL, by Holm's step-down procedure.
+
+    Each value of `quantities` is a function that returns the quantity for an error rate of FAIL. All are tried at
+    alpha / m; if some FAIL, the others are tried again at alpha over the number that remains. PASS needs no
+    correction, because every quantity has to pass. Source: Holm (1979), Scandinavian Journal of Statistics 6, 65–70.
+    """
+    undecided = dict(quantities)
+    found: dict[Key, Quantity] = {}
+    while undecided:
+        latest = {key: quantity_at(alpha / len(undecided)) for key, quantity_at in undecided.items()}
+        found |= latest
+        failing = [key for key, quantity in latest.items() if quantity.verdict is Verdict.FAIL]
+        if not failing:
+            break
+        for key in failing:
+            del undecided[key]
+    return found
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the version of each installed package, without importing it."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
 
 
 def snake_case(title: str) -> str:
@@ -356,54 +376,3 @@ def _quantity(data: Mapping[str, Any]) -> Quantity:
         ),
         budget=None if data["budget"] is None else Budget(**data["budget"]),
     )
-
-
-# Many budgets, one error rate: Holm's procedure over quantities that are judged by their intervals.
-
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-def holm_step_down(quantities: Mapping[Key, Callable[[float], Quantity]], *, alpha: float) -> dict[Key, Quantity]:
-    """Each quantity, judged at the share of `alpha` that Holm leaves it; FAIL of any at most with probability `alpha`.
-
-    A quantity is given as the function from an error rate of FAIL to it. All are tried at alpha over their number, and
-    after those that FAIL the others again, at alpha over the number that is left. PASS needs no correction where every
-    quantity has to PASS. Source: Holm (1979), Scandinavian Journal of Statistics 6, 65–70.
-    """
-    open_ = dict(quantities)
-    found: dict[Key, Quantity] = {}
-    while open_:
-        latest = {key: at(alpha / len(open_)) for key, at in open_.items()}
-        found |= latest
-        failing = [key for key, quantity in latest.items() if quantity.verdict is Verdict.FAIL]
-        if not failing:
-            break
-        for key in failing:
-            del open_[key]
-    return found
-
-
-# How a gate speaks when it does not pass.
-
-
-class GateFailure(AssertionError):  # noqa: N818 (a verdict, not an error)
-    """A subject lies outside its budget; `evidence` holds everything that was measured."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateFailure], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)
-
-
-class GateInconclusive(Exception):  # noqa: N818 (an outcome, like GateFailure, and deliberately not one)
-    """The evidence decides neither way. Not a GateFailure, so that no `raises=GateFailure` takes it for a catch."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateInconclusive], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)

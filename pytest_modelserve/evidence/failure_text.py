@@ -1,4 +1,4 @@
-"""Evidence as the text of a failure: what was measured, against what, how sure, where, and what to do next."""
+"""The text of a failure: what was measured, against what, with which interval, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,118 +7,9 @@ from collections.abc import Callable, Iterator
 
 from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit, Verdict
 
-# Numbers as people read them: one place that knows how each unit is written.
-
-
-def _significant(value: float) -> str:
-    """Three significant digits, without an exponent between 0.001 and a million."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:.0f}"
-    if not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
-
-
-def _milliseconds(value: float) -> str:
-    """With its unit, as a quantity far below a millisecond is read in microseconds."""
-    return f"{_significant(1000 * value)} µs" if 0 < abs(value) < 0.1 else f"{_significant(value)} ms"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if abs(value) >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-_NUMBER_FORMATS: dict[Unit, Callable[[float], str]] = {
-    "proportion": lambda value: f"{100 * value:.2f}",
-    "proportion_difference": lambda value: f"{100 * value:.2f}",
-    "ratio": lambda value: f"{value:.2f}",
-    "tolerance": _significant,
-    "cosine": lambda value: f"{value:.5f}",
-    "dB": lambda value: f"{value:.1f}",
-    "ms": _milliseconds,
-    "bytes": _bytes,
-    "count": lambda value: f"{value:.0f}" if math.isfinite(value) else str(value),
-    "": _significant,
-}
-_UNIT_FORMATS: dict[Unit, str] = {
-    "proportion": "{} %",
-    "proportion_difference": "{} pt",
-    "ratio": "× {}",
-    "tolerance": "{} × tolerance",
-    "dB": "{} dB",
-}
-
-
-def format_number(value: float, unit: Unit) -> str:
-    """`value` without its unit, as it stands in an interval."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return _NUMBER_FORMATS[unit](value)
-
-
-def format_value(value: float, unit: Unit) -> str:
-    """`value` with its unit: "94.20 %", "2.60 pt", "× 0.83", "38.2 dB"."""
-    return _UNIT_FORMATS.get(unit, "{}").format(format_number(value, unit))
-
-
-def format_in_words(value: float, unit: Unit) -> str:
-    """As `told`, with words where there is room for them: "2.60 points"."""
-    return (
-        format_value(value, unit).replace(" pt", " points")
-        if unit == "proportion_difference"
-        else format_value(value, unit)
-    )
-
-
-def format_interval(interval: Interval, unit: Unit) -> str:
-    """Both ends without unit: "[1.42, 3.33]"."""
-    return f"[{format_number(interval.low, unit)}, {format_number(interval.high, unit)}]"
-
-
-def format_budget(budget: Budget, unit: Unit) -> str:
-    """The budget in its short form: "≤ 1.00 pt"."""
-    return f"{'≤' if budget.kind == 'at_most' else '≥'} {format_value(budget.limit, unit)}"
-
-
-def format_probability(probability: float) -> str:
-    """A probability in per cent: two digits of a small one ("3.4 %"), what a level near 1 lacks ("99.98 %")."""
-    digits = 2 if probability < 0.5 else 6
-    return f"{float(f'{100 * probability:.{digits}g}'):g} %"
-
-
-def verdict_reason(quantity: Quantity) -> str:
-    """Why the verdict is what it is, in the words of the interval."""
-    assert quantity.budget is not None
-    beyond = "above" if quantity.budget.kind == "at_most" else "below"
-    what = "the value lies" if quantity.interval is None else "the whole interval lies"
-    match quantity.verdict:
-        case Verdict.PASS:
-            return f"{what} inside the budget"
-        case Verdict.FAIL:
-            return f"{what} {beyond} the budget"
-        case _:
-            return "the interval straddles the budget"
-
-
-# Names that come out of model files, made safe for a terminal and an XML report.
-
-
-def printable(text: str) -> str:
-    """`text` with every control character (ANSI escapes, line ends, NUL) shown as its escape.
-
-    A node name may hold "\\x1b[2J" or a NUL, which a terminal would obey and JUnit XML cannot hold.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
 
 def failure_text(evidence: Evidence) -> str:
-    """The message of a GateFailure or GateInconclusive, several lines long; its first line stands alone."""
+    """Return the message of a GateFailure or GateInconclusive; its first line is a summary."""
     return "\n".join(_lines(evidence))
 
 
@@ -152,16 +43,16 @@ def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Ite
     if quantity.interval is None:
         yield _row("method", sample)
     else:
-        levels = f"low at {format_probability(quantity.interval.low_level)}, high at {format_probability(quantity.interval.high_level)}"
-        yield _row("interval", f"{format_interval(quantity.interval, quantity.unit)}  {levels}, {sample}")
-    yield _row(
-        "budget", f"{quantity.budget.kind.replace('_', ' ')} {format_in_words(quantity.budget.limit, quantity.unit)}"
-    )
+        low, high = map(format_probability, (quantity.interval.low_level, quantity.interval.high_level))
+        interval = format_interval(quantity.interval, quantity.unit)
+        yield _row("interval", f"{interval}  low at {low}, high at {high}, {sample}")
+    kind = quantity.budget.kind.replace("_", " ")
+    yield _row("budget", f"{kind} {format_in_words(quantity.budget.limit, quantity.unit)}")
     yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
 
 
 def _context(evidence: Evidence) -> str:
-    """The unjudged quantities in one line: "reference 94.20 % → candidate 91.60 %"."""
+    """Return the quantities without a budget in one line: "reference 94.20 % → candidate 91.60 %"."""
     reported = [f"{q.name} {format_in_words(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
     return " → ".join(reported) if len(reported) == 2 else ", ".join(reported)
 
@@ -169,3 +60,104 @@ def _context(evidence: Evidence) -> str:
 def _identity(subject: Subject) -> str:
     digest = f"  sha256 {subject.sha256[:12]}…" if subject.sha256 else ""
     return printable(str(subject)) + digest
+
+
+def format_number(value: float, unit: Unit) -> str:
+    """Return `value` without its unit, as in an interval."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return _NUMBER_FORMATS[unit](value)
+
+
+def format_value(value: float, unit: Unit) -> str:
+    """Return `value` with its unit: "94.20 %", "2.60 pt", "× 0.83", "38.2 dB"."""
+    return _UNIT_FORMATS.get(unit, "{}").format(format_number(value, unit))
+
+
+def format_in_words(value: float, unit: Unit) -> str:
+    """Return `value` as `format_value` does, with "points" in place of "pt": "2.60 points"."""
+    text = format_value(value, unit)
+    return text.replace(" pt", " points") if unit == "proportion_difference" else text
+
+
+def format_interval(interval: Interval, unit: Unit) -> str:
+    """Return both bounds without unit: "[1.42, 3.33]"."""
+    return f"[{format_number(interval.low, unit)}, {format_number(interval.high, unit)}]"
+
+
+def format_budget(budget: Budget, unit: Unit) -> str:
+    """Return the budget in short form: "≤ 1.00 pt"."""
+    return f"{'≤' if budget.kind == 'at_most' else '≥'} {format_value(budget.limit, unit)}"
+
+
+def format_probability(probability: float) -> str:
+    """Return a probability in per cent: two significant digits below 0.5, six above ("3.4 %", "99.98 %")."""
+    digits = 2 if probability < 0.5 else 6
+    return f"{float(f'{100 * probability:.{digits}g}'):g} %"
+
+
+def verdict_reason(quantity: Quantity) -> str:
+    """Return the reason for the verdict: where the interval lies relative to the budget."""
+    assert quantity.budget is not None
+    beyond = "above" if quantity.budget.kind == "at_most" else "below"
+    what = "the value lies" if quantity.interval is None else "the whole interval lies"
+    match quantity.verdict:
+        case Verdict.PASS:
+            return f"{what} inside the budget"
+        case Verdict.FAIL:
+            return f"{what} {beyond} the budget"
+        case _:
+            return "the interval contains the limit of the budget"
+
+
+def printable(text: str) -> str:
+    """Return `text` with each control character (ANSI escapes, line ends, NUL) as its escape sequence.
+
+    Names in model files may contain them; a terminal would execute ANSI escapes, and JUnit XML cannot hold a NUL.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _significant(value: float) -> str:
+    """Return three significant digits, with an exponent only below 0.001 and from a million on."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def _milliseconds(value: float) -> str:
+    """Return `value` with its unit: microseconds below 0.1 ms."""
+    return f"{_significant(1000 * value)} µs" if 0 < abs(value) < 0.1 else f"{_significant(value)} ms"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(value) >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+_NUMBER_FORMATS: dict[Unit, Callable[[float], str]] = {
+    "proportion": lambda value: f"{100 * value:.2f}",
+    "proportion_difference": lambda value: f"{100 * value:.2f}",
+    "ratio": lambda value: f"{value:.2f}",
+    "tolerance": _significant,
+    "cosine": lambda value: f"{value:.5f}",
+    "dB": lambda value: f"{value:.1f}",
+    "ms": _milliseconds,
+    "bytes": _bytes,
+    "count": lambda value: f"{value:.0f}" if math.isfinite(value) else str(value),
+    "": _significant,
+}
+_UNIT_FORMATS: dict[Unit, str] = {
+    "proportion": "{} %",
+    "proportion_difference": "{} pt",
+    "ratio": "× {}",
+    "tolerance": "{} × tolerance",
+    "dB": "{} dB",
+}

@@ -1,8 +1,7 @@
-"""Who evidence belongs to: a test or a fixture, an attempt of it, and one row of it under `@given`.
+"""Recorders of evidence: each belongs to a test or fixture, and to one attempt of it.
 
-A `Recorder` collects what the gates of one owner say. The current one is found through a context variable, so that
-threads started with `contextvars.copy_context().run` keep it; a plain thread, which inherits no context before
-Python 3.14, falls back on the owner that runs in this process.
+The current recorder is a context variable. Threads that run in a copied context see it; a plain thread, which inherits
+no context before Python 3.14, uses the recorder of the test that runs in this process.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
 
 InconclusivePolicy = Literal["fail", "skip", "warn"]
 PROPERTY = "modelserve"
-"""The name of the user property in which one record travels with a test report."""
+"""The name of the user property that holds one record in a test report."""
 
 INCONCLUSIVE_POLICIES: tuple[InconclusivePolicy, ...] = ("fail", "skip", "warn")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Evidence with its owner; (owner, gate, digests, index) is its identity, `attempt` counts reruns from 1."""
+    """Evidence with its owner. `attempt` counts reruns from 1, `examples` those of `@given`."""
 
     owner: str
     node_id: str
@@ -50,12 +49,12 @@ class Record:
 
     @property
     def identity(self) -> tuple[str, str, str, str, int]:
-        """What stays the same when the same call is made again, in another process or on a rerun."""
+        """The key that is equal if the same call is made again, in another process or on a rerun."""
         reference = self.evidence.reference
         return (self.owner, self.evidence.gate, _key(self.evidence.subject), _key(reference), self.index)
 
     def to_json(self) -> str:
-        """One JSON object: the evidence and who it belongs to."""
+        """Return the record as one JSON object."""
         return json.dumps(
             {
                 "owner": self.owner,
@@ -70,7 +69,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The record that `to_json` wrote."""
+        """Return the record that `to_json` wrote."""
         data = json.loads(text)
         return cls(**{**data, "evidence": Evidence.from_json(json.dumps(data["evidence"]))})
 
@@ -80,7 +79,7 @@ def _key(subject: Any) -> str:
 
 
 def worse_of(first: Record, second: Record) -> Record:
-    """Two records of one identity as one: the worse verdict, every example counted, every look's alpha spent."""
+    """Return the record with the worse verdict, with the sums of the examples and of the alphas."""
     worse = second if second.evidence.verdict.severity > first.evidence.verdict.severity else first
     alpha = min(first.evidence.alpha + second.evidence.alpha, 1.0)
     return replace(
@@ -91,9 +90,9 @@ def worse_of(first: Record, second: Record) -> Record:
 
 
 class Recorder:
-    """Collects the evidence of one owner: a test, or a fixture of a scope wider than a test.
+    """The collected evidence of one owner: a test, or a fixture with a wider scope.
 
-    `samples` is the folder for raw samples, None where nobody keeps them.
+    `samples` is the folder for raw samples, or None if they are not kept.
     """
 
     def __init__(
@@ -117,11 +116,11 @@ class Recorder:
         self._lock = threading.Lock()
 
     def add(self, evidence: Evidence) -> None:
-        """Keep `evidence`; the same call under another example of `@given` is folded into the worse of the two."""
+        """Add `evidence`; of the same call under several examples of `@given` the worst is kept."""
         if self._closed:
             warnings.warn(
-                f"evidence of {evidence.gate!r} came after {self.owner} had ended and is in no report: "
-                "join the thread that measures before the test returns",
+                f"evidence of {evidence.gate!r} was recorded after {self.owner} had ended and is in no report: "
+                "join the measuring thread before the test returns",
                 ModelServeWarning,
                 stacklevel=3,
             )
@@ -138,12 +137,12 @@ class Recorder:
             self._records[record.identity] = record if earlier is None else worse_of(earlier, record)
 
     def records(self) -> tuple[Record, ...]:
-        """What was collected so far, in order."""
+        """Return the records so far, in order."""
         with self._lock:
             return tuple(self._records.values())
 
     def close(self) -> None:
-        """Take no more: evidence that comes later is warned about."""
+        """Stop recording; evidence that is added later raises a warning."""
         self._closed = True
 
 
@@ -153,7 +152,7 @@ _running: list[Recorder] = []
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
-    """Make `recorder` the current one, for this context and for plain threads of this process."""
+    """Make `recorder` the current recorder of this context and of plain threads in this process."""
     token = _current.set(recorder)
     _running.append(recorder)
     try:
@@ -164,34 +163,30 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def current_recorder() -> Recorder | None:
-    """The recorder of the owner that runs now, or None outside pytest."""
+    """Return the recorder of the running test or fixture, or None outside pytest."""
     return _current.get() or (_running[-1] if _running else None)
 
 
 def record(evidence: Evidence) -> None:
-    """Hand `evidence` to the current recorder, if there is one."""
+    """Add `evidence` to the current recorder, if there is one."""
     recorder = current_recorder()
     if recorder is not None:
         recorder.add(evidence)
 
 
 def _current_example() -> object:
-    """The hypothesis example that runs now, or None; hypothesis is looked at only where somebody imported it."""
+    """Return the running hypothesis example, or None; hypothesis is never imported for this."""
     control = sys.modules.get("hypothesis.control")
     if control is None or not control.currently_in_test_context():
         return None
     return control.current_build_context()
 
 
-# Raw samples beside the report: too long to travel in evidence, and needed by whoever wants to draw or judge again.
-
-
 def keep_samples(**arrays: NDArray[np.float64]) -> dict[str, Any]:
-    """Where the arrays were written, as an entry for `details`; {} where nobody keeps samples.
+    """Write raw samples next to the report and return an entry for `details`, or {} if samples are not kept.
 
-    One compressed .npz, named by its sha256, in the folder that the current recorder has for them: that of the run's
-    JSON document. Written in one step, so that no reader sees half of it. A folder that cannot be written leaves
-    the reason in the entry: the document itself, which goes there too, is refused with an error.
+    The arrays go into one compressed .npz, named by its sha256 and replaced atomically, in the folder of the run's
+    JSON document. They are too long for evidence itself. If the folder cannot be written, the entry holds the reason.
     """
     recorder = current_recorder()
     folder = None if recorder is None else recorder.samples

@@ -1,6 +1,5 @@
-"""Telling: evidence as failure texts, a terminal table and one JSON document."""
+"""Reports of a run: the terminal table, the JSON document and the HTML page."""
 
-from pytest_modelserve.evidence.failure_text import failure_text
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.html_report import render_page
 from pytest_modelserve.reporting.terminal import TableLine, error_bound_line, summary_line, table_lines
@@ -12,7 +11,6 @@ __all__ = [
     "TableLine",
     "as_json",
     "error_bound_line",
-    "failure_text",
     "render_page",
     "run_document",
     "summary_line",

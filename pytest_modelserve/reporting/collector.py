@@ -1,6 +1,6 @@
-"""From test reports to the rows of a run: evidence told once, last attempts judged, crashes kept.
+"""Collect the evidence of a run from its test reports, and write it as one JSON document.
 
-Knows nothing of pytest: the plugin hands over the plain parts of its reports, whichever process made them.
+This module does not import pytest: the plugin passes plain values from its reports, whichever process made them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "CRASHED"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the gate table; `record` is None for a test that took its worker down with it.
+    """One row of the gate table; `record` is None for a test that crashed its worker.
 
-    `expected` marks a FAIL that its test expects (an xfail, or a failure that the test caught and passed with).
-    `superseded` marks an attempt that was run again: told, and not judged.
+    `expected` marks a FAIL that the test expects: an xfail, or a failure that a passing test caught. `superseded`
+    marks an attempt that was rerun; it is listed and does not count.
     """
 
     node_id: str
@@ -37,7 +37,7 @@ class Row:
 
 
 class ReportCollector:
-    """Collects what the reports of one run carry and turns it into rows."""
+    """The evidence in the test reports of one run, as rows."""
 
     def __init__(self) -> None:
         self._records: dict[tuple[object, ...], dict[str, Record]] = {}
@@ -47,13 +47,13 @@ class ReportCollector:
         self._order: dict[str, int] = {}
 
     def expect(self, node_ids: Iterable[str]) -> None:
-        """Take in the tests that will run, in their order; rows follow it whichever worker is first."""
+        """Set the order of the tests; rows follow it, whichever worker is first."""
         self._order = {node_id: position for position, node_id in enumerate(node_ids)}
 
     def add_report(
         self, node_id: str, *, when: str, outcome: str, xfail: bool, properties: Iterable[tuple[str, object]]
     ) -> None:
-        """Take in one phase of one test; a later phase repeats the records of the earlier ones."""
+        """Add the report of one phase of a test; a later phase repeats the records of the earlier ones."""
         if outcome == "rerun":
             self._reruns[node_id] = self._reruns.get(node_id, 0) + 1
         elif when == "call" or outcome != "passed":
@@ -64,31 +64,31 @@ class ReportCollector:
                 self._records.setdefault((record.identity, record.attempt), {})[record.node_id] = record
 
     def add_crash(self, node_id: str) -> None:
-        """Take in a test during which its worker was lost."""
+        """Add a test that crashed its worker."""
         self._crashed[node_id] = None
 
     @property
     def node_ids(self) -> frozenset[str]:
-        """The tests that came to an end; one that took its worker down did not, whatever xdist reports of it."""
+        """The tests that ended; one that crashed its worker did not, whatever xdist reports."""
         return frozenset(self._outcomes) - frozenset(self._crashed)
 
     @property
     def expected_failures(self) -> int:
-        """How many tests failed as their xfail mark says."""
+        """The number of tests that failed as their xfail mark says."""
         return sum(outcome == "xfailed" for outcome in self._outcomes.values())
 
     def rows(self) -> tuple[Row, ...]:
-        """Every gate once: those of shared fixtures, then those of tests in their order, then the crashes."""
-        folded = [_fold(tuple(copies.values())) for copies in self._records.values()]
+        """Return each gate once: those of shared fixtures, then those of tests in order, then crashes."""
+        merged = [_merge(tuple(copies.values())) for copies in self._records.values()]
         last: dict[tuple[object, ...], int] = {}
-        for record in folded:
+        for record in merged:
             last[record.identity] = max(last.get(record.identity, 1), record.attempt)
-        rows = [self._row(record, last[record.identity]) for record in sorted(folded, key=self._position)]
+        rows = [self._row(record, last[record.identity]) for record in sorted(merged, key=self._position)]
         crashes = [Row(node_id, "CRASHED", None, "crashed") for node_id in self._crashed]
         return tuple(rows + crashes)
 
     def _position(self, record: Record) -> tuple[bool, int, str, int, int]:
-        """Where a record stands: that of a fixture must not depend on the test that happened to need it first."""
+        """Return the sort key; that of a fixture must not depend on the test that needed it first."""
         of_test = record.owner == record.node_id
         position = self._order.get(record.node_id, len(self._order)) if of_test else 0
         return (of_test, position, record.owner, record.attempt, record.index)
@@ -109,22 +109,19 @@ class ReportCollector:
         )
 
 
-def _fold(copies: tuple[Record, ...]) -> Record:
-    """One record of what several workers measured for the same fixture: the worst of them.
+def _merge(copies: tuple[Record, ...]) -> Record:
+    """Return the worst record that several workers made for one fixture.
 
-    Equal measurements are one look at the data; each different one is another look, whose alpha adds up.
+    Equal measurements count as one analysis of the data; the alphas of different ones are added.
     """
     worst = max(copies, key=lambda record: record.evidence.verdict.severity)
-    looks = {record.evidence.quantities: record.evidence.alpha for record in copies}
-    return replace(worst, evidence=replace(worst.evidence, alpha=min(1.0, sum(looks.values()))))
-
-
-# The one JSON document of a run, from which every other report is made.
+    analyses = {record.evidence.quantities: record.evidence.alpha for record in copies}
+    return replace(worst, evidence=replace(worst.evidence, alpha=min(1.0, sum(analyses.values()))))
 
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """How much of the suite this run is: what was selected, left out, came to an end, and failed as expected."""
+    """The numbers of tests that were selected, deselected, ended, and failed as expected."""
 
     selected: int = 0
     deselected: int = 0
@@ -133,12 +130,12 @@ class RunCounts:
 
 
 def as_json(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Return the document as JSON text."""
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit_status: int | None) -> dict[str, Any]:
-    """The document as JSON builtins; `exit_status` is None while the run has not ended."""
+    """Return the document as JSON builtins; `exit_status` is None until the run has ended."""
     return {
         "schema_version": SCHEMA_VERSION,
         "generator": package_versions(("pytest-modelserve", "pytest")),
@@ -151,9 +148,9 @@ def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit
 
 
 def write_report(path: Path, text: str, *, option: str) -> None:
-    """Replace `path` by `text` in one step: a reader sees the old report or the new one, never half of one.
+    """Replace the file at `path` by `text` atomically.
 
-    Raises UsageError that names the path and the `option` that chose it where it cannot be written.
+    Raises UsageError with the path and the `option` that set it if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -168,7 +165,7 @@ def write_report(path: Path, text: str, *, option: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise UsageError(f"the report cannot be written to {path}: {reason}; give {option} a writable path") from error
+        raise UsageError(f"{option}: cannot write the report to {path}: {reason}; use a writable path") from error
 
 
 def _gate(row: Row) -> dict[str, Any]:

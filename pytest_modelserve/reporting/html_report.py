@@ -1,4 +1,4 @@
-"""The JSON document as one HTML page: intervals drawn against their budgets, evidence and samples a click away."""
+"""The JSON document as one HTML page: intervals against budgets, with evidence and samples in each row."""
 
 from __future__ import annotations
 
@@ -25,24 +25,21 @@ from pytest_modelserve.evidence.failure_text import (
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
 from pytest_modelserve.reporting.terminal import format_variant, headline
 
-# The raw samples of a gate: from the file beside the document, or from the evidence itself where they are few.
-
-
 _MEDIAN = 0.5
 _DRAWN = ("log_ratios", "judged", "cpu_ms")
 _FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
 
 
 class UnreadableSamplesError(Exception):
-    """Samples that were announced and cannot be drawn; the text is one sentence for the page."""
+    """Samples cannot be drawn; the message is one sentence for the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Values of which one quantile is judged, in ascending order and in the unit of the judged quantity.
+    """Sorted values in the unit of the quantity, whose quantile `level` has the budget.
 
-    `of` is what each belongs to ("calls"), `that` what is said of those up to a value ("took at most this long").
-    `level` is the quantile. `cpu` is the same by CPU time, () where that was not kept.
+    `of` names the observations ("calls"), `that` completes "the share of calls that …" ("took at most this long").
+    `cpu` are the values by CPU time, or () if they were not measured.
     """
 
     of: str
@@ -54,17 +51,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Resident bytes after every `calls_each` calls, in order."""
+    """Resident memory in bytes after every `calls_each` calls, in order."""
 
     resident: tuple[float, ...]
     calls_each: int
 
 
 def samples_of(evidence: Evidence, quantity: Quantity, *, folder: Path | None) -> Sample | Readings | None:
-    """What `quantity` was judged from; None where nothing was kept, or where that is no sample (an accuracy).
+    """Return the samples behind `quantity`, or None if there are none.
 
-    `beside` is the folder of the document, in which files of samples are looked up. UnreadableSamplesError for a file
-    that is missing, or not what was written: its name is its sha256.
+    `folder` is the folder of the document, which holds the sample files. Raises UnreadableSamplesError for a file that
+    is missing or whose content does not match the sha256 in its name.
     """
     details = evidence.details
     try:
@@ -72,7 +69,7 @@ def samples_of(evidence: Evidence, quantity: Quantity, *, folder: Path | None) -
             return _readings(details)
         sample = _sample(details, quantity, evidence.n_unit, folder)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UnreadableSamplesError("Its samples are not in a form that this page can draw.") from error
+        raise UnreadableSamplesError("The samples have an unknown format.") from error
     return sample if sample is not None and sample.values else None
 
 
@@ -90,7 +87,7 @@ def _readings(details: Mapping[str, Any]) -> Readings | None:
 
 
 def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample:
-    """Opening the session and the first call together, by the clock of the budget."""
+    """Return session creation plus first call, by the clock of the budget."""
     cpu = _ascending(map(sum, zip(details["session CPU"], details["first call CPU"], strict=True)))
     if quantity.name == "start CPU":
         return Sample(unit, "answered within this CPU time", _MEDIAN, cpu)
@@ -101,7 +98,7 @@ def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample
 def _timing_sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: Path | None) -> Sample | None:
     entry = details["samples"]
     if "not_written" in entry:
-        raise UnreadableSamplesError(f"Its samples were not written: {entry['not_written']}.")
+        raise UnreadableSamplesError(f"The samples were not written: {entry['not_written']}.")
     arrays = _arrays(str(entry["file"]), folder)
     if "log_ratios" in arrays:
         ratios = tuple(map(math.exp, arrays["log_ratios"]))
@@ -115,18 +112,18 @@ def _timing_sample(details: Mapping[str, Any], quantity: Quantity, unit: str, fo
 
 
 def _arrays(file: str, folder: Path | None) -> dict[str, tuple[float, ...]]:
-    """The arrays of a file that are drawn, each in ascending order without what is not finite."""
+    """Return the arrays to draw from a sample file, sorted and finite."""
     name = _FILE.fullmatch(file)
     if name is None:
         raise ValueError(file)
     if folder is None:
-        raise UnreadableSamplesError(f"Its samples are not beside this page: {file}.")
+        raise UnreadableSamplesError(f"The samples are only available with --modelserve-json: {file}.")
     try:
         content = (folder / file).read_bytes()
     except OSError as error:
-        raise UnreadableSamplesError(f"Its samples cannot be read: {file}: {error.strerror or error}.") from error
+        raise UnreadableSamplesError(f"The samples cannot be read: {file}: {error.strerror or error}.") from error
     if hashlib.sha256(content).hexdigest() != name[1]:
-        raise UnreadableSamplesError(f"Its samples are damaged: {file} is not what was written.")
+        raise UnreadableSamplesError(f"The samples are damaged: the content of {file} does not match its sha256.")
     import numpy as np
 
     try:
@@ -143,7 +140,7 @@ def _ascending(values: Any) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Where a quantity, its interval and its budget lie on a line from 0 to 100; the budget allows one side of it."""
+    """The positions of a quantity, its interval and its budget on a line from 0 to 100."""
 
     value: float
     low: float
@@ -154,12 +151,12 @@ class Plot:
 
 
 def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> str:
-    """The page as text: one file that asks for nothing else, whatever names the models bring (they are escaped).
+    """Return the page as one self-contained HTML text; names from model files are escaped.
 
-    `beside` is the folder of the document, where the files of raw samples lie that its gates name; they are drawn into
-    the page. One that is missing or damaged is a sentence there.
+    `folder` is the folder of the document with its sample files, which are drawn into the page. A missing or damaged
+    file is reported in its row.
     """
-    # Both take longer to import than the whole plugin, and most runs draw no page.
+    # Imported here because most runs write no page, and both imports are slow.
     from importlib import resources
 
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -192,7 +189,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
     for gate in gates:
         row = {"test": gate["node_id"], "verdict": gate["verdict"], "expected": gate["expected"]}
         if gate["evidence"] is None:
-            yield {**_NOTHING, **row, "figures": "its worker was lost"}
+            yield {**_NOTHING, **row, "figures": "its worker crashed"}
             continue
         evidence = Evidence.from_json(json.dumps(gate["evidence"]))
         quantity = headline(evidence)
@@ -210,7 +207,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
 
 
 def _drawn(evidence: Evidence, quantity: Quantity, folder: Path | None) -> dict[str, Any]:
-    """The samples as a drawing, or the sentence that says why there is none."""
+    """Return the drawing of the samples, or the reason why there is none."""
     try:
         return {"drawing": _drawing(evidence, quantity, folder)}
     except UnreadableSamplesError as reason:
@@ -234,7 +231,7 @@ def _figures(quantity: Quantity) -> str:
 
 
 def plot_of(quantity: Quantity) -> Plot | None:
-    """The quantity as a drawing, or None where its value is not finite; an open end reaches the edge."""
+    """Return the interval plot, or None if the value is not finite; an infinite bound reaches the edge."""
     assert quantity.budget is not None
     if not math.isfinite(quantity.value):
         return None

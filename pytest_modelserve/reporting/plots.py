@@ -1,4 +1,4 @@
-"""Where values lie on a line of a drawing, and the round numbers written along it."""
+"""Axes, cumulative distributions and memory growth as coordinates for SVG."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pytest_modelserve.reporting.html_report import Readings, Sample
 
 _LOG_FROM = 8.0
-"""The largest value over the smallest from which the axis is logarithmic: a tail of that length leaves the bulk of the
-values an eighth of a linear axis."""
+"""The ratio of largest to smallest value from which the axis is logarithmic: on a linear one most values would share an
+eighth of it."""
 _MARGIN = 0.04
 _MOST_TICKS = 8
 _SCALES: dict[Unit, tuple[tuple[float, str], ...]] = {
@@ -28,7 +28,7 @@ _NO_SCALE = ((1.0, ""),)
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A round number: where it stands, and how it is written."""
+    """An axis label: its position and its text."""
 
     at: int
     label: str
@@ -36,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A line from `start` to `end` (in drawing units; downwards or upwards) that holds values from `low` to `high`."""
+    """An axis from `start` to `end` in drawing units, for values from `low` to `high`."""
 
     low: float
     high: float
@@ -46,13 +46,13 @@ class Axis:
     is_log: bool = False
 
     def place(self, value: float) -> int:
-        """Where `value` lies, to the nearest drawing unit; what is off the line lies at its end."""
+        """Return the position of `value`, rounded; values outside the axis lie at its end."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         share = (self._scaled(min(self.high, max(self.low, value))) - low) / (high - low)
         return round(self.start + share * (self.end - self.start))
 
     def ticks(self) -> tuple[Tick, ...]:
-        """Up to eight round numbers with their unit, evenly spread."""
+        """Return up to eight round numbers with their unit."""
         values = self._decades() if self.is_log else self._steps()
         return tuple(
             Tick(self.place(v), _format_tick(v, self.unit, v if self.is_log else self._largest)) for v in values
@@ -83,7 +83,7 @@ class Axis:
 
 
 def axis_through(values: Iterable[float], *, start: int, end: int, unit: Unit, may_be_log: bool = True) -> Axis:
-    """An axis that holds all finite `values`, of which there is at least one, with a little room at both ends."""
+    """Return an axis for the finite `values` (at least one), with a margin at both ends."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite), max(finite)
     if may_be_log and low > 0 and high / low > _LOG_FROM:
@@ -99,55 +99,51 @@ def _scale(unit: Unit, value: float) -> tuple[float, str]:
 
 
 def _format_tick(value: float, unit: Unit, scaled_by: float) -> str:
-    """`value` in the scale that suits `scaled_by`: "200 µs", "1.5 MiB", "× 1.05"."""
+    """Return `value` in the scale of `scaled_by`: "200 µs", "1.5 MiB", "× 1.05"."""
     size, name = _scale(unit, scaled_by)
     number = f"{value / size:,.6g}"
     return f"× {number}" if unit == "ratio" else f"{number} {name}".rstrip() if value else "0"
 
 
-# A sample drawn as the share of its values that are at most so large, beside the interval and the budget.
-
-
 LEFT, RIGHT, TOP, BOTTOM = 96, 948, 8, 164
-"""The corners of the plot, in units of which the drawing is 960 wide and 204 high."""
+"""The corners of the plot in a drawing of 960 × 204 units."""
 _KNOTS = 24
-"""Points of the curve of a large sample, evenly spread over its height; a smaller one is drawn value by value."""
+"""The number of points of the curve of a large sample; a smaller one is drawn value by value."""
 _TAIL_FROM = 0.75
-"""The judged quantile from which the heights are those of a tail."""
+"""The quantile from which the vertical axis is a tail axis."""
 _NAMED = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.5)
-"""Round shares along a tail, in the order in which they get their room."""
+"""Labels on a tail axis, in the order of their priority."""
 _LINE = 24
-"""Two labels closer than this overlap."""
+"""Labels that are closer than this overlap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heights:
-    """Where shares of a sample of `n` stand: evenly spread, or as a tail.
+    """The vertical axis for proportions of a sample of `n`: linear, or a tail axis.
 
-    In a tail, 90 %, 99 % and 99.9 % are equally far apart (the scale of Tene's HdrHistogram), and all of the sample is
-    where all but half a value would be. An even scale has no room between 95 % and the top.
+    On a tail axis 90 %, 99 % and 99.9 % are equally spaced, as in HdrHistogram (Tene); 100 % lies at 1 - 0.5 / n.
     """
 
     n: int
     is_tail: bool
 
     def place(self, share: float) -> int:
-        """The height, downwards from TOP."""
+        """Return the vertical position of `share`."""
         if self.is_tail:
             share = math.log(max(1 - share, 0.5 / self.n)) / math.log(0.5 / self.n)
         return round(BOTTOM - share * (BOTTOM - TOP))
 
     def shares(self) -> list[float]:
-        """So many shares, evenly spread over the height, up to all."""
+        """Return proportions that are evenly spaced on the axis, up to 1."""
         evenly = [k / _KNOTS for k in range(1, _KNOTS)]
         return [*(1 - (0.5 / self.n) ** even if self.is_tail else even for even in evenly), 1.0]
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Where everything lies, in drawing units; paths are in the language of SVG, "" for one that is not drawn.
+    """A cumulative distribution with interval and budget, in drawing units; an SVG path that is not drawn is "".
 
-    `interval` is a bar with a cap at each end that is finite, `level_at` the height of the judged quantile.
+    `interval` is a bar with a cap at each finite end, `level_at` the vertical position of the quantile.
     """
 
     title: str
@@ -167,7 +163,7 @@ class Distribution:
 
 
 def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
-    """The drawing of a sample that is not empty, under a quantity with a budget."""
+    """Return the drawing of a non-empty sample for a quantity with a budget."""
     assert quantity.budget is not None
     axis = axis_through(_axis_values(sample, quantity), start=LEFT, end=RIGHT, unit=quantity.unit)
     heights = Heights(len(sample.values), is_tail=sample.level >= _TAIL_FROM)
@@ -191,12 +187,12 @@ def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
 
 
 def quantile_of(ascending: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed: one of them, not a mean of two."""
+    """Return the smallest of the sorted values that at least `share` of them do not exceed."""
     return ascending[max(0, math.ceil(share * len(ascending) - 1e-9) - 1)]
 
 
 def _vertices(values: Sequence[float], level: float, axis: Axis, heights: Heights) -> Iterator[tuple[int, int]]:
-    """Corners of a staircase, or of a line through quantiles where the steps would be too fine to be seen."""
+    """Return the corners of the empirical CDF, or points on it for a large sample."""
     if not values:
         return
     yield axis.place(values[0]), BOTTOM
@@ -210,7 +206,7 @@ def _vertices(values: Sequence[float], level: float, axis: Axis, heights: Height
 
 
 def _share_labels(level: float, heights: Heights) -> tuple[Tick, ...]:
-    """The judged quantile; along a tail also round shares, where they leave each other room."""
+    """Return the label of the quantile, and on a tail axis round proportions that do not overlap."""
     labels: list[Tick] = []
     for share in (level, *(_NAMED if heights.is_tail else ())):
         at = heights.place(share)
@@ -220,7 +216,7 @@ def _share_labels(level: float, heights: Heights) -> tuple[Tick, ...]:
 
 
 def _path(vertices: Iterator[tuple[int, int]]) -> str:
-    """A line through the vertices, in steps from one to the next: half as long as in coordinates."""
+    """Return an SVG path in relative steps, which are half as long as absolute coordinates."""
     points = list(dict.fromkeys(vertices))
     if not points:
         return ""
@@ -229,12 +225,12 @@ def _path(vertices: Iterator[tuple[int, int]]) -> str:
 
 
 def _is_in_view(axis: Axis, values: Sequence[float]) -> bool:
-    """Whether most of `values` are in sight: the CPU time of a model that waits is not, and says nothing."""
+    """Return whether the median of `values` lies on the axis."""
     return bool(values) and axis.low <= quantile_of(values, 0.5) <= axis.high
 
 
 def _axis_values(sample: Sample, quantity: Quantity) -> Iterator[float]:
-    """What must lie on the axis; not the end of an interval that is open, which for a ratio or a time is 0."""
+    """Return the values that the axis must contain; an open interval end (0 for a ratio or a time) is not one."""
     assert quantity.budget is not None
     yield from (sample.values[0], sample.values[-1], quantity.value, quantity.budget.limit)
     if quantity.interval is not None:
@@ -242,14 +238,14 @@ def _axis_values(sample: Sample, quantity: Quantity) -> Iterator[float]:
 
 
 def _bar(axis: Axis, interval: Interval, at: int) -> str:
-    """The interval; an open end reaches the end of the axis, without a cap."""
+    """Return the interval bar; an open end reaches the end of the axis, without a cap."""
     left, right = axis.place(interval.low), axis.place(interval.high)
     caps = (f"M{axis.place(end)} {at - 8}v16" for end in (interval.low, interval.high) if axis.low <= end <= axis.high)
     return f"M{left} {at}H{right}" + "".join(caps)
 
 
 def _description(sample: Sample, quantity: Quantity) -> str:
-    """The figures of the drawing as text."""
+    """Return the values in the drawing as text."""
     assert quantity.budget is not None
 
     def at_most(share: float) -> str:
@@ -262,19 +258,16 @@ def _description(sample: Sample, quantity: Quantity) -> str:
     return f"{text} The budget is {format_budget(quantity.budget, quantity.unit)}."
 
 
-# Memory over calls, beside the growth that the budget allows.
-
-
 GROWTH_LEFT = 132
-"""Room for "+1,234 KiB"."""
+"""The left edge of a growth plot: labels like "+1,234 KiB" are long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Where everything lies, in drawing units: points of the line, and of three polygons from the first reading.
+    """Memory over calls with the interval and the budget of its growth, in drawing units.
 
-    `fan` is the interval of the growth, "" where it has an open end; `allowed` is what the budget allows, down to the
-    bottom, and `limit_at` where it ends at the last call.
+    `fan` is the polygon of the interval, "" if a bound is infinite; `allowed` is the polygon inside the budget, and
+    `limit_at` its vertical position at the last call.
     """
 
     title: str
@@ -290,7 +283,7 @@ class Growth:
 
 
 def draw_growth(readings: Readings, quantity: Quantity) -> Growth:
-    """The drawing of at least two readings, under a quantity in bytes a call with a budget."""
+    """Return the drawing of at least two readings for a quantity in bytes per call with a budget."""
     assert quantity.budget is not None
     calls = readings.calls_each * (len(readings.resident) - 1)
     grown = [bytes_ - readings.resident[0] for bytes_ in readings.resident]

@@ -1,4 +1,4 @@
-"""The gate table at the end of a run: one row a gate, grouped by model, and what the run as a whole can promise."""
+"""The terminal table of gates at the end of a run, and the error rate of the whole run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CRASHES = "crashed"
 
 @dataclass(frozen=True, slots=True)
 class TableLine:
-    """A line in three parts, so that a terminal can colour the verdict alone; a heading has no verdict."""
+    """A line in three parts, so that only the verdict is colored; a heading has no verdict."""
 
     before: str
     verdict: RowVerdict | None = None
@@ -35,7 +35,7 @@ class TableLine:
 
 
 def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
-    """The rows under the names of their models, in aligned columns."""
+    """Return the rows in aligned columns, grouped by model."""
     cells = {id(row): _cells(row) for row in rows}
     widths = [max((len(row[column]) for row in cells.values()), default=0) for column in range(5)]
     groups: dict[str, list[Row]] = {}
@@ -51,13 +51,13 @@ def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
 
 
 def summary_line(rows: Sequence[Row]) -> str:
-    """How many gates ended how: "34 gates: 30 PASS, 4 FAIL (all expected), 0 INCONCLUSIVE"."""
-    judged = [row for row in rows if not row.superseded]
-    counts = {v: sum(row.verdict == v for row in judged) for v in ("PASS", "FAIL", "INCONCLUSIVE", "CRASHED")}
-    expected = sum(row.expected for row in judged)
+    """Return the number of gates by verdict: "34 gates: 30 PASS, 4 FAIL (all expected), 0 INCONCLUSIVE"."""
+    counted = [row for row in rows if not row.superseded]
+    counts = {v: sum(row.verdict == v for row in counted) for v in ("PASS", "FAIL", "INCONCLUSIVE", "CRASHED")}
+    expected = sum(row.expected for row in counted)
     how_many = "all" if expected == counts["FAIL"] else expected
     failed = f" ({how_many} expected)" if expected else ""
-    gates = len(judged) - counts["CRASHED"]
+    gates = len(counted) - counts["CRASHED"]
     crashed = f", {counts['CRASHED']} CRASHED" if counts["CRASHED"] else ""
     return (
         f"{gates} gate{'' if gates == 1 else 's'}: {counts['PASS']} PASS, {counts['FAIL']} FAIL{failed}, "
@@ -66,12 +66,12 @@ def summary_line(rows: Sequence[Row]) -> str:
 
 
 def error_bound(rows: Sequence[Row]) -> float:
-    """The sum of the alphas of the judged gates, at most 1: Boole's bound on any false statistical FAIL."""
+    """Return Boole's bound on the probability of any false FAIL: the sum of the alphas, at most 1."""
     return min(1.0, sum(row.record.evidence.alpha for row in rows if row.record and not row.superseded))
 
 
 def error_bound_line(rows: Sequence[Row]) -> str:
-    """What the run as a whole promises about its FAILs."""
+    """Return the sentence on the false-alarm probability of the whole run."""
     return (
         "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and "
         "each method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most "
@@ -96,12 +96,12 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def headline(evidence: Evidence) -> Quantity:
-    """The quantity that made the verdict: the first of the worst."""
+    """Return the quantity that decides the verdict: the first with the worst one."""
     return next(q for q in evidence.quantities if q.verdict is evidence.verdict)
 
 
 def format_variant(subject: Subject, reference: Subject | None) -> str:
-    """What stands beside the model's name: "int8 vs fp32", "vs training rows", or "" where the name says it all."""
+    """Return the variants that were compared: "int8 vs fp32", "vs training rows", or ""."""
     if reference is None:
         return subject.variant
     other = (reference.variant or reference.name) if reference.name == subject.name else str(reference)
@@ -109,16 +109,16 @@ def format_variant(subject: Subject, reference: Subject | None) -> str:
 
 
 def _notes(row: Row) -> str:
-    """What stands behind the verdict: the sample and whatever qualifies the row."""
+    """Return the sample size and remarks on the row."""
     if row.record is None:
-        return "its worker was lost while it ran"
+        return "its worker crashed"
     notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
     if row.expected:
         notes.append("expected")
     if row.record.examples > 1:
         notes.append(f"worst of {row.record.examples} examples")
     if row.superseded:
-        notes.append(f"attempt {row.record.attempt}, run again: not judged")
+        notes.append(f"attempt {row.record.attempt}, rerun: does not count")
     elif row.reruns:
         notes.append(f"attempt {row.record.attempt}: error rates do not hold under reruns")
     return " · ".join(notes)

@@ -47,7 +47,7 @@ def test_threads_keep_their_test(evidence_of: Maker, copied: bool) -> None:
 def test_evidence_after_the_end_is_warned_about(evidence_of: Maker) -> None:
     recorder = Recorder("test_a", "test_a")
     recorder.close()
-    with recording(recorder), pytest.warns(ModelServeWarning, match="came after test_a had ended"):
+    with recording(recorder), pytest.warns(ModelServeWarning, match="recorded after test_a had ended"):
         record(evidence_of())
     assert recorder.records() == ()
 

@@ -44,7 +44,7 @@ ROWS = np.zeros((N, 1), np.float32)
         ({"metric": "mae", "max_value": 1, "block": 0}, "block is a count, an integer of at least 1, not 0"),
         (
             {"metric": "mae", "max_value": 1, "confidence": 95},
-            "confidence is a probability above 0.5 and below 1 (0.95, say), not 95",
+            "confidence must be above 0.5 and below 1 (for example 0.95), got 95",
         ),
     ],
 )

@@ -289,7 +289,7 @@ F1: F1 cannot be told from its budget with these rows
   F1         0.922
   interval   [0.893, 0.971]  low at 95 %, high at 99.9 %, delta method, Student t and Hall, n = 600 rows
   budget     at least 0.910
-  verdict    INCONCLUSIVE: the interval straddles the budget
+  verdict    INCONCLUSIVE: the interval contains the limit of the budget
 
   candidate  model
   next       give about {evidence.details["rows_needed"]:,} rows, or a smaller min_value"""

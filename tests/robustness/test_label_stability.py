@@ -143,7 +143,7 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
     ("options", "message"),
     [
         ({"min_agreement": 1}, "min_agreement is a share between 0 and 1 (0.95, say), not 1"),
-        ({"confidence": 0.4}, "confidence is a probability above 0.5 and below 1 (0.95, say), not 0.4"),
+        ({"confidence": 0.4}, "confidence must be above 0.5 and below 1 (for example 0.95), got 0.4"),
         ({"draws": 0}, "draws is a whole number of at least 1, not 0"),
         (
             {"draws": 2},

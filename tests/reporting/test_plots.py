@@ -1,7 +1,8 @@
-"""Samples drawn as shares: the figures of the drawing are those of the sample."""
+"""Axes, cumulative distributions and memory growth."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from itertools import accumulate, pairwise
@@ -9,18 +10,83 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pytest
 
-from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting.html_report import Sample
+from pytest_modelserve.evidence import Budget, Interval, Quantity, Unit
+from pytest_modelserve.reporting.html_report import Readings, Sample
 from pytest_modelserve.reporting.plots import (
     BOTTOM,
+    GROWTH_LEFT,
     LEFT,
     RIGHT,
     TOP,
+    Axis,
     Heights,
     axis_through,
     draw_distribution,
+    draw_growth,
     quantile_of,
 )
+
+
+def labels(axis: Axis) -> list[str]:
+    return [tick.label for tick in axis.ticks()]
+
+
+def test_values_lie_between_the_ends_with_room_and_a_stranger_at_an_end() -> None:
+    axis = axis_through([2.0, 3.0, math.inf, math.nan], start=100, end=200, unit="ms")
+    assert 100 < axis.place(2.0) < axis.place(2.5) == 150 < axis.place(3.0) < 200
+    assert (axis.place(-math.inf), axis.place(math.inf)) == (100, 200)
+
+
+def test_axis_may_run_upwards() -> None:
+    axis = axis_through([0.0, 10.0], start=164, end=8, unit="bytes")
+    assert 164 == axis.place(0.0) > axis.place(5.0) > axis.place(10.0) > 8
+
+
+def test_long_tail_takes_a_logarithmic_axis_and_a_short_one_does_not() -> None:
+    assert axis_through([1.0, 8.1], start=0, end=100, unit="ms").is_log
+    assert not axis_through([1.0, 7.9], start=0, end=100, unit="ms").is_log
+    assert not axis_through([0.0, 100.0], start=0, end=100, unit="ms").is_log
+    assert not axis_through([1.0, 100.0], start=0, end=100, unit="ms", may_be_log=False).is_log
+
+
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis() -> None:
+    axis = axis_through([0.1, 1000.0], start=0, end=10_000, unit="ms")
+    places = [axis.place(value) for value in (0.1, 1.0, 10.0, 100.0, 1000.0)]
+    steps = [right - left for left, right in itertools.pairwise(places)]
+    assert max(steps) - min(steps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ((0.042, 0.29), "ms", ["50 µs", "100 µs", "150 µs", "200 µs", "250 µs"]),
+        ((0.02, 0.28), "ms", ["20 µs", "50 µs", "100 µs", "200 µs"]),
+        ((0.1, 1000.0), "ms", ["100 µs", "1 ms", "10 ms", "100 ms", "1 s"]),
+        ((0.95, 1.12), "ratio", ["× 0.95", "× 1", "× 1.05", "× 1.1"]),
+        ((0.0, 5 * 2**20), "bytes", ["0", "1 MiB", "2 MiB", "3 MiB", "4 MiB", "5 MiB"]),
+        ((-300 * 1024.0, 300 * 1024.0), "bytes", ["-300 KiB", "-200 KiB", "-100 KiB", "0", "100 KiB", "200 KiB", "300 KiB"]),
+        ((0.0, 5280.0), "count", ["0", "1,000", "2,000", "3,000", "4,000", "5,000"]),
+    ],
+)  # fmt: skip
+def test_ticks_are_round_numbers_in_a_scale_that_suits(
+    values: tuple[float, float], unit: Unit, expected: list[str]
+) -> None:
+    assert labels(axis_through(values, start=0, end=900, unit=unit)) == expected
+
+
+@pytest.mark.parametrize("high", [1.0001, 1.7, 3.0, 7.9, 12.0, 99.0, 1e4, 1e7, 1e12])
+def test_there_are_never_too_many_ticks_nor_none(high: float) -> None:
+    assert 1 <= len(labels(axis_through([1.0, high], start=0, end=900, unit="ms"))) <= 9
+
+
+def test_ticks_stand_where_their_values_lie() -> None:
+    axis = axis_through([0.0, 5280.0], start=0, end=900, unit="count")
+    assert [tick.at for tick in axis.ticks()] == [axis.place(1000.0 * i) for i in range(6)]
+
+
+def test_one_value_has_an_axis() -> None:
+    assert axis_through([0.0], start=0, end=100, unit="bytes").place(0.0) == 0
+    assert axis_through([5.0, 5.0], start=0, end=100, unit="ms").place(5.0) == 50
 
 
 def vertices(path: str) -> list[tuple[int, int]]:
@@ -120,7 +186,7 @@ def test_cpu_time_is_drawn_unless_it_lies_elsewhere() -> None:
     assert draw_distribution(sample(values), quantity()).cpu == ""
 
 
-def test_words_tell_the_figures_of_the_drawing() -> None:
+def test_distribution_is_described_in_words() -> None:
     drawing = draw_distribution(sample((1.0, 2.0, 3.0, 9.0), level=0.95), quantity())
     assert drawing.title == "Share of 4 calls that took at most this long"
     assert drawing.description == (
@@ -134,3 +200,44 @@ def test_words_tell_the_figures_of_the_drawing() -> None:
 def test_quantile_is_that_of_the_inverted_distribution_function(n: int, share: float) -> None:
     values = [float(i) for i in range(n)]
     assert quantile_of(values, share) == np.quantile(values, share, method="inverted_cdf")
+
+
+READINGS = Readings((5000.0, 5000.0, 7048.0, 9096.0), 100)
+
+
+def growth_quantity(low: float = 5.0, high: float = 15.0, limit: float = 10.0) -> Quantity:
+    return Quantity("growth a call", 10.0, "bytes", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
+
+
+def points(text: str) -> list[tuple[int, int]]:
+    return [(int(x), int(y)) for x, y in (pair.split(",") for pair in text.split())]
+
+
+def test_line_budget_and_interval_start_at_the_first_reading_and_end_at_the_last_call() -> None:
+    drawing = draw_growth(READINGS, growth_quantity())
+    across = axis_through((0, 300), start=GROWTH_LEFT, end=RIGHT, unit="count", may_be_log=False)
+    up = axis_through((0, 4500), start=BOTTOM, end=TOP, unit="bytes", may_be_log=False)
+    first, last = across.place(0), across.place(300)
+    grown = [(0, 0), (100, 0), (200, 2048), (300, 4096)]
+    assert points(drawing.line) == [(across.place(calls), up.place(by)) for calls, by in grown]
+    assert points(drawing.allowed)[:2] == [(first, up.place(0)), (last, up.place(3000))]
+    assert drawing.limit_at == up.place(3000)
+    assert points(drawing.fan) == [(first, up.place(0)), (last, up.place(1500)), (last, up.place(4500))]
+
+
+def test_memory_that_shrinks_lies_below_the_origin() -> None:
+    drawing = draw_growth(Readings((9000.0, 8000.0), 10), growth_quantity(low=-150.0))
+    assert points(drawing.line)[1][1] > drawing.origin_at == points(drawing.line)[0][1]
+
+
+def test_interval_with_an_open_end_is_no_fan() -> None:
+    assert draw_growth(READINGS, growth_quantity(low=-math.inf)).fan == ""
+    assert draw_growth(READINGS, growth_quantity(high=math.inf)).fan == ""
+
+
+def test_growth_is_described_in_words() -> None:
+    drawing = draw_growth(READINGS, growth_quantity())
+    assert drawing.title == "Growth of resident memory over 300 calls"
+    assert drawing.description == (
+        "After 300 calls it has grown by 4.0 KiB, at most by 4.0 KiB; the budget is ≤ 10 B a call, 2.9 KiB in all."
+    )

@@ -31,14 +31,14 @@ def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
         "mlp",
         "  slowdown                                   × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
         "crashed",
-        "  test_x.py::test_gone                                                                 CRASHED  its worker was lost while it ran",
+        "  test_x.py::test_gone                                                                 CRASHED  its worker crashed",
     ]
 
 
 def test_reruns_say_what_they_cost(record_of: Maker) -> None:
     rows = [row(record_of(0.02, 0.03), superseded=True, reruns=1), row(record_of(attempt=2), reruns=1)]
     _, first, second = map(str, table_lines(rows))
-    assert first.endswith("attempt 1, run again: not judged")
+    assert first.endswith("attempt 1, rerun: does not count")
     assert second.endswith("attempt 2: error rates do not hold under reruns")
     assert summary_line(rows) == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE"
 
