@@ -39,13 +39,13 @@ _NAMES = {
         "Scale",
         "Signature",
         "Softmax",
-        "Standardise",
+        "Standardize",
         "TensorSpec",
         "TopK",
         "open_artifact",
     ),
     "compression": (
-        "LayerDamage",
+        "LayerSensitivity",
         "sensitivity",
     ),
     "errors": (

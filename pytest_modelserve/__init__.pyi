@@ -10,13 +10,13 @@ from pytest_modelserve.artifacts import (
     Scale as Scale,
     Signature as Signature,
     Softmax as Softmax,
-    Standardise as Standardise,
+    Standardize as Standardize,
     TensorSpec as TensorSpec,
     TopK as TopK,
     open_artifact as open_artifact,
 )
 from pytest_modelserve.compression import (
-    LayerDamage as LayerDamage,
+    LayerSensitivity as LayerSensitivity,
     sensitivity as sensitivity,
 )
 from pytest_modelserve.errors import (

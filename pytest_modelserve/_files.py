@@ -41,7 +41,7 @@ def flush_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def out_of_room(error: BaseException) -> OSError | None:
+def disk_full_error(error: BaseException) -> OSError | None:
     """The OSError behind `error` (itself, or one that caused it) that says: no space, quota or file size left."""
     link: BaseException | None = error
     seen: list[BaseException] = []
@@ -104,7 +104,7 @@ def _beside(path: Path) -> Path:
 _CHUNK = bytes(1 << 20)
 
 
-def refuse_full(folder: Path, needed_bytes: int) -> None:
+def check_free_space(folder: Path, needed_bytes: int) -> None:
     """OSError, as the system words it, if `needed_bytes` cannot be written to `folder`; nothing stays there.
 
     onnx and onnxruntime write in C++ and do not tell: onnx leaves half a file, of which the next to read it says that

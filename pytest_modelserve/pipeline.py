@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pytest_modelserve.compression import CalibrationMethod, Excluded, Given
+    from pytest_modelserve.compression import CalibrationData, CalibrationMethod, NodeSelection
     from pytest_modelserve.training import ModelSource, TrainedModel
 
 
@@ -99,10 +99,10 @@ class Pipeline:
         artifact: Artifact,
         recipe: str | Sequence[str],
         *,
-        calibration: Given | None = None,
+        calibration: CalibrationData | None = None,
         calibration_method: CalibrationMethod = "min-max",
         percentile: float | None = None,
-        exclude: Excluded | Iterable[Excluded] = (),
+        exclude: NodeSelection | Iterable[NodeSelection] = (),
     ) -> Artifact:
         """A smaller or faster variant of `artifact` by one recipe or several in order; `artifact` is never touched.
 

@@ -16,7 +16,7 @@ LABELS = ("malignant", "benign")
 POSTPROCESS = (ms.Softmax(), ms.ArgMax(LABELS))
 
 
-def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardise, ms.Clip]:
+def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardize, ms.Clip]:
     """What is done to every row before the network, by the statistics of the training `rows` (n, 30).
 
     A missing measurement becomes the median of its column; what lies more than five standard deviations out counts as
@@ -25,7 +25,7 @@ def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardise, ms
     rows = rows.astype(np.float64)
     return (
         ms.Impute(np.nanmedian(rows, axis=0)),
-        ms.Standardise(np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)),
+        ms.Standardize(np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)),
         ms.Clip(-5, 5),
     )
 

@@ -15,7 +15,7 @@ import pytest_modelserve as ms
 from example_models.breast_cancer_mlp.model import LABELS, POSTPROCESS, preprocess
 from fixtures.breast_cancer import BreastCancer
 
-Steps = tuple[ms.Impute, ms.Standardise, ms.Clip]
+Steps = tuple[ms.Impute, ms.Standardize, ms.Clip]
 ANSWERS = {"output": "label", "decode": "labels"}
 """What is judged: the word that callers read."""
 

@@ -68,7 +68,7 @@ def variant(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def under_the_mask(exported: ms.Artifact, calibration: NDArray[np.int64]) -> list[ms.LayerDamage]:
+def under_the_mask(exported: ms.Artifact, calibration: NDArray[np.int64]) -> list[ms.LayerSensitivity]:
     """What alone, in 8 bits, does more damage than all may do: adding the mask, and the softmax that reads the sum."""
     ranking = ms.sensitivity(exported, "int8-static", calibration[:64])
     return [damage for damage in ranking if damage.sqnr_db < 25]
@@ -159,7 +159,7 @@ def test_int8_static_refuses_scores_without_an_end(
     modelserve: ms.Pipeline,
     exported: ms.Artifact,
     calibration: NDArray[np.int64],
-    under_the_mask: list[ms.LayerDamage],
+    under_the_mask: list[ms.LayerSensitivity],
 ) -> None:
     """The mask is -inf, for which there is no int8. The refusal names the nodes to leave in float."""
     names = tuple(sorted(damage.node for damage in under_the_mask))
@@ -198,7 +198,7 @@ def test_int8_static_refuses_a_mask_of_a_billion(
     modelserve: ms.Pipeline,
     masked_by_a_billion: ms.Artifact,
     calibration: NDArray[np.int64],
-    under_the_mask: list[ms.LayerDamage],
+    under_the_mask: list[ms.LayerSensitivity],
 ) -> None:
     """256 steps from -1e9 on leave one to all scores that matter: attention would be gone, and with it 38 points."""
     names = tuple(sorted(damage.node for damage in under_the_mask))

@@ -25,38 +25,38 @@ if TYPE_CHECKING:
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 
 
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of `graph`, those in the branches and bodies inside it included."""
     for node in graph.node:
         yield node
-        yield from nodes_inside(node)
+        yield from subgraph_nodes(node)
 
 
-def nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def subgraph_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Every node in the branches and bodies of `node`."""
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
-            yield from nodes_of(graph)
+            yield from all_nodes(graph)
 
 
 def node_counts(model: onnx.ModelProto) -> dict[str, int]:
     """The number of nodes by operator, the commonest first; nodes of local functions count too."""
-    names = [node.op_type for node in nodes_of(model.graph)]
+    names = [node.op_type for node in all_nodes(model.graph)]
     names += [node.op_type for function in model.functions for node in function.node]
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
-def told_counts(model: onnx.ModelProto) -> str:
+def format_node_counts(model: onnx.ModelProto) -> str:
     """The operators of `model` with their numbers, as words."""
     return ", ".join(f"{op} ×{n}" for op, n in node_counts(model).items()) or "no nodes"
 
 
-def make_up(model: onnx.ModelProto) -> tuple[dict[str, int], Counter[tuple[int, tuple[int, ...]]]]:
+def graph_summary(model: onnx.ModelProto) -> tuple[dict[str, int], Counter[tuple[int, tuple[int, ...]]]]:
     """Node counts, and how many initializers there are of each dtype and shape: equal for models of the same make."""
     return node_counts(model), Counter((tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer)
 
 
-def float_arrays(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
+def weight_arrays(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
     """The name and value of every initializer of a floating dtype that numpy itself has, or of those in `names`."""
     import onnx
 
@@ -66,7 +66,7 @@ def float_arrays(model: onnx.ModelProto, names: Container[str] | None = None) ->
             yield tensor.name, np.asarray(onnx.numpy_helper.to_array(tensor))
 
 
-def float_dtypes(model: onnx.ModelProto) -> dict[str, str]:
+def weight_dtypes(model: onnx.ModelProto) -> dict[str, str]:
     """The name and dtype of every initializer that `float_arrays` gives; no weights are touched."""
     known = _numpy_floats()
     return {tensor.name: known[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in known}
@@ -82,7 +82,7 @@ def _numpy_floats() -> dict[int, str]:
     }
 
 
-def keep_node_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+def copy_node_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
     """Give nodes that lost their metadata those of the node of the same name and operator in `source`.
 
     The exporter notes there which line of the torch module a node comes from; onnxsim drops it.
@@ -324,7 +324,7 @@ def _in_attribute(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
         yield from _in_graph(graph)
 
 
-def is_left_out(tensor: onnx.TensorProto) -> bool:
+def has_omitted_data(tensor: onnx.TensorProto) -> bool:
     """Whether `tensor` is one whose weights were taken, or not read: heavy by its dims, and without any content."""
     held = (tensor.raw_data, tensor.float_data, tensor.double_data, tensor.int32_data, tensor.uint64_data)
     return (

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import is_left_out
+from pytest_modelserve._onnx.graph import has_omitted_data
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,7 @@ class Scope:
     def constant(self, name: str) -> NDArray[Any] | None:
         """The value of a constant that lies in the model file itself, else None; also where it was left out."""
         tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or is_left_out(tensor):
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or has_omitted_data(tensor):
             return None
         return np.asarray(onnx.numpy_helper.to_array(tensor))
 

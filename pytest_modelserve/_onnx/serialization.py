@@ -1,6 +1,6 @@
 """Models in protobuf's wire form, read and written without the detour of their weights through protobuf.
 
-python-protobuf serialises a model of 324 MiB in 0.5 s, where writing the bytes takes 0.2 s, and reads all of it to tell
+python-protobuf serializes a model of 324 MiB in 0.5 s, where writing the bytes takes 0.2 s, and reads all of it to tell
 the names of its inputs. Weights are the raw data of initializers: runs of bytes of a known length, at a known place.
 """
 
@@ -31,7 +31,7 @@ class MalformedError(Exception):
     """The bytes are not a model as protobuf writes it; what is wrong with it, protobuf itself can say."""
 
 
-def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` whose heavy initializers have no raw data; everything else is there."""
     light = type(model)()
     _copy_fields(model, light, "graph")
@@ -41,27 +41,27 @@ def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def heavy_weights(model: onnx.ModelProto) -> Iterator[tuple[int, bytes]]:
+def large_weights(model: onnx.ModelProto) -> Iterator[tuple[int, bytes]]:
     """Place and raw data of the initializers that `light_copy` gives none."""
     for place, tensor in enumerate(model.graph.initializer):
         if _is_heavy(tensor):
             yield place, tensor.raw_data
 
 
-def fill(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
+def restore_weights(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Give a light copy of `model`, whose initializers are still in its order, their raw data back."""
-    for place, content in heavy_weights(model):
+    for place, content in large_weights(model):
         light.graph.initializer[place].raw_data = content
 
 
-def wire_form(light: onnx.ModelProto, model: onnx.ModelProto | None) -> Iterator[bytes]:
+def serialize(light: onnx.ModelProto, model: onnx.ModelProto | None) -> Iterator[bytes]:
     """The bytes of `light` with the weights of `model`, of which it is a copy, in chunks; as it stands for None.
 
     Equal models give equal bytes. The graph comes last and its weights at its end, so that a file that was cut short is
     never a smaller model.
     """
     tensors = [tensor.SerializeToString(deterministic=True) for tensor in light.graph.initializer]
-    lengths = {} if model is None else {place: len(content) for place, content in heavy_weights(model)}
+    lengths = {} if model is None else {place: len(content) for place, content in large_weights(model)}
     heads = {place: _head(_RAW_DATA, length) for place, length in lengths.items()}
     around, graph = type(light)(), type(light.graph)()
     _copy_fields(light, around, "graph")
@@ -79,7 +79,7 @@ def wire_form(light: onnx.ModelProto, model: onnx.ModelProto | None) -> Iterator
             yield model.graph.initializer[place].raw_data
 
 
-def without_weights(file: BinaryIO) -> bytes:
+def read_without_weights(file: BinaryIO) -> bytes:
     """The bytes of the model in `file`, less the raw data of its heavy initializers, which are not read.
 
     Raises MalformedError where that cannot be told.
@@ -200,24 +200,24 @@ def _encoded(value: int) -> bytes:
 
 
 # Larger weights go to a file of their own: tools that infer shapes read and write the whole model file for it, which
-# takes longer than to quantise. (A protobuf message ends at 2 GiB in any case.)
+# takes longer than to quantize. (A protobuf message ends at 2 GiB in any case.)
 _INLINE_LIMIT_BYTES = 32 << 20
 
 
-def is_large(model: onnx.ModelProto) -> bool:
+def needs_external_data(model: onnx.ModelProto) -> bool:
     """Whether the weights of `model` go to a file of their own."""
     inline = (tensor for tensor in model.graph.initializer if tensor.HasField("raw_data"))
     return sum(map(tensor_bytes, inline)) > _INLINE_LIMIT_BYTES
 
 
-def write_large(model: onnx.ModelProto, path: Path) -> bool:
+def write_model(model: onnx.ModelProto, path: Path) -> bool:
     """Write `model` to `path`; whether its weights went to a file of their own."""
-    with_data = is_large(model)
-    light = light_copy(model)
+    with_data = needs_external_data(model)
+    light = copy_without_weights(model)
     if with_data:
         _write_beside(light, model, path.with_name(f"{path.name}.data"))
     with open(path, "wb") as file:
-        file.writelines(wire_form(light, None if with_data else model))
+        file.writelines(serialize(light, None if with_data else model))
     return with_data
 
 
@@ -226,7 +226,7 @@ def _write_beside(light: onnx.ModelProto, model: onnx.ModelProto, path: Path) ->
     import onnx
 
     with open(path, "wb") as file:
-        for place, content in heavy_weights(model):
+        for place, content in large_weights(model):
             tensor = light.graph.initializer[place]
             tensor.raw_data = b""  # onnx refers to nothing but raw data
             onnx.external_data_helper.set_external_data(tensor, path.name, file.tell(), len(content))

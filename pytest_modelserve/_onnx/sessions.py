@@ -45,9 +45,9 @@ def open_session(
     """A session on the model at `path` that runs on `providers` and nowhere else.
 
     Nodes that a provider cannot run go to the next one named; the CPU takes part only if it is named. `optimize=False`
-    runs the graph as it stands in the file, without fusing or folding anything; `known_crash` leaves out the last level of
-    optimisations, which some models do not survive. Raises UsageError for providers and threads that cannot be meant,
-    ArtifactError with the runtime's own reason where it refuses the model, and where a provider that is installed does
+    runs the graph as it stands in the file, without fusing or folding anything; `known_crash` leaves out the last level
+    of optimizations, on which some models crash. Raises UsageError for providers and threads that cannot be meant,
+    ArtifactError with the reason of onnxruntime where it refuses the model, and where a provider that is installed does
     not start (missing driver or libraries).
     """
     names = check_providers(providers)
@@ -94,7 +94,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 # Which types of inputs and outputs can be served, and how onnxruntime is asked for them.
 
 
-# Values inside a graph: onnxruntime without its optimisations, asked for tensors that the model keeps to itself.
+# Values inside a graph: onnxruntime without its optimizations, asked for tensors that the model keeps to itself.
 
 
 Values = dict[str, NDArray[Any]]
@@ -114,8 +114,8 @@ ELEMENT_TYPES = {
 }
 
 
-def session_of(
-    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], *, optimised: bool = False
+def open_graph_session(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], *, optimize: bool = False
 ) -> onnxruntime.InferenceSession:
     """A session of `model` on one thread of the CPU; of `weights` it reads those that `model` says lie elsewhere.
 
@@ -124,7 +124,7 @@ def session_of(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it warns of (an initializer that nobody uses) is no news here
-    if not optimised:
+    if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # A session runs once or twice here, and weights that nobody packs are shared, not copied.
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -142,7 +142,7 @@ def element_types(session: onnxruntime.InferenceSession) -> dict[str, int]:
     return {each.name: ELEMENT_TYPES[each.type] for each in session.get_outputs() if each.type in ELEMENT_TYPES}
 
 
-def answers(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], names: Sequence[str]) -> Values:
+def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], names: Sequence[str]) -> Values:
     """The values of `names`. InputError where onnxruntime fails on `feed`."""
     if not names:
         return {}
@@ -152,7 +152,7 @@ def answers(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], name
         raise InputError(f"onnxruntime could not run the graph on these inputs: {error}") from error
 
 
-# Every value inside a model that onnxruntime would quantise, shown while it answers a batch.
+# Every value inside a model that onnxruntime would quantize, shown while it answers a batch.
 
 
 class Activations:
@@ -166,7 +166,7 @@ class Activations:
         from onnxruntime.quantization.calibrate import HistogramCalibrater
 
         shown = path.with_name("shown.onnx")
-        chooser = HistogramCalibrater(path, quantised_operators(), str(shown), use_external_data_format=is_large)
+        chooser = HistogramCalibrater(path, quantizable_operators(), str(shown), use_external_data_format=is_large)
         chooser.augment_graph()
         self.names: tuple[str, ...] = tuple(sorted(chooser.tensors_to_calibrate))
         self._session = _session(shown)
@@ -187,8 +187,8 @@ class Activations:
         return dict(zip(names, values, strict=True))
 
 
-def quantised_operators() -> list[str]:
-    """The operators that onnxruntime quantises with ranges measured beforehand."""
+def quantizable_operators() -> list[str]:
+    """The operators that onnxruntime quantizes with ranges measured beforehand."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     return sorted({*QLinearOpsRegistry, *QDQRegistry})

@@ -1,22 +1,22 @@
 """Model files with identity, the steps around them, and the store that keeps them."""
 
-from pytest_modelserve._onnx.graph import is_left_out, tensor_bytes
-from pytest_modelserve._onnx.serialization import fill, heavy_weights, light_copy, wire_form
+from pytest_modelserve._onnx.graph import has_omitted_data, tensor_bytes
+from pytest_modelserve._onnx.serialization import copy_without_weights, large_weights, restore_weights, serialize
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
-    at_rest,
     is_unchanged,
     load_model,
-    moved,
     open_artifact,
     read_graph,
+    relocated,
     save_artifact,
+    without_change_check,
 )
 from pytest_modelserve.artifacts.composition import compose, opset_of, steps_artifact
-from pytest_modelserve.artifacts.hashing import digest_of, own_code
+from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, Signature, TensorSpec, signature_of
 from pytest_modelserve.artifacts.store import Store
-from pytest_modelserve.artifacts.transforms import ArgMax, Clip, Impute, Scale, Softmax, Standardise, Step, TopK
+from pytest_modelserve.artifacts.transforms import ArgMax, Clip, Impute, Scale, Softmax, Standardize, Step, TopK
 
 __all__ = [
     "JSON",
@@ -28,28 +28,28 @@ __all__ = [
     "Scale",
     "Signature",
     "Softmax",
-    "Standardise",
+    "Standardize",
     "Step",
     "Store",
     "TensorSpec",
     "TopK",
-    "at_rest",
     "compose",
+    "copy_without_weights",
     "digest_of",
-    "fill",
-    "heavy_weights",
-    "is_left_out",
+    "has_omitted_data",
     "is_unchanged",
-    "light_copy",
+    "large_weights",
     "load_model",
-    "moved",
     "open_artifact",
     "opset_of",
-    "own_code",
+    "package_hash",
     "read_graph",
+    "relocated",
+    "restore_weights",
     "save_artifact",
+    "serialize",
     "signature_of",
     "steps_artifact",
     "tensor_bytes",
-    "wire_form",
+    "without_change_check",
 ]

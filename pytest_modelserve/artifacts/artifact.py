@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from pytest_modelserve._files import write_file
 from pytest_modelserve._onnx.graph import ExternalFile, external_files, stored_bytes, tensor_bytes, tensors_of
-from pytest_modelserve._onnx.serialization import MalformedError, fill, light_copy, wire_form, without_weights
+from pytest_modelserve._onnx.serialization import (
+    MalformedError,
+    copy_without_weights,
+    read_without_weights,
+    restore_weights,
+    serialize,
+)
 from pytest_modelserve.artifacts.metadata import Label, LineageStep, Signature, read_label, signature_of, write_label
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.evidence import Subject
@@ -37,7 +43,7 @@ _SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileState:
     """A file before it was read at `seen_ns`, by the clock that tells its times."""
 
     device: int
@@ -47,15 +53,15 @@ class Stamp:
     changed_ns: int
     seen_ns: int
 
-    def still_holds(self, path: Path) -> bool:
+    def is_surely_unchanged(self, path: Path) -> bool:
         """Whether the file at `path` is surely the one that was read; False also where that cannot be told.
 
         A write leaves another time, except within the tick of the clock in which the one before it fell: of a file that
         was read so soon after it was written, nothing can be told (the "racy" entries of git's index).
         """
-        return self._is_settled and self.is_of(stamp_of(path))
+        return self._is_settled and self.matches(file_state(path))
 
-    def is_of(self, other: Stamp) -> bool:
+    def matches(self, other: FileState) -> bool:
         """Whether both are of one file with the same times."""
         return replace(self, seen_ns=other.seen_ns) == other
 
@@ -65,11 +71,11 @@ class Stamp:
         return max(self.modified_ns, self.changed_ns) + tick < self.seen_ns
 
 
-def stamp_of(path: Path) -> Stamp:
+def file_state(path: Path) -> FileState:
     """The stamp of the file at `path`, to be taken before it is read; OSError where there is none."""
     seen_ns = time.time_ns()
     found = os.stat(path)
-    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, seen_ns)
+    return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, seen_ns)
 
 
 # No ONNX file begins with 0xff (protobuf has no such tag), so no single file has the digest of a framed list of files.
@@ -96,7 +102,7 @@ class Artifact:
     variant: str
     file_bytes: int
     initializer_bytes: int
-    stamps: tuple[Stamp, ...] = field(default=(), compare=False, repr=False)
+    file_states: tuple[FileState, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def subject(self) -> Subject:
@@ -111,13 +117,13 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
     `variant` override what the file says. A file that is missing, empty, cut short or no ONNX model, and external data
     that are missing, too short or outside the model's folder, are an ArtifactError.
     """
-    found = described(Path(path).absolute(), None)
+    found = describe_file(Path(path).absolute(), None)
     return replace(
         found, name=found.name if name is None else name, variant=found.variant if variant is None else variant
     )
 
 
-def described(path: Path, model_sha256: bytes | None) -> Artifact:
+def describe_file(path: Path, model_sha256: bytes | None) -> Artifact:
     """The artifact at the absolute `path`, of which the sha256 of the model file is known, or None."""
     try:
         stamp = _stamp(path)
@@ -125,9 +131,9 @@ def described(path: Path, model_sha256: bytes | None) -> Artifact:
         model = read_graph(path)
         label = read_label(model, default_name=path.stem)
         external = external_files(model, path)
-        stamps = (stamp, *(stamp_of(file.path) for file in external))
+        file_states = (stamp, *(file_state(file.path) for file in external))
         sha256 = _digest(model_sha256, stamp.size, external)
-        if not stamp_of(path).is_of(stamp):
+        if not file_state(path).matches(stamp):
             raise ArtifactError("it was written to meanwhile: open it again when that is done")
     except ArtifactError as error:
         raise ArtifactError(f"cannot open the model {path}: {error}") from error.__cause__
@@ -141,9 +147,9 @@ def described(path: Path, model_sha256: bytes | None) -> Artifact:
         lineage=label.lineage,
         name=label.name,
         variant=label.variant,
-        file_bytes=sum(each.size for each in stamps),
+        file_bytes=sum(each.size for each in file_states),
         initializer_bytes=stored_bytes(model),
-        stamps=stamps,
+        file_states=file_states,
     )
 
 
@@ -152,9 +158,9 @@ def load_model(artifact: Artifact) -> onnx.ModelProto:
 
     A file that is no longer the one that was opened is an ArtifactError.
     """
-    before = artifact.path.exists() and stamp_of(artifact.path)
-    model = parsed(artifact.path.read_bytes()) if is_unchanged(artifact) else None
-    if model is None or not before or not stamp_of(artifact.path).is_of(before):
+    before = artifact.path.exists() and file_state(artifact.path)
+    model = parse_model(artifact.path.read_bytes()) if is_unchanged(artifact) else None
+    if model is None or not before or not file_state(artifact.path).matches(before):
         raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
     return model
 
@@ -167,9 +173,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """
     with open(path, "rb") as file:
         try:
-            return parsed(without_weights(file))
+            return parse_model(read_without_weights(file))
         except (MalformedError, ArtifactError):
-            return parsed(path.read_bytes())  # which says what is wrong with it
+            return parse_model(path.read_bytes())  # which says what is wrong with it
 
 
 def is_unchanged(artifact: Artifact) -> bool:
@@ -180,23 +186,25 @@ def is_unchanged(artifact: Artifact) -> bool:
     """
     files = (artifact.path, *artifact.external)
     try:
-        known = len(artifact.stamps) == len(files)
-        if known and all(stamp.still_holds(path) for stamp, path in zip(artifact.stamps, files, strict=True)):
+        known = len(artifact.file_states) == len(files)
+        if known and all(
+            stamp.is_surely_unchanged(path) for stamp, path in zip(artifact.file_states, files, strict=True)
+        ):
             return True
     except OSError:
         pass  # open_artifact says what is missing
     return open_artifact(artifact.path).sha256 == artifact.sha256
 
 
-def moved(artifact: Artifact, folder: Path) -> Artifact:
+def relocated(artifact: Artifact, folder: Path) -> Artifact:
     """`artifact` after its files were moved into `folder`, where they lie as they did in the folder of its model."""
     external = tuple(folder / path.relative_to(artifact.path.parent) for path in artifact.external)
     return replace(artifact, path=folder / artifact.path.name, external=external)
 
 
-def at_rest(artifact: Artifact) -> Artifact:
+def without_change_check(artifact: Artifact) -> Artifact:
     """`artifact` as one that nobody but the caller can write to meanwhile: its digest need not be taken again."""
-    return replace(artifact, stamps=tuple(replace(stamp, seen_ns=sys.maxsize) for stamp in artifact.stamps))
+    return replace(artifact, file_states=tuple(replace(stamp, seen_ns=sys.maxsize) for stamp in artifact.file_states))
 
 
 def check_model(model: onnx.ModelProto) -> None:
@@ -207,7 +215,7 @@ def check_model(model: onnx.ModelProto) -> None:
         raise ArtifactError("it names no operator set (opset_import), so it was cut short or badly converted")
 
 
-def parsed(content: bytes) -> onnx.ModelProto:
+def parse_model(content: bytes) -> onnx.ModelProto:
     """The model in `content`, a whole file; ArtifactError where it is none."""
     import onnx
     from google.protobuf.message import DecodeError
@@ -221,12 +229,12 @@ def parsed(content: bytes) -> onnx.ModelProto:
     return model
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path) -> FileState:
     if path.is_dir():
         raise ArtifactError("it is a folder; give the .onnx file in it")
     if not path.exists():
         raise ArtifactError("there is no such file")
-    stamp = stamp_of(path)
+    stamp = file_state(path)
     if not stamp.size:
         raise ArtifactError("the file is empty")
     with open(path, "rb") as file:
@@ -331,16 +339,16 @@ def save_artifact(
     path = Path(path).absolute()
     inline = sum(tensor_bytes(tensor) for tensor in tensors_of(model) if tensor.HasField("raw_data"))
     is_moved = external_data or inline > INLINE_LIMIT_BYTES
-    labelled = light_copy(model)
+    labelled = copy_without_weights(model)
     write_label(labelled, Label(name, variant, tuple(lineage)))
     try:
         if is_moved:
-            fill(labelled, model)
+            restore_weights(labelled, model)
             _move_out(labelled, path)
-        sha256 = _write(path, wire_form(labelled, None if is_moved else model))
+        sha256 = _write(path, serialize(labelled, None if is_moved else model))
     except OSError as error:
         raise ArtifactError(f"cannot write the model {path}: {error.strerror or error}") from error
-    return described(path, sha256)
+    return describe_file(path, sha256)
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> bytes:
@@ -386,7 +394,7 @@ def _padding(length: int) -> int:
     return -length % _PAGE_BYTES
 
 
-def loaded(artifact: Artifact) -> onnx.ModelProto:
+def load_with_weights(artifact: Artifact) -> onnx.ModelProto:
     """The model with all its weights."""
     import onnx
 

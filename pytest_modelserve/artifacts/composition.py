@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_modelserve._onnx.graph import rename_value, unused_prefix
 from pytest_modelserve.artifacts.artifact import Artifact, load_model, open_artifact, save_artifact
-from pytest_modelserve.artifacts.hashing import digest_of, own_code
+from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, TensorSpec, signature_of, spec_of, value_info
 from pytest_modelserve.artifacts.store import Store
 from pytest_modelserve.artifacts.transforms import FLOATS, Step, node, small_graph
@@ -44,7 +44,7 @@ class Boundary(Step):
 
     onnxruntime fuses a constant factor into a MatMul that it meets (MatMulScaleFusion), and then rounds otherwise than
     the step alone did when it prepared the training data. A Clip without bounds passes every value on, NaN included,
-    and no fusion reaches across it; an Identity would be optimised away. It costs about 1 µs for a row.
+    and no fusion reaches across it; an Identity would be optimized away. It costs about 1 µs for a row.
     """
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
@@ -262,7 +262,7 @@ def compose(
             "preprocess": tuple(preprocess),
             "postprocess": tuple(postprocess),
             "versions": step.versions,
-            "own_code": own_code(),
+            "own_code": package_hash(),
         }
     )
 
@@ -286,7 +286,7 @@ def steps_artifact(steps: Sequence[Step], spec: TensorSpec, *, name: str, store:
     """
     step = _lineage_step("steps", None, {}, steps=steps)
     key = digest_of(
-        {"steps": tuple(steps), "spec": spec, "name": name, "versions": step.versions, "own_code": own_code()}
+        {"steps": tuple(steps), "spec": spec, "name": name, "versions": step.versions, "own_code": package_hash()}
     )
 
     def build(folder: Path) -> None:

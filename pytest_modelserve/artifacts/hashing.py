@@ -416,7 +416,7 @@ def _no_digest(value: object) -> str:
 
 
 @functools.cache
-def own_code() -> str:
+def package_hash() -> str:
     """The sha256 in hex over every Python file of this package, names included; read once a process (about 5 ms)."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()

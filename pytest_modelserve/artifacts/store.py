@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_modelserve._files import flush_file, out_of_room, write_file
+from pytest_modelserve._files import disk_full_error, flush_file, write_file
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.progress import progress
 
@@ -80,7 +80,7 @@ class Store:
             try:
                 build(work / "files")
             except Exception as error:
-                if full := out_of_room(error):
+                if full := disk_full_error(error):
                     raise self._trouble(full) from error
                 raise
             with self._trouble_told():

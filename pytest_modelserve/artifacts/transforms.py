@@ -99,10 +99,10 @@ class Clip(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class Standardise(Step):
+class Standardize(Step):
     """`(x - mean) / std`, each one number or one per feature along `axis`; integers become float32 first.
 
-    Give the mean and standard deviation of the training data: `Standardise(x.mean(0), x.std(0))`. A feature that does
+    Give the mean and standard deviation of the training data: `Standardize(x.mean(0), x.std(0))`. A feature that does
     not vary has a std of 0 and is a UsageError here: drop it, or give 1 in its place.
     """
 
@@ -111,23 +111,23 @@ class Standardise(Step):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", _finite("Standardise", "mean", self.mean))
-        object.__setattr__(self, "std", _finite("Standardise", "std", self.std))
+        object.__setattr__(self, "mean", _finite("Standardize", "mean", self.mean))
+        object.__setattr__(self, "std", _finite("Standardize", "std", self.std))
         for place, value in _numbered(self.std):
             if value <= 0:
                 raise UsageError(
-                    f"Standardise needs a std above 0, and std{place} is {value:g}: "
+                    f"Standardize needs a std above 0, and std{place} is {value:g}: "
                     "a feature that does not vary carries nothing; drop it, or give 1 in its place"
                 )
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`Div(Sub(Cast(x), mean), std)`."""
-        x, cast, floats = _as_floats("Standardise", spec)
+        x, cast, floats = _as_floats("Standardize", spec)
         mean = _along(self, "mean", self.mean, floats, floats.dtype)
         std = _along(self, "std", self.std, floats, floats.dtype)
         if not std.all():
-            raise UsageError(f"Standardise: a std is too small for {floats.dtype}, where it becomes 0")
-        nodes = [*cast, node("Sub", [x, "mean"], ["centred"]), node("Div", ["centred", "std"], ["y"])]
+            raise UsageError(f"Standardize: a std is too small for {floats.dtype}, where it becomes 0")
+        nodes = [*cast, node("Sub", [x, "mean"], ["centered"]), node("Div", ["centered", "std"], ["y"])]
         return small_graph(nodes, spec, {"y": floats}, {"mean": mean, "std": std})
 
 
@@ -142,7 +142,7 @@ class Scale(Step):
         for name in ("factor", "offset"):
             value = _finite("Scale", name, getattr(self, name))
             if isinstance(value, tuple):
-                raise UsageError(f"Scale takes one number as {name}, not one per feature; Standardise takes those")
+                raise UsageError(f"Scale takes one number as {name}, not one per feature; Standardize takes those")
             object.__setattr__(self, name, value)
         if self.factor == 0:
             raise UsageError("Scale by a factor of 0 would wipe out the input")
@@ -222,7 +222,7 @@ def _cast(step: str, name: str, values: Any, dtype: str) -> NDArray[Any]:
     return array
 
 
-def _along(step: Impute | Standardise, name: str, values: Any, spec: TensorSpec, dtype: str) -> NDArray[Any]:
+def _along(step: Impute | Standardize, name: str, values: Any, spec: TensorSpec, dtype: str) -> NDArray[Any]:
     """`values` so shaped that they meet the features of `spec` on the step's axis."""
     kind = type(step).__name__
     array = _cast(kind, name, values, dtype)

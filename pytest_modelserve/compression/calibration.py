@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_modelserve.compression.recipe import Inputs
 
 Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
-Given = Batch | Iterable[Batch]
+CalibrationData = Batch | Iterable[Batch]
 
 # Rows of one array that run at a time: enough to keep a processor busy, few enough for the activations of all layers.
 _ROWS_AT_A_TIME = 32
@@ -42,7 +42,9 @@ class Calibration:
 
 
 @contextmanager
-def calibration_of(given: Given, signature: Signature, *, what: str = "calibration=") -> Iterator[Calibration]:
+def open_calibration(
+    given: CalibrationData, signature: Signature, *, what: str = "calibration="
+) -> Iterator[Calibration]:
     """`given` as batches that `signature` takes, usable inside the block.
 
     One array or mapping is cut into batches of 32 rows where the first axis of all inputs is one free axis. Of an
@@ -147,7 +149,7 @@ def _cut(feed: Inputs, signature: Signature) -> Iterator[Inputs]:
 # a column of inputs is a long tail it can leave no answer, which "int8-static" refuses.
 
 
-# The talk quantises to 128 levels: the non-negative half of int8.
+# The talk quantizes to 128 levels: the non-negative half of int8.
 _LEVELS = 128
 # What onnxruntime's smooth_distribution gives to a bin that is empty.
 _EPSILON = 1e-4
@@ -218,17 +220,17 @@ DEFAULT_PERCENTILE = 99.999
 
 
 @dataclass(frozen=True, slots=True)
-class Ranging:
+class RangeMethod:
     """A range method; `percentile` is a number for "percentile" alone."""
 
     method: CalibrationMethod = "min-max"
     percentile: float | None = None
 
 
-MIN_MAX = Ranging()
+MIN_MAX = RangeMethod()
 
 
-def ranging_of(method: CalibrationMethod, percentile: float | None) -> Ranging:
+def range_method(method: CalibrationMethod, percentile: float | None) -> RangeMethod:
     """`method` with its percentile, 99.999 where none is given.
 
     UsageError for an unknown method, a percentile without that method, and one that is not above 0 and at most 100.
@@ -241,11 +243,11 @@ def ranging_of(method: CalibrationMethod, percentile: float | None) -> Ranging:
                 f"percentile={percentile} is given, and calibration_method={method!r} takes none: leave it out, or use "
                 "calibration_method='percentile'"
             )
-        return Ranging(method)
+        return RangeMethod(method)
     chosen = DEFAULT_PERCENTILE if percentile is None else float(percentile)
     if not 0 < chosen <= 100:
         raise UsageError(f"percentile={percentile} is no share of the values: give a number above 0 and at most 100")
-    return Ranging(method, chosen)
+    return RangeMethod(method, chosen)
 
 
 # The range of every value inside a model, measured batch by batch in memory that does not grow with the data.
@@ -287,8 +289,8 @@ class Range:
         return Range(max(self.low, np.float32(low)), min(self.high, np.float32(high)))
 
 
-def measured_ranges(
-    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: Ranging
+def measure_ranges(
+    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
 ) -> dict[str, Range]:
     """The range of each value on all `batches`, narrowed as `ranging` says; of none at all, from 0 to 0.
 
@@ -296,11 +298,11 @@ def measured_ranges(
     least that share lies within; the bound is an observed value or up to 0.4 % beyond. "entropy" reads the batches
     twice. None depends on the order of batches. A range with NaN or infinity in it is left as it is.
     """
-    return narrowed_ranges(seen_ranges(activations, batches, ranging), activations, batches, ranging)
+    return clip_ranges(observe_ranges(activations, batches, ranging), activations, batches, ranging)
 
 
-def seen_ranges(
-    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: Ranging
+def observe_ranges(
+    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
 ) -> dict[str, Range]:
     """What `measured_ranges` begins with: from the least to the largest of each value, whatever `ranging` says.
 
@@ -319,8 +321,8 @@ def seen_ranges(
     return ranges
 
 
-def narrowed_ranges(
-    seen: dict[str, Range], activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: Ranging
+def clip_ranges(
+    seen: dict[str, Range], activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
 ) -> dict[str, Range]:
     """What `measured_ranges` makes of what `seen_ranges` gave for the same `ranging`."""
     if ranging.percentile is not None:

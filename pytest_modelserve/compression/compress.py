@@ -9,47 +9,47 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pytest_modelserve._files import refuse_full
-from pytest_modelserve._onnx.graph import keep_node_metadata, node_counts
+from pytest_modelserve._files import check_free_space
+from pytest_modelserve._onnx.graph import copy_node_metadata, node_counts
 from pytest_modelserve._processes import crash_watch
 from pytest_modelserve.artifacts import (
     JSON,
     Artifact,
     LineageStep,
     Store,
-    at_rest,
     digest_of,
     is_unchanged,
-    moved,
     open_artifact,
-    own_code,
+    package_hash,
     read_graph,
+    relocated,
     save_artifact,
+    without_change_check,
 )
-from pytest_modelserve.artifacts.artifact import loaded
+from pytest_modelserve.artifacts.artifact import load_with_weights
 from pytest_modelserve.compression.calibration import (
     MIN_MAX,
     Calibration,
+    CalibrationData,
     CalibrationMethod,
-    Given,
-    Ranging,
-    calibration_of,
-    ranging_of,
+    RangeMethod,
+    open_calibration,
+    range_method,
 )
 from pytest_modelserve.compression.fp16 import FP16
 from pytest_modelserve.compression.graph_optimization import OPTIMIZE, SIMPLIFY
 from pytest_modelserve.compression.quantization import INT4_WEIGHTS, INT8_DYNAMIC
 from pytest_modelserve.compression.recipe import (
-    Applied,
-    Excluded,
     Inputs,
-    Material,
+    NodeSelection,
     Recipe,
+    RecipeContext,
+    RecipeResult,
     check_excluded,
     excluded_names,
 )
 from pytest_modelserve.compression.static_quantization import INT8_STATIC
-from pytest_modelserve.compression.validation import check_answers, check_signature, draw_trials, served
+from pytest_modelserve.compression.validation import check_outputs, check_signature, draw_cases, serve_result
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.serving import serve
@@ -67,7 +67,7 @@ class Job:
 
     recipe: Recipe
     calibration: Calibration | None
-    ranging: Ranging
+    ranging: RangeMethod
     exclude: tuple[str, ...]
 
 
@@ -77,20 +77,20 @@ def build_result(artifact: Artifact, job: Job, variant: str, target: Path) -> Ar
     RecipeError says what the recipe or a check found, ArtifactError that the source is no longer what was opened,
     before or after the recipe.
     """
-    model = loaded(artifact)
+    model = load_with_weights(artifact)
     with serve(artifact) as reference:
-        trials = draw_trials(reference, artifact)
+        trials = draw_cases(reference, artifact)
     with TemporaryDirectory(dir=target.parent) as work, _watch(job.recipe) as watch:
         source = read_graph(artifact.path)
         applied = _applied(artifact, job, model, trials[0].inputs, Path(work))
         check_signature(applied.model, source)
-        keep_node_metadata(applied.model, source)
+        copy_node_metadata(applied.model, source)
         step = _lineage_step(artifact, job, source, applied)
         lineage = (*artifact.lineage, step)
         result = save_artifact(applied.model, target, name=artifact.name, variant=variant, lineage=lineage)
         watch(result.path)
-        with served(at_rest(result)) as candidate:  # the folder of a build is nobody else's
-            check_answers(candidate, trials, is_exact=job.recipe.is_exact)
+        with serve_result(without_change_check(result)) as candidate:  # the folder of a build is nobody else's
+            check_outputs(candidate, trials, is_exact=job.recipe.is_exact)
     if not is_unchanged(artifact):
         raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
     return result
@@ -100,18 +100,18 @@ def _watch(recipe: Recipe) -> AbstractContextManager[Callable[[Path], None]]:
     return crash_watch() if recipe.may_crash else nullcontext(lambda _: None)
 
 
-def _applied(artifact: Artifact, job: Job, model: onnx.ModelProto, inputs: Inputs, work: Path) -> Applied:
+def _applied(artifact: Artifact, job: Job, model: onnx.ModelProto, inputs: Inputs, work: Path) -> RecipeResult:
     recipe = job.recipe
     if job.exclude and recipe.excludable:
         where = f"recipe {recipe.name!r} on {artifact.subject}"
         check_excluded(job.exclude, model, recipe.excludable(model), where)
     batches = job.calibration.batches if job.calibration else _no_batches
-    material = Material(inputs, work, batches, exclude=job.exclude, source=artifact.path, ranging=job.ranging)
+    context = RecipeContext(inputs, work, batches, exclude=job.exclude, source=artifact.path, ranging=job.ranging)
     try:
-        return recipe.apply(model, material)
+        return recipe.apply(model, context)
     except RecipeError as error:
         if error.__cause__ is not None:  # a tool failed, instead of finding something out
-            refuse_full(work, 2 * artifact.file_bytes)  # what tools write between is larger by a little
+            check_free_space(work, 2 * artifact.file_bytes)  # what tools write between is larger by a little
         raise
 
 
@@ -119,7 +119,7 @@ def _no_batches() -> Iterator[Inputs]:
     return iter(())
 
 
-def _lineage_step(artifact: Artifact, job: Job, source: onnx.ModelProto, applied: Applied) -> LineageStep:
+def _lineage_step(artifact: Artifact, job: Job, source: onnx.ModelProto, applied: RecipeResult) -> LineageStep:
     settings: dict[str, JSON] = {
         "recipe": job.recipe.name,
         "nodes_before": node_counts(source),
@@ -152,16 +152,16 @@ def compress(
     artifact: Artifact,
     recipe: str | Sequence[str],
     *,
-    calibration: Given | None = None,
+    calibration: CalibrationData | None = None,
     calibration_method: CalibrationMethod = "min-max",
     percentile: float | None = None,
-    exclude: Excluded | Iterable[Excluded] = (),
+    exclude: NodeSelection | Iterable[NodeSelection] = (),
     store: Store,
 ) -> Artifact:
     """`artifact` after one recipe, or after several in order: from the store where that was done before.
 
     "simplify" folds constants and removes idle nodes by onnxsim and leaves the answers as they are, as does "optimize",
-    onnxruntime's own optimiser, whose file is tied to onnxruntime. "fp16" puts all into 16 bits that fits there.
+    onnxruntime's own optimizer, whose file is tied to onnxruntime. "fp16" puts all into 16 bits that fits there.
     "int8-dynamic" and "int8-static" put weights into 8 bits by onnxruntime, "int4-weights" into 4; the ranges of the
     values in between are found while the model runs, or beforehand on `calibration`, which "int8-static" needs: an
     array, a mapping from input names to arrays, or an iterable of such batches, of which one at a time is in memory.
@@ -185,7 +185,7 @@ def compress(
     UsageError for an unknown recipe or none, for calibration data, a calibration method or exclusions that no recipe
     takes, for a percentile without its method, and for a node that is not there. RecipeError for a recipe
     that fails, that changes nothing, that changes the signature or, if exact, an answer, for an "int8-static" result
-    that keeps less than 10 dB on its calibration data, for a model that is quantised already, for NaN or infinite
+    that keeps less than 10 dB on its calibration data, for a model that is quantized already, for NaN or infinite
     weights, and for a model whose inputs cannot be drawn at random; for calibration data that are missing, empty or not
     finite, or that do not fit the model. ArtifactError for a source that changed or lost
     its external data, and for a store that is full. MissingDependencyError where the recipe's package is not installed.
@@ -201,10 +201,10 @@ def compress(
         if name not in RECIPES:
             raise UsageError(unknown_choice("recipe", name, RECIPES))
     recipes = [RECIPES[name] for name in names]
-    ranging = ranging_of(calibration_method, percentile)
+    ranging = range_method(calibration_method, percentile)
     excluded = excluded_names(exclude)
     _check_taken(recipes, calibration, ranging, excluded)
-    with nullcontext() if calibration is None else calibration_of(calibration, artifact.signature) as calibrated:
+    with nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as calibrated:
         for each in recipes:
             job = Job(
                 each,
@@ -217,7 +217,7 @@ def compress(
 
 
 def _check_taken(
-    recipes: Sequence[Recipe], calibration: Given | None, ranging: Ranging, excluded: Sequence[str]
+    recipes: Sequence[Recipe], calibration: CalibrationData | None, ranging: RangeMethod, excluded: Sequence[str]
 ) -> None:
     told = ", ".join(repr(recipe.name) for recipe in recipes)
     if not any(recipe.calibrates for recipe in recipes):
@@ -250,7 +250,7 @@ def _one(artifact: Artifact, job: Job, store: Store) -> Artifact:
             "ranging": job.ranging,
             "exclude": job.exclude,
             "versions": package_versions((*recipe.packages, "onnxruntime", "numpy")),
-            "own_code": own_code(),
+            "own_code": package_hash(),
         }
     )
     file_name = f"{artifact.path.stem}.onnx"
@@ -263,4 +263,4 @@ def _one(artifact: Artifact, job: Job, store: Store) -> Artifact:
             raise RecipeError(f"recipe {recipe.name!r} on {artifact.subject}: {error}") from error
 
     entry = store.get_or_build(key, build, what=f"{recipe.name} of {artifact.subject}")
-    return moved(built[0], entry) if built else open_artifact(entry / file_name)
+    return relocated(built[0], entry) if built else open_artifact(entry / file_name)

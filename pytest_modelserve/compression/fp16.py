@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import float_dtypes, name_nodes, node_counts, nodes_inside, nodes_of, told_counts
-from pytest_modelserve.artifacts import fill, heavy_weights, light_copy
-from pytest_modelserve.compression.recipe import Applied, Inputs, Material, Recipe
+from pytest_modelserve._onnx.graph import (
+    all_nodes,
+    format_node_counts,
+    name_nodes,
+    node_counts,
+    subgraph_nodes,
+    weight_dtypes,
+)
+from pytest_modelserve.artifacts import copy_without_weights, large_weights, restore_weights
+from pytest_modelserve.compression.recipe import Inputs, Recipe, RecipeContext, RecipeResult
 from pytest_modelserve.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ _CARRYING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Clamped:
+class UnrepresentableConstant:
     """A constant, why float16 cannot hold it, and whether it has to be kept for that reason."""
 
     name: str
@@ -47,7 +54,7 @@ class Clamped:
     is_kept: bool
 
 
-def clamped_constants(model: onnx.ModelProto) -> tuple[Clamped, ...]:
+def unrepresentable_constants(model: onnx.ModelProto) -> tuple[UnrepresentableConstant, ...]:
     """The float32 initializers of the main graph, and the values of ConstantOfShape there, that float16 would change.
 
     Beyond rounding, that is: finite numbers past 65504, which would become 65504, and numbers other than 0 below 6e-8,
@@ -71,28 +78,32 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[Any]]]:
                     yield node.output[0], np.asarray(onnx.numpy_helper.to_array(attribute.t))
 
 
-def _clamped(name: str, array: NDArray[Any], *, is_summed: bool) -> Clamped | None:
+def _clamped(name: str, array: NDArray[Any], *, is_summed: bool) -> UnrepresentableConstant | None:
     sizes = np.abs(array[np.isfinite(array)])
     largest = float(sizes.max(initial=0.0))
     if largest > LARGEST:
-        return Clamped(name, f"{name!r} holds {largest:g}, beyond the largest fp16, {LARGEST:g}", True)
+        return UnrepresentableConstant(name, f"{name!r} holds {largest:g}, beyond the largest fp16, {LARGEST:g}", True)
     tiny = sizes[(sizes > 0) & (sizes < SMALLEST)]
     if not tiny.size:
         return None
     if is_summed and largest * _ROUNDING > SMALLEST:
-        return Clamped(name, f"{tiny.size} of the {array.size} values of {name!r} became ±{SMALLEST:g}", False)
-    return Clamped(name, f"{name!r} holds {float(tiny.min()):g}, below the smallest fp16, {SMALLEST:g}", True)
+        return UnrepresentableConstant(
+            name, f"{tiny.size} of the {array.size} values of {name!r} became ±{SMALLEST:g}", False
+        )
+    return UnrepresentableConstant(
+        name, f"{name!r} holds {float(tiny.min()):g}, below the smallest fp16, {SMALLEST:g}", True
+    )
 
 
 def _only_summed(graph: onnx.GraphProto) -> set[str]:
     """The values that summing operators alone read."""
     summed, elsewhere = set[str](), set[str]()
-    for node in nodes_of(graph):
+    for node in all_nodes(graph):
         (summed if node.op_type in _SUMMING else elsewhere).update(node.input)
     return summed - elsewhere
 
 
-def kept_nodes(model: onnx.ModelProto, constants: set[str]) -> list[onnx.NodeProto]:
+def fp32_nodes(model: onnx.ModelProto, constants: set[str]) -> list[onnx.NodeProto]:
     """The nodes of the main graph that read `constants`, make them, or read what carries their size on, in order."""
     beyond = set(constants)
     kept: list[onnx.NodeProto] = []
@@ -129,17 +140,17 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def straighten(graph: onnx.GraphProto) -> None:
+def remove_cast_detours(graph: onnx.GraphProto) -> None:
     """Let nodes in float32 read each other directly, drop the casts that nobody reads then, and put nodes in order.
 
-    Between two neighbours that stay in float32 the converter goes by way of float16, where 1e9 becomes infinite. And
+    Between two neighbors that stay in float32 the converter goes by way of float16, where 1e9 becomes infinite. And
     it appends its casts at the end of the graph, which ONNX does not allow.
     """
     import onnx
 
     half = _casts(graph, onnx.TensorProto.FLOAT16)
     detours = {given: half[taken] for given, taken in _casts(graph, onnx.TensorProto.FLOAT).items() if taken in half}
-    for node in nodes_of(graph):
+    for node in all_nodes(graph):
         for place, name in enumerate(node.input):
             node.input[place] = detours.get(name, name)
     for node in graph.node:
@@ -169,7 +180,7 @@ def _drop_unread_casts(graph: onnx.GraphProto) -> None:
     outputs = {value.name for value in graph.output}
     unread: list[onnx.NodeProto] | None = None
     while unread is None or unread:
-        read = outputs.union(*(node.input for node in nodes_of(graph)))
+        read = outputs.union(*(node.input for node in all_nodes(graph)))
         unread = [
             node for node in graph.node if node.op_type in ("Cast", "Identity") and not read.intersection(node.output)
         ]
@@ -188,13 +199,13 @@ def _put_in_order(graph: onnx.GraphProto) -> None:
 
 def _needs(node: onnx.NodeProto, makers: dict[str, int]) -> set[int]:
     """The numbers of the nodes that make what `node` reads, also inside its branches and bodies."""
-    return {makers[name] for reader in (node, *nodes_inside(node)) for name in reader.input if name in makers}
+    return {makers[name] for reader in (node, *subgraph_nodes(node)) for name in reader.input if name in makers}
 
 
 # Values on the way through a model that float16 cannot hold, found by running the model that it was made from.
 
 
-def refuse_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, inputs: Inputs) -> None:
+def check_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, inputs: Inputs) -> None:
     """RecipeError naming the first value that is float16 in `converted` and passes 65504 in `source`, on `inputs`.
 
     The answers do not tell: onnxruntime's CPU provider computes most float16 nodes in float32 and leaves out the casts
@@ -203,7 +214,7 @@ def refuse_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, inputs:
     import onnx
 
     names = _made_in_half(source, converted)
-    shown = light_copy(source)
+    shown = copy_without_weights(source)
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     try:
@@ -229,7 +240,7 @@ def _session(light: onnx.ModelProto, model: onnx.ModelProto) -> onnxruntime.Infe
     options.log_severity_level = 4  # fatal: what goes wrong is raised, and said once
     options.add_session_config_entry("session.disable_prepacking", "1")  # which pays from the second run on
     names, values = [], []
-    for place, content in heavy_weights(model):
+    for place, content in large_weights(model):
         tensor = light.graph.initializer[place]
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         tensor.raw_data = b"" if dtype.isbuiltin else content  # numpy has no bfloat16 of its own
@@ -258,24 +269,24 @@ def _made_in_half(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[s
     return [name for node in source.graph.node for name in node.output if name in made or outputs.get(name) in made]
 
 
-def _apply(model: onnx.ModelProto, material: Material) -> Applied:
-    half = [name for name, dtype in float_dtypes(model).items() if dtype == "float16"]
+def _apply(model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
+    half = [name for name, dtype in weight_dtypes(model).items() if dtype == "float16"]
     if half:
         raise RecipeError(f"the model is in fp16 already ({len(half)} initializers, {half[0]!r} the first)")
     constants_to_initializers(model.graph)
-    clamped = clamped_constants(model)
+    clamped = unrepresentable_constants(model)
     kept = [constant for constant in clamped if constant.is_kept]
     _refuse_inner_readers(model, kept)
-    nodes = kept_nodes(model, {constant.name for constant in kept})
+    nodes = fp32_nodes(model, {constant.name for constant in kept})
     turned = [node for node in _transposed_inputs(model.graph) if node not in nodes]
     names = name_nodes([*nodes, *turned])
-    excluded = [node for node in model.graph.node if node.name in material.exclude]
+    excluded = [node for node in model.graph.node if node.name in context.exclude]
     notes = (*_notes(clamped, nodes), *_turned_note(turned), *_excluded_note(excluded), *_without_half(model))
-    converted = _converted(model, [*names, *material.exclude])
-    straighten(converted.graph)
+    converted = _converted(model, [*names, *context.exclude])
+    remove_cast_detours(converted.graph)
     _check(converted, kept, excluded)
-    refuse_overflow(model, converted, material.inputs)
-    return Applied(converted, notes)
+    check_overflow(model, converted, context.inputs)
+    return RecipeResult(converted, notes)
 
 
 def _transposed_inputs(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -296,9 +307,9 @@ def _excluded_note(excluded: Sequence[onnx.NodeProto]) -> Iterator[str]:
         yield f"left in fp32: {told}, because exclude= names {'it' if len(excluded) == 1 else 'them'}"
 
 
-def _refuse_inner_readers(model: onnx.ModelProto, kept: Sequence[Clamped]) -> None:
+def _refuse_inner_readers(model: onnx.ModelProto, kept: Sequence[UnrepresentableConstant]) -> None:
     """The converter puts every cast into the main graph, where no branch or body can do with it."""
-    inner = [node for outer in model.graph.node for node in nodes_inside(outer)]
+    inner = [node for outer in model.graph.node for node in subgraph_nodes(outer)]
     for constant in kept:
         for node in inner:
             if constant.name in node.input:
@@ -314,8 +325,8 @@ def _converted(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(light_copy(model))
-        fill(inferred, model)
+        inferred = onnx.shape_inference.infer_shapes(copy_without_weights(model))
+        restore_weights(inferred, model)
         converted: onnx.ModelProto = convert_float_to_float16(
             inferred, keep_io_types=True, node_block_list=names, disable_shape_infer=True
         )
@@ -324,8 +335,10 @@ def _converted(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return converted
 
 
-def _check(converted: onnx.ModelProto, kept: Sequence[Clamped], excluded: Sequence[onnx.NodeProto]) -> None:
-    dtypes = float_dtypes(converted)
+def _check(
+    converted: onnx.ModelProto, kept: Sequence[UnrepresentableConstant], excluded: Sequence[onnx.NodeProto]
+) -> None:
+    dtypes = weight_dtypes(converted)
     for constant in kept:
         if dtypes.get(constant.name) == "float16":
             raise RecipeError(f"{constant.reason}, and the node that reads it cannot be kept in fp32")
@@ -340,10 +353,10 @@ def _check(converted: onnx.ModelProto, kept: Sequence[Clamped], excluded: Sequen
         told = ", ".join(repr(node.name) for node in excluded)
         raise RecipeError(f"there is nothing left to convert: exclude= keeps {told} in fp32")
     if "float16" not in dtypes.values():
-        raise RecipeError(f"no float32 initializer became fp16 among {told_counts(converted)}")
+        raise RecipeError(f"no float32 initializer became fp16 among {format_node_counts(converted)}")
 
 
-def _notes(clamped: Sequence[Clamped], nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
+def _notes(clamped: Sequence[UnrepresentableConstant], nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
     kept = [constant.reason for constant in clamped if constant.is_kept]
     if kept:
         told = ", ".join(f"{node.op_type} {node.name!r}" for node in nodes)

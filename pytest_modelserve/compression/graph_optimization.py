@@ -9,19 +9,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_modelserve._onnx.graph import STANDARD, make_up, nodes_of
-from pytest_modelserve._onnx.serialization import is_large, write_large
+from pytest_modelserve._onnx.graph import STANDARD, all_nodes, graph_summary
+from pytest_modelserve._onnx.serialization import needs_external_data, write_model
 from pytest_modelserve._processes import native_stderr_held
-from pytest_modelserve.compression.recipe import Applied, Material, Recipe
+from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 if TYPE_CHECKING:
     import onnx
 
 
-def _apply(model: onnx.ModelProto, _material: Material) -> Applied:
+def _apply(model: onnx.ModelProto, _material: RecipeContext) -> RecipeResult:
     onnxsim = _onnxsim()
-    before = make_up(model)
+    before = graph_summary(model)
     # onnxsim believes the shapes that a file claims for values inside the graph and infers what is missing. torch 2.13
     # claims the traced length after a recurrent layer with a free time axis, and onnxsim would fix it in the graph.
     del model.graph.value_info[:]
@@ -33,13 +33,13 @@ def _apply(model: onnx.ModelProto, _material: Material) -> Applied:
             simplified, _ = onnxsim.simplify(model)
     except Exception as error:  # onnxsim passes on what onnx and onnxruntime raise
         raise RecipeError(f"onnxsim failed: {error}") from error
-    if make_up(simplified) == before:
+    if graph_summary(simplified) == before:
         raise RecipeError(
             f"there is nothing to simplify: the same nodes ({sum(before[0].values())}) and initializers "
             f"({before[1].total()}) as before"
         )
     _drop_report(simplified)
-    return Applied(simplified)
+    return RecipeResult(simplified)
 
 
 def _onnxsim() -> ModuleType:
@@ -68,22 +68,22 @@ def _drop_report(model: onnx.ModelProto) -> None:
 SIMPLIFY = Recipe("simplify", _apply, packages=("onnxsim", "onnx"), is_exact=True)
 
 
-# `optimize`: onnxruntime's own graph optimisation, done once and saved instead of at every start.
+# `optimize`: onnxruntime's own graph optimization, done once and saved instead of at every start.
 
 
-def _apply_optimize(model: onnx.ModelProto, material: Material) -> Applied:
-    before = material.source or material.folder / "before.onnx"
-    if material.source is None:
-        write_large(model, before)
-    optimized = _optimized(before, material.folder / "after.onnx", with_data=is_large(model))
-    made = make_up(model)
-    if make_up(optimized) == made:
+def _apply_optimize(model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
+    before = context.source or context.folder / "before.onnx"
+    if context.source is None:
+        write_model(model, before)
+    optimized = _optimized(before, context.folder / "after.onnx", with_data=needs_external_data(model))
+    made = graph_summary(model)
+    if graph_summary(optimized) == made:
         raise RecipeError(
-            f"there is nothing to optimise: the same nodes ({sum(made[0].values())}) and initializers "
+            f"there is nothing to optimize: the same nodes ({sum(made[0].values())}) and initializers "
             f"({made[1].total()}) as before"
         )
     _drop_unused_domains(optimized)
-    return Applied(optimized, (_tie(optimized),))
+    return RecipeResult(optimized, (_tie(optimized),))
 
 
 def _optimized(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto:
@@ -107,7 +107,7 @@ def _optimized(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
     """Remove the operator sets that onnxruntime declares in every file it writes, whether or not it uses them."""
-    used = {node.domain for node in nodes_of(model.graph)}
+    used = {node.domain for node in all_nodes(model.graph)}
     used.update(node.domain for function in model.functions for node in function.node)
     declared = [(item.domain, item.version) for item in model.opset_import]
     del model.opset_import[:]
@@ -120,11 +120,11 @@ def _drop_unused_domains(model: onnx.ModelProto) -> None:
 def _tie(model: onnx.ModelProto) -> str:
     import onnxruntime
 
-    own = sorted({node.op_type for node in nodes_of(model.graph) if node.domain not in STANDARD})
+    own = sorted({node.op_type for node in all_nodes(model.graph) if node.domain not in STANDARD})
     holds = f"holds operators of onnxruntime's own ({', '.join(own)})" if own else "holds standard operators only"
     return (
-        f"optimised by onnxruntime {onnxruntime.__version__} for its CPU provider: it {holds}; "
-        "serve it with that version, and quantise before this recipe, not after it"
+        f"optimized by onnxruntime {onnxruntime.__version__} for its CPU provider: it {holds}; "
+        "serve it with that version, and quantize before this recipe, not after it"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from pytest_modelserve._onnx.graph import name_nodes
-from pytest_modelserve.compression.calibration import MIN_MAX, Ranging
+from pytest_modelserve.compression.calibration import MIN_MAX, RangeMethod
 from pytest_modelserve.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Inputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class RecipeContext:
     """What a recipe is given beside the model.
 
     `inputs` are ones that the model runs on, `folder` is empty and thrown away afterwards. `batches` begins the user's
@@ -39,11 +39,11 @@ class Material:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     source: Path | None = None
-    ranging: Ranging = MIN_MAX
+    ranging: RangeMethod = MIN_MAX
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Applied:
+class RecipeResult:
     """A model after a recipe, and what is to be known about it: layers that were left as they were, say."""
 
     model: onnx.ModelProto
@@ -63,7 +63,7 @@ class Recipe:
     """
 
     name: str
-    apply: Callable[[onnx.ModelProto, Material], Applied]
+    apply: Callable[[onnx.ModelProto, RecipeContext], RecipeResult]
     packages: tuple[str, ...]
     is_exact: bool
     calibrates: bool = False
@@ -88,10 +88,10 @@ class NamesNode(Protocol):
         ...
 
 
-Excluded = str | NamesNode
+NodeSelection = str | NamesNode
 
 
-def excluded_names(exclude: Excluded | Iterable[Excluded]) -> tuple[str, ...]:
+def excluded_names(exclude: NodeSelection | Iterable[NodeSelection]) -> tuple[str, ...]:
     """The names in `exclude`, each once, in alphabetical order; one name or layer alone is taken as a list of one."""
     given = (exclude,) if isinstance(exclude, str) or hasattr(exclude, "node") else exclude
     if not isinstance(given, Iterable):

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import STANDARD, float_arrays, float_dtypes, name_nodes, nodes_of
-from pytest_modelserve._onnx.serialization import write_large
-from pytest_modelserve._onnx.sessions import Activations, quantised_operators
-from pytest_modelserve.compression.calibration import MIN_MAX, Range, narrowed_ranges, seen_ranges
+from pytest_modelserve._onnx.graph import STANDARD, all_nodes, name_nodes, weight_arrays, weight_dtypes
+from pytest_modelserve._onnx.serialization import write_model
+from pytest_modelserve._onnx.sessions import Activations, quantizable_operators
+from pytest_modelserve.compression.calibration import MIN_MAX, Range, clip_ranges, observe_ranges
 from pytest_modelserve.compression.quantization import (
-    calm,
-    growth,
-    left_in_float,
-    nothing_to_quantise,
-    quantizer_failed,
-    refuse_unfit,
+    check_quantizable,
+    float_layer_notes,
+    nothing_to_quantize,
+    quantizer_error,
+    quiet_quantizer,
+    size_note,
 )
-from pytest_modelserve.compression.recipe import Applied, Inputs, Material, Recipe, nodes_around
-from pytest_modelserve.compression.validation import served
+from pytest_modelserve.compression.recipe import Inputs, Recipe, RecipeContext, RecipeResult, nodes_around
+from pytest_modelserve.compression.validation import serve_result
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
 from pytest_modelserve.metrics.signal_quality import RowSignalQuality
 from pytest_modelserve.metrics.tolerance import MIN_QUANTIZED_SQNR_DB
@@ -48,10 +48,10 @@ class Quantizer:
 
         self._model: onnx.ModelProto = load_model_with_shape_infer(path)
 
-    def quantised(
+    def quantized(
         self, ranges: Mapping[str, Range], *, only: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> onnx.ModelProto:
-        """The model with all nodes that have an int8 form quantised, or those named in `only`, save for `exclude`.
+        """The model with all nodes that have an int8 form quantized, or those named in `only`, save for `exclude`.
 
         Raises whatever onnxruntime does: bare ValueErrors, RuntimeErrors and AssertionErrors.
         """
@@ -69,13 +69,13 @@ class Quantizer:
             _tensors_data(ranges),
             list(only),
             list(exclude),
-            quantised_operators(),
+            quantizable_operators(),
             {},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-        quantised: onnx.ModelProto = quantizer.model.model
-        return quantised
+        quantized: onnx.ModelProto = quantizer.model.model
+        return quantized
 
 
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
@@ -101,7 +101,7 @@ _LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Coarse:
+class CoarseActivation:
     """The value `name`, of the range `low` to `high`, which int8 gives steps of `step`."""
 
     name: str
@@ -113,14 +113,14 @@ class Coarse:
         return f"{self.name!r} (from {self.low:.3g} to {self.high:.3g} in steps of {self.step:.2g})"
 
 
-def coarse_values(
-    quantised: onnx.ModelProto, ranges: Mapping[str, Range], values: Mapping[str, NDArray[np.float32]]
-) -> Iterator[Coarse]:
-    """Those of `values` that have many different numbers and, as `quantised` rounds them by `ranges`, 8 or fewer."""
+def coarse_activations(
+    quantized: onnx.ModelProto, ranges: Mapping[str, Range], values: Mapping[str, NDArray[np.float32]]
+) -> Iterator[CoarseActivation]:
+    """Those of `values` that have many different numbers and, as `quantized` rounds them by `ranges`, 8 or fewer."""
     import onnx
 
-    stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
-    for node in quantised.graph.node:
+    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for node in quantized.graph.node:
         if node.op_type != "QuantizeLinear" or node.input[0] not in values:
             continue
         step, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
@@ -129,7 +129,7 @@ def coarse_values(
         levels = np.unique(np.clip(steps, -128 - int(zero), 127 - int(zero)).astype(np.int16)).size
         if levels <= _LEVELS and np.unique(seen.reshape(-1)[:_LOOKED_AT]).size >= _NUMBERS:
             range_ = ranges[node.input[0]]
-            yield Coarse(node.input[0], float(range_.low), float(range_.high), float(step))
+            yield CoarseActivation(node.input[0], float(range_.low), float(range_.high), float(step))
 
 
 # Whether int8 leaves a model's answers standing, on some of the data that it was calibrated on.
@@ -150,23 +150,23 @@ class Measured:
     treated: Sequence[onnx.NodeProto]
 
 
-def refuse_broken(quantised: onnx.ModelProto, measured: Measured, material: Material) -> None:
-    """RecipeError if a floating output of `quantised` keeps less than 10 dB of its signal on calibration rows.
+def check_output_sqnr(quantized: onnx.ModelProto, measured: Measured, context: RecipeContext) -> None:
+    """RecipeError if a floating output of `quantized` keeps less than 10 dB of its signal on calibration rows.
 
     These are what the ranges are from, so that the steps alone are at fault, and the first 64, because the median of as
     many is known to a decibel or two where sound and broken are 20 apart. The error names the values that are left with
     a handful of levels, and the nodes that give or read them.
     """
-    path = material.folder / "after.onnx"
-    write_large(quantised, path)
-    outputs = [value.name for value in quantised.graph.output]
-    kept = _kept(path, outputs, measured.activations, material.batches())
+    path = context.folder / "after.onnx"
+    write_model(quantized, path)
+    outputs = [value.name for value in quantized.graph.output]
+    kept = _kept(path, outputs, measured.activations, context.batches())
     worst = min(kept, key=lambda name: kept[name].sqnr_db, default=None)
     if worst is None or kept[worst].sqnr_db >= MIN_QUANTIZED_SQNR_DB:
         return
     raise RecipeError(
         f"output {worst!r} has an SQNR of {kept[worst].sqnr_db:.1f} dB on the calibration data, and below "
-        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB it is no answer: {_cause(quantised, measured, material)}"
+        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB it is no answer: {_cause(quantized, measured, context)}"
     )
 
 
@@ -174,7 +174,7 @@ def _kept(
     path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]
 ) -> dict[str, RowSignalQuality]:
     kept: dict[str, RowSignalQuality] = {}
-    with served(path) as candidate:
+    with serve_result(path) as candidate:
         for batch in _first(batches):
             expected = activations.fetched(outputs, batch)
             try:
@@ -197,10 +197,10 @@ def _first(batches: Iterable[Inputs]) -> Iterator[Inputs]:
             return
 
 
-def _cause(quantised: onnx.ModelProto, measured: Measured, material: Material) -> str:
-    values = measured.activations.of(next(material.batches()))
-    coarse = tuple(coarse_values(quantised, measured.ranges, values))
-    is_clipped = material.ranging != MIN_MAX
+def _cause(quantized: onnx.ModelProto, measured: Measured, context: RecipeContext) -> str:
+    values = measured.activations.of(next(context.batches()))
+    coarse = tuple(coarse_activations(quantized, measured.ranges, values))
+    is_clipped = context.ranging != MIN_MAX
     if not coarse:
         unclipped = "calibration_method='min-max', which clips nothing, or " if is_clipped else ""
         return (
@@ -209,7 +209,7 @@ def _cause(quantised: onnx.ModelProto, measured: Measured, material: Material) -
         )
     told = ", ".join(map(str, coarse[:_TOLD]))
     more = f" and {len(coarse) - _TOLD} more" if len(coarse) > _TOLD else ""
-    nodes = tuple(sorted({*material.exclude, *nodes_around((value.name for value in coarse), measured.treated)}))
+    nodes = tuple(sorted({*context.exclude, *nodes_around((value.name for value in coarse), measured.treated)}))
     if min(value.low for value in coarse) <= _MASK:
         instead = "a mask of -30 masks as well; 'int8-dynamic' rounds no mask"
     elif is_clipped:
@@ -225,7 +225,7 @@ def _cause(quantised: onnx.ModelProto, measured: Measured, material: Material) -
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opened:
+class PreparedModel:
     """A model that int8 may take: `treated` are its nodes that have an int8 form, each with a name."""
 
     activations: Activations
@@ -233,69 +233,69 @@ class Opened:
     treated: tuple[onnx.NodeProto, ...]
 
 
-def opened(model: onnx.ModelProto, folder: Path) -> Opened:
-    """`model` made ready to be quantised, as often as wanted; it is written to `folder`. RecipeError if it is unfit."""
-    refuse_unfit(model, form="int8")
+def prepare_model(model: onnx.ModelProto, folder: Path) -> PreparedModel:
+    """`model` made ready to be quantized, as often as wanted; it is written to `folder`. RecipeError if it is unfit."""
+    check_quantizable(model, form="int8")
     _refuse_own_operators(model)
     treated = tuple(_excludable(model))
     name_nodes(treated)
     path = folder / "before.onnx"
-    is_large = write_large(model, path)
+    is_large = write_model(model, path)
     try:
-        with calm():
-            return Opened(Activations(path, is_large=is_large), Quantizer(path), treated)
+        with quiet_quantizer():
+            return PreparedModel(Activations(path, is_large=is_large), Quantizer(path), treated)
     except Exception as error:
-        raise quantizer_failed(error) from error
+        raise quantizer_error(error) from error
 
 
-def _apply(model: onnx.ModelProto, material: Material) -> Applied:
-    ready = opened(model, material.folder)
-    ranges = _ranges(model, ready, material)
-    quantised = _quantised(model, ready, ranges, material)
-    refuse_broken(quantised, Measured(ready.activations, ranges, ready.treated), material)
-    return Applied(quantised, (*left_in_float(quantised), *growth(model, quantised)))
+def _apply(model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
+    ready = prepare_model(model, context.folder)
+    ranges = _ranges(model, ready, context)
+    quantized = _quantized(model, ready, ranges, context)
+    check_output_sqnr(quantized, Measured(ready.activations, ranges, ready.treated), context)
+    return RecipeResult(quantized, (*float_layer_notes(quantized), *size_note(model, quantized)))
 
 
-def _ranges(model: onnx.ModelProto, ready: Opened, material: Material) -> dict[str, Range]:
-    seen = seen_ranges(ready.activations, material.batches, material.ranging)
-    if material.ranging.method == "entropy" and not all(range_.is_finite for range_ in seen.values()):
-        _quantised(model, ready, seen, material)  # what is refused for them is refused before the search for others
-    return narrowed_ranges(seen, ready.activations, material.batches, material.ranging)
+def _ranges(model: onnx.ModelProto, ready: PreparedModel, context: RecipeContext) -> dict[str, Range]:
+    seen = observe_ranges(ready.activations, context.batches, context.ranging)
+    if context.ranging.method == "entropy" and not all(range_.is_finite for range_ in seen.values()):
+        _quantized(model, ready, seen, context)  # what is refused for them is refused before the search for others
+    return clip_ranges(seen, ready.activations, context.batches, context.ranging)
 
 
 def _refuse_own_operators(model: onnx.ModelProto) -> None:
     """The quantizer infers no type behind an operator that onnx does not know, and skips in silence what has none."""
-    own = sorted({node.op_type for node in nodes_of(model.graph) if node.domain not in STANDARD})
+    own = sorted({node.op_type for node in all_nodes(model.graph) if node.domain not in STANDARD})
     if own:
         raise RecipeError(
             f"the model holds operators outside the ONNX standard ({', '.join(own)}), behind which no range can be "
-            "measured: quantise first, and use 'optimize' afterwards"
+            "measured: quantize first, and use 'optimize' afterwards"
         )
 
 
-def _quantised(
-    model: onnx.ModelProto, ready: Opened, ranges: Mapping[str, Range], material: Material
+def _quantized(
+    model: onnx.ModelProto, ready: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
 ) -> onnx.ModelProto:
-    """RecipeError where nothing was quantised, and where a scale is infinite."""
+    """RecipeError where nothing was quantized, and where a scale is infinite."""
     try:
-        with calm():
-            quantised = ready.quantizer.quantised(ranges, exclude=material.exclude)
+        with quiet_quantizer():
+            quantized = ready.quantizer.quantized(ranges, exclude=context.exclude)
     except Exception as error:
         # It does not say which scale it stumbled over.
         found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
-        raise (_endless(found, ready.treated, material.exclude) if found else quantizer_failed(error)) from error
-    _refuse_unchanged(model, quantised, material.exclude)
-    made = float_dtypes(quantised).keys() - float_dtypes(model).keys()
-    endless = [name.removesuffix("_scale") for name in _infinite(quantised, made)]
+        raise (_endless(found, ready.treated, context.exclude) if found else quantizer_error(error)) from error
+    _refuse_unchanged(model, quantized, context.exclude)
+    made = weight_dtypes(quantized).keys() - weight_dtypes(model).keys()
+    endless = [name.removesuffix("_scale") for name in _infinite(quantized, made)]
     if endless:
         # The scale of a bias is made of two others.
         values = [name for name in endless if not name.endswith("_quantized")] or endless
-        raise _endless(values, ready.treated, material.exclude)
-    return quantised
+        raise _endless(values, ready.treated, context.exclude)
+    return quantized
 
 
 def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[str]:
-    return (name for name, array in float_arrays(model, names) if not np.isfinite(array).all())
+    return (name for name, array in weight_arrays(model, names) if not np.isfinite(array).all())
 
 
 def _endless(names: list[str], treated: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:
@@ -307,14 +307,14 @@ def _endless(names: list[str], treated: Iterable[onnx.NodeProto], excluded: Iter
     )
 
 
-def _refuse_unchanged(model: onnx.ModelProto, quantised: onnx.ModelProto, exclude: tuple[str, ...]) -> None:
-    stored = {tensor.name for tensor in quantised.graph.initializer}
-    if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantised.graph.node):
-        raise nothing_to_quantise("operator", model, exclude)
+def _refuse_unchanged(model: onnx.ModelProto, quantized: onnx.ModelProto, exclude: tuple[str, ...]) -> None:
+    stored = {tensor.name for tensor in quantized.graph.initializer}
+    if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node):
+        raise nothing_to_quantize("operator", model, exclude)
 
 
 def _excludable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    operators = set(quantised_operators())
+    operators = set(quantizable_operators())
     return [node for node in model.graph.node if node.op_type in operators]
 
 

@@ -32,14 +32,14 @@ _NUMERIC = "fiub"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trial:
+class ValidationCase:
     """Inputs, and what the source answers to them."""
 
     inputs: Inputs
     answers: Mapping[str, NDArray[Any]]
 
 
-def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Trial, ...]:
+def draw_cases(source: Predictor, artifact: Artifact) -> tuple[ValidationCase, ...]:
     """Inputs on which `source`, the predictor of `artifact`, runs: up to three sets of other sizes.
 
     A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
@@ -58,7 +58,7 @@ def draw_trials(source: Predictor, artifact: Artifact) -> tuple[Trial, ...]:
     longer = {label: size + (label in others) for label, size in base.items()}
     wanted = (more_rows, longer) if others else (more_rows,)
     trials = (_tried(source, _draw(specs, sizes, low, seed)) for seed, sizes in enumerate(wanted, start=1))
-    return (first, *(trial for trial in trials if isinstance(trial, Trial)))
+    return (first, *(trial for trial in trials if isinstance(trial, ValidationCase)))
 
 
 def _check_drawable(spec: TensorSpec) -> None:
@@ -89,7 +89,7 @@ def _label(spec: TensorSpec, axis: int) -> int | str:
 
 def _first_that_runs(
     source: Predictor, artifact: Artifact, rows: set[str], others: set[str]
-) -> tuple[dict[str, int], float, Trial]:
+) -> tuple[dict[str, int], float, ValidationCase]:
     """Sizes of the free axes, the least value to draw, and a trial of them: with finite outputs if any gives such."""
     problem: Exception | None = None
     with_nan = None
@@ -126,9 +126,9 @@ def _traced_sizes(artifact: Artifact) -> Mapping[str, int]:
     return {}
 
 
-def _tried(source: Predictor, inputs: Inputs) -> Trial | Exception:
+def _tried(source: Predictor, inputs: Inputs) -> ValidationCase | Exception:
     try:
-        return Trial(inputs, source.predict(inputs))
+        return ValidationCase(inputs, source.predict(inputs))
     except ModelServeError as error:  # what refuses the drawn sizes is told to the user by the caller
         return error
 
@@ -172,7 +172,7 @@ def _fixed(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...] | None]:
     return (spec.name, spec.dtype, shape)
 
 
-def served(result: Artifact | Path) -> Predictor:
+def serve_result(result: Artifact | Path) -> Predictor:
     """A predictor of what a recipe made; RecipeError where onnxruntime refuses it."""
     try:
         return serve(result)
@@ -180,7 +180,7 @@ def served(result: Artifact | Path) -> Predictor:
         raise RecipeError(f"onnxruntime does not take the result: {error}") from error
 
 
-def check_answers(candidate: Predictor, trials: Sequence[Trial], *, is_exact: bool) -> None:
+def check_outputs(candidate: Predictor, trials: Sequence[ValidationCase], *, is_exact: bool) -> None:
     """RecipeError unless `candidate` runs all trials and answers as it must.
 
     An exact one agrees with the source to 1e-4 of each value plus 1e-5 of the largest; any other is finite wherever the

@@ -30,7 +30,7 @@ from pytest_modelserve.serving.inputs import Inputs, count_rows
 
 if TYPE_CHECKING:
     from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
-    from pytest_modelserve.compression import CalibrationMethod, LayerDamage, Ranking
+    from pytest_modelserve.compression import CalibrationMethod, LayerSensitivity, SensitivityRanking
     from pytest_modelserve.serving import Predictor
 
 
@@ -218,13 +218,13 @@ def _quantised_by(candidate: Artifact | None, reference: Artifact | None) -> Lin
     """The first recipe of single layers on the way from `reference` to `candidate`, None where there is no way."""
     if candidate is None or reference is None:
         return None
-    from pytest_modelserve.compression import LAYERED
+    from pytest_modelserve.compression import SENSITIVITY_RECIPES
 
     parents = [step.parent for step in candidate.lineage]
     if reference.sha256 not in parents:
         return None
     since = candidate.lineage[parents.index(reference.sha256) :]
-    return next((step for step in since if step.settings.get("recipe") in LAYERED), None)
+    return next((step for step in since if step.settings.get("recipe") in SENSITIVITY_RECIPES), None)
 
 
 def _told_layers(step: LineageStep, reference: Artifact, inputs: Inputs) -> LayersTold:
@@ -240,7 +240,7 @@ def _told_layers(step: LineageStep, reference: Artifact, inputs: Inputs) -> Laye
         percentile=cast("float | None", step.settings.get("percentile")),
         time_limit_s=_TIME_LIMIT_S,
     )
-    ranked = [damage for damage in ranking.damages if damage.node not in excluded]
+    ranked = [damage for damage in ranking.ranked if damage.node not in excluded]
     worst = [damage for damage in ranked[:_TOLD] if damage.sqnr_db < math.inf]
     if not worst:
         return LayersTold()
@@ -253,8 +253,8 @@ def _told_layers(step: LineageStep, reference: Artifact, inputs: Inputs) -> Laye
             "sensitivity": {
                 "recipe": recipe,
                 "rows": used,
-                "layers": ranking.layers,
-                "tried": ranking.tried,
+                "layers": ranking.total,
+                "tried": ranking.evaluated,
                 "ranking": [{"node": each.node, "operator": each.operator, "sqnr_db": each.sqnr_db} for each in ranked],
             }
         },
@@ -265,18 +265,18 @@ def _names(setting: JSON) -> tuple[str, ...]:
     return tuple(map(str, setting)) if isinstance(setting, (list, tuple)) else ()
 
 
-def _sentence(recipe: str, worst: list[LayerDamage], cut: str) -> str:
+def _sentence(recipe: str, worst: list[LayerSensitivity], cut: str) -> str:
     first, *others = (f"{damage.operator} {damage.node!r}" for damage in worst)
     told = f"quantised alone by {recipe}{cut}, {first} costs most: SQNR {worst[0].sqnr_db:.1f} dB"
     following = (f"{name} {damage.sqnr_db:.1f} dB" for name, damage in zip(others, worst[1:], strict=True))
     return "; next ".join((told, ", ".join(following))) if others else told
 
 
-def _cut(ranking: Ranking, used: int, rows: int) -> str:
+def _cut(ranking: SensitivityRanking, used: int, rows: int) -> str:
     """What of layers and rows was left out, in brackets, or ""."""
     parts = []
-    if ranking.tried < ranking.layers:
-        parts.append(f"the first {ranking.tried} of {ranking.layers} nodes within {_TIME_LIMIT_S:.0f} s")
+    if ranking.evaluated < ranking.total:
+        parts.append(f"the first {ranking.evaluated} of {ranking.total} nodes within {_TIME_LIMIT_S:.0f} s")
     if used < rows:
         parts.append(f"{used} of {rows} rows")
     return f" ({', '.join(parts)})" if parts else ""

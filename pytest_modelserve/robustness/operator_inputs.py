@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import is_left_out
+from pytest_modelserve.artifacts import has_omitted_data
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +52,11 @@ def uses_of(model: onnx.ModelProto) -> tuple[Use, ...]:
     alias = {value.name: value.name for value in graph.input if value.name not in kept}
     constants: dict[str, NDArray[Any]] = {}
     for name, tensor in kept.items():
-        if tensor.data_location != onnx.TensorProto.EXTERNAL and not is_left_out(tensor) and np.prod(tensor.dims) < 64:
+        if (
+            tensor.data_location != onnx.TensorProto.EXTERNAL
+            and not has_omitted_data(tensor)
+            and np.prod(tensor.dims) < 64
+        ):
             constants[name] = np.asarray(onnx.numpy_helper.to_array(tensor))
     weights: dict[str, Shape] = {name: tuple(tensor.dims) for name, tensor in kept.items()}
     shapes = dict(_declared(graph))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import LineageStep, digest_of, own_code
+from pytest_modelserve.artifacts import LineageStep, digest_of, package_hash
 from pytest_modelserve.errors import ExportError, InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.serving.torch_predictor import Call, Forward
@@ -192,7 +192,7 @@ class ExportRequest:
                 "external_data": self.external_data,
                 "python": sys.version_info[:2],
                 "versions": package_versions(PACKAGES),
-                "own_code": own_code(),
+                "own_code": package_hash(),
             }
         )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Store, digest_of, own_code
+from pytest_modelserve.artifacts import Store, digest_of, package_hash
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import Progress, progress
@@ -239,7 +239,7 @@ def _key(source: ModelSource, seed: int) -> str:
             "seed": seed,
             "python": sys.version_info[:2],
             "versions": package_versions(_PACKAGES),
-            "own_code": own_code(),
+            "own_code": package_hash(),
         }
     )
 

@@ -79,7 +79,7 @@ def saved(tmp_path: Path) -> Callable[..., Artifact]:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., dict[str, np.ndarray]]:
-    """The outputs of a model by name, as onnxruntime with its default optimisations gives them."""
+    """The outputs of a model by name, as onnxruntime with its default optimizations gives them."""
 
     def run_model(model: Artifact | Path | onnx.ModelProto, **inputs: Any) -> dict[str, np.ndarray]:
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(getattr(model, "path", model))

@@ -14,7 +14,7 @@ from pytest_modelserve.artifacts import (
     Impute,
     Scale,
     Softmax,
-    Standardise,
+    Standardize,
     Store,
     TopK,
     compose,
@@ -56,9 +56,9 @@ MODELS = {"matmul": _matmul, "gemm": _gemm, "convolution": _convolution}
 STEPS = {
     "scale": [Scale(FACTOR)],
     "scale-offset": [Scale(FACTOR, 0.31)],
-    "standardise": [Standardise(0.3, FACTOR)],
-    "standardise-each": [Standardise(np.linspace(-1, 1, 64), np.linspace(0.1, 3, 64))],
-    "all": [Impute(0.5), Clip(-9, 9), Standardise(np.linspace(-1, 1, 64), np.linspace(0.1, 3, 64)), Scale(FACTOR)],
+    "standardize": [Standardize(0.3, FACTOR)],
+    "standardize-each": [Standardize(np.linspace(-1, 1, 64), np.linspace(0.1, 3, 64))],
+    "all": [Impute(0.5), Clip(-9, 9), Standardize(np.linspace(-1, 1, 64), np.linspace(0.1, 3, 64)), Scale(FACTOR)],
 }
 
 
@@ -75,7 +75,7 @@ def test_steps_alone_and_then_the_model_give_the_bits_of_the_composed_model(make
     np.testing.assert_array_equal(together, apart)
 
 
-@pytest.mark.parametrize("steps", [[Scale(FACTOR)], [Standardise(0.3, FACTOR)], [Standardise(0.0, FACTOR)]])
+@pytest.mark.parametrize("steps", [[Scale(FACTOR)], [Standardize(0.3, FACTOR)], [Standardize(0.0, FACTOR)]])
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_model_and_then_steps_alone_give_the_bits_of_the_composed_model(make_model, saved, store, run, kind, steps):
     artifact = saved(MODELS[kind](make_model))
@@ -153,7 +153,7 @@ def test_both_sides_at_once(linear, saved, store, run):
     artifact = saved(linear(4, 3))
     composed = compose(
         artifact,
-        preprocess=[Impute(0), Standardise(1, 2)],
+        preprocess=[Impute(0), Standardize(1, 2)],
         postprocess=[Softmax(), ArgMax(["a", "b", "c"])],
         store=store,
     )
@@ -173,10 +173,10 @@ def test_a_composed_model_can_be_composed_again(linear, saved, store, run):
 
 def test_the_lineage_says_what_was_composed(linear, saved, store):
     artifact = saved(linear(4, 3))
-    (step,) = compose(artifact, preprocess=[Standardise(1, [1, 2, 3, 4])], store=store).lineage
+    (step,) = compose(artifact, preprocess=[Standardize(1, [1, 2, 3, 4])], store=store).lineage
     assert step.parent == artifact.sha256
     assert step.settings == {
-        "preprocess": [{"step": "Standardise", "mean": 1.0, "std": [1.0, 2.0, 3.0, 4.0], "axis": -1}],
+        "preprocess": [{"step": "Standardize", "mean": 1.0, "std": [1.0, 2.0, 3.0, 4.0], "axis": -1}],
         "postprocess": [],
         "input": None,
         "input_dtype": None,
@@ -223,7 +223,7 @@ def test_everything_else_of_the_model_stays(linear, saved, store):
 @pytest.mark.parametrize("opset", [13, 17, 18, 21, onnx.defs.onnx_opset_version()])
 def test_the_model_keeps_its_opset(linear, saved, store, run, opset):
     artifact = saved(linear(4, 3, opset=opset))
-    steps = {"preprocess": [Impute(0), Clip(-9, 9), Standardise(1, 2)], "postprocess": [Softmax(), TopK(2)]}
+    steps = {"preprocess": [Impute(0), Clip(-9, 9), Standardize(1, 2)], "postprocess": [Softmax(), TopK(2)]}
     composed = compose(artifact, **steps, store=store)
     assert [entry.version for entry in onnx.load(composed.path).opset_import] == [opset]
     # The steps alone are written in one opset, whatever the model's: the bits agree all the same.
@@ -350,7 +350,7 @@ def test_a_batch_of_none_and_of_one_row_go_through(linear, saved, store, run):
         assert run(composed, features=_features(n, 4))["probabilities"].shape == (n, 3)
 
 
-def test_every_level_of_optimisation_gives_the_same_label(linear, saved, store):
+def test_every_level_of_optimization_gives_the_same_label(linear, saved, store):
     composed = compose(saved(linear(4, 3)), preprocess=[Scale(0.1)], postprocess=[ArgMax()], store=store)
     labels = []
     for level in (

@@ -17,7 +17,7 @@ from pytest_modelserve.artifacts import digest_of
 from pytest_modelserve.errors import UsageError
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = 1
     BLUE = 2
 
@@ -61,14 +61,14 @@ DISTINCT = [
         [[], [1, 2]],
     ),
     *({"a": 1}, {"a": 2}, {"b": 1}, {"a": 1, "b": 2}, {"a": {"b": 1}}, {"a": "b"}, {("a", "b"): 1}),
-    *(Colour.RED, Colour.BLUE, Level.LOW, Point(1, 2), OrderedDict(a=1)),
+    *(Color.RED, Color.BLUE, Level.LOW, Point(1, 2), OrderedDict(a=1)),
     *(Settings(0.1), Settings(0.2), Settings(0.1, (1,)), OtherSettings(0.1)),
     *(np.float32(1), np.float64(1), np.int64(1), np.bool_(True), np.str_("1")),
     *(np.zeros(2), np.zeros((2, 1)), np.zeros((1, 2)), np.zeros(2, np.float32), np.zeros(0), np.zeros((0, 3))),
     *(np.array([0, 1], np.int8), np.array([0, 1], bool), np.array(["a", "b"]), np.array(["a", "b"], object)),
     *(np.array([1, 2], "datetime64[s]"), np.array([1, 2], "datetime64[ms]"), np.zeros(2, ml_dtypes.bfloat16)),
     *(np.zeros(2, ml_dtypes.int4), np.zeros(2, [("a", "i4")]), np.zeros(2, [("b", "i4")]), np.array(["a"], "T")),
-    *(int, float, Colour, Settings, OtherSettings, len, np.exp, np.log, str.upper, str.lower, np),
+    *(int, float, Color, Settings, OtherSettings, len, np.exp, np.log, str.upper, str.lower, np),
     *(functools.partial(len), functools.partial(sorted, reverse=True), functools.partial(sorted, reverse=False)),
 ]
 

@@ -7,13 +7,13 @@ import pytest
 
 from pytest_modelserve.artifacts import (
     artifact as module,
-    at_rest,
     is_unchanged,
     load_model,
     open_artifact,
     save_artifact,
+    without_change_check,
 )
-from pytest_modelserve.artifacts.artifact import stamp_of
+from pytest_modelserve.artifacts.artifact import file_state
 from pytest_modelserve.errors import ArtifactError
 
 SECOND_NS = 1_000_000_000
@@ -40,9 +40,11 @@ def test_file_that_was_just_written_is_read_again_unless_nobody_else_can_write(l
     read = []
     really = module._sha256
     monkeypatch.setattr(module, "_sha256", lambda path: read.append(path) or really(path))
-    assert is_unchanged(at_rest(fresh))
+    assert is_unchanged(without_change_check(fresh))
     assert not read
-    assert is_unchanged(replace(fresh, stamps=tuple(replace(each, seen_ns=each.modified_ns) for each in fresh.stamps)))
+    assert is_unchanged(
+        replace(fresh, file_states=tuple(replace(each, seen_ns=each.modified_ns) for each in fresh.file_states))
+    )
     assert read == [fresh.path]
 
 
@@ -91,6 +93,6 @@ def test_nothing_is_told_of_a_file_read_within_the_tick_in_which_it_was_written(
 ):
     path = tmp_path / "file"
     path.write_bytes(b"content")
-    found = replace(stamp_of(path), modified_ns=modified_ns, changed_ns=modified_ns, seen_ns=modified_ns + age_ns)
-    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.stamp_of", lambda _: found)
-    assert found.still_holds(path) is told
+    found = replace(file_state(path), modified_ns=modified_ns, changed_ns=modified_ns, seen_ns=modified_ns + age_ns)
+    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.file_state", lambda _: found)
+    assert found.is_surely_unchanged(path) is told

@@ -11,7 +11,7 @@ from pytest_modelserve.artifacts import (
     Impute,
     Scale,
     Softmax,
-    Standardise,
+    Standardize,
     TensorSpec,
     TopK,
     digest_of,
@@ -70,12 +70,12 @@ def test_clip_keeps_integers_integers(apply, dtype):
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
-def test_standardise_is_bit_equal_to_numpy(apply, dtype):
+def test_standardize_is_bit_equal_to_numpy(apply, dtype):
     x = _rows(dtype)
     floats = x if np.dtype(dtype).kind == "f" else x.astype(np.float32)
     mean, std = np.array([0.1, 2, -3]), np.array([0.3, 5, 7])
     expected = (floats - mean.astype(floats.dtype)) / std.astype(floats.dtype)
-    prepared = apply(x, Standardise(mean, std))["prepared"]
+    prepared = apply(x, Standardize(mean, std))["prepared"]
     assert prepared.dtype == floats.dtype
     if dtype == "float16":
         # onnxruntime has no float16 kernel on a CPU: it computes in float32 and rounds once at the end.
@@ -103,9 +103,9 @@ def test_scale_without_an_offset_keeps_the_sign_of_zero(apply):
 def test_values_can_lie_on_another_axis(apply):
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     mean, std = np.float32([0.4, 0.5, 0.6]), np.float32([0.1, 0.2, 0.3])
-    prepared = apply(images, Standardise(mean, std, axis=1))["prepared"]
+    prepared = apply(images, Standardize(mean, std, axis=1))["prepared"]
     np.testing.assert_array_equal(prepared, (images - mean[:, None, None]) / std[:, None, None])
-    np.testing.assert_array_equal(apply(images, Standardise(mean, std, axis=-3))["prepared"], prepared)
+    np.testing.assert_array_equal(apply(images, Standardize(mean, std, axis=-3))["prepared"], prepared)
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
@@ -148,7 +148,7 @@ def test_topk_gives_the_best_first_and_of_equals_the_smaller_index(apply, dtype)
 
 def test_steps_follow_one_another(apply):
     x = np.array([[np.nan, 300, -5], [1, 2, 3]], np.float32)
-    steps = Impute([10, 0, 0]), Clip(0, 255), Scale(0.5), Standardise([1, 2, 3], [4, 5, 6])
+    steps = Impute([10, 0, 0]), Clip(0, 255), Scale(0.5), Standardize([1, 2, 3], [4, 5, 6])
     filled = np.clip(np.where(np.isnan(x), np.float32([10, 0, 0]), x), 0, 255) * np.float32(0.5)
     expected = (filled - np.float32([1, 2, 3])) / np.float32([4, 5, 6])
     np.testing.assert_array_equal(apply(x, *steps)["prepared"], expected)
@@ -163,19 +163,19 @@ def test_dims_stay_what_they_are(store, shape):
 
 def test_an_empty_batch_stays_empty(apply):
     x = np.zeros((0, 3), np.float32)
-    assert apply(x, Standardise(0.0, 1.0), Softmax())["probabilities"].shape == (0, 3)
+    assert apply(x, Standardize(0.0, 1.0), Softmax())["probabilities"].shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["y", "mean", "std", "x", "steps/0_scale/y", "prepared", "probabilities"])
 def test_an_input_may_have_any_name(store, run, name):
     spec = TensorSpec(name, "float32", ("batch", 3))
-    artifact = steps_artifact([Standardise(1.0, 2.0), Softmax()], spec, name="steps", store=store)
+    artifact = steps_artifact([Standardize(1.0, 2.0), Softmax()], spec, name="steps", store=store)
     out = run(artifact, **{name: np.ones((1, 3), np.float32)})
     np.testing.assert_allclose(next(iter(out.values())), np.full((1, 3), 1 / 3), rtol=1e-6)
 
 
 def test_steps_of_the_same_meaning_are_equal():
-    assert Standardise([0, 1], [1, 2]) == Standardise(np.array([0.0, 1.0]), (1, 2.0))
+    assert Standardize([0, 1], [1, 2]) == Standardize(np.array([0.0, 1.0]), (1, 2.0))
     assert hash(Impute(np.float32([0.5]))) == hash(Impute([0.5]))
     assert digest_of(ArgMax(["a"])) == digest_of(ArgMax(("a",)))
 
@@ -190,20 +190,20 @@ def test_steps_of_the_same_meaning_are_equal():
         (lambda: Clip(2, 1), "Clip needs low <= high, not 2 > 1"),
         (lambda: Clip(float("nan"), 1), "Clip: low is nan; it must be a finite number"),
         (lambda: Clip(0, [1, 2]), "Clip takes one number as high, not one per feature: got 2"),
-        (lambda: Standardise([0, float("nan")], 1), "Standardise: mean[1] is nan; it must be a finite number"),
+        (lambda: Standardize([0, float("nan")], 1), "Standardize: mean[1] is nan; it must be a finite number"),
         (
-            lambda: Standardise(0, [1, 0]),
-            "Standardise needs a std above 0, and std[1] is 0: a feature that does not vary carries nothing; "
+            lambda: Standardize(0, [1, 0]),
+            "Standardize needs a std above 0, and std[1] is 0: a feature that does not vary carries nothing; "
             "drop it, or give 1 in its place",
         ),
         (
-            lambda: Standardise(0, -1),
-            "Standardise needs a std above 0, and std is -1: a feature that does not vary carries nothing; "
+            lambda: Standardize(0, -1),
+            "Standardize needs a std above 0, and std is -1: a feature that does not vary carries nothing; "
             "drop it, or give 1 in its place",
         ),
         (lambda: Scale(float("nan")), "Scale: factor is nan; it must be a finite number"),
         (lambda: Scale(0), "Scale by a factor of 0 would wipe out the input"),
-        (lambda: Scale([1, 2]), "Scale takes one number as factor, not one per feature; Standardise takes those"),
+        (lambda: Scale([1, 2]), "Scale takes one number as factor, not one per feature; Standardize takes those"),
         (lambda: ArgMax("cat"), "ArgMax: labels must be a sequence of str, one per class, not 'cat'"),
         (lambda: ArgMax([1, 2]), "ArgMax: labels must be a sequence of str, one per class, not [1, 2]"),
         (lambda: TopK(1, ["a", "b", "a"]), "TopK: the label 'a' stands for more than one class"),
@@ -235,20 +235,20 @@ NUMBERS = ", ".join([*FLOATS, *INTEGERS, "bool"])
             "Impute: values has 2 values, and axis -1 of x: float32[batch, 3] has 3",
         ),
         (
-            Standardise(0, [1, 2, 3, 4]),
+            Standardize(0, [1, 2, 3, 4]),
             SPEC,
-            "Standardise: std has 4 values, and axis -1 of x: float32[batch, 3] has 3",
+            "Standardize: std has 4 values, and axis -1 of x: float32[batch, 3] has 3",
         ),
         (
             # A dim of 1 would stretch to three features at run time without a word.
-            Standardise([1, 2, 3], 1),
+            Standardize([1, 2, 3], 1),
             TensorSpec("x", "float32", ("batch", "features")),
-            "Standardise: mean has 3 values, and axis -1 of x: float32[batch, features] has features",
+            "Standardize: mean has 3 values, and axis -1 of x: float32[batch, features] has features",
         ),
         (
-            Standardise([1, 2, 3], 1, axis=2),
+            Standardize([1, 2, 3], 1, axis=2),
             SPEC,
-            "Standardise: x: float32[batch, 3] has no axis 2 on which 3 values of mean could lie",
+            "Standardize: x: float32[batch, 3] has no axis 2 on which 3 values of mean could lie",
         ),
         (
             Impute([1, 2, 3]),
@@ -272,7 +272,7 @@ NUMBERS = ", ".join([*FLOATS, *INTEGERS, "bool"])
         ),
         (Clip(0, 1e6), TensorSpec("x", "float16", (3,)), "Clip: high does not fit into float16"),
         (Scale(1e60), SPEC, "Scale: factor does not fit into float32"),
-        (Standardise(0, 1e-60), SPEC, "Standardise: a std is too small for float32, where it becomes 0"),
+        (Standardize(0, 1e-60), SPEC, "Standardize: a std is too small for float32, where it becomes 0"),
         (Scale(2), TensorSpec("x", "str", ("batch",)), f"Scale takes {NUMBERS}, not x: str[batch]"),
         (
             Softmax(),

@@ -7,16 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pytest_modelserve._onnx.serialization import MalformedError, without_weights
+from pytest_modelserve._onnx.serialization import MalformedError, read_without_weights
 from pytest_modelserve.artifacts import (
-    fill,
-    is_left_out,
-    light_copy,
+    copy_without_weights,
+    has_omitted_data,
     load_model,
     open_artifact,
     read_graph,
+    restore_weights,
     save_artifact,
-    wire_form,
+    serialize,
 )
 from pytest_modelserve.errors import ArtifactError
 
@@ -67,26 +67,26 @@ def read_back(chunks):
 
 
 def test_what_is_written_is_the_model(model):
-    assert read_back(wire_form(light_copy(model), model)) == model
-    assert read_back(wire_form(model, None)) == model
+    assert read_back(serialize(copy_without_weights(model), model)) == model
+    assert read_back(serialize(model, None)) == model
 
 
 def test_light_copy_filled_again_is_the_model(model):
     before = model.SerializeToString(deterministic=True)
-    light = light_copy(model)
+    light = copy_without_weights(model)
     assert model.SerializeToString(deterministic=True) == before
-    assert [tensor.name for tensor in light.graph.initializer if is_left_out(tensor)] == ["w", "half"]
-    fill(light, model)
+    assert [tensor.name for tensor in light.graph.initializer if has_omitted_data(tensor)] == ["w", "half"]
+    restore_weights(light, model)
     assert light == model
 
 
 @pytest.mark.parametrize("written", ["by protobuf", "by us"])
 def test_reading_without_weights_gives_the_light_copy(model, tmp_path, written):
-    ours = b"".join(wire_form(light_copy(model), model))
+    ours = b"".join(serialize(copy_without_weights(model), model))
     content = model.SerializeToString() if written == "by protobuf" else ours
     (tmp_path / "m.onnx").write_bytes(content)
-    assert read_graph(tmp_path / "m.onnx") == light_copy(model)
-    assert len(without_weights(io.BytesIO(content))) < len(content) - 64 * 64 * 6
+    assert read_graph(tmp_path / "m.onnx") == copy_without_weights(model)
+    assert len(read_without_weights(io.BytesIO(content))) < len(content) - 64 * 64 * 6
 
 
 def test_weights_that_are_not_read_are_counted(model, tmp_path):
@@ -103,7 +103,11 @@ def test_saved_model_is_read_back_with_its_weights(model, tmp_path):
 
 @pytest.mark.parametrize("written", ["by protobuf", "by us"])
 def test_no_cut_of_a_model_with_weights_is_a_model(model, tmp_path, written):
-    content = model.SerializeToString() if written == "by protobuf" else b"".join(wire_form(light_copy(model), model))
+    content = (
+        model.SerializeToString()
+        if written == "by protobuf"
+        else b"".join(serialize(copy_without_weights(model), model))
+    )
     path = tmp_path / "m.onnx"
     for length in range(1, len(content), 997):
         path.write_bytes(content[:length])
@@ -119,4 +123,4 @@ def test_no_cut_of_a_model_with_weights_is_a_model(model, tmp_path, written):
 )
 def test_bytes_that_are_no_message_are_told(content):
     with pytest.raises(MalformedError):
-        without_weights(io.BytesIO(content))
+        read_without_weights(io.BytesIO(content))

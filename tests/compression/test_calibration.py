@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.artifacts import Signature, TensorSpec
-from pytest_modelserve.compression.calibration import calibration_of
+from pytest_modelserve.compression.calibration import open_calibration
 from pytest_modelserve.errors import RecipeError
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 4)),), ())
@@ -18,12 +18,12 @@ def ones(*shape):
 
 
 def sizes(given, signature=ONE):
-    with calibration_of(given, signature) as calibration:
+    with open_calibration(given, signature) as calibration:
         return [tuple(array.shape for array in batch.values()) for batch in calibration.batches()]
 
 
 def digest(given, signature=ONE):
-    with calibration_of(given, signature) as calibration:
+    with open_calibration(given, signature) as calibration:
         return calibration.digest
 
 
@@ -53,14 +53,14 @@ def test_arrays_whose_first_axis_is_not_one_free_axis_stay_whole(shapes):
 @pytest.mark.parametrize("kind", [list, tuple, iter, lambda batches: (batch for batch in batches)])
 def test_batches_of_an_iterable_stay_as_they_are_and_can_be_read_twice(kind):
     given = [ones(50, 4), {"x": ones(3, 4)}]
-    with calibration_of(kind(given), ONE) as calibration:
+    with open_calibration(kind(given), ONE) as calibration:
         for _ in range(2):
             assert [batch["x"].shape for batch in calibration.batches()] == [(50, 4), (3, 4)]
 
 
 def test_values_survive_the_disk():
     given = {"ids": np.arange(6).reshape(2, 3), "x": np.random.default_rng(0).random((2, 4), np.float32)}
-    with calibration_of(iter([given]), TWO) as calibration:
+    with open_calibration(iter([given]), TWO) as calibration:
         (batch,) = calibration.batches()
     assert batch.keys() == given.keys()
     for name, array in given.items():
@@ -68,7 +68,7 @@ def test_values_survive_the_disk():
 
 
 def test_more_than_nine_batches_keep_their_order():
-    with calibration_of((np.full((1, 4), number, np.float32) for number in range(12)), ONE) as calibration:
+    with open_calibration((np.full((1, 4), number, np.float32) for number in range(12)), ONE) as calibration:
         assert [batch["x"][0, 0] for batch in calibration.batches()] == list(range(12))
 
 
@@ -87,7 +87,7 @@ def test_loader_that_shuffles_is_read_once():
             Shuffling.reads += 1
             return iter([Shuffling.reads * ones(2, 4)])
 
-    with calibration_of(Shuffling(), ONE) as calibration:
+    with open_calibration(Shuffling(), ONE) as calibration:
         assert [batch["x"][0, 0] for _ in range(2) for batch in calibration.batches()] == [1, 1]
     assert Shuffling.reads == 1
 
@@ -96,7 +96,7 @@ def test_stream_never_lies_in_memory_whole():
     batches = 40
     tracemalloc.start()
     try:
-        with calibration_of((np.full((1000, 4), 1.0, np.float32) for _ in range(batches)), ONE) as calibration:
+        with open_calibration((np.full((1000, 4), 1.0, np.float32) for _ in range(batches)), ONE) as calibration:
             assert sum(1 for _ in calibration.batches()) == batches
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -143,6 +143,6 @@ def bad(position, value):
     ],
 )
 def test_calibration_data_that_cannot_serve_are_refused(given, told):
-    with pytest.raises(RecipeError) as caught, calibration_of(given, ONE):
+    with pytest.raises(RecipeError) as caught, open_calibration(given, ONE):
         pass
     assert str(caught.value) == told

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from pytest_modelserve._onnx.graph import keep_node_metadata, make_up, node_counts
+from pytest_modelserve._onnx.graph import copy_node_metadata, graph_summary, node_counts
 
 
 def graph(nodes, weights=()):
@@ -29,8 +29,8 @@ def test_make_up_sees_dtype_and_shape_of_weights_but_not_their_names():
     one = helper.make_model(graph([], [np.zeros(3, np.float32), np.zeros(2)]))
     renamed = helper.make_model(graph([], [np.ones(2), np.zeros(3, np.float32)]))
     narrower = helper.make_model(graph([], [np.zeros(3, np.float32), np.zeros(2, np.float32)]))
-    assert make_up(one) == make_up(renamed)
-    assert make_up(one) != make_up(narrower)
+    assert graph_summary(one) == graph_summary(renamed)
+    assert graph_summary(one) != graph_summary(narrower)
 
 
 def test_metadata_go_to_the_node_of_the_same_name_and_operator_only():
@@ -41,7 +41,7 @@ def test_metadata_go_to_the_node_of_the_same_name_and_operator_only():
         return helper.make_model(graph([node]))
 
     def kept(after, before):
-        keep_node_metadata(after, before)
+        copy_node_metadata(after, before)
         return [entry.value for entry in after.graph.node[0].metadata_props]
 
     source = model("Neg", "n", "7")

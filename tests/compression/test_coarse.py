@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.compression.calibration import Range
 from pytest_modelserve.compression.recipe import nodes_around
-from pytest_modelserve.compression.static_quantization import Coarse, coarse_values
+from pytest_modelserve.compression.static_quantization import CoarseActivation, coarse_activations
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((64, 16)).astype(np.float32)
@@ -29,7 +29,7 @@ def coarse():
             ranges[name] = Range(low, high)
         outputs = [helper.make_tensor_value_info(f"{name}_q", TensorProto.INT8, None) for name in values]
         model = helper.make_model(helper.make_graph(nodes, "g", [], outputs, stored))
-        return tuple(coarse_values(model, ranges, {name: array[rows] for name, array in values.items()}))
+        return tuple(coarse_activations(model, ranges, {name: array[rows] for name, array in values.items()}))
 
     return found
 
@@ -38,7 +38,7 @@ def test_scores_beside_an_enormous_number_are_coarse(coarse):
     masked = SCORES.copy()
     masked[:, 8:] = -1e9
     (found,) = coarse(scores=SCORES, masked=masked)
-    assert found == Coarse("masked", -1e9, float(SCORES[:, :8].max()), pytest.approx(1e9 / 255, rel=1e-6))
+    assert found == CoarseActivation("masked", -1e9, float(SCORES[:, :8].max()), pytest.approx(1e9 / 255, rel=1e-6))
     assert str(found) == "'masked' (from -1e+09 to 2.55 in steps of 3.9e+06)"
 
 

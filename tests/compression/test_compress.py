@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.artifacts import load_model, open_artifact
 from pytest_modelserve.compression import RECIPES, Recipe, compress
-from pytest_modelserve.compression.recipe import Applied
+from pytest_modelserve.compression.recipe import RecipeResult
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError
 
 KNOWN = "'simplify', 'optimize', 'fp16', 'int8-dynamic', 'int8-static', 'int4-weights'"
@@ -18,8 +18,8 @@ def recipe(monkeypatch):
     """Install a recipe made of a function that changes the model in place or returns another."""
 
     def install(function, *, is_exact=False):
-        def apply(model, material):
-            return Applied(function(model) or model)
+        def apply(model, context):
+            return RecipeResult(function(model) or model)
 
         monkeypatch.setitem(RECIPES, "planted", Recipe("planted", apply, (), is_exact))
 
@@ -30,10 +30,10 @@ def test_several_recipes_are_applied_in_order_and_each_step_is_kept(wordy, store
     source = wordy()
     small = compress(source, ["simplify", "int8-dynamic"], store=store)
     assert small.variant == "simplify+int8-dynamic"
-    export, simplify, quantise = small.lineage
+    export, simplify, quantize = small.lineage
     assert (export,) == source.lineage
     assert simplify.parent == source.sha256
-    assert quantise.parent == compress(source, "simplify", store=store).sha256
+    assert quantize.parent == compress(source, "simplify", store=store).sha256
 
 
 def test_variant_of_a_model_from_elsewhere_is_kept(mlp, store):

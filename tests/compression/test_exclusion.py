@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from pytest_modelserve.artifacts import load_model
-from pytest_modelserve.compression import LayerDamage, compress, sensitivity
+from pytest_modelserve.compression import LayerSensitivity, compress, sensitivity
 from pytest_modelserve.compression.recipe import check_excluded, excluded_names
 from pytest_modelserve.errors import UsageError
 
@@ -63,7 +63,7 @@ def test_excluding_everything_is_refused(mlp, refusal, weight, needed, recipe):
         **needed(recipe, weight(64, 8)),
     )
     named = "'node_h', 'node_r', 'node_y' in fp32" if recipe == "fp16" else "'node_h', 'node_y' in float"
-    verb = "convert" if recipe == "fp16" else "quantise"
+    verb = "convert" if recipe == "fp16" else "quantize"
     assert told == f"recipe '{recipe}' on net / fp32: there is nothing left to {verb}: exclude= keeps {named}"
 
 
@@ -120,7 +120,7 @@ def test_exclusion_is_part_of_the_key_whatever_its_form(mlp, store):
         return compress(source, "int8-dynamic", store=store, **options).path
 
     named = path(exclude="node_h")
-    assert named == path(exclude=["node_h"]) == path(exclude=(LayerDamage("node_h", "Gemm", 1.0),))
+    assert named == path(exclude=["node_h"]) == path(exclude=(LayerSensitivity("node_h", "Gemm", 1.0),))
     assert named == path(exclude=iter(["node_h", "node_h"]))
     assert named != path() == path(exclude=())
     assert named != path(exclude="node_y")

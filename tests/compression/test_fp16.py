@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.artifacts import load_model, save_artifact
 from pytest_modelserve.compression import compress
-from pytest_modelserve.compression.fp16 import clamped_constants
+from pytest_modelserve.compression.fp16 import unrepresentable_constants
 from pytest_modelserve.errors import RecipeError
 
 ROW = {"x": ["batch", 8]}
@@ -154,9 +154,9 @@ def test_weights_that_are_tiny_altogether_are_kept(mlp, store):
 
 
 def test_largest_and_smallest_fp16_numbers_are_no_clamp(mlp):
-    assert clamped_constants(load_model(mlp(b1=np.full(32, 65504, np.float32)))) == ()
-    assert clamped_constants(load_model(mlp(b1=np.full(32, 2**-24, np.float32)))) == ()
-    assert len(clamped_constants(load_model(mlp(b1=np.full(32, 65505, np.float32))))) == 1
+    assert unrepresentable_constants(load_model(mlp(b1=np.full(32, 65504, np.float32)))) == ()
+    assert unrepresentable_constants(load_model(mlp(b1=np.full(32, 2**-24, np.float32)))) == ()
+    assert len(unrepresentable_constants(load_model(mlp(b1=np.full(32, 65505, np.float32))))) == 1
 
 
 def test_operators_that_the_converter_never_converts_are_told(saved, store, weight):

@@ -39,8 +39,8 @@ def test_weights_take_a_sixth_of_the_room_and_answers_stay_near(wide, store, noi
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
-def test_gemm_is_quantised_too(saved, store, noise_db, weight, transposed):
-    """onnxruntime's quantizer by itself quantises nothing here and reports success."""
+def test_gemm_is_quantized_too(saved, store, noise_db, weight, transposed):
+    """onnxruntime's quantizer by itself quantizes nothing here and reports success."""
     weights = {"w": weight(16, 64) if transposed else weight(64, 16), "b": weight(16)}
     nodes = [("Gemm", ["x", "w", "b"], "y", {"transB": transposed})]
     source = saved(nodes, ROW, {"y": ["batch", 16]}, weights)
@@ -100,16 +100,16 @@ def test_float64_is_refused(wide, refusal):
 def test_model_without_products_is_refused(saved, refusal, weight):
     source = saved([("Conv", ["x", "k"], "y", {})], {"x": ["batch", 2, 8]}, {"y": None}, {"k": weight(3, 2, 1)})
     assert refusal(source, "int4-weights") == refused(
-        "there is nothing to quantise: no MatMul or Gemm with constant float32 weights among Conv ×1"
+        "there is nothing to quantize: no MatMul or Gemm with constant float32 weights among Conv ×1"
     )
 
 
 @pytest.mark.parametrize("second", ["int4-weights", "int8-dynamic"])
-def test_quantising_twice_is_refused(wide, store, second):
+def test_quantizing_twice_is_refused(wide, store, second):
     with pytest.raises(RecipeError) as caught:
         compress(compress(wide(), "int4-weights", store=store), second, store=store)
     assert str(caught.value) == (
-        f"recipe '{second}' on net / int4-weights: the model is quantised already (MatMulNBits ×1): quantise the one "
+        f"recipe '{second}' on net / int4-weights: the model is quantized already (MatMulNBits ×1): quantize the one "
         "that it was made from"
     )
 

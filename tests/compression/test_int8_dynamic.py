@@ -70,14 +70,14 @@ def refused(told):
 def test_model_without_products_is_refused(saved, refusal, weight, node, weights):
     stored = {name: weight(*shape) for name, shape in weights.items()}
     assert refusal(saved([node], {"x": ["batch", 2, 8]}, {"y": None}, stored), "int8-dynamic") == refused(
-        f"there is nothing to quantise: no MatMul, Gemm, LSTM or Gather with constant float32 weights among {node[0]} ×1"
+        f"there is nothing to quantize: no MatMul, Gemm, LSTM or Gather with constant float32 weights among {node[0]} ×1"
     )
 
 
 def test_model_in_float64_is_refused(mlp, refusal):
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     assert refusal(mlp(**{name: np.ones(shape) for name, shape in shapes.items()}), "int8-dynamic") == refused(
-        "there is nothing to quantise: no MatMul, Gemm, LSTM or Gather with constant float32 weights among Gemm ×2, "
+        "there is nothing to quantize: no MatMul, Gemm, LSTM or Gather with constant float32 weights among Gemm ×2, "
         "Relu ×1"
     )
 
@@ -85,7 +85,7 @@ def test_model_in_float64_is_refused(mlp, refusal):
 def test_model_in_float16_is_refused(mlp, refusal):
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     assert refusal(mlp(**{k: np.ones(shape, np.float16) for k, shape in shapes.items()}), "int8-dynamic") == refused(
-        "the weights are float16 and quantisation takes float32: quantise the fp32 model"
+        "the weights are float16 and quantization takes float32: quantize the fp32 model"
     )
 
 
@@ -103,13 +103,13 @@ def test_infinite_weights_are_refused(mlp, weight, refusal):
     )
 
 
-def test_quantising_twice_is_refused(mlp, store):
+def test_quantizing_twice_is_refused(mlp, store):
     small = compress(mlp(), "int8-dynamic", store=store)
     with pytest.raises(RecipeError) as caught:
         compress(small, "int8-dynamic", store=store)
     assert str(caught.value) == (
-        "recipe 'int8-dynamic' on net / int8-dynamic: the model is quantised already (DynamicQuantizeLinear ×2, "
-        "MatMulInteger ×2): quantise the one that it was made from"
+        "recipe 'int8-dynamic' on net / int8-dynamic: the model is quantized already (DynamicQuantizeLinear ×2, "
+        "MatMulInteger ×2): quantize the one that it was made from"
     )
 
 
@@ -147,7 +147,7 @@ def test_lookup_alone_does_not_depend_on_batch_mates(saved, store, weight):
 
 
 def test_sizes_are_told_of_the_weights_as_well_as_of_the_file(mlp, store):
-    """The nodes and the lineage of so small a model weigh more than what quantising saves: the file says nothing."""
+    """The nodes and the lineage of so small a model weigh more than what quantizing saves: the file says nothing."""
     source = mlp()
     small = compress(source, "int8-dynamic", store=store)
     assert small.file_bytes > source.file_bytes

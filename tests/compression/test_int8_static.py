@@ -120,7 +120,7 @@ def test_nan_weights_are_refused(mlp, refusal, rows):
 def test_model_without_weights_is_refused(saved, refusal, rows):
     source = saved([("Add", ["x", "x"], "y", {})], ROW, {"y": ["batch", 8]}, {})
     assert refusal(source, "int8-static", calibration=rows) == refused(
-        "there is nothing to quantise: no operator with constant float32 weights among Add ×1"
+        "there is nothing to quantize: no operator with constant float32 weights among Add ×1"
     )
 
 
@@ -129,16 +129,16 @@ def test_model_in_float64_is_refused(mlp, refusal):
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     source = mlp(**{name: np.ones(shape) for name, shape in shapes.items()})
     assert refusal(source, "int8-static", calibration=np.ones((4, 8))) == refused(
-        "there is nothing to quantise: no operator with constant float32 weights among Gemm ×2, Relu ×1"
+        "there is nothing to quantize: no operator with constant float32 weights among Gemm ×2, Relu ×1"
     )
 
 
-def test_quantising_twice_is_refused(mlp, store, rows):
+def test_quantizing_twice_is_refused(mlp, store, rows):
     small = compress(mlp(), "int8-static", calibration=rows, store=store)
     with pytest.raises(RecipeError) as caught:
         compress(small, "int8-static", calibration=rows, store=store)
     assert str(caught.value) == refused(
-        "the model is quantised already (DequantizeLinear ×7, QuantizeLinear ×3): quantise the one that it was made from",
+        "the model is quantized already (DequantizeLinear ×7, QuantizeLinear ×3): quantize the one that it was made from",
         "net / int8-static",
     )
 
@@ -166,19 +166,19 @@ def test_quantizer_leaves_logging_and_warnings_as_they_were(mlp, store, rows, ca
 def test_calibration_reaches_the_recipe_of_a_chain_that_takes_it(mlp, store, rows):
     source = mlp()
     chain = compress(source, ["int8-static", "optimize"], calibration=rows, store=store)
-    quantise, optimize = chain.lineage[-2:]
-    assert "calibration" in quantise.settings
+    quantize, optimize = chain.lineage[-2:]
+    assert "calibration" in quantize.settings
     assert "calibration" not in optimize.settings
     assert optimize.settings["nodes_after"] == {"QGemm": 2, "QuantizeLinear": 1, "DequantizeLinear": 1}
 
 
-def test_quantising_what_onnxruntime_optimised_is_refused(mlp, store, rows):
+def test_quantizing_what_onnxruntime_optimized_is_refused(mlp, store, rows):
     """The quantizer would skip whatever lies behind a fused node, and warn on a logger that nobody reads."""
     with pytest.raises(RecipeError) as caught:
         compress(mlp(), ["optimize", "int8-static"], calibration=rows, store=store)
     assert str(caught.value) == refused(
         "the model holds operators outside the ONNX standard (FusedGemm), behind which no range can be measured: "
-        "quantise first, and use 'optimize' afterwards",
+        "quantize first, and use 'optimize' afterwards",
         "net / optimize",
     )
 

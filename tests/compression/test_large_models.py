@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pytest_modelserve._onnx.serialization import write_large
+from pytest_modelserve._onnx.serialization import write_model
 from pytest_modelserve.artifacts import load_model, open_artifact
 from pytest_modelserve.compression import RECIPES, compress
 from pytest_modelserve.errors import ArtifactError
@@ -78,7 +78,7 @@ def test_model_keeps_its_weights_when_they_are_written_to_a_file(source, all_is_
     before = model.SerializeToString(deterministic=True)
     folder = tmp_path / "work"
     folder.mkdir()
-    assert write_large(model, folder / "model.onnx")
+    assert write_model(model, folder / "model.onnx")
     assert model.SerializeToString(deterministic=True) == before
     assert len(list(folder.iterdir())) == 2
 

@@ -25,8 +25,8 @@ def test_nodes_are_fused_and_answers_stay(mlp, store, answers, weight, capfd):
 
 def test_note_says_what_the_file_is_tied_to(mlp, store):
     assert compress(mlp(), "optimize", store=store).lineage[-1].notes == (
-        f"optimised by onnxruntime {onnxruntime.__version__} for its CPU provider: it holds operators of onnxruntime's "
-        "own (FusedGemm); serve it with that version, and quantise before this recipe, not after it",
+        f"optimized by onnxruntime {onnxruntime.__version__} for its CPU provider: it holds operators of onnxruntime's "
+        "own (FusedGemm); serve it with that version, and quantize before this recipe, not after it",
     )
 
 
@@ -40,17 +40,17 @@ def test_result_of_standard_operators_is_told_as_such_and_declares_no_others(sav
     assert [item.domain for item in load_model(plain).opset_import] == [""]
 
 
-def test_optimising_what_is_optimised_is_refused(mlp, store):
+def test_optimizing_what_is_optimized_is_refused(mlp, store):
     fused = compress(mlp(), "optimize", store=store)
     with pytest.raises(RecipeError) as caught:
         compress(fused, "optimize", store=store)
     assert str(caught.value) == (
-        "recipe 'optimize' on net / optimize: there is nothing to optimise: the same nodes (2) and initializers (4) as "
+        "recipe 'optimize' on net / optimize: there is nothing to optimize: the same nodes (2) and initializers (4) as "
         "before"
     )
 
 
-def test_quantising_afterwards_tells_the_fused_layer_that_stays_in_float(mlp, store):
+def test_quantizing_afterwards_tells_the_fused_layer_that_stays_in_float(mlp, store):
     small = compress(mlp(), ["optimize", "int8-dynamic"], store=store)
     assert small.lineage[-1].notes[0] == "left in float: FusedGemm ×1 (fused node_h)"
 
@@ -62,7 +62,7 @@ def test_failure_of_onnxruntime_is_told(mlp, refusal, monkeypatch):
 
 
 def _failing(session):
-    """A session that fails where it is to write its optimised model, at the level where files stay portable."""
+    """A session that fails where it is to write its optimized model, at the level where files stay portable."""
 
     def make(path, options, **rest):
         if not options.optimized_model_filepath:
@@ -81,7 +81,7 @@ def _failing(session):
         (
             "int8-static",
             "recipe 'int8-static' on net / optimize: the model holds operators outside the ONNX standard (FusedGemm), "
-            "behind which no range can be measured: quantise first, and use 'optimize' afterwards",
+            "behind which no range can be measured: quantize first, and use 'optimize' afterwards",
         ),
     ],
 )

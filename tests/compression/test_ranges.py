@@ -14,7 +14,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from pytest_modelserve._onnx.sessions import Activations
-from pytest_modelserve.compression.calibration import Ranging, measured_ranges
+from pytest_modelserve.compression.calibration import RangeMethod, measure_ranges
 
 
 class Shown:
@@ -27,7 +27,7 @@ class Shown:
 
 
 def measured(method, batches, percentile=None):
-    found = measured_ranges(Shown(), lambda: iter(batches), Ranging(method, percentile))["a"]
+    found = measure_ranges(Shown(), lambda: iter(batches), RangeMethod(method, percentile))["a"]
     return float(found.low), float(found.high)
 
 
@@ -76,8 +76,8 @@ def test_ranges_of_many_batches_are_those_of_onnxruntime_on_one(
     rows = drawn(1000, 8)
     model = mlp().path
     activations = Activations(model, is_large=False)
-    ranging = Ranging(method, options.get("percentile"))
-    found = measured_ranges(activations, lambda: ({"x": part} for part in np.split(rows, [1, 40, 700])), ranging)
+    ranging = RangeMethod(method, options.get("percentile"))
+    found = measure_ranges(activations, lambda: ({"x": part} for part in np.split(rows, [1, 40, 700])), ranging)
     expected = calibrated(kind, model, rows, **options)
     assert found.keys() == {"x", "h", "r", "y"}
     for name, ours in found.items():
@@ -114,7 +114,7 @@ def test_range_never_reaches_beyond_what_was_seen():
 def test_range_with_nan_or_infinity_anywhere_is_not_finite(method, bad, at):
     batches = [drawn(50), drawn(50, seed=2)]
     batches[at][7] = bad
-    found = measured_ranges(Shown(), lambda: iter(batches), Ranging(method, 99 if method == "percentile" else None))
+    found = measure_ranges(Shown(), lambda: iter(batches), RangeMethod(method, 99 if method == "percentile" else None))
     assert not found["a"].is_finite
 
 
@@ -132,7 +132,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(method):
 
         tracemalloc.start()
         try:
-            measured_ranges(Shown(), stream, Ranging(method, 99.9 if method == "percentile" else None))
+            measure_ranges(Shown(), stream, RangeMethod(method, 99.9 if method == "percentile" else None))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

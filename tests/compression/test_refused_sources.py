@@ -120,7 +120,7 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("pytest_modelserve._onnx.serialization.wire_form", fill)
+        full.setattr("pytest_modelserve._onnx.serialization.serialize", fill)
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
     assert message == told(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"

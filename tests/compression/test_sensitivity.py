@@ -42,8 +42,8 @@ def test_node_that_only_moves_values_is_not_ranked(saved, weight):
     nodes = [("Transpose", ["x"], "t", {"perm": [0, 1]}), ("MatMul", ["t", "w"], "y", {})]
     source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, {"w": weight(8, 4)})
     ranking = rank_layers(source, "int8-static", weight(64, 8))
-    assert [damage.node for damage in ranking.damages] == ["node_y"]
-    assert (ranking.tried, ranking.layers) == (2, 2)
+    assert [damage.node for damage in ranking.ranked] == ["node_y"]
+    assert (ranking.evaluated, ranking.total) == (2, 2)
 
 
 def test_ranges_are_measured_once_for_all_nodes(deep, weight, monkeypatch):
@@ -52,8 +52,8 @@ def test_ranges_are_measured_once_for_all_nodes(deep, weight, monkeypatch):
     alone = sys.modules["pytest_modelserve.compression.sensitivity"]
 
     measured = []
-    whole = alone.measured_ranges
-    monkeypatch.setattr(alone, "measured_ranges", lambda *given: measured.append(given) or whole(*given))
+    whole = alone.measure_ranges
+    monkeypatch.setattr(alone, "measure_ranges", lambda *given: measured.append(given) or whole(*given))
     assert len(sensitivity(deep(), "int8-static", weight(64, 64))) == 3
     assert len(measured) == 1
 
@@ -83,7 +83,7 @@ def test_source_with_infinite_outputs_is_ranked_by_the_others(saved, weight):
     assert 20 < damage.sqnr_db < 60
 
 
-def test_layers_that_cannot_be_quantised_alone_are_left_out(saved, weight):
+def test_layers_that_cannot_be_quantized_alone_are_left_out(saved, weight):
     nodes = [("Gemm", ["x", "w"], "h", {"alpha": 0.5}), ("MatMul", ["h", "v"], "y", {})]
     source = saved(nodes, {"x": ["batch", 64]}, {"y": None}, {"w": weight(64, 64), "v": weight(64, 8)})
     assert [damage.node for damage in sensitivity(source, "int4-weights", weight(8, 64))] == ["node_y"]
@@ -92,9 +92,9 @@ def test_layers_that_cannot_be_quantised_alone_are_left_out(saved, weight):
 def test_ranking_that_runs_out_of_time_says_how_far_it_came(deep, weight):
     source, rows = deep(), weight(8, 64)
     cut = rank_layers(source, "int8-dynamic", rows, time_limit_s=0)
-    assert ([damage.node for damage in cut.damages], cut.tried, cut.layers) == (["node_a"], 1, 3)
+    assert ([damage.node for damage in cut.ranked], cut.evaluated, cut.total) == (["node_a"], 1, 3)
     whole = rank_layers(source, "int8-dynamic", rows)
-    assert (whole.damages, whole.tried, whole.layers) == (sensitivity(source, "int8-dynamic", rows), 3, 3)
+    assert (whole.ranked, whole.evaluated, whole.total) == (sensitivity(source, "int8-dynamic", rows), 3, 3)
 
 
 def test_source_is_left_as_it_was(deep, weight):
@@ -116,7 +116,7 @@ def test_model_without_layers_is_refused(saved, weight):
     source = saved([("Relu", ["x"], "y", {})], {"x": ["batch", 8]}, {"y": ["batch", 8]}, {})
     with pytest.raises(RecipeError) as caught:
         sensitivity(source, "int8-dynamic", weight(8, 8))
-    assert str(caught.value) == "no layer of net / fp32 can be quantised by 'int8-dynamic': it has none"
+    assert str(caught.value) == "no layer of net / fp32 can be quantized by 'int8-dynamic': it has none"
 
 
 def test_inputs_that_do_not_fit_are_refused(deep, weight):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.artifacts import LineageStep, Signature, TensorSpec
-from pytest_modelserve.compression.validation import draw_trials
+from pytest_modelserve.compression.validation import draw_cases
 from pytest_modelserve.errors import InputError, RecipeError
 from pytest_modelserve.serving import serve
 
@@ -15,7 +15,7 @@ def trials(function, *specs, traced=None):
     lineage = () if traced is None else (LineageStep("export", {"traced": traced}, None, {}),)
     artifact = SimpleNamespace(signature=Signature(specs, ()), lineage=lineage)
     source = serve(lambda inputs: {"y": function(**inputs)}, name="source")
-    return tuple(trial.inputs for trial in draw_trials(source, artifact))
+    return tuple(trial.inputs for trial in draw_cases(source, artifact))
 
 
 def shapes(drawn, name="x"):

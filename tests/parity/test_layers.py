@@ -157,7 +157,7 @@ def test_ranking_that_fails_leaves_the_verdict(pair: Any) -> None:
 def test_layers_that_do_no_damage_are_not_blamed(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_modelserve import compression
 
-    harmless = compression.Ranking((ms.LayerDamage("node_a", "Gemm", math.inf),), 1, 1)
+    harmless = compression.SensitivityRanking((ms.LayerSensitivity("node_a", "Gemm", math.inf),), 1, 1)
     monkeypatch.setattr(compression, "rank_layers", lambda *_, **__: harmless)
     evidence = ms.measure_output_fidelity(*pair, ROWS, min_sqnr_db=60)
     assert (evidence.findings, evidence.details) == ((), {})

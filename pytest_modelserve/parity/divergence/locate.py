@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.sessions import Values, answers, session_of
+from pytest_modelserve._onnx.sessions import Values, open_graph_session, run_session
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.metrics import Outputs, pair_outputs
 from pytest_modelserve.metrics.comparison import Scalar
@@ -205,7 +205,7 @@ def fault_origin(candidate: Model, eager: Predictor, inputs: Inputs) -> FaultOri
     feed = checked_feed(inputs, artifact.signature)
     graph = load_graph(model)
     plain, optimized = (
-        answers(session_of(graph.model, graph.constants, optimised=is_optimized), feed, graph.outputs)
+        run_session(open_graph_session(graph.model, graph.constants, optimize=is_optimized), feed, graph.outputs)
         for is_optimized in (False, True)
     )
     exported = _describe_difference(plain, eager.predict(inputs))
@@ -242,7 +242,7 @@ def _locate(models: ModelPair) -> Divergence | None:
             if found is not None:
                 return found
     if runs.candidate_outputs is None:  # no operator is at fault: raise onnxruntime's own error
-        answers(session_with_outputs(models.candidate, ()), models.candidate_feed, models.candidate.outputs)
+        run_session(session_with_outputs(models.candidate, ()), models.candidate_feed, models.candidate.outputs)
     return _accumulated_divergence(models, runs) or _optimizer_divergence(models, runs)
 
 
@@ -294,7 +294,7 @@ def _accumulated_divergence(models: ModelPair, runs: SubgraphRuns) -> Divergence
         return None
     for batch in runs.batches(models.matching.pairs):
         names = [pair.candidate for pair in batch.pairs]
-        ours = answers(session_with_outputs(models.candidate, names), models.candidate_feed, names)
+        ours = run_session(session_with_outputs(models.candidate, names), models.candidate_feed, names)
         for pair in batch.pairs:
             expected = batch.values[pair.reference]
             found = find_deviation(ours[pair.candidate], expected, models.precision, steps=WHOLE_GRAPH_EPSILONS)
@@ -324,7 +324,7 @@ def _optimizer_divergence(models: ModelPair, runs: SubgraphRuns) -> Divergence |
 
 def _optimized_outputs(graph: Graph, feed: Mapping[str, NDArray[Any]]) -> Values | None:
     try:
-        return answers(session_of(graph.model, graph.constants, optimised=True), feed, graph.outputs)
+        return run_session(open_graph_session(graph.model, graph.constants, optimize=True), feed, graph.outputs)
     except InputError:
         return None
 

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.sessions import Values, answers, element_types, session_of
+from pytest_modelserve._onnx.sessions import Values, element_types, open_graph_session, run_session
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.parity.divergence.computation_graph import (
     ArrayIds,
@@ -115,11 +115,11 @@ class SubgraphRuns:
         }
         if unsupported:
             raise UnsupportedTensorError(unsupported)
-        found = answers(reference, models.feed, [*dict.fromkeys((*models.reference.outputs, *theirs))])
+        found = run_session(reference, models.feed, [*dict.fromkeys((*models.reference.outputs, *theirs))])
         if not self.reference_outputs:
             self.reference_outputs = {name: found[name] for name in models.reference.outputs}
             try:
-                self.candidate_outputs = answers(candidate, models.candidate_feed, models.candidate.outputs)
+                self.candidate_outputs = run_session(candidate, models.candidate_feed, models.candidate.outputs)
             except InputError:
                 self.candidate_outputs = None
         values = {**models.feed, **found}
@@ -161,9 +161,9 @@ class Batch:
         rng = np.random.default_rng(0)
         moved = {name: _perturb(self.values[name], rng) for name in reads if name in self.values}
         types = dict.fromkeys(matching.by_reference, 0) | {name: _element_type(array) for name, array in moved.items()}
-        session = session_of(extract_subgraphs(graph, [pair.reference], types), graph.constants)
+        session = open_graph_session(extract_subgraphs(graph, [pair.reference], types), graph.constants)
         feed = {each.name: moved[each.name] for each in session.get_inputs()}
-        return answers(session, feed, [_recomputed(pair.reference)])[_recomputed(pair.reference)]
+        return run_session(session, feed, [_recomputed(pair.reference)])[_recomputed(pair.reference)]
 
     def _run_alone(self, pair: TensorPair) -> ComparedTensor:
         try:
@@ -176,9 +176,11 @@ class Batch:
         names = self.models.matching.by_candidate
         types = {name: self.types.get(name, 0) for name in names}
         graph = self.models.candidate
-        session = session_of(extract_subgraphs(graph, [pair.candidate for pair in pairs], types), graph.constants)
+        session = open_graph_session(
+            extract_subgraphs(graph, [pair.candidate for pair in pairs], types), graph.constants
+        )
         feed = {each.name: as_type(self.values[names[each.name]], types[each.name]) for each in session.get_inputs()}
-        return answers(session, feed, [_recomputed(pair.candidate) for pair in pairs])
+        return run_session(session, feed, [_recomputed(pair.candidate) for pair in pairs])
 
 
 def extract_subgraphs(graph: Graph, tensors: Sequence[str], boundary: Mapping[str, int]) -> onnx.ModelProto:
@@ -210,7 +212,7 @@ def session_with_outputs(graph: Graph, tensors: Iterable[str]) -> onnxruntime.In
     known = {value.name for value in outputs}
     outputs.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
     try:
-        return session_of(graph.model, graph.constants)
+        return open_graph_session(graph.model, graph.constants)
     finally:
         del outputs[before:]
 
@@ -226,11 +228,11 @@ def tensor_sizes(graph: Graph, tensors: Sequence[str], feed: Mapping[str, Any]) 
     nodes.extend(onnx.helper.make_node("Shape", [n], [s]) for n, s in zip(tensors, shapes, strict=True))
     outputs.extend(onnx.ValueInfoProto(name=name) for name in shapes)
     try:
-        session = session_of(graph.model, graph.constants)
+        session = open_graph_session(graph.model, graph.constants)
     finally:
         del nodes[before[0] :]
         del outputs[before[1] :]
-    found = answers(session, feed, shapes)
+    found = run_session(session, feed, shapes)
     return {name: 4 * int(np.prod(found[shape])) for name, shape in zip(tensors, shapes, strict=True)}
 
 

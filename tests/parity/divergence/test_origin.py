@@ -69,11 +69,11 @@ def test_optimiser_that_changes_answers_is_at_fault(
     exported: ms.Artifact, broken: Path, rows: Any, monkeypatch: Any
 ) -> None:
     """Planted: what is asked for optimised is another model."""
-    plain = locate.session_of
+    plain = locate.open_graph_session
     monkeypatch.setattr(
         locate,
-        "session_of",
-        lambda model, weights, *, optimised=False: plain(onnx.load(broken) if optimised else model, weights),
+        "open_graph_session",
+        lambda model, weights, *, optimize=False: plain(onnx.load(broken) if optimize else model, weights),
     )
     origin = fault_origin(exported, ms.serve(Small().eval()), rows)
     assert (origin.fault, origin.exported) == ("optimizer", "")
