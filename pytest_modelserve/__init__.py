@@ -70,6 +70,11 @@ _NAMES = {
         "Quantity",
         "Verdict",
     ),
+    "metrics": (
+        "Output",
+        "Slices",
+        "bins",
+    ),
     "monitoring": (
         "ReferenceProfile",
         "reference_profile",
@@ -79,7 +84,6 @@ _NAMES = {
         "Divergence",
         "Exchange",
         "Recording",
-        "bins",
         "locate_divergence",
         "open_recording",
         "record_answers",
@@ -101,6 +105,7 @@ _NAMES = {
         "Predictor",
         "serve",
     ),
+    "stats": ("Sampling",),
     "training": (
         "ModelSource",
         "TrainedModel",

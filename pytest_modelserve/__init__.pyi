@@ -41,6 +41,11 @@ from pytest_modelserve.evidence import (
     Quantity as Quantity,
     Verdict as Verdict,
 )
+from pytest_modelserve.metrics import (
+    Output as Output,
+    Slices as Slices,
+    bins as bins,
+)
 from pytest_modelserve.monitoring import (
     ReferenceProfile as ReferenceProfile,
     measure_data_quality as measure_data_quality,
@@ -52,7 +57,6 @@ from pytest_modelserve.parity import (
     Divergence as Divergence,
     Exchange as Exchange,
     Recording as Recording,
-    bins as bins,
     locate_divergence as locate_divergence,
     measure_accuracy as measure_accuracy,
     measure_accuracy_parity as measure_accuracy_parity,
@@ -88,6 +92,9 @@ from pytest_modelserve.robustness import (
 from pytest_modelserve.serving import (
     Predictor as Predictor,
     serve as serve,
+)
+from pytest_modelserve.stats import (
+    Sampling as Sampling,
 )
 from pytest_modelserve.training import (
     ModelSource as ModelSource,

@@ -16,7 +16,7 @@ from example_models.breast_cancer_mlp.model import LABELS, POSTPROCESS, preproce
 from fixtures.breast_cancer import BreastCancer
 
 Steps = tuple[ms.Impute, ms.Standardize, ms.Clip]
-ANSWERS = {"output": "label", "decode": "labels"}
+LABEL = ms.Output("label", decode="labels")
 """What is judged: the word that callers read."""
 
 
@@ -78,7 +78,7 @@ def test_export_answers_as_torch_does(
 def test_deployed_model_is_accurate(
     champion: ms.Predictor, breast_cancer: BreastCancer, words: NDArray[np.str_], radius: dict[str, NDArray[np.str_]]
 ) -> None:
-    ms.assert_accuracy(champion, breast_cancer.held_out.rows, words, min_value=0.92, slices=radius, **ANSWERS)
+    ms.assert_accuracy(champion, breast_cancer.held_out.rows, words, min_value=0.92, slices=radius, output=LABEL)
 
 
 def test_deployed_model_stays_accurate_where_measurements_are_missing(
@@ -87,7 +87,7 @@ def test_deployed_model_stays_accurate_where_measurements_are_missing(
     """Every tenth measurement is lost, three of a tumour's thirty."""
     rows = breast_cancer.held_out.rows.copy()
     rows[np.random.default_rng(10).random(rows.shape) < 0.1] = np.nan
-    ms.assert_accuracy(champion, rows, words, min_value=0.90, **ANSWERS)
+    ms.assert_accuracy(champion, rows, words, min_value=0.90, output=LABEL)
 
 
 def test_tumour_without_any_measurement_gets_probabilities(champion: ms.Predictor) -> None:
@@ -108,7 +108,7 @@ def test_int8_keeps_the_accuracy(
     radius: dict[str, NDArray[np.str_]],
 ) -> None:
     rows = breast_cancer.held_out.rows
-    ms.assert_accuracy_parity(candidate, champion, rows, words, max_drop=0.02, slices=radius, **ANSWERS)
+    ms.assert_accuracy_parity(candidate, champion, rows, words, max_drop=0.02, slices=radius, output=LABEL)
 
 
 def test_int8_keeps_the_probabilities(
@@ -135,4 +135,4 @@ def test_candidate_without_standardisation_is_caught(
     impute, _, _ = prepared
     skewed = modelserve.compose(exported, preprocess=[impute], postprocess=POSTPROCESS, keep=["probabilities"])
     candidate = modelserve.serve(skewed, variant="not standardised")
-    ms.assert_accuracy_parity(candidate, champion, breast_cancer.held_out.rows, words, max_drop=0.02, **ANSWERS)
+    ms.assert_accuracy_parity(candidate, champion, breast_cancer.held_out.rows, words, max_drop=0.02, output=LABEL)

@@ -54,12 +54,26 @@ def test_forecast_is_better_than_persistence(
     windows, targets = co2.held_out.windows, co2.held_out.targets
     decade = {"decade": co2.held_out.weeks.astype("datetime64[Y]").astype(int) // 10 * 10 + 1970}
     ms.assert_accuracy_parity(
-        champion, like_this_week, windows, targets, metric=metric, max_rise=-0.05, block=YEAR, slices=decade
+        champion,
+        like_this_week,
+        windows,
+        targets,
+        metric=metric,
+        max_rise=-0.05,
+        sampling=ms.Sampling(block=YEAR),
+        slices=decade,
     )
 
 
 def test_forecast_misses_by_less_than_half_a_ppm(champion: ms.Predictor, co2: CO2) -> None:
-    ms.assert_accuracy(champion, co2.held_out.windows, co2.held_out.targets, metric="rmse", max_value=0.5, block=YEAR)
+    ms.assert_accuracy(
+        champion,
+        co2.held_out.windows,
+        co2.held_out.targets,
+        metric="rmse",
+        max_value=0.5,
+        sampling=ms.Sampling(block=YEAR),
+    )
 
 
 def test_simplified_answers_as_torch_does(
@@ -86,4 +100,6 @@ def test_candidate_that_is_fed_backwards_is_caught(modelserve: ms.Pipeline, cham
         lambda windows: champion.predict(windows[:, ::-1]), name="co2_gru", variant="newest week first"
     )
     windows, targets = co2.held_out.windows, co2.held_out.targets
-    ms.assert_accuracy_parity(candidate, champion, windows, targets, metric="mae", max_rise=0.01, block=YEAR)
+    ms.assert_accuracy_parity(
+        candidate, champion, windows, targets, metric="mae", max_rise=0.01, sampling=ms.Sampling(block=YEAR)
+    )

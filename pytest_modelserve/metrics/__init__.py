@@ -29,6 +29,7 @@ from pytest_modelserve.metrics.comparison import (
 )
 from pytest_modelserve.metrics.elementwise import dtype_name, kind_of, machine_epsilon, ulp_distance
 from pytest_modelserve.metrics.losses import Loss, Scores, row_brier_scores, row_log_losses, row_losses, row_squares
+from pytest_modelserve.metrics.output import Output
 from pytest_modelserve.metrics.signal_quality import (
     MarginAgreement,
     agreement_by_margin,
@@ -39,24 +40,31 @@ from pytest_modelserve.metrics.signal_quality import (
     top1_agreement,
     top1_matches,
 )
+from pytest_modelserve.metrics.slices import Column, Part, SliceFigure, Slices, bins, slice_figures
 from pytest_modelserve.metrics.tolerance import CalibratedTolerance, calibrate_tolerances
 
 __all__ = [
     "CalibratedTolerance",
     "ClassRows",
+    "Column",
     "Decoded",
     "Decoding",
     "Disagreement",
     "Loss",
     "MarginAgreement",
+    "Output",
     "OutputComparison",
     "Outputs",
+    "Part",
     "Place",
     "Scores",
+    "SliceFigure",
+    "Slices",
     "TensorComparison",
     "Tolerance",
     "accuracy",
     "agreement_by_margin",
+    "bins",
     "calibrate_tolerances",
     "check_tolerances",
     "class_labels",
@@ -81,6 +89,7 @@ __all__ = [
     "row_losses",
     "row_squares",
     "signal_to_quantization_noise_db",
+    "slice_figures",
     "top1_agreement",
     "top1_matches",
     "top_k_rows",

@@ -1,7 +1,6 @@
 """Gates on whether two predictors agree: element by element, within a loss of precision, and on the task."""
 
 from pytest_modelserve.parity.accuracy.gates import measure_accuracy, measure_accuracy_parity
-from pytest_modelserve.parity.accuracy.slices import bins
 from pytest_modelserve.parity.divergence import Divergence, locate_divergence
 from pytest_modelserve.parity.fidelity import measure_output_fidelity
 from pytest_modelserve.parity.outputs import measure_output_parity
@@ -11,7 +10,6 @@ __all__ = [
     "Divergence",
     "Exchange",
     "Recording",
-    "bins",
     "locate_divergence",
     "measure_accuracy",
     "measure_accuracy_parity",

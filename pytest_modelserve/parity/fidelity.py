@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Unit, Verdict
 from pytest_modelserve.metrics import (
+    Column,
     MarginAgreement,
+    Part,
     Scores,
+    Slices,
     agreement_by_margin,
     dtype_name,
     kind_of,
@@ -23,9 +26,9 @@ from pytest_modelserve.metrics import (
     pair_outputs,
     row_cosines,
     signal_to_quantization_noise_db,
+    slice_figures,
     top1_agreement,
 )
-from pytest_modelserve.parity.accuracy.slices import Figure, Part, Slices, highest_slice, lowest_slice, slice_rules
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 
 if TYPE_CHECKING:
@@ -305,7 +308,7 @@ def measure_output_fidelity(
     min_margin: float | None = None,
     max_kl: float | None = None,
     scores: Scores | None = None,
-    slices: Slices | None = None,
+    slices: Slices | Mapping[str, Column] | None = None,
 ) -> Evidence:
     """Evidence that the floating-point outputs of `candidate` keep the reference's signal.
 
@@ -336,7 +339,7 @@ def measure_output_fidelity(
     )
     started = time.perf_counter()
     n = count_rows(inputs)
-    parts = slice_rules(slices, inputs, n, limits=(), min_rows=None).parts
+    parts = Slices.of(slices).parts(inputs, n)
     answers = reference.predict(inputs)
     found = pair_outputs(candidate.predict(inputs), answers)
     judged = {name: array for name, array in answers.items() if kind_of(array.dtype) == "real"}
@@ -385,13 +388,14 @@ def _told_slices(parts: Sequence[Part], measures: Sequence[Measure], found: Arra
     """A sentence for each measure on the slice that is worst by it."""
     told = []
     for measure in measures:
-        worst = (lowest_slice if measure.is_floor else highest_slice)(parts, _figure(measure, found, judged))
+        figures = slice_figures(parts, _figure(measure, found, judged))
+        worst = (min if measure.is_floor else max)(figures, default=None)
         if worst is not None:
             told.append(f"worst slice {worst.label}: {measure.told(worst.value)} over {worst.n} rows")
     return tuple(told)
 
 
-def _figure(measure: Measure, found: Arrays, judged: Arrays) -> Figure:
+def _figure(measure: Measure, found: Arrays, judged: Arrays) -> Callable[[NDArray[np.bool_]], float]:
     return lambda rows: measure.over(_rows(found, rows), _rows(judged, rows))
 
 

@@ -28,11 +28,14 @@ from pytest_modelserve.stats.sample_size import (
     rows_needed,
     values_needed,
 )
+from pytest_modelserve.stats.sampling import Sampling, SamplingUnits
 
 __all__ = [
     "BlockMeans",
     "Bounds",
     "Linearized",
+    "Sampling",
+    "SamplingUnits",
     "SerialDependence",
     "VerdictProbabilities",
     "area_variance",

@@ -70,7 +70,7 @@ def test_failure_text_in_full(answering: Any) -> None:
             TARGETS,
             metric="mae",
             max_value=1.2,
-            block=20,
+            sampling=ms.Sampling(block=20),
             slices={"shift": np.arange(N) // 20 % 4},
         )
     assert (
@@ -103,14 +103,21 @@ def test_dependent_losses_without_a_block_are_never_judged(answering: Any) -> No
         "independent ones, so no interval is given",
     )
     assert evidence.advice.startswith("give block=, the number of consecutive rows that depend on each other")
-    judged = ms.measure_accuracy(answering(TARGETS + errors), ROWS, TARGETS, metric="mae", max_value=100, block=40)
+    judged = ms.measure_accuracy(
+        answering(TARGETS + errors), ROWS, TARGETS, metric="mae", max_value=100, sampling=ms.Sampling(block=40)
+    )
     assert judged.verdict is ms.Verdict.PASS
 
 
 def test_blocks_that_still_depend_on_each_other_are_not_judged_either(answering: Any) -> None:
     errors = dependent_errors(2000)
     evidence = ms.measure_accuracy(
-        answering(errors), np.zeros((2000, 1), np.float32), np.zeros(2000), metric="mae", max_value=100, block=3
+        answering(errors),
+        np.zeros((2000, 1), np.float32),
+        np.zeros(2000),
+        metric="mae",
+        max_value=100,
+        sampling=ms.Sampling(block=3),
     )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.findings[0].startswith("neighbouring blocks of 3 rows depend on each other")
@@ -118,7 +125,9 @@ def test_blocks_that_still_depend_on_each_other_are_not_judged_either(answering:
 
 
 def test_too_few_rows_for_two_blocks_say_so(answering: Any) -> None:
-    evidence = ms.measure_accuracy(answering(TARGETS + ERRORS), ROWS, TARGETS, metric="rmse", max_value=100, block=250)
+    evidence = ms.measure_accuracy(
+        answering(TARGETS + ERRORS), ROWS, TARGETS, metric="rmse", max_value=100, sampling=ms.Sampling(block=250)
+    )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.findings == ("400 rows make one block of 250, and an interval needs at least two",)
     assert evidence.advice == "give rows for several blocks, 2,500 say"
@@ -164,7 +173,7 @@ def test_slices_name_the_worst_and_details_the_worst_rows(answering: Any) -> Non
     predictions[42] += 1
     site = {"site": np.where(np.arange(N) < 100, "north", "south")}
     evidence = ms.measure_accuracy(
-        answering(predictions), ROWS, TARGETS, metric="rmse", max_value=3, block=100, slices=site
+        answering(predictions), ROWS, TARGETS, metric="rmse", max_value=3, sampling=ms.Sampling(block=100), slices=site
     )
     assert evidence.findings == ("worst slice site=north: 2.01 over 100 rows",)
     assert evidence.details["worst_rows"][0] == 42

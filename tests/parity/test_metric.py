@@ -38,10 +38,13 @@ ROWS = np.zeros((N, 1), np.float32)
         ),
         ({"metric": "mae", "max_value": 0}, "max_value is an error in the units of the target, above 0, not 0"),
         (
-            {"metric": "mae", "max_value": 1, "decode": "threshold"},
+            {"metric": "mae", "max_value": 1, "output": ms.Output(decode="threshold")},
             "decode= means nothing for metric='mae': leave it out",
         ),
-        ({"metric": "mae", "max_value": 1, "block": 0}, "block is a count, an integer of at least 1, not 0"),
+        (
+            {"metric": "mae", "max_value": 1, "sampling": ms.Sampling(block=0)},
+            "block is a count, an integer of at least 1, not 0",
+        ),
         (
             {"metric": "mae", "max_value": 1, "confidence": 95},
             "confidence must be above 0.5 and below 1 (for example 0.95), got 95",
@@ -65,7 +68,7 @@ def test_what_a_metric_does_not_take_is_one_clear_error(answering: Any, argument
             "max_rise is a finite number in the units of the target, not inf",
         ),
         (
-            {"metric": "rmse", "max_rise": 0.0, "decode": np.sign},
+            {"metric": "rmse", "max_rise": 0.0, "output": ms.Output(decode=np.sign)},
             "decode= means nothing for metric='rmse': leave it out",
         ),
     ],

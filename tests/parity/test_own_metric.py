@@ -86,7 +86,9 @@ def test_metric_is_given_outputs_or_with_decode_labels(answering: Any) -> None:
     ms.measure_accuracy(answering(scores), ROWS, labels, metric=seen, min_value=0.5, **FEW)
     assert set(shapes) == {(3,)}
     shapes.clear()
-    ms.measure_accuracy(answering(scores), ROWS, labels, metric=seen, min_value=0.5, decode="argmax", **FEW)
+    ms.measure_accuracy(
+        answering(scores), ROWS, labels, metric=seen, min_value=0.5, output=ms.Output(decode="argmax"), **FEW
+    )
     assert set(shapes) == {()}
 
 
@@ -95,7 +97,13 @@ def test_groups_are_resampled_whole(answering: Any) -> None:
     errors = np.repeat(RNG.standard_normal(12), 10)
     alone = ms.measure_accuracy(answering(TARGETS + errors), ROWS, TARGETS, metric=mean_error, max_value=1, **FEW)
     together = ms.measure_accuracy(
-        answering(TARGETS + errors), ROWS, TARGETS, metric=mean_error, max_value=1, groups=groups, **FEW
+        answering(TARGETS + errors),
+        ROWS,
+        TARGETS,
+        metric=mean_error,
+        max_value=1,
+        sampling=ms.Sampling(groups=groups),
+        **FEW,
     )
     widths = [q.interval.high - q.interval.low for q in (alone.quantities[0], together.quantities[0]) if q.interval]
     assert widths[1] > 1.8 * widths[0]
@@ -109,16 +117,14 @@ def test_slices_inform_and_are_not_judged(answering: Any) -> None:
         answering(TARGETS + errors), ROWS, TARGETS, metric=mean_error, max_value=5, slices=side, **FEW
     )
     assert evidence.findings == ("worst slice side=1: 3 over 60 rows",)
-    with pytest.raises(ms.UsageError, match="max_slice_value= means nothing for a callable as metric="):
+    with pytest.raises(ms.UsageError, match="Slices: max_value= means nothing for a callable as metric="):
         ms.measure_accuracy(
             answering(OLD),
             ROWS,
             TARGETS,
             metric=mean_error,
             max_value=5,
-            slices=side,
-            max_slice_value=5,
-            min_slice_rows=10,
+            slices=ms.Slices(side, max_value=5, min_rows=10),
         )
 
 
@@ -135,10 +141,13 @@ def test_slices_inform_and_are_not_judged(answering: Any) -> None:
         ),
         ({"max_value": float("inf")}, "max_value is a finite number, not inf"),
         (
-            {"max_value": 1, "weights": np.ones(N)},
-            "weights= means nothing for a callable as metric=: leave it out",
+            {"max_value": 1, "sampling": ms.Sampling(sample_weight=np.ones(N))},
+            "sample_weight= means nothing for a callable as metric=: leave it out",
         ),
-        ({"max_value": 1, "scores": "logits"}, "scores= means nothing for a callable as metric=: leave it out"),
+        (
+            {"max_value": 1, "output": ms.Output(scores="logits")},
+            "scores= means nothing for a callable as metric=: leave it out",
+        ),
     ],
 )
 def test_arguments_that_a_callable_does_not_take(answering: Any, arguments: Any, message: str) -> None:

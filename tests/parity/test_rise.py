@@ -107,7 +107,9 @@ def test_dependent_differences_without_a_block_are_never_judged(answering: Any) 
         assert evidence.details["equal_model_inconclusive"] == 1
         assert evidence.findings[0].startswith("neighbouring rows depend on each other: sums of losses over 16 of them")
         assert evidence.advice.startswith("give block=")
-    judged = ms.measure_accuracy_parity(candidate, reference, ROWS, TARGETS, metric="mae", max_rise=100, block=20)
+    judged = ms.measure_accuracy_parity(
+        candidate, reference, ROWS, TARGETS, metric="mae", max_rise=100, sampling=ms.Sampling(block=20)
+    )
     assert judged.verdict is ms.Verdict.PASS
     assert judged.method.name == "Student t and Hall over 30 blocks of 20 rows"
 

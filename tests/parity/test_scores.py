@@ -57,10 +57,12 @@ MACRO = ["balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f2
 def test_values_are_those_of_the_definition(answering: Any, metric: str) -> None:
     labels = LABELS if metric in BINARY else CLASSES
     new, old = noisy(labels, 0.2), noisy(labels, 0.1, seed=2)
-    alone = ms.measure_accuracy(answering(new), ROWS, labels, metric=metric, decode="labels", min_value=0.5)
+    alone = ms.measure_accuracy(
+        answering(new), ROWS, labels, metric=metric, output=ms.Output(decode="labels"), min_value=0.5
+    )
     assert alone.quantities[0].value == pytest.approx(brute(metric, labels, new))
     pair = ms.measure_accuracy_parity(
-        answering(new), answering(old), ROWS, labels, metric=metric, decode="labels", max_drop=0.5
+        answering(new), answering(old), ROWS, labels, metric=metric, output=ms.Output(decode="labels"), max_drop=0.5
     )
     drop, reference, candidate = pair.quantities
     assert reference.value == pytest.approx(brute(metric, labels, old))
@@ -76,7 +78,13 @@ def test_drop_has_three_verdicts(answering: Any, metric: str) -> None:
     for wrong, max_drop, verdict in ((0.0, 0.1, "PASS"), (0.03, 0.03, "INCONCLUSIVE"), (0.6, 0.03, "FAIL")):
         new = noisy(old, wrong, seed=3)
         evidence = ms.measure_accuracy_parity(
-            answering(new), answering(old), ROWS, labels, metric=metric, decode="labels", max_drop=max_drop
+            answering(new),
+            answering(old),
+            ROWS,
+            labels,
+            metric=metric,
+            output=ms.Output(decode="labels"),
+            max_drop=max_drop,
         )
         assert evidence.verdict == verdict, (metric, wrong)
 
@@ -88,7 +96,7 @@ def test_equal_models_pass_only_with_rows_enough_to_have_seen_a_difference(answe
 
     def verdict(max_drop: float) -> ms.Verdict:
         return ms.measure_accuracy_parity(
-            model, model, ROWS, labels, metric=metric, decode="labels", max_drop=max_drop
+            model, model, ROWS, labels, metric=metric, output=ms.Output(decode="labels"), max_drop=max_drop
         ).verdict
 
     assert verdict(0.02) is ms.Verdict.PASS
@@ -101,7 +109,9 @@ def test_precision_and_recall_of_one_model_have_exact_bounds(answering: Any) -> 
     new = noisy(LABELS, 0.2)
     hits, misses, alarms = counts(LABELS, new, 1)
     for metric, n in (("precision", hits + alarms), ("recall", hits + misses)):
-        evidence = ms.measure_accuracy(answering(new), ROWS, LABELS, metric=metric, decode="labels", min_value=0.5)
+        evidence = ms.measure_accuracy(
+            answering(new), ROWS, LABELS, metric=metric, output=ms.Output(decode="labels"), min_value=0.5
+        )
         interval = evidence.quantities[0].interval
         assert evidence.n == n
         assert interval is not None
@@ -115,7 +125,13 @@ def test_recall_is_compared_over_the_positive_rows_alone(answering: Any) -> None
     new[positive[:5]] = 0
     new[np.flatnonzero(LABELS == 0)[:50]] = 1  # false alarms are none of recall's business
     evidence = ms.measure_accuracy_parity(
-        answering(new), answering(LABELS), ROWS, LABELS, metric="recall", decode="labels", max_drop=0.2
+        answering(new),
+        answering(LABELS),
+        ROWS,
+        LABELS,
+        metric="recall",
+        output=ms.Output(decode="labels"),
+        max_drop=0.2,
     )
     assert evidence.n == len(positive)
     assert evidence.gate == "recall parity"
@@ -164,11 +180,20 @@ def test_positive_class_may_be_a_string(answering: Any, dtype: Any) -> None:
     names = np.where(LABELS == 1, "yes", "no").astype(dtype)
     score = RNG.standard_normal(N) + 1.5 * LABELS
     area, turned = (
-        ms.measure_accuracy(answering(score), ROWS, names, metric="roc_auc", min_value=0.01, pos_label=label)
+        ms.measure_accuracy(
+            answering(score), ROWS, names, metric="roc_auc", min_value=0.01, output=ms.Output(pos_label=label)
+        )
         for label in ("yes", "no")
     )
     assert area.quantities[0].value == pytest.approx(1 - turned.quantities[0].value)
-    f1 = ms.measure_accuracy(answering(names), ROWS, names, metric="f1", decode="labels", min_value=0.5, pos_label="no")
+    f1 = ms.measure_accuracy(
+        answering(names),
+        ROWS,
+        names,
+        metric="f1",
+        output=ms.Output(decode="labels", pos_label="no"),
+        min_value=0.5,
+    )
     assert f1.quantities[0].value == 1
 
 
@@ -180,7 +205,7 @@ def test_thousand_classes_take_little_memory(answering: Any) -> None:
     model = answering(noisy(labels, 0.1))
     tracemalloc.start()
     evidence = ms.measure_accuracy(
-        model, np.zeros((rows, 1)), labels, metric="balanced_accuracy", decode="labels", min_value=0.5
+        model, np.zeros((rows, 1)), labels, metric="balanced_accuracy", output=ms.Output(decode="labels"), min_value=0.5
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -223,13 +248,21 @@ def test_losses_of_probabilities_are_means_over_the_rows(answering: Any, metric:
         else [(p - label) ** 2 for p, label in zip(chance, LABELS, strict=True)]
     )
     for outputs, scores in ((chance, "probabilities"), (np.log(chance / (1 - chance)), "logits")):
-        evidence = ms.measure_accuracy(answering(outputs), ROWS, LABELS, metric=metric, scores=scores, max_value=1.0)
+        evidence = ms.measure_accuracy(
+            answering(outputs), ROWS, LABELS, metric=metric, output=ms.Output(scores=scores), max_value=1.0
+        )
         assert evidence.quantities[0].value == pytest.approx(np.mean(rows))
         assert evidence.verdict is ms.Verdict.PASS
         assert evidence.details["worst_rows"][0] == int(np.argmax(rows))
     worse = np.clip(chance + np.where(LABELS, -0.2, 0.2), 0.01, 0.99)
     rise = ms.measure_accuracy_parity(
-        answering(worse), answering(chance), ROWS, LABELS, metric=metric, scores="probabilities", max_rise=0.001
+        answering(worse),
+        answering(chance),
+        ROWS,
+        LABELS,
+        metric=metric,
+        output=ms.Output(scores="probabilities"),
+        max_rise=0.001,
     )
     assert rise.verdict is ms.Verdict.FAIL
 
@@ -278,7 +311,12 @@ AUC parity: the candidate loses more AUC than its budget
 def test_inconclusive_text_of_an_f_score_in_full(answering: Any) -> None:
     with pytest.raises(ms.GateInconclusive) as failure:
         ms.assert_accuracy(
-            answering(noisy(LABELS, 0.05), "model"), ROWS, LABELS, metric="f1", decode="labels", min_value=0.91
+            answering(noisy(LABELS, 0.05), "model"),
+            ROWS,
+            LABELS,
+            metric="f1",
+            output=ms.Output(decode="labels"),
+            min_value=0.91,
         )
     evidence = failure.value.evidence
     assert (
@@ -312,7 +350,7 @@ def test_rows_with_nan_count_as_wrong_where_answers_are_counted(answering: Any, 
         ("f1", {"max_drop": 0.5}),
         ("precision_macro", {"max_drop": 0.5}),
         ("r2", {"max_drop": 0.5}),
-        ("log_loss", {"max_rise": 0.5, "scores": "logits"}),
+        ("log_loss", {"max_rise": 0.5, "output": ms.Output(scores="logits")}),
     ],
 )
 def test_rows_with_nan_are_a_failure_of_their_own_elsewhere(answering: Any, metric: str, extra: Any) -> None:
@@ -334,26 +372,29 @@ def test_rows_with_nan_are_a_failure_of_their_own_elsewhere(answering: Any, metr
     [
         (
             {"metric": "log_loss", "max_value": 1},
-            "metric='log_loss' reads probabilities: say what the model answers, scores='logits' or "
-            "scores='probabilities'",
+            "metric='log_loss' reads probabilities: give output=ms.Output(scores='logits') or "
+            "output=ms.Output(scores='probabilities')",
         ),
         (
-            {"metric": "roc_auc", "min_value": 0.5, "scores": "logits"},
+            {"metric": "roc_auc", "min_value": 0.5, "output": ms.Output(scores="logits")},
             "scores= means nothing for metric='roc_auc': leave it out",
         ),
         (
-            {"metric": "roc_auc", "min_value": 0.5, "decode": "argmax"},
+            {"metric": "roc_auc", "min_value": 0.5, "output": ms.Output(decode="argmax")},
             "decode= means nothing for metric='roc_auc': leave it out",
         ),
-        ({"min_value": 0.5, "pos_label": 1}, "pos_label= means nothing for metric='accuracy': leave it out"),
         (
-            {"metric": "f1_macro", "min_value": 0.5, "pos_label": 1},
+            {"min_value": 0.5, "output": ms.Output(pos_label=1)},
+            "pos_label= means nothing for metric='accuracy': leave it out",
+        ),
+        (
+            {"metric": "f1_macro", "min_value": 0.5, "output": ms.Output(pos_label=1)},
             "pos_label= means nothing for metric='f1_macro': leave it out",
         ),
         ({"metric": "roc_auc", "min_value": 1.5}, "min_value is a share between 0 and 1 (0.9, say), not 1.5"),
         ({"metric": "r2", "min_value": 1}, "min_value is a share of variance below 1 (0.9, say), not 1"),
         (
-            {"metric": "log_loss", "max_value": -1, "scores": "logits"},
+            {"metric": "log_loss", "max_value": -1, "output": ms.Output(scores="logits")},
             "max_value is an error, above 0, not -1",
         ),
         (
@@ -397,7 +438,9 @@ def test_rows_with_nan_are_misses_and_no_answers_of_the_positive_class(
 ) -> None:
     scores = np.eye(2)[LABELS]
     scores[np.flatnonzero(LABELS)[:9]] = np.nan
-    evidence = ms.measure_accuracy(answering(scores), ROWS, LABELS, metric=metric, min_value=0.8, weights=weights)
+    evidence = ms.measure_accuracy(
+        answering(scores), ROWS, LABELS, metric=metric, min_value=0.8, sampling=ms.Sampling(sample_weight=weights)
+    )
     assert evidence.verdict == verdict
     assert evidence.quantities[0].value == (pytest.approx(1 - 9 / LABELS.sum()) if metric == "recall" else 9)
 
@@ -415,7 +458,9 @@ def test_one_wrong_answer_touches_two_classes_but_one_recall(answering: Any) -> 
     """All right: the end is as far as a kind of row that has not been seen, among 300 rows a class, reaches."""
     labels = np.arange(N) % 2
     for metric, touched in (("balanced_accuracy", 1), ("precision_macro", 2)):
-        evidence = ms.measure_accuracy(answering(labels), ROWS, labels, metric=metric, decode="labels", min_value=0.9)
+        evidence = ms.measure_accuracy(
+            answering(labels), ROWS, labels, metric=metric, output=ms.Output(decode="labels"), min_value=0.9
+        )
         interval = evidence.quantities[0].interval
         assert interval is not None
         assert interval.low == pytest.approx(1 - touched * (1 - 0.05 ** (1 / N)))
@@ -424,7 +469,12 @@ def test_one_wrong_answer_touches_two_classes_but_one_recall(answering: Any) -> 
 def test_model_that_never_answers_the_positive_class_has_no_precision(answering: Any) -> None:
     with pytest.raises(ms.InputError, match="candidate answers the positive class in no row: precision is the share"):
         ms.measure_accuracy(
-            answering(np.zeros(N, int)), ROWS, LABELS, metric="precision", decode="labels", min_value=0.5
+            answering(np.zeros(N, int)),
+            ROWS,
+            LABELS,
+            metric="precision",
+            output=ms.Output(decode="labels"),
+            min_value=0.5,
         )
     evidence = ms.measure_accuracy_parity(
         answering(np.zeros(N, int)),
@@ -432,7 +482,7 @@ def test_model_that_never_answers_the_positive_class_has_no_precision(answering:
         ROWS,
         LABELS,
         metric="precision",
-        decode="labels",
+        output=ms.Output(decode="labels"),
         max_drop=0.1,
     )
     assert evidence.verdict is ms.Verdict.FAIL

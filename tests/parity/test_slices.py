@@ -10,9 +10,10 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve import stats
 from pytest_modelserve.evidence import Budget, Interval, Quantity
+from pytest_modelserve.metrics import Part
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
 from pytest_modelserve.parity.accuracy.metrics import Limit
-from pytest_modelserve.parity.accuracy.slices import Part, SliceRules, verdicts_of
+from pytest_modelserve.parity.accuracy.slices import SliceRules, verdicts_of
 
 N = 2000
 ROWS = np.arange(N, dtype=np.float32)[:, None]
@@ -29,10 +30,10 @@ def test_bins_name_their_edges() -> None:
 @pytest.mark.parametrize(
     ("values", "edges", "message"),
     [
-        ([[1.0]], [1], "values to bin are numbers, one a row, not shape (1, 1) of float64"),
-        (["a"], [1], "values to bin are numbers, one a row, not shape (1,) of <U1"),
-        ([1.0], [2, 1], "edges of bins are numbers that rise, not [2, 1]"),
-        ([1.0], [], "edges of bins are numbers that rise, not []"),
+        ([[1.0]], [1], "values to bin are numbers, one a row; got shape (1, 1) of float64"),
+        (["a"], [1], "values to bin are numbers, one a row; got shape (1,) of <U1"),
+        ([1.0], [2, 1], "edges of bins are strictly rising numbers; got [2, 1]"),
+        ([1.0], [], "edges of bins are strictly rising numbers; got []"),
     ],
 )
 def test_bins_that_cannot_be_are_refused(values: Any, edges: Any, message: str) -> None:
@@ -95,9 +96,9 @@ def test_slice_without_a_value_is_not_told(answering: Any) -> None:
     assert evidence.findings[0].startswith("worst slice site=south")
 
 
-def judged(voting: Any, lost: Any, **arguments: Any) -> ms.Evidence:
-    given = {"max_drop": 0.02, "max_slice_drop": 0.05, "min_slice_rows": 100, "slices": {"site": SITE}} | arguments
-    return ms.measure_accuracy_parity(voting(LABELS, lost), voting(LABELS), ROWS, LABELS, **given)
+def judged(voting: Any, lost: Any, whole: float = 0.02, **rules: Any) -> ms.Evidence:
+    slices = ms.Slices(**({"columns": {"site": SITE}, "max_drop": 0.05, "min_rows": 100} | rules))
+    return ms.measure_accuracy_parity(voting(LABELS, lost), voting(LABELS), ROWS, LABELS, max_drop=whole, slices=slices)
 
 
 def test_slices_pass_when_all_of_them_do(voting: Any) -> None:
@@ -109,7 +110,7 @@ def test_slices_pass_when_all_of_them_do(voting: Any) -> None:
 
 
 def test_slice_that_fails_fails_the_gate(voting: Any) -> None:
-    evidence = judged(voting, range(60), max_drop=0.05)
+    evidence = judged(voting, range(60), whole=0.05)
     assert evidence.quantities[0].verdict is ms.Verdict.PASS
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.summary == "a slice is outside its budget: drop site=north"
@@ -129,9 +130,7 @@ def test_failure_text_names_every_judged_slice(voting: Any) -> None:
             ROWS,
             LABELS,
             min_value=0.85,
-            slices={"site": SITE},
-            min_slice_value=0.8,
-            min_slice_rows=100,
+            slices=ms.Slices({"site": SITE}, min_value=0.8, min_rows=100),
         )
     assert (
         str(failure.value)
@@ -162,14 +161,16 @@ accuracy: a slice is outside its budget: accuracy site=north
 @pytest.mark.parametrize(
     ("metric", "arguments"),
     [
-        ("balanced_accuracy", {"max_drop": 0.2, "max_slice_drop": 0.2}),
-        ("recall", {"max_drop": 0.2, "max_slice_drop": 0.2}),
-        ("f1", {"max_drop": 0.2, "max_slice_drop": 0.2}),
-        ("log_loss", {"max_rise": 1.0, "max_slice_rise": 1.0, "scores": "logits"}),
-        ("roc_auc", {"max_drop": 0.2, "max_slice_drop": 0.2}),
+        ("balanced_accuracy", {"max_drop": 0.2, "slice_budget": {"max_drop": 0.2}}),
+        ("recall", {"max_drop": 0.2, "slice_budget": {"max_drop": 0.2}}),
+        ("f1", {"max_drop": 0.2, "slice_budget": {"max_drop": 0.2}}),
+        ("log_loss", {"max_rise": 1.0, "slice_budget": {"max_rise": 1.0}, "output": ms.Output(scores="logits")}),
+        ("roc_auc", {"max_drop": 0.2, "slice_budget": {"max_drop": 0.2}}),
     ],
 )
 def test_slices_of_every_metric_are_judged(answering: Any, metric: str, arguments: Any) -> None:
+    arguments = dict(arguments)
+    budget = arguments.pop("slice_budget")
     rng = np.random.default_rng(0)
     logits = 2 * np.stack([-LABELS, LABELS], axis=1) + rng.standard_normal((N, 2))
     bad = logits.copy()
@@ -181,8 +182,11 @@ def test_slices_of_every_metric_are_judged(answering: Any, metric: str, argument
             ROWS,
             LABELS,
             metric=metric,
-            slices={"first": lambda inputs: inputs[:, 0] < 200, "rest": lambda inputs: inputs[:, 0] >= 200},
-            min_slice_rows=50,
+            slices=ms.Slices(
+                {"first": lambda inputs: inputs[:, 0] < 200, "rest": lambda inputs: inputs[:, 0] >= 200},
+                min_rows=50,
+                **budget,
+            ),
             **arguments,
         )
         quantities = {q.name.split()[-1]: q.verdict for q in evidence.quantities if q.budget}
@@ -195,13 +199,10 @@ def test_groups_and_weights_are_those_of_the_slice(answering: Any) -> None:
         answering(np.where(np.arange(N) < 40, 1 - LABELS, LABELS)),
         ROWS,
         LABELS,
-        decode="labels",
+        output=ms.Output(decode="labels"),
         min_value=0.5,
-        groups=np.arange(N) // 20,
-        weights=np.where(np.arange(N) < 20, 3.0, 1.0),
-        slices={"site": SITE},
-        min_slice_value=0.5,
-        min_slice_rows=10,
+        sampling=ms.Sampling(groups=np.arange(N) // 20, sample_weight=np.where(np.arange(N) < 20, 3.0, 1.0)),
+        slices=ms.Slices({"site": SITE}, min_value=0.5, min_rows=10),
     )
     north = next(q for q in evidence.quantities if q.name == "accuracy site=north")
     assert north.value == pytest.approx(360 / 440)
@@ -210,26 +211,21 @@ def test_groups_and_weights_are_those_of_the_slice(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"min_rows": None}, "Slices: max_drop= needs min_rows=: give both to judge slices, or neither to be informed"),
+        ({"max_drop": None}, "Slices: min_rows= needs a budget: give both to judge slices, or neither to be informed"),
+        ({"columns": {}}, "Slices: max_drop= is the budget of a slice, and there are no columns"),
+        ({"columns": SITE}, "slices map names to columns, got ndarray"),
+        ({"max_drop": float("nan")}, "Slices: max_drop is a share below 1, not nan"),
+        ({"max_drop": 5}, "Slices: max_drop is a share below 1, not 5"),
+        ({"min_rows": 0}, "Slices: min_rows is a count of at least 1, got 0"),
+        ({"max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
         (
-            {"min_slice_rows": None},
-            "max_slice_drop= judges slices only together with min_slice_rows=: give both, or neither to be informed only",
+            {"max_drop": None, "max_rise": 0.1},
+            "Slices: max_rise= does not go with max_drop=: give Slices(..., max_drop=)",
         ),
         (
-            {"max_slice_drop": None},
-            "min_slice_rows= judges slices only together with the budget of a slice: give both, or neither to be informed "
-            "only",
-        ),
-        ({"slices": None}, "max_slice_drop= is the budget of a slice, and there are none: give slices="),
-        ({"max_slice_drop": float("nan")}, "max_slice_drop is a share below 1, not nan"),
-        ({"max_slice_drop": 5}, "max_slice_drop is a share below 1, not 5"),
-        ({"min_slice_rows": 0}, "min_slice_rows is a count of at least 1, not 0"),
-        (
-            {"max_slice_drop": None, "max_slice_rise": 0.1},
-            "max_slice_rise= goes with errors, unlike max_drop=",
-        ),
-        (
-            {"min_slice_rows": 401},
-            "slice site=north has 400 rows, fewer than min_slice_rows=401: label more of it, merge it with another, or leave "
+            {"min_rows": 401},
+            "slice site=north has 400 rows, fewer than min_rows=401: label more of it, merge it with another, or leave "
             "it out",
         ),
     ],
@@ -242,23 +238,38 @@ def test_rules_of_slices_that_cannot_be_are_one_clear_error(voting: Any, argumen
 
 def test_slice_that_is_too_small_is_told_the_rows_that_it_needs(voting: Any) -> None:
     with pytest.raises(ms.InputError) as caught:
-        judged(voting, range(10), min_slice_rows=500, max_slice_drop=0.005)
+        judged(voting, range(10), min_rows=500, max_drop=0.005)
     needed = stats.rows_needed(discordance=10.5 / 2001, margin=0.005, confidence=0.95)
     assert str(caught.value) == (
-        f"slice site=north has 400 rows, fewer than min_slice_rows=500; against max_slice_drop=0.005 about {needed:,} rows of "
+        f"slice site=north has 400 rows, fewer than min_rows=500; against max_drop=0.005 about {needed:,} rows of "
         "it are needed: label more of it, merge it with another, or leave it out"
     )
 
 
 def test_recall_counts_the_positive_rows_of_a_slice(answering: Any) -> None:
     labels = np.where(SITE == "north", (np.arange(N) % 40 == 0).astype(int), LABELS)
-    rules = {"metric": "recall", "decode": "labels", "slices": {"site": SITE}, "min_slice_rows": 50}
-    message = r"^slice site=north has 10 rows, fewer than min_slice_rows=50: "
+    rules = {"metric": "recall", "output": ms.Output(decode="labels")}
+    message = r"^slice site=north has 10 rows, fewer than min_rows=50: "
     with pytest.raises(ms.InputError, match=message):
-        ms.measure_accuracy(answering(labels), ROWS, labels, min_value=0.5, min_slice_value=0.5, **rules)
+        ms.measure_accuracy(
+            answering(labels),
+            ROWS,
+            labels,
+            min_value=0.5,
+            slices=ms.Slices({"site": SITE}, min_value=0.5, min_rows=50),
+            **rules,
+        )
     model = answering(labels)
     with pytest.raises(ms.InputError, match=message):
-        ms.measure_accuracy_parity(model, model, ROWS, labels, max_drop=0.5, max_slice_drop=0.6, **rules)
+        ms.measure_accuracy_parity(
+            model,
+            model,
+            ROWS,
+            labels,
+            max_drop=0.5,
+            slices=ms.Slices({"site": SITE}, max_drop=0.6, min_rows=50),
+            **rules,
+        )
 
 
 def test_slice_over_which_the_metric_has_no_value_cannot_be_judged(answering: Any) -> None:
@@ -270,9 +281,7 @@ def test_slice_over_which_the_metric_has_no_value_cannot_be_judged(answering: An
             labels,
             metric="roc_auc",
             min_value=0.5,
-            slices={"site": SITE},
-            min_slice_value=0.5,
-            min_slice_rows=50,
+            slices=ms.Slices({"site": SITE}, min_value=0.5, min_rows=50),
         )
     assert str(caught.value) == (
         "slice site=north cannot be judged: an area under the ROC curve needs rows of both classes"
@@ -304,7 +313,7 @@ def test_fail_over_slices_takes_holms_correction() -> None:
             )
 
         found = verdicts_of(
-            SliceRules(parts, Limit("max_slice_drop", 0.0, is_score=True)),
+            SliceRules(parts, Limit("max_drop", 0.0, is_score=True)),
             judge,
             n=7,
             limit=0.0,
@@ -316,7 +325,7 @@ def test_fail_over_slices_takes_holms_correction() -> None:
 
 
 def test_many_slices_still_travel(voting: Any) -> None:
-    evidence = judged(voting, range(60), slices={"x": np.arange(N) % 40}, min_slice_rows=10, max_slice_drop=0.5)
+    evidence = judged(voting, range(60), columns={"x": np.arange(N) % 40}, min_rows=10, max_drop=0.5)
     assert len([q for q in evidence.quantities if q.budget]) == 31
     assert evidence.findings[-1] == "40 slices judged; the 10 best are not shown"
     assert len(evidence.to_json().encode()) <= 16 * 1024
@@ -333,9 +342,7 @@ def test_false_fails_stay_rare_over_many_slices(voting: Any) -> None:
             LABELS,
             min_value=0.5,
             alpha=0.01,
-            slices={"x": np.arange(N) % 20},
-            min_slice_value=0.9,
-            min_slice_rows=50,
+            slices=ms.Slices({"x": np.arange(N) % 20}, min_value=0.9, min_rows=50),
         )
         failed += evidence.verdict is ms.Verdict.FAIL
     assert failed <= 4

@@ -32,7 +32,7 @@ def widths(*evidences: ms.Evidence) -> list[float]:
 def of(answering: Any, answers: Any, metric: str) -> tuple[Any, Any]:
     if metric.startswith("top"):
         return answering(np.eye(2)[answers]), {}
-    return answering(answers), {"decode": "labels"}
+    return answering(answers), {"output": ms.Output(decode="labels")}
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -40,7 +40,9 @@ def test_rows_that_err_together_make_the_interval_wider(answering: Any, metric: 
     whole_groups = flipped(np.isin(GROUPS, np.arange(0, 50, 10)))
     model, how = of(answering, whole_groups, metric)
     alone, grouped = (
-        ms.measure_accuracy(model, ROWS, LABELS, metric=metric, min_value=0.5, groups=groups, **how)
+        ms.measure_accuracy(
+            model, ROWS, LABELS, metric=metric, min_value=0.5, sampling=ms.Sampling(groups=groups), **how
+        )
         for groups in (None, GROUPS)
     )
     assert grouped.quantities[0].value == pytest.approx(alone.quantities[0].value)
@@ -56,7 +58,9 @@ def test_in_pairs_too(answering: Any, metric: str) -> None:
         of(answering, LABELS, metric),
     )
     alone, grouped = (
-        ms.measure_accuracy_parity(model, reference, ROWS, LABELS, metric=metric, max_drop=0.5, groups=groups, **how)
+        ms.measure_accuracy_parity(
+            model, reference, ROWS, LABELS, metric=metric, max_drop=0.5, sampling=ms.Sampling(groups=groups), **how
+        )
         for groups in (None, GROUPS)
     )
     assert grouped.quantities[0].value == pytest.approx(alone.quantities[0].value)
@@ -66,7 +70,12 @@ def test_in_pairs_too(answering: Any, metric: str) -> None:
 def test_interval_of_grouped_accuracy_is_that_of_equally_large_groups(answering: Any) -> None:
     answers = flipped(RNG.random(N) < 0.1)
     evidence = ms.measure_accuracy(
-        answering(answers), ROWS, LABELS, decode="labels", min_value=0.5, groups=GROUPS.astype(str)
+        answering(answers),
+        ROWS,
+        LABELS,
+        output=ms.Output(decode="labels"),
+        min_value=0.5,
+        sampling=ms.Sampling(groups=GROUPS.astype(str)),
     )
     shares = (answers == LABELS).reshape(50, 16).mean(axis=1)
     interval = evidence.quantities[0].interval
@@ -98,7 +107,13 @@ def test_numbers_take_groups_and_weights(answering: Any, metric: str, scores: An
     weights = RNG.integers(0, 3, N)
     weighted, repeated = (
         ms.measure_accuracy(
-            answering(chance[rows]), ROWS[rows], labels[rows], metric=metric, scores=scores, weights=w, **budget
+            answering(chance[rows]),
+            ROWS[rows],
+            labels[rows],
+            metric=metric,
+            output=ms.Output(scores=scores),
+            sampling=ms.Sampling(sample_weight=w),
+            **budget,
         )
         for rows, w in ((np.arange(N), weights), (RNG.permutation(np.repeat(np.arange(N), weights)), None))
     )
@@ -108,7 +123,15 @@ def test_numbers_take_groups_and_weights(answering: Any, metric: str, scores: An
     far = np.clip(0.2 + np.repeat(RNG.uniform(-0.15, 0.5, 50), 16) + 0.02 * RNG.standard_normal(N), 0.01, 0.99)
     shifted = np.where(LABELS, 1 - far, far)
     alone, grouped = (
-        ms.measure_accuracy(answering(shifted), ROWS, labels, metric=metric, scores=scores, groups=groups, **budget)
+        ms.measure_accuracy(
+            answering(shifted),
+            ROWS,
+            labels,
+            metric=metric,
+            output=ms.Output(scores=scores),
+            sampling=ms.Sampling(groups=groups),
+            **budget,
+        )
         for groups in (np.arange(N)[::-1], GROUPS)
     )
     assert widths(grouped)[0] > 1.2 * widths(alone)[0]
@@ -128,7 +151,7 @@ def test_whole_weights_give_the_value_of_repeated_rows(answering: Any, metric: s
                 LABELS[rows],
                 metric=metric,
                 min_value=0.5,
-                weights=given,
+                sampling=ms.Sampling(sample_weight=given),
                 **how,
             )
             .quantities[0]
@@ -147,7 +170,7 @@ def test_equal_weights_change_nothing_in_pairs(answering: Any) -> None:
             targets,
             metric="rmse",
             max_rise=0.2,
-            weights=weights,
+            sampling=ms.Sampling(sample_weight=weights),
         )
         for weights in (None, np.full(N, 2.5))
     )
@@ -157,7 +180,14 @@ def test_equal_weights_change_nothing_in_pairs(answering: Any) -> None:
 
 
 def test_groups_without_a_single_error_allow_for_those_not_seen(answering: Any) -> None:
-    evidence = ms.measure_accuracy(answering(LABELS), ROWS, LABELS, decode="labels", min_value=0.9, groups=GROUPS)
+    evidence = ms.measure_accuracy(
+        answering(LABELS),
+        ROWS,
+        LABELS,
+        output=ms.Output(decode="labels"),
+        min_value=0.9,
+        sampling=ms.Sampling(groups=GROUPS),
+    )
     interval = evidence.quantities[0].interval
     assert interval is not None
     assert interval.low == pytest.approx(0.05 ** (1 / 50))
@@ -166,7 +196,14 @@ def test_groups_without_a_single_error_allow_for_those_not_seen(answering: Any) 
 
 def test_rows_that_would_decide_are_told_in_rows_and_not_in_groups(answering: Any) -> None:
     answers = flipped(RNG.random(N) < 0.1)
-    evidence = ms.measure_accuracy(answering(answers), ROWS, LABELS, decode="labels", min_value=0.89, groups=GROUPS)
+    evidence = ms.measure_accuracy(
+        answering(answers),
+        ROWS,
+        LABELS,
+        output=ms.Output(decode="labels"),
+        min_value=0.89,
+        sampling=ms.Sampling(groups=GROUPS),
+    )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     needed = evidence.details["rows_needed"]
     assert evidence.advice == f"give about {needed:,} rows, or a smaller min_value"
@@ -175,15 +212,22 @@ def test_rows_that_would_decide_are_told_in_rows_and_not_in_groups(answering: An
         answering(np.tile(answers, more)),
         np.zeros((more * N, 1)),
         np.tile(LABELS, more),
-        decode="labels",
+        output=ms.Output(decode="labels"),
         min_value=0.89,
-        groups=np.arange(more * N) // 16,
+        sampling=ms.Sampling(groups=np.arange(more * N) // 16),
     )
     assert decided.verdict is (ms.Verdict.PASS if decided.quantities[0].value > 0.89 else ms.Verdict.FAIL)
 
 
 def test_one_group_decides_nothing(answering: Any) -> None:
-    evidence = ms.measure_accuracy(answering(LABELS), ROWS, LABELS, decode="labels", min_value=0.9, groups=np.zeros(N))
+    evidence = ms.measure_accuracy(
+        answering(LABELS),
+        ROWS,
+        LABELS,
+        output=ms.Output(decode="labels"),
+        min_value=0.9,
+        sampling=ms.Sampling(groups=np.zeros(N)),
+    )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.findings == ("there is one group of 800 rows, and an interval needs at least two",)
     assert evidence.advice == "give more groups"
@@ -192,8 +236,10 @@ def test_one_group_decides_nothing(answering: Any) -> None:
 def test_blocks_are_consecutive_groups(answering: Any) -> None:
     answers = flipped(RNG.random(N) < 0.1)
     blocks, groups = (
-        ms.measure_accuracy(answering(answers), ROWS, LABELS, metric="f1", decode="labels", min_value=0.5, **how)
-        for how in ({"block": 16}, {"groups": GROUPS})
+        ms.measure_accuracy(
+            answering(answers), ROWS, LABELS, metric="f1", output=ms.Output(decode="labels"), min_value=0.5, **how
+        )
+        for how in ({"sampling": ms.Sampling(block=16)}, {"sampling": ms.Sampling(groups=GROUPS)})
     )
     assert blocks.quantities == groups.quantities
     assert blocks.method.name == "delta method, Student t and Hall over 50 blocks of 16 rows"
@@ -203,25 +249,44 @@ def test_blocks_are_consecutive_groups(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"groups": np.zeros(3)}, "groups have shape (3,); they need one id for each of the 800 rows"),
         (
-            {"groups": np.where(np.arange(N) < 2, np.nan, 1.0)},
+            {"sampling": ms.Sampling(groups=np.zeros(3))},
+            "groups have shape (3,); they need one id for each of the 800 rows",
+        ),
+        (
+            {"sampling": ms.Sampling(groups=np.where(np.arange(N) < 2, np.nan, 1.0))},
             "groups hold NaN in 2 of 800 rows: give every row an id",
         ),
         (
-            {"groups": GROUPS, "block": 16},
-            "block= is for rows in a sequence and groups= for rows that share an id: give one of them (a series for each "
-            "id is one group)",
+            {
+                "sampling": ms.Sampling(groups=GROUPS, block=16),
+            },
+            "block is for consecutive rows and groups for rows that share an id: give one of them (a series for each id "
+            "is one group)",
         ),
-        ({"weights": np.ones(3)}, "weights have shape (3,) and dtype float64; 800 rows need one number each"),
-        ({"weights": np.full(N, "a")}, "weights have shape (800,) and dtype <U1; 800 rows need one number each"),
-        ({"weights": -np.ones(N)}, "weights are finite and at least 0, unlike -1 in row 0"),
-        ({"weights": np.full(N, np.nan)}, "weights are finite and at least 0, unlike nan in row 0"),
-        ({"weights": np.zeros(N)}, "all weights are 0: no row counts"),
-        ({"block": 0}, "block is a count, an integer of at least 1, not 0"),
+        (
+            {"sampling": ms.Sampling(sample_weight=np.ones(3))},
+            "sample_weight has shape (3,) and dtype float64; 800 rows need one number each",
+        ),
+        (
+            {"sampling": ms.Sampling(sample_weight=np.full(N, "a"))},
+            "sample_weight has shape (800,) and dtype <U1; 800 rows need one number each",
+        ),
+        (
+            {"sampling": ms.Sampling(sample_weight=-np.ones(N))},
+            "sample_weight is finite and at least 0; got -1 in row 0",
+        ),
+        (
+            {"sampling": ms.Sampling(sample_weight=np.full(N, np.nan))},
+            "sample_weight is finite and at least 0; got nan in row 0",
+        ),
+        ({"sampling": ms.Sampling(sample_weight=np.zeros(N))}, "sample_weight is 0 in every row: no row counts"),
+        ({"sampling": ms.Sampling(block=0)}, "block is a count, an integer of at least 1, not 0"),
     ],
 )
 def test_groups_and_weights_that_do_not_fit_are_refused(answering: Any, arguments: Any, message: str) -> None:
     with pytest.raises(ms.UsageError) as caught:
-        ms.measure_accuracy(answering(LABELS), ROWS, LABELS, decode="labels", min_value=0.5, **arguments)
+        ms.measure_accuracy(
+            answering(LABELS), ROWS, LABELS, output=ms.Output(decode="labels"), min_value=0.5, **arguments
+        )
     assert str(caught.value) == message

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
-from pytest_modelserve.metrics import decode
+from pytest_modelserve.metrics import decode, slice_figures
 from pytest_modelserve.parity.accuracy.estimates import Words, evidence_of
 from pytest_modelserve.parity.accuracy.evaluation import Question, evidence_of_unanswered
-from pytest_modelserve.parity.accuracy.slices import highest_slice, lowest_slice, refuse_judged_slices, verdicts_of
+from pytest_modelserve.parity.accuracy.slices import refuse_judged_slices, verdicts_of
 from pytest_modelserve.serving.inputs import describe_invalid_rows, invalid_reference, select_output
 from pytest_modelserve.stats import Bounds, bca_bounds, resamples_for
 
@@ -144,8 +144,8 @@ def _evidence(
     name = question.spec.title if reference is None else "drop" if question.limit.is_score else "rise"
     headline = Quantity(name, bounds.estimate, "", Interval.of(bounds), budget)
     verdicts = verdicts_of(question.slices, lambda *_: headline, n=question.n, limit=budget.limit, rates=question.rates)
-    of_extreme = highest_slice if budget.kind == "at_most" else lowest_slice
-    worst = of_extreme(question.slices.parts, over)
+    of_extreme = max if budget.kind == "at_most" else min
+    worst = of_extreme(slice_figures(question.slices.parts, over), default=None)
     return evidence_of(
         gate,
         subject,
@@ -154,7 +154,7 @@ def _evidence(
         context=context,
         n=question.n,
         method=Method(
-            f"BCa bootstrap, {resamples:,} resamples{question.units.told()}",
+            f"BCa bootstrap, {resamples:,} resamples{question.units}",
             "Efron 1987, JASA 82:171-185; expanded: Hesterberg 2015, The American Statistician 69:371-386",
             f"{'independent rows' if question.units.are_rows else 'independent groups or blocks'}; a metric that is a "
             "smooth function of the rows (no quantile of few); levels are asymptotic: for the mean of skewed losses "

@@ -26,6 +26,7 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.stats import (
     Bounds,
     Linearized,
+    SamplingUnits,
     SerialDependence,
     VerdictProbabilities,
     block_means,
@@ -40,7 +41,6 @@ from pytest_modelserve.stats import (
 
 if TYPE_CHECKING:
     from pytest_modelserve.parity.accuracy.metrics import Spec
-    from pytest_modelserve.parity.accuracy.slices import Units
 
 # What the accuracy gates share: two error rates, and evidence whose words follow its verdict.
 
@@ -188,14 +188,14 @@ class MeanLoss:
 
     values: NDArray[np.float64]
     limit: float
-    units: Units
+    units: SamplingUnits
     rates: ErrorRates
     dependence: SerialDependence | None
     spec: Spec
     largest: float = 0.0
 
     @classmethod
-    def of(cls, estimate: Linearized, *, spec: Spec, limit: float, units: Units, rates: ErrorRates) -> MeanLoss:
+    def of(cls, estimate: Linearized, *, spec: Spec, limit: float, units: SamplingUnits, rates: ErrorRates) -> MeanLoss:
         """The estimate, with its units looked at.
 
         Dependence is looked for where rows have an order: among blocks, and in rows that are forecasts of targets.
@@ -276,7 +276,7 @@ class MeanLoss:
 
     def method(self) -> Method:
         """How the interval was found."""
-        units = self.units.told()
+        units = self.units
         if self.units.block is not None:
             assumed = f"rows {self.units.block} or more apart are nearly independent"
         elif not self.units.are_rows:

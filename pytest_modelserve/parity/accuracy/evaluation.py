@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
+from pytest_modelserve.metrics import Column, Output, Slices, slice_figures
 from pytest_modelserve.parity.accuracy.estimates import (
     ROWS_LISTED,
     ErrorRates,
@@ -34,18 +36,14 @@ from pytest_modelserve.parity.accuracy.metrics import (
 )
 from pytest_modelserve.parity.accuracy.slices import (
     SliceRules,
-    Slices,
-    Units,
-    check_weights,
-    highest_slice,
-    lowest_slice,
-    slice_rules,
     verdicts_of,
 )
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 from pytest_modelserve.stats import (
     Bounds,
     Linearized,
+    Sampling,
+    SamplingUnits,
     binomial_bounds,
     noninferiority_power,
     paired_difference_bounds,
@@ -53,9 +51,6 @@ from pytest_modelserve.stats import (
     root_of,
     rows_needed,
 )
-
-if TYPE_CHECKING:
-    from pytest_modelserve.metrics import Decoding, Scores
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
@@ -120,7 +115,7 @@ def _sample(
         found.negative() if question.limit.is_score else found,
         spec=question.spec,
         limit=_inside(limit, question),
-        units=question.units if rows.all() else question.units.over(rows),
+        units=question.units.over(rows),
         rates=rates,
     )
 
@@ -143,8 +138,9 @@ def in_units(mean_loss: float, spec: Spec) -> float:
 
 def _worst(estimate: Estimate, question: Question) -> tuple[str, ...]:
     spec = question.spec
-    of_extreme = lowest_slice if question.limit.is_score else highest_slice
-    worst = of_extreme(question.slices.parts, lambda rows: in_units(estimate.over(rows).value, spec))
+    of_extreme = min if question.limit.is_score else max
+    figures = slice_figures(question.slices.parts, lambda rows: in_units(estimate.over(rows).value, spec))
+    worst = of_extreme(figures, default=None)
     if worst is None:
         return ()
     told = f"{100 * worst.value:.1f} % of" if spec.unit == "proportion" else f"{worst.value:.3g} over"
@@ -211,7 +207,7 @@ def measure_share(predictor: Predictor, question: Question) -> Evidence:
 
     slices = question.slices.counting(answers.counted(question.n))
     verdicts = verdicts_of(slices, judge, n=question.n, limit=min_value, rates=rates, needed=needed)
-    worst = lowest_slice(slices.parts, lambda rows: float(_counted(answers, rows).correct.mean()))
+    worst = min(slice_figures(slices.parts, lambda rows: float(_counted(answers, rows).correct.mean())), default=None)
     advice = "retrain, look at the wrong rows, or give more labelled rows"
     return evidence_of(
         title,
@@ -296,7 +292,7 @@ class _Change:
         """How many rows changed which way, and where accuracy dropped most."""
         lost, gained = self.lost.size, self.gained.size
         told = f"{lost + gained} rows changed correctness: {lost} lost, {gained} gained"
-        worst = highest_slice(slices.parts, self._drop_over)
+        worst = max(slice_figures(slices.parts, self._drop_over), default=None)
         return (
             f"{told}; worst slice {worst.label}: {100 * worst.value:.1f} points" if worst and worst.value > 0 else told
         )
@@ -423,7 +419,7 @@ class _Pair:
     def sample(self, rows: NDArray[np.bool_], limit: float, rates: ErrorRates) -> MeanLoss:
         """The worsening held against a limit."""
         question = self.question
-        units = question.units if rows.all() else question.units.over(rows)
+        units = question.units.over(rows)
         return MeanLoss.of(self.worsening(rows), spec=question.spec, limit=limit, units=units, rates=rates)
 
     def quantity(self, sample: MeanLoss) -> Quantity:
@@ -452,7 +448,7 @@ class _Pair:
                 )
             )
             told.append(f"the error rose in {rose} rows and fell in {fell}")
-        worst = highest_slice(self.question.slices.parts, lambda rows: self.worsening(rows).value)
+        worst = max(slice_figures(self.question.slices.parts, lambda rows: self.worsening(rows).value), default=None)
         if worst is not None and worst.value > 0:
             shares = self.question.spec.unit == "proportion"
             sign = "+" if not self.question.limit.is_score else ""
@@ -568,7 +564,7 @@ class Question:
     inputs: Inputs
     labels: NDArray[Any]
     reading: Reading
-    units: Units
+    units: SamplingUnits
     slices: SliceRules
     decodes: bool = False
     """Whether `decode=` was given."""
@@ -592,35 +588,30 @@ def question_of(
     inputs: Inputs,
     labels: NDArray[Any],
     *,
-    output: str | None,
-    decode: Decoding | None,
-    scores: Scores | None,
-    pos_label: int | str | None,
-    groups: ArrayLike | None,
-    weights: ArrayLike | None,
-    block: int | None,
-    slices: Slices | None,
-    slice_limits: tuple[Limit | None, Limit | None],
-    min_slice_rows: int | None,
+    output: Output | str | None,
+    sampling: Sampling | None,
+    slices: Slices | Mapping[str, Column] | None,
 ) -> Question:
     """The question; UsageError for arguments that mean nothing to the metric or lack, InputError for data amiss."""
+    read, sampled, divided = Output.of(output), sampling or Sampling(), Slices.of(slices)
+    slice_limit = next((Limit(name, value, limit.is_score) for name, value in divided.budgets.items()), None)
+    if slice_limit is not None:
+        _check_slice_limit(slice_limit, spec, limit)
     refuse_for(
         metric,
-        decode=decode is not None and not (spec.reads == "answers" or spec.reads == "anything"),
-        scores=scores is not None and spec.reads != "probabilities",
-        pos_label=pos_label is not None and not spec.has_positive_class,
-        weights=weights is not None and spec.reads == "anything",
+        decode=read.decode is not None and not (spec.reads == "answers" or spec.reads == "anything"),
+        scores=read.scores is not None and spec.reads != "probabilities",
+        pos_label=read.pos_label is not None and not spec.has_positive_class,
+        sample_weight=sampled.sample_weight is not None and spec.reads == "anything",
     )
-    if spec.reads == "probabilities" and scores is None:
+    if spec.reads == "probabilities" and read.scores is None:
         raise UsageError(
-            f"metric={metric!r} reads probabilities: say what the model answers, scores='logits' or "
-            f"scores='probabilities'"
+            f"metric={metric!r} reads probabilities: give output=ms.Output(scores='logits') or "
+            "output=ms.Output(scores='probabilities')"
         )
-    for given in slice_limits:
-        if given is not None:
-            _check_slice_limit(given, spec, limit)
     n = count_rows(inputs)
-    reading = Reading(output, decode or "argmax", scores, pos_label, check_weights(weights, n))
+    weights = sampled.weights(n)
+    reading = Reading(read.name, read.decode or "argmax", read.scores, read.pos_label, weights)
     return Question(
         spec,
         limit,
@@ -628,18 +619,20 @@ def question_of(
         inputs,
         labels,
         reading,
-        Units.of(n, block=block, groups=groups),
-        slice_rules(slices, inputs, n, limits=slice_limits, min_rows=min_slice_rows),
-        decode is not None,
+        sampled.units(n),
+        SliceRules(divided.parts(inputs, n), slice_limit, divided.min_rows or 1),
+        read.decode is not None,
     )
 
 
 def _check_slice_limit(given: Limit, spec: Spec, limit: Limit) -> None:
-    if given.is_score is not limit.is_score:
-        raise UsageError(f"{given.name}= goes with {'scores' if given.is_score else 'errors'}, unlike {limit.name}=")
+    if given.name != limit.name:
+        raise UsageError(f"Slices: {given.name}= does not go with {limit.name}=: give Slices(..., {limit.name}=)")
     bounded = given.is_score and spec.name != "r2"
     if not math.isfinite(given.value) or (bounded and not -1 < given.value < 1):
-        raise UsageError(f"{given.name} is {'a share below 1' if bounded else 'a finite number'}, not {given.value}")
+        raise UsageError(
+            f"Slices: {given.name} is {'a share below 1' if bounded else 'a finite number'}, not {given.value}"
+        )
 
 
 def evidence_of_unanswered(

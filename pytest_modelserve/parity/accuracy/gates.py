@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.parity.accuracy.custom_metric import measure_own_change, measure_own_level
@@ -19,13 +19,15 @@ from pytest_modelserve.parity.accuracy.evaluation import (
     measure_share,
     question_of,
 )
-from pytest_modelserve.parity.accuracy.metrics import Limit, Metric, limit_of, spec_of
-from pytest_modelserve.parity.accuracy.slices import Slices
+from pytest_modelserve.parity.accuracy.metrics import Metric, limit_of, spec_of
 from pytest_modelserve.serving.inputs import Inputs
 
 if TYPE_CHECKING:
-    from pytest_modelserve.metrics import Decoding, Scores
+    from collections.abc import Mapping
+
+    from pytest_modelserve.metrics import Column, Output, Slices
     from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.stats import Sampling
 
 # What a call of an accuracy gate asks: the metric, its budget, and how answers and rows are to be taken.
 
@@ -40,53 +42,58 @@ def measure_accuracy(
     max_value: float | None = None,
     confidence: float = 0.95,
     alpha: float = 0.001,
-    output: str | None = None,
-    decode: Decoding | None = None,
-    scores: Scores | None = None,
-    pos_label: int | str | None = None,
-    groups: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    block: int | None = None,
-    slices: Slices | None = None,
-    min_slice_value: float | None = None,
-    max_slice_value: float | None = None,
-    min_slice_rows: int | None = None,
+    output: Output | str | None = None,
+    sampling: Sampling | None = None,
+    slices: Slices | Mapping[str, Column] | None = None,
 ) -> Evidence:
-    """Evidence that `predictor` is good enough: a score of at least `min_value`, or an error of at most `max_value`.
+    """Measure a task metric of one model against a budget: a score's floor or an error's ceiling.
 
-    **Metrics.** "accuracy", "balanced_accuracy" (the mean recall of the classes), "precision", "recall" and "f1" (or
-    "f0.5", "f2", any beta) of the class `pos_label` (by default 1 where labels are 0 and 1), and "precision_macro",
-    "recall_macro", "f1_macro", their mean over the classes of `labels`, read labels: `decode` ("argmax" by default)
-    turns the scores of `output` (required where there are several) into them. "top_5_accuracy" (any k) and "roc_auc"
-    read the order of scores. "log_loss" and "brier_score" read probabilities, and `scores` says whether the model
-    answers them or logits. "mae", "rmse" and "r2" read numbers: `labels` are then targets of the output's shape. Else
-    `labels` are (n,), for "log_loss", "brier_score" and "top_5_accuracy" column numbers. A callable is given labels and
-    outputs (with `decode`, labels) of any rows and returns a float; its budget says whether higher is better.
+    Choose one metric. Metrics of class labels: "accuracy", "balanced_accuracy" (mean recall of the classes), of the
+    positive class "precision", "recall", "f1" (any beta: "f0.5", "f2"), and over all classes "precision_macro",
+    "recall_macro", "f1_macro". Metrics of scores: "top_5_accuracy" (any k), "roc_auc". Of probabilities: "log_loss",
+    "brier_score". Of numbers: "mae", "rmse", "r2". A callable of labels and outputs returns one float.
 
-    **Intervals.** Accuracy, top-k accuracy, precision and recall have exact binomial bounds (Clopper-Pearson). Log
-    loss, Brier score, MAE and RMSE have those of a mean loss (`stats.mean_bounds`, for the RMSE under a root). The
-    others are linearized row by row (`stats.delta_method_bounds`; for the AUC by DeLong's components), and allow for
-    kinds of rows that were not seen. At their budget they pass in up to 6 % instead of 5 % (the AUC in 7 %; R² in 8 %
-    with 50 rows, and with heavy-tailed errors in 12 %, of 1,000 rows in 8 %) and fail in at most 0.1 %. A callable
-    takes the BCa bootstrap with 10/alpha resamples (10,000), seeded.
+    Accuracy, top-k accuracy, precision and recall have exact binomial bounds (Clopper-Pearson). The other named metrics
+    have Student t and Hall bounds of the linearized metric, and AUC uses DeLong's components. At its budget such a
+    metric passes in up to 6 % of samples instead of 5 % (AUC 7 %; R² 8 %, heavy-tailed errors 12 %) and fails in at
+    most 0.1 %. A callable takes the BCa bootstrap with 10/alpha resamples and a fixed seed.
 
-    **Rows** are taken to be independent unless `groups` (n,) gives those that belong together one id (patients, users)
-    or `block` says how many consecutive ones depend on each other (52 for weekly rows with a yearly season): one or the
-    other. Then whole groups or blocks are the sample, and fifty or more are worth having: where all rows of a group may
-    err together, 20 groups pass in up to 15 %, 50 in 8 %. Errors of targets, and blocks, that show dependence
-    nevertheless (`stats.serial_dependence`) are never judged: INCONCLUSIVE; fewer than about 200 rows may hide it.
-    `weights` (n,) count rows several times. With any of these three, shares are linearised as well.
+    With groups, blocks or weights every named metric is linearized. Have fifty groups or more: where all rows of a
+    group may err together, 20 groups pass in up to 15 % of samples and 50 in 8 %. Targets or blocks whose errors still
+    depend on their neighbors are INCONCLUSIVE; fewer than about 200 rows may hide such dependence.
 
-    **NaN.** A row whose scores hold NaN counts as wrong for accuracy (balanced and top-k, too) and recall, and is told;
-    for every other metric it is a FAIL of its own.
+    Args:
+        predictor: The model to judge.
+        inputs: An array (n, ...), or a mapping of input names to arrays.
+        labels: Class labels (n,): integers, booleans, whole floats or strings. Column numbers for "top_5_accuracy",
+            "log_loss" and "brier_score". Targets of the output's shape for "mae", "rmse" and "r2".
+        metric: A metric's name, or a callable.
+        min_value: Lowest score that passes; a fraction between 0 and 1 (R²: below 1).
+        max_value: Highest error that passes, in the units of the target for "mae" and "rmse".
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        output: The output to read, by name or as `ms.Output`, which also says how labels are decoded, whether scores
+            are logits, and which class is positive. Required where the model has several outputs.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget judges each slice.
 
-    **Slices** map a name to one value a row (`ms.bins` makes them of numbers) or to a predicate over the inputs. They
-    inform; with `min_slice_value` or `max_slice_value`, and `min_slice_rows`, every slice is judged as well: PASS needs
-    all of them, FAIL takes Holm's correction over the slices and the whole.
+    Returns:
+        The evidence. A row with NaN outputs counts as wrong for accuracy, balanced accuracy, top-k accuracy and recall;
+        for every other metric it is a FAIL of its own.
 
-    Raises InputError for labels, targets, scores, groups or weights that do not fit, labels all of one class, targets
-    that are not finite, zero rows, and a judged slice that is too small; UsageError for an unknown metric, the budget
-    of the other kind of metric, one out of range, and for arguments that mean nothing to the metric.
+    Raises:
+        UsageError: For an unknown metric, a missing budget or one that belongs to the other kind of metric, values out
+            of range, and arguments that do not apply to the metric.
+        InputError: For labels, groups or weights that do not fit, labels of one class, targets that are not finite,
+            zero rows, and a judged slice that is too small.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> labels = np.arange(200) % 2
+        >>> model = ms.serve(lambda x: np.eye(2)[labels])
+        >>> ms.measure_accuracy(model, np.zeros((200, 1)), labels, min_value=0.9).verdict.name
+        'PASS'
     """
     spec = spec_of(metric)
     limit = limit_of(metric, spec, score={"min_value": min_value}, error={"max_value": max_value})
@@ -98,15 +105,8 @@ def measure_accuracy(
         inputs,
         labels,
         output=output,
-        decode=decode,
-        scores=scores,
-        pos_label=pos_label,
-        groups=groups,
-        weights=weights,
-        block=block,
+        sampling=sampling,
         slices=slices,
-        slice_limits=_slice_limits(min_slice_value=min_slice_value, max_slice_value=max_slice_value),
-        min_slice_rows=min_slice_rows,
     )
     if spec.function is not None:
         return measure_own_level(predictor, question)
@@ -126,34 +126,49 @@ def measure_accuracy_parity(
     max_rise: float | None = None,
     confidence: float = 0.95,
     alpha: float = 0.001,
-    output: str | None = None,
-    decode: Decoding | None = None,
-    scores: Scores | None = None,
-    pos_label: int | str | None = None,
-    groups: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    block: int | None = None,
-    slices: Slices | None = None,
-    max_slice_drop: float | None = None,
-    max_slice_rise: float | None = None,
-    min_slice_rows: int | None = None,
+    output: Output | str | None = None,
+    sampling: Sampling | None = None,
+    slices: Slices | Mapping[str, Column] | None = None,
 ) -> Evidence:
-    """Evidence that `candidate` loses at most `max_drop` of the reference's score, or adds `max_rise` to its error.
+    """Measure how much worse a candidate is than its reference on the same rows, against a budget.
 
-    Both answer the same rows and are judged in pairs; metrics and arguments as in `measure_accuracy`, with
-    `max_slice_drop` and `max_slice_rise` as the budgets of slices.
+    The budget bounds the drop of a score or the rise of an error; metrics are those of `measure_accuracy`. Accuracy,
+    top-k accuracy and recall take Tango's interval for paired proportions, which only counts rows on which one model is
+    right and the other wrong. Every other named metric takes the interval of the difference of what each row
+    contributes to both. Two models that rank every row alike have no difference of AUC. A callable is resampled in
+    pairs.
 
-    Accuracy, top-k accuracy and recall: `max_drop` is a difference of shares (0.01 is one percentage point), above 0.
-    Only the rows on which one is right and the other wrong say anything (of recall those of the positive class): an
-    interval for the difference of paired proportions, `paired_difference_bounds`.
+    Args:
+        candidate: The model to judge.
+        reference: The model that it replaces.
+        inputs: An array (n, ...), or a mapping of input names to arrays, given to both.
+        labels: As in `measure_accuracy`.
+        metric: A metric's name, or a callable.
+        max_drop: Largest drop of a score that passes: 0.01 is one percentage point. Above 0 for accuracy, top-k
+            accuracy and recall. For the others 0 demands a candidate that is shown to be no worse, and a negative
+            budget one that is better by that much.
+        max_rise: Largest rise of an error that passes, in the units of the error.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        output: The output to read, by name or as `ms.Output`.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget judges each slice.
 
-    Every other metric: the interval is that of the difference of what each row contributes to the two. At a budget of 0
-    the candidate has to be shown no worse than its reference, below 0 better by that much; an equal model is
-    INCONCLUSIVE there. Two models that rank every row alike have no difference of AUC, and no interval knows what none
-    of the rows shows; metrics that count answers allow for it. A callable is resampled in pairs.
+    Returns:
+        The evidence; NaN outputs of the candidate as in `measure_accuracy`.
 
-    Raises InputError where the reference answers with NaN, or for an error metric infinities (it cannot judge), and
-    otherwise as `measure_accuracy` does.
+    Raises:
+        UsageError: As `measure_accuracy`.
+        InputError: As `measure_accuracy`, and for NaN outputs of the reference (infinite ones too, for metrics of
+            numbers and probabilities).
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> labels = np.arange(2000) % 2
+        >>> model = ms.serve(lambda x: np.eye(2)[labels])
+        >>> ms.measure_accuracy_parity(model, model, np.zeros((2000, 1)), labels, max_drop=0.01).verdict.name
+        'PASS'
     """
     spec = spec_of(metric)
     limit = limit_of(metric, spec, score={"max_drop": max_drop}, error={"max_rise": max_rise})
@@ -165,30 +180,11 @@ def measure_accuracy_parity(
         inputs,
         labels,
         output=output,
-        decode=decode,
-        scores=scores,
-        pos_label=pos_label,
-        groups=groups,
-        weights=weights,
-        block=block,
+        sampling=sampling,
         slices=slices,
-        slice_limits=_slice_limits(max_slice_drop=max_slice_drop, max_slice_rise=max_slice_rise),
-        min_slice_rows=min_slice_rows,
     )
     if spec.function is not None:
         return measure_own_change(candidate, reference, question)
     if question.are_plain_rows and spec.is_exact:
         return measure_drop(candidate, reference, question)
     return measure_change(candidate, reference, question)
-
-
-def _slice_limits(**given: float | None) -> tuple[Limit | None, Limit | None]:
-    """The budgets of slices, of a score and of an error, in that order."""
-    (score, score_limit), (error, error_limit) = given.items()
-    return (
-        None if score_limit is None else Limit(score, score_limit, is_score=True),
-        None if error_limit is None else Limit(error, error_limit, is_score=False),
-    )
-
-
-# The one verdict that needs no statistics: a predictor whose answers are no numbers has no error to judge.
