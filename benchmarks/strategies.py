@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.mutations import Space, block_rows, edited
+from pytest_modelserve.robustness.mutations import SearchSpace, block_size, mutate
 
 SHAPES = ((10,), (64, 10), (3, 224, 224))
 GOALS = {(10,): 20_000, (64, 10): 20_000, (3, 224, 224): 1_000}
@@ -66,13 +66,13 @@ def answered(rows: Rows) -> Rows:
 
 def ours_per_second(shape: tuple[int, ...]) -> float:
     """Candidates a second, made and answered."""
-    space = Space.around({"x": base_rows(shape)}, ("like", "edges"))
+    space = SearchSpace.from_rows({"x": base_rows(shape)}, ("like", "edges"))
     rng = np.random.default_rng(0)
-    step = block_rows(space)
-    edited(space, rng, step)
+    step = block_size(space)
+    mutate(space, rng, step)
     made, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
-        answered(edited(space, rng, step)[0]["x"])
+        answered(mutate(space, rng, step)[0]["x"])
         made += step
     return made / (time.perf_counter() - start)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec, read_graph
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.metrics import kind_of
-from pytest_modelserve.robustness.coordinates import Feed, joined, taken
-from pytest_modelserve.robustness.domains import Ranges, as_dtype, within
-from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, Call, Shape, Use, uses_of
+from pytest_modelserve.robustness.coordinates import Feed, concat_rows, take_rows
+from pytest_modelserve.robustness.domains import Ranges, as_dtype, clip_to_ranges
+from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, Call, OperatorUse, Shape, operator_uses
 
 if TYPE_CHECKING:
     import onnx
@@ -102,13 +102,13 @@ BASE_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Maker:
-    """What rows are made up for: the inputs, how many rows the model takes (see `InputSource.batch`), what its graph
+class BaseRowGenerator:
+    """What rows are made up for: the inputs, how many rows the model takes (see `InputSource.batch_size`), what its graph
     does with the inputs, and what is declared of features."""
 
     specs: tuple[TensorSpec, ...]
-    batch: int | None
-    uses: tuple[Use, ...] = ()
+    batch_size: int | None
+    uses: tuple[OperatorUse, ...] = ()
     ranges: Ranges = field(default_factory=dict)
 
     def rows(self, sizes: Mapping[str, int], *, seed: int = 0, wide: bool = False) -> Feed:
@@ -124,11 +124,11 @@ class Maker:
         shapes = {spec.name: shapes[spec.name] for spec in self.specs if spec.shape is not None}
         for use in self.uses:
             _bound(use, rows, shapes, rng)
-        for index in range(BASE_ROWS if self.batch == 0 else 0):
+        for index in range(BASE_ROWS if self.batch_size == 0 else 0):
             feed = {name: array[index, ...] for name, array in rows.items()}
             for use in self.uses:
                 _fill(Call(use, shapes, feed, rng, plain=index == 0 and not wide))
-        return within(rows, self.ranges, rng) if self.ranges else rows
+        return clip_to_ranges(rows, self.ranges, rng) if self.ranges else rows
 
     def _shape(self, spec: TensorSpec, sizes: Mapping[str, int]) -> Shape:
         """The shape of one call's input; of rows whose number is free, that of one row."""
@@ -136,14 +136,14 @@ class Maker:
             dim if isinstance(dim, int) else sizes.get(axis_name(spec, axis), 2)
             for axis, dim in enumerate(spec.shape or ())
         ]
-        if self.batch is None and dims:
+        if self.batch_size is None and dims:
             dims[0] = 1
         return tuple(dims)
 
     def _plain(
         self, spec: TensorSpec, whole: Shape, rng: np.random.Generator, pool: Sequence[int], wide: bool
     ) -> NDArray[Any]:
-        shape = (BASE_ROWS, *(whole if self.batch == 0 else whole[1:]))
+        shape = (BASE_ROWS, *(whole if self.batch_size == 0 else whole[1:]))
         if is_keys(spec.name):
             return _keys(spec, shape)
         if spec.dtype == "str":
@@ -163,7 +163,7 @@ class Maker:
         return as_dtype(numbers, dtype)
 
 
-def joint_inputs(specs: Sequence[TensorSpec], uses: Sequence[Use]) -> frozenset[str]:
+def joint_inputs(specs: Sequence[TensorSpec], uses: Sequence[OperatorUse]) -> frozenset[str]:
     """The inputs that are right or wrong as a whole: they come from a row as they are, and nothing edits them."""
     names = {spec.name for spec in specs}
     found = {use.name(slot) for use in uses if use.op in JOINT for slot in JOINT[use.op][0]} & names
@@ -195,7 +195,7 @@ def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
     )
 
 
-def _bound(use: Use, rows: Feed, shapes: Mapping[str, Shape], rng: np.random.Generator) -> None:
+def _bound(use: OperatorUse, rows: Feed, shapes: Mapping[str, Shape], rng: np.random.Generator) -> None:
     """Put bounded parameters into their ranges, the least first."""
     for slot, name in enumerate(use.inputs):
         if name not in rows or (use.op, slot) not in BOUNDED or rows[name].dtype.kind not in "iuf":
@@ -251,34 +251,34 @@ class Accepting:
 
     takes: Callable[[Feed], bool]
 
-    def rows(self, maker: Maker, sizes: Mapping[str, int]) -> Feed:
+    def rows(self, maker: BaseRowGenerator, sizes: Mapping[str, int]) -> Feed:
         """Eight rows that the model takes, some of them several times where few were found; the plain ones where it
         takes none. The same for the same answers."""
         found: list[Feed] = []
         for seed in range(_ROUNDS):
             rows = maker.rows(sizes, seed=seed, wide=seed > 0)
-            singles = [taken(rows, slice(row, row + 1)) for row in range(BASE_ROWS)]
+            singles = [take_rows(rows, slice(row, row + 1)) for row in range(BASE_ROWS)]
             found += [single for single in singles if self.takes(single)]
             if len(found) >= BASE_ROWS:
                 break
         if not found:
             return maker.rows(sizes)
-        return joined([found[row % len(found)] for row in range(BASE_ROWS)])
+        return concat_rows([found[row % len(found)] for row in range(BASE_ROWS)])
 
 
-def accepted_by(predictor: Predictor, maker: Maker, sizes: Mapping[str, int]) -> Accepting | None:
+def accepted_by(predictor: Predictor, maker: BaseRowGenerator, sizes: Mapping[str, int]) -> Accepting | None:
     """What finds rows for a model that refuses some of those that are made up for `sizes`; None where it takes all.
 
     Whatever the model raises is a refusal. It is asked row by row only where it refuses them together.
     """
 
     def takes(rows: Feed) -> bool:
-        if maker.batch == 0:
+        if maker.batch_size == 0:
             feed = {name: array[0, ...] for name, array in rows.items()}
         else:
             count = len(next(iter(rows.values())))
-            filled = np.arange(max(count, maker.batch or 1)) % count
-            feed = taken(rows, filled)
+            filled = np.arange(max(count, maker.batch_size or 1)) % count
+            feed = take_rows(rows, filled)
         try:
             predictor.predict(feed)
         except Exception:
@@ -286,8 +286,8 @@ def accepted_by(predictor: Predictor, maker: Maker, sizes: Mapping[str, int]) ->
         return True
 
     rows = maker.rows(sizes)
-    step = 1 if maker.batch == 0 else (maker.batch or BASE_ROWS)
-    blocks = [taken(rows, slice(begin, begin + step)) for begin in range(0, BASE_ROWS, step)]
+    step = 1 if maker.batch_size == 0 else (maker.batch_size or BASE_ROWS)
+    blocks = [take_rows(rows, slice(begin, begin + step)) for begin in range(0, BASE_ROWS, step)]
     return None if all(map(takes, blocks)) else Accepting(takes)
 
 
@@ -296,7 +296,7 @@ def accepted_by(predictor: Predictor, maker: Maker, sizes: Mapping[str, int]) ->
 
 def declared(
     source: Signature | Predictor | Artifact, signature: Signature
-) -> tuple[tuple[TensorSpec, ...], tuple[Use, ...]]:
+) -> tuple[tuple[TensorSpec, ...], tuple[OperatorUse, ...]]:
     """The tensors that the inputs are made of, and the nodes that take them; none without a file to read.
 
     A graph is only read where one of the inputs may be a parameter, or is no tensor.
@@ -307,7 +307,7 @@ def declared(
     graph = read_graph(artifact.path) if isinstance(artifact, Artifact) and artifact.path.exists() else None
     kinds = {value.name: value.type for value in graph.graph.input} if graph else {}
     specs = tuple(part for spec in signature.inputs for part in tensors_of(spec, kinds.get(spec.name)))
-    return specs, uses_of(graph) if graph else ()
+    return specs, operator_uses(graph) if graph else ()
 
 
 def may_be_parameter(spec: TensorSpec) -> bool:

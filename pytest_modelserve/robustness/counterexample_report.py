@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.metrics.elementwise import is_numpys_own
-from pytest_modelserve.robustness.coordinates import Coordinates, flat, row_count, taken
+from pytest_modelserve.robustness.coordinates import Coordinates, flatten_rows, row_count, take_rows
 
 if TYPE_CHECKING:
-    from pytest_modelserve.robustness.batched_predictor import Answering
+    from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
     from pytest_modelserve.robustness.minimizer import Counterexample
 
 _LINES = 12
@@ -32,7 +32,8 @@ def change_lines(found: Counterexample, names: Sequence[str] | None) -> Iterator
         yield f"{own} it: nothing had to be changed"
         return
     differ = "differs" if len(found.changes) == 1 else "differ"
-    yield f"{len(found.changes)} of {size:,} features {differ} from {where} ({found.found_with:,} when it was found)"
+    before = f"{found.initial_changes:,} before minimization"
+    yield f"{len(found.changes)} of {size:,} features {differ} from {where} ({before})"
     told = [_change(found, layout, row, index, names, rows) for row, index in found.changes[:_LINES]]
     wide = max(len(place) for place, _ in told)
     for place, change in told:
@@ -41,7 +42,7 @@ def change_lines(found: Counterexample, names: Sequence[str] | None) -> Iterator
         yield f"  and {len(found.changes) - _LINES:,} more"
 
 
-def answer_lines(found: Counterexample, predictor: Answering) -> Iterator[str]:
+def answer_lines(found: Counterexample, predictor: BatchedPredictor) -> Iterator[str]:
     """Every output of the first row before the changes and after: "output 'y'  0.1 0.9 → 0.8 0.2"."""
     if not found.changes:
         for name, array in predictor.predict(found.rows).items():
@@ -87,10 +88,12 @@ def _shortest(number: Any) -> str:
 def _change(
     found: Counterexample, layout: Coordinates, row: int, index: int, names: Sequence[str] | None, rows: int
 ) -> tuple[str, str]:
-    part, place = layout.place(index)
+    part, place = layout.locate(index)
     at = f"[{', '.join(map(str, place))}]" if place else ""
     told = f"{part.name}{at}" if names is None else f"{names[index]}"
-    before, after = (flat(taken(feed, [row]))[part.name][0, index - part.offset] for feed in (found.base, found.rows))
+    before, after = (
+        flatten_rows(take_rows(feed, [row]))[part.name][0, index - part.offset] for feed in (found.base, found.rows)
+    )
     return (f"row {row}, {told}" if rows > 1 else told), f"{_number(before)} → {_number(after)}"
 
 

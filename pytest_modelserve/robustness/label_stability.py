@@ -25,7 +25,7 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.metrics import Decoded, Decoding, decode as decoded
 from pytest_modelserve.metrics.tolerance import select_output
 from pytest_modelserve.progress import progress
-from pytest_modelserve.robustness.batched_predictor import Rows, rows_of
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.stats import binomial_bounds, proportion_rows_needed
 
@@ -132,15 +132,15 @@ def measure_label_stability(
     if not 0 < min_agreement < 1:
         raise UsageError(f"min_agreement is a share between 0 and 1 (0.95, say), not {min_agreement}")
     drawn = _check_draws(transform, draws)
-    rows, given = rows_of(predictor, inputs)
-    if rows.batch == 0 or not row_count(given):
+    rows, given = batched(predictor, inputs)
+    if rows.batch_size == 0 or not row_count(given):
         raise InputError("a share of rows needs rows, and the inputs have none")
     ids = _ids(groups, row_count(given))
     before = _labels(rows, given, output, decode)
     after = []
     for part in progress(np.random.SeedSequence(seed).spawn(draws), "transformed rows", total=draws):
         made = transformed(transform, inputs, np.random.default_rng(part) if drawn else None)
-        after.append(_labels(rows, {next(iter(given)): made} if rows.bare else made, output, decode))
+        after.append(_labels(rows, {next(iter(given)): made} if rows.pass_array else made, output, decode))
     kept = _Kept(before, tuple(after), ids)
     levels = levels_for(budget := Budget("at_least", min_agreement), confidence=confidence, alpha=alpha)
     bounds = binomial_bounds(kept.agreeing, kept.trials, low_level=levels[0], high_level=levels[1])
@@ -247,7 +247,7 @@ def _check_draws(transform: Transform, draws: int) -> bool:
     return drawn
 
 
-def _labels(rows: Rows, feed: Feed, output: str | None, decode: Decoding) -> Decoded:
+def _labels(rows: BatchedPredictor, feed: Feed, output: str | None, decode: Decoding) -> Decoded:
     outputs = select_output(rows.predict(feed), output)
     if len(outputs) != 1:
         raise UsageError(f"the model has {len(outputs)} outputs: say which one decides by output=")

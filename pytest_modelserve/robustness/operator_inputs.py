@@ -23,7 +23,7 @@ _SAME = ("Identity", "Cast", "CastLike")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Use:
+class OperatorUse:
     """One node, and what it is given: `inputs` are names of the model's inputs, of constants, or of something computed
     (""); `weights` are the shapes of constants, `constants` their values where those are small; `outputs` are the
     shapes that the model declares for the node's outputs, None where it does not, or not all of it."""
@@ -40,7 +40,7 @@ class Use:
         return self.inputs[slot] if slot < len(self.inputs) else ""
 
 
-def uses_of(model: onnx.ModelProto) -> tuple[Use, ...]:
+def operator_uses(model: onnx.ModelProto) -> tuple[OperatorUse, ...]:
     """The nodes of the main graph that take an input of the model, as it is or cast, in the order of the file.
 
     Nodes in branches and loops, and in functions of the model's own, are not looked at.
@@ -72,7 +72,7 @@ def uses_of(model: onnx.ModelProto) -> tuple[Use, ...]:
         elif node.domain in _DOMAINS and any(name in alias.values() for name in names):
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute if _plain(item)}
             outputs = tuple(shapes.get(name) for name in node.output)
-            found.append(Use(node.op_type, attributes, names, weights, constants, outputs))
+            found.append(OperatorUse(node.op_type, attributes, names, weights, constants, outputs))
     return tuple(found)
 
 
@@ -99,7 +99,7 @@ MOST = 3
 class Call:
     """One use of one row: `feed` holds the values so far, `rng` what is drawn; the first row is `plain`."""
 
-    use: Use
+    use: OperatorUse
     shapes: Mapping[str, Shape]
     feed: Mapping[str, NDArray[Any]]
     rng: np.random.Generator

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.parity.failing_inputs import FOLDER, save_inputs
-from pytest_modelserve.robustness.batched_predictor import Rows, isolated, rows_of
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched, isolated_predictor
 from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.counterexample_report import answer_lines, change_lines, literal
 from pytest_modelserve.robustness.minimizer import Counterexample
-from pytest_modelserve.robustness.mutations import Space
+from pytest_modelserve.robustness.mutations import SearchSpace
 from pytest_modelserve.robustness.relations.invariance import Agreement
 from pytest_modelserve.robustness.relations.validity import CleanRejection, MinimumFunctionality
-from pytest_modelserve.robustness.search import Search, search_for, steer
-from pytest_modelserve.robustness.strategies import Drawn, source_of
+from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
+from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -73,14 +73,16 @@ def measure_relation(
     where no file stands behind the predictor.
     """
     started = time.perf_counter()
-    apart = isolated(predictor, isolate=isolate, time_limit_s=time_limit_s)
+    apart = isolated_predictor(predictor, isolate=isolate, time_limit_s=time_limit_s)
     rows, space, first, drawn_seed = _start(apart or predictor, inputs, domain)
     try:
         budget = _budget(relation, candidates, drawn=first is not None)
         _check(budget, max_batch, relation, rows, space, feature_names)
         chosen_seed = seed if seed is not None else drawn_seed
-        search = search_for(relation, rows, space, candidates=budget, seed=chosen_seed, batch=max_batch, first=first)
-        steer(search.max_excess, f"{relation.name} of {predictor.subject}")
+        search = search_counterexample(
+            relation, rows, space, candidates=budget, seed=chosen_seed, batch=max_batch, first=first
+        )
+        report_to_hypothesis(search.max_excess, f"{relation.name} of {predictor.subject}")
         findings = tuple(_findings(rows, relation, search, feature_names, save_to))
     finally:
         rows.close()
@@ -99,10 +101,10 @@ def _budget(relation: Relation, candidates: int | None, *, drawn: bool) -> int:
 
 
 def _evidence(
-    rows: Rows,
+    rows: BatchedPredictor,
     relation: Relation,
-    search: Search,
-    space: Space,
+    search: SearchResult,
+    space: SearchSpace,
     *,
     seed: int,
     findings: tuple[str, ...],
@@ -118,7 +120,7 @@ def _evidence(
         n=search.candidates,
         n_unit="candidates",
         method=Method(
-            f"{_METHOD}, {search.edge_cases} fixed and {search.drawn} drawn rows, seed {seed}",
+            f"{_METHOD}, {search.edge_cases} fixed and {search.generated} drawn rows, seed {seed}",
             assumptions="PASS says that this search found no counterexample, not that there is none",
         ),
         summary=_summary(relation, found),
@@ -129,10 +131,10 @@ def _evidence(
             "definition": relation.definition,
             "domain": list(space.domain),
             "seed": seed,
-            "refused": search.refused,
+            "refused": search.rejected,
             "max_excess": search.max_excess,
             "minimising_trials": search.trials,
-            **({} if found is None else {"features_left": len(found.changes), "features_found": found.found_with}),
+            **({} if found is None else {"features_left": len(found.changes), "features_found": found.initial_changes}),
         },
         duration_s=duration_s,
     )
@@ -140,29 +142,39 @@ def _evidence(
 
 def _start(
     predictor: Predictor, inputs: object, domain: Domain | Sequence[Domain] | None
-) -> tuple[Rows, Space, tuple[Feed, Any] | None, int]:
+) -> tuple[BatchedPredictor, SearchSpace, tuple[Feed, Any] | None, int]:
     """How to ask, where to start, which rows come before all others, and the seed that came with the inputs."""
-    source = inputs.source if isinstance(inputs, Drawn) else source_of(inputs)
+    source = inputs.source if isinstance(inputs, GeneratedInputs) else source_of(inputs)
     if source is not None and domain is not None:
         raise UsageError(f"the strategy has its own domain, {source.domain}: give domain= to strategies.inputs")
-    if source is not None and not isinstance(inputs, Drawn):
-        return Rows(predictor, batch=source.batch, bare=source.bare), source.space(), None, 0
-    if isinstance(inputs, Drawn):
-        rows = Rows(predictor, batch=inputs.source.batch, bare=inputs.source.bare)
+    if source is not None and not isinstance(inputs, GeneratedInputs):
+        return (
+            BatchedPredictor(predictor, batch_size=source.batch_size, pass_array=source.pass_array),
+            source.space(),
+            None,
+            0,
+        )
+    if isinstance(inputs, GeneratedInputs):
+        rows = BatchedPredictor(predictor, batch_size=inputs.source.batch_size, pass_array=inputs.source.pass_array)
         return rows, inputs.space, (inputs.rows, inputs.origin), inputs.seed
-    rows, base = rows_of(predictor, inputs)
-    return rows, Space.around(base, ("like", "edges") if domain is None else domain), None, 0
+    rows, base = batched(predictor, inputs)
+    return rows, SearchSpace.from_rows(base, ("like", "edges") if domain is None else domain), None, 0
 
 
 def _check(
-    candidates: int, max_batch: int, relation: Relation, rows: Rows, space: Space, names: Sequence[str] | None
+    candidates: int,
+    max_batch: int,
+    relation: Relation,
+    rows: BatchedPredictor,
+    space: SearchSpace,
+    names: Sequence[str] | None,
 ) -> None:
     if candidates < 0:
         raise UsageError(f"candidates is a whole number of at least 0, not {candidates}")
     if relation.unit not in ("row", "batch"):
         raise UsageError(f"the relation {relation.name!r} is about a 'row' or a 'batch', not {relation.unit!r}")
     if relation.unit == "batch":
-        if rows.batch in (0, 1):
+        if rows.batch_size in (0, 1):
             raise UsageError(f"{relation.name} is about rows beside each other, and {rows.subject} takes one a call")
         if max_batch < 2:
             raise UsageError(f"max_batch is at least 2 for {relation.name}, not {max_batch}")
@@ -171,27 +183,31 @@ def _check(
 
 
 def _findings(
-    rows: Rows, relation: Relation, search: Search, names: Sequence[str] | None, save_to: str | Path | None
+    rows: BatchedPredictor,
+    relation: Relation,
+    search: SearchResult,
+    names: Sequence[str] | None,
+    save_to: str | Path | None,
 ) -> Iterator[str]:
     found = search.counterexample
     yield relation.definition
-    if search.refused:
-        yield f"{search.refused} more rows were refused by the model, the first because {search.refusal}"
+    if search.rejected:
+        yield f"{search.rejected} more rows were refused by the model, the first because {search.rejection_reason}"
     if found is None:
         return
-    if not found.broke_again and found.ended:
-        yield f"{found.sentence}; asked again, it answered: it ends by chance, or of what came before"
-    elif not found.broke_again:
+    if not found.reproduced and found.crash:
+        yield f"{found.message}; asked again, it answered: it ends by chance, or of what came before"
+    elif not found.reproduced:
         yield (
             "asked again by itself, it did not break it: the answers depend on more than the row; look at "
             "batch_invariance and determinism"
         )
-    elif found.sentence:
-        yield found.sentence
+    elif found.message:
+        yield found.message
     yield from change_lines(found, names)
-    if not found.ended:
+    if not found.crash:
         yield from answer_lines(found, rows)
-    given = found.rows if rows.batch != 0 else {name: array[0, ...] for name, array in found.rows.items()}
+    given = found.rows if rows.batch_size != 0 else {name: array[0, ...] for name, array in found.rows.items()}
     pasted = literal(given)
     if save_to is not None:
         try:
@@ -208,14 +224,14 @@ def _findings(
 def _summary(relation: Relation, found: Counterexample | None) -> str:
     if found is None:
         return f"no counterexample to {relation.name} found"
-    return "the model does not answer" if found.ended else f"{relation.name} is broken"
+    return "the model does not answer" if found.crash else f"{relation.name} is broken"
 
 
 def _advice(found: Counterexample | None) -> str:
     if found is None:
         return ""
-    if found.ended == "late":
+    if found.crash == "timeout":
         return "bound what the model loops over, or raise time_limit_s where it is only slow"
-    if found.ended:
+    if found.crash:
         return "refuse such inputs before they reach the model, or change the operator that they end it in"
     return "ask again with these rows and candidates=0; correct the model, or the relation where it claims too much"

@@ -21,7 +21,7 @@ from pytest_modelserve.errors import InputError, MissingDependencyError, UsageEr
 from pytest_modelserve.parity.failing_inputs import saved
 from pytest_modelserve.robustness.base_rows import (
     Accepting,
-    Maker,
+    BaseRowGenerator,
     accepted_by,
     axis_name,
     declared,
@@ -31,17 +31,17 @@ from pytest_modelserve.robustness.base_rows import (
     joint_inputs,
     may_be_parameter,
 )
-from pytest_modelserve.robustness.batched_predictor import batch_of, rows_of
-from pytest_modelserve.robustness.coordinates import Feed, row_count, taken
+from pytest_modelserve.robustness.batched_predictor import batch_size_of, batched
+from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
 from pytest_modelserve.robustness.domains import Domain, Range, Ranges, check_domain, check_ranges, check_rows
-from pytest_modelserve.robustness.mutations import Space, edited
+from pytest_modelserve.robustness.mutations import SearchSpace, mutate
 from pytest_modelserve.serving import Predictor
 
 if TYPE_CHECKING:
     import hypothesis
     from hypothesis.strategies import SearchStrategy
 
-    from pytest_modelserve.robustness.operator_inputs import Use
+    from pytest_modelserve.robustness.operator_inputs import OperatorUse
 
 
 # The same values in other layouts in memory.
@@ -74,7 +74,7 @@ MAX_DIM = 8
 """The largest size of a free axis that is not that of the rows."""
 
 
-class Drawn(dict[str, NDArray[Any]]):
+class GeneratedInputs(dict[str, NDArray[Any]]):
     """Inputs by name that a strategy drew; its repr is the call that draws them again.
 
     A search goes on from the `space` that they come from: `rows` (n, ...) are the inputs as rows, each made from the
@@ -82,7 +82,7 @@ class Drawn(dict[str, NDArray[Any]]):
     """
 
     source: InputSource
-    space: Space
+    space: SearchSpace
     rows: Feed
     origin: NDArray[np.intp]
     seed: int = 0
@@ -105,19 +105,19 @@ class InputSource:
 
     specs: tuple[TensorSpec, ...]
     like: Feed | None
-    batch: int | None
+    batch_size: int | None
     max_batch: int
     domain: tuple[Domain, ...]
     empty: bool
-    bare: bool
+    pass_array: bool
     """Whether the model takes its input without a name, as a function does that was given `like` as an array."""
-    uses: tuple[Use, ...] = ()
+    uses: tuple[OperatorUse, ...] = ()
     """What the graph does with the inputs, where it is known."""
     accepting: Accepting | None = None
     """What finds rows that the model takes, where it refused some that were made up; None where it took all."""
     ranges: Ranges = field(default_factory=dict)
     """What is declared of features."""
-    _spaces: dict[tuple[tuple[str, int], ...], Space] = field(default_factory=dict)
+    _spaces: dict[tuple[tuple[str, int], ...], SearchSpace] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "INPUTS"
@@ -132,11 +132,11 @@ class InputSource:
                 axis_name(spec, axis)
                 for spec in self.specs
                 for axis, dim in enumerate(spec.shape or ())
-                if not isinstance(dim, int) and (axis > 0 or self.batch == 0)
+                if not isinstance(dim, int) and (axis > 0 or self.batch_size == 0)
             )
         )
 
-    def space(self, dims: Mapping[str, int] | None = None) -> Space:
+    def space(self, dims: Mapping[str, int] | None = None) -> SearchSpace:
         """The rows from which edits start: `like`, or eight made up for these sizes of the free axes (default 2)."""
         sizes = dict.fromkeys(self.free, 2) | dict(dims or {})
         key = tuple(sizes.items())
@@ -146,7 +146,7 @@ class InputSource:
             self._spaces[key] = self._around(sizes)
         return self._spaces[key]
 
-    def _around(self, sizes: Mapping[str, int]) -> Space:
+    def _around(self, sizes: Mapping[str, int]) -> SearchSpace:
         whole = joint_inputs(self.specs, self.uses)
         if self.like is not None:
             rows = self.like
@@ -155,12 +155,12 @@ class InputSource:
         else:
             rows = self.accepting.rows(self.maker, sizes)
             whole |= {spec.name for spec in self.specs if spec.shape is not None and len(spec.shape) < 2}
-        return Space.around(rows, self.domain, whole=whole, ranges=self.ranges)
+        return SearchSpace.from_rows(rows, self.domain, frozen=whole, ranges=self.ranges)
 
     @property
-    def maker(self) -> Maker:
+    def maker(self) -> BaseRowGenerator:
         """What makes rows up."""
-        return Maker(self.specs, self.batch, self.uses, self.ranges)
+        return BaseRowGenerator(self.specs, self.batch_size, self.uses, self.ranges)
 
     def at(
         self,
@@ -169,25 +169,25 @@ class InputSource:
         seed: int = 0,
         dims: Mapping[str, int] | None = None,
         layout: Layout = "plain",
-    ) -> Drawn:
+    ) -> GeneratedInputs:
         """Inputs of `rows` rows, each a base row with at most `edits` of its numbers edited."""
         if layout not in LAYOUTS:
             raise UsageError(unknown_choice("layout", layout, LAYOUTS))
         space = self.space(dims)
-        count = rows if self.batch is None else max(self.batch, 1)
+        count = rows if self.batch_size is None else max(self.batch_size, 1)
         if count:
-            made, origin = edited(space, np.random.default_rng(seed), count, edits=edits)
+            made, origin = mutate(space, np.random.default_rng(seed), count, edits=edits)
         else:
-            made, origin = taken(space.base, slice(0, 0)), np.zeros(0, np.intp)
-        feed = made if self.batch != 0 else {name: array[0, ...] for name, array in made.items()}
-        drawn = Drawn({name: laid_out(array, layout) for name, array in feed.items()})
+            made, origin = take_rows(space.base, slice(0, 0)), np.zeros(0, np.intp)
+        feed = made if self.batch_size != 0 else {name: array[0, ...] for name, array in made.items()}
+        drawn = GeneratedInputs({name: laid_out(array, layout) for name, array in feed.items()})
         drawn.source, drawn.space, drawn.rows, drawn.origin, drawn.seed = self, space, made, origin, seed
         sized = f", dims={dict(dims)}" if dims else ""
         drawn.call = f"INPUTS.at(rows={rows}, edits={edits}, seed={seed}{sized}, layout={layout!r})"
         return drawn
 
 
-def source_for(
+def input_source(
     source: Source,
     *,
     like: NDArray[Any] | Mapping[str, NDArray[Any]] | None,
@@ -209,28 +209,30 @@ def source_for(
     check_ranges(declared_ranges, chosen)
     if rows is not None and declared_ranges:
         check_rows(rows, declared_ranges)
-    bare = like is not None and not isinstance(like, Mapping)
+    pass_array = like is not None and not isinstance(like, Mapping)
     if signature is None:
         if rows is None:
             raise UsageError(
                 f"{_told(source)} has no signature that says what it takes: give like=, rows that it takes"
             )
         specs = tuple(TensorSpec(name, array.dtype.name, None) for name, array in rows.items())
-        made = InputSource(specs, rows, None, max_batch, chosen, empty=False, bare=bare, ranges=declared_ranges)
+        made = InputSource(
+            specs, rows, None, max_batch, chosen, empty=False, pass_array=pass_array, ranges=declared_ranges
+        )
     else:
         specs, uses = declared(source, signature)
-        batch = batch_of(signature)
+        batch = batch_size_of(signature)
         if rows is None:
             for spec in specs:
                 dtype_of(spec)
             is_whole = specs != signature.inputs or bool(joint_inputs(specs, uses))
             batch = 0 if is_whole or not specs else batch
         made = InputSource(
-            specs, rows, batch, max_batch, chosen, empty=False, bare=bare, uses=uses, ranges=declared_ranges
+            specs, rows, batch, max_batch, chosen, empty=False, pass_array=pass_array, uses=uses, ranges=declared_ranges
         )
         if isinstance(source, Predictor) and rows is None and any(map(may_be_parameter, specs)):
             made = replace(made, accepting=accepted_by(source, made.maker, dict.fromkeys(made.free, 2)))
-    takes_empty = made.batch is None and _takes_empty(source, made) if empty is None else empty
+    takes_empty = made.batch_size is None and _takes_empty(source, made) if empty is None else empty
     return replace(made, empty=takes_empty)
 
 
@@ -247,7 +249,7 @@ def _like_rows(
     if like is None:
         return None
     if isinstance(source, Predictor):
-        _, rows = rows_of(source, like)
+        _, rows = batched(source, like)
     elif isinstance(like, Mapping):
         rows = dict(like)
     else:
@@ -262,7 +264,7 @@ def _like_rows(
             raise InputError(
                 f"like= has {rows[spec.name].dtype.name} for input {spec.name!r} where the model takes {spec.dtype}"
             )
-    if signature is not None and not isinstance(source, Predictor) and batch_of(signature) == 0:
+    if signature is not None and not isinstance(source, Predictor) and batch_size_of(signature) == 0:
         rows = {name: array[np.newaxis] for name, array in rows.items()}
     if row_count(rows) == 0:
         raise InputError("like= holds no rows")
@@ -275,7 +277,7 @@ def _takes_empty(source: Source, made: InputSource) -> bool:
         return False
     feed = dict(made.at(rows=0))
     try:
-        source.predict(next(iter(feed.values())) if made.bare else feed)
+        source.predict(next(iter(feed.values())) if made.pass_array else feed)
     except Exception:  # whatever a model says to an empty batch, it is not to be given one by default
         return False
     return True
@@ -288,21 +290,21 @@ def _told(source: object) -> str:
 # Inputs that a model has to refuse: each is right but for one fault, which is named.
 
 
-def faults_of(source: InputSource) -> tuple[str, ...]:
+def fault_names(source: InputSource) -> tuple[str, ...]:
     """What can be wrong with inputs of this signature: "input 'x': dtype", and so on, always in the same order."""
     return tuple(fault for fault, _ in _faulty(source, source.at()))
 
 
-def malformed(source: InputSource, fault: str, seed: int = 0) -> Drawn:
+def malformed(source: InputSource, fault: str, seed: int = 0) -> GeneratedInputs:
     """Inputs with this fault, which is also their `fault`, around those that `seed` draws."""
     good = source.at(rows=2, edits=2, seed=seed)
-    bad = Drawn(next(feed for name, feed in _faulty(source, good) if name == fault))
+    bad = GeneratedInputs(next(feed for name, feed in _faulty(source, good) if name == fault))
     bad.source, bad.space, bad.rows, bad.origin, bad.seed = source, good.space, good.rows, good.origin, seed
     bad.fault, bad.call = fault, f"BAD.at({fault!r}, seed={seed})"
     return bad
 
 
-def _faulty(source: InputSource, good: Drawn) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+def _faulty(source: InputSource, good: GeneratedInputs) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     for spec in source.specs:
         if is_item(spec, source.specs):
             continue
@@ -347,7 +349,7 @@ def inputs(
     domain: Domain | Sequence[Domain] = ("like", "edges"),
     empty: bool | None = None,
     ranges: Ranges | None = None,
-) -> SearchStrategy[Drawn]:
+) -> SearchStrategy[GeneratedInputs]:
     """A strategy of inputs by name that a Signature, a Predictor or an Artifact takes.
 
     Every ONNX tensor type; free axes get a size, the same wherever they have the same name; rows number 1 to
@@ -374,14 +376,14 @@ def inputs(
     contradict each other or the dtype, and for ranges beside the domains "far" and "special", which lie outside them.
     """
     st = _hypothesis().strategies
-    found = source_for(source, like=like, max_batch=max_batch, domain=domain, empty=empty, ranges=ranges)
+    found = input_source(source, like=like, max_batch=max_batch, domain=domain, empty=empty, ranges=ranges)
     size = found.space(dict.fromkeys(found.free, MAX_DIM)).coordinates.size
     drawn: dict[str, Any] = {
         "edits": st.sampled_from(_scale(size)),
         "seed": st.integers(0, _SEEDS),
         "layout": st.sampled_from(LAYOUTS),
     }
-    if found.batch is None:
+    if found.batch_size is None:
         some = st.integers(1, max_batch)
         drawn["rows"] = some | st.just(0) if found.empty else some
     if found.free:
@@ -394,7 +396,7 @@ def inputs(
 
 def malformed_inputs(
     source: Source, *, like: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None
-) -> SearchStrategy[Drawn]:
+) -> SearchStrategy[GeneratedInputs]:
     """A strategy of inputs that the model has to refuse; `.fault` of each says what is wrong with it.
 
     One fault each: an input that is missing, unknown, misnamed, of another dtype, of one axis more or less, or longer
@@ -404,9 +406,9 @@ def malformed_inputs(
     Raises as `inputs` does.
     """
     st = _hypothesis().strategies
-    found = source_for(source, like=like, max_batch=8, domain=("like",), empty=False)
+    found = input_source(source, like=like, max_batch=8, domain=("like",), empty=False)
     at = functools.partial(malformed, found)
-    strategy: Any = st.builds(at, st.sampled_from(faults_of(found)), seed=st.integers(0, _SEEDS))
+    strategy: Any = st.builds(at, st.sampled_from(fault_names(found)), seed=st.integers(0, _SEEDS))
     strategy.at = at
     return strategy  # type: ignore[no-any-return]
 

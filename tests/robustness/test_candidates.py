@@ -10,16 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.coordinates import changed, joined, taken
-from pytest_modelserve.robustness.mutations import Space, edge_cases, edited
+from pytest_modelserve.robustness.coordinates import changed_mask, concat_rows, take_rows
+from pytest_modelserve.robustness.mutations import SearchSpace, edge_cases, mutate
 
 RNG = np.random.default_rng
 
 
 def many(base: dict[str, NDArray[Any]], domain: Any, count: int = 2000) -> dict[str, NDArray[Any]]:
-    space = Space.around(base, domain)
+    space = SearchSpace.from_rows(base, domain)
     fixed = [rows for rows, _ in edge_cases(space, 200)]
-    return joined([*fixed, edited(space, RNG(0), count)[0]])
+    return concat_rows([*fixed, mutate(space, RNG(0), count)[0]])
 
 
 def test_like_stays_within_each_features_range_and_reaches_its_ends() -> None:
@@ -62,17 +62,17 @@ def test_special_values_come_one_by_one() -> None:
 
 
 def test_edits_touch_few_features_and_all_of_them() -> None:
-    space = Space.around({"x": RNG(1).standard_normal((30, 1000))}, "like")
-    found, origin = edited(space, RNG(0), 1000)
-    counts = changed(found, taken(space.base, origin)).sum(axis=1)
+    space = SearchSpace.from_rows({"x": RNG(1).standard_normal((30, 1000))}, "like")
+    found, origin = mutate(space, RNG(0), 1000)
+    counts = changed_mask(found, take_rows(space.base, origin)).sum(axis=1)
     assert (counts == 1).mean() > 0.02
     assert ((counts > 1) & (counts < 100)).mean() > 0.3
     assert (counts > 900).mean() > 0.1
 
 
 def test_the_same_seed_makes_the_same_candidates_and_another_one_others() -> None:
-    space = Space.around({"x": RNG(1).standard_normal((30, 5))}, "like")
-    first, again, other = (edited(space, RNG(seed), 50)[0]["x"] for seed in (3, 3, 4))
+    space = SearchSpace.from_rows({"x": RNG(1).standard_normal((30, 5))}, "like")
+    first, again, other = (mutate(space, RNG(seed), 50)[0]["x"] for seed in (3, 3, 4))
     assert (first == again).all()
     assert (first != other).any()
 
@@ -90,7 +90,7 @@ def test_every_dtype_is_edited_in_every_domain(dtype: str) -> None:
     found = many({"x": base}, ("like", "edges", "far", "special"), 300)["x"]
     assert found.dtype == kind
     assert found.shape[1:] == (2, 3)
-    assert changed({"x": found}, {"x": np.repeat(base[:1], len(found), axis=0)}).any()
+    assert changed_mask({"x": found}, {"x": np.repeat(base[:1], len(found), axis=0)}).any()
 
 
 def test_several_inputs_are_edited_each_within_its_own_values() -> None:
@@ -114,20 +114,20 @@ def test_missing_values_leave_the_range_what_it_is() -> None:
     ("domain", "message"),
     [
         ("lke", "unknown domain 'lke': did you mean 'like'? Known: 'like', 'edges', 'far', 'special'"),
-        ((), "domain is empty: give one or more of 'like', 'edges', 'far', 'special'"),
-        (("far", "far"), "domain names one twice: ('far', 'far')"),
+        ((), "domain is empty: pass one or more of 'like', 'edges', 'far', 'special'"),
+        (("far", "far"), "domain contains a name twice: ('far', 'far')"),
     ],
 )
 def test_a_domain_that_cannot_be_meant_is_refused(domain: Any, message: str) -> None:
     with pytest.raises(ms.UsageError) as error:
-        Space.around({"x": np.zeros((1, 1))}, domain)
+        SearchSpace.from_rows({"x": np.zeros((1, 1))}, domain)
     assert str(error.value) == message
 
 
 def test_single_features_at_the_ends_of_their_range_come_before_anything_is_drawn() -> None:
     base = RNG(1).uniform(1, 2, (5, 20)).astype(np.float32)
-    found = joined([rows for rows, _ in edge_cases(Space.around({"x": base}, ("like", "edges")), 200)])
-    counts = changed(found, {"x": np.repeat(base[:1], len(found["x"]), axis=0)})
+    found = concat_rows([rows for rows, _ in edge_cases(SearchSpace.from_rows({"x": base}, ("like", "edges")), 200)])
+    counts = changed_mask(found, {"x": np.repeat(base[:1], len(found["x"]), axis=0)})
     singles = found["x"][counts.sum(axis=1) == 1]
     assert set(np.flatnonzero(counts[counts.sum(axis=1) == 1].any(axis=0))) == set(range(20))
     assert (singles == np.nextafter(base.max(axis=0), np.float32(np.inf))).any()

@@ -77,7 +77,7 @@ def test_a_function_has_no_session_to_open_again(rows: Array) -> None:
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x, name="f"), rows, r.determinism(new_session=True))
     assert str(error.value) == (
-        "f cannot be opened again: no file stands behind it; export the model and serve the artifact, or ask for "
+        "f cannot be reopened because it does not serve a file: export the model and serve the artifact, or test "
         "determinism within one session"
     )
 

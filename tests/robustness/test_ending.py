@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness import minimizer as ending
-from pytest_modelserve.robustness.minimizer import Counterexample, simplest_ending
+from pytest_modelserve.robustness import minimizer
+from pytest_modelserve.robustness.minimizer import Counterexample, minimize_crash
 from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
 Rows = dict[str, NDArray[Any]]
@@ -33,10 +33,10 @@ class Deadly:
         return DIED
 
 
-def found(rows: NDArray[Any], base: NDArray[Any], ends: Any, **options: Any) -> tuple[Counterexample, int]:
-    return simplest_ending(
-        {"x": rows}, {"x": base}, np.arange(len(rows)), ends, error=DIED, **{"time_limit_s": 0.0, **options}
-    )
+def found(
+    rows: NDArray[Any], base: NDArray[Any], crash: Any, error: ProcessCrashError = DIED
+) -> tuple[Counterexample, int]:
+    return minimize_crash({"x": rows}, {"x": base}, np.arange(len(rows)), crash, error=error)
 
 
 @pytest.mark.parametrize(("size", "most"), [(10, 20), (150_528, 45)])
@@ -49,8 +49,8 @@ def test_one_row_of_a_thousand_and_two_of_its_features_cost_few_deaths(size: int
     assert least.changes == ((0, 1), (0, size - 2))
     assert least.base_row == count - 3
     assert least.rows["x"][0, [1, size - 2]].tolist() == pytest.approx([0.8, 0.8], abs=0.3)
-    assert (least.ended, least.broke_again, least.sentence) == ("died", True, str(DIED))
-    assert least.found_with == size
+    assert (least.crash, least.reproduced, least.message) == ("crashed", True, str(DIED))
+    assert least.initial_changes == size
     assert ends.deaths <= most
 
 
@@ -70,25 +70,25 @@ def test_a_base_row_that_ends_it_too_has_nothing_changed() -> None:
 def test_what_does_not_happen_again_is_told_as_it_was() -> None:
     rows = np.ones((3, 4))
     least, tried = found(rows, np.zeros((3, 4)), lambda rows: None)
-    assert (least.broke_again, tried) == (False, 1)
+    assert (least.reproduced, tried) == (False, 1)
     assert least.rows["x"] is rows
-    assert least.sentence == str(DIED)
+    assert least.message == str(DIED)
 
 
 @pytest.mark.parametrize("needed", [np.arange(0, 400, 2), np.arange(3)], ids=["many", "few"])
 def test_it_stops_in_time_with_rows_that_still_end_it_and_says_so(
     needed: NDArray[np.intp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "BUDGET_S", 0.05)
+    monkeypatch.setattr(minimizer, "CRASH_TIME_S", 0.05)
     ends = Deadly(lambda x: (x[:, needed] > 0.5).all(axis=1), seconds=0.02)
     least, _ = found(np.ones((1, 400)), np.zeros((1, 400)), ends)
     assert ends({"x": least.rows["x"]}) is not None
-    assert least.sentence == f"{DIED}; simpler rows may do so too: after 0 s they were looked for no longer"
+    assert least.message == f"{DIED}; minimization stopped after 0 s, simpler rows may crash it too"
     assert ends.deaths < 20
 
 
 def test_time_limits_that_trials_run_into_are_added_to_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "BUDGET_S", 0.0)
+    monkeypatch.setattr(minimizer, "CRASH_TIME_S", 0.0)
     ends = Deadly(lambda x: x[:, 3] > 0.5, seconds=0.01)
-    least, _ = found(np.ones((1, 8)), np.zeros((1, 8)), ends, time_limit_s=0.02)
+    least, _ = found(np.ones((1, 8)), np.zeros((1, 8)), ends, ProcessCrashError("late", time_limit_s=0.02))
     assert least.changes == ((0, 3),)

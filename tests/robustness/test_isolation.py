@@ -99,7 +99,7 @@ relation: the model does not answer
 
   finite inputs have outputs without NaN and infinities
   the process that serves divider died of SIGFPE
-  1 of 10 features differs from base row 0 (5 when it was found)
+  1 of 10 features differs from base row 0 (5 before minimization)
     x[7]   3 → -1
   @example({'x': np.array([[7, 2, -9223372036854775808, 7, 1, 5, 1, -1, 4, 4]], dtype='int64')})
   candidate  divider  sha256 000000000000…
@@ -215,17 +215,17 @@ def test_a_file_that_changed_is_not_served_in_its_place(divider: ms.Predictor, w
     [
         (
             {"isolate": True},
-            "f cannot be asked in a process of its own: no file stands behind it; export the model and serve the "
-            "artifact, or leave isolate= and time_limit_s= out",
+            "f cannot run in a child process because it does not serve a file: export the model and serve the "
+            "artifact, or remove isolate= and time_limit_s=",
         ),
         (
             {"time_limit_s": 3},
-            "f cannot be asked in a process of its own: no file stands behind it; export the model and",
+            "f cannot run in a child process because it does not serve a file: ",
         ),
-        ({"time_limit_s": 0}, "time_limit_s is a number of seconds above 0, not 0"),
+        ({"time_limit_s": 0}, "time_limit_s must be a finite number of seconds above 0, got 0"),
         (
             {"time_limit_s": 3, "isolate": False},
-            "time_limit_s= needs a process that can be ended: leave isolate=False out",
+            "time_limit_s requires a child process: remove isolate=False",
         ),
     ],
 )

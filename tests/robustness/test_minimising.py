@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness.minimizer import minimise, plainer_values
+from pytest_modelserve.robustness.minimizer import minimize, simpler_values
 
 RNG = np.random.default_rng
 
 
 def least(row: NDArray[Any], base: NDArray[Any], fails: Callable[[NDArray[Any]], NDArray[np.bool_]], **options: Any):
-    return minimise({"x": row}, {"x": base}, lambda rows: fails(rows["x"]), **options)
+    return minimize({"x": row}, {"x": base}, lambda rows: fails(rows["x"]), **options)
 
 
 def test_two_of_150528_pixels_are_found_alone() -> None:
@@ -83,7 +83,7 @@ def test_a_nan_that_is_needed_is_kept_and_one_that_is_not_becomes_a_number() -> 
 def test_text_and_several_inputs_are_minimised_together() -> None:
     row = {"s": np.array([["bad", "worse"]], object), "x": np.array([[5.0, 6.0]])}
     base = {"s": np.array([["a", "b"]], object), "x": np.array([[0.0, 0.0]])}
-    found = minimise(row, base, lambda rows: (rows["s"][:, 1] == "worse") & (rows["x"][:, 0] > 1))
+    found = minimize(row, base, lambda rows: (rows["s"][:, 1] == "worse") & (rows["x"][:, 0] > 1))
     assert found.coordinates == (1, 2)
     assert found.row["s"].tolist() == [["a", "worse"]]
     assert found.row["x"].tolist() == [[2.0, 0.0]]
@@ -98,8 +98,8 @@ def test_trials_end_at_the_limit_with_a_row_that_still_fails() -> None:
     assert set(needed) <= set(found.coordinates)
 
 
-def test_plainer_values_come_plainest_first_and_leave_the_two_ends_out() -> None:
-    found = plainer_values(np.float32(3.7), np.float32(0.0), np.dtype(np.float32)).tolist()
+def test_simpler_values_come_plainest_first_and_leave_the_two_ends_out() -> None:
+    found = simpler_values(np.float32(3.7), np.float32(0.0), np.dtype(np.float32)).tolist()
     assert found[0] == 1.0
     assert 0.0 not in found
     assert max(found) <= np.float32(3.7)

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 import pytest_modelserve as ms
 from benchmarks import onnx_inputs
 from pytest_modelserve.artifacts import TensorSpec
-from pytest_modelserve.robustness.base_rows import Maker
+from pytest_modelserve.robustness.base_rows import BaseRowGenerator
 from pytest_modelserve.robustness.mutations import edge_cases
-from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, Use
+from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, OperatorUse
 from pytest_modelserve.robustness.strategies import source_of
 
 r = ms.relations
@@ -122,8 +122,11 @@ def test_no_graph_however_odd_keeps_a_strategy_from_being_made(data: Any, size: 
     names = tuple(spec.name for spec in specs)
     for op in {*JOINT, *(op for op, _ in BOUNDED)}:
         for attributes in ({}, {"axis": 2, "axes": [0, 5], "kernel_shape": [2], "time_axis": 1, "batch_dims": 1}):
-            uses = (Use(op, attributes, names, {}, {}, (None, (2, 2))), Use(op, attributes, names[::-1], {}, {}, ()))
-            rows = Maker(specs, 0, uses).rows({}, seed=1)
+            uses = (
+                OperatorUse(op, attributes, names, {}, {}, (None, (2, 2))),
+                OperatorUse(op, attributes, names[::-1], {}, {}, ()),
+            )
+            rows = BaseRowGenerator(specs, 0, uses).rows({}, seed=1)
             assert {len(array) for array in rows.values()} == {8}
 
 
@@ -152,10 +155,10 @@ def test_malformed_sequences_are_refused(tmp_path: Any) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     model = ms.serve(tmp_path / "m.onnx")
-    from pytest_modelserve.robustness.strategies import faults_of, malformed
+    from pytest_modelserve.robustness.strategies import fault_names, malformed
 
     source = source_of(ms.strategies.inputs(model))
     assert source is not None
-    for fault in faults_of(source):
+    for fault in fault_names(source):
         with pytest.raises(ms.InputError):
             model.predict(dict(malformed(source, fault, seed=1)))

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, strategies as st
 
 import pytest_modelserve as ms
-from pytest_modelserve.robustness.minimizer import _applied, _edits, _pieces, minimise, plainer_texts
+from pytest_modelserve.robustness.minimizer import apply_edits, minimize, simpler_texts, text_edits
 
 
 @given(st.text(), st.text())
 def test_all_edits_together_make_the_one_text_of_the_other(origin: str, current: str) -> None:
-    assert _applied(origin, _pieces(_edits(origin, current))) == current
-    assert _applied(origin, []) == origin
+    assert apply_edits(origin, text_edits(origin, current)) == current
+    assert apply_edits(origin, []) == origin
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_neither_of_the_two_texts_is_offered_and_none_twice(origin: str, current: str) -> None:
-    offered = plainer_texts(current, origin)
+    offered = simpler_texts(current, origin)
     assert current not in offered
     assert origin not in offered
     assert len(set(offered)) == len(offered)
@@ -36,7 +36,7 @@ def test_neither_of_the_two_texts_is_offered_and_none_twice(origin: str, current
 def test_few_characters_are_left(origin: str, current: str, needle: str, least: str | None) -> None:
     row = {"text": np.array([[current, "same"]], object)}
     base = {"text": np.array([[origin, "same"]], object)}
-    found = minimise(row, base, lambda rows: np.array([needle in text for text in rows["text"][:, 0]]))
+    found = minimize(row, base, lambda rows: np.array([needle in text for text in rows["text"][:, 0]]))
     left = found.row["text"][0, 0]
     assert needle in left
     assert found.coordinates == (0,)
@@ -45,7 +45,7 @@ def test_few_characters_are_left(origin: str, current: str, needle: str, least: 
 
 def test_odd_characters_become_plain_where_the_model_does_not_mind_them() -> None:
     row, base = {"t": np.array([["漢漢"]], object)}, {"t": np.array([[""]], object)}
-    found = minimise(row, base, lambda rows: np.array([len(text) == 2 for text in rows["t"][:, 0]]))
+    found = minimize(row, base, lambda rows: np.array([len(text) == 2 for text in rows["t"][:, 0]]))
     assert found.row["t"][0, 0] == "aa"
 
 

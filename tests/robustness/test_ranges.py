@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Signature, TensorSpec
-from pytest_modelserve.robustness.mutations import edge_cases, edited
+from pytest_modelserve.robustness.mutations import edge_cases, mutate
 from pytest_modelserve.robustness.strategies import source_of
 
 r = ms.relations
@@ -24,7 +24,7 @@ def searched(strategy: Any, count: int = 2000) -> dict[str, NDArray[Any]]:
     source = source_of(strategy)
     assert source is not None
     space = source.space()
-    blocks = [rows for rows, _ in edge_cases(space, 500)] + [edited(space, np.random.default_rng(0), count)[0]]
+    blocks = [rows for rows, _ in edge_cases(space, 500)] + [mutate(space, np.random.default_rng(0), count)[0]]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -74,11 +74,14 @@ def test_without_declared_ranges_the_same_fault_is_told_with_a_plainer_number() 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Range(3, 1), "a range from 3 to 1 holds no value: low is above high"),
-        (lambda: Range(), "a range says low, high or both, or choices of at least one value"),
-        (lambda: Range(choices=()), "a range says low, high or both, or choices of at least one value"),
-        (lambda: Range(0, choices=(1,)), "a range of 1 has ends and choices: give low and high, or choices"),
-        (lambda: Range(float("nan"), 1), "a range from nan to 1 has an end that is no number"),
+        (lambda: Range(3, 1), "Range(3, 1) contains no value: low is above high"),
+        (lambda: Range(), "Range is empty: pass low, high or both, or at least one of choices"),
+        (lambda: Range(choices=()), "Range is empty: pass low, high or both, or at least one of choices"),
+        (
+            lambda: Range(0, choices=(1,)),
+            "Range(choices=(1,)) has both ends and choices: pass low and high, or choices",
+        ),
+        (lambda: Range(float("nan"), 1), "Range(nan, 1) has a NaN end: pass numbers"),
     ],
 )
 def test_a_range_that_contradicts_itself_is_refused(build: Any, message: str) -> None:
@@ -93,26 +96,26 @@ def test_a_range_that_contradicts_itself_is_refused(build: Any, message: str) ->
         (
             NUMBERS,
             {"ranges": {0: Range(0, 1)}, "domain": ("like", "far")},
-            "domain 'far' asks for values outside the declared ranges: leave out the one or the other",
+            "domain 'far' has values outside the declared ranges: remove it, or remove ranges=",
         ),
         (
             NUMBERS,
             {"ranges": {0: Range(0, 1)}, "like": np.array([[0, 0, 0], [7, 0, 0]], np.float32)},
-            "like= has 7.0 at x[0] of row 1, outside a range from 0 to 1",
+            "like= has 7.0 at x[0] of row 1, outside Range(0, 1)",
         ),
         (
             NUMBERS,
             {"ranges": {"x": Range(0, 1), 2: Range(5, 6)}},
-            "ranges 'x' and 2 are both about feature 2 of input 'x'",
+            "ranges 'x' and 2 both declare feature 2 of input 'x'",
         ),
         (NUMBERS, {"ranges": {3: Range(0, 1)}}, "input 'x' has rows of shape [3]: there is no feature 3"),
         (NUMBERS, {"ranges": {"y": Range(0, 1)}}, "unknown input 'y': Known: 'x'"),
-        (NUMBERS, {"ranges": {0: (0, 1)}}, "the range of 0 is a tuple: give ms.strategies.Range(low, high)"),
-        (MIXED, {"ranges": {0: Range(0, 1)}}, "the model has 2 inputs: give ranges by (input, column), not by 0"),
-        (MIXED, {"ranges": {"colour": Range(0, 1)}}, "input 'colour' is text: give choices of text, not a range from 0 to 1"),
-        (MIXED, {"ranges": {"age": Range(0.2, 0.8)}}, "a range from 0.2 to 0.8 holds no whole number, which input 'age' takes"),
-        (MIXED, {"ranges": {"age": Range(choices=(0.5,))}}, "int64, the dtype of input 'age', does not hold a range of 0.5"),
-        (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: give numbers, not a range of 'a'"),
+        (NUMBERS, {"ranges": {0: (0, 1)}}, "ranges[0] is a tuple: expected an ms.strategies.Range(low, high)"),
+        (MIXED, {"ranges": {0: Range(0, 1)}}, "ranges[0] is ambiguous for a model of 2 inputs: use (input, column)"),
+        (MIXED, {"ranges": {"colour": Range(0, 1)}}, "input 'colour' is text: pass choices of text instead of Range(0, 1)"),
+        (MIXED, {"ranges": {"age": Range(0.2, 0.8)}}, "input 'age' is int64, and Range(0.2, 0.8) contains no integer"),
+        (MIXED, {"ranges": {"age": Range(choices=(0.5,))}}, "input 'age' is int64, which cannot represent Range(choices=(0.5,))"),
+        (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: pass numbers instead of Range(choices=('a',))"),
     ],
 )  # fmt: skip
 def test_what_no_feature_can_be_is_refused_when_the_strategy_is_made(

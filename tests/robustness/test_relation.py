@@ -49,7 +49,7 @@ relation: finite outputs is broken
 
   finite inputs have outputs without NaN and infinities
   1 of 1 values of output 'output' are not finite, the first is inf
-  1 of 10 features differs from base row 0 (2 when it was found)
+  1 of 10 features differs from base row 0 (2 before minimization)
     debt   0.0 → 0.6
   output 'output'  0.25 → inf
   saved as {path.relative_to(tmp_path)}
@@ -207,7 +207,9 @@ def test_inputs_without_rows_are_asked_call_by_call(onnx_model: Any) -> None:
 def test_an_output_without_a_row_for_each_row_is_an_input_error(rows: Array) -> None:
     with pytest.raises(ms.InputError) as error:
         ms.measure_relation(ms.serve(lambda x: x.sum(axis=0)), rows, r.finite_outputs())
-    assert str(error.value) == "output 'output' has shape [10] for 1 rows: a search needs one answer a row"
+    assert str(error.value) == (
+        "output 'output' has shape [10] for 1 input rows: expected one entry per row, shape [1, ...]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,8 +219,8 @@ def test_an_output_without_a_row_for_each_row_is_an_input_error(rows: Array) -> 
         ({"feature_names": ["a"]}, "there are 1 feature_names for 10 features of a row"),
         ({"domain": "nearby"}, "unknown domain 'nearby'"),
         ({"relation": r.batch_invariance(), "max_batch": 1}, "max_batch is at least 2 for batch invariance, not 1"),
-        ({"inputs": np.zeros((0, 10), np.float32)}, "there are no rows to start from: the inputs are empty"),
-        ({"inputs": [[1.0]]}, "input 'input' is a list, not a numpy array"),
+        ({"inputs": np.zeros((0, 10), np.float32)}, "inputs are empty: the search needs at least one row"),
+        ({"inputs": [[1.0]]}, "input 'input' is a list: expected a numpy array"),
     ],
 )
 def test_bad_requests_are_refused_by_name(options: dict[str, Any], message: str, rows: Array) -> None:

@@ -18,8 +18,8 @@ from pytest_modelserve.metrics.tolerance import (
     output_differences,
     select_output,
 )
-from pytest_modelserve.robustness.batched_predictor import Answering
-from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
+from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 
 Told = str | Callable[[int], str]
 
@@ -66,14 +66,14 @@ class Relation(Protocol):
     def unit(self) -> Literal["row", "batch"]:
         """What one answer of `check` is about."""
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed, /) -> Violations | NDArray[Any]:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed, /) -> Violations | NDArray[Any]:
         """Which of `candidates` (n, ...) break the relation: (n,) of bool, or Violations.
 
         `base` holds the rows that the search started from: the ranges of features, say, are theirs.
         """
 
 
-def checked(relation: Relation, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+def checked(relation: Relation, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
     """What `relation` says, in full; UsageError for an answer that is not one a row."""
     found = relation.check(predictor, candidates, base)
     if not isinstance(found, Violations):
@@ -187,7 +187,7 @@ def compared_variants(
     tolerance: RoundingTolerance,
     output: str | None,
     decision: bool,
-    predictor: Answering,
+    predictor: BatchedPredictor,
     rows: Feed,
     variants: list[Feed],
     base: Feed,
@@ -196,10 +196,12 @@ def compared_variants(
 ) -> Violations:
     """The rows for which one of the variants, all asked in one call, has another answer or another decision."""
     count = row_count(rows)
-    answers = select_output(predictor.predict(joined([rows, *variants])), output)
-    expected = taken(answers, slice(0, count))
+    answers = select_output(predictor.predict(concat_rows([rows, *variants])), output)
+    expected = take_rows(answers, slice(0, count))
     magnitudes = predictor.magnitudes(base)
-    found = [taken(answers, slice(begin, begin + count)) for begin in range(count, count * (len(variants) + 1), count)]
+    found = [
+        take_rows(answers, slice(begin, begin + count)) for begin in range(count, count * (len(variants) + 1), count)
+    ]
     excess: NDArray[Any]
     if decision:
         name = _only(answers)
@@ -231,7 +233,7 @@ def _decided(answer: NDArray[Any]) -> str:
 # A relation from a function: the few lines that a user writes.
 
 
-Check = Callable[[Answering, Feed, Feed], Violations | NDArray[Any]]
+Check = Callable[[BatchedPredictor, Feed, Feed], Violations | NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ class OwnRelation:
     function: Check
     unit: Literal["row", "batch"] = "row"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations | NDArray[Any]:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations | NDArray[Any]:
         """What the function says."""
         return self.function(predictor, candidates, base)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import kind_of
 from pytest_modelserve.metrics.tolerance import RoundingTolerance
-from pytest_modelserve.robustness.coordinates import Feed, joined, row_count
+from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count
 from pytest_modelserve.robustness.domains import as_dtype
 from pytest_modelserve.robustness.relations.base import (
     Feature,
@@ -29,7 +29,7 @@ from pytest_modelserve.robustness.relations.base import (
 from pytest_modelserve.robustness.relations.scale import only_where, rescaled
 
 if TYPE_CHECKING:
-    from pytest_modelserve.robustness.batched_predictor import Answering
+    from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 
 Direction = Literal["increasing", "decreasing"]
 _RAISES = (2.0**-10, 2.0**-3, 0.5, 1.0)
@@ -59,13 +59,13 @@ class Monotone:
         never = "lowers" if self.direction == "increasing" else "raises"
         return f"a higher feature {self.feature} never {never} the answer, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows have an answer that moves against the direction when the feature is raised in steps."""
         name = input_of(candidates, self.input)
         column = columns_of(candidates[name], (self.feature,), name)
         values = self._raised(candidates[name], base[name], column)
         steps = [with_columns(candidates, name, column, row[:, np.newaxis]) for row in values]
-        output, numbers = element_of(predictor.predict(joined([candidates, *steps])), self.output, self.element)
+        output, numbers = element_of(predictor.predict(concat_rows([candidates, *steps])), self.output, self.element)
         answers = numbers.reshape(-1, row_count(candidates))
         magnitude = predictor.magnitudes(base)[output]
         moved = np.diff(answers.astype(np.float64), axis=0) * (1 if self.direction == "increasing" else -1)
@@ -150,13 +150,13 @@ class Directional:
             f" within {self.tolerance}"
         )
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows have an answer that moves the other way, by too little or by too much."""
         name = input_of(candidates, self.input)
         column = columns_of(candidates[name], (self.feature,), name)
         moved, fits = rescaled(candidates, base, name, column, offset=self.by)
         here, there = (feed[name].reshape(len(fits), -1)[:, column[0]] for feed in (candidates, moved))
-        output, answers = element_of(predictor.predict(joined([candidates, moved])), self.output, self.element)
+        output, answers = element_of(predictor.predict(concat_rows([candidates, moved])), self.output, self.element)
         before, after = answers.reshape(2, row_count(candidates))
         magnitude = predictor.magnitudes(base)[output]
         tolerance = self.tolerance.after_rewriting(candidates[name])
@@ -245,7 +245,7 @@ class InvariantTo:
         what = "decision" if self.decision else "answer"
         return f"other values of features {_listed(self.features)} change no {what}, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows are answered otherwise with the features of one of some base rows."""
         name = input_of(candidates, self.input)
         columns = columns_of(candidates[name], self.features, name)
@@ -284,7 +284,7 @@ class LocalStability:
         ends = "change no decision" if self.max_change is None else f"move no answer by more than {self.max_change:g}"
         return f"{self.draws} changes of every real input by {self.eps:g}, up or down, {ends}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows are answered otherwise, or by too much so, a step of `eps` away in one of some directions."""
         names = [name for name in candidates if kind_of(candidates[name].dtype) == "real"]
         if self.input is not None:

@@ -17,8 +17,8 @@ from pytest_modelserve.metrics.tolerance import (
     output_differences,
     select_output,
 )
-from pytest_modelserve.robustness.batched_predictor import Answering, magnitude
-from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, magnitude
+from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 from pytest_modelserve.robustness.relations.base import Violations, farthest
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Agreement:
         what = "decision" if self.decision else "answer"
         return f"both models give the same {what}, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows the other model answers otherwise."""
-        expected = select_output(predictor.alike(self.other).predict(candidates), self.output)
+        expected = select_output(predictor.wrap(self.other).predict(candidates), self.output)
         found = pair_outputs(predictor.predict(candidates), expected)
         if missing := [name for name in expected if name not in found]:
             raise UsageError(f"{predictor.subject} has no output {missing[0]!r}, which {self.other.subject} has")
-        sizes = {name: magnitude(array) for name, array in predictor.alike(self.other).predict(base).items()}
+        sizes = {name: magnitude(array) for name, array in predictor.wrap(self.other).predict(base).items()}
         if self.decision:
             if len(expected) != 1:
                 raise UsageError(f"the models have {len(expected)} outputs: say which one decides by output=")
@@ -98,12 +98,12 @@ class BatchInvariance:
         """What holds."""
         return f"a row has the same answer in a batch as alone, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows of one batch are answered otherwise alone."""
         together = select_output(predictor.predict(candidates), self.output)
         rows = range(row_count(candidates))
         alone = select_output(
-            joined([predictor.predict(taken(candidates, slice(i, i + 1))) for i in rows]), self.output
+            concat_rows([predictor.predict(take_rows(candidates, slice(i, i + 1))) for i in rows]), self.output
         )
         found = output_differences(together, alone, self.tolerance, predictor.magnitudes(base))
         beside = f"in a batch of {len(rows)}"
@@ -124,15 +124,15 @@ class RowPermutation:
         """What holds."""
         return f"rows in another order have the same answers in that order, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows of one batch are answered otherwise when the batch is reversed, or turned by one."""
         count = row_count(candidates)
         expected = select_output(predictor.predict(candidates), self.output)
         orders = (np.arange(count)[::-1], np.roll(np.arange(count), 1))
         several = []
         for order in orders:
-            answers = select_output(predictor.predict(taken(candidates, order)), self.output)
-            back = taken(answers, np.argsort(order))
+            answers = select_output(predictor.predict(take_rows(candidates, order)), self.output)
+            back = take_rows(answers, np.argsort(order))
             several.append(output_differences(back, expected, self.tolerance, predictor.magnitudes(base)))
         return farthest(several, ("reversed", "turned by one place"), "in this order")
 
@@ -187,15 +187,15 @@ class Determinism:
             return told
         return f"{told}, and on {_listed(self.threads)} threads the same {_within(self.threaded)}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows get another answer when they are asked again."""
         first = select_output(predictor.predict(candidates), self.output)
         asked = [(predictor, "when asked again", self.again)] * self.repeats
         if self.new_session:
-            asked.append((predictor.again(), "in a new session", self.again))
+            asked.append((predictor.new_session(), "in a new session", self.again))
         for count in self.threads:
             threads = f"{count} thread{'s' if count > 1 else ''}"
-            asked.append((predictor.again(threads=count), f"on {threads}", self.threaded))
+            asked.append((predictor.new_session(threads=count), f"on {threads}", self.threaded))
         magnitudes = predictor.magnitudes(base) if self.threads else {}
         several = [
             output_differences(select_output(other.predict(candidates), self.output), first, tolerance, magnitudes)
@@ -262,7 +262,7 @@ class PaddingInvariance:
         steps = " or ".join(map(str, self.by))
         return f"{steps} more steps of padding at the end of axis {self.axis} change no answer, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows are answered otherwise when padding follows them."""
         expected = select_output(predictor.predict(candidates), self.output)
         several = []
@@ -350,7 +350,7 @@ class SetPermutation:
         what = "changes no answer" if self.answer == "invariant" else "gives the answers in that order"
         return f"another order of the elements along axis {self.axis!r} {what}, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows are answered otherwise when their elements are reversed, or turned by one."""
         axes = self._axes(predictor, candidates)
         count = _common_size(candidates, axes)
@@ -365,7 +365,7 @@ class SetPermutation:
             several.append(output_differences(answers, expected, self.tolerance, predictor.magnitudes(base)))
         return farthest(several, ("with the elements reversed", "with the elements turned by one"), "in this order")
 
-    def _axes(self, predictor: Answering, rows: Feed) -> dict[str, int]:
+    def _axes(self, predictor: BatchedPredictor, rows: Feed) -> dict[str, int]:
         """The inputs that are permuted together, and along which axis each."""
         for name in self.inputs or ():
             if name not in rows:
@@ -381,7 +381,7 @@ class SetPermutation:
             raise UsageError(f"no input of {predictor.subject} has an axis {self.axis!r}: give its number")
         return axes
 
-    def _output_axes(self, predictor: Answering, outputs: Feed, count: int) -> dict[str, int]:
+    def _output_axes(self, predictor: BatchedPredictor, outputs: Feed, count: int) -> dict[str, int]:
         """Along which axis each output follows the elements."""
         named = {}
         if isinstance(self.axis, str) and self.output_axis is None and predictor.signature is not None:

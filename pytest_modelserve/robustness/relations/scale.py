@@ -26,7 +26,7 @@ from pytest_modelserve.robustness.relations.base import (
 )
 
 if TYPE_CHECKING:
-    from pytest_modelserve.robustness.batched_predictor import Answering
+    from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
     from pytest_modelserve.robustness.coordinates import Feed
 
 # Rows with some features times a factor, or a step further on, and which of them that says something of.
@@ -109,7 +109,7 @@ class Scaling:
             ends = f"multiply every answer by {self.factor:g}{power}"
         return f"{which} times {self.factor:g} {ends}, within {self.tolerance}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows have other answers than the scale of their features makes them."""
         scaled, fits = self._scaled(candidates, base)
         tolerance = self.tolerance
@@ -238,7 +238,7 @@ class UnitChange:
             f"{', '.join(map(str, self.features))} times {self.factor:g}{plus}, within {self.tolerance}"
         )
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows in the first unit are answered otherwise in the second."""
         name, where = input_of(candidates, self.input), input_of(candidates, self.declared_input or self.input)
         column = columns_of(candidates[where], (self.declared,), where)

@@ -20,7 +20,7 @@ from pytest_modelserve.metrics.tolerance import (
     output_differences,
     select_output,
 )
-from pytest_modelserve.robustness.coordinates import Feed, joined, row_count, taken
+from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 from pytest_modelserve.robustness.label_stability import Transform, takes_generator, transformed
 from pytest_modelserve.robustness.relations.base import (
     Feature,
@@ -30,11 +30,11 @@ from pytest_modelserve.robustness.relations.base import (
     input_of,
     with_columns,
 )
-from pytest_modelserve.robustness.strategies import faults_of, malformed, source_for
+from pytest_modelserve.robustness.strategies import fault_names, input_source, malformed
 from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
 if TYPE_CHECKING:
-    from pytest_modelserve.robustness.batched_predictor import Answering
+    from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class FiniteOutputs:
     definition: str = "finite inputs have outputs without NaN and infinities"
     unit: Literal["row", "batch"] = "row"
 
-    def check(self, predictor: Answering, candidates: Feed, _base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, _base: Feed) -> Violations:
         """Which rows of finite numbers are answered by something that is not finite."""
         answers = select_output(predictor.predict(candidates), self.output)
         asked = finite_rows(candidates)
@@ -82,7 +82,7 @@ class Simplex:
             "last place"
         )
 
-    def check(self, predictor: Answering, candidates: Feed, _base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, _base: Feed) -> Violations:
         """Which rows of finite numbers have answers that are no probabilities."""
         answers = select_output(predictor.predict(candidates), self.output)
         if len(answers) != 1:
@@ -166,7 +166,7 @@ class MissingValues:
             told += f", and that of {', '.join(map(repr, self.imputed))} in their place within {self.tolerance}"
         return told if self.max_change is None else f"{told}, and moves by at most {self.max_change:g}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows have no answer, or another one than they should, once their features are missing."""
         name = input_of(candidates, self.input)
         columns = columns_of(candidates[name], self.features, name)
@@ -176,8 +176,8 @@ class MissingValues:
         filled = [self._with(candidates, name, columns, places, self.imputed) for places in chosen_columns]
         feeds = [candidates, *gone, *(filled if self.imputed is not None else [])]
         count = row_count(candidates)
-        answers = select_output(predictor.predict(joined(feeds)), self.output)
-        parts = [taken(answers, slice(k * count, (k + 1) * count)) for k in range(len(feeds))]
+        answers = select_output(predictor.predict(concat_rows(feeds)), self.output)
+        parts = [take_rows(answers, slice(k * count, (k + 1) * count)) for k in range(len(feeds))]
         words = [f"without features {', '.join(str(self.features[k]) for k in places)}" for places in chosen_columns]
         tolerance = self.tolerance.after_rewriting(candidates[name])  # what stands in is rounded to the input's dtype
         asked = _finite_beside(candidates, name, columns)
@@ -188,7 +188,7 @@ class MissingValues:
         parts: list[Feed],
         words: list[str],
         tolerance: RoundingTolerance,
-        predictor: Answering,
+        predictor: BatchedPredictor,
         base: Feed,
         *,
         asked: NDArray[np.bool_],
@@ -290,19 +290,21 @@ class CleanRejection:
         """What holds."""
         return f"malformed inputs raise {', '.join(error.__name__ for error in self.errors)}, and have no answer"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """All rows or none: the faults are those of every row."""
-        like = base if predictor.batch != 0 else {name: array[0, ...] for name, array in base.items()}
-        source = source_for(predictor.predictor, like=like, max_batch=1, domain="like", empty=False)
-        bare = predictor.signature is None and predictor.bare
-        faults = [fault for fault in faults_of(source) if not (bare and fault.endswith(_NAMED))]
-        wrong = [told for fault in faults if (told := self._amiss(predictor, malformed(source, fault), fault, bare))]
+        like = base if predictor.batch_size != 0 else {name: array[0, ...] for name, array in base.items()}
+        source = input_source(predictor.predictor, like=like, max_batch=1, domain="like", empty=False)
+        pass_array = predictor.signature is None and predictor.pass_array
+        faults = [fault for fault in fault_names(source) if not (pass_array and fault.endswith(_NAMED))]
+        wrong = [
+            told for fault in faults if (told := self._amiss(predictor, malformed(source, fault), fault, pass_array))
+        ]
         return Violations(np.full(row_count(candidates), bool(wrong)), None, "; ".join(wrong))
 
-    def _amiss(self, predictor: Answering, inputs: Any, fault: str, bare: bool) -> str:
+    def _amiss(self, predictor: BatchedPredictor, inputs: Any, fault: str, pass_array: bool) -> str:
         """What happened instead of a refusal, nothing where the model refuses."""
         try:
-            predictor.predictor.predict(next(iter(inputs.values())) if bare else dict(inputs))
+            predictor.predictor.predict(next(iter(inputs.values())) if pass_array else dict(inputs))
         except ProcessCrashError as error:
             return f"{fault}: {error}"
         except self.errors:
@@ -352,7 +354,7 @@ class MinimumFunctionality:
         beside = f", and so has each of {self.draws} perturbed copies of it" if self.perturb is not None else ""
         return f"every row of the table has its expected label{beside}"
 
-    def check(self, predictor: Answering, candidates: Feed, base: Feed) -> Violations:
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         """Which rows of the table are answered by another label; rows that are not in it have none."""
         expected = self._expected(candidates, base)
         variants = [candidates, *self._perturbed(candidates)]
@@ -387,13 +389,15 @@ class MinimumFunctionality:
         copies = []
         for draw in range(self.draws):
             parts = [
-                transformed(self.perturb, taken(rows, slice(i, i + 1)), np.random.default_rng(draw) if drawn else None)
+                transformed(
+                    self.perturb, take_rows(rows, slice(i, i + 1)), np.random.default_rng(draw) if drawn else None
+                )
                 for i in range(row_count(rows))
             ]
-            copies.append(joined(parts))
+            copies.append(concat_rows(parts))
         return copies
 
-    def _labels(self, predictor: Answering, rows: Feed) -> list[Label | None]:
+    def _labels(self, predictor: BatchedPredictor, rows: Feed) -> list[Label | None]:
         outputs = select_output(predictor.predict(rows), self.output)
         if len(outputs) != 1:
             raise UsageError(f"the model has {len(outputs)} outputs: say which one decides by output=")
