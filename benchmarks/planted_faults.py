@@ -43,7 +43,7 @@ def look_for(fault: Fault, *, seed: int = 0, candidates: int = CANDIDATES) -> Fo
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the faulty models: casts of NaN, divisions by zero
-        asked = None if isinstance(fault.relation, ms.relations.MinimumFunctionality) else candidates
+        asked = candidates if fault.relation.searched else None
         evidence = ms.measure_relation(
             model, fault.rows, fault.relation, candidates=asked, domain=fault.domain, seed=seed, save_to=None
         )

@@ -232,7 +232,7 @@ def failures(name: str, seed: int, folder: Path, *, candidates: int | None = Non
         relations = obeyed(predictor)
         started = time.perf_counter()
         for relation in relations:
-            asked = None if isinstance(relation, (r.MinimumFunctionality, r.CleanRejection)) else candidates
+            asked = candidates if relation.searched else None
             evidence = ms.measure_relation(predictor, rows, relation, seed=seed, candidates=asked, save_to=None)
             if evidence.verdict is not ms.Verdict.PASS:
                 found.append(f"{name}, seed {seed}: {relation.name}: {' / '.join(evidence.findings)}")

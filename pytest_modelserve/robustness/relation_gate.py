@@ -15,8 +15,6 @@ from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.counterexample_report import answer_lines, change_lines, literal
 from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
-from pytest_modelserve.robustness.relations.invariance import Agreement
-from pytest_modelserve.robustness.relations.validity import CleanRejection, MinimumFunctionality
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
 from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
 
@@ -93,10 +91,10 @@ def measure_relation(
 
 
 def _budget(relation: Relation, candidates: int | None, *, drawn: bool) -> int:
-    if not isinstance(relation, (MinimumFunctionality, CleanRejection)):
+    if relation.searched:
         return candidates if candidates is not None else (_DRAWN_CANDIDATES if drawn else _CANDIDATES)
     if candidates:
-        raise UsageError(f"{relation.name} is about the rows as they stand: leave candidates= out")
+        raise UsageError(f"candidates is not supported by {relation.name}, which checks the given rows only: remove it")
     return 0
 
 
@@ -115,7 +113,7 @@ def _evidence(
     return Evidence(
         gate="relation",
         subject=rows.subject,
-        reference=relation.other.subject if isinstance(relation, Agreement) else None,
+        reference=relation.reference.subject if relation.reference is not None else None,
         quantities=(count,),
         n=search.candidates,
         n_unit="candidates",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,12 +250,11 @@ class _CrashError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _AnyOutput:
+class _AnyOutput(Relation):
     """The relation that the model returns an output at all. It finds rows that crash the serving process."""
 
-    name: str = "any output"
-    definition: str = "the model returns an output for every row"
-    unit: Literal["row", "batch"] = "row"
+    name = "any output"
+    definition = "the model returns an output for every row"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, _base: Feed) -> Violations:
         predictor.predict(candidates)

@@ -1,10 +1,11 @@
-"""What a relation is, and what it says of rows."""
+"""Base classes of metamorphic relations, and their shared parts: violations, features and comparisons of outputs."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,136 +22,285 @@ from pytest_modelserve.metrics.tolerance import (
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 
-Told = str | Callable[[int], str]
+if TYPE_CHECKING:
+    from pytest_modelserve.serving import Predictor
+
+Unit = Literal["row", "batch"]
+Message = str | Callable[[int], str]
+Check = Callable[[BatchedPredictor, Feed, Feed], "Violations | NDArray[Any]"]
+Feature = int | tuple[int, ...]
+"""A column of a row's flat input, or an index in one row of a higher-dimensional input."""
+Features = Feature | Iterable[Feature]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Violations:
-    """Which of the candidates break a relation, (n,) of bool.
+    """Candidates that violate a relation.
 
-    `excess` (n,) says how near each one comes, as a multiple of what is tolerated (above 1: broken): a search goes on
-    from those that come nearest. `told` is a sentence, or gives one for the row at an index.
+    Args:
+        violated: Whether each candidate violates the relation, bool (n,).
+        excess: How close each candidate comes to a violation, (n,), as a multiple of the tolerance: above 1 is a
+            violation. The search continues from the highest. None if the relation has no such measure.
+        message: What is wrong, or a function that returns it for the row at an index.
     """
 
     violated: NDArray[np.bool_]
     excess: NDArray[np.float64] | None = None
-    told: Told = ""
+    message: Message = ""
 
     def sentence(self, row: int) -> str:
-        """What is wrong with one row."""
-        return self.told if isinstance(self.told, str) else self.told(row)
+        """Return what is wrong with one row."""
+        return self.message if isinstance(self.message, str) else self.message(row)
 
     @classmethod
-    def beyond(cls, excess: NDArray[np.float64], told: Told = "") -> Violations:
-        """The rows whose excess is above 1; NaN counts as such."""
-        return cls(~(excess <= 1), excess, told)
+    def beyond(cls, excess: NDArray[np.float64], message: Message = "") -> Violations:
+        """Return the violations of all rows with an excess above 1, or of NaN."""
+        return cls(~(excess <= 1), excess, message)
 
 
-class Relation(Protocol):
-    """A statement about a model that needs no labels, held by every row ("row") or by every batch of rows ("batch").
+class Relation(ABC):
+    """A statement about a model that needs no labels.
 
-    A few lines make one: a frozen dataclass with these attributes and a `check`. Everything that `check` does with a
-    row has to follow from that row, and from `base`, alone, with no draws: a counterexample is made simple by asking
-    again.
+    It holds for every row (`unit` "row") or for every batch of rows ("batch"). Subclass it with a frozen dataclass that
+    has a `name`, a `definition` and a `check`. `relation` wraps a function instead.
     """
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """What reports call it, a noun."""
+        """Name in reports, a noun."""
 
     @property
+    @abstractmethod
     def definition(self) -> str:
-        """What holds for which rows, in one sentence, tolerance included."""
+        """What must hold for which rows, in one sentence with the tolerance."""
 
     @property
-    def unit(self) -> Literal["row", "batch"]:
-        """What one answer of `check` is about."""
+    def unit(self) -> Unit:
+        """What one result of `check` is about."""
+        return "row"
 
+    @property
+    def searched(self) -> bool:
+        """Whether candidates other than the given rows are generated."""
+        return True
+
+    @property
+    def reference(self) -> Predictor | None:
+        """The model that the outputs are compared with, if there is one."""
+        return None
+
+    @abstractmethod
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed, /) -> Violations | NDArray[Any]:
-        """Which of `candidates` (n, ...) break the relation: (n,) of bool, or Violations.
+        """Find the candidates that violate the relation.
 
-        `base` holds the rows that the search started from: the ranges of features, say, are theirs.
+        The result for a row must follow from that row and from `base` alone, without randomness: the search minimizes a
+        counterexample by calling `check` again.
+
+        Args:
+            predictor: The model; `predictor.predict` takes any number of rows.
+            candidates: Inputs by name, (n, ...).
+            base: The rows that the search started from; ranges of features are theirs.
+
+        Returns:
+            Violations, or bool (n,).
         """
+
+    def _normalize(self, **fields: object) -> None:
+        """Set fields of a frozen dataclass while it is created."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToleranceRelation(Relation):
+    """A relation between outputs, within `rtol` and `atol` or, without both, within rounding."""
+
+    output: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+
+    def __post_init__(self) -> None:
+        RoundingTolerance.of(self.rtol, self.atol)
+
+    @property
+    def tolerance(self) -> RoundingTolerance:
+        """The tolerance of a comparison."""
+        return RoundingTolerance.of(self.rtol, self.atol)
+
+
+@dataclass(frozen=True)
+class relation(Relation):
+    """A relation of your own, from a function.
+
+    Args:
+        name: Name in reports, a noun.
+        function: Called as `function(predictor, rows, base)`, with dicts of arrays (n, ...). It returns the rows that
+            violate the relation, as bool (n,) or as `Violations`. Its result for a row must follow from that row and
+            from `base` alone. `predictor.predict` takes any number of rows.
+        definition: What must hold, for reports.
+        unit: "row", or "batch" if the rows of one call are one batch.
+
+    Raises:
+        UsageError: `name` is empty, or `function` is not callable.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> def mirrored(predictor, rows, base):
+        ...     left = predictor.predict(rows)["output"]
+        ...     right = predictor.predict({"input": rows["input"][:, ::-1]})["output"]
+        ...     return abs(left - right) > 1e-5
+        >>> mirror = ms.relations.relation("mirror", mirrored, definition="mirrored rows have the same output")
+        >>> rows = np.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> ms.assert_relation(ms.serve(lambda x: x.sum(axis=1)), rows, mirror).verdict.name
+        'PASS'
+    """
+
+    name: str = ""  # with a default: without, dataclasses would take the property of the base class for one
+    function: Check | None = None
+    _: KW_ONLY
+    definition: str = ""
+    unit: Unit = "row"
+
+    def __post_init__(self) -> None:
+        if not self.name or not callable(self.function):
+            raise UsageError("relation needs a name and a function of (predictor, rows, base)")
+        self._normalize(definition=self.definition or f"{self.name} holds")
+
+    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations | NDArray[Any]:
+        assert self.function is not None
+        return self.function(predictor, candidates, base)
 
 
 def checked(relation: Relation, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
-    """What `relation` says, in full; UsageError for an answer that is not one a row."""
+    """Return what `relation` finds, as Violations. Raises `UsageError` for anything but one bool a row."""
     found = relation.check(predictor, candidates, base)
     if not isinstance(found, Violations):
         found = Violations(np.asarray(found))
     count = len(next(iter(candidates.values())))
     if found.violated.shape != (count,) or found.violated.dtype != np.bool_:
         raise UsageError(
-            f"the relation {relation.name!r} answered {found.violated.dtype.name}{list(found.violated.shape)} for "
-            f"{count} rows: it has to give bool[{count}]"
+            f"the relation {relation.name!r} must return bool[{count}] for {count} rows, got "
+            f"{found.violated.dtype.name}{list(found.violated.shape)}"
         )
     return found
 
 
-# The one number of an answer that a relation judges.
+# Outputs
 
 
-def element_of(outputs: Feed, output: str | None, element: int | None) -> tuple[str, NDArray[Any]]:
-    """The output that is meant, and of each row its number at `element`, (n,).
+def single_output(outputs: Feed, output: str | None) -> tuple[str, NDArray[Any]]:
+    """Return the name and array of `output`, or of the only output. Raises `UsageError` if there are several."""
+    selected = select_output(outputs, output)
+    if len(selected) != 1:
+        raise UsageError(f"output= is missing: the model has {len(selected)} outputs, {', '.join(selected)}")
+    return next(iter(selected.items()))
 
-    UsageError where several outputs, or several numbers a row, leave open which is meant, and for what has no order.
+
+def single_element(outputs: Feed, output: str | None, element: int | None) -> tuple[str, NDArray[Any]]:
+    """Return the name of an output and its number at `element` in each row, (n,).
+
+    Raises `UsageError` if the output or the element is ambiguous, and for outputs without an order.
     """
-    found = select_output(outputs, output)
-    if len(found) != 1:
-        raise UsageError(f"the model has {len(found)} outputs: say which one by output=")
-    ((name, array),) = found.items()
+    name, array = single_output(outputs, output)
     numbers = array.reshape(len(array), -1)
-    if numbers.shape[1] != 1 and element is None:
-        raise UsageError(f"output {name!r} has {numbers.shape[1]} numbers a row: say which one by element=")
-    if element is not None and not -numbers.shape[1] <= element < numbers.shape[1]:
-        raise UsageError(f"output {name!r} has {numbers.shape[1]} numbers a row: there is no element {element}")
+    count = numbers.shape[1]
+    if count != 1 and element is None:
+        raise UsageError(f"element= is missing: output {name!r} has {count} numbers a row")
+    if element is not None and not -count <= element < count:
+        raise UsageError(f"element must be a place among the {count} numbers a row of output {name!r}, got {element}")
     if kind_of(array.dtype) not in ("real", "exact"):
         raise UsageError(f"output {name!r} is {array.dtype.name}, which has no order")
     return name, numbers[:, element or 0]
 
 
-def element_room(tolerance: RoundingTolerance, answers: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
-    """What is tolerated of each of some numbers, in their shape."""
-    if kind_of(answers.dtype) != "real":
-        return np.full(answers.shape, 0.5)  # whole numbers move by one or not at all
-    return tolerance.absolute(answers.reshape(-1, 1), magnitude).reshape(answers.shape)
+def element_tolerance(tolerance: RoundingTolerance, numbers: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
+    """Return the absolute tolerance of each number, in their shape."""
+    if kind_of(numbers.dtype) != "real":
+        return np.full(numbers.shape, 0.5)  # whole numbers move by one or not at all
+    return tolerance.absolute(numbers.reshape(-1, 1), magnitude).reshape(numbers.shape)
 
 
-# Which coordinates of a row a relation is about, and rows in which they have other values.
+def largest_differences(comparisons: Sequence[OutputDifferences], sources: Sequence[str], expected: str) -> Violations:
+    """Return the rows where one of several comparisons exceeds its tolerance, with the largest excess as the message.
+
+    `sources` names where the outputs of each comparison come from, and `expected` where the expected ones do.
+    """
+    excess = np.array([comparison.excess for comparison in comparisons])
+
+    def message(row: int) -> str:
+        worst = int(excess[:, row].argmax())
+        return comparisons[worst].sentence(row, sources[worst], expected)
+
+    return Violations.beyond(excess.max(axis=0), message)
 
 
-Feature = int | tuple[int, ...]
-"""A column of a row's flat input, or its index in one row of a higher-dimensional one."""
+def compare_variants(
+    predictor: BatchedPredictor,
+    rows: Feed,
+    variants: Sequence[Feed],
+    base: Feed,
+    *,
+    sources: Sequence[str],
+    tolerance: RoundingTolerance,
+    output: str | None,
+    decision: bool = False,
+) -> Violations:
+    """Return the rows for which one of the variants, all predicted in one call, has another output or decision."""
+    count = row_count(rows)
+    outputs = select_output(predictor.predict(concat_rows([rows, *variants])), output)
+    expected, *found = (take_rows(outputs, slice(k * count, (k + 1) * count)) for k in range(len(variants) + 1))
+    magnitudes = predictor.magnitudes(base)
+    if not decision:
+        differences = [output_differences(part, expected, tolerance, magnitudes) for part in found]
+        return largest_differences(differences, sources, "as it stands")
+    name, labels = single_output(expected, None)
+    excess = np.array([decision_differences(part[name], labels, tolerance, magnitudes[name]) for part in found])
+
+    def message(row: int) -> str:
+        worst = int(excess[:, row].argmax())
+        here, there = _decision(found[worst][name][row]), _decision(labels[row])
+        return f"output {name!r} decides for {here} {sources[worst]} and for {there} as it stands"
+
+    return Violations.beyond(excess.max(axis=0), message)
 
 
-def as_features(features: Feature | Iterable[Feature]) -> tuple[Feature, ...]:
-    """One or several features as a tuple; UsageError for none, and for what is no whole number."""
+def _decision(output: NDArray[Any]) -> str:
+    return f"class {int(np.argmax(output))}" if kind_of(output.dtype) == "real" else str(np.ravel(output)[0])
+
+
+# Features
+
+
+def as_features(features: Features) -> tuple[Feature, ...]:
+    """Return one or several features as a tuple. Raises `UsageError` for none, and for what is not a whole number."""
     given: tuple[Any, ...] = (features,) if isinstance(features, int) else tuple(features)
     if not given:
-        raise UsageError("features is empty: name one or more by their columns")
+        raise UsageError("features is empty: give one or more columns")
     for feature in given:
         parts = feature if isinstance(feature, tuple) else (feature,)
         if not parts or any(isinstance(part, bool) or not isinstance(part, int) for part in parts):
-            raise UsageError(f"a feature is a column (int) or an index in one row (tuple of ints), not {feature!r}")
+            raise UsageError(f"features must be columns (int) or indices in one row (tuple of ints), got {feature!r}")
     return given
 
 
-def input_of(rows: Feed, name: str | None) -> str:
-    """The input that is meant; UsageError for an unknown one, and without a name where there are several."""
+def select_input(rows: Feed, name: str | None) -> str:
+    """Return the input's name. Raises `UsageError` for an unknown one, and for None where there are several."""
     if name is None:
         if len(rows) > 1:
-            raise UsageError(f"the model has {len(rows)} inputs: say which one by input=, one of {', '.join(rows)}")
+            raise UsageError(f"input= is missing: the model has {len(rows)} inputs, {', '.join(rows)}")
         return next(iter(rows))
     if name not in rows:
         raise UsageError(unknown_choice("input", name, rows))
     return name
 
 
-def columns_of(array: NDArray[Any], features: Sequence[Feature], name: str) -> NDArray[np.intp]:
-    """The flat columns of features in rows (n, ...); InputError for one that a row does not have."""
+def columns_of(array: NDArray[Any], features: Features, name: str) -> NDArray[np.intp]:
+    """Return the flat columns of features in rows (n, ...). Raises `InputError` for one that a row does not have."""
     shape = array.shape[1:]
     found = []
-    for feature in features:
+    for feature in as_features(features):
         try:
             index = feature if isinstance(feature, tuple) else np.unravel_index(feature, shape or (1,))
             found.append(int(np.ravel_multi_index(index, shape or (1,))))
@@ -160,110 +310,12 @@ def columns_of(array: NDArray[Any], features: Sequence[Feature], name: str) -> N
 
 
 def with_columns(rows: Feed, name: str, columns: NDArray[np.intp], values: NDArray[Any]) -> Feed:
-    """The rows with other values (n, columns) in one input."""
+    """Return the rows with other values (n, columns) in one input."""
     array = np.array(rows[name])
     array.reshape(len(array), -1)[:, columns] = values
     return {**rows, name: array}
 
 
-# Rows beside variants of themselves that are to have the same answer, or the same decision.
-
-
-def farthest(several: Sequence[OutputDifferences], found: Sequence[str], expected: str) -> Violations:
-    """The rows in which one of several comparisons lies too far apart, told of the one that does so most.
-
-    `found` says of each comparison where its answers come from, `expected` where those come from that they should be.
-    """
-    excess = np.array([part.excess for part in several])
-
-    def told(row: int) -> str:
-        worst = int(excess[:, row].argmax())
-        return several[worst].sentence(row, found[worst], expected)
-
-    return Violations.beyond(excess.max(axis=0), told)
-
-
-def compared_variants(
-    tolerance: RoundingTolerance,
-    output: str | None,
-    decision: bool,
-    predictor: BatchedPredictor,
-    rows: Feed,
-    variants: list[Feed],
-    base: Feed,
-    *,
-    words: list[str],
-) -> Violations:
-    """The rows for which one of the variants, all asked in one call, has another answer or another decision."""
-    count = row_count(rows)
-    answers = select_output(predictor.predict(concat_rows([rows, *variants])), output)
-    expected = take_rows(answers, slice(0, count))
-    magnitudes = predictor.magnitudes(base)
-    found = [
-        take_rows(answers, slice(begin, begin + count)) for begin in range(count, count * (len(variants) + 1), count)
-    ]
-    excess: NDArray[Any]
-    if decision:
-        name = _only(answers)
-        scores = [decision_differences(part[name], expected[name], tolerance, magnitudes[name]) for part in found]
-        excess = np.array(scores)
-
-        def told(row: int) -> str:
-            worst = int(excess[:, row].argmax())
-            here, there = _decided(found[worst][name][row]), _decided(expected[name][row])
-            return f"output {name!r} decides for {here} {words[worst]} and for {there} as it stands"
-    else:
-        return farthest(
-            [output_differences(part, expected, tolerance, magnitudes) for part in found], words, "as it stands"
-        )
-
-    return Violations.beyond(excess.max(axis=0), told)
-
-
-def _only(answers: Feed) -> str:
-    if len(answers) != 1:
-        raise UsageError(f"the model has {len(answers)} outputs: say which one decides by output=")
-    return next(iter(answers))
-
-
-def _decided(answer: NDArray[Any]) -> str:
-    return f"class {int(np.argmax(answer))}" if kind_of(answer.dtype) == "real" else str(np.ravel(answer)[0])
-
-
-# A relation from a function: the few lines that a user writes.
-
-
-Check = Callable[[BatchedPredictor, Feed, Feed], Violations | NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class OwnRelation:
-    """See `relation`."""
-
-    name: str
-    definition: str
-    function: Check
-    unit: Literal["row", "batch"] = "row"
-
-    def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations | NDArray[Any]:
-        """What the function says."""
-        return self.function(predictor, candidates, base)
-
-
-def relation(name: str, function: Check, *, definition: str = "", unit: Literal["row", "batch"] = "row") -> OwnRelation:
-    """A relation of your own: `function(predictor, rows, base)` says which rows break it, bool (n,) or `Violations`.
-
-    `rows` and `base` are dicts of arrays (n, ...), and `predictor.predict` takes any number of rows; with
-    unit="batch" the rows of one call are one batch. What it says of a row has to follow from that row and from `base`
-    alone, because a counterexample is made simple by asking again.
-
-    >>> def mirrored(predictor, rows, base):
-    ...     left = predictor.predict(rows)["score"]
-    ...     right = predictor.predict({"image": rows["image"][..., ::-1]})["score"]
-    ...     return abs(left - right).max(axis=1) > 0.1
-    >>> relation("mirror", mirrored).name
-    'mirror'
-    """
-    if not name or not callable(function):
-        raise UsageError("a relation has a name and a function of (predictor, rows, base)")
-    return OwnRelation(name, definition or f"{name} holds", function, unit)
+def comma_separated(values: Iterable[object]) -> str:
+    """Return the values in one line."""
+    return ", ".join(map(str, values))
