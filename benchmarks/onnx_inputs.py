@@ -95,7 +95,7 @@ def _answers(predictor: ms.Predictor) -> Outcome:
             plain = plain or seed == 0
     source = source_of(draw)
     assert source is not None
-    return {"answered": answered, "plain": plain, "reason": reason, "asked": source.accepting is not None}
+    return {"answered": answered, "plain": plain, "reason": reason, "asked": source.accepts is not None}
 
 
 def is_accepted(told: Outcome) -> bool:

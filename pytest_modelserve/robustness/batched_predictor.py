@@ -224,7 +224,8 @@ def _onnx_predictor(predictor: Predictor) -> OnnxPredictor:
     if isinstance(predictor, OnnxPredictor):
         return predictor
     raise UsageError(
-        f"{predictor.subject} is a {type(predictor).__name__}, which cannot be reopened: serve its artifact with ms.serve"
+        f"{predictor.subject} is a {type(predictor).__name__}, which cannot be reopened: "
+        "serve its artifact with ms.serve"
     )
 
 

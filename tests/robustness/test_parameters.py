@@ -46,7 +46,7 @@ def test_an_index_reaches_every_row_of_its_table_and_none_beyond(onnx_model: Any
     model = ms.serve(onnx_model(nodes, inputs, outputs, table=np.zeros((9, 2), np.float32)))
     ids = np.concatenate([feed["ids"] for feed in drawn(ms.strategies.inputs(model), 200)])
     assert set(np.unique(ids)) == set(range(9))
-    assert source_of(ms.strategies.inputs(model)).accepting is None  # type: ignore[union-attr]
+    assert source_of(ms.strategies.inputs(model)).accepts is None  # type: ignore[union-attr]
 
 
 def test_a_cast_or_an_identity_in_between_hides_no_parameter(onnx_model: Any) -> None:
@@ -66,7 +66,7 @@ def test_joint_parameters_change_from_example_to_example_and_stay_right(onnx_mod
     inputs = {"x": ("float32", [4, 6, 3]), **{name: ("int64", [2]) for name in ("starts", "ends", "axes")}}
     model = ms.serve(onnx_model(nodes, inputs, {"y": ("float32", ["a", "b", "c"])}))
     strategy = ms.strategies.inputs(model)
-    assert source_of(strategy).accepting is None  # type: ignore[union-attr]
+    assert source_of(strategy).accepts is None  # type: ignore[union-attr]
     seen = {tuple(feed["axes"]) for feed in drawn(strategy, 40)}
     assert len(seen) > 2
     assert all(len({axis % 3 for axis in axes}) == 2 for axes in seen)
@@ -126,7 +126,7 @@ def test_no_graph_however_odd_keeps_a_strategy_from_being_made(data: Any, size: 
                 OperatorUse(op, attributes, names, {}, {}, (None, (2, 2))),
                 OperatorUse(op, attributes, names[::-1], {}, {}, ()),
             )
-            rows = BaseRowGenerator(specs, 0, uses).rows({}, seed=1)
+            rows = BaseRowGenerator(specs, 0, uses).generate({}, seed=1)
             assert {len(array) for array in rows.values()} == {8}
 
 
@@ -155,10 +155,10 @@ def test_malformed_sequences_are_refused(tmp_path: Any) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     model = ms.serve(tmp_path / "m.onnx")
-    from pytest_modelserve.robustness.strategies import fault_names, malformed
+    from pytest_modelserve.robustness.strategies import fault_names, generate_malformed
 
     source = source_of(ms.strategies.inputs(model))
     assert source is not None
     for fault in fault_names(source):
         with pytest.raises(ms.InputError):
-            model.predict(dict(malformed(source, fault, seed=1)))
+            model.predict(dict(generate_malformed(source, fault, seed=1)))

@@ -149,19 +149,19 @@ def test_a_function_that_takes_an_array_is_given_one(rows: NDArray[Any]) -> None
         (
             Signature((TensorSpec("x", "sequence(complex64)", ()),), ()),
             {},
-            "input 'x[0]' is of type complex64: inputs are drawn for real numbers, integers, booleans and text, and for "
-            "sequences, maps and optional values of them; build this one in a strategy of your own",
+            "input 'x[0]' has type complex64: supported are real numbers, integers, booleans and text, and sequences, "
+            "maps and optionals of them. Write a hypothesis strategy of your own for it",
         ),
-        (Signature((TensorSpec("x", "float32", (1,)),), ()), {"max_batch": 0}, "max_batch is a whole number of at least 1, not 0"),
+        (Signature((TensorSpec("x", "float32", (1,)),), ()), {"max_batch": 0}, "max_batch must be at least 1, got 0"),
         (Signature((TensorSpec("x", "float32", (1,)),), ()), {"domain": "lik"}, "unknown domain 'lik': did you mean 'like'? "),
         (
             Signature((TensorSpec("x", "float32", ("n", 2)),), ()),
             {"like": np.zeros((3, 2))},
-            "like= has float64 for input 'x' where the model takes float32",
+            "like= has dtype float64 for input 'x': expected float32",
         ),
         (Signature((TensorSpec("x", "float32", ("n",)),), ()), {"like": {"y": np.zeros(3)}}, "like= has no input 'x'"),
-        (ms.serve(len, name="f"), {}, "f has no signature that says what it takes: give like=, rows that it takes"),
-        ("model.onnx", {}, "inputs are drawn for a Signature, a Predictor or an Artifact, not for a str"),
+        (ms.serve(len, name="f"), {}, "f has no signature: pass like=, rows that the model accepts"),
+        ("model.onnx", {}, "source is a str: expected a Signature, a Predictor or an Artifact"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_by_name(source: Any, options: dict[str, Any], message: str) -> None:
@@ -183,7 +183,7 @@ except ms.MissingDependencyError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    told = "strategies need hypothesis, which is not installed: pip install 'pytest-modelserve[robustness]'\n"
+    told = "strategies require hypothesis, which is not installed: pip install 'pytest-modelserve[robustness]'\n"
     assert done.stdout == told
 
 

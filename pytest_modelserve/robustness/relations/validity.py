@@ -34,7 +34,7 @@ from pytest_modelserve.robustness.relations.base import (
     with_columns,
 )
 from pytest_modelserve.robustness.relations.feature_effects import check_max_change
-from pytest_modelserve.robustness.strategies import fault_names, input_source, malformed
+from pytest_modelserve.robustness.strategies import fault_names, generate_malformed, input_source
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
 from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
 
@@ -307,7 +307,7 @@ class clean_rejection(Relation):
 
     def _check_fault(self, predictor: BatchedPredictor, source: Any, fault: str, pass_array: bool) -> str:
         """Return what happened instead of a rejection, or an empty text."""
-        inputs = malformed(source, fault)
+        inputs = generate_malformed(source, fault)
         try:
             predictor.predictor.predict(next(iter(inputs.values())) if pass_array else dict(inputs))
         except ProcessCrashError as error:
