@@ -1,275 +1,231 @@
-"""One job in a process of its own, with a time limit: what it prints, warns of or breaks stays there."""
+"""Child processes: call a function in another process, with a time limit and its output kept apart."""
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
-import gc
+import importlib
 import io
-import json
 import logging
+import multiprocessing
 import os
 import re
-import signal
+import signal as signals
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from types import ModuleType
+from typing import Any, Self
 
-from pytest_modelserve.errors import (
-    ArtifactError,
-    BakedAxisError,
-    ControlFlowError,
-    ExportError,
-    ModelServeError,
-    RecipeError,
-    UnsupportedOperatorError,
-)
+from pytest_modelserve.errors import RecipeError
 from pytest_modelserve.progress import progress
 
-if TYPE_CHECKING:
-    pass
-
-
-# Why a child process failed, as it crosses to its parent: the class of the error and its words.
-
-
-CAUSE_FILE = "cause.json"
-_CLASSES: dict[str, type[ModelServeError]] = {
-    each.__name__: each
-    for each in (ArtifactError, BakedAxisError, ControlFlowError, ExportError, UnsupportedOperatorError)
-}
+_POLL_S = 0.02
+# How long an idle process has to exit by itself before it is killed.
+_EXIT_S = 1.0
+_LOG_LINES = 20
+# faulthandler's report of a crash begins with this; the frames next to the crash come first.
+_CRASH = "Fatal Python error"
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """`error` is the name of the class to raise in the parent; `told` says why in a sentence, `detail` what else is
-    known."""
+class Crash:
+    """How a child process ended without a result.
 
-    error: str
-    told: str
-    detail: str = ""
-
-    def leave_in(self, folder: Path) -> None:
-        """Write it where `found_in` of the parent looks for it."""
-        (folder / CAUSE_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    def raised(self, message: str) -> ModelServeError:
-        """The error to raise in the parent, with `message`."""
-        return _CLASSES[self.error](message)
-
-
-def found_in(folder: Path) -> Cause | None:
-    """What a child left in `folder`; None where it left nothing, or was ended while it wrote."""
-    try:
-        return Cause(**json.loads((folder / CAUSE_FILE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-# All that a child printed, in its folder; why it failed lies beside it.
-LOG_FILE = "log.txt"
-
-_POLL_S = 0.02
-_LOG_LINES = 20
-# Where faulthandler's account of a crash begins; the frames next to the crash come first.
-_CRASH = "Fatal Python error"
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class Child(Protocol):
-    """A running child process: what `subprocess.Popen` and a fork have in common."""
-
-    def poll(self) -> int | None:
-        """The exit status, negative for a signal, or None while it runs."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    def wait(self) -> int:
-        """The exit status, once there is one."""
-
-
-def run_in_child(start: Callable[[], Child], *, folder: Path, time_limit_s: float, what: str) -> None:
-    """Wait for the child that `start()` starts; it never outlives this call.
-
-    ExportError, with the cause and the log that it left in `folder`, for a child that fails, dies of a signal or takes
-    longer than `time_limit_s`; another class where the cause names one.
+    `signal` and `exit_code` are None where they do not apply or the system does not say. `log_tail` is the end of what
+    the process printed, or faulthandler's report of a crash.
     """
-    child = start()
-    try:
-        for _ in progress(_ticks(child, time.monotonic() + time_limit_s), what):
-            time.sleep(_POLL_S)
-        status = child.poll()
-    finally:  # Ctrl-C comes this way too
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if status is None:
-        raise ExportError(f"{what} took longer than its time limit of {time_limit_s:g} s and was ended{_log(folder)}")
-    if status < 0:
-        raise ExportError(f"{what}: its process died of {_signal_name(-status)}{_log(folder)}")
-    if status > 0:
-        raise _failure(what, found_in(folder), folder)
+
+    signal: int | None
+    exit_code: int | None
+    log_tail: str
+    timed_out: bool = False
+
+    def __str__(self) -> str:
+        if self.timed_out:
+            return "exceeded its time limit"
+        if self.signal is None:
+            return "ended without a result" if self.exit_code is None else f"exited with status {self.exit_code}"
+        try:
+            return f"killed by {signals.Signals(self.signal).name}"
+        except ValueError:  # a real-time signal has no name
+            return f"killed by signal {self.signal}"
 
 
-def _ticks(child: Child, deadline: float) -> Iterator[None]:
-    while child.poll() is None and time.monotonic() < deadline:
-        yield
+def call_in_child(
+    target: str, payload: bytes, *, timeout_s: float, preload: bool = False, description: str = ""
+) -> bytes | Crash:
+    """Return what `target`, "module:function" from bytes to bytes, makes of `payload` in a process that then ends.
+
+    An exception in `target` is a Crash with exit status 1 and the traceback in its log. `preload` is that of
+    ChildProcess; `description` labels a progress bar on a terminal.
+    """
+    with ChildProcess(target, preload=preload) as child:
+        return child.call(payload, timeout_s=timeout_s, description=description)
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal has no name
-        return f"signal {number}"
-
-
-def _failure(what: str, cause: Cause | None, folder: Path) -> ModelServeError:
-    if cause is None:
-        return ExportError(f"{what} failed{_log(folder)}")
-    told = cause.told if cause.detail in ("", cause.told) else f"{cause.told}\n{cause.detail}"
-    return cause.raised(f"{what} failed: {told.strip()}{_log(folder, told)}")
-
-
-def _log(folder: Path, told: str = "") -> str:
-    """That part of the child's log which says more than what was `told`."""
-    lines = [line for line in _text(folder / LOG_FILE).splitlines() if line.strip() and line.strip() not in told]
-    crash = next((number for number, line in enumerate(lines) if line.startswith(_CRASH)), None)
-    shown = lines[-_LOG_LINES:] if crash is None else lines[crash : crash + _LOG_LINES]
-    if not shown:
+def format_log(log_tail: str) -> str:
+    """Return the end of a child's log as indented lines to append to a message."""
+    if not log_tail:
         return "\nIt printed nothing."
-    where = "The end of its log" if crash is None else "Its log"
-    return f"\n{where}:\n" + "\n".join(f"  {line}" for line in shown)
+    title = "Its log" if log_tail.startswith(_CRASH) else "The end of its log"
+    return f"\n{title}:\n" + "\n".join(f"  {line}" for line in log_tail.splitlines())
 
 
-def _text(path: Path) -> str:
-    return _COLOUR.sub("", path.read_text(encoding="utf-8", errors="replace")) if path.exists() else ""
+class ChildProcess:
+    """A process that calls `target`, "module:function" from bytes to bytes, once for each payload.
 
-
-# A child process as a copy of this one: it has the model already, whatever module its class was defined in.
-
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def can_fork() -> bool:
-    """Whether a fork of this process can run torch.
-
-    Elsewhere than on Linux the system's own libraries do not survive one (macOS) or there is none (Windows); and CUDA,
-    once initialised, does not work in a copy.
+    With `preload` the process is forked from multiprocessing's fork server, which has imported the target's module
+    once; without it, or on a system that has no fork server, a new interpreter starts. Its warnings are ignored and its
+    output goes to a log. It ends with `close`, and with this process.
     """
-    import torch
 
-    return sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    def __init__(self, target: str, *, preload: bool = False) -> None:
+        method = "forkserver" if preload and "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload([target.partition(":")[0]])
+        descriptor, name = tempfile.mkstemp(prefix="modelserve-", suffix=".log")
+        os.close(descriptor)
+        self._log = Path(name)
+        self._connection, theirs = context.Pipe()
+        self._is_idle = True
+        self._process = context.Process(target=_serve, args=(target, theirs, name, dict(os.environ)))
+        try:
+            with _no_main_module():
+                self._process.start()
+        except BaseException:
+            self._connection.close()
+            self._log.unlink()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return int(self._process.pid)
+
+    def call(self, payload: bytes, *, timeout_s: float, description: str = "") -> bytes | Crash:
+        """Return the result for `payload`, or how the process ended; after a Crash it is closed."""
+        self._is_idle = False
+        try:
+            self._connection.send_bytes(payload)
+            for _ in progress(self._ticks(timeout_s), description) if description else self._ticks(timeout_s):
+                pass
+            if self._connection.poll():
+                self._is_idle = True
+                return bytes(self._connection.recv_bytes())
+            crash = Crash(None, None, self.log_tail(), timed_out=True)
+        except (EOFError, ConnectionError):
+            self._process.join()
+            status = self._process.exitcode
+            killed = status is not None and status < 0
+            crash = Crash(-status if killed else None, None if killed else status, self.log_tail())
+        self.close()
+        return crash
+
+    def _ticks(self, timeout_s: float) -> Iterator[None]:
+        deadline = time.monotonic() + timeout_s
+        while not self._connection.poll(max(0.0, min(_POLL_S, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return
+            yield
+
+    def log_tail(self) -> str:
+        """Return the end of what the process printed; of a crash that faulthandler reported, the beginning."""
+        text = _COLOR.sub("", self._log.read_text(encoding="utf-8", errors="replace"))
+        lines = [line for line in text.splitlines() if line.strip()]
+        if any(line.startswith(_CRASH) for line in lines):
+            return "\n".join(_crash_report(lines)[:_LOG_LINES])
+        return "\n".join(lines[-_LOG_LINES:])
+
+    def close(self) -> None:
+        """End the process, at once if it is in a call."""
+        if self._connection.closed:
+            return
+        self._connection.close()
+        if self._is_idle:
+            self._process.join(_EXIT_S)
+        self._process.kill()
+        self._process.join()
+        with suppress(ValueError):  # a parent that ignores SIGCHLD is never told of the end
+            self._process.close()
+        self._log.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class ForkedChild:
-    """A forked process, with the methods of `subprocess.Popen` that are needed here."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._status: int | None = None
-
-    def poll(self) -> int | None:
-        """The exit status, negative for a signal, or None while it runs."""
-        return self._reap(os.WNOHANG)
-
-    def wait(self) -> int:
-        """The exit status, once there is one."""
-        status = self._reap(0)
-        assert status is not None
-        return status
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def _reap(self, options: int) -> int | None:
-        if self._status is None:
-            try:
-                pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:
-                # The process ignores SIGCHLD, so the system has thrown the status away; the results will tell.
-                self._status = 0
-            else:
-                self._status = os.waitstatus_to_exitcode(status) if pid else None
-        return self._status
+def _crash_report(lines: list[str]) -> list[str]:
+    """Return faulthandler's report: its title, and the thread that crashed without the others."""
+    begin = next(number for number, line in enumerate(lines) if line.startswith(_CRASH))
+    current = [number for number, line in enumerate(lines) if line.startswith("Current thread") and number > begin]
+    return [lines[begin], *lines[current[0] if current else begin + 1 :]]
 
 
-def fork(run: Callable[[], None], log: Path) -> ForkedChild:
-    """Start `run` in a copy of this process that writes what it prints to `log`."""
-    parent = os.getpid()
-    with warnings.catch_warnings():
-        # Python 3.12 warns of forking with threads. What they may hold is seen to in _settle_in, and the time limit
-        # sees to what is not.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        _be_the_child(run, log, parent)
-    return ForkedChild(pid)
+_main_lock = threading.Lock()
 
 
-def _be_the_child(run: Callable[[], None], log: Path, parent: int) -> NoReturn:
-    """Never return: above here is the stack of the parent, with its `finally` clauses and exit handlers."""
-    status = 1
-    try:
-        _die_with(parent)
-        _settle_in(log)
-        run()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Hide `__main__`: multiprocessing would run it again in the child, a script without a main guard included."""
+    with _main_lock:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when `parent` is killed: it has inherited the parent's locks and pipes."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before that
-        os._exit(1)
+def _serve(target: str, requests: connection.Connection, log: str, environment: Mapping[str, str]) -> None:
+    """Call `target` with each request until the connection is closed: what the child process runs."""
+    signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)  # a fork server has that of the time when it was started
+    _redirect_output(log)
+    with suppress(ImportError):
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")
+    module, _, name = target.partition(":")
+    function: Callable[[bytes], bytes] = getattr(importlib.import_module(module), name)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            requests.send_bytes(function(requests.recv_bytes()))
 
 
-def _settle_in(log: Path) -> None:
-    # The parent's garbage stays where it is: to collect an onnxruntime session waits for threads that a fork lacks.
-    gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _redirect_output(log: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    # sys.stdout may be pytest's capture, whose file the parent goes on using.
-    sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(output, "w"), encoding="utf-8", write_through=True)
+    os.close(output)
+    # New streams, as a process may have none, and without buffers, which a crash would lose.
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)
+        for number in (1, 2)
+    )
     faulthandler.enable(sys.stderr)
-    warnings.simplefilter("ignore")
-    # The parent may have put a function in its place that records or raises.
-    warnings.showwarning = lambda *_, **__: None
-    _silence_handlers()
-
-
-def _silence_handlers() -> None:
-    """Take away every handler, for they write to the parent's files; what is logged goes to the child's log."""
-    for logger in (logging.getLogger(), *logging.Logger.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            logger.handlers = []
-            logger.propagate = True
-    logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
-
-
-# A child process as a new interpreter: the model goes there pickled, its class by value.
-
-
-# Whether onnxruntime survives opening a model, asked in a process of its own.
 
 
 # Every optimisation on, as is onnxruntime's default: at the level that `optimize` uses the crash does not show. One
@@ -313,11 +269,7 @@ def crash_watch() -> Iterator[Callable[[Path], None]]:
             child.kill()
 
 
-# What C++ libraries write to the process's standard error, kept off it.
-
-
-_log_stderr = logging.getLogger(__name__)
-
+_logger = logging.getLogger(__name__)
 _STDERR = 2
 
 
@@ -325,8 +277,8 @@ _STDERR = 2
 def native_stderr_held() -> Iterator[None]:
     """Send what is written to file descriptor 2 inside the block to this module's logger, at DEBUG, after the block.
 
-    `contextlib.redirect_stderr` sees only what Python writes. What other threads write there meanwhile is held, too,
-    and a process without a standard error keeps having none.
+    `contextlib.redirect_stderr` sees only what Python writes, not what C++ libraries do. Output of other threads is
+    held, too, and a process without a standard error keeps having none.
     """
     try:
         before = os.dup(_STDERR)
@@ -344,6 +296,6 @@ def native_stderr_held() -> Iterator[None]:
                 os.dup2(before, _STDERR)
                 held.seek(0)
                 if text := held.read().decode(errors="replace").strip():
-                    _log_stderr.debug("%s", text)
+                    _logger.debug("%s", text)
     finally:
         os.close(before)

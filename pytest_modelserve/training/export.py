@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
 import pickle
-import site
-import subprocess
-import sys
-import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_modelserve._processes import LOG_FILE, Child, can_fork, fork, run_in_child
+from pytest_modelserve._processes import ChildProcess, Crash, format_log
 from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, opset_of, save_artifact
 from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
 from pytest_modelserve.evidence import Subject, package_versions
@@ -31,21 +23,15 @@ from pytest_modelserve.training.export_checks import (
     nan_notes,
     refusal,
 )
-from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportRequest, request_for
-from pytest_modelserve.training.export_worker import ExportJob
+from pytest_modelserve.training.export_errors import ExportFailure
+from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportJob, ExportRequest, request_for
+from pytest_modelserve.training.module_pickle import pickle_job
 from pytest_modelserve.training.train import Examples, TrainedModel
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pytest_modelserve.training.export_worker import ExportJob
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-# How long after its time limit a child ends itself, should this process be gone and not do it.
-_ORPHAN_GRACE_S = 5
 _PRECISIONS = {"float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -105,13 +91,18 @@ def export(
 def _export_into(folder: Path, request: ExportRequest) -> None:
     import onnx
 
+    if find_spec("onnxscript") is None:  # the child imports it
+        require("onnxscript", "export")
     file_name = f"{request.name}.onnx"
-    with TemporaryDirectory(dir=folder) as work, warnings.catch_warnings(), _reference(request) as reference:
-        warnings.simplefilter("ignore")  # of eager torch, which may be errors here; the module is not on trial for them
+    with TemporaryDirectory(dir=folder) as work, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of eager torch, which may be errors here; the module is not tested for them
         raw = Path(work) / file_name
-        outputs = _output_names(reference, request)
-        job = ExportJob(request.module, request.tracing, outputs, request.opset, request.external_data, raw)
-        _run_exporter(job, request)
+        with ChildProcess("pytest_modelserve.training.export_worker:run", preload=True) as exporter:
+            # The process starts while the module runs here.
+            reference = _reference(request)
+            outputs = _output_names(reference, request)
+            job = ExportJob(request.module, request.tracing, outputs, request.opset, request.external_data, raw)
+            _run_exporter(exporter, job, request.time_limit_s)
         model = onnx.load(raw)
         check_written(model, request.tracing, outputs, request.opset)
         forget_shapes(model)
@@ -181,28 +172,18 @@ def _other_dtype(request: ExportRequest) -> str:
     return ""
 
 
-def _run_exporter(job: ExportJob, request: ExportRequest) -> None:
-    require("onnxscript", "export")
-    forks = can_fork()
-    if forks:
-        _load_exporter()
-    folder = job.path.parent
-    log = folder / LOG_FILE
-    alarm_s = math.ceil(request.time_limit_s) + _ORPHAN_GRACE_S
-
-    def start() -> Child:
-        return fork(job.run, log) if forks else spawn(job, log, alarm_s)
-
-    run_in_child(start, folder=folder, time_limit_s=request.time_limit_s, what=f"export of {request.name}")
-    if not job.path.exists():
-        raise ExportError(f"export of {request.name} ended without a result")
-
-
-def _load_exporter() -> None:
-    """Import what every export imports, so that the next fork of this process has it already (2.1 s become 1.0 s)."""
-    for module in ("torch._dynamo", "torch.export._trace", "onnxscript.function_libs.torch_lib.ops"):
-        with suppress(ImportError):  # they are not public, and only a matter of speed
-            require(module, "export")
+def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -> None:
+    what = f"export of {job.path.stem}"
+    result = exporter.call(pickle_job(job), timeout_s=time_limit_s, description=what)
+    if isinstance(result, Crash):
+        if result.timed_out:
+            what += f" took longer than its time limit of {time_limit_s:g} s and was ended"
+        else:
+            what += f": its process was {result}" if result.signal else f": its process {result}"
+        raise ExportError(what + format_log(result.log_tail))
+    if result:
+        failure: ExportFailure = pickle.loads(result)
+        raise failure.to_error(what, exporter.log_tail())
 
 
 def _precision(module: nn.Module) -> str:
@@ -214,58 +195,3 @@ def _floating_dtype(module: nn.Module) -> str:
     dtypes = Counter(str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point())
     commonest = [dtype.removeprefix("torch.") for dtype, _ in dtypes.most_common(1)]
     return commonest[0] if commonest else ""
-
-
-def spawn(job: ExportJob, log: Path, alarm_s: int) -> subprocess.Popen[bytes]:
-    """Start `job` in a new interpreter that writes what it prints to `log`; ExportError if it cannot be pickled."""
-    job_file = log.with_name("job.pickle")
-    job_file.write_bytes(_pickled(job))
-    # -W outranks PYTHONWARNINGS, which may make errors of what torch warns of.
-    command = [sys.executable, "-W", "ignore", "-m", "pytest_modelserve.training.export_worker"]
-    with open(log, "ab") as output:
-        return subprocess.Popen(
-            [*command, str(job_file), str(alarm_s)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-
-
-def _pickled(job: ExportJob) -> bytes:
-    cloudpickle = require("cloudpickle", "export in a new interpreter")
-    try:
-        with _by_value(cloudpickle, _modules_of(job.module)):
-            return bytes(cloudpickle.dumps(job))
-    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
-        raise ExportError(
-            f"{type(job.module).__name__} cannot be sent to the process that exports it: {error}"
-        ) from error
-
-
-def _modules_of(module: nn.Module) -> set[ModuleType]:
-    """The user's own modules that define the classes in `module`: a new interpreter may not find a test file."""
-    classes = {cls for each in module.modules() for cls in type(each).__mro__}
-    modules = {sys.modules.get(cls.__module__) for cls in classes}
-    return {each for each in modules if each is not None and each.__name__ != "__main__" and not _is_installed(each)}
-
-
-def _is_installed(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return module.__name__ in sys.builtin_module_names
-    keys = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {*map(sysconfig.get_path, keys), *site.getsitepackages(), site.getusersitepackages()}
-    return any(Path(file).resolve().is_relative_to(Path(folder).resolve()) for folder in folders)
-
-
-@contextmanager
-def _by_value(cloudpickle: ModuleType, modules: set[ModuleType]) -> Iterator[None]:
-    added = [each for each in modules if each.__name__ not in cloudpickle.list_registry_pickle_by_value()]
-    for module in added:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in added:
-            cloudpickle.unregister_pickle_by_value(module)

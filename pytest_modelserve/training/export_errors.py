@@ -8,10 +8,19 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_modelserve._processes import Cause
+from pytest_modelserve._processes import format_log
+from pytest_modelserve.errors import (
+    ArtifactError,
+    BakedAxisError,
+    ControlFlowError,
+    ExportError,
+    ModelServeError,
+    UnsupportedOperatorError,
+)
 from pytest_modelserve.training.export_request import Tracing
 
 # By name, as torch moves them between private modules. Seen with torch 2.13; the last one comes from torch.dynamo.
@@ -39,16 +48,31 @@ _STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 _OURS = Path(__file__).resolve().parents[1]
 
 
-def cause_of(error: BaseException, tracing: Tracing, folder: Path) -> Cause:
-    """The class and the words for `error`, which came out of torch's exporter as it wrote into `folder`."""
+@dataclass(frozen=True, slots=True)
+class ExportFailure:
+    """A failed export as it crosses to the parent process: the error's class, its message and what torch said."""
+
+    error: type[ModelServeError]
+    message: str
+    detail: str = ""
+
+    def to_error(self, what: str, log_tail: str) -> ModelServeError:
+        """Return the error to raise, with those lines of the exporter's log that say more than the message."""
+        known = self.message if self.detail in ("", self.message) else f"{self.message}\n{self.detail}"
+        lines = "\n".join(line for line in log_tail.splitlines() if line.strip() not in known)
+        return self.error(f"{what} failed: {known.strip()}{format_log(lines)}")
+
+
+def explain_failure(error: BaseException, tracing: Tracing, folder: Path) -> ExportFailure:
+    """Return the class and message for `error`, which torch's exporter raised while it wrote into `folder`."""
     links = list(_chain(error))
     innermost = links[-1]
     detail = f"{type(innermost).__name__}: {innermost}"
     for link in reversed(links):
-        told = _full_disk(link, folder) or _baked_axis(link, tracing) or _unsupported(link) or _data_dependent(link)
-        if told is not None:
-            return Cause(*told, detail=detail)
-    return Cause("ExportError", detail)
+        failure = _full_disk(link, folder) or _baked_axis(link, tracing) or _unsupported(link) or _data_dependent(link)
+        if failure is not None:
+            return ExportFailure(*failure, detail=detail)
+    return ExportFailure(ExportError, detail)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -58,38 +82,38 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
-def _full_disk(error: BaseException, folder: Path) -> tuple[str, str] | None:
+def _full_disk(error: BaseException, folder: Path) -> tuple[type[ModelServeError], str] | None:
     if not isinstance(error, OSError) or error.errno not in _DISK:
         return None
     return (
-        "ArtifactError",
+        ArtifactError,
         f"cannot write into {folder}: {error.strerror}; make room there, or choose another folder with "
         "--modelserve-cache",
     )
 
 
-def _baked_axis(error: BaseException, tracing: Tracing) -> tuple[str, str] | None:
+def _baked_axis(error: BaseException, tracing: Tracing) -> tuple[type[ModelServeError], str] | None:
     found = _FIXED.search(str(error))
     if found:
         size, path, axis = int(found[1]), re.findall(r"\[([^\]]+)\]", found[2])[-1], int(found[3])
         name = list(tracing.inputs)[int(path)] if path.isdecimal() else path.strip("'\"")
         label = tracing.axes.get(name, {}).get(axis, "")
         which = f"axis {axis} of input {name!r}, which was to be free and called {label!r},"
-        return "BakedAxisError", f"the exporter fixed {which} at its traced size {size}: {_BAKED_BY}"
+        return BakedAxisError, f"the exporter fixed {which} at its traced size {size}: {_BAKED_BY}"
     violated = _VIOLATED.search(str(error))
     if violated and str(getattr(error, "error_type", "")) in ("", "UserErrorType.CONSTRAINT_VIOLATION"):
         named = re.findall(r"\w+", violated[1])
         sizes = {label: size for label, size in tracing.sizes.items() if label in named} or tracing.sizes
         free = ", ".join(f"{label!r} (traced {size})" for label, size in sizes.items())
-        return "BakedAxisError", f"the exporter fixed an axis that was to be free, {free}: {_BAKED_BY}"
+        return BakedAxisError, f"the exporter fixed an axis that was to be free, {free}: {_BAKED_BY}"
     return None
 
 
-def _unsupported(error: BaseException) -> tuple[str, str] | None:
+def _unsupported(error: BaseException) -> tuple[type[ModelServeError], str] | None:
     unknown = _NO_FAKE.search(str(error))
     if unknown:
         return (
-            "UnsupportedOperatorError",
+            UnsupportedOperatorError,
             f"torch cannot trace the operator {unknown[1]}{_at(_user_frame(error))}: it has no register_fake, and ONNX "
             "has no translation of it; write it with torch's own operators",
         )
@@ -100,18 +124,18 @@ def _unsupported(error: BaseException) -> tuple[str, str] | None:
     operator = str(getattr(node, "target", "")) or (named[1] if named else str(error))
     stack = getattr(node, "meta", {}).get("stack_trace", "")
     return (
-        "UnsupportedOperatorError",
+        UnsupportedOperatorError,
         f"ONNX has no translation of the operator {operator}{_at(innermost_line(stack))}: write it with other "
         "operators, or keep that step outside the model",
     )
 
 
-def _data_dependent(error: BaseException) -> tuple[str, str] | None:
+def _data_dependent(error: BaseException) -> tuple[type[ModelServeError], str] | None:
     kinds = {type(error).__name__, str(getattr(error, "error_type", ""))}
     if not kinds & _DATA_DEPENDENT:
         return None
     return (
-        "ControlFlowError",
+        ControlFlowError,
         f"forward goes by a value that only the data decide{_at(_user_frame(error))}: a graph takes the same way for "
         "all data; write it with torch.where or masks, or take the decision outside the model",
     )

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,6 +159,18 @@ def _widened(array: NDArray[Any], named: Mapping[int, str]) -> NDArray[Any]:
 
 def _free_axes(axes: Mapping[str, Mapping[int, str]]) -> Iterator[tuple[str, int, str]]:
     return ((key, axis, label) for key, named in axes.items() for axis, label in named.items())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportJob:
+    """All that one call of the exporter needs; `path` is the file to write."""
+
+    module: nn.Module
+    tracing: Tracing
+    outputs: Sequence[str]
+    opset: int | None
+    external_data: bool
+    path: Path
 
 
 PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "pytest-modelserve")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import suppress
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pytest_modelserve.errors import BakedAxisError, ExportError, UsageError
-from pytest_modelserve.training import export, export_worker as export_child
+from pytest_modelserve.training import export
 
 RNG = np.random.default_rng(0)
 SERIES = RNG.standard_normal((2, 7, 1)).astype(np.float32)
@@ -72,32 +69,6 @@ class HeadThatReshapes(nn.Module):
     def forward(self, x):
         time = x.shape[1] if not torch.compiler.is_exporting() else 5
         return x.reshape(-1, time, 2, 4).transpose(1, 2).reshape(-1, 2 * time, 4)
-
-
-def test_dim_objects_bake_the_time_axis_of_a_second_export_and_that_is_refused(store, monkeypatch):
-    # What torch 2.13 does without our two precautions: a trace in this process spoils those that come after it, and
-    # with Dim objects in place of names the export then succeeds with the axis fixed.
-    torch.manual_seed(0)
-    module = Recurrent().eval()
-    free = torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with suppress(torch._dynamo.exc.UserError):  # not the first trace of a recurrent layer in this process
-            torch.export.export(module, (torch.from_numpy(SERIES),), dynamic_shapes=({0: free, 1: free},))
-
-    def with_dims(job):
-        tensors = {name: torch.from_numpy(array) for name, array in job.tracing.inputs.items()}
-        dims = {"batch": torch.export.Dim("batch"), "time": torch.export.Dim("time")}
-        axes = {name: {axis: dims[label] for axis, label in named.items()} for name, named in job.tracing.axes.items()}
-        return {"args": (), "kwargs": tensors, "dynamic_shapes": axes}
-
-    monkeypatch.setattr(export_child, "_forget_traces", lambda: None)
-    monkeypatch.setattr(export_child.ExportJob, "_arguments", with_dims)
-    with pytest.raises(BakedAxisError) as caught:
-        export(module, SERIES, dynamic=("batch", "time"), store=store)
-    assert str(caught.value) == (
-        "axis 1 of input 'series' was to be free and called 'time', and the exporter fixed it as 7"
-    )
 
 
 def test_dim_objects_are_refused_as_names(store):

@@ -7,7 +7,8 @@ import errno
 import numpy as np
 import pytest
 
-from pytest_modelserve.training.export_errors import cause_of, innermost_line
+from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError
+from pytest_modelserve.training.export_errors import explain_failure, innermost_line
 from pytest_modelserve.training.export_request import Tracing
 
 X = np.zeros((2, 4), np.float32)
@@ -15,7 +16,7 @@ TRACING = Tracing({"x": X, "y": X}, {"x": {0: "batch"}, "y": {0: "batch", 1: "ti
 
 
 def cause(error, tmp_path):
-    return cause_of(error, TRACING, tmp_path)
+    return explain_failure(error, TRACING, tmp_path)
 
 
 def wrapped(error):
@@ -48,27 +49,27 @@ def wrapped(error):
 )
 def test_fixed_axis_is_told_by_name(tmp_path, text, told):
     found = cause(wrapped(ValueError(text)), tmp_path)
-    assert found.error == "BakedAxisError"
-    assert found.told.startswith(told)
+    assert found.error == BakedAxisError
+    assert found.message.startswith(told)
     assert found.detail == f"ValueError: {text}"
 
 
 def test_anything_else_is_told_in_its_own_words(tmp_path):
     found = cause(wrapped(LookupError("no kernel for this")), tmp_path)
-    assert (found.error, found.told, found.detail) == ("ExportError", "LookupError: no kernel for this", "")
+    assert (found.error, found.message, found.detail) == (ExportError, "LookupError: no kernel for this", "")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EROFS])
 def test_full_disk_is_told_with_the_folder(tmp_path, number):
     found = cause(wrapped(OSError(number, "No room")), tmp_path)
-    assert (found.error, found.told) == (
-        "ArtifactError",
+    assert (found.error, found.message) == (
+        ArtifactError,
         f"cannot write into {tmp_path}: No room; make room there, or choose another folder with --modelserve-cache",
     )
 
 
 def test_missing_file_is_no_full_disk(tmp_path):
-    assert cause(FileNotFoundError(errno.ENOENT, "weights.bin"), tmp_path).error == "ExportError"
+    assert cause(FileNotFoundError(errno.ENOENT, "weights.bin"), tmp_path).error == ExportError
 
 
 def test_line_is_the_users_and_not_that_of_a_library(tmp_path):
