@@ -1,8 +1,8 @@
-"""What the gates on time and memory promise, counted on this machine: `python benchmarks/latency_gates.py`.
+"""Error rates and overhead of the gates on time and memory on this machine: `python benchmarks/latency_gates.py`.
 
 The relative gate on a model against itself and against slower ones, with fresh sessions in each trial; the absolute
 gate beside a busy loop; what timing adds to a call, inside and outside the timed window, against a bare loop; and how
-far repeated measurements of memory lie apart. Each part prints its goal. The defaults take minutes; the figures that
+much repeated measurements of memory differ. Each part prints its goal. The defaults take minutes; the figures that
 the project claims come from `--trials 3000`, idle and with `--busy`.
 """
 
@@ -67,7 +67,7 @@ def busy_loop() -> Iterator[None]:
         process.join()
 
 
-def told(verdicts: Counter[str]) -> str:
+def format_counts(verdicts: Counter[str]) -> str:
     total = sum(verdicts.values())
     return "  ".join(f"{name} {verdicts[name]} ({100 * verdicts[name] / total:.2f} %)" for name in ms.Verdict)
 
@@ -83,7 +83,7 @@ def trials(what: str, n: int, measure: Callable[[int], ms.Evidence], goal: str) 
         headline.append(evidence.quantities[0].value)
     low, high = np.quantile(headline, [0.05, 0.95])
     print(f"{what}, {n} trials")
-    print(f"  {told(verdicts)}")
+    print(f"  {format_counts(verdicts)}")
     print(
         f"  median value {statistics.median(headline):.3f} (5 to 95 %: {low:.3f} to {high:.3f}); seconds a gate: "
         f"median {statistics.median(seconds):.2f}, longest {max(seconds):.2f}"

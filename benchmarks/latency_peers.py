@@ -65,7 +65,7 @@ def overheads(peer: Peer | None, calls: int) -> Iterator[str]:
     yield f"  {'bare loop':18} {inside:6.0f} ns {call:6.0f} ns"
     for name, costs in added.items():
         inside, call = _medians(costs)
-        yield f"  {name:18} {inside:+6.0f} ns {call:+6.0f} ns" + (_judged(inside, call) if name == OURS else "")
+        yield f"  {name:18} {inside:+6.0f} ns {call:+6.0f} ns" + (_verdict(inside, call) if name == OURS else "")
     yield f"  goal of ours: at most +{GOAL_INSIDE_NS} ns inside the timed window, +{GOAL_OUTSIDE_NS:,} ns in all"
 
 
@@ -73,7 +73,7 @@ def _medians(costs: Sequence[Cost]) -> tuple[float, float]:
     return statistics.median(cost.inside_ns for cost in costs), statistics.median(cost.call_ns for cost in costs)
 
 
-def _judged(inside: float, call: float) -> str:
+def _verdict(inside: float, call: float) -> str:
     return "   met" if inside <= GOAL_INSIDE_NS and call <= GOAL_OUTSIDE_NS else "   missed"
 
 

@@ -1,4 +1,4 @@
-"""How long a model takes to answer for the first time: opening its session and the first call, apart."""
+"""Cold-start gate: time to open a session and to make the first call, in fresh processes."""
 
 from __future__ import annotations
 
@@ -36,43 +36,61 @@ def measure_cold_start(
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
-    """Evidence that opening the session and the first call together stay inside their budgets.
+    """Measure how long a model takes to open and to answer its first call, against one or two budgets.
 
-    Each start is a new interpreter; its imports are not counted. `max_cpu_ms` bounds the CPU time of the whole process,
-    which a busy host hardly moves; `max_ms` bounds what somebody waits. As in `measure_latency`, PASS of `max_ms` rests
-    on wall time, and FAIL on the lower of wall and CPU time: what the host took away fails nobody. With several threads
-    CPU time can be the longer of the two, and wall time then decides alone. The files have been read before, by the
-    check of the artifact: a disk that is cold too is not in the figure.
+    Each start is a new interpreter, whose imports are not counted. As in `measure_latency`, PASS of `max_ms` rests on
+    wall time and FAIL on the lower of wall and CPU time. With several threads CPU time can be the longer of the two,
+    and wall time then decides alone. The files have been read before, so a cold disk is not measured.
 
-    Judged are the medians over fresh processes, as in `measure_memory`: after 6 and, where those do not decide, 10 (11
-    with two budgets). Two budgets are two chances of a FAIL, so each takes half of `alpha`.
+    The medians over fresh processes are judged as in `measure_memory`, after 6 processes and, where those do not
+    decide, after 10 (11 with two budgets). With two budgets each takes half of `alpha`.
 
-    Raises UsageError without a budget and for one that is not positive; otherwise as `measure_memory`.
+    Args:
+        artifact: An artifact, or the path of an ONNX file.
+        inputs: One batch, shape (rows, ...) for each input.
+        max_cpu_ms: The largest CPU time of the whole process, in milliseconds; host load hardly changes it.
+        max_ms: The largest wall time, in milliseconds.
+        providers: Execution providers of onnxruntime.
+        threads: Threads of the session.
+        time_limit_s: The longest that one process may take, in seconds.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
+
+    Returns:
+        Evidence with the medians of the start, and of its session and first call, in milliseconds.
+
+    Raises:
+        UsageError: No budget is given, one is not positive, or the model has inputs that are not tensors.
+        InputError: The inputs do not fit the model, or hold no row.
+        ModelServeError: A process failed or took longer than `time_limit_s`.
+
+    Example:
+        `ms.assert_cold_start("model.onnx", batch, max_cpu_ms=500)` starts six processes or more.
     """
     budgets = {"max_cpu_ms": max_cpu_ms, "max_ms": max_ms}
-    _check_budgets(budgets)
+    _check(budgets)
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     began = time.perf_counter()
     artifact, job, feed = fresh_job(artifact, inputs, providers=providers, threads=threads, calls=1)
     alpha_each = alpha / sum(limit is not None for limit in budgets.values())
 
-    def judged(starts: Sequence[FreshStart]) -> tuple[Quantity, ...]:
-        return judge_starts(starts, max_cpu_ms=max_cpu_ms, max_ms=max_ms, confidence=confidence, alpha=alpha_each)
+    def medians(starts: Sequence[FreshStart]) -> tuple[Quantity, ...]:
+        return median_starts(starts, max_cpu_ms=max_cpu_ms, max_ms=max_ms, confidence=confidence, alpha=alpha_each)
 
     starts = start_until_decided(
         lambda: start_in_fresh_process(job, feed, time_limit_s=time_limit_s),
-        lambda starts: _worst(judged(starts)),
+        lambda starts: _worst(medians(starts)),
         confidence=confidence,
         alpha=alpha_each,
     )
-    verdict = _worst(judged(starts))
+    verdict = _worst(medians(starts))
     return Evidence(
         gate="cold start",
         subject=artifact.subject,
         quantities=(
-            *judged(starts),
-            *(Quantity(name, float(np.median(values)), "ms") for name, values in _apart(starts).items()),
+            *medians(starts),
+            *(Quantity(name, float(np.median(values)), "ms") for name, values in _phases(starts).items()),
         ),
         n=len(starts),
         n_unit="fresh processes",
@@ -82,12 +100,12 @@ def measure_cold_start(
         alpha=alpha,
         findings=_noise(starts, max_ms),
         advice=_ADVICE[verdict],
-        details={**{name: list(values) for name, values in _apart(starts).items()}, "host": host_state()},
+        details={**{name: list(values) for name, values in _phases(starts).items()}, "host": host_state()},
         duration_s=time.perf_counter() - began,
     )
 
 
-def judge_starts(
+def median_starts(
     starts: Sequence[FreshStart],
     *,
     max_cpu_ms: float | None,
@@ -95,7 +113,7 @@ def judge_starts(
     confidence: float,
     alpha: float,
 ) -> tuple[Quantity, ...]:
-    """How starts stand to the budgets that were given; the pure part of `measure_cold_start`."""
+    """Return the medians of the starts with their budgets, for those that are given."""
     cpu, cpu_interval = median_interval(_cpu(starts), confidence=confidence, alpha=alpha)
     wall, wall_interval = median_interval(_wall(starts), confidence=confidence, alpha=alpha)
     both = Interval(
@@ -117,7 +135,7 @@ def _cpu(starts: Sequence[FreshStart]) -> list[float]:
     return [s.session_cpu_ms + s.first_call_cpu_ms for s in starts]
 
 
-def _apart(starts: Sequence[FreshStart]) -> dict[str, list[float]]:
+def _phases(starts: Sequence[FreshStart]) -> dict[str, list[float]]:
     return {
         "session": [s.session_ms for s in starts],
         "session CPU": [s.session_cpu_ms for s in starts],
@@ -131,8 +149,8 @@ def _noise(starts: Sequence[FreshStart], max_ms: float | None) -> tuple[str, ...
     if max_ms is None or wall <= max_ms or cpu > max_ms:
         return ()
     return (
-        f"noisy host, or a disk that is waited for: by wall time the start is too slow ({wall:.3g} ms), "
-        f"by its CPU time it is not ({cpu:.3g} ms)",
+        f"noisy host, or waiting for a disk: the start is too slow by wall time ({wall:.3g} ms), "
+        f"but not by CPU time ({cpu:.3g} ms)",
     )
 
 
@@ -140,22 +158,21 @@ def _worst(quantities: Sequence[Quantity]) -> Verdict:
     return max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
 
 
-def _check_budgets(budgets: dict[str, float | None]) -> None:
+def _check(budgets: dict[str, float | None]) -> None:
     if all(limit is None for limit in budgets.values()):
-        raise UsageError("give max_cpu_ms, max_ms, or both")
+        raise UsageError("a budget is missing: give max_cpu_ms, max_ms, or both")
     for name, limit in budgets.items():
         if limit is not None:
             check_positive(name, limit, "milliseconds")
 
 
 _SUMMARIES = {
-    Verdict.PASS: "the first answer comes inside its budget",
-    Verdict.FAIL: "the first answer comes later than its budget allows",
-    Verdict.INCONCLUSIVE: "the time to the first answer cannot be told from its budget",
+    Verdict.PASS: "the first prediction comes within its budget",
+    Verdict.FAIL: "the first prediction comes later than its budget allows",
+    Verdict.INCONCLUSIVE: "the fresh processes do not decide whether the first prediction comes within its budget",
 }
 _ADVICE = {
     Verdict.PASS: "",
-    Verdict.FAIL: "serve the graph optimised beforehand (recipe `optimize`), make the model smaller, or raise the "
-    "budget",
-    Verdict.INCONCLUSIVE: "run on a quieter host, or give max_cpu_ms, which a busy host hardly moves",
+    Verdict.FAIL: "optimize the graph beforehand (recipe `optimize`), make the model smaller, or raise the budget",
+    Verdict.INCONCLUSIVE: "run on a quieter host, or give max_cpu_ms, which host load hardly changes",
 }

@@ -1,4 +1,4 @@
-"""A model in processes of its own: started afresh as often as it takes to decide."""
+"""Fresh processes that serve a model: how they are started, and how many are needed to decide."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Verdict
 from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
-from pytest_modelserve.performance.timing import host_turn
+from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
 from pytest_modelserve.serving.inputs import check_not_empty
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
+# The method of `start_until_decided` and `median_interval`.
 MEDIAN_OF_STARTS = Method(
-    "sign interval of the median, one of 2 looks",
-    "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the looks",
-    "processes are independent and alike",
+    "sign interval of the median, one of 2 interim analyses",
+    "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the interim analyses",
+    "processes are independent and identically distributed",
 )
-"""How `start_until_decided` and `median_interval` judge."""
-_LOOKS = 2
+_ANALYSES = 2
 _CHILD = "import sys; from pytest_modelserve.performance.fresh_worker import main; main(*sys.argv[1:])"
 _LOG_LINES = 12
 
@@ -42,16 +42,15 @@ Start = Callable[[], FreshStart]
 def fresh_job(
     model: Artifact | str | os.PathLike[str], inputs: Inputs, *, providers: Sequence[str], threads: int, calls: int
 ) -> tuple[Artifact, FreshJob, Feed]:
-    """The artifact, and what a fresh process needs to serve it, the inputs by name; the model has answered them once
-    in this process.
+    """Return the artifact, the job of a fresh process, and the inputs by name, after one prediction in this process.
 
-    UsageError for anything but an artifact or a path, and for a model that takes sequences, maps or optional values;
-    InputError for inputs that do not fit.
+    UsageError for anything but an artifact or a path, and for a model with inputs that are not tensors; InputError for
+    inputs that do not fit.
     """
     if not isinstance(model, (Artifact, str, os.PathLike)):
         raise UsageError(
-            f"a {type(model).__name__} cannot be started in a process of its own: give an Artifact, or the path of an "
-            "ONNX file"
+            f"artifact must be an Artifact or the path of an ONNX file, got {type(model).__name__}: only a file can be "
+            "served in a fresh process"
         )
     check_not_empty(inputs)
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
@@ -59,7 +58,7 @@ def fresh_job(
         predictor.predict(inputs)
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
-        raise UsageError(f"input {others[0]!r} is no tensor, and only tensors can be sent to a process of its own")
+        raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")
     job = FreshJob(
         model=str(artifact.path),
         signature=Signature(artifact.signature.inputs, artifact.signature.outputs),
@@ -71,12 +70,12 @@ def fresh_job(
 
 
 def start_in_fresh_process(job: FreshJob, inputs: Feed, *, time_limit_s: float) -> FreshStart:
-    """One start of `job` with `inputs` in a new interpreter, while no other timed gate of this host runs.
+    """Start `job` with `inputs` in a new interpreter, holding the host lock.
 
-    A forked child would begin with this process's memory. ModelServeError for a child that fails, with the end of what
-    it printed, and for one that takes longer than the limit, which is ended.
+    A forked child would begin with this process's memory. ModelServeError for a process that fails, with the end of its
+    output, and for one that is killed because it takes longer than the limit.
     """
-    with tempfile.TemporaryDirectory(prefix="modelserve-") as folder, host_turn():
+    with tempfile.TemporaryDirectory(prefix="modelserve-") as folder, host_lock():
         job_file, inputs_file, result = (Path(folder, name) for name in ("job", "inputs", "result.json"))
         job_file.write_bytes(pickle.dumps(job))
         inputs_file.write_bytes(pickle.dumps(inputs, protocol=5))  # from 5 on arrays are read without a second copy
@@ -95,42 +94,41 @@ def start_in_fresh_process(job: FreshJob, inputs: Feed, *, time_limit_s: float) 
             )
         except subprocess.TimeoutExpired:
             raise ModelServeError(
-                f"a fresh process that serves {job.model} took longer than {time_limit_s:g} s and was ended: "
-                "raise time_limit_s, or look at what blocks it"
+                f"a fresh process that serves {job.model} took longer than {time_limit_s:g} s and was killed: "
+                "raise time_limit_s, or find out what blocks it"
             ) from None
         if done.returncode:
-            raise ModelServeError(f"a fresh process that serves {job.model} failed{_told(done)}")
+            raise ModelServeError(f"a fresh process that serves {job.model} failed{_describe_failure(done)}")
         return FreshStart(**json.loads(result.read_text(encoding="utf-8")))
 
 
 def start_until_decided(
-    start: Start, judge: Callable[[Sequence[FreshStart]], Verdict], *, confidence: float, alpha: float
+    start: Start, verdict: Callable[[Sequence[FreshStart]], Verdict], *, confidence: float, alpha: float
 ) -> tuple[FreshStart, ...]:
-    """As many starts as `judge` needs: the fewest that can PASS, and where they do not, the fewest that can FAIL."""
+    """Start the fewest processes that can PASS, and if they do not decide, the fewest that can FAIL."""
     starts: list[FreshStart] = []
-    for look in looks_at_starts(confidence=confidence, alpha=alpha):
-        starts += [start() for _ in progress(range(look - len(starts)), "fresh processes")]
-        if judge(starts) is not Verdict.INCONCLUSIVE:
+    for size in interim_starts(confidence=confidence, alpha=alpha):
+        starts += [start() for _ in progress(range(size - len(starts)), "fresh processes")]
+        if verdict(starts) is not Verdict.INCONCLUSIVE:
             break
     return tuple(starts)
 
 
-def looks_at_starts(*, confidence: float, alpha: float) -> tuple[int, int]:
-    """After how many starts they are judged: 6 and 10 for the usual error rates.
+def interim_starts(*, confidence: float, alpha: float) -> tuple[int, int]:
+    """Return the numbers of starts at the two analyses: 6 and 10 for the default error rates.
 
-    All of n starts lie above their median with probability 2⁻ⁿ. PASS may be said at both looks, so each takes half of
-    its error; FAIL is said at the second alone, which takes all of alpha.
+    All of n starts lie above their median with probability 2⁻ⁿ. PASS is possible at both analyses, so each takes half
+    of its error rate; FAIL is possible at the second alone, which takes all of alpha.
     """
-    to_pass = math.ceil(-math.log2(interim_error_rate(1 - confidence, _LOOKS)))
+    to_pass = math.ceil(-math.log2(interim_error_rate(1 - confidence, _ANALYSES)))
     to_fail = math.ceil(-math.log2(alpha))
     return to_pass, max(to_fail, to_pass + 1)
 
 
 def median_interval(values: Sequence[float], *, confidence: float, alpha: float) -> tuple[float, Interval]:
-    """The median of positive `values`, one a start, and its interval at one of the two looks; at the first one the low
-    end is 0."""
-    bounds = median_bounds(values, low_level=1 - alpha, high_level=1 - interim_error_rate(1 - confidence, _LOOKS))
-    may_fail = len(values) >= looks_at_starts(confidence=confidence, alpha=alpha)[1]
+    """Return the median of positive `values` and its interval; at the first analysis the low end is 0."""
+    bounds = median_bounds(values, low_level=1 - alpha, high_level=1 - interim_error_rate(1 - confidence, _ANALYSES))
+    may_fail = len(values) >= interim_starts(confidence=confidence, alpha=alpha)[1]
     low = bounds.low if may_fail else 0.0
     return bounds.estimate, Interval(low, bounds.high, bounds.low_level, bounds.high_level)
 
@@ -139,7 +137,7 @@ def _by_name(inputs: Inputs, signature: Signature) -> Feed:
     return dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
 
 
-def _told(done: subprocess.CompletedProcess[bytes]) -> str:
+def _describe_failure(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = done.stdout.decode("utf-8", errors="replace").strip().splitlines()[-_LOG_LINES:]
     status = f" (exit status {done.returncode})" if done.returncode > 0 else f" (signal {-done.returncode})"
     return status + ("; it printed nothing" if not lines else ":\n" + "\n".join(f"  {line}" for line in lines))

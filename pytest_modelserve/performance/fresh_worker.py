@@ -1,7 +1,7 @@
-"""The process in which a model starts afresh: `main(job_file, inputs_file, result_file)`.
+"""Main program of a fresh process that serves a model: `main(job_file, inputs_file, result_file)`.
 
-It holds what a server would: the interpreter, numpy, onnxruntime, one session, the inputs. The rooms of this package
-that open and check files stay outside, as they would be counted too.
+It holds what a server would hold: the interpreter, numpy, onnxruntime, one session and the inputs. It imports nothing
+else of this package, as that would be measured too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.artifacts import Signature
 
-
 STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FreshJob:
-    """What a fresh process serves, apart from the inputs."""
+    """What a fresh process serves, without the inputs."""
 
     model: str
     signature: Signature
@@ -38,9 +38,9 @@ class FreshJob:
 
 @dataclass(frozen=True, slots=True)
 class FreshStart:
-    """One start: milliseconds by the wall and of the whole process's CPU, and bytes of memory.
+    """Measurements of one start: wall time, CPU time of the whole process, and memory.
 
-    `baseline_bytes` is what was held after the imports, `peak_bytes` the most from then on to the last call.
+    `baseline_bytes` is resident memory after the imports, `peak_bytes` its maximum from then on to the last call.
     """
 
     session_ms: float
@@ -52,22 +52,20 @@ class FreshStart:
 
     @property
     def added_bytes(self) -> int:
-        """What the model, its session, the inputs and the calls added to the baseline."""
+        """The memory that the model, its session, the inputs and the calls added to the baseline."""
         return self.peak_bytes - self.baseline_bytes
 
 
-def start_afresh(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]) -> FreshStart:
-    """Open the session and call it, once timed and then until `job.calls` are made.
+def measure_start(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]) -> FreshStart:
+    """Open the session and call it `job.calls` times, the first time timed.
 
-    `inputs` gives the arrays by name, as the model takes them; it is asked after the baseline, so that they count.
+    `inputs` returns the arrays by name; it is called after the baseline was read, so that they are measured.
     """
     from pytest_modelserve._onnx.sessions import open_session
-
-    pass
     from pytest_modelserve.serving.onnx_predictor import session_runner
 
     names = [spec.name for spec in job.signature.outputs]
-    forget_peak()  # else the peak of the imports stands for that of a small model
+    reset_peak()  # a small model would be hidden by the peak of the imports
     baseline = resident_bytes()
     feed = dict(inputs())
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
@@ -89,8 +87,8 @@ def start_afresh(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]
 
 
 def main(job_file: str, inputs_file: str, result_file: str) -> None:
-    """Read the job, start, and write the result; the files are pickles that the parent wrote a moment ago."""
-    start = start_afresh(_unpickled(job_file), lambda: _unpickled(inputs_file))
+    """Read the job and the inputs, which the parent pickled, and write the measurements as JSON."""
+    start = measure_start(_unpickled(job_file), lambda: _unpickled(inputs_file))
     Path(result_file).write_text(json.dumps(asdict(start)), encoding="utf-8")
 
 
@@ -99,24 +97,21 @@ def _unpickled(path: str) -> Any:
         return pickle.load(file)
 
 
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
 def resident_bytes(status: Path = STATUS) -> int:
-    """The physical memory that this process holds now (VmRSS). ModelServeError on a host that does not tell."""
+    """Return the resident memory of this process (VmRSS); ModelServeError on a host without /proc."""
     return _field("VmRSS", status)
 
 
 def peak_bytes(status: Path = STATUS) -> int:
-    """The most that it held since it started, or since `forget_peak` (VmHWM). ModelServeError as above.
+    """Return the peak of resident memory since the start, or since `reset_peak` (VmHWM).
 
-    Not getrusage's ru_maxrss: that one survives exec, so that the child of a large process begins with its parent's.
+    getrusage's ru_maxrss survives exec: the child of a large process would begin with its parent's.
     """
     return _field("VmHWM", status)
 
 
-def forget_peak() -> bool:
-    """Let the peak start again from what is held now; False where the kernel does not allow it."""
+def reset_peak() -> bool:
+    """Reset the peak to the resident memory; return False where the kernel does not allow it."""
     try:
         _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): "5" resets the peak resident set size
     except OSError:
@@ -125,7 +120,7 @@ def forget_peak() -> bool:
 
 
 def check_host(status: Path = STATUS) -> None:
-    """Raise ModelServeError where this host does not tell a process its memory."""
+    """Raise ModelServeError where this host has no /proc."""
     resident_bytes(status)
 
 
@@ -135,5 +130,5 @@ def _field(name: str, status: Path) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
     except (OSError, StopIteration) as error:
         raise ModelServeError(
-            f"memory is read from {name} in {status}, which this host does not have: run this gate on Linux"
+            f"{name} is missing from {status}, from which memory is read: run this gate on Linux"
         ) from error

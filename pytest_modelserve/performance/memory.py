@@ -1,4 +1,4 @@
-"""How much memory serving takes: the peak of processes that start afresh."""
+"""Memory gates: peak memory of serving in fresh processes, and growth of memory per call."""
 
 from __future__ import annotations
 
@@ -35,12 +35,9 @@ from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_not_empty, check_positive
 from pytest_modelserve.stats import mean_bounds
 
-# How much memory this process holds and held at most, as Linux counts it.
-
-
 _MIB = 1 << 20
+# The arena of onnxruntime grows in the first call and, where shapes allow another plan, once more in the second.
 _CALLS = 5
-"""The arena of onnxruntime grows in the first call and, where shapes allow another plan, once more in the second."""
 
 
 def measure_memory(
@@ -54,18 +51,37 @@ def measure_memory(
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
-    """Evidence that serving `inputs` adds at most `max_mib` MiB to the memory of a process, at its peak.
+    """Measure the peak memory that serving adds to a process, against a budget of `max_mib` MiB.
 
-    Each measurement is a new interpreter, which imports onnxruntime, and then opens the model and predicts `inputs`
-    five times: pass the batch that is deployed. The figure is its peak of resident memory (VmHWM) less what it held
-    after the imports; model, session, inputs, arenas and outputs count. Host memory alone is counted, not a GPU's.
+    Each measurement is a new interpreter that imports onnxruntime, opens the model and predicts `inputs` five times.
+    The figure is its peak of resident memory (VmHWM) less what it held after the imports. It contains the model, the
+    session, inputs, arenas and outputs, but no GPU memory.
 
-    Judged is the median over fresh processes, by the sign test's interval: PASS rests on 6 of them that are all inside
-    the budget, or on 10 of which one may lie outside; FAIL on 10 that are all outside. The error of PASS is split over
-    these two looks, FAIL is said at the second alone. Assumes processes that are independent of each other and alike.
+    The median over fresh processes is judged by the sign test's interval. PASS requires 6 processes within the budget,
+    or 10 of which at most one is not; FAIL requires 10 beyond it. The error rate of PASS is split over these two
+    interim analyses; FAIL is claimed at the second alone. Processes are assumed to be independent and identically
+    distributed.
 
-    Raises UsageError for a budget that is not positive, InputError for inputs that do not fit, and ModelServeError on
-    a host without /proc, for a process that fails, and for one that takes longer than `time_limit_s`.
+    Args:
+        artifact: An artifact, or the path of an ONNX file.
+        inputs: One batch, shape (rows, ...) for each input: pass the batch that is deployed.
+        max_mib: The largest addition to memory allowed, in MiB.
+        providers: Execution providers of onnxruntime.
+        threads: Threads of the session.
+        time_limit_s: The longest that one process may take, in seconds.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
+
+    Returns:
+        Evidence with the median peak, its spread and the baseline, in bytes.
+
+    Raises:
+        UsageError: A budget is not positive, or the model has inputs that are not tensors.
+        InputError: The inputs do not fit the model, or hold no row.
+        ModelServeError: This host has no /proc, or a process failed or took longer than `time_limit_s`.
+
+    Example:
+        `ms.assert_memory("model.onnx", batch, max_mib=200)` starts six processes or more.
     """
     check_positive("max_mib", max_mib, "MiB")
     check_positive("time_limit_s", time_limit_s, "seconds")
@@ -75,23 +91,23 @@ def measure_memory(
     artifact, job, feed = fresh_job(artifact, inputs, providers=providers, threads=threads, calls=_CALLS)
     budget = Budget("at_most", max_mib * _MIB)
 
-    def judged(starts: Sequence[FreshStart]) -> Quantity:
+    def peak(starts: Sequence[FreshStart]) -> Quantity:
         value, interval = median_interval([s.added_bytes for s in starts], confidence=confidence, alpha=alpha)
         return Quantity("peak", value, "bytes", interval, budget)
 
     starts = start_until_decided(
         lambda: start_in_fresh_process(job, feed, time_limit_s=time_limit_s),
-        lambda starts: _verdict(judged(starts)),
+        lambda starts: _verdict(peak(starts)),
         confidence=confidence,
         alpha=alpha,
     )
     added = [s.added_bytes for s in starts]
-    verdict = _verdict(judged(starts))
+    verdict = _verdict(peak(starts))
     return Evidence(
         gate="memory",
         subject=artifact.subject,
         quantities=(
-            judged(starts),
+            peak(starts),
             Quantity("spread", max(added) - min(added), "bytes"),
             Quantity("baseline", float(np.median([s.baseline_bytes for s in starts])), "bytes"),
         ),
@@ -118,26 +134,23 @@ def _verdict(quantity: Quantity) -> Verdict:
 
 
 _SUMMARIES = {
-    Verdict.PASS: "serving stays inside its memory budget",
+    Verdict.PASS: "serving stays within its memory budget",
     Verdict.FAIL: "serving takes more memory than its budget allows",
-    Verdict.INCONCLUSIVE: "the memory that serving takes cannot be told from its budget",
+    Verdict.INCONCLUSIVE: "the fresh processes do not decide whether serving stays within its memory budget",
 }
 _ADVICE = "serve smaller batches, compress the weights (`int8-dynamic`), or raise max_mib"
 
 
-# Does memory grow with every call? The trend of resident memory over many calls, once the arenas have settled.
-
-
 ReadBytes = Callable[[], int]
 
-_BLOCKS = 20
-"""Stretches between readings: as many growths to judge a mean by."""
-_WARM_UP_SHARE = 0.25
-"""So much of the calls goes before the first reading that counts: arenas, caches and Python's own pools settle."""
+# Segments of equally many calls between readings: their growths give the interval of the mean.
+_SEGMENTS = 20
+# Proportion of the calls before the first reading: arenas, caches and Python's own pools fill.
+_WARM_UP_PROPORTION = 0.25
+# glibc's heap grows in steps of 128 KiB (M_TOP_PAD) and a page: a leak is invisible until it fills one.
 _STEP_BYTES = 132 * 1024
-"""glibc's heap grows in steps of 128 KiB (M_TOP_PAD) and a page: a leak is invisible until it fills one."""
+# There are enough calls for a leak as large as the budget to fill this many steps, two for each segment.
 _STEPS_AT_BUDGET = 40
-"""Calls are so many that a leak as large as the budget shows in this many steps, two to a stretch."""
 _FEWEST_CALLS = 400
 
 
@@ -150,22 +163,40 @@ def measure_memory_growth(
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
-    """Evidence that resident memory of this process grows by at most `max_kib_per_call` KiB with each call.
+    """Measure how much resident memory of this process grows per call, against `max_kib_per_call` KiB.
 
-    A quarter of the calls warms up. The rest is cut into 20 stretches of equally many calls, and judged is the mean
-    growth over them, between `stats.mean_bounds`: a single jump, by another thread say, widens the interval instead of
-    deciding. A heap grows in steps, and what has not filled one yet is not seen, so the high end has room for one step
-    (132 KiB) over all calls. There are so many calls that a leak as large as the budget takes 40 steps: 5,280 for a
-    budget of 1 KiB.
+    A quarter of the calls warms up. The rest is divided into 20 segments, and the mean growth over the segments gets
+    the interval of `stats.mean_bounds`: a single jump, by another thread for example, widens it and does not decide. A
+    heap grows in steps and hides what does not fill one yet, so the high end allows for one step (132 KiB) over all
+    calls. A leak as large as the budget fills 40 steps: 5,280 calls for a budget of 1 KiB.
 
-    Assumes that the growths of stretches are independent and alike, as they are for a heap that grows by chance; memory
-    that only goes up and down around a level makes the interval too wide, never too short. Growth in this process alone
-    is seen: not that of an endpoint, nor of a GPU.
+    The growths of segments are assumed to be independent and identically distributed. Memory that oscillates around a
+    level makes the interval too wide, never too narrow. Only this process is measured: no endpoint and no GPU.
 
-    No call begins after `time_limit_s`; stretches that are then missing leave the verdict INCONCLUSIVE.
+    Args:
+        predictor: The served model.
+        inputs: One batch, shape (rows, ...) for each input.
+        max_kib_per_call: The largest growth allowed, in KiB per call.
+        time_limit_s: The time after which no call begins, in seconds. Segments that are then missing make the verdict
+            INCONCLUSIVE.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
 
-    Raises UsageError for a budget that is not positive and ModelServeError on a host without /proc. What the model
-    raises passes through, with the number of the call.
+    Returns:
+        Evidence with the growth per call, the total growth and resident memory, in bytes.
+
+    Raises:
+        UsageError: `max_kib_per_call` or `time_limit_s` is not positive.
+        InputError: The inputs hold no row.
+        ModelServeError: This host has no /proc.
+        Exception: What the model raises, with a note of the number of the call.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: x + 1)
+        >>> ms.measure_memory_growth(model, np.zeros((1, 4), np.float32), max_kib_per_call=1000).n
+        400
     """
     check_positive("max_kib_per_call", max_kib_per_call, "KiB")
     check_positive("time_limit_s", time_limit_s, "seconds")
@@ -173,41 +204,41 @@ def measure_memory_growth(
     check_not_empty(inputs)
     began = time.perf_counter()
     budget = Budget("at_most", max_kib_per_call * 1024)
-    readings = read_while_calling(
+    readings = read_memory(
         lambda: predictor.predict(inputs),
-        calls_for(budget.limit),
+        calls_needed(budget.limit),
         read=resident_bytes,
         wall=Clocks().wall,
         time_limit_s=time_limit_s,
     )
     value, interval = growth_per_call(readings, budget, confidence=confidence, alpha=alpha)
-    quantity = Quantity("growth a call", value, "bytes", interval, budget)
+    quantity = Quantity("growth per call", value, "bytes", interval, budget)
     assert quantity.verdict is not None
     return Evidence(
         gate="memory growth",
         subject=predictor.subject,
         quantities=(
             quantity,
-            Quantity("growth in all", float(readings.bytes[-1] - readings.bytes[0]), "bytes"),
+            Quantity("total growth", float(readings.bytes[-1] - readings.bytes[0]), "bytes"),
             Quantity("resident", float(readings.bytes[-1]), "bytes"),
         ),
         n=readings.calls,
         n_unit="calls",
         method=Method(
-            f"mean growth over {len(readings.bytes) - 1} stretches, Student's t or Hall's transformation",
+            f"mean growth over {len(readings.bytes) - 1} segments, Student's t or Hall's transformation",
             "Student (1908); Hall (1992), Journal of the Royal Statistical Society B 54, 221–228",
-            "growths of stretches are independent and alike",
+            "growths of segments are independent and identically distributed",
         ),
-        summary=_SUMMARIES_leak[quantity.verdict],
+        summary=_GROWTH_SUMMARIES[quantity.verdict],
         confidence=confidence,
         alpha=alpha,
         findings=()
         if readings.in_time
-        else (f"time_limit_s = {time_limit_s:g} left room for {readings.calls:,} calls after the warm-up",),
-        advice="" if quantity.verdict is Verdict.PASS else _ADVICE_leak,
+        else (f"time_limit_s={time_limit_s:g} allowed {readings.calls:,} calls after the warm-up",),
+        advice="" if quantity.verdict is Verdict.PASS else _GROWTH_ADVICE,
         details={
             "resident_bytes": [int(reading) for reading in readings.bytes],
-            "calls_per_stretch": readings.stretch,
+            "calls_per_segment": readings.segment,
             "host": host_state(),
             **keep_samples(resident_bytes=readings.bytes),
         },
@@ -217,33 +248,35 @@ def measure_memory_growth(
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Resident memory at the ends of stretches of `stretch` calls, shape (stretches + 1,)."""
+    """Resident memory at the ends of segments of `segment` calls, shape (segments + 1,)."""
 
     bytes: NDArray[np.float64]
-    stretch: int
+    segment: int
 
     @property
     def calls(self) -> int:
-        """How many calls lie between the first reading and the last."""
-        return (self.bytes.size - 1) * self.stretch
+        """The number of calls between the first reading and the last."""
+        return (self.bytes.size - 1) * self.segment
 
     @property
     def in_time(self) -> bool:
-        """Whether every stretch was called."""
-        return self.bytes.size == _BLOCKS + 1
+        """Whether all segments were measured."""
+        return self.bytes.size == _SEGMENTS + 1
 
 
-def calls_for(limit_bytes: float) -> int:
-    """How many calls show a leak of `limit_bytes` each as 40 steps of the heap; 400 at least, in whole stretches."""
+def calls_needed(limit_bytes: float) -> int:
+    """Return how many calls show a leak of `limit_bytes` each as 40 steps of the heap: at least 400, whole segments."""
     calls = max(_FEWEST_CALLS, _STEPS_AT_BUDGET * _STEP_BYTES / limit_bytes)
-    return _BLOCKS * int(np.ceil(calls / _BLOCKS - 1e-9))
+    return _SEGMENTS * int(np.ceil(calls / _SEGMENTS - 1e-9))
 
 
-def read_while_calling(call: Call, calls: int, *, read: ReadBytes, wall: Clock, time_limit_s: float) -> Readings:
-    """Readings over `calls` calls after the warm-up; fewer stretches where time is up. What `call` raises passes
-    through with the number of the call."""
+def read_memory(call: Call, calls: int, *, read: ReadBytes, wall: Clock, time_limit_s: float) -> Readings:
+    """Read memory over `calls` calls after the warm-up; fewer segments where time is up.
+
+    An exception of `call` gets a note of the number of the call.
+    """
     deadline = wall() + round(time_limit_s * 1e9)
-    warm_up, stretch, made = round(_WARM_UP_SHARE * calls), calls // _BLOCKS, 0
+    warm_up, segment, made = round(_WARM_UP_PROPORTION * calls), calls // _SEGMENTS, 0
 
     def called(n: int) -> bool:
         nonlocal made
@@ -261,29 +294,29 @@ def read_while_calling(call: Call, calls: int, *, read: ReadBytes, wall: Clock, 
     readings = [read()]
     if called(warm_up):
         readings = [read()]
-        while len(readings) <= _BLOCKS and called(stretch):
+        while len(readings) <= _SEGMENTS and called(segment):
             readings.append(read())
-    return Readings(np.array(readings, dtype=np.float64), stretch)
+    return Readings(np.array(readings, dtype=np.float64), segment)
 
 
 def growth_per_call(readings: Readings, budget: Budget, *, confidence: float, alpha: float) -> tuple[float, Interval]:
-    """The mean growth in bytes a call, and its interval; without both ends where a stretch is missing."""
+    """Return the mean growth in bytes per call, and its interval: unbounded where a segment is missing."""
     low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
     if not readings.in_time:
         value = float(readings.bytes[-1] - readings.bytes[0]) / max(readings.calls, 1)
         return value, Interval(-np.inf, np.inf, low_level, high_level)
-    growths = np.diff(readings.bytes) / readings.stretch
+    growths = np.diff(readings.bytes) / readings.segment
     bounds = mean_bounds(growths, low_level=low_level, high_level=high_level)
-    unseen = _STEP_BYTES / readings.calls
-    return bounds.estimate, Interval(bounds.low, bounds.high + unseen, low_level, high_level)
+    hidden = _STEP_BYTES / readings.calls
+    return bounds.estimate, Interval(bounds.low, bounds.high + hidden, low_level, high_level)
 
 
-_SUMMARIES_leak = {
+_GROWTH_SUMMARIES = {
     Verdict.PASS: "memory does not grow beyond its budget",
     Verdict.FAIL: "memory grows with every call",
-    Verdict.INCONCLUSIVE: "the growth of memory cannot be told from its budget",
+    Verdict.INCONCLUSIVE: "the readings do not decide whether memory grows beyond its budget",
 }
-_ADVICE_leak = (
-    "look for what keeps inputs or outputs alive (caches, lists, callbacks), or run it in a process where nothing else "
-    "allocates"
+_GROWTH_ADVICE = (
+    "look for references that keep inputs or outputs alive (caches, lists, callbacks), or measure in a process where "
+    "nothing else allocates"
 )

@@ -1,4 +1,4 @@
-"""Where a model's time goes: operator by operator, in a profiling run apart from the timed one."""
+"""Time of each operator of a model, from onnxruntime's profiler."""
 
 from __future__ import annotations
 
@@ -18,49 +18,19 @@ from pytest_modelserve.serving import Inputs, Predictor
 
 _CALLS = 20
 _WARM_UP_CALLS = 5
+# Slow models make fewer calls, at least two: profiling must not take longer than the gate that it explains.
 _PATIENCE_S = 2.0
-"""Slow models make fewer calls, two at least: a breakdown must not take longer than the gate that it explains."""
-_SHOWN = 10
+_MOST_LISTED = 10
 _KERNEL = "_kernel_time"
 _STEPS = ("preprocess", "postprocess")
 
 
-@dataclass(frozen=True, slots=True)
-class OperatorCost:
-    """One node of the optimised graph and its share, 0 to 1, of the time in all nodes."""
+def measure_operator_costs(predictor: Predictor, inputs: Inputs) -> OperatorCosts | None:
+    """Profile `predict(inputs)` operator by operator; None for anything but a model file in onnxruntime.
 
-    node: str
-    operator: str
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """The costliest nodes; and, of a composed artifact, the shares of its "preprocessing", "model" and
-    "postprocessing", as far as it has them."""
-
-    costliest: tuple[OperatorCost, ...]
-    parts: tuple[tuple[str, float], ...] = ()
-
-    def plain(self) -> dict[str, Any]:
-        """As an entry for the details of evidence: "operators", and "parts" where there are any."""
-        told: dict[str, Any] = {"operators": [asdict(cost) for cost in self.costliest]}
-        return {**told, "parts": dict(self.parts)} if self.parts else told
-
-    def told(self) -> str:
-        """One sentence: "costliest operators (…): MatMul /fc1 45 %, …"."""
-        nodes = ", ".join(f"{cost.operator} {cost.node} {100 * cost.share:.0f} %" for cost in self.costliest)
-        parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in self.parts)
-        where = "a profiling run of its own, on onnxruntime's CPU provider"
-        return f"costliest operators ({where}): {nodes}" + (f"; {parts}" if parts else "")
-
-
-def breakdown(predictor: Predictor, inputs: Inputs) -> Breakdown | None:
-    """Where the time of `predict(inputs)` goes; None for what is not a model file in onnxruntime.
-
-    Up to twenty calls of a session of its own on the CPU, one thread: onnxruntime profiles a session from its start on,
-    and makes calls several times slower by it, so shares are told and no times. None too where it cannot be run: a
-    breakdown that fails must not hide the verdict that it explains.
+    Up to twenty calls of a separate session on the CPU, with one thread. onnxruntime profiles a session from its start
+    on, which slows calls down several times, so that proportions are reported and no times. None also where profiling
+    fails: it must not hide the verdict that it explains.
     """
     if predictor.artifact is None or predictor.transport != "in-process":
         return None
@@ -69,15 +39,44 @@ def breakdown(predictor: Predictor, inputs: Inputs) -> Breakdown | None:
             events = _profile(predictor, inputs, Path(folder))
     except Exception:  # the runtime's exceptions share no base class
         return None
-    return broken_down(events, composed=_composed(predictor.artifact))
+    return costs_of_profile(events, composed=_composed(predictor.artifact))
 
 
-def broken_down(events: Iterable[Mapping[str, Any]], *, composed: Mapping[str, int] | None = None) -> Breakdown | None:
-    """The breakdown of onnxruntime's profile; the first five runs are left out, or the first half of fewer than ten.
-    None where no node ran. A node's time is its median over the runs.
+@dataclass(frozen=True, slots=True)
+class OperatorCost:
+    """One node of the optimized graph, and its proportion of the time in all nodes."""
 
-    `composed` says how often "preprocess" and "postprocess" steps were put around the model; without it no parts are
-    told.
+    node: str
+    operator: str
+    proportion: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCosts:
+    """The costliest nodes. For a composed artifact, also the proportions of preprocessing, model and postprocessing."""
+
+    costliest: tuple[OperatorCost, ...]
+    parts: tuple[tuple[str, float], ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """Return the entries for the details of evidence: "operators", and "parts" where there are any."""
+        operators = {"operators": [asdict(cost) for cost in self.costliest]}
+        return {**operators, "parts": dict(self.parts)} if self.parts else operators
+
+    def __str__(self) -> str:
+        nodes = ", ".join(f"{cost.operator} {cost.node} {100 * cost.proportion:.0f} %" for cost in self.costliest)
+        parts = ", ".join(f"{part} {100 * proportion:.0f} %" for part, proportion in self.parts)
+        where = "profiled separately, on onnxruntime's CPU provider"
+        return f"costliest operators ({where}): {nodes}" + (f"; {parts}" if parts else "")
+
+
+def costs_of_profile(
+    events: Iterable[Mapping[str, Any]], *, composed: Mapping[str, int] | None = None
+) -> OperatorCosts | None:
+    """Return the costs from onnxruntime's profile; None where no node ran. A node's time is its median over the runs.
+
+    The first five runs are left out, or the first half of fewer than ten. `composed` is how often "preprocess" and
+    "postprocess" steps were put around the model; without it there are no parts.
     """
     events = tuple(events)
     runs, warm_up = 0, min(_WARM_UP_CALLS, sum(event.get("name") == "model_run" for event in events) // 2)
@@ -99,38 +98,38 @@ def broken_down(events: Iterable[Mapping[str, Any]], *, composed: Mapping[str, i
     by_node: dict[str, float] = defaultdict(float)
     for (node, _), us in ordered:
         by_node[node] += us / total
-    return Breakdown(
-        tuple(OperatorCost(node, operator, us / total) for (node, operator), us in ordered[:_SHOWN]),
+    return OperatorCosts(
+        tuple(OperatorCost(node, operator, us / total) for (node, operator), us in ordered[:_MOST_LISTED]),
         _parts(by_node, composed or {}),
     )
 
 
-def _parts(shares: Mapping[str, float], composed: Mapping[str, int]) -> tuple[tuple[str, float], ...]:
-    before, after = (_of_steps(shares, word, composed.get(word, 0)) for word in _STEPS)
+def _parts(proportions: Mapping[str, float], composed: Mapping[str, int]) -> tuple[tuple[str, float], ...]:
+    before, after = (_of_steps(proportions, word, composed.get(word, 0)) for word in _STEPS)
     if before is None and after is None:
         return ()
-    model = max(sum(shares.values()) - (before or 0.0) - (after or 0.0), 0.0)
+    model = max(sum(proportions.values()) - (before or 0.0) - (after or 0.0), 0.0)
     named = (("preprocessing", before), ("model", model), ("postprocessing", after))
-    return tuple((name, share) for name, share in named if share is not None)
+    return tuple((name, proportion) for name, proportion in named if proportion is not None)
 
 
-def _of_steps(shares: Mapping[str, float], word: str, times: int) -> float | None:
-    """The share of the nodes that `compose` made in so many goes; None where it made none.
+def _of_steps(proportions: Mapping[str, float], word: str, times: int) -> float | None:
+    """Return the proportion of the nodes that `times` calls of `compose` added; None if it was not called.
 
-    It names them "preprocess/…", and "preprocess_2/…" where that is taken: by its last go, or by a node of the model's
-    own. Those of `compose` are the last ones.
+    `compose` names them "preprocess/…", or "preprocess_2/…" where an earlier call or the model itself uses that name.
+    Its own are those with the highest numbers.
     """
     if not times:
         return None
     of_prefix: dict[int, float] = defaultdict(float)
-    for node, share in shares.items():
+    for node, proportion in proportions.items():
         if found := re.match(rf"{word}(?:_(\d+))?/", node):
-            of_prefix[int(found[1] or 1)] += share
+            of_prefix[int(found[1] or 1)] += proportion
     return sum(of_prefix[number] for number in sorted(of_prefix)[-times:])
 
 
 def _composed(artifact: Artifact) -> dict[str, int]:
-    """How often `compose` put steps before the model and after it."""
+    """Count the calls of `compose` that put steps before the model and after it."""
     settings = [step.settings for step in artifact.lineage if step.stage == "compose"]
     return {word: sum(bool(setting.get(word)) for setting in settings) for word in _STEPS}
 

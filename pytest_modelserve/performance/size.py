@@ -1,4 +1,4 @@
-"""Is the artifact small enough? Weights against weights, or files against a number of bytes."""
+"""Size gate: bytes of weights against a reference, or bytes of files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,36 @@ def measure_size(
     max_ratio: float | None = None,
     max_bytes: int | None = None,
 ) -> Evidence:
-    """Evidence of the size of `candidate`: nothing is estimated, so the verdict is PASS or FAIL.
+    """Measure the size of an artifact. Nothing is estimated, so the verdict is PASS or FAIL.
 
-    `max_ratio` bounds the bytes of its weights (initializers, external data included) over those of `reference`; the
-    file itself would hide in small models what compression did, behind metadata and source lines. `max_bytes` bounds
-    its files together, external data included.
+    Args:
+        candidate: The artifact to measure.
+        reference: The artifact whose weights are compared; required with `max_ratio`.
+        max_ratio: The largest ratio of the bytes of weights (initializers with external data), candidate to reference.
+            In small models the files would hide the effect of compression behind metadata.
+        max_bytes: The largest number of bytes of all files of the candidate, external data included.
 
-    Raises UsageError without a budget, for one that is not positive, for a ratio without a reference or the reverse,
-    and for a reference without weights.
+    Returns:
+        Evidence with the ratio of weights, the bytes of files, or both.
+
+    Raises:
+        UsageError: No budget is given, one is not positive, or the reference holds no weights. Also where only one of
+            `max_ratio` and `reference` is given.
+
+    Example:
+        `ms.assert_size(int8, fp32, max_ratio=0.3)` fails unless the weights take at most 30 % of their bytes in fp32.
     """
     if max_ratio is None and max_bytes is None:
-        raise UsageError("give max_ratio (with a reference), max_bytes, or both")
+        raise UsageError("a budget is missing: give max_ratio (with a reference), max_bytes, or both")
     if (max_ratio is None) != (reference is None):
-        raise UsageError("max_ratio and a reference go together: give both or neither")
+        raise UsageError("max_ratio requires a reference, and a reference requires max_ratio: give both or neither")
     for name, budget in (("max_ratio", max_ratio), ("max_bytes", max_bytes)):
         if budget is not None and not budget > 0:
-            raise UsageError(f"{name} is a positive number, not {budget}")
+            raise UsageError(f"{name} must be positive, got {budget}")
     quantities = []
     if max_ratio is not None and reference is not None:
         if reference.initializer_bytes == 0:
-            raise UsageError(f"{reference.subject} holds no weights to compare with")
+            raise UsageError(f"reference {reference.subject} holds no weights to compare with: give max_bytes instead")
         ratio = candidate.initializer_bytes / reference.initializer_bytes
         quantities.append(Quantity("weights", ratio, "ratio", budget=Budget("at_most", max_ratio)))
     if max_bytes is not None:
@@ -46,12 +56,12 @@ def measure_size(
         quantities=tuple(quantities),
         n=1,
         n_unit="artifact",
-        method=Method("bytes counted"),
-        summary="larger than its budget" if too_large else "inside its budget",
+        method=Method("byte count"),
+        summary="the artifact is larger than its budget" if too_large else "the artifact is within its budget",
         findings=(
             f"weights {candidate.initializer_bytes:,} bytes"
-            + ("" if reference is None else f" against {reference.initializer_bytes:,}")
-            + f", files {candidate.file_bytes:,} bytes",
+            + ("" if reference is None else f", reference {reference.initializer_bytes:,}")
+            + f"; files {candidate.file_bytes:,} bytes",
         ),
         advice="compress it (`int8-dynamic`), or prune it before export" if too_large else "",
     )

@@ -1,4 +1,4 @@
-"""Timing calls: two clocks around each, garbage collection off, the first calls left out, and an end in sight."""
+"""Timed calls: two clocks around each, garbage collection off, warm-up excluded, one timed gate at a time on a host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 Call = Callable[[], object]
 Clock = Callable[[], int]
 
+# The first calls allocate the runtime's arenas and fill caches; from about the fifth on they are like the rest.
 WARM_UP_CALLS = 10
-"""The first calls allocate the runtime's arenas and fill caches; from about the fifth on they are like the rest."""
+# No further warm-up call begins after this long: a cold cache does not slow down what takes seconds.
 _WARM_UP_NS = 2_000_000_000
-"""No further call warms up after this long: what takes seconds is not made slower by a cold cache."""
+# Holders of the lock have time limits themselves, a minute by default; after this long the lock means nothing.
+_LOCK_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Nanosecond clocks: `wall` is what a user waits, `cpu` what this thread worked, `process_cpu` what all did."""
+    """Nanosecond clocks: `wall` is elapsed time, `cpu` that of this thread, `process_cpu` that of all threads."""
 
     wall: Clock = time.perf_counter_ns
     cpu: Clock = time.thread_time_ns
@@ -46,55 +48,44 @@ class CallTimes:
         return self.wall_ms.size
 
     def followed_by(self, later: CallTimes) -> CallTimes:
-        """Both as one sequence of calls."""
+        """Concatenate two sequences of calls."""
         return CallTimes(np.concatenate([self.wall_ms, later.wall_ms]), np.concatenate([self.cpu_ms, later.cpu_ms]))
 
 
-def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = None) -> CallTimes:
-    """The durations of `n` calls, or of those that were begun before the wall clock showed `deadline_ns`.
+def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = None, before: int = 0) -> CallTimes:
+    """Time `n` calls, or those that begin before the wall clock shows `deadline_ns`.
 
-    What `call` raises passes through with the number of the call noted.
-    """
-    return time_in_turn((call,), n, clocks=clocks, deadline_ns=deadline_ns)[0]
-
-
-def time_in_turn(
-    calls: Sequence[Call], n: int, *, clocks: Clocks, deadline_ns: int | None = None, before: int = 0
-) -> tuple[CallTimes, ...]:
-    """As `time_calls`, for several calls that take turns: each `n` times, or each as often as all were.
-
-    They follow on `before` that were timed earlier, which the number of a call that raises counts in.
+    An exception of `call` gets a note of the number of the call, in which `before` earlier calls are counted.
     """
     # Lists, whose append takes a third of the time of an assignment to an array.
-    walls: list[list[int]] = [[] for _ in calls]
-    cpus: list[list[int]] = [[] for _ in calls]
-    turns = [(call, wall.append, cpu.append) for call, wall, cpu in zip(calls, walls, cpus, strict=True)]
+    walls: list[int] = []
+    cpus: list[int] = []
+    add_wall, add_cpu = walls.append, cpus.append
     wall_clock, cpu_clock = clocks.wall, clocks.cpu
     last = math.inf if deadline_ns is None else deadline_ns
     # One reading of the CPU clock a call, as it takes half a microsecond: the time from call to call, 0.2 µs too long.
     made, end, cpu_before = 0, wall_clock(), cpu_clock()
     with no_garbage_collection():
         while made < n and end < last:
-            for call, add_wall, add_cpu in turns:
-                start = wall_clock()
-                try:
-                    call()
-                except Exception as error:
-                    error.add_note(f"raised by timed call {before + made + 1} of {before + n}")
-                    raise
-                end = wall_clock()
-                cpu_after = cpu_clock()
-                add_cpu(cpu_after - cpu_before)
-                cpu_before = cpu_after
-                add_wall(end - start)
+            start = wall_clock()
+            try:
+                call()
+            except Exception as error:
+                error.add_note(f"raised by timed call {before + made + 1} of {before + n}")
+                raise
+            end = wall_clock()
+            cpu_after = cpu_clock()
+            add_cpu(cpu_after - cpu_before)
+            cpu_before = cpu_after
+            add_wall(end - start)
             made += 1
-    return tuple(CallTimes(np.array(wall) / 1e6, np.array(cpu) / 1e6) for wall, cpu in zip(walls, cpus, strict=True))
+    return CallTimes(np.array(walls) / 1e6, np.array(cpus) / 1e6)
 
 
 def warm_up(call: Call, *, clock: Clock) -> float:
-    """Make the calls that are not counted; return the median duration of the later half in nanoseconds.
+    """Make the calls that do not count; return the median duration of the later half in nanoseconds.
 
-    Ten calls, or as many as begin within two seconds. What `call` raises passes through with the number noted.
+    Ten calls, or as many as begin within two seconds. An exception of `call` gets a note of the number of the call.
     """
     began = clock()
     durations: list[int] = []
@@ -113,7 +104,7 @@ def warm_up(call: Call, *, clock: Clock) -> float:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keep Python's collector from running inside a timed call; left as it was found."""
+    """Disable Python's garbage collector, and restore its state at the end."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -123,61 +114,13 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-# A piece of work that is the same on every machine: what a budget is expressed in that travels between them.
-
-
-_SIZE = 64
-"""64 × 64: small enough for every BLAS to stay on one thread (OpenBLAS splits from 64³ multiplications on)."""
-_PRODUCTS = 8
-"""Together some 0.05 to 0.2 ms: long against a clock reading, short against what stands beside it."""
-_NEIGHBOURS = 15
-"""A call is held against the median kernel of so many around it: the host's speed changes more slowly than that."""
-
-
-def calibration_kernel() -> Call:
-    """Eight products of 64 × 64 float32 matrices, each of the last one; about as much as a small model does."""
-    start = np.full((_SIZE, _SIZE), 0.5, dtype=np.float32)
-    step = np.full((_SIZE, _SIZE), 1 / _SIZE, dtype=np.float32)  # keeps values as they are: nothing overflows
-
-    def kernel() -> NDArray[np.float32]:
-        product = start
-        for _ in range(_PRODUCTS):
-            product = product @ step
-        return product
-
-    return kernel
-
-
-def in_machine_units(times: CallTimes, kernel: CallTimes) -> CallTimes:
-    """`times` as multiples of the kernel's median among the 15 that ran around each call, by each clock.
-
-    `times` and `kernel` took turns and are equally many. With fewer than 15 it is the median of all.
-    """
-    return CallTimes(times.wall_ms / _local_median(kernel.wall_ms), times.cpu_ms / _local_median(kernel.cpu_ms))
-
-
-def _local_median(durations: NDArray[np.float64]) -> NDArray[np.float64]:
-    window = min(_NEIGHBOURS, durations.size)
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(durations, window), axis=1)
-    before = window // 2
-    padded: NDArray[np.float64] = np.pad(medians, (before, window - 1 - before), mode="edge")
-    return np.maximum(padded, 1e-6)
-
-
-# One timed gate at a time on this host, whichever process of whichever test run it is in.
-
-
-_PATIENCE_S = 600.0
-"""Holders are capped themselves, at a minute by default; after this long the lock says nothing any more."""
-
-
 @contextmanager
-def host_turn(folder: Path | None = None, *, patience_s: float = _PATIENCE_S) -> Iterator[bool]:
-    """Hold the host's lock for what is timed: True where it is held.
+def host_lock(folder: Path | None = None, *, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterator[bool]:
+    """Hold an inter-process lock, so that one timed gate of this user runs on this host at a time; True where held.
 
-    It keeps other timed gates of this user out, the workers of xdist above all, and no other load. Hold it inside the
-    timed loop alone, never while building or waiting for the store. Without it, because `folder` (by default the one
-    for temporary files) cannot be written or somebody held it for `patience_s`, the gate runs all the same: False.
+    It excludes the workers of xdist and other test runs, and no other load. Hold it only while timing. A gate runs
+    without the lock (False) where `folder`, by default that of temporary files, cannot be written, or where the lock
+    is not free within `timeout_s`.
     """
     from filelock import FileLock, Timeout
 
@@ -185,7 +128,7 @@ def host_turn(folder: Path | None = None, *, patience_s: float = _PATIENCE_S) ->
     path = (folder or Path(tempfile.gettempdir())) / f"pytest_modelserve-timing-{_user()}.lock"
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=patience_s, poll_interval=0.01)
+        lock.acquire(timeout=timeout_s, poll_interval=0.01)
     except (Timeout, OSError, NotImplementedError):
         yield False
         return
@@ -202,10 +145,10 @@ def _user() -> str:
         return "unknown"
 
 
-class Cap:
-    """A limit on the time that a gate takes, less what it waits for its turns on the host."""
+class TimeBudget:
+    """A limit on the time that a gate takes, without the time for which it waits for the host lock."""
 
-    def __init__(self, limit_s: float, *, wall: Callable[[], int]) -> None:
+    def __init__(self, limit_s: float, wall: Clock) -> None:
         self._wall = wall
         self._limit_ns = round(limit_s * 1e9)
         self._began = wall()
@@ -213,7 +156,7 @@ class Cap:
 
     @property
     def used_ns(self) -> int:
-        """How long it has taken so far."""
+        """The time used so far."""
         return self._wall() - self._began - self._waited_ns
 
     @property
@@ -222,22 +165,19 @@ class Cap:
         return self.used_ns >= self._limit_ns
 
     @contextmanager
-    def turn(self) -> Iterator[int]:
-        """Hold the host's lock; gives what the clock shows when time is up."""
-        asked = self._wall()
-        with host_turn():
-            self._waited_ns += self._wall() - asked
+    def timed(self) -> Iterator[int]:
+        """Hold the host lock; yields the wall-clock reading at which time is up."""
+        requested = self._wall()
+        with host_lock():
+            self._waited_ns += self._wall() - requested
             yield self._began + self._waited_ns + self._limit_ns
 
 
-# What the host was doing while a gate measured: a figure of time means little without it.
-
-
 def host_state(root: Path = Path("/")) -> dict[str, Any]:
-    """The load average of the last minute, CPU pressure, the cgroup's CPU quota and the frequency governor.
+    """Return the load average of the last minute, CPU pressure, the cgroup's CPU quota and the frequency governor.
 
-    What this host does not tell is left out. `pressure_stall_percent` is the share of the last 10 s in which some task
-    waited for a CPU; `cpu_quota` is in CPUs. The CPU model is in the evidence's environment.
+    What this host does not report is left out. `pressure_stall_percent` is the proportion of the last 10 s in which
+    some task waited for a CPU; `cpu_quota` is in CPUs.
     """
     found = {
         "load_average": _load(),
@@ -256,7 +196,7 @@ def _load() -> float | None:
 
 
 def _pressure(path: Path) -> float | None:
-    """`some avg10=0.66 avg60=0.58 …`, as the kernel's Documentation/accounting/psi.rst describes it."""
+    """Parse `some avg10=0.66 avg60=0.58 …`, as the kernel's Documentation/accounting/psi.rst describes it."""
     for line in (_text(path) or "").splitlines():
         kind, *fields = line.split()
         if kind == "some":
@@ -265,7 +205,7 @@ def _pressure(path: Path) -> float | None:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """cpu.max of version 2 ("200000 100000" or "max 100000"), or the two files of version 1 (-1: none)."""
+    """Read cpu.max of version 2 ("200000 100000" or "max 100000"), or the two files of version 1 (-1: none)."""
     quota, _, period = (_text(cgroup / "cpu.max") or "").partition(" ")
     if not quota:
         quota = _text(cgroup / "cpu/cpu.cfs_quota_us") or ""

@@ -26,7 +26,7 @@ from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distrib
 from pytest_modelserve.reporting.terminal import format_variant, headline
 
 _MEDIAN = 0.5
-_DRAWN = ("log_ratios", "judged", "cpu_ms")
+_DRAWN = ("log_ratios", "wall_ms", "cpu_ms")
 _FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
 
 
@@ -78,12 +78,12 @@ def _sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: P
         return Sample(unit, "added at most this much memory", _MEDIAN, _ascending(details["added_bytes"]))
     if "first call CPU" in details:
         return _starts(details, quantity, unit)
-    return _timing_sample(details, quantity, unit, folder) if "samples" in details else None
+    return _timing_sample(details, unit, folder) if "samples" in details else None
 
 
 def _readings(details: Mapping[str, Any]) -> Readings | None:
     resident = tuple(map(float, details["resident_bytes"]))
-    return Readings(resident, int(details["calls_per_stretch"])) if len(resident) > 1 else None
+    return Readings(resident, int(details["calls_per_segment"])) if len(resident) > 1 else None
 
 
 def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample:
@@ -95,7 +95,7 @@ def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample
     return Sample(unit, "answered within this time", _MEDIAN, wall, cpu)
 
 
-def _timing_sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: Path | None) -> Sample | None:
+def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -> Sample | None:
     entry = details["samples"]
     if "not_written" in entry:
         raise UnreadableSamplesError(f"The samples were not written: {entry['not_written']}.")
@@ -103,12 +103,9 @@ def _timing_sample(details: Mapping[str, Any], quantity: Quantity, unit: str, fo
     if "log_ratios" in arrays:
         ratios = tuple(map(math.exp, arrays["log_ratios"]))
         return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
-    if "judged" not in arrays:
+    if "wall_ms" not in arrays:
         return None
-    values = arrays["judged"]
-    if quantity.unit != "ms":
-        return Sample(unit, "took at most so many calibration kernels", details["quantile"], values)
-    return Sample(unit, "took at most this long", details["quantile"], values, arrays["cpu_ms"])
+    return Sample(unit, "took at most this long", details["quantile"], arrays["wall_ms"], arrays["cpu_ms"])
 
 
 def _arrays(file: str, folder: Path | None) -> dict[str, tuple[float, ...]]:

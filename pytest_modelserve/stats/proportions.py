@@ -197,8 +197,8 @@ def rows_for_rate_increase(
     """The rows with which the bound of a true `share`, less `base`, keeps `limit` with about `power`.
 
     The bound is that of `rate_increase_bound` at `confidence`: `base` is the reference's share as seen and `below` how
-    far its lower bound lies from it; both 0 for a share by itself. The smallest n for which the binomial quantile at `power`
-    keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the power is
+    far its lower bound lies from it; both 0 for a share by itself. The smallest n for which the binomial quantile at
+    `power` keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the power is
     met to about 3 %. With neither share nor base it is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 %
     at 95 %. None where no number of rows would do, or 10¹² not.
 

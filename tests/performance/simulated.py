@@ -11,32 +11,51 @@ import pytest_modelserve as ms
 from pytest_modelserve.evidence import Subject
 
 
-class Host:
-    """A clock that moves by what calls cost; its speed wanders, and now and then it does something else."""
+class FakeClock:
+    """A clock in nanoseconds that moves only by `spend`."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def spend(self, ns: float) -> None:
+        self.now += round(ns)
+
+    def call(self, ns: float) -> Callable[..., Any]:
+        """A model that takes so many nanoseconds and returns its input."""
+
+        def run(x: Any = None) -> Any:
+            self.now += round(ns)
+            return x
+
+        return run
+
+
+class Host(FakeClock):
+    """A clock that moves by what calls cost; its speed wanders, and sometimes other processes interrupt."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self.rng = random.Random(seed)
-        self.now = 0.0
         self.speed = 1.0
 
-    def clock(self) -> int:
-        return int(self.now)
-
-    def spend(self, cost_ns: float) -> None:
+    def spend(self, ns: float) -> None:
         self.speed = min(3.0, max(0.5, self.speed * self.rng.lognormvariate(0, 0.02)))
         burst = 2_000_000 if self.rng.random() < 0.01 else 0
-        self.now += cost_ns * self.speed * self.rng.lognormvariate(0, 0.05) + burst
+        self.now += round(ns * self.speed * self.rng.lognormvariate(0, 0.05)) + burst
 
-    def call(self, cost_ns: float) -> Callable[..., Any]:
+    def call(self, ns: float) -> Callable[..., Any]:
         def run(x: Any) -> Any:
-            self.spend(cost_ns)
+            self.spend(ns)
             return x
 
         return run
 
 
 class Served(ms.Predictor):
-    """A model file in onnxruntime, as far as the gates can see: each session of it has a speed of its own."""
+    """A model file in onnxruntime as far as the gates can see; each of its sessions has its own speed."""
 
     transport = "in-process"
 
@@ -58,8 +77,8 @@ class Served(ms.Predictor):
         return Served(self.host, self.cost_ns, session_spread=self.session_spread, name=self.subject.name)
 
 
-def artifact(name: str) -> ms.Artifact:
+def artifact(name: str = "mlp", *, weights: int = 1, files: int = 1, variant: str = "") -> ms.Artifact:
     return ms.Artifact(
         path=Path("nowhere.onnx"), external=(), sha256="0" * 64, signature=ms.Signature((), ()), lineage=(), name=name,
-        variant="", file_bytes=1, initializer_bytes=1,
+        variant=variant, file_bytes=files, initializer_bytes=weights,
     )  # fmt: skip

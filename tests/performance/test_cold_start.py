@@ -9,7 +9,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import cold_start
-from pytest_modelserve.performance.cold_start import judge_starts
+from pytest_modelserve.performance.cold_start import median_starts
 from pytest_modelserve.performance.fresh_worker import FreshStart
 
 X = np.ones((4, 64), np.float32)
@@ -49,19 +49,18 @@ def test_verdicts_by_two_clocks(
     assert (evidence.verdict, evidence.n) == (verdict, n)
 
 
-def test_session_and_first_call_are_told_apart(starts: Any, small_model: ms.Artifact) -> None:
+def test_session_and_first_call_have_their_own_figures(starts: Any, small_model: ms.Artifact) -> None:
     starts(20, 10)
     evidence = ms.measure_cold_start(small_model, X, max_ms=15)
-    told = {quantity.name: quantity.value for quantity in evidence.quantities}
-    assert told == pytest.approx({"start": 20, "session": 16, "session CPU": 8, "first call": 4, "first call CPU": 2})
+    values = {quantity.name: quantity.value for quantity in evidence.quantities}
+    assert values == pytest.approx({"start": 20, "session": 16, "session CPU": 8, "first call": 4, "first call CPU": 2})
     assert evidence.findings == (
-        "noisy host, or a disk that is waited for: by wall time the start is too slow (20 ms), "
-        "by its CPU time it is not (10 ms)",
+        "noisy host, or waiting for a disk: the start is too slow by wall time (20 ms), but not by CPU time (10 ms)",
     )
 
 
 def test_several_threads_cannot_excuse_wall_time() -> None:
-    (quantity,) = judge_starts([start(20, 60)] * 10, max_cpu_ms=None, max_ms=10, **RATES)
+    (quantity,) = median_starts([start(20, 60)] * 10, max_cpu_ms=None, max_ms=10, **RATES)
     assert quantity.verdict is ms.Verdict.FAIL
     assert quantity.interval is not None
     assert quantity.interval.low == pytest.approx(20)
@@ -81,6 +80,6 @@ def test_real_start_is_inside_a_minute(small_model: ms.Artifact) -> None:
         ({"max_cpu_ms": float("nan")}, "max_cpu_ms is a positive number"),
     ],
 )
-def test_impossible_budget_is_refused(budgets: Any, message: str, small_model: ms.Artifact) -> None:
+def test_invalid_budget_is_refused(budgets: Any, message: str, small_model: ms.Artifact) -> None:
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_cold_start(small_model, X, **budgets)

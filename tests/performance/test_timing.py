@@ -1,50 +1,31 @@
-"""How calls are timed, on given clocks."""
+"""Timed calls on given clocks, the host lock, and the state of the host."""
 
 from __future__ import annotations
 
 import gc
-from itertools import count
+import threading
+from pathlib import Path
 
 import pytest
 
-from pytest_modelserve.performance.timing import Clocks, time_calls, time_in_turn, warm_up
+from pytest_modelserve.performance import timing
+from pytest_modelserve.performance.timing import Clocks, TimeBudget, host_lock, host_state, time_calls, warm_up
+from tests.performance.simulated import FakeClock
 
 
-def test_calls_are_timed_by_the_clocks_given() -> None:
-    now = [0]
-
-    def call() -> None:
-        now[0] += 1_000_000
-
-    found = time_calls(call, 3, clocks=Clocks(wall=lambda: now[0], cpu=lambda: 0))
+def test_calls_are_timed_by_both_clocks() -> None:
+    clock = FakeClock()
+    found = time_calls(clock.call(1e6), 3, clocks=Clocks(wall=clock, cpu=lambda: 0))
     assert found.wall_ms.tolist() == [1.0, 1.0, 1.0]
     assert found.cpu_ms.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_calls_take_turns() -> None:
-    now, order = [0], []
-
-    def call(name: str, ns: int) -> None:
-        order.append(name)
-        now[0] += ns
-
-    clocks = Clocks(wall=lambda: now[0], cpu=lambda: now[0])
-    a, b = time_in_turn((lambda: call("a", 1_000_000), lambda: call("b", 2_000_000)), 2, clocks=clocks)
-    assert order == ["a", "b", "a", "b"]
-    assert (a.wall_ms.tolist(), b.cpu_ms.tolist()) == ([1.0, 1.0], [2.0, 2.0])
-
-
 def test_no_call_begins_after_the_deadline() -> None:
-    now = [0]
-
-    def call() -> None:
-        now[0] += 10
-
-    clocks = Clocks(wall=lambda: now[0], cpu=lambda: 0)
-    assert len(time_calls(call, 100, clocks=clocks, deadline_ns=35)) == 4
+    clock = FakeClock()
+    assert len(time_calls(clock.call(10), 100, clocks=Clocks(wall=clock, cpu=lambda: 0), deadline_ns=35)) == 4
 
 
-def test_collector_rests_inside_and_is_left_as_it_was() -> None:
+def test_garbage_collector_is_off_during_calls_and_restored() -> None:
     seen = []
     time_calls(lambda: seen.append(gc.isenabled()), 1, clocks=Clocks())
     assert seen == [False]
@@ -53,29 +34,104 @@ def test_collector_rests_inside_and_is_left_as_it_was() -> None:
 
 def test_warm_up_ignores_the_first_calls() -> None:
     durations = iter([9_000] * 5 + [10] * 5)
-    now = [0]
-
-    def call() -> None:
-        now[0] += next(durations)
-
-    assert warm_up(call, clock=lambda: now[0]) == 10
+    clock = FakeClock()
+    assert warm_up(lambda: clock.spend(next(durations)), clock=clock) == 10
 
 
 def test_warm_up_of_slow_calls_ends_early() -> None:
-    now, made = [0], count()
-
-    def call() -> None:
-        next(made)
-        now[0] += 1_500_000_000
-
-    assert warm_up(call, clock=lambda: now[0]) == 1.5e9
-    assert next(made) == 2
+    clock = FakeClock()
+    assert warm_up(clock.call(1.5e9), clock=clock) == 1.5e9
+    assert clock.now == 2 * 1.5e9
 
 
-def test_error_while_warming_up_names_the_call() -> None:
-    def fails() -> None:
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError) as error:
-        warm_up(fails, clock=lambda: 0)
+def test_error_during_warm_up_names_the_call() -> None:
+    with pytest.raises(ZeroDivisionError) as error:
+        warm_up(lambda: 1 // 0, clock=lambda: 0)
     assert error.value.__notes__ == ["raised by warm-up call 1 of 10"]
+
+
+def test_one_thread_holds_the_host_lock_at_a_time(tmp_path: Path) -> None:
+    inside, most = [0], [0]
+
+    def work() -> None:
+        for _ in range(20):
+            with host_lock(tmp_path) as held:
+                assert held
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_gate_runs_without_a_lock_that_is_not_free_or_cannot_be_written(tmp_path: Path) -> None:
+    with host_lock(tmp_path) as first, host_lock(tmp_path, timeout_s=0.02) as second:
+        assert (first, second) == (True, False)
+    (tmp_path / "occupied").write_text("")
+    with host_lock(tmp_path / "occupied") as held:
+        assert not held
+
+
+def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), host_lock(tmp_path):
+        raise RuntimeError
+    with host_lock(tmp_path, timeout_s=0.02) as held:
+        assert held
+
+
+def test_waiting_for_the_lock_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = FakeClock()
+    budget = TimeBudget(1.0, clock)
+    original = timing.host_lock
+
+    def slow_lock() -> object:
+        clock.spend(5e9)
+        return original(tmp_path)
+
+    monkeypatch.setattr(timing, "host_lock", slow_lock)
+    with budget.timed() as deadline_ns:
+        clock.spend(4e8)
+        assert deadline_ns == 6_000_000_000
+    assert budget.used_ns == 400_000_000
+    assert not budget.is_used_up
+    clock.spend(6e8)
+    assert budget.is_used_up
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in {
+        "proc/pressure/cpu": "some avg10=12.50 avg60=0.58 avg300=11.06 total=3252601104\nfull avg10=0.00 avg60=0.00\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_host_state_has_what_the_kernel_reports(root: Path) -> None:
+    state = host_state(root)
+    assert state.pop("load_average") >= 0
+    assert state == {"pressure_stall_percent": 12.5, "cpu_quota": 1.5, "governor": "powersave"}
+
+
+def test_missing_quota_is_left_out(root: Path) -> None:
+    (root / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
+    assert "cpu_quota" not in host_state(root)
+
+
+def test_first_version_of_cgroups_is_read_too(tmp_path: Path) -> None:
+    folder = tmp_path / "sys/fs/cgroup/cpu"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    (folder / "cpu.cfs_quota_us").write_text("50000\n")
+    assert host_state(tmp_path)["cpu_quota"] == 0.5
+    (folder / "cpu.cfs_quota_us").write_text("-1\n")
+    assert set(host_state(tmp_path)) <= {"load_average"}

@@ -69,7 +69,7 @@ def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Reco
     """A record of a latency gate whose raw samples lie in `folder`."""
     wall = np.random.default_rng(0).lognormal(0.0, 0.5, n)
     with recording(Recorder("t", "t", samples=folder / "samples")):
-        entry = keep_samples(judged=wall, wall_ms=wall, cpu_ms=0.9 * wall)
+        entry = keep_samples(wall_ms=wall, cpu_ms=0.9 * wall)
     quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 4.0))
     settings = {
         "gate": "latency p95",
@@ -99,8 +99,8 @@ def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_s
 
 
 def test_growth_of_memory_is_drawn(record_of: Maker) -> None:
-    quantity = Quantity("growth a call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at_most", 10.0))
-    details = {"resident_bytes": [5000, 7000, 9000], "calls_per_stretch": 100}
+    quantity = Quantity("growth per call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at_most", 10.0))
+    details = {"resident_bytes": [5000, 7000, 9000], "calls_per_segment": 100}
     html = page(Row("t", "PASS", record_of(quantities=(quantity,), details=details), "passed"))
     svg = ElementTree.fromstring(re.findall(r"<figure>\s*(<svg.*</svg>)", html, re.DOTALL)[0])
     assert [polygon.get("class") for polygon in svg.iter("polygon")] == ["ok", "fan"]
@@ -171,15 +171,9 @@ def found(it: Evidence, folder: Path | None = None) -> Sample | Readings | None:
 
 
 def test_latency_is_read_from_beside_the_document_by_both_clocks(record_of: Maker, tmp_path: Path) -> None:
-    details = {"quantile": 0.95, **kept(tmp_path, judged=[3, 1, 2], wall_ms=[3, 1, 2], cpu_ms=[2, 1, 1])}
+    details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 1, 2], cpu_ms=[2, 1, 1])}
     sample = found(evidence(record_of, details), tmp_path)
     assert sample == Sample("calls", "took at most this long", 0.95, (1.0, 2.0, 3.0), (1.0, 1.0, 2.0))
-
-
-def test_latency_in_machine_units_has_no_cpu_time_in_them(record_of: Maker, tmp_path: Path) -> None:
-    details = {"quantile": 0.95, **kept(tmp_path, judged=[3, 1, 2], wall_ms=[30, 10, 20], cpu_ms=[2, 1, 1])}
-    sample = found(evidence(record_of, details, unit="ratio"), tmp_path)
-    assert sample == Sample("calls", "took at most so many calibration kernels", 0.95, (1.0, 2.0, 3.0))
 
 
 def test_log_ratios_become_ratios(record_of: Maker, tmp_path: Path) -> None:
@@ -200,13 +194,13 @@ def test_starts_are_told_by_the_clock_of_their_budget(record_of: Maker) -> None:
 def test_memory_and_leaks_travel_in_the_evidence(record_of: Maker) -> None:
     added = found(evidence(record_of, {"added_bytes": [3, 1]}, unit="bytes"))
     assert added == Sample("calls", "added at most this much memory", 0.5, (1.0, 3.0))
-    resident = found(evidence(record_of, {"resident_bytes": [3, 1, 4], "calls_per_stretch": 5}, unit="bytes"))
+    resident = found(evidence(record_of, {"resident_bytes": [3, 1, 4], "calls_per_segment": 5}, unit="bytes"))
     assert resident == Readings((3.0, 1.0, 4.0), 5)
 
 
 @pytest.mark.parametrize(
     "details",
-    [{}, {"looks": [20]}, {"added_bytes": []}, {"resident_bytes": [1], "calls_per_stretch": 5}],
+    [{}, {"interim_analyses": [20]}, {"added_bytes": []}, {"resident_bytes": [1], "calls_per_segment": 5}],
     ids=["nothing", "no sample", "no process", "one reading"],
 )
 def test_gate_without_samples_has_none(record_of: Maker, details: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ READINGS = Readings((5000.0, 5000.0, 7048.0, 9096.0), 100)
 
 
 def growth_quantity(low: float = 5.0, high: float = 15.0, limit: float = 10.0) -> Quantity:
-    return Quantity("growth a call", 10.0, "bytes", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
+    return Quantity("growth per call", 10.0, "bytes", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
 
 
 def points(text: str) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Processes that start afresh: when enough of them have, and what they tell when they fail."""
+"""Fresh processes: how many decide, and the errors of those that fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.performance.fresh_process import (
     fresh_job,
-    looks_at_starts,
+    interim_starts,
     median_interval,
     start_in_fresh_process,
     start_until_decided,
@@ -26,19 +26,12 @@ def job(model: Any, **options: Any) -> Any:
     return fresh_job(model, X, **{"providers": ("CPUExecutionProvider",), "threads": 1, "calls": 2, **options})[1:]
 
 
-def test_fresh_process_is_measured_from_its_imports_on(small_model: ms.Artifact) -> None:
-    start = start_in_fresh_process(*job(small_model), time_limit_s=60)
-    assert start.baseline_bytes > 20 << 20
-    assert 0 < start.added_bytes < 100 << 20
-    assert start.session_ms > 0
-    assert start.first_call_ms > 0
-    assert start.session_cpu_ms > 0
-
-
-def test_memory_of_this_process_is_not_inherited(small_model: ms.Artifact) -> None:
+def test_fresh_process_is_measured_from_its_imports_on_and_inherits_no_memory(small_model: ms.Artifact) -> None:
     ballast = np.ones(64 << 20, np.uint8)
     start = start_in_fresh_process(*job(small_model), time_limit_s=60)
-    assert start.added_bytes < 40 << 20
+    assert start.baseline_bytes > 20 << 20
+    assert 0 < start.added_bytes < 40 << 20
+    assert min(start.session_ms, start.first_call_ms, start.session_cpu_ms) > 0
     assert ballast.all()
 
 
@@ -59,13 +52,13 @@ def test_process_that_fails_tells_the_end_of_its_log(small_model: ms.Artifact) -
     assert "Got invalid dimensions for input: x" in str(error.value)
 
 
-def test_process_that_hangs_is_ended(small_model: ms.Artifact) -> None:
-    with pytest.raises(ms.ModelServeError, match=r"took longer than 0.01 s and was ended: raise time_limit_s"):
+def test_process_that_hangs_is_killed(small_model: ms.Artifact) -> None:
+    with pytest.raises(ms.ModelServeError, match=r"took longer than 0.01 s and was killed: raise time_limit_s"):
         start_in_fresh_process(*job(small_model), time_limit_s=0.01)
 
 
-def test_looks_are_the_fewest_that_can_decide() -> None:
-    assert looks_at_starts(confidence=0.95, alpha=0.001) == (6, 10)
+def test_analyses_follow_the_fewest_starts_that_can_decide() -> None:
+    assert interim_starts(confidence=0.95, alpha=0.001) == (6, 10)
     assert 2.0**-6 <= 0.025 < 2.0**-5
     assert 2.0**-10 <= 0.001 < 2.0**-9
 
@@ -74,15 +67,15 @@ def test_looks_are_the_fewest_that_can_decide() -> None:
     ("verdicts", "starts"),
     [([ms.Verdict.PASS], 6), ([ms.Verdict.INCONCLUSIVE, ms.Verdict.FAIL], 10), ([ms.Verdict.INCONCLUSIVE] * 2, 10)],
 )
-def test_starts_end_with_the_first_look_that_decides(verdicts: list[ms.Verdict], starts: int) -> None:
-    told = iter(verdicts)
-    found = start_until_decided(lambda: START, lambda _: next(told), confidence=0.95, alpha=0.001)
+def test_starts_end_with_the_first_analysis_that_decides(verdicts: list[ms.Verdict], starts: int) -> None:
+    each = iter(verdicts)
+    found = start_until_decided(lambda: START, lambda _: next(each), confidence=0.95, alpha=0.001)
     assert len(found) == starts
 
 
 def test_median_of_starts_holds_both_error_rates() -> None:
-    """Starts whose median is exactly the budget: how often both looks together say PASS and FAIL, by simulation of
-    4,000 gates (standard error of the first share 0.3 points)."""
+    """Starts whose median is exactly the budget: how often both analyses together give PASS and FAIL, by simulation of
+    4,000 gates (standard error of the first proportion 0.3 points)."""
     rng = np.random.default_rng(0)
     passed = failed = 0
     for _ in range(4000):
@@ -97,15 +90,17 @@ def test_median_of_starts_holds_both_error_rates() -> None:
     assert failed <= 12  # 4 are expected at most
 
 
-def test_first_look_cannot_fail() -> None:
+def test_first_analysis_cannot_fail() -> None:
     value, interval = median_interval([5.0] * 6, confidence=0.95, alpha=0.001)
     assert (value, interval.low, interval.high) == (5.0, 0.0, 5.0)
     assert median_interval([5.0] * 10, confidence=0.95, alpha=0.001)[1].low == 5.0
     assert median_interval([5.0] * 3, confidence=0.95, alpha=0.001)[1].high == math.inf
 
 
-def test_what_is_no_file_cannot_be_started_afresh() -> None:
-    with pytest.raises(ms.UsageError, match="a CallablePredictor cannot be started in a process of its own"):
+def test_only_a_file_can_be_served_in_a_fresh_process() -> None:
+    with pytest.raises(
+        ms.UsageError, match="artifact must be an Artifact or the path of an ONNX file, got CallablePredictor"
+    ):
         job(ms.serve(lambda x: x))
 
 
