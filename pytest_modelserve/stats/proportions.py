@@ -198,8 +198,8 @@ def rows_for_rate_increase(
 
     The bound is that of `rate_increase_bound` at `confidence`: `base` is the reference's share as seen and `below` how
     far its lower bound lies from it; both 0 for a share by itself. The smallest n for which the binomial quantile at
-    `power` keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the power is
-    met to about 3 %. With neither share nor base it is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 %
+    `power` keeps the limit: as n grows that comes and goes in steps, and a bisection takes one of them, so that the
+    power is met to about 3 %. With neither share nor base it is exact: ln(1 − confidence)/ln(1 − limit) rounded up, 299 for 1 %
     at 95 %. None where no number of rows would do, or 10¹² not.
 
     UsageError for a share or base outside [0, 1), a limit outside (0, 1) and levels outside (0.5, 1).

@@ -75,7 +75,7 @@ memory: serving takes more memory than its budget allows
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_mib": 0}, "max_mib is a positive number of MiB, not 0"), ({"max_mib": 1, "alpha": 2}, "alpha is a prob")],
+    [({"max_mib": 0}, "max_mib is a positive number of MiB, not 0"), ({"max_mib": 1, "alpha": 2}, "alpha")],
 )
 def test_invalid_memory_budget_is_refused(options: Any, message: str, small_model: ms.Artifact) -> None:
     with pytest.raises(ms.UsageError, match=message):
