@@ -28,7 +28,7 @@ from example_models.breast_cancer_mlp.model import (
 from fixtures.breast_cancer import BreastCancer, Tumours
 
 BENIGN, SCANNER = 1, 30
-ANSWERS = {"output": "label", "decode": "labels"}
+LABEL = ms.Output("label", decode="labels")
 
 Server = Callable[[Callable[[], nn.Module], str, Tumours], ms.Predictor]
 
@@ -87,9 +87,7 @@ def test_higher_measurement_does_not_look_more_benign_by_construction(
 ) -> None:
     _assert_monotone(monotone, breast_cancer)
     held_out = breast_cancer.held_out
-    ms.assert_accuracy(
-        monotone, held_out.rows, words(held_out), min_value=0.88, output=ms.Output("label", decode="labels")
-    )
+    ms.assert_accuracy(monotone, held_out.rows, words(held_out), min_value=0.88, output=LABEL)
 
 
 def _assert_monotone(predictor: ms.Predictor, breast_cancer: BreastCancer) -> None:
@@ -125,7 +123,7 @@ def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
     )
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
-        champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, **ANSWERS
+        champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, output=LABEL
     )
 
 
@@ -135,5 +133,5 @@ def test_measurements_in_another_unit_are_caught(champion: ms.Predictor, breast_
     slip = ms.corruptions.unit_error(range(4), factor=10, severities=[0.25, 1.0])
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
-        champion, held_out.rows, words(held_out), corruptions=[slip], max_drop=0.05, **ANSWERS
+        champion, held_out.rows, words(held_out), corruptions=[slip], max_drop=0.05, output=LABEL
     )

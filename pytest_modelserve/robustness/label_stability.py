@@ -1,14 +1,14 @@
-"""How often a decision outlives a change that should not matter: a share of rows with exact bounds, and no search."""
+"""Label stability gate: the proportion of rows that keep their label under a transformation, with exact bounds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import (
@@ -21,20 +21,27 @@ from pytest_modelserve.evidence import (
     check_error_rates,
     levels_for,
 )
-from pytest_modelserve.metrics import Decoded, Decoding, decode as decoded
-from pytest_modelserve.metrics.tolerance import select_output
+from pytest_modelserve.metrics import Decoded, Output, decode
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
+from pytest_modelserve.robustness.relations.base import single_output
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
-from pytest_modelserve.stats import binomial_bounds, proportion_rows_needed
+from pytest_modelserve.stats import Sampling, SamplingUnits, binomial_bounds, proportion_rows_needed
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs, Predictor
 
-_LISTED = 50
-"""Row numbers kept in the details: enough to look at, few enough to travel."""
-_TOLD = 3
+_MAX_CHANGED_ROWS = 50
+"""Row numbers in the details of the evidence."""
+_MAX_EXAMPLES = 3
+
+_SUMMARIES = {
+    Verdict.PASS: "as many rows keep their label as required",
+    Verdict.FAIL: "fewer rows keep their label than required",
+    Verdict.INCONCLUSIVE: "not enough rows to decide whether as many keep their label as required",
+}
+_ADVICE = "look at the rows that changed, train on transformed rows, or give more rows"
 
 
 def measure_label_stability(
@@ -45,68 +52,94 @@ def measure_label_stability(
     min_agreement: float,
     draws: int = 1,
     seed: int = 0,
-    output: str | None = None,
-    decode: Decoding = "argmax",
-    groups: ArrayLike | None = None,
+    output: Output | str | None = None,
+    sampling: Sampling | None = None,
     confidence: float = 0.95,
     alpha: float = 0.01,
 ) -> Evidence:
-    """Evidence that at least a share `min_agreement` of rows keep their label under `transform`, with exact bounds.
+    """Measure the proportion of rows that keep their label under a transformation.
 
-    `transform` is a function of `inputs` as they are given, or of them and a numpy generator. It gives them back,
-    changed in a way that should change no label (another brightness, a synonym), each row for itself. A row keeps its
-    label where each of `draws` changed copies has the label of the row as it stands; `decode` makes labels of the
-    answers, as for `assert_accuracy`. The draws follow from `seed`, before any answer is seen, so rows stay independent
-    trials and their Clopper-Pearson bounds exact. Rows with the same id in `groups` (n,), frames of one film say, are
-    one trial, which counts where all of its rows keep their labels.
+    A row keeps its label if each of its `draws` transformed copies has the label of the original row. The copies follow
+    from `seed` alone, so rows stay independent trials and their Clopper-Pearson bounds exact. PASS holds for rows drawn
+    like these and does not bound the worst case: search for that with `assert_relation`.
 
-    PASS at `confidence`, FAIL at error rate `alpha`, and INCONCLUSIVE in between. It holds for rows drawn like these
-    and bounds no worst case: for that, search with `assert_relation`.
+    Args:
+        predictor: The model to judge.
+        inputs: An array (n, ...), or a mapping of input names to arrays.
+        transform: Function of `inputs`, or of `inputs` and a numpy generator. It returns them changed in a way that
+            should change no label (another brightness, a synonym), each row by itself.
+        min_agreement: Lowest proportion of rows that passes, between 0 and 1.
+        draws: Number of copies of each row; above 1 only if `transform` takes a generator.
+        seed: Seed of the generators.
+        output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
+            the model has several outputs.
+        sampling: Groups or blocks of dependent rows, as `ms.Sampling`. Each is one trial, which counts if all of its
+            rows keep their labels. Weights are not supported.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
 
-    Scores that hold NaN have no label, and their row does not keep it. UsageError for a share outside (0, 1), for
-    `draws` of a function that takes no generator, and for several outputs without `output`; InputError for inputs
-    without rows, and for a transformation that loses rows or changes their dtype.
+    Returns:
+        The evidence. A row whose scores, or whose copies' scores, hold NaN has no label and does not keep it.
+
+    Raises:
+        UsageError: For values out of range, weights, several `draws` of a transformation without a generator, and
+            several outputs without `output`.
+        InputError: For inputs without rows, and for a transformation that drops rows or changes their dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: np.stack([x.sum(axis=1), -x.sum(axis=1)], axis=1))
+        >>> rows = np.random.default_rng(0).normal(size=(200, 3))
+        >>> ms.assert_label_stability(model, rows, lambda x: 2 * x, min_agreement=0.9).verdict.name
+        'PASS'
     """
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=alpha)
     if not 0 < min_agreement < 1:
-        raise UsageError(f"min_agreement is a share between 0 and 1 (0.95, say), not {min_agreement}")
-    drawn = _check_draws(transform, draws)
-    rows, given = batched(predictor, inputs)
-    if rows.batch_size == 0 or not row_count(given):
-        raise InputError("a share of rows needs rows, and the inputs have none")
-    ids = _ids(groups, row_count(given))
-    before = _labels(rows, given, output, decode)
-    after = []
+        raise UsageError(f"min_agreement must be a proportion between 0 and 1 (0.95, say), got {min_agreement}")
+    sampled, read = sampling or Sampling(), Output.of(output)
+    if sampled.sample_weight is not None:
+        raise UsageError(
+            "sample_weight is not supported by exact binomial bounds, which count every row once: remove it"
+        )
+    seeded = _check_draws(transform, draws)
+    batch, rows = batched(predictor, inputs)
+    if batch.batch_size == 0 or not row_count(rows):
+        raise InputError("inputs must have rows, and there are none")
+    units = sampled.units(row_count(rows))
+    original = _labels(batch, rows, read)
+    copies = []
     for part in progress(np.random.SeedSequence(seed).spawn(draws), "transformed rows", total=draws):
-        made = transformed(transform, inputs, np.random.default_rng(part) if drawn else None)
-        after.append(_labels(rows, {next(iter(given)): made} if rows.pass_array else made, output, decode))
-    kept = _Kept(before, tuple(after), ids)
+        copy = transformed(transform, inputs, np.random.default_rng(part) if seeded else None)
+        copies.append(_labels(batch, {next(iter(rows)): copy} if batch.pass_array else copy, read))
+    found = _Agreement(original, tuple(copies), units)
     levels = levels_for(budget := Budget("at_least", min_agreement), confidence=confidence, alpha=alpha)
-    bounds = binomial_bounds(kept.agreeing, kept.trials, low_level=levels[0], high_level=levels[1])
-    share = Quantity("labels kept", bounds.estimate, "proportion", Interval.of(bounds), budget)
+    bounds = binomial_bounds(found.agreeing, units.count, low_level=levels[0], high_level=levels[1])
+    proportion = Quantity("labels kept", bounds.estimate, "proportion", Interval.of(bounds), budget)
     needed = proportion_rows_needed(bounds.estimate, min_agreement, confidence=confidence, alpha=alpha)
-    copies = f"{draws} drawn copies of each row, seed {seed}" if drawn else "one copy of each row"
-    assert share.verdict is not None
+    copied = f"{draws} generated copies of each row, seed {seed}" if seeded else "one copy of each row"
+    trials = "rows" if units.are_rows else ("groups" if units.block is None else "blocks")
+    assert proportion.verdict is not None
     return Evidence(
-        gate="agreement under a transformation",
+        gate="label stability",
         subject=predictor.subject,
-        quantities=(share,),
-        n=kept.trials,
-        n_unit="rows" if ids is None else "groups",
+        quantities=(proportion,),
+        n=units.count,
+        n_unit=trials,
         method=Method(
-            f"exact binomial bounds, {copies}",
+            f"exact binomial bounds, {copied}",
             "Clopper & Pearson 1934, Biometrika 26",
-            f"independent {'rows' if ids is None else 'groups'}, and copies that were fixed before any answer",
+            f"independent {trials}, and copies that do not depend on the outputs",
         ),
-        summary=_SUMMARIES[share.verdict],
+        summary=_SUMMARIES[proportion.verdict],
         confidence=confidence,
         alpha=alpha,
-        findings=tuple(kept.findings()),
-        advice="" if share.verdict is Verdict.PASS else _ADVICE,
+        findings=tuple(found.findings()),
+        advice="" if proportion.verdict is Verdict.PASS else _ADVICE,
         details={
-            "changed_rows": np.flatnonzero(~kept.rows)[:_LISTED].tolist(),
-            "copies_agreeing": float(kept.copies.mean()),
+            "changed_rows": np.flatnonzero(~found.rows)[:_MAX_CHANGED_ROWS].tolist(),
+            "copies_agreeing": float(found.copies.mean()),
             "trials_needed": needed,
             "draws": draws,
             "seed": seed,
@@ -115,27 +148,19 @@ def measure_label_stability(
     )
 
 
-_SUMMARIES = {
-    Verdict.PASS: "as many rows keep their label as required",
-    Verdict.FAIL: "fewer rows keep their label than required",
-    Verdict.INCONCLUSIVE: "the share of rows that keep their label cannot be told from its budget with these rows",
-}
-_ADVICE = "look at the rows that changed, train on transformed rows, or give more rows"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Kept:
-    """The labels of rows as they stand and of their copies, and `ids` (n,) of the trials that they make up."""
+class _Agreement:
+    """The labels of the original rows (n,) and of their transformed copies."""
 
-    before: Decoded
-    after: tuple[Decoded, ...]
-    ids: NDArray[np.intp] | None
+    original: Decoded
+    transformed: tuple[Decoded, ...]
+    units: SamplingUnits
 
     @property
     def copies(self) -> NDArray[np.bool_]:
         """Which copies have the label of their row, (draws, n)."""
-        whole = ~self.before.invalid
-        return np.array([whole & ~copy.invalid & (copy.labels == self.before.labels) for copy in self.after])
+        valid = ~self.original.invalid
+        return np.array([valid & ~copy.invalid & (copy.labels == self.original.labels) for copy in self.transformed])
 
     @property
     def rows(self) -> NDArray[np.bool_]:
@@ -143,65 +168,42 @@ class _Kept:
         return np.asarray(self.copies.all(axis=0))
 
     @property
-    def trials(self) -> int:
-        """The number of rows, or of groups."""
-        return len(self.rows) if self.ids is None else int(self.ids.max()) + 1
-
-    @property
     def agreeing(self) -> int:
         """The number of trials in which every row keeps its label."""
-        if self.ids is None:
+        if self.units.ids is None:
             return int(self.rows.sum())
-        return self.trials - len(np.unique(self.ids[~self.rows]))
+        return self.units.count - len(np.unique(self.units.ids[~self.rows]))
 
     def findings(self) -> Iterator[str]:
-        """Sentences on the rows that changed."""
+        """Yield sentences about the rows that changed."""
         changed = np.flatnonzero(~self.rows)
         if not len(changed):
             return
-        told = [self._told(int(row)) for row in changed[:_TOLD]]
-        more = f", and {len(changed) - _TOLD:,} more" if len(changed) > _TOLD else ""
-        yield f"other labels: {', '.join(told)}{more}"
-        broken = int(self.before.invalid.sum() + sum(int(copy.invalid.sum()) for copy in self.after))
-        if broken:
-            yield f"{broken} answers hold NaN and have no label: counted as another one"
+        examples = [self._describe(int(row)) for row in changed[:_MAX_EXAMPLES]]
+        more = f", and {len(changed) - _MAX_EXAMPLES:,} more" if len(changed) > _MAX_EXAMPLES else ""
+        yield f"other labels: {', '.join(examples)}{more}"
+        invalid = int(self.original.invalid.sum() + sum(int(copy.invalid.sum()) for copy in self.transformed))
+        if invalid:
+            yield f"{invalid} outputs hold NaN and have no label: counted as another one"
 
-    def _told(self, row: int) -> str:
-        copy = self.after[int((~self.copies[:, row]).argmax())]
-        here, there = (
-            "none" if part.invalid[row] else str(part.labels[row]) for part in (self.before, copy)
+    def _describe(self, row: int) -> str:
+        copy = self.transformed[int((~self.copies[:, row]).argmax())]
+        before, after = (
+            "none" if part.invalid[row] else str(part.labels[row]) for part in (self.original, copy)
         )  # fmt: skip
-        return f"row {row} {here} → {there}"
+        return f"row {row} {before} → {after}"
 
 
 def _check_draws(transform: Transform, draws: int) -> bool:
-    """Whether copies are drawn; UsageError for a number of draws that means nothing."""
-    drawn = takes_generator(transform)
+    """Return whether `transform` takes a generator. Raises `UsageError` for an invalid number of draws."""
+    seeded = takes_generator(transform)
     if draws < 1:
-        raise UsageError(f"draws is a whole number of at least 1, not {draws}")
-    if draws > 1 and not drawn:
-        raise UsageError(
-            f"draws={draws} copies of a function of rows alone are the same: let it take a generator too, "
-            "transform(rows, rng)"
-        )
-    return drawn
+        raise UsageError(f"draws must be a whole number of at least 1, got {draws}")
+    if draws > 1 and not seeded:
+        raise UsageError(f"draws must be 1 for a transform without a generator, got {draws}: use transform(rows, rng)")
+    return seeded
 
 
-def _labels(rows: BatchedPredictor, feed: Feed, output: str | None, decode: Decoding) -> Decoded:
-    outputs = select_output(rows.predict(feed), output)
-    if len(outputs) != 1:
-        raise UsageError(f"the model has {len(outputs)} outputs: say which one decides by output=")
-    return decoded(next(iter(outputs.values())), decode)
-
-
-def _ids(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
-    """The groups numbered from 0, None where every row is one; InputError for another shape, and for NaN."""
-    if groups is None:
-        return None
-    ids: NDArray[Any] = np.asarray(groups)
-    if ids.shape != (n,):
-        raise InputError(f"groups have shape {ids.shape}; they need one id for each of the {n} rows")
-    if ids.dtype.kind == "f" and np.isnan(ids).any():
-        raise InputError(f"groups hold NaN in {int(np.isnan(ids).sum())} of {n} rows: give every row an id")
-    _, numbers = np.unique(ids.astype(str) if ids.dtype.kind == "O" else ids, return_inverse=True)
-    return np.asarray(numbers.reshape(-1), np.intp)
+def _labels(predictor: BatchedPredictor, rows: Feed, output: Output) -> Decoded:
+    _, scores = single_output(predictor.predict(rows), output.name)
+    return decode(scores, output.decode or "argmax")

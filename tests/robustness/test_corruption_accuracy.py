@@ -1,3 +1,5 @@
+"""Accuracy under corruption: one paired interval a cell, one error rate for the grid."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -62,45 +64,51 @@ def test_few_rows_are_inconclusive_and_budgets_go_by_name() -> None:
 
 
 def test_one_error_rate_is_shared_by_all_cells() -> None:
-    """Without, a grid of forty cells would fail forty times as often as a single one."""
+    """Otherwise a grid of forty cells would fail forty times as often as a single one."""
     evidence = measure(hit(0.01, severities=(1.0, 2.0, 3.0)), hit(0.01, "mild"), alpha=0.04)
     drops = [quantity for quantity in evidence.quantities if quantity.budget is not None]
     assert [drop.interval.low_level for drop in drops] == pytest.approx([0.99] * 4)
     assert [drop.interval.high_level for drop in drops] == pytest.approx([0.95] * 4)
 
 
-def test_a_row_that_answers_nan_is_wrong_and_clean_ones_must_not() -> None:
+def test_dependent_rows_and_weights_have_delta_method_intervals() -> None:
+    """Rows in fifty groups, of which every tenth is wrong as a whole, say less than as many independent rows."""
+    groups = np.repeat(np.arange(50), 12)
+    whole = corruptions.Corruption(
+        "flip", lambda rows, *_: rows * np.where(groups % 10 == 0, -1, 1).astype(np.float32)[:, None], [1.0]
+    )
+    as_rows = measure(whole, max_drop=0.3)
+    as_groups = measure(whole, max_drop=0.3, sampling=ms.Sampling(groups=groups))
+    assert (as_groups.n, as_groups.n_unit, as_groups.quantities[0].value) == (50, "groups", pytest.approx(0.1))
+    assert as_groups.quantities[0].interval.high > as_rows.quantities[0].interval.high + 0.03
+    weighted = measure(whole, max_drop=0.3, sampling=ms.Sampling(sample_weight=1.0 + (groups % 10 == 0)))
+    assert weighted.quantities[0].value == pytest.approx(2 / 11)
+    blocks = measure(hit(0.1), max_drop=0.3, sampling=ms.Sampling(block=12))
+    assert blocks.verdict is ms.Verdict.INCONCLUSIVE
+    assert blocks.findings[-1].startswith("no interval for flip 1: neighboring blocks depend on each other")
+
+
+def test_a_corrupted_row_with_nan_is_wrong_and_a_clean_one_is_refused() -> None:
     lost = corruptions.missing_feature([0], fill=np.nan, severities=[0.5])
     assert measure(lost, max_drop=0.7).quantities[0].value == pytest.approx(0.5)
-    with (
-        ms.serve(by_the_first_feature) as model,
-        pytest.raises(
-            InputError, match=r"answers NaN in 600 rows that are not corrupted: clean them, or mend the model$"
-        ),
-    ):
+    with ms.serve(by_the_first_feature) as model, pytest.raises(InputError, match="inputs have 600 rows for which"):
         measure_corruption_accuracy(model, np.full_like(ROWS, np.nan), LABELS, corruptions=[lost], max_drop=0.1)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("some", "given", "message"),
     [
-        ({"max_drop": 0}, "max_drop is a share between 0 and 1 (0.05 is five points), not 0"),
-        ({"max_drop": {}}, "max_drop has no budget for 'flip'"),
-        (
-            {"max_drop": {"flip": 0.1, "flop": 0.1}},
-            "max_drop: unknown corruption 'flop': did you mean 'flip'? Known: 'flip'",
-        ),
-        ({"input_name": "x"}, "input_name names one of several inputs, and one array is given"),
+        ([hit(0.1)], {"max_drop": 0}, "max_drop must be between 0 and 1 (0.05 is five points), got 0"),
+        ([hit(0.1)], {"max_drop": {}}, "max_drop has no budget for 'flip'"),
+        ([hit(0.1)], {"max_drop": {"flip": 0.1, "flop": 0.1}}, "max_drop: unknown corruption 'flop': did you mean"),
+        ([hit(0.1)], {"input_name": "x"}, "input_name is for a mapping of several inputs, got one array"),
+        ([hit(0.1), hit(0.2)], {}, "corruptions has 'flip' twice: give one of them all severities, or another name"),
+        ([], {}, "corruptions is empty: give at least one"),
     ],
 )
-def test_budgets_that_cannot_be_meant_are_refused(given: dict[str, object], told: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        measure(hit(0.1), **given)
-    assert str(raised.value) == told
-
-
-def test_two_corruptions_of_one_name_and_none_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^two corruptions are called 'flip': give one of them all severities"):
-        measure(hit(0.1), hit(0.2))
-    with pytest.raises(UsageError, match=r"^corruptions is empty: name at least one"):
-        measure()
+def test_invalid_budgets_and_corruptions_are_refused(
+    some: list[object], given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        measure(*some, **given)
+    assert message in str(error.value)

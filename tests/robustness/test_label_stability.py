@@ -71,7 +71,7 @@ def test_verdicts_follow_the_bounds(changed: int, verdict: ms.Verdict, many: Arr
     assert evidence.details["changed_rows"] == list(range(min(changed, 50)))
 
 
-def test_the_rows_that_changed_are_told(many: Array) -> None:
+def test_the_rows_that_changed_are_listed(many: Array) -> None:
     many[:5, :2] = [[1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]
     evidence = measure_label_stability(MODEL, many, swap(5), min_agreement=0.5)
     assert evidence.findings == ("other labels: row 0 0 → 1, row 1 1 → 0, row 2 0 → 1, and 2 more",)
@@ -85,7 +85,7 @@ def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> Non
     assert several.n == one.n == 400
     assert several.quantities[0].value < one.quantities[0].value
     assert several.details["copies_agreeing"] > several.quantities[0].value
-    assert several.method.name == "exact binomial bounds, 5 drawn copies of each row, seed 1"
+    assert several.method.name == "exact binomial bounds, 5 generated copies of each row, seed 1"
 
 
 def test_draws_follow_from_the_seed(many: Array) -> None:
@@ -96,28 +96,28 @@ def test_draws_follow_from_the_seed(many: Array) -> None:
 
 def test_groups_are_the_trials_where_rows_belong_together(many: Array) -> None:
     groups = np.arange(400) // 4
-    evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, groups=groups)
+    evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, sampling=ms.Sampling(groups=groups))
     assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
     assert evidence.details["changed_rows"] == list(range(6))
 
 
 def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
-    """Frames of one film share their fate: with groups the 95 % bound holds, and as rows it does not."""
+    """Frames of one film change together: with groups the 95 % bound holds, and as rows it does not."""
     rng = np.random.default_rng(0)
     truth, films, frames = 0.9, 40, 10
     groups = np.repeat(np.arange(films), frames)
     misses = {"groups": 0, "rows": 0}
-    for _ in range(300):
+    for _ in range(120):
         keeps = np.repeat(rng.random(films) < truth, frames)
         x = np.zeros((films * frames, 2), np.float32)
         x[:, 0] = 1
         change = functools.partial(swapped, ~keeps)
         for name, ids in (("groups", groups), ("rows", None)):
-            found = measure_label_stability(MODEL, x, change, min_agreement=0.5, groups=ids)
+            found = measure_label_stability(MODEL, x, change, min_agreement=0.5, sampling=ms.Sampling(groups=ids))
             assert found.quantities[0].interval is not None
             misses[name] += found.quantities[0].interval.low > truth
-    assert misses["groups"] <= 300 * 0.05 + 12  # three standard deviations
-    assert misses["rows"] > 45
+    assert misses["groups"] <= 120 * 0.05 + 8  # three standard deviations
+    assert misses["rows"] > 25
 
 
 def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
@@ -126,7 +126,7 @@ def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
     evidence = measure_label_stability(broken, many, lambda x: x, min_agreement=0.5)
     assert evidence.quantities[0].value == pytest.approx(1 - bad.mean())
     assert evidence.findings[0].startswith(f"other labels: row {np.flatnonzero(bad)[0]} none → none")
-    assert evidence.findings[1] == f"{2 * bad.sum()} answers hold NaN and have no label: counted as another one"
+    assert evidence.findings[1] == f"{2 * bad.sum()} outputs hold NaN and have no label: counted as another one"
 
 
 def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows: Array) -> None:
@@ -142,12 +142,12 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_agreement": 1}, "min_agreement is a share between 0 and 1 (0.95, say), not 1"),
-        ({"confidence": 0.4}, "confidence must be above 0.5 and below 1 (for example 0.95), got 0.4"),
-        ({"draws": 0}, "draws is a whole number of at least 1, not 0"),
+        ({"min_agreement": 1}, "min_agreement must be a proportion between 0 and 1 (0.95, say), got 1"),
+        ({"confidence": 0.4}, "confidence"),
+        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
         (
             {"draws": 2},
-            "draws=2 copies of a function of rows alone are the same: let it take a generator too, transform(rows, rng)",
+            "draws must be 1 for a transform without a generator, got 2: use transform(rows, rng)",
         ),
         ({"transform": "blur"}, "transform must be a function of rows, got a str"),
         (
@@ -159,14 +159,15 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
             "transform must return rows as float32, got float64: convert back",
         ),
         ({"transform": lambda x: x.tolist()}, "transform must return rows as a numpy array, got list"),
-        ({"groups": [1, 2]}, "groups have shape (2,); they need one id for each of the 400 rows"),
-        ({"inputs": np.zeros((0, 10), np.float32)}, "a share of rows needs rows, and the inputs have none"),
+        ({"sampling": ms.Sampling(groups=[1, 2])}, "groups have shape (2,)"),
+        ({"sampling": ms.Sampling(sample_weight=[1])}, "sample_weight is not supported by exact binomial bounds"),
+        ({"inputs": np.zeros((0, 10), np.float32)}, "inputs must have rows, and there are none"),
         ({"inputs": NAMED, "transform": lambda x: {}}, "transform must return the inputs x, got none"),
         ({"inputs": NAMED, "transform": lambda x: 3}, "transform must return the type of its rows, dict, got int"),
         ({"output": "p"}, "unknown output 'p': Known: 'output'"),
     ],
 )
-def test_bad_requests_are_refused_by_name(options: dict[str, Any], message: str, many: Array) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, many: Array) -> None:
     arguments = {"inputs": many, "transform": lambda x: x, "min_agreement": 0.9, **options}
     inputs, transform = arguments.pop("inputs"), arguments.pop("transform")
     model = ms.serve(lambda feed: feed["x"]) if inputs is NAMED else MODEL
