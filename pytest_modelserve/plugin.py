@@ -1,7 +1,7 @@
-"""The pytest door: options, the `modelserve` fixture, and which hooks run in which process.
+"""The pytest plugin: options, the `modelserve` fixture, and the hooks that record evidence and write reports.
 
-Imported in every pytest run of the environment, so it imports nothing heavy and does nothing visible until a test
-records evidence or an option of ours is given.
+pytest imports this module in every run of the environment. It imports nothing heavy, and has no visible effect until a
+test records evidence or an option is given.
 """
 
 from __future__ import annotations
@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from pytest_modelserve.reporting import ReportCollector
 
 
-# The hooks that give evidence its owner: run in every process that runs tests.
-
-
 class RecordingHooks:
-    """Gives each test, and each fixture wider than a test, a recorder; hands what it holds to the test's reports."""
+    """Hooks of every process that runs tests: each test and each wider fixture gets a recorder."""
 
     def __init__(self, inconclusive: InconclusivePolicy, samples: Path | None = None) -> None:
         self._recorder_of = partial(Recorder, inconclusive=inconclusive, samples=samples)
@@ -100,18 +97,15 @@ class RecordingHooks:
 
 
 def _attach(item: pytest.Item, recorder: Recorder) -> None:
-    """Put the recorder's records among the test's user properties, as strings: xdist and JUnit carry those."""
+    """Add the records to the user properties of the test, as strings, which xdist and JUnit transport."""
     for record in recorder.records():
         entry = (PROPERTY, record.to_json())
         if entry not in item.user_properties:
             item.user_properties.append(entry)
 
 
-# The hooks that turn the evidence of all tests into the table and the reports: run in the controlling process.
-
-
 class WorkerHooks:
-    """Tells xdist's controller what a worker selected: the controller itself collects nothing."""
+    """Hooks of an xdist worker: they send the number of selected tests to the controller, which collects none."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._output: dict[str, Any] = cast(Any, config).workeroutput
@@ -125,28 +119,28 @@ class WorkerHooks:
 
 
 class ReportingHooks:
-    """Gathers the rows of the whole run, writes the document and prints the table.
+    """Hooks of the controlling process: they collect the evidence of the run, write reports and print the table.
 
-    The reporting room is loaded when there is something to report: most pytest runs of an environment have nothing.
+    The reporting subpackage is imported at the first record, because most pytest runs have none.
     """
 
     def __init__(self, config: pytest.Config, paths: Mapping[str, Path]) -> None:
         self._config = config
         self._paths = paths
-        self._gathering: ReportCollector | None = None
+        self._collector: ReportCollector | None = None
         self._order: Sequence[str] = ()
         self._deselected = 0
         if paths:
-            # A run that is killed must not leave the report of an earlier run behind as if it were its own.
+            # If this run is killed, the report of an earlier run must not remain in its place.
             self._write(complete=False, exit_status=None)
 
-    def _gathered(self) -> ReportCollector:
-        if self._gathering is None:
+    def _reports(self) -> ReportCollector:
+        if self._collector is None:
             from pytest_modelserve.reporting import ReportCollector
 
-            self._gathering = ReportCollector()
-            self._gathering.expect(self._order)
-        return self._gathering
+            self._collector = ReportCollector()
+            self._collector.expect(self._order)
+        return self._collector
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
@@ -160,8 +154,8 @@ class ReportingHooks:
 
     def _expect(self, node_ids: Sequence[str]) -> None:
         self._order = node_ids
-        if self._gathering is not None:
-            self._gathering.expect(node_ids)
+        if self._collector is not None:
+            self._collector.expect(node_ids)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -171,14 +165,14 @@ class ReportingHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
-        self._gathered().add_crash(crashitem)
+        self._reports().add_crash(crashitem)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome: str = report.outcome  # "rerun" is pytest-rerunfailures' own
-        speaks = outcome == "rerun" or any(name == PROPERTY for name, _ in report.user_properties)
-        if self._gathering is None and not speaks:
+        has_evidence = outcome == "rerun" or any(name == PROPERTY for name, _ in report.user_properties)
+        if self._collector is None and not has_evidence:
             return
-        self._gathered().add_report(
+        self._reports().add_report(
             report.nodeid,
             when=report.when or "",
             outcome=outcome,
@@ -192,23 +186,23 @@ class ReportingHooks:
             self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
 
     def _is_complete(self, exit_status: int) -> bool:
-        """Whether every test that was collected was selected, and came to an end."""
+        """Return whether every collected test was selected and ended."""
         last_failed = self._config.getoption("lf", False)
         ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        ended = len(self._gathered().node_ids)
+        ended = len(self._reports().node_ids)
         return ran_through and ended == len(self._order) > 0 and not self._deselected and not last_failed
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
         from pytest_modelserve.reporting import RunCounts, as_json, render_page, run_document, write_report
 
-        gathering = self._gathered()
+        collector = self._reports()
         counts = RunCounts(
             selected=len(self._order),
             deselected=self._deselected,
-            ended=len(gathering.node_ids),
-            expected_failures=gathering.expected_failures,
+            ended=len(collector.node_ids),
+            expected_failures=collector.expected_failures,
         )
-        document = run_document(gathering.rows(), counts=counts, complete=complete, exit_status=exit_status)
+        document = run_document(collector.rows(), counts=counts, complete=complete, exit_status=exit_status)
         folder = self._paths["json"].parent if "json" in self._paths else None
         writers: dict[str, Callable[..., str]] = {
             "json": as_json,
@@ -221,7 +215,7 @@ class ReportingHooks:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = () if self._gathering is None else self._gathering.rows()
+        rows = () if self._collector is None else self._collector.rows()
         if not any(row.record for row in rows):
             return
         from pytest_modelserve.reporting import error_bound_line, summary_line, table_lines
@@ -230,8 +224,8 @@ class ReportingHooks:
         for line in table_lines(rows):
             terminalreporter.write(line.before)
             if line.verdict is not None:
-                colour = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
-                terminalreporter.write(line.verdict, **{colour: True})
+                color = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
+                terminalreporter.write(line.verdict, **{color: True})
             terminalreporter.write_line(line.after)
         names = {"json": "evidence", "html": "page"}
         reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
@@ -243,16 +237,16 @@ class ReportingHooks:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare every option with its ini twin; an option on the command line wins."""
+    """Declare each option with its ini setting; the command line takes precedence."""
     group = parser.getgroup("modelserve", "modelserve: model acceptance gates")
     for name, metavar, default, text in (
         ("json", "PATH", "", "write the evidence of the run to PATH as one JSON document (default: not written)"),
-        ("html", "PATH", "", "draw the evidence of the run on one page at PATH (default: not written)"),
-        ("inconclusive", "fail|skip|warn", "fail", "what a gate does that can decide neither way (default: fail)"),
-        ("cache", "DIR", ".modelserve/cache", "where trained, exported and compressed models are kept "
+        ("html", "PATH", "", "write the evidence of the run to PATH as one HTML page (default: not written)"),
+        ("inconclusive", "fail|skip|warn", "fail", "the outcome of a test whose gate is INCONCLUSIVE (default: fail)"),
+        ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
          "(default: .modelserve/cache in the root directory)"),
-        ("seed", "N", "0", "the seed of training (default: 0)"),
-        ("baselines", "DIR", "baselines", "where modelserve.baseline() finds stored models, to be committed "
+        ("seed", "N", "0", "seed of training (default: 0)"),
+        ("baselines", "DIR", "baselines", "folder of the stored models of modelserve.baseline(), to be committed "
          "(default: baselines in the root directory)"),
     ):  # fmt: skip
         group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
@@ -260,7 +254,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--modelserve-update",
         action="store_true",
-        help="let modelserve.baseline(name, candidate) replace the stored model by its candidate; refused where the "
+        help="replace the stored model of modelserve.baseline(name, candidate) by its candidate; refused if the "
         "environment variable CI is set (default: off)",
     )
 
@@ -271,7 +265,7 @@ def _setting(config: pytest.Config, name: str) -> str:
 
 
 def _path_setting(config: pytest.Config, name: str) -> Path:
-    """A path on the command line starts at the working directory, one in the ini file at the root directory."""
+    """Return a path setting: relative to the working directory on the command line, to the root in the ini file."""
     given = config.getoption(f"--modelserve-{name}")
     if given is not None:
         return Path(config.invocation_params.dir, given)
@@ -279,17 +273,17 @@ def _path_setting(config: pytest.Config, name: str) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the settings and register the hooks of the role that this process has."""
+    """Check the settings and register the hooks for the role of this process."""
     policy = _setting(config, "inconclusive")
     if policy not in INCONCLUSIVE_POLICIES:
         raise pytest.UsageError(unknown_choice("--modelserve-inconclusive", policy, INCONCLUSIVE_POLICIES))
     seed = _setting(config, "seed")
     if not seed.isdecimal():
-        raise pytest.UsageError(f"--modelserve-seed is a whole number of 0 or more, not {seed!r}")
+        raise pytest.UsageError(f"--modelserve-seed must be an integer of at least 0, got {seed!r}")
     if config.getoption("--modelserve-update") and os.environ.get("CI", "") not in ("", "0", "false"):
         raise pytest.UsageError(
-            "--modelserve-update replaces the baselines that CI is to judge against, and CI is set here: "
-            "run it on your own machine and commit the files"
+            "--modelserve-update: refused because the environment variable CI is set, and CI compares against these "
+            "baselines; run it on your machine and commit the files"
         )
     samples = _path_setting(config, "json").parent / "samples" if _setting(config, "json") else None
     config.pluginmanager.register(RecordingHooks(policy, samples), "modelserve-recording")
@@ -297,12 +291,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
         paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
-        config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-telling")
+        config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-reporting")
 
 
 @pytest.fixture(scope="session")
 def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    """The pipeline of this run: train, export, compress and serve models; what it serves it closes at the end."""
+    """Return the pipeline of this run: it trains, exports, compresses and serves models, and closes them at the end."""
     from pytest_modelserve.pipeline import Pipeline
     from pytest_modelserve.progress import progress_to
 
@@ -320,7 +314,7 @@ def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
 
 class _Terminal:
-    """Standard error as it is outside pytest's capture, for progress bars."""
+    """Standard error outside pytest's capture, for progress bars."""
 
     def __init__(self, config: pytest.Config) -> None:
         capture: Any = config.pluginmanager.getplugin("capturemanager")

@@ -87,10 +87,10 @@ def axis_through(values: Iterable[float], *, start: int, end: int, unit: Unit, m
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite), max(finite)
     if may_be_log and low > 0 and high / low > _LOG_FROM:
-        room = (high / low) ** _MARGIN
-        return Axis(low / room, high * room, start, end, unit, is_log=True)
-    room = _MARGIN * (high - low) or 0.1 * abs(high) or 1.0
-    return Axis(max(low - room, 0.0) if low >= 0 else low - room, high + room, start, end, unit)
+        margin = (high / low) ** _MARGIN
+        return Axis(low / margin, high * margin, start, end, unit, is_log=True)
+    margin = _MARGIN * (high - low) or 0.1 * abs(high) or 1.0
+    return Axis(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin, start, end, unit)
 
 
 def _scale(unit: Unit, value: float) -> tuple[float, str]:

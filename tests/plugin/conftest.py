@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import pytest_modelserve as ms
+
 GATES = '''
 import functools
 import numpy as np
@@ -31,6 +33,11 @@ def gate(wrong, min_value=0.9):
 '''
 
 PASSES, UNDECIDED, FAILS = 100, 200, 600
+
+# Runs inside this process restore sys.modules at their end. What they would import first is imported here, because an
+# extension module cannot be loaded twice and a second copy of ours would have other classes.
+for name in ms.__all__:
+    getattr(ms, name)
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def document(pytester: pytest.Pytester) -> Callable[[], dict[str, Any]]:
 
 
 @pytest.fixture
-def told(document: Callable[[], dict[str, Any]]) -> Callable[..., list[tuple[Any, ...]]]:
+def fields_of_gates(document: Callable[[], dict[str, Any]]) -> Callable[..., list[tuple[Any, ...]]]:
     """Chosen fields of every gate of the last run, in order."""
 
     def fields(*names: str) -> list[tuple[Any, ...]]:

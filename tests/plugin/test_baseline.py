@@ -40,7 +40,7 @@ def repository(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> py
 
 
 def test_missing_baseline_fails_with_the_command_that_stores_it(repository: pytest.Pytester) -> None:
-    result = repository.runpytest_subprocess()
+    result = repository.runpytest_inprocess()
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
@@ -53,9 +53,9 @@ def test_missing_baseline_fails_with_the_command_that_stores_it(repository: pyte
 
 def test_that_command_stores_it_and_later_runs_find_it(repository: pytest.Pytester) -> None:
     stored = Path(repository.path, "baselines", "champion.onnx")
-    repository.runpytest_subprocess("test_release.py::test_it", "--modelserve-update").assert_outcomes(passed=1)
+    repository.runpytest_inprocess("test_release.py::test_it", "--modelserve-update").assert_outcomes(passed=1)
     digest = hashlib.sha256(stored.read_bytes()).hexdigest()
-    result = repository.runpytest_subprocess("-s")
+    result = repository.runpytest_inprocess("-s")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"*champion: {digest}*"])
     assert [path.name for path in stored.parent.iterdir()] == ["champion.onnx"]
@@ -63,23 +63,23 @@ def test_that_command_stores_it_and_later_runs_find_it(repository: pytest.Pytest
 
 def test_stored_baseline_is_kept_until_an_update_replaces_it(repository: pytest.Pytester) -> None:
     stored = Path(repository.path, "baselines", "champion.onnx")
-    repository.runpytest_subprocess("--modelserve-update").assert_outcomes(passed=2)
+    repository.runpytest_inprocess("--modelserve-update").assert_outcomes(passed=2)
     first = stored.read_bytes()
     repository.makepyfile(test_release=PROJECT.replace("factor=2.0", "factor=3.0"))
-    repository.runpytest_subprocess().assert_outcomes(passed=2)
+    repository.runpytest_inprocess().assert_outcomes(passed=2)
     assert stored.read_bytes() == first
-    repository.runpytest_subprocess("--modelserve-update").assert_outcomes(passed=2)
+    repository.runpytest_inprocess("--modelserve-update").assert_outcomes(passed=2)
     assert stored.read_bytes() != first
 
 
 def test_update_is_refused_in_ci(repository: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-    result = repository.runpytest_subprocess("--modelserve-update")
+    result = repository.runpytest_inprocess("--modelserve-update")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "ERROR: --modelserve-update replaces the baselines that CI is to judge against, and CI is set here: "
-            "run it on your own machine and commit the files"
+            "ERROR: --modelserve-update: refused because the environment variable CI is set, and CI compares against "
+            "these baselines; run it on your machine and commit the files"
         ]
     )
     assert not Path(repository.path, "baselines").exists()
@@ -87,5 +87,5 @@ def test_update_is_refused_in_ci(repository: pytest.Pytester, monkeypatch: pytes
 
 def test_folder_comes_from_the_ini_file(repository: pytest.Pytester) -> None:
     settings = ("-o", "modelserve_baselines=models/champions")
-    repository.runpytest_subprocess(*settings, "--modelserve-update").assert_outcomes(passed=2)
+    repository.runpytest_inprocess(*settings, "--modelserve-update").assert_outcomes(passed=2)
     assert Path(repository.path, "models", "champions", "champion.onnx").exists()

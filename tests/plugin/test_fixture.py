@@ -28,8 +28,8 @@ TRAINING = """
 def test_workers_that_need_the_same_training_do_it_once(pytester: pytest.Pytester) -> None:
     log = Path(pytester.path, "log.txt")
     pytester.makepyfile(TRAINING.format(log=str(log)))
-    for _ in range(2):  # the second run takes it from the store
-        pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=4)
+    pytester.runpytest_inprocess("-n", "2").assert_outcomes(passed=4)
+    pytester.runpytest_inprocess().assert_outcomes(passed=4)  # from the store
     assert log.read_text() == "trained\n"
 
 
@@ -59,7 +59,7 @@ def test_unwritable_cache_is_one_clear_error(pytester: pytest.Pytester) -> None:
         def test_it(modelserve):
             modelserve.prepare([ms.Scale(0.5)], np.ones((1, 2), np.float32))
     """)
-    result = pytester.runpytest_subprocess("--modelserve-cache", "occupied/cache")
+    result = pytester.runpytest_inprocess("--modelserve-cache", "occupied/cache")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["E*ArtifactError: the cache folder */occupied/cache cannot be written: *--modelserve-cache"]

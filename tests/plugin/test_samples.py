@@ -22,11 +22,9 @@ TIMED = """
 """
 
 
-def test_samples_lie_beside_the_document(
-    project: pytest.Pytester, processes: tuple[str, ...], document: Callable[[], dict[str, Any]]
-) -> None:
+def test_samples_lie_next_to_the_document(project: pytest.Pytester, document: Callable[[], dict[str, Any]]) -> None:
     project.makepyfile(TIMED)
-    project.runpytest_subprocess(*processes).assert_outcomes(passed=2)
+    project.runpytest_inprocess()
     gates = document()["gates"]
     entries = [gate["evidence"]["details"]["samples"] for gate in gates]
     assert len(entries) == 2
@@ -42,18 +40,18 @@ def test_samples_lie_beside_the_document(
     )
 
 
-def test_nobody_asked_and_nothing_is_written(project: pytest.Pytester) -> None:
+def test_no_samples_are_written_without_a_document(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\naddopts = -p no:cacheprovider\n")
     project.makepyfile(TIMED)
-    project.runpytest_subprocess().assert_outcomes(passed=2)
+    project.runpytest_inprocess()
     assert list(Path(project.path).rglob("*.npz")) == []
 
 
-def test_page_draws_the_samples_that_lie_beside_the_document(
+def test_page_draws_the_samples_of_the_document(
     project: pytest.Pytester, document: Callable[[], dict[str, Any]]
 ) -> None:
     project.makepyfile(TIMED)
-    project.runpytest_subprocess("--modelserve-html=elsewhere/page.html").assert_outcomes(passed=2)
+    project.runpytest_inprocess("--modelserve-html=elsewhere/page.html")
     page = Path(project.path, "elsewhere/page.html").read_text(encoding="utf-8")
     for gate in document()["gates"]:
         assert f"Share of {gate['evidence']['n']:,} calls that took at most this long" in page

@@ -14,17 +14,20 @@ UNDECIDED = """
 """
 
 
-@pytest.mark.parametrize("way", ["option", "ini"])
 @pytest.mark.parametrize(
     ("policy", "outcomes"), [("fail", {"failed": 1}), ("skip", {"skipped": 1}), ("warn", {"passed": 1, "warnings": 1})]
 )
-def test_inconclusive_policy(
-    project: pytest.Pytester, processes: tuple[str, ...], way: str, policy: str, outcomes: dict[str, int]
-) -> None:
+def test_inconclusive_policy(project: pytest.Pytester, policy: str, outcomes: dict[str, int]) -> None:
     project.makepyfile(UNDECIDED)
-    arguments = {"option": [f"--modelserve-inconclusive={policy}"], "ini": ["-o", f"modelserve_inconclusive={policy}"]}
-    result = project.runpytest_subprocess(*arguments[way], *processes)
+    result = project.runpytest_inprocess(f"--modelserve-inconclusive={policy}", "-W", "default")
     result.assert_outcomes(**outcomes)
+    result.stdout.fnmatch_lines(["1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE*"])
+
+
+def test_policy_of_the_ini_file_reaches_the_workers(project: pytest.Pytester) -> None:
+    project.makepyfile(UNDECIDED)
+    result = project.runpytest_inprocess("-o", "modelserve_inconclusive=skip", "-n", "2")
+    result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE*"])
 
 
@@ -32,19 +35,22 @@ def test_inconclusive_policy(
     ("arguments", "message"),
     [
         (["--modelserve-inconclusive=skp"], "unknown --modelserve-inconclusive 'skp': did you mean 'skip'? *"),
-        (["--modelserve-seed=-1"], "--modelserve-seed is a whole number of 0 or more, not '-1'"),
-        (["--modelserve-json=gates.py/e.json"], "the report cannot be written to *gates.py/e.json: *writable path"),
+        (["--modelserve-seed=-1"], "--modelserve-seed must be an integer of at least 0, got '-1'"),
+        (
+            ["--modelserve-json=gates.py/e.json"],
+            "--modelserve-json: cannot write the report to *gates.py/e.json: *writable path",
+        ),
     ],
 )
 def test_wrong_setting_ends_the_run_at_once(project: pytest.Pytester, arguments: list[str], message: str) -> None:
     project.makepyfile(UNDECIDED)
-    result = project.runpytest_subprocess(*arguments)
+    result = project.runpytest_inprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
 def test_help_states_the_defaults(pytester: pytest.Pytester) -> None:
-    text = " ".join(pytester.runpytest_subprocess("--help").stdout.str().split())
+    text = " ".join(pytester.runpytest_inprocess("--help").stdout.str().split())
     for option, default in (
         ("json=PATH", "not written"),
         ("html=PATH", "not written"),
@@ -64,14 +70,14 @@ def test_cache_and_seed_reach_the_pipeline(pytester: pytest.Pytester) -> None:
             assert modelserve.store.root == Path(request.config.rootpath, "elsewhere")
     """)
     settings = ("-o", "modelserve_cache=elsewhere", "-o", "modelserve_seed=7")
-    pytester.runpytest_subprocess(*settings).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*settings).assert_outcomes(passed=1)
     overruled = ("--modelserve-cache", "nowhere", "--modelserve-seed", "8")
-    pytester.runpytest_subprocess(*settings, *overruled).assert_outcomes(failed=1)
+    pytester.runpytest_inprocess(*settings, *overruled).assert_outcomes(failed=1)
 
 
 def test_ini_twin_of_the_document_starts_at_the_root(project: pytest.Pytester, document: Callable[[], Any]) -> None:
     project.makeini("[pytest]\npythonpath = .\nmodelserve_json = evidence.json\n")
     project.makepyfile(UNDECIDED)
     Path(project.path, "below").mkdir()
-    project.runpytest_subprocess("--rootdir", ".", project.path)
+    project.runpytest_inprocess("--rootdir", ".", project.path)
     assert document()["counts"]["selected"] == 1

@@ -23,7 +23,7 @@ EXAMPLE = """
 
 def test_table_is_the_same_with_and_without_workers(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
     project.makepyfile(EXAMPLE)
-    result = project.runpytest_subprocess(*processes)
+    result = project.runpytest_inprocess(*processes)
     lines = result.stdout.lines
     start = next(i for i, line in enumerate(lines) if line.strip("=") == " modelserve ")
     assert lines[start + 1 : start + 7] == [
@@ -40,7 +40,7 @@ def test_table_is_the_same_with_and_without_workers(project: pytest.Pytester, pr
 
 def test_document_validates_against_its_schema(project: pytest.Pytester, document: Callable[[], Any]) -> None:
     project.makepyfile(EXAMPLE)
-    project.runpytest_subprocess()
+    project.runpytest_inprocess()
     schema = json.loads(resources.files("pytest_modelserve.evidence").joinpath("schema.json").read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -49,9 +49,9 @@ def test_document_validates_against_its_schema(project: pytest.Pytester, documen
     assert not validator.is_valid(damaged)
 
 
-def test_junit_carries_the_evidence(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
+def test_junit_carries_the_evidence(project: pytest.Pytester) -> None:
     project.makepyfile(EXAMPLE)
-    project.runpytest_subprocess("--junit-xml=junit.xml", *processes)
+    project.runpytest_inprocess("--junit-xml=junit.xml")
     cases = ElementTree.parse(Path(project.path, "junit.xml")).getroot().iter("testcase")
     verdicts = {
         case.get("name"): [json.loads(p.get("value", ""))["evidence"]["verdict"] for p in case.iter("property")]
@@ -62,7 +62,7 @@ def test_junit_carries_the_evidence(project: pytest.Pytester, processes: tuple[s
 
 def test_failure_text_stands_in_the_report_without_our_frames(project: pytest.Pytester) -> None:
     project.makepyfile("from gates import gate\ndef test_bad(): gate(600)\n")
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.stdout.fnmatch_lines(
         [
             "E*GateFailure: accuracy: less accurate than required",
@@ -73,7 +73,7 @@ def test_failure_text_stands_in_the_report_without_our_frames(project: pytest.Py
     result.stdout.no_fnmatch_line("*assertions.py*")
 
 
-def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester, processes: tuple[str, ...]) -> None:
+def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import pytest, sys
         @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester, process
         @pytest.mark.xfail
         def test_two(): assert False
     """)
-    arguments = ("-p", "no:cacheprovider", "--junit-xml=junit.xml", *processes)
+    arguments = ("-p", "no:cacheprovider", "--junit-xml=junit.xml")
     result = pytester.runpytest_subprocess(*arguments)
     without = pytester.runpytest_subprocess(*arguments, "-p", "no:modelserve")
     result.assert_outcomes(passed=1, xfailed=1)
@@ -96,5 +96,5 @@ def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester, process
 
 def test_collect_only_writes_no_finished_document(project: pytest.Pytester, document: Callable[[], Any]) -> None:
     project.makepyfile(EXAMPLE)
-    project.runpytest_subprocess("--collect-only")
+    project.runpytest_inprocess("--collect-only")
     assert document()["complete"] is False

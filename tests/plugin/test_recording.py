@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-Told = Callable[..., list[tuple[Any, ...]]]
+Fields = Callable[..., list[tuple[Any, ...]]]
 Document = Callable[[], dict[str, Any]]
 
 
 def test_each_verdict_reaches_the_document(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told, document: Document
+    project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields, document: Document
 ) -> None:
     project.makepyfile("""
         from gates import gate
@@ -20,9 +20,9 @@ def test_each_verdict_reaches_the_document(
         def test_undecided(): gate(200)
         def test_bad(): gate(600)
     """)
-    result = project.runpytest_subprocess(*processes)
+    result = project.runpytest_inprocess(*processes)
     result.assert_outcomes(passed=1, failed=2)
-    assert told("verdict", "outcome", "expected") == [
+    assert fields_of_gates("verdict", "outcome", "expected") == [
         ("PASS", "passed", False),
         ("INCONCLUSIVE", "failed", False),
         ("FAIL", "failed", False),
@@ -34,7 +34,7 @@ def test_each_verdict_reaches_the_document(
 
 
 def test_session_fixture_evidence_is_told_once_and_is_the_fixtures(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told
+    project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields
 ) -> None:
     project.makepyfile("""
         import pytest
@@ -45,13 +45,11 @@ def test_session_fixture_evidence_is_told_once_and_is_the_fixtures(
         @pytest.mark.parametrize("case", range(6))
         def test_uses_it(accepted, case): pass
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(passed=6)
-    assert told("owner", "verdict") == [("::fixture accepted", "PASS")]
+    project.runpytest_inprocess(*processes).assert_outcomes(passed=6)
+    assert fields_of_gates("owner", "verdict") == [("::fixture accepted", "PASS")]
 
 
-def test_function_fixture_evidence_belongs_to_each_test(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told
-) -> None:
+def test_function_fixture_evidence_belongs_to_each_test(project: pytest.Pytester, fields_of_gates: Fields) -> None:
     project.makepyfile("""
         import pytest
         from gates import gate
@@ -60,11 +58,11 @@ def test_function_fixture_evidence_belongs_to_each_test(
         def test_a(accepted): pass
         def test_b(accepted): pass
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(passed=2)
-    assert [owner.split("::")[1] for (owner,) in told("owner")] == ["test_a", "test_b"]
+    project.runpytest_inprocess().assert_outcomes(passed=2)
+    assert [owner.split("::")[1] for (owner,) in fields_of_gates("owner")] == ["test_a", "test_b"]
 
 
-def test_failing_session_fixture_is_told_once(project: pytest.Pytester, processes: tuple[str, ...], told: Told) -> None:
+def test_failing_session_fixture_is_told_once(project: pytest.Pytester, fields_of_gates: Fields) -> None:
     project.makepyfile("""
         import pytest
         from gates import gate
@@ -73,13 +71,11 @@ def test_failing_session_fixture_is_told_once(project: pytest.Pytester, processe
         def test_a(accepted): pass
         def test_b(accepted): pass
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(errors=2)
-    assert told("verdict", "expected") == [("FAIL", False)]
+    project.runpytest_inprocess().assert_outcomes(errors=2)
+    assert fields_of_gates("verdict", "expected") == [("FAIL", False)]
 
 
-def test_given_leaves_the_worst_example_with_their_number(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told
-) -> None:
+def test_given_leaves_the_worst_example_with_their_number(project: pytest.Pytester, fields_of_gates: Fields) -> None:
     project.makepyfile("""
         from gates import LABELS, ROWS, model, ms
         from hypothesis import given, settings, strategies as st
@@ -88,13 +84,13 @@ def test_given_leaves_the_worst_example_with_their_number(
         def test_for_all(floor):
             ms.assert_accuracy(model(100), ROWS, LABELS, min_value=floor)
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(passed=1)
-    ((verdict, examples),) = told("verdict", "examples")
+    project.runpytest_inprocess().assert_outcomes(passed=1)
+    ((verdict, examples),) = fields_of_gates("verdict", "examples")
     assert verdict == "PASS"
     assert examples == 3  # hypothesis tries each of three values once
 
 
-def test_given_that_fails_leaves_the_failure(project: pytest.Pytester, processes: tuple[str, ...], told: Told) -> None:
+def test_given_that_fails_leaves_the_failure(project: pytest.Pytester, fields_of_gates: Fields) -> None:
     project.makepyfile("""
         from gates import LABELS, ROWS, model, ms
         from hypothesis import given, settings, strategies as st
@@ -103,12 +99,12 @@ def test_given_that_fails_leaves_the_failure(project: pytest.Pytester, processes
         def test_for_all(percent):
             ms.assert_accuracy(model(600), ROWS, LABELS, min_value=percent / 100)
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(failed=1)
-    assert told("verdict") == [("FAIL",)]
+    project.runpytest_inprocess().assert_outcomes(failed=1)
+    assert fields_of_gates("verdict") == [("FAIL",)]
 
 
 def test_rerun_judges_the_last_attempt_and_tells_the_first(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told
+    project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields
 ) -> None:
     project.makepyfile("""
         from pathlib import Path
@@ -118,18 +114,16 @@ def test_rerun_judges_the_last_attempt_and_tells_the_first(
             first, _ = not seen.exists(), seen.touch()
             gate(600 if first else 100)
     """)
-    result = project.runpytest_subprocess("--reruns", "1", *processes)
+    result = project.runpytest_inprocess("--reruns", "1", *processes)
     result.assert_outcomes(passed=1)
-    assert told("verdict", "attempt", "judged") == [("FAIL", 1, False), ("PASS", 2, True)]
+    assert fields_of_gates("verdict", "attempt", "judged") == [("FAIL", 1, False), ("PASS", 2, True)]
     result.stdout.fnmatch_lines(
-        ["*attempt 1, run again: not judged", "*attempt 2: error rates do not hold under reruns", "1 gate: 1 PASS, *"]
+        ["*attempt 1, rerun: does not count", "*attempt 2: error rates do not hold under reruns", "1 gate: 1 PASS, *"]
     )
 
 
 @pytest.mark.parametrize("how", ["contextvars.copy_context().run", "lambda f: f()"], ids=["copy_context", "plain"])
-def test_threads_keep_their_evidence(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told, how: str
-) -> None:
+def test_threads_keep_their_evidence(project: pytest.Pytester, fields_of_gates: Fields, how: str) -> None:
     project.makepyfile(f"""
         import contextvars, threading
         from gates import gate, model
@@ -140,12 +134,12 @@ def test_threads_keep_their_evidence(
             for thread in threads: thread.start()
             for thread in threads: thread.join()
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(passed=1)
-    assert told("verdict") == [("PASS",)] * 3
+    project.runpytest_inprocess().assert_outcomes(passed=1)
+    assert fields_of_gates("verdict") == [("PASS",)] * 3
 
 
 def test_strict_xfail_is_an_expected_catch(
-    project: pytest.Pytester, processes: tuple[str, ...], told: Told, document: Document
+    project: pytest.Pytester, fields_of_gates: Fields, document: Document
 ) -> None:
     project.makepyfile("""
         import pytest, pytest_modelserve as ms
@@ -153,26 +147,26 @@ def test_strict_xfail_is_an_expected_catch(
         @pytest.mark.xfail(strict=True, raises=ms.GateFailure)
         def test_bad_candidate(): gate(600)
     """)
-    result = project.runpytest_subprocess(*processes)
+    result = project.runpytest_inprocess()
     result.assert_outcomes(xfailed=1)
-    assert told("verdict", "outcome", "expected") == [("FAIL", "xfailed", True)]
+    assert fields_of_gates("verdict", "outcome", "expected") == [("FAIL", "xfailed", True)]
     assert document()["counts"]["expected_failures"] == 1
     result.stdout.fnmatch_lines(["1 gate: 0 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE*"])
 
 
-def test_inconclusive_is_not_the_expected_failure(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
+def test_inconclusive_is_not_the_expected_failure(project: pytest.Pytester) -> None:
     project.makepyfile("""
         import pytest, pytest_modelserve as ms
         from gates import gate
         @pytest.mark.xfail(strict=True, raises=ms.GateFailure)
         def test_bad_candidate(): gate(200)
     """)
-    project.runpytest_subprocess(*processes).assert_outcomes(failed=1)
+    project.runpytest_inprocess().assert_outcomes(failed=1)
 
 
 @pytest.mark.parametrize("arguments", [("-x",), ("-k", "good"), ("--maxfail=1",)])
 def test_partial_run_never_looks_complete(
-    project: pytest.Pytester, document: Document, arguments: tuple[str, ...], processes: tuple[str, ...]
+    project: pytest.Pytester, document: Document, arguments: tuple[str, ...]
 ) -> None:
     project.makepyfile("""
         from gates import gate
@@ -180,7 +174,7 @@ def test_partial_run_never_looks_complete(
         def test_good(): gate(100)
         def test_more(): gate(100)
     """)
-    project.runpytest_subprocess(*arguments, *processes)
+    project.runpytest_inprocess(*arguments)
     assert document()["complete"] is False
 
 
@@ -188,24 +182,26 @@ def test_last_failed_run_never_looks_complete(project: pytest.Pytester, document
     project.makepyfile(test_one="from gates import gate\ndef test_bad(): gate(600)\n")
     project.makepyfile(test_two="from gates import gate\ndef test_good(): gate(100)\n")
     project.makeini("[pytest]\npythonpath = .\nmodelserve_json = evidence.json\n")
-    project.runpytest_subprocess()
+    project.runpytest_inprocess()
     assert document()["complete"] is True
-    project.runpytest_subprocess("--lf")
+    project.runpytest_inprocess("--lf")
     assert document()["complete"] is False
     assert document()["counts"]["selected"] == 1
 
 
-def test_lost_worker_leaves_a_row(project: pytest.Pytester, told: Told, document: Document) -> None:
+def test_lost_worker_leaves_a_row(project: pytest.Pytester, fields_of_gates: Fields, document: Document) -> None:
     project.makepyfile("""
         import os
         from gates import gate
         def test_good(): gate(100)
         def test_gone(): os._exit(1)
     """)
-    result = project.runpytest_subprocess("-n", "2")
-    assert ("test_lost_worker_leaves_a_row.py::test_gone", "CRASHED", None) in told("node_id", "verdict", "evidence")
+    result = project.runpytest_inprocess("-n", "2")
+    assert ("test_lost_worker_leaves_a_row.py::test_gone", "CRASHED", None) in fields_of_gates(
+        "node_id", "verdict", "evidence"
+    )
     assert document()["complete"] is False
-    result.stdout.fnmatch_lines(["*test_gone* CRASHED *its worker was lost while it ran", "1 gate:*1 CRASHED*"])
+    result.stdout.fnmatch_lines(["*test_gone* CRASHED *its worker crashed", "1 gate:*1 CRASHED*"])
 
 
 def test_killed_run_leaves_a_document_that_says_so(project: pytest.Pytester, document: Document) -> None:
