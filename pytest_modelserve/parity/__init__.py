@@ -1,4 +1,4 @@
-"""Gates on whether two predictors agree: element by element, within a loss of precision, and on the task."""
+"""Parity gates: two models agree element by element, within a loss of precision, or on a task metric."""
 
 from pytest_modelserve.parity.accuracy.gates import measure_accuracy, measure_accuracy_parity
 from pytest_modelserve.parity.divergence import Divergence, locate_divergence

@@ -1,46 +1,126 @@
-"""The smallest input on which two predictors were found not to agree: saved, and told with what replays it."""
+"""Failing inputs on disk: the smallest input on which two models differ, and counterexamples of relations."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import digest_of
 from pytest_modelserve.errors import ArtifactError
-from pytest_modelserve.metrics import OutputComparison, Tolerance, compare_outputs, pair_outputs
-from pytest_modelserve.metrics.elementwise import is_numpys_own
-from pytest_modelserve.parity.recordings.exchange import Exchange, Outputs
-from pytest_modelserve.parity.recordings.npz import write_npz
-from pytest_modelserve.parity.recordings.recording import answer_key, request_key
+from pytest_modelserve.evidence import Subject
+from pytest_modelserve.metrics import OutputComparison, Outputs, Tolerance, compare_outputs, pair_outputs
+from pytest_modelserve.parity.diagnosis import Diagnosis
+from pytest_modelserve.parity.recordings.exchange import Exchange
+from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
+from pytest_modelserve.parity.recordings.recording import outputs_key, request_key
 from pytest_modelserve.serving.inputs import Inputs, batch_size, slice_rows
 
 if TYPE_CHECKING:
-    from pytest_modelserve.evidence import Subject
-    from pytest_modelserve.metrics.tolerance import Feed
     from pytest_modelserve.serving import Predictor
 
-# The fewest neighbouring rows that still fail together.
+COUNTEREXAMPLES_FOLDER = Path(".modelserve", "counterexamples")
+_FAILURES_VARIABLE = "MODELSERVE_FAILURES"
+_FAILURES_FOLDER = Path(".modelserve", "failures")
+# As long as a person waits for the reason of a failure; then the smallest input found so far is saved.
+_TIME_LIMIT_S = 30.0
+# One row of any model is far below it, and nobody needs a disk full of whole batches.
+_MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """When two outputs agree: the tolerances, each one number or one for each output, and whether NaN equals NaN."""
+
+    rtol: Tolerance
+    atol: Tolerance
+    equal_nan: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `compare_outputs`."""
+        return {"rtol": self.rtol, "atol": self.atol, "equal_nan": self.equal_nan}
+
+    def __str__(self) -> str:
+        return f"rtol {self.rtol:g}, atol {self.atol:g}{'' if self.equal_nan else ', no NaN allowed'}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FailingBatch:
+    """The batch on which two predictors differ most, and its worst row.
+
+    `error` is a multiple of the tolerance, infinite for a difference in kind. `call` is the batch's number and
+    `rows_before` the number of rows before it, both from 0; `rows_before` is None if batches have no rows.
+    """
+
+    batch: Inputs
+    row: int
+    error: float
+    call: int
+    rows_before: int | None
+
+    @property
+    def rows(self) -> int | None:
+        """The number of rows of the batch, None if it has none."""
+        return batch_size(self.batch)
+
+
+def save_failing_input(
+    candidate: Predictor, reference: Predictor, failing: FailingBatch, criterion: Criterion
+) -> Diagnosis:
+    """Save the fewest rows of `failing` on which the two differ, with the reference's outputs.
+
+    That is the worst row if it fails alone, else the fewest neighboring rows that fail together, else the whole batch.
+    The file is a recording named by its content, in the folder of MODELSERVE_FAILURES or in `.modelserve/failures`.
+    Never raises: the gate already has a verdict, so an error is reported in the finding.
+    """
+    try:
+        reduced = _Reduction(candidate, reference, failing, criterion).smallest()
+        path = _save(reduced.exchange, reference)
+    except Exception as error:  # a disk's, a runtime's or our own: none of them changes the verdict
+        return Diagnosis(f"could not save the failing input: {error}")
+    details: dict[str, Any] = {"path": str(path)}
+    if reduced.rows is not None:
+        details["rows"] = list(reduced.rows)
+    finding = f"smallest failing input ({reduced.description}) saved"
+    if candidate.artifact is None:
+        finding += f" with the reference's outputs in {path}: read it with ms.open_recording"
+    else:
+        details["command"] = command = _replay_command(candidate.artifact.path, path, criterion)
+        finding += f"; replay it with: {command}"
+    return Diagnosis(finding, details={"failing_input": details})
+
+
+def worst_row(part: OutputComparison, rows: int | None) -> tuple[int, float]:
+    """Return the row with the largest error in a batch of `rows`, and that error; row 0 if it belongs to no row."""
+    row, error = 0, 0.0
+    for tensor in part.tensors:
+        found = [(kind.first, inf) for kind in (tensor.nan, tensor.inf) if kind is not None]
+        if tensor.beyond and tensor.worst is not None:
+            found.append((tensor.worst, tensor.worst_multiple or 0.0))
+        for place, multiple in found:
+            if multiple > error:
+                error = multiple
+                row = place.index[0] if tensor.reference_shape[:1] == (rows,) else 0
+    return row, inf if part.structural_problems else error
 
 
 def smallest_failing_rows(rows: int, row: int, fails: Callable[[int, int], bool]) -> tuple[int, int] | None:
-    """The first row and the one behind the last of the fewest neighbours among `rows` rows for which `fails` is true.
+    """Return the smallest range `[start, stop)` of `rows` rows for which `fails(start, stop)` is true.
 
-    `row` alone is tried first. Where it does not fail alone (rows influence each other, or the model takes one batch
-    size only) ends of the whole are left out as long as the rest fails, the larger ones first: no end of what comes
-    back can be left out. About 4 log2(rows) attempts. None where the whole does not fail.
+    `row` alone is tried first. If it does not fail alone (rows influence each other, or the batch size is fixed), ends
+    of the whole are removed while the rest fails, larger ones first; no end of the result can be removed. This takes
+    about 4 log2(rows) attempts. None if the whole does not fail.
     """
     if fails(row, row + 1):
         return row, row + 1
@@ -59,247 +139,132 @@ def smallest_failing_rows(rows: int, row: int, fails: Callable[[int, int], bool]
     return start, stop
 
 
-FOLDER_VARIABLE = "MODELSERVE_FAILURES"
-_FOLDER = Path(".modelserve", "failures")
-# As long as a person waits for the reason of a failure; then the smallest input found so far is taken.
-_TIME_LIMIT_S = 30.0
-# One row of any model is far below it, and a disk that fills up with whole batches helps nobody.
-_MOST_BYTES = 256 * 2**20
+def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...]) -> Path:
+    """Save a counterexample in one step and return its path.
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Failing:
-    """The batch on which two predictors differ most, the row of it where they do, and that error.
-
-    `error` is a multiple of the tolerance, infinite where outputs differ in kind. `call` counts batches, and `before`
-    the rows of those before this one, from 0; `before` is None where batches have no rows.
+    Its name comes from `about` and the running test, so that the same failure replaces its file: a search under
+    hypothesis fails many times. OSError or ArtifactError if the folder cannot be written.
     """
-
-    batch: Inputs
-    row: int
-    error: float
-    call: int
-    before: int | None
-
-    @property
-    def rows(self) -> int | None:
-        """How many rows the batch has, None for none."""
-        return batch_size(self.batch)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    digest = hashlib.sha256("|".join((*about, test)).encode()).hexdigest()
+    path = _ignored_folder(folder) / f"{words}-{digest[:8]}.npz"
+    write_npz(path, [Exchange(inputs, {})], Subject(about[0]))
+    return path
 
 
-@dataclass(frozen=True, slots=True)
-class FailingTold:
-    """A sentence and the same as values."""
+def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a saved counterexample by name, for `@example` or another run.
 
-    finding: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-def worst_row(part: OutputComparison, rows: int | None) -> tuple[int, float]:
-    """The row of a batch of `rows` with the largest error, and that error; row 0 where nothing tells the row."""
-    row, error = 0, 0.0
-    for tensor in part.tensors:
-        found = [(kind.first, math.inf) for kind in (tensor.nan, tensor.inf) if kind is not None]
-        if tensor.beyond and tensor.worst is not None:
-            found.append((tensor.worst, tensor.worst_multiple or 0.0))
-        for place, multiple in found:
-            if multiple > error:
-                error = multiple
-                row = place.index[0] if tensor.reference_shape[:1] == (rows,) else 0
-    return row, math.inf if part.structural_problems else error
-
-
-def tell_failing(
-    candidate: Predictor, reference: Predictor, failing: Failing, *, rtol: Tolerance, atol: Tolerance
-) -> FailingTold:
-    """Save the fewest rows of `failing.batch` on which the two differ, with the reference's answers, and say where.
-
-    The row with the largest error alone, where that fails; else the fewest neighbours that fail together, searched for
-    30 s at most; else the whole batch. The file is a recording, `<digest>.npz` in the folder that the environment
-    variable MODELSERVE_FAILURES names, `.modelserve/failures` of the working directory without it; the same input has
-    the same name. Raises nothing: what cannot be saved is told in the finding, because the gate that asks has a verdict
-    to tell already.
+    Raises:
+        ArtifactError: The file cannot be read, or is not a counterexample of this package.
     """
     try:
-        reduced = _Reducing(candidate, reference, failing, rtol, atol).smallest()
-        path = _saved(reduced.exchange, reference)
-        return _told(candidate, reduced, path, rtol, atol)
-    except Exception as error:  # a disk's, a runtime's or our own: none of them changes the verdict
-        return FailingTold(f"could not save the failing input: {error}")
+        exchanges = NpzExchanges.of(Path(path), sides=("inputs",))
+        inputs = exchanges.read(0).inputs
+    except (ArtifactError, IndexError) as error:
+        raise ArtifactError(f"{path} is no saved counterexample: {error}") from error
+    return dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reduced:
-    """What is saved, and in words which rows it is; `rows` are those of all batches."""
+    """What is saved, and which rows of all batches it is."""
 
     exchange: Exchange
-    words: str
+    description: str
     rows: tuple[int, int] | None
 
 
-class _Reducing:
-    """Runs parts of the failing batch through both sides."""
+class _Reduction:
+    """Runs parts of the failing batch through both models."""
 
-    def __init__(
-        self, candidate: Predictor, reference: Predictor, failing: Failing, rtol: Tolerance, atol: Tolerance
-    ) -> None:
-        self.candidate = candidate
-        self.reference = reference
-        self.failing = failing
-        self.tolerances = rtol, atol
-        self.until = time.perf_counter() + _TIME_LIMIT_S
-        # A recording knows whole requests only: the answer to some rows is a part of the answer to all.
-        self.recorded = reference.predict(failing.batch) if reference.transport == "recorded" else None
+    def __init__(self, candidate: Predictor, reference: Predictor, failing: FailingBatch, criterion: Criterion) -> None:
+        self._candidate = candidate
+        self._reference = reference
+        self._failing = failing
+        self._criterion = criterion
+        self._deadline = time.perf_counter() + _TIME_LIMIT_S
+        # A recording knows whole requests only: the outputs of some rows are a part of the outputs of all.
+        self._recorded = reference.predict(failing.batch) if reference.transport == "recorded" else None
 
     def smallest(self) -> _Reduced:
-        rows = self.failing.rows
-        found = None if rows is None else smallest_failing_rows(rows, self.failing.row, self.fails)
+        rows = self._failing.rows
+        found = None if rows is None else smallest_failing_rows(rows, self._failing.row, self._fails)
         if found is None:
-            batch = self.failing.batch
-            answers = self.reference.predict(batch) if self.recorded is None else self.recorded
+            batch = self._failing.batch
+            outputs = self._reference.predict(batch) if self._recorded is None else self._recorded
             again = "" if rows is None else ", which did not fail a second time"
-            return _Reduced(Exchange(batch, answers), f"batch {self.failing.call}{again}", None)
+            return _Reduced(Exchange(batch, outputs), f"batch {self._failing.call}{again}", None)
         start, stop = found
-        before = self.failing.before or 0
+        before = self._failing.rows_before or 0
         first, last = before + start, before + stop - 1
-        words = f"row {first} alone" if first == last else f"rows {first} to {last} together"
-        return _Reduced(Exchange(self.part(start, stop), self.answers(start, stop)), words, (first, last + 1))
+        description = f"row {first}" if first == last else f"rows {first} to {last}"
+        return _Reduced(Exchange(self._part(start, stop), self._expected(start, stop)), description, (first, last + 1))
 
-    def fails(self, start: int, stop: int) -> bool:
-        if time.perf_counter() > self.until and stop - start not in (1, self.failing.rows):
+    def _fails(self, start: int, stop: int) -> bool:
+        is_part = stop - start != self._failing.rows
+        if time.perf_counter() > self._deadline and is_part and stop - start != 1:
             return False  # what fails so far is small enough
         try:
-            answers = self.answers(start, stop)
-            found = pair_outputs(self.candidate.predict(self.part(start, stop)), answers)
-            if self.recorded is not None and stop - start != self.failing.rows and _differ_in_shape(found, answers):
-                return False  # an output whose first axis is not its rows, the keys of a map say, was cut
-            rtol, atol = self.tolerances
-            return not compare_outputs(found, answers, rtol=rtol, atol=atol).agrees
-        except Exception:  # so few rows fit no fixed batch size: no failure of the kind that is looked for
+            expected = self._expected(start, stop)
+            outputs = pair_outputs(self._candidate.predict(self._part(start, stop)), expected)
+            if self._recorded is not None and is_part and _shapes_differ(outputs, expected):
+                return False  # an output whose first axis is not its rows, the keys of a map for example, was cut
+            return not compare_outputs(outputs, expected, **self._criterion.options).agrees
+        except Exception:  # the model has a fixed batch size: not the failure that is reduced
             return False
 
-    def part(self, start: int, stop: int) -> Inputs:
-        return slice_rows(self.failing.batch, stop - start, first=start)
+    def _part(self, start: int, stop: int) -> Inputs:
+        return slice_rows(self._failing.batch, stop - start, first=start)
 
-    def answers(self, start: int, stop: int) -> Outputs:
-        if self.recorded is None:
-            return self.reference.predict(self.part(start, stop))
-        rows = self.failing.rows
+    def _expected(self, start: int, stop: int) -> Outputs:
+        if self._recorded is None:
+            return self._reference.predict(self._part(start, stop))
+        rows = self._failing.rows
         return {
-            name: array[start:stop] if array.shape[:1] == (rows,) else array for name, array in self.recorded.items()
+            name: array[start:stop] if array.shape[:1] == (rows,) else array for name, array in self._recorded.items()
         }
 
 
-def _differ_in_shape(candidate: Outputs, reference: Outputs) -> bool:
+def _shapes_differ(candidate: Outputs, reference: Outputs) -> bool:
     return any(name in candidate and candidate[name].shape != array.shape for name, array in reference.items())
 
 
-def _saved(exchange: Exchange, reference: Predictor) -> Path:
-    given = list(exchange.inputs.values()) if isinstance(exchange.inputs, Mapping) else [exchange.inputs]
-    size = sum(array.nbytes for array in (*given, *exchange.outputs.values()))
-    if size > _MOST_BYTES:
+def _save(exchange: Exchange, reference: Predictor) -> Path:
+    inputs = list(exchange.inputs.values()) if isinstance(exchange.inputs, Mapping) else [exchange.inputs]
+    size = sum(array.nbytes for array in (*inputs, *exchange.outputs.values()))
+    if size > _MAX_BYTES:
         raise ArtifactError(f"nothing smaller than {size / 2**20:.0f} MiB fails")
-    # Absolute, so that the command that is told works from every folder.
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or _FOLDER).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="utf-8") as ignore:
-        ignore.write("*\n")
-    digest = digest_of((str(reference.subject), request_key(exchange.inputs), answer_key(exchange.outputs)))
+    # Absolute, so that the replay command works in every folder.
+    folder = _ignored_folder(Path(os.environ.get(_FAILURES_VARIABLE) or _FAILURES_FOLDER).absolute())
+    digest = digest_of((str(reference.subject), request_key(exchange.inputs), outputs_key(exchange.outputs)))
     path = folder / f"{digest[:16]}.npz"
-    write_npz(path, [exchange], _answered_by(reference))
+    write_npz(path, [exchange], _recorded_model(reference))
     return path
 
 
-def _answered_by(reference: Predictor) -> Subject:
-    """The model whose answers these are: of a recording the one that was recorded."""
+def _ignored_folder(folder: Path) -> Path:
+    """Create `folder`, which git ignores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="utf-8") as ignore:
+        ignore.write("*\n")
+    return folder
+
+
+def _recorded_model(reference: Predictor) -> Subject:
+    """Return the model that computed the outputs: for a recording, the one that was recorded."""
     if reference.transport != "recorded":
         return reference.subject
     variant = reference.subject.variant.removesuffix("recorded").removesuffix(", ")
     return replace(reference.subject, variant=variant)
 
 
-def _told(candidate: Predictor, reduced: _Reduced, path: Path, rtol: Tolerance, atol: Tolerance) -> FailingTold:
-    details: dict[str, Any] = {"path": str(path)}
-    if reduced.rows is not None:
-        details["rows"] = list(reduced.rows)
-    saved = f"the smallest failing input, {reduced.words}, is saved"
-    if candidate.artifact is None:
-        told = (
-            f"{saved} with the reference's answer in {path}, which ms.open_recording reads; the candidate has no file "
-            "that a command could replay"
-        )
-    else:
-        details["command"] = command = _command(candidate.artifact.path, path, rtol, atol)
-        told = f"{saved}; replay it by: {command}"
-    return FailingTold(told, {"failing_input": details})
-
-
-def _command(candidate: Path, recording: Path, rtol: Tolerance, atol: Tolerance) -> str:
+def _replay_command(candidate: Path, recording: Path, criterion: Criterion) -> str:
     words = ["python", "-m", "pytest_modelserve.parity.replay", str(candidate), str(recording)]
-    for option, given in (("--rtol", rtol), ("--atol", atol)):
-        told = [f"{name}={value!r}" for name, value in given.items()] if isinstance(given, Mapping) else [f"{given!r}"]
-        words += [word for value in told for word in (option, value)]
-    return shlex.join(words)
-
-
-# Counterexamples on disk: inputs of any dtype in one .npz, without pickles.
-
-
-FOLDER = Path(".modelserve", "counterexamples")
-"""Beside the store's default place, in the working directory."""
-
-
-def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...]) -> Path:
-    """The file that now holds `inputs`, written in one step.
-
-    It is called after `about` and after the test that runs, so that the same failure replaces its file: a search under
-    hypothesis fails many times before it ends. OSError where the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
-    words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    path = folder / f"{words}-{hashlib.sha256('|'.join((*about, test)).encode()).hexdigest()[:8]}.npz"
-    described = json.dumps([{"name": name, "dtype": array.dtype.name} for name, array in inputs.items()])
-    arrays = {f"input_{index}": _stored(array) for index, array in enumerate(inputs.values())}
-    draft = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    try:
-        np.savez_compressed(draft, allow_pickle=False, described=np.array(described), **arrays)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def saved(path: str | os.PathLike[str]) -> Feed:
-    """The inputs of a counterexample, by name, as they were saved: for `@example` and for asking once more.
-
-    Raises ArtifactError for a file that cannot be read or that this package did not write.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            described = json.loads(str(file["described"]))
-            return {
-                entry["name"]: _restored(file[f"input_{index}"], entry["dtype"])
-                for index, entry in enumerate(described)
-            }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is no saved counterexample: {error}") from error
-
-
-def _stored(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind in "OT":
-        return array.astype(str)
-    return array if is_numpys_own(array.dtype) else array.view(f"u{array.dtype.itemsize}")
-
-
-def _restored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    if array.dtype.kind == "U":
-        return array.astype(object)
-    if array.dtype.name == dtype:
-        return array
-    import ml_dtypes
-
-    return array.view(getattr(ml_dtypes, dtype))
+    for option, given in (("--rtol", criterion.rtol), ("--atol", criterion.atol)):
+        values = (
+            [f"{name}={value!r}" for name, value in given.items()] if isinstance(given, Mapping) else [f"{given!r}"]
+        )
+        words += [word for value in values for word in (option, value)]
+    return shlex.join(words if criterion.equal_nan else [*words, "--no-equal-nan"])

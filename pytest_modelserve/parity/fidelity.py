@@ -1,12 +1,12 @@
-"""How much of the reference's signal survives a loss of precision: for quantised and half-precision variants."""
+"""Output fidelity gate: how much of the reference's signal a quantized or half-precision variant keeps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Unit, Verdict
 from pytest_modelserve.metrics import (
     Column,
-    MarginAgreement,
+    Outputs,
     Part,
     Scores,
     Slices,
@@ -29,272 +29,11 @@ from pytest_modelserve.metrics import (
     slice_figures,
     top1_agreement,
 )
+from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_quantization
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 
 if TYPE_CHECKING:
-    from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
-    from pytest_modelserve.compression import CalibrationMethod, LayerSensitivity, SensitivityRanking
     from pytest_modelserve.serving import Predictor
-
-
-# What of a signal is measured: one number for a pair of outputs, and which way is worse.
-
-
-Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A number of a candidate's and the reference's output, `of(candidate, reference)`, and its budget."""
-
-    name: str
-    unit: Unit
-    budget: Budget
-    of: Callable[[NDArray[Any], NDArray[Any]], float]
-
-    def over(self, candidate: Arrays, reference: Arrays) -> float:
-        """The worst of all outputs of the reference."""
-        return self.worst(self.of(candidate[name], array) for name, array in reference.items())
-
-    def figure(self, candidate: NDArray[Any], reference: NDArray[Any]) -> float | None:
-        """`of` both, None where it means nothing to them: a slice in which no row is decided."""
-        try:
-            return self.of(candidate, reference)
-        except InputError:
-            return None
-
-    def worst(self, values: Iterable[float]) -> float:
-        """The one that is furthest from where the budget ends."""
-        return min(values) if self.is_floor else max(values)
-
-    def judged(self, candidate: Arrays, reference: Arrays) -> Quantity:
-        """The worst output, held against the budget."""
-        return Quantity(self.name, self.over(candidate, reference), self.unit, budget=self.budget)
-
-    def told(self, value: float) -> str:
-        """Name and value in a sentence: "SQNR 12.3 dB", "agreement 97.2 %"."""
-        match self.unit:
-            case "dB":
-                return f"{self.name} {value:.1f} dB"
-            case "proportion":
-                return f"{self.name} {100 * value:.1f} %"
-            case _:
-                return f"{self.name} {value:.4g}"
-
-    @property
-    def is_floor(self) -> bool:
-        """Whether less is worse."""
-        return self.budget.kind == "at_least"
-
-
-def asked_measures(
-    *,
-    min_sqnr_db: float | None,
-    min_cosine: float | None,
-    min_agreement: float | None,
-    min_margin: float | None,
-    max_kl: float | None,
-    scores: Scores | None,
-) -> tuple[Measure, ...]:
-    """The measures that have a budget, in the order of the arguments of `measure_output_fidelity`.
-
-    UsageError without any, for one out of range, and for `min_margin` and `scores` without the budget that they serve
-    and the other way round.
-    """
-    if (max_kl is None) != (scores is None):
-        raise UsageError(
-            "max_kl and scores only mean something together: scores='logits' or 'probabilities' says what the outputs "
-            "are"
-        )
-    if min_margin is not None and min_agreement is None:
-        raise UsageError("min_margin says which rows min_agreement counts: give min_agreement as well, or neither")
-    for name, share in (("min_cosine", min_cosine), ("min_agreement", min_agreement)):
-        if share is not None and not 0 <= share <= 1:
-            raise UsageError(f"{name} lies between 0 and 1, not {share}")
-    if min_margin is not None and not (math.isfinite(min_margin) and min_margin >= 0):
-        raise UsageError(f"min_margin is a finite number of at least 0, not {min_margin}")
-    found = []
-    if min_sqnr_db is not None:
-        found.append(Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), signal_to_quantization_noise_db))
-    if min_cosine is not None:
-        found.append(Measure("cosine", "cosine", Budget("at_least", min_cosine), _lowest_cosine))
-    if min_agreement is not None:
-        agreement = top1_agreement if min_margin is None else _agreement_beyond(min_margin)
-        found.append(Measure("agreement", "proportion", Budget("at_least", min_agreement), agreement))
-    if max_kl is not None and scores is not None:
-        found.append(_divergence(max_kl, scores))
-    if not found:
-        raise UsageError("give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl")
-    return tuple(found)
-
-
-def told_margins(candidate: Arrays, reference: Arrays, min_margin: float) -> tuple[str, ...]:
-    """A sentence for each output on the rows that an agreement beyond `min_margin` left out, and on those that flip."""
-    return tuple(
-        f"output {name!r}: {_told(agreement_by_margin(candidate[name], array, min_margin=min_margin))}"
-        for name, array in reference.items()
-    )
-
-
-def _lowest_cosine(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    return float(row_cosines(candidate, reference).min())
-
-
-def _agreement_beyond(min_margin: float) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    return lambda candidate, reference: agreement_by_margin(candidate, reference, min_margin=min_margin).agreement
-
-
-def _divergence(limit: float, scores: Scores) -> Measure:
-    if scores not in get_args(Scores):
-        raise UsageError(unknown_choice("scores", scores, get_args(Scores)))
-    if not (math.isfinite(limit) and limit >= 0):
-        raise UsageError(f"max_kl is a finite number of nats of at least 0, not {limit}")
-
-    def mean(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-        return float(np.mean(kl_divergences(candidate, reference, scores=scores)))
-
-    return Measure("KL in nats", "", Budget("at_most", limit), mean)
-
-
-def _told(found: MarginAgreement) -> str:
-    counted = f"the reference decides {found.decided} of {found.rows} rows by more than {found.min_margin:g}"
-    if found.largest_flipped is None:
-        return f"{counted}; no row changes its top class"
-    return (
-        f"{counted}; {found.flipped} of all rows change their top class, the most decided of them by "
-        f"{found.largest_flipped:.3g}"
-    )
-
-
-# Which nodes a quantised candidate should not have quantised: told where it failed.
-
-
-# Beyond a few dozen rows the order of layers hardly moves, and each of them costs a run of the model.
-_ROWS = 64
-# What a person waits for the reason of a failure: some hundred layers of a small model, a dozen of a large one.
-_TIME_LIMIT_S = 30.0
-_TOLD = 3
-# An Add and the Softmax behind it both round what lies between them: each alone does the same damage, give or take what
-# else it rounds, and excluding one of them does nothing. 3 dB are twice the noise.
-_ALIKE_DB = 3.0
-# Told of a pair once already: what is tested on generated inputs fails hundreds of times while the smallest of them is
-# searched for, and each ranking takes seconds.
-_RANKED: dict[tuple[str, str], LayersTold] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class LayersTold:
-    """A sentence, what to do about it and the whole ranking; all empty where there is nothing to say."""
-
-    finding: str = ""
-    advice: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-def tell_layers(candidate: Predictor, reference: Predictor, inputs: Inputs) -> LayersTold:
-    """The nodes of `reference` ranked by what quantising each of them alone costs, on up to 64 rows of `inputs`.
-
-    Only where `candidate` was made from the file behind `reference` by a recipe that quantises single nodes; else
-    empty, as where no node does any damage. Those that were left out of it already are not ranked. Of "int8-static"
-    they are all that it quantises, with weights or without. Raises nothing: a ranking that fails is told in the
-    finding, because the gate that asks has a verdict to tell already.
-
-    A process ranks a pair of files once. Where it fails again, on whatever rows, the same is told, and that it is of
-    the first failure's rows.
-    """
-    step = _quantised_by(candidate.artifact, reference.artifact)
-    if step is None or candidate.artifact is None or reference.artifact is None:
-        return LayersTold()
-    pair = candidate.artifact.sha256, reference.artifact.sha256
-    if pair in _RANKED:
-        return replace(_RANKED[pair], finding=f"{_RANKED[pair].finding}; ranked on the rows of an earlier failure")
-    try:
-        told = _told_layers(step, reference.artifact, inputs)
-    except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
-        return LayersTold(f"its layers could not be ranked by what quantising each costs: {error}")
-    if told.finding:
-        _RANKED[pair] = told
-    return told
-
-
-def _quantised_by(candidate: Artifact | None, reference: Artifact | None) -> LineageStep | None:
-    """The first recipe of single layers on the way from `reference` to `candidate`, None where there is no way."""
-    if candidate is None or reference is None:
-        return None
-    from pytest_modelserve.compression import SENSITIVITY_RECIPES
-
-    parents = [step.parent for step in candidate.lineage]
-    if reference.sha256 not in parents:
-        return None
-    since = candidate.lineage[parents.index(reference.sha256) :]
-    return next((step for step in since if step.settings.get("recipe") in SENSITIVITY_RECIPES), None)
-
-
-def _told_layers(step: LineageStep, reference: Artifact, inputs: Inputs) -> LayersTold:
-    from pytest_modelserve.compression import rank_layers
-
-    recipe, excluded = str(step.settings["recipe"]), _names(step.settings.get("exclude", ()))
-    rows, stride = count_rows(inputs), _stride(inputs, reference)
-    ranking = rank_layers(
-        reference,
-        recipe,
-        _every(stride, inputs),
-        calibration_method=cast("CalibrationMethod", step.settings.get("calibration_method", "min-max")),
-        percentile=cast("float | None", step.settings.get("percentile")),
-        time_limit_s=_TIME_LIMIT_S,
-    )
-    ranked = [damage for damage in ranking.ranked if damage.node not in excluded]
-    worst = [damage for damage in ranked[:_TOLD] if damage.sqnr_db < math.inf]
-    if not worst:
-        return LayersTold()
-    used = -(-rows // stride)
-    alike = [damage.node for damage in worst if damage.sqnr_db <= worst[0].sqnr_db + _ALIKE_DB]
-    return LayersTold(
-        finding=_sentence(recipe, worst, _cut(ranking, used, rows)),
-        advice=f"keep what loses most in full precision: compress with exclude={(*excluded, *alike)!r}",
-        details={
-            "sensitivity": {
-                "recipe": recipe,
-                "rows": used,
-                "layers": ranking.total,
-                "tried": ranking.evaluated,
-                "ranking": [{"node": each.node, "operator": each.operator, "sqnr_db": each.sqnr_db} for each in ranked],
-            }
-        },
-    )
-
-
-def _names(setting: JSON) -> tuple[str, ...]:
-    return tuple(map(str, setting)) if isinstance(setting, (list, tuple)) else ()
-
-
-def _sentence(recipe: str, worst: list[LayerSensitivity], cut: str) -> str:
-    first, *others = (f"{damage.operator} {damage.node!r}" for damage in worst)
-    told = f"quantised alone by {recipe}{cut}, {first} costs most: SQNR {worst[0].sqnr_db:.1f} dB"
-    following = (f"{name} {damage.sqnr_db:.1f} dB" for name, damage in zip(others, worst[1:], strict=True))
-    return "; next ".join((told, ", ".join(following))) if others else told
-
-
-def _cut(ranking: SensitivityRanking, used: int, rows: int) -> str:
-    """What of layers and rows was left out, in brackets, or ""."""
-    parts = []
-    if ranking.evaluated < ranking.total:
-        parts.append(f"the first {ranking.evaluated} of {ranking.total} nodes within {_TIME_LIMIT_S:.0f} s")
-    if used < rows:
-        parts.append(f"{used} of {rows} rows")
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def _stride(inputs: Inputs, artifact: Artifact) -> int:
-    """Every how many rows to take one, so that at most `_ROWS` remain; 1 where the model's batch is fixed."""
-    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in artifact.signature.inputs)
-    return 1 if fixed else -(-count_rows(inputs) // _ROWS)
-
-
-def _every(stride: int, inputs: Inputs) -> Inputs:
-    if isinstance(inputs, Mapping):
-        return {name: np.ascontiguousarray(array[::stride]) for name, array in inputs.items()}
-    return np.ascontiguousarray(inputs[::stride])
 
 
 def measure_output_fidelity(
@@ -310,26 +49,45 @@ def measure_output_fidelity(
     scores: Scores | None = None,
     slices: Slices | Mapping[str, Column] | None = None,
 ) -> Evidence:
-    """Evidence that the floating-point outputs of `candidate` keep the reference's signal.
+    """Measure how much of the reference's signal the floating-point outputs of `candidate` keep.
 
-    `min_sqnr_db` bounds the signal-to-quantisation-noise ratio of each output as a whole (field's floors: 55 dB for
-    fp16, 25 for int8, 18 for int4), `min_cosine` the lowest cosine of paired rows, `min_agreement` the share of rows,
-    0 to 1, whose highest score is of the same class; with `min_margin` only rows count that the reference decides by
-    more than that, its highest score less the second, because what it hardly decides flips under any rounding. `max_kl`
-    bounds the mean over rows of Kullback and Leibler's divergence from the reference's class probabilities, in nats;
-    `scores` says whether the outputs are "logits" or "probabilities". Give at least one budget; of several outputs the
-    worst is judged, and `details` have the figures of each. Nothing is estimated: the verdict, PASS or FAIL, is of
-    these inputs. Missing outputs, other shapes and values that are not finite on one side only fail, in sentences of
-    their own.
+    For models of a lower precision: fp16, int8, int4. Give at least one budget; the worst output decides, and `details`
+    hold the figures of each. The verdict, PASS or FAIL, holds for these inputs; nothing is estimated. Missing outputs,
+    other shapes and values that are not finite on one side fail, each with its own finding.
 
-    `slices` map a name to one value a row (`ms.bins` makes them of numbers) or to a predicate over the inputs. They
-    inform: the worst slice of each budget is told, and `details` have every slice of every output.
+    Args:
+        candidate: The model to check.
+        reference: The model to compare with.
+        inputs: An array `(rows, ...)`, or a mapping from input names to arrays.
+        min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output as a whole, in decibels. Usual
+            floors are 55 dB for fp16, 25 dB for int8 and 18 dB for int4.
+        min_cosine: Budget for the lowest cosine similarity of paired rows, 0 to 1.
+        min_agreement: Budget for the proportion of rows with the same top class, 0 to 1.
+        min_margin: With `min_agreement`: count only rows whose two highest reference scores differ by more than this.
+            Rows that the reference hardly decides flip under any rounding.
+        max_kl: Budget for the mean Kullback-Leibler divergence from the reference's class probabilities, in nats.
+        scores: With `max_kl`: whether the outputs are "logits" or "probabilities".
+        slices: Names mapped to one value a row (`ms.bins` makes them of numbers) or to a predicate over the inputs.
+            They inform: the worst slice of each budget is reported, and `details` hold every slice of every output.
 
-    Raises UsageError without a budget, for one out of range, for `min_margin` and `scores` without theirs, and where
-    the reference has no floating-point output; InputError for zero rows, for slices that do not fit, and for outputs
-    that a budget means nothing to: fewer than two classes, probabilities that are none, no row that is decided.
+    Returns:
+        Evidence with one quantity for each budget.
+
+    Raises:
+        UsageError: No budget, one out of range, `min_margin` or `scores` without its budget, or a reference without a
+            floating-point output.
+        InputError: No rows, slices that do not fit, or outputs that a budget does not apply to: fewer than two classes,
+            values that are no probabilities, no decided row.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> candidate, reference = ms.serve(lambda x: x * np.float32(1.001)), ms.serve(lambda x: x)
+        >>> rows = np.ones((4, 3), np.float32)
+        >>> ms.measure_output_fidelity(candidate, reference, rows, min_sqnr_db=55).verdict.name
+        'PASS'
     """
-    measures = asked_measures(
+    measures = _measures(
         min_sqnr_db=min_sqnr_db,
         min_cosine=min_cosine,
         min_agreement=min_agreement,
@@ -339,27 +97,32 @@ def measure_output_fidelity(
     )
     started = time.perf_counter()
     n = count_rows(inputs)
-    parts = Slices.of(slices).parts(inputs, n)
-    answers = reference.predict(inputs)
-    found = pair_outputs(candidate.predict(inputs), answers)
-    judged = {name: array for name, array in answers.items() if kind_of(array.dtype) == "real"}
-    if not judged:
+    given = Slices.of(slices)
+    if given.budgets:
+        raise UsageError(
+            f"Slices: {next(iter(given.budgets))}= does not apply to output fidelity, whose slices only inform"
+        )
+    parts = given.parts(inputs, n)
+    outputs = reference.predict(inputs)
+    found = pair_outputs(candidate.predict(inputs), outputs)
+    expected = {name: array for name, array in outputs.items() if kind_of(array.dtype) == "real"}
+    if not expected:
         raise UsageError(f"{reference.subject} has no floating-point output: compare labels with assert_output_parity")
     if parts:
-        _check_rows(judged, n)
-    problems = tuple(problem for name, array in judged.items() if (problem := _problem(name, found.get(name), array)))
+        _check_rows(expected, n)
+    problems = tuple(text for name, array in expected.items() if (text := _problem(name, found.get(name), array)))
     if problems:
         quantities: tuple[Quantity, ...] = (
             Quantity("mismatches", len(problems), "count", budget=Budget("at_most", 0)),
         )
-        told, details = problems, {}
+        findings, details = problems, {}
     else:
-        quantities = tuple(measure.judged(found, judged) for measure in measures)
-        told = () if min_margin is None else told_margins(found, judged, min_margin)
-        told += _told_slices(parts, measures, found, judged)
-        details = _details(parts, measures, found, judged)
+        quantities = tuple(measure.quantity(found, expected) for measure in measures)
+        findings = () if min_margin is None else _describe_margins(found, expected, min_margin)
+        findings += _describe_slices(parts, measures, found, expected)
+        details = _details(parts, measures, found, expected)
     failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
-    layers = tell_layers(candidate, reference, inputs) if failed else LayersTold()
+    diagnosis = diagnose_quantization(candidate, reference, inputs) if failed else Diagnosis()
     return Evidence(
         gate="output fidelity",
         subject=candidate.subject,
@@ -367,46 +130,151 @@ def measure_output_fidelity(
         quantities=quantities,
         n=n,
         n_unit="rows",
-        method=Method("every row compared, worst output judged"),
-        summary="outputs are further from the reference than allowed" if failed else "outputs keep the signal",
-        findings=(*told, layers.finding) if layers.finding else told,
-        advice=(layers.advice or "keep the layers that lose the signal in full precision") if failed else "",
-        details={**details, **layers.details},
+        method=Method("every row compared, worst output decides"),
+        summary="outputs differ from the reference's by more than allowed" if failed else "outputs keep the signal",
+        findings=(*findings, diagnosis.finding) if diagnosis.finding else findings,
+        advice=(diagnosis.advice or "keep the most sensitive layers in full precision") if failed else "",
+        details={**details, **diagnosis.details},
         duration_s=time.perf_counter() - started,
     )
 
 
-def _check_rows(judged: Arrays, n: int) -> None:
-    for name, array in judged.items():
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """A function of the candidate's and the reference's output, with its budget."""
+
+    name: str
+    unit: Unit
+    budget: Budget
+    of: Callable[[NDArray[Any], NDArray[Any]], float]
+
+    def worst(self, candidate: Outputs, reference: Outputs) -> float:
+        values = (self.of(candidate[name], array) for name, array in reference.items())
+        return min(values) if self.is_floor else max(values)
+
+    def quantity(self, candidate: Outputs, reference: Outputs) -> Quantity:
+        return Quantity(self.name, self.worst(candidate, reference), self.unit, budget=self.budget)
+
+    def format(self, value: float) -> str:
+        """Return name and value: "SQNR 12.3 dB", "agreement 97.2 %"."""
+        match self.unit:
+            case "dB":
+                return f"{self.name} {value:.1f} dB"
+            case "proportion":
+                return f"{self.name} {100 * value:.1f} %"
+            case _:
+                return f"{self.name} {value:.4g}"
+
+    @property
+    def is_floor(self) -> bool:
+        return self.budget.kind == "at_least"
+
+
+def _measures(
+    *,
+    min_sqnr_db: float | None,
+    min_cosine: float | None,
+    min_agreement: float | None,
+    min_margin: float | None,
+    max_kl: float | None,
+    scores: Scores | None,
+) -> tuple[_Measure, ...]:
+    """Validate the arguments of `measure_output_fidelity` and return the measures that have a budget."""
+    if (max_kl is None) != (scores is None):
+        raise UsageError("max_kl and scores must be given together: scores='logits' or scores='probabilities'")
+    if min_margin is not None and min_agreement is None:
+        raise UsageError("min_margin needs min_agreement, whose rows it selects: give both, or neither")
+    for name, value in (("min_cosine", min_cosine), ("min_agreement", min_agreement)):
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(f"{name} must be between 0 and 1, got {value}")
+    if min_margin is not None and not (math.isfinite(min_margin) and min_margin >= 0):
+        raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
+    found = []
+    if min_sqnr_db is not None:
+        found.append(_Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), signal_to_quantization_noise_db))
+    if min_cosine is not None:
+        found.append(_Measure("cosine", "cosine", Budget("at_least", min_cosine), _lowest_cosine))
+    if min_agreement is not None:
+        agreement = top1_agreement if min_margin is None else _agreement_beyond(min_margin)
+        found.append(_Measure("agreement", "proportion", Budget("at_least", min_agreement), agreement))
+    if max_kl is not None and scores is not None:
+        if scores not in get_args(Scores):
+            raise UsageError(unknown_choice("scores", scores, get_args(Scores)))
+        if not (math.isfinite(max_kl) and max_kl >= 0):
+            raise UsageError(f"max_kl must be a finite number of nats of at least 0, got {max_kl}")
+        found.append(_Measure("KL in nats", "", Budget("at_most", max_kl), _mean_kl(scores)))
+    if not found:
+        raise UsageError("give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl")
+    return tuple(found)
+
+
+def _lowest_cosine(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
+    return float(row_cosines(candidate, reference).min())
+
+
+def _agreement_beyond(min_margin: float) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    return lambda candidate, reference: agreement_by_margin(candidate, reference, min_margin=min_margin).agreement
+
+
+def _mean_kl(scores: Scores) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    return lambda candidate, reference: float(np.mean(kl_divergences(candidate, reference, scores=scores)))
+
+
+def _describe_margins(candidate: Outputs, reference: Outputs, min_margin: float) -> tuple[str, ...]:
+    """Describe for each output which rows `min_margin` left out, and which rows changed their top class."""
+    sentences = []
+    for name, array in reference.items():
+        found = agreement_by_margin(candidate[name], array, min_margin=min_margin)
+        flips = "no row changes its top class"
+        if found.largest_flipped is not None:
+            flips = (
+                f"{found.flipped} of all rows change their top class, with a margin of at most "
+                f"{found.largest_flipped:.3g}"
+            )
+        sentences.append(
+            f"output {name!r}: {found.decided} of {found.rows} rows have a reference margin above "
+            f"{found.min_margin:g}; {flips}"
+        )
+    return tuple(sentences)
+
+
+def _check_rows(outputs: Outputs, n: int) -> None:
+    for name, array in outputs.items():
         if array.shape[:1] != (n,):
             raise InputError(
                 f"output {name!r} has shape {array.shape} for {n} rows: slices= needs outputs with one row for each"
             )
 
 
-def _told_slices(parts: Sequence[Part], measures: Sequence[Measure], found: Arrays, judged: Arrays) -> tuple[str, ...]:
-    """A sentence for each measure on the slice that is worst by it."""
-    told = []
+def _describe_slices(
+    parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs, expected: Outputs
+) -> tuple[str, ...]:
+    """Describe the worst slice of each measure."""
+    sentences = []
     for measure in measures:
-        figures = slice_figures(parts, _figure(measure, found, judged))
+        figures = slice_figures(parts, _figure(measure, found, expected))
         worst = (min if measure.is_floor else max)(figures, default=None)
         if worst is not None:
-            told.append(f"worst slice {worst.label}: {measure.told(worst.value)} over {worst.n} rows")
-    return tuple(told)
+            sentences.append(f"worst slice {worst.label}: {measure.format(worst.value)} over {worst.n} rows")
+    return tuple(sentences)
 
 
-def _figure(measure: Measure, found: Arrays, judged: Arrays) -> Callable[[NDArray[np.bool_]], float]:
-    return lambda rows: measure.over(_rows(found, rows), _rows(judged, rows))
+def _figure(measure: _Measure, found: Outputs, expected: Outputs) -> Callable[[NDArray[np.bool_]], float]:
+    return lambda rows: measure.worst(_select(found, rows), _select(expected, rows))
 
 
-def _details(parts: Sequence[Part], measures: Sequence[Measure], found: Arrays, judged: Arrays) -> dict[str, Any]:
-    """The figures of every output where there are several, and of every output in every slice."""
-    outputs = [{"name": name, **_figures(measures, found[name], array)} for name, array in judged.items()]
+def _select(outputs: Outputs, rows: NDArray[np.bool_]) -> Outputs:
+    return {name: array[rows] for name, array in outputs.items()}
+
+
+def _details(parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs, expected: Outputs) -> dict[str, Any]:
+    """Return the figures of every output, if there are several, and of every output in every slice."""
+    outputs = [{"name": name, **_figures(measures, found[name], array)} for name, array in expected.items()]
     slices = [
         {"slice": part.label, "rows": part.n, "output": name}
         | _figures(measures, found[name][part.rows], array[part.rows])
         for part in parts
-        for name, array in judged.items()
+        for name, array in expected.items()
     ]
     return {
         **({"outputs": outputs} if len(outputs) > 1 else {}),
@@ -414,27 +282,29 @@ def _details(parts: Sequence[Part], measures: Sequence[Measure], found: Arrays, 
     }
 
 
-def _figures(measures: Sequence[Measure], candidate: NDArray[Any], reference: NDArray[Any]) -> dict[str, float | None]:
-    return {measure.name: measure.figure(candidate, reference) for measure in measures}
-
-
-def _rows(outputs: Arrays, rows: NDArray[np.bool_]) -> Arrays:
-    return {name: array[rows] for name, array in outputs.items()}
+def _figures(measures: Sequence[_Measure], candidate: NDArray[Any], reference: NDArray[Any]) -> dict[str, float | None]:
+    """Return each measure, None if it does not apply: no row of a slice is decided."""
+    figures: dict[str, float | None] = {}
+    for measure in measures:
+        try:
+            figures[measure.name] = measure.of(candidate, reference)
+        except InputError:
+            figures[measure.name] = None
+    return figures
 
 
 def _problem(name: str, candidate: NDArray[Any] | None, reference: NDArray[Any]) -> str:
-    """Why two outputs cannot be held against each other, or ""."""
+    """Describe why two outputs cannot be compared, or return ""."""
     if candidate is None:
         return f"output {name!r} is missing from the candidate"
     if candidate.shape != reference.shape:
         return f"output {name!r}: shape is {candidate.shape} where the reference has {reference.shape}"
     if kind_of(candidate.dtype) not in ("real", "exact"):
-        told, needed = dtype_name(candidate.dtype), dtype_name(reference.dtype)
-        return f"output {name!r}: dtype is {told} where the reference has {needed}"
+        dtype, needed = dtype_name(candidate.dtype), dtype_name(reference.dtype)
+        return f"output {name!r}: dtype is {dtype} where the reference has {needed}"
     broken = ~np.isfinite(candidate) & np.isfinite(reference)
     if broken.any():
         first = tuple(int(i) for i in np.argwhere(broken)[0])
-        value = float(candidate[first])
-        kind = "NaN" if math.isnan(value) else "infinity"
+        kind = "NaN" if math.isnan(float(candidate[first])) else "infinity"
         return f"output {name!r}: {kind} where the reference is finite, {int(broken.sum())} elements, first at {first}"
     return ""

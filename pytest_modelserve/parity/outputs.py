@@ -1,11 +1,11 @@
-"""Do two predictors give the same outputs? In the same precision: element by element within a stated tolerance."""
+"""Output parity gate: two predictors return the same outputs, element by element within a tolerance."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.errors import InputError, UsageError
@@ -13,7 +13,6 @@ from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.metrics import (
     CalibratedTolerance,
     OutputComparison,
-    Tolerance,
     calibrate_tolerances,
     check_tolerances,
     compare_outputs,
@@ -21,136 +20,19 @@ from pytest_modelserve.metrics import (
     pair_outputs,
 )
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
-from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
-from pytest_modelserve.parity.failing_inputs import Failing, FailingTold, tell_failing, worst_row
+from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_divergence
+from pytest_modelserve.parity.failing_inputs import Criterion, FailingBatch, save_failing_input, worst_row
 from pytest_modelserve.serving.inputs import Inputs, batch_size, iterate_batches, slice_rows
 from pytest_modelserve.serving.reference_runs import alternative_runs
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
 
-# Tolerances that nobody had to choose: what the reference's own rounding reaches when it is run another way.
-
-
-ROWS = 64
-"""Rows of the first batch that are run again: enough for a few hundred outputs, and a model that takes 100 ms a row is
-done in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Tolerances for every real output, and how they were found."""
-
-    floors: tuple[CalibratedTolerance, ...]
-    reruns: tuple[str, ...]
-
-    @property
-    def rtol(self) -> dict[str, float]:
-        """The relative part of the tolerance by output."""
-        return {floor.output: floor.relative for floor in self.floors}
-
-    @property
-    def atol(self) -> dict[str, float]:
-        """The absolute part of the tolerance by output, in the output's units."""
-        return {floor.output: floor.relative * floor.scale for floor in self.floors}
-
-    def __str__(self) -> str:
-        """How an error is judged, in words."""
-        how = " and ".join(self.reruns)
-        return (
-            f"tolerance calibrated: {RERUN_FACTOR:g} × what the reference's own answers move when it is run {how}, at "
-            f"least {OUTPUT_PARITY_EPSILONS} steps of the dtype, relative to the output's scale plus the element"
-        )
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """One sentence for each output: its floor, and where it came from."""
-        return tuple(map(_told, self.floors))
-
-    @property
-    def details(self) -> list[dict[str, Any]]:
-        """The same for programs."""
-        return [
-            {
-                "output": floor.output,
-                "floor": floor.relative,
-                "scale": floor.scale,
-                "differences": dict(floor.differences),
-                "steps": floor.steps,
-            }
-            for floor in self.floors
-        ]
-
-
-def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
-    """The tolerances that `reference` itself shows on the first 64 rows of `batch`.
-
-    `alternative_runs` tells the ways in which it is run once more; one that its model does not allow is left out. UsageError
-    for a reference that cannot be run another way, and for one whose answers then move by more than rounding does (rows
-    influence each other, as in a model with dynamic quantisation, or the graph is of lower precision inside): the
-    tolerances have to be given there.
-    """
-    reruns = alternative_runs(reference)
-    sample = slice_rows(batch, ROWS)
-    answers = reference.predict(sample)
-    if batch_size(sample) is None:
-        reruns.pop("row by row", None)
-    again = {how: outputs for how, run in reruns.items() if (outputs := run(sample)) is not None}
-    found = calibrate_tolerances(answers, again)
-    for floor in found:
-        if not floor.is_rounding:
-            raise UsageError(_not_rounding(reference, floor))
-    return Calibration(found, tuple(again))
-
-
-def _told(floor: CalibratedTolerance) -> str:
-    moved = ", ".join(f"{difference:.3g} {how}" for how, difference in floor.differences.items())
-    return (
-        f"output {floor.output!r}: the floor is {floor.relative:.3g} of its scale {floor.scale:.3g}; the reference "
-        f"moved by at most {moved}"
-    )
-
-
-def _not_rounding(reference: Predictor, floor: CalibratedTolerance) -> str:
-    how = max(floor.differences, key=lambda name: floor.differences[name])
-    return (
-        f"output {floor.output!r} of {reference.subject} moves by {floor.observed:.3g} of its scale when it is run "
-        f"{how}, which is more than rounding of {floor.dtype}: give both rtol and atol"
-    )
-
-
-# Where two predictors part, told where they were found not to agree.
-
-
-@dataclass(frozen=True, slots=True)
-class PartingTold:
-    """A sentence and the same as values; both empty where there is nothing to say."""
-
-    finding: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-def tell_parting(candidate: Predictor, reference: Predictor, inputs: Inputs) -> PartingTold:
-    """Where `candidate` parts from `reference` on `inputs`.
-
-    Between two files it is the node that diverges first; between a file and eager torch, whether the export or
-    onnxruntime's optimiser is at fault. Empty for anything else and where nothing is found. Raises nothing: a search
-    that fails is told in the finding, because the gate that asks has a verdict to tell already.
-    """
-    try:
-        if candidate.artifact is not None and reference.artifact is not None:
-            found = locate_divergence(candidate, reference, inputs)
-            return PartingTold() if found is None else PartingTold(str(found), {"divergence": asdict(found)})
-        if candidate.artifact is not None and reference.transport == "torch":
-            origin = fault_origin(candidate, reference, inputs)
-            return PartingTold() if origin.fault == "none" else PartingTold(str(origin), {"origin": asdict(origin)})
-    except Exception as error:  # a runtime's or our own: none of them changes the verdict
-        return PartingTold(f"the node at fault could not be searched for: {error}")
-    return PartingTold()
-
-
-_ROWS = 64
-"""Rows on which the node at fault is searched for: it sees a value at every node for each of them."""
+# Rows of the first batch for the calibration: enough for a few hundred outputs, and a model that takes 100 ms a row is
+# done in seconds.
+_CALIBRATION_ROWS = 64
+# Rows for the divergence analysis, which reads a value at every node for each of them.
+_DIVERGENCE_ROWS = 64
 
 
 def measure_output_parity(
@@ -160,99 +42,178 @@ def measure_output_parity(
     *,
     rtol: float | None = None,
     atol: float | None = None,
+    equal_nan: bool = True,
 ) -> Evidence:
-    """Evidence that every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
+    """Measure whether every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
 
-    For models of the same precision: an export, another runtime or opset. Names, dtypes, shapes and the places of NaN
-    and infinities must agree exactly and are told in sentences of their own; two single outputs are compared whatever
-    their names. Nothing is estimated: the verdict, PASS or FAIL, is of these inputs. Where it is FAIL the node at fault
-    is searched for (between two files), or whether export or runtime is (between a file and eager torch), and the
-    smallest input that fails is saved with the reference's answers in `.modelserve/failures` of the working directory,
-    or in the folder that the environment variable MODELSERVE_FAILURES names.
+    For models of the same precision: an export, another runtime, another opset. Names, dtypes, shapes and the places of
+    NaN and infinities must agree exactly; each mismatch is one finding. Two single outputs are compared whatever their
+    names. The verdict, PASS or FAIL, holds for these inputs; nothing is estimated.
 
-    `inputs` that do not fit into memory are given as an iterable of batches, a generator say: each is answered and
-    compared before the next one is taken, and elements are told by their row in the whole.
+    Without `rtol` and `atol` the tolerance is calibrated on the first 64 rows. The reference runs on them once more in
+    other ways: a torch module in float64; an ONNX file in float64 by onnx's reference evaluator (if that knows its
+    operators), without graph optimizations, and row by row. The tolerance is four times the largest change of its
+    outputs and at least 16 machine epsilons, relative to the output's largest magnitude plus the element's. It is one
+    number an output: give `rtol` and `atol` if its columns have very different scales.
 
-    Without `rtol` and `atol` the tolerance is calibrated: the reference's first 64 rows are run once more another way
-    (a torch module in float64; an ONNX file in float64 by onnx's reference evaluator where that knows its operators,
-    without graph optimisations, and row by row), and four times what its answers move, at least 16 steps of the dtype,
-    is tolerated, relative to the largest magnitude of the output plus that of the element. One number an output: where
-    its columns have very different scales, give `rtol` and `atol`.
+    After a FAIL between two files the evidence names the first diverging node; between a file and eager torch, the
+    stage at fault. The smallest failing input is saved with the reference's outputs in `.modelserve/failures` of the
+    working directory, or in the folder of the environment variable MODELSERVE_FAILURES.
 
-    Raises InputError for zero rows; UsageError for one tolerance without the other, for one that is negative or not
-    finite, and without both for a reference that cannot be run another way (a callable, a recording) or whose answers
-    then move by more than rounding.
+    Args:
+        candidate: The model to check.
+        reference: The model to compare with, or a recording of its outputs.
+        inputs: One batch: an array `(rows, ...)` or a mapping from input names to arrays. Data larger than memory is
+            given as an iterable of batches, for example a generator: each is compared before the next is taken, and
+            elements are reported by their row in the whole.
+        rtol: Relative tolerance, a finite number of at least 0. Give it with `atol`, or neither.
+        atol: Absolute tolerance, in the output's units.
+        equal_nan: Whether NaN equals NaN at the same place. If False, any NaN fails.
+
+    Returns:
+        Evidence with the largest error as a multiple of its tolerance, and the number of structural mismatches.
+
+    Raises:
+        InputError: There are no rows.
+        UsageError: One tolerance without the other, a negative or infinite one; or none, for a reference that cannot
+            run another way (a callable, a recording) or whose outputs then change by more than rounding.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> candidate, reference = ms.serve(lambda x: x * np.float32(1.001)), ms.serve(lambda x: x)
+        >>> rows = np.ones((4, 3), np.float32)
+        >>> ms.measure_output_parity(candidate, reference, rows, rtol=0.01, atol=0).verdict.name
+        'PASS'
     """
     if (rtol is None) != (atol is None):
-        raise UsageError("rtol and atol only mean something together: give both, or neither to calibrate them")
+        raise UsageError("rtol and atol must be given together, or neither to calibrate them")
     started = time.perf_counter()
     batches = iterate_batches(inputs)
     first = next(batches, None)
     if first is None:
-        raise InputError("there are no rows to judge by: the inputs hold no batch")
+        raise InputError("inputs: there is no batch; give at least one row")
     calibration = None
-    tolerances: tuple[Tolerance, Tolerance]
     if rtol is None or atol is None:
-        batch_size(first)  # no rows are told before anything is run
+        batch_size(first)  # zero rows are refused before anything runs
         calibration = calibrate(reference, first)
-        tolerances = calibration.rtol, calibration.atol
-        told = str(calibration)
+        criterion = Criterion(calibration.rtol, calibration.atol, equal_nan)
     else:
         check_tolerances(rtol, atol)
-        tolerances = rtol, atol
-        told = f"rtol {rtol:g}, atol {atol:g}"
-    run = _Run(candidate, reference, tolerances)
+        criterion = Criterion(rtol, atol, equal_nan)
+    run = _Run(candidate, reference, criterion)
     comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
-    return _evidence(run, comparison, told, calibration, time.perf_counter() - started)
+    return _evidence(run, comparison, calibration, started)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Tolerances of each real output, and the runs that they come from."""
+
+    tolerances: tuple[CalibratedTolerance, ...]
+    runs: tuple[str, ...]
+
+    @property
+    def rtol(self) -> dict[str, float]:
+        """The relative part by output."""
+        return {each.output: each.relative for each in self.tolerances}
+
+    @property
+    def atol(self) -> dict[str, float]:
+        """The absolute part by output, in the output's units."""
+        return {each.output: each.relative * each.scale for each in self.tolerances}
+
+    def __str__(self) -> str:
+        return (
+            f"tolerance calibrated: {RERUN_FACTOR:g} × the largest change of the reference's outputs when it runs "
+            f"{' and '.join(self.runs)}, at least {OUTPUT_PARITY_EPSILONS} machine epsilons; relative to the output's "
+            "scale plus the element"
+        )
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """One sentence for each output."""
+        return tuple(
+            f"output {each.output!r}: tolerance {each.relative:.3g} of its scale {each.scale:.3g}; largest change of "
+            f"the reference: {', '.join(f'{value:.3g} {how}' for how, value in each.differences.items())}"
+            for each in self.tolerances
+        )
+
+    @property
+    def details(self) -> list[dict[str, Any]]:
+        """The same for programs."""
+        return [
+            {
+                "output": each.output,
+                "floor": each.relative,
+                "scale": each.scale,
+                "differences": dict(each.differences),
+                "steps": each.steps,
+            }
+            for each in self.tolerances
+        ]
+
+
+def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
+    """Return the tolerances that rounding in `reference` itself needs on the first 64 rows of `batch`.
+
+    Runs that its model does not support are left out. UsageError if it cannot run another way, or if its outputs then
+    change by more than rounding: rows influence each other, as with dynamic quantization, or the graph has a lower
+    precision inside.
+    """
+    runs = alternative_runs(reference)
+    sample = slice_rows(batch, _CALIBRATION_ROWS)
+    outputs = reference.predict(sample)
+    if batch_size(sample) is None:
+        runs.pop("row by row", None)
+    reruns = {how: again for how, run in runs.items() if (again := run(sample)) is not None}
+    tolerances = calibrate_tolerances(outputs, reruns)
+    for each in tolerances:
+        if not each.is_rounding:
+            how = max(each.differences, key=lambda name: each.differences[name])
+            raise UsageError(
+                f"output {each.output!r} of {reference.subject} changes by {each.observed:.3g} of its scale when it "
+                f"runs {how}, which is more than rounding of {each.dtype}: give both rtol and atol"
+            )
+    return Calibration(tolerances, tuple(reruns))
 
 
 @dataclass(slots=True)
 class _Run:
-    """Both sides' answers to batch after batch, and how many there were."""
+    """The comparison of batch after batch, and the batch that differs most."""
 
     candidate: Predictor
     reference: Predictor
-    tolerances: tuple[Tolerance, Tolerance]
+    criterion: Criterion
     calls: int = field(default=0, init=False)
-    rows: int | None = field(default=0, init=False)
-    """None as soon as one batch has no rows."""
-    failing: Failing | None = field(default=None, init=False)
-    """The batch that differs most."""
+    rows: int | None = field(default=0, init=False)  # None as soon as one batch has no rows
+    failing: FailingBatch | None = field(default=None, init=False)
 
     def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
-        rtol, atol = self.tolerances
         for batch in batches:
             rows = batch_size(batch)
-            answers = self.reference.predict(batch)
-            found = pair_outputs(self.candidate.predict(batch), answers)
-            part = compare_outputs(found, answers, rtol=rtol, atol=atol)
-            del answers, found  # before the next ones are made
+            expected = self.reference.predict(batch)
+            outputs = pair_outputs(self.candidate.predict(batch), expected)
+            part = compare_outputs(outputs, expected, **self.criterion.options)
+            del expected, outputs  # before the next ones are computed
             if not part.agrees:
                 row, error = worst_row(part, rows)
                 if self.failing is None or error > self.failing.error:
-                    self.failing = Failing(batch, row, error, call=self.calls, before=self.rows)
+                    self.failing = FailingBatch(batch, row, error, call=self.calls, rows_before=self.rows)
             self.calls += 1
             self.rows = None if rows is None or self.rows is None else self.rows + rows
             yield rows or 0, part
 
-    def told(self) -> tuple[PartingTold, FailingTold]:
-        """Where the two part in the batch that differs most, and the smallest input of it that shows it."""
-        failing = self.failing
-        if failing is None:
-            return PartingTold(), FailingTold()
-        rtol, atol = self.tolerances
-        few = slice_rows(failing.batch, _ROWS, first=failing.row)
-        return (
-            tell_parting(self.candidate, self.reference, few),
-            tell_failing(self.candidate, self.reference, failing, rtol=rtol, atol=atol),
-        )
 
-
-def _evidence(
-    run: _Run, comparison: OutputComparison, told: str, calibration: Calibration | None, duration_s: float
-) -> Evidence:
+def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration | None, started: float) -> Evidence:
+    duration_s = time.perf_counter() - started
     problems = (*comparison.structural_problems, *comparison.numeric_problems)
-    parting, failing = run.told()
+    divergence = saved = Diagnosis()
+    if run.failing is not None:
+        rows = slice_rows(run.failing.batch, _DIVERGENCE_ROWS, first=run.failing.row)
+        divergence = diagnose_divergence(run.candidate, run.reference, rows)
+        saved = save_failing_input(run.candidate, run.reference, run.failing, run.criterion)
+    advice = divergence.advice or "find the first operator that differs: compare both graphs with outputs at every node"
     return Evidence(
         gate="output parity",
         subject=run.candidate.subject,
@@ -260,14 +221,14 @@ def _evidence(
         quantities=_quantities(comparison),
         n=run.calls if run.rows is None else run.rows,
         n_unit="calls" if run.rows is None else "rows",
-        method=Method(f"every element compared, {told}"),
+        method=Method(f"every element compared, {calibration or run.criterion}"),
         summary="outputs differ from the reference's" if problems else "outputs equal the reference's",
         findings=(
             *problems,
-            *(told.finding for told in (parting, failing) if told.finding),
-            *(calibration.sentences if calibration else ()),
+            *(each.finding for each in (divergence, saved) if each.finding),
+            *(calibration.findings if calibration else ()),
         ),
-        advice=_advice(parting) if problems else "",
+        advice=advice if problems else "",
         details={
             "outputs": [
                 {
@@ -281,21 +242,15 @@ def _evidence(
                 for tensor in comparison.tensors
             ],
             **({"calibration": calibration.details} if calibration else {}),
-            **parting.details,
-            **failing.details,
+            **divergence.details,
+            **saved.details,
         },
         duration_s=duration_s,
     )
 
 
-def _advice(parting: PartingTold) -> str:
-    if parting.details:
-        return "begin at that place: correct the candidate, or allow for the difference with rtol and atol"
-    return "find the first operator that differs: compare both graphs with outputs at every node"
-
-
 def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:
-    """The worst error, and the count of structural differences only where there are any: most runs have none."""
+    """Return the worst error, and the count of structural mismatches only if there are any: most runs have none."""
     error = Quantity("error", comparison.worst_multiple, "tolerance", budget=Budget("at_most", 1.0))
     structural = len(comparison.structural_problems)
     if not structural:

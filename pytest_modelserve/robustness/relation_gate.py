@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
-from pytest_modelserve.parity.failing_inputs import FOLDER, save_inputs
+from pytest_modelserve.parity.failing_inputs import COUNTEREXAMPLES_FOLDER, save_inputs
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched, isolated_predictor
 from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.counterexample_report import answer_lines, change_lines, literal
@@ -39,7 +39,7 @@ def measure_relation(
     seed: int | None = None,
     max_batch: int = 8,
     feature_names: Sequence[str] | None = None,
-    save_to: str | Path | None = FOLDER,
+    save_to: str | Path | None = COUNTEREXAMPLES_FOLDER,
     isolate: bool | None = None,
     time_limit_s: float | None = None,
 ) -> Evidence:
@@ -210,7 +210,7 @@ def _findings(
     if save_to is not None:
         try:
             path = save_inputs(given, Path(save_to), about=(rows.subject.name, rows.subject.variant, relation.name))
-        except OSError as error:
+        except (OSError, ArtifactError) as error:
             yield f"the rows could not be saved: {error}"
         else:
             yield f"saved as {path}"

@@ -1,10 +1,11 @@
-"""Output fidelity: how much of the reference's signal is left."""
+"""Output fidelity: SQNR, cosine, agreement and KL divergence against their budgets, for outputs and slices."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,10 +13,14 @@ import pytest_modelserve as ms
 
 ROWS = np.zeros((4, 1), np.float32)
 Y = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
+EVEN = np.full((4, 2), 0.5, np.float32)
+OFF = np.array([[0.5, 0.5], [0.25, 0.75], [0.5, 0.5], [0.5, 0.5]], np.float32)
+KL = (0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)) / 4
+"""By definition: one row of four differs."""
 
 
-def test_fidelity_measures_what_it_is_asked_for(answering: Any) -> None:
-    """An error of 1 % of every element: 40 dB, and the same direction, by definition."""
+def test_measures_have_their_values_by_definition(answering: Any) -> None:
+    """An error of 1 % of every element: 40 dB, and the same direction."""
     evidence = ms.measure_output_fidelity(
         answering(Y * np.float32(1.01)), answering(Y), ROWS, min_sqnr_db=39, min_cosine=0.999, min_agreement=1.0
     )
@@ -26,21 +31,133 @@ def test_fidelity_measures_what_it_is_asked_for(answering: Any) -> None:
     assert evidence.verdict is ms.Verdict.PASS
 
 
-def test_each_measure_of_fidelity_can_fail(answering: Any) -> None:
-    swapped = answering(Y[:, ::-1])
-    for budget in ({"min_sqnr_db": 25}, {"min_cosine": 0.999}, {"min_agreement": 0.9}):
-        with pytest.raises(ms.GateFailure, match="further from the reference than allowed"):
-            ms.assert_output_fidelity(swapped, answering(Y), ROWS, **budget)
+@pytest.mark.parametrize("budget", [{"min_sqnr_db": 25}, {"min_cosine": 0.999}, {"min_agreement": 0.9}])
+def test_each_measure_can_fail(answering: Any, budget: Any) -> None:
+    with pytest.raises(ms.GateFailure, match="outputs differ from the reference's by more than allowed"):
+        ms.assert_output_fidelity(answering(Y[:, ::-1]), answering(Y), ROWS, **budget)
 
 
-def test_worst_of_several_outputs_is_judged(answering: Any) -> None:
-    evidence = ms.measure_output_fidelity(
-        answering({"a": Y, "b": Y * 2}), answering({"a": Y, "b": Y}), ROWS, min_sqnr_db=25
+def test_failure_text_and_the_mean_kl_divergence(answering: Any) -> None:
+    with pytest.raises(ms.GateFailure) as failure:
+        ms.assert_output_fidelity(
+            answering(OFF, "int8"), answering(EVEN, "fp32"), ROWS, max_kl=0.03, scores="probabilities"
+        )
+    assert (
+        str(failure.value)
+        == """\
+output fidelity: outputs differ from the reference's by more than allowed
+
+  KL in nats 0.0360
+  method     every row compared, worst output decides, n = 4 rows
+  budget     at most 0.0300
+  verdict    FAIL: the value lies above the budget
+
+  candidate  int8
+  reference  fp32
+  next       keep the most sensitive layers in full precision"""
     )
-    assert evidence.quantities[0].value == pytest.approx(0)
-    equal = ms.measure_output_fidelity(answering({"a": Y}), answering({"a": Y}), ROWS, min_sqnr_db=25)
-    assert equal.quantities[0].value == math.inf
-    assert equal.verdict is ms.Verdict.PASS
+    passing = ms.measure_output_fidelity(answering(OFF), answering(EVEN), ROWS, max_kl=0.037, scores="probabilities")
+    assert passing.quantities[0].value == pytest.approx(KL, rel=1e-6)
+    assert passing.verdict is ms.Verdict.PASS
+    logits = ms.measure_output_fidelity(
+        answering(np.log(OFF) + 7), answering(np.log(EVEN)), ROWS, max_kl=1, scores="logits"
+    )
+    assert logits.quantities[0].value == pytest.approx(KL, rel=1e-5)
+
+
+def test_worst_output_decides_and_each_has_its_figures(answering: Any) -> None:
+    evidence = ms.measure_output_fidelity(
+        answering({"a": Y, "b": Y * np.float32(1.1)}), answering({"a": Y, "b": Y}), ROWS, min_sqnr_db=10
+    )
+    exact, off = evidence.details["outputs"]
+    assert (exact["name"], exact["SQNR"]) == ("a", math.inf)
+    assert (off["name"], off["SQNR"]) == ("b", pytest.approx(20, abs=0.01))
+    assert evidence.quantities[0].value == off["SQNR"]
+    evidence.to_json()
+    kl = ms.measure_output_fidelity(
+        answering({"a": OFF, "b": EVEN}), answering({"a": EVEN, "b": EVEN}), ROWS, max_kl=1, scores="probabilities"
+    )
+    assert kl.quantities[0].value == pytest.approx(KL, rel=1e-6)
+
+
+def test_class_that_the_candidate_rules_out_fails_any_budget(answering: Any) -> None:
+    never = np.array([[1, 0]] * 4, np.float32)
+    evidence = ms.measure_output_fidelity(answering(never), answering(EVEN), ROWS, max_kl=1e9, scores="probabilities")
+    assert evidence.quantities[0].value == math.inf
+    assert evidence.verdict is ms.Verdict.FAIL
+
+
+def test_rows_below_the_margin_do_not_count(answering: Any) -> None:
+    reference = np.array([[0.9, 0.1], [0.2, 0.8], [0.51, 0.49], [0.3, 0.7]], np.float64)
+    candidate = reference.copy()
+    candidate[2] = 0.49, 0.51
+
+    def agreement(**options: Any) -> ms.Evidence:
+        return ms.measure_output_fidelity(
+            answering(candidate), answering(reference), ROWS, min_agreement=1.0, **options
+        )
+
+    assert agreement().quantities[0].value == 0.75
+    assert agreement(min_margin=0.0).quantities[0].value == 0.75
+    decided = agreement(min_margin=0.1)
+    assert (decided.quantities[0].value, decided.verdict) == (1.0, ms.Verdict.PASS)
+    assert decided.findings == (
+        "output 'output': 3 of 4 rows have a reference margin above 0.1; 1 of all rows change their top class, with a "
+        "margin of at most 0.02",
+    )
+    with pytest.raises(ms.InputError, match=r"min_margin"):
+        agreement(min_margin=0.9)
+
+
+def test_bfloat16_outputs_are_compared(answering: Any) -> None:
+    """Their dtype is of numpy's kind "V": a gate that looks for "f" would find no output."""
+    narrow = Y.astype(ml_dtypes.bfloat16)
+    evidence = ms.measure_output_fidelity(
+        answering(narrow + narrow * ml_dtypes.bfloat16(0.25)), answering(narrow), ROWS, min_sqnr_db=10, min_cosine=0.9
+    )
+    assert evidence.quantities[0].value == pytest.approx(12.0, abs=0.3)  # an error of a quarter: 20 log10(4)
+
+
+def test_slices_inform_and_do_not_decide(answering: Any) -> None:
+    candidate = Y.copy()
+    candidate[3] *= -1
+    evidence = ms.measure_output_fidelity(
+        answering(candidate),
+        answering(Y),
+        ROWS,
+        min_sqnr_db=-10,
+        min_agreement=0.5,
+        slices={"kind": np.array(["x", "x", "x", "y"]), "all": lambda rows: np.ones(len(rows), dtype=bool)},
+    )
+    assert [quantity.name for quantity in evidence.quantities] == ["SQNR", "agreement"]
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.findings == (
+        "worst slice kind=y: SQNR -6.0 dB over 1 rows",
+        "worst slice kind=y: agreement 0.0 % over 1 rows",
+    )
+    assert [(each["slice"], each["rows"], each["output"]) for each in evidence.details["slices"]] == [
+        ("kind=x", 3, "output"),
+        ("kind=y", 1, "output"),
+        ("all", 4, "output"),
+    ]
+    assert evidence.details["slices"][0]["SQNR"] == math.inf
+    assert evidence.details["slices"][2]["SQNR"] == evidence.quantities[0].value
+
+
+def test_worst_slice_of_a_divergence_is_the_highest(answering: Any) -> None:
+    evidence = ms.measure_output_fidelity(
+        answering(OFF), answering(EVEN), ROWS, max_kl=1, scores="probabilities", slices={"row": np.arange(4) // 2}
+    )
+    assert evidence.findings == ("worst slice row=0: KL in nats 0.07192 over 2 rows",)
+
+
+def test_slice_without_a_decided_row_has_no_figure(answering: Any) -> None:
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5]])
+    evidence = ms.measure_output_fidelity(
+        answering(scores), answering(scores), ROWS, min_agreement=1, min_margin=0.1, slices={"half": [0, 0, 1, 1]}
+    )
+    assert [each["agreement"] for each in evidence.details["slices"]] == [1.0, None]
+    assert "worst slice half=0: agreement 100.0 % over 2 rows" in evidence.findings
 
 
 @pytest.mark.parametrize(
@@ -48,23 +165,51 @@ def test_worst_of_several_outputs_is_judged(answering: Any) -> None:
     [
         ({"a": Y[:2]}, "output 'a': shape is (2, 3) where the reference has (4, 3)"),
         ({"b": Y, "c": Y}, "output 'a' is missing from the candidate"),
+        ({"a": Y.astype(str)}, "output 'a': dtype is str where the reference has float32"),
         (
             {"a": np.where(Y == 5, np.nan, Y)},
             "output 'a': NaN where the reference is finite, 1 elements, first at (1, 1)",
         ),
     ],
-    ids=["shape", "missing", "nan"],
+    ids=["shape", "missing", "dtype", "nan"],
 )
-def test_fidelity_tells_what_cannot_be_compared(answering: Any, outputs: Any, sentence: str) -> None:
+def test_outputs_that_cannot_be_compared_fail(answering: Any, outputs: Any, sentence: str) -> None:
     evidence = ms.measure_output_fidelity(answering(outputs), answering({"a": Y}), ROWS, min_sqnr_db=1)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings == (sentence,)
 
 
-def test_fidelity_refuses_what_it_cannot_mean(answering: Any) -> None:
-    with pytest.raises(ms.UsageError, match="give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl"):
-        ms.measure_output_fidelity(answering(Y), answering(Y), ROWS)
-    with pytest.raises(ms.UsageError, match=r"min_cosine lies between 0 and 1, not 2"):
-        ms.measure_output_fidelity(answering(Y), answering(Y), ROWS, min_cosine=2)
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({}, "give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl"),
+        ({"min_cosine": 2}, "min_cosine must be between 0 and 1, got 2"),
+        ({"max_kl": 0.1}, "max_kl and scores must be given together"),
+        ({"min_sqnr_db": 1, "scores": "logits"}, "max_kl and scores must be given together"),
+        ({"max_kl": 0.1, "scores": "logit"}, "unknown scores 'logit'"),
+        ({"max_kl": -1, "scores": "logits"}, "max_kl must be a finite number of nats of at least 0, got -1"),
+        ({"min_cosine": 0.9, "min_margin": 0.1}, "min_margin needs min_agreement"),
+        ({"min_agreement": 0.9, "min_margin": -0.1}, "min_margin must be a finite number of at least 0, got -0.1"),
+        ({"min_sqnr_db": 1, "slices": {"kind": np.arange(3)}}, "slice 'kind' has shape"),
+        (
+            {"min_sqnr_db": 1, "slices": ms.Slices({"kind": np.arange(4)}, max_drop=0.1, min_rows=1)},
+            "max_drop= does not apply to output fidelity",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value) or "none",
+)
+def test_invalid_arguments_are_refused_before_anything_runs(options: Any, fact: str) -> None:
+    def never(x: Any) -> Any:
+        raise AssertionError("was run")
+
+    with pytest.raises(ms.UsageError, match=fact):
+        ms.measure_output_fidelity(ms.serve(never), ms.serve(never), ROWS, **options)
+
+
+def test_outputs_that_a_budget_does_not_apply_to_are_refused(answering: Any) -> None:
     with pytest.raises(ms.UsageError, match="no floating-point output"):
         ms.measure_output_fidelity(answering(Y.astype(int)), answering(Y.astype(int)), ROWS, min_sqnr_db=1)
+    with pytest.raises(ms.InputError, match=r"output 'output' has shape \(2, 3\) for 4 rows"):
+        ms.measure_output_fidelity(
+            answering(Y[:2]), answering(Y[:2]), ROWS, min_sqnr_db=1, slices={"kind": np.arange(4)}
+        )

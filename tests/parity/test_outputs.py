@@ -1,29 +1,36 @@
-"""Output parity: the same outputs, element by element."""
+"""Output parity: the same outputs element by element, in batches, within given or calibrated tolerances."""
 
 from __future__ import annotations
 
+import gc
+import itertools
+import tracemalloc
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 
 ROWS = np.zeros((4, 1), np.float32)
 Y = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
+X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 
 
-def test_equal_outputs_pass_and_their_names_do_not_matter_when_single(answering: Any) -> None:
+def test_equal_outputs_pass_and_single_outputs_match_whatever_their_names(answering: Any) -> None:
     evidence = ms.measure_output_parity(
         answering({"logits": Y}), answering({"output": Y.copy()}), ROWS, rtol=1e-5, atol=0
     )
     assert evidence.verdict is ms.Verdict.PASS
-    assert evidence.quantities[0].value == 0
-    assert evidence.alpha == 0
+    assert (evidence.quantities[0].value, evidence.alpha) == (0, 0)
 
 
-def test_failure_names_the_element(answering: Any, failures: Path) -> None:
+def test_failure_names_the_element_and_the_saved_input(answering: Any, failures: Path) -> None:
     off = Y.copy()
     off[2, 1] += 1
     with pytest.raises(ms.GateFailure) as failure:
@@ -40,7 +47,7 @@ output parity: outputs differ from the reference's
   verdict    FAIL: the value lies above the budget
 
   output 'output': 1 of 12 elements are beyond rtol 0.01, atol 0; the worst is 12.5 × its tolerance at [2, 1] (candidate 9.0, reference 8.0)
-  the smallest failing input, row 2 alone, is saved with the reference's answer in {saved}, which ms.open_recording reads; the candidate has no file that a command could replay
+  smallest failing input (row 2) saved with the reference's outputs in {saved}: read it with ms.open_recording
   candidate  int8
   reference  fp32
   next       find the first operator that differs: compare both graphs with outputs at every node"""
@@ -61,19 +68,218 @@ output parity: outputs differ from the reference's
     ],
     ids=["shape", "dtype", "nan", "missing", "unexpected"],
 )
-def test_structural_mismatch_is_a_sentence_of_its_own(answering: Any, change: Any, sentence: str) -> None:
+def test_structural_mismatch_fails_with_a_finding(answering: Any, change: Any, sentence: str) -> None:
     evidence = ms.measure_output_parity(answering(change(Y.copy())), answering({"a": Y, "b": Y}), ROWS, rtol=1, atol=1)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.quantities[0].name == "mismatches"
     assert any(finding.startswith(sentence) for finding in evidence.findings)
 
 
-def test_tolerances_come_as_a_pair(answering: Any) -> None:
+def test_nan_equals_nan_unless_it_must_not(answering: Any) -> None:
+    nan = np.where(Y == 5, np.float32("nan"), Y)
+    options: dict[str, Any] = {"rtol": 0, "atol": 0}
+    assert ms.measure_output_parity(answering(nan), answering(nan), ROWS, **options).verdict is ms.Verdict.PASS
+    evidence = ms.measure_output_parity(answering(nan), answering(nan), ROWS, **options, equal_nan=False)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[0].startswith(
+        "output 'output': NaN not allowed, found at 1 of 12 elements, first at [1, 1]"
+    )
+    assert evidence.method.name.endswith("rtol 0, atol 0, no NaN allowed")
+
+
+def test_tolerances_are_given_together(answering: Any) -> None:
     for half in ({"rtol": 1e-3}, {"atol": 0.0}):
-        with pytest.raises(ms.UsageError) as caught:
+        with pytest.raises(ms.UsageError, match="rtol and atol must be given together, or neither to calibrate them"):
             ms.measure_output_parity(answering(Y), answering(Y), ROWS, **half)
-        assert str(caught.value) == (
-            "rtol and atol only mean something together: give both, or neither to calibrate them"
-        )
-    with pytest.raises(ms.InputError, match="no rows to judge by"):
-        ms.measure_output_parity(answering(Y), answering(Y), ROWS[:0], rtol=0, atol=0)
+
+
+def doubled(x: Any) -> NDArray[Any]:
+    return np.asarray(x * 2, np.float32)
+
+
+def batches(size: int) -> Iterator[NDArray[Any]]:
+    return (X[start : start + size] for start in range(0, len(X), size))
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_batches_give_the_evidence_of_the_whole(size: int) -> None:
+    def off_in_row(x: NDArray[Any]) -> NDArray[Any]:
+        y = doubled(x)
+        y[(x == X[29]).all(axis=1), 1] += 1
+        return y
+
+    candidate, reference = ms.serve(off_in_row), ms.serve(doubled)
+    whole = ms.measure_output_parity(candidate, reference, X, rtol=0, atol=1e-6)
+    parts = ms.measure_output_parity(candidate, reference, batches(size), rtol=0, atol=1e-6)
+    assert parts.verdict is ms.Verdict.FAIL
+    assert (parts.n, parts.n_unit) == (40, "rows")
+    assert "[29, 1]" in parts.findings[0]
+    assert (parts.findings, parts.quantities, parts.details) == (whole.findings, whole.quantities, whole.details)
+
+
+def test_each_batch_is_compared_before_the_next_is_computed() -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Watched(ms.Predictor):
+        transport = "callable"
+
+        def predict(self, inputs: Any) -> dict[str, NDArray[Any]]:
+            gc.collect(0)
+            assert sum(ref() is not None for ref in alive) == 0  # the outputs before are gone
+            outputs = {"y": doubled(inputs)}
+            alive.append(weakref.ref(outputs["y"]))
+            return outputs
+
+        def describe(self) -> str:
+            return "watched"
+
+    reference = Watched(ms.serve(doubled).subject)
+    assert ms.measure_output_parity(ms.serve(doubled), reference, batches(10), rtol=0, atol=0).n == 40
+    assert len(alive) == 4
+
+
+def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+    batch = np.ones((10_000, 10), np.float32)  # 0.4 MB, 8 MB in all
+    candidate, reference = ms.serve(doubled), ms.serve(doubled)
+    ms.measure_output_parity(candidate, reference, batch[:1], rtol=0, atol=0)
+    tracemalloc.start()
+    ms.measure_output_parity(candidate, reference, (batch for _ in range(20)), rtol=0, atol=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * batch.nbytes
+
+
+def test_failure_between_two_files_names_the_node_from_the_rows_that_differ(operator: Any) -> None:
+    x = np.ones((200, 3), np.float32)
+    x[130, 2] = -1  # Relu and Identity differ in this row alone, the 30th of the second batch
+    with ms.serve(operator("Relu")) as candidate, ms.serve(operator("Identity")) as reference:
+        evidence = ms.measure_output_parity(candidate, reference, (x[:100], x[100:]), rtol=0, atol=0)
+    assert evidence.findings[:-1] == (
+        "output 'y': 1 of 600 elements are beyond rtol 0, atol 0; the worst is inf × its tolerance at [130, 2] "
+        "(candidate 0.0, reference -1.0)",
+        "first diverging node: Relu 'node_y', given the reference's inputs to it; tensor 'y' at [0, 2] is 0 where the "
+        "reference has -1; operator is Relu where the reference has Identity",
+    )
+    assert evidence.findings[-1].startswith("smallest failing input (row 130) saved; replay it with: ")
+    assert evidence.details["divergence"]["node"] == "node_y"
+    assert evidence.advice.startswith("begin at that place")
+    evidence.to_json()
+
+
+def test_inputs_without_a_common_first_axis_are_counted_as_calls() -> None:
+    predictor = ms.serve(lambda x: x["a"])
+    requests = [{"a": X, "scale": np.array(2.0)}, {"a": X, "scale": np.array(3.0)}]
+    evidence = ms.measure_output_parity(predictor, predictor, requests, rtol=0, atol=0)
+    assert (evidence.n, evidence.n_unit) == (2, "calls")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "fact"),
+    [
+        (iter([]), "inputs: there is no batch; give at least one row"),
+        (iter([X, X[:0]]), "empty"),
+        ([X, 3.0], "batch 1 of the inputs is a float"),
+        (3.0, "inputs are a float"),
+        ("rows.npz", "inputs are a str"),
+    ],
+    ids=["no-batch", "empty-batch", "no-array", "number", "path"],
+)
+def test_inputs_that_are_no_batches_are_refused(inputs: Any, fact: str) -> None:
+    with pytest.raises(ms.InputError, match=fact):
+        ms.measure_output_parity(ms.serve(doubled), ms.serve(doubled), inputs, rtol=0, atol=0)
+
+
+WIDE = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+WEIGHTS = [(np.random.default_rng(i).standard_normal((64, 64)) / 8).astype(np.float32) for i in range(6)]
+
+
+@pytest.fixture
+def chain(build: Any, save: Any) -> Any:
+    """The file of a chain of MatMul and Tanh with the given weights."""
+
+    def write(name: str, weights: list[Any]) -> Path:
+        names = [*(f"t{layer}" for layer in range(len(weights) - 1)), "y"]
+        nodes = []
+        for layer, name_of_layer in enumerate(names):
+            nodes.append(("MatMul", [names[layer - 1] if layer else "x", f"w{layer}"], f"m{layer}", {}))
+            nodes.append(("Tanh", [f"m{layer}"], name_of_layer, {}))
+        model = build(nodes, {f"w{layer}": w for layer, w in enumerate(weights)}, inputs={"x": ["n", 64]})
+        return Path(save(model, name))
+
+    return write
+
+
+@pytest.fixture
+def pair(chain: Any) -> Iterator[tuple[ms.Predictor, ms.Predictor]]:
+    """A model, and the same with its hidden units in another order, which sums in another order."""
+    order = np.random.default_rng(2).permutation(64)
+    permuted = [w.copy() for w in WEIGHTS]
+    for before, after in itertools.pairwise(permuted):
+        before[:], after[:] = before[:, order], after[order]
+    with ms.serve(chain("a", WEIGHTS)) as a, ms.serve(chain("b", permuted)) as b:
+        yield a, b
+
+
+def test_calibrated_tolerance_passes_another_order_of_sums_and_says_how(pair: Any) -> None:
+    assert ms.measure_output_parity(*pair, WIDE, rtol=0, atol=0).verdict is ms.Verdict.FAIL
+    evidence = ms.assert_output_parity(*pair, WIDE)
+    assert 0 < evidence.quantities[0].value < 0.5
+    assert evidence.method.name.startswith(
+        "every element compared, tolerance calibrated: 4 × the largest change of the reference's outputs when it runs "
+        "in float64 and without graph optimi"
+    )
+    (finding,) = evidence.findings
+    assert finding.startswith("output 'y': tolerance 1.91e-06 of its scale 0.")
+    (details,) = evidence.details["calibration"]
+    assert details["output"] == "y"
+    assert len(details["differences"]) == 3
+    assert 0 < details["differences"]["in float64"] < details["floor"] * details["scale"]
+    evidence.to_json()
+
+
+def test_calibrated_tolerance_finds_a_change_of_one_part_in_ten_thousand(chain: Any, pair: Any) -> None:
+    changed = [w.copy() for w in WEIGHTS]
+    changed[2][5, 7] *= np.float32(1 + 1e-4)
+    changed[2][5] += np.float32(1e-4)
+    with ms.serve(chain("c", changed)) as candidate:
+        assert ms.measure_output_parity(candidate, pair[1], WIDE).verdict is ms.Verdict.FAIL
+
+
+def test_failure_reports_the_calibrated_tolerance_and_its_source(operator: Any) -> None:
+    x = np.tile(np.arange(3, dtype=np.float32) * 32, (3, 1))
+    with ms.serve(operator("Add", "one", b=1)) as reference, ms.serve(operator("Add", "other", b=1.5)) as candidate:
+        evidence = ms.measure_output_parity(candidate, reference, x)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[0].startswith("output 'y': 9 of 9 elements are beyond rtol 1.90735e-06, atol 0.0001239")
+    assert evidence.findings[-1].startswith(
+        "output 'y': tolerance 1.91e-06 of its scale 65; largest change of the reference: 0 in float64, 0 without"
+    )
+
+
+def test_stream_is_calibrated_on_its_first_batch(pair: Any) -> None:
+    evidence = ms.measure_output_parity(*pair, (WIDE[start : start + 50] for start in range(0, 200, 50)))
+    assert (evidence.verdict, evidence.n) == (ms.Verdict.PASS, 200)
+
+
+def test_torch_reference_is_calibrated_in_float64(pair: Any) -> None:
+    layers: list[torch.nn.Module] = []
+    for weight in WEIGHTS:
+        linear = torch.nn.Linear(64, 64, bias=False)
+        linear.weight.data = torch.from_numpy(weight.T.copy())
+        layers += [linear, torch.nn.Tanh()]
+    evidence = ms.assert_output_parity(pair[0], ms.serve(torch.nn.Sequential(*layers).eval()), WIDE)
+    assert "when it runs in float64, at least" in evidence.method.name
+
+
+def test_model_whose_rows_influence_each_other_needs_tolerances(build: Any, save: Any) -> None:
+    nodes = [("ReduceMean", ["x", "axes"], "m", {}), ("Sub", ["x", "m"], "y", {})]
+    with (
+        ms.serve(save(build(nodes, {"axes": np.array([0])}), "centered")) as reference,
+        pytest.raises(ms.UsageError, match=r"output 'y' of centered changes by .* row by row.* give both rtol"),
+    ):
+        ms.measure_output_parity(reference, reference, X)
+
+
+def test_function_as_reference_needs_tolerances(pair: Any) -> None:
+    with pytest.raises(ms.UsageError, match="give both rtol and atol"):
+        ms.measure_output_parity(pair[0], ms.serve(lambda x: x), WIDE)

@@ -1,4 +1,4 @@
-"""Requests and the answers they got, kept on disk and replayed: production traffic as a regression test."""
+"""Recordings: requests and a model's outputs on disk, replayed as a regression test."""
 
 from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.recording import Recording, open_recording, record_answers

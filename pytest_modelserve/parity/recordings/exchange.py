@@ -1,33 +1,43 @@
-"""Recorded requests with their outputs, and the interface of the files that store them."""
+"""One recorded request with its outputs, and the interface of the file formats."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
-from numpy.typing import NDArray
-
+from pytest_modelserve.metrics import Outputs
 from pytest_modelserve.serving import Inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
-    """What a model was given, an array or a mapping of arrays, and the outputs that it answered, by name."""
+    """One request and its outputs.
+
+    Attributes:
+        inputs: An array, or a mapping from input names to arrays.
+        outputs: The outputs by name.
+
+    Example:
+        >>> import numpy as np
+        >>> exchange = ms.Exchange(np.zeros((1, 3)), {"y": np.zeros((1, 2))})
+        >>> exchange.outputs["y"].shape
+        (1, 2)
+    """
 
     inputs: Inputs
     outputs: Outputs
 
 
 class StoredExchanges(Sequence[Exchange]):
-    """Exchanges that are read from a file, each when it is asked for."""
+    """Exchanges of a file, each read on access."""
 
     __slots__ = ()
 
     @abstractmethod
     def read(self, index: int) -> Exchange:
-        """The exchange at `index`; IndexError beyond the last."""
+        """Return the exchange at `index`; IndexError beyond the last, ArtifactError if the file was damaged since."""
 
     @overload
     def __getitem__(self, index: int) -> Exchange: ...
@@ -35,8 +45,5 @@ class StoredExchanges(Sequence[Exchange]):
     def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
     def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
         if isinstance(index, slice):
-            return [self.read(place) for place in range(len(self))[index]]
+            return [self.read(at) for at in range(len(self))[index]]
         return self.read(index)
-
-
-Outputs = Mapping[str, NDArray[Any]]

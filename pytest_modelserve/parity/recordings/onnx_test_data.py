@@ -1,7 +1,7 @@
-"""Recordings as ONNX test data: `test_data_set_0/input_0.pb`, `output_0.pb` and so on, a folder for each request.
+"""Recordings as ONNX test data: a folder `test_data_set_0` with `input_0.pb`, `output_0.pb` and so on for each request.
 
-What the files hold besides tensors (sequences, maps, optional values) they do not say themselves, nor, in older data,
-what their values are called. Both are told by the model: `model.onnx` in the same folder, or a signature.
+The files do not say whether they hold tensors, sequences, maps or optional values; older ones lack names. Both come
+from the model (`model.onnx` in the same folder) or from a signature.
 """
 
 from __future__ import annotations
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-# Values in the protobuf messages of ONNX test data: tensors, sequences, maps and optional values.
-
-
 def proto_of(spec: TensorSpec, value: Any) -> Message:
-    """The message for `value` of type `spec.dtype`, "" for a tensor of any; it carries the name."""
+    """Return the named protobuf message for `value` of type `spec.dtype` ("" for a tensor of any dtype)."""
     import onnx
 
     kind, _, rest = spec.dtype.rpartition(")")[0].partition("(")
@@ -45,9 +42,9 @@ def proto_of(spec: TensorSpec, value: Any) -> Message:
 
 
 def value_of(path: Path, spec: TensorSpec | None) -> tuple[str, Any]:
-    """The name and value in the file at `path`, of the type that `spec` says; without one it has to be a tensor.
+    """Return the name and value in the file at `path`, of the type of `spec` (a tensor without one).
 
-    ArtifactError for a file that is damaged or holds something else.
+    ArtifactError if the file is damaged or holds another type.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -69,15 +66,15 @@ def value_of(path: Path, spec: TensorSpec | None) -> tuple[str, Any]:
             raise ValueError("it has no element type")
         return tensor.name, _plain(onnx.numpy_helper.to_array(tensor))
     except (DecodeError, ValueError, TypeError, KeyError, IndexError, OSError) as error:
-        hint = "" if spec is not None else "; what is no tensor needs the model beside it as model.onnx, or signature="
+        hint = "" if spec is not None else "; other types need model.onnx in the same folder, or signature="
         raise ArtifactError(
-            f"cannot read {path} as {spec.dtype if spec is not None else 'a tensor'}: it is cut short, damaged or "
-            f"something else ({error}){hint}"
+            f"cannot read {path} as {spec.dtype if spec is not None else 'a tensor'}: it is truncated, damaged or "
+            f"of another type ({error}){hint}"
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """`value` with all text as str objects: onnx gives some of it as bytes."""
+    """Return `value` with all text as str objects: onnx returns some as bytes."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -138,11 +135,11 @@ _SET = re.compile(r"test_data_set_(\d+)")
 _FILE = re.compile(r"(input|output)_(\d+)\.pb")
 
 
-def write_pb(path: Path, exchanges: Iterable[Exchange], signature: Signature | None) -> None:
-    """Write `exchanges`, taken one by one, as a folder that is not there before and whole afterwards.
+def write_onnx_test_data(path: Path, exchanges: Iterable[Exchange], signature: Signature | None) -> None:
+    """Write `exchanges`, taken one by one, as a new folder that appears complete.
 
-    `signature` puts arrays that stand for a sequence, a map or an optional value back into it, and says which files
-    come first; without it the order is that of the names and everything is a tensor.
+    `signature` gives the order of the files and the arrays that form a sequence, a map or an optional value. Without it
+    every array is a tensor, in the order of the mapping.
     """
     with new_folder(path) as folder:
         for index, exchange in enumerate(exchanges):
@@ -173,25 +170,25 @@ def _protos(arrays: NDArray[Any] | Mapping[str, NDArray[Any]], specs: Sequence[T
 
 
 @dataclass(frozen=True, slots=True)
-class PbExchanges(StoredExchanges):
-    """The exchanges of a folder, each read when it is asked for."""
+class OnnxTestDataExchanges(StoredExchanges):
+    """The exchanges of a folder."""
 
     folder: Path
     sets: tuple[Path, ...]
     signature: Signature | None
 
     @classmethod
-    def of(cls, folder: Path, signature: Signature | None) -> PbExchanges:
-        """Those of `folder`, the one around the data sets or a single data set; its model tells what `signature` may.
+    def of(cls, folder: Path, signature: Signature | None) -> OnnxTestDataExchanges:
+        """Open a folder of data sets, or one data set; its model stands in for a missing `signature`.
 
-        ArtifactError for a folder without a data set, and for a data set in which a file is missing.
+        ArtifactError if there is no data set, or a file is missing.
         """
         sets = (folder,) if _SET.fullmatch(folder.name) else tuple(sorted(_sets(folder), key=_number))
         if not sets:
-            raise ArtifactError(f"cannot read the recording {folder}: it has no test_data_set_0 in it")
-        beside = (folder.parent if sets == (folder,) else folder) / "model.onnx"
-        if signature is None and beside.is_file():
-            signature = open_artifact(beside).signature
+            raise ArtifactError(f"cannot read the recording {folder}: there is no test_data_set_0 in it")
+        model = (folder.parent if sets == (folder,) else folder) / "model.onnx"
+        if signature is None and model.is_file():
+            signature = open_artifact(model).signature
         for data_set in sets:
             for side in ("input", "output"):
                 _check_complete(data_set, side)
@@ -199,7 +196,7 @@ class PbExchanges(StoredExchanges):
 
     @property
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every file of every data set with its name in the recording, in order."""
+        """Yield every file with its name in the recording, in order."""
         for index, data_set in enumerate(self.sets):
             for side in ("input", "output"):
                 for place, path in enumerate(_files(data_set, side)):
@@ -209,7 +206,7 @@ class PbExchanges(StoredExchanges):
         return len(self.sets)
 
     def read(self, index: int) -> Exchange:
-        """The exchange at `index`; ArtifactError for a file that was damaged meanwhile."""
+        """Return the exchange at `index`."""
         known = self.signature or Signature((), ())
         inputs = self._read(index, "input", known.inputs)
         return Exchange(inputs[""] if list(inputs) == [""] else inputs, self._read(index, "output", known.outputs))

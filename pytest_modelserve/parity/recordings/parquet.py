@@ -1,7 +1,8 @@
-"""Recordings as Parquet: a row for each row, a column `inputs/x` or `outputs/y` for each array, as logs are kept.
+"""Recordings as Parquet files, the usual format of logs. Needs Polars (extra `data`).
 
-A column holds numbers or text, or arrays of one shape where a row has several. The column `request` numbers the calls
-that rows belonged to; a file without it is replayed in calls of a given number of rows. Needs Polars (extra `data`).
+There is one row for each row and a column `inputs/x` or `outputs/y` for each array. A column holds numbers, text, or
+arrays of one shape. The column `request` numbers the request of each row; a file without it is replayed in requests of
+a given number of rows.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
     from pytest_modelserve.artifacts import Signature
 
 Columns = Mapping[str, str | Sequence[str]]
-"""The columns that an array is made of, by the array's name: one, or several that become (rows, columns)."""
+"""The columns of each array: one, or several that become an array (rows, columns)."""
 
 _REQUEST = "request"
 
 
 def write_parquet(path: Path, exchanges: Iterable[Exchange]) -> None:
-    """Write `exchanges`, put together in memory, in one atomic step.
+    """Write `exchanges`, collected in memory, in one atomic step.
 
-    UsageError for arrays that have no row for each row of the request, and for dtypes that Parquet does not have.
+    UsageError for arrays without one row for each row of the request, and for dtypes that Parquet cannot store.
     """
-    pl = polars_for(path)
+    pl = _import_polars(path)
     frames = [_frame(pl, index, exchange) for index, exchange in enumerate(exchanges)]
     try:
         whole = pl.concat(frames)
     except pl.exceptions.PolarsError as error:
         raise UsageError(
-            f"{path}: requests of different shapes or names do not fit one table: record them as .npz"
+            f"{path}: requests differ in shapes or names and do not fit one table; record them as .npz"
         ) from error
     with new_file(path) as temporary:
         whole.write_parquet(temporary)
@@ -56,8 +57,8 @@ def _frame(pl: Any, index: int, exchange: Exchange) -> polars.DataFrame:
     for name, array in arrays.items():
         if array.shape[:1] != (rows,):
             raise UsageError(
-                f"{name} has shape {list(array.shape)} in a request of {rows} rows: Parquet holds a value for each "
-                "row; record it as .npz"
+                f"{name} has shape {list(array.shape)} in a request of {rows} rows: Parquet stores one value "
+                "for each row; record it as .npz"
             )
         columns.append(_series(pl, name, array))
     frame: polars.DataFrame = pl.DataFrame(columns)
@@ -70,7 +71,7 @@ def _series(pl: Any, name: str, array: NDArray[Any]) -> polars.Series:
         kind = pl.String if array.ndim == 1 else pl.Array(pl.String, array.shape[1:])
         column = pl.Series(name, array.tolist(), dtype=kind)
     elif array.dtype.isbuiltin != 1:
-        raise UsageError(f"{name} has dtype {array.dtype.name}, which Parquet does not have: record it as .npz")
+        raise UsageError(f"{name} has dtype {array.dtype.name}, which Parquet cannot store; record it as .npz")
     else:
         column = pl.Series(name, np.ascontiguousarray(array))
     return column
@@ -78,7 +79,7 @@ def _series(pl: Any, name: str, array: NDArray[Any]) -> polars.Series:
 
 @dataclass(frozen=True, slots=True)
 class ParquetExchanges(StoredExchanges):
-    """The exchanges of a file, each read when it is asked for; `slices` are the first row and the number of each."""
+    """The exchanges of a Parquet file; `slices` holds the first row and the number of rows of each."""
 
     path: Path
     inputs: Columns
@@ -96,22 +97,19 @@ class ParquetExchanges(StoredExchanges):
         rows: int | None,
         signature: Signature | None,
     ) -> ParquetExchanges:
-        """Those of the file at `path`; see `open_recording`.
-
-        ArtifactError where it is damaged or has no such column.
-        """
-        pl = polars_for(path)
+        """Open the file at `path`; ArtifactError if it is damaged or has no such column."""
+        pl = _import_polars(path)
         try:
             names = pl.read_parquet_schema(path)
             height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-            calls = pl.read_parquet(path, columns=[_REQUEST], glob=False)[_REQUEST] if _REQUEST in names else None
+            requests = pl.read_parquet(path, columns=[_REQUEST], glob=False)[_REQUEST] if _REQUEST in names else None
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _damaged(path, error) from error
         return cls(
             path,
             inputs=_columns(path, "inputs", inputs, names),
             outputs=_columns(path, "outputs", outputs, names),
-            slices=_slices(height, rows) if calls is None or rows is not None else _runs(calls.to_numpy()),
+            slices=_slices(height, rows) if requests is None or rows is not None else _runs(requests.to_numpy()),
             dtypes={} if signature is None else {s.name: s.dtype for s in (*signature.inputs, *signature.outputs)},
         )
 
@@ -119,8 +117,8 @@ class ParquetExchanges(StoredExchanges):
         return len(self.slices)
 
     def read(self, index: int) -> Exchange:
-        """The exchange at `index`; ArtifactError for a file that was damaged meanwhile."""
-        pl = polars_for(self.path)
+        """Return the exchange at `index`."""
+        pl = _import_polars(self.path)
         wanted = {name for columns in (*self.inputs.values(), *self.outputs.values()) for name in _several(columns)}
         try:
             rows = pl.scan_parquet(self.path, glob=False).select(sorted(wanted)).slice(*self.slices[index]).collect()
@@ -137,8 +135,8 @@ class ParquetExchanges(StoredExchanges):
         return array if dtype is None or dtype == dtype_name(array.dtype) else array.astype(dtype)
 
 
-def polars_for(path: Path) -> Any:
-    """The package polars; MissingDependencyError that names the extra which brings it."""
+def _import_polars(path: Path) -> Any:
+    """Import polars; MissingDependencyError with the extra that installs it."""
     try:
         import polars
     except ModuleNotFoundError as error:
@@ -149,11 +147,11 @@ def polars_for(path: Path) -> Any:
 
 
 def _columns(path: Path, side: str, given: Columns | None, names: Iterable[str]) -> Columns:
-    """The columns of one side: those that were given, else those that are called so."""
+    """Return the columns of one side: those given, else those named after it."""
     columns = given or {name.partition("/")[2]: name for name in names if name.partition("/")[0] == side}
     if not columns:
         raise ArtifactError(
-            f"cannot read the recording {path}: no column is called {side}/...; say which are meant by {side}="
+            f"cannot read the recording {path}: no column is named {side}/...; give the columns by {side}="
         )
     for column in (one for several in columns.values() for one in _several(several)):
         if column not in names:
@@ -168,8 +166,8 @@ def _several(columns: str | Sequence[str]) -> Sequence[str]:
 def _numbers(path: Path, column: polars.Series) -> NDArray[Any]:
     if column.null_count():
         raise ArtifactError(
-            f"cannot read the recording {path}: column {column.name!r} has {column.null_count()} nulls, which no array "
-            "holds: fill or drop them"
+            f"cannot read the recording {path}: column {column.name!r} has {column.null_count()} nulls, which arrays "
+            "cannot hold; fill or drop them"
         )
     array: NDArray[Any] = column.to_numpy()
     return array if array.flags.writeable else array.copy()
@@ -180,13 +178,13 @@ def _slices(height: int, rows: int | None) -> tuple[tuple[int, int], ...]:
     return tuple((start, min(step, height - start)) for start in range(0, height, max(step, 1)))
 
 
-def _runs(calls: NDArray[Any]) -> tuple[tuple[int, int], ...]:
-    """The first row and the length of each run of equal numbers."""
-    starts = [0, *(np.flatnonzero(calls[1:] != calls[:-1]) + 1).tolist()] if len(calls) else []
-    return tuple((start, end - start) for start, end in zip(starts, [*starts[1:], len(calls)], strict=True))
+def _runs(requests: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    """Return the first row and the length of each run of equal numbers."""
+    starts = [0, *(np.flatnonzero(requests[1:] != requests[:-1]) + 1).tolist()] if len(requests) else []
+    return tuple((start, end - start) for start, end in zip(starts, [*starts[1:], len(requests)], strict=True))
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:
     return ArtifactError(
-        f"cannot read the recording {path}: it is cut short, damaged or no Parquet file ({str(error).splitlines()[0]})"
+        f"cannot read the recording {path}: it is truncated, damaged or no Parquet file ({str(error).splitlines()[0]})"
     )

@@ -1,4 +1,4 @@
-"""Recorded answers as a predictor: of the inputs that it knows, it gives what was answered then."""
+"""Recordings as predictors: for a recorded request they return its recorded outputs."""
 
 from __future__ import annotations
 
@@ -15,89 +15,175 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Signature, digest_of
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.parity.recordings.exchange import Exchange, Outputs
+from pytest_modelserve.metrics import Outputs
+from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
-from pytest_modelserve.parity.recordings.onnx_test_data import PbExchanges, write_pb
+from pytest_modelserve.parity.recordings.onnx_test_data import OnnxTestDataExchanges, write_onnx_test_data
 from pytest_modelserve.parity.recordings.parquet import Columns, ParquetExchanges, write_parquet
 from pytest_modelserve.serving import Inputs, Predictor
-from pytest_modelserve.serving.inputs import Inputs as Inputs_opening, iterate_batches
+from pytest_modelserve.serving.inputs import iterate_batches
 
-# One request and its answer.
-
-
-def request_key(inputs: Inputs) -> str:
-    """A digest of `inputs`: a mapping that holds one array is the same request as the array, whatever its name."""
-    if isinstance(inputs, Mapping):
-        if len(inputs) != 1:
-            return digest_of({name: _plain(array) for name, array in inputs.items()})
-        (inputs,) = inputs.values()
-    return digest_of(_plain(inputs))
+_SUFFIXES = (".npz", ".parquet", "")
+_VARIANT = "recorded"
 
 
-def answer_key(outputs: Outputs) -> str:
-    """A digest of `outputs`, names included."""
-    return digest_of({name: _plain(array) for name, array in outputs.items()})
+def record_answers(predictor: Predictor, inputs: Inputs | Iterable[Inputs], path: str | os.PathLike[str]) -> Recording:
+    """Run `predictor` on `inputs`, write requests and outputs to `path`, and open the recording.
+
+    Nothing appears at `path` before everything is written: an error, also of the predictor, leaves what was there.
+
+    Args:
+        predictor: The model to record.
+        inputs: One request (an array or a mapping from names to arrays), or an iterable of requests, taken one by one.
+        path: The suffix selects the format. `.npz` stores every dtype and shape; `.parquet` stores arrays with one
+            value for each row; a folder (no suffix) is ONNX test data and must not exist yet. A file is replaced.
+
+    Returns:
+        The recording, as `open_recording` returns it.
+
+    Raises:
+        InputError: There is no request.
+        UsageError: Another suffix, or values that the format cannot store.
+        ArtifactError: The path cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> predictor = ms.serve(lambda x: x + 1, name="model")
+        >>> recording = ms.record_answers(predictor, np.zeros((4, 3)), "traffic.npz")
+        >>> ms.assert_output_parity(predictor, recording, recording.inputs, rtol=0, atol=0).n
+        4
+    """
+    path = _checked(path)
+    exchanges = _exchanges(predictor, inputs)
+    if path.suffix == ".npz":
+        write_npz(path, exchanges, predictor.subject)
+    elif path.suffix == ".parquet":
+        write_parquet(path, exchanges)
+    else:
+        write_onnx_test_data(path, exchanges, predictor.signature)
+    return open_recording(path, signature=predictor.signature if path.suffix == "" else None)
 
 
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Text in one form, however it is stored, because files and onnxruntime store it in different ones."""
-    return array.astype(object) if array.dtype.kind in "UT" else np.asarray(array)
+def open_recording(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    signature: Signature | None = None,
+    inputs: Columns | None = None,
+    outputs: Columns | None = None,
+    rows: int | None = None,
+) -> Recording:
+    """Open a recording as a reference for parity gates.
+
+    Args:
+        path: An .npz or .parquet file, or a folder of ONNX test data. Files are hashed now, requests are read on use.
+        name: Its name in evidence; by default the recorded model if the file names it, else the file's stem.
+        signature: Names and types of ONNX test data without a model.onnx beside it, and the dtypes that columns of
+            Parquet are cast to.
+        inputs: For Parquet logs: the columns of each input; `{"x": ["age", "income"]}` is an array of two columns.
+        outputs: For Parquet logs: the columns of each output.
+        rows: For Parquet logs: the number of rows in one request; by default the column `request`, else all rows.
+
+    Returns:
+        The recording.
+
+    Raises:
+        ArtifactError: The path is missing, truncated or damaged, or holds no request.
+        UsageError: Another suffix, or an option that does not apply to the format.
+
+    Example:
+        >>> import numpy as np
+        >>> np.savez("log.npz", **{"inputs/x": np.zeros((4, 3)), "outputs/y": np.ones((4, 2))})
+        >>> len(ms.open_recording("log.npz").exchanges)
+        1
+    """
+    path = _checked(path)
+    if not path.exists():
+        raise ArtifactError(f"cannot read the recording {path}: there is no such file or folder")
+    if path.suffix != ".parquet" and (inputs is not None or outputs is not None or rows is not None):
+        raise UsageError("inputs, outputs and rows apply to Parquet files only: leave them out for other recordings")
+    if rows is not None and rows < 1:
+        raise UsageError(f"rows must be a whole number of at least 1, got {rows}")
+    exchanges: NpzExchanges | ParquetExchanges | OnnxTestDataExchanges
+    model = Subject(path.stem)
+    if path.suffix == ".npz":
+        exchanges = NpzExchanges.of(path)
+        model = exchanges.model or model
+        sha256 = _sha256([("", path)])
+    elif path.suffix == ".parquet":
+        exchanges = ParquetExchanges.of(path, inputs=inputs, outputs=outputs, rows=rows, signature=signature)
+        sha256 = _sha256([("", path)])
+    else:
+        exchanges = OnnxTestDataExchanges.of(path, signature)
+        sha256 = _sha256(exchanges.files)
+    variant = f"{model.variant}, {_VARIANT}" if model.variant else _VARIANT
+    return Recording(Subject(name or model.name, variant, sha256), exchanges, source=str(path))
 
 
 class Recording(Predictor):
-    """Requests and their answers, to hold any model against: a reference that is not there any more, or never was.
+    """Recorded requests and outputs: a reference whose model is no longer available, or never was.
 
-    `assert_output_parity(candidate, recording, recording.inputs, rtol=..., atol=...)` replays all of it, one exchange
-    at a time; `recording.exchanges[0].inputs` is the first request. Evidence names it by the sha256 of its files.
+    `assert_output_parity(candidate, recording, recording.inputs, rtol=..., atol=...)` replays all requests, one at a
+    time. Evidence identifies a recording by the sha256 of its files.
+
+    Args:
+        subject: The model that the outputs come from.
+        exchanges: The requests with their outputs; `recording.exchanges[0].inputs` is the first request.
+        source: The name of the file in messages.
+
+    Raises:
+        ArtifactError: There is no exchange.
     """
 
     transport = "recorded"
 
     def __init__(self, subject: Subject, exchanges: Sequence[Exchange], *, source: str = "memory") -> None:
         if not len(exchanges):
-            raise ArtifactError(f"the recording {source} holds no request")
+            raise ArtifactError(f"the recording {source} has no requests")
         super().__init__(subject)
         self.exchanges = exchanges
         self._source = source
-        self._places: dict[str, int] | None = None
+        self._indices: dict[str, int] | None = None
 
     @property
     def inputs(self) -> Requests:
-        """The recorded requests in their order, read one by one and as often as they are asked for."""
+        """The recorded requests in order, read one by one; they can be iterated repeatedly."""
         return Requests(self.exchanges)
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """The answer that was recorded for `inputs`.
+        """Return the recorded outputs of `inputs`.
 
-        InputError for inputs that are not among the recorded requests, as whole calls with every value the same;
-        ArtifactError where one request was recorded with two answers.
+        Raises:
+            InputError: `inputs` is not one of the recorded requests, as a whole and with every value the same.
+            ArtifactError: One request was recorded with two different outputs.
         """
         if self.closed:
             raise self._closed_error()
-        if self._places is None:
-            self._places = self._found()
-        place = self._places.get(request_key(inputs))
-        if place is None:
+        if self._indices is None:
+            self._indices = self._index_requests()
+        index = self._indices.get(request_key(inputs))
+        if index is None:
             raise InputError(
-                f"these inputs are none of the {len(self.exchanges)} requests of {self._source}: a recording answers "
-                "what was recorded, as recording.inputs gives it"
+                f"inputs: not among the {len(self.exchanges)} requests of {self._source}; a recording has outputs only "
+                "for recording.inputs"
             )
-        return {name: np.array(array) for name, array in self.exchanges[place].outputs.items()}
+        return {name: np.array(array) for name, array in self.exchanges[index].outputs.items()}
 
     def describe(self) -> str:
-        """One line: the subject, and how many requests were recorded where."""
+        """Return one line with the subject, the number of requests and their source."""
         return f"{self.subject}, {len(self.exchanges)} recorded requests of {self._source}"
 
-    def _found(self) -> dict[str, int]:
-        places: dict[str, int] = {}
-        for index, exchange in enumerate(self.exchanges):
-            first = places.setdefault(request_key(exchange.inputs), index)
-            if first != index and answer_key(self.exchanges[first].outputs) != answer_key(exchange.outputs):
+    def _index_requests(self) -> dict[str, int]:
+        indices: dict[str, int] = {}
+        for index in range(len(self.exchanges)):
+            exchange = self.exchanges[index]
+            first = indices.setdefault(request_key(exchange.inputs), index)
+            if first != index and outputs_key(self.exchanges[first].outputs) != outputs_key(exchange.outputs):
                 raise ArtifactError(
-                    f"requests {first} and {index} of {self._source} are the same and have different answers: a "
-                    "recording holds the answers of one model"
+                    f"requests {first} and {index} of {self._source} are equal but have different outputs: a recording "
+                    "holds the outputs of one model"
                 )
-        return places
+        return indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,76 +200,23 @@ class Requests:
             yield self.exchanges[index].inputs
 
 
-# Recordings from files and to files, by the kind that the path says.
+def request_key(inputs: Inputs) -> str:
+    """Return a digest of `inputs`. A mapping of one array is the same request as the array, whatever its name."""
+    if isinstance(inputs, Mapping):
+        if len(inputs) != 1:
+            return digest_of({name: _normalized(array) for name, array in inputs.items()})
+        (inputs,) = inputs.values()
+    return digest_of(_normalized(inputs))
 
 
-_SUFFIXES = (".npz", ".parquet", "")
-_VARIANT = "recorded"
+def outputs_key(outputs: Outputs) -> str:
+    """Return a digest of `outputs`, including their names."""
+    return digest_of({name: _normalized(array) for name, array in outputs.items()})
 
 
-def record_answers(
-    predictor: Predictor, inputs: Inputs_opening | Iterable[Inputs_opening], path: str | os.PathLike[str]
-) -> Recording:
-    """What `predictor` answers to `inputs`, written to `path` and opened again.
-
-    `inputs` is one request, or an iterable of requests, taken and answered one by one. `path` says the format: `.npz`
-    holds everything, `.parquet` arrays with a value for each row, and a folder (no suffix) is ONNX test data, which
-    must not exist yet; a file is replaced. Nothing appears before everything is written: an error on the way, the
-    predictor's own included, leaves what was there.
-
-    InputError for inputs that hold no request, UsageError for another suffix, and for values that the format lacks.
-    """
-    path = _checked(path)
-    exchanges = _answered(predictor, inputs)
-    if path.suffix == ".npz":
-        write_npz(path, exchanges, predictor.subject)
-    elif path.suffix == ".parquet":
-        write_parquet(path, exchanges)
-    else:
-        write_pb(path, exchanges, predictor.signature)
-    return open_recording(path, signature=predictor.signature if path.suffix == "" else None)
-
-
-def open_recording(
-    path: str | os.PathLike[str],
-    *,
-    name: str | None = None,
-    signature: Signature | None = None,
-    inputs: Columns | None = None,
-    outputs: Columns | None = None,
-    rows: int | None = None,
-) -> Recording:
-    """The recording at `path`: an .npz or .parquet file, or a folder of ONNX test data.
-
-    The files are hashed, requests are read when they are asked for. `name` is what evidence calls it: the model that
-    answered where the file says so, else the stem. `signature` names and types the values of ONNX test data that has no
-    model.onnx beside it, and the dtypes that columns of Parquet become. For logs in Parquet, `inputs` and `outputs` say
-    which columns are meant, `{"x": ["age", "income"]}` is an array of two columns, and `rows` how many are one call.
-
-    ArtifactError for what is missing, cut short, damaged or holds no request; UsageError for another suffix, and for
-    options that the format has no use for.
-    """
-    path = _checked(path)
-    if not path.exists():
-        raise ArtifactError(f"cannot read the recording {path}: there is no such file or folder")
-    if path.suffix != ".parquet" and (inputs is not None or outputs is not None or rows is not None):
-        raise UsageError("inputs, outputs and rows say what columns of Parquet mean: leave them out for other files")
-    if rows is not None and rows < 1:
-        raise UsageError(f"rows is a whole number of at least 1, not {rows}")
-    exchanges: NpzExchanges | ParquetExchanges | PbExchanges
-    told = Subject(path.stem)
-    if path.suffix == ".npz":
-        exchanges = NpzExchanges.of(path)
-        told = exchanges.answered_by or told
-        sha256 = _sha256([("", path)])
-    elif path.suffix == ".parquet":
-        exchanges = ParquetExchanges.of(path, inputs=inputs, outputs=outputs, rows=rows, signature=signature)
-        sha256 = _sha256([("", path)])
-    else:
-        exchanges = PbExchanges.of(path, signature)
-        sha256 = _sha256(exchanges.files)
-    variant = f"{told.variant}, {_VARIANT}" if told.variant else _VARIANT
-    return Recording(Subject(name or told.name, variant, sha256), exchanges, source=str(path))
+def _normalized(array: NDArray[Any]) -> NDArray[Any]:
+    """Return text as objects, because files and onnxruntime store it differently."""
+    return array.astype(object) if array.dtype.kind in "UT" else np.asarray(array)
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
@@ -193,17 +226,17 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _answered(predictor: Predictor, inputs: Inputs_opening | Iterable[Inputs_opening]) -> Iterator[Exchange]:
+def _exchanges(predictor: Predictor, inputs: Inputs | Iterable[Inputs]) -> Iterator[Exchange]:
     count = 0
     for request in iterate_batches(inputs):
         count += 1
         yield Exchange(request, predictor.predict(request))
     if not count:
-        raise InputError("there is nothing to record: the inputs hold no request")
+        raise InputError("inputs: there is no request to record")
 
 
 def _sha256(files: Iterable[tuple[str, Path]]) -> str:
-    """The digest of one file as `sha256sum` prints it; of several with their names and lengths."""
+    """Return the digest of one file as `sha256sum` prints it; of several, with their names and sizes."""
     several = hashlib.sha256()
     for name, path in files:
         with open(path, "rb") as stream:

@@ -1,0 +1,167 @@
+"""Explanations of a failed parity gate: the diverging node, or the layers most sensitive to quantization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
+from pytest_modelserve.serving.inputs import Inputs, count_rows
+
+if TYPE_CHECKING:
+    from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
+    from pytest_modelserve.compression import CalibrationMethod, LayerSensitivity, SensitivityRanking
+    from pytest_modelserve.serving import Predictor
+
+# Beyond a few dozen rows the order of layers hardly changes, and each of them costs a run of the model.
+_ROWS = 64
+# Some hundred layers of a small model, a dozen of a large one.
+_TIME_LIMIT_S = 30.0
+_LISTED_LAYERS = 3
+# An Add and the Softmax behind it both round the values between them: each alone does the same damage, give or take
+# what else it rounds, and excluding one of them changes nothing. 3 dB are twice the noise.
+_SAME_DAMAGE_DB = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """An explanation: a sentence, what to do, and the same for programs; all empty if there is none."""
+
+    finding: str = ""
+    advice: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+# Rankings by pair of files: a test on generated inputs fails hundreds of times while hypothesis minimizes them, and
+# each ranking takes seconds.
+_RANKED: dict[tuple[str, str], Diagnosis] = {}
+
+
+def diagnose_divergence(candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:
+    """Find where `candidate` diverges from `reference` on `inputs`.
+
+    Between two files it is the first diverging node; between a file and eager torch, the export or onnxruntime's
+    optimizer. Empty for anything else and if nothing is found. Never raises: the gate already has a verdict, so a
+    failed search is reported in the finding.
+    """
+    try:
+        if candidate.artifact is not None and reference.artifact is not None:
+            found = locate_divergence(candidate, reference, inputs)
+            return Diagnosis() if found is None else _located(str(found), "divergence", asdict(found))
+        if candidate.artifact is not None and reference.transport == "torch":
+            origin = fault_origin(candidate, reference, inputs)
+            return Diagnosis() if origin.fault == "none" else _located(str(origin), "origin", asdict(origin))
+    except Exception as error:  # a runtime's or our own: none of them changes the verdict
+        return Diagnosis(f"searching for the diverging node failed: {error}")
+    return Diagnosis()
+
+
+def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:
+    """Rank the nodes of `reference` by the damage of quantizing each alone, on up to 64 rows of `inputs`.
+
+    Empty unless a recipe that quantizes single nodes made `candidate` from the file of `reference`. Nodes that the
+    recipe excluded are not ranked. Never raises: a failed ranking is reported in the finding.
+
+    A process ranks a pair of files once; later failures get the same ranking.
+    """
+    step = _quantization_step(candidate.artifact, reference.artifact)
+    if step is None or candidate.artifact is None or reference.artifact is None:
+        return Diagnosis()
+    pair = candidate.artifact.sha256, reference.artifact.sha256
+    if pair in _RANKED:
+        return replace(_RANKED[pair], finding=f"{_RANKED[pair].finding}; ranked on the rows of an earlier failure")
+    try:
+        diagnosis = _rank(step, reference.artifact, inputs)
+    except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
+        return Diagnosis(f"ranking the layers by quantization damage failed: {error}")
+    if diagnosis.finding:
+        _RANKED[pair] = diagnosis
+    return diagnosis
+
+
+def _located(finding: str, name: str, details: Mapping[str, Any]) -> Diagnosis:
+    advice = "begin at that place: correct the candidate, or allow for the difference with rtol and atol"
+    return Diagnosis(finding, advice, {name: details})
+
+
+def _quantization_step(candidate: Artifact | None, reference: Artifact | None) -> LineageStep | None:
+    """Return the first recipe of single layers between `reference` and `candidate`, None if there is none."""
+    if candidate is None or reference is None:
+        return None
+    from pytest_modelserve.compression import SENSITIVITY_RECIPES
+
+    parents = [step.parent for step in candidate.lineage]
+    if reference.sha256 not in parents:
+        return None
+    since = candidate.lineage[parents.index(reference.sha256) :]
+    return next((step for step in since if step.settings.get("recipe") in SENSITIVITY_RECIPES), None)
+
+
+def _rank(step: LineageStep, reference: Artifact, inputs: Inputs) -> Diagnosis:
+    from pytest_modelserve.compression import rank_layers
+
+    recipe, excluded = str(step.settings["recipe"]), _names(step.settings.get("exclude", ()))
+    rows, stride = count_rows(inputs), _stride(inputs, reference)
+    ranking = rank_layers(
+        reference,
+        recipe,
+        _every(stride, inputs),
+        calibration_method=cast("CalibrationMethod", step.settings.get("calibration_method", "min-max")),
+        percentile=cast("float | None", step.settings.get("percentile")),
+        time_limit_s=_TIME_LIMIT_S,
+    )
+    ranked = [damage for damage in ranking.ranked if damage.node not in excluded]
+    worst = [damage for damage in ranked[:_LISTED_LAYERS] if damage.sqnr_db < math.inf]
+    if not worst:
+        return Diagnosis()
+    used = -(-rows // stride)
+    same_damage = [damage.node for damage in worst if damage.sqnr_db <= worst[0].sqnr_db + _SAME_DAMAGE_DB]
+    return Diagnosis(
+        _describe_ranking(recipe, worst, _describe_limits(ranking, used, rows)),
+        f"keep the most sensitive nodes in full precision: compress with exclude={(*excluded, *same_damage)!r}",
+        {
+            "sensitivity": {
+                "recipe": recipe,
+                "rows": used,
+                "layers": ranking.total,
+                "tried": ranking.evaluated,
+                "ranking": [{"node": each.node, "operator": each.operator, "sqnr_db": each.sqnr_db} for each in ranked],
+            }
+        },
+    )
+
+
+def _names(setting: JSON) -> tuple[str, ...]:
+    return tuple(map(str, setting)) if isinstance(setting, (list, tuple)) else ()
+
+
+def _describe_ranking(recipe: str, worst: list[LayerSensitivity], limits: str) -> str:
+    first, *others = (f"{damage.operator} {damage.node!r}" for damage in worst)
+    text = f"most sensitive to {recipe} when quantized alone{limits}: {first}, SQNR {worst[0].sqnr_db:.1f} dB"
+    following = (f"{name} {damage.sqnr_db:.1f} dB" for name, damage in zip(others, worst[1:], strict=True))
+    return "; next ".join((text, ", ".join(following))) if others else text
+
+
+def _describe_limits(ranking: SensitivityRanking, used: int, rows: int) -> str:
+    parts = []
+    if ranking.evaluated < ranking.total:
+        parts.append(f"the first {ranking.evaluated} of {ranking.total} nodes within {_TIME_LIMIT_S:.0f} s")
+    if used < rows:
+        parts.append(f"{used} of {rows} rows")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _stride(inputs: Inputs, artifact: Artifact) -> int:
+    """Return the step between rows that leaves at most `_ROWS` of them; 1 if the model's batch size is fixed."""
+    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in artifact.signature.inputs)
+    return 1 if fixed else -(-count_rows(inputs) // _ROWS)
+
+
+def _every(stride: int, inputs: Inputs) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: np.ascontiguousarray(array[::stride]) for name, array in inputs.items()}
+    return np.ascontiguousarray(inputs[::stride])
