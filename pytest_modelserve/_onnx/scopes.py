@@ -1,30 +1,24 @@
-"""The nodes of a graph, each with the opset, types and constants that are in scope."""
+"""Walk over the nodes of a model with the opset, types and constants in scope at each."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import has_omitted_data
-
-if TYPE_CHECKING:
-    import onnx
-
-if TYPE_CHECKING:
-    import onnx
+from pytest_modelserve._onnx.graph import has_omitted_data, subgraphs
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What one graph knows of its values by name: element types, in ONNX's words ("float", "int64"), and constants.
+    """Element types by value name, as ONNX writes them ("float", "int64"), and constants of one graph.
 
-    An outer graph's values are visible in the graphs inside it. A value that is in neither map is simply not known.
+    Values of an outer graph are visible in its subgraphs. A value that is in neither map is unknown.
     """
 
     opsets: dict[str, int]
@@ -32,15 +26,15 @@ class Scope:
     constants: ChainMap[str, onnx.TensorProto] = field(default_factory=ChainMap)
 
     def inside(self) -> Scope:
-        """The scope of a graph inside this one."""
+        """Return the scope of a subgraph."""
         return Scope(self.opsets, self.types.new_child(), self.constants.new_child())
 
     def type_of(self, names: Iterable[str]) -> str | None:
-        """The element type that values of one common type have, from the first of them that tells it."""
+        """Return the first known element type of values that share one."""
         return next((self.types[name] for name in names if name in self.types), None)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant that lies in the model file itself, else None; also where it was left out."""
+        """Return the value of a constant, or None if it is external, was not read, or is no constant."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or has_omitted_data(tensor):
             return None
@@ -48,10 +42,10 @@ class Scope:
 
 
 def walk(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
-    """Each node with its scope, in the file's order; types are those declared and those that operators imply.
+    """Yield each node with its scope, in file order; types are declared or follow from the operators' schemas.
 
-    The time is linear in the size of the model: local functions are walked once each, and not at the places that call
-    them, so that a function that calls another twice, thirty levels deep, costs nothing. Their inputs have no types.
+    Local functions are walked once each and not at their calls, so the time is linear in the size of the model. Their
+    inputs have no types.
     """
     yield from _graph(model.graph, Scope(_opsets(model.opset_import)))
     for function in model.functions:
@@ -63,7 +57,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 
 def cast_type(node: onnx.NodeProto) -> str | None:
-    """The element type that a Cast node gives, None where it is a parameter of a local function."""
+    """Return the output type of a Cast node, None where it is a parameter of a local function."""
     to = next((item.i for item in node.attribute if item.name == "to" and not item.ref_attr_name), None)
     return None if to is None else onnx.TensorProto.DataType.Name(to).lower()
 
@@ -81,13 +75,12 @@ def _graph(graph: onnx.GraphProto, scope: Scope) -> Iterator[tuple[onnx.NodeProt
 def _body(nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     for node in nodes:
         yield node, scope
-        for item in node.attribute:
-            for graph in (item.g, *item.graphs):
-                yield from _graph(graph, scope.inside())
+        for graph in subgraphs(node):
+            yield from _graph(graph, scope.inside())
         if node.op_type == "Constant":
-            _keep_constant(node, scope)
+            _add_constant(node, scope)
         else:
-            _infer(node, scope)
+            _infer_types(node, scope)
 
 
 def _declare(scope: Scope, name: str, elem_type: int) -> None:
@@ -95,7 +88,7 @@ def _declare(scope: Scope, name: str, elem_type: int) -> None:
         scope.types.setdefault(name, onnx.TensorProto.DataType.Name(elem_type).lower())
 
 
-def _keep_constant(node: onnx.NodeProto, scope: Scope) -> None:
+def _add_constant(node: onnx.NodeProto, scope: Scope) -> None:
     for item in node.attribute:
         if item.name == "value" and item.HasField("t"):
             tensor = item.t
@@ -107,8 +100,8 @@ def _keep_constant(node: onnx.NodeProto, scope: Scope) -> None:
         _declare(scope, node.output[0], tensor.data_type)
 
 
-def _infer(node: onnx.NodeProto, scope: Scope) -> None:
-    """Add the types of the outputs that the operator's own schema ties to its inputs or fixes."""
+def _infer_types(node: onnx.NodeProto, scope: Scope) -> None:
+    """Add the output types that the operator's schema fixes or binds to its inputs."""
     if node.op_type == "Cast":
         found = cast_type(node)
         if found is not None:
@@ -133,9 +126,9 @@ def _infer(node: onnx.NodeProto, scope: Scope) -> None:
 
 
 def _with_formal(formals: Any, names: Iterable[str]) -> Iterator[tuple[Any, str]]:
-    """Each present name with the formal parameter it fills; the last one, if it is variadic, fills all further ones.
+    """Yield each present name with its formal parameter; a variadic last one covers all further names.
 
-    Values of If, Loop and Scan are left out: there one type parameter stands for a different type at every place.
+    Values of If, Loop and Scan are left out: there one type parameter has a different type at every position.
     """
     for index, name in enumerate(names):
         formal = formals[min(index, len(formals) - 1)]

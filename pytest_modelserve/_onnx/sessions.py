@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime that run where they were asked to, reproducibly and silently."""
+"""onnxruntime sessions: on the named providers only, reproducible, without log output."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CPU = "CPUExecutionProvider"
 
 
 def check_providers(providers: Sequence[str]) -> tuple[str, ...]:
-    """`providers` as a tuple; UsageError for none, an unknown one, and one that this build of onnxruntime lacks."""
+    """Return `providers` as a tuple; raise UsageError for none, an unknown one, or one that onnxruntime lacks here."""
     if isinstance(providers, str):
-        raise UsageError(f"providers is a sequence of names: give ({providers!r},)")
+        raise UsageError(f"providers must be a sequence of names: pass ({providers!r},)")
     if not providers:
-        raise UsageError(f"providers names at least one execution provider, ({CPU!r},) say")
+        raise UsageError(f"providers is empty: pass at least one execution provider, for example ({CPU!r},)")
     available = onnxruntime.get_available_providers()
     for name in providers:
         if name in available:
@@ -42,7 +42,7 @@ def check_providers(providers: Sequence[str]) -> tuple[str, ...]:
 def open_session(
     path: Path, *, providers: Sequence[str], threads: int, optimize: bool = True, known_crash: bool = False
 ) -> onnxruntime.InferenceSession:
-    """A session on the model at `path` that runs on `providers` and nowhere else.
+    """Open a session on the model at `path` that runs on `providers` only.
 
     Nodes that a provider cannot run go to the next one named; the CPU takes part only if it is named. `optimize=False`
     runs the graph as it stands in the file, without fusing or folding anything; `known_crash` leaves out the last level
@@ -75,12 +75,12 @@ def open_session(
 
 
 def reason(error: Exception) -> str:
-    """What the runtime says, on one line and without its tag; its own text stays on the exception's cause."""
+    """Return onnxruntime's message on one line without its tag; the original is the cause of the exception."""
     return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
-    """One stream of work: results do not depend on scheduling, and idle threads do not spin beside what is timed."""
+    """Return options for reproducible results, without idle threads that spin while other code is timed."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -91,15 +91,9 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-# Which types of inputs and outputs can be served, and how onnxruntime is asked for them.
-
-
-# Values inside a graph: onnxruntime without its optimizations, asked for tensors that the model keeps to itself.
-
-
 Values = dict[str, NDArray[Any]]
 
-# What onnxruntime hands out as a numpy array of the tensor's own type, by ONNX's element type.
+# Types that onnxruntime returns as numpy arrays of the same type, with ONNX's element type.
 ELEMENT_TYPES = {
     "tensor(float16)": onnx.TensorProto.FLOAT16,
     "tensor(float)": onnx.TensorProto.FLOAT,
@@ -117,33 +111,34 @@ ELEMENT_TYPES = {
 def open_graph_session(
     model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], *, optimize: bool = False
 ) -> onnxruntime.InferenceSession:
-    """A session of `model` on one thread of the CPU; of `weights` it reads those that `model` says lie elsewhere.
+    """Open a session of `model` on one CPU thread; its external initializers come from `weights`.
 
-    ArtifactError where onnxruntime refuses the model.
+    Raises:
+        ArtifactError: onnxruntime rejects the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what it warns of (an initializer that nobody uses) is no news here
+    options.log_severity_level = 4  # it warns of unused initializers
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # A session runs once or twice here, and weights that nobody packs are shared, not copied.
+        # A session runs once or twice, and weights that are not prepacked are shared instead of copied.
         options.add_session_config_entry("session.disable_prepacking", "1")
     elsewhere = [each.name for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
     try:
         shared = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in elsewhere]
         options.add_external_initializers(elsewhere, shared)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
     except Exception as error:  # the runtime's exceptions share no base class
-        raise ArtifactError(f"onnxruntime does not take the graph: {error}") from error
+        raise ArtifactError(f"onnxruntime rejects the graph: {error}") from error
 
 
 def element_types(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """ONNX's element type of every output that is a tensor of a type that numpy has."""
+    """Return ONNX's element type of every output that is a tensor of a numpy type."""
     return {each.name: ELEMENT_TYPES[each.type] for each in session.get_outputs() if each.type in ELEMENT_TYPES}
 
 
 def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], names: Sequence[str]) -> Values:
-    """The values of `names`. InputError where onnxruntime fails on `feed`."""
+    """Return the values of `names`; raise InputError where onnxruntime fails on `feed`."""
     if not names:
         return {}
     try:
@@ -152,32 +147,39 @@ def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], 
         raise InputError(f"onnxruntime could not run the graph on these inputs: {error}") from error
 
 
-# Every value inside a model that onnxruntime would quantize, shown while it answers a batch.
-
-
 class Activations:
-    """The values of the model at `path` that its int8-static form may round; weights are not among them.
+    """The activations of the model at `path` that int8-static may quantize; weights are not among them.
 
-    onnxruntime's own calibrators choose the values and make outputs of them. What they do with those is not used: they
-    keep every value of every batch until the last one was read, and join batches of one size only.
+    onnxruntime's calibrators choose the values and make outputs of them. The rest of the calibrators is not used: they
+    hold the values of all batches in memory and only join batches of equal size.
     """
 
-    def __init__(self, path: Path, *, is_large: bool) -> None:
+    def __init__(self, path: Path, *, has_external_data: bool) -> None:
         from onnxruntime.quantization.calibrate import HistogramCalibrater
 
         shown = path.with_name("shown.onnx")
-        chooser = HistogramCalibrater(path, quantizable_operators(), str(shown), use_external_data_format=is_large)
-        chooser.augment_graph()
-        self.names: tuple[str, ...] = tuple(sorted(chooser.tensors_to_calibrate))
-        self._session = _session(shown)
+        calibrator = HistogramCalibrater(
+            path, quantizable_operators(), str(shown), use_external_data_format=has_external_data
+        )
+        calibrator.augment_graph()
+        self.names: tuple[str, ...] = tuple(sorted(calibrator.tensors_to_calibrate))
+        options = onnxruntime.SessionOptions()
+        # Fused nodes would have other values between them than the nodes of the file.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4  # errors are raised
+        self._session = onnxruntime.InferenceSession(str(shown), options, providers=[CPU])
 
     def of(self, batch: Inputs) -> dict[str, NDArray[np.float32]]:
-        """Each value by name; float16 as float32. RecipeError for a batch on which the model does not run."""
-        values = self.fetched(self.names, batch)
+        """Return each activation by name, float16 as float32.
+
+        Raises:
+            RecipeError: The model does not run on `batch`.
+        """
+        values = self.fetch(self.names, batch)
         return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
-    def fetched(self, names: Sequence[str], batch: Inputs) -> dict[str, NDArray[Any]]:
-        """Those of the values, and of the model's outputs, that are in `names`."""
+    def fetch(self, names: Sequence[str], batch: Inputs) -> dict[str, NDArray[Any]]:
+        """Return the activations and outputs in `names`."""
         if not names:
             return {}
         try:
@@ -188,17 +190,7 @@ class Activations:
 
 
 def quantizable_operators() -> list[str]:
-    """The operators that onnxruntime quantizes with ranges measured beforehand."""
+    """Return the operators that onnxruntime quantizes with ranges measured beforehand."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     return sorted({*QLinearOpsRegistry, *QDQRegistry})
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    # Each value has to be the one that the nodes of the file give: fused nodes have other ones between them.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # fatal: what goes wrong is raised, and said once
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,11 +1,10 @@
-"""Model files with identity, the steps around them, and the store that keeps them."""
+"""Model files with identity, the steps around them, and the store of finished results."""
 
-from pytest_modelserve._onnx.graph import has_omitted_data, tensor_bytes
-from pytest_modelserve._onnx.serialization import copy_without_weights, large_weights, restore_weights, serialize
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
     is_unchanged,
     load_model,
+    load_with_weights,
     open_artifact,
     read_graph,
     relocated,
@@ -34,22 +33,17 @@ __all__ = [
     "TensorSpec",
     "TopK",
     "compose",
-    "copy_without_weights",
     "digest_of",
-    "has_omitted_data",
     "is_unchanged",
-    "large_weights",
     "load_model",
+    "load_with_weights",
     "open_artifact",
     "opset_of",
     "package_hash",
     "read_graph",
     "relocated",
-    "restore_weights",
     "save_artifact",
-    "serialize",
     "signature_of",
     "steps_artifact",
-    "tensor_bytes",
     "without_change_check",
 ]

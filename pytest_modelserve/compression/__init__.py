@@ -1,11 +1,10 @@
-"""ONNX to ONNX: recipes that make a model smaller or faster, each checked against the model it started from."""
+"""Conversion of ONNX models into smaller or faster ones by recipes, each result validated against its source."""
 
 from pytest_modelserve.compression.calibration import CalibrationData, CalibrationMethod
 from pytest_modelserve.compression.compress import RECIPES, compress
-from pytest_modelserve.compression.recipe import NodeSelection, Recipe
+from pytest_modelserve.compression.recipe import LayerSensitivity, NodeSelection, Recipe
 from pytest_modelserve.compression.sensitivity import (
     SENSITIVITY_RECIPES,
-    LayerSensitivity,
     SensitivityRanking,
     rank_layers,
     sensitivity,

@@ -1,4 +1,8 @@
-"""The user's calibration data: checked, digested and handed out batch by batch, without ever lying in memory whole."""
+"""Calibration: checked batches of the user's data, and the range of each activation measured on them.
+
+Memory does not grow with the number of batches: data from a generator are spooled to disk, and ranges are running
+statistics.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,39 @@ if TYPE_CHECKING:
 Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
 CalibrationData = Batch | Iterable[Batch]
 
-# Rows of one array that run at a time: enough to keep a processor busy, few enough for the activations of all layers.
-_ROWS_AT_A_TIME = 32
+# Rows of one array in a batch: enough to keep a processor busy, few enough to hold the activations of all layers.
+_BATCH_ROWS = 32
+
+CalibrationMethod = Literal["min-max", "entropy", "percentile"]
+"""See `compress`. Of the two that clip, "entropy" loses up to 19 dB against "min-max" where outputs are unbounded."""
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+# onnxruntime's default, and that of NVIDIA's pytorch-quantization.
+DEFAULT_PERCENTILE = 99.999
+
+Floats = NDArray[np.float32]
+
+# As many as NVIDIA's calibrators have. onnxruntime's default, 128, leaves one candidate: it never clips.
+_ENTROPY_BINS = 2048
+# Levels of the non-negative half of int8.
+_ENTROPY_LEVELS = 128
+# What onnxruntime's smooth_distribution adds to an empty bin.
+_EPSILON = 1e-4
+# The upper 16 of the 31 bits of a positive float32 select its bin: exponent and 8 of 23 digits. A bin is thus at most
+# 2**-8 wide relative to its content, whatever else the data hold. onnxruntime has 2,048 bins of equal width: with one
+# value 10,000 times larger than the others, all others share the first bin, whose lower end is 0.
+_DROPPED_BITS = 15
+_PERCENTILE_BINS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Batches that fit a model; `digest` covers their values and how they are cut."""
+    """Batches that fit a model; `digest` covers their values and batch sizes."""
 
     digest: str
     source: tuple[Inputs, ...] | Path
 
     def batches(self) -> Iterator[Inputs]:
-        """Every batch, from the first on."""
+        """Iterate over all batches, from the first on."""
         if isinstance(self.source, Path):
             return (_read(folder) for folder in sorted(self.source.iterdir()))
         return iter(self.source)
@@ -45,17 +69,23 @@ class Calibration:
 def open_calibration(
     given: CalibrationData, signature: Signature, *, what: str = "calibration="
 ) -> Iterator[Calibration]:
-    """`given` as batches that `signature` takes, usable inside the block.
+    """Open `given` as batches that `signature` accepts, for use inside the block.
 
-    One array or mapping is cut into batches of 32 rows where the first axis of all inputs is one free axis. Of an
-    iterable each batch stays as it is. One that is neither a list nor a tuple is read once, one batch at a time, into a
-    temporary folder: it may be a generator, or a loader that shuffles and would give other batches the second time.
+    One array or mapping is split into batches of 32 rows where the first axis of all inputs is the same free axis.
+    Batches of an iterable stay as they are. An iterable other than a list or tuple is read once into a temporary
+    folder, one batch at a time: it may be a generator, or a loader that shuffles.
 
-    RecipeError that calls the argument `what`, for no rows, NaN or infinite values, and batches that the model does not
-    take; ArtifactError where the temporary folder is full.
+    Args:
+        given: An array, a mapping from input names to arrays, or an iterable of such batches.
+        signature: The signature of the model.
+        what: Name of the argument, for messages.
+
+    Raises:
+        RecipeError: No rows, NaN or infinite values, or batches that the model does not accept.
+        ArtifactError: The temporary folder is full.
     """
     if isinstance(given, (np.ndarray, Mapping)):
-        yield _in_memory(_cut(_checked(given, signature, what), signature), what)
+        yield _in_memory(_split(_checked(given, signature, what), signature), what)
     elif isinstance(given, (list, tuple)):
         yield _in_memory(_checked_batches(given, signature, what), what)
     elif isinstance(given, Iterable):
@@ -63,14 +93,14 @@ def open_calibration(
             yield _spooled(_checked_batches(given, signature, what), Path(folder), what)
     else:
         raise RecipeError(
-            f"{what} is a {type(given).__name__}: give an array, a mapping from input names to arrays, or an "
+            f"{what} is a {type(given).__name__}: pass an array, a mapping from input names to arrays, or an "
             "iterable of such batches"
         )
 
 
 def _in_memory(batches: Iterable[Inputs], what: str) -> Calibration:
-    kept = tuple(batches)
-    return Calibration(_digest((digest_of(batch) for batch in kept), what), kept)
+    listed = tuple(batches)
+    return Calibration(_digest((digest_of(batch) for batch in listed), what), listed)
 
 
 def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
@@ -81,8 +111,8 @@ def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
         except OSError as error:
             reason = error.strerror or f"the disk is full ({error})"  # numpy raises a bare OSError over half an array
             raise ArtifactError(
-                f"batch {number} of {what} cannot be written to {folder}: {reason}. What comes "
-                "from a generator is kept there meanwhile: set TMPDIR to a folder with more room, or give a list"
+                f"batch {number} of {what} cannot be written to {folder}: {reason}. Batches from a generator are "
+                "spooled there: set TMPDIR to a folder with more space, or pass a list"
             ) from error
         digests.append(digest_of(batch))
     return Calibration(_digest(digests, what), folder)
@@ -105,7 +135,7 @@ def _read(folder: Path) -> Inputs:
 def _digest(digests: Iterable[str], what: str) -> str:
     every = tuple(digests)
     if not every:
-        raise RecipeError(f"{what} holds no batch: give rows like those that the model will serve")
+        raise RecipeError(f"{what} has no batches: pass representative inputs")
     return digest_of(every)
 
 
@@ -125,103 +155,26 @@ def _checked(batch: object, signature: Signature, where: str) -> Inputs:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise RecipeError(
-                f"{where} holds {array[first]} at {list(first)} of input {name!r}: leave such rows out, as no range of "
-                "values holds them"
+                f"{where} holds {array[first]} at {list(first)} of input {name!r}: remove such rows, because no range "
+                "contains them"
             )
     return feed
 
 
-def _cut(feed: Inputs, signature: Signature) -> Iterator[Inputs]:
-    """`feed` in batches of rows if the first axis of every input is one and the same free axis, else as it is."""
+def _split(feed: Inputs, signature: Signature) -> Iterator[Inputs]:
+    """Split `feed` into batches if the first axis of every input is the same free axis."""
     first = {spec.shape[0] if spec.shape else None for spec in signature.inputs}
     rows = {len(array) if array.ndim else 0 for array in feed.values()}
     if len(first) > 1 or len(rows) > 1 or not isinstance(next(iter(first)), str):
         yield feed
         return
-    for start in range(0, rows.pop(), _ROWS_AT_A_TIME):
-        yield {name: array[start : start + _ROWS_AT_A_TIME] for name, array in feed.items()}
-
-
-# Where to cut off a distribution so that 8 bits tell the most of what is left.
-#
-# What is cut off is lost by its whole distance from the edge. Over twelve small networks, of which most have outputs
-# without a bound, "entropy" lost up to 19 dB against "min-max" (a residual CNN: 16.6 for 35.7) and won 2 at best; where
-# a column of inputs is a long tail it can leave no answer, which "int8-static" refuses.
-
-
-# The talk quantizes to 128 levels: the non-negative half of int8.
-_LEVELS = 128
-# What onnxruntime's smooth_distribution gives to a bin that is empty.
-_EPSILON = 1e-4
-
-
-def entropy_bounds(counts: NDArray[np.int64], edges: NDArray[Any]) -> tuple[float, float]:
-    """The two edges between which the distribution in 128 levels is nearest to the whole, by Kullback-Leibler.
-
-    `counts` (n,) of values between `edges` (n + 1,), which are symmetric about 0; n is even and at least 128. As
-    onnxruntime's `get_entropy_threshold`, step by step and to the same result; that one adds up in Python and takes
-    half a second for each value inside a model where this takes a fiftieth of one.
-
-    Source: Migacz, "8-bit Inference with TensorRT", GTC 2017, S7310.
-    """
-    middle = counts.size // 2
-    below = np.concatenate(([0], np.cumsum(counts)))
-    best, bounds = np.inf, (float(edges[0]), float(edges[-1]))
-    for half in range(_LEVELS // 2, middle + 1):
-        start, end = middle - half, min(middle + half + 1, counts.size)
-        kept = counts[start:end]
-        reference = kept.copy()
-        reference[0] += below[start]
-        reference[-1] += below[-1] - below[end]
-        divergence = _divergence(reference, _in_levels(kept, reference != 0))
-        if divergence < best:
-            best, bounds = divergence, (float(edges[start]), float(edges[end]))
-    return bounds
-
-
-def _in_levels(kept: NDArray[np.int64], is_used: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """`kept` summed up to 128 levels, each spread evenly over its bins again."""
-    width = kept.size // _LEVELS
-    whole = _LEVELS * width
-    levels = kept[:whole].reshape(_LEVELS, width).sum(axis=1)
-    levels[-1] += kept[whole:].sum()
-    used = is_used[:whole].reshape(_LEVELS, width).sum(axis=1)
-    spread = np.divide(levels, used, out=np.zeros(_LEVELS), where=used > 0).astype(np.int64)
-    return np.concatenate((np.repeat(spread, width), np.zeros(kept.size - whole, np.int64)))
-
-
-def _divergence(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> float:
-    p, q = _smooth(reference), _smooth(candidate)
-    if p is None or q is None:
-        return np.inf
-    p, q = p / p.sum(), q / q.sum()
-    return float((p * np.log(p / q)).sum())
-
-
-def _smooth(counts: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """`counts` with a little taken from the bins that hold something for those that hold nothing; None if too few."""
-    is_empty = counts == 0
-    empty = int(is_empty.sum())
-    if empty == counts.size or _EPSILON * empty >= counts.size - empty:
-        return None
-    taken = _EPSILON * empty / (counts.size - empty)
-    return np.where(is_empty, _EPSILON, counts - taken)
-
-
-# How calibration turns the values that it sees into a range: the user's choice, checked.
-
-
-CalibrationMethod = Literal["min-max", "entropy", "percentile"]
-"""See `compress`. Of the two that clip, "entropy" loses up to 19 dB against "min-max" where outputs are unbounded."""
-METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
-
-# onnxruntime's default, and that of NVIDIA's pytorch-quantization.
-DEFAULT_PERCENTILE = 99.999
+    for start in range(0, rows.pop(), _BATCH_ROWS):
+        yield {name: array[start : start + _BATCH_ROWS] for name, array in feed.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class RangeMethod:
-    """A range method; `percentile` is a number for "percentile" alone."""
+    """A calibration method; `percentile` is None except for "percentile"."""
 
     method: CalibrationMethod = "min-max"
     percentile: float | None = None
@@ -230,87 +183,77 @@ class RangeMethod:
 MIN_MAX = RangeMethod()
 
 
-def range_method(method: CalibrationMethod, percentile: float | None) -> RangeMethod:
-    """`method` with its percentile, 99.999 where none is given.
+def parse_range_method(method: CalibrationMethod, percentile: float | None) -> RangeMethod:
+    """Return `method` with its percentile, by default 99.999.
 
-    UsageError for an unknown method, a percentile without that method, and one that is not above 0 and at most 100.
+    Raises:
+        UsageError: An unknown method, a percentile without that method, or one outside (0, 100].
     """
-    if method not in METHODS:
-        raise UsageError(unknown_choice("calibration method", method, METHODS))
+    if method not in CALIBRATION_METHODS:
+        raise UsageError(unknown_choice("calibration method", method, CALIBRATION_METHODS))
     if method != "percentile":
         if percentile is not None:
             raise UsageError(
-                f"percentile={percentile} is given, and calibration_method={method!r} takes none: leave it out, or use "
+                f"percentile={percentile} does not apply to calibration_method={method!r}: remove it, or use "
                 "calibration_method='percentile'"
             )
         return RangeMethod(method)
     chosen = DEFAULT_PERCENTILE if percentile is None else float(percentile)
     if not 0 < chosen <= 100:
-        raise UsageError(f"percentile={percentile} is no share of the values: give a number above 0 and at most 100")
+        raise UsageError(f"percentile={percentile}: expected a number above 0 and at most 100")
     return RangeMethod(method, chosen)
 
 
-# The range of every value inside a model, measured batch by batch in memory that does not grow with the data.
-
-
-Floats = NDArray[np.float32]
-
-# As many as NVIDIA's calibrators have. With onnxruntime's default, 128, there is one place to cut: it never cuts.
-_ENTROPY_BINS = 2048
-# Of the 31 bits of a positive float32 the upper 16 say which bin it is in: its exponent and 8 of 23 digits. A bin is
-# thus at most 2**-8 wide, relative to what is in it, whatever else the data hold. onnxruntime has 2,048 bins of one
-# width: one value 10,000 times larger than the others and all of these share the first bin, whose lower end is 0.
-_DROPPED_BITS = 15
-_PERCENTILE_BINS = 1 << 16
+# Ranges of activations.
 
 
 @dataclass(slots=True)
 class Range:
-    """Least and largest of all values, and how many there were of each size where that is asked for."""
+    """Minimum and maximum of all values, and counts by magnitude where the method needs them."""
 
     low: np.float32 = field(default_factory=lambda: np.float32(np.inf))
     high: np.float32 = field(default_factory=lambda: np.float32(-np.inf))
-    sizes: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | None = None
 
     def widen(self, values: Floats) -> None:
-        """Let `values` in; a NaN among them stays for good, as least and as largest."""
+        """Extend the range to `values`; NaN makes both ends NaN permanently."""
         self.low = np.minimum(self.low, values.min(initial=np.inf))
         self.high = np.maximum(self.high, values.max(initial=-np.inf))
-        if self.sizes is not None:
-            self.sizes += np.bincount(_bins(values), minlength=_PERCENTILE_BINS)
+        if self.counts is not None:
+            self.counts += np.bincount(_bins(values), minlength=_PERCENTILE_BINS)
 
     @property
     def is_finite(self) -> bool:
-        """Whether neither end is NaN or infinite."""
+        """Return True if neither end is NaN or infinite."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
-    def cut(self, low: float, high: float) -> Range:
-        """What of this range lies between `low` and `high`."""
+    def clip(self, low: float, high: float) -> Range:
+        """Return the intersection with the interval from `low` to `high`."""
         return Range(max(self.low, np.float32(low)), min(self.high, np.float32(high)))
 
 
 def measure_ranges(
-    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
+    activations: Activations, batches: Callable[[], Iterator[Inputs]], method: RangeMethod
 ) -> dict[str, Range]:
-    """The range of each value on all `batches`, narrowed as `ranging` says; of none at all, from 0 to 0.
+    """Measure the range of each activation on all `batches`, clipped by `method`.
 
-    "min-max" is from the least to the largest. "percentile" leaves out the largest absolute values, so many that at
-    least that share lies within; the bound is an observed value or up to 0.4 % beyond. "entropy" reads the batches
-    twice. None depends on the order of batches. A range with NaN or infinity in it is left as it is.
+    "min-max" is from the minimum to the maximum. "percentile" drops the largest absolute values, so that at least that
+    proportion lies within; the bound is an observed value or up to 0.4 % beyond. "entropy" reads the batches twice.
+    None depends on the order of batches. A range with NaN or infinity is not clipped. Without values it is 0 to 0.
     """
-    return clip_ranges(observe_ranges(activations, batches, ranging), activations, batches, ranging)
+    return clip_ranges(observe_ranges(activations, batches, method), activations, batches, method)
 
 
 def observe_ranges(
-    activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
+    activations: Activations, batches: Callable[[], Iterator[Inputs]], method: RangeMethod
 ) -> dict[str, Range]:
-    """What `measured_ranges` begins with: from the least to the largest of each value, whatever `ranging` says.
+    """Return the unclipped ranges: the first step of `measure_ranges`.
 
-    Whether they are finite is known here already, and the search of "entropy" takes seconds from here on.
+    A caller can reject ranges that are not finite before the search of "entropy", which takes seconds.
     """
-    has_sizes = ranging.method == "percentile"
+    has_counts = method.method == "percentile"
     ranges = {
-        name: Range(sizes=np.zeros(_PERCENTILE_BINS, np.int64) if has_sizes else None) for name in activations.names
+        name: Range(counts=np.zeros(_PERCENTILE_BINS, np.int64) if has_counts else None) for name in activations.names
     }
     for batch in batches():
         for name, values in activations.of(batch).items():
@@ -322,14 +265,14 @@ def observe_ranges(
 
 
 def clip_ranges(
-    seen: dict[str, Range], activations: Activations, batches: Callable[[], Iterator[Inputs]], ranging: RangeMethod
+    observed: dict[str, Range], activations: Activations, batches: Callable[[], Iterator[Inputs]], method: RangeMethod
 ) -> dict[str, Range]:
-    """What `measured_ranges` makes of what `seen_ranges` gave for the same `ranging`."""
-    if ranging.percentile is not None:
-        return {name: _within(found, ranging.percentile) for name, found in seen.items()}
-    if ranging.method == "entropy":
-        return _entropy_ranges(activations, batches(), seen)
-    return seen
+    """Clip the result of `observe_ranges` by the same `method`: the second step of `measure_ranges`."""
+    if method.percentile is not None:
+        return {name: _percentile_range(found, method.percentile) for name, found in observed.items()}
+    if method.method == "entropy":
+        return _entropy_ranges(activations, batches(), observed)
+    return observed
 
 
 def _bins(values: Floats) -> NDArray[np.uint32]:
@@ -337,13 +280,13 @@ def _bins(values: Floats) -> NDArray[np.uint32]:
     return np.right_shift(bits, np.uint32(_DROPPED_BITS))
 
 
-def _within(found: Range, percentile: float) -> Range:
-    if not found.is_finite or found.sizes is None:
+def _percentile_range(found: Range, percentile: float) -> Range:
+    if not found.is_finite or found.counts is None:
         return found
-    counts = np.cumsum(found.sizes)
+    counts = np.cumsum(found.counts)
     last = int(np.searchsorted(counts, percentile / 100 * counts[-1]))
     largest = float(np.array(((last + 1) << _DROPPED_BITS) - 1, np.uint32).view(np.float32))
-    return found.cut(-largest, largest)
+    return found.clip(-largest, largest)
 
 
 def _entropy_ranges(activations: Activations, batches: Iterable[Inputs], ranges: dict[str, Range]) -> dict[str, Range]:
@@ -356,5 +299,65 @@ def _entropy_ranges(activations: Activations, batches: Iterable[Inputs], ranges:
     narrowed = dict(ranges)
     for name, found in counts.items():
         edges = np.histogram_bin_edges(np.zeros(0), _ENTROPY_BINS, range=(-widths[name], widths[name]))
-        narrowed[name] = ranges[name].cut(*entropy_bounds(found, edges))
+        narrowed[name] = ranges[name].clip(*entropy_bounds(found, edges))
     return narrowed
+
+
+def entropy_bounds(counts: NDArray[np.int64], edges: NDArray[Any]) -> tuple[float, float]:
+    """Return the clipping bounds that lose least information in 8 bits, by Kullback-Leibler divergence.
+
+    The result equals that of onnxruntime's `get_entropy_threshold`, which sums in Python and takes half a second an
+    activation; this takes a fiftieth of one. Clipped values are off by their whole distance from the bound: over twelve
+    small networks, most with unbounded outputs, "entropy" lost up to 19 dB against "min-max" and won 2 at best.
+
+    Args:
+        counts: Counts of shape (n,), n even and at least 128.
+        edges: Bin edges of shape (n + 1,), symmetric about 0.
+
+    Returns:
+        Two of the edges.
+
+    Source: Migacz, "8-bit Inference with TensorRT", GTC 2017, S7310.
+    """
+    middle = counts.size // 2
+    below = np.concatenate(([0], np.cumsum(counts)))
+    best, bounds = np.inf, (float(edges[0]), float(edges[-1]))
+    for half in range(_ENTROPY_LEVELS // 2, middle + 1):
+        start, end = middle - half, min(middle + half + 1, counts.size)
+        inside = counts[start:end]
+        reference = inside.copy()
+        reference[0] += below[start]
+        reference[-1] += below[-1] - below[end]
+        divergence = _divergence(reference, _in_levels(inside, reference != 0))
+        if divergence < best:
+            best, bounds = divergence, (float(edges[start]), float(edges[end]))
+    return bounds
+
+
+def _in_levels(inside: NDArray[np.int64], is_used: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Sum `inside` to 128 levels and spread each evenly over its nonempty bins."""
+    width = inside.size // _ENTROPY_LEVELS
+    whole = _ENTROPY_LEVELS * width
+    levels = inside[:whole].reshape(_ENTROPY_LEVELS, width).sum(axis=1)
+    levels[-1] += inside[whole:].sum()
+    used = is_used[:whole].reshape(_ENTROPY_LEVELS, width).sum(axis=1)
+    spread = np.divide(levels, used, out=np.zeros(_ENTROPY_LEVELS), where=used > 0).astype(np.int64)
+    return np.concatenate((np.repeat(spread, width), np.zeros(inside.size - whole, np.int64)))
+
+
+def _divergence(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> float:
+    p, q = _smooth(reference), _smooth(candidate)
+    if p is None or q is None:
+        return np.inf
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def _smooth(counts: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Move a little from nonempty to empty bins; None if there are too few nonempty ones."""
+    is_empty = counts == 0
+    empty = int(is_empty.sum())
+    if empty == counts.size or _EPSILON * empty >= counts.size - empty:
+        return None
+    taken = _EPSILON * empty / (counts.size - empty)
+    return np.where(is_empty, _EPSILON, counts - taken)

@@ -1,9 +1,9 @@
-"""Recipes applied to an artifact, one after another, each checked and stored."""
+"""Application of recipes to an artifact, each result validated and stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from pytest_modelserve.artifacts import (
     Store,
     digest_of,
     is_unchanged,
+    load_with_weights,
     open_artifact,
     package_hash,
     read_graph,
@@ -26,7 +27,6 @@ from pytest_modelserve.artifacts import (
     save_artifact,
     without_change_check,
 )
-from pytest_modelserve.artifacts.artifact import load_with_weights
 from pytest_modelserve.compression.calibration import (
     MIN_MAX,
     Calibration,
@@ -34,11 +34,11 @@ from pytest_modelserve.compression.calibration import (
     CalibrationMethod,
     RangeMethod,
     open_calibration,
-    range_method,
+    parse_range_method,
 )
-from pytest_modelserve.compression.fp16 import FP16
-from pytest_modelserve.compression.graph_optimization import OPTIMIZE, SIMPLIFY
-from pytest_modelserve.compression.quantization import INT4_WEIGHTS, INT8_DYNAMIC
+from pytest_modelserve.compression.fp16 import Fp16
+from pytest_modelserve.compression.graph_optimization import Optimize, Simplify
+from pytest_modelserve.compression.quantization import Int4Weights, Int8Dynamic
 from pytest_modelserve.compression.recipe import (
     Inputs,
     NodeSelection,
@@ -46,9 +46,9 @@ from pytest_modelserve.compression.recipe import (
     RecipeContext,
     RecipeResult,
     check_excluded,
-    excluded_names,
+    selected_names,
 )
-from pytest_modelserve.compression.static_quantization import INT8_STATIC
+from pytest_modelserve.compression.static_quantization import Int8Static
 from pytest_modelserve.compression.validation import check_outputs, check_signature, draw_cases, serve_result
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
@@ -57,95 +57,13 @@ from pytest_modelserve.serving import serve
 if TYPE_CHECKING:
     import onnx
 
-
-# One recipe on one artifact: the result written, served, and compared with its source.
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """A recipe and what the user gives it: nothing that it does not take."""
-
-    recipe: Recipe
-    calibration: Calibration | None
-    ranging: RangeMethod
-    exclude: tuple[str, ...]
-
-
-def build_result(artifact: Artifact, job: Job, variant: str, target: Path) -> Artifact:
-    """The artifact at `target` that `job` makes of `artifact`, and that passed every check.
-
-    RecipeError says what the recipe or a check found, ArtifactError that the source is no longer what was opened,
-    before or after the recipe.
-    """
-    model = load_with_weights(artifact)
-    with serve(artifact) as reference:
-        trials = draw_cases(reference, artifact)
-    with TemporaryDirectory(dir=target.parent) as work, _watch(job.recipe) as watch:
-        source = read_graph(artifact.path)
-        applied = _applied(artifact, job, model, trials[0].inputs, Path(work))
-        check_signature(applied.model, source)
-        copy_node_metadata(applied.model, source)
-        step = _lineage_step(artifact, job, source, applied)
-        lineage = (*artifact.lineage, step)
-        result = save_artifact(applied.model, target, name=artifact.name, variant=variant, lineage=lineage)
-        watch(result.path)
-        with serve_result(without_change_check(result)) as candidate:  # the folder of a build is nobody else's
-            check_outputs(candidate, trials, is_exact=job.recipe.is_exact)
-    if not is_unchanged(artifact):
-        raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
-    return result
-
-
-def _watch(recipe: Recipe) -> AbstractContextManager[Callable[[Path], None]]:
-    return crash_watch() if recipe.may_crash else nullcontext(lambda _: None)
-
-
-def _applied(artifact: Artifact, job: Job, model: onnx.ModelProto, inputs: Inputs, work: Path) -> RecipeResult:
-    recipe = job.recipe
-    if job.exclude and recipe.excludable:
-        where = f"recipe {recipe.name!r} on {artifact.subject}"
-        check_excluded(job.exclude, model, recipe.excludable(model), where)
-    batches = job.calibration.batches if job.calibration else _no_batches
-    context = RecipeContext(inputs, work, batches, exclude=job.exclude, source=artifact.path, ranging=job.ranging)
-    try:
-        return recipe.apply(model, context)
-    except RecipeError as error:
-        if error.__cause__ is not None:  # a tool failed, instead of finding something out
-            check_free_space(work, 2 * artifact.file_bytes)  # what tools write between is larger by a little
-        raise
-
-
-def _no_batches() -> Iterator[Inputs]:
-    return iter(())
-
-
-def _lineage_step(artifact: Artifact, job: Job, source: onnx.ModelProto, applied: RecipeResult) -> LineageStep:
-    settings: dict[str, JSON] = {
-        "recipe": job.recipe.name,
-        "nodes_before": node_counts(source),
-        "nodes_after": node_counts(applied.model),
-    }
-    if job.calibration:
-        settings["calibration"] = job.calibration.digest
-        settings["calibration_method"] = job.ranging.method
-    if job.ranging.percentile is not None:
-        settings["percentile"] = job.ranging.percentile
-    if job.exclude:
-        settings["exclude"] = list(job.exclude)
-    return LineageStep(
-        "compression",
-        settings,
-        artifact.sha256,
-        package_versions(job.recipe.packages),
-        applied.notes,
-    )
-
-
-RECIPES = {recipe.name: recipe for recipe in (SIMPLIFY, OPTIMIZE, FP16, INT8_DYNAMIC, INT8_STATIC, INT4_WEIGHTS)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (Simplify(), Optimize(), Fp16(), Int8Dynamic(), Int8Static(), Int4Weights())
+}
 """Every recipe by name."""
 
-# What an export calls its result; a recipe's result is called by the recipe alone.
-_PLAIN = ("", "fp32")
+# Variants of an export; the result of a recipe on one of these is named by the recipe alone.
+_EXPORT_VARIANTS = ("", "fp32")
 
 
 def compress(
@@ -158,87 +76,114 @@ def compress(
     exclude: NodeSelection | Iterable[NodeSelection] = (),
     store: Store,
 ) -> Artifact:
-    """`artifact` after one recipe, or after several in order: from the store where that was done before.
+    """Convert `artifact` by one recipe, or by several in order.
 
-    "simplify" folds constants and removes idle nodes by onnxsim and leaves the answers as they are, as does "optimize",
-    onnxruntime's own optimizer, whose file is tied to onnxruntime. "fp16" puts all into 16 bits that fits there.
-    "int8-dynamic" and "int8-static" put weights into 8 bits by onnxruntime, "int4-weights" into 4; the ranges of the
-    values in between are found while the model runs, or beforehand on `calibration`, which "int8-static" needs: an
-    array, a mapping from input names to arrays, or an iterable of such batches, of which one at a time is in memory.
+    Recipes:
 
-    `calibration_method` says what range "int8-static" gives to a value between layers: "min-max" all that was seen;
-    "percentile" that of the `percentile` (default 99.999) per cent of smallest absolute values; "entropy" the one whose
-    128 steps tell most of the distribution, by Kullback-Leibler on 2,048 bins. Both leave outliers out, which costs
-    their value and gives the others finer steps; "entropy" clips hard, and on outputs without a bound loses up to 19 dB
-    against "min-max". Ranges do not depend on the order of batches.
+    - `"simplify"`: fold constants and remove idle nodes (onnxsim); outputs stay the same.
+    - `"optimize"`: onnxruntime's graph optimization, saved; outputs stay the same. The file is tied to the installed
+      onnxruntime.
+    - `"fp16"`: weights and values in 16 bits, except where a constant does not fit.
+    - `"int8-dynamic"`: weights in 8 bits; ranges of activations are computed at each call.
+    - `"int8-static"`: weights and activations in 8 bits; ranges come from `calibration`.
+    - `"int4-weights"`: weights in 4 bits, 32 to a scale.
 
-    `exclude` names nodes, or holds layers from `sensitivity`, that "fp16" leaves in fp32 and the int recipes in float:
-    their weights and what they compute; what such a node reads is still rounded where the node before it rounds what it
-    gives. Each recipe that takes exclusions looks the names up in the model that it is handed.
+    onnxruntime runs each result and its source on random inputs of two batch sizes. An exact recipe must reproduce the
+    outputs up to rounding, any other must give finite ones. A result is taken from `store` if it was built before.
+    `artifact` is never written to. The lineage records the settings, the operators before and after, and what was left
+    unchanged.
 
-    The variant is named by its recipes, "simplify+int8-dynamic"; the lineage says how many nodes of which operator
-    there were before and after, what was left as it was, and the settings.
+    Args:
+        artifact: The model to convert.
+        recipe: A name from `RECIPES`, or several in order. The variant is named by them: "simplify+int8-dynamic".
+        calibration: Representative inputs for "int8-static": an array, a mapping from input names to arrays, or an
+            iterable of such batches, of which one at a time is in memory. The order of batches does not matter. NaN
+            and infinite values are rejected.
+        calibration_method: How "int8-static" derives the range of an activation. "min-max" takes all values;
+            "percentile" drops the largest absolute values; "entropy" minimizes the Kullback-Leibler divergence between
+            2,048 bins and their 128 levels. "entropy" clips hard: on unbounded outputs it loses up to 19 dB against
+            "min-max".
+        percentile: Per cent of absolute values inside the range of "percentile" (default 99.999).
+        exclude: Nodes to leave unconverted, by name or as layers from `sensitivity`. Their inputs are still rounded
+            where the node before them rounds its output.
+        store: Where results are kept.
 
-    Each result is run by onnxruntime on random inputs of two batch sizes beside its source: an exact recipe has to
-    give the same answers up to rounding, any other finite ones. `artifact` itself is never written to.
+    Returns:
+        The converted artifact.
 
-    UsageError for an unknown recipe or none, for calibration data, a calibration method or exclusions that no recipe
-    takes, for a percentile without its method, and for a node that is not there. RecipeError for a recipe
-    that fails, that changes nothing, that changes the signature or, if exact, an answer, for an "int8-static" result
-    that keeps less than 10 dB on its calibration data, for a model that is quantized already, for NaN or infinite
-    weights, and for a model whose inputs cannot be drawn at random; for calibration data that are missing, empty or not
-    finite, or that do not fit the model. ArtifactError for a source that changed or lost
-    its external data, and for a store that is full. MissingDependencyError where the recipe's package is not installed.
+    Raises:
+        UsageError: An unknown recipe, an argument that no recipe takes, or a node that is not there.
+        RecipeError: The recipe fails, changes nothing, or changes the signature; an exact recipe changes an output; an
+            "int8-static" result has an SQNR below 10 dB on its calibration data; the model is quantized already or has
+            NaN or infinite weights; no inputs can be drawn for it; or calibration data are missing or do not fit.
+        ArtifactError: The source changed, or the store cannot be written.
+        MissingDependencyError: The package of the recipe is not installed.
+
+    Example:
+        >>> small = compress(artifact, "int8-dynamic", store=store)  # doctest: +SKIP
+        >>> small.variant  # doctest: +SKIP
+        'int8-dynamic'
     """
     if not isinstance(artifact, Artifact):
         raise UsageError(
-            f"{artifact!r} is no Artifact: give what open_artifact(path), export(...) or compose(...) returns"
+            f"artifact is a {type(artifact).__name__}, not an Artifact: pass what open_artifact(path), export(...) or "
+            "compose(...) returns"
         )
     names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     if not names:
-        raise UsageError(f"no recipe is given; known: {', '.join(map(repr, RECIPES))}")
+        raise UsageError(f"recipe is empty; known: {', '.join(map(repr, RECIPES))}")
     for name in names:
         if name not in RECIPES:
             raise UsageError(unknown_choice("recipe", name, RECIPES))
     recipes = [RECIPES[name] for name in names]
-    ranging = range_method(calibration_method, percentile)
-    excluded = excluded_names(exclude)
-    _check_taken(recipes, calibration, ranging, excluded)
-    with nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as calibrated:
+    range_method = parse_range_method(calibration_method, percentile)
+    excluded = selected_names(exclude)
+    _check_arguments(recipes, calibration, range_method, excluded)
+    with nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as batches:
         for each in recipes:
-            job = Job(
+            run = _Run(
                 each,
-                calibrated if each.calibrates else None,
-                ranging if each.calibrates else MIN_MAX,
-                excluded if each.excludable else (),
+                batches if each.calibrates else None,
+                range_method if each.calibrates else MIN_MAX,
+                excluded if each.can_exclude else (),
             )
-            artifact = _one(artifact, job, store)
+            artifact = _stored_result(artifact, run, store)
     return artifact
 
 
-def _check_taken(
-    recipes: Sequence[Recipe], calibration: CalibrationData | None, ranging: RangeMethod, excluded: Sequence[str]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """A recipe with the arguments that it takes."""
+
+    recipe: Recipe
+    calibration: Calibration | None
+    range_method: RangeMethod
+    exclude: tuple[str, ...]
+
+
+def _check_arguments(
+    recipes: Sequence[Recipe], calibration: CalibrationData | None, method: RangeMethod, excluded: Sequence[str]
 ) -> None:
-    told = ", ".join(repr(recipe.name) for recipe in recipes)
+    names = ", ".join(repr(recipe.name) for recipe in recipes)
     if not any(recipe.calibrates for recipe in recipes):
         if calibration is not None:
-            raise UsageError(f"calibration= is given, and {told} takes none: leave it out")
-        if ranging != MIN_MAX:
-            raise UsageError(f"calibration_method={ranging.method!r} is given, and {told} takes none: leave it out")
-    if excluded and not any(recipe.excludable for recipe in recipes):
-        raise UsageError(f"exclude= is given, and {told} can leave no node out: leave exclude= out")
+            raise UsageError(f"calibration= does not apply to {names}: remove it")
+        if method != MIN_MAX:
+            raise UsageError(f"calibration_method={method.method!r} does not apply to {names}: remove it")
+    if excluded and not any(recipe.can_exclude for recipe in recipes):
+        raise UsageError(f"exclude= does not apply to {names}: remove it")
     if calibration is None:
         for recipe in recipes:
             if recipe.calibrates:
                 raise RecipeError(
-                    f"recipe {recipe.name!r} needs calibration=: rows like those that the model will serve, as an "
-                    "array, a mapping from input names to arrays, or an iterable of such batches"
+                    f"recipe {recipe.name!r} needs calibration=: representative inputs as an array, a mapping from "
+                    "input names to arrays, or an iterable of such batches"
                 )
 
 
-def _one(artifact: Artifact, job: Job, store: Store) -> Artifact:
-    recipe = job.recipe
-    variant = recipe.name if artifact.variant in _PLAIN else f"{artifact.variant}+{recipe.name}"
+def _stored_result(artifact: Artifact, run: _Run, store: Store) -> Artifact:
+    recipe = run.recipe
+    variant = recipe.name if artifact.variant in _EXPORT_VARIANTS else f"{artifact.variant}+{recipe.name}"
     key = digest_of(
         {
             "stage": "compression",
@@ -246,9 +191,9 @@ def _one(artifact: Artifact, job: Job, store: Store) -> Artifact:
             "source": artifact.sha256,
             "name": artifact.name,
             "variant": variant,
-            "calibration": job.calibration.digest if job.calibration else None,
-            "ranging": job.ranging,
-            "exclude": job.exclude,
+            "calibration": run.calibration.digest if run.calibration else None,
+            "range_method": run.range_method,
+            "exclude": run.exclude,
             "versions": package_versions((*recipe.packages, "onnxruntime", "numpy")),
             "own_code": package_hash(),
         }
@@ -258,9 +203,67 @@ def _one(artifact: Artifact, job: Job, store: Store) -> Artifact:
 
     def build(folder: Path) -> None:
         try:
-            built.append(build_result(artifact, job, variant, folder / file_name))
+            built.append(_build(artifact, run, variant, folder / file_name))
         except RecipeError as error:
             raise RecipeError(f"recipe {recipe.name!r} on {artifact.subject}: {error}") from error
 
     entry = store.get_or_build(key, build, what=f"{recipe.name} of {artifact.subject}")
     return relocated(built[0], entry) if built else open_artifact(entry / file_name)
+
+
+def _build(artifact: Artifact, run: _Run, variant: str, target: Path) -> Artifact:
+    """Write the result of `run` to `target` and validate it."""
+    model = load_with_weights(artifact)
+    with serve(artifact) as reference:
+        cases = draw_cases(reference, artifact)
+    watch_crashes = crash_watch() if run.recipe.may_crash else nullcontext(lambda _: None)
+    with TemporaryDirectory(dir=target.parent) as work, watch_crashes as watch:
+        source = read_graph(artifact.path)
+        converted = _apply(artifact, run, model, cases[0].inputs, Path(work))
+        check_signature(converted.model, source)
+        copy_node_metadata(converted.model, source)
+        step = _lineage_step(artifact, run, source, converted)
+        lineage = (*artifact.lineage, step)
+        result = save_artifact(converted.model, target, name=artifact.name, variant=variant, lineage=lineage)
+        watch(result.path)
+        with serve_result(without_change_check(result)) as candidate:  # nobody else writes to the folder of a build
+            check_outputs(candidate, cases, is_exact=run.recipe.is_exact)
+    if not is_unchanged(artifact):
+        raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
+    return result
+
+
+def _apply(artifact: Artifact, run: _Run, model: onnx.ModelProto, inputs: Inputs, work: Path) -> RecipeResult:
+    if run.exclude:
+        subject = f"recipe {run.recipe.name!r} on {artifact.subject}"
+        check_excluded(run.exclude, model, run.recipe.excludable(model), subject)
+    batches = run.calibration.batches if run.calibration else _no_batches
+    context = RecipeContext(
+        inputs, work, batches, exclude=run.exclude, source=artifact.path, range_method=run.range_method
+    )
+    try:
+        return run.recipe.apply(model, context)
+    except RecipeError as error:
+        if error.__cause__ is not None:  # a library failed
+            check_free_space(work, 2 * artifact.file_bytes)  # intermediate files are slightly larger than the model
+        raise
+
+
+def _no_batches() -> Iterator[Inputs]:
+    return iter(())
+
+
+def _lineage_step(artifact: Artifact, run: _Run, source: onnx.ModelProto, converted: RecipeResult) -> LineageStep:
+    settings: dict[str, JSON] = {
+        "recipe": run.recipe.name,
+        "nodes_before": node_counts(source),
+        "nodes_after": node_counts(converted.model),
+    }
+    if run.calibration:
+        settings["calibration"] = run.calibration.digest
+        settings["calibration_method"] = run.range_method.method
+    if run.range_method.percentile is not None:
+        settings["percentile"] = run.range_method.percentile
+    if run.exclude:
+        settings["exclude"] = list(run.exclude)
+    return LineageStep("compression", settings, artifact.sha256, package_versions(run.recipe.packages), converted.notes)

@@ -1,12 +1,13 @@
-"""What a recipe is: a named way from one ONNX model to a smaller or faster one."""
+"""Recipes: named conversions of an ONNX model into a smaller or faster one."""
 
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -17,20 +18,62 @@ from pytest_modelserve.errors import UsageError, unknown_choice
 if TYPE_CHECKING:
     import onnx
 
-
 Inputs = Mapping[str, NDArray[Any]]
+SingleNodes = tuple[Sequence["onnx.NodeProto"], Callable[[str], "onnx.ModelProto"]]
+
+# Names that an error lists for a mistyped one: a model may have thousands.
+_LISTED_NAMES = 12
+
+
+class Recipe(ABC):
+    """A conversion, known to `compress` by its `name` once it stands in the table `RECIPES`."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
+    """Packages whose versions decide the result; they are part of the cache key."""
+    is_exact: ClassVar[bool] = False
+    """Whether outputs must stay the same up to rounding."""
+    calibrates: ClassVar[bool] = False
+    """Whether the recipe needs calibration data."""
+    can_exclude: ClassVar[bool] = False
+    """Whether nodes can be left as they are; `excludable` lists them."""
+    has_sensitivity: ClassVar[bool] = False
+    """Whether `single_nodes` is implemented."""
+    may_crash: ClassVar[bool] = False
+    """Whether some results are known to crash onnxruntime; a child process then opens each result first."""
+
+    @abstractmethod
+    def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
+        """Return the converted model; `model` is a copy that may be changed.
+
+        Raises:
+            RecipeError: The model cannot be converted, or nothing in it was.
+        """
+
+    def excludable(self, model: onnx.ModelProto) -> Sequence[onnx.NodeProto]:  # noqa: ARG002
+        """Return the nodes of `model` that `context.exclude` may name."""
+        return ()
+
+    def single_nodes(self, model: onnx.ModelProto, context: RecipeContext) -> SingleNodes:
+        """Return the convertible nodes, and a function that converts only the node of a given name.
+
+        The function raises RecipeError for a node that cannot be converted alone.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecipeContext:
-    """What a recipe is given beside the model.
+    """Inputs of a recipe other than the model.
 
-    `inputs` are ones that the model runs on, `folder` is empty and thrown away afterwards. `batches` begins the user's
-    calibration data anew, one batch after another; only a recipe that needs them may call it, and `ranging` says what
-    it makes of them. `only` names the layers to treat, all of them where it is empty; a recipe without `layers` does
-    not look at it. `exclude` names the nodes to leave as they are, each one that the recipe's `excludable` gives.
-    `source` is the file that the model was read from, if it still holds the same: to be read and never written, beside
-    it neither.
+    Attributes:
+        inputs: Inputs on which the model runs.
+        folder: An empty temporary folder.
+        batches: Restarts the calibration data; empty for a recipe that does not calibrate.
+        only: Names of the nodes to convert; all if empty.
+        exclude: Names of nodes to leave as they are, each one of `Recipe.excludable`.
+        source: The file of the model if it still holds the same content. Read-only.
+        range_method: How ranges are derived from the calibration data.
     """
 
     inputs: Inputs
@@ -39,80 +82,73 @@ class RecipeContext:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     source: Path | None = None
-    ranging: RangeMethod = MIN_MAX
+    range_method: RangeMethod = MIN_MAX
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecipeResult:
-    """A model after a recipe, and what is to be known about it: layers that were left as they were, say."""
+    """A converted model with notes for the lineage, for example on layers that were left as they were."""
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """`apply(model, material)` returns the new model and may change the one it is handed, which is a copy.
+class LayerSensitivity:
+    """Effect of quantizing one node alone.
 
-    RecipeError says why a model cannot be treated, or that nothing of it was. `packages` are those whose versions
-    decide the result. `is_exact` says whether the answers have to stay the same, up to rounding, `calibrates` whether
-    the recipe needs calibration data. `layers` are the operators of which it can treat one node with weights
-    alone; "int8-static", which treats nodes without weights too, has a way of its own (alone.py). `excludable` gives
-    the nodes of a model that it can be told to leave as they are; None where it cannot be told. `may_crash` says
-    whether results are known that end the process which opens them.
+    Attributes:
+        node: Name of the node.
+        operator: Its ONNX operator.
+        sqnr_db: Signal-to-quantization-noise ratio of the worst output in dB: inf for no change, -inf where an output
+            became NaN or infinite.
     """
 
-    name: str
-    apply: Callable[[onnx.ModelProto, RecipeContext], RecipeResult]
-    packages: tuple[str, ...]
-    is_exact: bool
-    calibrates: bool = False
-    layers: tuple[str, ...] = ()
-    excludable: Callable[[onnx.ModelProto], Sequence[onnx.NodeProto]] | None = None
-    may_crash: bool = False
+    node: str
+    operator: str
+    sqnr_db: float
 
 
-# Which nodes a user keeps out of a recipe, by name or as the layers that a sensitivity ranking names.
+NodeSelection = str | LayerSensitivity
 
 
-# Names told to someone who mistyped one: a model may have thousands.
-_TOLD = 12
-
-
-class NamesNode(Protocol):
-    """Something about one node, such as what a sensitivity ranking consists of."""
-
-    @property
-    def node(self) -> str:
-        """The name of the node."""
-        ...
-
-
-NodeSelection = str | NamesNode
-
-
-def excluded_names(exclude: NodeSelection | Iterable[NodeSelection]) -> tuple[str, ...]:
-    """The names in `exclude`, each once, in alphabetical order; one name or layer alone is taken as a list of one."""
-    given = (exclude,) if isinstance(exclude, str) or hasattr(exclude, "node") else exclude
+def selected_names(exclude: NodeSelection | Iterable[NodeSelection]) -> tuple[str, ...]:
+    """Return the node names in `exclude`, sorted and without duplicates."""
+    given = (exclude,) if isinstance(exclude, (str, LayerSensitivity)) else exclude
     if not isinstance(given, Iterable):
-        raise UsageError(_wrong(exclude))
+        raise UsageError(_wrong_selection(exclude))
     names = set()
     for each in given:
         name = each if isinstance(each, str) else getattr(each, "node", None)
         if not isinstance(name, str):
-            raise UsageError(_wrong(each))
+            raise UsageError(_wrong_selection(each))
         names.add(name)
     return tuple(sorted(names))
 
 
-def _wrong(given: object) -> str:
-    return f"exclude= holds {given!r}: give names of nodes, or layers of a sensitivity ranking"
+def check_excluded(
+    names: Sequence[str], model: onnx.ModelProto, excludable: Sequence[onnx.NodeProto], subject: str
+) -> None:
+    """Raise UsageError for a name that no `excludable` node of `model` has; nodes without a name get one."""
+    known = name_nodes(excludable)
+    others = {node.name: node.op_type for node in model.graph.node}
+    for name in names:
+        if name in known:
+            continue
+        if name in others:
+            raise UsageError(
+                f"{subject}: exclude= names {others[name]} {name!r}, which the recipe does not change: remove it"
+            )
+        near = difflib.get_close_matches(name, known, n=1)
+        listed = [*near, *(other for other in known if other not in near)][:_LISTED_NAMES]
+        more = f" and {len(known) - len(listed)} more" if len(known) > len(listed) else ""
+        raise UsageError(f"{subject}: {unknown_choice('node in exclude=', name, listed)}{more}")
 
 
 def nodes_around(values: Iterable[str], nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
-    """The names of those of `nodes` that give or read one of `values`, in order: without them, none has an int8 form.
+    """Return the names of those of `nodes` that write or read one of `values`, in order.
 
-    Left out are those that only move or pick what they read: they are in int8 where that is, and in float where not.
+    Nodes that only move values are left out: they have the precision of their input.
     """
     from onnxruntime.quantization.operators.direct_q8 import QDQDirect8BitOp
     from onnxruntime.quantization.registry import QDQRegistry
@@ -125,18 +161,5 @@ def nodes_around(values: Iterable[str], nodes: Iterable[onnx.NodeProto]) -> tupl
     )
 
 
-def check_excluded(names: Sequence[str], model: onnx.ModelProto, treated: Sequence[onnx.NodeProto], where: str) -> None:
-    """UsageError for a name that none of the `treated` nodes of `model` has; those without a name get one."""
-    known = name_nodes(treated)
-    others = {node.name: node.op_type for node in model.graph.node}
-    for name in names:
-        if name in known:
-            continue
-        if name in others:
-            raise UsageError(
-                f"{where}: exclude= names {others[name]} {name!r}, which is left as it is anyway: leave it out"
-            )
-        near = difflib.get_close_matches(name, known, n=1)
-        told = [*near, *(other for other in known if other not in near)][:_TOLD]
-        more = f" and {len(known) - len(told)} more" if len(known) > len(told) else ""
-        raise UsageError(f"{where}: {unknown_choice('node in exclude=', name, told)}{more}")
+def _wrong_selection(given: object) -> str:
+    return f"exclude= holds {given!r}: pass node names, or layers from a sensitivity ranking"

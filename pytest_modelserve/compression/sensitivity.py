@@ -1,10 +1,10 @@
-"""Which nodes a model can least afford to have quantized."""
+"""Sensitivity of a model's outputs to the quantization of single nodes."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,23 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import name_nodes, weight_dtypes
-from pytest_modelserve.artifacts import Artifact, save_artifact
-from pytest_modelserve.artifacts.artifact import load_with_weights
+from pytest_modelserve.artifacts import Artifact, load_with_weights, save_artifact
 from pytest_modelserve.compression.calibration import (
     MIN_MAX,
     Batch,
-    Calibration,
     CalibrationMethod,
-    RangeMethod,
-    measure_ranges,
     open_calibration,
-    range_method,
+    parse_range_method,
 )
 from pytest_modelserve.compression.compress import RECIPES
-from pytest_modelserve.compression.quantization import quantizer_error, quiet_quantizer
-from pytest_modelserve.compression.recipe import Recipe, RecipeContext
-from pytest_modelserve.compression.static_quantization import INT8_STATIC, prepare_model
+from pytest_modelserve.compression.recipe import LayerSensitivity, RecipeContext
 from pytest_modelserve.errors import RecipeError, UsageError, unknown_choice
 from pytest_modelserve.metrics.signal_quality import worst_sqnr_db
 from pytest_modelserve.progress import progress
@@ -37,88 +30,8 @@ from pytest_modelserve.serving import serve
 if TYPE_CHECKING:
     import onnx
 
-
-# A model of which one node is quantized and all others are as they were.
-
-
-Nodes = Sequence["onnx.NodeProto"]
-SingleNodeQuantizer = Callable[[str], "onnx.ModelProto"]
-
-
-def can_treat_alone(recipe: Recipe) -> bool:
-    """Whether `alone` takes `recipe`."""
-    return bool(recipe.layers) or recipe is INT8_STATIC
-
-
-def single_node_quantizer(
-    artifact: Artifact, recipe: Recipe, rows: Calibration, ranging: RangeMethod, folder: Path
-) -> tuple[Nodes, SingleNodeQuantizer]:
-    """The nodes that `recipe` may treat, and what gives the model with the one of a name quantized.
-
-    That one raises RecipeError for a node that cannot be treated alone, or stays as it is. `folder` holds files
-    meanwhile.
-    """
-    source = load_with_weights(artifact)
-    return _static(source, rows, ranging, folder) if recipe is INT8_STATIC else _weights(source, recipe, rows, folder)
-
-
-def _static(
-    source: onnx.ModelProto, rows: Calibration, ranging: RangeMethod, folder: Path
-) -> tuple[Nodes, SingleNodeQuantizer]:
-    """Ranges do not depend on which nodes are quantized: they are measured once."""
-    ready = prepare_model(source, folder)
-    ranges = measure_ranges(ready.activations, rows.batches, ranging)
-
-    def quantized(name: str) -> onnx.ModelProto:
-        try:
-            with quiet_quantizer():
-                model = ready.quantizer.quantized(ranges, only=(name,))
-        except Exception as error:
-            raise quantizer_error(error) from error
-        if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-            raise RecipeError(f"{name!r} alone stays in float")
-        return model
-
-    return ready.treated, quantized
-
-
-def _weights(
-    source: onnx.ModelProto, recipe: Recipe, rows: Calibration, folder: Path
-) -> tuple[Nodes, SingleNodeQuantizer]:
-    weights = weight_dtypes(source).keys()
-    nodes = [n for n in source.graph.node if n.op_type in recipe.layers and not weights.isdisjoint(n.input)]
-    name_nodes(nodes)
-    inputs = next(rows.batches())
-
-    def quantized(name: str) -> onnx.ModelProto:
-        copy = type(source)()
-        copy.CopyFrom(source)
-        with TemporaryDirectory(dir=folder) as work:
-            return recipe.apply(copy, RecipeContext(inputs, Path(work), rows.batches, only=(name,))).model
-
-    return nodes, quantized
-
-
-SENSITIVITY_RECIPES = tuple(name for name, each in RECIPES.items() if can_treat_alone(each))
-"""The recipes that can treat one node alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSensitivity:
-    """What quantizing one node alone does to the outputs: `sqnr_db` is that of the worst output, in decibels."""
-
-    node: str
-    operator: str
-    sqnr_db: float
-
-
-@dataclass(frozen=True, slots=True)
-class SensitivityRanking:
-    """`damages`, the worst first, of the `tried` nodes among all `layers` that the recipe may treat."""
-
-    ranked: tuple[LayerSensitivity, ...]
-    evaluated: int
-    total: int
+SENSITIVITY_RECIPES = tuple(name for name, recipe in RECIPES.items() if recipe.has_sensitivity)
+"""The recipes that can convert one node alone."""
 
 
 def sensitivity(
@@ -129,23 +42,44 @@ def sensitivity(
     calibration_method: CalibrationMethod = "min-max",
     percentile: float | None = None,
 ) -> tuple[LayerSensitivity, ...]:
-    """The nodes of `artifact` by the damage that `recipe` does by each of them alone, the most damaging first.
+    """Rank the nodes of `artifact` by the effect of quantizing each alone, the worst first.
 
-    For each node of the main graph that the recipe treats, the model is quantized in that node only and answers
-    `inputs`, one array or a mapping from input names to arrays. "int8-dynamic" and "int4-weights" treat what has
-    constant weights: MatMul, Gemm, LSTM. "int8-static" also treats what has none, as Add and Softmax, which is where it
-    goes wrong most; its ranges are measured once, on `inputs`, as `calibration_method` and `percentile` say (see
-    `compress`). The damage is the signal-to-quantization-noise ratio of the floating outputs against those of
-    `artifact`: inf for none at all, -inf where an output became NaN or infinite. A node that alone stays as it is, as a
-    Reshape, is left out. One run of the recipe and of the model for each node; nothing is stored.
+    For each convertible node of the main graph, the model is quantized in that node only and run on `inputs`.
+    "int8-dynamic" and "int4-weights" convert nodes with constant weights: MatMul, Gemm, LSTM. "int8-static" also
+    converts nodes without, such as Add and Softmax, which often cause most of the error. Nodes that stay in float, such
+    as Reshape, are left out. Two nodes that round the same value both show its effect: exclude both or neither. Nothing
+    is stored.
 
-    Two nodes that round the same value each do its damage: neither is to be excluded without the other.
+    Args:
+        artifact: The unquantized model.
+        recipe: "int8-dynamic", "int8-static" or "int4-weights".
+        inputs: Representative inputs: one array, or a mapping from input names to arrays. Also the calibration data of
+            "int8-static".
+        calibration_method: See `compress`.
+        percentile: See `compress`.
 
-    UsageError for another recipe and for a calibration method that it does not take, RecipeError for inputs that do not
-    fit and where no node can be quantized.
+    Returns:
+        One `LayerSensitivity` a node. `sqnr_db` is the signal-to-quantization-noise ratio of the worst floating output
+        in dB: inf for no change, -inf where an output became NaN or infinite.
+
+    Raises:
+        UsageError: Another recipe, or a calibration method that the recipe does not take.
+        RecipeError: The inputs do not fit, or no node can be quantized.
+
+    Example:
+        >>> ranking = sensitivity(artifact, "int8-static", rows)  # doctest: +SKIP
+        >>> compress(artifact, "int8-static", calibration=rows, exclude=ranking[:2], store=store)  # doctest: +SKIP
     """
-    ranking = rank_layers(artifact, recipe, inputs, calibration_method=calibration_method, percentile=percentile)
-    return ranking.ranked
+    return rank_layers(artifact, recipe, inputs, calibration_method=calibration_method, percentile=percentile).ranked
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityRanking:
+    """Sensitivities, the worst first, of the first `evaluated` of all `total` convertible nodes."""
+
+    ranked: tuple[LayerSensitivity, ...]
+    evaluated: int
+    total: int
 
 
 def rank_layers(
@@ -157,38 +91,40 @@ def rank_layers(
     percentile: float | None = None,
     time_limit_s: float = math.inf,
 ) -> SensitivityRanking:
-    """What `sensitivity` returns, and of how many nodes: none is begun after `time_limit_s`, but one always is."""
+    """Compute `sensitivity` within a time limit; at least one node is evaluated."""
     if recipe not in SENSITIVITY_RECIPES:
         raise UsageError(unknown_choice("recipe of single layers", recipe, SENSITIVITY_RECIPES))
-    ranging = range_method(calibration_method, percentile)
-    if ranging != MIN_MAX and not RECIPES[recipe].calibrates:
-        raise UsageError(f"calibration_method={ranging.method!r} is given, and {recipe!r} takes none: leave it out")
+    method = parse_range_method(calibration_method, percentile)
+    if method != MIN_MAX and not RECIPES[recipe].calibrates:
+        raise UsageError(f"calibration_method={method.method!r} does not apply to {recipe!r}: remove it")
     deadline = time.monotonic() + time_limit_s
     problem, evaluated = None, 0
     found: list[LayerSensitivity] = []
     with (
-        open_calibration(inputs, artifact.signature, what="inputs=") as rows,
+        open_calibration(inputs, artifact.signature, what="inputs=") as calibration,
         serve(artifact) as reference,
         TemporaryDirectory() as work,
     ):
         expected = reference.predict(inputs)
-        nodes, quantized_alone = single_node_quantizer(artifact, RECIPES[recipe], rows, ranging, Path(work))
+        folder = Path(work)
+        context = RecipeContext(next(calibration.batches()), folder, calibration.batches, range_method=method)
+        nodes, quantize = RECIPES[recipe].single_nodes(load_with_weights(artifact), context)
         for node in progress(nodes, f"{recipe} of {artifact.subject}, node by node", total=len(nodes)):
             if evaluated and time.monotonic() > deadline:
                 break
             evaluated += 1
             try:
-                answers = _answers(quantized_alone(node.name), inputs, Path(work) / "alone.onnx")
+                outputs = _outputs(quantize(node.name), inputs, folder / "single.onnx")
             except RecipeError as error:
                 problem = error
             else:
-                found.append(LayerSensitivity(node.name, node.op_type, worst_sqnr_db(answers, expected)))
+                found.append(LayerSensitivity(node.name, node.op_type, worst_sqnr_db(outputs, expected)))
     if not found:
         raise RecipeError(f"no layer of {artifact.subject} can be quantized by {recipe!r}: {problem or 'it has none'}")
-    return SensitivityRanking(tuple(sorted(found, key=lambda damage: damage.sqnr_db)), evaluated, len(nodes))
+    return SensitivityRanking(tuple(sorted(found, key=lambda layer: layer.sqnr_db)), evaluated, len(nodes))
 
 
-def _answers(quantized: onnx.ModelProto, inputs: Batch, path: Path) -> Mapping[str, NDArray[Any]]:
-    result = save_artifact(quantized, path, name="alone", variant="", lineage=())
+def _outputs(quantized: onnx.ModelProto, inputs: Batch, path: Path) -> Mapping[str, NDArray[Any]]:
+    result = save_artifact(quantized, path, name="single", variant="", lineage=())
     with serve(result) as candidate:
         return candidate.predict(inputs)

@@ -1,4 +1,4 @@
-"""`int8-static`: weights and the values between layers in 8 bits, with ranges measured on calibration data."""
+"""The recipe `int8-static`: weights and activations in 8 bits, with ranges measured on calibration data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import STANDARD, all_nodes, name_nodes, weight_arrays, weight_dtypes
+from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, all_nodes, name_nodes, weight_arrays, weight_dtypes
 from pytest_modelserve._onnx.serialization import write_model
 from pytest_modelserve._onnx.sessions import Activations, quantizable_operators
-from pytest_modelserve.compression.calibration import MIN_MAX, Range, clip_ranges, observe_ranges
+from pytest_modelserve.compression.calibration import (
+    MIN_MAX,
+    Range,
+    clip_ranges,
+    measure_ranges,
+    observe_ranges,
+)
 from pytest_modelserve.compression.quantization import (
     check_quantizable,
     float_layer_notes,
@@ -22,7 +28,14 @@ from pytest_modelserve.compression.quantization import (
     quiet_quantizer,
     size_note,
 )
-from pytest_modelserve.compression.recipe import Inputs, Recipe, RecipeContext, RecipeResult, nodes_around
+from pytest_modelserve.compression.recipe import (
+    Inputs,
+    Recipe,
+    RecipeContext,
+    RecipeResult,
+    SingleNodes,
+    nodes_around,
+)
 from pytest_modelserve.compression.validation import serve_result
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
 from pytest_modelserve.metrics.signal_quality import RowSignalQuality
@@ -32,45 +45,98 @@ if TYPE_CHECKING:
     import onnx
     from onnxruntime.quantization.calibrate import TensorsData
 
+# The median over as many rows is known to a decibel or two, and sound and broken models are 20 apart.
+_SQNR_ROWS = 64
+_LISTED_VALUES = 3
+# Mask values of attention: -10,000 in BERT, -1e9, or the least float32. Scores themselves are tens.
+_MASK = -1000.0
+# An activation is coarse if int8 leaves it at most this many levels although it has ten times as many distinct numbers.
+# Scores behind a mask of -1e9 have 2 for some thousand numbers. In twelve sound families of models and two trained
+# networks no value with 80 numbers has less than 96 levels; masks of 0 and 1 have 2 for 2.
+_COARSE_LEVELS = 8
+_MIN_NUMBERS = 10 * _COARSE_LEVELS
+# Enough values to find that many numbers; sorting all activations of an image would take seconds.
+_SAMPLE_SIZE = 100_000
 
-# A model in which nodes read and give int8, written by onnxruntime's quantizer from ranges that it is handed.
+
+class Int8Static(Recipe):
+    """Quantization of weights, one scale a channel, and of activations by onnxruntime's QDQ format."""
+
+    name = "int8-static"
+    calibrates = True
+    can_exclude = True
+    has_sensitivity = True
+
+    def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
+        """Return the quantized model."""
+        prepared = prepare_model(model, context.folder)
+        ranges = observe_ranges(prepared.activations, context.batches, context.range_method)
+        if context.range_method.method == "entropy" and not all(found.is_finite for found in ranges.values()):
+            _quantize(model, prepared, ranges, context)  # raises what is wrong before the search, which takes seconds
+        ranges = clip_ranges(ranges, prepared.activations, context.batches, context.range_method)
+        quantized = _quantize(model, prepared, ranges, context)
+        _check_output_sqnr(quantized, prepared, ranges, context)
+        return RecipeResult(quantized, (*float_layer_notes(quantized), *size_note(model, quantized)))
+
+    def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
+        """Return the nodes that have an int8 form."""
+        operators = set(quantizable_operators())
+        return [node for node in model.graph.node if node.op_type in operators]
+
+    def single_nodes(self, model: onnx.ModelProto, context: RecipeContext) -> SingleNodes:
+        """Return the nodes that have an int8 form, and a function that quantizes one of them by name.
+
+        Ranges do not depend on which nodes are quantized: they are measured once.
+        """
+        prepared = prepare_model(model, context.folder)
+        ranges = measure_ranges(prepared.activations, context.batches, context.range_method)
+
+        def quantize(name: str) -> onnx.ModelProto:
+            try:
+                with quiet_quantizer():
+                    quantized = prepared.quantize(ranges, only=(name,))
+            except Exception as error:
+                raise quantizer_error(error) from error
+            if not any(node.op_type == "DequantizeLinear" for node in quantized.graph.node):
+                raise RecipeError(f"{name!r} alone stays in float")
+            return quantized
+
+        return prepared.nodes, quantize
 
 
-class Quantizer:
-    """QDQ with a scale for each channel of a weight: what onnxruntime's `quantize_static` does once it has ranges.
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedModel:
+    """A model with inferred shapes, the `nodes` that have an int8 form, and access to its activations."""
 
-    That one measures them itself, keeping what it sees of every batch until the last; only its latest versions can be
-    given some instead.
-    """
+    model: onnx.ModelProto
+    nodes: tuple[onnx.NodeProto, ...]
+    activations: Activations
 
-    def __init__(self, path: Path) -> None:
-        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
-
-        self._model: onnx.ModelProto = load_model_with_shape_infer(path)
-
-    def quantized(
+    def quantize(
         self, ranges: Mapping[str, Range], *, only: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> onnx.ModelProto:
-        """The model with all nodes that have an int8 form quantized, or those named in `only`, save for `exclude`.
+        """Return the model with all nodes quantized, or those named in `only`, except those in `exclude`.
 
-        Raises whatever onnxruntime does: bare ValueErrors, RuntimeErrors and AssertionErrors.
+        `quantize_static` of onnxruntime calls the same class. It measures the ranges itself, with the values of all
+        batches in memory, and only from onnxruntime 1.32 on can read them from a file instead. Raises whatever
+        onnxruntime does: ValueError, RuntimeError and AssertionError.
         """
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        copy = type(self._model)()
-        copy.CopyFrom(self._model)
+        copy = type(self.model)()
+        copy.CopyFrom(self.model)
         quantizer = QDQQuantizer(
             copy,
-            True,  # a scale for each channel
-            False,  # weights in all 8 bits
-            QuantType.QInt8,
-            QuantType.QInt8,
-            _tensors_data(ranges),
-            list(only),
-            list(exclude),
-            quantizable_operators(),
-            {},
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=_tensors_data(ranges),
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=list(exclude),
+            op_types_to_quantize=quantizable_operators(),
+            extra_options={},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -78,31 +144,157 @@ class Quantizer:
         return quantized
 
 
+def prepare_model(model: onnx.ModelProto, folder: Path) -> PreparedModel:
+    """Return `model` ready to be quantized any number of times; it is written to `folder`."""
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    check_quantizable(model, form="int8")
+    own = sorted({node.op_type for node in all_nodes(model.graph) if node.domain not in STANDARD_DOMAINS})
+    if own:
+        # The quantizer infers no type behind an unknown operator, and silently skips values without a type.
+        raise RecipeError(
+            f"the model has operators outside the ONNX standard ({', '.join(own)}), behind which no range can be "
+            "measured: quantize first, and use 'optimize' afterwards"
+        )
+    nodes = tuple(Int8Static().excludable(model))
+    name_nodes(nodes)
+    path = folder / "before.onnx"
+    has_data_file = write_model(model, path)
+    try:
+        with quiet_quantizer():
+            activations = Activations(path, has_external_data=has_data_file)
+            return PreparedModel(load_model_with_shape_infer(path), nodes, activations)
+    except Exception as error:
+        raise quantizer_error(error) from error
+
+
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
-    """`ranges` for the quantizer; one with NaN as endless, so that its scale shows whether the value is used at all."""
+    """Return `ranges` for onnxruntime; NaN becomes infinite, so that the scale shows whether the value is used."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
-    endless = Range(np.float32(-np.inf), np.float32(np.inf))
-    usable = {name: found if found.is_finite else endless for name, found in ranges.items()}
-    told = {name: TensorData(lowest=found.low, highest=found.high) for name, found in usable.items()}
-    return TensorsData(CalibrationMethod.MinMax, told)
+    infinite = Range(np.float32(-np.inf), np.float32(np.inf))
+    usable = {name: found if found.is_finite else infinite for name, found in ranges.items()}
+    data = {name: TensorData(lowest=found.low, highest=found.high) for name, found in usable.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
 
 
-# Values inside a model for which 256 steps between their least and their largest are too few.
+def _quantize(
+    model: onnx.ModelProto, prepared: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
+) -> onnx.ModelProto:
+    """Return the quantized model; raise RecipeError where nothing was quantized or a scale is infinite."""
+    try:
+        with quiet_quantizer():
+            quantized = prepared.quantize(ranges, exclude=context.exclude)
+    except Exception as error:
+        # It does not say which scale failed.
+        found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
+        raise (_no_scale(found, prepared.nodes, context.exclude) if found else quantizer_error(error)) from error
+    stored = {tensor.name for tensor in quantized.graph.initializer}
+    if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node):
+        raise nothing_to_quantize("operator", model, context.exclude)
+    added = weight_dtypes(quantized).keys() - weight_dtypes(model).keys()
+    infinite = [name.removesuffix("_scale") for name in _infinite(quantized, added)]
+    if infinite:
+        # The scale of a bias is the product of two others.
+        values = [name for name in infinite if not name.endswith("_quantized")] or infinite
+        raise _no_scale(values, prepared.nodes, context.exclude)
+    return quantized
 
 
-# A value that keeps no more levels than this although it has ten times as many numbers in it: scores behind a mask of
-# -1e9 keep 2 for some thousand. In twelve sound families of models and two trained networks no value with 80 numbers
-# keeps less than 96 levels; masks of 0 and 1 keep 2 for 2.
-_LEVELS = 8
-_NUMBERS = 10 * _LEVELS
-# Enough to find that many numbers; all of an image's activations would take seconds to sort.
-_LOOKED_AT = 100_000
+def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[str]:
+    return (name for name, array in weight_arrays(model, names) if not np.isfinite(array).all())
+
+
+def _no_scale(names: list[str], nodes: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:
+    around = tuple(sorted({*excluded, *nodes_around(names, nodes)}))
+    return RecipeError(
+        f"no int8 scale for {', '.join(map(repr, names))}: NaN or infinite on the calibration data, as behind a mask "
+        f"of -inf; exclude={around!r} leaves the nodes that write or read such values in float; a mask of -30 has a "
+        "scale; 'int8-dynamic' quantizes no mask"
+    )
+
+
+# Sanity check of the result: output SQNR on calibration data.
+
+
+def _check_output_sqnr(
+    quantized: onnx.ModelProto, prepared: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
+) -> None:
+    """Raise RecipeError if the SQNR of a floating output is below 10 dB on the first 64 calibration rows.
+
+    The ranges come from these rows, so only the quantization steps can be the cause.
+    """
+    path = context.folder / "after.onnx"
+    write_model(quantized, path)
+    outputs = [value.name for value in quantized.graph.output]
+    quality = _output_quality(path, outputs, prepared.activations, context.batches())
+    worst = min(quality, key=lambda name: quality[name].sqnr_db, default=None)
+    if worst is None or quality[worst].sqnr_db >= MIN_QUANTIZED_SQNR_DB:
+        return
+    raise RecipeError(
+        f"output {worst!r} has an SQNR of {quality[worst].sqnr_db:.1f} dB on the calibration data (minimum "
+        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB): {_cause(quantized, prepared, ranges, context)}"
+    )
+
+
+def _output_quality(
+    path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]
+) -> dict[str, RowSignalQuality]:
+    quality: dict[str, RowSignalQuality] = {}
+    with serve_result(path) as candidate:
+        for batch in _first_rows(batches):
+            expected = activations.fetch(outputs, batch)
+            try:
+                got = candidate.predict(batch)
+            except (InputError, ArtifactError) as error:
+                raise RecipeError(f"the result does not run on a batch of calibration=: {error}") from error
+            for name, array in expected.items():
+                if array.dtype.kind == "f" and array.size:
+                    quality.setdefault(name, RowSignalQuality()).add(got[name], array)
+    return quality
+
+
+def _first_rows(batches: Iterable[Inputs]) -> Iterator[Inputs]:
+    rows = 0
+    for batch in batches:
+        yield batch
+        rows += max((len(array) if array.ndim else 1 for array in batch.values()), default=1)
+        if rows >= _SQNR_ROWS:
+            return
+
+
+def _cause(
+    quantized: onnx.ModelProto, prepared: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
+) -> str:
+    values = prepared.activations.of(next(context.batches()))
+    coarse = tuple(coarse_activations(quantized, ranges, values))
+    is_clipped = context.range_method != MIN_MAX
+    if not coarse:
+        unclipped = "calibration_method='min-max', which clips nothing, or " if is_clipped else ""
+        return (
+            f"try {unclipped}exclude= with the first nodes of sensitivity(artifact, 'int8-static', rows), or "
+            "'int8-dynamic'"
+        )
+    listed = ", ".join(map(str, coarse[:_LISTED_VALUES]))
+    more = f" and {len(coarse) - _LISTED_VALUES} more" if len(coarse) > _LISTED_VALUES else ""
+    nodes = tuple(sorted({*context.exclude, *nodes_around((value.name for value in coarse), prepared.nodes)}))
+    if min(value.low for value in coarse) <= _MASK:
+        alternative = "a mask of -30 masks as well; 'int8-dynamic' quantizes no mask"
+    elif is_clipped:
+        alternative = "'int8-dynamic' computes the range of each call"
+    else:
+        alternative = (
+            "calibration_method='percentile' clips rare outliers; 'int8-dynamic' computes the range of each call"
+        )
+    return (
+        f"few of 256 levels are left to {listed}{more}; exclude={nodes!r} leaves the nodes that write or read such "
+        f"values in float; {alternative}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class CoarseActivation:
-    """The value `name`, of the range `low` to `high`, which int8 gives steps of `step`."""
+    """The activation `name` with a range from `low` to `high` that is too wide for 8 bits, of steps of `step`."""
 
     name: str
     low: float
@@ -116,7 +308,7 @@ class CoarseActivation:
 def coarse_activations(
     quantized: onnx.ModelProto, ranges: Mapping[str, Range], values: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[CoarseActivation]:
-    """Those of `values` that have many different numbers and, as `quantized` rounds them by `ranges`, 8 or fewer."""
+    """Yield those of `values` that have many distinct numbers and at most 8 levels after quantization by `ranges`."""
     import onnx
 
     stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
@@ -127,202 +319,6 @@ def coarse_activations(
         seen = values[node.input[0]]
         steps = np.rint(seen.astype(np.float64) / float(step))
         levels = np.unique(np.clip(steps, -128 - int(zero), 127 - int(zero)).astype(np.int16)).size
-        if levels <= _LEVELS and np.unique(seen.reshape(-1)[:_LOOKED_AT]).size >= _NUMBERS:
+        if levels <= _COARSE_LEVELS and np.unique(seen.reshape(-1)[:_SAMPLE_SIZE]).size >= _MIN_NUMBERS:
             range_ = ranges[node.input[0]]
             yield CoarseActivation(node.input[0], float(range_.low), float(range_.high), float(step))
-
-
-# Whether int8 leaves a model's answers standing, on some of the data that it was calibrated on.
-
-
-_ROWS = 64
-_TOLD = 3
-# What attention to nothing is scored: -10,000 in BERT, -1e9, or the least float32. Scores themselves are tens.
-_MASK = -1000.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """A model's values and the ranges that they were given, and its `treated` nodes: those that have an int8 form."""
-
-    activations: Activations
-    ranges: Mapping[str, Range]
-    treated: Sequence[onnx.NodeProto]
-
-
-def check_output_sqnr(quantized: onnx.ModelProto, measured: Measured, context: RecipeContext) -> None:
-    """RecipeError if a floating output of `quantized` keeps less than 10 dB of its signal on calibration rows.
-
-    These are what the ranges are from, so that the steps alone are at fault, and the first 64, because the median of as
-    many is known to a decibel or two where sound and broken are 20 apart. The error names the values that are left with
-    a handful of levels, and the nodes that give or read them.
-    """
-    path = context.folder / "after.onnx"
-    write_model(quantized, path)
-    outputs = [value.name for value in quantized.graph.output]
-    kept = _kept(path, outputs, measured.activations, context.batches())
-    worst = min(kept, key=lambda name: kept[name].sqnr_db, default=None)
-    if worst is None or kept[worst].sqnr_db >= MIN_QUANTIZED_SQNR_DB:
-        return
-    raise RecipeError(
-        f"output {worst!r} has an SQNR of {kept[worst].sqnr_db:.1f} dB on the calibration data, and below "
-        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB it is no answer: {_cause(quantized, measured, context)}"
-    )
-
-
-def _kept(
-    path: Path, outputs: Sequence[str], activations: Activations, batches: Iterator[Inputs]
-) -> dict[str, RowSignalQuality]:
-    kept: dict[str, RowSignalQuality] = {}
-    with serve_result(path) as candidate:
-        for batch in _first(batches):
-            expected = activations.fetched(outputs, batch)
-            try:
-                answers = candidate.predict(batch)
-            except (InputError, ArtifactError) as error:
-                raise RecipeError(f"the result does not run on a batch of calibration=: {error}") from error
-            for name, array in expected.items():
-                if array.dtype.kind == "f" and array.size:
-                    kept.setdefault(name, RowSignalQuality()).add(answers[name], array)
-    return kept
-
-
-def _first(batches: Iterable[Inputs]) -> Iterator[Inputs]:
-    """So many batches that they hold `_ROWS` rows."""
-    rows = 0
-    for batch in batches:
-        yield batch
-        rows += max((len(array) if array.ndim else 1 for array in batch.values()), default=1)
-        if rows >= _ROWS:
-            return
-
-
-def _cause(quantized: onnx.ModelProto, measured: Measured, context: RecipeContext) -> str:
-    values = measured.activations.of(next(context.batches()))
-    coarse = tuple(coarse_activations(quantized, measured.ranges, values))
-    is_clipped = context.ranging != MIN_MAX
-    if not coarse:
-        unclipped = "calibration_method='min-max', which clips nothing, or " if is_clipped else ""
-        return (
-            f"try {unclipped}exclude= with the first nodes of sensitivity(artifact, 'int8-static', rows), which ranks "
-            "them by what each costs, or 'int8-dynamic'"
-        )
-    told = ", ".join(map(str, coarse[:_TOLD]))
-    more = f" and {len(coarse) - _TOLD} more" if len(coarse) > _TOLD else ""
-    nodes = tuple(sorted({*context.exclude, *nodes_around((value.name for value in coarse), measured.treated)}))
-    if min(value.low for value in coarse) <= _MASK:
-        instead = "a mask of -30 masks as well; 'int8-dynamic' rounds no mask"
-    elif is_clipped:
-        instead = "'int8-dynamic' takes the range of each call"
-    else:
-        instead = (
-            "calibration_method='percentile' leaves rare outliers out; 'int8-dynamic' takes the range of each call"
-        )
-    return (
-        f"few of 256 levels are left to {told}{more}; exclude={nodes!r} leaves the nodes that give or read such values "
-        f"in float; {instead}"
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedModel:
-    """A model that int8 may take: `treated` are its nodes that have an int8 form, each with a name."""
-
-    activations: Activations
-    quantizer: Quantizer
-    treated: tuple[onnx.NodeProto, ...]
-
-
-def prepare_model(model: onnx.ModelProto, folder: Path) -> PreparedModel:
-    """`model` made ready to be quantized, as often as wanted; it is written to `folder`. RecipeError if it is unfit."""
-    check_quantizable(model, form="int8")
-    _refuse_own_operators(model)
-    treated = tuple(_excludable(model))
-    name_nodes(treated)
-    path = folder / "before.onnx"
-    is_large = write_model(model, path)
-    try:
-        with quiet_quantizer():
-            return PreparedModel(Activations(path, is_large=is_large), Quantizer(path), treated)
-    except Exception as error:
-        raise quantizer_error(error) from error
-
-
-def _apply(model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
-    ready = prepare_model(model, context.folder)
-    ranges = _ranges(model, ready, context)
-    quantized = _quantized(model, ready, ranges, context)
-    check_output_sqnr(quantized, Measured(ready.activations, ranges, ready.treated), context)
-    return RecipeResult(quantized, (*float_layer_notes(quantized), *size_note(model, quantized)))
-
-
-def _ranges(model: onnx.ModelProto, ready: PreparedModel, context: RecipeContext) -> dict[str, Range]:
-    seen = observe_ranges(ready.activations, context.batches, context.ranging)
-    if context.ranging.method == "entropy" and not all(range_.is_finite for range_ in seen.values()):
-        _quantized(model, ready, seen, context)  # what is refused for them is refused before the search for others
-    return clip_ranges(seen, ready.activations, context.batches, context.ranging)
-
-
-def _refuse_own_operators(model: onnx.ModelProto) -> None:
-    """The quantizer infers no type behind an operator that onnx does not know, and skips in silence what has none."""
-    own = sorted({node.op_type for node in all_nodes(model.graph) if node.domain not in STANDARD})
-    if own:
-        raise RecipeError(
-            f"the model holds operators outside the ONNX standard ({', '.join(own)}), behind which no range can be "
-            "measured: quantize first, and use 'optimize' afterwards"
-        )
-
-
-def _quantized(
-    model: onnx.ModelProto, ready: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
-) -> onnx.ModelProto:
-    """RecipeError where nothing was quantized, and where a scale is infinite."""
-    try:
-        with quiet_quantizer():
-            quantized = ready.quantizer.quantized(ranges, exclude=context.exclude)
-    except Exception as error:
-        # It does not say which scale it stumbled over.
-        found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
-        raise (_endless(found, ready.treated, context.exclude) if found else quantizer_error(error)) from error
-    _refuse_unchanged(model, quantized, context.exclude)
-    made = weight_dtypes(quantized).keys() - weight_dtypes(model).keys()
-    endless = [name.removesuffix("_scale") for name in _infinite(quantized, made)]
-    if endless:
-        # The scale of a bias is made of two others.
-        values = [name for name in endless if not name.endswith("_quantized")] or endless
-        raise _endless(values, ready.treated, context.exclude)
-    return quantized
-
-
-def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[str]:
-    return (name for name, array in weight_arrays(model, names) if not np.isfinite(array).all())
-
-
-def _endless(names: list[str], treated: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:
-    nodes = tuple(sorted({*excluded, *nodes_around(names, treated)}))
-    return RecipeError(
-        f"no int8 scale for {', '.join(map(repr, names))}: NaN or infinite on the calibration data, as behind a mask "
-        f"of -inf; exclude={nodes!r} leaves the nodes that give or read such values in float; a mask of -30 has a "
-        "scale; 'int8-dynamic' rounds no mask"
-    )
-
-
-def _refuse_unchanged(model: onnx.ModelProto, quantized: onnx.ModelProto, exclude: tuple[str, ...]) -> None:
-    stored = {tensor.name for tensor in quantized.graph.initializer}
-    if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node):
-        raise nothing_to_quantize("operator", model, exclude)
-
-
-def _excludable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    operators = set(quantizable_operators())
-    return [node for node in model.graph.node if node.op_type in operators]
-
-
-INT8_STATIC = Recipe(
-    "int8-static",
-    _apply,
-    packages=("onnxruntime", "onnx"),
-    is_exact=False,
-    calibrates=True,
-    excludable=_excludable,
-)

@@ -1,4 +1,4 @@
-"""Whether a model after a recipe still is the model: the same signature, and answers that can be trusted."""
+"""Validation of a recipe's result against its source: signature, and outputs on random inputs."""
 
 from __future__ import annotations
 
@@ -21,33 +21,30 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.compression.recipe import Inputs
 
-
-# Inputs drawn from a model's signature, on which the model before and after a recipe can be compared.
-
-
 _ROWS = (2, 5)
-# For a free axis of which no trace is known: short sequences first, then the sizes of small and of usual images.
+# For a free axis of unknown traced size: short sequences first, then the sizes of small and of usual images.
 _SIZES = (8, 16, 32, 64, 224, 1)
 _NUMERIC = "fiub"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValidationCase:
-    """Inputs, and what the source answers to them."""
+    """Random inputs with the outputs of the source."""
 
     inputs: Inputs
-    answers: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, NDArray[Any]]
 
 
 def draw_cases(source: Predictor, artifact: Artifact) -> tuple[ValidationCase, ...]:
-    """Inputs on which `source`, the predictor of `artifact`, runs: up to three sets of other sizes.
+    """Draw up to three sets of inputs of different sizes on which `source`, the predictor of `artifact`, runs.
 
     A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
-    else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more. Sizes other than the first
-    that the model refuses are left out. Floating inputs are normal, or uniform from 0 to 1 where that alone gives
-    finite outputs; integers are 0 or 1, which index any table.
+    else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more. Further sets that the model
+    rejects are left out. Floating inputs are normal, or uniform from 0 to 1 where only that gives finite outputs;
+    integers are 0 or 1, which index any table.
 
-    RecipeError where an input cannot be drawn (text, sequences, an unknown rank), or where nothing drawn runs.
+    Raises:
+        RecipeError: An input cannot be drawn (text, sequences, an unknown rank), or nothing drawn runs.
     """
     specs = artifact.signature.inputs
     for spec in specs:
@@ -57,8 +54,8 @@ def draw_cases(source: Predictor, artifact: Artifact) -> tuple[ValidationCase, .
     more_rows = {**base, **dict.fromkeys(rows, _ROWS[1])}
     longer = {label: size + (label in others) for label, size in base.items()}
     wanted = (more_rows, longer) if others else (more_rows,)
-    trials = (_tried(source, _draw(specs, sizes, low, seed)) for seed, sizes in enumerate(wanted, start=1))
-    return (first, *(trial for trial in trials if isinstance(trial, ValidationCase)))
+    cases = (_run_case(source, _draw(specs, sizes, low, seed)) for seed, sizes in enumerate(wanted, start=1))
+    return (first, *(case for case in cases if isinstance(case, ValidationCase)))
 
 
 def _check_drawable(spec: TensorSpec) -> None:
@@ -69,20 +66,18 @@ def _check_drawable(spec: TensorSpec) -> None:
         reason = f"its dtype is {spec.dtype}"
     else:
         return
-    raise RecipeError(
-        f"before and after cannot be compared: no random values can be drawn for input {spec.name!r}, as {reason}"
-    )
+    raise RecipeError(f"input {spec.name!r}: no random values can be drawn to validate the result, because {reason}")
 
 
 def _free_axes(specs: tuple[TensorSpec, ...]) -> tuple[set[str], set[str]]:
-    """The free axes that hold rows, and the others."""
+    """Return the free axes that hold rows, and the others."""
     labels = [(axis, _label(spec, axis)) for spec in specs for axis in range(len(spec.shape or ()))]
     rows = {label for axis, label in labels if axis == 0 and isinstance(label, str)}
     return rows, {label for _, label in labels if isinstance(label, str)} - rows
 
 
 def _label(spec: TensorSpec, axis: int) -> int | str:
-    """The size of an axis, or what to call it; one without a name is like no other."""
+    """Return the size of an axis or its symbolic name; an axis without either gets a unique one."""
     dim = (spec.shape or ())[axis]
     return f"{spec.name}[{axis}]" if dim is None else dim
 
@@ -90,23 +85,23 @@ def _label(spec: TensorSpec, axis: int) -> int | str:
 def _first_that_runs(
     source: Predictor, artifact: Artifact, rows: set[str], others: set[str]
 ) -> tuple[dict[str, int], float, ValidationCase]:
-    """Sizes of the free axes, the least value to draw, and a trial of them: with finite outputs if any gives such."""
+    """Return sizes of the free axes, the least value to draw, and a case of them, with finite outputs if possible."""
     problem: Exception | None = None
     with_nan = None
     for sizes in _candidates(artifact, rows, others):
         for low in (-np.inf, 0.0):
-            trial = _tried(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
-            if isinstance(trial, Exception):
-                problem = problem or trial
-            elif all(np.isfinite(value).all() for value in trial.answers.values() if value.dtype.kind == "f"):
-                return sizes, low, trial
+            case = _run_case(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
+            if isinstance(case, Exception):
+                problem = problem or case
+            elif all(np.isfinite(value).all() for value in case.outputs.values() if value.dtype.kind == "f"):
+                return sizes, low, case
             else:
-                with_nan = with_nan or (sizes, low, trial)
+                with_nan = with_nan or (sizes, low, case)
     if with_nan is not None:
         return with_nan
     raise RecipeError(
-        f"before and after cannot be compared: the model runs on no inputs that were drawn for "
-        f"{', '.join(map(str, artifact.signature.inputs))}: {problem}"
+        f"the model rejected all random inputs for {', '.join(map(str, artifact.signature.inputs))}, so the result "
+        f"cannot be validated; first error: {problem}"
     )
 
 
@@ -126,10 +121,10 @@ def _traced_sizes(artifact: Artifact) -> Mapping[str, int]:
     return {}
 
 
-def _tried(source: Predictor, inputs: Inputs) -> ValidationCase | Exception:
+def _run_case(source: Predictor, inputs: Inputs) -> ValidationCase | Exception:
     try:
         return ValidationCase(inputs, source.predict(inputs))
-    except ModelServeError as error:  # what refuses the drawn sizes is told to the user by the caller
+    except ModelServeError as error:
         return error
 
 
@@ -151,14 +146,16 @@ def _draw(specs: tuple[TensorSpec, ...], sizes: Mapping[str, int], low: float, s
 
 
 def check_signature(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
-    """RecipeError where inputs or outputs are not those of `source`; their shapes are set to those of `source`.
+    """Raise RecipeError where inputs or outputs are not those of `source`; set their shapes to those of `source`.
 
-    Tools write the shapes that they infer: an output's may say less than the source did, and onnxsim 0.8 calls the free
-    axis of an input "unk__0" once a Reshape of it is gone. A free axis that became a number is refused.
+    Libraries write the shapes that they infer: an output's may be less specific than the source's, and onnxsim 0.8
+    names the free axis of an input "unk__0" once a Reshape of it is gone. A free axis that became a number is an error.
     """
     before, after = signature_of(source), signature_of(model)
-    kept = [(spec.name, spec.dtype) for spec in before.outputs] == [(spec.name, spec.dtype) for spec in after.outputs]
-    if not kept or [_fixed(spec) for spec in before.inputs] != [_fixed(spec) for spec in after.inputs]:
+    same_outputs = [(spec.name, spec.dtype) for spec in before.outputs] == [
+        (spec.name, spec.dtype) for spec in after.outputs
+    ]
+    if not same_outputs or [_fixed(spec) for spec in before.inputs] != [_fixed(spec) for spec in after.inputs]:
         raise RecipeError(f"the signature changed from {before} to {after}")
     known = {value.name: value for value in (*source.graph.input, *source.graph.output)}
     for value in (*model.graph.input, *model.graph.output):
@@ -167,35 +164,35 @@ def check_signature(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
 
 
 def _fixed(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...] | None]:
-    """What of an input has to stay: name, dtype, rank and every size that is a number."""
+    """Return what must stay of an input: name, dtype, rank and every fixed size."""
     shape = None if spec.shape is None else tuple(dim if isinstance(dim, int) else None for dim in spec.shape)
     return (spec.name, spec.dtype, shape)
 
 
 def serve_result(result: Artifact | Path) -> Predictor:
-    """A predictor of what a recipe made; RecipeError where onnxruntime refuses it."""
+    """Return a predictor of the result of a recipe; raise RecipeError where onnxruntime rejects it."""
     try:
         return serve(result)
     except ArtifactError as error:
-        raise RecipeError(f"onnxruntime does not take the result: {error}") from error
+        raise RecipeError(f"onnxruntime rejects the result: {error}") from error
 
 
-def check_outputs(candidate: Predictor, trials: Sequence[ValidationCase], *, is_exact: bool) -> None:
-    """RecipeError unless `candidate` runs all trials and answers as it must.
+def check_outputs(candidate: Predictor, cases: Sequence[ValidationCase], *, is_exact: bool) -> None:
+    """Raise RecipeError unless `candidate` runs all cases with outputs that can be trusted.
 
-    An exact one agrees with the source to 1e-4 of each value plus 1e-5 of the largest; any other is finite wherever the
-    source is.
+    Outputs of an exact recipe agree with the source to 1e-4 of each value plus 1e-5 of the largest; any other's are
+    finite wherever the source's are.
     """
-    for trial in trials:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in trial.inputs.items())
+    for case in cases:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in case.inputs.items())
         try:
-            got = candidate.predict(trial.inputs)
+            got = candidate.predict(case.inputs)
         except ModelServeError as error:
             raise RecipeError(f"the result does not run on {shapes}, on which the source does: {error}") from error
         if is_exact:
-            _check_same(got, trial.answers, shapes)
+            _check_same(got, case.outputs, shapes)
         else:
-            _check_finite(got, trial.answers, shapes)
+            _check_finite(got, case.outputs, shapes)
 
 
 def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
@@ -204,19 +201,19 @@ def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[
         atol = GRAPH_OPTIMIZATION_ATOL * float(finite.max(initial=0.0))
         found = compare_outputs({name: got[name]}, {name: reference}, rtol=GRAPH_OPTIMIZATION_RTOL, atol=atol)
         if not found.agrees:
-            told = "; ".join((*found.structural_problems, *found.numeric_problems))
-            raise RecipeError(f"the result answers otherwise than its source on random {shapes}: {told}")
+            problems = "; ".join((*found.structural_problems, *found.numeric_problems))
+            raise RecipeError(f"outputs differ from the source on random {shapes}: {problems}")
 
 
 def _check_finite(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
     for name, reference in expected.items():
         if got[name].shape != reference.shape:
             raise RecipeError(
-                f"output {name!r} has shape {got[name].shape} on {shapes}, the source's {reference.shape}"
+                f"output {name!r} has shape {got[name].shape} on {shapes}, and {reference.shape} in the source"
             )
         if reference.dtype.kind == "f":
             lost = int((np.isfinite(reference) & ~np.isfinite(got[name])).sum())
             if lost:
                 raise RecipeError(
-                    f"output {name!r} has {lost} NaN or infinities on random {shapes} that the source has not"
+                    f"output {name!r} has {lost} NaN or infinite values on random {shapes} where the source has none"
                 )

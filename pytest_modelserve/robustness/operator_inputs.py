@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import has_omitted_data
+from pytest_modelserve._onnx.graph import has_omitted_data
 
 if TYPE_CHECKING:
     import onnx

@@ -113,17 +113,16 @@ def bad(position, value):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ([], "calibration= holds no batch: give rows like those that the model will serve"),
-        (iter([]), "calibration= holds no batch: give rows like those that the model will serve"),
+        ([], "calibration= has no batches: pass representative inputs"),
+        (iter([]), "calibration= has no batches: pass representative inputs"),
         (ones(0, 4), "calibration= is empty: input 'x' has shape [0, 4]"),
         (
             bad((2, 1), np.nan),
-            "calibration= holds nan at [2, 1] of input 'x': leave such rows out, as no range of values holds them",
+            "calibration= holds nan at [2, 1] of input 'x': remove such rows, because no range contains them",
         ),
         (
             [ones(2, 4), bad((0, 3), np.inf)],
-            "batch 1 of calibration= holds inf at [0, 3] of input 'x': leave such rows out, as no range of values holds "
-            "them",
+            "batch 1 of calibration= holds inf at [0, 3] of input 'x': remove such rows, because no range contains them",
         ),
         (
             ones(3, 5),
@@ -138,7 +137,7 @@ def bad(position, value):
         ({"z": ones(2, 4)}, "calibration= does not fit the model: unknown input 'z': Known: 'x'"),
         (
             7,
-            "calibration= is a int: give an array, a mapping from input names to arrays, or an iterable of such batches",
+            "calibration= is a int: pass an array, a mapping from input names to arrays, or an iterable of such batches",
         ),
     ],
 )

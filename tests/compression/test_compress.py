@@ -18,10 +18,15 @@ def recipe(monkeypatch):
     """Install a recipe made of a function that changes the model in place or returns another."""
 
     def install(function, *, is_exact=False):
-        def apply(model, context):
-            return RecipeResult(function(model) or model)
+        class Planted(Recipe):
+            name = "planted"
+            packages = ()
 
-        monkeypatch.setitem(RECIPES, "planted", Recipe("planted", apply, (), is_exact))
+            def apply(self, model, context):  # noqa: ARG002
+                return RecipeResult(function(model) or model)
+
+        Planted.is_exact = is_exact
+        monkeypatch.setitem(RECIPES, "planted", Planted())
 
     return install
 
@@ -59,7 +64,7 @@ def test_source_is_not_touched(wordy, store):
     [
         ("simplfy", f"unknown recipe 'simplfy': did you mean 'simplify'? Known: {KNOWN}"),
         (["simplify", "bitnet"], f"unknown recipe 'bitnet': Known: {KNOWN}"),
-        ([], f"no recipe is given; known: {KNOWN}"),
+        ([], f"recipe is empty; known: {KNOWN}"),
     ],
 )
 def test_unknown_recipe_is_refused_before_any_work(wordy, store, recipe, told):
@@ -77,7 +82,7 @@ def test_exact_recipe_that_changes_an_answer_is_refused(mlp, recipe, refusal):
     recipe(nudge, is_exact=True)
     told = refusal(mlp(), "planted")
     assert told.startswith(
-        "recipe 'planted' on net / fp32: the result answers otherwise than its source on random x [2, 8]: output 'y': "
+        "recipe 'planted' on net / fp32: outputs differ from the source on random x [2, 8]: output 'y': "
         "8 of 8 elements are beyond rtol 0.0001"
     )
 
@@ -88,7 +93,7 @@ def test_recipe_that_makes_nan_is_refused(mlp, recipe, refusal):
 
     recipe(spoil)
     assert refusal(mlp(), "planted") == (
-        "recipe 'planted' on net / fp32: output 'y' has 8 NaN or infinities on random x [2, 8] that the source has not"
+        "recipe 'planted' on net / fp32: output 'y' has 8 NaN or infinite values on random x [2, 8] where the source has none"
     )
 
 
@@ -130,7 +135,7 @@ def test_result_that_onnxruntime_does_not_take_is_refused(mlp, recipe, refusal):
         model.graph.node[1].op_type = "NoSuchOperator"
 
     recipe(break_it)
-    assert "onnxruntime does not take the result" in refusal(mlp(), "planted")
+    assert "onnxruntime rejects the result" in refusal(mlp(), "planted")
 
 
 def test_recipe_that_writes_to_its_source_is_found_out(mlp, store, recipe):

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from pytest_modelserve.artifacts import load_model
 from pytest_modelserve.compression import LayerSensitivity, compress, sensitivity
-from pytest_modelserve.compression.recipe import check_excluded, excluded_names
+from pytest_modelserve.compression.recipe import check_excluded, selected_names
 from pytest_modelserve.errors import UsageError
 
 INTEGER = ["int8-dynamic", "int8-static", "int4-weights"]
@@ -64,7 +64,7 @@ def test_excluding_everything_is_refused(mlp, refusal, weight, needed, recipe):
     )
     named = "'node_h', 'node_r', 'node_y' in fp32" if recipe == "fp16" else "'node_h', 'node_y' in float"
     verb = "convert" if recipe == "fp16" else "quantize"
-    assert told == f"recipe '{recipe}' on net / fp32: there is nothing left to {verb}: exclude= keeps {named}"
+    assert told == f"recipe '{recipe}' on net / fp32: there is nothing left to {verb}: exclude= leaves {named}"
 
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
@@ -84,16 +84,14 @@ def test_node_that_the_recipe_never_treats_is_no_layer_to_exclude(mlp, store):
     with pytest.raises(UsageError) as caught:
         compress(mlp(), "int8-dynamic", exclude="node_r", store=store)
     assert str(caught.value) == (
-        "recipe 'int8-dynamic' on net / fp32: exclude= names Relu 'node_r', which is left as it is anyway: leave it out"
+        "recipe 'int8-dynamic' on net / fp32: exclude= names Relu 'node_r', which the recipe does not change: remove it"
     )
 
 
 def test_chain_in_which_nothing_can_be_excluded_is_a_usage_error(wordy, store):
     with pytest.raises(UsageError) as caught:
         compress(wordy(), ["simplify", "optimize"], exclude="node_y", store=store)
-    assert str(caught.value) == (
-        "exclude= is given, and 'simplify', 'optimize' can leave no node out: leave exclude= out"
-    )
+    assert str(caught.value) == ("exclude= does not apply to 'simplify', 'optimize': remove it")
     assert not store.root.exists()
 
 
@@ -130,8 +128,7 @@ def test_weights_shared_with_a_node_in_fp16_are_refused(saved, refusal, weight):
     nodes = [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})]
     source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": weight(8, 8)})
     assert refusal(source, "fp16", exclude="node_h") == (
-        "recipe 'fp16' on net / fp32: MatMul 'node_h' shares 'w' with a node in fp16, so its weights are rounded all the "
-        "same: name every node that reads them in exclude="
+        "recipe 'fp16' on net / fp32: MatMul 'node_h' shares 'w' with a node in fp16, so its weights are rounded anyway: name every node that reads them in exclude="
     )
 
 
@@ -149,8 +146,8 @@ def test_nodes_without_names_are_known_by_what_sensitivity_calls_them(mlp, save,
 @pytest.mark.parametrize(("given", "wrong"), [(3, "3"), ([3], "3"), ([SimpleNamespace(node=7)], "namespace(node=7)")])
 def test_what_names_no_node_is_a_usage_error(given, wrong):
     with pytest.raises(UsageError) as caught:
-        excluded_names(given)
-    assert str(caught.value) == (f"exclude= holds {wrong}: give names of nodes, or layers of a sensitivity ranking")
+        selected_names(given)
+    assert str(caught.value) == (f"exclude= holds {wrong}: pass node names, or layers from a sensitivity ranking")
 
 
 def test_names_told_to_someone_who_mistyped_are_few():

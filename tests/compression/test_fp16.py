@@ -144,7 +144,7 @@ def test_few_tiny_weights_of_a_sum_are_told_and_not_kept(mlp, store, weight):
     small = compress(mlp(w2=weights), "fp16", store=store)
     assert dtypes(small)["w2"] == "float16"
     assert small.lineage[-1].notes == (
-        "2 of the 128 values of 'w2' became ±5.96e-08, the smallest fp16: too small to matter beside the others",
+        "2 of the 128 values of 'w2' became ±5.96e-08, the smallest fp16: negligible against the other weights",
     )
 
 
@@ -170,8 +170,7 @@ def test_values_that_overflow_on_the_way_are_refused(saved, refusal):
     nodes = [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})]
     source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": np.full((8, 8), 6e4, np.float32)})
     assert refusal(source, "fp16") == (
-        "recipe 'fp16' on net / fp32: value 'h' reaches 424386 on random inputs, beyond the largest fp16, 65504: on "
-        "hardware that computes in fp16 it is infinite; scale what goes in, or leave this model in fp32"
+        "recipe 'fp16' on net / fp32: value 'h' reaches 424386 on random inputs, beyond the largest fp16, 65504: hardware that computes in fp16 gets infinity; scale the inputs, or leave this model in fp32"
     )
 
 
@@ -213,7 +212,7 @@ def test_constant_that_a_branch_reads_is_refused(saved, refusal, weight):
     weights = {"w": weight(8, 8), "c": scalar(1e9), "yes": np.array(True)}
     assert refusal(saved(nodes, ROW, {"y": None}, weights), "fp16") == (
         "recipe 'fp16' on net / fp32: 'c' holds 1e+09, beyond the largest fp16, 65504, and Div 'node_ratio' reads it "
-        "inside a branch or loop, where no node can be kept in fp32: scale the constant, or leave this model in fp32"
+        "inside a branch or loop, where no node can stay in fp32: scale the constant, or leave this model in fp32"
     )
 
 

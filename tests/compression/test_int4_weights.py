@@ -109,8 +109,7 @@ def test_quantizing_twice_is_refused(wide, store, second):
     with pytest.raises(RecipeError) as caught:
         compress(compress(wide(), "int4-weights", store=store), second, store=store)
     assert str(caught.value) == (
-        f"recipe '{second}' on net / int4-weights: the model is quantized already (MatMulNBits ×1): quantize the one "
-        "that it was made from"
+        f"recipe '{second}' on net / int4-weights: the model is quantized already (MatMulNBits ×1): quantize its source"
     )
 
 

@@ -9,10 +9,7 @@ from onnx import TensorProto
 from pytest_modelserve.compression import compress
 from pytest_modelserve.errors import RecipeError
 
-BATCH_MATES = (
-    "values between layers are rounded by the range of the whole batch: the answer to a row depends, within that "
-    "rounding, on the rows that come with it"
-)
+BATCH_MATES = "activations are rounded by the range of the whole batch: the output of a row depends, within that rounding, on the other rows of its batch"
 
 
 def test_int8_shrinks_the_weights_and_stays_close(mlp, store, noise_db, weight):
@@ -85,7 +82,7 @@ def test_model_in_float64_is_refused(mlp, refusal):
 def test_model_in_float16_is_refused(mlp, refusal):
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     assert refusal(mlp(**{k: np.ones(shape, np.float16) for k, shape in shapes.items()}), "int8-dynamic") == refused(
-        "the weights are float16 and quantization takes float32: quantize the fp32 model"
+        "the weights are float16 and quantization needs float32: quantize the fp32 model"
     )
 
 
@@ -99,7 +96,7 @@ def test_infinite_weights_are_refused(mlp, weight, refusal):
     weights = weight(32, 4)
     weights[0, 0] = np.inf
     assert refusal(mlp(w2=weights), "int8-dynamic") == refused(
-        "'w2_scale' came out NaN or infinite: the weights behind it are infinite or too large"
+        "'w2_scale' became NaN or infinite: the weights behind it are infinite or too large"
     )
 
 
@@ -109,7 +106,7 @@ def test_quantizing_twice_is_refused(mlp, store):
         compress(small, "int8-dynamic", store=store)
     assert str(caught.value) == (
         "recipe 'int8-dynamic' on net / int8-dynamic: the model is quantized already (DynamicQuantizeLinear ×2, "
-        "MatMulInteger ×2): quantize the one that it was made from"
+        "MatMulInteger ×2): quantize its source"
     )
 
 

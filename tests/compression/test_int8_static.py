@@ -68,8 +68,8 @@ def test_mask_of_minus_infinity_is_refused_by_name(masked, refusal, rows, method
     source = masked(-np.inf)
     assert refusal(source, "int8-static", calibration=rows, calibration_method=method) == refused(
         "no int8 scale for 'mask', 'm': NaN or infinite on the calibration data, as behind a mask of -inf; "
-        "exclude=('node_m', 'node_y') leaves the nodes that give or read such values in float; a mask of -30 has a scale; "
-        "'int8-dynamic' rounds no mask"
+        "exclude=('node_m', 'node_y') leaves the nodes that write or read such values in float; a mask of -30 has a scale; "
+        "'int8-dynamic' quantizes no mask"
     )
 
 
@@ -89,8 +89,8 @@ def test_value_that_is_nan_on_one_row_is_refused_by_name(saved, refusal, rows, w
     given[negative] *= -1
     assert refusal(source, "int8-static", calibration=given, calibration_method=method) == refused(
         "no int8 scale for 'l', 'y': NaN or infinite on the calibration data, as behind a mask of -inf; "
-        "exclude=('node_y',) leaves the nodes that give or read such values in float; a mask of -30 has a scale; "
-        "'int8-dynamic' rounds no mask"
+        "exclude=('node_y',) leaves the nodes that write or read such values in float; a mask of -30 has a scale; "
+        "'int8-dynamic' quantizes no mask"
     )
 
 
@@ -138,7 +138,7 @@ def test_quantizing_twice_is_refused(mlp, store, rows):
     with pytest.raises(RecipeError) as caught:
         compress(small, "int8-static", calibration=rows, store=store)
     assert str(caught.value) == refused(
-        "the model is quantized already (DequantizeLinear ×7, QuantizeLinear ×3): quantize the one that it was made from",
+        "the model is quantized already (DequantizeLinear ×7, QuantizeLinear ×3): quantize its source",
         "net / int8-static",
     )
 
@@ -177,7 +177,7 @@ def test_quantizing_what_onnxruntime_optimized_is_refused(mlp, store, rows):
     with pytest.raises(RecipeError) as caught:
         compress(mlp(), ["optimize", "int8-static"], calibration=rows, store=store)
     assert str(caught.value) == refused(
-        "the model holds operators outside the ONNX standard (FusedGemm), behind which no range can be measured: "
+        "the model has operators outside the ONNX standard (FusedGemm), behind which no range can be measured: "
         "quantize first, and use 'optimize' afterwards",
         "net / optimize",
     )
@@ -196,12 +196,12 @@ def test_same_calibration_is_a_hit_and_another_is_not(mlp, store, rows):
 def test_calibration_for_a_recipe_without_is_a_usage_error(mlp, store, rows):
     with pytest.raises(UsageError) as caught:
         compress(mlp(), ["simplify", "int8-dynamic"], calibration=rows, store=store)
-    assert str(caught.value) == "calibration= is given, and 'simplify', 'int8-dynamic' takes none: leave it out"
+    assert str(caught.value) == "calibration= does not apply to 'simplify', 'int8-dynamic': remove it"
 
 
 def test_missing_calibration_is_told_before_any_work(mlp, refusal):
     assert refusal(mlp(), ["optimize", "int8-static"]) == (
-        "recipe 'int8-static' needs calibration=: rows like those that the model will serve, as an array, a mapping from "
+        "recipe 'int8-static' needs calibration=: representative inputs as an array, a mapping from "
         "input names to arrays, or an iterable of such batches"
     )
 

@@ -91,7 +91,7 @@ def test_source_whose_weights_are_gone_is_refused_by_name(source, all_is_large, 
     with pytest.raises(ArtifactError) as caught:
         compress(large, recipe, store=store, **needed(recipe, weight(8, 64)))
     assert str(caught.value) == (
-        f"cannot open the model {large.path}: tensor 'w1' is kept in '{weights.name}', which does not exist: copy that "
+        f"cannot open the model {large.path}: tensor 'w1' is stored in '{weights.name}', which does not exist: copy that "
         "file together with the model"
     )
     assert not list((store.root / "entries").iterdir())

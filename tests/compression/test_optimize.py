@@ -25,8 +25,7 @@ def test_nodes_are_fused_and_answers_stay(mlp, store, answers, weight, capfd):
 
 def test_note_says_what_the_file_is_tied_to(mlp, store):
     assert compress(mlp(), "optimize", store=store).lineage[-1].notes == (
-        f"optimized by onnxruntime {onnxruntime.__version__} for its CPU provider: it holds operators of onnxruntime's "
-        "own (FusedGemm); serve it with that version, and quantize before this recipe, not after it",
+        f"optimized by onnxruntime {onnxruntime.__version__} for its CPU provider: the model has operators of onnxruntime (FusedGemm); serve it with that version, and quantize before this recipe, not after it",
     )
 
 
@@ -36,7 +35,7 @@ def test_result_of_standard_operators_is_told_as_such_and_declares_no_others(sav
         saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, {"w": weight(8, 4)}), "optimize", store=store
     )
     assert plain.lineage[-1].settings["nodes_after"] == {"MatMul": 1}
-    assert "it holds standard operators only;" in plain.lineage[-1].notes[0]
+    assert "the model has standard operators only;" in plain.lineage[-1].notes[0]
     assert [item.domain for item in load_model(plain).opset_import] == [""]
 
 
@@ -80,7 +79,7 @@ def _failing(session):
         ("int4-weights", "left in float: FusedGemm ×1 (fused node_h)"),
         (
             "int8-static",
-            "recipe 'int8-static' on net / optimize: the model holds operators outside the ONNX standard (FusedGemm), "
+            "recipe 'int8-static' on net / optimize: the model has operators outside the ONNX standard (FusedGemm), "
             "behind which no range can be measured: quantize first, and use 'optimize' afterwards",
         ),
     ],

@@ -121,16 +121,16 @@ def test_method_and_percentile_are_part_of_the_key(mlp, store, rows):
         ),
         (
             {"percentile": 99.9},
-            "percentile=99.9 is given, and calibration_method='min-max' takes none: leave it out, or use "
+            "percentile=99.9 does not apply to calibration_method='min-max': remove it, or use "
             "calibration_method='percentile'",
         ),
         (
             {"calibration_method": "percentile", "percentile": 0},
-            "percentile=0 is no share of the values: give a number above 0 and at most 100",
+            "percentile=0: expected a number above 0 and at most 100",
         ),
         (
             {"calibration_method": "percentile", "percentile": float("nan")},
-            "percentile=nan is no share of the values: give a number above 0 and at most 100",
+            "percentile=nan: expected a number above 0 and at most 100",
         ),
     ],
 )
@@ -144,4 +144,4 @@ def test_choice_of_ranges_that_cannot_be_meant_is_a_usage_error(mlp, store, rows
 def test_method_for_a_recipe_without_calibration_is_a_usage_error(mlp, store):
     with pytest.raises(UsageError) as caught:
         compress(mlp(), "int8-dynamic", calibration_method="entropy", store=store)
-    assert str(caught.value) == "calibration_method='entropy' is given, and 'int8-dynamic' takes none: leave it out"
+    assert str(caught.value) == "calibration_method='entropy' does not apply to 'int8-dynamic': remove it"

@@ -75,7 +75,7 @@ def test_ranges_of_many_batches_are_those_of_onnxruntime_on_one(
     monkeypatch.setattr("pytest_modelserve.compression.calibration._ENTROPY_BINS", 512)  # its search takes its time
     rows = drawn(1000, 8)
     model = mlp().path
-    activations = Activations(model, is_large=False)
+    activations = Activations(model, has_external_data=False)
     ranging = RangeMethod(method, options.get("percentile"))
     found = measure_ranges(activations, lambda: ({"x": part} for part in np.split(rows, [1, 40, 700])), ranging)
     expected = calibrated(kind, model, rows, **options)

@@ -63,7 +63,7 @@ def test_path_in_place_of_an_artifact_is_a_usage_error(mlp, store):
     with pytest.raises(UsageError) as caught:
         compress(path, "fp16", store=store)
     assert str(caught.value) == (
-        f"{path!r} is no Artifact: give what open_artifact(path), export(...) or compose(...) returns"
+        "artifact is a str, not an Artifact: pass what open_artifact(path), export(...) or compose(...) returns"
     )
 
 
@@ -194,8 +194,7 @@ def test_full_temporary_folder_is_told_as_such(mlp, store, monkeypatch):
     start, _, end = str(caught.value).partition(": ")
     assert start.startswith("batch 0 of calibration= cannot be written to ")
     assert end == (
-        "No space left on device. What comes from a generator is kept there meanwhile: set TMPDIR to a folder with more "
-        "room, or give a list"
+        "No space left on device. Batches from a generator are spooled there: set TMPDIR to a folder with more space, or pass a list"
     )
     assert not store.root.exists()
 

@@ -49,7 +49,7 @@ def test_node_that_only_moves_values_is_not_ranked(saved, weight):
 def test_ranges_are_measured_once_for_all_nodes(deep, weight, monkeypatch):
     import sys
 
-    alone = sys.modules["pytest_modelserve.compression.sensitivity"]
+    alone = sys.modules["pytest_modelserve.compression.static_quantization"]
 
     measured = []
     whole = alone.measure_ranges
@@ -72,7 +72,7 @@ def test_ranges_come_about_as_asked(masked, weight):
 def test_calibration_method_for_a_recipe_without_is_a_usage_error(deep, weight):
     with pytest.raises(UsageError) as caught:
         sensitivity(deep(), "int8-dynamic", weight(8, 64), calibration_method="entropy")
-    assert str(caught.value) == "calibration_method='entropy' is given, and 'int8-dynamic' takes none: leave it out"
+    assert str(caught.value) == "calibration_method='entropy' does not apply to 'int8-dynamic': remove it"
 
 
 def test_source_with_infinite_outputs_is_ranked_by_the_others(saved, weight):

@@ -96,7 +96,7 @@ def test_wrong_answers_are_seen_although_onnxsim_says_that_all_is_well(wordy, re
     monkeypatch.setattr(onnxsim, "simplify", simplify)
     told = refusal(wordy(), "simplify")
     assert told.startswith(
-        "recipe 'simplify' on net / fp32: the result answers otherwise than its source on random x [2, 8]: output 'y': "
+        "recipe 'simplify' on net / fp32: outputs differ from the source on random x [2, 8]: output 'y': "
         "8 of 8 elements are beyond rtol 0.0001"
     )
 

@@ -30,9 +30,8 @@ def test_mask_that_takes_every_step_is_refused_with_the_nodes_to_exclude(masked,
     told = refusal(source, "int8-static", calibration=rows, calibration_method=method)
     decibels = re.search(r"-?\d+\.\d", told)[0]
     assert told == refused(
-        f"output 'y' has an SQNR of {decibels} dB on the calibration data, and below 10 dB it is no answer: few of 256 "
-        "levels are left to 'm' (from -1e+09 to 8.16 in steps of 3.9e+06); exclude=('node_m', 'node_y') leaves the nodes "
-        "that give or read such values in float; a mask of -30 masks as well; 'int8-dynamic' rounds no mask"
+        f"output 'y' has an SQNR of {decibels} dB on the calibration data (minimum 10 dB): few of 256 "
+        "levels are left to 'm' (from -1e+09 to 8.16 in steps of 3.9e+06); exclude=('node_m', 'node_y') leaves the nodes that write or read such values in float; a mask of -30 masks as well; 'int8-dynamic' quantizes no mask"
     )
     assert float(decibels) < 5
 
@@ -70,13 +69,15 @@ def with_outlier(weight):
 def test_outlier_that_takes_every_step_is_refused_with_a_way_to_leave_it_out(mlp, refusal, store, with_outlier):
     source = mlp()
     told = refusal(source, "int8-static", calibration=with_outlier)
-    assert " dB it is no answer: few of 256 levels are left to 'x' (from -4.49 to 1e+04 in steps of 39), " in told
+    assert (
+        " dB on the calibration data (minimum 10 dB): few of 256 levels are left to 'x' (from -4.49 to 1e+04 in steps of 39), "
+        in told
+    )
     assert told.endswith(
-        " leaves the nodes that give or read such values in float; calibration_method='percentile' leaves rare outliers "
-        "out; 'int8-dynamic' takes the range of each call"
+        " leaves the nodes that write or read such values in float; calibration_method='percentile' clips rare outliers; 'int8-dynamic' computes the range of each call"
     )
     told = refusal(source, "int8-static", calibration=with_outlier, calibration_method="percentile", percentile=100)
-    assert told.endswith(" such values in float; 'int8-dynamic' takes the range of each call")
+    assert told.endswith(" such values in float; 'int8-dynamic' computes the range of each call")
     options = {"calibration_method": "percentile", "percentile": 99.9}
     compress(source, "int8-static", calibration=with_outlier, store=store, **options)
 
@@ -100,8 +101,7 @@ def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, r
     for method, first in (("min-max", ""), ("percentile", "calibration_method='min-max', which clips nothing, or ")):
         told = refusal(outlier_layer(largest=200), "int8-static", calibration=rows, calibration_method=method)
         assert told.endswith(
-            f" dB it is no answer: try {first}exclude= with the first nodes of sensitivity(artifact, 'int8-static', "
-            "rows), which ranks them by what each costs, or 'int8-dynamic'"
+            f" dB on the calibration data (minimum 10 dB): try {first}exclude= with the first nodes of sensitivity(artifact, 'int8-static', rows), or 'int8-dynamic'"
         )
 
 

@@ -118,9 +118,7 @@ def test_model_that_always_answers_nan_is_still_compared():
 def test_input_that_cannot_be_drawn_is_told(bad, reason):
     with pytest.raises(RecipeError) as caught:
         trials(lambda x: x, bad)
-    assert str(caught.value) == (
-        f"before and after cannot be compared: no random values can be drawn for input 'x', as {reason}"
-    )
+    assert str(caught.value) == (f"input 'x': no random values can be drawn to validate the result, because {reason}")
 
 
 def test_model_that_runs_on_nothing_drawn_is_told():
@@ -130,6 +128,5 @@ def test_model_that_runs_on_nothing_drawn_is_told():
     with pytest.raises(RecipeError) as caught:
         trials(refuse, spec("batch", 4))
     assert str(caught.value) == (
-        "before and after cannot be compared: the model runs on no inputs that were drawn for x: float32[batch, 4]: "
-        "no such index"
+        "the model rejected all random inputs for x: float32[batch, 4], so the result cannot be validated; first error: no such index"
     )
