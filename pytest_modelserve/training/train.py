@@ -1,8 +1,9 @@
-"""Training: seeded, on one thread, and done once."""
+"""Seeded training: a model source, its trained weights, and the digests that identify them."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import pickle
 import random
@@ -13,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,81 +24,56 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Store, digest_of, package_hash
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
-from pytest_modelserve.progress import Progress, progress
+from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.inputs import check_array
 from pytest_modelserve.serving.pytree import leaves, path_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
-# The state of the process in which a training comes out the same, bit for bit.
-
-
-def check_seed(seed: int) -> None:
-    """UsageError unless all three generators take `seed`."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"seed is a whole number from 0 to 4294967295, which numpy's generator can take; got {seed!r}")
-
-
-@contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and random, use one thread and deterministic algorithms; put everything back afterwards.
-
-    Gradients are on and float32 is the default dtype inside, whatever the caller has set. One thread, because a sum
-    that two threads share is rounded in another order (and was measured 8 times slower on small models).
-    """
-    import torch
-
-    with ExitStack() as undo:
-        undo.callback(random.setstate, random.getstate())
-        undo.callback(np.random.set_state, np.random.get_state())
-        undo.callback(torch.set_rng_state, torch.get_rng_state())
-        undo.callback(torch.set_num_threads, torch.get_num_threads())
-        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
-        undo.callback(
-            torch.use_deterministic_algorithms,
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.set_default_dtype(torch.float32)
-        torch.use_deterministic_algorithms(True)
-        undo.enter_context(torch.inference_mode(False))
-        undo.enter_context(torch.enable_grad())
-        yield
-
-
-# What a training needs, as a value: how to build the model, how to fit it, and the data.
-
-
 # One array, or a mapping or sequence of arrays and of further mappings and sequences.
 Examples = NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PACKAGES = ("torch", "numpy")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ModelSource:
-    """A model before it is trained; two sources are equal where they are the same object.
+    """A model before training: how to build it, how to fit it, and the data.
 
-    `build()` returns the untrained module. `fit(module, data, progress)` trains it in place; it is handed copies of
-    `data` and a `progress(batches, "epoch 3")` that shows a bar on a terminal. Hyperparameters go in by
-    `functools.partial(fit, epochs=30)`: they are part of what the stored training is found by, and so are the source
-    files of both functions. `example_inputs` are one array for a module of one input, a tuple by position, or a
-    mapping by the names of `forward`'s parameters, nested where a parameter takes a mapping; rows lie along the first
-    axis.
+    Two sources are equal only if they are the same object.
 
-    NaN in the data is allowed, as a model may impute it. UsageError for a name that is no file name and for anything
-    but functions where functions belong; InputError for data that are not arrays, or that are empty.
+    Args:
+        name: Name of the model in reports and files: letters, digits, `.`, `_` and `-`.
+        build: Function without arguments that returns the untrained module.
+        fit: `fit(module, data)` trains the module in place on copies of `data`. If it has a parameter `progress`, it
+            also gets `progress(batches, "epoch 3")`, which shows a bar on a terminal. Bind hyperparameters with
+            `functools.partial(fit, epochs=30)`: they and the source files of both functions belong to the store's key.
+        data: Arrays by name, each with at least one row. NaN is allowed, as a model may impute it.
+        example_inputs: One array for a module of one input, a tuple by position, or a mapping by the names of
+            `forward`'s parameters, nested where a parameter takes a mapping. Rows lie along the first axis.
+
+    Raises:
+        UsageError: `name` is not a file name, or `build` or `fit` cannot be called as described.
+        InputError: `data` or `example_inputs` are not arrays, or are empty.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> def build():
+        ...     import torch
+        ...     return torch.nn.Linear(4, 2)
+        >>> def fit(module, data):
+        ...     "Train the module in place."
+        >>> x = np.zeros((8, 4), np.float32)
+        >>> ms.ModelSource(name="linear", build=build, fit=fit, data={"x": x}, example_inputs=x[:2]).name
+        'linear'
     """
 
     name: str
     build: Callable[[], nn.Module]
-    fit: Callable[[nn.Module, Mapping[str, NDArray[Any]], Progress], None]
+    fit: Callable[..., None]
     data: Mapping[str, NDArray[Any]]
     example_inputs: Examples
 
@@ -104,69 +81,31 @@ class ModelSource:
         check_name(self.name)
         for role, function in (("build", self.build), ("fit", self.fit)):
             if not callable(function):
-                raise UsageError(f"{role} of source {self.name!r} is a function, not {type(function).__name__}")
+                raise UsageError(f"{role} of source {self.name!r} must be a function; got {type(function).__name__}")
         if not isinstance(self.data, Mapping):
-            raise InputError(f"data of source {self.name!r} map names to arrays; got {type(self.data).__name__}")
+            raise InputError(
+                f"data of source {self.name!r} must be a mapping from names to arrays; got {type(self.data).__name__}"
+            )
         check_arrays(self.data, f"data of source {self.name!r}")
         check_examples(self.example_inputs, f"example_inputs of source {self.name!r}")
         object.__setattr__(self, "data", dict(self.data))
+        _check_fit(self)
 
-
-def check_name(name: str) -> None:
-    """UsageError unless `name` can name a file on every system."""
-    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-        raise UsageError(
-            f"model name {name!r}: letters, digits, '.', '_' and '-' make a name, and a letter or digit starts it, "
-            "as it names files too"
-        )
-
-
-def check_examples(examples: object, what: str) -> None:
-    """InputError unless `examples` are one array, or a mapping or sequence of arrays, with something in it."""
-    found = dict(leaves(examples, ()))
-    if isinstance(examples, (tuple, list)) and found and all(isinstance(v, (int, float)) for v in found.values()):
-        raise InputError(
-            f"{what} are a {type(examples).__name__} of numbers: give np.asarray(...) of the model's dtype"
-        )
-    if not found:
-        raise InputError(f"{what} are empty: there is no array in them")
-    for path, value in found.items():
-        where = f"{what}: {path_name(path)!r}" if path else what
-        if isinstance(value, (bool, int, float, complex, str)) or value is None:
-            raise InputError(
-                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: give "
-                "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
-                "module"
-            )
-        array = check_array(where, value)
-        check_arrays({"": array}, where)
-        if array.dtype.kind not in "fiubc":
-            raise InputError(f"{where} has dtype {array.dtype}, which torch cannot take")
-
-
-def check_arrays(arrays: Mapping[str, object], what: str) -> None:
-    """InputError for no array at all, for something else than an array, for objects and for zero rows."""
-    if not arrays:
-        raise InputError(f"{what} are empty: there is no array in them")
-    for name, array in arrays.items():
-        where = f"{what}: {name!r}" if name else what
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"{where} is no numpy array but {type(array).__name__}")
-        if array.dtype.hasobject:
-            raise InputError(f"{where} has dtype object, which torch cannot take")
-        if array.size == 0:
-            raise InputError(f"{where} has shape {array.shape}: there are no values in it")
-
-
-# A model after training: its source, and the file that holds its weights.
+    def fit_module(self, module: nn.Module) -> None:
+        """Fit `module` in place on copies of the data, so that a `fit` that writes into them changes no key."""
+        copies = {name: array.copy() for name, array in self.data.items()}
+        self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
     """Trained weights and the source that they belong to.
 
-    `weights` is a state dict as `torch.save` writes it, and `sha256` is over the tensors in it (names, dtypes, shapes
-    and values), so it is the same wherever and however often the same training ran.
+    Attributes:
+        source: The model source.
+        weights: File with the state dict as `torch.save` writes it.
+        sha256: Digest of the tensors (names, dtypes, shapes, values): equal wherever the same training ran.
+        seed: Seed of the training.
     """
 
     source: ModelSource
@@ -176,14 +115,15 @@ class TrainedModel:
 
     @property
     def subject(self) -> Subject:
-        """What reports call this model."""
+        """The model's name in reports."""
         return Subject(self.source.name, "torch", self.sha256)
 
     def module(self) -> nn.Module:
-        """A fresh module with the trained weights, in eval mode, on the CPU.
+        """Return a new module with the trained weights, in eval mode, on the CPU.
 
-        ArtifactError where the weights are gone from the store; UsageError where `build()` no longer gives a module
-        that they fit.
+        Raises:
+            ArtifactError: The weights no longer exist in the store.
+            UsageError: `build()` returns a module that the weights do not fit.
         """
         import torch
 
@@ -197,24 +137,23 @@ class TrainedModel:
             module.load_state_dict(weights)
         except RuntimeError as error:
             raise UsageError(
-                f"build() of {self.source.name!r} gives another module than the one that was trained: {error}"
+                f"build() of {self.source.name!r} returns another module than the one that was trained: {error}"
             ) from error
         return module.eval()
 
 
-_PACKAGES = ("torch", "numpy")
-
-
 def train(source: ModelSource, *, seed: int = 0, store: Store) -> TrainedModel:
-    """The trained model of `source`: from the store where the same training was done before, else trained now.
+    """Return the trained model of `source`, from the store if the same training was done before.
 
-    The same training means the same source files behind `build`, `fit` and the module's classes, the same data, seed,
-    and versions of Python, torch and numpy. Of several processes that ask at once one trains. On one machine a rerun
-    gives the same bits: torch, numpy and random start from `seed`, on one thread, with deterministic algorithms; what
-    the process had set before is put back, also after an error.
+    The same training means equal source files of `build`, `fit` and the module's classes, equal data and seed, and
+    equal versions of Python, torch and numpy. One process trains if several ask at once. A rerun on one machine gives
+    the same bits: torch, numpy and random start from `seed`, on one thread, with deterministic algorithms. The
+    process's own settings are restored, also after an error.
 
-    UsageError for a seed out of range, for a `build` that returns no module, and for a training that leaves NaN or
-    infinite weights (nothing is stored then); MissingDependencyError without torch. What `fit` raises passes through.
+    Raises:
+        UsageError: `seed` is out of range, `build` returns no module, or the training leaves NaN or infinite weights;
+            nothing is stored then.
+        MissingDependencyError: torch is not installed.
     """
     check_seed(seed)
     require("torch", "training")
@@ -249,10 +188,9 @@ def _train_into(folder: Path, source: ModelSource, seed: int) -> None:
 
     with reproducible(seed):
         module = _built(source)
-        # Copies: a `fit` that standardises in place would change the key of every later call.
-        source.fit(module, {name: array.copy() for name, array in source.data.items()}, progress)
+        source.fit_module(module)
         weights = module.state_dict()
-    _refuse_broken(weights, source, seed)
+    _check_finite(weights, source, seed)
     torch.save(weights, folder / "weights.pt")
     record = {"name": source.name, "seed": seed, "sha256": digest_of(dict(weights))}
     (folder / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -267,7 +205,7 @@ def _built(source: ModelSource) -> nn.Module:
     return module
 
 
-def _refuse_broken(weights: dict[str, Tensor], source: ModelSource, seed: int) -> None:
+def _check_finite(weights: dict[str, Tensor], source: ModelSource, seed: int) -> None:
     for name, tensor in weights.items():
         broken = int((~tensor.isfinite()).sum())
         if broken:
@@ -277,23 +215,126 @@ def _refuse_broken(weights: dict[str, Tensor], source: ModelSource, seed: int) -
             )
 
 
-# One digest for one module: what it computes, not what it is called.
+def check_name(name: str) -> None:
+    """Raise UsageError unless `name` can name a file on every system."""
+    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+        raise UsageError(
+            f"model name {name!r}: letters, digits, '.', '_' and '-' make a name, and a letter or digit starts it, "
+            "as it names files too"
+        )
+
+
+def check_examples(examples: object, what: str) -> None:
+    """Raise InputError unless `examples` is a non-empty array, or a mapping or sequence of such arrays."""
+    found = dict(leaves(examples, ()))
+    if isinstance(examples, (tuple, list)) and found and all(isinstance(v, (int, float)) for v in found.values()):
+        raise InputError(
+            f"{what} are a {type(examples).__name__} of numbers: give np.asarray(...) of the model's dtype"
+        )
+    if not found:
+        raise InputError(f"{what} are empty: there is no array in them")
+    for path, value in found.items():
+        where = f"{what}: {path_name(path)!r}" if path else what
+        if isinstance(value, (bool, int, float, complex, str)) or value is None:
+            raise InputError(
+                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: give "
+                "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
+                "module"
+            )
+        array = check_array(where, value)
+        check_arrays({"": array}, where)
+        if array.dtype.kind not in "fiubc":
+            raise InputError(f"{where} has dtype {array.dtype}, which torch cannot take")
+
+
+def check_arrays(arrays: Mapping[str, object], what: str) -> None:
+    """Raise InputError for an empty mapping, and for values that are not arrays, hold objects or have no rows."""
+    if not arrays:
+        raise InputError(f"{what} are empty: there is no array in them")
+    for name, array in arrays.items():
+        where = f"{what}: {name!r}" if name else what
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{where} is no numpy array but {type(array).__name__}")
+        if array.dtype.hasobject:
+            raise InputError(f"{where} has dtype object, which torch cannot take")
+        if array.size == 0:
+            raise InputError(f"{where} has shape {array.shape}: there are no values in it")
+
+
+def _check_fit(source: ModelSource) -> None:
+    extra = {"progress": progress} if _takes_progress(source.fit) else {}
+    try:
+        inspect.signature(source.fit).bind(None, source.data, **extra)
+    except ValueError:  # a builtin without a signature
+        return
+    except TypeError as error:
+        raise UsageError(
+            f"fit of source {source.name!r} must accept fit(module, data), and optionally `progress`: {error}"
+        ) from None
+
+
+def _takes_progress(fit: Callable[..., None]) -> bool:
+    try:
+        parameters = inspect.signature(fit).parameters
+    except (TypeError, ValueError):
+        return False
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return any(
+        each.kind is Parameter.VAR_KEYWORD or (each.name == "progress" and each.kind in by_name)
+        for each in parameters.values()
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless all three random generators accept `seed`."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed must be an integer from 0 to 4294967295; got {seed!r}")
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and random, use one thread and deterministic algorithms; restore everything afterwards.
+
+    Gradients are on and float32 is the default dtype inside, whatever the caller has set. One thread, because a sum
+    that two threads share is rounded in another order (and was measured 8 times slower on small models).
+    """
+    import torch
+
+    with ExitStack() as undo:
+        undo.callback(random.setstate, random.getstate())
+        undo.callback(np.random.set_state, np.random.get_state())
+        undo.callback(torch.set_rng_state, torch.get_rng_state())
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+        undo.callback(
+            torch.use_deterministic_algorithms,
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(True)
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.enable_grad())
+        yield
 
 
 def module_digest(module: nn.Module) -> str:
-    """The sha256 of all that decides what `module` answers.
+    """Return the sha256 of everything that determines the outputs of `module`.
 
-    That is, for it and every module inside: the class with its source files, parameters, buffers (kept in the state
-    dict or not), hooks, and whatever `__init__` left as attributes; two modules with equal weights and another
-    activation differ. An attribute that neither `digest_of` nor pickle takes makes the digest new at every call: the
-    export then runs again, which is slow, rather than find another module's result, which is wrong.
+    For it and every submodule: the class with its source files, parameters, buffers (persistent or not), hooks, and
+    the attributes that `__init__` set. An attribute that neither `digest_of` nor pickle accepts makes the digest new at
+    every call: a repeated export is slow, another module's result would be wrong.
     """
     paths = {id(each): path for path, each in module.named_modules()}
     return digest_of({path: _own(each, paths) for path, each in module.named_modules(remove_duplicate=False)})
 
 
 def weights_digest(module: nn.Module) -> str:
-    """The sha256 of the state dict: equal to `TrainedModel.sha256` for a module that `TrainedModel.module()` gave."""
+    """Return the sha256 of the state dict, which equals `TrainedModel.sha256` for the module of a TrainedModel."""
     return digest_of(dict(module.state_dict()))
 
 
@@ -311,7 +352,7 @@ def _own(module: nn.Module, paths: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _plain(value: Any, paths: Mapping[int, str]) -> Any:
-    """`value` as something that has a digest; `paths` names the modules that are digested anyway."""
+    """Return `value` in a form that has a digest; `paths` names the modules that are digested anyway."""
     import torch
 
     if isinstance(value, torch.nn.Module):
@@ -334,5 +375,5 @@ def _plain(value: Any, paths: Mapping[int, str]) -> Any:
 def _pickled(value: Any) -> str:
     try:
         return hashlib.sha256(pickle.dumps(value)).hexdigest()
-    except Exception:  # whatever a stranger's __reduce__ raises
+    except Exception:  # whatever a user's __reduce__ raises
         return uuid.uuid4().hex

@@ -17,7 +17,7 @@ TRAINING = """
     @pytest.fixture(scope="session")
     def trained(modelserve):
         x = np.ones((4, 3), np.float32)
-        return modelserve.train(ms.ModelSource("tiny", lambda: torch.nn.Linear(3, 2), fit, {{"x": x}}, x))
+        return modelserve.train(ms.ModelSource(name="tiny", build=lambda: torch.nn.Linear(3, 2), fit=fit, data={{"x": x}}, example_inputs=x))
 
     @pytest.mark.parametrize("case", range(4))
     def test_uses_it(trained, case):

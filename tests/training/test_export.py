@@ -89,7 +89,9 @@ def fit_nothing(module, data, progress):
 
 @pytest.fixture(scope="module")
 def trained(store):
-    return train(ModelSource("small", build_small, fit_nothing, {"x": ROWS}, ROW), store=store)
+    return train(
+        ModelSource(name="small", build=build_small, fit=fit_nothing, data={"x": ROWS}, example_inputs=ROW), store=store
+    )
 
 
 @pytest.fixture(scope="module")

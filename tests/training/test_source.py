@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.progress import progress
 from pytest_modelserve.training import ModelSource
 
 ROWS = np.zeros((3, 2), np.float32)
 
 
-def nothing(*_):
+def nothing(*_, **__):
     """Stands where a function belongs."""
 
 
@@ -49,7 +50,23 @@ def test_message_for_a_bad_name():
 def test_something_that_is_no_function_is_refused(role):
     with pytest.raises(UsageError) as caught:
         source(**{role: 3})
-    assert str(caught.value) == f"{role} of source 'm' is a function, not int"
+    assert str(caught.value) == f"{role} of source 'm' must be a function; got int"
+
+
+def test_fit_gets_a_progress_bar_only_where_it_accepts_one():
+    calls = []
+    for fit in (
+        lambda module, data: calls.append(None),
+        lambda module, data, *, progress: calls.append(progress),
+        lambda module, data, **settings: calls.append(settings["progress"]),
+    ):
+        source(fit=fit).fit_module(None)
+    assert calls == [None, progress, progress]
+
+
+def test_fit_of_another_signature_is_refused():
+    with pytest.raises(UsageError, match=r"fit of source 'm' must accept fit\(module, data\).*argument: 'bar'"):
+        source(fit=lambda module, data, bar: None)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +76,7 @@ def test_something_that_is_no_function_is_refused(role):
         ({"x": [1.0]}, "data of source 'm': 'x' is no numpy array but list"),
         ({"x": np.zeros((0, 4))}, "data of source 'm': 'x' has shape (0, 4): there are no values in it"),
         ({"x": np.array(["a", None])}, "data of source 'm': 'x' has dtype object, which torch cannot take"),
-        (ROWS, "data of source 'm' map names to arrays; got ndarray"),
+        (ROWS, "data of source 'm' must be a mapping from names to arrays; got ndarray"),
     ],
 )
 def test_bad_data_are_refused_by_name(data, told):

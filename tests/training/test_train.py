@@ -208,7 +208,7 @@ def test_build_that_returns_no_module_is_refused(store):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, None])
 def test_seed_that_numpy_cannot_take_is_refused(store, seed):
-    with pytest.raises(UsageError, match="seed is a whole number from 0 to 4294967295"):
+    with pytest.raises(UsageError, match="seed must be an integer from 0 to 4294967295"):
         train(source(), seed=seed, store=store)
 
 
@@ -230,7 +230,7 @@ def build_of_any_size():
 def test_build_that_gives_another_module_every_time_is_told(store):
     SIZES[:] = [3, 2, 2]
     trained = train(source(build=build_of_any_size), store=store)
-    with pytest.raises(UsageError, match=r"build\(\) of 'small' gives another module than the one that was trained"):
+    with pytest.raises(UsageError, match=r"build\(\) of 'small' returns another module than the one that was trained"):
         trained.module()
 
 
@@ -265,7 +265,7 @@ def fit(module, data, progress):
 
 torch.set_num_threads(int(sys.argv[2]))
 x = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
-source = ModelSource("race", build, fit, {"x": x}, x[:2])
+source = ModelSource(name="race", build=build, fit=fit, data={"x": x}, example_inputs=x[:2])
 print(json.dumps(train(source, store=Store(Path(sys.argv[1]))).sha256))
 """
 
