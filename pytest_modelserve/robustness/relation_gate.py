@@ -1,4 +1,4 @@
-"""Does a model keep to a statement that needs no labels? Searched for a row that breaks it, which is made simple."""
+"""Metamorphic-relation gate: search for an input that violates a label-free relation, then minimize it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.parity.failing_inputs import COUNTEREXAMPLES_FOLDER, save_inputs
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched, isolated_predictor
 from pytest_modelserve.robustness.coordinates import Feed
-from pytest_modelserve.robustness.counterexample_report import answer_lines, change_lines, literal
+from pytest_modelserve.robustness.counterexample_report import change_lines, input_literal, output_lines
 from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pytest_modelserve.robustness.relations.base import Relation
     from pytest_modelserve.serving import Inputs, Predictor
 
-_CANDIDATES, _DRAWN_CANDIDATES = 1000, 100
-_METHOD = "search without a confidence level"
+_CANDIDATES = 1000
+_CANDIDATES_OF_EXAMPLE = 100
+"""Candidates for each example under `@given`."""
 
 
 def measure_relation(
@@ -43,83 +44,84 @@ def measure_relation(
     isolate: bool | None = None,
     time_limit_s: float | None = None,
 ) -> Evidence:
-    """Evidence of a search for rows that break `relation`: PASS where none was found, FAIL with the simplest found.
+    """Search for rows that violate a relation, and minimize the first violation.
 
-    PASS has no confidence level: it says that these candidates, and no others, keep to the relation. `inputs` are rows
-    to start from (an array or a mapping from names to arrays, (n, ...)), a strategy of `strategies.inputs`, or what
-    such a strategy drew under `@given`. The search asks `candidates` rows (1,000; 100 a drawn example) in large
-    batches: the rows themselves and fixed edge cases first, then rows of which a few or all numbers were edited within
-    `domain` ("like" and "edges"; see `strategies.inputs`, whose strategies have their own), half of them near those
-    that came closest to breaking it. With 0 only the rows as they stand are asked. Everything follows from `seed` (0;
-    that of the example under `@given`) and the model's answers.
+    PASS means that no candidate violates the relation. It has no confidence level: other rows may. The search checks
+    the given rows and fixed edge cases first, then rows with a few or all numbers changed within `domain`, half of them
+    close to those that came closest to a violation. The same seed and model outputs give the same result.
 
-    A row that breaks the relation is brought back, feature by feature, to the row from which it was made, and what
-    remains changed is set to plain numbers. The failure tells those few features by `feature_names`, or by their
-    places, saves the row below `save_to` (None: nowhere) and gives the line for `@example`. Relations about batches
-    (`batch_invariance`, `row_permutation`) are asked in batches of `max_batch`.
+    A violating row is changed back to its base row feature by feature, as far as it still violates the relation, and
+    the remaining changes become simple numbers. FAIL shows these features, saves the row below `save_to`, and gives a
+    line for `@example`.
 
-    With `isolate=True` a process of its own answers, started anew after it has died (a third of a second, and for
-    large models as long as they take to open). A row that ends it, or that it does not answer within `time_limit_s`
-    (10 s; for many rows twenty times what as many took at their fastest, if that is longer), breaks every relation, and
-    is made simple for 20 s beside the limits that this runs into. None, the default, isolates where a limit is given,
-    and models on which onnxruntime is known to end the process for some inputs: those that divide integers. The other
-    model of `agreement` is not isolated.
+    Args:
+        predictor: The model to judge.
+        inputs: Rows to start from, an array (n, ...) or a mapping of input names to arrays; or a strategy of
+            `ms.strategies.inputs`, or what it generated under `@given`.
+        relation: A relation of `ms.relations`.
+        candidates: Number of rows to check; 1,000, or 100 for each example under `@given`. 0 checks the given rows
+            only.
+        domain: How rows are changed, "like" and "edges" by default; see `ms.strategies.inputs`. Strategies have their
+            own.
+        seed: Seed of the candidates; 0, or that of the example under `@given`.
+        max_batch: Rows of one batch, for relations about batches.
+        feature_names: One name for each feature of a row, for the failure text.
+        save_to: Folder for the counterexample; None saves nothing.
+        isolate: Run the model in another process, which is restarted after a crash (a third of a second, and the time
+            to load the model). None isolates if `time_limit_s` is given, and models on which onnxruntime is known to
+            crash for some inputs, such as those that divide integers. The reference of `agreement` is not isolated.
+        time_limit_s: Longest time for one row in the other process; 10 s by default. For many rows it is at least
+            twenty times what as many took at their fastest. A crash or a timeout violates every relation, and is
+            minimized within 20 s and the timeouts of its own trials.
 
-    Rows that the model refuses with an InputError, and those on which onnxruntime fails (an integer divided by zero),
-    are set aside and counted. InputError where no row is left, and for rows of zero length; what the first row as it
-    stands meets is raised. UsageError for a relation that does not fit the model, and for `isolate=True` or a limit
-    where no file stands behind the predictor.
+    Returns:
+        The evidence. Rows that the model rejects with an InputError, and those on which onnxruntime raises an error,
+        are counted and skipped.
+
+    Raises:
+        UsageError: For a relation that does not fit the model, for values out of range, and for `isolate=True` or a
+            time limit without a served file.
+        InputError: For inputs without rows, and if the model rejects every candidate. Whatever the first given row
+            raises is raised.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: 1 / (x[:, 0] ** 2 + 1))
+        >>> ms.assert_relation(model, np.ones((5, 3)), ms.relations.finite_outputs()).verdict.name
+        'PASS'
     """
     started = time.perf_counter()
-    apart = isolated_predictor(predictor, isolate=isolate, time_limit_s=time_limit_s)
-    rows, space, first, drawn_seed = _start(apart or predictor, inputs, domain)
+    subprocess = isolated_predictor(predictor, isolate=isolate, time_limit_s=time_limit_s)
+    model, space, first, given_seed = _start(subprocess or predictor, inputs, domain)
+    seed = given_seed if seed is None else seed
     try:
-        budget = _budget(relation, candidates, drawn=first is not None)
-        _check(budget, max_batch, relation, rows, space, feature_names)
-        chosen_seed = seed if seed is not None else drawn_seed
+        count = _candidates(relation, candidates, generated=first is not None)
+        _check(count, max_batch, relation, model, space, feature_names)
         search = search_counterexample(
-            relation, rows, space, candidates=budget, seed=chosen_seed, batch=max_batch, first=first
+            relation, model, space, candidates=count, seed=seed, batch=max_batch, first=first
         )
         report_to_hypothesis(search.max_excess, f"{relation.name} of {predictor.subject}")
-        findings = tuple(_findings(rows, relation, search, feature_names, save_to))
+        findings = tuple(_findings(model, relation, search, feature_names, save_to))
     finally:
-        rows.close()
-        if apart is not None:
-            apart.close()
-    duration_s = time.perf_counter() - started
-    return _evidence(rows, relation, search, space, seed=chosen_seed, findings=findings, duration_s=duration_s)
-
-
-def _budget(relation: Relation, candidates: int | None, *, drawn: bool) -> int:
-    if relation.searched:
-        return candidates if candidates is not None else (_DRAWN_CANDIDATES if drawn else _CANDIDATES)
-    if candidates:
-        raise UsageError(f"candidates is not supported by {relation.name}, which checks the given rows only: remove it")
-    return 0
-
-
-def _evidence(
-    rows: BatchedPredictor,
-    relation: Relation,
-    search: SearchResult,
-    space: SearchSpace,
-    *,
-    seed: int,
-    findings: tuple[str, ...],
-    duration_s: float,
-) -> Evidence:
+        model.close()
+        if subprocess is not None:
+            subprocess.close()
     found = search.counterexample
-    count = Quantity(f"{relation.name}: breaches", int(found is not None), "count", budget=Budget("at_most", 0))
+    minimized = {} if found is None else {"features_left": len(found.changes), "features_found": found.initial_changes}
     return Evidence(
         gate="relation",
-        subject=rows.subject,
-        reference=relation.reference.subject if relation.reference is not None else None,
-        quantities=(count,),
+        subject=model.subject,
+        reference=None if relation.reference is None else relation.reference.subject,
+        quantities=(
+            Quantity(f"{relation.name}: violations", int(found is not None), "count", budget=Budget("at_most", 0)),
+        ),
         n=search.candidates,
         n_unit="candidates",
         method=Method(
-            f"{_METHOD}, {search.edge_cases} fixed and {search.generated} drawn rows, seed {seed}",
-            assumptions="PASS says that this search found no counterexample, not that there is none",
+            f"search without a confidence level, {search.edge_cases} fixed and {search.generated} generated rows, "
+            f"seed {seed}",
+            assumptions="PASS means that this search found no counterexample, not that there is none",
         ),
         summary=_summary(relation, found),
         findings=findings,
@@ -129,59 +131,62 @@ def _evidence(
             "definition": relation.definition,
             "domain": list(space.domain),
             "seed": seed,
-            "refused": search.rejected,
+            "rejected": search.rejected,
             "max_excess": search.max_excess,
-            "minimising_trials": search.trials,
-            **({} if found is None else {"features_left": len(found.changes), "features_found": found.initial_changes}),
+            "minimization_trials": search.trials,
+            **minimized,
         },
-        duration_s=duration_s,
+        duration_s=time.perf_counter() - started,
     )
 
 
 def _start(
     predictor: Predictor, inputs: object, domain: Domain | Sequence[Domain] | None
 ) -> tuple[BatchedPredictor, SearchSpace, tuple[Feed, Any] | None, int]:
-    """How to ask, where to start, which rows come before all others, and the seed that came with the inputs."""
+    """Return the model, the search space, rows to check before all others, and the seed of the inputs."""
     source = inputs.source if isinstance(inputs, GeneratedInputs) else source_of(inputs)
-    if source is not None and domain is not None:
-        raise UsageError(f"the strategy has its own domain, {source.domain}: give domain= to strategies.inputs")
-    if source is not None and not isinstance(inputs, GeneratedInputs):
-        return (
-            BatchedPredictor(predictor, batch_size=source.batch_size, pass_array=source.pass_array),
-            source.space(),
-            None,
-            0,
-        )
+    if source is None:
+        model, base = batched(predictor, inputs)
+        return model, SearchSpace.from_rows(base, ("like", "edges") if domain is None else domain), None, 0
+    if domain is not None:
+        raise UsageError(f"domain is that of the strategy, {source.domain}: give domain= to strategies.inputs instead")
+    model = BatchedPredictor(predictor, batch_size=source.batch_size, pass_array=source.pass_array)
     if isinstance(inputs, GeneratedInputs):
-        rows = BatchedPredictor(predictor, batch_size=inputs.source.batch_size, pass_array=inputs.source.pass_array)
-        return rows, inputs.space, (inputs.rows, inputs.origin), inputs.seed
-    rows, base = batched(predictor, inputs)
-    return rows, SearchSpace.from_rows(base, ("like", "edges") if domain is None else domain), None, 0
+        return model, inputs.space, (inputs.rows, inputs.origin), inputs.seed
+    return model, source.space(), None, 0
+
+
+def _candidates(relation: Relation, candidates: int | None, *, generated: bool) -> int:
+    if relation.searched:
+        return candidates if candidates is not None else (_CANDIDATES_OF_EXAMPLE if generated else _CANDIDATES)
+    if candidates:
+        raise UsageError(f"candidates is not supported by {relation.name}, which checks the given rows only: remove it")
+    return 0
 
 
 def _check(
     candidates: int,
     max_batch: int,
     relation: Relation,
-    rows: BatchedPredictor,
+    model: BatchedPredictor,
     space: SearchSpace,
     names: Sequence[str] | None,
 ) -> None:
     if candidates < 0:
-        raise UsageError(f"candidates is a whole number of at least 0, not {candidates}")
+        raise UsageError(f"candidates must be a whole number of at least 0, got {candidates}")
     if relation.unit not in ("row", "batch"):
-        raise UsageError(f"the relation {relation.name!r} is about a 'row' or a 'batch', not {relation.unit!r}")
+        raise UsageError(f"unit of the relation {relation.name!r} must be 'row' or 'batch', got {relation.unit!r}")
     if relation.unit == "batch":
-        if rows.batch_size in (0, 1):
-            raise UsageError(f"{relation.name} is about rows beside each other, and {rows.subject} takes one a call")
+        if model.batch_size in (0, 1):
+            raise UsageError(f"{relation.name} needs batches of several rows, and {model.subject} takes one row a call")
         if max_batch < 2:
-            raise UsageError(f"max_batch is at least 2 for {relation.name}, not {max_batch}")
+            raise UsageError(f"max_batch must be at least 2 for {relation.name}, got {max_batch}")
     if names is not None and len(names) != space.coordinates.size:
-        raise InputError(f"there are {len(names)} feature_names for {space.coordinates.size} features of a row")
+        raise InputError(f"feature_names must name the {space.coordinates.size} features of a row, got {len(names)}")
 
 
 def _findings(
-    rows: BatchedPredictor,
+    model: BatchedPredictor,
     relation: Relation,
     search: SearchResult,
     names: Sequence[str] | None,
@@ -190,46 +195,48 @@ def _findings(
     found = search.counterexample
     yield relation.definition
     if search.rejected:
-        yield f"{search.rejected} more rows were refused by the model, the first because {search.rejection_reason}"
+        yield f"the model rejected {search.rejected} more rows; first error: {search.rejection_reason}"
     if found is None:
         return
     if not found.reproduced and found.crash:
-        yield f"{found.message}; asked again, it answered: it ends by chance, or of what came before"
+        yield f"{found.message}; not reproduced: the crash is random, or depends on earlier rows"
     elif not found.reproduced:
         yield (
-            "asked again by itself, it did not break it: the answers depend on more than the row; look at "
-            "batch_invariance and determinism"
+            "not reproduced by the row alone: the outputs depend on more than the row; check batch_invariance and "
+            "determinism"
         )
     elif found.message:
         yield found.message
     yield from change_lines(found, names)
     if not found.crash:
-        yield from answer_lines(found, rows)
-    given = found.rows if rows.batch_size != 0 else {name: array[0, ...] for name, array in found.rows.items()}
-    pasted = literal(given)
+        yield from output_lines(found, model)
+    rows = found.rows if model.batch_size != 0 else {name: array[0, ...] for name, array in found.rows.items()}
+    example = input_literal(rows)
     if save_to is not None:
         try:
-            path = save_inputs(given, Path(save_to), about=(rows.subject.name, rows.subject.variant, relation.name))
+            path = save_inputs(rows, Path(save_to), about=(model.subject.name, model.subject.variant, relation.name))
         except (OSError, ArtifactError) as error:
-            yield f"the rows could not be saved: {error}"
+            yield f"save_to: the rows could not be saved: {error}"
         else:
             yield f"saved as {path}"
-            pasted = pasted or f"ms.strategies.saved({str(path)!r})"
-    if pasted is not None:
-        yield f"@example({pasted})"
+            example = example or f"ms.strategies.saved({str(path)!r})"
+    if example is not None:
+        yield f"@example({example})"
 
 
 def _summary(relation: Relation, found: Counterexample | None) -> str:
     if found is None:
         return f"no counterexample to {relation.name} found"
-    return "the model does not answer" if found.crash else f"{relation.name} is broken"
+    if found.crash:
+        return "the model exceeds its time limit" if found.crash == "timeout" else "the model crashes"
+    return f"{relation.name} is violated"
 
 
 def _advice(found: Counterexample | None) -> str:
     if found is None:
         return ""
     if found.crash == "timeout":
-        return "bound what the model loops over, or raise time_limit_s where it is only slow"
+        return "bound the model's loops, or raise time_limit_s if it is only slow"
     if found.crash:
-        return "refuse such inputs before they reach the model, or change the operator that they end it in"
-    return "ask again with these rows and candidates=0; correct the model, or the relation where it claims too much"
+        return "reject such inputs before the model, or replace the operator that crashes"
+    return "rerun with these rows and candidates=0; fix the model, or the relation if it claims too much"

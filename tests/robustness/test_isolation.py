@@ -90,10 +90,10 @@ def test_a_row_that_kills_is_found_made_simple_and_told(divider: ms.Predictor, w
     assert (
         told
         == """\
-relation: the model does not answer
+relation: the model crashes
 
-  finite outputs: breaches 1
-  method     search without a confidence level, 5 fixed and 0 drawn rows, seed 0, n = 5 candidates
+  finite outputs: violations 1
+  method     search without a confidence level, 5 fixed and 0 generated rows, seed 0, n = 5 candidates
   budget     at most 0
   verdict    FAIL: the value lies above the budget
 
@@ -103,7 +103,7 @@ relation: the model does not answer
     x[7]   3 → -1
   @example({'x': np.array([[7, 2, -9223372036854775808, 7, 1, 5, 1, -1, 4, 4]], dtype='int64')})
   candidate  divider  sha256 000000000000…
-  next       refuse such inputs before they reach the model, or change the operator that they end it in"""
+  next       reject such inputs before the model, or replace the operator that crashes"""
     )
 
 
@@ -111,7 +111,7 @@ def test_a_base_row_that_kills_is_told_before_any_relation_is_asked(divider: ms.
     whole[12, [2, 7]] = LEAST, -1
     evidence = ms.measure_relation(divider, whole, r.batch_invariance(), save_to=None)
     assert evidence.findings[1] == "the process that serves divider died of SIGFPE"
-    assert evidence.findings[2] == "base row 12 itself breaks it: nothing had to be changed"
+    assert evidence.findings[2] == "base row 12 violates it unchanged"
 
 
 def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
@@ -137,7 +137,7 @@ def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
 def test_in_this_process_rows_that_would_kill_it_are_refused(divider: ms.Predictor, whole: Array) -> None:
     evidence = ms.measure_relation(divider, whole, r.finite_outputs(), domain=("like", "special"), isolate=False)
     assert evidence.verdict is ms.Verdict.PASS
-    assert evidence.details["refused"] > 0
+    assert evidence.details["rejected"] > 0
 
 
 def test_relations_hold_in_a_process_of_its_own_as_they_do_in_this_one(classifier: ms.Predictor, rows: Array) -> None:
@@ -158,8 +158,8 @@ def test_a_model_that_never_returns_is_told_with_the_row(looping: ms.Predictor) 
     assert time.monotonic() - started < 30
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[1].startswith("the process that serves loop did not return within 0.3")
-    assert "base row 13 itself breaks it" in evidence.findings[2]
-    assert evidence.advice == "bound what the model loops over, or raise time_limit_s where it is only slow"
+    assert "base row 13 violates it unchanged" in evidence.findings[2]
+    assert evidence.advice == "bound the model's loops, or raise time_limit_s if it is only slow"
 
 
 def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: ms.Predictor, rows: Array) -> None:

@@ -74,7 +74,7 @@ def test_joint_parameters_change_from_example_to_example_and_stay_right(onnx_mod
     base = {tuple(axes) for axes in space.base["axes"]}
     assert {tuple(axes) for rows, _ in edge_cases(space, 2000) for axes in rows["axes"]} <= base
     evidence = ms.measure_relation(model, strategy, r.determinism())
-    assert evidence.details["refused"] == 0
+    assert evidence.details["rejected"] == 0
 
 
 def test_a_parameter_that_no_table_knows_is_found_by_asking_the_model(onnx_model: Any) -> None:

@@ -1,4 +1,4 @@
-"""The gate: what it says, what it keeps, what it refuses."""
+"""The relation gate: its failure text, the counterexample that it saves, its seeds, and what it refuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quiet_rows() -> Array:
     return rows
 
 
-def test_failure_tells_the_features_the_answers_the_file_and_what_to_paste(
+def test_a_failure_shows_the_features_the_outputs_the_file_and_an_example(
     quiet_rows: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,11 +39,11 @@ def test_failure_tells_the_features_the_answers_the_file_and_what_to_paste(
     with pytest.raises(ms.GateFailure) as error:
         ms.assert_relation(ms.serve(planted, name="credit"), quiet_rows, r.finite_outputs(), feature_names=names)
     (path,) = (tmp_path / ".modelserve" / "counterexamples").glob("*.npz")
-    told = f"""\
-relation: finite outputs is broken
+    text = f"""\
+relation: finite outputs is violated
 
-  finite outputs: breaches 1
-  method     search without a confidence level, 5 fixed and 0 drawn rows, seed 0, n = 5 candidates
+  finite outputs: violations 1
+  method     search without a confidence level, 5 fixed and 0 generated rows, seed 0, n = 5 candidates
   budget     at most 0
   verdict    FAIL: the value lies above the budget
 
@@ -55,11 +55,11 @@ relation: finite outputs is broken
   saved as {path.relative_to(tmp_path)}
   @example({{'input': np.array([[0.25, 0.0, 0.8, 0.0, 0.0, 0.0, 0.0, 0.6, 0.0, 0.0]], dtype='float32')}})
   candidate  credit
-  next       ask again with these rows and candidates=0; correct the model, or the relation where it claims too much"""
-    assert str(error.value) == told
+  next       rerun with these rows and candidates=0; fix the model, or the relation if it claims too much"""
+    assert str(error.value) == text
 
 
-def test_saved_rows_break_it_again_as_they_stand(quiet_rows: Array, tmp_path: Path) -> None:
+def test_saved_rows_violate_the_relation_again(quiet_rows: Array, tmp_path: Path) -> None:
     predictor = ms.serve(planted)
     ms.measure_relation(predictor, quiet_rows, r.finite_outputs(), save_to=tmp_path)
     (path,) = tmp_path.glob("*.npz")
@@ -69,11 +69,11 @@ def test_saved_rows_break_it_again_as_they_stand(quiet_rows: Array, tmp_path: Pa
     assert (tmp_path / ".gitignore").read_text() == "*\n"
 
 
-def test_without_candidates_every_row_is_asked_as_it_stands_and_no_other(rows: Array) -> None:
-    asked: list[Array] = []
-    model = ms.serve(lambda x: asked.append(x) or x)
+def test_without_candidates_only_the_given_rows_are_checked(rows: Array) -> None:
+    predicted: list[Array] = []
+    model = ms.serve(lambda x: predicted.append(x) or x)
     assert ms.measure_relation(model, rows, r.finite_outputs(), candidates=0).n == len(rows)
-    assert {row.tobytes() for block in asked for row in block} == {row.tobytes() for row in rows}
+    assert {row.tobytes() for block in predicted for row in block} == {row.tobytes() for row in rows}
 
 
 def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path: Path) -> None:
@@ -105,18 +105,18 @@ def test_a_folder_that_cannot_be_written_does_not_hide_the_failure(quiet_rows: A
     (tmp_path / "taken").write_text("")
     evidence = ms.measure_relation(ms.serve(planted), quiet_rows, r.finite_outputs(), save_to=tmp_path / "taken")
     assert evidence.verdict is ms.Verdict.FAIL
-    assert any(finding.startswith("the rows could not be saved: ") for finding in evidence.findings)
+    assert any(finding.startswith("save_to: the rows could not be saved: ") for finding in evidence.findings)
 
 
-def test_two_runs_say_the_same_and_another_seed_may_find_another_row(rows: Array) -> None:
+def test_the_same_seed_finds_the_same_row(rows: Array) -> None:
     model = ms.serve(lambda x: np.where((x[:, 1] > 1) & (x[:, 5] < -1), np.inf, x.sum(axis=1)))
     first, again = (ms.measure_relation(model, rows, r.finite_outputs(), save_to=None) for _ in range(2))
     assert first.findings == again.findings
     assert "seed 5" in ms.measure_relation(model, rows, r.finite_outputs(), seed=5, save_to=None).method.name
 
 
-def test_a_search_goes_on_from_rows_that_came_near(rows: Array) -> None:
-    """A fault in 8 features of 60 at once is reached through `excess`, and not without it."""
+def test_the_search_continues_from_rows_with_the_highest_excess(rows: Array) -> None:
+    """A fault in 8 features of 60 at once is found through `excess`, and not without it."""
     base = np.random.default_rng(0).uniform(0, 1, (20, 60)).astype(np.float32)
     base = (base - base.min(axis=0)) / np.ptp(base, axis=0)
 
@@ -132,7 +132,7 @@ def test_a_search_goes_on_from_rows_that_came_near(rows: Array) -> None:
     assert ms.measure_relation(model, base, blind, **options).verdict is ms.Verdict.PASS
 
 
-def test_rows_that_the_model_refuses_are_set_aside_and_counted(rows: Array) -> None:
+def test_rows_that_the_model_rejects_are_skipped_and_counted(rows: Array) -> None:
     def model(x: Array) -> Array:
         if (x[:, 0] > 1).any():
             raise ms.InputError("feature 0 is at most 1")
@@ -140,32 +140,26 @@ def test_rows_that_the_model_refuses_are_set_aside_and_counted(rows: Array) -> N
 
     evidence = ms.measure_relation(ms.serve(model), np.minimum(rows, 1), r.finite_outputs(), candidates=400)
     assert evidence.verdict is ms.Verdict.PASS
-    assert 0 < evidence.details["refused"] < 100
-    assert evidence.n == 400 - evidence.details["refused"]
-    assert evidence.findings[1].endswith(
-        "more rows were refused by the model, the first because feature 0 is at most 1"
-    )
+    assert 0 < evidence.details["rejected"] < 100
+    assert evidence.n == 400 - evidence.details["rejected"]
+    assert evidence.findings[1].endswith("more rows; first error: feature 0 is at most 1")
 
 
-def test_a_row_that_the_model_refuses_as_it_stands_is_an_input_error(classifier: ms.Predictor) -> None:
+def test_a_given_row_that_the_model_rejects_is_an_input_error(classifier: ms.Predictor) -> None:
     with pytest.raises(ms.InputError, match=r"input 'x' has shape .* axis 1 is 9 instead of 10"):
         ms.measure_relation(classifier, np.zeros((3, 9), np.float32), r.simplex())
 
 
-def test_a_model_that_answers_at_random_is_said_to(rows: Array) -> None:
+def test_a_violation_that_is_not_reproduced_is_said_to_be_none_of_the_row(rows: Array) -> None:
     rng = np.random.default_rng(0)
     model = ms.serve(lambda x: np.where(rng.random(len(x)) < 0.02, np.inf, 1.0))
     evidence = ms.measure_relation(model, rows, r.finite_outputs(), save_to=None)
-    told = (
-        "asked again by itself, it did not break it: the answers depend on more than the row; look at batch_invariance "
-        "and determinism"
-    )
     assert evidence.verdict is ms.Verdict.FAIL
-    assert told in evidence.findings
+    assert evidence.findings[1].startswith("not reproduced by the row alone: the outputs depend on more than the row")
 
 
-def test_a_counterexample_of_a_model_that_depends_on_the_batch_breaks_it_alone(rows: Array) -> None:
-    """Among other trials a row is judged by their scale: only one that breaks it by itself can be pasted."""
+def test_a_counterexample_of_a_model_that_depends_on_the_batch_violates_it_alone(rows: Array) -> None:
+    """Among other trials a row depends on them: only one that violates the relation by itself can be rerun."""
     model = ms.serve(lambda x: np.where((x[:, 2] > 1) & (x[:, 7] < -1) & (x[:, 0] >= x[:, 0].mean()), np.inf, 1.0))
     evidence = ms.measure_relation(model, rows, r.finite_outputs(), save_to=None)
     assert evidence.verdict is ms.Verdict.FAIL
@@ -173,13 +167,13 @@ def test_a_counterexample_of_a_model_that_depends_on_the_batch_breaks_it_alone(r
     assert evidence.details["features_left"] <= 2
 
 
-def test_a_model_with_a_fixed_batch_is_asked_in_that_batch(onnx_model: Any) -> None:
+def test_a_model_with_a_fixed_batch_is_called_with_that_batch(onnx_model: Any) -> None:
     nodes = [helper.make_node("Softmax", ["x"], ["p"])]
     for batch in (1, 3):
         model = ms.serve(onnx_model(nodes, {"x": ("float32", [batch, 4])}, {"p": ("float32", [batch, 4])}))
         base = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
         assert ms.measure_relation(model, base, r.simplex(), candidates=50).n == 50
-    with pytest.raises(ms.UsageError, match="batch invariance is about rows beside each other"):
+    with pytest.raises(ms.UsageError, match="batch invariance needs batches of several rows"):
         ms.measure_relation(
             ms.serve(onnx_model(nodes, {"x": ("float32", [1, 4])}, {"p": ("float32", [1, 4])})),
             base,
@@ -187,7 +181,7 @@ def test_a_model_with_a_fixed_batch_is_asked_in_that_batch(onnx_model: Any) -> N
         )
 
 
-def test_inputs_without_rows_are_asked_call_by_call(onnx_model: Any) -> None:
+def test_inputs_without_rows_are_predicted_one_call_at_a_time(onnx_model: Any) -> None:
     nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
     shapes = {"x": ("float32", ["n"]), "scale": ("float32", [])}
     model = ms.serve(onnx_model(nodes, shapes, {"y": ("float32", ["n"])}))
@@ -215,19 +209,27 @@ def test_an_output_without_a_row_for_each_row_is_an_input_error(rows: Array) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"candidates": -1}, "candidates is a whole number of at least 0, not -1"),
-        ({"feature_names": ["a"]}, "there are 1 feature_names for 10 features of a row"),
+        ({"candidates": -1}, "candidates must be a whole number of at least 0, got -1"),
+        ({"feature_names": ["a"]}, "feature_names must name the 10 features of a row, got 1"),
         ({"domain": "nearby"}, "unknown domain 'nearby'"),
-        ({"relation": r.batch_invariance(), "max_batch": 1}, "max_batch is at least 2 for batch invariance, not 1"),
-        ({"inputs": np.zeros((0, 10), np.float32)}, "inputs are empty: the search needs at least one row"),
-        ({"inputs": [[1.0]]}, "input 'input' is a list: expected a numpy array"),
+        (
+            {"relation": r.batch_invariance(), "max_batch": 1},
+            "max_batch must be at least 2 for batch invariance, got 1",
+        ),
+        (
+            {"relation": r.relation("x", print, unit="set")},
+            "unit of the relation 'x' must be 'row' or 'batch', got 'set'",
+        ),
+        ({"inputs": np.zeros((0, 10), np.float32)}, "inputs are empty"),
+        ({"inputs": [[1.0]]}, "input 'input'"),
     ],
 )
-def test_bad_requests_are_refused_by_name(options: dict[str, Any], message: str, rows: Array) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, rows: Array) -> None:
     arguments = {"inputs": rows, "relation": r.finite_outputs(), **options}
     inputs, relation = arguments.pop("inputs"), arguments.pop("relation")
-    with pytest.raises(ms.UsageError, match=message):
+    with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x), inputs, relation, **arguments)
+    assert message in str(error.value)
 
 
 def test_the_evidence_survives_its_json(quiet_rows: Array) -> None:

@@ -134,7 +134,9 @@ def test_a_strategy_is_searched_as_it_stands_and_example_by_example(classifier: 
 def test_a_domain_beside_a_strategy_that_has_its_own_is_refused(classifier: ms.Predictor) -> None:
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(classifier, ms.strategies.inputs(classifier), r.simplex(), domain="far")
-    assert str(error.value) == "the strategy has its own domain, ('like', 'edges'): give domain= to strategies.inputs"
+    assert str(error.value) == (
+        "domain is that of the strategy, ('like', 'edges'): give domain= to strategies.inputs instead"
+    )
 
 
 def test_a_function_that_takes_an_array_is_given_one(rows: NDArray[Any]) -> None:
@@ -244,9 +246,9 @@ def test_gates_under_given_work_in_two_processes_and_with_hypothesis_own_seed(pr
     result = project.runpytest_subprocess("-n", "2", "--hypothesis-seed=1")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["*relation: finite outputs is broken*", "*features differ* from base row*", "*seed=0*"]
+        ["*relation: finite outputs is violated*", "*features differ* from base row*", "*seed=0*"]
     )
-    result.stdout.fnmatch_lines(["*relation*batch invariance: breaches 0*PASS*"])
+    result.stdout.fnmatch_lines(["*relation*batch invariance: violations 0*PASS*"])
     assert list(Path(project.path, ".modelserve", "counterexamples").glob("planted-finite-outputs-*.npz"))
 
 
