@@ -7,16 +7,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pytest_modelserve._onnx.serialization import MalformedError, read_without_weights
-from pytest_modelserve.artifacts import (
+from pytest_modelserve._onnx.graph import has_omitted_data
+from pytest_modelserve._onnx.serialization import (
+    MalformedError,
     copy_without_weights,
-    has_omitted_data,
+    read_without_weights,
+    restore_weights,
+    serialize,
+)
+from pytest_modelserve.artifacts import (
     load_model,
     open_artifact,
     read_graph,
-    restore_weights,
     save_artifact,
-    serialize,
 )
 from pytest_modelserve.errors import ArtifactError
 
