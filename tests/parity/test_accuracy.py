@@ -76,7 +76,7 @@ def test_inconclusive_says_what_would_decide(voting: Any) -> None:
         "a model equal to its reference would be INCONCLUSIVE with these 2000 rows in 79% of samples; with about "
         "22,377 rows it passes 9 times in 10"
     )
-    assert evidence.advice == "give about 22,377 labelled rows, or a larger max_drop"
+    assert evidence.advice == "give about 22,377 labeled rows, or a larger max_drop"
 
 
 def test_details_name_the_rows(voting: Any) -> None:
@@ -153,7 +153,7 @@ def test_slice_of_another_length_is_refused(voting: Any) -> None:
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, float("nan")])
 def test_budget_out_of_range_is_refused(voting: Any, budget: float) -> None:
-    with pytest.raises(ms.UsageError, match="min_value is a share between 0 and 1"):
+    with pytest.raises(ms.UsageError, match="min_value must be above 0 and below 1"):
         ms.measure_accuracy(voting(LABELS), ROWS, LABELS, min_value=budget)
-    with pytest.raises(ms.UsageError, match="max_drop is a share between 0 and 1"):
+    with pytest.raises(ms.UsageError, match="max_drop must be above 0 and below 1"):
         ms.measure_accuracy_parity(voting(LABELS), voting(LABELS), ROWS, LABELS, max_drop=budget)

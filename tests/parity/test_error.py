@@ -76,7 +76,7 @@ def test_failure_text_in_full(answering: Any) -> None:
     assert (
         str(failure.value)
         == """\
-MAE: the error is larger than allowed
+MAE: higher than allowed
 
   MAE        1.75
   interval   [1.39, 1.96]  low at 99.9 %, high at 95 %, Student t and Hall over 20 blocks of 20 rows, n = 400 rows
@@ -85,7 +85,7 @@ MAE: the error is larger than allowed
 
   worst slice shift=0: 2.5 over 100 rows
   candidate  gru
-  next       retrain, or look at the rows that are worst"""
+  next       retrain, or look at the rows with the largest errors"""
     )
 
 
@@ -99,10 +99,10 @@ def test_dependent_losses_without_a_block_are_never_judged(answering: Any) -> No
         assert interval is not None
         assert (interval.low, interval.high) == (0, math.inf)
     assert evidence.findings == (
-        "neighbouring rows depend on each other: sums of losses over 16 of them vary 10.6 times as much as those of "
+        "neighboring rows depend on each other: sums of losses over 16 of them vary 10.6 times as much as those of "
         "independent ones, so no interval is given",
     )
-    assert evidence.advice.startswith("give block=, the number of consecutive rows that depend on each other")
+    assert evidence.advice.startswith("give sampling=ms.Sampling(block=...)")
     judged = ms.measure_accuracy(
         answering(TARGETS + errors), ROWS, TARGETS, metric="mae", max_value=100, sampling=ms.Sampling(block=40)
     )
@@ -120,7 +120,7 @@ def test_blocks_that_still_depend_on_each_other_are_not_judged_either(answering:
         sampling=ms.Sampling(block=3),
     )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
-    assert evidence.findings[0].startswith("neighbouring blocks of 3 rows depend on each other")
+    assert evidence.findings[0].startswith("neighboring blocks of 3 rows depend on each other")
     assert evidence.advice == "give a larger block than 3, and more rows if few blocks remain"
 
 
@@ -138,7 +138,7 @@ def test_inconclusive_says_how_many_rows_would_decide(answering: Any) -> None:
         evidence = ms.measure_accuracy(answering(TARGETS + ERRORS), ROWS, TARGETS, metric=metric, max_value=max_value)
         assert evidence.verdict is ms.Verdict.INCONCLUSIVE
         needed = evidence.details["rows_needed"]
-        assert evidence.advice == f"give about {needed:,} rows, or a larger max_value"
+        assert evidence.advice == f"give about {needed:,} labeled rows, or a larger max_value"
         # The same errors again and again, as often as was said to be enough, decide.
         more = np.tile(ERRORS, math.ceil(needed / N))
         decided = ms.measure_accuracy(
@@ -153,7 +153,7 @@ def test_prediction_that_is_no_number_fails_in_a_sentence(answering: Any, broken
     predictions[[7, 9]] = broken
     evidence = ms.measure_accuracy(answering(predictions), ROWS, TARGETS, metric="mae", max_value=100)
     assert evidence.verdict is ms.Verdict.FAIL
-    assert evidence.summary == "some rows are answered with NaN or infinities"
+    assert evidence.summary == "some outputs are NaN or infinite"
     assert evidence.findings == (
         "output 'output' of candidate holds NaN or infinities in 2 of 400 rows, first in row 7 "
         "(0 rows of the inputs hold NaN)",

@@ -18,14 +18,14 @@ ROWS = np.zeros((N, 1), np.float32)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric": "mae", "min_value": 0.9}, "metric='mae' is an error, whose budget is max_value=, not min_value="),
-        ({"max_value": 0.1}, "metric='accuracy' is a score, whose budget is min_value=, not max_value="),
+        ({"metric": "mae", "min_value": 0.9}, "metric='mae' is an error: give max_value= instead of min_value="),
+        ({"max_value": 0.1}, "metric='accuracy' is a score: give min_value= instead of max_value="),
         (
             {"metric": "rmse", "min_value": 0.9, "max_value": 1.0},
-            "metric='rmse' is an error, whose budget is max_value=, not min_value=",
+            "metric='rmse' is an error: give max_value= instead of min_value=",
         ),
-        ({}, "metric='accuracy' needs its budget: give min_value="),
-        ({"metric": "rmse"}, "metric='rmse' needs its budget: give max_value="),
+        ({}, "metric='accuracy' needs a budget: give min_value="),
+        ({"metric": "rmse"}, "metric='rmse' needs a budget: give max_value="),
         (
             {"metric": "rsme", "max_value": 1},
             "unknown metric 'rsme': did you mean 'rmse'? Known: 'accuracy', 'balanced_accuracy', 'top_5_accuracy', "
@@ -34,12 +34,12 @@ ROWS = np.zeros((N, 1), np.float32)
         ),
         (
             {"metric": "mae", "max_value": float("nan")},
-            "max_value is a finite number in the units of the target, not nan",
+            "max_value must be above 0 and finite in the units of the target, got nan",
         ),
-        ({"metric": "mae", "max_value": 0}, "max_value is an error in the units of the target, above 0, not 0"),
+        ({"metric": "mae", "max_value": 0}, "max_value must be above 0 and finite in the units of the target, got 0"),
         (
             {"metric": "mae", "max_value": 1, "output": ms.Output(decode="threshold")},
-            "decode= means nothing for metric='mae': leave it out",
+            "decode is not supported by metric='mae': remove it",
         ),
         (
             {"metric": "mae", "max_value": 1, "sampling": ms.Sampling(block=0)},
@@ -60,16 +60,16 @@ def test_what_a_metric_does_not_take_is_one_clear_error(answering: Any, argument
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric": "mae", "max_drop": 0.1}, "metric='mae' is an error, whose budget is max_rise=, not max_drop="),
-        ({"max_rise": 0.1}, "metric='accuracy' is a score, whose budget is max_drop=, not max_rise="),
-        ({"metric": "mae"}, "metric='mae' needs its budget: give max_rise="),
+        ({"metric": "mae", "max_drop": 0.1}, "metric='mae' is an error: give max_rise= instead of max_drop="),
+        ({"max_rise": 0.1}, "metric='accuracy' is a score: give max_drop= instead of max_rise="),
+        ({"metric": "mae"}, "metric='mae' needs a budget: give max_rise="),
         (
             {"metric": "mae", "max_rise": float("inf")},
-            "max_rise is a finite number in the units of the target, not inf",
+            "max_rise must be a finite number in the units of the target, got inf",
         ),
         (
             {"metric": "rmse", "max_rise": 0.0, "output": ms.Output(decode=np.sign)},
-            "decode= means nothing for metric='rmse': leave it out",
+            "decode is not supported by metric='rmse': remove it",
         ),
     ],
 )

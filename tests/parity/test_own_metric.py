@@ -117,7 +117,7 @@ def test_slices_inform_and_are_not_judged(answering: Any) -> None:
         answering(TARGETS + errors), ROWS, TARGETS, metric=mean_error, max_value=5, slices=side, **FEW
     )
     assert evidence.findings == ("worst slice side=1: 3 over 60 rows",)
-    with pytest.raises(ms.UsageError, match="Slices: max_value= means nothing for a callable as metric="):
+    with pytest.raises(ms.UsageError, match="Slices: max_value= is not supported for a callable as metric="):
         ms.measure_accuracy(
             answering(OLD),
             ROWS,
@@ -139,14 +139,14 @@ def test_slices_inform_and_are_not_judged(answering: Any) -> None:
             {"min_value": 1, "max_value": 2},
             "metric=mean_error needs one budget: min_value= if higher is better, max_value= if lower is",
         ),
-        ({"max_value": float("inf")}, "max_value is a finite number, not inf"),
+        ({"max_value": float("inf")}, "max_value must be a finite number, got inf"),
         (
             {"max_value": 1, "sampling": ms.Sampling(sample_weight=np.ones(N))},
-            "sample_weight= means nothing for a callable as metric=: leave it out",
+            "sample_weight is not supported by a callable as metric=: remove it",
         ),
         (
             {"max_value": 1, "output": ms.Output(scores="logits")},
-            "scores= means nothing for a callable as metric=: leave it out",
+            "scores is not supported by a callable as metric=: remove it",
         ),
     ],
 )
@@ -157,9 +157,9 @@ def test_arguments_that_a_callable_does_not_take(answering: Any, arguments: Any,
 
 
 def test_metric_that_is_no_number_is_refused(answering: Any) -> None:
-    with pytest.raises(ms.InputError, match="metric= is nan over all 120 rows of candidate: a finite number is needed"):
+    with pytest.raises(ms.InputError, match="metric is nan over all 120 rows of the candidate; it must be finite"):
         ms.measure_accuracy(answering(OLD), ROWS, TARGETS, metric=lambda labels, answers: np.nan, max_value=1)
-    with pytest.raises(ms.UsageError, match="metric= returned str: one number is needed"):
+    with pytest.raises(ms.UsageError, match="metric must return one number, got str"):
         ms.measure_accuracy(answering(OLD), ROWS, TARGETS, metric=lambda labels, answers: "high", max_value=1)  # type: ignore[arg-type,return-value]
     with pytest.raises(ms.InputError, match="there are 119 labels for 120 rows of outputs"):
         ms.measure_accuracy(answering(OLD), ROWS, TARGETS[:-1], metric=mean_error, max_value=1)

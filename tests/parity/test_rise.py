@@ -84,7 +84,7 @@ def test_failure_text_in_full(answering: Any) -> None:
     assert (
         str(failure.value)
         == """\
-RMSE parity: the error of the candidate rises more than its budget
+RMSE parity: RMSE of the candidate rises more than its budget
 
   rise       0.304   (reference 1.00 → candidate 1.30)
   interval   [0.291, 0.311]  low at 99.9 %, high at 95 %, Student t and Hall, n = 600 rows
@@ -94,7 +94,7 @@ RMSE parity: the error of the candidate rises more than its budget
   the error rose in 600 rows and fell in 0; worst slice parity=1: +0.4
   candidate  int8
   reference  fp32
-  next       look at the rows where it rose most, keep the layers at fault in full precision, or retrain"""
+  next       look at the rows where the error rose most, keep the layers at fault in full precision, or retrain"""
     )
 
 
@@ -105,8 +105,8 @@ def test_dependent_differences_without_a_block_are_never_judged(answering: Any) 
         evidence = ms.measure_accuracy_parity(candidate, reference, ROWS, TARGETS, metric="mae", max_rise=max_rise)
         assert evidence.verdict is ms.Verdict.INCONCLUSIVE
         assert evidence.details["equal_model_inconclusive"] == 1
-        assert evidence.findings[0].startswith("neighbouring rows depend on each other: sums of losses over 16 of them")
-        assert evidence.advice.startswith("give block=")
+        assert evidence.findings[0].startswith("neighboring rows depend on each other: sums of losses over 16 of them")
+        assert evidence.advice.startswith("give sampling=ms.Sampling(block=...)")
     judged = ms.measure_accuracy_parity(
         candidate, reference, ROWS, TARGETS, metric="mae", max_rise=100, sampling=ms.Sampling(block=20)
     )
@@ -121,10 +121,10 @@ def test_inconclusive_says_what_would_decide(answering: Any) -> None:
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.findings == (
         "the error rose in 305 rows and fell in 295",
-        "a model as good as its reference would be INCONCLUSIVE with these 600 rows in 66% of samples; with about "
+        "a model equal to its reference would be INCONCLUSIVE with these 600 rows in 66% of samples; with about "
         "3,435 rows it passes 9 times in 10",
     )
-    assert evidence.advice == f"give about {evidence.details['rows_needed']:,} rows, or a larger max_rise"
+    assert evidence.advice == f"give about {evidence.details['rows_needed']:,} labeled rows, or a larger max_rise"
 
 
 def test_the_same_model_passes_without_any_room(answering: Any) -> None:
@@ -158,17 +158,17 @@ def test_candidate_that_answers_nan_fails_in_a_sentence(answering: Any) -> None:
     assert (
         str(failure.value)
         == """\
-RMSE parity: some rows are answered with NaN or infinities
+RMSE parity: some outputs are NaN or infinite
 
-  unanswered 1
-  method     every row looked at, n = 600 rows
+  invalid rows 1
+  method     every row checked, n = 600 rows
   budget     at most 0
   verdict    FAIL: the value lies above the budget
 
   output 'output' of int8 holds NaN or infinities in 1 of 600 rows, first in row 3 (1 rows of the inputs hold NaN)
   candidate  int8
   reference  fp32
-  next       find out where they come from: look at the first such row node by node, and impute what is missing"""
+  next       trace the first such row through the model node by node, and impute missing inputs"""
     )
 
 

@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 import pytest_modelserve as ms
 from pytest_modelserve import stats
-from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.metrics import Part
-from pytest_modelserve.parity.accuracy.estimates import ErrorRates
-from pytest_modelserve.parity.accuracy.metrics import Limit
-from pytest_modelserve.parity.accuracy.slices import SliceRules, verdicts_of
 
 N = 2000
 ROWS = np.arange(N, dtype=np.float32)[:, None]
@@ -120,7 +116,7 @@ def test_slice_that_fails_fails_the_gate(voting: Any) -> None:
 def test_slice_that_cannot_be_told_makes_the_gate_inconclusive(voting: Any) -> None:
     evidence = judged(voting, range(16))
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
-    assert evidence.summary == "a slice cannot be told from its budget with these rows: drop site=north"
+    assert evidence.summary == "not enough rows to decide on a slice: drop site=north"
 
 
 def test_failure_text_names_every_judged_slice(voting: Any) -> None:
@@ -215,8 +211,8 @@ def test_groups_and_weights_are_those_of_the_slice(answering: Any) -> None:
         ({"max_drop": None}, "Slices: min_rows= needs a budget: give both to judge slices, or neither to be informed"),
         ({"columns": {}}, "Slices: max_drop= is the budget of a slice, and there are no columns"),
         ({"columns": SITE}, "slices map names to columns, got ndarray"),
-        ({"max_drop": float("nan")}, "Slices: max_drop is a share below 1, not nan"),
-        ({"max_drop": 5}, "Slices: max_drop is a share below 1, not 5"),
+        ({"max_drop": float("nan")}, "Slices: max_drop must be above -1 and below 1, got nan"),
+        ({"max_drop": 5}, "Slices: max_drop must be above -1 and below 1, got 5"),
         ({"min_rows": 0}, "Slices: min_rows is a count of at least 1, got 0"),
         ({"max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
         (
@@ -298,30 +294,26 @@ def holm_by_hand(p_values: list[float], alpha: float) -> set[int]:
     return rejected
 
 
-def test_fail_over_slices_takes_holms_correction() -> None:
-    """Each part has a p-value of its own, and fails where it is at most the error rate that it is given."""
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        p_values = list(10 ** rng.uniform(-5, 0, 6))
-        masks = [np.arange(7) == index for index in range(6)]
-        parts = tuple(Part(f"p={index}", mask) for index, mask in enumerate(masks[1:], 1))
-
-        def judge(rows: Any, limit: float, rates: ErrorRates, p_values: Any = p_values) -> Quantity:
-            p = p_values[0 if rows.all() else int(np.flatnonzero(rows)[0])]
-            return Quantity(
-                "x", 1, "", Interval(1.0 if p <= rates.alpha else -1.0, 2.0, 0.9, 0.9), Budget("at_most", limit)
-            )
-
-        found = verdicts_of(
-            SliceRules(parts, Limit("max_drop", 0.0, is_score=True)),
-            judge,
-            n=7,
-            limit=0.0,
-            rates=ErrorRates(0.95, 0.01),
+def test_fail_over_slices_takes_holms_correction(voting: Any) -> None:
+    """A part fails alone where P(as few right rows | its budget) <= alpha: Holm's procedure over those p-values."""
+    rng, failed = np.random.default_rng(0), 0
+    for _ in range(40):
+        wrong = np.flatnonzero(rng.random(N) < np.repeat(rng.uniform(0.05, 0.3, 5), 400))
+        evidence = ms.measure_accuracy(
+            voting(LABELS, wrong),
+            ROWS,
+            LABELS,
+            min_value=0.85,
+            alpha=0.01,
+            slices=ms.Slices({"x": np.arange(N) // 400}, min_value=0.85, min_rows=50),
         )
-        failed = {int(q.name[-1]) for q in found.slices if q.verdict is ms.Verdict.FAIL}
-        failed |= {0} if found.headline.verdict is ms.Verdict.FAIL else set()
-        assert failed == holm_by_hand(p_values, 0.01)
+        right = 400 - np.bincount(wrong // 400, minlength=5)
+        p_values = [binom.cdf(right.sum(), N, 0.85), *binom.cdf(right, 400, 0.85)]
+        found = {int(q.name[-1]) + 1 for q in evidence.quantities[1:] if q.verdict is ms.Verdict.FAIL}
+        found |= {0} if evidence.quantities[0].verdict is ms.Verdict.FAIL else set()
+        assert found == holm_by_hand(p_values, 0.01)
+        failed += len(found)
+    assert failed > 40
 
 
 def test_many_slices_still_travel(voting: Any) -> None:

@@ -206,7 +206,7 @@ def test_rows_that_would_decide_are_told_in_rows_and_not_in_groups(answering: An
     )
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     needed = evidence.details["rows_needed"]
-    assert evidence.advice == f"give about {needed:,} rows, or a smaller min_value"
+    assert evidence.advice == f"give about {needed:,} labeled rows, or a smaller min_value"
     more = int(np.ceil(needed / N))
     decided = ms.measure_accuracy(
         answering(np.tile(answers, more)),

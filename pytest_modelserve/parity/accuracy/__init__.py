@@ -1,1 +1,1 @@
-"""TODO."""
+"""Accuracy gates and task metrics."""

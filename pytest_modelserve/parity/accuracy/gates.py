@@ -1,35 +1,25 @@
-"""Is the model as good at its task as it must be: by itself, and against the model it replaces?
+"""Accuracy gates: a task metric of one model, and its change against a reference, within a budget.
 
-A score (accuracy, F1, AUC, R²) has a floor; an error (log loss, MAE, RMSE) has a ceiling.
+A score (accuracy, F1, AUC, R²) has a floor and a largest drop; an error (log loss, MAE) a ceiling and a largest rise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Evidence
-from pytest_modelserve.parity.accuracy.custom_metric import measure_own_change, measure_own_level
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
-from pytest_modelserve.parity.accuracy.evaluation import (
-    measure_change,
-    measure_drop,
-    measure_level,
-    measure_share,
-    question_of,
-)
-from pytest_modelserve.parity.accuracy.metrics import Metric, limit_of, spec_of
+from pytest_modelserve.parity.accuracy.evaluation import Evaluation
+from pytest_modelserve.parity.accuracy.metrics import MetricChoice
 from pytest_modelserve.serving.inputs import Inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_modelserve.metrics import Column, Output, Slices
     from pytest_modelserve.serving import Predictor
     from pytest_modelserve.stats import Sampling
-
-# What a call of an accuracy gate asks: the metric, its budget, and how answers and rows are to be taken.
 
 
 def measure_accuracy(
@@ -37,7 +27,7 @@ def measure_accuracy(
     inputs: Inputs,
     labels: NDArray[Any],
     *,
-    metric: Metric = "accuracy",
+    metric: MetricChoice = "accuracy",
     min_value: float | None = None,
     max_value: float | None = None,
     confidence: float = 0.95,
@@ -95,24 +85,22 @@ def measure_accuracy(
         >>> ms.measure_accuracy(model, np.zeros((200, 1)), labels, min_value=0.9).verdict.name
         'PASS'
     """
-    spec = spec_of(metric)
-    limit = limit_of(metric, spec, score={"min_value": min_value}, error={"max_value": max_value})
-    question = question_of(
+    evaluation = Evaluation.of(
         metric,
-        spec,
-        limit,
-        ErrorRates(confidence, alpha),
         inputs,
         labels,
+        score_budget=("min_value", min_value),
+        error_budget=("max_value", max_value),
+        rates=ErrorRates(confidence, alpha),
         output=output,
         sampling=sampling,
         slices=slices,
     )
-    if spec.function is not None:
-        return measure_own_level(predictor, question)
-    if question.are_plain_rows and (spec.is_exact or (spec.name == "precision" and not spec.macro)):
-        return measure_share(predictor, question)
-    return measure_level(predictor, question)
+    rows = evaluation.read(predictor)
+    if (invalid := evaluation.invalid_evidence(rows, predictor.subject)) is not None:
+        return invalid
+    estimate = evaluation.metric.level(rows, evaluation.sample)
+    return evaluation.evidence(estimate, rows, predictor.subject)
 
 
 def measure_accuracy_parity(
@@ -121,7 +109,7 @@ def measure_accuracy_parity(
     inputs: Inputs,
     labels: NDArray[Any],
     *,
-    metric: Metric = "accuracy",
+    metric: MetricChoice = "accuracy",
     max_drop: float | None = None,
     max_rise: float | None = None,
     confidence: float = 0.95,
@@ -170,21 +158,20 @@ def measure_accuracy_parity(
         >>> ms.measure_accuracy_parity(model, model, np.zeros((2000, 1)), labels, max_drop=0.01).verdict.name
         'PASS'
     """
-    spec = spec_of(metric)
-    limit = limit_of(metric, spec, score={"max_drop": max_drop}, error={"max_rise": max_rise})
-    question = question_of(
+    evaluation = Evaluation.of(
         metric,
-        spec,
-        limit,
-        ErrorRates(confidence, alpha),
         inputs,
         labels,
+        score_budget=("max_drop", max_drop),
+        error_budget=("max_rise", max_rise),
+        rates=ErrorRates(confidence, alpha),
         output=output,
         sampling=sampling,
         slices=slices,
     )
-    if spec.function is not None:
-        return measure_own_change(candidate, reference, question)
-    if question.are_plain_rows and spec.is_exact:
-        return measure_drop(candidate, reference, question)
-    return measure_change(candidate, reference, question)
+    before = evaluation.read(reference, is_reference=True)
+    after = evaluation.read(candidate)
+    if (invalid := evaluation.invalid_evidence(after, candidate.subject, reference.subject)) is not None:
+        return invalid
+    estimate = evaluation.metric.change(before, after, evaluation.sample)
+    return evaluation.evidence(estimate, after, candidate.subject, reference.subject)
