@@ -330,7 +330,7 @@ F1: not enough rows to decide whether F1 reaches min_value
   verdict    INCONCLUSIVE: the interval contains the limit of the budget
 
   candidate  model
-  next       give about {evidence.details["rows_needed"]:,} rows, or a smaller min_value"""
+  next       give about {evidence.details["rows_needed"]:,} labeled rows, or a smaller min_value"""
     )
 
 
