@@ -1,12 +1,12 @@
-"""onnx's own recorded model cases, replayed through `assert_output_parity`: `python benchmarks/onnx_cases.py`.
+"""onnx's own recorded model cases, replayed through output parity: `python benchmarks/onnx_cases.py`.
 
-The installed onnx brings about 2,000: some for every operator of every opset, built in memory, and models with their
-recorded answers as test data. Each is served by onnxruntime from a file and held against its recorded answers within
-the tolerances of onnx's own tests (rtol 1e-3, atol 1e-7 unless a case says more), dtypes, shapes, NaN and infinities
-included. What deviates is listed by name in `tests/parity/onnx_cases_known.toml`. This prints what is new there and
-what has vanished; `--update` writes the list anew.
+The installed onnx has about 2,000: some for every operator of every opset, built in memory, and models with recorded
+outputs as test data. onnxruntime serves each from a file. Its outputs must equal the recorded ones within the
+tolerances of onnx's own tests (rtol 1e-3, atol 1e-7 unless a case says more), including dtypes, shapes, NaN and
+infinities. Deviations are listed by name in `tests/parity/onnx_cases_known.toml`. This prints new ones and those that
+vanished; `--update` writes the list again.
 
-All of it runs in a child process: one that a case ends is an outcome of that case, and the next child goes on after it.
+Everything runs in a child process: a case that crashes it has that outcome, and the next child continues after it.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from pytest_modelserve.serving.onnx_predictor import as_arrays
 
 KNOWN = Path(__file__).parent.parent / "tests" / "parity" / "onnx_cases_known.toml"
 AGREES = ""
-ENDS = "ends the process"
+CRASHES = "ends the process"
 TIME_LIMIT_S = 600
 SMALL = ("node", "simple", "pytorch-operator", "pytorch-converted")
 LARGE = "light"  # image classifiers of up to 0.6 GB, whose weights are made when they are loaded
 
-# What the machine decides: whether it has the locale en_US.UTF-8, and how the last digit of a float16 is rounded.
+# These depend on the machine: its locales (en_US.UTF-8), and how the last digit of a float16 is rounded.
 MACHINE = re.compile(r"/test_(strnorm\w*monday|attention_\w*fp16)")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model and the answers that onnx recorded: a folder, or the file of a model, or a model with data in memory."""
+    """A model and the outputs that onnx recorded: a folder, the file of a model, or a model with data in memory."""
 
     name: str
     rtol: float
@@ -57,7 +57,7 @@ class Case:
 
 
 def cases(kinds: Sequence[str]) -> Iterator[Case]:
-    """Every case of these kinds that is installed, without those whose models would have to be downloaded."""
+    """Yield every installed case of these kinds, without those whose models would have to be downloaded."""
     from onnx.backend.test.loader import DATA_DIR, load_model_tests
 
     for kind in kinds:
@@ -73,25 +73,23 @@ def cases(kinds: Sequence[str]) -> Iterator[Case]:
             yield Case(f"{kind}/{case.name}", case.rtol, case.atol, path, case.model, case.data_sets or ())
 
 
-def replay(case: Case) -> str:
-    """AGREES where onnxruntime gives the recorded answers, else in a sentence how it does not."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with ms.serve(_model_file(case, Path(folder))) as candidate:
-                recording = _recording(case, candidate)
-                evidence = ms.measure_output_parity(
-                    candidate, recording, recording.inputs, rtol=case.rtol, atol=case.atol
-                )
-        except ms.ModelServeError as error:
-            return _reason(str(error))
+def replay(case: Case, folder: Path) -> str:
+    """Return AGREES if onnxruntime's outputs equal the recorded ones, else how they differ."""
+    try:
+        with ms.serve(_model_file(case, folder)) as candidate:
+            recording = _recording(case, candidate)
+            evidence = ms.measure_output_parity(candidate, recording, recording.inputs, rtol=case.rtol, atol=case.atol)
+    except ms.ModelServeError as error:
+        return _reason(str(error))
     return AGREES if evidence.verdict is ms.Verdict.PASS else evidence.findings[0]
 
 
 def _model_file(case: Case, folder: Path) -> Path:
     if case.path is not None:
         return case.path if case.path.suffix else case.path / "model.onnx"
-    onnx.save(case.model, folder / "model.onnx")
-    return folder / "model.onnx"
+    path = folder / f"{case.name.replace('/', '-')}.onnx"
+    onnx.save(case.model, path)
+    return path
 
 
 def _recording(case: Case, candidate: ms.Predictor) -> ms.Recording:
@@ -99,22 +97,23 @@ def _recording(case: Case, candidate: ms.Predictor) -> ms.Recording:
     assert signature is not None
     if case.path is not None and not case.path.suffix:
         return ms.open_recording(case.path, signature=signature)
-    data_sets = case.data_sets if case.path is None else [_made_up(case.path, signature.inputs)]
+    data_sets = case.data_sets if case.path is None else [_generated(case.path, signature.inputs)]
     exchanges = [
-        ms.Exchange(_arrays(signature.inputs, given), _arrays(signature.outputs, told)) for given, told in data_sets
+        ms.Exchange(_arrays(signature.inputs, given), _arrays(signature.outputs, outputs))
+        for given, outputs in data_sets
     ]
     return ms.Recording(Subject(case.name, "recorded"), exchanges, source=case.name)
 
 
-def _made_up(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[Any], list[Any]]:
-    """The inputs that onnx makes up for its large models, a ramp from 0 to 1, and the answer that it recorded."""
+def _generated(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[Any], list[Any]]:
+    """Return the inputs that onnx generates for its large models, a ramp from 0 to 1, and the recorded output."""
     ramps = []
     for spec in inputs:
         shape = [dim if isinstance(dim, int) else 1 for dim in spec.shape or ()]
         n = int(np.prod(shape))
         ramps.append((np.arange(n).reshape(shape) / n).astype(np.float32))
-    answer = onnx.TensorProto.FromString(path.with_name(f"{path.stem}_output_0.pb").read_bytes())
-    return ramps, [answer]
+    output = onnx.TensorProto.FromString(path.with_name(f"{path.stem}_output_0.pb").read_bytes())
+    return ramps, [output]
 
 
 def _arrays(specs: Sequence[TensorSpec], values: Sequence[Any]) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def _arrays(specs: Sequence[TensorSpec], values: Sequence[Any]) -> dict[str, Any
 
 
 def _plain(value: Any) -> Any:
-    """What onnx recorded, as onnxruntime would give it: tensors as arrays, text as str."""
+    """Return a recorded value as onnxruntime would: tensors as arrays, text as str."""
     if isinstance(value, onnx.TensorProto):
         value = onnx.numpy_helper.to_array(value)
     if isinstance(value, list):
@@ -134,8 +133,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _reason(told: str) -> str:
-    """A refusal without what changes from machine to machine: folders, and the runtime's own source lines."""
+def _reason(text: str) -> str:
+    """Return an error without what depends on the machine: folders, and the runtime's source lines."""
     for pattern, words in (
         (r"NOT_IMPLEMENTED : Could not find an implementation for (\S+) node", "onnxruntime has no kernel for {}"),
         (r"NOT_IMPLEMENTED : Failed to find kernel for (\S+)", "onnxruntime has no kernel for {}"),
@@ -143,14 +142,14 @@ def _reason(told: str) -> str:
         (r"(construct locale with name:[\w.-]+|layout_ == 0|running \w+ node)", "onnxruntime fails: {}"),
         (r"(input|output) '.*' of type (\w+), which cannot", "{} of a type that cannot be served"),
     ):
-        match = re.search(pattern, told)
+        match = re.search(pattern, text)
         if match:
             return words.format(match[1])
-    return told[:160]
+    return text[:160]
 
 
 def outcomes(kinds: Sequence[str] = SMALL) -> dict[str, str]:
-    """What `replay` says of every case, by name."""
+    """Return the result of `replay` for every case, by name."""
     found: dict[str, str] = {}
     while True:
         child = subprocess.run(
@@ -163,58 +162,59 @@ def outcomes(kinds: Sequence[str] = SMALL) -> dict[str, str]:
         )
         begun = None
         for line in child.stdout.splitlines():
-            begun, told = json.loads(line)
-            found[begun] = ENDS if told is None else told
+            begun, text = json.loads(line)
+            found[begun] = CRASHES if text is None else text
         if child.returncode == 0:
             return found
-        # A signal ends the child at the case it had begun; an exception is a fault of this script or the package.
-        if child.returncode > 0 or begun is None or found[begun] != ENDS:
+        # A signal ends the child in the case that it began; an exception is a bug of this script or the package.
+        if child.returncode > 0 or begun is None or found[begun] != CRASHES:
             raise RuntimeError(f"the cases could not be replayed:\n{child.stderr[-4000:]}")
 
 
 def _child(kinds: Sequence[str], done: Collection[str]) -> None:
-    """Two lines of JSON a case: its name before it is run, its outcome after."""
-    for case in cases(kinds):
-        if case.name not in done:
-            print(json.dumps([case.name, None]), flush=True)
-            print(json.dumps([case.name, replay(case)]), flush=True)
+    """Print two lines of JSON a case: its name before it runs, its outcome after."""
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases(kinds):
+            if case.name not in done:
+                print(json.dumps([case.name, None]), flush=True)
+                print(json.dumps([case.name, replay(case, Path(folder))]), flush=True)
 
 
 def listed() -> tuple[dict[str, str], dict[str, str]]:
-    """The deviations in the list, by name: those everywhere, and those that the machine decides."""
+    """Return the listed deviations by name: those everywhere, and those that depend on the machine."""
     tables = tomllib.loads(KNOWN.read_text(encoding="utf-8"))
     return tables["everywhere"], tables["by_machine"]
 
 
 def listed_versions() -> dict[str, str]:
-    """The versions with which the list was written."""
+    """Return the versions with which the list was written."""
     return dict(tomllib.loads(KNOWN.read_text(encoding="utf-8"))["versions"])
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide what deviates."""
+    """Return the versions that the deviations depend on."""
     return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 def changes(found: Mapping[str, str]) -> list[str]:
-    """A sentence for each deviation that is not in the list, and each in the list that is none."""
+    """Describe each deviation that is not listed, and each listed one that vanished."""
     everywhere, by_machine = listed()
-    deviating = {name: told for name, told in found.items() if told != AGREES}
-    new = [f"new: {name}: {told}" for name, told in deviating.items() if name not in {*everywhere, *by_machine}]
-    vanished = [f"vanished: {name}: {told}" for name, told in everywhere.items() if found.get(name, AGREES) == AGREES]
+    deviating = {name: text for name, text in found.items() if text != AGREES}
+    new = [f"new: {name}: {text}" for name, text in deviating.items() if name not in {*everywhere, *by_machine}]
+    vanished = [f"vanished: {name}: {text}" for name, text in everywhere.items() if found.get(name, AGREES) == AGREES]
     return sorted(new) + sorted(vanished)
 
 
 def write_list(found: Mapping[str, str]) -> None:
-    """Write the list anew."""
-    deviating = sorted((name, told) for name, told in found.items() if told != AGREES)
+    """Write the list again."""
+    deviating = sorted((name, text) for name, text in found.items() if text != AGREES)
     tables = {
         "versions": list(versions().items()),
-        "everywhere": [(name, told) for name, told in deviating if not MACHINE.search(name)],
-        "by_machine": [(name, told) for name, told in deviating if MACHINE.search(name)],
+        "everywhere": [(name, text) for name, text in deviating if not MACHINE.search(name)],
+        "by_machine": [(name, text) for name, text in deviating if MACHINE.search(name)],
     }
     lines = [
-        "# What onnxruntime answers otherwise than onnx recorded for its own cases, or refuses: written by",
+        "# Where onnxruntime's outputs differ from those that onnx recorded for its own cases, or it fails: written by",
         "# `python benchmarks/onnx_cases.py --update`. A test fails on what is new and on what vanished; what is in",
         "# by_machine (a locale that is not installed, the last digit of a float16) may agree elsewhere.",
     ]
@@ -226,7 +226,7 @@ def write_list(found: Mapping[str, str]) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    options.add_argument("--update", action="store_true", help="write the list of known deviations anew")
+    options.add_argument("--update", action="store_true", help="write the list of known deviations again")
     options.add_argument("--large", action="store_true", help="the image classifiers too; they are in no list")
     options.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -234,15 +234,15 @@ def main() -> None:
         _child(chosen.child, set(sys.stdin.read().splitlines()))
         return
     found = outcomes()
-    deviating = sum(told != AGREES for told in found.values())
+    deviating = sum(text != AGREES for text in found.values())
     print(f"{len(found)} cases: {len(found) - deviating} agree, {deviating} deviate")
     if chosen.update:
         write_list(found)
     for sentence in changes(found):
         print(sentence)
     if chosen.large:
-        for name, told in outcomes([LARGE]).items():
-            print(f"{name}: {told or 'agrees'}")
+        for name, text in outcomes([LARGE]).items():
+            print(f"{name}: {text or 'agrees'}")
 
 
 if __name__ == "__main__":

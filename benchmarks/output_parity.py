@@ -1,11 +1,10 @@
-"""What comparing outputs costs beside `np.testing.assert_allclose`: `python benchmarks/output_parity.py`.
+"""Benchmark: cost of comparing outputs relative to `np.testing.assert_allclose`: `python benchmarks/output_parity.py`.
 
-1,000,000 × 10 float32 outputs, equal up to rounding, compared in one process in rounds whose order is shuffled. Three
-forms of ours: the comparison alone, the whole assertion over two plain functions (their answers are copied, because no
-two calls may share memory), and the same over a stream of batches. Each round gives one ratio of two times; their
-median is the figure. Peak memory is what a call allocates, as a multiple of one of the two arrays. For the assertions
-that covers the answers of both models: two arrays where they are made as a whole, two batches in the stream, which is
-there for what does not fit.
+1,000,000 × 10 float32 outputs, equal up to rounding, compared in one process in rounds of shuffled order. Three forms:
+the comparison alone, the whole assertion over two functions (their outputs are copied, because no two calls may share
+memory), and the same over a stream of batches. Each round gives one ratio of two times; the figure is their median.
+Peak memory is what a call allocates, as a multiple of one of the two arrays. For the assertions it covers the outputs
+of both models: two arrays, or two batches in the stream.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def seconds(call: Call) -> float:
 
 
 def peak_bytes(call: Call) -> int:
-    """The most memory that a call held at once and did not hold before."""
+    """Return the most memory that a call allocated at once."""
     tracemalloc.start()
     call()
     _, peak = tracemalloc.get_traced_memory()
@@ -46,7 +45,7 @@ def peak_bytes(call: Call) -> int:
 
 
 def interleaved(calls: dict[str, Call]) -> dict[str, list[float]]:
-    """The time of each call in each round, the order shuffled anew for every round."""
+    """Return the time of each call in each round; the order is shuffled for every round."""
     order = random.Random(0)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -61,7 +60,7 @@ def main() -> None:
     reference = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
     candidate = reference * np.float32(1 + 2**-22)
     rows = np.arange(ROWS)
-    # A slice is a view, so that a call pays for the one copy that no answer can do without.
+    # A slice is a view, so that a call pays for the one copy that no output can do without.
     served = {
         side: ms.serve(lambda x, y=y: y[x[0] : x[-1] + 1], name=side)
         for side, y in (("a", candidate), ("b", reference))

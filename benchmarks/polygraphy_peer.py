@@ -1,6 +1,6 @@
-"""Polygraphy's comparison with all tensors marked, in a Python of its own that is asked over pipes.
+"""Polygraphy's comparison with all tensors marked, in another Python process that is called over pipes.
 
-Run by that Python, this file is the other end: one pair of models a line in, its time and its answer out.
+Run by that Python, this file is the server: it reads one pair of models a line and prints its time and result.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The node of the candidate that makes the first tensor reported as different, "" for none; and the time.
+class Result:
+    """The candidate's node that computes the first tensor reported as different, "" for none; and the time.
 
-    `error` is why there is no answer: a model that does not run, or that holds bfloat16.
+    `error` is the reason for a missing result: a model that does not run, or that holds bfloat16.
     """
 
     node: str
@@ -57,8 +57,8 @@ class Peer:
             assert process.stdin is not None
             process.stdin.close()
 
-    def compare(self, candidate: Path, reference: Path, inputs: Mapping[str, NDArray[np.generic]]) -> Answer:
-        """What it says of this pair. RuntimeError where the process has ended."""
+    def compare(self, candidate: Path, reference: Path, inputs: Mapping[str, NDArray[np.generic]]) -> Result:
+        """Return its result for this pair. RuntimeError if the process has ended."""
         import numpy
 
         arrays: dict[str, Any] = dict(inputs)
@@ -69,10 +69,10 @@ class Peer:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError("the peer's process has ended")
-        return Answer(**json.loads(line))
+        return Result(**json.loads(line))
 
 
-def _answered(candidate: str, reference: str, inputs: Mapping[str, Any]) -> Answer:
+def _compare(candidate: str, reference: str, inputs: Mapping[str, Any]) -> Result:
     import onnx
     from polygraphy import constants
     from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
@@ -87,16 +87,16 @@ def _answered(candidate: str, reference: str, inputs: Mapping[str, Any]) -> Answ
     try:
         results = Comparator.run([OnnxrtRunner(session) for session in sessions], data_loader=[dict(inputs)])
     except Exception as error:  # the runtime's exceptions share no base class
-        return Answer("", time.perf_counter() - start, str(error))
+        return Result("", time.perf_counter() - start, str(error))
     ((agreement,),) = Comparator.compare_accuracy(results, compare_func=SimpleCompareFunc())[0].values()
     seconds = time.perf_counter() - start
     different = next((name for name, agrees in agreement.items() if not bool(agrees)), "")
     makers = {name: node.name for node in onnx.load(candidate).graph.node for name in node.output}
-    return Answer(makers.get(different, ""), seconds)
+    return Result(makers.get(different, ""), seconds)
 
 
 def _serve() -> None:
-    """Answer every line of standard input; what Polygraphy prints is dropped."""
+    """Process every line of standard input; what Polygraphy prints is dropped."""
     import numpy
     import onnxruntime
     from polygraphy.logger import G_LOGGER
@@ -106,8 +106,8 @@ def _serve() -> None:
     for line in sys.stdin:
         candidate, reference, arrays = json.loads(line)
         with contextlib.redirect_stdout(io.StringIO()), numpy.load(arrays) as inputs:
-            answer = _answered(candidate, reference, dict(inputs))
-        print(json.dumps(asdict(answer)), flush=True)
+            result = _compare(candidate, reference, dict(inputs))
+        print(json.dumps(asdict(result)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Converted scikit-learn models against scikit-learn's own answers: `python benchmarks/sklearn_cases.py`.
+"""Converted scikit-learn models compared with scikit-learn: `python benchmarks/sklearn_cases.py`.
 
-The models, which skl2onnx converted, and the recordings of scikit-learn's answers are in `fixtures/golden/sklearn`,
-whose README says what they are. Each model is served by onnxruntime and each of its recordings replayed through
-`assert_output_parity` within rtol 1e-4 and atol 1e-5; labels, dtypes, shapes and class names have to be equal. What
-deviates is listed by name in `deviations.toml` beside them. This prints what is new there and what has vanished;
-`--update` writes the list anew.
+`fixtures/golden/sklearn` has the models, converted by skl2onnx, and recordings of scikit-learn's outputs; its README
+describes them. onnxruntime serves each model, and each of its recordings is replayed through output parity within
+rtol 1e-4 and atol 1e-5; labels, dtypes, shapes and class names must be equal. Deviations are listed by name in
+`deviations.toml`. This prints new ones and those that vanished; `--update` writes the list again.
 """
 
 from __future__ import annotations
@@ -23,30 +22,27 @@ FOLDER = Path(__file__).parent.parent / "fixtures" / "golden" / "sklearn"
 KNOWN = FOLDER / "deviations.toml"
 _REASON = re.compile(r"Type Error: .*|construct locale with name:[\w.-]+")
 RTOL, ATOL = 1e-4, 1e-5
-"""A hundred times what rounding float32 once costs, and less than anybody reads of a probability."""
+"""A hundred times one rounding of float32, and less than anybody reads of a probability."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """What is told of each output of one case, why it is so, and whether the machine decides."""
+    """The finding of each output of one case, its reason, and whether it depends on the machine."""
 
-    told: tuple[str, ...]
+    findings: tuple[str, ...]
     why: str
     by_machine: bool
 
 
 def recordings() -> Iterator[tuple[str, Path, Path]]:
-    """The name, model file and recording of every case."""
+    """Yield the name, model file and recording of every case."""
     for recording in sorted(FOLDER.glob("*.npz")):
         model = recording.name.partition(".")[0]
         yield recording.stem, FOLDER / f"{model}.onnx", recording
 
 
 def replay(model: Path, recording: Path) -> tuple[str, ...]:
-    """What the model answers otherwise than scikit-learn did, a sentence for each output; empty for nothing.
-
-    That onnxruntime refuses the model is an answer too.
-    """
+    """Return one finding for each output that differs from scikit-learn's, or that onnxruntime refuses the model."""
     reference = ms.open_recording(recording)
     try:
         with ms.serve(model) as candidate:
@@ -54,65 +50,70 @@ def replay(model: Path, recording: Path) -> tuple[str, ...]:
     except ms.GateFailure as failure:
         return tuple(finding for finding in failure.evidence.findings if finding.startswith("output "))
     except ms.ArtifactError as error:
-        told = _REASON.search(str(error))
-        return (f"refused: {told[0] if told else error}",)
+        reason = _REASON.search(str(error))
+        return (f"refused: {reason[0] if reason else error}",)
     return ()
 
 
 def deviations() -> dict[str, tuple[str, ...]]:
-    """What deviates in each case that deviates, by its name."""
+    """Return the findings of each case that deviates, by its name."""
     found = {name: replay(model, recording) for name, model, recording in recordings()}
-    return {name: told for name, told in found.items() if told}
+    return {name: finding for name, finding in found.items() if finding}
 
 
 def listed() -> dict[str, Deviation]:
-    """The list of known deviations, by the name of the case."""
+    """Return the known deviations by the name of the case."""
     cases = tomllib.loads(KNOWN.read_text(encoding="utf-8"))
     return {
-        name: Deviation(tuple(case["told"]), case["why"], case.get("by_machine", False)) for name, case in cases.items()
+        name: Deviation(tuple(case["findings"]), case["why"], case.get("by_machine", False))
+        for name, case in cases.items()
     }
 
 
 def changes(found: Mapping[str, tuple[str, ...]], known: Mapping[str, Deviation]) -> list[str]:
-    """A sentence for each output that deviates and is not in the list, and for each in the list that does not.
+    """Describe each output that deviates and is not listed, and each listed one that vanished.
 
-    An output is known by its case and name: the last digit of the figures may be the machine's. Cases that the machine
-    decides are neither.
+    Outputs are compared by case and name, because the last digit may depend on the machine. Cases that depend on the
+    machine are skipped.
     """
-    now = {(case, _output(told)): told for case, every in found.items() for told in every}
-    before = {(case, _output(told)): told for case, entry in known.items() for told in entry.told}
+    now = {(case, _output(finding)): finding for case, every in found.items() for finding in every}
+    before = {(case, _output(finding)): finding for case, entry in known.items() for finding in entry.findings}
     by_machine = {case for case, entry in known.items() if entry.by_machine}
-    new = [f"new: {key[0]}: {told}" for key, told in now.items() if key not in before and key[0] not in by_machine]
+    new = [
+        f"new: {key[0]}: {finding}" for key, finding in now.items() if key not in before and key[0] not in by_machine
+    ]
     gone = [
-        f"vanished: {key[0]}: {told}" for key, told in before.items() if key not in now and key[0] not in by_machine
+        f"vanished: {key[0]}: {finding}"
+        for key, finding in before.items()
+        if key not in now and key[0] not in by_machine
     ]
     return sorted(new) + sorted(gone)
 
 
-def _output(told: str) -> str:
-    """The name of the output in a sentence about it, "" where the model was refused."""
-    return told.split("'")[1] if told.startswith("output ") else ""
+def _output(finding: str) -> str:
+    """Return the name of the output in a finding, "" if the model was refused."""
+    return finding.split("'")[1] if finding.startswith("output ") else ""
 
 
 def write_list(found: Mapping[str, tuple[str, ...]]) -> None:
-    """Write the list anew; the reasons that somebody wrote into it stay."""
+    """Write the list again and keep the reasons in it."""
     known = listed()
     lines = [
-        f"# What converted models answer otherwise than scikit-learn does, beyond rtol {RTOL:g}, atol {ATOL:g}:",
+        f"# Where converted models differ from scikit-learn, beyond rtol {RTOL:g}, atol {ATOL:g}:",
         "# written by `python benchmarks/sklearn_cases.py --update`, which keeps every `why`. A test fails on what is",
-        "# new and on what vanished; what is by_machine may be otherwise elsewhere.",
+        "# new and on what vanished; by_machine cases may agree elsewhere.",
     ]
-    for name, told in found.items():
+    for name, finding in found.items():
         before = known.get(name, Deviation((), "", False))
         lines += ["", f"[{json.dumps(name)}]", f"why = {json.dumps(before.why, ensure_ascii=False)}"]
         lines += ["by_machine = true"] if before.by_machine else []
-        lines += ["told = [", *(f"    {json.dumps(sentence, ensure_ascii=False)}," for sentence in told), "]"]
+        lines += ["findings = [", *(f"    {json.dumps(sentence, ensure_ascii=False)}," for sentence in finding), "]"]
     KNOWN.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    options.add_argument("--update", action="store_true", help="write the list of known deviations anew")
+    options.add_argument("--update", action="store_true", help="write the list of known deviations again")
     found, every = deviations(), list(recordings())
     if options.parse_args().update:
         write_list(found)

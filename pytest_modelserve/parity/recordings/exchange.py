@@ -21,6 +21,7 @@ class Exchange:
 
     Example:
         >>> import numpy as np
+        >>> import pytest_modelserve as ms
         >>> exchange = ms.Exchange(np.zeros((1, 3)), {"y": np.zeros((1, 2))})
         >>> exchange.outputs["y"].shape
         (1, 2)

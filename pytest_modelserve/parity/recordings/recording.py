@@ -48,6 +48,7 @@ def record_answers(predictor: Predictor, inputs: Inputs | Iterable[Inputs], path
 
     Example:
         >>> import numpy as np
+        >>> import pytest_modelserve as ms
         >>> predictor = ms.serve(lambda x: x + 1, name="model")
         >>> recording = ms.record_answers(predictor, np.zeros((4, 3)), "traffic.npz")
         >>> ms.assert_output_parity(predictor, recording, recording.inputs, rtol=0, atol=0).n
@@ -94,6 +95,7 @@ def open_recording(
     Example:
         >>> import numpy as np
         >>> np.savez("log.npz", **{"inputs/x": np.zeros((4, 3)), "outputs/y": np.ones((4, 2))})
+        >>> import pytest_modelserve as ms
         >>> len(ms.open_recording("log.npz").exchanges)
         1
     """

@@ -22,7 +22,7 @@ def test_every_deviation_has_its_reason_and_most_conversions_have_none() -> None
 
 def test_what_is_new_and_what_has_vanished_is_told() -> None:
     known = sklearn_cases.listed()
-    found = {name: entry.told for name, entry in known.items()}
+    found = {name: entry.findings for name, entry in known.items()}
     (gone,) = found.pop("k_bins.edges")
     found["tfidf_lower.held_out"] = ("output 'variable': off",)  # a machine that has the locale
     assert sklearn_cases.changes({**found, "mlp.held_out": ("output 'label': off",)}, known) == [

@@ -1,13 +1,13 @@
-"""Whether `locate_divergence` names the node that was broken: `python -m benchmarks.localisation [--only PART]`.
+"""Benchmark: does `locate_divergence` name the broken node? `python -m benchmarks.localization [--only PART]`.
 
-*mutants*: every line of the frozen table of `fixtures.mutants` is located in the broken export, beside the export;
-equivalent ones are left out by the rule of `fixtures.mutants.oracle`, and lost ones, whose model or node there is no
-longer, are told. Found means that an answer came, exact that it names the right node; misses are listed. *rewritten*:
-the same, but each broken float export is simplified by onnxsim or optimised by onnxruntime (extended) before it is
-located, so that nodes are fused, moved and renamed; exact means here that the answer names the node, or the first
-tensor behind it that both files have, and a mutant whose answers the rewriting puts right is an equivalent one.
-*clean*: 125 sets of weights for every export, drawn anew in the graph itself, and for each set three copies of the same
-model that may not raise an alarm: the graph written anew, simplified, and optimised.
+*mutants*: every line of the frozen table of `fixtures.mutants` is located in the broken export, against the export.
+Equivalent mutants are excluded by the rule of `fixtures.mutants.oracle`; lost ones, whose model or node no longer
+exists, are counted. Found means that there was an answer, exact that it names the right node; misses are listed.
+*rewritten*: the same after onnxsim simplified or onnxruntime optimized (extended) each broken float export, so that
+nodes are fused, moved and renamed. Exact then means that the answer names the node, or the first tensor behind it that
+both files have; a mutant whose outputs the rewriting corrects is equivalent. *clean*: 125 sets of random weights for
+every export, and for each set three copies of the same model that must not raise an alarm: saved again, simplified, and
+optimized.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import onnxruntime
 
 import pytest_modelserve as ms
 from fixtures.families import FAMILIES
-from fixtures.mutants import KINDS, QUANTISED, Mutant, Original, load, original
+from fixtures.mutants import KINDS, QUANTIZED, Mutant, Original, load, original
 from fixtures.mutants.oracle import agrees
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
@@ -37,9 +37,9 @@ PARTS = ("mutants", "rewritten", "clean")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one mutant; `told` is the answer as text where it is not the right one.
+    """The result for one mutant; `message` is the answer as text if it is not the right one.
 
-    `is_lost` where there is no longer such a model or node: the recipe that quantises it refuses to, say.
+    `is_lost` if its model or node no longer exists, for example because the quantization recipe refuses the model.
     """
 
     mutant: Mutant
@@ -47,7 +47,7 @@ class Outcome:
     is_lost: bool = field(default=False, kw_only=True)
     is_found: bool = False
     is_exact: bool = False
-    told: str = ""
+    message: str = ""
 
 
 def outcome(mutant: Mutant, source: Original, folder: Path) -> Outcome:
@@ -55,16 +55,16 @@ def outcome(mutant: Mutant, source: Original, folder: Path) -> Outcome:
     try:
         draft, change = mutant.of(source)
     except KeyError as error:
-        return Outcome(mutant, False, is_lost=True, told=str(error))
+        return Outcome(mutant, False, is_lost=True, message=str(error))
     if source.is_equivalent(mutant, draft, change):
         return Outcome(mutant, is_equivalent=True)
     onnx.save(draft.model, folder / "mutant.onnx")
     try:
         found = ms.locate_divergence(folder / "mutant.onnx", source.reference, source.inputs)
     except ms.ModelServeError as error:
-        return Outcome(mutant, False, told=f"{type(error).__name__}: {error}")
+        return Outcome(mutant, False, message=f"{type(error).__name__}: {error}")
     if found is None:
-        return Outcome(mutant, False, told="no divergence")
+        return Outcome(mutant, False, message="no divergence")
     is_exact = found.node in change.names
     return Outcome(mutant, False, True, is_exact, "" if is_exact else str(found))
 
@@ -76,12 +76,12 @@ def outcomes(pipeline: ms.Pipeline, mutants: Sequence[Mutant], folder: Path) -> 
         try:
             source = original(pipeline, model)
         except ms.RecipeError as error:
-            yield from (Outcome(mutant, False, is_lost=True, told=str(error)) for mutant in some)
+            yield from (Outcome(mutant, False, is_lost=True, message=str(error)) for mutant in some)
         else:
             yield from (outcome(mutant, source, folder) for mutant in some)
 
 
-def tell_mutants(every: Sequence[Outcome]) -> Iterator[str]:
+def format_mutants(every: Sequence[Outcome]) -> Iterator[str]:
     """Found and exact by kind, by model and over all, and every miss."""
     yield f"{'':30} {'listed':>7} {'lost':>5} {'equivalent':>11} {'counted':>8} {'found':>8} {'exact':>8}"
     for kind in KINDS:
@@ -92,18 +92,18 @@ def tell_mutants(every: Sequence[Outcome]) -> Iterator[str]:
     yield f"goals: found ≥ {GOAL_FOUND:.0%}, exact ≥ {GOAL_EXACT:.0%}"
     for each in every:
         if not (each.is_equivalent or each.is_exact):
-            yield f"  {each.mutant}\n    {each.told}"
+            yield f"  {each.mutant}\n    {each.message}"
 
 
 def _row(name: str, some: Sequence[Outcome]) -> str:
     equivalent, lost = sum(each.is_equivalent for each in some), sum(each.is_lost for each in some)
     counted = [each for each in some if not (each.is_equivalent or each.is_lost)]
-    shares = [_share(each.is_found for each in counted), _share(each.is_exact for each in counted)]
+    shares = [_percent(each.is_found for each in counted), _percent(each.is_exact for each in counted)]
     line = f"{name:30} {len(some):7} {lost:5} {equivalent:11} {len(counted):8}"
     return f"{line} {shares[0]:>8} {shares[1]:>8}"
 
 
-def _share(hits: Iterable[bool]) -> str:
+def _percent(hits: Iterable[bool]) -> str:
     every = list(hits)
     return f"{100 * sum(every) / len(every):.1f} %" if every else ""
 
@@ -129,7 +129,7 @@ def simplified(source: Path, made: Path) -> None:
     onnx.save(model, made)
 
 
-def optimised(source: Path, made: Path) -> None:
+def optimized(source: Path, made: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -137,16 +137,16 @@ def optimised(source: Path, made: Path) -> None:
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def written_anew(source: Path, made: Path) -> None:
+def saved_again(source: Path, made: Path) -> None:
     onnx.save(onnx.load(source), made)
 
 
 COPIES: dict[str, Callable[[Path, Path], None]] = {
-    "written anew": written_anew,
+    "saved again": saved_again,
     "simplified": simplified,
-    "optimised": optimised,
+    "optimized": optimized,
 }
-REWRITING = ("simplified", "optimised")
+REWRITING = ("simplified", "optimized")
 
 
 def rewritten_outcomes(
@@ -188,13 +188,13 @@ def _between(reference: onnx.ModelProto, candidate: onnx.ModelProto, tensor: str
     return names
 
 
-def tell_rewritten(name: str, every: Sequence[Outcome]) -> Iterator[str]:
+def format_rewritten(name: str, every: Sequence[Outcome]) -> Iterator[str]:
     yield _row(f"broken, then {name}", every)
-    yield from (f"  {each.mutant}\n    {each.told}" for each in every if not (each.is_equivalent or each.is_exact))
+    yield from (f"  {each.mutant}\n    {each.message}" for each in every if not (each.is_equivalent or each.is_exact))
 
 
 def alarms(pipeline: ms.Pipeline, weight_sets: int, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """The family, the copy and what was told, "" for no alarm, of every clean variant."""
+    """The family, the copy and what was message, "" for no alarm, of every clean variant."""
     reference, candidate = folder / "reference.onnx", folder / "candidate.onnx"
     for family in FAMILIES:
         source = original(pipeline, family)
@@ -206,11 +206,11 @@ def alarms(pipeline: ms.Pipeline, weight_sets: int, folder: Path) -> Iterator[tu
                 yield family, name, "" if found is None else f"weights {seed}: {found}"
 
 
-def tell_alarms(every: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+def format_alarms(every: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     for name in COPIES:
-        told = [(family, text) for family, copy, text in every if copy == name]
-        yield f"{name:14} {len(told):6} clean variants, {sum(bool(text) for _, text in told)} alarms (goal: 0)"
-        yield from (f"  {family} {text}" for family, text in told if text)
+        found = [(family, text) for family, copy, text in every if copy == name]
+        yield f"{name:14} {len(found):6} clean variants, {sum(bool(text) for _, text in found)} alarms (goal: 0)"
+        yield from (f"  {family} {text}" for family, text in found if text)
 
 
 def main() -> None:
@@ -219,8 +219,8 @@ def main() -> None:
     parser.add_argument(
         "--weight-sets", type=int, default=WEIGHT_SETS, help=f"for each export (default: {WEIGHT_SETS})"
     )
-    asked = parser.parse_args()
-    parts = [asked.only] if asked.only else PARTS
+    options = parser.parse_args()
+    parts = [options.only] if options.only else PARTS
     versions = package_versions(("torch", "onnx", "onnxruntime", "onnxsim", "numpy"))
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     with tempfile.TemporaryDirectory() as root, ms.Pipeline(Path(root, "cache")) as pipeline:
@@ -228,16 +228,16 @@ def main() -> None:
         if "mutants" in parts:
             mutants = list(load())
             every = list(progress(outcomes(pipeline, mutants, folder), "mutants", total=len(mutants)))
-            print("\n".join(tell_mutants(every)))
+            print("\n".join(format_mutants(every)))
         if "rewritten" in parts:
-            floats = [mutant for mutant in load() if not mutant.model.endswith(QUANTISED)]
+            floats = [mutant for mutant in load() if not mutant.model.endswith(QUANTIZED)]
             for name in REWRITING:
                 made = rewritten_outcomes(pipeline, floats, COPIES[name], folder)
-                print("\n".join(tell_rewritten(name, list(progress(made, f"{name} mutants", total=len(floats))))))
+                print("\n".join(format_rewritten(name, list(progress(made, f"{name} mutants", total=len(floats))))))
         if "clean" in parts:
-            total = len(FAMILIES) * asked.weight_sets * len(COPIES)
-            clean = list(progress(alarms(pipeline, asked.weight_sets, folder), "clean variants", total=total))
-            print("\n".join(tell_alarms(clean)))
+            total = len(FAMILIES) * options.weight_sets * len(COPIES)
+            clean = list(progress(alarms(pipeline, options.weight_sets, folder), "clean variants", total=total))
+            print("\n".join(format_alarms(clean)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What `locate_divergence` takes beside one plain run: `python -m benchmarks.localisation_time [--peer PYTHON]`.
+"""Benchmark: time of `locate_divergence` relative to one plain run: `python -m benchmarks.localization_time`.
 
 Three mutants of every float export of `fixtures.mutants`, spread over its part of the table, and three of an encoder of
-the size of MiniLM (6 layers, 384 wide, one text of 128 ids). Each round times the calls of one pair in an order that is
-shuffled; the figures are medians of the rounds' ratios. A plain run is the reference's file opened by onnxruntime as it
-comes, on one thread, and one call.
+the size of MiniLM (6 layers, 384 wide, one text of 128 ids). Each round times the calls of one pair in shuffled order;
+the figures are medians of the rounds' ratios. A plain run opens the reference's file with onnxruntime's defaults, on
+one thread, and makes one call.
 
-`--peer` also times Polygraphy, in an environment of its own that has polygraphy, onnx and onnxruntime: both models with
-all tensors marked, in one process that has everything loaded and prints nothing. Its answer is the node behind the
-first tensor that it reports as different; where it fails (bfloat16, a model that does not run) it is not timed.
+`--peer PYTHON` also times Polygraphy, in an environment that has polygraphy, onnx and onnxruntime: both models with all
+tensors marked, in one process that has everything loaded and prints nothing. Its answer is the node behind the first
+tensor that it reports as different; where it fails (bfloat16, a model that does not run) it is not timed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def plain_run(path: Path, source: Original) -> None:
-    """The graph opened as onnxruntime does by itself, on one thread, and run once."""
+    """Open the graph with onnxruntime's defaults, on one thread, and run it once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -52,8 +52,8 @@ def plain_run(path: Path, source: Original) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Median ratios over rounds of one pair: to one plain run, and of the peer's time to ours, with its answer.
+class Ratios:
+    """Median ratios of one pair: our time to one plain run, and the peer's time to ours, with its answer.
 
     `peer` is None without a peer and where it fails.
     """
@@ -67,7 +67,7 @@ class Pace:
 
 
 def pairs(pipeline: ms.Pipeline) -> Iterator[tuple[Original, Mutant]]:
-    """A few mutants of every float export, spread over its part of the table, and of a large encoder."""
+    """Yield a few mutants of every float export, spread over its part of the table, and of a large encoder."""
     every = list(load())
     for family in FAMILIES:
         source = original(pipeline, family)
@@ -80,7 +80,7 @@ def pairs(pipeline: ms.Pipeline) -> Iterator[tuple[Original, Mutant]]:
 
 
 def encoder(pipeline: ms.Pipeline) -> Original:
-    """Six layers of torch's own encoder at the width of MiniLM, with weights as torch draws them."""
+    """Export six layers of torch's encoder at the width of MiniLM, with random weights."""
     import torch
 
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def encoder(pipeline: ms.Pipeline) -> Original:
     return Original(artifact.name, model, artifact, artifact, inputs, every_value(model, inputs))
 
 
-def _pace(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) -> Pace:
+def _measure(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) -> Ratios:
     draft, change = mutant.of(source)
     path, reference = folder / "mutant.onnx", source.reference.path
     onnx.save(draft.model, path)
@@ -108,32 +108,32 @@ def _pace(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) -> 
         calls["peer"] = lambda: peer.compare(path, reference, source.inputs).seconds
     order = random.Random(0)
     rounds = [{name: calls[name]() for name in order.sample(list(calls), len(calls))} for _ in range(ROUNDS + 1)]
-    kept = rounds[1:]  # the first is the warm-up
-    return Pace(
-        runs=statistics.median(each["ours"] / each["plain"] for each in kept),
-        seconds=statistics.median(each["ours"] for each in kept),
+    timed_rounds = rounds[1:]  # the first is the warm-up
+    return Ratios(
+        runs=statistics.median(each["ours"] / each["plain"] for each in timed_rounds),
+        seconds=statistics.median(each["ours"] for each in timed_rounds),
         is_exact=found is not None and found.node in change.names,
-        peer=statistics.median(each["peer"] / each["ours"] for each in kept) if "peer" in calls else None,
+        peer=statistics.median(each["peer"] / each["ours"] for each in timed_rounds) if "peer" in calls else None,
         is_peer_exact=answer is not None and answer.node in change.names,
         is_peer_failed=answer is not None and bool(answer.error),
     )
 
 
-def tell_paces(every: Sequence[tuple[str, Pace]]) -> Iterator[str]:
+def format_ratios(every: Sequence[tuple[str, Ratios]]) -> Iterator[str]:
     for family in dict.fromkeys(name for name, _ in every):
-        yield _pace_row(family, [pace for name, pace in every if name == family])
-    yield _pace_row("all", [pace for _, pace in every])
+        yield _row(family, [each for name, each in every if name == family])
+    yield _row("all", [each for _, each in every])
     yield f"goal: ≤ {GOAL_RUNS} plain runs"
 
 
-def _pace_row(name: str, some: Sequence[Pace]) -> str:
-    runs = [pace.runs for pace in some]
-    right = sum(pace.is_exact for pace in some)
+def _row(name: str, some: Sequence[Ratios]) -> str:
+    runs = [each.runs for each in some]
+    right = sum(each.is_exact for each in some)
     line = f"{name:22} × {statistics.median(runs):4.1f} of a plain run (worst {max(runs):4.1f}), "
-    line += f"{1e3 * statistics.median(pace.seconds for pace in some):6.1f} ms, right {right} of {len(some)}"
-    theirs = [pace.peer for pace in some if pace.peer is not None]
+    line += f"{1e3 * statistics.median(each.seconds for each in some):6.1f} ms, right {right} of {len(some)}"
+    theirs = [each.peer for each in some if each.peer is not None]
     if theirs:
-        right, failed = sum(pace.is_peer_exact for pace in some), sum(pace.is_peer_failed for pace in some)
+        right, failed = sum(each.is_peer_exact for each in some), sum(each.is_peer_failed for each in some)
         line += f"; Polygraphy × {statistics.median(theirs):.1f} of that, right {right} and failed {failed}"
     return line
 
@@ -149,10 +149,10 @@ def main() -> None:
     ):
         total = PAIRS_EACH * (len(FAMILIES) + 1)
         every = [
-            (source.name, _pace(mutant, source, Path(root), peer))
+            (source.name, _measure(mutant, source, Path(root), peer))
             for source, mutant in progress(pairs(pipeline), "pairs", total=total)
         ]
-    print("\n".join(tell_paces(every)))
+    print("\n".join(format_ratios(every)))
 
 
 if __name__ == "__main__":
