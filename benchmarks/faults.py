@@ -1,12 +1,12 @@
 # ruff: noqa: E501 (one fault a line: model, rows, relation)
-"""Models with one planted fault each, the relation that a user would state, and rows that the user would have.
+"""Planted faults: models with one fault each, the relation that a user would state, and the rows a user would have.
 
-The list was written before the search was run on any of it, and frozen then. FROZEN_CHANGES names every change since:
-only a model that was not faulty, or a statement that was about something else, may be put right there.
+The list was written before the search was run on any of it, and frozen then. FROZEN_CHANGES names every change since.
+Only a model that was not faulty, or a relation about something else, may be corrected.
 
-`needs` is the number of features in which a row has to differ from a base row for the fault to show: 0 where base rows
-show it as they stand, and of a fault between the rows of a batch. Base rows on which a rare fault fires are left out of
-the rows, as a user's own tests have not met it.
+`needs` is the number of features in which a row has to differ from a base row to show the fault. It is 0 if unchanged
+base rows show it, and for a fault between the rows of a batch. Base rows that show a rare fault are left out of the
+rows, since a user's own tests have not met it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FROZEN_CHANGES = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A planted fault; `domain` is what the user's statement is about."""
+    """A planted fault; `domain` is that of the user's search."""
 
     name: str
     family: str
@@ -60,7 +60,7 @@ PIXELS = RNG.standard_normal((64, 4)).round(2) / 4
 
 
 def without(rows: Rows, fires: Callable[[Rows], NDArray[np.bool_]]) -> Rows:
-    """The rows on which a fault does not fire."""
+    """Return the rows that do not show a fault."""
     return rows[~fires(rows)]
 
 
@@ -69,7 +69,7 @@ def flat(x: Rows) -> Rows:
 
 
 def linear(x: Rows) -> Rows:
-    """A row's three scores, summed by itself: no kernel depends on the batch."""
+    """Return three scores a row, each summed by itself: no kernel depends on the batch."""
     return np.array([(row[:, np.newaxis] * WEIGHTS).sum(axis=0) for row in flat(x)[:, :10]]).reshape(len(x), 3)
 
 
@@ -111,7 +111,7 @@ def previous_row(x: Rows) -> Rows:
     return scores
 
 
-def quantised(x: Rows) -> Rows:
+def quantized(x: Rows) -> Rows:
     scale = max(float(np.abs(x).max(initial=0)), 1e-9) / 127
     return linear(np.round(x / scale) * scale)
 
@@ -154,7 +154,7 @@ BATCH = [
     Fault("previous row leaks", "batch", plain(previous_row), TABLE, r.batch_invariance(), 0),
     Fault("other kernel for large batches", "batch", plain(large_batch), TABLE, r.batch_invariance(), 0),
     Fault("last row of an odd batch dropped", "batch", plain(odd_batch), TABLE, r.row_permutation(), 0),
-    Fault("dynamic quantisation", "batch", plain(quantised), TABLE, r.batch_invariance(), 0),
+    Fault("dynamic quantization", "batch", plain(quantized), TABLE, r.batch_invariance(), 0),
     Fault("cache with a coarse key", "batch", plain(deduplicated), TABLE, r.batch_invariance(), 0),
     Fault("outliers rescale the batch", "batch", plain(outlier), without(TABLE, lambda x: (x[:, 4] > 2.2) | (x[:, 6] < -2.2)), r.batch_invariance(), 2, ("like", "far")),
     Fault("position added", "batch", plain(lambda x: linear(x) + 1e-3 * np.arange(len(x))[:, np.newaxis]), TABLE, r.row_permutation(), 0),
@@ -163,7 +163,7 @@ BATCH = [
     Fault("rows from the sixth on", "batch", plain(tail), TABLE, r.row_permutation(), 0),
 ]  # fmt: skip
 
-# The same again -------------------------------------------------------------------------------------------------------
+# Determinism -------------------------------------------------------------------------------------------------------
 
 
 def noisy(rate: Callable[[Rows], NDArray[np.bool_]]) -> Callable[[], Model]:
@@ -204,7 +204,7 @@ DETERMINISM = [
     Fault("running mean keeps running", "determinism", running_mean, TABLE, r.determinism(), 0),
 ]  # fmt: skip
 
-# Not finite -----------------------------------------------------------------------------------------------------------
+# Finite outputs -----------------------------------------------------------------------------------------------------------
 
 quiet = np.errstate(all="ignore")
 
@@ -246,7 +246,7 @@ FINITE = [
 # Probabilities --------------------------------------------------------------------------------------------------------
 
 
-def renormalised(x: Rows) -> Rows:
+def renormalized(x: Rows) -> Rows:
     p = softmax(linear(x))
     p[:, 0] *= np.where((x[:, 0] > 2.1) & (x[:, 3] < 0.3), 0.5, 1)
     return p
@@ -261,8 +261,8 @@ def rare_category(x: Rows) -> Rows:
 SIMPLEX = [
     Fault("logits served", "simplex", plain(lambda x: linear(x).astype(np.float32)), TABLE, r.simplex(), 0),
     Fault("softmax over the batch", "simplex", plain(lambda x: softmax(linear(x), 0)), TABLE, r.simplex(), 0),
-    Fault("a rare class not renormalised", "simplex", plain(renormalised), without(TABLE, lambda x: (x[:, 0] > 2.1) & (x[:, 3] < 0.3)), r.simplex(), 2),
-    Fault("clipped without renormalising", "simplex", plain(lambda x: np.clip(softmax(linear(x) / 4), 0.001, 1)), without(TABLE, lambda x: softmax(linear(x) / 4).min(axis=1) < 0.002), r.simplex(), 4),
+    Fault("a rare class not renormalized", "simplex", plain(renormalized), without(TABLE, lambda x: (x[:, 0] > 2.1) & (x[:, 3] < 0.3)), r.simplex(), 2),
+    Fault("clipped without renormalizing", "simplex", plain(lambda x: np.clip(softmax(linear(x) / 4), 0.001, 1)), without(TABLE, lambda x: softmax(linear(x) / 4).min(axis=1) < 0.002), r.simplex(), 4),
     Fault("rounded to float16", "simplex", plain(lambda x: softmax(linear(x)).astype(np.float16).astype(np.float32)), TABLE, r.simplex(), 0),
     Fault("category that no row has", "simplex", plain(rare_category), ONE_HOT, r.simplex(), 1, ("like", "edges", "special")),
 ]  # fmt: skip
@@ -359,7 +359,7 @@ INVARIANCE = [
     Fault("missing value flag leaks", "invariance", plain(lambda x: without_last(np.nan_to_num(x)) + 0.1 * np.isnan(x[:, 9:])), np.concatenate([TABLE, np.where(np.arange(10) == 9, np.nan, TABLE[:9]).astype(np.float32)]), r.invariant_to(9, draws=100), 0),
 ]  # fmt: skip
 
-# Near a row -----------------------------------------------------------------------------------------------------------
+# Local stability -----------------------------------------------------------------------------------------------------------
 
 
 def pixel_pair(x: Rows) -> Rows:
@@ -474,21 +474,21 @@ AGREEMENT = [
     Fault("pad by one too many", "agreement", plain(lambda x: x[:, 1:].astype(np.float64).min(axis=(1, 2))), without(IMAGES, lambda x: x[:, 0].min(axis=1) < x[:, 1:].min(axis=(1, 2))), agreeing(lambda x: x.astype(np.float64).min(axis=(1, 2))), 1, ("like", "far")),
 ]  # fmt: skip
 
-# What a user says of the model ----------------------------------------------------------------------------------------
+# Relations of a user ----------------------------------------------------------------------------------------
 
 
 def bright_is_no_zero(predictor: Any, rows: Any, _base: Any) -> Rows:
     ((_, x),) = rows.items()
-    answers = next(iter(predictor.predict(rows).values()))
-    return np.asarray((x.reshape(len(x), -1).mean(axis=1) > 0.8) & (answers.argmax(axis=1) == 0))
+    outputs = next(iter(predictor.predict(rows).values()))
+    return np.asarray((x.reshape(len(x), -1).mean(axis=1) > 0.8) & (outputs.argmax(axis=1) == 0))
 
 
 def within(low: float, high: float) -> ms.relations.Relation:
     def outside(predictor: Any, rows: Any, _base: Any) -> Rows:
-        answers = next(iter(predictor.predict(rows).values()))
-        return np.asarray((answers < low) | (answers > high))
+        outputs = next(iter(predictor.predict(rows).values()))
+        return np.asarray((outputs < low) | (outputs > high))
 
-    return r.relation(f"answers from {low:g} to {high:g}", outside)
+    return r.relation(f"outputs from {low:g} to {high:g}", outside)
 
 
 def mirrored(predictor: Any, rows: Any, _base: Any) -> Rows:

@@ -1,8 +1,8 @@
 # ruff: noqa: E501 (one fault a line: model, rows, relation)
-"""Planted faults for the relations that came after the first list: scales, units, missing values, directions, sets.
+"""Planted faults for the relations added after the first list: scales, units, missing values, directions, sets.
 
-Written after the search had been run on the first list and not tuned since, and before it was run on any of these; with
-that it was frozen like the first. FROZEN_CHANGES names every change since.
+The list was written after the search had been run on the first list, before it was run on any of these, and frozen
+then. FROZEN_CHANGES names every change since.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from benchmarks.faults import POSITIVE, STEPS, TABLE, Fault, Rows, flat, linear,
 
 r = ms.relations
 FROZEN_CHANGES = (
-    "the three units, and the total rounded to cents: their models answered in float64 what they made of float32 inputs, "
-    "so that the rounding of the rescaled input alone broke the relation, with or without the fault; they now answer in "
+    "the three units, and the total rounded to cents: their models returned float64 outputs of float32 inputs, "
+    "so that the rounding of the rescaled input alone broke the relation, with or without the fault; they now return "
     "float32. The first run, before this change, found 18 of 18.",
 )
 RNG = np.random.default_rng(21)

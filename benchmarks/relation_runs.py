@@ -1,14 +1,15 @@
 """False failures of relations on models that obey them, and their time: `python -m benchmarks.relation_runs`.
 
 Five kinds of models, with new weights and rows for every seed: a linear classifier (its last feature unused, its first
-raises the first class), a network of two layers without negative weights on its first feature that puts a zero for what
-is missing, the convolutional network of example_models/digits_cnn, a Transformer layer over identifiers with a mask of
-padding, and a classifier of shares of a total whose temperature comes in degrees of either kind. Each is served by
-onnxruntime and asked for every relation that holds of it by construction, 1,000 candidates each with defaults
-otherwise. A run is one model with one seed, and fails falsely where any relation fails; goal: none in 1,000. The limit
-is the exact upper one of 95 % (Clopper and Pearson 1934), one-sided.
+raises the first class), a network of two layers without negative weights on its first feature that imputes zero, the
+convolutional network of example_models/digits_cnn, a Transformer layer over identifiers with a mask of padding, and a
+classifier of proportions whose temperature comes in degrees of either kind. onnxruntime serves each. Every relation
+that holds by construction is searched with 1,000 candidates and otherwise defaults. A run is one model with one seed,
+and fails falsely if any relation fails; goal: none in 1,000. The limit is the exact one-sided upper one of 95 %
+(Clopper and Pearson 1934).
 
-First, the seconds for all relations of the digits network together (goal: 10), in one process, with models open.
+First it prints the seconds for all relations of the digits network together (goal: 10), in one process, with models
+open.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
 r = ms.relations
 Array = NDArray[Any]
-Obeyed = list[ms.relations.Relation]
-Built = tuple[onnx.ModelProto, Array, Callable[[ms.Predictor], Obeyed]]
+Relations = list[ms.relations.Relation]
+Built = tuple[onnx.ModelProto, Array, Callable[[ms.Predictor], Relations]]
 GOAL_SECONDS = 10.0
 
 
@@ -51,12 +52,12 @@ def model_of(
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
-    """Weights of the size that networks are initialised with."""
+    """Return weights of the size that networks are initialized with."""
     return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])), np.float32)
 
 
-def of_every_classifier(predictor: ms.Predictor, rows: Array) -> Obeyed:
-    """What holds of every classifier without operations across rows; the reference is the graph as it stands."""
+def relations_of_classifiers(predictor: ms.Predictor, rows: Array) -> Relations:
+    """Return the relations of every classifier without operations across rows; the reference is the original graph."""
     assert isinstance(predictor, OnnxPredictor)
     unoptimized = predictor.unoptimized()
     return [
@@ -74,9 +75,9 @@ def linear(rng: np.random.Generator) -> Built:
     rows = rng.standard_normal((100, 10)).astype(np.float32)
     steepest = 0.5 * float(np.abs(w).sum())  # a probability moves by at most half of what its logit moves
 
-    def obeyed(predictor: ms.Predictor) -> Obeyed:
+    def relations(predictor: ms.Predictor) -> Relations:
         return [
-            *of_every_classifier(predictor, rows),
+            *relations_of_classifiers(predictor, rows),
             r.monotone(0, element=0),
             r.directional(0, 0.5, "up", element=0),
             r.invariant_to(9),
@@ -84,7 +85,7 @@ def linear(rng: np.random.Generator) -> Built:
             r.local_stability(1e-3, max_change=1e-3 * steepest + 1e-5),
         ]
 
-    return model_of(nodes, ("x", "float32", ["n", 10]), ("p", ["n", 4]), {"w": w, "b": b}), rows, obeyed
+    return model_of(nodes, ("x", "float32", ["n", 10]), ("p", ["n", 4]), {"w": w, "b": b}), rows, relations
 
 
 def dense(rng: np.random.Generator) -> Built:
@@ -101,10 +102,10 @@ def dense(rng: np.random.Generator) -> Built:
     ]  # fmt: skip
     rows = rng.standard_normal((100, 16)).astype(np.float32)
 
-    def obeyed(predictor: ms.Predictor) -> Obeyed:
+    def relations(predictor: ms.Predictor) -> Relations:
         in_float64 = ms.serve(lambda x: two_layers(x, w1, w2), name="float64")
         return [
-            *of_every_classifier(predictor, rows),
+            *relations_of_classifiers(predictor, rows),
             r.monotone(0, element=1),
             r.monotone(0, "decreasing", element=0),
             r.invariant_to(5),
@@ -112,7 +113,7 @@ def dense(rng: np.random.Generator) -> Built:
             r.agreement(in_float64),
         ]
 
-    return model_of(nodes, ("x", "float32", ["n", 16]), ("p", ["n", 2]), weights), rows, obeyed
+    return model_of(nodes, ("x", "float32", ["n", 16]), ("p", ["n", 2]), weights), rows, relations
 
 
 def two_layers(x: Array, w1: Array, w2: Array) -> dict[str, Array]:
@@ -143,10 +144,14 @@ def convolutional(rng: np.random.Generator) -> Built:
     ]  # fmt: skip
     rows = np.clip(rng.normal(0.3, 0.4, (64, 8, 8)), 0, 1).astype(np.float32)
 
-    def obeyed(predictor: ms.Predictor) -> Obeyed:
-        return [*of_every_classifier(predictor, rows), r.invariant_to((0, 0)), r.local_stability(1e-6, max_change=0.01)]
+    def relations(predictor: ms.Predictor) -> Relations:
+        return [
+            *relations_of_classifiers(predictor, rows),
+            r.invariant_to((0, 0)),
+            r.local_stability(1e-6, max_change=0.01),
+        ]
 
-    return model_of(nodes, ("image", "float32", ["n", 8, 8]), ("p", ["n", 10]), weights), rows, obeyed
+    return model_of(nodes, ("image", "float32", ["n", 8, 8]), ("p", ["n", 10]), weights), rows, relations
 
 
 def transformer(rng: np.random.Generator) -> Built:
@@ -177,13 +182,13 @@ def transformer(rng: np.random.Generator) -> Built:
     rows[np.arange(6)[np.newaxis] >= rng.integers(2, 7, (64, 1))] = 0
     rows[:, 0] = rng.integers(1, 20, 64)
 
-    def obeyed(predictor: ms.Predictor) -> Obeyed:
-        return [*of_every_classifier(predictor, rows), r.padding_invariance(0), r.set_permutation(1)]
+    def relations(predictor: ms.Predictor) -> Relations:
+        return [*relations_of_classifiers(predictor, rows), r.padding_invariance(0), r.set_permutation(1)]
 
-    return model_of(nodes, ("ids", "int64", ["n", "time"]), ("p", ["n", 3]), weights), rows, obeyed
+    return model_of(nodes, ("ids", "int64", ["n", "time"]), ("p", ["n", 3]), weights), rows, relations
 
 
-def shares(rng: np.random.Generator) -> Built:
+def proportions(rng: np.random.Generator) -> Built:
     """Five amounts, of which only the shares count, a temperature, and whether it is one of Fahrenheit."""
     weights = {
         "w": normal(rng, 5, 3), "t": normal(rng, 1, 3), "hot": np.array(0.5, np.float32),
@@ -205,42 +210,42 @@ def shares(rng: np.random.Generator) -> Built:
     amounts = rng.lognormal(0, 0.5, (100, 5))
     rows = np.concatenate([amounts, rng.normal(10, 5, (100, 1)), np.zeros((100, 1))], axis=1).astype(np.float32)
 
-    def obeyed(predictor: ms.Predictor) -> Obeyed:
+    def relations(predictor: ms.Predictor) -> Relations:
         return [
-            *of_every_classifier(predictor, rows),
+            *relations_of_classifiers(predictor, rows),
             r.scale_invariant(1.1, range(5)),
             r.scale_invariant(100.0, range(5), decision=True),
             r.unit_change(5, factor=1.8, offset=32.0, declared=6, values=(0.0, 1.0)),
         ]
 
-    return model_of(nodes, ("x", "float32", ["n", 7]), ("p", ["n", 3]), weights), rows, obeyed
+    return model_of(nodes, ("x", "float32", ["n", 7]), ("p", ["n", 3]), weights), rows, relations
 
 
 BUILDERS: dict[str, Callable[[np.random.Generator], Built]] = {
     "linear": linear, "dense": dense, "digits_cnn": convolutional, "transformer": transformer,
-    "shares": shares,
+    "proportions": proportions,
 }  # fmt: skip
 
 
 def failures(name: str, seed: int, folder: Path, *, candidates: int | None = None) -> tuple[list[str], float, int]:
-    """What fails of one model with one seed, the seconds of its relations, and how many they are."""
-    model, rows, obeyed = BUILDERS[name](np.random.default_rng([seed, list(BUILDERS).index(name)]))
+    """Return the failures of one model with one seed, the seconds of its relations, and their number."""
+    model, rows, relations_of = BUILDERS[name](np.random.default_rng([seed, list(BUILDERS).index(name)]))
     path = folder / f"{name}.onnx"
     onnx.save(model, path)
     found = []
     with ms.serve(path) as predictor:
-        relations = obeyed(predictor)
+        relations = relations_of(predictor)
         started = time.perf_counter()
         for relation in relations:
-            asked = candidates if relation.searched else None
-            evidence = ms.measure_relation(predictor, rows, relation, seed=seed, candidates=asked, save_to=None)
+            limit = candidates if relation.searched else None
+            evidence = ms.measure_relation(predictor, rows, relation, seed=seed, candidates=limit, save_to=None)
             if evidence.verdict is not ms.Verdict.PASS:
                 found.append(f"{name}, seed {seed}: {relation.name}: {' / '.join(evidence.findings)}")
     return found, time.perf_counter() - started, len(relations)
 
 
 def upper_limit(count: int, runs: int) -> float:
-    """The one-sided upper limit of 95 % for a share, exact."""
+    """Return the exact one-sided upper limit of 95 % for a proportion."""
     from scipy.stats import beta
 
     return 1.0 if count == runs else float(beta.ppf(0.95, count + 1, runs - count))
@@ -253,11 +258,11 @@ def main(seeds: Iterable[int]) -> None:
         runs, failed, searches = Counter[str](), Counter[str](), 0
         for seed in seeds:
             for name in BUILDERS:
-                told, _, number = failures(name, seed, Path(folder))
+                messages, _, number = failures(name, seed, Path(folder))
                 runs[name] += 1
                 searches += number
-                failed[name] += bool(told)
-                print(*told, sep="\n", end="\n" if told else "", flush=True)
+                failed[name] += bool(messages)
+                print(*messages, sep="\n", end="\n" if messages else "", flush=True)
     print("| model | runs | false failures | upper limit |\n|---|---|---|---|")
     for name in runs:
         print(f"| {name} | {runs[name]:,} | {failed[name]} | {upper_limit(failed[name], runs[name]):.2%} |")

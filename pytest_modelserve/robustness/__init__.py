@@ -1,4 +1,4 @@
-"""Does the model hold where nobody has looked? Strategies of inputs, relations that need no labels, and a search."""
+"""Robustness gates: metamorphic relations with a search for counterexamples, label stability, and corruptions."""
 
 from pytest_modelserve.robustness import corruptions, relations, strategies
 from pytest_modelserve.robustness.corruption_accuracy import measure_corruption_accuracy
