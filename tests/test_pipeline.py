@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,16 @@ def test_prepared_rows_are_what_the_served_steps_give(tmp_path: Path) -> None:
         prepared = pipeline.prepare([ms.Scale(1 / 16)], pixels)
     assert prepared.dtype == np.float32
     np.testing.assert_array_equal(prepared, (pixels / np.float32(16)).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["train", "export", "compress", "compose", "serve"])
+def test_stages_show_the_signature_and_the_documentation_of_their_function(name: str) -> None:
+    stage = getattr(importlib.import_module(getattr(ms.Pipeline, name).__module__), name)
+    parameters = list(inspect.signature(stage).parameters.values())
+    bound = getattr(ms, name)
+    assert list(inspect.signature(bound).parameters.values()) == parameters
+    assert list(inspect.signature(getattr(ms.Pipeline, name)).parameters.values())[1:] == parameters
+    assert inspect.getdoc(bound) == inspect.getdoc(stage)
 
 
 def test_pipeline_closes_what_it_served(tmp_path: Path) -> None:

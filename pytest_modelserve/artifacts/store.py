@@ -189,3 +189,8 @@ def _describe(folder: Path) -> dict[str, dict[str, str | int]]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             described[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
     return described
+
+
+def default_store() -> Store:
+    """Return the store in the folder that MODELSERVE_CACHE names, by default `.modelserve/cache`."""
+    return Store(Path(os.environ.get("MODELSERVE_CACHE", ".modelserve/cache")))

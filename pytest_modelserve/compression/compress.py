@@ -17,6 +17,7 @@ from pytest_modelserve.artifacts import (
     Artifact,
     LineageStep,
     Store,
+    default_store,
     digest_of,
     is_unchanged,
     load_with_weights,
@@ -74,7 +75,7 @@ def compress(
     calibration_method: CalibrationMethod = "min-max",
     percentile: float | None = None,
     exclude: NodeSelection | Iterable[NodeSelection] = (),
-    store: Store,
+    store: Store | None = None,
 ) -> Artifact:
     """Convert `artifact` by one recipe, or by several in order.
 
@@ -106,7 +107,7 @@ def compress(
         percentile: Per cent of absolute values inside the range of "percentile" (default 99.999).
         exclude: Nodes to leave unconverted, by name or as layers from `sensitivity`. Their inputs are still rounded
             where the node before them rounds its output.
-        store: Where results are kept.
+        store: Where results are kept (default: the pipeline's store).
 
     Returns:
         The converted artifact.
@@ -136,6 +137,7 @@ def compress(
         if name not in RECIPES:
             raise UsageError(unknown_choice("recipe", name, RECIPES))
     recipes = [RECIPES[name] for name in names]
+    store = store or default_store()
     range_method = parse_range_method(calibration_method, percentile)
     excluded = selected_names(exclude)
     _check_arguments(recipes, calibration, range_method, excluded)

@@ -11,7 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pytest_modelserve._processes import ChildProcess, Crash, format_log
-from pytest_modelserve.artifacts import Artifact, LineageStep, Store, open_artifact, opset_of, save_artifact
+from pytest_modelserve.artifacts import (
+    Artifact,
+    LineageStep,
+    Store,
+    default_store,
+    open_artifact,
+    opset_of,
+    save_artifact,
+)
 from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
@@ -43,7 +51,7 @@ def export(
     opset: int | None = None,
     external_data: bool = False,
     time_limit_s: float = 300.0,
-    store: Store,
+    store: Store | None = None,
     name: str | None = None,
 ) -> Artifact:
     """The ONNX artifact of `model`: from the store where the same module was exported before, else exported now.
@@ -82,7 +90,7 @@ def export(
         time_limit_s=time_limit_s,
         name=name,
     )
-    entry = store.get_or_build(
+    entry = (store or default_store()).get_or_build(
         request.key, lambda folder: _export_into(folder, request), what=f"export of {request.name}"
     )
     return open_artifact(entry / f"{request.name}.onnx")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Store, digest_of, package_hash
+from pytest_modelserve.artifacts import Store, default_store, digest_of, package_hash
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import progress
@@ -142,7 +142,7 @@ class TrainedModel:
         return module.eval()
 
 
-def train(source: ModelSource, *, seed: int = 0, store: Store) -> TrainedModel:
+def train(source: ModelSource, *, seed: int = 0, store: Store | None = None) -> TrainedModel:
     """Return the trained model of `source`, from the store if the same training was done before.
 
     The same training means equal source files of `build`, `fit` and the module's classes, equal data and seed, and
@@ -150,14 +150,27 @@ def train(source: ModelSource, *, seed: int = 0, store: Store) -> TrainedModel:
     the same bits: torch, numpy and random start from `seed`, on one thread, with deterministic algorithms. The
     process's own settings are restored, also after an error.
 
+    Args:
+        source: The model source.
+        seed: Seed of all random generators, from 0 to 4294967295.
+        store: Where results are kept (default: the pipeline's store).
+
+    Returns:
+        The trained model.
+
     Raises:
         UsageError: `seed` is out of range, `build` returns no module, or the training leaves NaN or infinite weights;
             nothing is stored then.
         MissingDependencyError: torch is not installed.
+
+    Example:
+        >>> trained = train(source, seed=0, store=store)  # doctest: +SKIP
+        >>> trained.module().training  # doctest: +SKIP
+        False
     """
     check_seed(seed)
     require("torch", "training")
-    entry = store.get_or_build(
+    entry = (store or default_store()).get_or_build(
         _key(source, seed), lambda folder: _train_into(folder, source, seed), what=f"training of {source.name}"
     )
     record = json.loads((entry / "training.json").read_text(encoding="utf-8"))
