@@ -118,8 +118,8 @@ def measure_corruption_accuracy(
     feed, name = _feed(inputs, input_name)
     correct = _correctness(predictor, labels, Output.of(output))
     clean = correct(feed, nan_allowed=False)
-    sampled = sampling or Sampling()
-    units, weights = sampled.units(len(clean)), sampled.weights(len(clean))
+    units = (sampling or Sampling()).units(len(clean))
+    weights = units.weights
     grid = [(corruption, severity) for corruption in corruptions for severity in corruption.severities]
     cells = []
     for number, (corruption, severity) in enumerate(progress(grid, "corruptions")):

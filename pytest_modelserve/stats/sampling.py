@@ -38,26 +38,27 @@ class Sampling:
 
         Raises:
             UsageError: For groups together with a block, and for a block that is not a count.
-            InputError: For groups of another shape, or that hold NaN.
+            InputError: For groups or weights of another shape, NaN among them, and weights that are negative, infinite
+                or all 0.
         """
         if self.block is not None and self.groups is not None:
             raise UsageError(
                 "block is for consecutive rows and groups for rows that share an id: give one of them (a series for "
                 "each id is one group)"
             )
+        weights = self._weights(n)
         if self.block is not None:
-            return SamplingUnits(n, block_ids(n, self.block), self.block)
+            return SamplingUnits(n, block_ids(n, self.block), self.block, weights)
         if self.groups is None:
-            return SamplingUnits(n)
+            return SamplingUnits(n, weights=weights)
         ids: NDArray[Any] = np.asarray(self.groups)
         if ids.shape != (n,):
             raise InputError(f"groups have shape {ids.shape}; they need one id for each of the {n} rows")
         if ids.dtype.kind == "f" and np.isnan(ids).any():
             raise InputError(f"groups hold NaN in {int(np.isnan(ids).sum())} of {n} rows: give every row an id")
-        return SamplingUnits(n, _numbered(ids.astype(str) if ids.dtype.kind == "O" else ids))
+        return SamplingUnits(n, _numbered(ids.astype(str) if ids.dtype.kind == "O" else ids), weights=weights)
 
-    def weights(self, n: int) -> NDArray[np.float64] | None:
-        """Return the weights of `n` rows, (n,); InputError for another shape and for invalid values."""
+    def _weights(self, n: int) -> NDArray[np.float64] | None:
         if self.sample_weight is None:
             return None
         values: NDArray[Any] = np.asarray(self.sample_weight)
@@ -76,16 +77,25 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SamplingUnits:
-    """The sampling units of `n` rows: `ids` (n,) number them from 0, None where every row is one."""
+    """The sampling units of `n` rows: `ids` (n,) number them from 0, None where every row is one.
+
+    `weights` (n,) say how often each row counts, None where each counts once.
+    """
 
     n: int
     ids: NDArray[np.intp] | None = None
     block: int | None = None
+    weights: NDArray[np.float64] | None = None
 
     @property
     def are_rows(self) -> bool:
         """Whether every row is a unit of its own."""
         return self.ids is None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row is independent and counts once, so that exact methods for counts hold."""
+        return self.ids is None and self.weights is None
 
     @property
     def count(self) -> int:
@@ -100,8 +110,9 @@ class SamplingUnits:
         """Return the units of the rows that a mask (n,) selects."""
         if rows.all():
             return self
-        n = int(rows.sum())
-        return SamplingUnits(n) if self.ids is None else SamplingUnits(n, _numbered(self.ids[rows]), self.block)
+        ids = None if self.ids is None else _numbered(self.ids[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return SamplingUnits(int(rows.sum()), ids, self.block, weights)
 
     def __str__(self) -> str:
         """Return how a method used them: " over 20 blocks of 20 rows", or "" for rows."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Method, Quantity
 from pytest_modelserve.metrics import Output, decode
-from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Levels, Mask, Sample
+from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Levels, Mask
 from pytest_modelserve.parity.accuracy.metrics import Metric, MetricFunction, Rows
-from pytest_modelserve.stats import Bounds, bca_bounds, resamples_for
+from pytest_modelserve.stats import Bounds, SamplingUnits, bca_bounds, resamples_for
 
 SEED = 0
 """Seed of the resampling: the same rows give the same verdict."""
@@ -52,11 +52,11 @@ class CustomMetric(Metric[Pair]):
         except (TypeError, ValueError):
             raise UsageError(f"metric must return one number, got {type(value).__name__}") from None
 
-    def level(self, rows: Rows[Pair], sample: Sample) -> Estimate:
-        return Bootstrap(self, sample, rows)
+    def level(self, rows: Rows[Pair], units: SamplingUnits) -> Estimate:
+        return Bootstrap(self, units, rows)
 
-    def change(self, reference: Rows[Pair], candidate: Rows[Pair], sample: Sample) -> Estimate:
-        return Bootstrap(self, sample, candidate, reference)
+    def change(self, reference: Rows[Pair], candidate: Rows[Pair], units: SamplingUnits) -> Estimate:
+        return Bootstrap(self, units, candidate, reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +64,18 @@ class Bootstrap(Estimate):
     """A custom metric of the candidate, or by how much it is worse than the reference's, over the rows of `mask`."""
 
     metric: CustomMetric
-    sample: Sample
+    units: SamplingUnits
     candidate: Rows[Pair]
     reference: Rows[Pair] | None = None
     mask: Mask | None = None
 
     @property
     def n(self) -> int:
-        return self.sample.units.n if self.mask is None else int(self.mask.sum())
+        return self.units.n if self.mask is None else int(self.mask.sum())
 
     @property
     def value(self) -> float:
-        return self._at(np.arange(self.sample.units.n) if self.mask is None else self.mask)
+        return self._at(np.arange(self.units.n) if self.mask is None else self.mask)
 
     def _at(self, rows: NDArray[Any]) -> float:
         value = self.metric.value(self.candidate.data, rows)
@@ -92,17 +92,17 @@ class Bootstrap(Estimate):
         for rows, name in ((self.reference, "reference"), (self.candidate, "candidate")):
             if rows is not None and not math.isfinite(value := self.metric.value(rows.data, np.arange(n))):
                 raise InputError(f"metric is {value} over all {n} rows of the {name}; it must be finite")
-        if self.sample.units.count < 2:
+        if self.units.count < 2:
             return Bounds(self.value, -math.inf, math.inf, **levels)
-        return bca_bounds(self._at, n, ids=self.sample.units.ids, seed=SEED, expanded=True, **levels)
+        return bca_bounds(self._at, n, ids=self.units.ids, seed=SEED, expanded=True, **levels)
 
     def plan(self, limit: float, rates: ErrorRates) -> None:
         """Return None: nothing is known of how an arbitrary function scatters."""
 
     def method(self, levels: Levels) -> Method:
-        independent = "independent rows" if self.sample.units.are_rows else "independent groups or blocks"
+        independent = "independent rows" if self.units.are_rows else "independent groups or blocks"
         return Method(
-            f"BCa bootstrap, {resamples_for(**levels):,} resamples{self.sample.units}",
+            f"BCa bootstrap, {resamples_for(**levels):,} resamples{self.units}",
             "Efron 1987, JASA 82:171-185; expanded: Hesterberg 2015, The American Statistician 69:371-386",
             f"{independent}; a metric that is a smooth function of the rows (no quantile of few); levels are "
             "asymptotic: for the mean of skewed losses PASS is wrong in up to 7 % with 50 rows instead of 5 %, FAIL in "

@@ -66,19 +66,6 @@ class ErrorRates:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """How the rows were drawn: their sampling units, and weights (n,) or None."""
-
-    units: SamplingUnits
-    weights: NDArray[np.float64] | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every row is independent and counts once, so that exact methods for counts hold."""
-        return self.units.are_rows and self.weights is None
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """How many rows would decide, and how often a model equal to its reference is INCONCLUSIVE with these rows.
 
@@ -267,22 +254,22 @@ class DeltaMethod(Estimate):
     """
 
     metric: LinearizedMetric[Any]
-    sample: Sample
+    units: SamplingUnits
     candidate: Rows[Any]
     reference: Rows[Any] | None = None
     mask: Mask | None = None
 
     @cached_property
     def _mask(self) -> Mask:
-        return np.ones(self.sample.units.n, dtype=np.bool_) if self.mask is None else self.mask
+        return np.ones(self.units.n, dtype=np.bool_) if self.mask is None else self.mask
 
     @cached_property
-    def _units(self) -> SamplingUnits:
-        return self.sample.units.over(self._mask)
+    def _part(self) -> SamplingUnits:
+        return self.units.over(self._mask)
 
     @cached_property
     def _loss(self) -> Linearized:
-        metric, mask, weights = self.metric, self._mask, self.sample.weights
+        metric, mask, weights = self.metric, self._mask, self.units.weights
         if self.reference is None:
             found: Linearized = metric.judged_estimate(self.candidate.data, mask, weights)
             return found.negative() if metric.higher_is_better else found
@@ -291,12 +278,12 @@ class DeltaMethod(Estimate):
 
     @cached_property
     def _values(self) -> NDArray[np.float64]:
-        return self._units.values(self._loss.values)
+        return self._part.values(self._loss.values)
 
     @cached_property
     def _dependence(self) -> SerialDependence | None:
         """What the units show of serial dependence, where they have an order: blocks, and targets row by row."""
-        ordered = self._units.block is not None or (self._units.are_rows and self.metric.of_targets)
+        ordered = self._part.block is not None or (self._part.are_rows and self.metric.of_targets)
         return serial_dependence(block_means(self._values).deviations) if ordered else None
 
     @property
@@ -333,7 +320,7 @@ class DeltaMethod(Estimate):
             return Bounds(float(self._values.mean()), -math.inf, math.inf, **levels)
         if self.metric.is_mean_loss:
             return mean_bounds(self._values, **levels)
-        return delta_method_bounds(self._values, largest=self._loss.largest, rows=self._units.n, **levels)
+        return delta_method_bounds(self._values, largest=self._loss.largest, rows=self._part.n, **levels)
 
     def plan(self, limit: float, rates: ErrorRates) -> Plan:
         if self.reference is None:
@@ -345,7 +332,7 @@ class DeltaMethod(Estimate):
         if self.metric.is_mean_loss:
             equal = mean_power(self._values, truth=0.0, **arguments)
         else:
-            arguments |= {"largest": self._loss.largest, "rows": self._units.n}
+            arguments |= {"largest": self._loss.largest, "rows": self._part.n}
             equal = delta_method_power(self._values, truth=0.0, **arguments)
         equal_rows = self._rows_needed(limit, rates, 0.0) if limit > 0 else None
         return Plan(self._rows_needed(limit, rates, float(self._values.mean())), equal.inconclusive, equal_rows)
@@ -358,12 +345,12 @@ class DeltaMethod(Estimate):
         if self.metric.is_mean_loss:
             needed = values_needed(self._values, truth=truth, **arguments)
         else:
-            arguments |= {"largest": self._loss.largest, "rows": self._units.n}
+            arguments |= {"largest": self._loss.largest, "rows": self._part.n}
             needed = delta_method_rows_needed(self._values, truth=truth, **arguments)
-        return None if needed is None else math.ceil(needed * self._units.n / self._values.size)
+        return None if needed is None else math.ceil(needed * self._part.n / self._values.size)
 
     def method(self, levels: Levels) -> Method:
-        units, (name, source, error_rates) = self._units, self.metric.interval_method
+        units, (name, source, error_rates) = self._part, self.metric.interval_method
         if units.block is not None:
             assumption = f"rows {units.block} or more apart are nearly independent"
         elif not units.are_rows:
@@ -380,7 +367,7 @@ class DeltaMethod(Estimate):
 
     @property
     def advice(self) -> str:
-        block = self._units.block
+        block = self._part.block
         if self._dependence is not None and block is None:
             return (
                 "give sampling=ms.Sampling(block=...), the number of consecutive rows that depend on each other (52 "
@@ -389,13 +376,13 @@ class DeltaMethod(Estimate):
         if self._dependence is not None:
             return f"give a larger block than {block}, and more rows if few blocks remain"
         if self._values.size < 2:
-            units = "rows" if self._units.are_rows else "groups"
+            units = "rows" if self._part.are_rows else "groups"
             return f"give more {units}" if block is None else f"give rows for several blocks, {10 * block:,} say"
         return ""
 
     @property
     def findings(self) -> tuple[str, ...]:
-        block = self._units.block
+        block = self._part.block
         if self._dependence is not None:
             units = "rows" if block is None else f"blocks of {block} rows"
             return (
@@ -405,8 +392,8 @@ class DeltaMethod(Estimate):
             )
         if self._values.size < 2:
             if block is not None:
-                return (f"{self._units.n} rows make one block of {block}, and an interval needs at least two",)
-            units = "row" if self._units.are_rows else f"group of {self._units.n} rows"
+                return (f"{self._part.n} rows make one block of {block}, and an interval needs at least two",)
+            units = "row" if self._part.are_rows else f"group of {self._part.n} rows"
             return (f"there is one {units}, and an interval needs at least two",)
         return ()
 
@@ -421,7 +408,7 @@ class DeltaMethod(Estimate):
     def context(self) -> tuple[Quantity, ...]:
         if self.reference is None:
             return ()
-        metric, mask, weights = self.metric, self._mask, self.sample.weights
+        metric, mask, weights = self.metric, self._mask, self.units.weights
         before, after = (metric.estimate(rows.data, mask, weights) for rows in (self.reference, self.candidate))
         return (
             Quantity("reference", before.value, metric.unit),

@@ -23,7 +23,7 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.metrics import Column, Output, Part, Slices, slice_figures
 from pytest_modelserve.parity.accuracy.custom_metric import CustomMetric
-from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Plan, Sample
+from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Plan
 from pytest_modelserve.parity.accuracy.metrics import Metric, MetricChoice, Rows, metric_named
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import (
@@ -33,7 +33,7 @@ from pytest_modelserve.serving.inputs import (
     invalid_reference,
     select_output,
 )
-from pytest_modelserve.stats import Sampling
+from pytest_modelserve.stats import Sampling, SamplingUnits
 
 MAX_SLICES = 30
 """Judged slices in the evidence, the worst: each takes some 300 of its 16,384 bytes."""
@@ -54,7 +54,7 @@ class Evaluation:
     labels: NDArray[Any]
     n: int
     output: Output
-    sample: Sample
+    units: SamplingUnits
     slices: Slices
     parts: tuple[Part, ...]
     started: float = field(default_factory=time.perf_counter)
@@ -92,8 +92,8 @@ class Evaluation:
             _check_budget(metric, f"Slices: {name}", slice_limit, is_plain=False)
         _check_options(choice, metric, read, sampling)
         n = count_rows(inputs)
-        sample = Sample(sampling.units(n), sampling.weights(n))
-        return cls(metric, name, limit, rates, inputs, labels, n, read, sample, divided, divided.parts(inputs, n))
+        parts = divided.parts(inputs, n)
+        return cls(metric, name, limit, rates, inputs, labels, n, read, sampling.units(n), divided, parts)
 
     @property
     def is_change(self) -> bool:
@@ -134,6 +134,12 @@ class Evaluation:
             advice="trace the first such row through the model node by node, and impute missing inputs",
             duration_s=time.perf_counter() - self.started,
         )
+
+    def estimate(self, rows: Rows[Any], before: Rows[Any] | None = None) -> Estimate:
+        """Return the metric of one model, or by how much it is worse than one read `before`."""
+        if before is None:
+            return self.metric.level(rows, self.units)
+        return self.metric.change(before, rows, self.units)
 
     def evidence(
         self, estimate: Estimate, rows: Rows[Any], subject: Subject, reference: Subject | None = None

@@ -99,8 +99,7 @@ def measure_accuracy(
     rows = evaluation.read(predictor)
     if (invalid := evaluation.invalid_evidence(rows, predictor.subject)) is not None:
         return invalid
-    estimate = evaluation.metric.level(rows, evaluation.sample)
-    return evaluation.evidence(estimate, rows, predictor.subject)
+    return evaluation.evidence(evaluation.estimate(rows), rows, predictor.subject)
 
 
 def measure_accuracy_parity(
@@ -173,5 +172,4 @@ def measure_accuracy_parity(
     after = evaluation.read(candidate)
     if (invalid := evaluation.invalid_evidence(after, candidate.subject, reference.subject)) is not None:
         return invalid
-    estimate = evaluation.metric.change(before, after, evaluation.sample)
-    return evaluation.evidence(estimate, after, candidate.subject, reference.subject)
+    return evaluation.evidence(evaluation.estimate(after, before), after, candidate.subject, reference.subject)

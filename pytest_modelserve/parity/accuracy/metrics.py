@@ -31,36 +31,18 @@ from pytest_modelserve.metrics import (
     row_squares,
     top_k_rows,
 )
-from pytest_modelserve.parity.accuracy.estimates import DeltaMethod, Estimate, PairedProportions, Proportion, Sample
-from pytest_modelserve.stats import Linearized, auc_of, average_of, mean_of, ratio_of, root_of
+from pytest_modelserve.parity.accuracy.estimates import DeltaMethod, Estimate, PairedProportions, Proportion
+from pytest_modelserve.stats import Linearized, SamplingUnits, auc_of, average_of, mean_of, ratio_of, root_of
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Unit
 
-MetricName = Literal[
-    "accuracy",
-    "balanced_accuracy",
-    "top_2_accuracy",
-    "top_3_accuracy",
-    "top_5_accuracy",
-    "top_10_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "f0.5",
-    "f2",
-    "precision_macro",
-    "recall_macro",
-    "f1_macro",
-    "roc_auc",
-    "log_loss",
-    "brier_score",
-    "mae",
-    "rmse",
-    "r2",
-]
+_LabelMetric = Literal["accuracy", "balanced_accuracy", "precision", "recall", "f1", "f0.5", "f2"]
+_MacroMetric = Literal["precision_macro", "recall_macro", "f1_macro"]
+_ScoreMetric = Literal["top_2_accuracy", "top_3_accuracy", "top_5_accuracy", "top_10_accuracy", "roc_auc"]
+_Error = Literal["log_loss", "brier_score", "mae", "rmse", "r2"]
 MetricFunction = Callable[[NDArray[Any], NDArray[Any]], float]
-MetricChoice = MetricName | str | MetricFunction
+MetricChoice = _LabelMetric | _MacroMetric | _ScoreMetric | _Error | str | MetricFunction
 """A name, another k or beta in the place of those listed ("top_20_accuracy", "f3_macro"), or a callable."""
 
 Mask = NDArray[np.bool_]
@@ -105,11 +87,11 @@ class Metric(ABC, Generic[T]):
         """Return what the metric needs of one model's outputs (n, ...); raise InputError for data that do not fit."""
 
     @abstractmethod
-    def level(self, rows: Rows[T], sample: Sample) -> Estimate:
+    def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
         """Return the metric of one model, with bounds."""
 
     @abstractmethod
-    def change(self, reference: Rows[T], candidate: Rows[T], sample: Sample) -> Estimate:
+    def change(self, reference: Rows[T], candidate: Rows[T], units: SamplingUnits) -> Estimate:
         """Return by how much the candidate is worse than the reference, with bounds."""
 
 
@@ -146,11 +128,11 @@ class LinearizedMetric(Metric[T]):
         """Return a value of `judged_estimate` on the metric's scale."""
         return value
 
-    def level(self, rows: Rows[T], sample: Sample) -> Estimate:
-        return DeltaMethod(self, sample, rows)
+    def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
+        return DeltaMethod(self, units, rows)
 
-    def change(self, reference: Rows[T], candidate: Rows[T], sample: Sample) -> Estimate:
-        return DeltaMethod(self, sample, candidate, reference)
+    def change(self, reference: Rows[T], candidate: Rows[T], units: SamplingUnits) -> Estimate:
+        return DeltaMethod(self, units, candidate, reference)
 
 
 class _ProportionMetric(LinearizedMetric[T]):
@@ -164,9 +146,9 @@ class _ProportionMetric(LinearizedMetric[T]):
     def trials(self, data: T) -> tuple[Mask, Mask]:
         """Return which rows are right and which count, (n,) each."""
 
-    def level(self, rows: Rows[T], sample: Sample) -> Estimate:
-        if not sample.is_plain:
-            return super().level(rows, sample)
+    def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
+        if not units.is_plain:
+            return super().level(rows, units)
         correct, counted = self.trials(rows.data)
         if not counted.any():
             raise InputError(
@@ -175,9 +157,9 @@ class _ProportionMetric(LinearizedMetric[T]):
             )
         return Proportion(correct, counted, self.assumption)
 
-    def change(self, reference: Rows[T], candidate: Rows[T], sample: Sample) -> Estimate:
-        if not (sample.is_plain and self.has_exact_change):
-            return super().change(reference, candidate, sample)
+    def change(self, reference: Rows[T], candidate: Rows[T], units: SamplingUnits) -> Estimate:
+        if not (units.is_plain and self.has_exact_change):
+            return super().change(reference, candidate, units)
         before, counted = self.trials(reference.data)
         return PairedProportions(before, self.trials(candidate.data)[0], counted)
 
@@ -377,26 +359,16 @@ class MeanLoss(LinearizedMetric[NDArray[np.float64]]):
         return mean_of(data[mask], _masked(weights, mask))
 
 
-class LogLoss(MeanLoss):
-    """The mean of minus the logarithm of the probability of the label."""
+class ProbabilityLoss(MeanLoss):
+    """The mean of a loss of the predicted probabilities."""
 
-    title = "log loss"
     options = frozenset({"scores", "sample_weight"})
 
-    def losses(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> NDArray[np.float64]:
-        assert output.scores is not None
-        return row_log_losses(outputs, labels, output.scores)
-
-
-class BrierScore(MeanLoss):
-    """The mean squared distance of the probabilities from the label."""
-
-    title = "Brier score"
-    options = frozenset({"scores", "sample_weight"})
+    def __init__(self, title: str, row_losses: Callable[..., NDArray[np.float64]]) -> None:
+        self.title, self.row_losses = title, row_losses
 
     def losses(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> NDArray[np.float64]:
-        assert output.scores is not None
-        return row_brier_scores(outputs, labels, output.scores)
+        return self.row_losses(outputs, labels, output.scores)
 
 
 class MeanAbsoluteError(MeanLoss):
@@ -444,8 +416,8 @@ METRICS: Mapping[str, Metric[Any]] = {
     "recall_macro": Macro(Recall(), "macro recall"),
     "f1_macro": Macro(FBeta(), "macro F1"),
     "roc_auc": RocAuc(),
-    "log_loss": LogLoss(),
-    "brier_score": BrierScore(),
+    "log_loss": ProbabilityLoss("log loss", row_log_losses),
+    "brier_score": ProbabilityLoss("Brier score", row_brier_scores),
     "mae": MeanAbsoluteError(),
     "rmse": RootMeanSquaredError(),
     "r2": R2(),
