@@ -1,4 +1,4 @@
-"""A model that ends its process, or never returns, is a counterexample and not the end of the run."""
+"""A crash or a timeout of the serving process is a counterexample, and does not end the test run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, Su
 
 r = ms.relations
 Array = NDArray[Any]
-LEAST = np.iinfo(np.int64).min
+SMALLEST = np.iinfo(np.int64).min
 
 
 @pytest.fixture
 def divider(onnx_model: Any) -> ms.Predictor:
-    """Feature 2 divided by feature 7, on which onnxruntime dies for the least integer and -1."""
+    """Feature 2 divided by feature 7, on which onnxruntime crashes for the smallest integer and -1."""
     nodes = [
         helper.make_node("Gather", ["x", "i"], ["a"], axis=1),
         helper.make_node("Gather", ["x", "j"], ["b"], axis=1),
@@ -46,7 +46,7 @@ def whole() -> Array:
 
 @pytest.fixture
 def looping(tmp_path: Path) -> ms.Predictor:
-    """Counts to the largest feature, one by one."""
+    """A loop with as many iterations as the largest feature."""
     tensor, kinds = helper.make_tensor_value_info, onnx.TensorProto
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["go"]), helper.make_node("Add", ["v", "one"], ["w"])],
@@ -76,19 +76,19 @@ def no_child_is_left() -> Iterator[None]:
 
 
 def children() -> set[str]:
-    """The processes of this one, by the kernel's list."""
+    """Return the child processes of this one, from the kernel's list."""
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-def test_a_row_that_kills_is_found_made_simple_and_told(divider: ms.Predictor, whole: Array) -> None:
-    whole[3, 2], whole[4, 7] = LEAST, -1
+def test_a_row_that_crashes_is_found_minimized_and_reported(divider: ms.Predictor, whole: Array) -> None:
+    whole[3, 2], whole[4, 7] = SMALLEST, -1
     with pytest.raises(ms.GateFailure) as error:
         ms.assert_relation(divider, whole[3:5], r.finite_outputs(), save_to=None, domain="like")
     sha256 = error.value.evidence.subject.sha256
     assert sha256 is not None
-    told = str(error.value).replace(sha256[:12], "0" * 12)
+    message = str(error.value).replace(sha256[:12], "0" * 12)
     assert (
-        told
+        message
         == """\
 relation: the model crashes
 
@@ -107,14 +107,16 @@ relation: the model crashes
     )
 
 
-def test_a_base_row_that_kills_is_told_before_any_relation_is_asked(divider: ms.Predictor, whole: Array) -> None:
-    whole[12, [2, 7]] = LEAST, -1
-    evidence = ms.measure_relation(divider, whole, r.batch_invariance(), save_to=None)
+def test_a_base_row_that_crashes_is_reported_before_the_relation_is_evaluated(
+    divider: ms.Predictor, whole: Array
+) -> None:
+    whole[1, [2, 7]] = SMALLEST, -1
+    evidence = ms.measure_relation(divider, whole[:2], r.batch_invariance(), save_to=None)
     assert evidence.findings[1] == "the process that serves divider died of SIGFPE"
-    assert evidence.findings[2] == "base row 12 violates it unchanged"
+    assert evidence.findings[2] == "base row 1 violates it unchanged"
 
 
-def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
+def test_only_a_model_that_may_crash_is_isolated_by_default(
     divider: ms.Predictor, looping: ms.Predictor, whole: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
@@ -134,15 +136,15 @@ def test_a_model_that_may_die_is_isolated_by_itself_and_others_are_not(
     assert started == ["divider", "loop"]
 
 
-def test_in_this_process_rows_that_would_kill_it_are_refused(divider: ms.Predictor, whole: Array) -> None:
+def test_without_isolation_rows_that_would_crash_are_rejected(divider: ms.Predictor, whole: Array) -> None:
     evidence = ms.measure_relation(divider, whole, r.finite_outputs(), domain=("like", "special"), isolate=False)
     assert evidence.verdict is ms.Verdict.PASS
     assert evidence.details["rejected"] > 0
 
 
-def test_relations_hold_in_a_process_of_its_own_as_they_do_in_this_one(classifier: ms.Predictor, rows: Array) -> None:
+def test_isolated_relations_have_the_same_findings(classifier: ms.Predictor, rows: Array) -> None:
     wrong = r.relation("sure", lambda p, c, b: p.predict(c)["p"].max(axis=1) > 0.999)
-    for relation in (r.simplex(), r.batch_invariance(), r.row_permutation(), wrong, r.agreement(classifier)):
+    for relation in (r.batch_invariance(), wrong, r.agreement(classifier)):
         options: dict[str, Any] = {"candidates": 100, "save_to": None}
         here = ms.measure_relation(classifier, rows, relation, **options)
         there = ms.measure_relation(classifier, rows, relation, isolate=True, **options)
@@ -150,20 +152,19 @@ def test_relations_hold_in_a_process_of_its_own_as_they_do_in_this_one(classifie
         assert there.details == here.details
 
 
-def test_a_model_that_never_returns_is_told_with_the_row(looping: ms.Predictor) -> None:
-    rows = np.random.default_rng(0).integers(0, 9, (20, 4))
-    rows[13, 1] = 2**62
+def test_a_model_that_does_not_return_is_reported_with_the_row(looping: ms.Predictor) -> None:
+    rows = np.random.default_rng(0).integers(0, 9, (8, 4))
+    rows[5, 1] = 2**62
     started = time.monotonic()
     evidence = ms.measure_relation(looping, rows, r.finite_outputs(), time_limit_s=0.3, save_to=None)
     assert time.monotonic() - started < 30
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[1].startswith("the process that serves loop did not return within 0.3")
-    assert "base row 13 violates it unchanged" in evidence.findings[2]
+    assert "base row 5 violates it unchanged" in evidence.findings[2]
     assert evidence.advice == "bound the model's loops, or raise time_limit_s if it is only slow"
 
 
-def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: ms.Predictor, rows: Array) -> None:
-    """A limit that one row keeps is none for a thousand, which may take a thousand times as long."""
+def test_the_time_limit_grows_with_the_number_of_rows(classifier: ms.Predictor, rows: Array) -> None:
     with SubprocessPredictor(classifier, time_limit_s=5) as model:  # type: ignore[arg-type]
         many = np.tile(rows, (5000, 1))
         model.predict(rows[:1])
@@ -172,10 +173,10 @@ def test_rows_that_take_as_long_as_others_did_have_the_time_for_it(classifier: m
         assert len(model.predict(many)["p"]) == 100_000
 
 
-def test_a_process_is_started_again_after_it_has_died(divider: ms.Predictor, whole: Array) -> None:
+def test_a_process_is_restarted_after_a_crash(divider: ms.Predictor, whole: Array) -> None:
     with SubprocessPredictor(divider, time_limit_s=30) as model:  # type: ignore[arg-type]
         expected = divider.predict(whole)["y"]
-        whole[0, [2, 7]] = LEAST, -1
+        whole[0, [2, 7]] = SMALLEST, -1
         for _ in range(2):
             np.testing.assert_array_equal(model.predict(whole[1:])["y"], expected[1:])
             with pytest.raises(ProcessCrashError, match=r"^the process that serves divider died of SIGFPE$"):
@@ -188,7 +189,7 @@ def test_a_process_is_started_again_after_it_has_died(divider: ms.Predictor, who
         model.predict(whole)
 
 
-def test_text_and_narrow_numbers_go_there_and_back(onnx_model: Any) -> None:
+def test_text_and_bfloat16_are_passed_unchanged(onnx_model: Any) -> None:
     text = [helper.make_node("Identity", ["x"], ["y"])], {"x": ("str", ["n"])}, {"y": ("str", ["n"])}
     cast = [helper.make_node("Cast", ["x"], ["y"], to=16)], {"x": ("float32", ["n"])}, {"y": (bfloat16, ["n"])}
     for graph, x in ((text, np.array(["längst", ""], object)), (cast, np.array([1.5, -0.0], np.float32))):
@@ -199,7 +200,7 @@ def test_text_and_narrow_numbers_go_there_and_back(onnx_model: Any) -> None:
         assert there.tolist() == here.tolist()
 
 
-def test_a_file_that_changed_is_not_served_in_its_place(divider: ms.Predictor, whole: Array) -> None:
+def test_a_changed_file_is_not_served(divider: ms.Predictor, whole: Array) -> None:
     assert divider.artifact is not None
     model = onnx.load(divider.artifact.path)
     model.doc_string = "another one"
@@ -229,59 +230,38 @@ def test_a_file_that_changed_is_not_served_in_its_place(divider: ms.Predictor, w
         ),
     ],
 )
-def test_what_cannot_be_isolated_is_refused_by_name(options: dict[str, Any], message: str, rows: Array) -> None:
+def test_invalid_isolation_arguments_are_rejected(options: dict[str, Any], message: str, rows: Array) -> None:
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x, name="f"), rows, r.finite_outputs(), **options)
     assert str(error.value).startswith(message)
 
 
-PROJECT = """
-import numpy as np
-import pytest
-import pytest_modelserve as ms
-
-ROWS = np.random.default_rng(0).integers(1, 9, (6, 10))
-ROWS[1, [2, 7]] = np.iinfo(np.int64).min, -1
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_dies(seed):
-    ms.assert_relation(ms.serve({path!r}), ROWS, ms.relations.finite_outputs(), seed=seed)
-
-def test_lives():
-    ms.assert_relation(ms.serve({path!r}), ROWS[2:], ms.relations.finite_outputs(), candidates=100)
-"""
-
-
-def test_workers_live_on_when_a_model_dies_in_each(divider: ms.Predictor, pytester: pytest.Pytester) -> None:
-    assert divider.artifact is not None
-    pytester.makepyfile(PROJECT.format(path=str(divider.artifact.path)))
-    result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=1, failed=2)
-    result.stdout.fnmatch_lines(["*the process that serves model died of SIGFPE*"])
-    assert not list(pytester.path.glob("core*"))
-
-
-@pytest.mark.parametrize("wait", ["idle", "in a call that never returns"])
-def test_the_process_ends_with_one_that_is_killed(looping: ms.Predictor, wait: str, tmp_path: Path) -> None:
+def test_child_processes_end_with_a_killed_parent(looping: ms.Predictor) -> None:
     assert looping.artifact is not None
-    count = 1 if wait == "idle" else 2**62
     code = f"""
-import numpy as np, pytest_modelserve as ms
+import threading, numpy as np, pytest_modelserve as ms
 from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-model = SubprocessPredictor(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
-model.predict(np.ones((1, 4), np.int64))
-print(model._process._child.pid, flush=True)
-model.predict(np.full((1, 4), {count}))
-import time; time.sleep(1000)
+for count in (1, 2**62):  # an idle child, and one in a call that does not return
+    model = SubprocessPredictor(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
+    model.predict(np.ones((1, 4), np.int64))
+    print(model._process._child.pid, flush=True)
+    threading.Thread(target=model.predict, args=(np.full((1, 4), count),)).start()
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
     time.sleep(0.2)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
     until = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+    while any(map(_is_running, pids)) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
+    assert not any(map(_is_running, pids))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    except OSError:
+        return False

@@ -1,4 +1,4 @@
-"""What is declared of features holds for every example, every edge case and every step of the minimiser."""
+"""Declared ranges hold for every example, every edge case and every step of the minimization."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NUMBERS = Signature((TensorSpec("x", "float32", ("n", 3)),), ())
 MIXED = Signature((TensorSpec("age", "int64", ("n", 2)), TensorSpec("colour", "str", ("n", 1))), ())
 
 
-def searched(strategy: Any, count: int = 2000) -> dict[str, NDArray[Any]]:
-    """All rows that a search from this strategy asks: edge cases and candidates."""
+def searched(strategy: Any, count: int = 1000) -> dict[str, NDArray[Any]]:
+    """Return all rows of a search from this strategy: edge cases and candidates."""
     source = source_of(strategy)
     assert source is not None
     space = source.space()
@@ -28,16 +28,16 @@ def searched(strategy: Any, count: int = 2000) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def test_no_row_leaves_a_range_and_the_ends_are_tried() -> None:
+def test_no_row_leaves_a_range_and_its_ends_are_tried() -> None:
     rows = searched(ms.strategies.inputs(NUMBERS, ranges={0: Range(0.5, 0.75), 2: Range(low=1)}))["x"]
     assert rows[:, 0].min() == 0.5
     assert rows[:, 0].max() == 0.75
     assert len(np.unique(rows[:, 0])) > 100
     assert rows[:, 2].min() == 1
-    assert rows[:, 1].min() < 0  # what nothing is declared of
+    assert rows[:, 1].min() < 0  # no range is declared for it
 
 
-def test_choices_are_all_that_a_feature_is() -> None:
+def test_a_feature_with_choices_has_no_other_values() -> None:
     ranges = {
         ("age", 0): Range(18, 99), ("age", 1): Range(choices=(1, 5, 9)), "colour": Range(choices=("red", "blue", "teal")),
     }  # fmt: skip
@@ -55,16 +55,16 @@ def test_a_range_may_be_wider_than_the_rows_show() -> None:
     assert rows.max() == 5
 
 
-def test_a_counterexample_is_made_simple_within_what_is_declared() -> None:
+def test_a_counterexample_is_minimized_within_the_declared_choices() -> None:
     like = np.full((4, 2), 0.37, np.float32)
     model = ms.serve(lambda x: np.where(x[:, 1] > 0.5, np.inf, x[:, 0]))
     strategy = ms.strategies.inputs(model, like=like, ranges={1: Range(choices=(0.37, 0.8125, 0.9375))})
     evidence = ms.measure_relation(model, strategy, r.finite_outputs(), save_to=None)
-    told = next(line for line in evidence.findings if line.startswith("  input[1]"))
-    assert told in ("  input[1]   0.37 → 0.8125", "  input[1]   0.37 → 0.9375")
+    change = next(line for line in evidence.findings if line.startswith("  input[1]"))
+    assert change in ("  input[1]   0.37 → 0.8125", "  input[1]   0.37 → 0.9375")
 
 
-def test_without_declared_ranges_the_same_fault_is_told_with_a_plainer_number() -> None:
+def test_without_declared_ranges_the_same_fault_has_a_simpler_number() -> None:
     like = np.array([[0.37, 0.37], [0.37, 0.9375]], np.float32)
     model = ms.serve(lambda x: np.where((x[:, 1] > 0.5) & (x[:, 1] < 0.93), np.inf, x[:, 0]))
     evidence = ms.measure_relation(model, like, r.finite_outputs(), save_to=None)
@@ -84,7 +84,7 @@ def test_without_declared_ranges_the_same_fault_is_told_with_a_plainer_number() 
         (lambda: Range(float("nan"), 1), "Range(nan, 1) has a NaN end: pass numbers"),
     ],
 )
-def test_a_range_that_contradicts_itself_is_refused(build: Any, message: str) -> None:
+def test_an_invalid_range_is_rejected(build: Any, message: str) -> None:
     with pytest.raises(ms.UsageError) as error:
         build()
     assert str(error.value) == message
@@ -118,7 +118,7 @@ def test_a_range_that_contradicts_itself_is_refused(build: Any, message: str) ->
         (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: pass numbers instead of Range(choices=('a',))"),
     ],
 )  # fmt: skip
-def test_what_no_feature_can_be_is_refused_when_the_strategy_is_made(
+def test_ranges_that_do_not_fit_the_inputs_are_rejected_when_the_strategy_is_created(
     signature: Signature, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ms.UsageError) as error:
