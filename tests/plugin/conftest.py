@@ -4,11 +4,13 @@ rows."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.pytester import SysModulesSnapshot
 
 import pytest_modelserve as ms
 
@@ -34,10 +36,23 @@ def gate(wrong, min_value=0.9):
 
 PASSES, UNDECIDED, FAILS = 100, 200, 600
 
-# Runs inside this process restore sys.modules at their end. What they would import first is imported here, because an
-# extension module cannot be loaded twice and a second copy of ours would have other classes.
-for name in ms.__all__:
-    getattr(ms, name)
+
+@pytest.fixture(autouse=True)
+def installed_modules_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep packages in `sys.modules` after a run in this process: an extension module cannot be loaded twice."""
+    restore = SysModulesSnapshot.restore
+
+    def restore_all_but_packages(snapshot: SysModulesSnapshot) -> None:
+        root = Path(ms.__file__).parents[1]
+        packages = {
+            name: module
+            for name, module in sys.modules.items()
+            if (file := getattr(module, "__file__", None)) and ("site-packages" in file or root in Path(file).parents)
+        }
+        restore(snapshot)
+        sys.modules.update(packages)
+
+    monkeypatch.setattr(SysModulesSnapshot, "restore", restore_all_but_packages)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Evidence, Verdict
+from pytest_modelserve.evidence.failure_text import failure_text
 from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
-from pytest_modelserve.evidence.failure_text import failure_text
 
 
 @pytest.fixture

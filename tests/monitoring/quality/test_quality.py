@@ -11,8 +11,8 @@ from scipy.stats import binomtest, fisher_exact
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_data_quality, reference_profile
 from pytest_modelserve.evidence.failure_text import failure_text
+from pytest_modelserve.monitoring import measure_data_quality, reference_profile
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""The examples of README and docs run as they are printed, and the tables list what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import pytest_modelserve as ms
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of one language, or of none."""
+    parts = (ROOT / page).read_text(encoding="utf-8").split("```")[1::2]
+    return [part.partition("\n")[2] for part in parts if part.partition("\n")[0] == language]
+
+
+def without_figures(lines: list[str]) -> list[str]:
+    """Return the lines without numbers and column widths, which differ from machine to machine."""
+    return [" ".join(re.sub(r"[-\d.]+( [µm]s)?", "0", line).split()) for line in lines]
+
+
+def two_class_model(path: Path, weights: np.ndarray) -> None:
+    """Save a linear classifier as an ONNX file."""
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", len(weights)])]
+    outputs = [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])]
+    stored = [numpy_helper.from_array(weights.astype(np.float32), "w")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["logits"])], "g", inputs, outputs, stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester: pytest.Pytester) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((20, 2))
+    x = rng.standard_normal((2000, 20)).astype(np.float32)
+    np.savez(pytester.path / "holdout.npz", x=x, y=(x @ weights).argmax(axis=1))
+    two_class_model(pytester.path / "champion.onnx", weights)
+    two_class_model(pytester.path / "candidate.onnx", weights + 0.003 * rng.standard_normal(weights.shape))
+    pytester.makepyfile(test_release=blocks("README.md", "python")[0])
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    shown = next(block for block in blocks("README.md", "") if block.startswith("$ pytest")).splitlines()[1:]
+    start = next(i for i, line in enumerate(result.outlines) if line.strip("=") == " modelserve ")
+    assert without_figures(result.outlines[start + 1 : start + len(shown) + 1]) == without_figures(shown)
+
+
+def test_example_of_all_stages_runs(pytester: pytest.Pytester) -> None:
+    example = next(block for block in blocks("docs/stages.md", "python") if "def test_" in block)
+    pytester.makepyfile(test_release=example)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_nightly_job_runs(pytester: pytest.Pytester) -> None:
+    import polars
+
+    rng = np.random.default_rng(0)
+    for name, rows in (("training", 10_000), ("today", 3_000)):
+        columns = {"amount": rng.lognormal(size=rows), "country": rng.choice(["ch", "de", "fr"], rows)}
+        polars.DataFrame(columns).write_parquet(pytester.path / f"{name}.parquet")
+    pytester.mkdir("profiles")
+    store, nightly = (block for block in blocks("docs/nightly.md", "python") if "profile.json" in block)
+    pytester.makepyfile(make_profile=f"import pytest_modelserve as ms\n{store}", test_nightly=nightly)
+    assert pytester.runpython(pytester.path / "make_profile.py").ret == 0
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["2 gates: 2 PASS, *"])
+
+
+def test_every_public_assertion_is_in_the_table_of_gates() -> None:
+    page = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
+    assert [name for name in ms.__all__ if name.startswith("assert_") and f"| `{name}(" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "page", [Path("README.md"), *(p.relative_to(ROOT) for p in (ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_links_between_pages_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (ROOT / page.parent / link).exists()]
+    assert missing == []
