@@ -1,25 +1,18 @@
-"""Choosing before and above the gates: how many labelled rows a gate needs."""
+"""Sample size before labeling: how many labeled rows an accuracy gate needs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from pytest_modelserve import stats
 from pytest_modelserve.errors import UsageError, unknown_choice
-from pytest_modelserve.stats import area_variance
 
-# How many labelled rows a gate needs, before anything is labelled: `ms.planning.rows_needed`.
-
-
+_PROPORTIONS = ("accuracy", "top_k_accuracy", "recall")
 _MEAN_LOSSES = ("mae", "log_loss", "brier_score")
-_SHARES = ("accuracy", "top_k_accuracy", "recall")
 
 
 def rows_needed(
@@ -29,7 +22,7 @@ def rows_needed(
     difference: float = 0.0,
     discordance: float | None = None,
     value: float | None = None,
-    positive_share: float | None = None,
+    positive_rate: float | None = None,
     correlation: float | None = None,
     pilot: ArrayLike | None = None,
     standard_deviation: float | None = None,
@@ -38,152 +31,137 @@ def rows_needed(
     alpha: float = 0.001,
     power: float = 0.9,
 ) -> int:
-    """About how many labelled rows make a gate say PASS with probability `power`, for a model well inside its budget.
+    """Return about how many labeled rows make an accuracy gate PASS with probability `power`.
 
-    `paired=True` plans `assert_accuracy_parity`: `margin` is its `max_drop` or `max_rise`, and `difference` the true
-    drop or rise (0: a model as good as its reference). `paired=False` plans `assert_accuracy`: `margin` is how far the
-    model's true `value` lies inside the budget (0.02 for a model of 92 % and `min_value=0.9`).
+    `paired=True` plans `assert_accuracy_parity`, `paired=False` plans `assert_accuracy`. For every other metric run the
+    gate on a pilot: where it is INCONCLUSIVE, read `evidence.details["rows_needed"]`. For AUC the variance is that of
+    Hanley and McNeil (1982), Radiology 143, 29–36, and (1983), 148, 839–843.
 
-    What has to be known besides, from a pilot or an earlier release:
+    Args:
+        metric: "accuracy", "top_k_accuracy" (any k), "recall", "roc_auc", "mae", "log_loss" or "brier_score".
+        margin: The gate's `max_drop` or `max_rise`. Unpaired, how far the true value lies inside the budget: 0.02 for a
+            model of 92 % and `min_value=0.9`.
+        difference: The true drop or rise; 0 for a model equal to its reference.
+        discordance: Proportion of rows on which one of two models is right and the other wrong. Needed by accuracy,
+            top-k accuracy and recall (there of the positive rows), paired.
+        value: The metric's value. Needed by AUC, and unpaired by accuracy, top-k accuracy and recall.
+        positive_rate: Proportion of positive rows. Needed by recall and AUC.
+        correlation: Correlation of two AUCs, 0.9 or more for a quantized model. Needed by AUC, paired.
+        pilot: One difference of losses a row, (n,); unpaired, one loss a row. Needed by losses.
+        standard_deviation: Of those differences or losses, in place of `pilot`: takes them for symmetric.
+        paired: Whether the candidate is compared with a reference.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        power: Probability of PASS.
 
-    - "accuracy", "top_k_accuracy", "recall": `discordance`, the share of rows on which one of the two models is right
-    and the other wrong (for recall among the positive rows, which `positive_share` of all rows are); unpaired, `value`.
-    - "mae", "log_loss", "brier_score": `pilot` (n,), one difference of losses a row (unpaired, one loss a row), which
-    is what the gate itself plans with, or their `standard_deviation` alone, which takes them for symmetric.
-    - "roc_auc": `value`, `positive_share` and, paired, the `correlation` of the two areas (0.9 or more for a quantised
-    model and its reference), by the variance of Hanley and McNeil (1982), Radiology 143, 29–36, and (1983), 148,
-    839–843.
+    Returns:
+        The number of rows, an approximation.
 
-    For every other metric run the gate on a pilot: `evidence.details["rows_needed"]`. Approximations; for accuracy see
-    `stats.rows_needed`. Raises UsageError for an unknown metric, for what lacks or means nothing to it, and for a
-    difference that is not below the margin.
+    Raises:
+        UsageError: For an unknown metric, an argument that it lacks or does not take, a value out of range, and a
+            difference that is not below the margin.
+
+    Example:
+        >>> rows_needed("accuracy", 0.01, discordance=0.02)
+        1901
     """
-    given = {
-        "discordance": discordance,
-        "value": value,
-        "positive_share": positive_share,
-        "correlation": correlation,
-        "pilot": pilot,
-        "standard_deviation": standard_deviation,
-    }
-    plan = _plan_for(metric, paired=paired)
-    _check(metric, plan, given, paired=paired)
-    if not margin > difference:
-        raise UsageError(f"no number of rows makes PASS likely: the difference {difference} is not below {margin}")
-    if not paired and difference != 0:
-        raise UsageError("difference= is that of two models: leave it out with paired=False, where the margin is all")
-    return plan.rows(
-        _Case(margin, difference, confidence, alpha, power), {k: v for k, v in given.items() if v is not None}
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """What every plan takes."""
-
-    margin: float
-    difference: float
-    confidence: float
-    alpha: float
-    power: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Which arguments a metric needs, of which groups it needs exactly one, and what it makes of them."""
-
-    needs: tuple[str, ...]
-    rows: Callable[[_Case, dict[str, Any]], int]
-    one_of: tuple[str, ...] = ()
-
-
-def _plan_for(metric: str, *, paired: bool) -> _Plan:
     name = "top_k_accuracy" if metric.startswith("top_") and metric.endswith("_accuracy") else metric
-    if name in _MEAN_LOSSES:
-        return _Plan((), _of_mean, one_of=("pilot", "standard_deviation"))
+    _check_arguments(
+        f"metric={metric!r} with paired={paired}",
+        _required(name, paired=paired),
+        discordance=discordance,
+        value=value,
+        positive_rate=positive_rate,
+        correlation=correlation,
+        pilot=pilot,
+        standard_deviation=standard_deviation,
+    )
+    if positive_rate is not None and not 0 < positive_rate < 1:
+        raise UsageError(f"positive_rate must be above 0 and below 1, got {positive_rate}")
+    if not margin > difference:
+        raise UsageError(f"difference must be below margin={margin}, got {difference}: no number of rows would pass")
+    if not paired and difference != 0:
+        raise UsageError("difference is not supported with paired=False, where only the margin counts: remove it")
     if name == "roc_auc":
-        return _Plan(("value", "positive_share", *(("correlation",) if paired else ())), _of_area)
-    if name in _SHARES:
-        base = ("positive_share",) if name == "recall" else ()
-        return _Plan(("discordance", *base), _of_drop) if paired else _Plan(("value", *base), _of_share)
-    known = (*_SHARES, "roc_auc", *_MEAN_LOSSES)
+        assert value is not None
+        assert positive_rate is not None
+        return _rows_for_auc(
+            margin - difference, value, positive_rate, correlation, quantiles=float(ndtri(confidence) + ndtri(power))
+        )
+    if name in _MEAN_LOSSES:
+        needed = stats.values_needed(
+            _symmetric_sample(standard_deviation) if pilot is None else pilot,
+            truth=difference,
+            limit=margin,
+            confidence=confidence,
+            alpha=alpha,
+            power=power,
+        )
+        if needed is None:
+            raise UsageError("pilot has one row and thus no variance: give two or more")
+        return needed
+    if discordance is not None:
+        counted: int | None = stats.rows_needed(
+            discordance=discordance, margin=margin, difference=difference, confidence=confidence, power=power
+        )
+    else:
+        assert value is not None
+        counted = stats.proportion_rows_needed(value, value - margin, confidence=confidence, alpha=alpha, power=power)
+    assert counted is not None  # the true value lies inside the budget
+    return math.ceil(counted / (1.0 if positive_rate is None else positive_rate))
+
+
+def _required(name: str, *, paired: bool) -> tuple[str, ...]:
+    """Return the arguments that a metric needs; "a|b" means one of the two."""
+    if name in _MEAN_LOSSES:
+        return ("pilot|standard_deviation",)
+    if name == "roc_auc":
+        return ("value", "positive_rate", "correlation") if paired else ("value", "positive_rate")
+    if name in _PROPORTIONS:
+        first = "discordance" if paired else "value"
+        return (first, "positive_rate") if name == "recall" else (first,)
+    known = (*_PROPORTIONS, "roc_auc", *_MEAN_LOSSES)
     raise UsageError(
-        f"{unknown_choice('metric to plan for', metric, known)}; for others run the gate on a pilot and read "
+        f"{unknown_choice('metric to plan for', name, known)}; for others run the gate on a pilot and read "
         'evidence.details["rows_needed"]'
     )
 
 
-def _check(metric: str, plan: _Plan, given: dict[str, Any], *, paired: bool) -> None:
-    told = f"metric={metric!r} with paired={paired}"
-    for name in plan.needs:
-        if given[name] is None:
-            raise UsageError(f"{told} needs {name}=")
-    if plan.one_of and sum(given[name] is not None for name in plan.one_of) != 1:
-        raise UsageError(f"{told} needs one of {'= and '.join(plan.one_of)}=")
+def _check_arguments(case: str, required: tuple[str, ...], **given: object) -> None:
+    for need in required:
+        names = need.split("|")
+        if sum(given[name] is not None for name in names) != 1:
+            one_of = "one of " if len(names) > 1 else ""
+            raise UsageError(f"{case} needs {one_of}{' and '.join(f'{name}=' for name in names)}")
+    allowed = {name for need in required for name in need.split("|")}
     for name, value in given.items():
-        if value is not None and name not in (*plan.needs, *plan.one_of):
-            raise UsageError(f"{name}= means nothing for {told}: leave it out")
-    share = given["positive_share"]
-    if share is not None and not 0 < share < 1:
-        raise UsageError(f"positive_share is a share between 0 and 1, not {share}")
+        if value is not None and name not in allowed:
+            raise UsageError(f"{name} is not supported by {case}: remove it")
 
 
-def _of_drop(case: _Case, given: dict[str, Any]) -> int:
-    counted = stats.rows_needed(
-        discordance=given["discordance"],
-        margin=case.margin,
-        difference=case.difference,
-        confidence=case.confidence,
-        power=case.power,
-    )
-    return math.ceil(counted / float(given.get("positive_share", 1.0)))
-
-
-def _of_share(case: _Case, given: dict[str, Any]) -> int:
-    counted = stats.proportion_rows_needed(
-        given["value"], given["value"] - case.margin, confidence=case.confidence, alpha=case.alpha, power=case.power
-    )
-    assert counted is not None  # the value lies above the limit
-    return math.ceil(counted / float(given.get("positive_share", 1.0)))
-
-
-def _of_mean(case: _Case, given: dict[str, Any]) -> int:
-    needed = stats.values_needed(
-        given["pilot"] if "pilot" in given else _two_values(given["standard_deviation"]),
-        truth=case.difference,
-        limit=case.margin,
-        confidence=case.confidence,
-        alpha=case.alpha,
-        power=case.power,
-    )
-    if needed is None:
-        raise UsageError("a pilot of one row tells no scatter: give two or more")
-    return needed
-
-
-def _two_values(deviation: float) -> NDArray[np.float64]:
-    """A sample with this standard deviation and no skewness."""
+def _symmetric_sample(deviation: float | None) -> ArrayLike:
+    """Return a sample with this standard deviation and no skewness."""
+    assert deviation is not None
     if not (math.isfinite(deviation) and deviation > 0):
-        raise UsageError(f"standard_deviation is a finite number above 0, not {deviation}")
+        raise UsageError(f"standard_deviation must be above 0 and finite, got {deviation}")
     return np.array([-1.0, 1.0]) * deviation / math.sqrt(2)
 
 
-def _of_area(case: _Case, given: dict[str, Any]) -> int:
-    """The smallest n whose standard error, times the two quantiles, fits into the margin."""
-    area, share, correlation = float(given["value"]), float(given["positive_share"]), given.get("correlation")
+def _rows_for_auc(
+    margin: float, area: float, positive_rate: float, correlation: float | None, *, quantiles: float
+) -> int:
+    """Return the smallest n whose standard error, times the two quantiles, fits into the margin."""
     if not 0.5 <= area < 1:
-        raise UsageError(f"value is an area under the ROC curve, from 0.5 to below 1, not {area}")
+        raise UsageError(f"value must be at least 0.5 and below 1 for an AUC, got {area}")
     if correlation is not None and not -1 <= correlation < 1:
-        raise UsageError(f"correlation lies from -1 to below 1, not {correlation}")
+        raise UsageError(f"correlation must be at least -1 and below 1, got {correlation}")
     both = 1.0 if correlation is None else 2 * (1 - correlation)
-    reach = float(ndtri(case.confidence)) + float(ndtri(case.power))
 
     def fits(n: int) -> bool:
-        positive = n * share
-        error = math.sqrt(both * area_variance(area, positive, n - positive))
-        return reach * error <= case.margin - case.difference
+        positive = n * positive_rate
+        return quantiles * math.sqrt(both * stats.area_variance(area, positive, n - positive)) <= margin
 
-    high = max(math.ceil(2 / share), math.ceil(2 / (1 - share)))
+    high = max(math.ceil(2 / positive_rate), math.ceil(2 / (1 - positive_rate)))
     while not fits(high):
         high *= 2
     low = high // 2

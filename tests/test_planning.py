@@ -17,7 +17,7 @@ def test_rows_for_accuracy_are_those_of_the_statistics() -> None:
     expected = stats.rows_needed(discordance=0.02, margin=0.01, confidence=0.95)
     assert rows_needed("accuracy", 0.01, discordance=0.02) == expected
     assert rows_needed("top_5_accuracy", 0.01, discordance=0.02) == expected
-    assert rows_needed("recall", 0.01, discordance=0.02, positive_share=0.1) == 10 * expected
+    assert rows_needed("recall", 0.01, discordance=0.02, positive_rate=0.1) == 10 * expected
     worse = rows_needed("accuracy", 0.01, discordance=0.02, difference=0.005)
     assert worse == stats.rows_needed(discordance=0.02, margin=0.01, difference=0.005, confidence=0.95)
     assert worse > 3 * expected
@@ -55,7 +55,7 @@ def test_standard_deviation_alone_gives_the_closed_form(metric: str) -> None:
 
 
 def test_rows_for_an_area_make_the_gate_pass_as_often_as_planned() -> None:
-    n = rows_needed("roc_auc", 0.03, value=0.856, positive_share=0.3, paired=False)
+    n = rows_needed("roc_auc", 0.03, value=0.856, positive_rate=0.3, paired=False)
     rng, passed = np.random.default_rng(0), []
     for _ in range(120):
         labels = (rng.random(n) < 0.3).astype(int)
@@ -73,7 +73,7 @@ def test_rows_for_an_area_make_the_gate_pass_as_often_as_planned() -> None:
 
 def test_correlated_areas_take_fewer_rows() -> None:
     one, other = (
-        rows_needed("roc_auc", 0.01, value=0.9, positive_share=0.3, correlation=correlation)
+        rows_needed("roc_auc", 0.01, value=0.9, positive_rate=0.3, correlation=correlation)
         for correlation in (0.5, 0.95)
     )
     assert one == pytest.approx(10 * other, rel=0.01)
@@ -98,7 +98,7 @@ def test_variance_of_an_area_is_exact_for_exponential_scores() -> None:
             "accuracy",
             0.01,
             {"discordance": 0.02, "value": 0.9},
-            "value= means nothing for metric='accuracy' with paired=True: leave it out",
+            "value is not supported by metric='accuracy' with paired=True: remove it",
         ),
         ("mae", 0.01, {}, "metric='mae' with paired=True needs one of pilot= and standard_deviation="),
         (
@@ -107,37 +107,37 @@ def test_variance_of_an_area_is_exact_for_exponential_scores() -> None:
             {"pilot": [1.0, 2], "standard_deviation": 1.0},
             "metric='mae' with paired=True needs one of pilot= and standard_deviation=",
         ),
-        ("mae", 0.01, {"standard_deviation": 0.0}, "standard_deviation is a finite number above 0, not 0.0"),
-        ("mae", 0.01, {"pilot": [1.0]}, "a pilot of one row tells no scatter: give two or more"),
+        ("mae", 0.01, {"standard_deviation": 0.0}, "standard_deviation must be above 0 and finite, got 0.0"),
+        ("mae", 0.01, {"pilot": [1.0]}, "pilot has one row and thus no variance: give two or more"),
         (
             "accuracy",
             0.01,
             {"discordance": 0.02, "difference": 0.01},
-            "no number of rows makes PASS likely: the difference 0.01 is not below 0.01",
+            "difference must be below margin=0.01, got 0.01: no number of rows would pass",
         ),
         (
             "mae",
             0.01,
             {"standard_deviation": 1.0, "difference": 0.005, "paired": False},
-            "difference= is that of two models: leave it out with paired=False, where the margin is all",
+            "difference is not supported with paired=False, where only the margin counts: remove it",
         ),
         (
             "roc_auc",
             0.01,
-            {"value": 0.4, "positive_share": 0.5, "correlation": 0.9},
-            "value is an area under the ROC curve, from 0.5 to below 1, not 0.4",
+            {"value": 0.4, "positive_rate": 0.5, "correlation": 0.9},
+            "value must be at least 0.5 and below 1 for an AUC, got 0.4",
         ),
         (
             "roc_auc",
             0.01,
-            {"value": 0.9, "positive_share": 0.5, "correlation": 1},
-            "correlation lies from -1 to below 1, not 1",
+            {"value": 0.9, "positive_rate": 0.5, "correlation": 1},
+            "correlation must be at least -1 and below 1, got 1",
         ),
         (
             "roc_auc",
             0.01,
-            {"value": 0.9, "positive_share": 5, "correlation": 0.9},
-            "positive_share is a share between 0 and 1, not 5",
+            {"value": 0.9, "positive_rate": 5, "correlation": 0.9},
+            "positive_rate must be above 0 and below 1, got 5",
         ),
         (
             "acuracy",
@@ -149,7 +149,7 @@ def test_variance_of_an_area_is_exact_for_exponential_scores() -> None:
         ),
     ],
 )
-def test_what_cannot_be_planned_is_one_clear_error(metric: str, margin: float, arguments: Any, message: str) -> None:
+def test_invalid_plans_are_one_clear_error(metric: str, margin: float, arguments: Any, message: str) -> None:
     with pytest.raises(ms.UsageError) as caught:
         rows_needed(metric, margin, **arguments)
     assert str(caught.value) == message
