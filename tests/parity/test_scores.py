@@ -475,7 +475,9 @@ def test_one_wrong_answer_touches_two_classes_but_one_recall(answering: Any) -> 
 
 
 def test_model_that_never_answers_the_positive_class_has_no_precision(answering: Any) -> None:
-    with pytest.raises(ms.InputError, match="the model predicts the positive class in no row: precision is the proportion"):
+    with pytest.raises(
+        ms.InputError, match="the model predicts the positive class in no row: precision is the proportion"
+    ):
         ms.measure_accuracy(
             answering(np.zeros(N, int)),
             ROWS,

@@ -1,4 +1,4 @@
-"""How far two values of one tensor may lie apart."""
+"""Which differences of two tensors rounding or a lower precision explains."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_scale_leaves_masks_out() -> None:
 
 
 @pytest.mark.parametrize(("precision", "floor"), [("float16", 55), ("int8", 25), ("int4", 18)])
-def test_lower_precision_is_judged_by_its_floor(precision: str, floor: float) -> None:
+def test_lower_precision_has_to_reach_its_floor(precision: str, floor: float) -> None:
     reference = np.ones(10, np.float32)
     for decibels, agrees in ((floor + 0.1, True), (floor - 0.1, False)):
         candidate = (reference * (1 + 10 ** (-decibels / 20))).astype(np.float32)
@@ -64,7 +64,7 @@ def test_lower_precision_has_to_keep_a_mask_a_mask(mask: float, left: float) -> 
         assert found.problem == "a mask or infinity of the reference is lost, 1 of 3 elements"
 
 
-def test_eight_bits_may_be_off_by_one_step_where_another_kernel_answers() -> None:
+def test_eight_bits_may_be_off_by_one_step_with_another_kernel() -> None:
     reference = np.array([3, 4], np.uint8)
     candidate = np.array([3, 5], np.uint8)
     assert find_deviation(candidate, reference, "same", steps=OTHER_KERNEL_EPSILONS) is None

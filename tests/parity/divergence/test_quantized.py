@@ -1,7 +1,9 @@
-"""Float graphs beside quantised and half-precision ones: noise is no fault, a broken scale is."""
+"""Quantized and half-precision graphs against float ones: noise is no fault, a broken scale is."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,23 @@ from onnx import numpy_helper
 
 import pytest_modelserve as ms
 
-
-@pytest.fixture
-def wide() -> Any:
-    return np.random.default_rng(2).standard_normal((64, 8)).astype(np.float32)
+WIDE = np.random.default_rng(2).standard_normal((64, 8)).astype(np.float32)
 
 
-@pytest.fixture
-def compressed(net: onnx.ModelProto, save: Any, tmp_path: Path, wide: Any) -> Any:
-    """An artifact of `net` after a recipe, and the one it was made from."""
+@pytest.fixture(scope="module")
+def compressed(sound_net: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An artifact of the network after a recipe, and the one it was made from."""
+    path = tmp_path_factory.mktemp("net") / "reference.onnx"
+    onnx.save(sound_net, path)
+    with ms.Pipeline(path.parent / "cache") as pipeline:
+        reference = pipeline.open_artifact(path)
 
-    def make(recipe: str) -> tuple[ms.Artifact, ms.Artifact]:
-        with ms.Pipeline(tmp_path / "cache") as pipeline:
-            reference = pipeline.open_artifact(save(net, "reference"))
-            more = {"calibration": wide} if recipe == "int8-static" else {}
+        @functools.cache
+        def make(recipe: str) -> tuple[ms.Artifact, ms.Artifact]:
+            more = {"calibration": WIDE} if recipe == "int8-static" else {}
             return pipeline.compress(reference, recipe, **more), reference
 
-    return make
+        yield make
 
 
 def scaled(artifact: ms.Artifact, weight: str, factor: float, path: Path) -> Path:
@@ -42,13 +44,13 @@ def scaled(artifact: ms.Artifact, weight: str, factor: float, path: Path) -> Pat
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "int8-dynamic", "int8-static", "int4-weights"])
-def test_noise_of_a_lower_precision_is_no_divergence(compressed: Any, wide: Any, recipe: str) -> None:
-    assert ms.locate_divergence(*compressed(recipe), wide) is None
+def test_noise_of_a_lower_precision_is_no_divergence(compressed: Any, recipe: str) -> None:
+    assert ms.locate_divergence(*compressed(recipe), WIDE) is None
 
 
-def test_scale_that_clips_is_told_by_its_node_and_its_range(compressed: Any, wide: Any, tmp_path: Path) -> None:
+def test_scale_that_clips_is_located_with_its_range(compressed: Any, tmp_path: Path) -> None:
     candidate, reference = compressed("int8-static")
-    found = ms.locate_divergence(scaled(candidate, "d_scale", 0.1, tmp_path / "broken.onnx"), reference, wide)
+    found = ms.locate_divergence(scaled(candidate, "d_scale", 0.1, tmp_path / "broken.onnx"), reference, WIDE)
     assert found is not None
     assert (found.node, found.operator, found.tensor) == ("d_QuantizeLinear", "QuantizeLinear", "d")
     assert found.sqnr_db is not None
@@ -58,36 +60,34 @@ def test_scale_that_clips_is_told_by_its_node_and_its_range(compressed: Any, wid
     assert values.startswith("the reference's values span -")
 
 
-def test_scale_of_a_weight_is_told_by_the_node_that_reads_it(compressed: Any, wide: Any, tmp_path: Path) -> None:
+def test_scale_of_a_weight_is_located_at_the_node_that_reads_it(compressed: Any, tmp_path: Path) -> None:
     candidate, reference = compressed("int8-static")
-    found = ms.locate_divergence(scaled(candidate, "w2_scale", 2, tmp_path / "broken.onnx"), reference, wide)
+    found = ms.locate_divergence(scaled(candidate, "w2_scale", 2, tmp_path / "broken.onnx"), reference, WIDE)
     assert found is not None
     assert (found.operator, found.tensor) == ("DequantizeLinear", "w2")
     assert found.sqnr_db == pytest.approx(0, abs=0.1)  # twice the weight: noise as large as the signal
 
 
-def test_scale_is_a_changed_weight_between_two_quantised_graphs(compressed: Any, wide: Any, tmp_path: Path) -> None:
+def test_scale_is_a_changed_weight_between_two_quantized_graphs(compressed: Any, tmp_path: Path) -> None:
     candidate, _ = compressed("int8-static")
-    found = ms.locate_divergence(scaled(candidate, "d_scale", 1.5, tmp_path / "broken.onnx"), candidate, wide)
+    found = ms.locate_divergence(scaled(candidate, "d_scale", 1.5, tmp_path / "broken.onnx"), candidate, WIDE)
     assert found is not None
     assert (found.node, found.operator) == ("d_QuantizeLinear", "QuantizeLinear")
     assert found.changes[0].startswith("weight 'd_scale' is ")
     assert found.sqnr_db is None
 
 
-def test_broken_operator_in_a_quantised_graph_is_told_apart_from_the_noise(
-    compressed: Any, wide: Any, tmp_path: Path
-) -> None:
+def test_broken_operator_in_a_quantized_graph_is_located_despite_the_noise(compressed: Any, tmp_path: Path) -> None:
     candidate, reference = compressed("int8-static")
     model = onnx.load(candidate.path)
     next(each for each in model.graph.node if each.op_type == "Add").op_type = "Sub"
     onnx.save(model, tmp_path / "broken.onnx")
-    found = ms.locate_divergence(tmp_path / "broken.onnx", reference, wide)
+    found = ms.locate_divergence(tmp_path / "broken.onnx", reference, WIDE)
     assert found is not None
     assert (found.node, found.changes) == ("node_e", ("operator is Sub where the reference has Add",))
 
 
-def test_overflow_of_half_precision_is_told_where_it_is_born(net: onnx.ModelProto, save: Any, wide: Any) -> None:
+def test_overflow_of_half_precision_is_located_where_it_first_appears(net: onnx.ModelProto, save: Any) -> None:
     """Weights that fit into float16 and a product that does not."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -97,7 +97,7 @@ def test_overflow_of_half_precision_is_told_where_it_is_born(net: onnx.ModelProt
     first.CopyFrom(numpy_helper.from_array(np.arange(500, 756, dtype=np.float32).reshape(16, 16), "w2"))
     reference = save(net, "reference")
     half = convert_float_to_float16(net, keep_io_types=True)
-    found = ms.locate_divergence(save(half, "half"), reference, wide)
+    found = ms.locate_divergence(save(half, "half"), reference, WIDE)
     assert found is not None
     assert (found.tensor, found.candidate_value) == ("e", np.inf)
     assert found.problem.startswith("infinity where the reference is finite, ")

@@ -1,11 +1,10 @@
-"""A model of torch, its export, and onnxruntime: which of them is at fault, and on which line."""
+"""A torch module, its export, and onnxruntime: which of them is at fault, and on which line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -29,10 +28,8 @@ class Small(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> ms.Artifact:
-    rows = np.zeros((2, 8), np.float32)
-    with ms.Pipeline(tmp_path_factory.mktemp("cache")) as pipeline:
-        return pipeline.export(Small().eval(), rows, name="small")
+def exported(modelserve: ms.Pipeline, rows: Any) -> ms.Artifact:
+    return modelserve.export(Small().eval(), rows[:2], name="small")
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def broken(exported: ms.Artifact, tmp_path: Path) -> Path:
     return tmp_path / "broken.onnx"
 
 
-def test_export_of_torch_is_located_by_its_own_line(exported: ms.Artifact, broken: Path, rows: Any) -> None:
+def test_divergence_has_the_line_of_the_exported_module(exported: ms.Artifact, broken: Path, rows: Any) -> None:
     assert ms.locate_divergence(exported, exported, rows) is None
     found = ms.locate_divergence(broken, exported, rows)
     assert found is not None
@@ -53,7 +50,7 @@ def test_export_of_torch_is_located_by_its_own_line(exported: ms.Artifact, broke
     assert found.source.endswith(": hidden = self.norm(hidden)")
 
 
-def test_three_ways_agree(exported: ms.Artifact, rows: Any) -> None:
+def test_sound_export_has_no_fault(exported: ms.Artifact, rows: Any) -> None:
     origin = fault_origin(exported, ms.serve(Small().eval()), rows)
     assert origin.fault == "none"
     assert str(origin) == "eager torch, the unoptimized and the optimized graph agree"
@@ -65,10 +62,10 @@ def test_graph_that_differs_from_eager_torch_is_the_exports_fault(broken: Path, 
     assert str(origin).startswith("the exported graph differs from the eager model: output 'output' at [")
 
 
-def test_optimiser_that_changes_answers_is_at_fault(
+def test_optimizer_that_changes_outputs_is_at_fault(
     exported: ms.Artifact, broken: Path, rows: Any, monkeypatch: Any
 ) -> None:
-    """Planted: what is asked for optimised is another model."""
+    """Planted: the optimized session is of another model."""
     plain = locate.open_graph_session
     monkeypatch.setattr(
         locate,
