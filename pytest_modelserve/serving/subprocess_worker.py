@@ -1,14 +1,11 @@
-"""The process that answers for an isolated model: `main(descriptor)`, which ends when its parent does."""
+"""The process that serves a model for SubprocessPredictor: one call of `serve` for each message."""
 
 from __future__ import annotations
 
-import os
+import faulthandler
 import pickle
-import signal
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServingJob:
-    """What the process serves."""
+    """The model to serve, and how."""
 
     path: str
     sha256: str
@@ -34,52 +31,42 @@ class ServingJob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """The answer to one call, or what was raised in its place."""
+    """The outputs of one call, or the error that it raised; `is_input_error` says which class."""
 
     outputs: Mapping[str, NDArray[Any]] | None = None
-    refused: bool = False
-    told: str = ""
+    is_input_error: bool = False
+    message: str = ""
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """The outputs; InputError for inputs that were refused, ArtifactError for any other failure."""
+        """Return the outputs; raise InputError for rejected inputs, ArtifactError for any other failure."""
         if self.outputs is None:
-            raise (InputError if self.refused else ArtifactError)(self.told)
+            raise (InputError if self.is_input_error else ArtifactError)(self.message)
         return dict(self.outputs)
 
 
-def main(descriptor: int) -> None:
-    """Serve the job that comes first through the connection, and then one call after the other until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes the connection
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _leave_no_core()
-    connection = Connection(descriptor)
+_predictor: OnnxPredictor | None = None
+
+
+def serve(payload: bytes) -> bytes:
+    """Open the model of the pickled ServingJob, which comes first; then return the pickled Reply to pickled inputs."""
+    global _predictor
+    message = pickle.loads(payload)
     try:
-        job: ServingJob = pickle.loads(connection.recv_bytes())
-        try:
-            predictor = _served(job)
-        except ModelServeError as error:
-            _send(connection, Reply(told=str(error)))
-            return
-        _send(connection, Reply({}))
-        while True:
-            _send(connection, _answer(predictor, pickle.loads(connection.recv_bytes())))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+        if _predictor is None:
+            faulthandler.disable()  # the last line of the log is what onnxruntime said
+            _predictor = _opened(message)
+            reply = Reply({})
+        else:
+            reply = Reply(_predictor.predict(message))
+    except InputError as error:
+        reply = Reply(is_input_error=True, message=str(error))
+    except Exception as error:  # every message gets a reply
+        known = isinstance(error, ModelServeError)
+        reply = Reply(message=str(error) if known else f"{type(error).__name__}: {error}")
+    return pickle.dumps(reply, protocol=5)
 
 
-def _end_with_parent() -> None:
-    """Standard input is the parent's line: it ends when the parent does, also while a call never returns."""
-    os.read(0, 1)
-    os._exit(0)
-
-
-def _leave_no_core() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _served(job: ServingJob) -> OnnxPredictor:
+def _opened(job: ServingJob) -> OnnxPredictor:
     from pytest_modelserve.artifacts import open_artifact
     from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
@@ -89,16 +76,3 @@ def _served(job: ServingJob) -> OnnxPredictor:
     return OnnxPredictor(
         artifact, providers=job.providers, threads=job.threads, optimize=job.optimize, guarded=False
     )  # fmt: skip
-
-
-def _answer(predictor: OnnxPredictor, inputs: Any) -> Reply:
-    try:
-        return Reply(predictor.predict(inputs))
-    except InputError as error:
-        return Reply(refused=True, told=str(error))
-    except Exception as error:  # the connection has to be answered, whatever it was
-        return Reply(told=str(error) if isinstance(error, ModelServeError) else f"{type(error).__name__}: {error}")
-
-
-def _send(connection: Connection, reply: Reply) -> None:
-    connection.send_bytes(pickle.dumps(reply, protocol=5))

@@ -161,7 +161,7 @@ def test_the_counterexample_of_a_text_model_is_plain() -> None:
     assert after.strip("'").isascii()
 
 
-CRASH = ProcessCrashError("the process that serves m died of SIGFPE")
+CRASH = ProcessCrashError("the process that serves m was killed by SIGFPE")
 
 
 class CrashingProcess:

@@ -264,7 +264,7 @@ def test_xdist_workers_run_gates_under_given_and_survive_crashes(pytester: pytes
             "*relation: finite outputs is violated*",
             "*features differ* from base row*",
             "*seed=0*",
-            "*the process that serves divider died of SIGFPE*",
+            "*the process that serves divider was killed by SIGFPE*",
             "*relation*batch invariance: violations 0*PASS*",
         ]
     )
