@@ -1,4 +1,4 @@
-"""Writing so that a kill, a full disk or a power cut leaves the old file or the new one, never half of either."""
+"""Atomic writes: a kill, a full disk or a power cut leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from pytest_modelserve.errors import ArtifactError, UsageError
 
-# EFBIG is what a file-size limit (RLIMIT_FSIZE, some network file systems) answers where a disk answers ENOSPC.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+# A file-size limit (RLIMIT_FSIZE, some network file systems) raises EFBIG where a disk raises ENOSPC.
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+_CHUNK = bytes(1 << 20)
 
 
 def write_file(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write `chunks` to `path` in one atomic step: a temporary file beside it, fsync, rename over it.
+    """Write `chunks` to `path` atomically: temporary file in the same folder, fsync, rename.
 
-    The folder must exist. OSError passes through; the temporary file is removed in every case but a kill.
+    The folder must exist. OSError passes through; the temporary file is removed except after a kill.
     """
-    # Not tempfile: its files are private to their owner, and a shared cache follows the umask like any other folder.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary_path(path)
     try:
         with open(temporary, "xb") as file:
             for chunk in chunks:
@@ -36,33 +36,31 @@ def write_file(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Force a file that somebody else wrote onto the disk."""
+    """Flush a file that other code wrote to the disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
 def disk_full_error(error: BaseException) -> OSError | None:
-    """The OSError behind `error` (itself, or one that caused it) that says: no space, quota or file size left."""
+    """Return the OSError in the cause chain of `error` that means no space, quota or file size left."""
     link: BaseException | None = error
     seen: list[BaseException] = []
     while link is not None and not any(link is earlier for earlier in seen):
-        if isinstance(link, OSError) and link.errno in _NO_ROOM:
+        if isinstance(link, OSError) and link.errno in _FULL_DISK:
             return link
         seen.append(link)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return None
 
 
-# Files and folders that appear whole or not at all.
-
-
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when the block ends well and is gone when it does not.
+    """Yield a temporary path that replaces `path` when the block succeeds, and is removed when it fails.
 
-    A file that is at `path` already stays until then. ArtifactError where the folder cannot be written.
+    Raises:
+        ArtifactError: The folder cannot be written.
     """
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     try:
         yield temporary
         flush_file(temporary)
@@ -75,13 +73,15 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that becomes `path` when the block ends well and is gone when it does not.
+    """Yield an empty folder that becomes `path` when the block succeeds, and is removed when it fails.
 
-    UsageError where `path` exists: a folder may hold what nobody meant to replace.
+    Raises:
+        UsageError: `path` exists.
+        ArtifactError: The folder cannot be written.
     """
     if path.exists():
         raise UsageError(f"{path} exists already: choose another folder, or remove it first")
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     try:
         temporary.mkdir()
         yield temporary
@@ -94,23 +94,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
+    # Not tempfile: its files are private to their owner, and a shared cache follows the umask.
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-# Whether a failure of somebody else's code was a full disk.
-
-
-_CHUNK = bytes(1 << 20)
-
-
 def check_free_space(folder: Path, needed_bytes: int) -> None:
-    """OSError, as the system words it, if `needed_bytes` cannot be written to `folder`; nothing stays there.
+    """Raise the system's OSError if `needed_bytes` cannot be written to `folder`; nothing stays there.
 
-    onnx and onnxruntime write in C++ and do not tell: onnx leaves half a file, of which the next to read it says that
-    its "wire format was corrupt".
+    onnx and onnxruntime write in C++ and do not report a full disk: onnx leaves half a file, and its reader reports
+    that the "wire format was corrupt".
     """
-    probe = folder / "room"
+    probe = folder / "free_space"
     try:
         write_zeros(probe, needed_bytes)
     finally:
@@ -118,7 +113,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
 
 
 def write_zeros(path: Path, count: int) -> None:
-    """Fill `path` with `count` bytes."""
+    """Write `count` zero bytes to `path`."""
     with open(path, "wb", buffering=0) as file:
         while count > 0:
             count -= file.write(_CHUNK[:count])

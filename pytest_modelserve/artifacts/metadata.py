@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: names, dtypes and dims."""
+"""Signature of a model, and name, variant and lineage in its metadata."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ Dim = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: `dtype` is the numpy name ("float32", "uint8", "bfloat16", text is "str").
+    """One input or output of a model.
 
-    `shape` holds a number for a fixed dim, a name for a symbolic one and None for an unknown one; the whole shape is
-    None where the model does not even state the rank. A value that is no tensor says so in `dtype` and has the shape
-    (): "sequence(float32)", "map(int64, float32)", "optional(float32)", "sparse(float32)", "opaque".
+    Attributes:
+        name: Name in the model.
+        dtype: numpy name: "float32", "uint8", "bfloat16"; text is "str". A value that is not a tensor has
+            "sequence(float32)", "map(int64, float32)", "optional(float32)", "sparse(float32)" or "opaque".
+        shape: A number for a fixed dim, a name for a symbolic one, None for an unknown one. None if the rank is
+            unknown, () if the value is not a tensor.
+
+    Example:
+        >>> print(TensorSpec("image", "uint8", ("batch", 28, 28)))
+        image: uint8[batch, 28, 28]
     """
 
     name: str
@@ -42,13 +49,19 @@ class TensorSpec:
 
     @property
     def is_tensor(self) -> bool:
-        """Whether this is a dense tensor, which an array can hold."""
+        """Return True for a dense tensor."""
         return "(" not in self.dtype and self.dtype not in ("opaque", "undefined")
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The inputs and outputs of a model, in the model's own order; an initializer is no input."""
+    """Inputs and outputs of a model in the model's order; initializers are not inputs.
+
+    Example:
+        >>> x, y = TensorSpec("x", "float32", ("n", 4)), TensorSpec("y", "int64", ("n",))
+        >>> print(Signature((x,), (y,)))
+        x: float32[n, 4] -> y: int64[n]
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -58,9 +71,9 @@ class Signature:
 
 
 def signature_of(model: onnx.ModelProto) -> Signature:
-    """The signature of an ONNX model, read from its graph alone (nothing is inferred, no weight is touched).
+    """Return the signature of an ONNX model as declared in its graph; nothing is inferred.
 
-    Inputs that an initializer backs are left out: they are defaults of weights, and callers do not send them.
+    Inputs with an initializer of the same name are left out: they have default values, and callers do not send them.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
@@ -71,7 +84,7 @@ def signature_of(model: onnx.ModelProto) -> Signature:
 
 
 def elem_type(dtype: str) -> int:
-    """The ONNX element type of a numpy name, the inverse of `dtype_name`; a name that ONNX lacks is a UsageError."""
+    """Return the ONNX element type of a numpy name; raise UsageError for a name that ONNX lacks."""
     import onnx
 
     known: dict[str, int] = {dtype_name(number): number for number in onnx.TensorProto.DataType.values() if number}
@@ -81,45 +94,42 @@ def elem_type(dtype: str) -> int:
 
 
 def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    """The declaration of a dense tensor in a graph, the inverse of what `signature_of` reads."""
+    """Return the declaration of a dense tensor in a graph, the inverse of `spec_of`."""
     import onnx
 
     return onnx.helper.make_tensor_value_info(spec.name, elem_type(spec.dtype), spec.shape)
 
 
 def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
-    """What one declaration in a graph says."""
+    """Return the spec of a declaration in a graph."""
     if value.type.WhichOneof("value") == "tensor_type":
         tensor = value.type.tensor_type
         shape = tuple(map(_dim, tensor.shape.dim)) if tensor.HasField("shape") else None
         return TensorSpec(value.name, dtype_name(tensor.elem_type), shape)
-    return TensorSpec(value.name, _type_words(value.type), ())
+    return TensorSpec(value.name, _type_name(value.type), ())
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     kind = dim.WhichOneof("value")
     if kind == "dim_param":
         return dim.dim_param or None
-    # Some converters write -1 where they mean "unknown".
+    # Some converters write -1 for "unknown".
     return dim.dim_value if kind == "dim_value" and dim.dim_value >= 0 else None
 
 
-def _type_words(kind: onnx.TypeProto) -> str:
+def _type_name(kind: onnx.TypeProto) -> str:
     which = kind.WhichOneof("value")
     if which == "tensor_type":
         return dtype_name(kind.tensor_type.elem_type)
     if which == "sparse_tensor_type":
         return f"sparse({dtype_name(kind.sparse_tensor_type.elem_type)})"
     if which == "sequence_type":
-        return f"sequence({_type_words(kind.sequence_type.elem_type)})"
+        return f"sequence({_type_name(kind.sequence_type.elem_type)})"
     if which == "optional_type":
-        return f"optional({_type_words(kind.optional_type.elem_type)})"
+        return f"optional({_type_name(kind.optional_type.elem_type)})"
     if which == "map_type":
-        return f"map({dtype_name(kind.map_type.key_type)}, {_type_words(kind.map_type.value_type)})"
+        return f"map({dtype_name(kind.map_type.key_type)}, {_type_name(kind.map_type.value_type)})"
     return "opaque" if which == "opaque_type" else "undefined"
-
-
-# Where a model file came from: the steps that made it, written into the file itself.
 
 
 JSON = None | bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"]
@@ -131,10 +141,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class LineageStep:
-    """One step that made an artifact: which stage, with which settings and library versions, out of which parent.
+    """One step in the history of an artifact.
 
-    `parent` is the sha256 of the artifact (or of the trained weights) that went in, None at the start of a line.
-    Settings that JSON cannot hold, NaN and infinity among them, are a UsageError.
+    Attributes:
+        stage: "train", "export", "compression" or "compose".
+        settings: JSON values; UsageError for anything else, NaN and infinity included.
+        parent: sha256 of the input artifact or of the trained weights; None for the first step.
+        versions: Versions of the packages that decide the result.
+        notes: What a reader should know of the result, for example layers that were left unchanged.
     """
 
     stage: str
@@ -147,8 +161,8 @@ class LineageStep:
         try:
             settings = json.loads(json.dumps(dict(self.settings), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"lineage settings of stage {self.stage!r} do not fit into JSON: {error}") from error
-        # A copy as JSON gives it back, so that a step read from a file equals the step that was written.
+            raise UsageError(f"settings of the lineage step {self.stage!r} are not valid JSON: {error}") from error
+        # Parsed from JSON, so that a step read from a file equals the step that was written.
         object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "versions", dict(self.versions))
         object.__setattr__(self, "notes", tuple(self.notes))
@@ -156,7 +170,7 @@ class LineageStep:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a model file says about itself: its name, its variant and its lineage."""
+    """Name, variant and lineage in the metadata of a model file."""
 
     name: str
     variant: str
@@ -164,18 +178,18 @@ class Label:
 
 
 def write_label(model: onnx.ModelProto, label: Label) -> None:
-    """Put `label` into the model's metadata in place of an earlier one; other metadata stay."""
-    others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
-    kept = [(entry.key, entry.value) for entry in others]
+    """Replace the label in the model's metadata; other metadata stay."""
+    others = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
-    for key, value in [*kept, (METADATA_KEY, _encode(label))]:
+    for key, value in [*others, (METADATA_KEY, _encode(label))]:
         model.metadata_props.add(key=key, value=value)
 
 
 def read_label(model: onnx.ModelProto, *, default_name: str) -> Label:
-    """The label inside the model; a model that was not made here is named `default_name`, without variant or lineage.
+    """Return the label in the model; without one, `default_name` with an empty variant and lineage.
 
-    A label that cannot be read, or one in a schema newer than this package knows, is an ArtifactError.
+    Raises:
+        ArtifactError: The label cannot be read, or its schema is newer than this package supports.
     """
     found = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     if not found:
@@ -205,7 +219,7 @@ def _decode(document: dict[str, Any]) -> Label:
     if document["schema"] > SCHEMA_VERSION:
         raise ArtifactError(
             f"its metadata entry {METADATA_KEY!r} has schema {document['schema']!r}, and this version of "
-            f"pytest-modelserve reads up to {SCHEMA_VERSION}: install the version that wrote it, or a newer one"
+            f"pytest-modelserve reads up to {SCHEMA_VERSION}: install a newer version"
         )
     steps = (LineageStep(**step) for step in document["lineage"])
     return Label(str(document["name"]), str(document["variant"]), tuple(steps))

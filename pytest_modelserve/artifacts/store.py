@@ -1,4 +1,4 @@
-"""A folder of finished results: each built once, by one process, whole or not at all."""
+"""Content-addressed cache on disk: each result is built once, by one process, and appears atomically."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ from pytest_modelserve.progress import progress
 _log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-# A waiting process asks this often whether the builder is done; a build takes from a tenth of a second to minutes.
+# Interval at which a waiting process checks the lock; a build takes from a tenth of a second to minutes.
 _POLL_S = 0.05
 
-# Lock files of the builds around this one: a build that asks for itself would wait for itself for ever.
+# Lock files of the enclosing builds: a build that requests its own key would wait forever.
 _held: ContextVar[tuple[Path, ...]] = ContextVar("_held", default=())
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Finished results under `root`, each in a folder named by its key.
+    """Cache of finished results under `root`, each in a folder named by its key.
 
     ```
-    root/.gitignore                     "*": nobody commits a cache by accident
-    root/entries/<key>/files/           what the builder wrote; this folder is what `get_or_build` returns
+    root/.gitignore                     "*", so that the cache is not committed
+    root/entries/<key>/files/           the result; `get_or_build` returns this folder
     root/entries/<key>/manifest.json    size and sha256 of every file
-    root/building/<key>.<random>/       a build in progress, or what a kill left of one
-    root/locks/<key>.lock               held by the one process that builds the key
+    root/building/<key>.<random>/       a build in progress, or the leftover of a killed one
+    root/locks/<key>.lock               held by the process that builds the key
     ```
-    An entry appears by one rename, after its files and its manifest are on the disk, so a kill at any point leaves it
-    whole or absent. Nothing is created before the first build. A relative `root` is taken from the working directory
-    of the moment when the Store is made.
+    An entry appears by one rename after its files and manifest were flushed, so a kill leaves it complete or absent.
+    Nothing is created before the first build. A relative `root` is resolved when the Store is created.
     """
 
     root: Path
@@ -54,42 +53,49 @@ class Store:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
 
     def get_or_build(self, key: str, build: Callable[[Path], None], *, what: str) -> Path:
-        """The folder of the finished entry `key`; `build` fills an empty folder for it where there is none yet.
+        """Return the folder of the entry `key`, built first if it is missing or damaged.
 
-        `key` is a `digest_of` everything that the result depends on; `what` names the result for a person who waits.
-        Of several processes that ask at once one builds and the others wait (with a bar on a terminal); should the
-        builder die, one of the waiting takes over. On a hit every file is checked against the manifest, and a damaged
-        entry is built again. What `build` raises passes through and leaves nothing behind; but a disk that is full,
-        also inside `build`, and a root that cannot be written are an ArtifactError that names the folder.
+        Of several processes one builds and the others wait, with a progress bar on a terminal. If the builder dies,
+        one of the others takes over. On a hit every file is checked against the manifest. Exceptions of `build` pass
+        through and leave nothing behind.
+
+        Args:
+            key: The `digest_of` everything that the result depends on.
+            build: Fills an empty folder with the result.
+            what: Name of the result, for messages.
+
+        Raises:
+            ArtifactError: The disk is full, also inside `build`, or `root` cannot be written.
+            UsageError: An invalid key, or a build that requests its own key.
         """
         if not _KEY.fullmatch(key):
-            raise UsageError(f"store key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
+            raise UsageError(f"key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
         entry = self.root / "entries" / key
-        if not _is_whole(entry):
-            with self._alone_with(key, what):
-                if not _is_whole(entry):
+        if not _is_complete(entry):
+            with self._locked(key, what):
+                if not _is_complete(entry):
                     self._build(key, build, what)
         return entry / "files"
 
     def _build(self, key: str, build: Callable[[Path], None], what: str) -> None:
         work = self.root / "building" / f"{key}.{secrets.token_hex(4)}"
         try:
-            with self._trouble_told():
+            with self._write_errors():
                 self._remove_leftovers(key)
                 (work / "files").mkdir(parents=True)
             try:
                 build(work / "files")
             except Exception as error:
                 if full := disk_full_error(error):
-                    raise self._trouble(full) from error
+                    raise self._write_error(full) from error
                 raise
-            with self._trouble_told():
+            with self._write_errors():
                 _finish(work, self.root / "entries" / key, what)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
     def _remove_leftovers(self, key: str) -> None:
-        """Delete what killed builders left: of this key, and of every key whose lock nobody holds."""
+        """Delete leftovers of killed builds: of this key, and of every key whose lock is free."""
         for leftover in (self.root / "building").iterdir():
             other = leftover.name.partition(".")[0]
             if other == key:
@@ -99,13 +105,13 @@ class Store:
                 shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager
-    def _alone_with(self, key: str, what: str) -> Iterator[None]:
-        """Hold the lock of `key`, having waited for whoever held it."""
+    def _locked(self, key: str, what: str) -> Iterator[None]:
+        """Wait for the lock of `key` and hold it."""
         lock = self._lock(key)
         path = Path(lock.lock_file)
         if path in _held.get():
-            raise UsageError(f"the build of {what} asks the store for itself")
-        with self._trouble_told():
+            raise UsageError(f"the build of {what} requests its own key from the store")
+        with self._write_errors():
             for folder in ("entries", "building", "locks"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError), open(self.root / ".gitignore", "x", encoding="utf-8") as ignore:
@@ -122,16 +128,16 @@ class Store:
         return FileLock(self.root / "locks" / f"{key}.lock")
 
     @contextmanager
-    def _trouble_told(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise self._trouble(error) from error
+            raise self._write_error(error) from error
 
-    def _trouble(self, error: OSError) -> ArtifactError:
+    def _write_error(self, error: OSError) -> ArtifactError:
         return ArtifactError(
             f"the cache folder {self.root} cannot be written: {error}. "
-            "Make room or permission there, or choose another folder with --modelserve-cache"
+            "Free space or grant permission there, or choose another folder with --modelserve-cache"
         )
 
 
@@ -145,7 +151,7 @@ def _acquire(lock: FileLock, what: str) -> None:
 
 
 def _attempts(lock: FileLock) -> Iterator[None]:
-    """Yield once for every attempt that found the lock held; end when it is ours."""
+    """Yield for every attempt that found the lock taken; end once it is acquired."""
     while True:
         try:
             lock.acquire(timeout=0)
@@ -156,7 +162,7 @@ def _attempts(lock: FileLock) -> Iterator[None]:
 
 
 def _finish(work: Path, entry: Path, what: str) -> None:
-    """Turn the folder of a build into an entry: everything onto the disk, then one rename."""
+    """Turn the folder of a build into an entry: flush everything, then one rename."""
     files = _describe(work / "files")
     if not files:
         raise ArtifactError(f"the build of {what} ended without writing a file")
@@ -164,15 +170,15 @@ def _finish(work: Path, entry: Path, what: str) -> None:
         flush_file(work / "files" / name)
     write_file(work / "manifest.json", [json.dumps({"what": what, "files": files}, indent=1).encode()])
     if entry.exists():
-        # It is damaged, or it would have been a hit. It goes first, as a rename needs an empty place: a kill between
-        # the two renames leaves no entry, which every caller can deal with.
+        # It is damaged, or it would have been a hit. It is moved away first, because a rename needs a free target; a
+        # kill between the two renames leaves no entry.
         damaged = work.with_name(f"{work.name}.damaged")
         os.replace(entry, damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     os.replace(work, entry)
 
 
-def _is_whole(entry: Path) -> bool:
+def _is_complete(entry: Path) -> bool:
     try:
         manifest = json.loads((entry / "manifest.json").read_bytes())
         return bool(manifest["files"] == _describe(entry / "files"))
@@ -181,7 +187,7 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _describe(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Size and sha256 of every file below `folder`, by its relative name."""
+    """Return size and sha256 of every file below `folder` by relative path."""
     described: dict[str, dict[str, str | int]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

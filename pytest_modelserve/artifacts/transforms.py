@@ -1,4 +1,7 @@
-"""Steps that prepare inputs, or put outputs into units: each one line of arithmetic, as a small ONNX graph."""
+"""Preprocessing and postprocessing steps, each a small ONNX graph.
+
+A step is a frozen dataclass. `compose` joins steps with a model, and `steps_artifact` writes steps alone.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-# One number for all features, or one for each.
+# One number for all features, or one for each feature.
 PerFeature = float | Sequence[float] | NDArray[Any]
 
 FLOATS = ("float32", "float64", "float16")
@@ -29,10 +32,11 @@ _CLIPPED_INTEGERS = ("uint8", "int8", "uint32", "int32", "uint64", "int64")
 
 @dataclass(frozen=True, slots=True)
 class Step(ABC):
-    """What is done to one tensor before or after a model; a frozen dataclass that yields a small ONNX graph.
+    """Base class of an operation on one tensor before or after a model.
 
-    `outputs` names the results where they mean something of their own; empty, the one result keeps the name that its
-    input had. Nothing can follow a step that `is_last`.
+    Attributes:
+        outputs: Names of the results, for example "probabilities". Empty if the one result keeps the name of the input.
+        is_last: Whether no step can follow this one.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -40,16 +44,34 @@ class Step(ABC):
 
     @abstractmethod
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
-        """A graph of ai.onnx operators, opset 13 or later, with one input that fits `spec`.
+        """Return a graph of ai.onnx operators, opset 13 or later, with one input that fits `spec`.
 
-        Names inside are free: they get a prefix when steps are joined. A `spec` that the step cannot take is a
-        UsageError.
+        Names inside the graph are free: they get a prefix when steps are joined.
+
+        Raises:
+            UsageError: The step cannot take an input of `spec`.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Impute(Step):
-    """NaN → `values`: one number, or one per feature along `axis`. Inputs must be floats, as integers hold no NaN."""
+    """Replacement of NaN by `values`; infinities stay.
+
+    Inputs must be float16, float32 or float64, because integers have no NaN.
+
+    Args:
+        values: One finite number, or one per feature, for example the training medians.
+        axis: Axis of the features.
+
+    Raises:
+        UsageError: A value is not finite. `compose` raises it for inputs of another dtype or number of features.
+
+    Example:
+        >>> Impute(0.0)
+        Impute(values=0.0, axis=-1)
+        >>> Impute([1.5, 20.0]).values
+        (1.5, 20.0)
+    """
 
     values: PerFeature
     axis: int = -1
@@ -60,7 +82,7 @@ class Impute(Step):
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`Where(IsNaN(x), values, x)`."""
         if spec.dtype not in FLOATS:
-            raise UsageError(f"Impute replaces NaN, and {spec} holds none: leave the step out, or put Scale before it")
+            raise UsageError(f"Impute replaces NaN, and {spec} has none: remove the step, or put Scale before it")
         values = _along(self, "values", self.values, spec, spec.dtype)
         nodes = [node("IsNaN", ["x"], ["missing"]), node("Where", ["missing", "values", "x"], ["y"])]
         return small_graph(nodes, spec, {"y": spec}, {"values": values})
@@ -68,7 +90,22 @@ class Impute(Step):
 
 @dataclass(frozen=True, slots=True)
 class Clip(Step):
-    """Values below `low` → `low`, above `high` → `high`; NaN stays NaN. Integers need bounds of their own dtype."""
+    """Limits of a value range: values below `low` become `low`, values above `high` become `high`.
+
+    NaN stays NaN.
+
+    Args:
+        low: Finite lower bound. For integer inputs a value of their dtype.
+        high: Finite upper bound, at least `low`.
+
+    Raises:
+        UsageError: A bound is not one finite number, or `low` is above `high`. `compose` raises it for bounds that the
+            dtype of the input cannot represent.
+
+    Example:
+        >>> Clip(-3, 3)
+        Clip(low=-3.0, high=3.0)
+    """
 
     low: float
     high: float
@@ -77,10 +114,10 @@ class Clip(Step):
         for name in ("low", "high"):
             value = _finite("Clip", name, getattr(self, name))
             if isinstance(value, tuple):
-                raise UsageError(f"Clip takes one number as {name}, not one per feature: got {len(value)}")
+                raise UsageError(f"Clip: {name} must be one number, got {len(value)}")
             object.__setattr__(self, name, value)
         if self.low > self.high:
-            raise UsageError(f"Clip needs low <= high, not {self.low:g} > {self.high:g}")
+            raise UsageError(f"Clip: low must be at most high, got {self.low:g} > {self.high:g}")
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`Clip(x, low, high)`."""
@@ -94,16 +131,28 @@ class Clip(Step):
             return _cast("Clip", name, value, spec.dtype)
         limits = np.iinfo(spec.dtype)
         if value != int(value) or not limits.min <= value <= limits.max:
-            raise UsageError(f"Clip: {name} = {value:g} is no {spec.dtype}, which {spec} holds: put Scale before it")
+            raise UsageError(
+                f"Clip: {name} = {value:g} is not a value of {spec.dtype}, the dtype of {spec}: put Scale before it"
+            )
         return np.array(int(value), spec.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Standardize(Step):
-    """`(x - mean) / std`, each one number or one per feature along `axis`; integers become float32 first.
+    """Standardization `(x - mean) / std`; integers become float32 first.
 
-    Give the mean and standard deviation of the training data: `Standardize(x.mean(0), x.std(0))`. A feature that does
-    not vary has a std of 0 and is a UsageError here: drop it, or give 1 in its place.
+    Args:
+        mean: Mean of the training data, one number or one per feature.
+        std: Standard deviation of the training data, one number or one per feature, above 0.
+        axis: Axis of the features.
+
+    Raises:
+        UsageError: A value is not finite, or a `std` is not above 0: drop a constant feature, or pass 1 for it.
+
+    Example:
+        >>> rows = np.array([[0.0, 10.0], [2.0, 30.0]])
+        >>> Standardize(rows.mean(0), rows.std(0))
+        Standardize(mean=(1.0, 20.0), std=(1.0, 10.0), axis=-1)
     """
 
     mean: PerFeature
@@ -116,8 +165,7 @@ class Standardize(Step):
         for place, value in _numbered(self.std):
             if value <= 0:
                 raise UsageError(
-                    f"Standardize needs a std above 0, and std{place} is {value:g}: "
-                    "a feature that does not vary carries nothing; drop it, or give 1 in its place"
+                    f"Standardize: std{place} must be above 0, got {value:g}: drop a constant feature, or pass 1 for it"
                 )
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
@@ -133,7 +181,19 @@ class Standardize(Step):
 
 @dataclass(frozen=True, slots=True)
 class Scale(Step):
-    """`x * factor + offset`; integers and booleans become float32 first: `Scale(1 / 255)` prepares uint8 images."""
+    """Scaling `x * factor + offset` by one number each; integers and booleans become float32 first.
+
+    Args:
+        factor: Finite number other than 0.
+        offset: Finite number.
+
+    Raises:
+        UsageError: A value is not one finite number, or `factor` is 0. Use `Standardize` for one number per feature.
+
+    Example:
+        >>> Scale(1 / 255)  # uint8 images to 0 ... 1
+        Scale(factor=0.00392156862745098, offset=0.0)
+    """
 
     factor: float
     offset: float = 0.0
@@ -142,10 +202,10 @@ class Scale(Step):
         for name in ("factor", "offset"):
             value = _finite("Scale", name, getattr(self, name))
             if isinstance(value, tuple):
-                raise UsageError(f"Scale takes one number as {name}, not one per feature; Standardize takes those")
+                raise UsageError(f"Scale: {name} must be one number; Standardize takes one per feature")
             object.__setattr__(self, name, value)
         if self.factor == 0:
-            raise UsageError("Scale by a factor of 0 would wipe out the input")
+            raise UsageError("Scale: factor must not be 0")
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`Add(Mul(Cast(x), factor), offset)`; without an offset there is no Add."""
@@ -164,7 +224,7 @@ def small_graph(
     outputs: Mapping[str, TensorSpec],
     constants: Mapping[str, NDArray[Any]],
 ) -> onnx.GraphProto:
-    """A graph with the input "x", which fits `spec`, the given outputs (their own names are not used) and constants."""
+    """Return a graph with the input "x", which fits `spec`, outputs named by the keys of `outputs`, and constants."""
     import onnx
 
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
@@ -174,20 +234,20 @@ def small_graph(
 
 
 def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
-    """One node of a step's graph, named by its operator."""
+    """Return a node named by its operator."""
     import onnx
 
     return onnx.helper.make_node(operator, inputs, outputs, name=operator, **attributes)
 
 
 def need_dtype(step: str, spec: TensorSpec, dtypes: Sequence[str]) -> None:
-    """Raise the UsageError that a step gives for an input of another dtype."""
+    """Raise UsageError for an input of another dtype."""
     if spec.dtype not in dtypes:
-        raise UsageError(f"{step} takes {', '.join(dtypes)}, not {spec}")
+        raise UsageError(f"{step} takes {', '.join(dtypes)}, got {spec}")
 
 
 def _as_floats(step: str, spec: TensorSpec) -> tuple[str, list[onnx.NodeProto], TensorSpec]:
-    """The name of the input as floats, the node that makes it where "x" is none yet, and its dtype and shape."""
+    """Return the name of the input as floats, the Cast that makes it where needed, and its spec."""
     need_dtype(step, spec, (*FLOATS, *_INTEGERS, "bool"))
     if spec.dtype in FLOATS:
         return "x", [], spec
@@ -196,17 +256,17 @@ def _as_floats(step: str, spec: TensorSpec) -> tuple[str, list[onnx.NodeProto], 
 
 
 def _finite(step: str, name: str, value: Any) -> float | tuple[float, ...]:
-    """`value` as a float or a tuple of floats; what is no finite number is a UsageError."""
+    """Return `value` as a float or a tuple of floats; raise UsageError unless all are finite."""
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{step}: {name} must be numbers: {error}") from error
     if array.ndim > 1 or not array.size:
-        raise UsageError(f"{step}: {name} must be one number or a row of them, not an array of shape {array.shape}")
+        raise UsageError(f"{step}: {name} must be one number or a row of them, got an array of shape {array.shape}")
     plain = float(array) if array.ndim == 0 else tuple(map(float, array))
     for place, number in _numbered(plain):
         if not math.isfinite(number):
-            raise UsageError(f"{step}: {name}{place} is {number}; it must be a finite number")
+            raise UsageError(f"{step}: {name}{place} must be finite, got {number}")
     return plain
 
 
@@ -218,38 +278,43 @@ def _cast(step: str, name: str, values: Any, dtype: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         array = np.asarray(values, np.float64).astype(dtype)
     if not np.isfinite(array).all():
-        raise UsageError(f"{step}: {name} does not fit into {dtype}")
+        raise UsageError(f"{step}: {name} overflows {dtype}")
     return array
 
 
 def _along(step: Impute | Standardize, name: str, values: Any, spec: TensorSpec, dtype: str) -> NDArray[Any]:
-    """`values` so shaped that they meet the features of `spec` on the step's axis."""
+    """Return `values` reshaped to broadcast along the feature axis of `spec`."""
     kind = type(step).__name__
     array = _cast(kind, name, values, dtype)
     if array.ndim == 0:
         return array
     rank = len(spec.shape) if spec.shape is not None else 0
     if spec.shape is None or not -rank <= step.axis < rank:
-        raise UsageError(f"{kind}: {spec} has no axis {step.axis} on which {len(array)} values of {name} could lie")
+        raise UsageError(f"{kind}: {spec} has no axis {step.axis} for the {len(array)} values of {name}")
     features = spec.shape[step.axis]
     if features != len(array):
-        # A symbolic dim counts as wrong: at run time a dim of 1 would stretch to as many features without a word.
-        raise UsageError(f"{kind}: {name} has {len(array)} values, and axis {step.axis} of {spec} has {features}")
+        # A symbolic dim is an error, too: at run time a dim of 1 would silently broadcast to as many features.
+        raise UsageError(f"{kind}: {name} has {len(array)} values, but axis {step.axis} of {spec} has {features}")
     return array.reshape(-1, *[1] * (rank - 1 - step.axis % rank))
-
-
-# Steps that turn scores into answers: probabilities, a label, the best few.
 
 
 @dataclass(frozen=True, slots=True)
 class Softmax(Step):
-    """`exp(x) / sum(exp(x))` along `axis`, as the output "probabilities"."""
+    """Softmax `exp(x) / sum(exp(x))` along `axis`, as the output "probabilities".
+
+    Args:
+        axis: Axis of the classes.
+
+    Example:
+        >>> Softmax().outputs
+        ('probabilities',)
+    """
 
     axis: int = -1
     outputs: ClassVar[tuple[str, ...]] = ("probabilities",)
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
-        """`Softmax(x)`, with the meaning that it has since opset 13."""
+        """`Softmax(x)`, as defined since opset 13."""
         need_dtype("Softmax", spec, FLOATS)
         rank = None if spec.shape is None else len(spec.shape)
         if rank is not None and not -rank <= self.axis < rank:
@@ -259,10 +324,19 @@ class Softmax(Step):
 
 @dataclass(frozen=True, slots=True)
 class ArgMax(Step):
-    """The best class on the last axis, as the output "label": its index (int64), or its name where `labels` are given.
+    """Class with the highest score on the last axis, as the output "label".
 
-    Of equal scores the first wins. There must be as many `labels` as classes. Scores with NaN have no best class: what
-    comes out for them is unspecified.
+    The first of equal scores wins. The label of a row with NaN is unspecified. No step can follow.
+
+    Args:
+        labels: One distinct name per class; the output is then text. Without names it is the index (int64).
+
+    Raises:
+        UsageError: Labels that are not text or not distinct. `compose` raises it for another number of classes.
+
+    Example:
+        >>> ArgMax(["cat", "dog"])
+        ArgMax(labels=('cat', 'dog'))
     """
 
     labels: Sequence[str] | None = None
@@ -283,10 +357,21 @@ class ArgMax(Step):
 
 @dataclass(frozen=True, slots=True)
 class TopK(Step):
-    """The best `k` classes on the last axis, best first, as the outputs "top_labels" and "top_scores".
+    """The `k` classes with the highest scores on the last axis, best first, as "top_labels" and "top_scores".
 
-    Labels are indices (int64), or names where `labels` are given; both outputs end in a dim of `k`. Of equal scores
-    the class with the smaller index comes first. What comes out for scores with NaN is unspecified.
+    Both outputs have the shape of the scores with a last dim of `k`. Equal scores are in order of their index. The
+    output of a row with NaN is unspecified. No step can follow.
+
+    Args:
+        k: Number of classes, at least 1.
+        labels: One distinct name per class; "top_labels" is then text. Without names it is the index (int64).
+
+    Raises:
+        UsageError: An invalid `k` or labels. `compose` raises it for fewer classes than `k`.
+
+    Example:
+        >>> TopK(2)
+        TopK(k=2, labels=None)
     """
 
     k: int
@@ -297,13 +382,13 @@ class TopK(Step):
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _distinct("TopK", self.labels))
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise UsageError(f"TopK: k must be a whole number from 1 up, not {self.k!r}")
+            raise UsageError(f"TopK: k must be an integer of at least 1, got {self.k!r}")
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`TopK(x, k)`, then `Gather(labels, ...)` where there are labels."""
         classes = _classes("TopK", spec, self.labels)
         if isinstance(classes, int) and self.k > classes:
-            raise UsageError(f"TopK: k = {self.k}, and {spec} has only {classes} classes")
+            raise UsageError(f"TopK: k must be at most {classes}, the number of classes of {spec}; got {self.k}")
         shape = None if spec.shape is None else (*spec.shape[:-1], self.k)
         look_up, label, constants = _label("top_labels", shape, self.labels)
         best = node("TopK", ["x", "k"], ["top_scores", "index"], axis=-1, largest=1, sorted=1)
@@ -314,7 +399,7 @@ class TopK(Step):
 def _label(
     name: str, shape: tuple[Dim, ...] | None, labels: Sequence[str] | None
 ) -> tuple[onnx.NodeProto, TensorSpec, dict[str, Any]]:
-    """The node that makes the output `name` of "index", what that output is, and the constants that the node needs."""
+    """Return the node that computes the output `name` from "index", the spec of that output, and constants."""
     if labels is None:
         return node("Identity", ["index"], [name]), TensorSpec(name, "int64", shape), {}
     texts = {"labels": np.array(labels, np.object_)}
@@ -325,20 +410,20 @@ def _distinct(step: str, labels: Sequence[str] | None) -> tuple[str, ...] | None
     if labels is None:
         return None
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise UsageError(f"{step}: labels must be a sequence of str, one per class, not {labels!r}")
+        raise UsageError(f"{step}: labels must be a sequence of str, one per class, got {labels!r}")
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
-        raise UsageError(f"{step}: the label {twice[0]!r} stands for more than one class")
+        raise UsageError(f"{step}: labels must be distinct, but {twice[0]!r} occurs twice")
     return tuple(map(str, labels))
 
 
 def _classes(step: str, spec: TensorSpec, labels: Sequence[str] | None) -> Dim:
-    """The number of classes on the last axis of `spec`, which must be that of the labels."""
+    """Return the number of classes on the last axis of `spec`, which must match the labels."""
     need_dtype(step, spec, FLOATS)
     if spec.shape == ():
-        raise UsageError(f"{step}: {spec} is one number; it has no axis with classes")
+        raise UsageError(f"{step}: {spec} is a scalar without an axis of classes")
     classes = None if spec.shape is None else spec.shape[-1]
     if labels is not None and classes != len(labels):
-        told = f"has {classes} classes" if isinstance(classes, int) else "does not tell how many classes it has"
-        raise UsageError(f"{step}: {len(labels)} labels are given, and {spec} {told}")
+        size = f"has {classes} classes" if isinstance(classes, int) else "has an unknown number of classes"
+        raise UsageError(f"{step}: got {len(labels)} labels, but {spec} {size}")
     return classes

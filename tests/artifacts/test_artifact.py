@@ -75,17 +75,17 @@ def _without(field):
     ("damage", "message"),
     [
         (lambda _: b"", "the file is empty"),
-        (lambda _: b"PK\x03\x04 not a model", "it is cut short, or not an ONNX model at all"),
-        (_cut_before_the_weights, "it is cut short, or not an ONNX model at all"),
+        (lambda _: b"PK\x03\x04 not a model", "it is truncated, or not an ONNX model"),
+        (_cut_before_the_weights, "it is truncated, or not an ONNX model"),
         (
             # A tag and a number are a valid message: the version of the format, and nothing after it.
             lambda content: content[:2],
-            "it holds no graph with an output, so it is not an ONNX model, or was cut short",
+            "it has no graph with an output, so it is not an ONNX model, or was truncated",
         ),
-        (_without("graph"), "it holds no graph with an output, so it is not an ONNX model, or was cut short"),
+        (_without("graph"), "it has no graph with an output, so it is not an ONNX model, or was truncated"),
         (
             _without("opset_import"),
-            "it names no operator set (opset_import), so it was cut short or badly converted",
+            "it has no operator set (opset_import), so it was truncated or wrongly converted",
         ),
         (
             lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
@@ -116,7 +116,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     assert str(missing.value) == f"cannot open the model {tmp_path}/nowhere.onnx: there is no such file"
     with pytest.raises(ArtifactError) as folder:
         open_artifact(tmp_path)
-    assert str(folder.value) == f"cannot open the model {tmp_path}: it is a folder; give the .onnx file in it"
+    assert str(folder.value) == f"cannot open the model {tmp_path}: it is a folder: pass the .onnx file in it"
 
 
 def test_a_path_through_a_file_is_told(linear, saved):

@@ -160,7 +160,7 @@ def test_a_closure_over_what_has_no_digest_is_named():
     with pytest.raises(UsageError) as caught:
         digest_of({"source": {"build": build}})
     assert str(caught.value).startswith(
-        "source['build'].<closure net>: no digest is defined for a value of type object. Give "
+        "source['build'].<closure net>: no digest is defined for a value of type object. Pass "
     )
 
 

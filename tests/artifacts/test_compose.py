@@ -92,7 +92,7 @@ def test_without_the_boundary_the_runtime_would_round_otherwise(make_model, save
     def nothing(_, spec):
         return chain.small_graph([chain.node("Identity", ["x"], ["y"])], spec, {"y": spec}, {})
 
-    monkeypatch.setattr(chain.Boundary, "graph", nothing)
+    monkeypatch.setattr(chain.FusionBarrier, "graph", nothing)
     artifact = saved(_matmul(make_model))
     alone = steps_artifact([Scale(FACTOR)], artifact.signature.inputs[0], name="steps", store=store)
     apart = run(artifact, features=run(alone, features=_features())["prepared"])["logits"]
@@ -242,7 +242,7 @@ def test_an_old_opset_is_refused(linear, saved, store):
     with pytest.raises(UsageError) as caught:
         compose(artifact, postprocess=[Softmax()], store=store)
     assert str(caught.value) == (
-        "steps need opset 13 or later, and the model has 12: export it with a newer opset, "
+        "the model has opset 12, and steps need 13 or later: export it with a newer opset, "
         "or convert it with onnx.version_converter"
     )
 
@@ -339,9 +339,7 @@ def test_external_weights_under_the_name_of_the_result_are_refused(linear, store
     onnx.save(linear(64, 32), tmp_path / "m.onnx", save_as_external_data=True, location="model.onnx", size_threshold=0)
     with pytest.raises(ArtifactError) as caught:
         compose(open_artifact(tmp_path / "m.onnx"), preprocess=[Scale(0.5)], store=store)
-    assert str(caught.value) == (
-        f"the external data of {tmp_path}/m.onnx are called model.onnx: give them another name"
-    )
+    assert str(caught.value) == (f"the external data of {tmp_path}/m.onnx are named model.onnx: rename them")
 
 
 def test_a_batch_of_none_and_of_one_row_go_through(linear, saved, store, run):
@@ -370,11 +368,11 @@ def test_every_level_of_optimization_gives_the_same_label(linear, saved, store):
         ({}, "compose needs at least one step, in preprocess= or postprocess="),
         (
             {"preprocess": [Scale(2.0)]},
-            "the model has 2 inputs, 'a', 'b': say which one the steps prepare, input='a' for one",
+            "the model has 2 inputs, 'a', 'b': name the one that the steps prepare, for example input='a'",
         ),
         (
             {"postprocess": [Softmax()]},
-            "the model has 2 outputs, 'out', 'sum': say which one the steps work on, output='out' for one",
+            "the model has 2 outputs, 'out', 'sum': name the one that the steps work on, for example output='out'",
         ),
         ({"preprocess": [Scale(2.0)], "input": "c"}, "unknown input 'c': Known: 'a', 'b'"),
         (
@@ -387,27 +385,27 @@ def test_every_level_of_optimization_gives_the_same_label(linear, saved, store):
         ),
         (
             {"postprocess": [Softmax()], "output": "sum", "keep": ["probabilities"]},
-            "keep: 'probabilities' is what the last step's result is called, so it cannot be kept as well",
+            "keep= names 'probabilities', which is the name of the last step's result: remove it",
         ),
         (
             {"postprocess": [Scale(2.0)], "output": "sum", "keep": ["sum"]},
-            "keep: 'sum' is what the last step's result is called, so it cannot be kept as well",
+            "keep= names 'sum', which is the name of the last step's result: remove it",
         ),
         (
             {"postprocess": [Softmax()], "output": "sum", "input": "a"},
-            "input= says what preprocess= works on: give steps there too, or leave input= out",
+            "input= needs steps in preprocess=: pass steps there, or remove input=",
         ),
         (
             {"preprocess": [Scale(2.0)], "input": "a", "keep": ["sum"]},
-            "keep= says what postprocess= works on: give steps there too, or leave keep= out",
+            "keep= needs steps in postprocess=: pass steps there, or remove keep=",
         ),
         (
             {"preprocess": [Clip(0, 9)], "input": "a", "input_dtype": "uint8"},
-            "the steps make uint8 of a: uint8[n, 2], and the model takes a: float32[n, 2]",
+            "preprocess= converts a: uint8[n, 2] to uint8, but the model takes a: float32[n, 2]",
         ),
         (
             {"preprocess": [Softmax()], "input": "a", "input_dtype": "unit8"},
-            "Softmax takes float32, float64, float16, not a: unit8[n, 2]",
+            "Softmax takes float32, float64, float16, got a: unit8[n, 2]",
         ),
         (
             {"postprocess": [ArgMax(), Scale(2.0)], "output": "sum"},
@@ -415,7 +413,7 @@ def test_every_level_of_optimization_gives_the_same_label(linear, saved, store):
         ),
         (
             {"preprocess": [TopK(1)], "input": "a"},
-            "TopK gives an answer, not an input: it belongs into postprocess=",
+            "preprocess= has TopK, whose result is not an input: move it to postprocess=",
         ),
     ],
 )
@@ -433,15 +431,15 @@ def test_an_input_called_like_a_result_is_refused(make_model, saved, store, name
     model = make_model([node], {name: (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 2])})
     with pytest.raises(UsageError) as caught:
         compose(saved(model), postprocess=[Softmax(), ArgMax()], keep=keep, store=store)
-    assert str(caught.value) == f"the steps give a result called {name!r}, and so is an input of the model"
+    assert str(caught.value) == f"the result {name!r} of the steps has the name of an input of the model"
 
 
-@pytest.mark.parametrize(("side", "word"), [("preprocess", "before"), ("postprocess", "after")])
+@pytest.mark.parametrize(("side", "word"), [("preprocess", "precede"), ("postprocess", "follow")])
 def test_an_input_that_is_also_an_output_is_refused(make_model, saved, store, side, word):
     model = make_model([], {"x": (FLOAT, ["n"])}, {"x": (FLOAT, ["n"])})
     with pytest.raises(UsageError) as caught:
         compose(saved(model), **{side: [Scale(2.0)]}, store=store)
-    assert str(caught.value) == f"the model returns its input 'x' as it came; no step can stand {word} that"
+    assert str(caught.value) == f"the model returns its input 'x' unchanged, so no step can {word} it"
 
 
 def test_a_model_that_changed_on_disk_is_not_composed(linear, saved, store):
@@ -457,7 +455,7 @@ def test_a_model_that_onnx_rejects_is_told(linear, store, tmp_path):
     artifact = save_artifact(model, tmp_path / "m.onnx", name="digits", variant="", lineage=())
     with pytest.raises(ArtifactError) as caught:
         compose(artifact, preprocess=[Scale(2.0)], store=store)
-    assert str(caught.value).startswith("the model of digits with its steps does not pass onnx.checker: ")
+    assert str(caught.value).startswith("the model of digits with its steps is invalid (onnx.checker): ")
     assert "MatMull" in str(caught.value)
 
 

@@ -159,7 +159,7 @@ class _Optimizer:
 
 
 CANNOT = (
-    ". Give numbers, text, arrays, tensors, tuples, mappings, dataclasses or functions "
+    ". Pass numbers, text, arrays, tensors, tuples, mappings, dataclasses or functions "
     "(for a file its content, for a module its state_dict())"
 )
 
@@ -199,7 +199,7 @@ def test_a_value_that_contains_itself_is_refused():
     loop.append({"back": loop})
     with pytest.raises(UsageError) as caught:
         digest_of(loop)
-    assert str(caught.value) == "value[1]['back']: contains itself, so no digest can stand for it"
+    assert str(caught.value) == "value[1]['back']: contains itself, so it has no digest"
 
 
 def test_a_value_that_occurs_twice_is_no_loop():

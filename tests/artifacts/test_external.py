@@ -119,7 +119,7 @@ def _in_function(tensor):
 def test_a_missing_file_is_found_missing_wherever_its_tensor_sits(tmp_path, place):
     path = _write(tmp_path, _model(**place(_external("hidden", "gone"))))
     assert _error(path) == (
-        "tensor 'hidden' is kept in 'gone', which does not exist: copy that file together with the model"
+        "tensor 'hidden' is stored in 'gone', which does not exist: copy that file together with the model"
     )
 
 
@@ -128,7 +128,7 @@ def test_a_sparse_initializer_counts_and_is_searched(tmp_path):
     sparse = helper.make_sparse_tensor(_external("hidden", "gone"), numpy_helper.from_array(np.arange(4), "i"), [9])
     model.graph.sparse_initializer.append(sparse)
     assert stored_bytes(model) == 4 * 4 + 4 * 8
-    assert _error(_write(tmp_path, model)).startswith("tensor 'hidden' is kept in 'gone', which does not exist")
+    assert _error(_write(tmp_path, model)).startswith("tensor 'hidden' is stored in 'gone', which does not exist")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_sparse_initializer_counts_and_is_searched(tmp_path):
 def test_a_location_outside_the_folder_is_refused(tmp_path, location):
     (tmp_path / "weights").write_bytes(bytes(16))
     path = _write(tmp_path / "models", _model(_external("w", location)))
-    assert _error(path) == (f"tensor 'w' is kept in {location!r}, which is not a file name inside the model's folder")
+    assert _error(path) == (f"tensor 'w' is stored in {location!r}, which is not a file name inside the model's folder")
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
@@ -146,14 +146,13 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     path = _write(tmp_path / "models", _model(_external("w", "weights")))
     (tmp_path / "models" / "weights").symlink_to(tmp_path / "weights")
     assert _error(path) == (
-        "tensor 'w' is kept in 'weights', a link that leads out of the model's folder: "
-        "put a copy of the file in its place (cp --dereference)"
+        "tensor 'w' is stored in 'weights', a link to a file outside the model's folder: replace it by a copy of the file (cp --dereference)"
     )
 
 
 def test_a_model_that_names_itself_as_its_data_is_refused(tmp_path):
     path = _write(tmp_path, _model(_external("w", "model.onnx")))
-    assert _error(path) == "tensor 'w' is kept in 'model.onnx', which is the model file itself"
+    assert _error(path) == "tensor 'w' is stored in 'model.onnx', which is the model file itself"
 
 
 def test_a_link_inside_the_folder_and_a_subfolder_are_fine(tmp_path):
@@ -166,14 +165,14 @@ def test_a_link_inside_the_folder_and_a_subfolder_are_fine(tmp_path):
 def test_a_file_that_is_too_short_is_told_with_the_bytes(tmp_path):
     path = _write(tmp_path, _model(_external("w", "weights", offset=8, length=16)), weights=bytes(23))
     assert _error(path) == (
-        "tensor 'w' takes bytes 8 to 24 of 'weights', which has only 23: "
-        "the file was cut short, or belongs to another model"
+        "tensor 'w' has bytes 8 to 24 of 'weights', which has only 23: "
+        "the file was truncated, or belongs to another model"
     )
 
 
 def test_a_length_that_is_not_that_of_the_tensor_is_told(tmp_path):
     path = _write(tmp_path, _model(_external("w", "weights", length=12)), weights=bytes(16))
-    assert _error(path) == "tensor 'w' takes 16 bytes, but its entry says that 'weights' holds 12"
+    assert _error(path) == "tensor 'w' has 16 bytes, but its entry says that 'weights' holds 12"
 
 
 @pytest.mark.parametrize("offset", ["-1", "x", "0x10", "", "٣"])

@@ -183,33 +183,31 @@ def test_steps_of_the_same_meaning_are_equal():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Impute(float("nan")), "Impute: values is nan; it must be a finite number"),
-        (lambda: Impute([1, float("inf")]), "Impute: values[1] is inf; it must be a finite number"),
-        (lambda: Impute([]), "Impute: values must be one number or a row of them, not an array of shape (0,)"),
-        (lambda: Impute([[1]]), "Impute: values must be one number or a row of them, not an array of shape (1, 1)"),
-        (lambda: Clip(2, 1), "Clip needs low <= high, not 2 > 1"),
-        (lambda: Clip(float("nan"), 1), "Clip: low is nan; it must be a finite number"),
-        (lambda: Clip(0, [1, 2]), "Clip takes one number as high, not one per feature: got 2"),
-        (lambda: Standardize([0, float("nan")], 1), "Standardize: mean[1] is nan; it must be a finite number"),
+        (lambda: Impute(float("nan")), "Impute: values must be finite, got nan"),
+        (lambda: Impute([1, float("inf")]), "Impute: values[1] must be finite, got inf"),
+        (lambda: Impute([]), "Impute: values must be one number or a row of them, got an array of shape (0,)"),
+        (lambda: Impute([[1]]), "Impute: values must be one number or a row of them, got an array of shape (1, 1)"),
+        (lambda: Clip(2, 1), "Clip: low must be at most high, got 2 > 1"),
+        (lambda: Clip(float("nan"), 1), "Clip: low must be finite, got nan"),
+        (lambda: Clip(0, [1, 2]), "Clip: high must be one number, got 2"),
+        (lambda: Standardize([0, float("nan")], 1), "Standardize: mean[1] must be finite, got nan"),
         (
             lambda: Standardize(0, [1, 0]),
-            "Standardize needs a std above 0, and std[1] is 0: a feature that does not vary carries nothing; "
-            "drop it, or give 1 in its place",
+            "Standardize: std[1] must be above 0, got 0: drop a constant feature, or pass 1 for it",
         ),
         (
             lambda: Standardize(0, -1),
-            "Standardize needs a std above 0, and std is -1: a feature that does not vary carries nothing; "
-            "drop it, or give 1 in its place",
+            "Standardize: std must be above 0, got -1: drop a constant feature, or pass 1 for it",
         ),
-        (lambda: Scale(float("nan")), "Scale: factor is nan; it must be a finite number"),
-        (lambda: Scale(0), "Scale by a factor of 0 would wipe out the input"),
-        (lambda: Scale([1, 2]), "Scale takes one number as factor, not one per feature; Standardize takes those"),
-        (lambda: ArgMax("cat"), "ArgMax: labels must be a sequence of str, one per class, not 'cat'"),
-        (lambda: ArgMax([1, 2]), "ArgMax: labels must be a sequence of str, one per class, not [1, 2]"),
-        (lambda: TopK(1, ["a", "b", "a"]), "TopK: the label 'a' stands for more than one class"),
-        (lambda: TopK(0), "TopK: k must be a whole number from 1 up, not 0"),
-        (lambda: TopK(1.5), "TopK: k must be a whole number from 1 up, not 1.5"),
-        (lambda: TopK(True), "TopK: k must be a whole number from 1 up, not True"),
+        (lambda: Scale(float("nan")), "Scale: factor must be finite, got nan"),
+        (lambda: Scale(0), "Scale: factor must not be 0"),
+        (lambda: Scale([1, 2]), "Scale: factor must be one number; Standardize takes one per feature"),
+        (lambda: ArgMax("cat"), "ArgMax: labels must be a sequence of str, one per class, got 'cat'"),
+        (lambda: ArgMax([1, 2]), "ArgMax: labels must be a sequence of str, one per class, got [1, 2]"),
+        (lambda: TopK(1, ["a", "b", "a"]), "TopK: labels must be distinct, but 'a' occurs twice"),
+        (lambda: TopK(0), "TopK: k must be an integer of at least 1, got 0"),
+        (lambda: TopK(1.5), "TopK: k must be an integer of at least 1, got 1.5"),
+        (lambda: TopK(True), "TopK: k must be an integer of at least 1, got True"),
     ],
 )
 def test_a_step_that_makes_no_sense_is_refused_where_it_is_made(make, message):
@@ -232,67 +230,67 @@ NUMBERS = ", ".join([*FLOATS, *INTEGERS, "bool"])
         (
             Impute([1, 2]),
             SPEC,
-            "Impute: values has 2 values, and axis -1 of x: float32[batch, 3] has 3",
+            "Impute: values has 2 values, but axis -1 of x: float32[batch, 3] has 3",
         ),
         (
             Standardize(0, [1, 2, 3, 4]),
             SPEC,
-            "Standardize: std has 4 values, and axis -1 of x: float32[batch, 3] has 3",
+            "Standardize: std has 4 values, but axis -1 of x: float32[batch, 3] has 3",
         ),
         (
             # A dim of 1 would stretch to three features at run time without a word.
             Standardize([1, 2, 3], 1),
             TensorSpec("x", "float32", ("batch", "features")),
-            "Standardize: mean has 3 values, and axis -1 of x: float32[batch, features] has features",
+            "Standardize: mean has 3 values, but axis -1 of x: float32[batch, features] has features",
         ),
         (
             Standardize([1, 2, 3], 1, axis=2),
             SPEC,
-            "Standardize: x: float32[batch, 3] has no axis 2 on which 3 values of mean could lie",
+            "Standardize: x: float32[batch, 3] has no axis 2 for the 3 values of mean",
         ),
         (
             Impute([1, 2, 3]),
             TensorSpec("x", "float32", None),
-            "Impute: x: float32[...] has no axis -1 on which 3 values of values could lie",
+            "Impute: x: float32[...] has no axis -1 for the 3 values of values",
         ),
         (
             Impute(0),
             TensorSpec("x", "uint8", ("batch", 3)),
-            "Impute replaces NaN, and x: uint8[batch, 3] holds none: leave the step out, or put Scale before it",
+            "Impute replaces NaN, and x: uint8[batch, 3] has none: remove the step, or put Scale before it",
         ),
         (
             Clip(0, 0.5),
             TensorSpec("x", "uint8", ("batch", 3)),
-            "Clip: high = 0.5 is no uint8, which x: uint8[batch, 3] holds: put Scale before it",
+            "Clip: high = 0.5 is not a value of uint8, the dtype of x: uint8[batch, 3]: put Scale before it",
         ),
         (
             Clip(-1, 5),
             TensorSpec("x", "uint8", ("batch", 3)),
-            "Clip: low = -1 is no uint8, which x: uint8[batch, 3] holds: put Scale before it",
+            "Clip: low = -1 is not a value of uint8, the dtype of x: uint8[batch, 3]: put Scale before it",
         ),
-        (Clip(0, 1e6), TensorSpec("x", "float16", (3,)), "Clip: high does not fit into float16"),
-        (Scale(1e60), SPEC, "Scale: factor does not fit into float32"),
+        (Clip(0, 1e6), TensorSpec("x", "float16", (3,)), "Clip: high overflows float16"),
+        (Scale(1e60), SPEC, "Scale: factor overflows float32"),
         (Standardize(0, 1e-60), SPEC, "Standardize: a std is too small for float32, where it becomes 0"),
-        (Scale(2), TensorSpec("x", "str", ("batch",)), f"Scale takes {NUMBERS}, not x: str[batch]"),
+        (Scale(2), TensorSpec("x", "str", ("batch",)), f"Scale takes {NUMBERS}, got x: str[batch]"),
         (
             Softmax(),
             TensorSpec("x", "sequence(map(int64, float32))", ()),
-            "Softmax takes float32, float64, float16, not x: sequence(map(int64, float32))",
+            "Softmax takes float32, float64, float16, got x: sequence(map(int64, float32))",
         ),
         (Softmax(2), SPEC, "Softmax: x: float32[batch, 3] has no axis 2"),
         (
             ArgMax(["a", "b"]),
             SPEC,
-            "ArgMax: 2 labels are given, and x: float32[batch, 3] has 3 classes",
+            "ArgMax: got 2 labels, but x: float32[batch, 3] has 3 classes",
         ),
         (
             ArgMax(["a", "b"]),
             TensorSpec("x", "float32", ("batch", None)),
-            "ArgMax: 2 labels are given, and x: float32[batch, ?] does not tell how many classes it has",
+            "ArgMax: got 2 labels, but x: float32[batch, ?] has an unknown number of classes",
         ),
-        (ArgMax(), TensorSpec("x", "float32", ()), "ArgMax: x: float32[] is one number; it has no axis with classes"),
-        (TopK(4), SPEC, "TopK: k = 4, and x: float32[batch, 3] has only 3 classes"),
-        (TopK(1), TensorSpec("x", "int64", (3,)), "TopK takes float32, float64, float16, not x: int64[3]"),
+        (ArgMax(), TensorSpec("x", "float32", ()), "ArgMax: x: float32[] is a scalar without an axis of classes"),
+        (TopK(4), SPEC, "TopK: k must be at most 3, the number of classes of x: float32[batch, 3]; got 4"),
+        (TopK(1), TensorSpec("x", "int64", (3,)), "TopK takes float32, float64, float16, got x: int64[3]"),
     ],
 )
 def test_a_step_that_does_not_fit_its_input_is_refused(store, step, spec, message):
@@ -311,4 +309,4 @@ def test_nothing_can_follow_an_answer(store, last):
 def test_no_steps_at_all_are_refused(store):
     with pytest.raises(UsageError) as caught:
         steps_artifact([], SPEC, name="steps", store=store)
-    assert str(caught.value) == "no steps are given"
+    assert str(caught.value) == "steps is empty: pass at least one"

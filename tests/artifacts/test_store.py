@@ -139,7 +139,7 @@ def test_a_builder_that_writes_nothing_is_an_error(store):
 def test_a_key_that_is_no_digest_is_refused(store, key):
     with pytest.raises(UsageError) as caught:
         store.get_or_build(key, _never, what="toy")
-    assert str(caught.value) == (f"store key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
+    assert str(caught.value) == (f"key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
 
 
 def test_a_build_may_ask_for_another_but_not_for_itself(store):
@@ -154,7 +154,7 @@ def test_a_build_may_ask_for_another_but_not_for_itself(store):
     def asks_for_itself(_):
         store.get_or_build(digest_of("loop"), asks_for_itself, what="loop")
 
-    with pytest.raises(UsageError, match=r"^the build of loop asks the store for itself$"):
+    with pytest.raises(UsageError, match=r"^the build of loop requests its own key from the store$"):
         store.get_or_build(digest_of("loop"), asks_for_itself, what="loop")
 
 
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path, whe
         Store(root).get_or_build(KEY, _never, what="toy")
     message = str(caught.value)
     assert message.startswith(f"the cache folder {root} cannot be written: [Errno ")
-    assert message.endswith(". Make room or permission there, or choose another folder with --modelserve-cache")
+    assert message.endswith(". Free space or grant permission there, or choose another folder with --modelserve-cache")
     assert (tmp_path / where).read_bytes() == b""
 
 
@@ -214,7 +214,7 @@ def test_a_disk_that_is_full_is_told_wherever_in_the_builder_it_shows(store):
         store.get_or_build(KEY, build, what="toy")
     assert str(caught.value) == (
         f"the cache folder {store.root} cannot be written: [Errno 28] No space left on device: 'weights.bin'. "
-        "Make room or permission there, or choose another folder with --modelserve-cache"
+        "Free space or grant permission there, or choose another folder with --modelserve-cache"
     )
     assert _tree(store.root) == [".gitignore", f"locks/{KEY}.lock"]
 

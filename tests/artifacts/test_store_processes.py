@@ -185,6 +185,6 @@ def test_a_disk_that_is_full_is_one_error_and_leaves_nothing_half_written(tmp_pa
     assert len(lines) == 2
     for line in lines:
         assert line.startswith(f"the cache folder {tmp_path}/cache cannot be written: [Errno 27] File too large")
-        assert line.endswith(". Make room or permission there, or choose another folder with --modelserve-cache")
+        assert line.endswith(". Free space or grant permission there, or choose another folder with --modelserve-cache")
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["cache/.gitignore", f"cache/locks/{KEY}.lock"]

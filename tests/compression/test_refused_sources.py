@@ -31,7 +31,7 @@ def opening(tmp_path):
 
 
 def test_file_that_is_no_model_is_refused(opening):
-    assert opening(b"PK\x03\x04 a zip file, as torch.save writes it") == "it is cut short, or not an ONNX model at all"
+    assert opening(b"PK\x03\x04 a zip file, as torch.save writes it") == "it is truncated, or not an ONNX model"
     assert opening(b"") == "the file is empty"
 
 
@@ -39,22 +39,22 @@ def test_file_that_is_no_model_is_refused(opening):
 def test_encrypted_file_is_refused(opening, seed):
     """Ciphertext looks like random bytes, of which protobuf reads the first few now and then."""
     assert opening(np.random.default_rng(seed).bytes(4096)) in (
-        "it is cut short, or not an ONNX model at all",
-        "it holds no graph with an output, so it is not an ONNX model, or was cut short",
+        "it is truncated, or not an ONNX model",
+        "it has no graph with an output, so it is not an ONNX model, or was truncated",
     )
 
 
 def test_truncated_file_is_refused_wherever_it_ends(mlp, opening):
     content = mlp().path.read_bytes()
     for share in range(1, 10):
-        assert opening(content[: len(content) * share // 10]) == "it is cut short, or not an ONNX model at all"
+        assert opening(content[: len(content) * share // 10]) == "it is truncated, or not an ONNX model"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store, weight, needed, recipe):
     source = mlp()
     source.path.write_bytes(source.path.read_bytes()[:-100])
-    with pytest.raises(ArtifactError, match="it is cut short, or not an ONNX model at all"):
+    with pytest.raises(ArtifactError, match="it is truncated, or not an ONNX model"):
         compress(source, recipe, store=store, **needed(recipe, weight(8, 8)))
 
 
@@ -94,7 +94,7 @@ def failure(source, store, attempt):
 def told(store, code, text):
     return (
         f"the cache folder {store.root} cannot be written: [Errno {code}] {text}. "
-        "Make room or permission there, or choose another folder with --modelserve-cache"
+        "Free space or grant permission there, or choose another folder with --modelserve-cache"
     )
 
 
