@@ -55,5 +55,5 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../champion", "a/b", ".hidden", "a b"])
 def test_name_that_is_no_file_name_is_refused(name: str) -> None:
-    with pytest.raises(ms.UsageError, match="baseline name .* is invalid: use letters"):
+    with pytest.raises(ms.UsageError, match=r"baseline name .* is invalid: use letters"):
         baseline_path(Path("baselines"), name)

@@ -49,7 +49,7 @@ def test_weights_that_are_gone_are_told_by_name(artifact, tmp_path):
     moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
     (data,) = artifact.external
     (moved / data.name).unlink()
-    with pytest.raises(ArtifactError, match=f"is kept in '{data.name}', which does not exist: copy that file together"):
+    with pytest.raises(ArtifactError, match=f"is stored in '{data.name}', which does not exist: copy that file together"):
         open_artifact(moved / "wide.onnx")
 
 
