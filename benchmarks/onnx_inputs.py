@@ -1,11 +1,11 @@
 """Inputs for onnx's own generated node cases, with no configuration: `python -m benchmarks.onnx_inputs`.
 
-Every model of these cases that onnxruntime can load is served, and `strategies.inputs(predictor)` is asked for the
-plainest example and for 19 drawn ones (one or two rows, 0 to 4 edits, fixed seeds). A model counts as served with
-inputs where it answers the plainest and at least nine in ten of all; goal: 99 % of the models. What is missed is named,
-with the runtime's own reason; a model that is loaded and gets no inputs for another reason counts as missed too.
+Every model of these cases that onnxruntime can load is served. `strategies.inputs(predictor)` generates the simplest
+example and 19 others (one or two rows, 0 to 4 mutations, fixed seeds). A model counts as accepted if it returns outputs
+for the simplest example and for at least nine in ten of all. The goal is 99 % of the models. Missed models are listed
+with the runtime's own reason, also if no inputs were generated.
 
-All of it runs in a child process: one that a case ends counts as missed, and the next child goes on after it.
+Everything runs in a child process. A case that crashes it counts as missed, and the next child continues after it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ import onnx
 import pytest_modelserve as ms
 from pytest_modelserve.robustness.strategies import source_of
 
-DRAWS = 20
+EXAMPLES = 20
 GOAL = 0.99
-SHARE = 0.9
+MIN_ACCEPTED = 0.9
 CASE_LIMIT_S = 60
-ENDS = "ends the process, or takes more than a minute"
+CRASHES = "crashes the process, or takes more than a minute"
 
 Outcome = dict[str, Any]
 
 
 def cases() -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Every node case of the installed onnx by name."""
+    """Yield every node case of the installed onnx by name."""
     from onnx.backend.test.loader import load_model_tests
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the reference computations: casts that overflow, logarithms of 0
+        warnings.simplefilter("ignore")  # casts that overflow and logarithms of 0 in the reference outputs
         found = load_model_tests(kind="node")
     for case in found:
         model = case.model
@@ -53,22 +53,22 @@ def cases() -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def outcome(model: onnx.ModelProto) -> Outcome:
-    """What becomes of one model: not loaded, not served, or how many draws it answered and what it said to others."""
+    """Return whether a model is loaded and served, how many examples it accepts, and why it rejects others."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        if reason := _refused(path):
+        if reason := _load_error(path):
             return {"loaded": False, "reason": reason}
         started = time.perf_counter()
         try:
             with ms.serve(path) as predictor:
-                return {"loaded": True, "served": True, **_answers(predictor), "s": time.perf_counter() - started}
+                return {"loaded": True, "served": True, **_accepted(predictor), "s": time.perf_counter() - started}
         except ms.ModelServeError as error:
             return {"loaded": True, "served": False, "reason": str(error)[:300]}
 
 
-def _refused(path: Path) -> str:
-    """Why onnxruntime does not load the file; empty where it does."""
+def _load_error(path: Path) -> str:
+    """Return why onnxruntime does not load the file, empty if it does."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
@@ -81,30 +81,30 @@ def _refused(path: Path) -> str:
     return ""
 
 
-def _answers(predictor: ms.Predictor) -> Outcome:
-    draw: Any = ms.strategies.inputs(predictor)
-    answered, reason, plain = 0, "", False
-    for seed in range(DRAWS):
-        feed = draw.at(rows=1 + seed % 2, edits=seed % 5, seed=seed)
+def _accepted(predictor: ms.Predictor) -> Outcome:
+    strategy: Any = ms.strategies.inputs(predictor)
+    accepted, reason, simplest = 0, "", False
+    for seed in range(EXAMPLES):
+        feed = strategy.at(rows=1 + seed % 2, edits=seed % 5, seed=seed)
         try:
             predictor.predict(dict(feed))
         except Exception as error:
             reason = reason or f"{error}"[-300:]
         else:
-            answered += 1
-            plain = plain or seed == 0
-    source = source_of(draw)
+            accepted += 1
+            simplest = simplest or seed == 0
+    source = source_of(strategy)
     assert source is not None
-    return {"answered": answered, "plain": plain, "reason": reason, "asked": source.accepts is not None}
+    return {"accepted": accepted, "simplest": simplest, "reason": reason, "searched": source.accepts is not None}
 
 
-def is_accepted(told: Outcome) -> bool:
-    """Whether a model was given inputs that it takes."""
-    return bool(told.get("plain")) and told["answered"] >= SHARE * DRAWS
+def is_accepted(found: Outcome) -> bool:
+    """Return whether a model got valid inputs."""
+    return bool(found.get("simplest")) and found["accepted"] >= MIN_ACCEPTED * EXAMPLES
 
 
 def outcomes(names: Sequence[str] = ()) -> dict[str, Outcome]:
-    """What became of every case, or of those named."""
+    """Return the outcome of every case, or of the named ones."""
     found: dict[str, Outcome] = {}
     while True:
         child = subprocess.Popen(
@@ -117,13 +117,19 @@ def outcomes(names: Sequence[str] = ()) -> dict[str, Outcome]:
         child.stdin.close()
         begun = None
         for line in child.stdout:
-            begun, told = json.loads(line)
-            found[begun] = told or {"loaded": True, "served": True, "answered": 0, "reason": ENDS, "asked": False}
+            begun, finished = json.loads(line)
+            found[begun] = finished or {
+                "loaded": True,
+                "served": True,
+                "accepted": 0,
+                "reason": CRASHES,
+                "searched": False,
+            }
         if child.wait() == 0:
             return found
-        # A signal ends the child at the case it had begun; an exception is a fault of this script or the package.
-        if child.returncode > 0 or begun is None or found[begun]["reason"] != ENDS:
-            raise RuntimeError("the child process failed: its own words are above")
+        # A signal ends the child at the case it had begun. An exception is a bug of this script or the package.
+        if child.returncode > 0 or begun is None or found[begun]["reason"] != CRASHES:
+            raise RuntimeError("the child process failed, see its output above")
 
 
 def _child(names: Sequence[str], done: set[str]) -> None:
@@ -139,7 +145,7 @@ def _child(names: Sequence[str], done: set[str]) -> None:
 
 
 def kind_of_reason(reason: str) -> str:
-    """The last words of a refusal, without what differs from case to case."""
+    """Return the end of an error message, without what differs from case to case."""
     return re.sub(r"\d+", "N", re.sub(r"'[^']*'", "'…'", reason))[-90:].replace("\n", " ")
 
 
@@ -155,24 +161,24 @@ def main() -> None:
     found = outcomes(given.names)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
-    loaded = {name: told for name, told in found.items() if told["loaded"]}
-    served = {name: told for name, told in loaded.items() if told["served"]}
-    accepted = [name for name, told in served.items() if is_accepted(told)]
-    some = sum(told["answered"] > 0 for told in served.values())
-    draws = sum(told["answered"] for told in served.values())
+    loaded = {name: outcome for name, outcome in found.items() if outcome["loaded"]}
+    served = {name: outcome for name, outcome in loaded.items() if outcome["served"]}
+    accepted = [name for name, outcome in served.items() if is_accepted(outcome)]
+    some = sum(outcome["accepted"] > 0 for outcome in served.values())
+    outputs = sum(outcome["accepted"] for outcome in served.values())
     print(f"{len(found)} cases, of which onnxruntime loads {len(loaded)} and the package serves {len(served)}")
     print(
         f"accepted / loaded: {len(accepted)} / {len(loaded)} = {len(accepted) / len(loaded):.2%} (goal ≥ {GOAL:.0%}); "
-        f"at least one draw answered: {some}; of all draws answered: {draws / DRAWS / len(loaded):.2%}; "
-        f"rows found by asking the model: {sum(told['asked'] for told in served.values())}"
+        f"at least one example accepted: {some}; of all examples: {outputs / EXAMPLES / len(loaded):.2%}; "
+        f"rows found by calling the model: {sum(outcome['searched'] for outcome in served.values())}"
     )
     print("not served, by reason:")
     for reason, count in Counter(kind_of_reason(t["reason"]) for t in loaded.values() if not t["served"]).most_common():
         print(f"  {count:4d}  {reason}")
     print("not accepted:")
-    for name, told in sorted(served.items()):
+    for name, outcome in sorted(served.items()):
         if name not in accepted:
-            print(f"  {name}: {told['answered']} of {DRAWS}: {kind_of_reason(told['reason'])}")
+            print(f"  {name}: {outcome['accepted']} of {EXAMPLES}: {kind_of_reason(outcome['reason'])}")
 
 
 if __name__ == "__main__":

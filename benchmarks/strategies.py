@@ -1,16 +1,16 @@
-"""What a search for counterexamples costs beside hypothesis' own arrays: `python benchmarks/strategies.py`.
+"""Counterexample search compared with hypothesis' own arrays: `python benchmarks/strategies.py`.
 
-Three shapes of a row: 10 features, 64 × 10, and an image of 3 × 224 × 224. Candidates a second are rows made by seed
-and edits and answered by a model (a sum of each row's features, so that making them is what costs) in the blocks of a
-search; beside them, in the same run, what `hypothesis.extra.numpy.arrays` of the same shape, range and dtype makes
-under `@given` and the same model answers one by one.
+Three shapes of a row: 10 features, 64 × 10, and an image of 3 × 224 × 224. Candidates per second are rows generated and
+evaluated by a model in the blocks of a search. The model sums each row's features, so that generation dominates. In the
+same run, `hypothesis.extra.numpy.arrays` generates rows of the same shape, range and dtype under `@given`, and the same
+model evaluates them one by one.
 
-The planted fault fires where one coordinate is in the upper tenth of its range and another in the lower tenth (of the
-image: the upper and lower quarter, as a random image has one chance in a hundred to be in both tenths), and no base row
-has both; edge cases that would fire it in one step are ruled out by firing below the greatest and above the least value
-only. It is searched for with ten seeds: seconds until it is found and minimised, and the features that are
-left, at most twice the two that it needs. Beside it, hypothesis' search for the same fault with its own arrays on the
-two smaller shapes, once, within 1,000 examples.
+The planted fault fires if one coordinate is in the upper tenth of its range and another in the lower tenth. For the
+image it is the upper and lower quarter, because a random image has one chance in a hundred to be in both tenths. No
+base row has both. The fault fires below the maximum and above the minimum only, so that no edge case fires it in one
+step. It is searched for with ten seeds: seconds until it is found and minimized, and the remaining features, at most
+twice the two that it needs. Hypothesis searches for the same fault with its own arrays on the two smaller shapes, once,
+within 1,000 examples.
 """
 
 from __future__ import annotations
@@ -38,53 +38,53 @@ Rows = NDArray[Any]
 
 
 def base_rows(shape: tuple[int, ...]) -> Rows:
-    """Eight rows in [0, 1] of which none fires the planted fault."""
+    """Return eight rows in [0, 1] of which none fires the planted fault."""
     rows = np.random.default_rng(0).random((8, *shape), np.float32)
     flat = rows.reshape(8, -1)
-    first, second = places(shape)
+    first, second = fault_coordinates(shape)
     flat[:, first] = np.linspace(0, 0.7, 8)
     flat[:, second] = np.linspace(0.3, 1, 8)
     flat[7, first], flat[6, second] = 1.0, 0.0
     return rows
 
 
-def places(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The two coordinates of the planted fault."""
+def fault_coordinates(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the two coordinates of the planted fault."""
     size = int(np.prod(shape))
     return size // 5, size - size // 4
 
 
 def fires(rows: Rows, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    first, second = (rows.reshape(len(rows), -1)[:, place] for place in places(shape))
-    share = 0.25 if len(shape) == 3 else 0.1
-    return np.asarray((first > 1 - share) & (first < 1) & (second < share) & (second > 0))
+    first, second = (rows.reshape(len(rows), -1)[:, index] for index in fault_coordinates(shape))
+    fraction = 0.25 if len(shape) == 3 else 0.1
+    return np.asarray((first > 1 - fraction) & (first < 1) & (second < fraction) & (second > 0))
 
 
-def answered(rows: Rows) -> Rows:
+def model(rows: Rows) -> Rows:
     return np.asarray(rows.reshape(len(rows), -1).sum(axis=1))
 
 
 def ours_per_second(shape: tuple[int, ...]) -> float:
-    """Candidates a second, made and answered."""
+    """Return the candidates per second, generated and evaluated."""
     space = SearchSpace.from_rows({"x": base_rows(shape)}, ("like", "edges"))
     rng = np.random.default_rng(0)
     step = block_size(space)
     mutate(space, rng, step)
-    made, start = 0, time.perf_counter()
+    count, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
-        answered(mutate(space, rng, step)[0]["x"])
-        made += step
-    return made / (time.perf_counter() - start)
+        model(mutate(space, rng, step)[0]["x"])
+        count += step
+    return count / (time.perf_counter() - start)
 
 
 def hypothesis_per_second(shape: tuple[int, ...]) -> float:
-    """Examples a second of hypothesis' own arrays."""
+    """Return the examples per second of hypothesis' own arrays."""
     count = 0
 
     def one(row: Rows) -> None:
         nonlocal count
         count += 1
-        answered(row[np.newaxis])
+        model(row[np.newaxis])
 
     start = time.perf_counter()
     _given(shape, 40 if len(shape) == 3 else 300, (Phase.generate,))(one)()
@@ -109,14 +109,19 @@ def _given(shape: tuple[int, ...], examples: int, phases: tuple[Phase, ...]) -> 
 
 
 def ours_to_find(shape: tuple[int, ...]) -> tuple[list[float], list[int]]:
-    """Seconds and features left with each seed; an infinite time where nothing was found."""
+    """Return seconds and remaining features for each seed, an infinite time if nothing was found."""
     relation = ms.relations.relation("planted", lambda predictor, rows, _: predictor.predict(rows)["output"])
-    model = ms.serve(lambda rows: fires(rows, shape))
+    predictor = ms.serve(lambda rows: fires(rows, shape))
     seconds, left = [], []
     for seed in range(SEEDS):
         start = time.perf_counter()
         found = ms.measure_relation(
-            model, base_rows(shape), relation, seed=seed, candidates=20_000 if len(shape) < 3 else 2_000, save_to=None
+            predictor,
+            base_rows(shape),
+            relation,
+            seed=seed,
+            candidates=20_000 if len(shape) < 3 else 2_000,
+            save_to=None,
         )
         hit = found.verdict is ms.Verdict.FAIL
         seconds.append(time.perf_counter() - start if hit else float("inf"))
@@ -125,7 +130,7 @@ def ours_to_find(shape: tuple[int, ...]) -> tuple[list[float], list[int]]:
 
 
 def hypothesis_to_find(shape: tuple[int, ...]) -> str:
-    """How long hypothesis' own arrays take to the same fault, and how many elements of its example are not the fill."""
+    """Return the time that hypothesis' own arrays take to find the fault, and the elements that are not the fill."""
     last: list[Rows] = []
 
     def one(row: Rows) -> None:
@@ -147,16 +152,16 @@ def main() -> None:
     print("| a row | candidates/s | goal | hypothesis' arrays/s | factor |\n|---|---|---|---|---|")
     for shape in SHAPES:
         ours, theirs = ours_per_second(shape), hypothesis_per_second(shape)
-        told = "×".join(map(str, shape))
-        print(f"| {told} | {ours:,.0f} | ≥ {GOALS[shape]:,} | {theirs:,.0f} | {ours / theirs:,.0f} |", flush=True)
+        name = "×".join(map(str, shape))
+        print(f"| {name} | {ours:,.0f} | ≥ {GOALS[shape]:,} | {theirs:,.0f} | {ours / theirs:,.0f} |", flush=True)
     print("\n| a planted fault of two features in | median s | worst s | goal | features left | goal | hypothesis |")
     print("|---|---|---|---|---|---|---|")
     for shape in SHAPES:
         seconds, left = ours_to_find(shape)
-        theirs_told = hypothesis_to_find(shape) if len(shape) < 3 else "not run"
+        hypothesis_result = hypothesis_to_find(shape) if len(shape) < 3 else "not run"
         print(
             f"| {int(np.prod(shape)):,} | {statistics.median(seconds):.3f} | {max(seconds):.3f} | ≤ {GOAL_SECONDS:g} | "
-            f"{min(left)} to {max(left)} | ≤ {GOAL_FEATURES} | {theirs_told} |",
+            f"{min(left)} to {max(left)} | ≤ {GOAL_FEATURES} | {hypothesis_result} |",
             flush=True,
         )
 
