@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -14,22 +12,19 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from pytest_modelserve.artifacts import digest_of
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics import OutputComparison, Outputs, Tolerance, compare_outputs, pair_outputs
 from pytest_modelserve.parity.diagnosis import Diagnosis
 from pytest_modelserve.parity.recordings.exchange import Exchange
-from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
+from pytest_modelserve.parity.recordings.npz import write_npz
 from pytest_modelserve.parity.recordings.recording import outputs_key, request_key
 from pytest_modelserve.serving.inputs import Inputs, batch_size, slice_rows
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
 
-COUNTEREXAMPLES_FOLDER = Path(".modelserve", "counterexamples")
 _FAILURES_VARIABLE = "MODELSERVE_FAILURES"
 _FAILURES_FOLDER = Path(".modelserve", "failures")
 # As long as a person waits for the reason of a failure; then the smallest input found so far is saved.
@@ -139,34 +134,6 @@ def smallest_failing_rows(rows: int, row: int, fails: Callable[[int, int], bool]
     return start, stop
 
 
-def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...]) -> Path:
-    """Save a counterexample in one step and return its path.
-
-    Its name comes from `about` and the running test, so that the same failure replaces its file: a search under
-    hypothesis fails many times. OSError or ArtifactError if the folder cannot be written.
-    """
-    words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    digest = hashlib.sha256("|".join((*about, test)).encode()).hexdigest()
-    path = _ignored_folder(folder) / f"{words}-{digest[:8]}.npz"
-    write_npz(path, [Exchange(inputs, {})], Subject(about[0]))
-    return path
-
-
-def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Return the inputs of a saved counterexample by name, for `@example` or another run.
-
-    Raises:
-        ArtifactError: The file cannot be read, or is not a counterexample of this package.
-    """
-    try:
-        exchanges = NpzExchanges.of(Path(path), sides=("inputs",))
-        inputs = exchanges.read(0).inputs
-    except (ArtifactError, IndexError) as error:
-        raise ArtifactError(f"{path} is no saved counterexample: {error}") from error
-    return dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reduced:
     """What is saved, and which rows of all batches it is."""
@@ -237,14 +204,14 @@ def _save(exchange: Exchange, reference: Predictor) -> Path:
     if size > _MAX_BYTES:
         raise ArtifactError(f"nothing smaller than {size / 2**20:.0f} MiB fails")
     # Absolute, so that the replay command works in every folder.
-    folder = _ignored_folder(Path(os.environ.get(_FAILURES_VARIABLE) or _FAILURES_FOLDER).absolute())
+    folder = git_ignored_folder(Path(os.environ.get(_FAILURES_VARIABLE) or _FAILURES_FOLDER).absolute())
     digest = digest_of((str(reference.subject), request_key(exchange.inputs), outputs_key(exchange.outputs)))
     path = folder / f"{digest[:16]}.npz"
     write_npz(path, [exchange], _recorded_model(reference))
     return path
 
 
-def _ignored_folder(folder: Path) -> Path:
+def git_ignored_folder(folder: Path) -> Path:
     """Create `folder`, which git ignores."""
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="utf-8") as ignore:

@@ -1,13 +1,19 @@
-"""Text of a counterexample: the changed features, the outputs before and after, and Python code for its rows."""
+"""Text of a counterexample: the changed features, the outputs before and after, and its rows as Python or in a file."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics.elementwise import is_numpys_own
 from pytest_modelserve.robustness.coordinates import Coordinates, flatten_rows, row_count, take_rows
 
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
     from pytest_modelserve.robustness.minimizer import Counterexample
 
+COUNTEREXAMPLES_FOLDER = Path(".modelserve", "counterexamples")
 _MAX_CHANGES = 12
 _MAX_NUMBERS = 8
 _MAX_LITERAL_ELEMENTS = 64
@@ -58,6 +65,48 @@ def input_literal(inputs: Mapping[str, NDArray[Any]]) -> str | None:
     if sum(array.size for array in inputs.values()) > _MAX_LITERAL_ELEMENTS:
         return None
     return "{" + ", ".join(f"{name!r}: {_array_literal(array)}" for name, array in inputs.items()) + "}"
+
+
+def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...]) -> Path:
+    """Save a counterexample in one step and return its path.
+
+    Its name comes from `about` and the running test, so that the same failure replaces its file: a search under
+    hypothesis fails many times. OSError or ArtifactError if the folder cannot be written.
+    """
+    from pytest_modelserve.parity.failing_inputs import git_ignored_folder  # the parity gates load onnxruntime
+    from pytest_modelserve.parity.recordings.exchange import Exchange
+    from pytest_modelserve.parity.recordings.npz import write_npz
+
+    words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    digest = hashlib.sha256("|".join((*about, test)).encode()).hexdigest()
+    path = git_ignored_folder(folder) / f"{words}-{digest[:8]}.npz"
+    write_npz(path, [Exchange(inputs, {})], Subject(about[0]))
+    return path
+
+
+def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a saved counterexample by name, for `@example` or another run.
+
+    Args:
+        path: The file that the failure text names.
+
+    Returns:
+        The inputs by name, (n, ...).
+
+    Raises:
+        ArtifactError: The file cannot be read, or is not a counterexample of this package.
+
+    Example:
+        `ms.assert_relation(model, ms.strategies.saved(path), relation, candidates=0)` reruns a failure.
+    """
+    from pytest_modelserve.parity.recordings.npz import NpzExchanges
+
+    try:
+        inputs = NpzExchanges.of(Path(path), sides=("inputs",)).read(0).inputs
+    except (ArtifactError, IndexError) as error:
+        raise ArtifactError(f"{path} is no saved counterexample: {error}") from error
+    return dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
 
 
 def _array_literal(array: NDArray[Any]) -> str:

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
-from pytest_modelserve.parity.failing_inputs import COUNTEREXAMPLES_FOLDER, save_inputs
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched, isolated_predictor
 from pytest_modelserve.robustness.coordinates import Feed
-from pytest_modelserve.robustness.counterexample_report import change_lines, input_literal, output_lines
+from pytest_modelserve.robustness.counterexample_report import (
+    COUNTEREXAMPLES_FOLDER,
+    change_lines,
+    input_literal,
+    output_lines,
+    save_inputs,
+)
 from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample

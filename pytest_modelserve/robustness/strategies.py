@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec
 from pytest_modelserve.errors import InputError, MissingDependencyError, UsageError, unknown_choice
-from pytest_modelserve.parity.failing_inputs import saved
 from pytest_modelserve.robustness.base_rows import (
     BaseRowGenerator,
     axis_name,
@@ -32,6 +31,7 @@ from pytest_modelserve.robustness.base_rows import (
 )
 from pytest_modelserve.robustness.batched_predictor import batch_size_of, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
+from pytest_modelserve.robustness.counterexample_report import saved
 from pytest_modelserve.robustness.domains import Domain, Range, Ranges, check_domain, check_ranges, check_rows
 from pytest_modelserve.robustness.mutations import SearchSpace, mutate
 from pytest_modelserve.serving import Predictor

@@ -79,7 +79,7 @@ def test_without_candidates_only_the_given_rows_are_checked(rows: Array) -> None
 def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path: Path) -> None:
     import ml_dtypes
 
-    from pytest_modelserve.parity.failing_inputs import save_inputs
+    from pytest_modelserve.robustness.counterexample_report import save_inputs
 
     inputs = {
         "a/b": np.array([["x", "längst"]], object),

@@ -1,6 +1,6 @@
 """Metamorphic relations: statements about a model that need no labels, each a frozen dataclass.
 
-A new relation is one class, imported here and listed in `__all__`; docs/architecture.md, "How to add a relation", has the steps.
+A new relation is one class, imported here and listed in `__all__`: see "How to add a relation" in docs/architecture.md.
 """
 
 from pytest_modelserve.robustness.relations.base import Relation, Violations, relation
