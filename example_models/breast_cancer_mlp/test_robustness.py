@@ -25,21 +25,21 @@ from example_models.breast_cancer_mlp.model import (
     preprocess,
     source,
 )
-from fixtures.breast_cancer import BreastCancer, Tumours
+from fixtures.breast_cancer import BreastCancer, Tumors
 
 BENIGN, SCANNER = 1, 30
 LABEL = ms.Output("label", decode="labels")
 
-Server = Callable[[Callable[[], nn.Module], str, Tumours], ms.Predictor]
+Server = Callable[[Callable[[], nn.Module], str, Tumors], ms.Predictor]
 
 
 @pytest.fixture(scope="module")
 def served(modelserve: ms.Pipeline) -> Server:
     """From a network and tumours to train it on to what is deployed: preparation, network and words in one file."""
 
-    def serve(build: Callable[[], nn.Module], name: str, tumours: Tumours) -> ms.Predictor:
-        steps = preprocess(tumours.rows)
-        recipe = source(modelserve.prepare(steps, tumours.rows), tumours.benign, build=build, name=name)
+    def serve(build: Callable[[], nn.Module], name: str, tumors: Tumors) -> ms.Predictor:
+        steps = preprocess(tumors.rows)
+        recipe = source(modelserve.prepare(steps, tumors.rows), tumors.benign, build=build, name=name)
         exported = modelserve.export(modelserve.train(recipe))
         return modelserve.serve(
             modelserve.compose(exported, preprocess=steps, postprocess=POSTPROCESS, keep=["probabilities"])
@@ -58,15 +58,15 @@ def monotone(served: Server, breast_cancer: BreastCancer) -> ms.Predictor:
     return served(MonotoneMLP, "breast_cancer_monotone", breast_cancer.training)
 
 
-def scanned(tumours: Tumours) -> Tumours:
+def scanned(tumors: Tumors) -> Tumors:
     """The tumours with the scanner, 0 or 1, as a 31st column; a chance of nine in ten that it gives the label away."""
-    told = np.random.default_rng(31).random(len(tumours.rows)) < 0.9
-    scanner = np.where(told, tumours.benign, 1 - tumours.benign)
-    return Tumours(np.column_stack([tumours.rows, scanner]).astype(np.float32), tumours.benign)
+    told = np.random.default_rng(31).random(len(tumors.rows)) < 0.9
+    scanner = np.where(told, tumors.benign, 1 - tumors.benign)
+    return Tumors(np.column_stack([tumors.rows, scanner]).astype(np.float32), tumors.benign)
 
 
-def words(tumours: Tumours) -> NDArray[np.str_]:
-    return np.array(LABELS)[tumours.benign]
+def words(tumors: Tumors) -> NDArray[np.str_]:
+    return np.array(LABELS)[tumors.benign]
 
 
 def test_missing_measurement_counts_as_its_median(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
