@@ -66,8 +66,8 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     return f"unknown {what} {given!r}: {hint}Known: {', '.join(map(repr, known))}"
 
 
-def require(package: str, purpose: str) -> ModuleType:
-    """Return the imported optional `package`.
+def require(package: str, purpose: str, *, extra: str = "torch") -> ModuleType:
+    """Return the imported optional `package`, which `extra` of this distribution installs.
 
     Warnings during the import are suppressed: under `-W error` they would fail the test that imports it first.
 
@@ -82,5 +82,5 @@ def require(package: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
             raise
         raise MissingDependencyError(
-            f"{purpose} needs {package}, which is not installed: pip install 'pytest-modelserve[torch]'"
+            f"{purpose} needs {package}, which is not installed: pip install 'pytest-modelserve[{extra}]'"
         ) from error

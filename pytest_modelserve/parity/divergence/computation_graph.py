@@ -12,6 +12,8 @@ import onnx
 import onnx.inliner
 from numpy.typing import NDArray
 
+from pytest_modelserve._onnx.graph import rename_value, subgraphs
+
 # Operators whose outputs are not tensors: an onnxruntime session does not return them as arrays.
 _NON_TENSOR_OPERATORS = (
     "Optional",
@@ -73,7 +75,8 @@ class Graph:
         """Return a copy in which some tensors have other names."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        _rename(model.graph, names)
+        for old, new in names.items():
+            rename_value(model.graph, old, new)
         return _graph(model, {names.get(name, name): array for name, array in self.constants.items()})
 
 
@@ -163,21 +166,9 @@ def _constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
     return None
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, names)
-
-
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _free_names(graph)
+    for graph in subgraphs(node):
+        yield from _free_names(graph)
 
 
 def _free_names(graph: onnx.GraphProto) -> Iterable[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve._files import new_file
-from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError, unknown_choice
+from pytest_modelserve.errors import ArtifactError, UsageError, require, unknown_choice
 from pytest_modelserve.metrics import dtype_name
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
 
@@ -136,14 +136,7 @@ class ParquetExchanges(StoredExchanges):
 
 
 def _import_polars(path: Path) -> Any:
-    """Import polars; MissingDependencyError with the extra that installs it."""
-    try:
-        import polars
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"the recording {path} needs polars, which is not installed: pip install 'pytest-modelserve[data]'"
-        ) from error
-    return polars
+    return require("polars", f"the recording {path}", extra="data")
 
 
 def _columns(path: Path, side: str, given: Columns | None, names: Iterable[str]) -> Columns:

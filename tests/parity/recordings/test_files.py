@@ -1,4 +1,4 @@
-"""The files of recordings: standard ones are read, damaged ones are told, half-written ones do not exist."""
+"""Files of recordings: standard ones are read, damaged ones are refused, partial ones are never written."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def answers(x: Any) -> dict[str, Any]:
     return {"y": y, "top": y.argmax(axis=1)}
 
 
-def test_test_data_of_onnx_is_named_by_the_model_beside_it(tmp_path: Path, linear: Path, model: Any) -> None:
-    for index in range(11):  # test_data_set_10 comes after 9
+def test_onnx_test_data_gets_its_names_from_the_model_in_the_folder(tmp_path: Path, linear: Path, model: Any) -> None:
+    for index in (0, 3, 10):  # test_data_set_10 comes after 3
         expected = answers(X + index)
         tensors(
             tmp_path / "case" / f"test_data_set_{index}",
@@ -47,19 +47,19 @@ def test_test_data_of_onnx_is_named_by_the_model_beside_it(tmp_path: Path, linea
         )
     (tmp_path / "case" / "model.onnx").write_bytes(linear.read_bytes())
     recording = ms.open_recording(tmp_path / "case")
-    assert len(recording.exchanges) == 11
-    np.testing.assert_array_equal(recording.exchanges[10].inputs["x"], X + 10)
-    assert ms.assert_output_parity(model, recording, recording.inputs, rtol=1e-6, atol=1e-6).n == 66
+    assert len(recording.exchanges) == 3
+    np.testing.assert_array_equal(recording.exchanges[2].inputs["x"], X + 10)
+    assert ms.assert_output_parity(model, recording, recording.inputs, rtol=1e-6, atol=1e-6).n == 18
     assert len(ms.open_recording(tmp_path / "case" / "test_data_set_3").exchanges) == 1
 
 
-def test_names_come_from_the_tensors_where_there_is_no_model(tmp_path: Path) -> None:
+def test_names_come_from_the_tensors_without_a_model(tmp_path: Path) -> None:
     tensors(tmp_path / "case" / "test_data_set_0", input_0=(X, "a"), input_1=X, output_0=(X, "y"))
     (exchange,) = ms.open_recording(tmp_path / "case").exchanges
     assert (sorted(exchange.inputs), list(exchange.outputs)) == (["a", "input_1"], ["y"])
 
 
-def test_a_folder_can_be_read_by_onnx_itself(tmp_path: Path, model: Any) -> None:
+def test_written_folder_can_be_read_by_onnx(tmp_path: Path, model: Any) -> None:
     ms.record_answers(model, X, tmp_path / "case")
     folder = tmp_path / "case" / "test_data_set_0"
     assert sorted(path.name for path in folder.iterdir()) == ["input_0.pb", "output_0.pb", "output_1.pb"]
@@ -68,7 +68,7 @@ def test_a_folder_can_be_read_by_onnx_itself(tmp_path: Path, model: Any) -> None
     np.testing.assert_array_equal(numpy_helper.to_array(proto), answers(X)["top"])
 
 
-def test_an_npz_written_by_hand_is_one_request(tmp_path: Path, model: Any) -> None:
+def test_npz_written_by_hand_is_one_request(tmp_path: Path, model: Any) -> None:
     expected = answers(X)
     np.savez_compressed(
         tmp_path / "log.npz", **{"inputs/x": X, "outputs/y": expected["y"], "outputs/top": expected["top"]}
@@ -102,7 +102,7 @@ def test_columns_of_a_log_become_arrays(tmp_path: Path, model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet", "a"])
-def test_nothing_is_left_where_recording_fails(tmp_path: Path, model: Any, name: str) -> None:
+def test_failed_recording_leaves_nothing(tmp_path: Path, model: Any, name: str) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
 
@@ -118,7 +118,7 @@ def test_nothing_is_left_where_recording_fails(tmp_path: Path, model: Any, name:
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_is_replaced_when_the_new_one_is_whole_and_a_folder_never(tmp_path: Path, model: Any) -> None:
+def test_file_is_replaced_only_by_a_complete_one_and_a_folder_never(tmp_path: Path, model: Any) -> None:
     def broken() -> Any:
         yield X
         raise RuntimeError
@@ -134,55 +134,53 @@ def test_a_file_is_replaced_when_the_new_one_is_whole_and_a_folder_never(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet", "b/a.npz", "b/a"])
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path, model: Any, name: str) -> None:
-    with pytest.raises(ms.ArtifactError, match=r"cannot write the recording .*: No such file or directory"):
+def test_missing_folder_is_an_artifact_error(tmp_path: Path, model: Any, name: str) -> None:
+    with pytest.raises(ms.ArtifactError, match="No such file or directory"):
         ms.record_answers(model, X, tmp_path / "missing" / name)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
-def test_a_file_that_is_cut_short_is_told(tmp_path: Path, model: Any, name: str, keep: float) -> None:
+def test_truncated_file_is_an_artifact_error(tmp_path: Path, model: Any, name: str, keep: float) -> None:
     path = tmp_path / name
     ms.record_answers(model, X, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(ms.ArtifactError) as caught:
+    with pytest.raises(ms.ArtifactError, match=f"cannot read the recording {path}: it is truncated, damaged or no "):
         ms.open_recording(path)
-    assert str(caught.value).startswith(f"cannot read the recording {path}: it is truncated, damaged or no ")
 
 
-def test_a_damaged_member_is_told_when_it_is_read(tmp_path: Path, model: Any) -> None:
+def test_damaged_member_is_an_error_when_it_is_read(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "a.npz"
     ms.record_answers(model, X, path)
     content = bytearray(path.read_bytes())
-    place = content.find(X.tobytes())
-    content[place] ^= 1
+    content[content.find(X.tobytes())] ^= 1
     path.write_bytes(content)
     with pytest.raises(ms.ArtifactError, match="Bad CRC-32"):
         ms.open_recording(path).exchanges[0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x08\x05\x10\x01", b"not a tensor"])
-def test_a_damaged_tensor_is_told_when_it_is_read(tmp_path: Path, model: Any, damage: bytes) -> None:
+def test_damaged_tensor_is_an_error_when_it_is_read(tmp_path: Path, model: Any, damage: bytes) -> None:
     ms.record_answers(model, X, tmp_path / "a")
     path = tmp_path / "a" / "test_data_set_0" / "output_0.pb"
     path.write_bytes(damage)
-    with pytest.raises(ms.ArtifactError, match=f"cannot read {path} as float32: it is truncated, damaged or"):
-        ms.open_recording(tmp_path / "a", signature=model.signature).exchanges[0]
-    with pytest.raises(
-        ms.ArtifactError, match=r"as a tensor: .*other types need model.onnx in the same folder, or signature="
-    ):
-        ms.open_recording(tmp_path / "a").exchanges[0]
+    for signature, expected in ((model.signature, "float32"), (None, "a tensor")):
+        recording = ms.open_recording(tmp_path / "a", signature=signature)
+        with pytest.raises(ms.ArtifactError, match=f"cannot read {path} as {expected}: it is truncated, damaged or"):
+            recording.exchanges[0]
 
 
-@pytest.mark.parametrize(("gone", "told"), [("input_0", "input_0"), ("output_0", "output_0")])
-def test_a_missing_tensor_is_told_when_the_folder_is_opened(tmp_path: Path, gone: str, told: str) -> None:
-    data_set = tmp_path / "case" / "test_data_set_0"
-    tensors(data_set, input_0=X, input_1=X, output_0=X, output_1=X)
-    (data_set / f"{gone}.pb").unlink()
-    with pytest.raises(ms.ArtifactError) as caught:
-        ms.open_recording(tmp_path / "case")
-    assert str(caught.value) == f"cannot read the recording {data_set}: {told}.pb is missing"
+def test_sequence_without_its_model_needs_a_signature(tmp_path: Path) -> None:
+    proto = numpy_helper.from_list([X, X[:2]], "s")
+    folder = tmp_path / "case" / "test_data_set_0"
+    tensors(folder, output_0=X)
+    (folder / "input_0.pb").write_bytes(proto.SerializeToString())
+    signature = Signature((TensorSpec("s", "sequence(float32)", ()),), (TensorSpec("y", "float32", (None, 3)),))
+    (exchange,) = ms.open_recording(tmp_path / "case", signature=signature).exchanges
+    assert list(exchange.inputs) == ["s.length", "s[0]", "s[1]"]
+    with pytest.raises(ms.ArtifactError, match=r"other types need model.onnx in the same folder, or signature="):
+        ms.open_recording(tmp_path / "case").exchanges[0]
 
 
 def npz(path: Path, **members: Any) -> Path:
@@ -195,33 +193,46 @@ def frame(path: Path, **columns: Any) -> Path:
     return path
 
 
+def incomplete(path: Path, missing: str) -> Path:
+    tensors(path / "test_data_set_0", input_0=X, input_1=X, output_0=X, output_1=X)
+    (path / "test_data_set_0" / f"{missing}.pb").unlink()
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda f: f / "a.npz", "there is no such file or folder"),
         (lambda f: f, "there is no test_data_set_0 in it"),
+        (lambda f: incomplete(f, "input_0"), "input_0.pb is missing"),
+        (lambda f: incomplete(f, "output_0"), "output_0.pb is missing"),
         (lambda f: npz(f / "a.npz", **{"inputs/x": X}), "request 0 has no outputs"),
         (
             lambda f: npz(f / "a.npz", **{"0/inputs/x": X, "0/outputs/y": X, "2/inputs/x": X}),
             "request 1 has no inputs and outputs",
         ),
+        (lambda f: npz(f / "a.npz", x=X), "unknown member 'x'; members are called 'inputs/...' and 'outputs/...'"),
         (
-            lambda f: npz(f / "a.npz", x=X),
-            "unknown member 'x'; members are called 'inputs/...' and 'outputs/...', preceded by '0/', '1/' and so on for "
-            "several requests",
+            lambda f: npz(
+                f / "a.npz",
+                recording=np.array('{"schema": 2, "name": "a", "variant": "", "sha256": null, "dtypes": {}}'),
+                **{"inputs/x": X, "outputs/y": X},
+            ),
+            "it has schema 2; this release reads 1",
         ),
         (lambda f: frame(f / "a.parquet", x=[1.0]), "no column is named inputs/...; give the columns by inputs="),
     ],
-    ids=["missing", "no-data-set", "no-outputs", "gap", "other-members", "no-columns"],
+    ids=["missing", "no-data-set", "no-input", "no-output", "no-outputs", "gap", "member", "schema", "no-columns"],
 )
-def test_what_is_no_recording_is_told(tmp_path: Path, make: Any, message: str) -> None:
+def test_path_without_a_recording_is_an_artifact_error(tmp_path: Path, make: Any, message: str) -> None:
     path = make(tmp_path)
     with pytest.raises(ms.ArtifactError) as caught:
         ms.open_recording(path)
-    assert str(caught.value) == f"cannot read the recording {path}: {message}"
+    assert str(caught.value).startswith(f"cannot read the recording {path}")
+    assert message in str(caught.value)
 
 
-def test_nulls_and_misspelt_columns_are_told(tmp_path: Path) -> None:
+def test_nulls_and_misspelled_columns_are_artifact_errors(tmp_path: Path) -> None:
     path = frame(tmp_path / "a.parquet", **{"inputs/x": [1.0, None], "outputs/y": [1.0, 2.0]})
     with pytest.raises(ms.ArtifactError, match="column 'inputs/x' has 1 nulls"):
         ms.open_recording(path).exchanges[0]
@@ -229,7 +240,7 @@ def test_nulls_and_misspelt_columns_are_told(tmp_path: Path) -> None:
         ms.open_recording(path, inputs={"x": "inputs/z"})
 
 
-def test_what_a_format_does_not_hold_is_told(tmp_path: Path, narrow: Path, model: Any) -> None:
+def test_values_that_a_format_cannot_store_are_refused(tmp_path: Path, narrow: Path, model: Any) -> None:
     with ms.serve(narrow) as predictor, pytest.raises(ms.UsageError) as caught:
         ms.record_answers(predictor, X, tmp_path / "a.parquet")
     assert str(caught.value) == "outputs/b has dtype bfloat16, which Parquet cannot store; record it as .npz"
@@ -243,22 +254,3 @@ def test_what_a_format_does_not_hold_is_told(tmp_path: Path, narrow: Path, model
     with pytest.raises(ms.UsageError, match="apply to Parquet files only"):
         ms.record_answers(model, X, tmp_path / "a.npz") and ms.open_recording(tmp_path / "a.npz", rows=3)
     assert not (tmp_path / "a.parquet").exists()
-
-
-def test_a_recording_of_a_later_release_is_told(tmp_path: Path) -> None:
-    about = np.array('{"schema": 2, "name": "a", "variant": "", "sha256": null, "dtypes": {}}')
-    path = npz(tmp_path / "a.npz", recording=about, **{"inputs/x": X, "outputs/y": X})
-    with pytest.raises(ms.ArtifactError, match="it has schema 2; this release reads 1"):
-        ms.open_recording(path)
-
-
-def test_a_sequence_without_its_model_needs_a_signature(tmp_path: Path) -> None:
-    proto = numpy_helper.from_list([X, X[:2]], "s")
-    folder = tmp_path / "case" / "test_data_set_0"
-    tensors(folder, output_0=X)
-    (folder / "input_0.pb").write_bytes(proto.SerializeToString())
-    signature = Signature((TensorSpec("s", "sequence(float32)", ()),), (TensorSpec("y", "float32", (None, 3)),))
-    (exchange,) = ms.open_recording(tmp_path / "case", signature=signature).exchanges
-    assert list(exchange.inputs) == ["s.length", "s[0]", "s[1]"]
-    with pytest.raises(ms.ArtifactError, match=r"other types need model.onnx"):
-        ms.open_recording(tmp_path / "case").exchanges[0]

@@ -1,4 +1,4 @@
-"""What is recorded replays: every format, every type of value, against the model that answered and against others."""
+"""Recordings replay in every format and for every type of value, against their own model and against others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def replayed(candidate: ms.Predictor, recording: ms.Recording) -> ms.Evidence:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("named", [False, True], ids=["array", "mapping"])
-def test_recorded_answers_are_the_model_s_own(tmp_path: Path, linear: Path, name: str, named: bool) -> None:
+def test_recorded_outputs_are_the_models_own(tmp_path: Path, linear: Path, name: str, named: bool) -> None:
     requests = ({"x": batch} for batch in batches()) if named else batches()
     with ms.serve(linear) as model:
         recording = ms.record_answers(model, requests, tmp_path / name)
@@ -42,7 +42,7 @@ def test_recorded_answers_are_the_model_s_own(tmp_path: Path, linear: Path, name
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_another_model_is_found_out_with_the_row(tmp_path: Path, linear: Path, name: str) -> None:
+def test_another_model_fails_with_the_row(tmp_path: Path, linear: Path, name: str) -> None:
     with ms.serve(linear) as model:
         recording = ms.record_answers(model, batches(), tmp_path / name)
     changed = onnx.load(linear)
@@ -81,7 +81,7 @@ def test_every_type_of_value_replays(tmp_path: Path, everything: Path, narrow: P
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_function_and_its_array_without_a_name_are_recorded_too(tmp_path: Path, name: str) -> None:
+def test_function_with_an_unnamed_array_is_recorded(tmp_path: Path, name: str) -> None:
     with ms.serve(lambda x: {"a": x + 1, "b": (x > 0)}, name="plus") as model:
         recording = ms.record_answers(model, X, tmp_path / name)
         assert isinstance(recording.exchanges[0].inputs, np.ndarray)
@@ -89,7 +89,7 @@ def test_a_function_and_its_array_without_a_name_are_recorded_too(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_opening_again_gives_the_same_recording(tmp_path: Path, linear: Path, name: str) -> None:
+def test_opening_again_returns_the_same_recording(tmp_path: Path, linear: Path, name: str) -> None:
     with ms.serve(linear) as model:
         written = ms.record_answers(model, batches(), tmp_path / name)
         again = ms.open_recording(tmp_path / name, signature=model.signature)
@@ -99,7 +99,7 @@ def test_opening_again_gives_the_same_recording(tmp_path: Path, linear: Path, na
             np.testing.assert_array_equal(one.outputs[key], other.outputs[key], strict=True)
 
 
-def test_the_same_answers_are_the_same_npz(tmp_path: Path, linear: Path) -> None:
+def test_equal_outputs_give_equal_npz_files(tmp_path: Path, linear: Path) -> None:
     with ms.serve(linear) as model:
         shas = {ms.record_answers(model, batches(), tmp_path / f"{i}.npz").subject.sha256 for i in range(2)}
     assert shas == {hashlib.sha256((tmp_path / "0.npz").read_bytes()).hexdigest()}
@@ -107,14 +107,14 @@ def test_the_same_answers_are_the_same_npz(tmp_path: Path, linear: Path) -> None
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # no clock in it
 
 
-def test_an_npz_says_who_answered(tmp_path: Path, linear: Path) -> None:
+def test_npz_names_the_recorded_model(tmp_path: Path, linear: Path) -> None:
     with ms.serve(linear, name="digits", variant="fp32") as model:
         recording = ms.record_answers(model, X, tmp_path / "a.npz")
     assert (recording.subject.name, recording.subject.variant) == ("digits", "fp32, recorded")
     assert ms.open_recording(tmp_path / "a.npz", name="champion").subject.name == "champion"
 
 
-def test_a_recording_knows_its_own_requests_only(tmp_path: Path, linear: Path) -> None:
+def test_recording_has_outputs_only_for_its_requests(tmp_path: Path, linear: Path) -> None:
     with ms.serve(linear) as model:
         recording = ms.record_answers(model, batches(), tmp_path / "a.npz")
     np.testing.assert_array_equal(recording.predict(X[4:8])["y"], recording.exchanges[1].outputs["y"])
@@ -129,7 +129,7 @@ def test_a_recording_knows_its_own_requests_only(tmp_path: Path, linear: Path) -
         recording.predict(X[4:8])
 
 
-def test_one_request_with_two_answers_is_no_recording_of_one_model() -> None:
+def test_request_with_two_outputs_is_an_artifact_error() -> None:
     def exchange(value: float) -> ms.Exchange:
         return ms.Exchange(X, {"y": np.array([value])})
 
@@ -142,14 +142,14 @@ def test_one_request_with_two_answers_is_no_recording_of_one_model() -> None:
         ms.Recording(subject, [])
 
 
-def test_an_answer_may_be_changed_without_harm() -> None:
+def test_returned_outputs_are_copies() -> None:
     recording = ms.Recording(ms.serve(lambda x: x, name="log").subject, [ms.Exchange(X, {"y": np.zeros(3)})])
     recording.predict(X)["y"][:] = 99
     assert recording.predict(X)["y"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_text_is_the_same_request_however_it_is_stored(tmp_path: Path, name: str) -> None:
+def test_text_is_the_same_request_in_every_dtype(tmp_path: Path, name: str) -> None:
     words = np.array(["a", "bé", ""])
     with ms.serve(lambda t: np.char.add(t.astype(str), "!").astype(object), name="shout") as model:
         recording = ms.record_answers(model, words, tmp_path / name)
