@@ -23,9 +23,9 @@ from scipy.special import bdtr, gammaln, ndtri, xlog1py, xlogy
 
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats.paired_proportions import (
-    TOLERATED,
+    ERROR_TOLERANCE,
     Truth,
-    first_lost_outside,
+    first_lost_above,
     probabilities_within,
     rows_without_discordance,
     score,
@@ -91,7 +91,7 @@ def held_and_tango(n: int, difference: float, level: float) -> tuple[Rule, Rule]
         middle = np.minimum((low + high) // 2, totals)
         above = score(middle, totals - middle, n, difference) > -ndtri(level)
         low, high = np.where(above, low, middle + 1), np.where(above, middle, high)
-    return Rule(n, first_lost_outside(totals, n, difference, level)), Rule(n, low)
+    return Rule(n, first_lost_above(totals, n, difference, level)), Rule(n, low)
 
 
 def judged(n: int, difference: float, level: float, alternatives: tuple[float, ...]) -> Row:
@@ -102,7 +102,7 @@ def judged(n: int, difference: float, level: float, alternatives: tuple[float, .
     far = np.geomspace(margin, MOST_DISCORDANT, 40)
     discordances = np.unique(np.append(near[near < MOST_DISCORDANT], far))
     sizes, tango_sizes = (rule.chances(discordances, difference) / (1 - level) for rule in (held, tango))
-    kept = discordances[tango_sizes <= TOLERATED]
+    kept = discordances[tango_sizes <= ERROR_TOLERANCE]
     locally = max(_lost_power(held, tango, drop, kept) for drop in alternatives)
     everywhere = None
     if kept.size == discordances.size:

@@ -1,4 +1,4 @@
-"""How sure a quantile is, whatever the distribution: bounds that are order statistics of the sample."""
+"""Distribution-free bounds of a quantile from order statistics, for independent and for dependent samples."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pytest_modelserve.stats.intervals import Bounds, check_level, check_vector
 
 
 def quantile_bounds(samples: ArrayLike, quantile: float, *, low_level: float, high_level: float) -> Bounds:
-    """The `quantile` (0.95, say) of what `samples` (n,) came from, between two order statistics of theirs.
+    """Return the `quantile` of the distribution of `samples` (n,), bounded by two order statistics.
 
-    The estimate is the inverse of the empirical distribution function: the smallest sample that at least that share
-    of the samples does not exceed. With B ~ Bin(n, quantile), the low end is the largest X₍ᵣ₎ with P(B >= r) >=
-    `low_level` and the high end the smallest X₍ₛ₎ with P(B < s) >= `high_level`. Where n is too small for any order
-    statistic to have that level, the end is infinite; `samples_for_quantile` tells how many would do.
+    The estimate is the inverse of the empirical distribution function: the smallest sample that at least that
+    proportion of the samples does not exceed. With B ~ Bin(n, quantile), the low end is the largest X₍ᵣ₎ with P(B >= r)
+    >= `low_level` and the high end the smallest X₍ₛ₎ with P(B < s) >= `high_level`. If n is too small for any order
+    statistic to have that level, the end is infinite; `samples_for_quantile` returns how many are enough.
 
-    Assumes independent samples of one distribution, and nothing of its shape: ties and atoms only raise the levels.
-    Infinite samples (a call that never came back) are ordered like any other. Source: David and Nagaraja (2003),
+    Assumes independent samples of one distribution of any shape; ties only raise the levels. Infinite samples (a call
+    that never returned) are ordered like any other. Source: David and Nagaraja (2003),
     Order Statistics, 3rd ed., section 7.1.
 
     UsageError for no samples, NaN among them, more than one axis, a quantile outside (0, 1) or a level outside
     (0.5, 1).
     """
     ordered = _ordered(samples)
-    quantile = _share(quantile)
+    quantile = _check_quantile(quantile)
     low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
     n = len(ordered)
     low_rank, high_rank = _low_rank(n, quantile, low_level), _high_rank(n, quantile, high_level)
@@ -45,7 +45,7 @@ def quantile_bounds(samples: ArrayLike, quantile: float, *, low_level: float, hi
 
 
 def median_bounds(samples: ArrayLike, *, low_level: float, high_level: float) -> Bounds:
-    """The median of what `samples` (n,) came from, between the two ends of the sign test's interval.
+    """Return the median of the distribution of `samples` (n,) with the sign test's interval.
 
     The case `quantile=0.5` of `quantile_bounds`: for an even n the estimate is the lower of the two middle samples.
     """
@@ -53,17 +53,17 @@ def median_bounds(samples: ArrayLike, *, low_level: float, high_level: float) ->
 
 
 def samples_for_quantile(quantile: float, *, low_level: float, high_level: float) -> int:
-    """The smallest n for which both ends of `quantile_bounds` are finite: 59 for a 95 % high end of a p95.
+    """Return the smallest n for which both ends of `quantile_bounds` are finite: 59 for a 95 % high end of a p95.
 
     Solves 1 − quantileⁿ >= high_level and 1 − (1 − quantile)ⁿ >= low_level. UsageError as for `quantile_bounds`.
     """
-    quantile = _share(quantile)
+    quantile = _check_quantile(quantile)
     low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
 
     def both_finite(n: int) -> bool:
         return _low_rank(n, quantile, low_level) >= 1 and _high_rank(n, quantile, high_level) <= n
 
-    # The closed form may be off by one in the last place; what counts is what quantile_bounds will do with n samples.
+    # The closed form may be off by one by rounding, so the result is checked with the ranks of quantile_bounds.
     n = math.ceil(max(math.log1p(-high_level) / math.log(quantile), math.log1p(-low_level) / math.log1p(-quantile)))
     while n > 1 and both_finite(n - 1):
         n -= 1
@@ -73,51 +73,50 @@ def samples_for_quantile(quantile: float, *, low_level: float, high_level: float
 
 
 def _rank(n: int, quantile: float) -> int:
-    """The smallest k with k/n >= quantile; n·quantile alone rounds 100 · 0.07 up to 7.000000000000001."""
+    """Return the smallest k with k/n >= quantile; n·quantile alone rounds 100 · 0.07 up to 7.000000000000001."""
     rank = math.ceil(n * quantile)
     return rank - 1 if (rank - 1) / n >= quantile else rank
 
 
 def _low_rank(n: int, quantile: float, level: float) -> int:
-    """The largest r with P(B >= r) >= level; 0 where there is none."""
+    """Return the largest r with P(B >= r) >= level; 0 where there is none."""
     return bisect_left(range(1, n + 1), True, key=lambda r: bdtrc(r - 1, n, quantile) < level)
 
 
 def _high_rank(n: int, quantile: float, level: float) -> int:
-    """The smallest s with P(B < s) >= level; n + 1 where there is none."""
+    """Return the smallest s with P(B < s) >= level; n + 1 where there is none."""
     return 1 + bisect_left(range(1, n + 1), True, key=lambda s: bdtr(s - 1, n, quantile) >= level)
 
 
 def _ordered(samples: ArrayLike) -> NDArray[np.float64]:
     values = check_vector("samples", samples)
     if not values.size:
-        raise UsageError("a quantile of no samples says nothing: measure at least one")
+        raise UsageError("samples must not be empty: a quantile needs at least one")
     if missing := int(np.isnan(values).sum()):
-        raise UsageError(f"{missing} of {values.size} samples are NaN and have no place in an order: leave them out")
+        raise UsageError(f"samples must not be NaN, got {missing} of {values.size}: leave them out")
     return np.sort(values)
 
 
-def _share(quantile: float) -> float:
+def _check_quantile(quantile: float) -> float:
     if not 0 < quantile < 1:
-        raise UsageError(f"a quantile is a share above 0 and below 1 (0.95, say), not {quantile}")
+        raise UsageError(f"quantile must be above 0 and below 1 (for example 0.95), got {quantile}")
     return float(quantile)
 
 
-# How sure a quantile is where neighbouring samples depend on each other: calls in a burst of load, say.
-
-
+# With fewer blocks `serial_dependence` finds none, which would be taken for independence.
 _FEWEST_BLOCKS = 8
-"""Fewer blocks than these show no dependence (`serial_dependence`), which would be taken for its absence."""
+# Blocks as long as the dependence still depend on their neighbors; at twice that length hardly.
 _MARGIN = 2
-"""Blocks as long as the dependence still touch each other; at twice that length what they share is small."""
+# Fewer samples beyond a level do not show whether they come in bursts.
 _FEWEST_BEYOND = 10
-"""Fewer samples beyond a level do not tell whether they come in bursts."""
 
 
 @dataclass(frozen=True, slots=True)
 class DependentBounds:
-    """Bounds of a quantile, and over how many consecutive samples those about it depend on each other: 1 where they do
-    not, 0 where no block contains the dependence, as in a drift."""
+    """Bounds of a quantile, and the length of the blocks within which samples near it depend on each other.
+
+    `block` is 1 without dependence, and 0 where no block contains it, as in a drift.
+    """
 
     bounds: Bounds
     block: int
@@ -126,17 +125,17 @@ class DependentBounds:
 def dependent_quantile_bounds(
     samples: ArrayLike, quantile: float, *, low_level: float, high_level: float
 ) -> DependentBounds:
-    """The `quantile` of what `samples` (n,), in their order, came from, counting blocks of dependent samples as one.
+    """Return the `quantile` of serially dependent `samples` (n,), with blocks of dependent samples counted as one.
 
-    An end at a level t says that a share of samples lies beyond t, so the dependence that matters there is that of
-    being beyond t. Each end is tried at the order statistic of `quantile_bounds`: where `dependence_block` finds that
-    blocks of samples beyond it come together, at the order statistic that n // block independent samples would bear out
-    instead, where dependence is measured again, and so on outwards. Without dependence these are `quantile_bounds`. An
-    end that no level bears out is infinite.
+    An end at a level t claims that a proportion of samples lies beyond t, so the dependence of exceeding t matters.
+    Each end starts at the order statistic of `quantile_bounds`. Where `dependence_block` finds that samples beyond it
+    come in blocks, it moves to the order statistic of n // block independent samples, where dependence is measured
+    again, and so on outwards. Without dependence these are `quantile_bounds`. An end that no level supports is
+    infinite.
 
-    What the samples do not show no bound knows: bursts that are rarer than the sample is long. Simulated with 472
-    samples of bursts of 3 to 40, in tests/stats/test_dependent_quantiles.py: a low end, on which FAIL rests, keeps its
-    level; a high end keeps it where each sample has several bursts in it, and not where most have none.
+    Bursts that are rarer than the sample is long cannot be seen. Simulated with 472 samples of bursts of 3 to 40
+    (tests/stats/test_quantiles.py): a low end, on which FAIL rests, keeps its level. A high end keeps it where each
+    sample contains several bursts, and not where most contain none.
 
     Source: the order statistics as for `quantile_bounds`; the effective number by batch means, Law, Simulation Modeling
     and Analysis, chapter 9. UsageError as for `quantile_bounds`.
@@ -149,9 +148,9 @@ def dependent_quantile_bounds(
 
 
 def dependence_block(values: ArrayLike) -> int:
-    """How many consecutive `values` (n,) a block has to hold so that blocks do not depend on each other.
+    """Return the block length of consecutive `values` (n,) from which on blocks are independent of each other.
 
-    1 where there is no sign of dependence. Else blocks are doubled until their means show none, and once more; 0 where
+    1 without a sign of dependence. Otherwise blocks are doubled until their means show none, and once more; 0 where
     fewer than 8 blocks would remain. UsageError as for `serial_dependence`.
     """
     numbers = check_vector("values", values)
@@ -168,7 +167,7 @@ def dependence_block(values: ArrayLike) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """The two searches; `ordered` are the sorted values."""
+    """Searches for the two ends; `ordered` are the sorted values."""
 
     values: NDArray[np.float64]
     ordered: NDArray[np.float64]
@@ -177,52 +176,52 @@ class _Ends:
     high_level: float
 
     def high(self, plain: float) -> float:
-        """The end: so few samples lie above it that more would be likely."""
+        """Return the high end: so few samples lie above it that more would be likely."""
         if math.isinf(plain):
             return plain
         n = self.values.size
         above, last = n - 1 - int(np.searchsorted(self.ordered, plain)), False
         while not last:
             last = above == 0
-            block = dependence_block(self.values >= self.ordered[n - self._enough(above)])
-            standing = self._standings(n // block).high if block else math.inf
-            bearable = -1 if math.isinf(standing) else n * (n // block - int(standing)) // (n // block)
-            if above <= bearable or (not block and self._are_rare_throughout(above)):
+            block = dependence_block(self.values >= self.ordered[n - self._tested(above)])
+            rank = self._ranks(n // block).high if block else math.inf
+            supported = -1 if math.isinf(rank) else n * (n // block - int(rank)) // (n // block)
+            if above <= supported or (not block and self._are_rare_throughout(above)):
                 return float(self.ordered[n - 1 - above])
-            above = bearable if bearable >= 0 else above // 2
+            above = supported if supported >= 0 else above // 2
         return math.inf
 
     def low(self, plain: float) -> float:
-        """The end: so few samples lie below it that fewer would be unlikely."""
+        """Return the low end: so few samples lie below it that fewer would be unlikely."""
         if math.isinf(plain):
             return plain
         n = self.values.size
         below, last = int(np.searchsorted(self.ordered, plain)), False
         while not last:
             last = below == 0
-            block = dependence_block(self.values <= self.ordered[self._enough(below) - 1])
-            standing = self._standings(n // block).low if block else -math.inf
-            bearable = -1 if math.isinf(standing) else n * (int(standing) - 1) // (n // block)
-            if below <= bearable:
+            block = dependence_block(self.values <= self.ordered[self._tested(below) - 1])
+            rank = self._ranks(n // block).low if block else -math.inf
+            supported = -1 if math.isinf(rank) else n * (int(rank) - 1) // (n // block)
+            if below <= supported:
                 return float(self.ordered[below])
-            below = bearable if bearable >= 0 else max(2 * below - n, 0)
+            below = supported if supported >= 0 else max(2 * below - n, 0)
         return -math.inf
 
     def _are_rare_throughout(self, above: int) -> bool:
-        """Whether the share of samples beyond the end, told by what eighths of the sample have of them, is small.
+        """Return whether few samples lie beyond the end in all eighths of the sample.
 
-        Where a speed drifts no block contains the dependence, and yet a level far beyond most samples is no quantile.
+        In a drift no block contains the dependence, but a level far beyond most samples is still above the quantile.
         """
         beyond = self.values > self.ordered[self.values.size - 1 - above]
-        shares = np.array([part.mean() for part in np.array_split(beyond, _FEWEST_BLOCKS)])
-        reach = stdtrit(_FEWEST_BLOCKS - 1, self.high_level) * shares.std(ddof=1) / math.sqrt(_FEWEST_BLOCKS)
-        return bool(shares.mean() + reach <= 1 - self.quantile)
+        proportions = np.array([part.mean() for part in np.array_split(beyond, _FEWEST_BLOCKS)])
+        width = stdtrit(_FEWEST_BLOCKS - 1, self.high_level) * proportions.std(ddof=1) / math.sqrt(_FEWEST_BLOCKS)
+        return bool(proportions.mean() + width <= 1 - self.quantile)
 
-    def _enough(self, beyond: int) -> int:
-        """As many samples, and enough to show whether they come in bursts; equal ones count in any case."""
+    def _tested(self, beyond: int) -> int:
+        """Return the number of extreme samples to test for bursts: enough to show them, and at least `beyond`."""
         return max(beyond, min(_FEWEST_BEYOND, self.values.size))
 
-    def _standings(self, count: int) -> Bounds:
-        """The ranks, from 1, of both ends among `count` independent samples."""
+    def _ranks(self, count: int) -> Bounds:
+        """Return the ranks, from 1, of both ends among `count` independent samples."""
         ranks = np.arange(1, count + 1)
         return quantile_bounds(ranks, self.quantile, low_level=self.low_level, high_level=self.high_level)

@@ -1,7 +1,8 @@
-"""What n paired rows can decide: the chance of each verdict, and the rows needed, before anything is measured.
+"""Power and sample size of paired proportions and of means, before anything is measured.
 
-The verdicts are those of a budget "the drop is at most `margin`" over `paired_difference_bounds`: PASS when the high
-end, at `confidence`, is at most the margin; FAIL when the low end, at 1 − `alpha`, lies above it; else INCONCLUSIVE.
+For paired proportions, the verdicts are those of a budget "the drop is at most `margin`" over
+`paired_difference_bounds`: PASS when the high end, at `confidence`, is at most the margin; FAIL when the low end, at 1
+− `alpha`, lies above it; else INCONCLUSIVE.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from scipy.special import bdtr, gammaln, ndtr, ndtri, stdtrit, xlog1py, xlogy
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import check_count, check_error_rate, check_level
-from pytest_modelserve.stats.means import block_means, reach
-from pytest_modelserve.stats.paired_proportions import first_lost_outside, rows_without_discordance, variance_given
+from pytest_modelserve.stats.means import block_means, half_width
+from pytest_modelserve.stats.paired_proportions import first_lost_above, rows_without_discordance, variance_given
 
+# Discordant totals that together are less likely than this are left out: far below any probability that is reported.
 _LOST_MASS = 1e-12
-"""Discordant totals that together are less likely than this are left out: far below any share that is told."""
+# More than any data set has: if so many blocks do not decide, the budget is too close to the truth.
+_MOST_BLOCKS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictProbabilities:
-    """The probability of each verdict; the three add up to 1."""
+    """Probabilities of the three verdicts, which add up to 1."""
 
     passes: float
     inconclusive: float
@@ -35,11 +38,11 @@ class VerdictProbabilities:
 def noninferiority_power(
     n: int, *, discordance: float, difference: float, margin: float, confidence: float, alpha: float
 ) -> VerdictProbabilities:
-    """The probability of each verdict with `n` rows, by enumeration of the tables that can occur.
+    """Return the probability of each verdict with `n` rows, by enumeration of the possible tables.
 
-    `discordance` is the true share of rows on which one model is right and the other wrong, `difference` the true
-    drop: rows are lost with probability (discordance + difference)/2 and gained with (discordance − difference)/2.
-    With `difference = margin`, `passes` is the true size of the PASS verdict; with 0, the power for an equal model.
+    `discordance` is the true proportion of rows on which only one model is right, `difference` the true drop: rows are
+    lost with probability (discordance + difference)/2 and gained with (discordance − difference)/2. With `difference =
+    margin`, `passes` is the true size of the PASS verdict; with 0, the power for an equal model.
 
     Exact for the verdicts of `paired_difference_bounds`, up to a total probability of 1e-12 that is left out. Takes
     some 30 ms for n up to 10,000 and 50 ms for 100,000.
@@ -51,29 +54,28 @@ def noninferiority_power(
     _check_truth(discordance=discordance, difference=difference, margin=margin)
     confidence, alpha = check_level("confidence", confidence), check_error_rate("alpha", alpha)
     totals, weights = _discordant_totals(n, discordance)
-    lost_share = 0.5 * (1 + difference / discordance) if discordance > 0 else 0.5
-    first_not_passing = first_lost_outside(totals, n, margin, confidence)
-    # A low end above the margin is, seen from the other model, a high end below minus the margin.
-    first_not_failing = first_lost_outside(totals, n, float(np.nextafter(-margin, -1)), 1 - alpha)
-    passes = float(weights @ _below(first_not_passing, totals, lost_share))
-    fails = float(weights @ _below(first_not_failing, totals, 1 - lost_share))
+    lost_probability = 0.5 * (1 + difference / discordance) if discordance > 0 else 0.5
+    first_not_passing = first_lost_above(totals, n, margin, confidence)
+    # With the models exchanged, a low end above the margin is a high end below minus the margin.
+    first_not_failing = first_lost_above(totals, n, float(np.nextafter(-margin, -1)), 1 - alpha)
+    passes = float(weights @ _below(first_not_passing, totals, lost_probability))
+    fails = float(weights @ _below(first_not_failing, totals, 1 - lost_probability))
     return VerdictProbabilities(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
 
 
 def rows_needed(
     *, discordance: float, margin: float, difference: float = 0.0, confidence: float, power: float = 0.9
 ) -> int:
-    """The number of rows with which a model of true drop `difference` passes with probability about `power`.
+    """Return the number of rows with which a model of true drop `difference` passes with probability about `power`.
 
     (z(confidence)·sqrt(v₀) + z(power)·sqrt(v₁))² / (margin − difference)², rounded up, where v₁ = discordance −
-    difference² is the variance of one row's (lost − gained) and v₀ the variance that the score statistic believes in,
-    that of the fit at the margin; but no fewer than the rows with which an interval without a discordant row first
-    fits below the margin (289 for a margin of 1 point at 95 %). Where the discordance is far above the margin the two
-    variances are equal and n is the familiar 8.564·discordance/margin².
+    difference² is the variance of one row's (lost − gained) and v₀ that of the fit at the margin; but no fewer than the
+    rows with which an interval without a discordant row is first below the margin (289 for 1 point at 95 %). Where the
+    discordance is far above the margin the two variances are equal and n is the familiar 8.564·discordance/margin².
 
     An approximation: where few discordant rows are expected, the power moves in steps as n grows. For a power of 0.9,
     margins from 1 to 5 points and discordances from 0.1 to 30 %, the power enumerated at the n returned lies between
-    0.84 and 0.97 (benchmarks/error_rates.py); `noninferiority_power` tells it for any n.
+    0.84 and 0.97 (benchmarks/error_rates.py); `noninferiority_power` computes it for any n.
 
     Source: Nam (1997), Biometrics 53, 1422–1430, the sample size of the score test.
 
@@ -83,32 +85,32 @@ def rows_needed(
     _check_truth(discordance=discordance, difference=difference, margin=margin)
     if difference >= margin:
         raise UsageError(
-            f"no number of rows makes PASS likely for a true drop of {difference}: it is not below the margin {margin}"
+            f"difference must be below the margin {margin}, got {difference}: no number of rows makes PASS likely"
         )
     z_pass = float(ndtri(check_level("confidence", confidence)))
     z_power = float(ndtri(check_level("power", power)))
-    believed = float(variance_given((discordance + difference) / 2, (discordance - difference) / 2, 1, margin))
+    fitted = float(variance_given((discordance + difference) / 2, (discordance - difference) / 2, 1, margin))
     true = discordance - difference**2
-    n = math.ceil(((z_pass * math.sqrt(believed) + z_power * math.sqrt(true)) / (margin - difference)) ** 2)
+    n = math.ceil(((z_pass * math.sqrt(fitted) + z_power * math.sqrt(true)) / (margin - difference)) ** 2)
     return max(n, rows_without_discordance(margin, confidence)) if margin > 0 else n
 
 
 def _check_truth(*, discordance: float, difference: float, margin: float) -> None:
     if not 0 <= discordance <= 1:
-        raise UsageError(f"discordance is a share from 0 to 1, not {discordance}")
+        raise UsageError(f"discordance must lie in [0, 1], got {discordance}")
     if not abs(difference) <= discordance:
-        raise UsageError(f"a drop of {difference} needs a discordance of at least {abs(difference)}, not {discordance}")
+        raise UsageError(f"discordance must be at least |difference| = {abs(difference)}, got {discordance}")
     if not -1 < margin < 1:
-        raise UsageError(f"margin is a difference of two shares, above -1 and below 1, not {margin}")
+        raise UsageError(f"margin must be above -1 and below 1, got {margin}")
 
 
 def _discordant_totals(n: int, discordance: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The totals of discordant rows that matter, (totals,), and the probability of each, adding up to 1."""
+    """Return the totals of discordant rows that are likely enough, (totals,), and their probabilities."""
     mean = n * discordance
-    # Bernstein's inequality: |total − mean| exceeds reach with probability below _LOST_MASS.
+    # Bernstein's inequality: |total − mean| exceeds width with probability below _LOST_MASS.
     log_mass = math.log(2 / _LOST_MASS)
-    reach = log_mass / 3 + math.sqrt((log_mass / 3) ** 2 + 2 * mean * (1 - discordance) * log_mass)
-    totals = np.arange(max(math.floor(mean - reach), 0), min(math.ceil(mean + reach), n) + 1)
+    width = log_mass / 3 + math.sqrt((log_mass / 3) ** 2 + 2 * mean * (1 - discordance) * log_mass)
+    totals = np.arange(max(math.floor(mean - width), 0), min(math.ceil(mean + width), n) + 1)
     logarithms = (
         gammaln(n + 1)
         - gammaln(totals + 1)
@@ -120,27 +122,18 @@ def _discordant_totals(n: int, discordance: float) -> tuple[NDArray[np.int64], N
     return totals, weights / weights.sum()
 
 
-def _below(first: NDArray[np.int64], totals: NDArray[np.int64], share: float) -> NDArray[np.float64]:
-    """P(count < first) for each total, count ~ Bin(total, share)."""
-    return np.where(first > 0, bdtr(np.maximum(first - 1, 0), totals, share), 0.0)
-
-
-# What a sample can decide of a mean: the chance of each verdict, and about how many values would decide.
-#
-# The verdicts are those of a budget "at most `limit`" over `mean_bounds`; for at least, turn every sign. Both are
-# approximations for planning: the values are taken to be about normal, and to scatter as the sample does.
-
-
-_MOST_BLOCKS = 10**12
-"""Nobody labels more: where that many do not decide, the budget is at fault."""
+def _below(first: NDArray[np.int64], totals: NDArray[np.int64], probability: float) -> NDArray[np.float64]:
+    """Return P(count < first) for each total, count ~ Bin(total, probability)."""
+    return np.where(first > 0, bdtr(np.maximum(first - 1, 0), totals, probability), 0.0)
 
 
 def mean_power(
     values: ArrayLike, *, truth: float, limit: float, block: int = 1, confidence: float, alpha: float
 ) -> VerdictProbabilities:
-    """The probability of each verdict with as many `values` (n,), were their true mean `truth`.
+    """Return the probability of each verdict on "at most `limit`" with as many `values` (n,) of true mean `truth`.
 
-    A single block decides nothing: it is INCONCLUSIVE for sure. Values that do not vary decide everything. UsageError
+    The bounds are those of `mean_bounds`; for "at least" change every sign. An approximation: the values are taken to
+    be about normal and to vary as the sample does. A single block is always INCONCLUSIVE. UsageError
     as for `block_means`, for a confidence outside (0.5, 1) and an alpha outside (0, 0.5).
     """
     confidence, alpha = check_level("confidence", confidence), check_error_rate("alpha", alpha)
@@ -149,8 +142,8 @@ def mean_power(
         return VerdictProbabilities(passes=0.0, inconclusive=1.0, fails=0.0)
     if sample.standard_error == 0:
         return VerdictProbabilities(passes=float(truth <= limit), inconclusive=0.0, fails=float(truth > limit))
-    passes = float(ndtr((limit - truth - reach(sample, confidence, below=False)) / sample.standard_error))
-    fails = float(ndtr((truth - limit - reach(sample, 1 - alpha, below=True)) / sample.standard_error))
+    passes = float(ndtr((limit - truth - half_width(sample, confidence, below=False)) / sample.standard_error))
+    fails = float(ndtr((truth - limit - half_width(sample, 1 - alpha, below=True)) / sample.standard_error))
     return VerdictProbabilities(passes=passes, inconclusive=max(1 - passes - fails, 0.0), fails=fails)
 
 
@@ -164,12 +157,12 @@ def values_needed(
     alpha: float,
     power: float = 0.9,
 ) -> int | None:
-    """About how many values decide, with probability `power`, on a true mean of `truth`: PASS up to `limit`, else FAIL.
+    """Return about how many values decide, with probability `power`, on a true mean of `truth`.
 
-    The smallest number of blocks that is at least (t + z(power))²·s²/(limit − truth)², where s² is the variance of a
-    block in `values` (n,) and t, Student's quantile for that many blocks, is stretched as their skewness stretches it.
-    None where no number is enough (`truth` is `limit`, or nearly) or a single block tells no variance. UsageError as
-    for `mean_power`, and for a power outside (0.5, 1).
+    PASS up to `limit`, else FAIL. The smallest number of blocks that is at least (t + z(power))²·s²/(limit − truth)²,
+    where s² is the variance of a block in `values` (n,), and t is Student's quantile for that many blocks, scaled for
+    skewness. None where no number is enough (`truth` is `limit`, or nearly), or where there is a single block.
+    UsageError as for `mean_power`, and for a power outside (0.5, 1).
     """
     confidence, alpha = check_level("confidence", confidence), check_error_rate("alpha", alpha)
     level, z = confidence if truth <= limit else 1 - alpha, float(ndtri(check_level("power", power)))
@@ -179,11 +172,11 @@ def values_needed(
     if sample.standard_error == 0:
         return math.ceil(2 * sample.n / sample.blocks)
     student = float(stdtrit(sample.blocks - 1, level)) * sample.standard_error
-    stretch = reach(sample, level, below=truth > limit) / student
+    scale = half_width(sample, level, below=truth > limit) / student
     spread = sample.standard_error * math.sqrt(sample.blocks) / abs(limit - truth)
 
     def is_enough(blocks: int) -> bool:
-        return math.sqrt(blocks) >= (float(stdtrit(blocks - 1, level)) * stretch + z) * spread
+        return math.sqrt(blocks) >= (float(stdtrit(blocks - 1, level)) * scale + z) * spread
 
     enough = 2
     while not is_enough(enough):

@@ -1,4 +1,4 @@
-"""How far two distributions lie apart: the Kolmogorov–Smirnov distance, its chance, its bound and the rows it needs."""
+"""Two-sample tests: Kolmogorov–Smirnov, changes of correlation, a kernel discriminant, held-out classifier scores."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from scipy.special import kolmogi, kolmogorov, stdtr
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import check_count, check_level, check_vector
 
-BOUND = 1.36
-"""The 95 % point of the Kolmogorov distribution, 1.3581, rounded up."""
+Floats = NDArray[np.float64]
+
+# The 95 % point of the Kolmogorov distribution, 1.3581, rounded up.
+KOLMOGOROV_95 = 1.36
 
 
 def effective_rows(reference: float, current: float) -> float:
-    """N·m/(N + m), the rows that a comparison of N with m rows is worth; 0 where either has none.
+    """Return N·m/(N + m), the effective rows of a comparison of N with m rows; 0 where either has none.
 
-    Neither needs to be whole: rows that come in blocks of `b` count as N/b. UsageError for NaN or a negative number.
+    Neither needs to be an integer: rows in blocks of `b` count as N/b. UsageError for NaN or a negative number.
     """
     for name, rows in (("reference", reference), ("current", current)):
         if not rows >= 0:
-            raise UsageError(f"{name} is a number of rows, not {rows}")
+            raise UsageError(f"{name} must be at least 0 rows, got {rows}")
     return reference * current / (reference + current) if reference and current else 0.0
 
 
 def distribution_distance(reference_counts: ArrayLike, current_counts: ArrayLike) -> float:
-    """The largest difference, 0 to 1, of the two distribution functions at the edges between the bins.
+    """Return the largest difference, 0 to 1, of the two distribution functions at the edges between the bins.
 
-    Both are counts (bins,) over the same bins in their order. Never above the Kolmogorov–Smirnov distance of the rows
-    themselves, and below it by at most the share that the fuller sample has in the bin where that one is reached.
+    Both are counts (bins,) over the same bins in their order. At most the Kolmogorov–Smirnov distance of the rows, and
+    below it by at most the larger proportion of a sample in the bin where that distance is reached.
 
     UsageError for counts of different lengths, negative counts and a sample without rows.
     """
     reference = check_vector("reference_counts", reference_counts)
     current = check_vector("current_counts", current_counts)
     if reference.shape != current.shape:
-        raise UsageError(f"both samples are counted in the same bins, not in {reference.size} and {current.size}")
+        raise UsageError(f"both samples must be counted in the same bins, got {reference.size} and {current.size}")
     for name, counts in (("reference_counts", reference), ("current_counts", current)):
         if not (counts >= 0).all() or not counts.sum() > 0:
-            raise UsageError(f"{name} are counts of at least one row")
-    apart = np.cumsum(reference) / reference.sum() - np.cumsum(current) / current.sum()
-    return float(np.abs(apart).max())
+            raise UsageError(f"{name} must be counts of at least one row")
+    difference = np.cumsum(reference) / reference.sum() - np.cumsum(current) / current.sum()
+    return float(np.abs(difference).max())
 
 
 def kolmogorov_p_value(distance: float, effective: float) -> float:
-    """The chance of at least this `distance` between two samples of one distribution, worth `effective` rows.
+    """Return the p-value of a Kolmogorov–Smirnov `distance` between two samples of `effective` rows.
 
-    The tail of Kolmogorov's limit at √effective·distance. Against the exact two-sample distribution, values below 0.2
-    are mostly too large, the more so the fewer rows, and never too small by more than 3 % of themselves (5 to 500 rows
-    a side); ties and binning make the distance smaller and the value safer still. 1 where there are no rows. Source:
+    The tail of Kolmogorov's limit at √effective·distance. Compared with the exact two-sample distribution, values below
+    0.2 are mostly too large, the more so the fewer rows, and too small by at most 3 % of themselves (5 to 500 rows a
+    side). Ties and binning make the test conservative. 1 without rows. Source:
     Kolmogorov (1933), Smirnov (1939); Hodges (1958), Arkiv för Matematik 3, 469–486.
 
     UsageError for a distance outside [0, 1] or rows that are negative or NaN.
@@ -61,35 +63,35 @@ def kolmogorov_p_value(distance: float, effective: float) -> float:
 
 
 def distance_bound(distance: float, effective: float) -> float:
-    """A bound, at most 1, that the true distance exceeds in fewer than 5 % of samples: distance + 1.36/√effective.
+    """Return the upper 95 % bound of the true distance, distance + 1.36/√effective, at most 1.
 
-    By the triangle inequality the bound fails only where the samples lie further from their distributions than 1.36
-    standard units. Held against one true distance it is wider than 95 % asks for (0.82 would do: the difference at the
-    worst point alone is binomial); it is wrong in fewer than 1 % of samples. 1 where there are no rows.
+    By the triangle inequality the bound fails only where the samples are further from their distributions than 1.36
+    standard units. For a single true distance it is conservative (0.82 would be enough, as the difference at the worst
+    point is binomial): it fails in fewer than 1 % of samples. 1 without rows.
 
     UsageError as for `kolmogorov_p_value`.
     """
     _check(distance, effective)
-    return min(distance + BOUND / math.sqrt(effective), 1.0) if effective else 1.0
+    return min(distance + KOLMOGOROV_95 / math.sqrt(effective), 1.0) if effective else 1.0
 
 
 def passable_distance(effective: float, *, tests: int = 1, power: float = 0.95) -> float:
-    """The smallest budget, at most 1, that unchanged data of `effective` rows keep in all `tests` with `power`.
+    """Return the smallest budget, at most 1, that unchanged data of `effective` rows pass in all `tests` with `power`.
 
-    What `distance_bound` adds, and the distance that chance alone stays below: (1.36 + K⁻¹((1 − power)/tests))/
-    √effective, where K⁻¹ is the upper quantile of Kolmogorov's limit and the tests share the risk equally.
+    (1.36 + K⁻¹((1 − power)/tests))/√effective, the margin of `distance_bound` plus a quantile of the distance of
+    unchanged data. K⁻¹ is the upper quantile of Kolmogorov's limit; the tests have equal error rates.
 
     UsageError for no test, a power outside (0.5, 1) or rows that are negative or NaN.
     """
     _check(0.0, effective)
-    return min(passable_units(tests, power) / math.sqrt(effective), 1.0) if effective else 1.0
+    return min(standardized_passable_distance(tests, power) / math.sqrt(effective), 1.0) if effective else 1.0
 
 
 def rows_for_distance(max_distance: float, *, reference: float, tests: int = 1, power: float = 0.95) -> int | None:
-    """The current rows with which unchanged data keep `max_distance` in all `tests` with `power`; None where none do.
+    """Return the current rows with which unchanged data pass `max_distance` in all `tests` with `power`.
 
-    None means that `reference` rows are too few for this budget: they have to number more than
-    `effective_rows_for_distance`. With 10,000 of them, 20 tests and a budget of 0.10: 1,132.
+    None if the `reference` rows are too few for this budget: there must be more than `effective_rows_for_distance`.
+    With 10,000 of them, 20 tests and a budget of 0.10: 1,132.
 
     UsageError for a budget outside (0, 1), no test, a power outside (0.5, 1) or rows that are negative or NaN.
     """
@@ -99,48 +101,45 @@ def rows_for_distance(max_distance: float, *, reference: float, tests: int = 1, 
 
 
 def effective_rows_for_distance(max_distance: float, *, tests: int = 1, power: float = 0.95) -> float:
-    """The effective rows at which `passable_distance` is `max_distance`. UsageError as for `rows_for_distance`."""
+    """Return the effective rows at which `passable_distance` is `max_distance`. UsageError as for
+    `rows_for_distance`."""
     if not 0 < max_distance < 1:
-        raise UsageError(f"max_distance lies between 0 and 1 (0.1, say), not {max_distance}")
-    return (passable_units(tests, power) / max_distance) ** 2
+        raise UsageError(f"max_distance must be above 0 and below 1 (for example 0.1), got {max_distance}")
+    return (standardized_passable_distance(tests, power) / max_distance) ** 2
 
 
-def passable_units(tests: int, power: float) -> float:
-    """`passable_distance` times the root of the effective rows. UsageError as for that."""
+def standardized_passable_distance(tests: int, power: float) -> float:
+    """Return `passable_distance` times the root of the effective rows; UsageError as there."""
     missed = 1 - check_level("power", power)
-    return BOUND + float(kolmogi(missed / check_count("tests", tests, minimum=1)))
+    return KOLMOGOROV_95 + float(kolmogi(missed / check_count("tests", tests, minimum=1)))
 
 
 def _check(distance: float, effective: float) -> None:
     if not 0 <= distance <= 1:
-        raise UsageError(f"a distance lies from 0 to 1, not {distance}")
+        raise UsageError(f"distance must lie in [0, 1], got {distance}")
     if not effective >= 0:
-        raise UsageError(f"effective is a number of rows, not {effective}")
+        raise UsageError(f"effective must be at least 0 rows, got {effective}")
 
 
-# Has a correlation changed between two data sets? By variances that come from fourth moments.
+# Changes of correlation, with variances from fourth moments.
 
-
-Floats = NDArray[np.float64]
-
+# The exponents (a, b) of the sums Σ xᵃyᵇ of a pair of columns: all fifteen up to the fourth order.
 POWERS = tuple((total - b, b) for total in range(5) for b in range(total + 1))
-"""The exponents (a, b) of the sums Σ xᵃyᵇ of a pair of columns: all fifteen up to the fourth order."""
+# Pairs with fewer rows have no estimate.
 FEWEST_PAIRS = 4
-"""Rows of a pair below which nothing is said of it."""
+# The excess kurtosis assumed of a product of two scores: 6 for normal ones, more with tail dependence. It matters for
+# few rows and hundreds of pairs: a t copula of 3 degrees of freedom, 100 rows against 50.
 _EXCESS = 40.0
-"""The excess kurtosis that is assumed of a product of two scores: 6 of normal ones, more where tails go together. It
-matters where few rows meet hundreds of pairs: of a t copula of 3 degrees of freedom, 100 rows against 50."""
+# The 95 % point of the normal distribution.
 _Z = 1.6449
-"""The 95 % point of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Correlations:
-    """Correlations of pairs of columns (pairs,): the rows of each, its estimate, and n times its variance.
+    """Correlations of pairs of columns (pairs,): rows, estimates, and n times the variance.
 
-    The variance is that of the estimate's influence function, x·y − r(x² + y²)/2 of standardised x and y: it holds
-    whatever the distribution, where Fisher's (1 − r²)²/n needs a normal one. Neither is known of fewer than 4 rows or
-    where a column does not vary: the estimate is then NaN.
+    The variance is that of the influence function x·y − r(x² + y²)/2 of standardized x and y, which holds for any
+    distribution, unlike Fisher's (1 − r²)²/n. The estimate is NaN for fewer than 4 rows or a constant column.
     """
 
     rows: Floats
@@ -148,19 +147,19 @@ class Correlations:
     variances: Floats
 
     def of(self, pairs: NDArray[np.bool_]) -> Correlations:
-        """Those of the pairs that are marked (pairs,)."""
+        """Select the marked pairs (pairs,)."""
         return Correlations(self.rows[pairs], self.estimates[pairs], self.variances[pairs])
 
 
 def correlations_of(sums: ArrayLike) -> Correlations:
-    """The correlations from `sums` (pairs, 15) of each pair, in the order of POWERS.
+    """Return the correlations from the `sums` (pairs, 15) of each pair, in the order of POWERS.
 
     Source of the variance: the delta method on the five moments of a correlation; Steiger and Hakstian (1982), British
     Journal of Mathematical and Statistical Psychology 35, 208-215. UsageError for other shapes.
     """
     table = np.asarray(sums, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != len(POWERS):
-        raise UsageError(f"sums have the shape (pairs, {len(POWERS)}), not {table.shape}")
+        raise UsageError(f"sums must have shape (pairs, {len(POWERS)}), got {table.shape}")
     with np.errstate(invalid="ignore", divide="ignore"):
         raw = dict(zip(POWERS, (table / table[:, :1]).T, strict=True))
         x, y = raw[1, 0], raw[0, 1]
@@ -182,7 +181,7 @@ def correlations_of(sums: ArrayLike) -> Correlations:
 
 @dataclass(frozen=True, slots=True)
 class CorrelationChange:
-    """Changes of correlations (pairs,), current less reference, the chance of each, and 95 % bounds of their size."""
+    """Changes of correlations (pairs,), current less reference, with p-values and upper 95 % bounds of their size."""
 
     changes: Floats
     p_values: Floats
@@ -192,13 +191,13 @@ class CorrelationChange:
 def correlation_change(
     reference: Correlations, current: Correlations, *, reference_block: float = 1, current_block: float = 1
 ) -> CorrelationChange:
-    """How far the correlations of `current` lie from those of `reference`, pair by pair.
+    """Test the changes of correlations between `reference` and `current`, pair by pair.
 
-    The chance is that of the difference of Fisher-transformed correlations over its standard error, the variances of
-    both samples pooled and taken from fourth moments, never below the normal one and never below what rows that were
-    not seen may add (9/n: three rows, 95 % of what may hide). `highs` are |change| + 1.645 standard errors, each
-    sample with its own variance. Rows that come in blocks of `block` count as n/block. A pair that is unknown on either
-    side has no change, a chance of 1 and a bound of 2.
+    The p-value is that of the difference of Fisher-transformed correlations over its standard error. The variances of
+    both samples are pooled and come from fourth moments. They are at least the normal ones, and allow for unobserved
+    rows (9/n: three rows, the 95 % bound). `highs` are |change| + 1.645 standard errors with separate variances. Rows
+    in blocks of `block` count as n/block. A pair that is unknown in either sample has no change, a p-value of 1 and a
+    bound of 2.
     """
     n, m = reference.rows / reference_block, current.rows / current_block
     known = (
@@ -213,9 +212,9 @@ def correlation_change(
     variance = np.maximum((n * of_then + m * of_now) / (n + m), rest**2)
     error = np.sqrt(variance * (1 / n + 1 / m)) / rest
     largest = 1 - 1 / (n + m)
-    apart = np.arctanh(np.clip(now, -largest, largest)) - np.arctanh(np.clip(then, -largest, largest))
+    difference = np.arctanh(np.clip(now, -largest, largest)) - np.arctanh(np.clip(then, -largest, largest))
     tails = 6 / _EXCESS * (1 / n + 1 / m) ** 2 / (1 / n**3 + 1 / m**3)
-    p_values = 2 * stdtr(4 + tails, -np.abs(apart) / error)
+    p_values = 2 * stdtr(4 + tails, -np.abs(difference) / error)
     changes = now - then
     highs = np.abs(changes) + _Z * np.sqrt(of_then / n + of_now / m)
     return CorrelationChange(
@@ -223,43 +222,49 @@ def correlation_change(
     )
 
 
-# Are two samples of many columns from one distribution? A statistic of random features, its chance by permutation.
+# Kernel Fisher discriminant with a permutation test.
 
-
+# Bandwidths of the Gaussian kernels, in medians of the distance between two rows: fine, usual and coarse structure.
 BANDWIDTHS = (0.5, 1.0, 2.0)
-"""Of the Gaussian kernels, in medians of the distance between two rows: fine, usual and coarse structure."""
+# Random features per bandwidth. More columns than this are replaced by as many random sums.
 FEATURES = 256
-"""Random features a bandwidth; of linear ones as many columns at most, and of more as many random sums."""
+# Ridges in largest eigenvalues. On digits with a missing class, 0.1 to 0.3 have the most power, 0.03 and 1 about a
+# tenth less.
 RIDGES = (0.1, 0.3)
-"""In largest eigenvalues. Of digits with one class missing 0.1 to 0.3 find most, 0.03 and 1 about a tenth less."""
-_NEIGHBOURS = 500
-"""Rows whose distances give the median: 124,750 of them."""
+# Rows whose 124,750 distances give the median.
+_MEDIAN_ROWS = 500
+# Proportion of the largest variance: a ridge of a tenth leaves a hundredth of an axis with less.
 _LEAST = 1e-3
-"""Of the largest variance: a ridge of a tenth leaves a hundredth of an axis with less."""
 _BATCH = 200
+# Statistics nearer than this count as equal: in single precision, equal labels give values that differ by 1e-5.
 _SAME = 1e-3
-"""Statistics nearer than this count as equal: single precision gives the same labelling two values 1e-5 apart."""
+# A p-value from 20 exceedances has a relative error of a fifth, enough for a large one.
 _EXCEEDANCES = 20
-"""A p-value from 20 exceedances is known to a fifth of itself; nobody needs to know a large one better."""
+# Folds and principal axes of each block for the held-out classifier: its ridge removes what lies beyond them.
+FOLDS = 5
+_AXES = 48
+_RIDGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureBlock:
-    """Features of one kind for all rows, turned to their principal axes: `axes` (rows, k), of `variances` (k,)."""
+    """Features of one kind for all rows, as principal components: `axes` (rows, k) with `variances` (k,)."""
 
     axes: NDArray[np.floating]
     variances: Floats
 
 
 def feature_blocks(rows: ArrayLike, *, rng: np.random.Generator) -> tuple[FeatureBlock, ...]:
-    """The columns of `rows` (n, columns) themselves, and random Fourier features of three Gaussian kernels.
+    """Return the columns of `rows` (n, columns), and random Fourier features of three Gaussian kernels.
 
-    Columns should be of like scale. Nothing here knows which sample a row is of. Source of the features: Rahimi and
+    Columns should have similar scales. The features do not depend on which sample a row belongs to. Source: Rahimi and
     Recht (2007), NIPS 20. UsageError for anything but two axes, fewer than two rows, and values that are not finite.
     """
     values = np.asarray(rows, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2 or not np.isfinite(values).all():
-        raise UsageError("rows are finite numbers on two axes, at least two of them")
+        raise UsageError(
+            f"rows must be at least two rows of finite numbers, shape (n, columns), got shape {values.shape}"
+        )
     blocks = [_principal(values if values.shape[1] <= FEATURES else values @ _sums(values.shape[1], rng))]
     scale = _median_distance(values, rng)
     for bandwidth in BANDWIDTHS if scale else ():
@@ -275,33 +280,34 @@ def _sums(columns: int, rng: np.random.Generator) -> Floats:
 
 
 def _median_distance(values: Floats, rng: np.random.Generator) -> float:
-    """The median distance between two different rows of a sample of them; 0 where all are the same."""
-    few = values[rng.choice(len(values), min(_NEIGHBOURS, len(values)), replace=False)]
+    """Return the median distance between two different rows of a sample; 0 where all rows are equal."""
+    few = values[rng.choice(len(values), min(_MEDIAN_ROWS, len(values)), replace=False)]
     squares = (few**2).sum(axis=1)
-    apart = squares[:, np.newaxis] + squares - 2 * few @ few.T
-    different = apart[apart > 1e-9 * squares.max(initial=1.0)]
+    distances = squares[:, np.newaxis] + squares - 2 * few @ few.T
+    different = distances[distances > 1e-9 * squares.max(initial=1.0)]
     return float(np.sqrt(np.median(different))) if different.size else 0.0
 
 
 def _principal(features: Floats) -> FeatureBlock:
-    """Axes in the order of their variance, the largest first; those with a thousandth of it or less are left out."""
-    centred = features - features.mean(axis=0)
-    if centred.shape[0] < centred.shape[1]:  # of fewer rows than features, the rows' own products are the smaller table
-        variances, axes = np.linalg.eigh(centred @ centred.T / len(centred))
+    """Return the principal components in descending order of variance, without those below a thousandth of the
+    largest."""
+    centered = features - features.mean(axis=0)
+    if centered.shape[0] < centered.shape[1]:  # with fewer rows than features, the Gram matrix is smaller
+        variances, axes = np.linalg.eigh(centered @ centered.T / len(centered))
         order = np.flatnonzero(variances > _LEAST * max(variances[-1], 1e-300))[::-1]
-        return FeatureBlock(axes[:, order] * np.sqrt(len(centred) * variances[order]), variances[order])
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+        return FeatureBlock(axes[:, order] * np.sqrt(len(centered) * variances[order]), variances[order])
+    variances, directions = np.linalg.eigh(centered.T @ centered / len(centered))
     order = np.flatnonzero(variances > _LEAST * max(variances[-1], 1e-300))[::-1]
-    return FeatureBlock(centred @ directions[:, order], variances[order])
+    return FeatureBlock(centered @ directions[:, order], variances[order])
 
 
 def discriminant(blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_]) -> Floats:
-    """How far the current rows' mean lies from the others', in about standard units, for each of several labellings.
+    """Return the discriminant statistic, about standard normal, for each of several labelings.
 
-    `current` (labellings, n) marks the current rows. Of each block, the squared distance of the two means under ridge
-    covariances of all rows together is turned by Wilson and Hilferty's cube root to about a standard normal quantity,
-    and the largest over blocks and ridges taken. Kernel Fisher discriminant analysis: Harchaoui, Bach and Moulines
-    (2007), NIPS 20; the largest over several kernels as in Schrab et al. (2023), JMLR 24.
+    `current` (labelings, n) marks the current rows. For each block, the squared distance of the two means under the
+    pooled ridge covariance is transformed by Wilson and Hilferty's cube root; the result is the maximum over blocks and
+    ridges. Kernel Fisher discriminant analysis: Harchaoui, Bach and Moulines
+    (2007), NIPS 20; the maximum over several kernels as in Schrab et al. (2023), JMLR 24.
     """
     labels = np.atleast_2d(current)
     n = labels.shape[1]
@@ -315,15 +321,15 @@ def discriminant(blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_]) -
         squares = (weights.astype(block.axes.dtype, copy=False) @ block.axes) ** 2
         for ridge in RIDGES:
             inverse = 1 / (block.variances + ridge * block.variances[0])
-            shares = block.variances * inverse
-            freedom = shares.sum() ** 2 / (shares**2).sum()
-            distance = squares @ inverse / (spread * shares.sum())
+            weight = block.variances * inverse
+            freedom = weight.sum() ** 2 / (weight**2).sum()
+            distance = squares @ inverse / (spread * weight.sum())
             np.maximum(largest, _standard(distance, freedom), out=largest)
     return largest
 
 
 def _standard(ratio: Floats, freedom: float) -> Floats:
-    """The quantity, about standard normal, that rises with a chi-squared over its degrees of freedom."""
+    """Return Wilson and Hilferty's normal approximation of a chi-squared over its degrees of freedom."""
     variance = 2 / (9 * freedom)
     standard: Floats = (np.cbrt(ratio) - (1 - variance)) / math.sqrt(variance)
     return standard
@@ -332,15 +338,15 @@ def _standard(ratio: Floats, freedom: float) -> Floats:
 def permutation_p_value(
     blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, most: int, rng: np.random.Generator
 ) -> float:
-    """The chance of so large a `discriminant` if the rows had been labelled at random, by at most `most` labellings.
+    """Return the p-value of `discriminant` by at most `most` random permutations of the labels.
 
-    Exact: unchanged, exchangeable rows give a value of at most p with probability at most p. Ends early with the
-    twentieth labelling that is at least as far apart. Source: Besag and Clifford (1991), Biometrika 78, 301-304.
-    1 where all rows are the same.
+    Exact: exchangeable rows give a value of at most p with probability at most p. Ends early at the twentieth
+    permutation with at least the observed statistic. Source: Besag and Clifford (1991), Biometrika 78, 301-304.
+    1 where all rows are equal.
     """
     if not any(block.variances.size for block in blocks):
         return 1.0
-    # Half the bits are half the time, and all labellings lose the same ones.
+    # Single precision halves the time, and rounds all labelings alike.
     light = tuple(FeatureBlock(block.axes.astype(np.float32), block.variances) for block in blocks)
     observed = discriminant(light, current)[0]
     exceeding = done = 0
@@ -355,22 +361,13 @@ def permutation_p_value(
     return (exceeding + 1) / (most + 1)
 
 
-# How well a classifier tells two samples apart in rows that it has not seen.
-
-
-FOLDS = 5
-_AXES = 48
-"""Principal axes of each block that the classifier sees: beyond these its ridge leaves nothing of digits or tables."""
-_RIDGE = 0.1
-
-
 @dataclass(frozen=True, slots=True)
 class HeldOutScores:
-    """Each row's score (n,), the higher the more it looks like a current one, and how far the scores lie apart.
+    """Out-of-fold classifier scores (n,), higher for rows like the current ones, and the distance of the two samples.
 
-    `distance`, 0 to 1, is the largest amount by which the current rows' distribution function of scores lies below the
-    other rows': the one-sided Kolmogorov-Smirnov distance. It estimates from below how far the two distributions of
-    rows lie apart (total variation), as far as this classifier sees.
+    `distance`, 0 to 1, is the one-sided Kolmogorov-Smirnov distance of the scores: the largest amount by which the
+    current rows' distribution function lies below the other rows'. It estimates the total variation distance from
+    below.
     """
 
     scores: Floats
@@ -380,7 +377,7 @@ class HeldOutScores:
 def held_out_scores(
     blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, rng: np.random.Generator
 ) -> HeldOutScores:
-    """The scores of ridge discriminants, each row's by one that was fitted to four fifths of the rows without it.
+    """Score each row by a ridge discriminant that was fitted to the four fifths of the rows without its own.
 
     `blocks` are those of `feature_blocks` for all rows, `current` (n,) marks the current ones, at least one a fold.
     """
@@ -396,16 +393,16 @@ def held_out_scores(
     for held_out in range(FOLDS):
         fitted, out = fold != held_out, fold == held_out
         before, after = rows[fitted & ~current].mean(axis=0), rows[fitted & current].mean(axis=0)
-        centred = rows[fitted] - rows[fitted].mean(axis=0)
-        covariance = centred.T @ centred / len(centred)
+        centered = rows[fitted] - rows[fitted].mean(axis=0)
+        covariance = centered.T @ centered / len(centered)
         covariance[np.diag_indices_from(covariance)] += _RIDGE
         scores[out] = (rows[out] - (before + after) / 2) @ np.linalg.solve(covariance, after - before)
     return HeldOutScores(scores, one_sided_distance(scores[~current], scores[current]))
 
 
 def one_sided_distance(reference: Floats, current: Floats) -> float:
-    """The largest amount, 0 to 1, by which the current values' distribution function lies below the reference's."""
+    """Return the largest amount, 0 to 1, by which the current distribution function lies below the reference's."""
     both = np.concatenate((reference, current))
-    apart = np.searchsorted(np.sort(reference), both, side="right") / len(reference)
-    apart -= np.searchsorted(np.sort(current), both, side="right") / len(current)
-    return max(float(apart.max()), 0.0)
+    difference = np.searchsorted(np.sort(reference), both, side="right") / len(reference)
+    difference -= np.searchsorted(np.sort(current), both, side="right") / len(current)
+    return max(float(difference.max()), 0.0)

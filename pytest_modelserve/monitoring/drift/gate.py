@@ -35,7 +35,7 @@ from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiler import dependence_told
 from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of, spread
 from pytest_modelserve.monitoring.window import Pairs, RowsColumn, Window, WindowColumn, read_window
-from pytest_modelserve.stats.two_sample_tests import BOUND, passable_units
+from pytest_modelserve.stats.two_sample_tests import KOLMOGOROV_95, standardized_passable_distance
 
 if TYPE_CHECKING:
     from pytest_modelserve.monitoring.readers import Data
@@ -230,13 +230,13 @@ def _needs(families: Families) -> Iterator[_Need]:
     missed = (1 - _POWER) * _OTHERS
     of_columns = (1 - _POWER) - missed * others
     scarce = min(families.columns, key=lambda change: change.effective)
-    yield _Need(scarce, passable_units(len(families.columns), 1 - of_columns))
+    yield _Need(scarce, standardized_passable_distance(len(families.columns), 1 - of_columns))
     if families.pairs:
         quantile = -float(ndtri(missed / 2 / len(families.pairs)))
         widest = max(families.pairs, key=lambda change: change.unit / math.sqrt(max(change.effective, 1e-9)))
         yield _Need(widest, (quantile + _Z) * widest.unit, MAX_ROWS)
     if families.rows is not None:
-        yield _Need(families.rows, BOUND + math.sqrt(-math.log(missed) / 2), MAX_SKETCH)
+        yield _Need(families.rows, KOLMOGOROV_95 + math.sqrt(-math.log(missed) / 2), MAX_SKETCH)
 
 
 def measure_drift(

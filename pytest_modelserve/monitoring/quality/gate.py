@@ -286,7 +286,7 @@ def details(broken: Sequence[str], rates: Sequence[Rate]) -> Mapping[str, Any]:
 def _rows_needed(rate: Rate, max_rate: float, power: float) -> int | None:
     """The rows with which data like the profile's pass; None where the profile is too small for that."""
     return rows_for_rate_increase(
-        share=rate.usual, base=rate.base, below=rate.below, limit=max_rate, confidence=CONFIDENCE, power=power
+        rate=rate.usual, base=rate.base, below=rate.below, limit=max_rate, confidence=CONFIDENCE, power=power
     )
 
 

@@ -1,10 +1,9 @@
-"""The BCa bootstrap: a published example, scipy's, and how often it misses."""
+"""BCa intervals against scipy and simulation."""
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import bca_bounds, bootstrap as bca, resamples_for
 
 # Test A of spatial perception, 26 children: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, table 14.1.
@@ -120,21 +119,6 @@ def test_acceleration_hardly_changes_where_many_rows_are_left_out_at_a_time():
     mean = lambda rows: float(values[rows].mean())  # noqa: E731
     expected = scipy_stats.skew(values) / (6 * np.sqrt(1000))
     assert bca._acceleration(mean, np.arange(1000)[:, None]) == pytest.approx(expected, rel=0.25)
-
-
-@pytest.mark.parametrize(
-    ("statistic", "n", "ids", "message"),
-    [
-        (lambda rows: np.nan, 5, None, "the statistic of all rows is nan: a bootstrap needs a finite one"),
-        (lambda rows: 1.0, 1, None, "a bootstrap draws from at least two units"),
-        (lambda rows: 1.0, 3, np.zeros(3, int), "a bootstrap draws from at least two units"),
-        (lambda rows: 1.0, 3, np.zeros(2, int), "every row has the number of its unit: 3 rows, 2 numbers"),
-    ],
-)
-def test_what_cannot_be_resampled_is_refused(statistic, n, ids, message):
-    with pytest.raises(UsageError) as caught:
-        bca_bounds(statistic, n, ids=ids, **LEVELS)
-    assert str(caught.value) == message
 
 
 def test_ends_miss_about_as_often_as_they_say():

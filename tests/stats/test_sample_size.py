@@ -1,3 +1,5 @@
+"""Power and sample sizes against enumeration and simulation."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,8 +10,16 @@ import pytest
 from scipy.stats import binom, multinomial, norm
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import noninferiority_power, paired_difference_bounds, rows_needed
-from pytest_modelserve.stats.paired_proportions import tango_limit
+from pytest_modelserve.stats import (
+    VerdictProbabilities,
+    mean_bounds,
+    mean_power,
+    noninferiority_power,
+    paired_difference_bounds,
+    rows_needed,
+    values_needed,
+)
+from pytest_modelserve.stats.paired_proportions import buehler_limit, tango_limit
 
 RATES = {"confidence": 0.95, "alpha": 0.001}
 
@@ -20,15 +30,15 @@ def bounds_of_every_table(n):
     return {table: paired_difference_bounds(*table, n, low_level=0.98, high_level=0.9) for table in tables}
 
 
-def shares_of_every_table(n, discordance, difference, margin):
-    """The verdict shares the slow way: the interval of each possible table, weighted with the table's probability."""
+def probabilities_of_every_table(n, discordance, difference, margin):
+    """Probabilities of the verdicts by the interval of each possible table, weighted with its probability."""
     cells = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
     passes = inconclusive = fails = 0.0
     for (lost, gained), bounds in bounds_of_every_table(n).items():
-        chance = multinomial.pmf([lost, gained, n - lost - gained], n, cells)
-        passes += chance * (bounds.high <= margin)
-        fails += chance * (bounds.low > margin)
-        inconclusive += chance * (bounds.low <= margin < bounds.high)
+        probability = multinomial.pmf([lost, gained, n - lost - gained], n, cells)
+        passes += probability * (bounds.high <= margin)
+        fails += probability * (bounds.low > margin)
+        inconclusive += probability * (bounds.low <= margin < bounds.high)
     return passes, inconclusive, fails
 
 
@@ -36,28 +46,28 @@ def shares_of_every_table(n, discordance, difference, margin):
     ("discordance", "difference", "margin"),
     [(0.5, 0.1, 0.2), (0.3, 0.0, 0.25), (0.3, 0.3, 0.1), (0.6, -0.2, -0.05), (1.0, 0.5, 0.0)],
 )
-def test_shares_equal_those_of_every_table_judged_by_its_interval(discordance, difference, margin):
-    n = 9
-    shares = noninferiority_power(
+def test_probabilities_equal_those_of_the_intervals_of_all_tables(discordance, difference, margin):
+    n = 7
+    found = noninferiority_power(
         n, discordance=discordance, difference=difference, margin=margin, confidence=0.9, alpha=0.02
     )
-    expected = shares_of_every_table(n, discordance, difference, margin)
-    assert dataclasses.astuple(shares) == pytest.approx(expected, abs=1e-11)
+    expected = probabilities_of_every_table(n, discordance, difference, margin)
+    assert dataclasses.astuple(found) == pytest.approx(expected, abs=1e-11)
 
 
-@pytest.mark.parametrize("margin", [0.005, 0.01, 0.02, 0.03, 0.05])
-@pytest.mark.parametrize("n", [50, 268, 1018, 2585, 10_000, 100_000])
+@pytest.mark.parametrize("margin", [0.005, 0.01, 0.05])
+@pytest.mark.parametrize("n", [50, 268, 1018, 10_000, 100_000])
 def test_neither_verdict_is_wrong_more_than_a_tenth_too_often_at_the_margin(n, margin):
     # From discordance equal to the margin, where no row is gained, to 20 %.
     gained = np.array([0.0, 0.4, 1.1, 2.3]) ** 2 / n
     discordances = [*(margin + 2 * gained).tolist(), 0.1, 0.2]
     for discordance in discordances:
-        shares = noninferiority_power(n, discordance=discordance, difference=margin, margin=margin, **RATES)
-        assert shares.passes <= 0.055
-        assert shares.fails <= 0.0011
+        found = noninferiority_power(n, discordance=discordance, difference=margin, margin=margin, **RATES)
+        assert found.passes <= 0.055
+        assert found.fails <= 0.0011
 
 
-def test_the_error_comes_close_to_what_is_tolerated_and_to_nominal_where_rows_are_many():
+def test_error_rate_is_near_the_tolerance_for_few_rows_and_near_nominal_for_many():
     # At n = 289 none discordant passes for the first time; Tango's limit would allow it at 268, with 6.76 %.
     begins = noninferiority_power(289, discordance=0.01, difference=0.01, margin=0.01, **RATES)
     assert begins.passes == pytest.approx(0.99**289, rel=1e-9)
@@ -77,9 +87,9 @@ def test_where_tango_keeps_his_level_no_power_is_lost():
     lost = np.arange(140)[:, None]
     passes = (tango_limit(lost, np.maximum(totals - lost, 0), 1400, norm.ppf(0.95)) <= 0.02) & (lost <= totals)
     for discordance in (0.001, 0.02, 0.05):
-        chances = binom.pmf(totals, 1400, discordance) * binom.pmf(lost, totals, 0.5)
+        weights = binom.pmf(totals, 1400, discordance) * binom.pmf(lost, totals, 0.5)
         power = noninferiority_power(1400, discordance=discordance, difference=0, margin=0.02, **RATES).passes
-        assert power == pytest.approx(chances[passes].sum(), abs=1e-10)
+        assert power == pytest.approx(weights[passes].sum(), abs=1e-10)
 
 
 def test_simulated_intervals_miss_as_often_as_enumerated():
@@ -90,17 +100,17 @@ def test_simulated_intervals_miss_as_often_as_enumerated():
     misses = sum(
         count
         for (lost, gained), count in zip(counted.tolist(), times.tolist(), strict=True)
-        if paired_difference_bounds(lost, gained, n, low_level=0.999, high_level=0.95).high < difference
+        if buehler_limit(lost, gained, n, 0.95) < difference
     )
     exact = noninferiority_power(n, discordance=discordance, difference=difference, margin=difference, **RATES).passes
     assert exact == pytest.approx(0.05, abs=0.01)
     assert misses / repeats == pytest.approx(exact, abs=4 * (0.05 * 0.95 / repeats) ** 0.5)
 
 
-def test_shares_add_up_to_one_for_many_rows():
-    shares = noninferiority_power(1_000_000, discordance=0.3, difference=0.0005, margin=0.001, **RATES)
-    assert sum(dataclasses.astuple(shares)) == pytest.approx(1, abs=1e-12)
-    assert [type(share) for share in dataclasses.astuple(shares)] == [float] * 3
+def test_probabilities_add_up_to_one_for_many_rows():
+    found = noninferiority_power(1_000_000, discordance=0.3, difference=0.0005, margin=0.001, **RATES)
+    assert sum(dataclasses.astuple(found)) == pytest.approx(1, abs=1e-12)
+    assert [type(each) for each in dataclasses.astuple(found)] == [float] * 3
 
 
 def test_power_grows_with_rows_and_shrinks_with_the_drop():
@@ -163,33 +173,73 @@ def test_rows_needed_near_the_textbook_formula_where_discordance_is_far_above_th
 
 @pytest.mark.parametrize(("difference", "margin"), [(0.01, 0.01), (0.03, 0.01), (0.0, 0.0)])
 def test_no_number_of_rows_suffices_for_a_drop_at_the_margin(difference, margin):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=f"difference must be below the margin {margin}, got {difference}"):
         rows_needed(discordance=0.05, margin=margin, difference=difference, confidence=0.95)
-    assert str(caught.value) == (
-        f"no number of rows makes PASS likely for a true drop of {difference}: it is not below the margin {margin}"
-    )
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"n": 0}, "n is a count, an integer of at least 1, not 0"),
-        ({"discordance": 1.2}, "discordance is a share from 0 to 1, not 1.2"),
-        ({"discordance": float("nan")}, "discordance is a share from 0 to 1, not nan"),
-        ({"difference": -0.2}, "a drop of -0.2 needs a discordance of at least 0.2, not 0.1"),
-        ({"difference": float("nan")}, "a drop of nan needs a discordance of at least nan, not 0.1"),
-        ({"margin": 1.0}, "margin is a difference of two shares, above -1 and below 1, not 1.0"),
-        ({"confidence": 95}, "confidence is a probability above 0.5 and below 1 (0.95, say), not 95"),
-        ({"alpha": 0.0}, "alpha is a probability above 0 and below 0.5 (0.001, say), not 0.0"),
-    ],
-)
-def test_impossible_arguments_are_refused(changed, message):
-    arguments = {"n": 100, "discordance": 0.1, "difference": 0.0, "margin": 0.01, **RATES, **changed}
-    with pytest.raises(UsageError) as caught:
-        noninferiority_power(arguments.pop("n"), **arguments)
-    assert str(caught.value) == message
+PILOT = np.random.default_rng(0).standard_normal(100)
 
 
-def test_a_power_of_a_coin_toss_is_refused():
-    with pytest.raises(UsageError, match=r"^power is a probability above 0.5 and below 1"):
-        rows_needed(discordance=0.1, margin=0.01, confidence=0.95, power=0.5)
+@pytest.mark.parametrize(("truth", "limit"), [(0.0, 0.25), (0.0, 0.0), (0.5, 0.0)])
+def test_probabilities_are_those_of_simulated_samples(truth, limit):
+    expected = mean_power(PILOT, truth=truth, limit=limit, **RATES)
+    rng, scale = np.random.default_rng(1), PILOT.std(ddof=1)
+    found = [
+        mean_bounds(truth + scale * rng.standard_normal(100), low_level=0.999, high_level=0.95) for _ in range(1500)
+    ]
+    assert expected.passes == pytest.approx(np.mean([b.high <= limit for b in found]), abs=0.04)
+    assert expected.fails == pytest.approx(np.mean([b.low > limit for b in found]), abs=0.04)
+    assert sum(dataclasses.astuple(expected)) == pytest.approx(1)
+
+
+def test_values_needed_give_their_power():
+    for truth, limit in ((0.0, 0.1), (0.3, 0.1)):
+        n = values_needed(PILOT, truth=truth, limit=limit, **RATES)
+        rng = np.random.default_rng(2)
+        sample = rng.standard_normal(n)
+        sample = (sample - sample.mean()) / sample.std(ddof=1) * PILOT.std(ddof=1)
+        found = mean_power(sample, truth=truth, limit=limit, **RATES)
+        assert max(found.passes, found.fails) == pytest.approx(0.9, abs=0.02)
+
+
+def test_half_the_distance_takes_four_times_the_values():
+    near, far = (values_needed(PILOT, truth=0.0, limit=limit, **RATES) for limit in (0.05, 0.1))
+    assert near == pytest.approx(4 * far, rel=0.01)
+
+
+def test_dependent_values_take_more_of_them():
+    walk = np.cumsum(PILOT) / 5
+    by_row, by_block = (values_needed(walk, truth=0.0, limit=0.5, block=block, **RATES) for block in (1, 10))
+    assert by_block > 2 * by_row
+
+
+def test_a_single_block_plans_nothing():
+    assert mean_power(PILOT, truth=0.0, limit=1.0, block=100, **RATES) == VerdictProbabilities(0.0, 1.0, 0.0)
+    assert values_needed(PILOT, truth=0.0, limit=1.0, block=100, **RATES) is None
+
+
+def test_values_that_do_not_vary_decide_at_once():
+    equal = np.zeros(10)
+    assert mean_power(equal, truth=0.0, limit=0.0, **RATES) == VerdictProbabilities(1.0, 0.0, 0.0)
+    assert mean_power(equal, truth=0.1, limit=0.0, **RATES) == VerdictProbabilities(0.0, 0.0, 1.0)
+    assert values_needed(equal, truth=0.1, limit=0.0, **RATES) == 2
+
+
+def test_skewed_values_take_more_of_them_where_their_long_side_is_judged():
+    skewed = np.random.default_rng(4).standard_normal(60) ** 2
+    skewed = (skewed - skewed.mean()) / skewed.std(ddof=1)
+    above = values_needed(skewed, truth=0.0, limit=0.3, **RATES)
+    below = values_needed(-skewed, truth=0.0, limit=0.3, **RATES)
+    assert above > below
+
+
+def test_few_blocks_do_not_make_the_plan_pay_their_wide_interval_for_ever():
+    """Two blocks have a t of 318 at 99.9 %; the twenty that would do have one of 3.6."""
+    n = values_needed([0.0, 2.0], truth=1.0, limit=0.0, **RATES)
+    assert n < 60
+
+
+def test_no_number_of_values_decides_on_the_limit_itself():
+    assert values_needed(PILOT, truth=0.1, limit=0.1, **RATES) is None
+    assert values_needed(PILOT, truth=0.1, limit=0.1 + 1e-12, **RATES) is None
+    assert values_needed(PILOT, truth=0.0, limit=5e-324, **RATES) is None

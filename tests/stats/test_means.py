@@ -1,3 +1,5 @@
+"""Intervals of means against statsmodels, published values and simulation."""
+
 from __future__ import annotations
 
 import math
@@ -7,7 +9,6 @@ import pytest
 from scipy import stats as scipy_stats
 from scipy.signal import lfilter
 
-from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import block_means, mean_bounds
 
 LEVELS = {"low_level": 0.999, "high_level": 0.95}
@@ -138,25 +139,3 @@ def test_blocks_hold_the_level_where_values_depend_on_each_other_and_rows_do_not
     low, high = misses(draw, 0.0, block=1)
     assert low > 0.01
     assert high > 0.12
-
-
-@pytest.mark.parametrize(
-    ("values", "block", "message"),
-    [
-        ([], 1, "a mean of no values says nothing: give at least one"),
-        ([1.0, math.nan], 1, "values to take the mean of are finite: leave NaN and infinities out"),
-        ([1.0, math.inf], 1, "values to take the mean of are finite: leave NaN and infinities out"),
-        ([[1.0]], 1, "values are numbers on one axis, not an array of shape (1, 1)"),
-        ([1.0, 2.0], 0, "block is a count, an integer of at least 1, not 0"),
-        ([1.0, 2.0], 1.5, "block is a count, an integer of at least 1, not 1.5"),
-    ],
-)
-def test_values_and_blocks_that_cannot_be_are_refused(values, block, message):
-    with pytest.raises(UsageError) as caught:
-        mean_bounds(values, block=block, **LEVELS)
-    assert str(caught.value) == message
-
-
-def test_levels_of_a_coin_toss_are_refused():
-    with pytest.raises(UsageError, match=r"^low_level is a probability above 0.5"):
-        mean_bounds(SKEWED, low_level=0.5, high_level=0.95)
