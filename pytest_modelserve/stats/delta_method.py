@@ -260,7 +260,7 @@ def auc_of(scores: ArrayLike, positive: NDArray[np.bool_], weights: NDArray[np.f
     of_positive, of_negative = counted[positive], counted[~positive]
     whole_positive, whole_negative = float(of_positive.sum()), float(of_negative.sum())
     if not (whole_positive > 0 and whole_negative > 0):
-        raise UsageError("positive must mark rows of both classes: the area under the ROC curve is undefined")
+        raise UsageError("an area under the ROC curve needs rows of both classes")
     components = np.empty(numbers.size)
     components[positive] = _proportion_below(numbers[positive], numbers[~positive], of_negative)
     components[~positive] = 1 - _proportion_below(numbers[~positive], numbers[positive], of_positive)

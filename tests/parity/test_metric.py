@@ -43,7 +43,7 @@ ROWS = np.zeros((N, 1), np.float32)
         ),
         (
             {"metric": "mae", "max_value": 1, "sampling": ms.Sampling(block=0)},
-            "block is a count, an integer of at least 1, not 0",
+            "block must be an integer of at least 1, got 0",
         ),
         (
             {"metric": "mae", "max_value": 1, "confidence": 95},

@@ -281,7 +281,7 @@ def test_blocks_are_consecutive_groups(answering: Any) -> None:
             "sample_weight is finite and at least 0; got nan in row 0",
         ),
         ({"sampling": ms.Sampling(sample_weight=np.zeros(N))}, "sample_weight is 0 in every row: no row counts"),
-        ({"sampling": ms.Sampling(block=0)}, "block is a count, an integer of at least 1, not 0"),
+        ({"sampling": ms.Sampling(block=0)}, "block must be an integer of at least 1, got 0"),
     ],
 )
 def test_groups_and_weights_that_do_not_fit_are_refused(answering: Any, arguments: Any, message: str) -> None:
