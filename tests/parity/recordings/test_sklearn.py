@@ -1,4 +1,4 @@
-"""Converted scikit-learn models against scikit-learn's own answers: what deviates is known by name, with its reason."""
+"""Converted scikit-learn models against scikit-learn: exactly the listed deviations, each with its reason."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest_modelserve as ms
 from benchmarks import sklearn_cases
 
 
-def test_every_deviation_is_in_the_list_and_every_entry_of_the_list_deviates() -> None:
+def test_deviations_are_exactly_the_listed_ones() -> None:
     assert sklearn_cases.changes(sklearn_cases.deviations(), sklearn_cases.listed()) == []
 
 
-def test_every_deviation_has_its_reason_and_most_conversions_have_none() -> None:
+def test_each_deviation_has_a_reason_and_most_conversions_have_none() -> None:
     known, cases = sklearn_cases.listed(), list(sklearn_cases.recordings())
     assert all(len(entry.why) > 40 for entry in known.values())
     assert len(cases) >= 38
     assert len(known) < len(cases) / 3
 
 
-def test_what_is_new_and_what_has_vanished_is_told() -> None:
+def test_new_and_vanished_deviations_are_described() -> None:
     known = sklearn_cases.listed()
     found = {name: entry.findings for name, entry in known.items()}
     (gone,) = found.pop("k_bins.edges")
@@ -32,18 +32,18 @@ def test_what_is_new_and_what_has_vanished_is_told() -> None:
 
 
 def test_a_difference_in_one_probability_of_a_map_is_found() -> None:
-    """A converter that errs in one row of a ZipMap's probabilities: of what agrees, nothing agrees by being skipped."""
+    """An error in one row of a ZipMap's probabilities: no output agrees because it was skipped."""
     recording = ms.open_recording(sklearn_cases.FOLDER / "logistic_digits_zipmap.held_out.npz")
     (exchange,) = recording.exchanges
     with ms.serve(sklearn_cases.FOLDER / "logistic_digits_zipmap.onnx") as served:
-        answers = served.predict(exchange.inputs)
-    answers["output_probability"][7, 3] += 0.01
+        outputs = served.predict(exchange.inputs)
+    outputs["output_probability"][7, 3] += 0.01
     evidence = ms.measure_output_parity(
-        ms.serve(lambda x: answers), recording, recording.inputs, rtol=sklearn_cases.RTOL, atol=sklearn_cases.ATOL
+        ms.serve(lambda x: outputs), recording, recording.inputs, rtol=sklearn_cases.RTOL, atol=sklearn_cases.ATOL
     )
-    (told, *_) = evidence.findings
-    assert told.startswith("output 'output_probability': 1 of 1000 elements are beyond rtol 0.0001, atol 1e-05")
-    assert "at [7, 3]" in told
+    (finding, *_) = evidence.findings
+    assert finding.startswith("output 'output_probability': 1 of 1000 elements are beyond rtol 0.0001, atol 1e-05")
+    assert "at [7, 3]" in finding
 
 
 def test_committed_files_are_those_that_were_made() -> None:
