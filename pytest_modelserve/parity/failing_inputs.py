@@ -212,7 +212,7 @@ def _save(exchange: Exchange, reference: Predictor) -> Path:
 
 
 def git_ignored_folder(folder: Path) -> Path:
-    """Create `folder`, which git ignores."""
+    """Create `folder` with a `.gitignore` of all its files, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="utf-8") as ignore:
         ignore.write("*\n")

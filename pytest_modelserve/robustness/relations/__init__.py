@@ -1,5 +1,9 @@
 """Metamorphic relations: statements about a model that need no labels, each a frozen dataclass.
 
+Outputs are compared within `rtol` and `atol` if both are given. Otherwise differences of up to 256 units in the last
+place of the output's largest magnitude are rounding. If a relation rewrites inputs, these units are those of the
+input's dtype where it is coarser.
+
 A new relation is one class, imported here and listed in `__all__`: see "How to add a relation" in docs/architecture.md.
 """
 

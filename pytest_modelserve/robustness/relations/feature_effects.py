@@ -55,8 +55,7 @@ class monotone(ToleranceRelation):
         element: Place of the number in each row of the output, such as a class's score; needed if there are several.
         input: Name of the input, if the model has several.
         output: Name of the output, if the model has several.
-        rtol: Relative tolerance of a step, together with `atol`. Without both, 256 units in the last place of the
-            output's largest magnitude are rounding.
+        rtol: Relative tolerance of a step, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -144,8 +143,7 @@ class directional(ToleranceRelation):
         element: Place of the number in each row of the output; needed if there are several.
         input: Name of the input, if the model has several.
         output: Name of the output, if the model has several.
-        rtol: Relative tolerance of the bounds, together with `atol`. Without both, 256 units in the last place of the
-            output's largest magnitude are rounding, or of the input's dtype where that is coarser.
+        rtol: Relative tolerance of the bounds, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -237,8 +235,7 @@ class invariant_to(ToleranceRelation):
         draws: Number of base rows whose values are tried; at least 2.
         input: Name of the input, if the model has several.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:

@@ -43,8 +43,7 @@ class agreement(ToleranceRelation):
         other: The reference. It is not isolated.
         decision: Compare the arg-max (or the label) instead of all outputs; scores within the tolerance are a tie.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -99,8 +98,7 @@ class batch_invariance(ToleranceRelation):
 
     Args:
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding: other batch sizes use other kernels.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -144,8 +142,7 @@ class row_permutation(ToleranceRelation):
 
     Args:
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -268,8 +265,7 @@ class padding_invariance(ToleranceRelation):
         axis: The axis of steps; the rows are axis 0.
         by: Numbers of steps to add; at least 1.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding: longer sums have another order.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -343,8 +339,7 @@ class set_permutation(ToleranceRelation):
             axis name, or all inputs if `axis` is a number.
         output_axis: The axis of elements in the outputs, if it is another one; only with `equivariant=True`.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding: sums over the elements have another order.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:

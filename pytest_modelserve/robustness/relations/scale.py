@@ -86,8 +86,7 @@ class scale_invariant(_ScaleRelation):
         decision: Compare the arg-max (or the label) instead of all outputs.
         input: Name of the input, if the model has several and `features` are given.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding, or of the input's dtype where that is coarser.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -138,8 +137,7 @@ class scale_equivariant(_ScaleRelation):
         degree: Power other than 0; a whole number if `factor` is negative.
         input: Name of the input, if the model has several and `features` are given.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the expected
-            output's largest magnitude are rounding, or of the input's dtype where that is coarser.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:
@@ -203,8 +201,7 @@ class unit_change(ToleranceRelation):
         input: Name of the input with `features`, if the model has several.
         declared_input: Name of the input with `declared`, if it is another one.
         output: Name of the output to compare; None compares all.
-        rtol: Relative tolerance, together with `atol`. Without both, 256 units in the last place of the output's
-            largest magnitude are rounding, or of the input's dtype where that is coarser.
+        rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
     Raises:

@@ -156,8 +156,7 @@ class missing_values(ToleranceRelation):
         marker: What the model takes for a missing value: NaN, or a value for text and integers ("", -1).
         input: Name of the input, if the model has several.
         output: Name of the output to check; None checks all.
-        rtol: Relative tolerance of `imputed`, together with `atol`. Without both, 256 units in the last place of the
-            output's largest magnitude are rounding, or of the input's dtype where that is coarser.
+        rtol: Relative tolerance of `imputed`, with `atol`; without both, that of rounding.
         atol: Absolute tolerance of `imputed`.
 
     Raises:
