@@ -1,8 +1,8 @@
-"""What the tumour network has to keep to for every tumour, seen or not: no labels, a search for what breaks it.
+"""Robustness of the tumor network: relations that need no labels, and accuracy on corrupted rows.
 
-Three candidates beside the champion: one that no larger measurement can turn towards "benign", by construction; and two
-that are handed a column which must not matter, the scanner that took the picture. That column is made up: in training,
-nine in ten tumours of one scanner were malignant.
+There are three candidates besides the champion. One is monotone by construction: no larger measurement makes a tumor
+look more benign. Two are given a column that must not matter, the scanner that took the picture. That column is made
+up: in training, nine in ten tumors of one scanner were malignant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Server = Callable[[Callable[[], nn.Module], str, Tumors], ms.Predictor]
 
 @pytest.fixture(scope="module")
 def served(modelserve: ms.Pipeline) -> Server:
-    """From a network and tumours to train it on to what is deployed: preparation, network and words in one file."""
+    """Returns a function that trains a network and serves it with its preprocessing and label names in one file."""
 
     def serve(build: Callable[[], nn.Module], name: str, tumors: Tumors) -> ms.Predictor:
         steps = preprocess(tumors.rows)
@@ -59,9 +59,9 @@ def monotone(served: Server, breast_cancer: BreastCancer) -> ms.Predictor:
 
 
 def scanned(tumors: Tumors) -> Tumors:
-    """The tumours with the scanner, 0 or 1, as a 31st column; a chance of nine in ten that it gives the label away."""
-    told = np.random.default_rng(31).random(len(tumors.rows)) < 0.9
-    scanner = np.where(told, tumors.benign, 1 - tumors.benign)
+    """Returns the tumors with the scanner, 0 or 1, as a 31st column; it equals the label in nine of ten rows."""
+    equals_label = np.random.default_rng(31).random(len(tumors.rows)) < 0.9
+    scanner = np.where(equals_label, tumors.benign, 1 - tumors.benign)
     return Tumors(np.column_stack([tumors.rows, scanner]).astype(np.float32), tumors.benign)
 
 
@@ -69,20 +69,20 @@ def words(tumors: Tumors) -> NDArray[np.str_]:
     return np.array(LABELS)[tumors.benign]
 
 
-def test_missing_measurement_counts_as_its_median(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
+def test_missing_measurement_is_imputed_by_its_median(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
     medians = np.nanmedian(breast_cancer.training.rows.astype(np.float64), axis=0)
     relation = ms.relations.missing_values([0, 20, 27], imputed=[float(medians[i]) for i in (0, 20, 27)])
     ms.assert_relation(champion, breast_cancer.held_out.rows, relation)
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="nothing keeps this network from it")
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the network is not constrained to be monotone")
 def test_higher_measurement_does_not_look_more_benign(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
-    """The champion, accurate as it is, holds some tumours for more benign if only they were less symmetric; with area
-    and notches no such tumour was found."""
+    """The champion rates some tumors as more benign if they are less symmetric. For area and concave points the search
+    finds no such tumor."""
     _assert_monotone(champion, breast_cancer)
 
 
-def test_higher_measurement_does_not_look_more_benign_by_construction(
+def test_higher_measurement_does_not_look_more_benign_to_the_monotone_network(
     monotone: ms.Predictor, breast_cancer: BreastCancer
 ) -> None:
     _assert_monotone(monotone, breast_cancer)
@@ -100,22 +100,20 @@ def _assert_monotone(predictor: ms.Predictor, breast_cancer: BreastCancer) -> No
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a column that must not matter")
 def test_candidate_that_reads_the_scanner_is_caught(served: Server, breast_cancer: BreastCancer) -> None:
-    """In training the scanner gave the label away, so the network learnt the scanner."""
+    """In training the scanner almost equals the label, so the network learns the scanner."""
     candidate = served(functools.partial(BreastCancerMLP, 31), "breast_cancer_scanner", scanned(breast_cancer.training))
     relation = ms.relations.invariant_to(SCANNER, output="probabilities")
     names = (*breast_cancer.columns, "scanner")
     ms.assert_relation(candidate, scanned(breast_cancer.held_out).rows, relation, feature_names=names)
 
 
-def test_candidate_that_is_handed_the_scanner_and_does_not_look_is_fair(
-    served: Server, breast_cancer: BreastCancer
-) -> None:
+def test_candidate_that_ignores_the_scanner_is_invariant_to_it(served: Server, breast_cancer: BreastCancer) -> None:
     candidate = served(BlindMLP, "breast_cancer_blind", scanned(breast_cancer.training))
     relation = ms.relations.invariant_to(SCANNER, output="probabilities")
     ms.assert_relation(candidate, scanned(breast_cancer.held_out).rows, relation)
 
 
-def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
+def test_one_missing_measurement_in_a_tenth_of_the_rows_costs_little_accuracy(
     champion: ms.Predictor, breast_cancer: BreastCancer
 ) -> None:
     lost = ms.corruptions.missing_feature(
@@ -127,11 +125,11 @@ def test_one_lost_measurement_in_a_tenth_of_the_rows_costs_little(
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a unit that slipped")
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a unit error")
 def test_measurements_in_another_unit_are_caught(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
-    """Radius, texture, perimeter and area come ten times too large: clipped at five deviations, and still wrong."""
-    slip = ms.corruptions.unit_error(range(4), factor=10, severities=[0.25, 1.0])
+    """Radius, texture, perimeter and area are ten times too large. Clipping at five deviations does not help."""
+    error = ms.corruptions.unit_error(range(4), factor=10, severities=[0.25, 1.0])
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
-        champion, held_out.rows, words(held_out), corruptions=[slip], max_drop=0.05, output=LABEL
+        champion, held_out.rows, words(held_out), corruptions=[error], max_drop=0.05, output=LABEL
     )
