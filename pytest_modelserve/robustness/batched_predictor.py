@@ -131,23 +131,28 @@ class BatchedPredictor:
 
 
 def batched(predictor: Predictor, inputs: object) -> tuple[BatchedPredictor, Feed]:
-    """Return `predictor` for any number of rows, and `inputs` as rows by name.
+    """Return `predictor` for any number of rows, and `inputs` as rows by name."""
+    rows, batch_size = as_rows(predictor.signature, inputs)
+    pass_array = not isinstance(inputs, Mapping)
+    return BatchedPredictor(predictor, batch_size=batch_size, pass_array=pass_array), rows
+
+
+def as_rows(signature: Signature | None, inputs: object) -> tuple[Feed, int | None]:
+    """Return inputs as rows by name, and the model's batch size.
 
     If the inputs share no row axis, or a single input is a scalar, all of `inputs` is one row.
     """
-    pass_array = not isinstance(inputs, Mapping)
-    names = [spec.name for spec in predictor.signature.inputs] if predictor.signature else ["input"]
-    if pass_array and len(names) != 1:
+    names = [spec.name for spec in signature.inputs] if signature else ["input"]
+    if not isinstance(inputs, Mapping) and len(names) != 1:
         raise InputError(f"the model has {len(names)} inputs ({', '.join(names)}): pass a mapping from names to arrays")
     given: Feed = dict(inputs) if isinstance(inputs, Mapping) else {names[0]: inputs}  # type: ignore[dict-item]
     for name, array in given.items():
         if not isinstance(array, np.ndarray):
             raise InputError(f"input {name!r} is a {type(array).__name__}: expected a numpy array")
-    size = batch_size_of(predictor.signature) if predictor.signature else None
-    if size != 0 and len({array.shape[:1] for array in given.values()} - {()}) == 1:
-        return BatchedPredictor(predictor, batch_size=size, pass_array=pass_array), given
-    one_row = {name: array[np.newaxis] for name, array in given.items()}
-    return BatchedPredictor(predictor, batch_size=0, pass_array=pass_array), one_row
+    batch_size = batch_size_of(signature) if signature else None
+    if batch_size != 0 and len({array.shape[:1] for array in given.values()} - {()}) == 1:
+        return given, batch_size
+    return {name: array[np.newaxis] for name, array in given.items()}, 0
 
 
 def batch_size_of(signature: Signature) -> int | None:

@@ -104,14 +104,17 @@ def check_ranges(ranges: Ranges, domain: tuple[Domain, ...]) -> None:
 
 
 def check_rows(rows: Feed, ranges: Ranges) -> None:
-    """Raise an InputError that names the first value of `like` outside its declared range."""
+    """Raise an InputError that names a value of `like` outside its declared range."""
     coordinates = Coordinates.of(rows)
-    for row, index in np.argwhere(outside_limits(rows, limits_by_input(ranges, coordinates)))[:1]:
-        part, place = coordinates.locate(int(index))
-        value = rows[part.name][(int(row), *place)]
-        declared = next(found for key, found in ranges.items() if _covers(key, part, int(index), coordinates))
-        where = f"[{', '.join(map(str, place))}]" if place else ""
-        raise InputError(f"like= has {value!s} at {part.name}{where} of row {row}, outside {declared}")
+    outside = outside_limits(rows, limits_by_input(ranges, coordinates))
+    for key, declared in ranges.items():
+        part, columns = _resolve(key, coordinates)
+        for row, column in np.argwhere(outside[:, part.offset + columns])[:1]:
+            index = tuple(int(i) for i in np.unravel_index(columns[column], part.shape))
+            where = f"{part.name}{list(index) if index else ''}"
+            raise InputError(
+                f"like= has {rows[part.name][(row, *index)]!s} at {where} of row {row}, outside {declared}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -378,11 +381,6 @@ def _adjacent_floats(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the numbers one unit in the last place below and above."""
     down, up = (np.nextafter(values, np.full_like(values, end)) for end in (-np.inf, np.inf))
     return np.asarray(down), np.asarray(up)
-
-
-def _covers(key: RangeKey, part: InputSlice, index: int, coordinates: Coordinates) -> bool:
-    meant, columns = _resolve(key, coordinates)
-    return meant == part and index - part.offset in columns
 
 
 def _resolve(key: RangeKey, coordinates: Coordinates) -> tuple[InputSlice, NDArray[np.intp]]:

@@ -29,7 +29,7 @@ from pytest_modelserve.robustness.base_rows import (
     numpy_dtype,
     tensor_inputs,
 )
-from pytest_modelserve.robustness.batched_predictor import batch_size_of, batched
+from pytest_modelserve.robustness.batched_predictor import as_rows, batch_size_of
 from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
 from pytest_modelserve.robustness.counterexample_report import saved
 from pytest_modelserve.robustness.domains import Domain, Range, Ranges, check_domain, check_ranges, check_rows
@@ -339,7 +339,7 @@ def input_source(
         raise UsageError(f"max_batch must be at least 1, got {max_batch}")
     chosen = check_domain(domain)
     signature = source if isinstance(source, Signature) else source.signature
-    rows = _like_rows(source, signature, like)
+    rows = None if like is None else _like_rows(signature, like)
     declared = dict(ranges or {})
     check_ranges(declared, chosen)
     if rows is not None and declared:
@@ -429,29 +429,15 @@ def _with_layout(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return array
 
 
-def _like_rows(
-    source: Source, signature: Signature | None, like: NDArray[Any] | Mapping[str, NDArray[Any]] | None
-) -> Feed | None:
+def _like_rows(signature: Signature | None, like: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Feed:
     """Return `like` as rows by name, and check its names and dtypes."""
-    if like is None:
-        return None
-    if isinstance(source, Predictor):
-        _, rows = batched(source, like)
-    elif isinstance(like, Mapping):
-        rows = dict(like)
-    else:
-        assert signature is not None
-        if len(signature.inputs) != 1:
-            raise InputError(f"like= is one array for {len(signature.inputs)} inputs: pass a mapping from input names")
-        rows = {signature.inputs[0].name: like}
+    rows, _ = as_rows(signature, like)
     for spec in signature.inputs if signature else ():
         if spec.name not in rows:
             raise InputError(f"like= has no input {spec.name!r}, which the model requires")
         dtype = rows[spec.name].dtype
         if dtype != numpy_dtype(spec) and not (spec.dtype == "str" and dtype.kind in "UT"):
             raise InputError(f"like= has dtype {dtype.name} for input {spec.name!r}: expected {spec.dtype}")
-    if signature is not None and not isinstance(source, Predictor) and batch_size_of(signature) == 0:
-        rows = {name: array[np.newaxis] for name, array in rows.items()}
     if row_count(rows) == 0:
         raise InputError("like= is empty: pass at least one row")
     return rows
