@@ -163,22 +163,22 @@ def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
     another length than the answers', NaN, a single class (a model that always gives that answer would be perfect), and
     numbers beside strings.
     """
-    truth, answers = class_pairs(decoded, labels)
-    correct: NDArray[np.bool_] = (answers == truth) & ~decoded.invalid
+    truth, predictions = class_pairs(decoded, labels)
+    correct: NDArray[np.bool_] = (predictions == truth) & ~decoded.invalid
     return correct
 
 
 def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     """Labels and answers that can be compared, (n,) each; raises InputError as `correct_rows` says."""
     truth = class_labels(np.asarray(labels), what="labels")
-    answers = decoded.labels
-    if len(truth) == 0 and len(answers) == 0:
+    predictions = decoded.labels
+    if len(truth) == 0 and len(predictions) == 0:
         raise InputError("there are no rows: accuracy needs at least one row of each of two classes")
-    if len(truth) != len(answers):
-        raise InputError(f"there are {len(truth)} labels for {len(answers)} rows of outputs")
-    if (truth.dtype.kind == "U") != (answers.dtype.kind == "U"):
+    if len(truth) != len(predictions):
+        raise InputError(f"there are {len(truth)} labels for {len(predictions)} rows of outputs")
+    if (truth.dtype.kind == "U") != (predictions.dtype.kind == "U"):
         raise InputError(
-            f"labels are {_told(truth)} and the model's answers are {_told(answers)}: give labels as the model answers "
+            f"labels are {_label_kind(truth)} and the model's answers are {_label_kind(predictions)}: give labels as the model answers "
             "them, or a callable as decode= that answers as the labels do"
         )
     if (truth == truth[0]).all():
@@ -186,7 +186,7 @@ def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDAr
             f"all {len(truth)} labels are {truth[0].item()!r}: on one class alone a model that always gives that "
             "answer is perfect; add rows of another class"
         )
-    return truth, answers
+    return truth, predictions
 
 
 def accuracy(decoded: Decoded, labels: ArrayLike) -> float:
@@ -194,7 +194,7 @@ def accuracy(decoded: Decoded, labels: ArrayLike) -> float:
     return float(correct_rows(decoded, labels).mean())
 
 
-def _told(labels: NDArray[Any]) -> str:
+def _label_kind(labels: NDArray[Any]) -> str:
     kind = "strings" if labels.dtype.kind == "U" else "integers"
     return f"{kind} (first {labels[0].item()!r})"
 
@@ -208,8 +208,8 @@ class ClassRows:
 
     label: int | str
     truth: NDArray[Any]
-    answers: NDArray[Any]
-    answered: NDArray[np.bool_]
+    predictions: NDArray[Any]
+    is_valid: NDArray[np.bool_]
 
     @property
     def actual(self) -> NDArray[np.bool_]:
@@ -219,7 +219,7 @@ class ClassRows:
     @property
     def predicted(self) -> NDArray[np.bool_]:
         """The rows that are of the class by answer."""
-        return np.asarray((self.answers == self.label) & self.answered)
+        return np.asarray((self.predictions == self.label) & self.is_valid)
 
     @property
     def hits(self) -> NDArray[np.bool_]:
@@ -234,8 +234,8 @@ def class_rows(decoded: Decoded, labels: ArrayLike) -> tuple[ClassRows, ...]:
     two models are averaged over the same classes. A row whose scores held NaN is of no class by answer. Raises
     InputError as `correct_rows` does.
     """
-    truth, answers = class_pairs(decoded, labels)
-    return tuple(ClassRows(value.item(), truth, answers, ~decoded.invalid) for value in np.unique(truth))
+    truth, predictions = class_pairs(decoded, labels)
+    return tuple(ClassRows(value.item(), truth, predictions, ~decoded.invalid) for value in np.unique(truth))
 
 
 def positive_rows(decoded: Decoded, labels: ArrayLike, pos_label: int | str | None) -> ClassRows:
@@ -244,9 +244,9 @@ def positive_rows(decoded: Decoded, labels: ArrayLike, pos_label: int | str | No
     Raises InputError as `correct_rows` does, for labels of other classes without `pos_label`, and for a `pos_label`
     that no label is.
     """
-    truth, answers = class_pairs(decoded, labels)
+    truth, predictions = class_pairs(decoded, labels)
     positive = positive_label(truth, pos_label)
-    return ClassRows(positive, truth, answers, ~decoded.invalid)
+    return ClassRows(positive, truth, predictions, ~decoded.invalid)
 
 
 def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | str:
@@ -256,15 +256,15 @@ def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | st
         if classes == [0, 1]:
             return 1
         raise InputError(
-            f"labels are {_listed(classes)}: say which class is the positive one by pos_label=, or take the average "
+            f"labels are {_format_labels(classes)}: say which class is the positive one by pos_label=, or take the average "
             "over the classes ('precision_macro', 'recall_macro', 'f1_macro')"
         )
     if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
-        raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_listed(classes)}")
+        raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_format_labels(classes)}")
     return pos_label
 
 
-def _listed(classes: list[int | str]) -> str:
+def _format_labels(classes: list[int | str]) -> str:
     told = ", ".join(map(repr, classes[:5]))
     return f"{told} and {len(classes) - 5} more" if len(classes) > 5 else told
 

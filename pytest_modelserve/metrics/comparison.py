@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.metrics.elementwise import dtype_name, exact_differences, kind_of, real_differences, share_ulps
+from pytest_modelserve.metrics.elementwise import dtype_name, exact_differences, has_ulps, kind_of, real_differences
 
 # What a comparison of two models' outputs found, as values and as sentences.
 
@@ -85,18 +85,18 @@ class TensorComparison:
             found.append("text and numbers cannot be compared")
         if self.nan is not None:
             where = "in one and not in the other at" if self.equal_nan else "not allowed, found at"
-            found.append(f"NaN {where} {self._told(self.nan)}")
+            found.append(f"NaN {where} {self._describe(self.nan)}")
         if self.inf is not None:
-            found.append(f"infinities differ at {self._told(self.inf)}")
+            found.append(f"infinities differ at {self._describe(self.inf)}")
         return tuple(f"output {self.name!r}: {sentence}" for sentence in found)
 
-    def _told(self, found: Disagreement) -> str:
-        return f"{found.count} of {self.n} elements, first at {self.told_place(found.first)}"
+    def _describe(self, found: Disagreement) -> str:
+        return f"{found.count} of {self.n} elements, first at {self.format_place(found.first)}"
 
-    def told_place(self, place: Place) -> str:
+    def format_place(self, place: Place) -> str:
         """`[3, 1] (candidate 0.25, reference 0.2)`, each value with as many digits as its dtype tells apart."""
-        candidate = _told_value(place.candidate, self.candidate_dtype)
-        reference = _told_value(place.reference, self.reference_dtype)
+        candidate = _format_value(place.candidate, self.candidate_dtype)
+        reference = _format_value(place.reference, self.reference_dtype)
         return f"{list(place.index)} (candidate {candidate}, reference {reference})"
 
 
@@ -134,16 +134,16 @@ class OutputComparison:
     @property
     def numeric_problems(self) -> tuple[str, ...]:
         """One sentence for each output with elements beyond their tolerance, worst place included."""
-        return tuple(self._told(tensor) for tensor in self.tensors if tensor.beyond)
+        return tuple(self._describe(tensor) for tensor in self.tensors if tensor.beyond)
 
     @property
     def agrees(self) -> bool:
         """Whether the outputs have the same names, dtypes, shapes, NaN and infinities, and every error is tolerated."""
         return not self.structural_problems and not self.numeric_problems
 
-    def _told(self, tensor: TensorComparison) -> str:
+    def _describe(self, tensor: TensorComparison) -> str:
         assert tensor.worst is not None  # beyond > 0
-        where = tensor.told_place(tensor.worst)
+        where = tensor.format_place(tensor.worst)
         if tensor.is_exact:
             how = f"differ and have to be equal, first at {where}"
         else:
@@ -158,7 +158,7 @@ def tolerance_of(name: str, given: Tolerance) -> float:
     return given.get(name, 0.0) if isinstance(given, Mapping) else given
 
 
-def _told_value(value: Scalar, dtype: str) -> str:
+def _format_value(value: Scalar, dtype: str) -> str:
     if isinstance(value, float) and _is_real(dtype):
         rounded: Any = np.dtype(dtype).type(value)
         return str(rounded)
@@ -268,7 +268,7 @@ def _compare(
         worst=_place(found.worst, candidate, reference),
         max_abs_error=None if is_text else found.max_abs,
         max_rel_error=None if is_text else found.max_rel,
-        max_ulp=found.max_ulp if share_ulps(candidate.dtype, reference.dtype) else None,
+        max_ulp=found.max_ulp if has_ulps(candidate.dtype, reference.dtype) else None,
         nan=_disagreement(found.nan_differ, found.nan_first, candidate, reference),
         inf=_disagreement(found.inf_differ, found.inf_first, candidate, reference),
     )

@@ -67,7 +67,7 @@ _INTEGERS: dict[str, type[np.signedinteger[Any]]] = {
 }
 
 
-def share_ulps(first: np.dtype[Any], second: np.dtype[Any]) -> bool:
+def has_ulps(first: np.dtype[Any], second: np.dtype[Any]) -> bool:
     """Whether steps between numbers of the two dtypes can be counted: both are the same bfloat16, float16, float32 or
     float64."""
     return first.name == second.name and first.name in _INTEGERS
@@ -148,7 +148,7 @@ def real_differences(
     error. `max_ulp` stays 0 unless both dtypes are the same float with countable steps. With `equal_nan=False` every
     NaN counts in `nan_differ`, otherwise only those without a NaN on the other side.
     """
-    with_ulps = share_ulps(candidate.dtype, reference.dtype)
+    with_ulps = has_ulps(candidate.dtype, reference.dtype)
     total = Differences()
     with np.errstate(all="ignore"):  # what overflows or is NaN is found by its result
         for start, a, b in _chunks(candidate, reference):
@@ -257,7 +257,7 @@ def _differences(
 
 
 def _integer_errors(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
-    a, b = _numpys_own(a), _numpys_own(b)
+    a, b = _as_builtin(a), _as_builtin(b)
     wide = np.dtype(np.uint8) if a.dtype.kind == b.dtype.kind == "b" else np.result_type(a, b)
     if wide.kind == "f":  # uint64 beside a signed type: no integer type holds both
         error = np.abs(np.subtract(a, b, dtype=np.float64))
@@ -270,10 +270,10 @@ def _integer_errors(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
     return float(error.max()), float(relative.max())
 
 
-def _numpys_own(integers: NDArray[Any]) -> NDArray[Any]:
+def _as_builtin(integers: NDArray[Any]) -> NDArray[Any]:
     return integers.astype(np.int64) if integers.dtype.kind == "V" else integers  # int4 and its like
 
 
-def is_numpys_own(dtype: np.dtype[Any]) -> bool:
+def is_builtin_dtype(dtype: np.dtype[Any]) -> bool:
     """Whether numpy has this dtype itself; those of ml_dtypes bear the kinds "V" and, one of them, "f"."""
     return dtype.isbuiltin == 1

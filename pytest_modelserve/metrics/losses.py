@@ -24,9 +24,9 @@ def row_losses(predictions: NDArray[Any], targets: ArrayLike, loss: Loss) -> NDA
     """
     if loss not in get_args(Loss):
         raise UsageError(unknown_choice("loss", loss, get_args(Loss)))
-    answers, truth = paired_numbers(predictions, targets)
+    predictions, truth = paired_numbers(predictions, targets)
     with np.errstate(over="ignore", invalid="ignore"):
-        errors = np.abs(answers - truth).reshape(len(truth), -1)
+        errors = np.abs(predictions - truth).reshape(len(truth), -1)
         losses: NDArray[np.float64] = (errors if loss == "absolute" else errors**2).mean(axis=1)
     return losses
 
@@ -40,28 +40,28 @@ def row_squares(
     number by number (R² weighted by variance). The mean counts rows `weights` (n,) times. Raises InputError as
     `row_losses` does, and for targets that are all equal, which leave nothing to explain.
     """
-    answers, truth = paired_numbers(predictions, targets)
-    answers, truth = answers.reshape(len(truth), -1), truth.reshape(len(truth), -1)
+    predictions, truth = paired_numbers(predictions, targets)
+    predictions, truth = predictions.reshape(len(truth), -1), truth.reshape(len(truth), -1)
     spread = ((truth - np.average(truth, axis=0, weights=weights)) ** 2).sum(axis=1)
     if not np.ptp(truth, axis=0).any():
         raise InputError(f"all {len(truth)} targets are equal: R² is the share of their variance that is explained")
     with np.errstate(over="ignore", invalid="ignore"):
-        return ((answers - truth) ** 2).sum(axis=1), spread
+        return ((predictions - truth) ** 2).sum(axis=1), spread
 
 
 def paired_numbers(predictions: NDArray[Any], targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predictions and targets of one shape (n, ...) in float64; InputError as `row_losses` says."""
     truth = _numbers("targets", np.asarray(targets))
-    answers = _numbers("predictions", predictions)
-    if truth.shape != answers.shape:
+    predictions = _numbers("predictions", predictions)
+    if truth.shape != predictions.shape:
         raise InputError(
-            f"targets have shape {truth.shape} where the predictions have {answers.shape}: give one target for each "
-            f"number that is predicted{_hint(truth, answers)}"
+            f"targets have shape {truth.shape} where the predictions have {predictions.shape}: give one target for each "
+            f"number that is predicted{_hint(truth, predictions)}"
         )
     if not truth.ndim or not truth.size:
         raise InputError(f"targets have shape {truth.shape}: there is no row to judge by")
     _check_finite(truth)
-    return answers, truth
+    return predictions, truth
 
 
 def _numbers(what: str, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -70,8 +70,8 @@ def _numbers(what: str, values: NDArray[Any]) -> NDArray[np.float64]:
     return values.astype(np.float64)
 
 
-def _hint(truth: NDArray[Any], answers: NDArray[Any]) -> str:
-    return f", targets.reshape{answers.shape}" if truth.size == answers.size and truth.size else ""
+def _hint(truth: NDArray[Any], predictions: NDArray[Any]) -> str:
+    return f", targets.reshape{predictions.shape}" if truth.size == predictions.size and truth.size else ""
 
 
 def _check_finite(truth: NDArray[np.float64]) -> None:
@@ -114,7 +114,7 @@ def row_log_losses(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDA
     else:
         logarithms = _log_softmax(values)
     losses = -logarithms[np.arange(len(values)), columns]
-    return np.asarray(np.where(_broken(values), np.nan, losses))
+    return np.asarray(np.where(_not_finite(values), np.nan, losses))
 
 
 def row_brier_scores(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDArray[np.float64]:
@@ -129,7 +129,9 @@ def row_brier_scores(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> N
     hits = np.zeros_like(probabilities)
     hits[np.arange(len(values)), columns] = 1
     distances = ((probabilities - hits) ** 2).sum(axis=1)
-    return np.asarray(np.where(_broken(values), np.nan, distances / 2 if probabilities.shape[1] == 2 else distances))
+    return np.asarray(
+        np.where(_not_finite(values), np.nan, distances / 2 if probabilities.shape[1] == 2 else distances)
+    )
 
 
 def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
@@ -192,7 +194,7 @@ def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return log_softmax(np.hstack([np.zeros_like(values), values]) if values.shape[1] == 1 else values)
 
 
-def _broken(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _not_finite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(~np.isfinite(values).all(axis=1))
 
 

@@ -144,11 +144,11 @@ def kl_divergences(candidate: NDArray[Any], reference: NDArray[Any], *, scores: 
         r, c = (log_softmax(logits.astype(np.float64)) for logits in (reference, candidate))
         divergences: NDArray[np.float64] = (np.exp(r) * (r - c)).sum(axis=-1)
     else:
-        divergences = _relative_entropy(_normalised("candidate", candidate), _normalised("reference", reference))
+        divergences = _relative_entropy(_normalized("candidate", candidate), _normalized("reference", reference))
     return np.maximum(divergences, 0.0)  # rounding takes equal rows to -1e-17
 
 
-def _normalised(side: str, scores: NDArray[Any]) -> NDArray[np.float64]:
+def _normalized(side: str, scores: NDArray[Any]) -> NDArray[np.float64]:
     wide = scores.astype(np.float64)
     sums = wide.sum(axis=-1, keepdims=True)
     wrong = (wide < 0).any(axis=-1) | (np.abs(sums[..., 0] - 1) > SUM_TOLERANCE)

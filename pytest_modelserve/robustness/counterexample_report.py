@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.metrics.elementwise import is_numpys_own
+from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.robustness.coordinates import Coordinates, flatten_rows, row_count, take_rows
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
 def _array_literal(array: NDArray[Any]) -> str:
     dtype = "object" if array.dtype.kind in "OUT" else array.dtype.name
-    values = _value_literal(array.tolist() if is_numpys_own(array.dtype) else array.astype(np.float64).tolist(), array)
+    values = _value_literal(
+        array.tolist() if is_builtin_dtype(array.dtype) else array.astype(np.float64).tolist(), array
+    )
     shape = f".reshape({array.shape})" if array.size == 0 and array.shape != (0,) else ""
     return f"np.array({values}, dtype={dtype!r}){shape}"
 

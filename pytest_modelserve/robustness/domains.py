@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import kind_of
-from pytest_modelserve.metrics.elementwise import is_numpys_own
+from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.robustness.coordinates import Coordinates, Feed, InputSlice, flatten_rows
 
 Domain = Literal["like", "edges", "far", "special"]
@@ -337,7 +337,7 @@ def as_dtype(numbers: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArra
 
 def integer_range(dtype: np.dtype[Any]) -> tuple[int, int]:
     """Return the smallest and largest integer of a dtype, also of ml_dtypes (int4)."""
-    if not is_numpys_own(dtype):
+    if not is_builtin_dtype(dtype):
         import ml_dtypes
 
         info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
@@ -347,7 +347,7 @@ def integer_range(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _float_info(dtype: np.dtype[Any]) -> Any:
-    if not is_numpys_own(dtype):
+    if not is_builtin_dtype(dtype):
         import ml_dtypes
 
         return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
@@ -357,7 +357,7 @@ def _float_info(dtype: np.dtype[Any]) -> Any:
 def _integer_range(seen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if seen.dtype == np.bool_:
         return np.zeros_like(seen[0]), np.ones_like(seen[0])
-    whole = seen.astype(np.int8) if not is_numpys_own(seen.dtype) else seen  # ml_dtypes' int4 and narrower
+    whole = seen.astype(np.int8) if not is_builtin_dtype(seen.dtype) else seen  # ml_dtypes' int4 and narrower
     low, high = whole.min(axis=0), whole.max(axis=0)
     if len(seen) == 1:
         low, high = np.full_like(low, whole.min()), np.full_like(high, whole.max())
@@ -365,7 +365,7 @@ def _integer_range(seen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _real_range(seen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    wide = seen if is_numpys_own(seen.dtype) else seen.astype(np.float32)
+    wide = seen if is_builtin_dtype(seen.dtype) else seen.astype(np.float32)
     finite = np.isfinite(wide)
     low = np.where(finite, wide, np.inf).min(axis=0)
     high = np.where(finite, wide, -np.inf).max(axis=0)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.metrics import kind_of
-from pytest_modelserve.metrics.elementwise import is_numpys_own
+from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.robustness.coordinates import (
     Coordinates,
     Feed,
@@ -379,7 +379,7 @@ def _rounded_between(value: float, start: float) -> list[float]:
 
 def _complexity(number: Any) -> tuple[int, int, float]:
     """Return the number of digits needed in its own dtype, the distance of the first from the point, and the size."""
-    if not is_numpys_own(number.dtype):
+    if not is_builtin_dtype(number.dtype):
         number = np.float32(number)
     if not np.isfinite(number):
         return 100, 0, 0.0

@@ -81,7 +81,10 @@ LOW = "low_level must be above 0.5 and below 1"
         (lambda: stats.unit_values([1, 2, 3], np.array([0, 1])), "ids must have one number per value, got 2 for 3"),
         (lambda: stats.ratio_of(np.ones(2), np.array([1.0, -1.0])), "denominators must not add up to 0"),
         (lambda: stats.average_of([]), "estimates must not be empty"),
-        (lambda: stats.auc_of([1, 2], np.array([True, True])), "an area under the ROC curve needs rows of both classes"),
+        (
+            lambda: stats.auc_of([1, 2], np.array([True, True])),
+            "an area under the ROC curve needs rows of both classes",
+        ),
         (lambda: stats.auc_of([1, NAN], YES_NO), "scores must not be NaN"),
         (lambda: stats.auc_of([1], YES_NO), "positive must have one class per score, got 2 for 1"),
         (lambda: stats.delong_covariance([1, 2, 3, 4], np.arange(4) == 0), "at least two rows of each class"),

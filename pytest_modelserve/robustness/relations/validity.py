@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import Decoding, decode, kind_of, machine_epsilon
-from pytest_modelserve.metrics.elementwise import is_numpys_own
+from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.metrics.tolerance import (
     RELATION_EPSILONS,
     RoundingTolerance,
@@ -429,7 +429,7 @@ def finite_rows(arrays: Feed) -> NDArray[np.bool_]:
     found = np.ones(count, np.bool_)
     for array in arrays.values():
         if kind_of(array.dtype) == "real":
-            numbers: NDArray[Any] = array if is_numpys_own(array.dtype) else array.astype(np.float32)
+            numbers: NDArray[Any] = array if is_builtin_dtype(array.dtype) else array.astype(np.float32)
             found &= np.isfinite(numbers).reshape(count, -1).all(axis=1)
     return found
 
