@@ -1,9 +1,8 @@
-"""Inputs on which onnxruntime ends the whole process instead of raising, found by reading the model's graph.
+"""Known crashes of onnxruntime: inputs and graphs on which it ends the process instead of raising.
 
-Seen with onnxruntime 1.32 on x86-64: GRU, LSTM and their quantised form abort (SIGABRT) on an empty sequence or batch,
-and Div of int32 or int64 dies (SIGFPE) on minimum / -1, which does not fit the type. Nothing can be caught afterwards,
-so such inputs are refused before the run. What the model computes on the way is not followed: a graph that turns
-harmless inputs into such values still ends the process.
+Seen with onnxruntime 1.32 on x86-64. GRU, LSTM and DynamicQuantizeLSTM abort (SIGABRT) on an empty sequence or batch.
+Div of int32 or int64 crashes (SIGFPE) on minimum / -1, which does not fit the type. Such inputs are rejected before the
+run. Values that the model computes are not tracked, so a graph that turns other inputs into such values still crashes.
 """
 
 from __future__ import annotations
@@ -22,56 +21,55 @@ if TYPE_CHECKING:
 
     from pytest_modelserve._onnx.scopes import Scope
 
-
 EMPTY_ABORTS = ("DynamicQuantizeLSTM", "GRU", "LSTM")
 DIVISION_TRAPS = ("int32", "int64")  # the narrower types are widened before they are divided
 
 
 @dataclass(frozen=True, slots=True)
 class KnownCrashes:
-    """What to refuse.
+    """The inputs to reject.
 
-    `empty` names the operators of the model that abort on empty inputs, `minimum` the integer dtypes in which it may
-    divide the least value, and `from_float` those in which it does divide and to which it casts: a NaN, an infinity and
-    a number out of range become the least value there.
+    `empty` names the operators that abort on empty inputs. `minimum` names the integer dtypes in which the model may
+    divide the smallest value. `from_float` names those of them to which it also casts: there NaN, infinities and
+    numbers out of range become the smallest value.
     """
 
     empty: tuple[str, ...] = ()
     minimum: tuple[str, ...] = ()
     from_float: tuple[str, ...] = ()
 
-    def refuse(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        """Raise InputError for the first input on which onnxruntime may end the process."""
+    def check(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """Raise InputError for the first input on which onnxruntime may crash."""
         for name, array in feed.items():
             if self.empty and array.size == 0:
                 raise InputError(
-                    f"input {name!r} has shape {list(array.shape)}, which is empty: onnxruntime ends the whole process "
-                    f"where {' or '.join(self.empty)} meets an empty batch or sequence; leave such inputs out"
+                    f"input {name!r} is empty (shape {list(array.shape)}): onnxruntime crashes when "
+                    f"{' or '.join(self.empty)} gets an empty batch or sequence; remove such inputs"
                 )
             for dtype in self.minimum:
-                self._refuse_minimum(name, array, np.dtype(dtype))
+                self._check_minimum(name, array, np.dtype(dtype))
 
-    def _refuse_minimum(self, name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    def _check_minimum(self, name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
         is_wide_integer = array.dtype.kind in "iu" and array.dtype.itemsize >= dtype.itemsize
         is_cast_float = array.dtype.kind == "f" and dtype.name in self.from_float
         if not (is_wide_integer or is_cast_float):
             return
-        least = np.iinfo(dtype).min
+        smallest = np.iinfo(dtype).min
         with np.errstate(invalid="ignore"):
-            reaches = array.astype(dtype, copy=False) == least  # numpy casts as the model's own Cast would
-        if reaches.any():
-            first = tuple(int(i) for i in np.argwhere(reaches)[0])
+            is_smallest = array.astype(dtype, copy=False) == smallest  # numpy casts as the model's own Cast would
+        if is_smallest.any():
+            first = tuple(int(i) for i in np.argwhere(is_smallest)[0])
             raise InputError(
-                f"input {name!r} holds {array[first]} at {list(first)}, which as {dtype.name} is {least}: the model "
-                f"divides {dtype.name}, and onnxruntime ends the whole process on {least} / -1; leave such values out"
+                f"input {name!r} holds {array[first]} at {list(first)}, which is {smallest} as {dtype.name}: the model "
+                f"divides {dtype.name}, and onnxruntime crashes on {smallest} / -1; remove such values"
             )
 
 
 def find_known_crashes(model: onnx.ModelProto) -> KnownCrashes:
-    """The hazards of every graph of `model`: the main one, the branches and bodies inside it, and local functions.
+    """Return the known crashes of every graph of `model`: the main graph, its subgraphs, and local functions.
 
-    A division counts unless its type, a constant divisor without -1 or a constant dividend rules the trap out; where
-    the model does not tell its type, it counts as both.
+    A division counts unless its type, a constant divisor without -1 or a constant dividend rules the crash out. A
+    division of unknown type counts as both int32 and int64.
     """
     from pytest_modelserve._onnx.scopes import cast_type, walk
 
@@ -107,32 +105,28 @@ def _may_trap(division: onnx.NodeProto, scope: Scope) -> bool:
     return dividend is None or (dividend.dtype.kind == "i" and bool((dividend == np.iinfo(dividend.dtype).min).any()))
 
 
-# Models on which onnxruntime's last level of optimisation ends the whole process, found by reading their graph.
-#
-# Seen with onnxruntime 1.32 on x86-64: a float16 Transpose of an input that feeds a MatMul (SIGSEGV while the session
-# opens), also with a Cast, Reshape or Identity in between. The levels below are fine, and so are values that a layer
-# has
-# computed.
-
-
-# Operators that move values, or write them in another type, and compute nothing.
+# Operators that move values or change their type, and compute nothing.
 _MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def crashes_when_optimized(model: onnx.ModelProto) -> bool:
-    """Whether a MatMul reads an input of the model that was transposed in float16, with nothing computed in between."""
+    """Return True if a MatMul reads an input of the model that was transposed in float16, without computation between.
+
+    The last level of graph optimization then crashes (SIGSEGV) while the session opens, also with a Cast, Reshape or
+    Identity in between. The levels below are unaffected, and so are values that a layer has computed.
+    """
     from pytest_modelserve._onnx.scopes import walk
 
     moved = {value.name for value in model.graph.input}
-    turned: set[str] = set()
+    transposed: set[str] = set()
     for node, scope in walk(model):
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type == "MatMul" and turned.intersection(node.input):
+        if node.op_type == "MatMul" and transposed.intersection(node.input):
             return True
         if node.op_type in _MOVES and moved.intersection(node.input[:1]):
             moved.update(node.output)
-            is_turn = node.op_type == "Transpose" and scope.type_of((*node.input, *node.output)) == "float16"
-            if is_turn or turned.intersection(node.input[:1]):
-                turned.update(node.output)
+            is_transposed = node.op_type == "Transpose" and scope.type_of((*node.input, *node.output)) == "float16"
+            if is_transposed or transposed.intersection(node.input[:1]):
+                transposed.update(node.output)
     return False

@@ -1,4 +1,4 @@
-"""Whether arrays fit a model's signature, decided before the model is run."""
+"""Inputs of models: checked against a signature, counted in rows, sliced and batched."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pytest_modelserve.artifacts import Signature, TensorSpec
     from pytest_modelserve.serving.predictor import Predictor
 
+Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 Feed = dict[str, NDArray[Any]]
 
 
 def checked_feed(inputs: object, signature: Signature) -> Feed:
-    """`inputs` by name, as arrays that onnxruntime reads as they are meant; nothing is cast.
+    """Return `inputs` by name if they match `signature`; nothing is cast.
 
-    Byte-swapped arrays are put into native order, because onnxruntime would read their bytes as they lie; numpy's text
-    of variable width becomes an array of strings. Raises InputError for anything that the signature does not take: it
-    names the input, what was expected and what came.
+    Byte-swapped arrays are converted to native order, because onnxruntime ignores the byte order. numpy's text of
+    variable width becomes an array of strings. InputError names the input, what was expected and what it got.
     """
     arrays = _by_name(inputs, signature)
     feed = {spec.name: _checked_array(arrays[spec.name], spec) for spec in signature.inputs}
@@ -32,32 +32,34 @@ def checked_feed(inputs: object, signature: Signature) -> Feed:
 
 
 def check_array(what: str, value: object) -> NDArray[Any]:
-    """`value` if it is a plain numpy array; InputError beginning with `what` that says how to make it one."""
+    """Return `value` if it is a plain numpy array; otherwise raise InputError, which says how to convert it."""
     if isinstance(value, np.ma.MaskedArray):
-        raise InputError(f"{what} is a masked array, whose mask a model cannot see: fill it with .filled(...)")
+        raise InputError(f"{what} is a masked array, and a model ignores the mask: fill it with .filled(...)")
     if isinstance(value, np.ndarray):
         return value
     kind = type(value)
     if kind.__module__.partition(".")[0] == "torch":
-        raise InputError(f"{what} is a torch.{kind.__name__}, not a numpy array: give .detach().cpu().numpy()")
+        raise InputError(f"{what} is a torch.{kind.__name__}, not a numpy array: pass .detach().cpu().numpy()")
     if hasattr(value, "to_numpy"):
-        raise InputError(f"{what} is a {kind.__name__}, not a numpy array: give .to_numpy() of the model's dtype")
-    raise InputError(f"{what} is a {kind.__name__}, not a numpy array: give np.asarray(...) of the model's dtype")
+        raise InputError(f"{what} is a {kind.__name__}, not a numpy array: pass .to_numpy() of the model's dtype")
+    raise InputError(f"{what} is a {kind.__name__}, not a numpy array: pass np.asarray(...) of the model's dtype")
 
 
 def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
     names = [spec.name for spec in signature.inputs]
-    told = ", ".join(map(repr, names))
+    quoted = ", ".join(map(repr, names))
     if not isinstance(inputs, Mapping):
         if len(names) != 1:
-            raise InputError(f"the model has {len(names)} inputs ({told}): give a mapping from their names to arrays")
+            raise InputError(
+                f"inputs must be a mapping from names to arrays: the model has {len(names)} inputs ({quoted})"
+            )
         return {names[0]: inputs}
     for name in inputs:
         if name not in names:
             raise InputError(unknown_choice("input", name, names))
     missing = [name for name in names if name not in inputs]
     if missing:
-        raise InputError(f"input {missing[0]!r} is missing: the model takes {told}")
+        raise InputError(f"input {missing[0]!r} is missing: the model takes {quoted}")
     return inputs
 
 
@@ -71,7 +73,7 @@ def _checked_array(value: object, spec: TensorSpec) -> NDArray[Any]:
 
 def _numbers(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if array.dtype.name != spec.dtype:
-        how = f"cast it, if that is what is meant, with .astype({spec.dtype!r})"
+        how = f"cast it with .astype({spec.dtype!r}) if that is intended"
         raise InputError(f"input {spec.name!r} has dtype {array.dtype.name} where the model takes {spec.dtype}: {how}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -80,12 +82,12 @@ def _text(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if array.dtype.kind == "U":
         return array
     if array.dtype.kind not in "OT":
-        raise InputError(f"input {spec.name!r} has dtype {array.dtype.name} where the model takes text: give strings")
+        raise InputError(f"input {spec.name!r} has dtype {array.dtype.name} where the model takes text: pass strings")
     array = array.astype(object, copy=False)
     for item in array.flat:
         if not isinstance(item, str):  # onnxruntime would take str(item): None becomes "None"
             raise InputError(
-                f"input {spec.name!r} holds {item!r} ({type(item).__name__}) where the model takes text: give strings"
+                f"input {spec.name!r} holds {item!r} ({type(item).__name__}) where the model takes text: pass strings"
             )
     return array
 
@@ -103,7 +105,7 @@ def _check_shape(array: NDArray[Any], spec: TensorSpec) -> None:
 
 
 def _check_shared_dims(feed: Feed, signature: Signature) -> None:
-    """onnxruntime runs on inputs whose common dim differs and answers something, or fails deep inside the graph."""
+    # onnxruntime returns arbitrary outputs for inputs whose common dimension differs, or fails inside the graph.
     seen: dict[str, tuple[str, int, int]] = {}
     for spec in signature.inputs:
         for axis, dim in enumerate(spec.shape or ()):
@@ -118,41 +120,35 @@ def _check_shared_dims(feed: Feed, signature: Signature) -> None:
                 )
 
 
-# What both sides answer to the same inputs, and which of their outputs is judged.
-
-
-Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-
-
 def count_rows(inputs: Inputs) -> int:
-    """The number of rows, the length of every input's first axis.
+    """Return the number of rows, the common length of the first axes.
 
-    InputError for none at all, for a scalar and for inputs of different lengths.
+    InputError for no rows, for a scalar and for inputs of different lengths.
     """
     arrays = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
     lengths = {}
     for name, array in arrays.items():
         if np.ndim(array) == 0:
-            raise InputError(f"{name!r} has no rows: it is a scalar")
+            raise InputError(f"{name!r} is a scalar: it has no rows")
         lengths[name] = len(array)
     if len(set(lengths.values())) > 1:
         raise InputError(f"inputs have different numbers of rows: {lengths}")
     rows = next(iter(lengths.values()), 0)
     if rows == 0:
-        raise InputError("there are no rows to judge by: the inputs are empty")
+        raise InputError("inputs are empty: at least one row is needed")
     return rows
 
 
 def select_output(predictor: Predictor, inputs: Inputs, output: str | None) -> tuple[str, NDArray[Any]]:
-    """The name and value of the one output to judge; `output` is required where there are several.
+    """Return the name and value of the output `output`, which is required if the model has several.
 
-    UsageError without it, or for a name that the model does not have.
+    UsageError if it is missing, or not a name of an output.
     """
     outputs = predictor.predict(inputs)
     if output is None:
         if len(outputs) > 1:
             names = ", ".join(map(repr, outputs))
-            raise UsageError(f"{predictor.subject} has several outputs: say which one by output=..., one of {names}")
+            raise UsageError(f"output= is required: {predictor.subject} has several outputs ({names})")
         return next(iter(outputs.items()))
     if output not in outputs:
         raise UsageError(f"{predictor.subject}: {unknown_choice('output', output, outputs)}")
@@ -162,16 +158,16 @@ def select_output(predictor: Predictor, inputs: Inputs, output: str | None) -> t
 def describe_invalid_rows(
     predictor: Predictor, name: str, scores: NDArray[Any], bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
 ) -> str:
-    """The sentence on the rows `bad` (bad,) of `scores`, the output `name`, that hold `what`."""
+    """Return the sentence on the rows `bad` of `scores`, the output `name`, that hold `what`."""
     return (
         f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {len(scores)} rows, first in row "
         f"{bad[0]} ({_rows_with_nan(inputs)} rows of the inputs hold NaN)"
     )
 
 
-def invalid_reference(told: str, *, does: str = "that answers NaN") -> InputError:
-    """The error for a reference of which `told` says that some rows are broken."""
-    return InputError(f"{told}: a reference {does} cannot judge; clean the inputs or mend the reference")
+def invalid_reference(message: str, *, does: str = "that answers NaN") -> InputError:
+    """Return the error for a reference with invalid rows, which `message` describes."""
+    return InputError(f"{message}: a reference {does} cannot judge; clean the inputs or mend the reference")
 
 
 def _rows_with_nan(inputs: Inputs) -> int:
@@ -183,33 +179,30 @@ def _rows_with_nan(inputs: Inputs) -> int:
     return int(found.sum())
 
 
-# Inputs in one piece or as a stream of batches, and what they count as.
-
-
 def iterate_batches(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
-    """The batches: an array or a mapping is one, anything else gives one after the other and is taken once.
+    """Yield the batches of `inputs`: an array or a mapping is one batch, any other iterable is consumed once.
 
-    InputError for what is neither, and for a batch that is no array and no mapping.
+    InputError for inputs that are not iterable, and for a batch that is neither an array nor a mapping.
     """
     if isinstance(inputs, (np.ndarray, Mapping)):
         yield inputs
         return
     if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
         raise InputError(
-            f"the inputs are a {type(inputs).__name__}: give an array, a mapping from names to arrays, or an iterable "
-            "of such batches"
+            f"inputs must be an array, a mapping from names to arrays, or an iterable of such batches; got "
+            f"{type(inputs).__name__}"
         )
     for index, batch in enumerate(inputs):
         if not isinstance(batch, (np.ndarray, Mapping)):
             raise InputError(
-                f"batch {index} of the inputs is a {type(batch).__name__}: every batch is an array or a mapping from "
-                "names to arrays"
+                f"batch {index} of the inputs must be an array or a mapping from names to arrays; got "
+                f"{type(batch).__name__}"
             )
         yield batch
 
 
 def batch_size(batch: Inputs) -> int | None:
-    """The number of rows of a batch; None where its arrays have no common first axis, so that it is one call.
+    """Return the number of rows of a batch, or None if its arrays have no common first axis: then it is one call.
 
     InputError for a batch of zero rows.
     """
@@ -220,7 +213,7 @@ def batch_size(batch: Inputs) -> int | None:
 
 
 def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
-    """At most `limit` rows of a batch that has rows, from row `first` on; else the whole."""
+    """Return at most `limit` rows of a batch, from row `first` on; the whole of a batch without rows."""
     if batch_size(batch) is None:
         return batch
     if isinstance(batch, Mapping):
@@ -228,31 +221,28 @@ def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     return batch[first : first + limit]
 
 
-# Whether a question about performance can be meant, before anything is measured.
-
-
 def check_positive(name: str, value: float, what: str) -> None:
-    """UsageError unless `value` is a finite number above 0; `what` says what it counts ("milliseconds")."""
+    """Raise UsageError unless `value` is a finite number above 0; `what` is its unit ("milliseconds")."""
     if not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"{name} is a positive number of {what}, not {value}")
+        raise UsageError(f"{name} must be a positive number of {what}; got {value}")
 
 
 def check_quantile(quantile: float) -> None:
-    """UsageError unless `quantile` lies between 0 and 1."""
+    """Raise UsageError unless `quantile` is between 0 and 1."""
     if not 0 < quantile < 1:
-        raise UsageError(f"quantile lies between 0 and 1 (0.95, say), not {quantile}")
+        raise UsageError(f"quantile must be between 0 and 1, such as 0.95; got {quantile}")
 
 
 def check_not_empty(inputs: object) -> None:
-    """InputError for an input without rows: what such a call costs is not what the model costs."""
+    """Raise InputError for an input without rows, as the cost of such a call says nothing about the model."""
     for name, array in inputs.items() if isinstance(inputs, Mapping) else (("", inputs),):
         if isinstance(array, np.ndarray) and array.size == 0:
-            told = f"input {name!r}" if name else "the input"
-            raise InputError(f"{told} of shape {array.shape} holds nothing to time: give the batch that is deployed")
+            which = f"input {name!r}" if name else "the input"
+            raise InputError(f"{which} is empty (shape {array.shape}): pass a batch as it is served")
 
 
 def check_threads(threads: int) -> int:
-    """`threads` if it is a number of threads; UsageError for anything else."""
+    """Return `threads` if it is an integer of at least 1; otherwise raise UsageError."""
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads is a whole number of at least 1, not {threads!r}")
+        raise UsageError(f"threads must be an integer of at least 1; got {threads!r}")
     return threads

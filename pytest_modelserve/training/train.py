@@ -242,7 +242,7 @@ def check_examples(examples: object, what: str) -> None:
     found = dict(leaves(examples, ()))
     if isinstance(examples, (tuple, list)) and found and all(isinstance(v, (int, float)) for v in found.values()):
         raise InputError(
-            f"{what} are a {type(examples).__name__} of numbers: give np.asarray(...) of the model's dtype"
+            f"{what} are a {type(examples).__name__} of numbers: pass np.asarray(...) of the model's dtype"
         )
     if not found:
         raise InputError(f"{what} are empty: there is no array in them")

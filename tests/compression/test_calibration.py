@@ -132,7 +132,7 @@ def bad(position, value):
         (
             iter([np.ones((2, 4))]),
             "batch 0 of calibration= does not fit the model: input 'x' has dtype float64 where the model takes float32: "
-            "cast it, if that is what is meant, with .astype('float32')",
+            "cast it with .astype('float32') if that is intended",
         ),
         ({"z": ones(2, 4)}, "calibration= does not fit the model: unknown input 'z': Known: 'x'"),
         (

@@ -129,11 +129,11 @@ def test_one_of_several_outputs_has_to_be_named(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("rows", "labels", "message"),
     [
-        (ROWS[:0], LABELS[:0], "there are no rows to judge by: the inputs are empty"),
+        (ROWS[:0], LABELS[:0], "inputs are empty: at least one row is needed"),
         (ROWS, LABELS[:-1], "there are 1999 labels for 2000 rows"),
         (ROWS, np.where(np.arange(N) == 7, np.nan, LABELS), "labels .*NaN"),
         (ROWS, np.zeros(N, int), "all 2000 labels are 0"),
-        (np.float32(1), LABELS, "'inputs' has no rows: it is a scalar"),
+        (np.float32(1), LABELS, "'inputs' is a scalar: it has no rows"),
     ],
 )
 def test_data_that_cannot_judge_are_one_clear_error(voting: Any, rows: Any, labels: Any, message: str) -> None:

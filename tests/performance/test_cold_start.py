@@ -76,7 +76,7 @@ def test_real_start_is_inside_a_minute(small_model: ms.Artifact) -> None:
     ("budgets", "message"),
     [
         ({}, "give max_cpu_ms, max_ms, or both"),
-        ({"max_ms": -1}, "max_ms is a positive number of milliseconds, not -1"),
+        ({"max_ms": -1}, "max_ms must be a positive number of milliseconds; got -1"),
         ({"max_cpu_ms": float("nan")}, "max_cpu_ms is a positive number"),
     ],
 )

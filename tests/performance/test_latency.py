@@ -273,11 +273,11 @@ def test_host_state_is_in_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"max_ms": 0}, "max_ms is a positive number of milliseconds, not 0"),
+        ({"max_ms": 0}, "max_ms must be a positive number of milliseconds; got 0"),
         ({"max_ms": float("nan")}, "max_ms is a positive number"),
-        ({"max_ms": 1, "quantile": 1.0}, "quantile lies between 0 and 1"),
+        ({"max_ms": 1, "quantile": 1.0}, "quantile must be between 0 and 1"),
         ({"max_ms": 1, "confidence": 95}, "confidence"),
-        ({"max_ms": 1, "time_limit_s": 0}, "time_limit_s is a positive number of seconds"),
+        ({"max_ms": 1, "time_limit_s": 0}, "time_limit_s must be a positive number of seconds"),
     ],
 )
 def test_invalid_budget_is_refused(budget: dict[str, Any], message: str) -> None:
@@ -286,5 +286,5 @@ def test_invalid_budget_is_refused(budget: dict[str, Any], message: str) -> None
 
 
 def test_input_without_rows_is_refused() -> None:
-    with pytest.raises(ms.InputError, match=r"input 'a' of shape \(0, 3\) holds nothing to time"):
+    with pytest.raises(ms.InputError, match=r"input 'a' is empty \(shape \(0, 3\)\)"):
         ms.measure_latency(ms.serve(lambda x: x), {"a": np.zeros((0, 3))}, max_ms=1)

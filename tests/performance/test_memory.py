@@ -75,7 +75,7 @@ memory: serving takes more memory than its budget allows
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_mib": 0}, "max_mib is a positive number of MiB, not 0"), ({"max_mib": 1, "alpha": 2}, "alpha")],
+    [({"max_mib": 0}, "max_mib must be a positive number of MiB; got 0"), ({"max_mib": 1, "alpha": 2}, "alpha")],
 )
 def test_invalid_memory_budget_is_refused(options: Any, message: str, small_model: ms.Artifact) -> None:
     with pytest.raises(ms.UsageError, match=message):
@@ -251,5 +251,5 @@ def test_real_leak_is_found() -> None:
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])
 def test_invalid_growth_budget_is_refused(budget: float) -> None:
-    with pytest.raises(ms.UsageError, match="max_kib_per_call is a positive number of KiB"):
+    with pytest.raises(ms.UsageError, match="max_kib_per_call must be a positive number of KiB"):
         ms.measure_memory_growth(ms.serve(lambda x: x), ROW, max_kib_per_call=budget)

@@ -80,8 +80,8 @@ def test_exceptions_of_the_function_pass_through():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([1.0], "the input is a list, not a numpy array: give np.asarray(...) of the model's dtype"),
-        ({"a": 1.0}, "input 'a' is a float, not a numpy array: give np.asarray(...) of the model's dtype"),
+        ([1.0], "the input is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
+        ({"a": 1.0}, "input 'a' is a float, not a numpy array: pass np.asarray(...) of the model's dtype"),
     ],
 )
 def test_inputs_that_are_no_arrays_are_refused(inputs, message):

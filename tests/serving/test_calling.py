@@ -89,7 +89,7 @@ def test_inputs_become_a_call_with_flat_names(function, inputs, names, args, kwa
         (two, {"mask": A}, "input 'ids' is missing: forward() takes 'ids', 'mask'"),
         (two, {"ids": A, "msk": B}, "unknown input 'msk': did you mean 'mask'? Known: 'ids', 'mask'"),
         (two, (A, B, C), "3 inputs were given by position and forward() takes 2: 'ids', 'mask'"),
-        (two, [1.0], "input 'ids' is a list, not a numpy array: give np.asarray(...) of the model's dtype"),
+        (two, [1.0], "input 'ids' is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
         (
             lambda ids, mask: None,
             A,

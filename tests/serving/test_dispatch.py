@@ -96,7 +96,7 @@ def test_a_missing_file_is_an_artifact_error(tmp_path):
             {"providers": CUDA},
             "providers=('CUDAExecutionProvider',) are onnxruntime's: double is answered by itself, on the CPU",
         ),
-        (Trained(), {"threads": 0}, "threads is a whole number of at least 1, not 0"),
+        (Trained(), {"threads": 0}, "threads must be an integer of at least 1; got 0"),
     ],
     ids=["url", "class", "int", "bytes", "threads", "providers", "no-threads"],
 )

@@ -62,22 +62,20 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([[1.0, 2.0, 3.0]], "input 'x' is a list, not a numpy array: give np.asarray(...) of the model's dtype"),
-        (np.float32(1), "input 'x' is a float32, not a numpy array: give np.asarray(...) of the model's dtype"),
-        (FakeFrame(), "input 'x' is a FakeFrame, not a numpy array: give .to_numpy() of the model's dtype"),
+        ([[1.0, 2.0, 3.0]], "input 'x' is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
+        (np.float32(1), "input 'x' is a float32, not a numpy array: pass np.asarray(...) of the model's dtype"),
+        (FakeFrame(), "input 'x' is a FakeFrame, not a numpy array: pass .to_numpy() of the model's dtype"),
         (
             np.ma.array(ROWS, mask=ROWS > 0),
-            "input 'x' is a masked array, whose mask a model cannot see: fill it with .filled(...)",
+            "input 'x' is a masked array, and a model ignores the mask: fill it with .filled(...)",
         ),
         (
             ROWS.astype(np.float64),
-            "input 'x' has dtype float64 where the model takes float32: cast it, if that is what is meant, with "
-            ".astype('float32')",
+            "input 'x' has dtype float64 where the model takes float32: cast it with .astype('float32') if that is intended",
         ),
         (
             ROWS.astype(object),
-            "input 'x' has dtype object where the model takes float32: cast it, if that is what is meant, with "
-            ".astype('float32')",
+            "input 'x' has dtype object where the model takes float32: cast it with .astype('float32') if that is intended",
         ),
         (
             ROWS[0],
@@ -102,12 +100,14 @@ def test_what_does_not_fit_is_refused(inputs, message):
 def test_a_torch_tensor_is_told_apart():
     torch = pytest.importorskip("torch")
     assert refusal(torch.zeros(2, 3)) == (
-        "input 'x' is a torch.Tensor, not a numpy array: give .detach().cpu().numpy()"
+        "input 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"
     )
 
 
 def test_one_array_is_not_enough_for_two_inputs():
-    assert refusal(ROWS, TWO) == ("the model has 2 inputs ('ids', 'mask'): give a mapping from their names to arrays")
+    assert refusal(ROWS, TWO) == (
+        "inputs must be a mapping from names to arrays: the model has 2 inputs ('ids', 'mask')"
+    )
 
 
 def test_a_missing_input_is_named():
@@ -134,10 +134,10 @@ def test_a_dim_shared_within_one_input_has_to_agree_too():
     [
         (
             np.array(["a", None], dtype=object),
-            "input 't' holds None (NoneType) where the model takes text: give strings",
+            "input 't' holds None (NoneType) where the model takes text: pass strings",
         ),
-        (np.array([b"a"]), "input 't' has dtype bytes8 where the model takes text: give strings"),
-        (np.array([1.0]), "input 't' has dtype float64 where the model takes text: give strings"),
+        (np.array([b"a"]), "input 't' has dtype bytes8 where the model takes text: pass strings"),
+        (np.array([1.0]), "input 't' has dtype float64 where the model takes text: pass strings"),
     ],
 )
 def test_what_is_not_text_is_not_turned_into_it(array, message):

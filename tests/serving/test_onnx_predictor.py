@@ -176,7 +176,7 @@ def test_closing_lets_go_of_the_session(linear):
 
 def test_a_predictor_closed_by_another_thread_during_a_call_says_so(linear, monkeypatch):
     predictor = OnnxPredictor(linear)
-    monkeypatch.setattr(predictor, "_fitting", lambda inputs: predictor.close() or {"x": inputs})
+    monkeypatch.setattr(predictor, "_like_last", lambda inputs: predictor.close() or {"x": inputs})
     with pytest.raises(UsageError, match="the predictor of linear is closed"):
         predictor.predict(rows(1))
 
@@ -272,12 +272,12 @@ def test_outputs_that_no_array_can_hold_are_refused(onnx_file):
     with pytest.raises(ArtifactError) as caught:
         OnnxPredictor(path)
     assert str(caught.value) == (
-        f"the model {path} has output 'y' of type sparse(float32), which cannot be served as a numpy array: end the "
-        "model in tensors of float16 to float64, integers, bool or text"
+        f"the model {path} has output 'y' of type sparse(float32), which cannot be served as a numpy array: use "
+        "tensors of float16 to float64, integers, bool or text instead"
     )
 
 
-def test_bfloat16_beside_what_is_no_number_is_refused(onnx_file):
+def test_bfloat16_outputs_cannot_be_combined_with_text(onnx_file):
     bfloat16 = helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, ["n"])
     text = helper.make_tensor_value_info("u", onnx.TensorProto.STRING, ["n"])
     path = onnx_file(
@@ -288,12 +288,12 @@ def test_bfloat16_beside_what_is_no_number_is_refused(onnx_file):
     with pytest.raises(ArtifactError) as caught:
         OnnxPredictor(path)
     assert str(caught.value) == (
-        f"the model {path} has output 'y' of type bfloat16 beside 't' of type str: onnxruntime cannot give both in one "
+        f"the model {path} has output 'y' of type bfloat16 and 't' of type str: onnxruntime cannot return both in one "
         "run; cast 'y' in the model"
     )
 
 
-def test_an_unoptimised_twin_runs_the_graph_as_it_stands(linear):
+def test_the_unoptimized_predictor_runs_the_graph_as_stored(linear):
     predictor = OnnxPredictor(linear, name="digits", threads=2)
     twin = predictor.unoptimized()
     level = twin._run.__self__.get_session_options().graph_optimization_level

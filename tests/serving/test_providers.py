@@ -64,16 +64,16 @@ def test_nodes_do_not_fall_back_to_a_cpu_that_was_not_named(linear):
 
 def test_no_provider_and_a_bare_string_are_refused(linear):
     assert refusal(linear, providers=()) == (
-        "providers names at least one execution provider, ('CPUExecutionProvider',) say"
+        "providers is empty: pass at least one execution provider, for example ('CPUExecutionProvider',)"
     )
     assert refusal(linear, providers="CPUExecutionProvider") == (
-        "providers is a sequence of names: give ('CPUExecutionProvider',)"
+        "providers must be a sequence of names: pass ('CPUExecutionProvider',)"
     )
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_are_a_whole_number(linear, threads):
-    assert refusal(linear, threads=threads) == f"threads is a whole number of at least 1, not {threads!r}"
+    assert refusal(linear, threads=threads) == f"threads must be an integer of at least 1; got {threads!r}"
 
 
 def test_a_refused_model_names_the_operator(onnx_file):

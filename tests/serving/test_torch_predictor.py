@@ -185,7 +185,7 @@ def test_a_module_elsewhere_than_on_the_cpu_is_refused():
         ({"ids": X}, "input 'mask' is missing: forward() takes 'ids', 'mask', 'scale'"),
         (
             {"ids": X, "mask": [1.0]},
-            "input 'mask' is a list, not a numpy array: give np.asarray(...) of the model's dtype",
+            "input 'mask' is a list, not a numpy array: pass np.asarray(...) of the model's dtype",
         ),
         ({"ids": X, "mask": np.array(["a"])}, "input 'mask' has dtype <U1: torch has no tensors of text or objects"),
     ],

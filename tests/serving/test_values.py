@@ -86,11 +86,11 @@ def test_rows_with_other_keys_have_no_column():
 @pytest.mark.parametrize(
     ("dtype", "arrays", "message"),
     [
-        ("sequence(float32)", {}, "input 'y.length' is missing: it is part of a value that is no tensor"),
+        ("sequence(float32)", {}, "input 'y.length' is missing: it is part of a value that is not a tensor"),
         (
             "sequence(float32)",
             {"y.length": np.array(2), "y[0]": X},
-            "input 'y[1]' is missing: it is part of a value that is no tensor",
+            "input 'y[1]' is missing: it is part of a value that is not a tensor",
         ),
         (
             "sequence(float32)",
@@ -107,7 +107,7 @@ def test_rows_with_other_keys_have_no_column():
             {"y.keys": np.array([1]), "y": X[0]},
             "input 'y' has shape [2] where 'y.keys' has [1]: the last of its axes, 1 in all, is the keys",
         ),
-        ("optional(float32)", {"y.present": [True]}, "input 'y.present' is a list, not a numpy array: give"),
+        ("optional(float32)", {"y.present": [True]}, "input 'y.present' is a list, not a numpy array: pass"),
     ],
 )
 def test_arrays_that_are_no_value_are_refused(dtype, arrays, message):
@@ -126,7 +126,7 @@ def test_one_array_cannot_be_a_sequence():
     with pytest.raises(InputError) as caught:
         split_inputs(X, [TensorSpec("s", "sequence(float32)", ())])
     assert str(caught.value) == (
-        "the model takes 's', which no single array can be: give a mapping from names to arrays"
+        "inputs must be a mapping from names to arrays: 's' cannot be a single array"
     )
 
 

@@ -119,16 +119,16 @@ class Frame:
 @pytest.mark.parametrize(
     ("examples", "told"),
     [
-        (torch.zeros(1, 6), "example_inputs is a torch.Tensor, not a numpy array: give .detach().cpu().numpy()"),
+        (torch.zeros(1, 6), "example_inputs is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"),
         (
             {"x": torch.zeros(1, 6)},
-            "example_inputs: 'x' is a torch.Tensor, not a numpy array: give .detach().cpu().numpy()",
+            "example_inputs: 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()",
         ),
-        (Frame(), "example_inputs is a Frame, not a numpy array: give .to_numpy() of the model's dtype"),
-        ([[1.0, 2.0]], "example_inputs are a list of numbers: give np.asarray(...) of the model's dtype"),
+        (Frame(), "example_inputs is a Frame, not a numpy array: pass .to_numpy() of the model's dtype"),
+        ([[1.0, 2.0]], "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype"),
         (
             {"x": 2.0},
-            "example_inputs: 'x' is the float 2.0, and what a model takes is arrays: give np.asarray(...) of "
+            "example_inputs: 'x' is the float 2.0, and what a model takes is arrays: pass np.asarray(...) of "
             "the model's dtype, leave a parameter with a default out, or set the value in the module",
         ),
         (np.zeros((0, 6), np.float32), "example_inputs has shape (0, 6): there are no values in it"),

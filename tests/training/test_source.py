@@ -90,7 +90,7 @@ def test_bad_data_are_refused_by_name(data, told):
     [
         (
             [1.0],
-            "example_inputs of source 'm' are a list of numbers: give np.asarray(...) of the model's dtype",
+            "example_inputs of source 'm' are a list of numbers: pass np.asarray(...) of the model's dtype",
         ),
         (np.zeros((0, 4)), "example_inputs of source 'm' has shape (0, 4): there are no values in it"),
         ({}, "example_inputs of source 'm' are empty: there is no array in them"),

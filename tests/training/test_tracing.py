@@ -108,7 +108,7 @@ def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
         (
             nn.Linear(3, 2),
             [1.0],
-            "example_inputs are a list of numbers: give np.asarray(...) of the model's dtype",
+            "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype",
         ),
         (
             Two(),
