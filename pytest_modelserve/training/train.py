@@ -250,7 +250,7 @@ def check_examples(examples: object, what: str) -> None:
         where = f"{what}: {path_name(path)!r}" if path else what
         if isinstance(value, (bool, int, float, complex, str)) or value is None:
             raise InputError(
-                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: give "
+                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: pass "
                 "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
                 "module"
             )
