@@ -85,10 +85,15 @@ def locate_divergence(candidate: Model, reference: Model, inputs: Inputs) -> Div
         ArtifactError: A file cannot be opened.
 
     Example:
-        ```python
-        divergence = ms.locate_divergence("candidate.onnx", "champion.onnx", rows)
-        assert divergence is None, divergence
-        ```
+        >>> import onnx.parser
+        >>> import pytest_modelserve as ms
+        >>> for name, operator in (("candidate", "Relu"), ("champion", "Abs")):
+        ...     head = '<ir_version: 10, opset_import: ["": 20]>'
+        ...     model = onnx.parser.parse_model(f"{head} g (float[n] x) => (float[n] y) {{ y = {operator}(x) }}")
+        ...     onnx.save(model, f"{name}.onnx")
+        >>> found = ms.locate_divergence("candidate.onnx", "champion.onnx", np.array([-1.0], np.float32))
+        >>> found.node, found.changes
+        ('y', ('operator is Relu where the reference has Abs',))
     """
     models = load_pair(candidate, reference, inputs)
     while True:
