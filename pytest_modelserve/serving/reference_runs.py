@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from pytest_modelserve._onnx.graph import subgraphs
 from pytest_modelserve.artifacts import Artifact, load_model
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.serving.predictor import Inputs, Predictor
@@ -164,8 +165,8 @@ def _widen_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
                 _widen_tensor(item.t)
             if item.name in ("to", "dtype") and item.i == TensorProto.FLOAT:
                 item.i = TensorProto.DOUBLE
-            for graph in ([item.g] if item.HasField("g") else []) + list(item.graphs):
-                _widen_graph(graph)
+        for graph in subgraphs(node):
+            _widen_graph(graph)
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
