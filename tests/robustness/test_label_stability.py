@@ -1,4 +1,4 @@
-"""The share of rows that keep their label: exact bounds, the same draws for the same seed, rows in groups."""
+"""The proportion of rows that keep their label: exact bounds, seeded copies, and groups as trials."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import pytest_modelserve as ms
 from pytest_modelserve.robustness import measure_label_stability
 
 Array = NDArray[Any]
-
-
-def first_two(x: Array) -> Array:
-    return x[:, :2]
+MODEL = ms.serve(lambda x: x[:, :2], name="scores")
+NAMED = {"x": np.zeros((2, 2))}
 
 
 def noise(x: Array, rng: np.random.Generator) -> Array:
@@ -25,7 +23,7 @@ def noise(x: Array, rng: np.random.Generator) -> Array:
 
 
 def swap(count: int) -> Any:
-    """Turns the label of the first `count` rows round."""
+    """Returns a transformation that changes the label of the first `count` rows."""
 
     def transform(x: Array) -> Array:
         x[:count, :2] = x[:count, 1::-1]
@@ -39,35 +37,23 @@ def many() -> Array:
     return np.random.default_rng(0).standard_normal((400, 10)).astype(np.float32)
 
 
-MODEL = ms.serve(first_two, name="scores")
-
-
 def swapped(which: Array, x: Array) -> Array:
     return np.where(which[:, None], x[:, ::-1], x)
 
 
-NAMED = {"x": np.zeros((2, 2))}
-
-
-@pytest.mark.parametrize("changed", [0, 3, 20, 400])
-def test_bounds_are_those_of_clopper_and_pearson(changed: int, many: Array) -> None:
+@pytest.mark.parametrize(("changed", "verdict"), [(0, "PASS"), (38, "INCONCLUSIVE"), (100, "FAIL"), (400, "FAIL")])
+def test_bounds_are_those_of_clopper_and_pearson_and_decide_the_verdict(
+    changed: int, verdict: str, many: Array
+) -> None:
     evidence = measure_label_stability(MODEL, many, swap(changed), min_agreement=0.9)
-    (share,) = evidence.quantities
-    kept = 400 - changed
-    assert share.interval is not None
-    assert share.value == kept / 400
-    assert share.interval.low == pytest.approx(beta.ppf(0.05, kept, changed + 1) if kept else 0)
-    assert share.interval.high == pytest.approx(beta.ppf(0.99, kept + 1, changed) if changed else 1)
+    (proportion,) = evidence.quantities
+    stable = 400 - changed
+    assert proportion.interval is not None
+    assert proportion.value == stable / 400
+    assert proportion.interval.low == pytest.approx(beta.ppf(0.05, stable, changed + 1) if stable else 0)
+    assert proportion.interval.high == pytest.approx(beta.ppf(0.99, stable + 1, changed) if changed else 1)
     assert (evidence.n, evidence.n_unit, evidence.confidence, evidence.alpha) == (400, "rows", 0.95, 0.01)
-
-
-@pytest.mark.parametrize(
-    ("changed", "verdict"), [(0, ms.Verdict.PASS), (38, ms.Verdict.INCONCLUSIVE), (100, ms.Verdict.FAIL)]
-)
-def test_verdicts_follow_the_bounds(changed: int, verdict: ms.Verdict, many: Array) -> None:
-    evidence = measure_label_stability(MODEL, many, swap(changed), min_agreement=0.9)
-    assert evidence.verdict is verdict
-    assert bool(evidence.advice) == (verdict is not ms.Verdict.PASS)
+    assert (evidence.verdict, bool(evidence.advice)) == (ms.Verdict[verdict], verdict != "PASS")
     assert evidence.details["changed_rows"] == list(range(min(changed, 50)))
 
 
@@ -79,8 +65,10 @@ def test_the_rows_that_changed_are_listed(many: Array) -> None:
     assert evidence.method.name == "exact binomial bounds, one copy of each row"
 
 
-def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> None:
-    one = measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=1)
+def test_copies_follow_from_the_seed_and_a_row_counts_if_every_copy_keeps_its_label(many: Array) -> None:
+    one, again, other = (measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
+    assert one.details == again.details
+    assert one.details["changed_rows"] != other.details["changed_rows"]
     several = measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=1, draws=5)
     assert several.n == one.n == 400
     assert several.quantities[0].value < one.quantities[0].value
@@ -88,13 +76,7 @@ def test_a_row_counts_where_every_drawn_copy_keeps_its_label(many: Array) -> Non
     assert several.method.name == "exact binomial bounds, 5 generated copies of each row, seed 1"
 
 
-def test_draws_follow_from_the_seed(many: Array) -> None:
-    first, again, other = (measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
-    assert first.details == again.details
-    assert first.details["changed_rows"] != other.details["changed_rows"]
-
-
-def test_groups_are_the_trials_where_rows_belong_together(many: Array) -> None:
+def test_each_group_is_one_trial(many: Array) -> None:
     groups = np.arange(400) // 4
     evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, sampling=ms.Sampling(groups=groups))
     assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
@@ -145,19 +127,10 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
         ({"min_agreement": 1}, "min_agreement must be a proportion between 0 and 1 (0.95, say), got 1"),
         ({"confidence": 0.4}, "confidence"),
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        (
-            {"draws": 2},
-            "draws must be 1 for a transform without a generator, got 2: use transform(rows, rng)",
-        ),
+        ({"draws": 2}, "draws must be 1 for a transform without a generator, got 2: use transform(rows, rng)"),
         ({"transform": "blur"}, "transform must be a function of rows, got a str"),
-        (
-            {"transform": lambda x: x[:5]},
-            "transform must return all 400 rows, got rows of shape [5, 10]",
-        ),
-        (
-            {"transform": lambda x: x.astype(float)},
-            "transform must return rows as float32, got float64: convert back",
-        ),
+        ({"transform": lambda x: x[:5]}, "transform must return all 400 rows, got rows of shape [5, 10]"),
+        ({"transform": lambda x: x.astype(float)}, "transform must return rows as float32, got float64: convert back"),
         ({"transform": lambda x: x.tolist()}, "transform must return rows as a numpy array, got list"),
         ({"sampling": ms.Sampling(groups=[1, 2])}, "groups have shape (2,)"),
         ({"sampling": ms.Sampling(sample_weight=[1])}, "sample_weight is not supported by exact binomial bounds"),
@@ -176,7 +149,7 @@ def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, ma
     assert message in str(error.value)
 
 
-def test_a_second_argument_is_a_generator_only_where_it_has_to_be_given(many: Array) -> None:
+def test_a_second_parameter_is_a_generator_if_it_is_required_or_called_rng(many: Array) -> None:
     def blur(x: Array, sigma: float = 0.0) -> Array:
         return x + np.float32(sigma)
 

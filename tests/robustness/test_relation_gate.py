@@ -230,8 +230,3 @@ def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, ro
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x), inputs, relation, **arguments)
     assert message in str(error.value)
-
-
-def test_the_evidence_survives_its_json(quiet_rows: Array) -> None:
-    evidence = ms.measure_relation(ms.serve(planted), quiet_rows, r.finite_outputs(), save_to=None)
-    assert ms.Evidence.from_json(evidence.to_json()).findings == evidence.findings

@@ -133,11 +133,6 @@ CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]]
         lambda x: np.maximum(x, 0).sum(axis=1),
         lambda x: x @ W,
     ),
-    "set, planted": (
-        r.set_permutation(),
-        lambda x: x.max(axis=1),
-        lambda x: planted(x.max(axis=1), corner(x), 0.1),
-    ),
     "set, equivariant": (
         r.set_permutation(equivariant=True),
         lambda x: x - x.mean(axis=1, keepdims=True),
@@ -187,11 +182,6 @@ CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]]
         lambda x: x[:, 3],
     ),
     "up": (r.directional(2, 0.5, "up"), lambda x: x[:, 2] * 3, lambda x: planted(-x[:, 2] * 3, corner(x), 100)),
-    "up, planted": (
-        r.directional(2, 0.5, "up"),
-        lambda x: np.floor(x[:, 2]),
-        lambda x: planted(x[:, 2], (x[:, 2] > 1) & (x[:, 7] < -1), -1.0),
-    ),
     "down by less": (r.directional(2, -0.5, "down", at_least=0.9), lambda x: x[:, 2] * 2, lambda x: np.tanh(x[:, 2])),
     "down, at least": (
         r.directional(2, 1.0, "down", at_least=0.5, at_most=2.0),
@@ -221,10 +211,10 @@ def measured(model: Any, rows: Array, relation: Any, **options: Any) -> ms.Evide
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_that_obeys_the_relation_passes(case: str, rows: Array) -> None:
     relation, obeying, _ = CASES[case]
-    evidence = measured(obeying, rows, relation)
+    evidence = measured(obeying, rows, relation, candidates=400)
     assert evidence.verdict is ms.Verdict.PASS
     assert evidence.findings == (relation.definition,)
-    assert (evidence.n, evidence.alpha, evidence.confidence) == (1000, 0, None)
+    assert (evidence.n, evidence.alpha, evidence.confidence) == (400, 0, None)
     assert hash(relation) == hash(relation)
 
 
