@@ -71,6 +71,23 @@ def test_one_error_rate_is_shared_by_all_cells() -> None:
     assert [drop.interval.high_level for drop in drops] == pytest.approx([0.95] * 4)
 
 
+def test_only_the_named_input_is_corrupted() -> None:
+    model, feed = ms.serve(lambda feed: by_the_first_feature(feed["x"])), {"x": ROWS, "unused": ROWS}
+    for name, drop in (("x", 0.1), ("unused", 0.0)):
+        evidence = measure_corruption_accuracy(
+            model, feed, LABELS, corruptions=[flip_rows(0.1)], max_drop=0.2, input_name=name
+        )
+        assert evidence.quantities[0].value == pytest.approx(drop)
+    for name, message in (
+        (None, "input_name= is missing: inputs has 2 inputs, x, unused"),
+        ("y", "unknown input_name"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            measure_corruption_accuracy(
+                model, feed, LABELS, corruptions=[flip_rows(0.1)], max_drop=0.2, input_name=name
+            )
+
+
 def test_dependent_rows_and_weights_have_delta_method_intervals() -> None:
     """Rows in fifty groups, of which every tenth is wrong as a whole, say less than as many independent rows."""
     groups = np.repeat(np.arange(50), 4)

@@ -76,11 +76,13 @@ def test_copies_follow_from_the_seed_and_a_row_counts_if_every_copy_keeps_its_la
     assert several.method.name == "exact binomial bounds, 5 generated copies of each row, seed 1"
 
 
-def test_each_group_is_one_trial(many: Array) -> None:
+def test_each_group_or_block_is_one_trial(many: Array) -> None:
     groups = np.arange(400) // 4
     evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, sampling=ms.Sampling(groups=groups))
     assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
     assert evidence.details["changed_rows"] == list(range(6))
+    blocks = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, sampling=ms.Sampling(block=4))
+    assert (blocks.n, blocks.n_unit, blocks.quantities) == (100, "blocks", evidence.quantities)
 
 
 def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
