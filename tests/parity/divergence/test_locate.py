@@ -138,6 +138,13 @@ def renamed(model: onnx.ModelProto) -> None:
     next(each for each in model.graph.initializer if each.name == "w2").name = "renamed"
 
 
+def constant_node(model: onnx.ModelProto) -> None:
+    """A weight is a Constant node instead of an initializer."""
+    tensor = next(each for each in model.graph.initializer if each.name == "b2")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["b2"], value=tensor))
+    model.graph.initializer.remove(tensor)
+
+
 def all_split(model: onnx.ModelProto) -> None:
     """Gemm as MatMul and Add, Relu as Max with zero."""
     gemm_split()(model)
@@ -156,8 +163,8 @@ def exchanged(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda model: None, renamed, weight("w2", last_bits), all_split, exchanged],
-    ids=["same", "names", "last-bits", "several-operators", "shifted-numbers"],
+    [lambda model: None, renamed, constant_node, weight("w2", last_bits), all_split, exchanged],
+    ids=["same", "names", "constant-node", "last-bits", "several-operators", "shifted-numbers"],
 )
 def test_equivalent_graph_has_no_divergence(locate: Any, change: Any) -> None:
     assert locate(change) is None
