@@ -178,9 +178,9 @@ def test_inputs_without_a_common_first_axis_are_counted_as_calls() -> None:
     [
         (iter([]), "inputs: there is no batch; give at least one row"),
         (iter([X, X[:0]]), "empty"),
-        ([X, 3.0], "batch 1 of the inputs is a float"),
-        (3.0, "inputs are a float"),
-        ("rows.npz", "inputs are a str"),
+        ([X, 3.0], "batch 1.* float"),
+        (3.0, "inputs.* float"),
+        ("rows.npz", "inputs.* str"),
     ],
     ids=["no-batch", "empty-batch", "no-array", "number", "path"],
 )
