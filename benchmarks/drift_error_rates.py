@@ -19,13 +19,8 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Budget, Verdict
 from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
-from pytest_modelserve.monitoring.drift.column_tests import (
-    Blocks,
-    Comparison,
-    compare_categories,
-    compare_numbers,
-    judge,
-)
+from pytest_modelserve.monitoring.decision import Blocks, decide
+from pytest_modelserve.monitoring.drift.column_tests import DriftTest, compare_categories, compare_numbers
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats.two_sample_tests import rows_for_distance
 
@@ -33,19 +28,19 @@ PROFILE_ROWS, BINS, BUDGET, ALPHA = 10_000, 256, 0.10, 0.01
 CITIES = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
 EQUAL = np.full(BINS, PROFILE_ROWS / BINS)
 
-Draw = Callable[[np.random.Generator], list[Comparison]]
+Draw = Callable[[np.random.Generator], list[DriftTest]]
 
 
-def verdict(comparisons: list[Comparison], *, budget: float, alpha: float = ALPHA) -> Verdict:
-    judgement = judge(comparisons, budget=budget, alpha=alpha)
-    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
+def verdict(comparisons: list[DriftTest], *, budget: float, alpha: float = ALPHA) -> Verdict:
+    result = decide([(1.0, comparisons)], budget=budget, alpha=alpha)
+    return Budget("at_most", budget).verdict(result.headline.distance, result.interval)
 
 
-def numbers(rng: np.random.Generator, shares: NDArray[np.float64], rows: int) -> Comparison:
+def numbers(rng: np.random.Generator, shares: NDArray[np.float64], rows: int) -> DriftTest:
     return compare_numbers("x", EQUAL, rng.multinomial(rows, shares), blocks=Blocks())
 
 
-def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[Comparison]:
+def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[DriftTest]:
     """Four numeric columns to one of categories, all as in the profile."""
     categorical = columns // 5
     shares = rng.gamma(PROFILE_ROWS / BINS, size=(columns - categorical, BINS))
@@ -56,7 +51,7 @@ def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[Compari
     return found
 
 
-def moved_by(rng: np.random.Generator, distance: float, rows: int) -> Comparison:
+def moved_by(rng: np.random.Generator, distance: float, rows: int) -> DriftTest:
     """A column whose lower half has lost `distance` to its upper half: the distance of the distributions, exactly."""
     share = rng.gamma(PROFILE_ROWS / BINS, size=BINS)
     share /= share.sum()

@@ -30,8 +30,9 @@ from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.columns import as_column
 from pytest_modelserve.monitoring.correlations import Associations, Feature, choose_features, pair_sums
-from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_numbers, judge_families
-from pytest_modelserve.monitoring.drift.gate import Families
+from pytest_modelserve.monitoring.decision import Blocks, decide
+from pytest_modelserve.monitoring.drift.column_tests import compare_numbers
+from pytest_modelserve.monitoring.drift.groups import DriftTests
 from pytest_modelserve.monitoring.drift.multivariate_tests import compare_associations
 from pytest_modelserve.monitoring.profiler import profile_column
 from pytest_modelserve.progress import progress
@@ -63,7 +64,7 @@ def uniform_feature() -> tuple[int, ...]:
     return choose_features([column, other])[0].scores
 
 
-def null_world(rng: np.random.Generator, columns: int, copula: str, scores: tuple[int, ...]) -> Families:
+def null_world(rng: np.random.Generator, columns: int, copula: str, scores: tuple[int, ...]) -> DriftTests:
     counts, sums = [], []
     for rows in (PROFILE_ROWS, ROWS):
         bins = np.minimum((uniforms(rng, rows, columns, copula) * len(scores)).astype(np.int64), len(scores) - 1)
@@ -73,15 +74,17 @@ def null_world(rng: np.random.Generator, columns: int, copula: str, scores: tupl
         sums.append(tuple(pair_sums(scored, np.ones_like(scored)).ravel().tolist()))
     features = tuple(Feature(f"x{index}", None, scores) for index in range(min(columns, 64)))
     then, now = Associations(features, PROFILE_ROWS, sums[0]), Associations(features, ROWS, sums[1])
-    return Families(
-        tuple(compare_numbers("x", *pair, blocks=Blocks()) for pair in zip(*counts, strict=True)),
-        compare_associations(then, now),
+    return DriftTests(
+        {
+            "column": tuple(compare_numbers("x", *pair, blocks=Blocks()) for pair in zip(*counts, strict=True)),
+            "pair": compare_associations(then, now),
+        }
     )
 
 
-def verdict(families: Families, budget: float) -> Verdict:
-    judgement = judge_families(families.shares(), budget=budget, alpha=ALPHA)
-    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
+def verdict(tests: DriftTests, budget: float) -> Verdict:
+    result = decide(tests.weighted(), budget=budget, alpha=ALPHA)
+    return Budget("at_most", budget).verdict(result.headline.distance, result.interval)
 
 
 def null_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -90,10 +93,10 @@ def null_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         for copula in ("independent", "normal, 0.5", "t3, 0.5"):
             failed = undecided = pairs_alone = 0
             for _ in range(worlds):
-                families = null_world(rng, columns, copula, scores)
-                failed += verdict(families, 1e-9) is Verdict.FAIL
-                undecided += verdict(families, 0.10) is Verdict.INCONCLUSIVE
-                pairs_alone += verdict(Families(families.pairs), 1e-9) is Verdict.FAIL
+                tests = null_world(rng, columns, copula, scores)
+                failed += verdict(tests, 1e-9) is Verdict.FAIL
+                undecided += verdict(tests, 0.10) is Verdict.INCONCLUSIVE
+                pairs_alone += verdict(DriftTests({"column": tests.of("pair")}), 1e-9) is Verdict.FAIL
             high = binomial_bounds(failed, worlds, low_level=0.95, high_level=0.95).high
             yield (
                 f"{columns:5} columns, {copula:<12}  FAIL {failed / worlds:.4f} (at most {high:.4f})  "
@@ -171,8 +174,8 @@ def row_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
     shares = [np.diff(np.concatenate(([0.0], ndtr(edges - shift), [1.0]))) for shift in (0.0, 0.01)]
     for _ in range(worlds):
         counts = [rng.multinomial(1_000_000, share) for share in shares]
-        families = Families((compare_numbers("x", *counts, blocks=Blocks()),) * 5)
-        alarms += verdict(families, 0.03) is Verdict.FAIL
+        tests = DriftTests({"column": (compare_numbers("x", *counts, blocks=Blocks()),) * 5})
+        alarms += verdict(tests, 0.03) is Verdict.FAIL
     yield f"1,000,000 against 1,000,000 rows, 0.01 sd, budget 0.03: FAIL {alarms / worlds:.4f}"
 
 

@@ -1,4 +1,4 @@
-"""Gates on data: a stored profile of the training data, and whether what comes in later still looks like it."""
+"""Gates on data: a stored profile of the training data, and comparisons of later data with it."""
 
 from pytest_modelserve.monitoring.columns import with_embedding
 from pytest_modelserve.monitoring.drift import measure_drift

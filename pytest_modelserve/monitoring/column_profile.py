@@ -1,4 +1,4 @@
-"""The counts and moments that a profile keeps of one column."""
+"""Profiles of single columns: counts between edges or of categories, and moments."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from pytest_modelserve.monitoring.histogram import Exact, added, moments
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 MAX_CATEGORIES = 100
-
-
 MAX_CATEGORY_LENGTH = 100
 """Beyond either, a column is text rather than categories: 100 names of 100 letters are 10 KB of the file."""
+HASH_BUCKETS = 64
+"""Buckets that the categories of such a column are counted in: the rate of one bucket is then known to 1 or 2 %."""
 
-
-POOLS = 64
-"""Pools that the categories of such a column are counted in: a share of one pool is then still told to 1 or 2 %."""
+AlignedCounts = tuple[tuple[str | int, ...], tuple[int, ...], tuple[int, ...]]
+"""Categories or numbers of hash buckets, their counts in the profile, and their counts in the data."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumericColumn:
-    """A column of numbers: how many of them lie in each bin, and what they are like.
+    """Profile of a numeric column: counts between edges, and moments.
 
-    `counts` has one bin more than there are `edges`; a value on an edge lies above it. Infinities are counted in the
-    outermost bins and told beside them; minimum, maximum, mean and std (of the population) leave them out, and are 0
-    where nothing is finite. `sums` are those of the finite values and their squares, from which profiles merge to the
-    same mean and std in every order; None where an engine has added them up, which rounds. `rows` are all rows, of
-    which `nulls` are in no bin. `lag` is the rank autocorrelation of neighbouring rows. `below` and `above` are rows
-    below and above the finite range of the profile that it was made `like`: 0 in one made like none. `source` is the
-    column of texts whose lengths these are, or of embeddings that these are one number of; None for any other.
-    `backward` are the times earlier than the row before; None of what is no time, and where no order was known.
+    There are one more `counts` than `edges`; a value on an edge lies above it. `rows` are all rows; `nulls` are in no
+    bin. Infinities are in the outermost bins; minimum, maximum, mean and std (of the population) ignore them, and are 0
+    if no value is finite. `lag` is the rank autocorrelation of neighboring rows.
+
+    `sums` are the exact sums of the finite values and of their squares, so that profiles merge to the same mean and std
+    in any order; None if an engine added them up, which rounds. `below` and `above` are the rows outside the finite
+    range of the profile that this one was made `like`. `source` is the text column whose lengths these are, or the
+    embedding that this is one number of. `backward` counts the times earlier than the row before; None for other kinds,
+    and if the order of the rows is not known.
     """
 
     name: str
@@ -63,7 +63,9 @@ class NumericColumn:
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip(self.edges, self.edges[1:], strict=False))
         if not rising or len(self.counts) != len(self.edges) + 1 or sum(self.counts) != self.rows - self.nulls:
-            raise UsageError(f"column {self.name!r} has no rising edges with one bin more, or loses rows")
+            raise UsageError(
+                f"column {self.name!r} needs rising edges, one bin more than edges, and counts that add up to its rows"
+            )
 
     @property
     def known(self) -> int:
@@ -77,12 +79,12 @@ class NumericColumn:
 
     @property
     def constant(self) -> bool:
-        """Whether all known values are the same."""
+        """Whether all non-null values are equal."""
         return 0 < self.finite == self.known and self.minimum == self.maximum
 
     @property
     def median(self) -> float:
-        """About the median: a point between the edges of its bin, a whole one of whole numbers."""
+        """The estimated median: interpolated between the edges of its bin, and rounded for integers."""
         cumulated = list(accumulate(self.counts))
         middle = cumulated[-1] / 2
         index = bisect_left(cumulated, middle)
@@ -96,10 +98,10 @@ class NumericColumn:
         return median
 
     def merged(self, other: NumericColumn) -> NumericColumn:
-        """Both columns' rows together, exactly as if they had been counted at once.
+        """Return the profile of both columns' rows, with exactly the counts of profiling them at once.
 
-        Only the autocorrelation is another, for neither side knows the other's neighbours; and without `sums`, mean and
-        std agree to rounding (Chan, Golub and LeVeque 1979).
+        The autocorrelation is the mean of both. Without `sums`, mean and std agree to rounding (Chan, Golub and LeVeque
+        1979).
         """
         if self.edges != other.edges:
             raise UsageError(
@@ -107,7 +109,7 @@ class NumericColumn:
             )
         sums = added(self.sums, other.sums) if self.sums and other.sums else None
         finite = [column for column in (self, other) if column.finite] or [self]
-        mean, std = _pooled(self, other) if sums is None else moments(sums, self.finite + other.finite)
+        mean, std = _merged_moments(self, other) if sums is None else moments(sums, self.finite + other.finite)
         return NumericColumn(
             name=self.name,
             kind=_wider(self, other),
@@ -121,7 +123,7 @@ class NumericColumn:
             std=std,
             edges=self.edges,
             counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
-            lag=_joined(self.lag, other.lag),
+            lag=_merged_lag(self.lag, other.lag),
             below=self.below + other.below,
             above=self.above + other.above,
             sums=sums,
@@ -132,11 +134,11 @@ class NumericColumn:
 
 @dataclass(frozen=True, slots=True)
 class CategoricalColumn:
-    """A column of categories: how many rows each has.
+    """Profile of a text column: counts of categories in alphabetical order, or of hash buckets.
 
-    With more than 100 categories, or one longer than 100 letters, no name is kept: `categories` is empty and `counts`
-    are those of 64 pools, into which a hash of the name sorts every category. Keeping the most frequent ones instead
-    would make these look more frequent than they are, and every later window drift.
+    With more than 100 categories, or one longer than 100 letters, no name is stored: `categories` is empty, and
+    `counts` are those of 64 buckets of a hash of the name. Storing only the most frequent names instead would
+    overestimate their rates, so that every later window would seem to drift.
     """
 
     name: str
@@ -148,21 +150,23 @@ class CategoricalColumn:
     kind: Literal["category"] = "category"
 
     def __post_init__(self) -> None:
-        if len(self.counts) != (len(self.categories) or POOLS) or sum(self.counts) != self.rows - self.nulls:
-            raise UsageError(f"column {self.name!r} has no count for each category, or loses rows")
+        if len(self.counts) != (len(self.categories) or HASH_BUCKETS) or sum(self.counts) != self.rows - self.nulls:
+            raise UsageError(
+                f"column {self.name!r} needs a count for each category, and counts that add up to its rows"
+            )
 
     @classmethod
     def of(cls, name: str, counts: Mapping[str, int], *, nulls: int, lag: LagOne) -> CategoricalColumn:
-        """The column with so many rows of each category: by name where they are few and short, else in pools."""
+        """Return the profile of these `counts`: by category if they are few and short, else by hash bucket."""
         rows = sum(counts.values()) + nulls
         if len(counts) <= MAX_CATEGORIES and all(len(category) <= MAX_CATEGORY_LENGTH for category in counts):
             named = sorted(counts.items())
             return cls(name, rows, nulls, tuple(c for c, _ in named), tuple(n for _, n in named), lag)
-        return cls(name, rows, nulls, (), _in_pools(counts.items()), lag)
+        return cls(name, rows, nulls, (), _in_buckets(counts.items()), lag)
 
     @property
     def source(self) -> None:
-        """None: what is made of other columns is numbers."""
+        """None: columns derived from others are numeric."""
         return None
 
     @property
@@ -171,32 +175,28 @@ class CategoricalColumn:
         return self.rows - self.nulls
 
     @property
-    def pooled(self) -> bool:
-        """Whether the counts are those of pools."""
+    def hashed(self) -> bool:
+        """Whether the counts are those of hash buckets."""
         return not self.categories
 
-    def in_pools(self) -> tuple[int, ...]:
-        """The counts of the 64 pools, whatever is kept."""
-        return self.counts if self.pooled else _in_pools(zip(self.categories, self.counts, strict=True))
+    def align(self, counts: Mapping[str, int]) -> AlignedCounts:
+        """Return categories or bucket numbers, with their counts in this profile and in `counts`.
 
-    def beside(self, counts: Mapping[str, int]) -> tuple[tuple[str | int, ...], tuple[int, ...], tuple[int, ...]]:
-        """The categories or pools, their counts here, and in a column with these `counts` of every category.
-
-        Pools go by their number. Categories that are not here follow those that are.
+        New categories follow those of the profile, in alphabetical order.
         """
-        if self.pooled:
-            return tuple(range(POOLS)), self.counts, _in_pools(counts.items())
+        if self.hashed:
+            return tuple(range(HASH_BUCKETS)), self.counts, _in_buckets(counts.items())
         new = tuple(sorted(counts.keys() - set(self.categories)))
         names = (*self.categories, *new)
         return names, (*self.counts, *[0] * len(new)), tuple(counts.get(name, 0) for name in names)
 
     def merged(self, other: CategoricalColumn) -> CategoricalColumn:
-        """Both columns' rows together, exactly as if they had been counted at once."""
-        rows, nulls, lag = self.rows + other.rows, self.nulls + other.nulls, _joined(self.lag, other.lag)
+        """Return the profile of both columns' rows, exactly as if they had been counted at once."""
+        rows, nulls, lag = self.rows + other.rows, self.nulls + other.nulls, _merged_lag(self.lag, other.lag)
         if not self.known or not other.known:
             return replace(self if self.known else other, rows=rows, nulls=nulls, lag=lag)
-        if self.pooled or other.pooled:
-            counts = tuple(a + b for a, b in zip(self.in_pools(), other.in_pools(), strict=True))
+        if self.hashed or other.hashed:
+            counts = tuple(a + b for a, b in zip(hash_bucket_counts(self), hash_bucket_counts(other), strict=True))
             return CategoricalColumn(self.name, rows, nulls, (), counts, lag)
         named = Counter(dict(zip(self.categories, self.counts, strict=True)))
         named.update(dict(zip(other.categories, other.counts, strict=True)))
@@ -206,33 +206,37 @@ class CategoricalColumn:
 ProfiledColumn = NumericColumn | CategoricalColumn
 
 
-def pool_of(category: str) -> int:
-    """The pool, 0 to 63, of a category: the same on every machine and in every release."""
-    return hashlib.blake2b(category.encode(errors="surrogatepass"), digest_size=8).digest()[0] % POOLS
+def hash_bucket(category: str) -> int:
+    """Return the hash bucket, 0 to 63, of a category: the same on every machine and in every release."""
+    return hashlib.blake2b(category.encode(errors="surrogatepass"), digest_size=8).digest()[0] % HASH_BUCKETS
 
 
-def _in_pools(counts: Iterable[tuple[str, int]]) -> tuple[int, ...]:
-    pools = [0] * POOLS
+def hash_bucket_counts(column: CategoricalColumn) -> tuple[int, ...]:
+    """Return the counts of the 64 hash buckets of a column."""
+    return column.counts if column.hashed else _in_buckets(zip(column.categories, column.counts, strict=True))
+
+
+def _in_buckets(counts: Iterable[tuple[str, int]]) -> tuple[int, ...]:
+    buckets = [0] * HASH_BUCKETS
     for category, rows in counts:
-        pools[pool_of(category)] += rows
-    return tuple(pools)
+        buckets[hash_bucket(category)] += rows
+    return tuple(buckets)
 
 
-def _pooled(one: NumericColumn, other: NumericColumn) -> tuple[float, float]:
+def _merged_moments(one: NumericColumn, other: NumericColumn) -> tuple[float, float]:
     n, m = one.finite, other.finite
     if not n or not m:
         return (one.mean, one.std) if n else (other.mean, other.std)
-    share, apart = m / (n + m), other.mean - one.mean
-    between = math.sqrt(share * (1 - share)) * apart
-    std = math.hypot(math.sqrt(1 - share) * one.std, math.sqrt(share) * other.std, between)
-    return one.mean + share * apart, std
+    weight, difference = m / (n + m), other.mean - one.mean
+    between = math.sqrt(weight * (1 - weight)) * difference
+    std = math.hypot(math.sqrt(1 - weight) * one.std, math.sqrt(weight) * other.std, between)
+    return one.mean + weight * difference, std
 
 
-def _joined(one: LagOne, other: LagOne) -> LagOne:
-    """The mean autocorrelation of both sides' pairs, the same in whatever order many are joined.
+def _merged_lag(one: LagOne, other: LagOne) -> LagOne:
+    """Return the mean autocorrelation over both sides' pairs, the same in any order of many.
 
-    estimate · pairs is taken for a whole multiple of 2⁻²⁰. Of what was joined here it is one, and rounding gives it
-    back; of fewer than 2³² pairs a double holds it.
+    estimate · pairs is rounded to a multiple of 2⁻²⁰, which a double holds for fewer than 2³² pairs.
     """
     pairs = one.pairs + other.pairs
     total = sum(round(lag.estimate * lag.pairs * 2**20) for lag in (one, other))
@@ -243,5 +247,5 @@ def _wider(one: NumericColumn, other: NumericColumn) -> Number:
     if not one.known or not other.known:  # a side that is all null has no kind of its own
         return one.kind if one.known else other.kind
     if (one.kind == "datetime") != (other.kind == "datetime"):
-        raise UsageError(f"column {one.name!r} is of kind {one.kind} in one profile and {other.kind} in the other")
+        raise UsageError(f"column {one.name!r} has kind {one.kind} in one profile and {other.kind} in the other")
     return max(one.kind, other.kind, key=("boolean", "integer", "float", "datetime").index)

@@ -1,36 +1,34 @@
-"""How the columns of a data set go together: sums over pairs of columns that tell normal-score correlations."""
+"""Associations of columns: sums over pairs of features, for normal-score correlations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.histogram import Floats, Integers, bins_of
 from pytest_modelserve.monitoring.sketch import spread
 from pytest_modelserve.stats.two_sample_tests import POWERS
 
-if TYPE_CHECKING:
-    from pytest_modelserve.monitoring.columns import Column
-
 MAX_FEATURES = 64
 """2,016 pairs; the sums of each take about 120 bytes of the file."""
-CUT = 20
-"""The largest score, two standard deviations: beyond, single rows that are extreme everywhere would decide."""
+MAX_SCORE = 20
+"""The largest score, two standard deviations: with larger ones, a few extreme rows would decide."""
 MAX_ROWS = 50_000
-"""Rows read of one data set, spread evenly over it: a correlation is then known to ±0.009."""
+"""Rows read of one data set, spread evenly over it: they give a correlation to ±0.009."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What of a row is scored: the bin of a number, `scores` one a bin, or whether a row is of one `category`, 1 or 0.
+    """A feature of a row: the score of a number's bin, or whether the row has one `category` (1 or 0).
 
-    The scores of bins are ten times the normal quantile of their middle rank in the profile, rounded, −20 to 20.
+    The score of a bin is ten times the normal quantile of its middle rank in the profile, rounded, −20 to 20.
     """
 
     column: str
@@ -39,16 +37,16 @@ class Feature:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         return repr(self.column) if self.category is None else f"{self.column!r} = {self.category!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Associations:
-    """Sums of products of the scores of each pair of features, over `rows` rows; a row with a null is in no pair of it.
+    """Sums of products of scores for each pair of features, over `rows` rows; a null leaves its row out of a pair.
 
-    `sums` are whole numbers, fifteen a pair in the order of POWERS, the pairs in that of itertools.combinations. Those
-    of several data sets add up exactly where their features are the same. No row can be told from them.
+    `sums` are integers: fifteen for each pair in the order of POWERS, with pairs in the order of
+    itertools.combinations. Sums of several data sets with the same features add up exactly. They reveal no row.
     """
 
     features: tuple[Feature, ...]
@@ -58,83 +56,79 @@ class Associations:
     def __post_init__(self) -> None:
         count = len(self.features)
         if len(self.sums) != count * (count - 1) // 2 * len(POWERS):
-            raise UsageError("associations have fifteen sums for each pair of features")
+            raise UsageError("sums must have fifteen entries for each pair of features")
 
     def merged(self, other: Associations) -> Associations:
-        """Both data sets' rows together, exactly; UsageError for other features."""
+        """Add the sums of both data sets, exactly; UsageError for other features."""
         if self.features != other.features:
-            raise UsageError("the profiles score their columns differently: make one of them with like=the other")
+            raise UsageError("the profiles have different features: make one of them with like=the other")
         sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
         return Associations(self.features, self.rows + other.rows, sums)
 
     def content(self) -> dict[str, Any]:
-        """All of it as JSON builtins; of scores, which rise, how many bins have each from −20 to 20."""
+        """Return all fields as JSON builtins; rising scores as the number of bins with each score from −20 to 20."""
         features = [[feature.column, feature.category, _lengths(feature.scores)] for feature in self.features]
         return {"features": features, "rows": self.rows, "sums": list(self.sums)}
 
     @classmethod
     def of_content(cls, data: Mapping[str, Any]) -> Associations:
-        """What `content` was made of."""
+        """Return the associations that `content` was made of."""
         features = tuple(Feature(column, category, _scores(lengths)) for column, category, lengths in data["features"])
         return cls(features, data["rows"], tuple(data["sums"]))
 
 
 def _lengths(scores: tuple[int, ...]) -> list[int]:
-    return [scores.count(score) for score in range(-CUT, CUT + 1)] if scores else []
+    return [scores.count(score) for score in range(-MAX_SCORE, MAX_SCORE + 1)] if scores else []
 
 
 def _scores(lengths: Sequence[int]) -> tuple[int, ...]:
-    return tuple(score for score, length in enumerate(lengths, start=-CUT) for _ in range(length))
-
-
-# From rows to the sums of their associations: which features of a row are scored, how, and in how many rows.
+    return tuple(score for score, length in enumerate(lengths, start=-MAX_SCORE) for _ in range(length))
 
 
 _SCALE = 10
 _CHUNK = 8_192
-_MOST = 0.95
-"""A feature whose rows are all but 5 % alike has a correlation that a handful of rows decides: it is left out."""
+_MAX_RATE = 0.95
+"""A feature with 95 % equal rows is left out, because a few rows would decide its correlation."""
 _CATEGORIES = 4
-"""Of each column the most frequent ones are scored, each by itself."""
+"""The most frequent categories of each column, each a feature."""
 
 
 def choose_features(columns: Sequence[ProfiledColumn]) -> tuple[Feature, ...]:
-    """What is scored of rows with these columns, 64 features at most: numbers first, then the frequent categories.
+    """Return at most 64 features of these columns: numbers first, then frequent categories; () for fewer than two.
 
-    Times are left out: they always move on.
-    None where fewer than two columns have any.
+    Times are left out, because they always advance.
     """
     numbers = [
         feature
         for column in columns
         if isinstance(column, NumericColumn) and column.kind != "datetime"
-        for feature in _of_numbers(column)
+        for feature in _numeric_features(column)
     ]
     categories = [
-        feature for column in columns if isinstance(column, CategoricalColumn) for feature in _of_categories(column)
+        feature for column in columns if isinstance(column, CategoricalColumn) for feature in _category_features(column)
     ]
     chosen = tuple([*numbers, *categories][:MAX_FEATURES])
     return chosen if len({feature.column for feature in chosen}) > 1 else ()
 
 
-def _of_numbers(column: NumericColumn) -> Iterator[Feature]:
+def _numeric_features(column: NumericColumn) -> Iterator[Feature]:
     counts = np.array(column.counts, dtype=np.float64)
     total = counts.sum()
-    if not total or counts.max() > _MOST * total:
+    if not total or counts.max() > _MAX_RATE * total:
         return
     middle = np.cumsum(counts) - counts / 2
-    # An empty bin at an end has rank 0 or n, whose quantile is infinite: it is cut like any other.
-    scores = np.clip(np.round(_SCALE * ndtri(middle / total)), -CUT, CUT).astype(np.int64)
+    # An empty bin at an end has rank 0 or n, whose quantile is infinite: it is clipped like any other.
+    scores = np.clip(np.round(_SCALE * ndtri(middle / total)), -MAX_SCORE, MAX_SCORE).astype(np.int64)
     if scores.min() < scores.max():
         yield Feature(column.name, None, tuple(scores.tolist()))
 
 
-def _of_categories(column: CategoricalColumn) -> Iterator[Feature]:
-    if column.pooled or not column.known:
+def _category_features(column: CategoricalColumn) -> Iterator[Feature]:
+    if column.hashed or not column.known:
         return
     ranked = sorted(zip(column.counts, column.categories, strict=True), reverse=True)
-    frequent = [name for count, name in ranked if 1 - _MOST <= count / column.known <= _MOST][:_CATEGORIES]
-    for name in frequent[:1] if len(ranked) == 2 else frequent:  # of two, one is the other's complement
+    frequent = [name for count, name in ranked if 1 - _MAX_RATE <= count / column.known <= _MAX_RATE][:_CATEGORIES]
+    for name in frequent[:1] if len(ranked) == 2 else frequent:  # two categories are complements
         yield Feature(column.name, name, ())
 
 
@@ -145,9 +139,9 @@ def associate(
     *,
     at_most: int = MAX_ROWS,
 ) -> Associations:
-    """The associations of these features in rows in memory, in at most so many rows spread evenly over them.
+    """Return the associations of `features` in `at_most` rows, spread evenly over the rows in memory.
 
-    `profiled` are the profiles of the columns, in the same order, whose bins are scored.
+    `profiled` are the profiles of the columns, in the same order, which give the bins.
     """
     rows = spread(len(columns[0].values), at_most)
     by_name = {column.name: (column, reference) for column, reference in zip(columns, profiled, strict=True)}
@@ -159,7 +153,7 @@ def associate(
 
 
 def _scored(column: Column, reference: ProfiledColumn, feature: Feature, rows: Integers) -> tuple[Floats, Floats]:
-    """The score of each row, and 1 where it is known; 0 where it is not, and any score."""
+    """Return the score of each row, and 1 if it is known; else 0, with an arbitrary score."""
     values = column.values[rows]
     if column.kind is None:
         return np.zeros(len(rows)), np.zeros(len(rows))
@@ -175,10 +169,10 @@ def _scored(column: Column, reference: ProfiledColumn, feature: Feature, rows: I
 
 
 def pair_sums(scores: Floats, known: Floats) -> Integers:
-    """The sums (pairs, 15) of products of powers of each two columns of `scores` (rows, features), which are whole
-    numbers up to 20, of the rows where `known` is 1 and not 0.
+    """Return the sums (pairs, 15) of products of powers of each two columns of `scores` (rows, features).
 
-    Exact: no sum of 50,000 rows comes near 2⁵³, up to which doubles hold whole numbers.
+    Only rows with `known` 1 count. The sums are exact: scores are integers up to 20, so that no sum over 50,000 rows
+    comes near 2⁵³, up to which doubles hold integers.
     """
     sums = np.zeros((scores.shape[1] * (scores.shape[1] - 1) // 2, len(POWERS)), dtype=np.int64)
     for start in range(0, len(scores), _CHUNK):

@@ -1,4 +1,4 @@
-"""A data set to hold later ones against, and the file it is kept in."""
+"""Reference profiles: a data set as counts and sums of its columns, and the JSON file of it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,41 @@ from pytest_modelserve.monitoring.correlations import Associations
 from pytest_modelserve.monitoring.sketch import Sketch
 from pytest_modelserve.stats.autocorrelation import LagOne
 
-# What is kept of one column to hold later ones against: counts and a few sums, and no row.
-
-
 SCHEMA_VERSION = 2
-"""1: the first. 2: rows outside a range, exact sums, dates, lengths of texts and embeddings, and what is kept of all
-columns together. A release reads its own version and says of any other that it does not."""
+"""1: the first. 2: rows outside a range, exact sums, dates, lengths of texts and embeddings, and associations, sketch
+and duplicates. A release reads its own version and refuses any other by name."""
 _FORMAT = "pytest_modelserve reference profile"
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceProfile:
-    """A data set to hold later ones against: its columns' counts, the rows it had, and a digest over all of it.
+class RepeatedRows:
+    """The number of `rows` that equal an earlier one in every column, among the rows searched.
 
-    `block` is the number of neighbouring rows that may depend on each other, None where nobody has said. `associations`
-    tell how columns go together, `sketch` holds raw rows where they were asked for, and `duplicates` counts
-    the rows that equal an earlier one; each is None where it was not made. Made by `reference_profile`; `save` and
-    `load` keep it in a file of JSON, `merge` adds another one's rows.
+    In a merged profile, `among` is the rows of the smallest part.
+    """
+
+    rows: int
+    among: int
+
+    def merged(self, other: RepeatedRows) -> RepeatedRows:
+        """Add both counts: rows of one data set are not compared with those of the other."""
+        return RepeatedRows(self.rows + other.rows, min(self.among, other.among))
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceProfile:
+    """A reference data set as counts and sums of its columns, with a digest over all of it.
+
+    `reference_profile` makes one from data; `save` and `load` store it as JSON, and `merge` adds another one's rows.
+
+    Attributes:
+        name: The name of the data set in reports.
+        columns: The profile of each column, in order.
+        block: The number of neighboring rows that may depend on each other; None if not given.
+        associations: Sums over pairs of columns for their correlations; None if not computed.
+        sketch: Raw rows for the comparison of whole rows; None if not requested.
+        duplicates: The number of rows that equal an earlier one; None if not counted.
+        digest: A sha256 of everything else.
     """
 
     name: str
@@ -45,20 +63,25 @@ class ReferenceProfile:
 
     def __post_init__(self) -> None:
         if not self.columns or len({column.rows for column in self.columns}) != 1:
-            raise UsageError("a profile has columns, all of the same number of rows")
+            raise UsageError("columns of a profile must exist, and have the same number of rows")
         if len(set(self.names)) != len(self.columns):
-            raise UsageError("a profile has columns of different names")
+            raise UsageError("columns of a profile must have different names")
         object.__setattr__(self, "digest", _digest(self.content()))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the columns in order."""
+        """The names of all columns, in order."""
         return tuple(column.name for column in self.columns)
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the columns that data bring along: all but the lengths of texts."""
+        """The names of the columns that data must have: all but text lengths."""
         return tuple(column.name for column in self.columns if not is_length(column))
+
+    @property
+    def length_sources(self) -> frozenset[str | None]:
+        """The text columns whose lengths are profiled."""
+        return frozenset(column.source for column in self.columns if is_length(column))
 
     @property
     def rows(self) -> int:
@@ -66,23 +89,36 @@ class ReferenceProfile:
         return self.columns[0].rows
 
     def column(self, name: str) -> ProfiledColumn:
-        """The column called `name`; KeyError where there is none."""
+        """Return the profile of the column `name`; KeyError if there is none."""
         for column in self.columns:
             if column.name == name:
                 return column
         raise KeyError(name)
 
     def merge(self, other: ReferenceProfile) -> ReferenceProfile:
-        """The profile of both data sets' rows together; counts are exactly those of profiling them at once.
+        """Return the profile of both data sets' rows, with exactly the counts of profiling them at once.
 
-        What one of the two does not have (associations, a sketch, duplicates), the merged profile does not have; rows
-        that equal one of the other data set's are not among its duplicates.
+        Associations, sketch and duplicates are merged if both profiles have them. Rows that equal one of the other data
+        set are not counted as duplicates.
 
-        Raises UsageError for other columns or kinds of columns, other edges (profile one of them with `like=` the
-        other) or another `block`.
+        Args:
+            other: A profile with the same columns, edges and block: one made with `like=` this one.
+
+        Returns:
+            The merged profile, with the name of this one.
+
+        Raises:
+            UsageError: The profiles differ in columns, kinds, edges or block.
+
+        Example:
+            >>> import pytest_modelserve as ms
+            >>> monday = ms.reference_profile({"age": [31.0, 45.0, 52.0]})
+            >>> tuesday = ms.reference_profile({"age": [28.0, 63.0]}, like=monday)
+            >>> monday.merge(tuesday).rows
+            5
         """
         if self.names != other.names or self.block != other.block:
-            raise UsageError("profiles merge where they have the same columns in the same order and the same block")
+            raise UsageError("other must have the same columns in the same order, and the same block, to be merged")
         one, two = self, other
         return replace(
             self,
@@ -93,43 +129,44 @@ class ReferenceProfile:
         )
 
     def content(self) -> dict[str, Any]:
-        """Everything but the digest, as JSON builtins."""
+        """Return everything but the digest as JSON builtins."""
         return {
             "name": self.name,
             "block": self.block,
             "columns": [asdict(column) for column in self.columns],
             "associations": self.associations.content() if self.associations else None,
             "sketch": self.sketch.content() if self.sketch else None,
-            "duplicates": self.duplicates.content() if self.duplicates else None,
+            "duplicates": asdict(self.duplicates) if self.duplicates else None,
         }
 
     def to_json(self) -> str:
-        """One JSON object with a schema version and the digest; about 5 KB a column of numbers."""
+        """Return one JSON object with a schema version and the digest; about 5 KB for each numeric column."""
         head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "digest": self.digest}
         return json.dumps({**head, **self.content()}, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "the profile") -> ReferenceProfile:
-        """The profile that `to_json` wrote; `source` is what errors call it.
+        """Return the profile that `to_json` wrote; `source` is its name in errors.
 
-        Raises ArtifactError for text that is no profile, one of another schema version, and one that was edited.
+        Raises:
+            ArtifactError: The text is not a profile, has another schema version, or was edited.
         """
         try:
-            data = json.loads(text, parse_constant=_no_number)
+            data = json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
-            raise ArtifactError(f"{source} is not JSON ({error}): write it anew with ReferenceProfile.save") from None
+            raise ArtifactError(f"{source} is not JSON ({error}): write it with ReferenceProfile.save") from None
         if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
-            raise ArtifactError(f"{source} is no reference profile: ReferenceProfile.save writes one")
+            raise ArtifactError(f"{source} is not a reference profile: write one with ReferenceProfile.save")
         version, digest = data.pop("schema_version", None), data.pop("digest", None)
         if version != SCHEMA_VERSION:
             raise ArtifactError(
-                f"{source} has schema version {version!r} and this release reads {SCHEMA_VERSION}: "
-                "install the release that wrote it, or profile the data anew"
+                f"{source} has schema version {version!r}, and this release reads {SCHEMA_VERSION}: "
+                "install the release that wrote it, or profile the data again"
             )
         if _digest(data) != digest:
             raise ArtifactError(
-                f"{source} was changed after it was written: its content does not have the digest that it states. "
-                "Profile the data anew"
+                f"{source} was changed after it was written: its content does not match its digest. "
+                "Profile the data again"
             )
         associations, sketch = data["associations"], data["sketch"]
         return cls(
@@ -142,9 +179,10 @@ class ReferenceProfile:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the profile to `path` in one step, replacing what is there, and return the path.
+        """Write the profile to `path` as JSON, replacing the file in one step, and return the path.
 
-        Raises ArtifactError where the folder is missing or cannot be written.
+        Raises:
+            ArtifactError: The folder is missing or not writable.
         """
         from pytest_modelserve._files import write_file
 
@@ -157,7 +195,11 @@ class ReferenceProfile:
 
     @classmethod
     def load(cls, path: str | Path) -> ReferenceProfile:
-        """The profile that `save` wrote; ArtifactError, naming the file, as `from_json` and for a missing file."""
+        """Read the profile that `save` wrote.
+
+        Raises:
+            ArtifactError: The file is missing, or not a valid profile (see `from_json`).
+        """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -170,7 +212,7 @@ def _merged(one: ProfiledColumn, other: ProfiledColumn) -> ProfiledColumn:
         return one.merged(other)
     if isinstance(one, CategoricalColumn) and isinstance(other, CategoricalColumn):
         return one.merged(other)
-    raise UsageError(f"column {one.name!r} is of kind {one.kind} in one profile and {other.kind} in the other")
+    raise UsageError(f"column {one.name!r} has kind {one.kind} in one profile and {other.kind} in the other")
 
 
 def _column(data: Mapping[str, Any]) -> ProfiledColumn:
@@ -179,29 +221,10 @@ def _column(data: Mapping[str, Any]) -> ProfiledColumn:
     return CategoricalColumn(**fields) if data["kind"] == "category" else NumericColumn(**fields)
 
 
-def _no_number(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"it holds {constant}")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class RepeatedRows:
-    """How many `rows` equal an earlier one in every column, of `among` rows, within which they were sought.
-
-    `among` is that of the smallest part where profiles were merged.
-    """
-
-    rows: int
-    among: int
-
-    def merged(self, other: RepeatedRows) -> RepeatedRows:
-        """Those of both data sets: rows of one are not sought in the other."""
-        return RepeatedRows(self.rows + other.rows, min(self.among, other.among))
-
-    def content(self) -> dict[str, int]:
-        """JSON builtins, of which `RepeatedRows(**content)` makes it again."""
-        return {"rows": self.rows, "among": self.among}

@@ -1,9 +1,9 @@
-"""Match the columns of new data with those of a profile."""
+"""Schema check: match the columns of data with those of a profile."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.column_profile import ProfiledColumn
-from pytest_modelserve.monitoring.columns import KIND_WORDS, Column, is_length
+from pytest_modelserve.monitoring.columns import KIND_NAMES, Column, is_length
 from pytest_modelserve.monitoring.histogram import chunks
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.readers import Table
@@ -20,48 +20,55 @@ from pytest_modelserve.monitoring.readers import Table
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """The columns that can be compared, in the profile's order, and a sentence on each that cannot."""
+    """The columns that can be compared, in the profile's order, and a message for each that cannot."""
 
     pairs: tuple[tuple[Column, ProfiledColumn], ...]
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+def matched_columns(table: Table, profile: ReferenceProfile) -> tuple[tuple[Column, ProfiledColumn], ...]:
+    """Return the pairs of columns if all match; otherwise raise InputError with every schema error."""
+    matching = match_columns(table, profile)
+    if matching.errors:
+        raise InputError(f"{table.name} does not fit the profile {profile.name!r}: {'; '.join(matching.errors)}")
+    return matching.pairs
 
 
 def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
-    """The columns of `table` beside those of `profile`: missing, additional and retyped ones are faults.
+    """Match the columns of `table` by name; missing, additional and retyped columns are errors.
 
-    Whole numbers may come as floats (a null among them makes them so) and booleans as the numbers 0 and 1. A column
-    that is all null fits every kind. An embedding is one column, whose width is part of its kind; the lengths of a text
-    are told by the text alone.
+    Integers may come as floats (a null makes them so), and booleans as the numbers 0 and 1. A column that is all null
+    fits every kind. An embedding is one column, whose width is part of its kind. Text lengths follow their text.
     """
     found = {column.name: column for column in table.columns}
-    there, wanted = _widths(table.columns), _widths(profile.columns)
-    missing, extra = [name for name in wanted if name not in there], [name for name in there if name not in wanted]
-    renamed = {old: new for old in missing if (new := _renamed(old, missing, extra))}
-    faults = [
+    present, wanted = _widths(table.columns), _widths(profile.columns)
+    missing, extra = [name for name in wanted if name not in present], [name for name in present if name not in wanted]
+    renamed = {old: new for old in missing if (new := _new_name(old, missing, extra))}
+    errors = [
         f"column {name!r} is missing"
         + (f"; is the new column {renamed[name]!r} its new name?" if name in renamed else "")
         for name in missing
     ]
-    faults += [f"column {name!r} is not in the profile" for name in extra if name not in renamed.values()]
-    faults += [
-        f"column {name!r} holds {_told_width(there[name])}, the profile {_told_width(width)}"
+    errors += [f"column {name!r} is not in the profile" for name in extra if name not in renamed.values()]
+    errors += [
+        f"column {name!r} holds {_format_width(present[name])}, the profile {_format_width(width)}"
         for name, width in wanted.items()
-        if name in there and there[name] != width and (name not in found or found[name].kind is not None)
+        if name in present and present[name] != width and (name not in found or found[name].kind is not None)
     ]
     pairs = []
     for expected in profile.columns:
         column = found.get(expected.name) or _null_part(expected, found)
         if column is None:
             continue
-        if fault := _other_kind(column, expected):
-            faults.append(fault)
+        if error := _kind_error(column, expected):
+            errors.append(error)
         else:
             pairs.append((column, expected))
-    return Matching(tuple(pairs), tuple(faults))
+    return Matching(tuple(pairs), tuple(errors))
 
 
 def _null_part(expected: ProfiledColumn, found: Mapping[str, Column]) -> Column | None:
-    """One number of an embedding that is null in every row, and has no width then."""
+    """Return one number of an embedding that is null in every row, and therefore has no width."""
     whole = found.get(expected.source) if expected.source is not None else None
     if whole is None or whole.kind is not None:
         return None
@@ -69,7 +76,7 @@ def _null_part(expected: ProfiledColumn, found: Mapping[str, Column]) -> Column 
 
 
 def _widths(columns: Iterable[Column | ProfiledColumn]) -> dict[str, int | None]:
-    """The columns as the data bring them, and of the embeddings the numbers in a row."""
+    """Return the columns without text lengths, each embedding as one with its width."""
     widths: dict[str, int | None] = {}
     for column in columns:
         if column.source is None:
@@ -79,20 +86,12 @@ def _widths(columns: Iterable[Column | ProfiledColumn]) -> dict[str, int | None]
     return widths
 
 
-def _told_width(width: int | None) -> str:
+def _format_width(width: int | None) -> str:
     return "one value a row" if width is None else f"embeddings of {width} numbers"
 
 
-def matched(table: Table, profile: ReferenceProfile) -> tuple[tuple[Column, ProfiledColumn], ...]:
-    """The pairs of columns where all match; InputError that says what does not."""
-    matching = match_columns(table, profile)
-    if matching.faults:
-        raise InputError(f"{table.name} does not fit the profile {profile.name!r}: {'; '.join(matching.faults)}")
-    return matching.pairs
-
-
-def _renamed(old: str, missing: Sequence[str], extra: Sequence[str]) -> str | None:
-    """The additional column that `old` was probably renamed to: one of a like name, or the only candidate."""
+def _new_name(old: str, missing: Sequence[str], extra: Sequence[str]) -> str | None:
+    """Return the additional column that `old` was probably renamed to: a similar name, or the only candidate."""
     by_letters = {name.strip().casefold(): name for name in extra}
     near = difflib.get_close_matches(old.strip().casefold(), list(by_letters), n=1)
     if near:
@@ -100,25 +99,24 @@ def _renamed(old: str, missing: Sequence[str], extra: Sequence[str]) -> str | No
     return extra[0] if len(missing) == len(extra) == 1 else None
 
 
-def _other_kind(column: Column, expected: ProfiledColumn) -> str | None:
-    """What is wrong with the kind of `column`, None where nothing is."""
+def _kind_error(column: Column, expected: ProfiledColumn) -> str | None:
     if column.kind is None:
         return None
     if column.kind != expected.kind and {column.kind, expected.kind} & {"category", "datetime"}:
-        return f"column {column.name!r} holds {KIND_WORDS[column.kind]}, the profile {KIND_WORDS[expected.kind]}"
-    stranger = None
+        return f"column {column.name!r} holds {KIND_NAMES[column.kind]}, the profile {KIND_NAMES[expected.kind]}"
+    invalid = None
     if expected.kind == "integer" and column.kind == "float":
-        stranger = _first(column.values, lambda values: np.isfinite(values) & (values != np.floor(values)))
+        invalid = _first(column.values, lambda values: np.isfinite(values) & (values != np.floor(values)))
     if expected.kind == "boolean" and column.kind != "boolean":
-        stranger = _first(column.values, lambda values: ~np.isnan(values) & (values != 0) & (values != 1))
-    if stranger is None:
+        invalid = _first(column.values, lambda values: ~np.isnan(values) & (values != 0) & (values != 1))
+    if invalid is None:
         return None
-    return f"column {column.name!r} holds {stranger:g}, the profile {KIND_WORDS[expected.kind]}"
+    return f"column {column.name!r} holds {invalid:g}, the profile {KIND_NAMES[expected.kind]}"
 
 
-def _first(values: NDArray[Any], strange: Any) -> float | None:
+def _first(values: NDArray[Any], invalid: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> float | None:
     for rows in chunks(len(values)):
-        found = values[rows][strange(values[rows])]
+        found = values[rows][invalid(values[rows])]
         if found.size:
             return float(found[0])
     return None

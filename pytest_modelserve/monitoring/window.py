@@ -1,131 +1,231 @@
-"""The data under test as the gates read them: from their rows, or from a profile that was made of them elsewhere."""
+"""The data under test, column by column: from rows in memory, or from counts made elsewhere."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import cast
 
 import numpy as np
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.column_profile import (
+    AlignedCounts,
+    CategoricalColumn,
+    NumericColumn,
+    ProfiledColumn,
+    hash_bucket_counts,
+)
 from pytest_modelserve.monitoring.columns import Column, Kind
-from pytest_modelserve.monitoring.histogram import Floats, Integers, count_values
-from pytest_modelserve.monitoring.profile import ReferenceProfile
-from pytest_modelserve.monitoring.profiler import NumericFacts, count_categories, lag_of, numeric_facts
+from pytest_modelserve.monitoring.histogram import Floats, Integers, chunks, count_values
+from pytest_modelserve.monitoring.profile import ReferenceProfile, RepeatedRows
+from pytest_modelserve.monitoring.profiler import autocorrelation, backward_rows, count_categories, repeated_rows
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import match_columns
+from pytest_modelserve.stats.autocorrelation import LagOne
 
-if TYPE_CHECKING:
-    from pytest_modelserve.stats.autocorrelation import LagOne
-
-# Which columns of the data answer to those of a profile, and what is wrong with the others.
-
-
-Beside = tuple[tuple[str | int, ...], tuple[int, ...], tuple[int, ...]]
-"""Categories or numbers of pools, their counts in the profile, and their counts in the data."""
-
-
-class WindowColumn(Protocol):
-    """One column of the data under test. Nothing is computed before it is asked for, and nothing is kept."""
-
-    @property
-    def name(self) -> str:
-        """The column's name."""
-
-    @property
-    def kind(self) -> Kind | None:
-        """What it holds; None where every row is null."""
-
-    @property
-    def rows(self) -> int:
-        """All rows, null or not."""
-
-    def counts(self, reference: NumericColumn) -> Integers:
-        """How many values lie in each bin (bins,) between the edges of `reference`; null in none."""
-
-    def facts(self, reference: NumericColumn) -> NumericFacts:
-        """Nulls, infinities and extremes of a column of numbers, held against the range of `reference`."""
-
-    def categories(self) -> Counter[str] | None:
-        """The rows of each category; None where they were counted in pools alone."""
-
-    def beside(self, reference: CategoricalColumn) -> Beside:
-        """The categories, or pools where either side has nothing else, with the counts of `reference` and the data."""
-
-    def known(self) -> int:
-        """The rows that are not null."""
-
-    def mean(self) -> float:
-        """The mean of the finite values of a column of numbers; NaN where there is none."""
-
-    def median(self) -> float:
-        """The median of the finite values, of a profile about that; NaN where there is none."""
-
-    def lag(self) -> LagOne:
-        """The autocorrelation of neighbouring rows."""
+Pairs = tuple[tuple["WindowColumn", ProfiledColumn], ...]
+"""Columns of the data with those of the profile, in the profile's order."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowsColumn:
-    """A column whose rows lie in memory."""
+class Window:
+    """The data under test: the columns that match the profile, and a message for each that does not.
+
+    `table` holds rows in memory and `profile` counts made elsewhere: one of them is None.
+    """
+
+    name: str
+    rows: int
+    pairs: Pairs
+    schema_errors: tuple[str, ...]
+    table: Table | None = None
+    profile: ReferenceProfile | None = None
+
+    def checked(self, profile: ReferenceProfile) -> Window:
+        """Return this window; InputError if it has schema errors."""
+        if self.schema_errors:
+            raise InputError(f"{self.name} does not fit the profile {profile.name!r}: {'; '.join(self.schema_errors)}")
+        return self
+
+    def without_times(self) -> Pairs:
+        """Return the pairs of columns except times, which always advance."""
+        return tuple(pair for pair in self.pairs if pair[1].kind != "datetime")
+
+    def repeated_rows(self) -> RepeatedRows | None:
+        """Return the number of rows that equal an earlier one; None if it was not counted."""
+        if self.table is not None:
+            return repeated_rows(self.table.columns)
+        return self.profile.duplicates if self.profile is not None else None
+
+
+def read_window(data: Data | ReferenceProfile, profile: ReferenceProfile, *, name: str | None = None) -> Window:
+    """Read `data` for a comparison with `profile`; columns that do not match are schema errors of the window.
+
+    `data` are rows (`read_table`), a lazy frame that its engine counts (`scan_like`), or a profile made `like` this
+    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges.
+    """
+    if isinstance(data, ReferenceProfile):
+        return _counted_window(data, profile, name or data.name)
+    if is_lazy(data):
+        return _scanned_window(cast(Frame, data), profile, name or "data")
+    table = read_table(data, names=profile.input_names, name=name).with_lengths_of(profile.length_sources)
+    matching = match_columns(table, profile)
+    pairs: Pairs = tuple((RowsColumn(column), reference) for column, reference in matching.pairs)
+    return Window(table.name, table.rows, pairs, matching.errors, table=table)
+
+
+def _scanned_window(frame: Frame, profile: ReferenceProfile, name: str) -> Window:
+    from pytest_modelserve.monitoring.lazy_profiler import scan_like
+
+    scanned = scan_like(frame, profile, name=name)
+    if not scanned.columns:
+        raise InputError(f"{name} has no column of the profile {profile.name!r}: {'; '.join(scanned.errors)}")
+    pairs: Pairs = tuple((CountedColumn(column), profile.column(column.name)) for column in scanned.columns)
+    return Window(name, scanned.columns[0].rows, pairs, scanned.errors, profile=ReferenceProfile(name, scanned.columns))
+
+
+def _counted_window(data: ReferenceProfile, profile: ReferenceProfile, name: str) -> Window:
+    # Values were matched when they were counted, so that columns without values, matched by kind, are enough.
+    empty = tuple(
+        Column(column.name, column.kind if column.known else None, np.empty(0), column.source)
+        for column in data.columns
+    )
+    matching = match_columns(Table(name, empty), profile)
+    pairs: Pairs = tuple((CountedColumn(data.column(column.name)), expected) for column, expected in matching.pairs)
+    for column, expected in matching.pairs:
+        counted = data.column(column.name)
+        if (
+            isinstance(expected, NumericColumn)
+            and isinstance(counted, NumericColumn)
+            and counted.edges != expected.edges
+        ):
+            raise InputError(
+                f"profile {name!r} counts column {column.name!r} between other edges than {profile.name!r}: "
+                f"make it with reference_profile(..., like=) that profile"
+            )
+    return Window(name, data.rows, pairs, matching.errors, profile=data)
+
+
+@dataclass(frozen=True, slots=True)
+class NumericSummary:
+    """Rows of a numeric column that are null, infinite, or below or above the profile's range, and the extremes.
+
+    If no value is finite, `minimum` is inf and `maximum` −inf.
+    """
+
+    rows: int
+    nulls: int
+    infinities: int
+    below: int
+    above: int
+    minimum: float
+    maximum: float
+
+    @property
+    def finite(self) -> int:
+        """The number of finite rows."""
+        return self.rows - self.nulls - self.infinities
+
+
+class WindowColumn(ABC):
+    """A column of the data under test. Values are computed on each call."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the column."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind | None:
+        """The kind of the values; None if every row is null."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """The number of rows, nulls included."""
+
+    @abstractmethod
+    def counts(self, reference: NumericColumn) -> Integers:
+        """Count the non-null values in each bin (bins,) of `reference`."""
+
+    @abstractmethod
+    def summary(self, reference: NumericColumn) -> NumericSummary:
+        """Summarize a numeric column against the range of `reference`."""
+
+    @abstractmethod
+    def categories(self) -> Counter[str] | None:
+        """Count the rows of each category; None if only counts of hash buckets are known."""
+
+    @abstractmethod
+    def align(self, reference: CategoricalColumn) -> AlignedCounts:
+        """Count the same categories in `reference` and in the data, or hash buckets if one side has only these."""
+
+    @abstractmethod
+    def mean(self) -> float:
+        """Return the mean of the finite values; NaN if there are none."""
+
+    @abstractmethod
+    def median(self) -> float:
+        """Return the median of the finite values, of counts an estimate; NaN if there are none."""
+
+    @abstractmethod
+    def lag(self) -> LagOne:
+        """Return the autocorrelation of neighboring rows."""
+
+    @abstractmethod
+    def backward(self) -> int | None:
+        """Count the times earlier than the row before; None if the order of the rows is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsColumn(WindowColumn):
+    """A column with its rows in memory."""
 
     column: Column
 
     @property
     def name(self) -> str:
-        """See WindowColumn."""
         return self.column.name
 
     @property
     def kind(self) -> Kind | None:
-        """See WindowColumn."""
         return self.column.kind
 
     @property
     def rows(self) -> int:
-        """See WindowColumn."""
         return len(self.column.values)
 
     def counts(self, reference: NumericColumn) -> Integers:
-        """See WindowColumn."""
         return count_values(self.column.values, reference.edges)
 
-    def facts(self, reference: NumericColumn) -> NumericFacts:
-        """See WindowColumn."""
-        return numeric_facts(self.column, reference)
+    def summary(self, reference: NumericColumn) -> NumericSummary:
+        return _summarize(self.column, reference)
 
     def categories(self) -> Counter[str]:
-        """See WindowColumn."""
         return Counter() if self.kind is None else count_categories(self.column)
 
-    def beside(self, reference: CategoricalColumn) -> Beside:
-        """See WindowColumn."""
-        return reference.beside(self.categories())
-
-    def known(self) -> int:
-        """See WindowColumn."""
-        if self.kind is None:
-            return 0
-        if self.kind == "category":
-            return self.categories().total()
-        return self.rows - int(np.count_nonzero(np.isnan(self.column.values)))
+    def align(self, reference: CategoricalColumn) -> AlignedCounts:
+        return reference.align(self.categories())
 
     def mean(self) -> float:
-        """See WindowColumn."""
         finite = self._finite()
         return float(finite.mean()) if finite.size else np.nan
 
     def median(self) -> float:
-        """See WindowColumn."""
         finite = self._finite()
         return float(np.median(finite)) if finite.size else np.nan
 
     def lag(self) -> LagOne:
-        """See WindowColumn."""
-        return lag_of(self.column)
+        return autocorrelation(self.column)
+
+    def backward(self) -> int:
+        return backward_rows(self.column.values)
 
     def _finite(self) -> Floats:
         values = self.column.values
@@ -134,162 +234,84 @@ class RowsColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class CountedColumn:
-    """A column that was counted elsewhere, between the edges of the profile it is now held against."""
+class CountedColumn(WindowColumn):
+    """A column that was counted elsewhere, between the edges of the profile that it is compared with."""
 
     column: ProfiledColumn
 
     @property
     def name(self) -> str:
-        """See WindowColumn."""
         return self.column.name
 
     @property
     def kind(self) -> Kind | None:
-        """See WindowColumn."""
         return self.column.kind if self.column.known else None
 
     @property
     def rows(self) -> int:
-        """See WindowColumn."""
         return self.column.rows
 
     def counts(self, reference: NumericColumn) -> Integers:
-        """See WindowColumn."""
         column = self._numbers()
         return np.array(column.counts if column.known else [0] * len(reference.counts), dtype=np.int64)
 
-    def facts(self, reference: NumericColumn) -> NumericFacts:
-        """See WindowColumn. Where the range of `reference` is not the one that the rows were counted against, at least
-        the one row of the extreme is known to be outside."""
+    def summary(self, reference: NumericColumn) -> NumericSummary:
         column = self._numbers()
         infinities = column.negative_infinities + column.positive_infinities
         if column.known == infinities:
-            return NumericFacts(column.rows, column.nulls, infinities, 0, 0, np.inf, -np.inf)
+            return NumericSummary(column.rows, column.nulls, infinities, 0, 0, np.inf, -np.inf)
+        # The rows may have been counted against another range: at least the row of the extreme is outside this one.
         below = max(column.below, 1) if column.minimum < reference.minimum else 0
         above = max(column.above, 1) if column.maximum > reference.maximum else 0
-        return NumericFacts(column.rows, column.nulls, infinities, below, above, column.minimum, column.maximum)
+        return NumericSummary(column.rows, column.nulls, infinities, below, above, column.minimum, column.maximum)
 
     def categories(self) -> Counter[str] | None:
-        """See WindowColumn."""
         if not self.column.known:
             return Counter()
         column = cast(CategoricalColumn, self.column)
-        return None if column.pooled else Counter(dict(zip(column.categories, column.counts, strict=True)))
+        return None if column.hashed else Counter(dict(zip(column.categories, column.counts, strict=True)))
 
-    def beside(self, reference: CategoricalColumn) -> Beside:
-        """See WindowColumn."""
+    def align(self, reference: CategoricalColumn) -> AlignedCounts:
         counts = self.categories()
         if counts is not None:
-            return reference.beside(counts)
-        pools = self.column.counts
-        return tuple(range(len(pools))), reference.in_pools(), pools
-
-    def known(self) -> int:
-        """See WindowColumn."""
-        return self.column.known
+            return reference.align(counts)
+        return tuple(range(len(self.column.counts))), hash_bucket_counts(reference), self.column.counts
 
     def mean(self) -> float:
-        """See WindowColumn."""
-        return self._numbers().mean if self._has_finite() else np.nan
+        column = self._numbers()
+        return column.mean if column.finite else np.nan
 
     def median(self) -> float:
-        """See WindowColumn."""
-        return self._numbers().median if self._has_finite() else np.nan
+        column = self._numbers()
+        return column.median if column.finite else np.nan
 
     def lag(self) -> LagOne:
-        """See WindowColumn."""
         return self.column.lag
 
-    def _has_finite(self) -> bool:
-        column = self._numbers()
-        return column.known > column.negative_infinities + column.positive_infinities
+    def backward(self) -> int | None:
+        return self._numbers().backward
 
     def _numbers(self) -> NumericColumn:
         return cast(NumericColumn, self.column)
 
 
-Pairs = tuple[tuple[WindowColumn, ProfiledColumn], ...]
-"""The columns of the data beside those of the profile, in the profile's order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The data under test, held beside a profile: the columns that can be compared, and a sentence on each fault.
-
-    `table` holds the rows where they are in memory, `profile` the counts where they are not: one of them is None.
-    """
-
-    name: str
-    rows: int
-    pairs: Pairs
-    faults: tuple[str, ...]
-    table: Table | None = None
-    profile: ReferenceProfile | None = None
-
-    def whole(self, profile: ReferenceProfile) -> Window:
-        """This window where it has no faults; InputError that tells them."""
-        if self.faults:
-            raise InputError(f"{self.name} does not fit the profile {profile.name!r}: {'; '.join(self.faults)}")
-        return self
-
-
-def read_window(data: Data | ReferenceProfile, profile: ReferenceProfile, *, name: str | None = None) -> Window:
-    """The window of `data`, beside `profile`: missing, additional and retyped columns are among its faults.
-
-    `data` are rows, as `read_table` has them; a lazy frame, which its engine counts (`scan_beside`); or the profile of
-    rows that were counted elsewhere, `like` this one.
-    `name` is what messages call the data.
-
-    Raises InputError for data that cannot be read, and for a profile that was counted between other edges.
-    """
-    if isinstance(data, ReferenceProfile):
-        return _counted_window(data, profile, name or data.name)
-    if is_lazy(data):
-        return _scanned_window(cast(Frame, data), profile, name or "data")
-    table = read_table(data, names=profile.input_names, name=name).with_lengths(profile.columns)
-    matching = match_columns(table, profile)
-    pairs: Pairs = tuple((RowsColumn(column), reference) for column, reference in matching.pairs)
-    return Window(table.name, table.rows, pairs, matching.faults, table=table)
-
-
-def _scanned_window(frame: Frame, profile: ReferenceProfile, name: str) -> Window:
-    from pytest_modelserve.monitoring.lazy_profiler import scan_beside
-
-    beside = scan_beside(frame, profile, name=name)
-    if not beside.columns:
-        raise InputError(f"{name} has no column of the profile {profile.name!r}: {'; '.join(beside.faults)}")
-    pairs: Pairs = tuple((CountedColumn(column), profile.column(column.name)) for column in beside.columns)
-    return Window(name, beside.columns[0].rows, pairs, beside.faults, profile=ReferenceProfile(name, beside.columns))
-
-
-def _counted_window(data: ReferenceProfile, profile: ReferenceProfile, name: str) -> Window:
-    # The kinds were matched value by value when the rows were counted: columns without values are matched by kind.
-    empty = tuple(
-        Column(
-            column.name,
-            column.kind if column.known else None,
-            np.empty(0),
-            column.source if isinstance(column, NumericColumn) else None,
-        )
-        for column in data.columns
-    )
-    matching = match_columns(Table(name, empty), profile)
-    pairs: Pairs = tuple((CountedColumn(data.column(column.name)), expected) for column, expected in matching.pairs)
-    _check_edges(pairs, name, profile.name)
-    return Window(name, data.rows, pairs, matching.faults, profile=data)
-
-
-def _check_edges(pairs: Sequence[tuple[WindowColumn, ProfiledColumn]], name: str, reference: str) -> None:
-    for column, expected in pairs:
-        assert isinstance(column, CountedColumn)
-        counted = column.column
-        if (
-            isinstance(expected, NumericColumn)
-            and isinstance(counted, NumericColumn)
-            and counted.edges != expected.edges
-        ):
-            raise InputError(
-                f"the profile {name!r} counts column {column.name!r} between other edges than {reference!r}: "
-                "make it with like=the profile that it is held against"
-            )
+def _summarize(column: Column, reference: NumericColumn) -> NumericSummary:
+    nulls = infinities = below = above = 0
+    minimum, maximum = math.inf, -math.inf
+    for rows in chunks(len(column.values)):
+        chunk = column.values[rows]
+        low, high = chunk.min(), chunk.max()
+        if not (np.isfinite(low) and np.isfinite(high)):  # NaN makes both NaN
+            finite = np.isfinite(chunk)
+            missing = int(np.count_nonzero(np.isnan(chunk)))
+            nulls, infinities = nulls + missing, infinities + int((~finite).sum()) - missing
+            chunk = chunk[finite]
+            if not chunk.size:
+                continue
+            low, high = chunk.min(), chunk.max()
+        if low < reference.minimum:
+            below += int(np.count_nonzero(chunk < reference.minimum))
+        if high > reference.maximum:
+            above += int(np.count_nonzero(chunk > reference.maximum))
+        minimum, maximum = min(minimum, float(low)), max(maximum, float(high))
+    return NumericSummary(len(column.values), nulls, infinities, below, above, minimum, maximum)

@@ -49,7 +49,7 @@ def test_shards_add_up_to_the_last_digit(people):
 
 def test_profiles_that_score_differently_do_not_merge(people):
     one, other = reference_profile(people(300, 0)).associations, reference_profile(people(300, 1)).associations
-    with pytest.raises(UsageError, match=r"^the profiles score their columns differently: make one of them with like="):
+    with pytest.raises(UsageError, match=r"^the profiles have different features: make one of them with like="):
         one.merged(other)
 
 
@@ -66,7 +66,7 @@ def test_two_columns_that_let_go_of_each_other_fail_though_neither_moved(rng):
     profile = reference_profile(pair_of(rng, 10_000, 0.6))
     evidence = measure_drift(pair_of(rng, 2000, 0.2), profile, max_distance=0.10, alpha=0.05)
     assert evidence.verdict is Verdict.FAIL
-    assert evidence.summary == "1 of 3 pairs is further from the profile than the budget"
+    assert evidence.summary == "1 of 3 pairs differs from the profile by more than max_distance"
     assert evidence.details["moved"] == []
     assert evidence.details["moved_pairs"] == ["'x' with 'y'"]
     [told] = evidence.findings
@@ -124,9 +124,9 @@ def test_blocks_make_every_pair_worth_fewer_rows(rng):
     plain = compare_associations(then.associations, now.associations)[0]
     blocked = compare_associations(then.associations, now.associations, reference_block=20, current_block=20)[0]
     assert plain.distance == blocked.distance
-    assert blocked.effective == pytest.approx(plain.effective / 20)
+    assert blocked.n_effective == pytest.approx(plain.n_effective / 20)
     assert plain.p_value < 0.01 < blocked.p_value
-    assert blocked.high > plain.high
+    assert blocked.upper > plain.upper
 
 
 def test_chains_that_remember_do_not_alarm_with_a_block(rng):
@@ -150,7 +150,7 @@ def test_chains_that_remember_do_not_alarm_with_a_block(rng):
 
 
 def test_associations_that_lack_sums_are_refused():
-    with pytest.raises(UsageError, match=r"^associations have fifteen sums for each pair of features$"):
+    with pytest.raises(UsageError, match=r"^sums must have fifteen entries for each pair of features$"):
         Associations(reference_profile(np.random.default_rng(0).normal(size=(50, 3))).associations.features, 50, (1, 2))
 
 

@@ -119,14 +119,14 @@ def test_a_null_that_refuses_comparison_is_null():
 
 
 DATA = (
-    "data are an array (n, features), a dict of columns, a pandas, Polars or PyArrow frame or the path of a .csv or "
-    ".parquet file, not {}"
+    "data must be an array (n, features), a dict of columns, a pandas, Polars or PyArrow frame, or the path of a .csv or "
+    ".parquet file; got {}"
 )
 AXES = (
-    "column 'a' has the shape {}: a column has one axis, and an embedding two, of which the second holds its numbers; "
-    "of images and texts make embeddings, with `with_embedding`"
+    "column 'a' has shape {}, expected (n,) for a column or (n, d) for an embedding: turn images and texts into "
+    "embeddings with `with_embedding`"
 )
-ALONE = "a column holds numbers, text, booleans, dates or durations, one of them alone"
+ALONE = "a column must hold only numbers, only text, only booleans, only dates, or only durations"
 
 
 @pytest.mark.parametrize(
@@ -134,36 +134,36 @@ ALONE = "a column holds numbers, text, booleans, dates or durations, one of them
     [
         (np.zeros(3), DATA.format("an array of shape (3,)")),
         ([[1.0, 2.0]], DATA.format("list")),
-        (np.zeros((3, 0)), "there are no columns in the data"),
-        ({}, "there are no columns in the data"),
-        (np.zeros((0, 3)), "there are no rows in the data"),
-        ({"a": []}, "there are no rows in the data"),
+        (np.zeros((3, 0)), "the data: there are no columns"),
+        ({}, "the data: there are no columns"),
+        (np.zeros((0, 3)), "the data: there are no rows"),
+        ({"a": []}, "the data: there are no rows"),
         (
             {"a": [1, 2], "b": [1, 2, 3]},
-            "column 'b' has 3 rows and column 'a' 2: all columns need one value for each row",
+            "column 'b' has 3 rows, and column 'a' has 2: all columns need one value for each row",
         ),
-        ({1: [1, 2]}, "names of columns are text, not 1"),
+        ({1: [1, 2]}, "names of columns must be text; got 1"),
         ({"a": np.zeros((2, 2, 2))}, AXES.format("(2, 2, 2)")),
         ({"a": np.zeros((2, 0))}, AXES.format("(2, 0)")),
         ({"a": np.array([["x", "y"]])}, AXES.format("(1, 2)")),
         ({"a": 5.0}, AXES.format("()")),
         (
             {"a": np.array([["x", "y"], ["z", None]], dtype=object)},
-            "column 'a' has two axes and holds text: an embedding holds numbers",
+            "column 'a' has two axes and holds text, expected numbers for an embedding",
         ),
         (
             {"a": [[1.0, 2.0], [3.0]]},
-            "column 'a' holds 2 numbers in its first row and [3.0] in row 1: an embedding has as many numbers in every row",
+            "column 'a' holds 2 numbers in its first row and [3.0] in row 1: every row of an embedding needs as many numbers",
         ),
         (
             {"a": [[1.0, 2.0], 3.0]},
-            "column 'a' holds 2 numbers in its first row and 3.0 in row 1: an embedding has as many numbers in every row",
+            "column 'a' holds 2 numbers in its first row and 3.0 in row 1: every row of an embedding needs as many numbers",
         ),
-        ({"a": [[1.0], ["x", 2.0]]}, "column 'a' holds rows of something else than numbers: ['x', 2.0]"),
-        ({"a": np.zeros((3, 2)), "a[1]": [1, 2, 3]}, "two columns are called 'a[1]': give each a name of its own"),
+        ({"a": [[1.0], ["x", 2.0]]}, "column 'a' holds a row that is not numbers: ['x', 2.0]"),
+        ({"a": np.zeros((3, 2)), "a[1]": [1, 2, 3]}, "2 columns are called 'a[1]': give each its own name"),
         (
             {"a": [1j, 2j]},
-            "column 'a' holds complex128, which is neither numbers nor text: turn it into one of them, or leave it out",
+            "column 'a' holds complex128, not numbers, text or times: convert or remove it",
         ),
         (
             {"a": np.array(["x", 1, None], dtype=object)},
@@ -198,7 +198,7 @@ def test_data_that_cannot_be_read_are_one_clear_error(data, message):
 
 
 def test_names_of_an_array_fit_and_differ():
-    with pytest.raises(InputError, match=r"^an array of 3 columns does not fit 2 names of columns$"):
+    with pytest.raises(InputError, match=r"^data has 3 columns, expected 2 \(a, b\)$"):
         read_table(np.zeros((2, 3)), names=["a", "b"])
-    with pytest.raises(InputError, match=r"^two columns are called 'a': give each a name of its own$"):
+    with pytest.raises(InputError, match=r"^2 columns are called 'a': give each its own name$"):
         read_table(np.zeros((2, 2)), names=["a", "a"])

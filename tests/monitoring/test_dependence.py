@@ -8,7 +8,8 @@ import pytest
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.columns import as_column
-from pytest_modelserve.monitoring.profiler import lag_of, strongly_dependent
+from pytest_modelserve.monitoring.drift.gate import strongly_dependent
+from pytest_modelserve.monitoring.profiler import autocorrelation
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 
@@ -30,17 +31,17 @@ def test_dependent_rows_without_a_block_decide_nothing(chains):
     evidence = measure_drift({"x": chains[1] + 3}, reference_profile({"x": chains[0]}), max_distance=0.1, name="night")
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert (evidence.quantities[0].interval.low, evidence.quantities[0].interval.high) == (0, 1)
-    assert evidence.summary == "drift cannot be judged: neighbouring rows depend on each other"
-    estimate = max(lag_of(as_column("x", chain)).estimate for chain in chains)
-    where = "night" if lag_of(as_column("x", chains[1])).estimate == estimate else "the profile"
+    assert evidence.summary == "neighboring rows depend on each other, so drift was not decided"
+    estimate = max(autocorrelation(as_column("x", chain)).estimate for chain in chains)
+    where = "night" if autocorrelation(as_column("x", chains[1])).estimate == estimate else "the profile"
     assert evidence.findings[0] == (
-        f"rows depend on their neighbours: autocorrelation {estimate:.2f} at lag one in column 'x' of {where}, and 1 more "
-        "such; so many rows say less than as many independent ones, and how much less is unknown"
+        f"neighboring rows depend on each other: autocorrelation {estimate:.2f} at lag one in column 'x' of {where} and in "
+        "1 more; the effective number of rows is unknown"
     )
-    assert evidence.findings[1].startswith("seen, and not judged: 'x' distance 0.8")
+    assert evidence.findings[1].startswith("observed, but not decided: 'x' distance 0.8")
     assert evidence.advice == (
-        "say how many neighbouring rows depend on each other (block=52 for a year of weekly rows), or block=1 where the "
-        "order of the rows means nothing"
+        "pass block= the number of neighboring rows that depend on each other (52 for a year of weekly rows), or block=1 if "
+        "the order of the rows has no meaning"
     )
 
 
@@ -48,7 +49,7 @@ def test_a_block_decides_with_the_rows_that_it_leaves(chains):
     profile = reference_profile({"x": chains[0]})
     moved = measure_drift({"x": chains[1] + 3}, profile, max_distance=0.1, block=20)
     assert moved.verdict is Verdict.FAIL
-    assert "blocks of 20 (profile: 20) of them" in moved.method.assumptions
+    assert "blocks of 20 (profile: 20)" in moved.method.assumptions
     unmoved = measure_drift({"x": chains[1]}, profile, max_distance=0.2, block=20)
     assert unmoved.quantities[0].interval.high == pytest.approx(unmoved.quantities[0].value + 1.36 / np.sqrt(150))
 
@@ -72,15 +73,17 @@ def test_a_block_of_one_says_that_the_order_means_nothing():
 def test_dependence_shows_in_every_kind_of_column(chains, kind):
     high = chains[1] > 0.5
     values = {"text": np.where(high, "day", "night"), "boolean": high, "integer": np.floor(chains[1]).astype(int)}[kind]
-    assert strongly_dependent(lag_of(as_column("x", values)), columns=20)
+    assert strongly_dependent(autocorrelation(as_column("x", values)), columns=20)
     shuffled = np.random.default_rng(3).permutation(values)
-    assert not strongly_dependent(lag_of(as_column("x", shuffled)), columns=20)
+    assert not strongly_dependent(autocorrelation(as_column("x", shuffled)), columns=20)
 
 
 def test_independent_rows_are_rarely_taken_for_dependent_ones():
     rng = np.random.default_rng(4)
     for rows in (5, 20, 100, 1000):
-        found = [strongly_dependent(lag_of(as_column("x", rng.normal(size=rows))), columns=1) for _ in range(500)]
+        found = [
+            strongly_dependent(autocorrelation(as_column("x", rng.normal(size=rows))), columns=1) for _ in range(500)
+        ]
         assert sum(found) <= 3  # 0.5 are expected at zero autocorrelation with the line at zero
 
 
@@ -88,15 +91,15 @@ def test_a_dependence_at_the_line_is_let_through_and_one_well_above_it_is_not():
     rng = np.random.default_rng(5)
     for coefficient, fewest, most in ((0.1, 0, 5), (0.3, 195, 200)):
         chains = autoregressive(rng, 200, 2048, coefficient)
-        found = sum(strongly_dependent(lag_of(as_column("x", chain)), columns=1) for chain in chains)
+        found = sum(strongly_dependent(autocorrelation(as_column("x", chain)), columns=1) for chain in chains)
         assert fewest <= found <= most
 
 
 def test_the_sample_of_stretches_reaches_the_end_of_a_long_column():
     values = np.zeros(100_000)
     values[-300:] = np.arange(300)
-    assert lag_of(as_column("x", values)).estimate > 0.9
-    assert lag_of(as_column("x", np.zeros(100_000))) == LagOne(0.0, 0)
+    assert autocorrelation(as_column("x", values)).estimate > 0.9
+    assert autocorrelation(as_column("x", np.zeros(100_000))) == LagOne(0.0, 0)
 
 
 def test_negative_dependence_is_let_through():

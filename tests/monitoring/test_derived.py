@@ -23,13 +23,13 @@ def test_text_has_pools_and_lengths():
     length = profile.column("note (length)")
     assert (length.kind, length.source, length.rows, length.nulls) == ("integer", "note", 4, 1)
     assert (length.minimum, length.maximum, length.mean) == (0, 101, pytest.approx(104 / 3))
-    assert profile.column("note").pooled
+    assert profile.column("note").hashed
 
 
 def test_a_column_with_the_name_of_a_length_is_refused():
     with pytest.raises(InputError) as caught:
         reference_profile({"note": ["x" * 101, "y"], "note (length)": [1, 2]})
-    assert str(caught.value) == "two columns are called 'note (length)': give each a name of its own"
+    assert str(caught.value) == "2 columns are called 'note (length)': give each its own name"
 
 
 def test_longer_texts_drift_in_their_length():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,4 +83,4 @@ def test_a_million_rows_of_few_values_hash_without_a_collision():
 
 def test_merged_counts_add_up_among_the_rows_of_the_smaller_part():
     assert RepeatedRows(3, 100).merged(RepeatedRows(4, 60)) == RepeatedRows(7, 60)
-    assert RepeatedRows(**RepeatedRows(3, 100).content()) == RepeatedRows(3, 100)
+    assert RepeatedRows(**dataclasses.asdict(RepeatedRows(3, 100))) == RepeatedRows(3, 100)

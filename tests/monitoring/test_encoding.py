@@ -58,17 +58,15 @@ def test_darker_images_drift():
     [
         (
             lambda images: images,
-            "the encoder gave 'output' of the shape (256, 8, 8) for 256 items: an embedding has the shape (items, "
-            "numbers); average what has more axes",
+            "encoder returned 'output' with shape (256, 8, 8) for 256 items, expected (items, d): average over any other axes",
         ),
         (
             lambda images: images.mean(axis=0),
-            "the encoder gave 'output' of the shape (8, 8) for 256 items: an embedding has the shape (items, numbers); "
-            "average what has more axes",
+            "encoder returned 'output' with shape (8, 8) for 256 items, expected (items, d): average over any other axes",
         ),
         (
             lambda images: {"a" if len(images) == 256 else "b": np.zeros((len(images), 2))},
-            "the encoder gave 'a' for some batches and not for others",
+            "encoder returned 'a' for some batches and not for others",
         ),
     ],
 )
@@ -79,9 +77,9 @@ def test_an_output_that_is_no_embedding_is_one_clear_error(encoder, message):
 
 
 def test_nothing_to_encode_and_no_batch_are_refused():
-    with pytest.raises(InputError, match=r"^there are no items to encode$"):
+    with pytest.raises(InputError, match=r"^items is empty: there is nothing to encode$"):
         with_embedding([], brightness)
-    with pytest.raises(UsageError, match=r"^batch_size is a number of items, at least 1, not 0$"):
+    with pytest.raises(UsageError, match=r"^batch_size must be at least 1; got 0$"):
         with_embedding(IMAGES, brightness, batch_size=0)
 
 

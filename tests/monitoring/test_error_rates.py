@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Verdict
-from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
+from pytest_modelserve.monitoring.decision import Blocks, decide
+from pytest_modelserve.monitoring.drift.column_tests import compare_categories, compare_numbers
 
 BINS = 64
 
 
 def verdict(comparisons, *, budget, alpha=0.01):
-    judgement = judge(comparisons, budget=budget, alpha=alpha)
-    return Budget("at_most", budget).verdict(judgement.headline.value, judgement.interval)
+    result = decide([(1.0, comparisons)], budget=budget, alpha=alpha)
+    return Budget("at_most", budget).verdict(result.headline.distance, result.interval)
 
 
 def unchanged(rng, columns, profile_rows, rows):

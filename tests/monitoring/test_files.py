@@ -65,8 +65,8 @@ def test_parquet_columns_are_those_that_were_written(tmp_path):
     ("name", "content", "message"),
     [
         ("empty.csv", b"", "empty.csv cannot be read as CSV: empty CSV"),
-        ("bare.csv", b"a,b\n", "there are no rows in "),
-        ("twice.csv", b"a,b,a\n1,2,3\n", "twice.csv: 2 columns are called 'a': give each a name of its own"),
+        ("bare.csv", b"a,b\n", ": there are no rows"),
+        ("twice.csv", b"a,b,a\n1,2,3\n", "twice.csv: 2 columns are called 'a': give each its own name"),
         ("long.csv", b"a,b\n1,2\n3,4,5\n", "long.csv cannot be read as CSV: found more fields"),
         ("latin.csv", "a\ngrün\n".encode("latin-1"), "latin.csv cannot be read as CSV: "),
         ("empty.parquet", b"", "empty.parquet cannot be read as Parquet: "),
@@ -142,9 +142,7 @@ def test_iso_dates_of_csv_are_times_and_others_are_text(tmp_path, values, second
         np.testing.assert_array_equal(column.values, seconds)
 
 
-SHORT = (
-    "line {} has {} of the header's 3 fields: mend it, and write a field that is empty as nothing between two commas"
-)
+SHORT = "line {} has {} fields, expected 3 as in the header: write an empty field as nothing between two commas"
 
 
 @pytest.mark.parametrize(
@@ -192,16 +190,15 @@ def test_what_is_the_name_of_a_file_is_no_pattern(tmp_path):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ("x,t\n1,a\n", "{two} has no column 'y', which {one} has"),
-        ("x,y,t,z\n1,1,a,1\n", "{two} has a column 'z', which {one} has not"),
+        ("x,t\n1,a\n", "{two} has no column 'y', but {one} has"),
+        ("x,y,t,z\n1,1,a,1\n", "{two} has a column 'z', but {one} has not"),
         ("x,y,t\n1,1,2026-01-01\n", "column 't' holds categories in {one} and dates in {two}"),
         ("x,y,t\nb,1,a\n", "column 'x' holds whole numbers in {one} and categories in {two}"),
         ("x,y,t\n1,true,a\n", "column 'y' holds numbers in {one} and booleans in {two}"),
-        ("x,y,t\n", "there are no rows in {two}"),
+        ("x,y,t\n", "{two}: there are no rows"),
         (
             "x,y,t\n1,2\n",
-            "{two}: line 2 has 2 of the header's 3 fields: mend it, and write a field that is empty as "
-            "nothing between two commas",
+            "{two}: line 2 has 2 fields, expected 3 as in the header: write an empty field as nothing between two commas",
         ),
     ],
 )

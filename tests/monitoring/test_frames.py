@@ -125,33 +125,32 @@ def test_a_profile_of_a_frame_is_that_of_its_columns(people):
     [
         (
             pyarrow.table({"a": pyarrow.array([datetime.time(1)])}),
-            "column 'a' holds Time, which is neither numbers nor text nor times: turn it into one of them, or leave it out",
+            "column 'a' holds Time, not numbers, text or times: convert or remove it",
         ),
         (
             polars.DataFrame({"a": [{"b": 1}]}),
-            "column 'a' holds Struct({'b': Int64}), which is neither numbers nor text nor times: turn it into one of "
-            "them, or leave it out",
+            "column 'a' holds Struct({'b': Int64}), not numbers, text or times: convert or remove it",
         ),
         (
             pandas.DataFrame({"a": pandas.Series(["x", 1], dtype=object)}),
-            "column 'a' holds int and str: a column holds numbers, text, booleans, dates or durations, one of them alone",
+            "column 'a' holds int and str: a column must hold only numbers, only text, only booleans, only dates, or only durations",
         ),
-        (pandas.DataFrame({1: [1.0]}), "names of columns are text, not 1"),
+        (pandas.DataFrame({1: [1.0]}), "names of columns must be text; got 1"),
         (
             pandas.DataFrame([[1, 2]], columns=["a", "a"]),
-            "2 columns are called 'a': give each a name of its own",
+            "2 columns are called 'a': give each its own name",
         ),
-        (pyarrow.table([[1], [2]], names=["a", "a"]), "2 columns are called 'a': give each a name of its own"),
-        (polars.DataFrame(), "there are no columns in the data"),
-        (polars.DataFrame({"a": []}), "there are no rows in the data"),
+        (pyarrow.table([[1], [2]], names=["a", "a"]), "2 columns are called 'a': give each its own name"),
+        (polars.DataFrame(), "the data: there are no columns"),
+        (polars.DataFrame({"a": []}), "the data: there are no rows"),
         (
             polars.LazyFrame({"a": [1]}),
-            "the rows of a LazyFrame do not lie in memory: collect it first",
+            "data is a lazy LazyFrame, whose rows are not in memory: collect it first",
         ),
         (
             polars.DataFrame({"a": [[1.0, 2.0], [3.0]]}),
-            "column 'a' holds 2 numbers in its first row and array([3.]) in row 1: an embedding has as many numbers in "
-            "every row",
+            "column 'a' holds 2 numbers in its first row and array([3.]) in row 1: every row of an embedding needs "
+            "as many numbers",
         ),
     ],
 )
@@ -168,7 +167,7 @@ def test_rows_that_lie_elsewhere_are_counted_there(people):
     assert [column.counts for column in profile.columns] == [column.counts for column in like.columns]
     with pytest.raises(UsageError) as caught:
         reference_profile(polars.LazyFrame(rows), sketch_rows=100)
-    assert str(caught.value) == "sketch_rows are kept of rows in memory alone: collect some of them, or leave it out"
+    assert str(caught.value) == "sketch_rows needs rows in memory: collect some of the lazy frame, or remove it"
 
 
 def test_frames_whose_rows_lie_elsewhere_are_known():

@@ -25,7 +25,7 @@ PROFILE = {
 def faults(**changed):
     columns = {name: values for name, values in {**PROFILE, **changed}.items() if values is not None}
     profile = reference_profile(PROFILE)
-    return match_columns(read_table(columns).with_lengths(profile.columns), profile).faults
+    return match_columns(read_table(columns).with_lengths_of(profile.length_sources), profile).errors
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_columns_that_do_not_fit_are_told(changed, expected):
 
 def test_pairs_come_in_the_order_of_the_profile():
     profile = reference_profile(PROFILE)
-    table = read_table(dict(reversed(PROFILE.items()))).with_lengths(profile.columns)
+    table = read_table(dict(reversed(PROFILE.items()))).with_lengths_of(profile.length_sources)
     pairs = match_columns(table, profile).pairs
     assert [(column.name, reference.name) for column, reference in pairs] == [(name, name) for name in profile.names]

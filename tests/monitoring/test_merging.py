@@ -139,11 +139,11 @@ def test_dates_do_not_merge_with_numbers():
     column = dataclasses.replace(profile.columns[0], kind="float")
     with pytest.raises(UsageError) as caught:
         profile.merge(dataclasses.replace(profile, columns=(column,)))
-    assert str(caught.value) == "column 'x' is of kind datetime in one profile and float in the other"
+    assert str(caught.value) == "column 'x' has kind datetime in one profile and float in the other"
 
 
 def test_a_table_like_a_profile_has_its_lengths():
-    table = read_table({"note": ["ab", None], "city": ["Bern", "Graz"]}).with_lengths(LIKE.columns)
+    table = read_table({"note": ["ab", None], "city": ["Bern", "Graz"]}).with_lengths_of(LIKE.length_sources)
     assert [column.name for column in table.columns] == ["note", "city", "note (length)"]
-    null = read_table({"note": [None, None], "city": ["Bern", "Graz"]}).with_lengths(LIKE.columns)
+    null = read_table({"note": [None, None], "city": ["Bern", "Graz"]}).with_lengths_of(LIKE.length_sources)
     assert [column.kind for column in null.columns] == [None, "category", None]

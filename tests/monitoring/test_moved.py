@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.drift.report import told_bins, told_change
+from pytest_modelserve.monitoring.drift.report import describe_change, describe_gain
 from pytest_modelserve.monitoring.window import read_window
 
 
@@ -15,7 +15,7 @@ def told(then, now, *, counted=False):
     [(column, reference)] = read_window(
         reference_profile({"x": now}, like=profile) if counted else {"x": now}, profile
     ).pairs
-    return told_change(column, reference) + told_bins(column, reference)
+    return describe_change(column, reference) + describe_gain(column, reference)
 
 
 THEN = np.arange(1000) / 100
@@ -53,7 +53,7 @@ def test_the_range_is_the_one_of_brute_force():
         for high in edges[index + 1 :]
     }
     low, high = max(gains, key=gains.__getitem__)
-    assert f"in [{low:.4g}, {high:.4g})" in told_bins(column, reference)
+    assert f"in [{low:.4g}, {high:.4g})" in describe_gain(column, reference)
 
 
 def test_booleans_categories_and_what_did_not_move_tell_no_range():

@@ -101,7 +101,8 @@ def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(t
         tight = measure_drift(rest, profile, max_distance=0.10)
         assert tight.verdict is Verdict.INCONCLUSIVE
         assert re.fullmatch(
-            r"the profile has too few rows: profile about 2,\d{3} and give as many, or raise max_distance", tight.advice
+            r"the profile has too few rows: profile about 2,\d{3} rows and test as many, or raise max_distance",
+            tight.advice,
         )
 
 

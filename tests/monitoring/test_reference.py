@@ -11,7 +11,7 @@ import pytest
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
-from pytest_modelserve.monitoring.column_profile import POOLS, CategoricalColumn, pool_of
+from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, hash_bucket
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 
@@ -39,16 +39,16 @@ def test_moments_of_numbers_whose_squares_overflow():
 
 def test_few_categories_are_kept_by_name_and_many_in_pools():
     few = reference_profile({"x": ["a", "b", "a", None]}).column("x")
-    assert (few.categories, few.counts, few.nulls, few.pooled) == (("a", "b"), (2, 1), 1, False)
+    assert (few.categories, few.counts, few.nulls, few.hashed) == (("a", "b"), (2, 1), 1, False)
     many = reference_profile({"x": [f"name {index}" for index in range(101)]}).column("x")
-    assert (many.categories, many.pooled, len(many.counts), sum(many.counts)) == ((), True, POOLS, 101)
+    assert (many.categories, many.hashed, len(many.counts), sum(many.counts)) == ((), True, HASH_BUCKETS, 101)
     text = reference_profile({"x": ["short", "long " * 21]}).column("x")
-    assert text.pooled
+    assert text.hashed
 
 
 def test_the_pool_of_a_category_never_changes():
     # Committed profiles count in these pools.
-    assert [pool_of(name) for name in ("", "a", "Graz", "street 17", "日本")] == [36, 0, 55, 0, 40]
+    assert [hash_bucket(name) for name in ("", "a", "Graz", "street 17", "日本")] == [36, 0, 55, 0, 40]
 
 
 def test_no_row_is_in_the_file(people):
@@ -100,7 +100,7 @@ def test_categories_that_become_too_many_by_merging_are_pooled_as_if_counted_at_
     merged = column(low).merged(column(high))
     counts = {name: 3 * ((name in low) + (name in high)) for name in {*low, *high}}
     assert merged == CategoricalColumn.of("x", counts, nulls=2, lag=LagOne(0.0, 0))
-    assert merged.pooled
+    assert merged.hashed
     assert merged.merged(column(low)).counts == column(low).merged(merged).counts
 
 
@@ -201,21 +201,21 @@ def test_the_digest_is_of_everything(people):
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        ({"x": [1.0]}, {}, InputError, "one row has no distribution: profile at least 2 rows, better thousands"),
-        ({"x": [None, None]}, {}, InputError, "column 'x' is null in every row: leave it out"),
+        ({"x": [1.0]}, {}, InputError, "data has 1 row: a profile needs at least 2 rows (thousands recommended)"),
+        ({"x": [None, None]}, {}, InputError, "column 'x' is null in every row: remove it"),
         (
             {"x": [math.inf, math.nan]},
             {},
             InputError,
-            "column 'x' is infinite in every row that is not null: leave it out",
+            "column 'x' is infinite in every non-null row: remove it",
         ),
-        ({"x": [1, 2]}, {"block": 0}, UsageError, "block is a number of rows, at least 1, not 0"),
-        ({"x": [1, 2]}, {"bins": 1}, UsageError, "bins are at least 2 and at most 1024, not 1"),
+        ({"x": [1, 2]}, {"block": 0}, UsageError, "block must be a number of rows, at least 1; got 0"),
+        ({"x": [1, 2]}, {"bins": 1}, UsageError, "bins must be from 2 to 1024; got 1"),
         (
             {"x": [1, 2]},
             {"columns": ["y"]},
             UsageError,
-            "columns are names for an array without `like`: other data have names of their own",
+            "columns names the columns of an array without `like`; other data have names: remove it",
         ),
     ],
 )

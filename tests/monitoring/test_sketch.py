@@ -8,8 +8,8 @@ import pytest
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_drift, reference_profile
-from pytest_modelserve.monitoring.drift.column_tests import Blocks
-from pytest_modelserve.monitoring.drift.multivariate_tests import compare_rows, design_of
+from pytest_modelserve.monitoring.decision import Blocks
+from pytest_modelserve.monitoring.drift.multivariate_tests import compare_rows, feature_matrix
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
 
 
@@ -60,20 +60,20 @@ def test_merged_sketches_hold_rows_in_proportion_and_no_more_than_the_larger(rng
     )
     merged = profile.merge(other).sketch
     values = merged.values()
-    assert (merged.seen, merged.kept) == (9000, 300)
+    assert (merged.seen, merged.rows) == (9000, 300)
     assert (values[:, 0] > 50).sum() == 100
     assert merged.vocabularies[1] == ("b", "c", "a")
     assert set(values[values[:, 0] > 50, 1]) == {0.0, 2.0}
 
 
 def test_names_beside_pools_go_into_their_pools():
-    from pytest_modelserve.monitoring.column_profile import pool_of
+    from pytest_modelserve.monitoring.column_profile import hash_bucket
 
     pooled = Sketch.of(np.array([[7.0]]), seen=1, vocabularies=((),))
     named = Sketch.of(np.array([[0.0], [np.nan]]), seen=2, vocabularies=(("a",),))
     vocabularies, one, other = aligned(pooled, named)
     assert vocabularies == ((),)
-    assert (one[0, 0], other[0, 0]) == (7.0, pool_of("a"))
+    assert (one[0, 0], other[0, 0]) == (7.0, hash_bucket("a"))
     assert np.isnan(other[1, 0])
 
 
@@ -81,21 +81,18 @@ def test_names_beside_pools_go_into_their_pools():
 def test_a_sketch_of_impossible_size_is_refused(people, rows):
     with pytest.raises(UsageError) as caught:
         reference_profile(people(50, 0), sketch_rows=rows)
-    assert str(caught.value) == f"sketch_rows are raw rows to keep, at most 20,000, not {rows}"
+    assert str(caught.value) == f"sketch_rows must be from 0 to 20,000; got {rows}"
 
 
 def test_what_neither_columns_nor_correlations_show_is_found_in_whole_rows(rng):
     profile = reference_profile(ring(rng, 6000), sketch_rows=2000)
     changed = measure_drift(ring(rng, 2000, hollow=True), profile, max_distance=0.10, block=1)
     assert changed.verdict is Verdict.FAIL
-    assert changed.details["moved"] == ["all columns together"]
-    assert changed.summary == "the rows as a whole are further from the profile than the budget"
+    assert changed.details["moved"] == ["whole rows"]
+    assert changed.summary == "the rows as a whole differ from the profile by more than max_distance"
     same = measure_drift(ring(rng, 2000), profile, max_distance=0.15, block=1)
     assert same.verdict is Verdict.PASS
-    assert (
-        same.summary
-        == "no column, and no pair of columns, and no classifier is further from its profile than its budget"
-    )
+    assert same.summary == "no distance exceeds max_distance (2 columns, 1 pair, whole rows)"
 
 
 def test_the_newest_rows_are_told_by_their_number(rng):
@@ -105,10 +102,10 @@ def test_the_newest_rows_are_told_by_their_number(rng):
     night["x"][5000:5900] += 4
     night["y"][5000:5900] -= 4
     evidence = measure_drift(night, profile, max_distance=0.10, block=1)
-    assert len(evidence.details["newest_rows"]) == 5
-    assert set(evidence.details["newest_rows"]) <= set(range(5000, 5900))
-    newest = ", ".join(map(str, evidence.details["newest_rows"]))
-    assert f"a classifier tells these rows from the profile's, rows {newest} most surely" in "\n".join(
+    assert len(evidence.details["outlier_rows"]) == 5
+    assert set(evidence.details["outlier_rows"]) <= set(range(5000, 5900))
+    newest = ", ".join(map(str, evidence.details["outlier_rows"]))
+    assert f"a classifier distinguishes these rows from the profile's; least similar: rows {newest}" in "\n".join(
         evidence.findings
     )
 
@@ -170,7 +167,7 @@ def test_a_handful_of_rows_says_nothing(people):
         blocks=Blocks(),
         level=0.01,
     )
-    assert (change.distance, change.p_value, change.high) == (0.0, 1.0, 1.0)
+    assert (change.distance, change.p_value, change.upper) == (0.0, 1.0, 1.0)
 
 
 def test_design_knows_nulls_infinities_constants_and_heavy_tails():
@@ -185,7 +182,7 @@ def test_design_knows_nulls_infinities_constants_and_heavy_tails():
         )
     )
     values[:10, 1], values[10:12, 1] = np.nan, np.inf
-    design = design_of(values, np.array([False, False, False, True, False]))
+    design = feature_matrix(values, np.array([False, False, False, True, False]))
     assert design.shape == (200, 1 + 1 + 1 + 3)  # a column that tells nulls, two of numbers, three of categories
     assert np.isfinite(design).all()
     assert np.abs(design).max() <= 5

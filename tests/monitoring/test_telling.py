@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_modelserve.monitoring.drift.report import told_step, told_value
+from pytest_modelserve.monitoring.formats import format_difference, format_value
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from pytest_modelserve.monitoring.drift.report import told_step, told_value
     ],
 )
 def test_a_value_is_told_as_people_write_it(kind, number, told):
-    assert told_value(kind, number) == told
+    assert format_value(kind, number) == told
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_a_value_is_told_as_people_write_it(kind, number, told):
     ],
 )
 def test_a_difference_of_dates_is_a_duration(kind, difference, told):
-    assert told_step(kind, difference) == told
+    assert format_difference(kind, difference) == told

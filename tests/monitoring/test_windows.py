@@ -35,18 +35,18 @@ def test_rows_and_their_merged_counts_tell_the_same(both):
         assert (one.name, one.rows, one.known()) == (other.name, other.rows, other.known())
         if isinstance(reference, NumericColumn):
             assert one.counts(reference).tolist() == other.counts(reference).tolist()
-            assert one.facts(reference) == other.facts(reference)
+            assert one.summary(reference) == other.summary(reference)
             assert one.mean() == pytest.approx(other.mean())
             assert one.median() == pytest.approx(other.median(), abs=0.3)
         else:
-            assert one.beside(reference)[1:] == other.beside(reference)[1:]
-            if not reference.pooled:
+            assert one.align(reference)[1:] == other.align(reference)[1:]
+            if not reference.hashed:
                 assert one.categories() == other.categories()
 
 
 def test_facts_of_counts_hold_the_rows_outside_the_range(both):
     profile, _, counted = both
-    age = counted.pairs[0][0].facts(profile.column("age"))
+    age = counted.pairs[0][0].summary(profile.column("age"))
     assert age.below >= 2
     assert age.above >= 7
     assert (age.infinities, age.nulls, age.minimum, age.maximum) == (1, 20, -1000, 1000)
@@ -65,8 +65,8 @@ def test_a_profile_of_other_edges_says_how_to_make_it(people):
     with pytest.raises(InputError) as caught:
         measure_drift(reference_profile(people(3000, 1), name="night"), profile, max_distance=0.1)
     assert str(caught.value) == (
-        "the profile 'night' counts column 'age' between other edges than 'training': "
-        "make it with like=the profile that it is held against"
+        "profile 'night' counts column 'age' between other edges than 'training': "
+        "make it with reference_profile(..., like=) that profile"
     )
 
 
@@ -80,7 +80,7 @@ def test_extremes_beyond_another_range_are_at_least_one_row(people):
     training = reference_profile({"x": np.arange(1000.0)})
     day = reference_profile({"x": np.arange(100.0, 500.0)}, like=training)
     night = reference_profile({"x": np.arange(50.0, 400.0)}, like=training)
-    facts = read_window(night, day).pairs[0][0].facts(day.column("x"))
+    facts = read_window(night, day).pairs[0][0].summary(day.column("x"))
     assert (facts.below, facts.above) == (1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Have the data moved? Columns, pairs of columns and rows as a whole against a profile, within one error rate."""
+"""The drift gate: columns, pairs of columns and whole rows against a profile, within one error rate."""
 
 from pytest_modelserve.monitoring.drift.gate import measure_drift
 

@@ -1,12 +1,10 @@
-"""How far raw rows of the data lie from those that the profile kept, all columns at once: a classifier tells them."""
+"""Drift tests of several columns at once: correlations of pairs, and a classifier two-sample test of whole rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +12,9 @@ from scipy.special import ndtri
 
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn
 from pytest_modelserve.monitoring.correlations import MAX_ROWS, Associations
+from pytest_modelserve.monitoring.decision import Blocks
+from pytest_modelserve.monitoring.drift.column_tests import DriftTest
+from pytest_modelserve.monitoring.histogram import Floats
 from pytest_modelserve.monitoring.sketch import Sketch, aligned, spread
 from pytest_modelserve.stats.autocorrelation import centered_ranks
 from pytest_modelserve.stats.two_sample_tests import (
@@ -29,46 +30,137 @@ from pytest_modelserve.stats.two_sample_tests import (
     permutation_p_value,
 )
 
-if TYPE_CHECKING:
-    from pytest_modelserve.monitoring.drift.column_tests import Blocks
-    from pytest_modelserve.monitoring.histogram import Floats
-
-# Raw rows of two data sets as one table of numbers of like scale, which a classifier can read.
+_MIN_ROWS_READ = 2_000
+_SPARE = 3.0
+"""Rows read, in multiples of those with which unchanged pairs pass: three times as many show smaller changes."""
 
 
-_CUT = 5.0
-_HEAVY = 50.0
-"""The kurtosis from which a column's ranks are read instead of its values: a standard deviation says little there."""
-_FEWEST = 5
-"""Rows of both data sets that a category, or null, needs for a column of its own."""
+def compare_associations(
+    reference: Associations, current: Associations, *, reference_block: float = 1, current_block: float = 1
+) -> tuple[DriftTest, ...]:
+    """Compare the normal-score correlation of each pair of features of different columns; the distance is half of it.
+
+    n rows count as n/block; a block is at least 1. Pairs with a feature that does not vary in the data are left out:
+    they have no correlation, and the test of their column finds the change.
+    """
+    pairs = list(combinations(reference.features, 2))
+    shape = (len(pairs), len(POWERS))
+    before, after = (
+        correlations_of(np.array(side.sums, dtype=np.float64).reshape(shape)) for side in (reference, current)
+    )
+    compared = np.array([one.column != other.column for one, other in pairs], dtype=np.bool_)
+    compared &= np.isfinite(after.estimates) | (after.rows < FEWEST_PAIRS)
+    before, after = before.of(compared), after.of(compared)
+    change = correlation_change(before, after, reference_block=reference_block, current_block=current_block)
+    variances = np.fmax(np.fmax(before.variances, after.variances), 0.0)
+    names = [f"{one.label} with {other.label}" for (one, other), used in zip(pairs, compared, strict=True) if used]
+    figures = (
+        np.abs(change.changes) / 2,
+        change.p_values,
+        np.minimum(change.highs / 2, 1.0),
+        before.rows / reference_block,
+        after.rows / current_block,
+        before.estimates,
+        after.estimates,
+        np.sqrt(np.nan_to_num(variances, nan=1.0)) / 2,
+    )
+    return tuple(
+        DriftTest(name, "pair", distance, p, upper, n, m, f"correlation {r0:.2f} → {r1:.2f} ({r1 - r0:+.2f})", unit)
+        for name, (distance, p, upper, n, m, r0, r1, unit) in zip(names, np.column_stack(figures).tolist(), strict=True)
+    )
 
 
-def design_of(values: Floats, categorical: NDArray[np.bool_]) -> Floats:
-    """The table (n, features) of all rows (n, columns) of both data sets together, NaN null, of which `categorical`
-    columns (columns,) hold codes.
+def pair_rows_to_read(max_distance: float, reference: Associations, *, block: int) -> int:
+    """Return the number of rows of the data to read: 2,000 blocks to 50,000 rows, depending on `max_distance`."""
+    units = -float(ndtri(0.05 / max(len(reference.sums) // len(POWERS), 1))) + 1.645
+    needed = _SPARE * (units / 2 / max_distance) ** 2 * block
+    return math.ceil(min(max(needed, _MIN_ROWS_READ * block), MAX_ROWS))
 
-    Numbers are standardised, or their normal scores where tails are heavy, nulls and infinities put at the median and
-    the extremes and told by a column of their own; of categories each frequent one has a column. What does not vary is
-    left out. Nothing here knows which data set a row is of, so that labels may be permuted afterwards.
+
+MIN_ROWS = 4 * FOLDS
+"""Rows of either data set: with fewer, there is nothing to fit."""
+MAX_CURRENT_ROWS = 4_000
+_SEED = 20_171
+_PERMUTATIONS = 999, 20_000
+
+
+def compare_rows(
+    reference: Sketch, current: Sketch, columns: Sequence[ProfiledColumn], *, blocks: Blocks, level: float
+) -> DriftTest:
+    """Compare whole rows of two sketches with these `columns` by a classifier two-sample test, without times.
+
+    The p-value is that of a kernel discriminant by permutation of rows, precise enough for `level`. The distance is the
+    Kolmogorov-Smirnov distance of held-out scores of the same kind of classifier. At most one row of each block is
+    read. With fewer than 20 rows on either side the distance is 0, and the p-value and the upper bound are 1.
+
+    `outliers` are the five sketch rows of `current` that are least similar to the reference.
+    """
+    _, before, after = aligned(reference, current)
+    block = max(blocks.reference, blocks.current)  # equal blocks, so that rows of both data sets are exchangeable
+    before = before[spread(len(before), max(reference.seen // block, 1))]
+    positions = spread(len(after), max(current.seen // block, 1))
+    after = after[positions]
+    if min(len(before), len(after)) < MIN_ROWS:
+        return _rows_test(0.0, 1.0, 0, 0, ())
+    compared = [index for index, column in enumerate(columns) if column.kind != "datetime"]
+    categorical = np.array([isinstance(columns[index], CategoricalColumn) for index in compared])
+    rows = feature_matrix(np.concatenate((before, after))[:, compared], categorical)
+    is_current = np.arange(len(before) + len(after)) >= len(before)
+    rng = np.random.default_rng(_SEED)
+    features = feature_blocks(rows, rng=rng)
+    fewest, most = _PERMUTATIONS
+    p_value = permutation_p_value(features, is_current, most=min(max(math.ceil(5 / level), fewest), most), rng=rng)
+    scored = held_out_scores(features, is_current, rng=rng)
+    outliers = positions[np.argsort(-scored.scores[is_current], kind="stable")[:5]]
+    return _rows_test(scored.distance, p_value, len(before), len(after), tuple(outliers.tolist()))
+
+
+def _rows_test(distance: float, p_value: float, before: float, after: float, outliers: tuple[int, ...]) -> DriftTest:
+    upper = distance_bound(distance, effective_rows(before, after))
+    return DriftTest("whole rows", "rows", distance, p_value, upper, float(before), float(after), outliers=outliers)
+
+
+def sketch_rows_to_read(sketch_rows: int) -> int:
+    """Return the number of rows of the data to compare with a sketch: twice its rows, or as many if it is large."""
+    return max(min(2 * sketch_rows, MAX_CURRENT_ROWS), sketch_rows)
+
+
+_MAX_DEVIATIONS = 5.0
+_HEAVY_KURTOSIS = 50.0
+"""From this kurtosis on, ranks are used instead of values: the standard deviation then says little about most rows."""
+_MIN_CATEGORY_ROWS = 5
+"""Rows of both data sets that a category, or null, needs for a feature of its own."""
+
+
+def feature_matrix(values: Floats, categorical: NDArray[np.bool_]) -> Floats:
+    """Return standardized features (n, features) of all rows (n, columns) of both data sets; NaN is null.
+
+    Numbers are standardized, or normal scores if their tails are heavy. Nulls are put at the median and infinities at
+    the extremes; nulls also get an indicator. Each frequent category has an indicator. Constant features are left out.
+    The features do not depend on which data set a row belongs to, as a permutation test requires.
     """
     features = [
         feature for column in range(values.shape[1]) for feature in _features(values[:, column], categorical[column])
     ]
-    return np.clip(np.column_stack(features), -_CUT, _CUT) if features else np.zeros((len(values), 1))
+    return (
+        np.clip(np.column_stack(features), -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
+        if features
+        else np.zeros((len(values), 1))
+    )
 
 
 def _features(values: Floats, categorical: bool) -> Iterator[Floats]:
     missing = np.isnan(values)
-    if min(missing.sum(), (~missing).sum()) >= _FEWEST:
-        yield _standard(missing.astype(np.float64))
+    if min(missing.sum(), (~missing).sum()) >= _MIN_CATEGORY_ROWS:
+        yield _standardized(missing.astype(np.float64))
     if missing.all():
         return
     if categorical:
         codes, counts = np.unique(values[~missing], return_counts=True)
-        frequent = codes[counts >= _FEWEST]
+        frequent = codes[counts >= _MIN_CATEGORY_ROWS]
         if len(codes) > 1:
             for code in frequent:
-                yield _standard((values == code).astype(np.float64)) / math.sqrt(len(frequent))
+                yield _standardized((values == code).astype(np.float64)) / math.sqrt(len(frequent))
         return
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -76,173 +168,17 @@ def _features(values: Floats, categorical: bool) -> Iterator[Floats]:
     filled = np.clip(np.where(missing, np.median(finite), values), finite.min(), finite.max())
     if filled.min() == filled.max():
         return
-    standard = _standard(filled)
-    if np.mean(standard**4) > _HEAVY:
+    standardized = _standardized(filled)
+    if np.mean(standardized**4) > _HEAVY_KURTOSIS:
         ranks = centered_ranks(filled)
-        standard = _standard(ndtri((ranks - ranks.min() + 0.5) / (np.ptp(ranks) + 1)))
-    yield standard
+        standardized = _standardized(ndtri((ranks - ranks.min() + 0.5) / (np.ptp(ranks) + 1)))
+    yield standardized
 
 
-def _standard(values: Floats) -> Floats:
-    centred = values - values.mean()
-    largest = np.abs(centred).max()
-    scaled = centred / largest if largest else centred
+def _standardized(values: Floats) -> Floats:
+    centered = values - values.mean()
+    largest = np.abs(centered).max()
+    scaled = centered / largest if largest else centered
     deviation = float(np.sqrt(np.mean(scaled**2)))
-    standard: Floats = scaled / deviation if deviation else scaled
-    return standard
-
-
-FEWEST_ROWS = 4 * FOLDS
-"""Of either data set: with fewer, there is nothing to fit."""
-MOST_CURRENT = 4_000
-_SEED = 20_171
-_PERMUTATIONS = 999, 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifierChange:
-    """All columns at once: the distance of held-out scores, 0 to 1, its chance if nothing changed, and the rows read.
-
-    `newest` are the places, among the current rows that were read, of those that look least like the profile's. Both
-    numbers of rows are those read, at most one of each block.
-    """
-
-    distance: float
-    p_value: float
-    reference_rows: float
-    current_rows: float
-    newest: tuple[int, ...]
-    name: str = "all columns together"
-
-    @property
-    def value(self) -> float:
-        """The distance."""
-        return self.distance
-
-    @property
-    def effective(self) -> float:
-        """The rows that the comparison is worth."""
-        return effective_rows(self.reference_rows, self.current_rows)
-
-    @property
-    def high(self) -> float:
-        """The bound that the true distance of this classifier exceeds in fewer than 5 % of samples."""
-        return distance_bound(self.distance, self.effective)
-
-
-def compare_rows(
-    reference: Sketch, current: Sketch, columns: Sequence[ProfiledColumn], *, blocks: Blocks, level: float
-) -> ClassifierChange:
-    """The classifier two-sample comparison of two sketches with these `columns`, times left out.
-
-    The p-value is that of a kernel discriminant by permutation of rows, precise enough for `level`; the distance that
-    of held-out scores of a like classifier. Of each block of dependent rows at most one row is read. With fewer than 20
-    rows on either side nothing is known: distance 0, a chance of 1 and a bound of 1.
-    """
-    _, then, now = aligned(reference, current)
-    # Blocks of one length in both, so that rows can change places.
-    block = max(blocks.reference, blocks.current)
-    then = then[spread(len(then), max(reference.seen // block, 1))]
-    kept = spread(len(now), max(current.seen // block, 1))
-    now = now[kept]
-    if min(len(then), len(now)) < FEWEST_ROWS:
-        return ClassifierChange(0.0, 1.0, 0.0, 0.0, ())
-    compared = [index for index, column in enumerate(columns) if column.kind != "datetime"]
-    categorical = np.array([isinstance(columns[index], CategoricalColumn) for index in compared])
-    rows = design_of(np.concatenate((then, now))[:, compared], categorical)
-    is_current = np.arange(len(then) + len(now)) >= len(then)
-    rng = np.random.default_rng(_SEED)
-    features = feature_blocks(rows, rng=rng)
-    fewest, most = _PERMUTATIONS
-    p_value = permutation_p_value(features, is_current, most=min(max(math.ceil(5 / level), fewest), most), rng=rng)
-    found = held_out_scores(features, is_current, rng=rng)
-    scores = found.scores[is_current]
-    newest = kept[np.argsort(-scores, kind="stable")[:5]]
-    return ClassifierChange(found.distance, p_value, len(then), len(now), tuple(newest.tolist()))
-
-
-def rows_to_compare(kept: int) -> int:
-    """How many current rows to read beside `kept` ones of the profile: twice as many, or as many of a large sketch."""
-    return max(min(2 * kept, MOST_CURRENT), kept)
-
-
-# How far the associations of the data lie from those of the profile.
-
-
-_FEWEST_ROWS = 2_000
-_SPARE = 3.0
-"""Rows read of the data, in rows with which unchanged pairs pass: three times as many also see a smaller change."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairChange:
-    """One pair of features: half the change of their normal-score correlation, 0 to 1, and what it is from and to.
-
-    `unit` is the standard error of the distance times the square root of the effective rows.
-    """
-
-    name: str
-    distance: float
-    p_value: float
-    high: float
-    before: float
-    after: float
-    reference_rows: float
-    current_rows: float
-    unit: float
-
-    @property
-    def value(self) -> float:
-        """The distance."""
-        return self.distance
-
-    @property
-    def effective(self) -> float:
-        """The rows that the comparison is worth."""
-        return effective_rows(self.reference_rows, self.current_rows)
-
-    @property
-    def told(self) -> str:
-        """What changed: "correlation 0.02 → 0.61 (+0.59)"."""
-        return f"correlation {self.before:.2f} → {self.after:.2f} ({self.after - self.before:+.2f})"
-
-
-def compare_associations(
-    reference: Associations, current: Associations, *, reference_block: float = 1, current_block: float = 1
-) -> tuple[PairChange, ...]:
-    """Each pair of features of two different columns, of which both sides have the same.
-
-    Of the rows that were read, `block` neighbouring ones, 1 at least, may depend on each other: n count as n/block.
-
-    Left out are pairs of which one feature does not vary in the data: a column whose rows are all alike has no
-    correlation, and its own comparison says all there is.
-    """
-    pairs = list(combinations(reference.features, 2))
-    shape = (len(pairs), len(POWERS))
-    then, now = (correlations_of(np.array(side.sums, dtype=np.float64).reshape(shape)) for side in (reference, current))
-    compared = np.array([one.column != other.column for one, other in pairs], dtype=np.bool_)
-    compared &= np.isfinite(now.estimates) | (now.rows < FEWEST_PAIRS)
-    then, now = then.of(compared), now.of(compared)
-    change = correlation_change(then, now, reference_block=reference_block, current_block=current_block)
-    variances = np.fmax(np.fmax(then.variances, now.variances), 0.0)
-    names = [f"{one.label} with {other.label}" for (one, other), kept in zip(pairs, compared, strict=True) if kept]
-    columns = (
-        np.abs(change.changes) / 2,
-        change.p_values,
-        np.minimum(change.highs / 2, 1.0),
-        then.estimates,
-        now.estimates,
-        then.rows / reference_block,
-        now.rows / current_block,
-        np.sqrt(np.nan_to_num(variances, nan=1.0)) / 2,
-    )
-    return tuple(
-        PairChange(name, *figures) for name, figures in zip(names, np.column_stack(columns).tolist(), strict=True)
-    )
-
-
-def rows_to_read(max_distance: float, reference: Associations, *, block: int) -> int:
-    """How many rows of the data to read, from 2,000 (in blocks) to 50,000: plenty for this budget."""
-    units = -float(ndtri(0.05 / max(len(reference.sums) // len(POWERS), 1))) + 1.645
-    needed = _SPARE * (units / 2 / max_distance) ** 2 * block
-    return math.ceil(min(max(needed, _FEWEST_ROWS * block), MAX_ROWS))
+    standardized: Floats = scaled / deviation if deviation else scaled
+    return standardized

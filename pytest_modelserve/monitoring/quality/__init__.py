@@ -1,4 +1,4 @@
-"""Are the data whole? Rules for what a profile makes impossible, and tests of how often rows are faulty."""
+"""The data-quality gate: rules for values that the profile makes impossible, and tests of the rates of faulty rows."""
 
 from pytest_modelserve.monitoring.quality.gate import measure_data_quality
 

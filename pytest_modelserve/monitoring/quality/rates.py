@@ -1,17 +1,21 @@
-"""How often rows of a column are faulty, against how often they were in the profile."""
+"""Rates of faulty rows in the data, tested against the rates in the profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.monitoring.drift.column_tests import CONFIDENCE, Blocks, in_blocks
-from pytest_modelserve.monitoring.drift.report import points
+from pytest_modelserve.monitoring.column_profile import AlignedCounts, CategoricalColumn, NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.columns import Column
+from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, in_blocks
+from pytest_modelserve.monitoring.formats import format_rate_change
 from pytest_modelserve.monitoring.histogram import Integers, count_values
+from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.window import NumericSummary, WindowColumn
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.proportions import (
     fisher_p_value,
@@ -20,34 +24,25 @@ from pytest_modelserve.stats.proportions import (
     unseen_p_value,
 )
 
-if TYPE_CHECKING:
-    from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
-    from pytest_modelserve.monitoring.columns import Column
-    from pytest_modelserve.monitoring.profile import RepeatedRows
-    from pytest_modelserve.monitoring.profiler import NumericFacts
-    from pytest_modelserve.monitoring.quality.gate import Terms
-    from pytest_modelserve.monitoring.window import Beside, WindowColumn
-
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One kind of fault, in one column or in whole rows ("" for a column): its share in the data less that in the
-    profile.
+    """The rate of one kind of fault in a column, or in whole rows if `column` is "".
 
-    `p_value` is its chance if the data are like the profile, `high` the 95 % bound of the true difference. `usual` is
-    the share to expect of data like the profile's; `base` that of the profile and `below` how far its lower bound lies
-    from it. `told` says what was found.
+    `distance` is the rate in the data minus that in the profile, `p_value` its probability if the data are like the
+    profile, and `upper` the 95 % bound of the true difference. For planning, `expected` is the rate of data like the
+    profile's, `base` the rate in the profile, and `margin` the distance of its lower bound. `detail` is for messages.
     """
 
     column: str
     fault: str
-    value: float
+    distance: float
     p_value: float
-    high: float
-    usual: float
-    told: str
+    upper: float
+    expected: float
+    detail: str
     base: float = 0.0
-    below: float = 0.0
+    margin: float = 0.0
 
     @property
     def where(self) -> str:
@@ -56,160 +51,157 @@ class Rate:
 
     @property
     def key(self) -> str:
-        """The same as a key: "age: null"."""
+        """The fault and its column as a key: "age: null"."""
         return f"{self.column}: {self.fault}" if self.column else self.fault
 
 
 def null_rate(nulls: int, rows: int, reference: ProfiledColumn, blocks: Blocks) -> Rate:
-    """The share of nulls, by Fisher's exact test against that of the profile."""
-    told = f"{reference.name!r} null in {points(reference.nulls / reference.rows, nulls / rows)}"
-    return against(reference.nulls, reference.rows, nulls, rows, blocks, reference.name, "null", told)
+    """Test the rate of nulls by Fisher's exact test."""
+    detail = f"{reference.name!r} null in {format_rate_change(reference.nulls / reference.rows, nulls / rows)}"
+    return fisher_rate(reference.nulls, reference.rows, nulls, rows, blocks, reference.name, "null", detail)
 
 
-def infinite_rate(facts: NumericFacts, reference: NumericColumn, blocks: Blocks) -> Rate:
-    """The share of infinities among the rows that are not null, by Fisher's exact test: of a profile that has some."""
-    then = reference.negative_infinities + reference.positive_infinities
-    rows = facts.rows - facts.nulls
-    told = f"{reference.name!r} infinite in {points(then / reference.known, facts.infinities / rows)}"
-    return against(then, reference.known, facts.infinities, rows, blocks, reference.name, "infinite", told)
+def infinite_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> Rate:
+    """Test the rate of infinities among the non-null rows by Fisher's exact test, for a profile that has some."""
+    before, rows = reference.known - reference.finite, summary.rows - summary.nulls
+    detail = f"{reference.name!r} infinite in {format_rate_change(before / reference.known, summary.infinities / rows)}"
+    return fisher_rate(before, reference.known, summary.infinities, rows, blocks, reference.name, "infinite", detail)
 
 
-def range_rate(facts: NumericFacts, reference: NumericColumn, blocks: Blocks) -> Rate:
-    """The share of finite values outside the profile's range: 0 in the profile, 2/(N + 1) to be expected of new rows.
+def range_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> Rate:
+    """Test the rate of finite values outside the profile's range, by order statistics for any distribution.
 
-    Its chance counts order statistics (`outside_range_p_value`), whatever the distribution.
+    The rate is 0 in the profile and 2/(N + 1) expected in new rows.
     """
-    seen = reference.known - reference.negative_infinities - reference.positive_infinities
-    outside = facts.below + facts.above
-    few, rows = in_blocks(outside, facts.finite, blocks.current, up=False)
+    outside = summary.below + summary.above
+    few, rows = in_blocks(outside, summary.finite, blocks.current, up=False)
+    reference_blocks = max(reference.finite // blocks.reference, 2)
     return Rate(
         column=reference.name,
         fault="out of range",
-        value=outside / facts.finite,
-        p_value=outside_range_p_value(few, rows, max(seen // blocks.reference, 2)),
-        high=share_bound(outside, facts.finite, blocks.current),
-        usual=min(2 / (max(seen // blocks.reference, 2) + 1), 1.0),
-        told=f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
-        f"{facts.finite:,} rows, with values from {facts.minimum:.6g} to {facts.maximum:.6g}",
+        distance=outside / summary.finite,
+        p_value=outside_range_p_value(few, rows, reference_blocks),
+        upper=rate_bound(outside, summary.finite, blocks.current),
+        expected=min(2 / (reference_blocks + 1), 1.0),
+        detail=f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
+        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}",
     )
 
 
-def against(then: int, of_then: int, now: int, of_now: int, blocks: Blocks, column: str, fault: str, told: str) -> Rate:
-    """The rate of `now` rows of `of_now` against `then` of `of_then`: Fisher's exact test, and `rate_increase_bound`.
+def fisher_rate(
+    before: int, n_before: int, after: int, n_after: int, blocks: Blocks, column: str, fault: str, detail: str
+) -> Rate:
+    """Test `after` of `n_after` rows against `before` of `n_before` by Fisher's exact test.
 
-    With blocks, whole counts that make the difference no larger stand for the shares, and in the bound no smaller.
+    With blocks, counts are rounded so that the difference does not grow, and for the bound so that it does not shrink.
     """
-    few, n = in_blocks(now, of_now, blocks.current, up=False)
-    many, _ = in_blocks(now, of_now, blocks.current, up=True)
-    most, of_n = in_blocks(then, of_then, blocks.reference, up=True)
-    least, _ = in_blocks(then, of_then, blocks.reference, up=False)
-    share = then / of_then
+    few, n = in_blocks(after, n_after, blocks.current, up=False)
+    many, _ = in_blocks(after, n_after, blocks.current, up=True)
+    most, reference_n = in_blocks(before, n_before, blocks.reference, up=True)
+    least, _ = in_blocks(before, n_before, blocks.reference, up=False)
+    base = before / n_before
     return Rate(
         column=column,
         fault=fault,
-        value=now / of_now - share,
-        p_value=fisher_p_value(few, n, most, of_n),
-        high=rate_increase_bound(many, n, least, of_n, level=CONFIDENCE),
-        usual=share,
-        told=told,
-        base=share,
-        below=least / of_n - binomial_bounds(least, of_n, low_level=CONFIDENCE, high_level=CONFIDENCE).low,
+        distance=after / n_after - base,
+        p_value=fisher_p_value(few, n, most, reference_n),
+        upper=rate_increase_bound(many, n, least, reference_n, level=CONFIDENCE),
+        expected=base,
+        detail=detail,
+        base=base,
+        margin=least / reference_n
+        - binomial_bounds(least, reference_n, low_level=CONFIDENCE, high_level=CONFIDENCE).low,
     )
 
 
-def share_bound(faulty: int, rows: int, block: int) -> float:
-    """The upper 95 % bound of the share of which `faulty` of `rows`, in blocks, are a sample."""
+def rate_bound(faulty: int, rows: int, block: int) -> float:
+    """Return the upper 95 % bound of a rate, given `faulty` of `rows` in blocks."""
     successes, n = in_blocks(faulty, rows, block, up=True)
     return binomial_bounds(successes, n, low_level=CONFIDENCE, high_level=CONFIDENCE).high
 
 
-# How many rows are of categories that the profile does not have, and of the profile's that the data do not have.
+# Categories that are new, or that were lost.
 
-
-_CATEGORIES_TOLD = 5
+_MAX_CATEGORIES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CountedCategories:
-    """The categories of the data beside those of the profile, counted once.
+    """The categories of the data and of the profile, counted once.
 
-    `named` is False where either side has pools alone.
+    `named` is False if either side has only hash buckets.
     """
 
     reference: CategoricalColumn
-    beside: Beside
+    aligned: AlignedCounts
     named: bool
 
     @classmethod
     def of(cls, column: WindowColumn, reference: CategoricalColumn) -> CountedCategories:
         """Count the categories of a column."""
         counts = column.categories()
-        beside = column.beside(reference) if counts is None else reference.beside(counts)
-        return cls(reference, beside, counts is not None and not reference.pooled)
+        aligned = column.align(reference) if counts is None else reference.align(counts)
+        return cls(reference, aligned, counts is not None and not reference.hashed)
 
     @property
     def known(self) -> int:
         """The rows of the data that are not null."""
-        return sum(self.beside[2])
+        return sum(self.aligned[2])
 
-    def alone(self, *, new: bool) -> list[tuple[str | int, int]]:
-        """The categories that the data alone have, or the profile alone, with their rows; the most frequent first."""
-        names, then, now = self.beside
-        here, there = (now, then) if new else (then, now)
-        found = [(name, n) for name, n, other in zip(names, here, there, strict=True) if n and not other]
+    def unmatched(self, *, new: bool) -> list[tuple[str | int, int]]:
+        """Return the new categories, or the lost ones, with their rows; the most frequent first."""
+        names, before, after = self.aligned
+        present, absent = (after, before) if new else (before, after)
+        found = [(name, n) for name, n, other in zip(names, present, absent, strict=True) if n and not other]
         return sorted(found, key=lambda pair: -pair[1])
 
-    def listed(self, *, new: bool) -> str:
-        """The same in words: "'Wien' (12), 'Genf' (3)"."""
-        alone = self.alone(new=new)
-        told = ", ".join(f"{name!r} ({rows:,})" for name, rows in alone[:_CATEGORIES_TOLD])
-        return told + (f" and {len(alone) - _CATEGORIES_TOLD} more" if len(alone) > _CATEGORIES_TOLD else "")
+    def format_unmatched(self, *, new: bool) -> str:
+        """Format up to five of these categories: "'Wien' (12), 'Genf' (3)"."""
+        found = self.unmatched(new=new)
+        text = ", ".join(f"{name!r} ({rows:,})" for name, rows in found[:_MAX_CATEGORIES])
+        return text + (f" and {len(found) - _MAX_CATEGORIES} more" if len(found) > _MAX_CATEGORIES else "")
 
 
 def new_category_rate(counted: CountedCategories, blocks: Blocks) -> Rate:
-    """The share of rows whose category the profile, which has names, does not have: 0 in the profile.
+    """Test the rate of rows with a category that is not in the profile, allowing for overdispersion.
 
-    Its chance allows for categories that come in clumps (`unseen_p_value`). Of new rows, as many are to be expected as
-    there are rows of categories seen once, over all rows: each would have been new without itself (Good 1953,
-    Biometrika 40, 237–264). Data whose categories were counted in pools have at least the rows of the pools that are
-    empty in the profile, and nothing bounds how many more.
+    The expected rate is that of categories seen once (Good 1953, Biometrika 40, 237–264): each of these rows would have
+    been new without itself. Hash buckets that are empty in the profile give only a lower bound of the new rows.
     """
-    reference, (_, then, now) = counted.reference, counted.beside
-    unseen, rows = sum(n for _, n in counted.alone(new=True)), counted.known
-    least, which = ("", f": {counted.listed(new=True)}") if counted.named else ("at least ", "")
+    reference, (_, before, after) = counted.reference, counted.aligned
+    unseen, rows = sum(n for _, n in counted.unmatched(new=True)), counted.known
+    at_least, which = ("", f": {counted.format_unmatched(new=True)}") if counted.named else ("at least ", "")
     return Rate(
         column=reference.name,
         fault="new category",
-        value=unseen / rows,
-        p_value=unseen_p_value(_each_in_blocks(then, blocks.reference), _each_in_blocks(now, blocks.current)),
-        high=share_bound(unseen, rows, blocks.current) if counted.named else 1.0,
-        usual=reference.counts.count(1) / reference.known,
-        told=f"{reference.name!r} of a new category in {least}{unseen:,} of {rows:,} rows{which}",
+        distance=unseen / rows,
+        p_value=unseen_p_value(_each_in_blocks(before, blocks.reference), _each_in_blocks(after, blocks.current)),
+        upper=rate_bound(unseen, rows, blocks.current) if counted.named else 1.0,
+        expected=reference.counts.count(1) / reference.known,
+        detail=f"{reference.name!r} has a new category in {at_least}{unseen:,} of {rows:,} rows{which}",
     )
 
 
 def lost_category_rate(counted: CountedCategories, blocks: Blocks, *, alpha: float) -> Rate:
-    """The share of the profile's rows whose category, which has a name, no row of the data has.
+    """Test the rate of the profile's rows whose category is absent from the data.
 
-    Rare categories miss a window by chance, each with probability (1 − s)ⁿ. The chance of losing so many rows allows
-    for that: it is `unseen_p_value` with the samples exchanged. Where it is at most `alpha` the share is that of all
-    lost categories together; else that of the largest alone, whose bound says how large a category may be lost: which
-    rows of the profile are lost is decided by the data, so that their number in the profile is binomial.
+    Rare categories are absent by chance, each with probability (1 − rate)ⁿ. The p-value, `unseen_p_value` with the
+    samples exchanged, allows for that. If it is at most `alpha`, the rate is that of all lost categories; otherwise it
+    is that of the largest one. The data decide which rows are lost, so that their number in the profile is binomial.
     """
-    reference, (_, then, now) = counted.reference, counted.beside
-    lost = [rows for _, rows in counted.alone(new=False)]
-    chance = unseen_p_value(_each_in_blocks(now, blocks.current), _each_in_blocks(then, blocks.reference))
-    gone = sum(lost) if chance <= alpha else max(lost, default=0)
-    share = 100 * sum(lost) / reference.known
+    reference, (_, before, after) = counted.reference, counted.aligned
+    lost = [rows for _, rows in counted.unmatched(new=False)]
+    p_value = unseen_p_value(_each_in_blocks(after, blocks.current), _each_in_blocks(before, blocks.reference))
+    rows = sum(lost) if p_value <= alpha else max(lost, default=0)
     return Rate(
         column=reference.name,
         fault="lost category",
-        value=gone / reference.known,
-        p_value=chance,
-        high=share_bound(gone, reference.known, blocks.reference) if lost else 0.0,
-        usual=0.0,
-        told=f"{reference.name!r} without {share:.1f} % of the profile's rows, of categories that are gone: "
-        f"{counted.listed(new=False)}",
+        distance=rows / reference.known,
+        p_value=p_value,
+        upper=rate_bound(rows, reference.known, blocks.reference) if lost else 0.0,
+        expected=0.0,
+        detail=f"{reference.name!r} lost categories with {100 * sum(lost) / reference.known:.1f} % of the profile's "
+        f"rows: {counted.format_unmatched(new=False)}",
     )
 
 
@@ -217,111 +209,117 @@ def _each_in_blocks(counts: Sequence[int], block: int) -> list[int]:
     return [max(count // block, 1) if count else 0 for count in counts]
 
 
-# What is wrong with rows beside each other: copies of earlier ones, and times that run backwards.
+# Copies of earlier rows, and times out of order.
+
+_MAX_BACKWARD = 0.25
+"""Times in random order are earlier than the one before in half of all rows. With half of that, a profile has no order
+that the data could lose."""
 
 
-_ORDERLESS = 0.25
-"""Times in no order are earlier than the one before in half of all rows. A profile halfway there keeps none that a
-window could lose."""
+def duplicate_rate(after: RepeatedRows, rows: int, before: RepeatedRows, reference_rows: int, blocks: Blocks) -> Rate:
+    """Test the rate of rows that equal an earlier one by Fisher's exact test.
 
-
-def duplicate_rate(now: RepeatedRows, rows: int, then: RepeatedRows, reference_rows: int, blocks: Blocks) -> Rate:
-    """The share of rows that equal an earlier one, by Fisher's exact test against that of the profile.
-
-    The more rows, the more have an equal: of rows drawn from one distribution the chance of the i-th to be a copy
-    rises with i, and no faster than i. Fewer rows than the profile's are therefore expected to have at most its share,
-    more rows at most its share times as many as they are: the profile's rows then count as that many times fewer. The
-    number of copies varies less than a binomial one (occupied cells are negatively associated: Joag-Dev and Proschan
-    1983, Annals of Statistics 11, 286–295), so that the test is conservative.
+    In rows from one distribution, the probability that the i-th is a copy rises with i, at most proportionally. More
+    rows than the profile's are expected to have at most its rate times their ratio, so that its rows count as that many
+    fewer. The number of copies varies less than a binomial one (occupied cells are negatively associated: Joag-Dev and
+    Proschan 1983, Annals of Statistics 11, 286–295), so that the test is conservative.
     """
-    base = max(reference_rows * min(then.among, now.among) // now.among, 1)
-    copies = min(then.rows, base)
-    told = f"{now.rows:,} of {rows:,} rows equal an earlier one, {points(copies / base, now.rows / rows)}"
-    return against(copies, base, now.rows, rows, blocks, "", "duplicate rows", told)
+    base = max(reference_rows * min(before.among, after.among) // after.among, 1)
+    copies = min(before.rows, base)
+    change = format_rate_change(copies / base, after.rows / rows)
+    detail = f"{after.rows:,} of {rows:,} rows equal an earlier one, {change}"
+    return fisher_rate(copies, base, after.rows, rows, blocks, "", "duplicate rows", detail)
 
 
-def keeps_order(backward: int, known: int) -> bool:
-    """Whether times, of which `backward` of `known` are earlier than the one before, come in some order at all."""
-    return backward <= _ORDERLESS * known
+def is_ordered(backward: int, known: int) -> bool:
+    """Return True if times, of which `backward` of `known` are earlier than the one before, are mostly in order."""
+    return backward <= _MAX_BACKWARD * known
 
 
-def disorder_rate(name: str, now: int, known: int, then: int, reference_known: int, blocks: Blocks) -> Rate:
-    """The share of times earlier than the one before, by Fisher's exact test against that of the profile.
+def disorder_rate(name: str, after: int, known: int, before: int, reference_known: int, blocks: Blocks) -> Rate:
+    """Test the rate of times earlier than the one before by Fisher's exact test.
 
-    A time can only be earlier than the one before if that one is late, so that two in a row are rarer than among
-    independent rows: their number varies less than a binomial one, and the test is conservative.
+    A time is earlier only if the one before is late, so that two in a row are rarer than among independent rows. Their
+    number varies less than a binomial one, and the test is conservative.
     """
-    told = f"{name!r} earlier than the row before in {points(then / reference_known, now / known)}"
-    return against(then, reference_known, now, known, blocks, name, "out of order", told)
+    detail = f"{name!r} earlier than the row before in {format_rate_change(before / reference_known, after / known)}"
+    return fisher_rate(before, reference_known, after, known, blocks, name, "out of order", detail)
 
 
-# Values that stand in far more rows than they should: a 0 where nothing was measured, a default never changed.
+# Values in far more rows than expected: a 0 for a missing measurement, a default that was never changed.
 
-
-_LOOKED_AT = 8192
-"""Rows of a long column are looked at, so that it costs little: a value in 1 % of the rows is then one in 82."""
+SAMPLE_SIZE = 8192
+"""Rows of a long column to test, so that the cost stays small: a value in 1 % of all rows is then in 82 of these."""
 _GOLDEN = 0.6180339887498949
-"""The fractions of its multiples fill an interval evenly and never repeat (Weyl): a rhythm of the rows meets none."""
+"""The fractions of its multiples are evenly distributed and never repeat (Weyl), so that no period is followed."""
 _FAULT = "repeated value"
 
 
-def looked_at(rows: int) -> Integers | slice:
-    """The rows in which repeated values are looked for: all, or of 16,384 and more 8,192, in no period."""
-    if rows < 2 * _LOOKED_AT:
+def sample_rows(rows: int) -> Integers | slice:
+    """Return the rows to scan for repeated values: all, or 8,192 quasi-random ones of 16,384 and more."""
+    if rows < 2 * SAMPLE_SIZE:
         return slice(None)
-    numbers = np.arange(_LOOKED_AT)
-    return ((numbers + numbers * _GOLDEN % 1) * (rows / _LOOKED_AT)).astype(np.int64)
+    numbers = np.arange(SAMPLE_SIZE)
+    return ((numbers + numbers * _GOLDEN % 1) * (rows / SAMPLE_SIZE)).astype(np.int64)
 
 
-def repeated_value_rate(column: Column, sample: Integers | slice, reference: NumericColumn, terms: Terms) -> Rate:
-    """The share of rows with one value, less that of all of the profile's rows in its bin, which bounds its own.
+def repeated_value_rate(
+    column: Column,
+    sample: Integers | slice,
+    reference: NumericColumn,
+    *,
+    max_rate: float,
+    alpha: float,
+    blocks: Blocks,
+) -> Rate:
+    """Test the rate of the most repeated value against the rate of its whole bin in the profile.
 
-    A value can only be too frequent in a bin that grew: its chance is that of the bin's growth, by Fisher's exact test,
-    times the number of bins. Where that is at most alpha and the growth above the budget, the values of the bins that
-    grew are counted, and a value is told that makes up more than half of its bin. Else the rate is 0 with a bound
-    of 0: it can fail data and takes no part in passing them, because only values that stand out are looked for. The
-    rows of the `sample` are looked at; the share is that of all rows.
+    A value can be too frequent only in a bin that grew. If a bin grew by more than `max_rate`, with a p-value (Fisher's
+    times the number of bins) of at most `alpha`, its values are counted; a value with more than half of the rows of
+    its bin is reported. Otherwise the rate and its bound are 0: the test can fail data, but does not let them pass.
 
-    Not watched: values outside the profile's range, which `range_rate` tells, and columns whose bins hold a single
-    value each: there, a value that grows is a change of the distribution.
+    Bins are counted in the rows of `sample`, the value in all rows. Values outside the profile's range are left to
+    `range_rate`; columns with one value in each bin are left out, as a change of the distribution explains the growth.
     """
     seen = column.values[sample]
-    counts, then = count_values(seen, reference.edges), np.array(reference.counts)
-    n, of, blocks = max(int(counts.sum()), 1), reference.known, terms.blocks
-    chances = {
-        int(bin_): _chance(int(counts[bin_]), n, int(then[bin_]), of, blocks) * counts.size
-        for bin_ in np.flatnonzero(counts / n - then / of > terms.max_rate)
+    counts, before = count_values(seen, reference.edges), np.array(reference.counts)
+    n, reference_n = max(int(counts.sum()), 1), reference.known
+    p_values = {
+        int(bin_): _growth_p_value(int(counts[bin_]), n, int(before[bin_]), reference_n, blocks) * counts.size
+        for bin_ in np.flatnonzero(counts / n - before / reference_n > max_rate)
     }
-    suspects = [bin_ for bin_, chance in chances.items() if chance <= terms.alpha]
-    value = _repeated(seen, suspects, reference) if suspects else None
+    suspects = [bin_ for bin_, p_value in p_values.items() if p_value <= alpha]
+    value = _most_repeated(seen, suspects, reference) if suspects else None
     if value is None:
         return Rate(reference.name, _FAULT, 0.0, 1.0, 0.0, 0.0, "")
     bin_ = int(np.searchsorted(reference.edges, value, side="right"))
     known = len(column.values) - int(np.count_nonzero(np.isnan(column.values)))
-    repeats, usual = int(np.count_nonzero(column.values == value)), int(then[bin_])
-    many, in_all = in_blocks(repeats, known, blocks.current, up=True)
-    least, of_all = in_blocks(usual, of, blocks.reference, up=False)
+    repeats, in_bin = int(np.count_nonzero(column.values == value)), int(before[bin_])
+    many, blocks_known = in_blocks(repeats, known, blocks.current, up=True)
+    least, blocks_reference = in_blocks(in_bin, reference_n, blocks.reference, up=False)
     return Rate(
         column=reference.name,
         fault=_FAULT,
-        value=repeats / known - usual / of,
-        p_value=chances[bin_],
-        high=rate_increase_bound(many, in_all, least, of_all, level=CONFIDENCE),
-        usual=0.0,
-        told=f"{reference.name!r} is {value:.6g} in {100 * repeats / known:.1f} % of the rows, in the profile in at "
-        f"most {100 * usual / of:.1f} %",
+        distance=repeats / known - in_bin / reference_n,
+        p_value=p_values[bin_],
+        upper=rate_increase_bound(many, blocks_known, least, blocks_reference, level=CONFIDENCE),
+        expected=0.0,
+        detail=f"{reference.name!r} is {value:.6g} in {100 * repeats / known:.1f} % of the rows, in the profile in at "
+        f"most {100 * in_bin / reference_n:.1f} %",
     )
 
 
-def _chance(now: int, of_now: int, then: int, of_then: int, blocks: Blocks) -> float:
+def _growth_p_value(after: int, n_after: int, before: int, n_before: int, blocks: Blocks) -> float:
     return fisher_p_value(
-        *in_blocks(now, of_now, blocks.current, up=False), *in_blocks(then, of_then, blocks.reference, up=True)
+        *in_blocks(after, n_after, blocks.current, up=False), *in_blocks(before, n_before, blocks.reference, up=True)
     )
 
 
-def _repeated(seen: NDArray[Any], suspects: Sequence[int], reference: NumericColumn) -> float | None:
-    """The most frequent value of the bins that grew, if it lies in range, makes up most of its bin, and other bins
-    hold several values; else None."""
+def _most_repeated(seen: NDArray[Any], suspects: Sequence[int], reference: NumericColumn) -> float | None:
+    """Return the most frequent value of the bins `suspects`, or None.
+
+    It must be in range and have most rows of its bin, and most other bins must hold several values.
+    """
     values, rows = np.unique(seen[np.isfinite(seen)].astype(np.float64), return_counts=True)
     bins = np.searchsorted(reference.edges, values, side="right")
     distinct, in_bin = np.bincount(bins), np.bincount(bins, weights=rows)

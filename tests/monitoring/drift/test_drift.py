@@ -12,7 +12,8 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.evidence.failure_text import failure_text
 from pytest_modelserve.monitoring import measure_drift, reference_profile
-from pytest_modelserve.monitoring.drift.column_tests import Blocks, compare_categories, compare_numbers, judge
+from pytest_modelserve.monitoring.decision import Blocks, decide
+from pytest_modelserve.monitoring.drift.column_tests import compare_categories, compare_numbers
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_shift_fails_and_is_told_in_the_columns_own_units(people, rng):
 
 
 TOLD = """\
-drift: 3 of 6 columns are further from the profile than the budget
+drift: 3 of 6 columns differ from the profile by more than max_distance
 
   distance   0.297
   interval   [0.297, 0.330]  low at 99 %, high at 95 %, low end a test of no change (Kolmogorov-Smirnov, Fisher; Holm over 6 columns; normal-score correlations by fourth moments; Holm over 18 pairs), n = 2000 rows
@@ -52,13 +53,13 @@ drift: 3 of 6 columns are further from the profile than the budget
   'age' distance 0.190: mean 40.08 → 45.84 (+5.76), median 39.89 → 45.72; most gained from 44.3 on: 36.6 % → 55.1 % (+18.5 points)
   candidate  last night
   reference  training  sha256 {digest}…
-  next       find what changed these columns upstream; where the change is real and wanted, retrain on newer data and profile them"""
+  next       find the upstream change of these columns; if it is intended, retrain on newer data and profile that data"""
 
 
 def test_too_few_rows_are_inconclusive_and_say_how_many_would_do(people):
     evidence = measure_drift(people(200, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == "give about 1,012 rows, or raise max_distance"
+    assert evidence.advice == "provide about 1,012 rows, or raise max_distance"
     assert evidence.details["rows"] == 1012
     enough = measure_drift(people(1012, 2), reference_profile(people(10_000, 0)), max_distance=0.10)
     assert enough.verdict is Verdict.PASS
@@ -76,7 +77,7 @@ def test_too_small_a_profile_asks_for_a_larger_one(people):
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.details["rows"] is None
     assert evidence.advice == (
-        "the profile has too few rows: profile about 1,838 and give as many, or raise max_distance"
+        "the profile has too few rows: profile about 1,838 rows and test as many, or raise max_distance"
     )
 
 
@@ -84,7 +85,7 @@ def test_a_small_shift_of_many_rows_passes_and_is_mentioned(rng):
     profile = reference_profile({"x": rng.normal(size=100_000)})
     evidence = measure_drift({"x": rng.normal(0.05, 1, 100_000)}, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.PASS
-    assert evidence.findings == ("within the budget, 1 differ from the profile: 'x' 0.024",)
+    assert evidence.findings == ("significant, but within max_distance (1): 'x' 0.024",)
 
 
 def test_a_million_rows_with_a_hundredth_of_a_deviation_do_not_alarm(rng):
@@ -137,7 +138,7 @@ def test_an_array_is_matched_by_position(rng, order):
     profile = reference_profile(rng.normal(size=(5000, 3)), columns=["a", "b", "c"])
     window = np.array(rng.normal([0, 1, 0], 1, size=(3000, 3)), order=order)
     assert measure_drift(window, profile, max_distance=0.10).details["moved"] == ["b"]
-    with pytest.raises(InputError, match=r"^an array of 2 columns does not fit 3 names of columns$"):
+    with pytest.raises(InputError, match=r"^data has 2 columns, expected 3 \(a, b, c\)$"):
         measure_drift(window[:, :2], profile, max_distance=0.10)
 
 
@@ -173,29 +174,31 @@ def test_evidence_travels_even_with_a_thousand_columns(rng):
 )
 def test_the_interval_of_the_headline_gives_the_verdict_of_all(distances, p_values, verdict, headline):
     class Seen:
-        def __init__(self, name, value, p_value):
-            self.name, self.value, self.p_value, self.high = name, value, p_value, value + 0.04
+        def __init__(self, name, distance, p_value):
+            self.name, self.distance, self.p_value, self.upper = name, distance, p_value, distance + 0.04
 
-    judgement = judge([Seen(*seen) for seen in zip("ab", distances, p_values, strict=True)], budget=0.1, alpha=0.01)
+    result = decide(
+        [(1.0, [Seen(*seen) for seen in zip("ab", distances, p_values, strict=True)])], budget=0.1, alpha=0.01
+    )
     from pytest_modelserve.evidence import Budget
 
-    assert Budget("at_most", 0.1).verdict(judgement.headline.value, judgement.interval) is verdict
-    assert judgement.headline.name == headline
+    assert Budget("at_most", 0.1).verdict(result.headline.distance, result.interval) is verdict
+    assert result.headline.name == headline
 
 
 def test_a_p_value_that_is_nan_is_an_error():
     class Broken:
-        value, p_value, high = 0.0, math.nan, 0.0
+        distance, p_value, upper = 0.0, math.nan, 0.0
 
     with pytest.raises(UsageError, match=r"^a p-value lies from 0 to 1, unlike nan$"):
-        judge([Broken()], budget=0.1, alpha=0.01)
+        decide([(1.0, [Broken()])], budget=0.1, alpha=0.01)
 
 
 def test_blocks_count_rows_by_their_number():
     then, now = np.full(10, 1000), np.full(10, 300)
     plain = compare_numbers("x", then, now, blocks=Blocks())
     blocked = compare_numbers("x", then, now, blocks=Blocks(reference=10, current=30))
-    assert (plain.effective, blocked.effective) == (10_000 * 3000 / 13_000, 1000 * 100 / 1100)
+    assert (plain.n_effective, blocked.n_effective) == (10_000 * 3000 / 13_000, 1000 * 100 / 1100)
     categories = compare_categories("x", [500, 500], [90, 10], blocks=Blocks(reference=10, current=10))
     alone = compare_categories("x", [50, 50], [9, 1], blocks=Blocks())
     assert categories.p_value == alone.p_value
@@ -207,7 +210,7 @@ def test_a_budget_out_of_range_is_refused(people, budget):
     rows = people(50, 0)
     with pytest.raises(UsageError) as caught:
         measure_drift(rows, reference_profile(rows), max_distance=budget)
-    assert str(caught.value) == f"max_distance is a distance between 0 and 1 (0.1, say), not {budget}"
+    assert str(caught.value) == f"max_distance must lie between 0 and 1 (0.1, for example); got {budget}"
 
 
 @pytest.mark.parametrize(
@@ -228,19 +231,19 @@ def test_a_budget_out_of_range_is_refused(people, budget):
         ),
         (
             lambda w: w.update(age=np.full(50, np.nan)),
-            "column 'age' is null in every row: there is nothing to compare with the profile",
+            "column 'age' is null in every row: remove it from the data and the profile",
         ),
         (
             lambda w: w.update(city=[None] * 50),
-            "column 'city' is null in every row: there is nothing to compare with the profile",
+            "column 'city' is null in every row: remove it from the data and the profile",
         ),
         (
             lambda w: w.update(age=np.full(50, -np.inf)),
-            "column 'age' is infinite in every row that is not null: mend it or leave it out",
+            "column 'age' is infinite in every non-null row: repair or remove it",
         ),
         (
             lambda w: w.update({name: values[:1] for name, values in w.items()}),
-            "last night has one row, and one row has no distribution",
+            "last night has one row: drift needs at least 2 rows",
         ),
     ],
     ids=["missing", "extra", "renamed", "retyped", "all null", "all null text", "all infinite", "one row"],
@@ -255,7 +258,7 @@ def test_data_that_cannot_be_compared_are_one_clear_error(people, change, messag
 
 def test_a_block_of_no_rows_is_refused(people):
     rows = people(50, 0)
-    with pytest.raises(UsageError, match=r"^block is a number of rows, at least 1, not 0$"):
+    with pytest.raises(UsageError, match=r"^block must be a number of rows, at least 1; got 0$"):
         measure_drift(rows, reference_profile(rows), max_distance=0.1, block=0)
 
 
@@ -267,8 +270,8 @@ def test_times_move_on_and_are_no_drift(people: Any) -> None:
     profile = reference_profile(with_times(0, 1), sketch_rows=500)
     evidence = measure_drift(with_times(1, 2), profile, max_distance=0.15)
     assert evidence.verdict is Verdict.PASS
-    assert "times were not compared, as they always move on: 'at'" in evidence.method.assumptions
+    assert "times were not compared, because they always advance: 'at'" in evidence.method.assumptions
     only = reference_profile({"at": with_times(0, 1)["at"]})
     with pytest.raises(InputError) as raised:
         measure_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
-    assert str(raised.value) == "data has no column but times, which always move on: there is nothing to compare"
+    assert str(raised.value) == "data has only columns of times, which are not compared: add other columns"

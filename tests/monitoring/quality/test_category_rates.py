@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.decision import Blocks
 from pytest_modelserve.monitoring.quality.rates import CountedCategories, lost_category_rate, new_category_rate
 from pytest_modelserve.monitoring.window import read_window
 
@@ -33,17 +33,17 @@ def lost(then, now, *, alpha=0.001, blocks=INDEPENDENT, **options):
 @pytest.mark.parametrize("as_profile", [False, True])
 def test_a_lost_category_is_told_with_its_share_of_the_profile(as_profile):
     rate = lost(text([5000, 3000, 1500, 500]), text([1000, 600, 300]), as_profile=as_profile)
-    assert (rate.value, rate.fault) == (0.05, "lost category")
+    assert (rate.distance, rate.fault) == (0.05, "lost category")
     assert rate.p_value < 1e-20
-    assert rate.high == pytest.approx(beta.ppf(0.95, 501, 9500))
-    assert rate.told == "'x' without 5.0 % of the profile's rows, of categories that are gone: 'c3' (500)"
+    assert rate.upper == pytest.approx(beta.ppf(0.95, 501, 9500))
+    assert rate.detail == "'x' lost categories with 5.0 % of the profile's rows: 'c3' (500)"
 
 
 def test_many_rare_categories_that_are_lost_together_are_told_together():
     rate = lost(text([9200, *[20] * 40]), text([2000]))
-    assert rate.value == 0.08
-    assert rate.told == (
-        "'x' without 8.0 % of the profile's rows, of categories that are gone: "
+    assert rate.distance == 0.08
+    assert rate.detail == (
+        "'x' lost categories with 8.0 % of the profile's rows: "
         "'c1' (20), 'c10' (20), 'c11' (20), 'c12' (20), 'c13' (20) and 35 more"
     )
 
@@ -51,13 +51,13 @@ def test_many_rare_categories_that_are_lost_together_are_told_together():
 def test_rare_categories_that_miss_a_small_window_by_chance_are_bounded_by_the_largest():
     rate = lost(text([9970, 12, 10, 8]), text([300]))
     assert rate.p_value > 0.05
-    assert rate.value == 0.0012
-    assert rate.high == pytest.approx(beta.ppf(0.95, 13, 9988))
+    assert rate.distance == 0.0012
+    assert rate.upper == pytest.approx(beta.ppf(0.95, 13, 9988))
 
 
 def test_nothing_lost_is_bounded_by_nothing():
     rate = lost(text([50, 50]), text([99, 1]))
-    assert (rate.value, rate.p_value, rate.high) == (0, 1, 0)
+    assert (rate.distance, rate.p_value, rate.upper) == (0, 1, 0)
 
 
 def test_the_chance_is_never_below_that_of_dealing_the_rows_out_again():
@@ -85,7 +85,7 @@ def test_a_category_that_is_lost_beyond_the_budget_passes_in_fewer_than_five_per
     for _ in range(1000):
         then = rng.multinomial(400, SHARES)
         now = rng.multinomial(100, SHARES[:3] / SHARES[:3].sum())
-        passed += lost(text(then), text([*now, 0])).high <= 0.049
+        passed += lost(text(then), text([*now, 0])).upper <= 0.049
     assert passed <= 50
 
 
@@ -98,5 +98,8 @@ def test_new_categories_of_data_in_pools_are_at_least_those_of_the_pools_that_we
     counts = counted(text([900, 100]), text([500, *[1] * 150]), as_profile=True)
     assert not counts.named
     rate = new_category_rate(counts, Blocks())
-    assert 100 / 650 < rate.value <= 150 / 650
-    assert (rate.high, rate.told) == (1.0, f"'x' of a new category in at least {round(650 * rate.value)} of 650 rows")
+    assert 100 / 650 < rate.distance <= 150 / 650
+    assert (rate.upper, rate.detail) == (
+        1.0,
+        f"'x' has a new category in at least {round(650 * rate.distance)} of 650 rows",
+    )

@@ -28,7 +28,7 @@ def figures(evidence, rate):
 def test_whole_data_pass(people, profile):
     evidence = measure_data_quality(people(2000, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.PASS
-    assert [quantity.name for quantity in evidence.quantities] == ["excess share", "broken rules"]
+    assert [quantity.name for quantity in evidence.quantities] == ["rate increase", "broken rules"]
     assert (evidence.findings, evidence.advice) == ((), "")
     assert (evidence.gate, evidence.alpha, evidence.confidence) == ("data quality", 0.001, 0.95)
 
@@ -60,7 +60,7 @@ def test_infinities_break_a_rule_where_the_profile_has_none(people, profile):
     window["age"][:3] = [math.inf, -math.inf, math.inf]
     evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.findings == ("column 'age' is infinite in 3 of 2,000 rows",)
-    assert failure_text(evidence).startswith("data quality: the data are not whole\n\n  broken rules 1\n")
+    assert failure_text(evidence).startswith("data quality: data quality check failed\n\n  broken rules 1\n")
 
 
 def test_infinities_are_a_rate_where_the_profile_has_some():
@@ -196,7 +196,7 @@ def test_new_categories_are_named(people, profile):
     assert evidence.verdict is Verdict.FAIL
     wien, genf = (int((window["city"] == name).sum()) for name in ("Wien", "Genf"))
     assert evidence.findings == (
-        f"'city' of a new category in {wien + genf} of 2,000 rows: 'Wien' ({wien}), 'Genf' ({genf})",
+        f"'city' has a new category in {wien + genf} of 2,000 rows: 'Wien' ({wien}), 'Genf' ({genf})",
     )
 
 
@@ -208,7 +208,7 @@ def test_pooled_columns_are_not_watched_for_new_categories(people, profile):
 def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
     evidence = measure_data_quality(people(100, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == "give about 628 rows, or raise max_rate"
+    assert evidence.advice == "provide about 628 rows, or raise max_rate"
     passed = [measure_data_quality(people(628, seed), profile, max_rate=0.01).verdict for seed in range(2, 42)]
     assert passed.count(Verdict.PASS) >= 36
     assert Verdict.FAIL not in passed
@@ -217,7 +217,9 @@ def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
 def test_too_small_a_profile_is_said_to_be_so(people):
     evidence = measure_data_quality(people(2000, 1), reference_profile(people(100, 0)), max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == ("profile more rows: so few do not tell the shares of faulty rows to max_rate")
+    assert evidence.advice == (
+        "profile more rows: the profile has too few to compare rates of faulty rows to within max_rate"
+    )
 
 
 def test_blocks_of_the_profile_make_rows_count_less(people):
@@ -246,11 +248,11 @@ def test_unchanged_data_fail_less_often_than_alpha():
 def test_a_budget_out_of_range_is_refused(people, profile, budget):
     with pytest.raises(UsageError) as caught:
         measure_data_quality(people(10, 1), profile, max_rate=budget)
-    assert str(caught.value) == f"max_rate is a share between 0 and 1 (0.01, say), not {budget}"
+    assert str(caught.value) == f"max_rate must lie between 0 and 1 (0.01, for example); got {budget}"
 
 
 def test_data_that_cannot_be_read_are_an_error_and_no_verdict(profile):
-    with pytest.raises(InputError, match=r"^there are no rows in the data$"):
+    with pytest.raises(InputError, match=r"^the data: there are no rows$"):
         measure_data_quality({"age": []}, profile, max_rate=0.01)
 
 
@@ -280,9 +282,7 @@ def test_a_closed_column_holds_no_new_category(people, profile):
     assert measure_data_quality(window, profile, max_rate=0.01).verdict is Verdict.PASS
     evidence = measure_data_quality(window, profile, max_rate=0.01, closed=("city",))
     assert evidence.verdict is Verdict.FAIL
-    assert evidence.findings == (
-        "column 'city' is closed and holds categories that the profile does not have: 'Wien' (1)",
-    )
+    assert evidence.findings == ("column 'city' is closed, but has categories that are not in the profile: 'Wien' (1)",)
 
 
 def test_a_lost_category_fails(people, profile):
@@ -292,7 +292,7 @@ def test_a_lost_category_fails(people, profile):
     assert evidence.verdict is Verdict.FAIL
     linz = dict(zip(profile.column("city").categories, profile.column("city").counts, strict=True))["Linz"]
     assert evidence.findings == (
-        f"'city' without {linz / 100:.1f} % of the profile's rows, of categories that are gone: 'Linz' ({linz:,})",
+        f"'city' lost categories with {linz / 100:.1f} % of the profile's rows: 'Linz' ({linz:,})",
     )
 
 
@@ -356,15 +356,15 @@ def test_the_newest_time_may_be_so_old_and_not_lie_ahead():
 
     assert findings(datetime(2026, 3, 9, 0, 30, tzinfo=UTC)) == ()
     assert findings(datetime(2026, 3, 10, 12, tzinfo=UTC)) == (
-        "column 'seen' ends at 2026-03-08 23:59:00, 36.0 hours before now; it may be 60.0 minutes old",
+        "column 'seen' ends at 2026-03-08 23:59:00, 36.0 hours before now; at most 60.0 minutes are allowed (max_age_s)",
     )
     assert findings(datetime(2026, 3, 8, 12, tzinfo=UTC)) == (
-        "column 'seen' holds 2026-03-08 23:59:00, which is later than now, 2026-03-08 12:00:00",
+        "column 'seen' has 2026-03-08 23:59:00, which is later than now, 2026-03-08 12:00:00",
     )
     window["seen"] = np.full(1440, np.datetime64("NaT", "s"))
     assert findings(datetime(2026, 3, 9, tzinfo=UTC)) == (
         "column 'seen' is null in every row",
-        "column 'seen' holds no time, and its newest may be 60.0 minutes old",
+        "column 'seen' has no time; its newest may be 60.0 minutes old (max_age_s)",
         "'seen' null in 0.0 % → 100.0 % (+100.0 points)",
     )
 
@@ -372,27 +372,27 @@ def test_the_newest_time_may_be_so_old_and_not_lie_ahead():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"closed": "city"}, "closed is a collection of names of columns: ('city',) for one"),
+        ({"closed": "city"}, "closed must be a collection of column names; got a string: pass ('city',)"),
         (
             {"closed": ("City",)},
             "closed: unknown column 'City': did you mean 'city'? Known: 'age', 'children', 'member', 'city', 'street', "
             "'seen', 'street (length)'",
         ),
-        ({"closed": ("age",)}, "closed: column 'age' holds no categories in the profile"),
+        ({"closed": ("age",)}, "closed: column 'age' has no categories in the profile"),
         (
             {"closed": ("street",)},
-            "closed: column 'street' has more than 100 categories in the profile, or a long one, and no names are kept",
+            "closed: column 'street' has more than 100 categories in the profile, or a long one: no names are stored",
         ),
-        ({"now": 0}, "max_age_s and now are given together: an age is counted from a moment that the test chooses"),
-        ({"max_age_s": {"age": 60}, "now": 0}, "max_age_s: column 'age' holds no times in the profile"),
-        ({"max_age_s": {"seen": 0}, "now": 0}, "max_age_s of 'seen' is a positive number of seconds, not 0"),
+        ({"now": 0}, "max_age_s and now must be given together: ages are measured from a time that you choose"),
+        ({"max_age_s": {"age": 60}, "now": 0}, "max_age_s: column 'age' has no times in the profile"),
+        ({"max_age_s": {"seen": 0}, "now": 0}, "max_age_s of 'seen' must be a positive number of seconds; got 0"),
         (
             {"max_age_s": {"seen": 60}, "now": datetime(2026, 3, 1)},
-            "now has no time zone: 2026-03-01 00:00:00 is another moment in each of them; datetime.now(UTC) has one",
+            "now must have a time zone; got 2026-03-01 00:00:00: datetime.now(UTC) has one",
         ),
         (
             {"max_age_s": {"seen": 60}, "now": "today"},
-            "now is a datetime with a time zone, or seconds since 1970, not 'today'",
+            "now must be a datetime with a time zone, or seconds since 1970; got 'today'",
         ),
     ],
 )

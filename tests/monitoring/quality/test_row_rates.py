@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from pytest_modelserve.monitoring.drift.column_tests import Blocks
+from pytest_modelserve.monitoring.decision import Blocks
 from pytest_modelserve.monitoring.profile import RepeatedRows
-from pytest_modelserve.monitoring.profiler import repeated_rows
-from pytest_modelserve.monitoring.quality.rates import disorder_rate, duplicate_rate, keeps_order
+from pytest_modelserve.monitoring.profiler import backward_rows, repeated_rows
+from pytest_modelserve.monitoring.quality.rates import disorder_rate, duplicate_rate, is_ordered
 from pytest_modelserve.monitoring.readers import read_table
-from pytest_modelserve.monitoring.timestamps import backward_rows
 
 
 def duplicates(now, then):
@@ -21,16 +20,16 @@ def duplicates(now, then):
 
 def test_copies_are_held_against_those_of_the_profile_by_fishers_test():
     rate = duplicates((30, 2000), (50, 10_000))
-    assert rate.value == pytest.approx(0.01)
+    assert rate.distance == pytest.approx(0.01)
     expected = fisher_exact([[30, 1970], [50, 9950]], alternative="greater").pvalue
     assert rate.p_value == pytest.approx(expected, rel=1e-6)
     assert (rate.where, rate.key) == ("duplicate rows", "duplicate rows")
-    assert rate.told == "30 of 2,000 rows equal an earlier one, 0.5 % → 1.5 % (+1.0 points)"
+    assert rate.detail == "30 of 2,000 rows equal an earlier one, 0.5 % → 1.5 % (+1.0 points)"
 
 
 def test_more_rows_than_the_profile_has_may_have_as_many_times_its_share():
     rate = duplicates((4000, 40_000), (250, 10_000))
-    assert rate.value == pytest.approx(0)
+    assert rate.distance == pytest.approx(0)
     assert rate.p_value > 0.3
     assert duplicates((4000, 40_000), (0, 10_000)).p_value < 1e-9
 
@@ -62,7 +61,7 @@ def test_one_kind_of_row_that_makes_half_of_all_is_no_alarm():
 def test_shards_whose_copies_were_counted_apart_count_as_rows_of_one_shard():
     merged = RepeatedRows(5, 1000).merged(RepeatedRows(5, 1000))
     rate = duplicate_rate(RepeatedRows(20, 2000), 2000, merged, 2000, Blocks())
-    assert rate.value == pytest.approx(20 / 2000 - 10 / 1000)
+    assert rate.distance == pytest.approx(20 / 2000 - 10 / 1000)
 
 
 def test_times_earlier_than_the_one_before_are_counted_and_null_left_out():
@@ -72,15 +71,15 @@ def test_times_earlier_than_the_one_before_are_counted_and_null_left_out():
 
 @pytest.mark.parametrize(("backward", "keeps"), [(0, True), (250, True), (251, False)])
 def test_times_keep_an_order_while_a_quarter_at_most_run_backwards(backward, keeps):
-    assert keeps_order(backward, 1000) is keeps
+    assert is_ordered(backward, 1000) is keeps
 
 
 def test_disorder_is_held_against_that_of_the_profile_by_fishers_test():
     rate = disorder_rate("seen", 60, 2000, 100, 10_000, Blocks())
-    assert rate.value == pytest.approx(0.02)
+    assert rate.distance == pytest.approx(0.02)
     expected = fisher_exact([[60, 1940], [100, 9900]], alternative="greater").pvalue
     assert rate.p_value == pytest.approx(expected, rel=1e-6)
-    assert rate.told == "'seen' earlier than the row before in 1.0 % → 3.0 % (+2.0 points)"
+    assert rate.detail == "'seen' earlier than the row before in 1.0 % → 3.0 % (+2.0 points)"
 
 
 @pytest.mark.parametrize("jitter", [0.05, 0.3, 1.0])

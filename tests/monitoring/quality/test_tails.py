@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.quality.rules import reach
+from pytest_modelserve.monitoring.quality.rules import tail_limit
 
 HEAVY = {
     "Cauchy": stats.cauchy(),
@@ -25,7 +25,7 @@ def profiled(values):
 
 
 def furthest(values, **options):
-    return reach(profiled(values), **{"rows": 2000, **options})
+    return tail_limit(profiled(values), **{"rows": 2000, **options})
 
 
 @pytest.mark.parametrize("name", HEAVY)
@@ -35,7 +35,7 @@ def test_heavy_tails_leave_their_reach_in_a_few_windows_of_a_million(name, rows)
     truth, chances = HEAVY[name], []
     for seed in range(60):
         column = profiled(truth.rvs(rows, random_state=np.random.default_rng(seed)))
-        far = reach(column, rows=2000)
+        far = tail_limit(column, rows=2000)
         chances.append(2000 * (truth.sf(column.maximum + far) + truth.cdf(column.minimum - far)))
     assert np.mean(chances) < 1e-5
 
@@ -44,7 +44,7 @@ def test_a_hundredfold_in_one_row_of_two_hundred_is_out_of_reach_of_normal_value
     missed = []
     for seed in range(40):
         column = profiled(np.random.default_rng(seed).normal(size=10_000))
-        far = reach(column, rows=2000)
+        far = tail_limit(column, rows=2000)
         beyond = stats.norm.sf((column.maximum + far) / 100) + stats.norm.cdf((column.minimum - far) / 100)
         missed.append((1 - 0.005 * beyond) ** 2000)
     assert np.mean(missed) < 0.0008
@@ -65,7 +65,7 @@ def test_the_reach_is_that_of_the_power_law_through_the_extreme_and_the_mean_slo
         if 32 <= beyond <= 10_000 / 16:
             points.append(math.log(extreme / (edge - column.median)) / math.log(beyond / 2))
     expected = extreme * (2000 / 10_000 * 1e6) ** np.mean(points) - extreme
-    assert reach(column, rows=2000) == pytest.approx(expected, rel=1e-6)
+    assert tail_limit(column, rows=2000) == pytest.approx(expected, rel=1e-6)
     assert 1 < np.mean(points) < 1.5
 
 

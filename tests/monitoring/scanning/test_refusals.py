@@ -13,7 +13,7 @@ import polars
 import pytest
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring import lazy_profiler as names, lazy_profiler as profiling
+from pytest_modelserve.monitoring import lazy_columns, lazy_profiler
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.lazy_profiler import scan
 
@@ -25,10 +25,10 @@ def refusal(frame: Any) -> str:
 
 
 def test_too_many_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MAX_NAMES", 3)
+    monkeypatch.setattr(lazy_columns, "MAX_TEXTS", 3)
     assert scan(polars.LazyFrame({"id": ["a", "b", "c", "c", None]})).rows == 5
     assert refusal(polars.LazyFrame({"id": list("abcd")})) == (
-        "the log: column 'id' holds more than 3 different texts: leave it out, or keep of it what rows have in common"
+        "the log: column 'id' holds more than 3 different texts: remove or group them"
     )
 
 
@@ -38,26 +38,25 @@ def test_times_in_the_zone_of_a_session_are_refused(tmp_path: Path) -> None:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'Europe/Vienna'")
     assert refusal(connection.read_parquet(str(tmp_path / "times.parquet"))) == (
-        "the log: the times of column 'time' are told in the session's time zone, Europe/Vienna: set it to UTC"
+        "the log: column 'time' has times in the session's time zone, Europe/Vienna: set it to UTC"
     )
 
 
 def test_a_type_without_a_distribution_is_refused() -> None:
     assert refusal(polars.LazyFrame({"x": [{"a": 1}, {"a": 2}]})) == (
-        "the log: column 'x' holds Struct({'a': Int64}), which is neither numbers nor text nor times: turn it into one "
-        "of them, or leave it out"
+        "the log: column 'x' holds Struct({'a': Int64}), not numbers, text or times: convert or remove it"
     )
 
 
 def test_a_column_of_infinities_is_refused() -> None:
     assert refusal(polars.LazyFrame({"x": [np.inf, -np.inf, None]})) == (
-        "column 'x' is infinite in every row that is not null: leave it out"
+        "column 'x' is infinite in every non-null row: remove it"
     )
 
 
 def test_rows_in_memory_are_refused() -> None:
     assert refusal(polars.DataFrame({"x": [1, 2]})) == (
-        "DataFrame is no lazy frame: reference_profile reads what lies in memory"
+        "frame must be a lazy frame; got DataFrame: use reference_profile"
     )
 
 
@@ -81,6 +80,6 @@ def test_progress_is_told_of_totals_and_of_columns(monkeypatch: pytest.MonkeyPat
         told.append(description)
         return items
 
-    monkeypatch.setattr(profiling, "progress", progress)
+    monkeypatch.setattr(lazy_profiler, "progress", progress)
     scan(polars.LazyFrame({"x": [1, 2]}), name="the log")
     assert told == ["adding up the columns of the log", "counting the columns of the log"]

@@ -114,16 +114,15 @@ def test_categories_beyond_the_limit_are_pooled_alike() -> None:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (pl.DataFrame({"x": pl.Series([], dtype=pl.Float64)}), "there are no rows in reference"),
-        (pl.DataFrame({"x": [1.0]}), "one row has no distribution: profile at least 2 rows, better thousands"),
+        (pl.DataFrame({"x": pl.Series([], dtype=pl.Float64)}), "reference: there are no rows"),
+        (pl.DataFrame({"x": [1.0]}), "reference has 1 row: a profile needs at least 2 rows (thousands recommended)"),
         (
             pl.DataFrame({"x": pl.Series([None, None], dtype=pl.Float64)}),
-            "column 'x' is null in every row: leave it out",
+            "column 'x' is null in every row: remove it",
         ),
         (
             pl.DataFrame({"x": [[1, 2], [3]]}),
-            "reference: column 'x' holds embeddings, which are read in memory alone: turn it into one of them, or leave "
-            "it out",
+            "reference: column 'x' holds embeddings: collect the frame first, or remove the column",
         ),
     ],
     ids=["no rows", "one row", "all null", "lists"],
