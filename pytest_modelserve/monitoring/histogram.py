@@ -247,8 +247,9 @@ def _on_grids(wanted: Floats) -> Iterator[Floats]:
 #
 # Adding and subtracting a power of two σ splits a double into a multiple of σ·2⁻⁵³ and a rest, both exact. The leading
 # parts add up exactly; the rests follow with a smaller σ until nothing is left (Rump, Ogita and Oishi 2008, SIAM J.
-# Sci. Comput. 31, 189–224, algorithm 3.2). A square is the exact sum of three products of halves of 26 bits (Veltkamp 1968;
-# Dekker 1971, Numer. Math. 18, 224–242). Numbers whose squares would overflow or underflow are added as integers.
+# Sci. Comput. 31, 189–224, algorithm 3.2). A square is the exact sum of three products of halves of 26 bits (Veltkamp
+# 1968; Dekker 1971, Numer. Math. 18, 224–242). Numbers whose squares would overflow or underflow are added as
+# integers.
 
 Exact = tuple[int, int, int, int]
 """Σx and Σx², each as an odd mantissa m, or 0, and an exponent e: m·2ᵉ."""

@@ -111,11 +111,8 @@ def test_columns_that_hardly_vary_and_those_beyond_64_are_in_no_pair(rng):
     assert reference_profile(columns, associations=False).associations is None
 
 
-def test_a_profile_of_fifty_columns_stays_below_half_a_megabyte(rng):
-    columns = {f"x{index}": rng.normal(size=60_000) * 3.7**index for index in range(50)}
-    profile = reference_profile(columns)
-    assert len(profile.to_json().encode()) < 500_000
-    assert profile.associations.rows == 50_000
+def test_correlations_are_read_from_at_most_50_000_rows(rng):
+    assert reference_profile(rng.normal(size=(51_000, 2))).associations.rows == 50_000
 
 
 def test_blocks_make_every_pair_worth_fewer_rows(rng):
@@ -137,7 +134,7 @@ def test_chains_that_remember_do_not_alarm_with_a_block(rng):
         return noise
 
     alarms = {1: 0, 20: 0}
-    for _ in range(40):
+    for _ in range(20):
         then = reference_profile(chain(1000))
         now = reference_profile(chain(600), like=then)
         for block in alarms:
@@ -145,8 +142,8 @@ def test_chains_that_remember_do_not_alarm_with_a_block(rng):
                 then.associations, now.associations, reference_block=block, current_block=block
             )
             alarms[block] += min(change.p_value for change in changes) <= 0.05 / 6
-    assert alarms[1] > 10
-    assert alarms[20] <= 4
+    assert alarms[1] > 5
+    assert alarms[20] <= 2
 
 
 def test_associations_that_lack_sums_are_refused():

@@ -58,7 +58,7 @@ def part(columns, rows):
     return reference_profile({name: values[rows] for name, values in columns.items()}, like=LIKE)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=data())
 def test_profiles_of_parts_add_up_to_that_of_all_rows(drawn):
     columns, cuts = drawn
@@ -69,7 +69,7 @@ def test_profiles_of_parts_add_up_to_that_of_all_rows(drawn):
     assert without_neighbours(merged) == without_neighbours(part(columns, slice(None)))
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=data())
 def test_the_order_of_merging_leaves_no_trace(drawn):
     columns, cuts = drawn

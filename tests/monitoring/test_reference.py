@@ -117,13 +117,13 @@ def test_infinities_and_autocorrelations_merge():
     [
         (
             {"x": [1.0, 2.0], "z": [1, 2]},
-            "profiles merge where they have the same columns in the same order and the same block",
+            "other must have the same columns in the same order, and the same block, to be merged",
         ),
         (
             {"x": [1.0, 2.5], "y": [1, 2]},
             "the profiles count column 'x' between different edges: make one of them with like=the other",
         ),
-        ({"x": ["a", "b"], "y": [1, 2]}, "column 'x' is of kind float in one profile and category in the other"),
+        ({"x": ["a", "b"], "y": [1, 2]}, "column 'x' has kind float in one profile and category in the other"),
     ],
 )
 def test_profiles_that_do_not_fit_are_not_merged(other, message):
@@ -150,19 +150,19 @@ def edited(profile, change):
     ("text", "message"),
     [
         (lambda p: p.to_json()[:-40], "is not JSON ("),
-        (lambda p: "[1, 2]", "is no reference profile: ReferenceProfile.save writes one"),
+        (lambda p: "[1, 2]", "is not a reference profile: write one with ReferenceProfile.save"),
         (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
         (
             lambda p: edited(p, lambda data: data.update(schema_version=3)),
-            "has schema version 3 and this release reads 2: install the release that wrote it, or profile the data anew",
+            "has schema version 3, and this release reads 2: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data.update(schema_version=1)),
-            "has schema version 1 and this release reads 2: install the release that wrote it, or profile the data anew",
+            "has schema version 1, and this release reads 2: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),
-            "was changed after it was written: its content does not have the digest that it states. Profile the data anew",
+            "was changed after it was written: its content does not match its digest. Profile the data again",
         ),
         (lambda p: edited(p, lambda data: data.pop("digest")), "was changed after it was written"),
         (lambda p: edited(p, lambda data: data.update(block=5)), "was changed after it was written"),

@@ -110,8 +110,8 @@ def test_the_newest_rows_are_told_by_their_number(rng):
     )
 
 
-@pytest.mark.parametrize("digit", [1, 7])
-def test_digits_without_one_class_are_found(data_folder, digit):
+def test_digits_without_one_class_are_found(data_folder):
+    digit = 1
     with np.load(data_folder / "digits.npz") as archive:
         images, labels = archive["images"].reshape(-1, 64).astype(float), archive["labels"]
     order = np.random.default_rng(digit).permutation(len(images))
@@ -124,8 +124,8 @@ def test_digits_without_one_class_are_found(data_folder, digit):
 
 
 def test_every_kind_of_column_is_read(people):
-    profile = reference_profile(people(1500, 0), sketch_rows=1000)
-    same, moved = people(1000, 1), people(1000, 2)
+    profile = reference_profile(people(1500, 0), sketch_rows=500)
+    same, moved = people(700, 1), people(700, 2)
     moved["age"] = np.where(moved["member"], moved["age"] + 8, moved["age"] - 3.4)
     moved["age"][::50] = np.nan
     assert measure_drift(same, profile, max_distance=1e-9, alpha=0.05).verdict is not Verdict.FAIL
@@ -134,12 +134,12 @@ def test_every_kind_of_column_is_read(people):
 
 def test_sketches_of_unchanged_rows_rarely_differ(rng):
     alarms = 0
-    for _ in range(25):
-        profile = reference_profile(rng.standard_cauchy(size=(300, 3)), sketch_rows=150)
-        now = reference_profile(rng.standard_cauchy(size=(150, 3)), like=profile, sketch_rows=150)
+    for _ in range(12):
+        profile = reference_profile(rng.standard_cauchy(size=(200, 3)), sketch_rows=100)
+        now = reference_profile(rng.standard_cauchy(size=(100, 3)), like=profile, sketch_rows=100)
         change = compare_rows(profile.sketch, now.sketch, profile.columns, blocks=Blocks(), level=0.05)
         alarms += change.p_value <= 0.05
-    assert alarms <= 4
+    assert alarms <= 3
 
 
 def test_one_row_of_each_block_is_read(rng):
@@ -147,15 +147,15 @@ def test_one_row_of_each_block_is_read(rng):
         return np.repeat(rng.normal(size=(blocks, 3)), 20, axis=0) + 1e-3 * rng.normal(size=(20 * blocks, 3))
 
     alarms = {1: 0, 20: 0}
-    for _ in range(8):
+    for _ in range(5):
         profile = reference_profile(blocky(60), sketch_rows=1200)
         now = reference_profile(blocky(40), like=profile, sketch_rows=800)
         for block in alarms:
             change = compare_rows(profile.sketch, now.sketch, profile.columns, blocks=Blocks(block, block), level=0.05)
             alarms[block] += change.p_value <= 0.05
             assert (change.reference_rows, change.current_rows) == (1200 / block, 800 / block)
-    assert alarms[1] == 8
-    assert alarms[20] <= 2
+    assert alarms[1] == 5
+    assert alarms[20] <= 1
 
 
 def test_a_handful_of_rows_says_nothing(people):

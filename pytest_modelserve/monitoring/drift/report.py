@@ -114,12 +114,14 @@ def details(result: DriftResult[DriftTest], tests: DriftTests, plan: Plan) -> Ma
         "moved": [test.name for test in result.beyond[:_MAX_COLUMNS] if test.kind != "pair"],
         "distances": _figures(tests.of("column"), _MAX_COLUMNS),
     }
-    if pairs := tests.of("pair"):
-        figures["moved_pairs"] = [test.name for test in result.beyond if test.kind == "pair"][:_MAX_PAIRS]
-        figures["pairs"] = _figures(pairs, _MAX_PAIRS)
-    for test in tests.of("rows"):
-        figures["rows_as_a_whole"] = _figures([test], 1)[test.name]
-        figures["outlier_rows"] = list(test.outliers)
+    for kind, group in tests.groups.items():
+        if kind == "pair":
+            figures["moved_pairs"] = [test.name for test in result.beyond if test.kind == "pair"][:_MAX_PAIRS]
+        if kind == "rows":
+            figures["rows_as_a_whole"] = _figures(group, 1)[group[0].name]
+            figures["outlier_rows"] = list(group[0].outliers)
+        elif kind != "column":
+            figures[f"{kind}s"] = _figures(group, _MAX_PAIRS)
     return {**figures, **asdict(plan)}
 
 

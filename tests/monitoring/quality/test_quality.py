@@ -209,8 +209,8 @@ def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
     evidence = measure_data_quality(people(100, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.advice == "provide about 628 rows, or raise max_rate"
-    passed = [measure_data_quality(people(628, seed), profile, max_rate=0.01).verdict for seed in range(2, 42)]
-    assert passed.count(Verdict.PASS) >= 36
+    passed = [measure_data_quality(people(628, seed), profile, max_rate=0.01).verdict for seed in range(2, 22)]
+    assert passed.count(Verdict.PASS) >= 18
     assert Verdict.FAIL not in passed
 
 
@@ -229,7 +229,7 @@ def test_blocks_of_the_profile_make_rows_count_less(people):
 
 
 def test_unchanged_data_fail_less_often_than_alpha():
-    # 300 worlds at an alpha of 0.05 and a budget of next to nothing, so that significance alone decides.
+    # 100 worlds at an alpha of 0.05 and a budget of next to nothing, so that significance alone decides.
     rng, failed = np.random.default_rng(5), 0
     shares = 1 / np.arange(1, 60) ** 1.2
 
@@ -238,10 +238,10 @@ def test_unchanged_data_fail_less_often_than_alpha():
         names = np.array([f"n{index}" for index in rng.choice(59, rows, p=shares / shares.sum())])
         return {"age": age, "name": names, "count": rng.poisson(2, rows)}
 
-    for _ in range(300):
+    for _ in range(100):
         profile = reference_profile(draw(400))
         failed += measure_data_quality(draw(300), profile, max_rate=1e-9, alpha=0.05).verdict is Verdict.FAIL
-    assert failed <= 0.05 * 300 + 2 * math.sqrt(300 * 0.05 * 0.95)
+    assert failed <= 0.05 * 100 + 2 * math.sqrt(100 * 0.05 * 0.95)
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, math.nan])

