@@ -361,7 +361,7 @@ def _advice(verdict: Verdict, rates: Sequence[Rate], *, max_rate: float, rows: i
 def _rows_needed(rate: Rate, max_rate: float, power: float) -> int | None:
     """Return the rows with which data like the profile's pass; None if the profile is too small."""
     return rows_for_rate_increase(
-        share=rate.expected, base=rate.base, below=rate.margin, limit=max_rate, confidence=CONFIDENCE, power=power
+        rate=rate.expected, base=rate.base, below=rate.margin, limit=max_rate, confidence=CONFIDENCE, power=power
     )
 
 
