@@ -1,10 +1,14 @@
+"""Fixtures of the monitoring tests."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 
@@ -32,3 +36,59 @@ def people() -> Callable[..., Columns]:
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     return DATA
+
+
+Engine = Callable[[pl.DataFrame], Any]
+"""From rows to a frame whose rows lie in an engine."""
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One local session for all tests, which listens on 127.0.0.1 alone and ends with them."""
+    if shutil.which("java") is None:
+        pytest.skip("PySpark needs Java, which is not installed")
+    from pyspark.sql import SparkSession
+
+    folder = tmp_path_factory.mktemp("spark")
+    settings = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.codegen.wholeStage": "false",  # compiling takes longer than these few rows
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.warehouse.dir": str(folder),
+        "spark.local.dir": str(folder),
+        "spark.driver.memory": "512m",
+        "spark.log.level": "ERROR",
+    }
+    builder = SparkSession.builder.master("local[2]").appName("tests")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(params=["polars", "duckdb", "pyspark"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    """The three engines, each asked by the same code."""
+    if request.param == "polars":
+        return lambda rows: rows.lazy()
+    path = tmp_path / "rows.parquet"
+    if request.param == "duckdb":
+        import duckdb
+
+        def relation(rows: pl.DataFrame) -> Any:
+            rows.write_parquet(path)
+            return duckdb.connect().read_parquet(str(path))
+
+        return relation
+    session = request.getfixturevalue("spark")
+
+    def frame(rows: pl.DataFrame) -> Any:
+        rows.write_parquet(path)
+        return session.read.parquet(str(path))
+
+    return frame

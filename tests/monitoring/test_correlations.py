@@ -1,4 +1,4 @@
-"""What a profile keeps of pairs of columns: exact, additive, bounded, and enough to see what no column shows."""
+"""Associations of pairs of columns: exact, additive, bounded, and compared."""
 
 from __future__ import annotations
 

@@ -1,11 +1,15 @@
+"""The data under test, from rows and from counts."""
+
 from __future__ import annotations
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.window import read_window
 
@@ -94,3 +98,18 @@ def test_a_query_is_counted_where_it_is_and_compared_like_its_rows(people):
     assert "correlations were not compared: night has none" in of_query.method.assumptions
     with pytest.raises(InputError, match=r"^night does not fit the profile 'reference': column 'age' is missing"):
         measure_drift(query.drop("age"), profile, max_distance=0.1, name="night")
+
+
+def test_a_check_of_four_million_numbers_takes_little_memory_beyond_them():
+    rng = np.random.default_rng(0)
+    columns = {f"x{index}": rng.normal(size=200_000) for index in range(20)}
+    columns["x7"][5] = np.nan
+    profile = reference_profile({name: values[:20_000] for name, values in columns.items()})
+    tracemalloc.start()
+    try:
+        measure_drift(columns, profile, max_distance=0.1)
+        measure_data_quality(columns, profile, max_rate=0.01)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6

@@ -1,4 +1,4 @@
-"""The data-quality gate: rules, rates, and the three verdicts over them."""
+"""The data-quality gate: rules, rates, and its three verdicts."""
 
 from __future__ import annotations
 

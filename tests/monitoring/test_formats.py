@@ -1,4 +1,4 @@
-"""Numbers of columns in words."""
+"""The format of values and differences in messages."""
 
 from __future__ import annotations
 

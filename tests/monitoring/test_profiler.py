@@ -1,4 +1,4 @@
-"""Profiles: what they keep, how they merge, and the file they are kept in."""
+"""Profiles: what they store, how they are merged, their file, and duplicates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
-from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
+from pytest_modelserve.evidence import Verdict
+from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, hash_bucket
+from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.profiler import repeated_rows
+from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 
@@ -275,3 +279,143 @@ def test_dates_are_kept_as_dates():
     column = reference_profile({"day": days}).column("day")
     assert (column.kind, column.maximum - column.minimum) == ("datetime", 99 * 86_400)
     assert column.median == pytest.approx((column.minimum + column.maximum) / 2, abs=86_400)
+
+
+def count(data):
+    return repeated_rows(read_table(data).columns).rows
+
+
+def oracle(data):
+    """Rows that a set has seen, null equal to null."""
+    rows = list(zip(*(np.asarray(values).tolist() for values in data.values()), strict=True))
+    return len(rows) - len({tuple("null" if value is None or value != value else value for value in r) for r in rows})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_copies_are_as_many_as_a_set_of_tuples_finds(seed):
+    rng = np.random.default_rng(seed)
+    data = {
+        "small": rng.integers(0, 3, 3000),
+        "float": rng.integers(-2, 3, 3000) / 2,
+        "flag": rng.random(3000) < 0.5,
+        "nulls": np.where(rng.random(3000) < 0.3, np.nan, rng.integers(0, 4, 3000)),
+        "text": rng.choice(np.array(["a", "b", None], dtype=object), 3000),
+        "single": rng.integers(0, 2, 3000).astype(np.float32),
+    }
+    assert 0 < count(data) == oracle(data) < 3000
+
+
+def test_rows_that_one_column_tells_apart_are_no_copies():
+    x = np.random.default_rng(0).normal(size=5000)
+    assert count({"x": x, "same": np.zeros(5000)}) == 0
+    assert count({"same": np.zeros(5000), "x": x}) == 0
+
+
+def test_nulls_of_a_column_that_tells_other_rows_apart_are_equal():
+    x = np.random.default_rng(0).normal(size=5000)
+    x[[3, 900]] = np.nan
+    assert count({"x": x, "same": np.zeros(5000)}) == 1
+
+
+def test_a_copy_differs_in_no_column():
+    x = np.arange(100.0)
+    x[7] = x[3]
+    y = np.zeros(100)
+    assert count({"x": x, "y": y}) == 1
+    y[7] = 1
+    assert count({"x": x, "y": y}) == 0
+
+
+def test_all_rows_the_same_leave_one_that_is_no_copy():
+    assert count({"x": [5.0] * 40, "y": ["a"] * 40}) == 39
+
+
+def test_text_alone_is_compared():
+    assert count({"x": ["a", "b", "a", None, None, ""]}) == 2
+
+
+def test_zeros_of_either_sign_are_equal_and_so_are_all_nan():
+    nan = np.array([0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001], dtype=np.uint64).view(np.float64)
+    assert count({"x": np.concatenate(([0.0, -0.0, 1.0], nan))}) == 3
+
+
+def test_large_whole_numbers_are_told_apart_beyond_what_doubles_hold():
+    assert count({"id": 2**60 + np.arange(1000)}) == 0
+
+
+def test_a_million_rows_of_few_values_hash_without_a_collision():
+    # 10⁶ different rows: digits of the row's number in columns of small numbers, the worst case for a weak hash.
+    numbers = np.arange(1_000_000)
+    assert count({f"digit {place}": (numbers // 10**place % 10).astype(float) for place in range(6)}) == 0
+    assert count({f"bit {place}": (numbers >> place) & 1 for place in range(20)}) == 0
+
+
+def test_merged_counts_add_up_among_the_rows_of_the_smaller_part():
+    assert RepeatedRows(3, 100).merged(RepeatedRows(4, 60)) == RepeatedRows(7, 60)
+    assert RepeatedRows(**dataclasses.asdict(RepeatedRows(3, 100))) == RepeatedRows(3, 100)
+
+
+def notes(rows, seed, *, words=8):
+    """Texts of a random number of words, about `words`."""
+    rng = np.random.default_rng(seed)
+    return ["word " * (1 + number) + str(row) for row, number in enumerate(rng.poisson(words, rows).tolist())]
+
+
+def test_text_has_pools_and_lengths():
+    profile = reference_profile({"note": ["x" * 101, "", "añb", None], "city": ["Bern", "Graz", None, None]})
+    assert profile.names == ("note", "city", "note (length)")
+    assert profile.input_names == ("note", "city")
+    length = profile.column("note (length)")
+    assert (length.kind, length.source, length.rows, length.nulls) == ("integer", "note", 4, 1)
+    assert (length.minimum, length.maximum, length.mean) == (0, 101, pytest.approx(104 / 3))
+    assert profile.column("note").hashed
+
+
+def test_a_column_with_the_name_of_a_length_is_refused():
+    with pytest.raises(InputError) as caught:
+        reference_profile({"note": ["x" * 101, "y"], "note (length)": [1, 2]})
+    assert str(caught.value) == "2 columns are called 'note (length)': give each its own name"
+
+
+def test_longer_texts_drift_in_their_length():
+    profile = reference_profile({"note": notes(3000, 0)})
+    same = measure_drift({"note": notes(3000, 1)}, profile, max_distance=0.1)
+    assert same.verdict is Verdict.PASS
+    longer = measure_drift({"note": notes(3000, 2, words=16)}, profile, max_distance=0.1)
+    assert longer.verdict is Verdict.FAIL
+    assert any("'note (length)'" in finding for finding in longer.findings)
+
+
+def test_texts_that_are_few_in_the_data_alone_keep_their_length():
+    profile = reference_profile({"note": notes(300, 0)})
+    evidence = measure_data_quality({"note": notes(50, 1)}, profile, max_rate=0.2)
+    assert evidence.verdict is not Verdict.FAIL
+    lost = measure_data_quality({"note": [None] * 50}, profile, max_rate=0.2)
+    assert lost.verdict is Verdict.FAIL
+    assert any("column 'note' is null in every row" in finding for finding in lost.findings)
+
+
+def test_an_array_of_texts_fits_its_profile():
+    data = np.array([[f"{'long ' * 25}{row}", "a"] for row in range(200)], dtype=object)
+    profile = reference_profile(data, columns=["note", "letter"])
+    assert profile.names == ("note", "letter", "note (length)")
+    assert measure_drift(data, profile, max_distance=0.5, block=1).verdict is not Verdict.FAIL
+    assert reference_profile(data, like=profile).columns[2].counts == profile.columns[2].counts
+
+
+def test_an_embedding_is_counted_in_few_bins():
+    rng = np.random.default_rng(0)
+    profile = reference_profile({"face": rng.normal(size=(2000, 3)), "x": rng.normal(size=2000)})
+    assert profile.names == ("face[0]", "face[1]", "face[2]", "x")
+    assert [column.source for column in profile.columns] == ["face"] * 3 + [None]
+    assert all(len(column.edges) <= 64 for column in profile.columns[:3])
+    assert len(profile.column("x").edges) > 200
+    moved = rng.normal((0, 0.3, 0), size=(2000, 3))
+    drift = measure_drift({"face": moved, "x": rng.normal(size=2000)}, profile, max_distance=0.05)
+    assert drift.verdict is Verdict.FAIL
+    assert any("'face[1]'" in finding for finding in drift.findings)
+
+
+def test_an_embedding_of_768_numbers_fits_into_800_kb():
+    embedding = np.random.default_rng(1).normal(size=(2000, 768)).astype(np.float32)
+    assert len(reference_profile({"e": embedding}, associations=False).to_json().encode()) <= 800_000

@@ -1,4 +1,4 @@
-"""Columns of the data beside those of the profile: what fits, and a sentence on each that does not."""
+"""The match of the columns of data with those of a profile."""
 
 from __future__ import annotations
 

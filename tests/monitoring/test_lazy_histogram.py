@@ -1,4 +1,4 @@
-"""Whatever the numbers, an engine's cells lead to the counts of the numbers themselves."""
+"""Cells of a lazy frame lead to the counts of the numbers themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of the drift gate in simulated worlds; benchmarks/drift_error_rates.py makes many more of them."""
+"""Error rates of the drift tests of columns in simulations; benchmarks/drift_error_rates.py runs many more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles of parts, made like one, add up to the profile of all rows, to the last bit and in any order."""
+"""Profiles of parts add up to the profile of all rows, exactly and in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a failure says of a column that moved."""
+"""The description of a column that changed."""
 
 from __future__ import annotations
 

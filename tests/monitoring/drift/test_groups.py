@@ -1,4 +1,4 @@
-"""How many rows would decide: for columns, pairs and whole rows."""
+"""Groups of drift tests: their parts of alpha, and the planned rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far outside a profile's range a value may lie."""
+"""The limit of a tail beyond the range of a profile."""
 
 from __future__ import annotations
 

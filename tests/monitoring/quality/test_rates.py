@@ -1,0 +1,306 @@
+"""Rates of faulty rows: p-values, bounds, error rates and messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta, fisher_exact
+
+from pytest_modelserve.monitoring import reference_profile
+from pytest_modelserve.monitoring.decision import Blocks
+from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.profiler import backward_rows, repeated_rows
+from pytest_modelserve.monitoring.quality.rates import (
+    CountedCategories,
+    disorder_rate,
+    duplicate_rate,
+    is_ordered,
+    lost_category_rate,
+    new_category_rate,
+    repeated_value_rate,
+    sample_rows,
+)
+from pytest_modelserve.monitoring.readers import read_table
+from pytest_modelserve.monitoring.window import read_window
+
+INDEPENDENT = Blocks()
+SHARES = np.array([0.5, 0.3, 0.15, 0.05])
+
+
+def text(counts):
+    return np.repeat([f"c{index}" for index in range(len(counts))], counts)
+
+
+def counted(then, now, *, as_profile=False):
+    profile = reference_profile({"x": then})
+    data = reference_profile({"x": now}, like=profile) if as_profile else {"x": now}
+    ((column, reference),) = read_window(data, profile).pairs[:1]
+    return CountedCategories.of(column, reference)
+
+
+def lost(then, now, *, alpha=0.001, blocks=INDEPENDENT, **options):
+    return lost_category_rate(counted(then, now, **options), blocks, alpha=alpha)
+
+
+@pytest.mark.parametrize("as_profile", [False, True])
+def test_a_lost_category_is_told_with_its_share_of_the_profile(as_profile):
+    rate = lost(text([5000, 3000, 1500, 500]), text([1000, 600, 300]), as_profile=as_profile)
+    assert (rate.distance, rate.fault) == (0.05, "lost category")
+    assert rate.p_value < 1e-20
+    assert rate.upper == pytest.approx(beta.ppf(0.95, 501, 9500))
+    assert rate.detail == "'x' lost categories with 5.0 % of the profile's rows: 'c3' (500)"
+
+
+def test_many_rare_categories_that_are_lost_together_are_told_together():
+    rate = lost(text([9200, *[20] * 40]), text([2000]))
+    assert rate.distance == 0.08
+    assert rate.detail == (
+        "'x' lost categories with 8.0 % of the profile's rows: "
+        "'c1' (20), 'c10' (20), 'c11' (20), 'c12' (20), 'c13' (20) and 35 more"
+    )
+
+
+def test_rare_categories_that_miss_a_small_window_by_chance_are_bounded_by_the_largest():
+    rate = lost(text([9970, 12, 10, 8]), text([300]))
+    assert rate.p_value > 0.05
+    assert rate.distance == 0.0012
+    assert rate.upper == pytest.approx(beta.ppf(0.95, 13, 9988))
+
+
+def test_nothing_lost_is_bounded_by_nothing():
+    rate = lost(text([50, 50]), text([99, 1]))
+    assert (rate.distance, rate.p_value, rate.upper) == (0, 1, 0)
+
+
+def test_the_chance_is_never_below_that_of_dealing_the_rows_out_again():
+    then, now = np.array([200, 60, 25, 9, 4, 2]), np.array([90, 20, 0, 0, 0, 0])
+    chance = lost(text(then), text(now)).p_value
+    rng, rows, as_many = np.random.default_rng(0), text(then + now), 0
+    for _ in range(8_000):
+        drawn = rng.permutation(rows)[: now.sum()]
+        gone = np.isin(rows, drawn, invert=True).sum()
+        as_many += gone >= 40
+    assert as_many / 8_000 < chance < 1e-3
+
+
+def test_unchanged_data_lose_categories_significantly_no_more_often_than_alpha():
+    shares = 1 / np.arange(1, 60) ** 1.2
+    rng, chances = np.random.default_rng(1), []
+    for _ in range(150):
+        then, now = (rng.multinomial(rows, shares / shares.sum()) for rows in (2000, 400))
+        chances.append(lost(text(then), text(now)).p_value)
+    assert np.mean(np.array(chances) <= 0.05) <= 0.05
+
+
+def test_a_category_that_is_lost_beyond_the_budget_passes_in_fewer_than_five_per_cent_of_samples():
+    rng, passed = np.random.default_rng(2), 0
+    for _ in range(500):
+        then = rng.multinomial(400, SHARES)
+        now = rng.multinomial(100, SHARES[:3] / SHARES[:3].sum())
+        passed += lost(text(then), text([*now, 0])).upper <= 0.049
+    assert passed <= 25
+
+
+def test_dependent_rows_lose_less_significantly():
+    then, now = text([9900, 100]), text([600])
+    assert lost(then, now, blocks=Blocks(50, 50)).p_value > 0.5 > 0.01 > lost(then, now).p_value
+
+
+def test_new_categories_of_data_in_pools_are_at_least_those_of_the_pools_that_were_empty():
+    counts = counted(text([900, 100]), text([500, *[1] * 150]), as_profile=True)
+    assert not counts.named
+    rate = new_category_rate(counts, Blocks())
+    assert 100 / 650 < rate.distance <= 150 / 650
+    assert (rate.upper, rate.detail) == (
+        1.0,
+        f"'x' has a new category in at least {round(650 * rate.distance)} of 650 rows",
+    )
+
+
+def duplicates(now, then):
+    """The rate of two pairs of copies and rows."""
+    return duplicate_rate(RepeatedRows(*now), now[1], RepeatedRows(*then), then[1], Blocks())
+
+
+def test_copies_are_held_against_those_of_the_profile_by_fishers_test():
+    rate = duplicates((30, 2000), (50, 10_000))
+    assert rate.distance == pytest.approx(0.01)
+    expected = fisher_exact([[30, 1970], [50, 9950]], alternative="greater").pvalue
+    assert rate.p_value == pytest.approx(expected, rel=1e-6)
+    assert (rate.where, rate.key) == ("duplicate rows", "duplicate rows")
+    assert rate.detail == "30 of 2,000 rows equal an earlier one, 0.5 % → 1.5 % (+1.0 points)"
+
+
+def test_more_rows_than_the_profile_has_may_have_as_many_times_its_share():
+    rate = duplicates((4000, 40_000), (250, 10_000))
+    assert rate.distance == pytest.approx(0)
+    assert rate.p_value > 0.3
+    assert duplicates((4000, 40_000), (0, 10_000)).p_value < 1e-9
+
+
+@pytest.mark.parametrize(("rows", "profile_rows"), [(300, 1000), (3000, 1000)])
+@pytest.mark.parametrize("cells", [30, 1000, 30_000])
+def test_unchanged_rows_of_few_or_many_kinds_alarm_no_more_often_than_alpha(rows, profile_rows, cells):
+    rng = np.random.default_rng(0)
+
+    def copies(size):
+        drawn = np.unique(rng.integers(0, cells, size)).size
+        return (size - drawn, size)
+
+    chances = [duplicates(copies(rows), copies(profile_rows)).p_value for _ in range(200)]
+    assert np.mean(np.array(chances) <= 0.05) <= 0.05
+
+
+def test_one_kind_of_row_that_makes_half_of_all_is_no_alarm():
+    rng = np.random.default_rng(1)
+
+    def copies(size):
+        table = read_table({"x": np.where(rng.random(size) < 0.5, 0.0, rng.random(size))})
+        return repeated_rows(table.columns).rows, size
+
+    chances = [duplicates(copies(500), copies(2000)).p_value for _ in range(150)]
+    assert np.mean(np.array(chances) <= 0.05) <= 0.05
+
+
+def test_shards_whose_copies_were_counted_apart_count_as_rows_of_one_shard():
+    merged = RepeatedRows(5, 1000).merged(RepeatedRows(5, 1000))
+    rate = duplicate_rate(RepeatedRows(20, 2000), 2000, merged, 2000, Blocks())
+    assert rate.distance == pytest.approx(20 / 2000 - 10 / 1000)
+
+
+def test_times_earlier_than_the_one_before_are_counted_and_null_left_out():
+    assert backward_rows(np.array([1.0, 2.0, 2.0, 1.5, np.nan, 3.0, np.nan, 2.9, np.nan])) == 2
+    assert backward_rows(np.array([np.nan])) == 0
+
+
+@pytest.mark.parametrize(("backward", "keeps"), [(0, True), (250, True), (251, False)])
+def test_times_keep_an_order_while_a_quarter_at_most_run_backwards(backward, keeps):
+    assert is_ordered(backward, 1000) is keeps
+
+
+def test_disorder_is_held_against_that_of_the_profile_by_fishers_test():
+    rate = disorder_rate("seen", 60, 2000, 100, 10_000, Blocks())
+    assert rate.distance == pytest.approx(0.02)
+    expected = fisher_exact([[60, 1940], [100, 9900]], alternative="greater").pvalue
+    assert rate.p_value == pytest.approx(expected, rel=1e-6)
+    assert rate.detail == "'seen' earlier than the row before in 1.0 % → 3.0 % (+2.0 points)"
+
+
+@pytest.mark.parametrize("jitter", [0.05, 1.0])
+def test_logs_as_jittery_as_the_profile_alarm_no_more_often_than_alpha(jitter):
+    rng = np.random.default_rng(2)
+
+    def log(rows):
+        return backward_rows(np.cumsum(rng.exponential(size=rows)) + rng.normal(0, jitter, rows)), rows
+
+    chances = [disorder_rate("seen", *log(300), *log(1000), Blocks()).p_value for _ in range(200)]
+    assert np.mean(np.array(chances) <= 0.05) <= 0.05
+
+
+INDEPENDENT = Blocks()
+
+
+def rate_of(now, then, *, max_rate=0.003, alpha=0.001, blocks=INDEPENDENT):
+    reference = reference_profile({"x": then}).column("x")
+    column, sample = read_table({"x": now}).columns[0], sample_rows(len(now))
+    return repeated_value_rate(column, sample, reference, max_rate=max_rate, alpha=alpha, blocks=blocks)
+
+
+def filled(seed, share, *, rows=2000, value=0.0):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(rows) < share, value, rng.normal(size=rows))
+
+
+NORMAL = np.random.default_rng(0).normal(size=10_000)
+
+
+def test_a_value_that_was_filled_in_is_found_with_the_chance_that_its_bin_grew():
+    now = filled(1, 0.02)
+    rate = rate_of(now, NORMAL)
+    reference = reference_profile({"x": NORMAL}).column("x")
+    bin_ = int(np.searchsorted(reference.edges, 0.0, side="right"))
+    in_bin = int((np.searchsorted(reference.edges, now, side="right") == bin_).sum())
+    table = [[in_bin, 2000 - in_bin], [reference.counts[bin_], 10_000 - reference.counts[bin_]]]
+    expected = fisher_exact(table, alternative="greater").pvalue * len(reference.counts)
+    assert rate.p_value == pytest.approx(expected, rel=1e-6)
+    zeros = int((now == 0).sum())
+    assert rate.distance == pytest.approx(zeros / 2000 - reference.counts[bin_] / 10_000)
+    assert rate.upper > rate.distance
+    assert rate.detail == (
+        f"'x' is 0 in {zeros / 20:.1f} % of the rows, in the profile in at most {reference.counts[bin_] / 100:.1f} %"
+    )
+
+
+def test_two_per_cent_filled_in_are_nearly_always_found_and_one_per_cent_more_often_than_not():
+    found = {
+        share: [rate_of(filled(seed, share), NORMAL).distance > 0.003 for seed in range(20)] for share in (0.01, 0.02)
+    }
+    assert np.mean(found[0.02]) == 1
+    assert 0.5 < np.mean(found[0.01]) <= 1
+
+
+def test_unchanged_data_repeat_a_value_significantly_no_more_often_than_alpha():
+    # Numbers rounded to one digit repeat, and their bins hold a few values each.
+    rng, found = np.random.default_rng(2), 0
+    for _ in range(120):
+        then, now = (np.round(np.exp(rng.normal(3, 1, rows)), 1) for rows in (2000, 500))
+        found += rate_of(now, then, max_rate=1e-9, alpha=0.05).p_value <= 0.05
+    assert found <= 0.05 * 120
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (lambda rng, n: rng.poisson(4, n).astype(float), lambda rng, n: rng.poisson(5, n).astype(float)),
+        (lambda rng, n: rng.normal(size=n), lambda rng, n: rng.normal(1, 0.3, n)),
+        (lambda rng, n: rng.normal(size=n), lambda rng, n: np.where(rng.random(n) < 0.02, 999.0, rng.normal(size=n))),
+        (lambda rng, n: np.zeros(n), lambda rng, n: rng.normal(size=n)),
+    ],
+    ids=["few values", "a shift", "out of range", "constant before"],
+)
+def test_other_changes_are_not_called_a_repeated_value(then, now):
+    rng = np.random.default_rng(3)
+    rate = rate_of(now(rng, 2000), then(rng, 10_000))
+    assert (rate.distance, rate.p_value, rate.upper) == (0, 1, 0)
+
+
+def test_a_heavy_value_that_grows_is_found_beside_others():
+    rng = np.random.default_rng(4)
+
+    def draw(rows, zeros):
+        return np.where(rng.random(rows) < zeros, 0.0, rng.lognormal(0, 1, rows))
+
+    assert rate_of(draw(2000, 0.3), draw(10_000, 0.2)).distance == pytest.approx(0.1, abs=0.04)
+    assert rate_of(draw(2000, 0.2), draw(10_000, 0.2)).distance == 0
+
+
+def test_null_and_infinite_rows_are_no_repeated_value():
+    now = filled(5, 0.02)
+    now[:100], now[100:120] = np.nan, np.inf
+    assert rate_of(now, NORMAL).detail.startswith("'x' is 0 in ")
+
+
+def test_blocks_make_the_same_rows_say_less():
+    now = filled(6, 0.02)
+    assert rate_of(now, NORMAL).p_value < 1e-3
+    assert rate_of(now, NORMAL, blocks=Blocks(20, 20)).distance == 0
+
+
+def test_a_fault_within_the_budget_is_not_looked_for():
+    assert rate_of(filled(7, 0.02), NORMAL, max_rate=0.05).distance == 0
+
+
+def test_of_many_rows_a_sample_is_looked_at_and_all_are_told():
+    now = filled(8, 0.015, rows=100_000)
+    zeros = int((now == 0).sum())
+    assert rate_of(now, NORMAL).detail.startswith(f"'x' is 0 in {zeros / 1000:.1f} % of the rows")
+
+
+@pytest.mark.parametrize("rows", [16_384, 100_000, 1_234_567])
+def test_the_sample_meets_every_part_and_every_phase_of_a_rhythm(rows):
+    sample = sample_rows(rows)
+    assert sample.size == np.unique(sample).size == 8192
+    assert 0 <= sample[0] < sample[-1] < rows
+    for period in (2, 7, 24, 60, 1440):
+        expected = np.bincount(np.arange(rows) % period) / rows
+        assert np.abs(np.bincount(sample % period, minlength=period) / sample.size - expected).max() < 0.01
