@@ -61,7 +61,7 @@ def moved_by(rng: np.random.Generator, distance: float, rows: int) -> DriftTest:
     return numbers(rng, shares, rows)
 
 
-def shares_told(found: list[Verdict]) -> str:
+def format_rates(found: list[Verdict]) -> str:
     counts = Counter(found)
     each = [counts[kind] / len(found) for kind in (Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE)]
     error = max(2 * math.sqrt(max(p * (1 - p), 1 / len(found)) / len(found)) for p in each)
@@ -75,16 +75,16 @@ def drift_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         for rows in (300, enough, 5000):
             drawn = [unchanged(rng, columns, rows) for _ in range(worlds)]
             found = [verdict(comparisons, budget=BUDGET) for comparisons in drawn]
-            yield f"unchanged, {columns} columns, {rows} rows, budget {BUDGET:.2f}".ljust(62) + shares_told(found)
+            yield f"unchanged, {columns} columns, {rows} rows, budget {BUDGET:.2f}".ljust(62) + format_rates(found)
             found = [verdict(comparisons, budget=1e-9) for comparisons in drawn]
-            yield "    significance alone (budget 0: FAIL at most 1 %)".ljust(62) + shares_told(found)
+            yield "    significance alone (budget 0: FAIL at most 1 %)".ljust(62) + format_rates(found)
     for distance in (0.05, 0.10, 0.15, 0.20):
         for rows in (300, 1132, 5000):
             found = [
                 verdict([moved_by(rng, distance, rows), *unchanged(rng, 4, rows)], budget=BUDGET)
                 for _ in range(worlds // 4)
             ]
-            yield f"1 of 5 columns truly at {distance:.2f}, {rows} rows, budget {BUDGET:.2f}".ljust(62) + shares_told(
+            yield f"1 of 5 columns truly at {distance:.2f}, {rows} rows, budget {BUDGET:.2f}".ljust(62) + format_rates(
                 found
             )
 
@@ -102,7 +102,7 @@ def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             found = [
                 measure_drift(now, then, max_distance=1e-9, alpha=ALPHA, block=given).verdict for now, then in pairs
             ]
-            yield f"chain of {memory}, significance alone, {told}".ljust(62) + shares_told(found)
+            yield f"chain of {memory}, significance alone, {told}".ljust(62) + format_rates(found)
 
 
 def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -117,11 +117,11 @@ def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
     for rows in (200, 1000, 5000):
         pairs = [(draw(rows), reference_profile(draw(5000))) for _ in range(worlds)]
         found = [measure_data_quality(now, then, max_rate=0.02).verdict for now, then in pairs]
-        yield f"quality, whole data, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
+        yield f"quality, whole data, {rows} rows, budget 0.02".ljust(62) + format_rates(found)
         found = [measure_data_quality(now, then, max_rate=1e-9, alpha=0.05).verdict for now, then in pairs]
-        yield "    significance alone at alpha 0.05".ljust(62) + shares_told(found)
+        yield "    significance alone at alpha 0.05".ljust(62) + format_rates(found)
         found = [measure_data_quality(draw(rows, 0.04), then, max_rate=0.02).verdict for _, then in pairs]
-        yield f"quality, nulls truly 2 points above, {rows} rows, budget 0.02".ljust(62) + shares_told(found)
+        yield f"quality, nulls truly 2 points above, {rows} rows, budget 0.02".ljust(62) + format_rates(found)
 
 
 def main() -> None:

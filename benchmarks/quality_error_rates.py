@@ -122,7 +122,7 @@ def studies() -> Iterator[Study]:
         yield Study(f"{told}, budget {BUDGET}", fault=fault)
 
 
-def shares_told(found: list[Verdict]) -> str:
+def format_rates(found: list[Verdict]) -> str:
     counts = Counter(found)
     each = [counts[kind] / len(found) for kind in (Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE)]
     error = max(2 * math.sqrt(max(p * (1 - p), 1 / len(found)) / len(found)) for p in each)
@@ -141,7 +141,7 @@ def main() -> None:
     print(f"{PROFILE_ROWS:,} rows, a new one every {PROFILES_EACH} worlds; {ROWS:,} rows where nothing else is said.")
     print(f"{'':<58}{'FAIL':>10}{'PASS':>10}{'INCONCL.':>10}")
     for study in progress(list(studies()), "data quality"):
-        print(study.told.ljust(58) + shares_told(study.verdicts(rng, arguments.worlds)), flush=True)
+        print(study.told.ljust(58) + format_rates(study.verdicts(rng, arguments.worlds)), flush=True)
 
 
 if __name__ == "__main__":

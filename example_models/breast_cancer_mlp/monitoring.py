@@ -1,4 +1,4 @@
-"""What is watched of the tumours that come in: every measurement, and the diagnosis once it is known."""
+"""The monitored columns of new tumours: every measurement, and the diagnosis once it is known."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from numpy.typing import NDArray
 
 
 def columns_of(names: Sequence[str], rows: NDArray[np.float32], benign: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """The columns of `rows` (n, 30) under their names, and the diagnosis in words, each of shape (n,)."""
+    """Return the columns of `rows` (n, 30) by name, and the diagnosis as text, each of shape (n,)."""
     diagnosis = np.where(benign == 1, "benign", "malignant")
     return {**dict(zip(names, rows.T, strict=True)), "diagnosis": diagnosis}

@@ -1,7 +1,6 @@
-"""Monitoring of the tumours that come in: the same suite, run every night on the rows of the day.
+"""Monitoring of new tumours: a suite that runs every night on the rows of the day.
 
-The profile holds counts of the rows that the model was trained on, never the rows. Two of the tests show what a catch
-looks like, and one what too few rows look like.
+The profile holds counts of the training rows, and no rows. Two tests show a detected fault, and one shows too few rows.
 """
 
 from __future__ import annotations
@@ -20,35 +19,35 @@ def profile() -> ms.ReferenceProfile:
     return ms.ReferenceProfile.load(FOLDER / "breast_cancer.profile.json")
 
 
-def test_rows_of_the_day_are_whole(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
+def test_rows_of_the_day_have_no_faults(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
     ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours held out")
 
 
 def test_rows_of_the_day_look_like_the_training_rows(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
-    """200 rows against 369 can pass 0.3 and no less."""
+    """With 200 rows against 369, max_distance=0.3 is the smallest budget that can pass."""
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
     ms.assert_no_drift(day, profile, max_distance=0.3, name="tumours held out")
 
 
 def test_so_few_rows_cannot_pass_a_tighter_budget(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
-    with pytest.raises(ms.GateInconclusive, match="profile about 2,379 and give as many"):
+    with pytest.raises(ms.GateInconclusive, match="profile about 2,379 rows and test as many"):
         ms.assert_no_drift(day, profile, max_distance=0.1, name="tumours held out")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a measurement that stopped coming")
-def test_measurement_that_stopped_coming_is_caught(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
-    """From row 120 on the device sends nothing for one column; the imputing model answers as confidently as ever."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a measurement that stopped")
+def test_measurement_that_stopped_is_detected(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
+    """From row 120 on, one column is null; the model imputes it and stays as confident as before."""
     rows = breast_cancer.held_out.rows.copy()
     rows[120:, breast_cancer.columns.index("worst_radius")] = np.nan
     day = columns_of(breast_cancer.columns, rows, breast_cancer.held_out.benign)
     ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours, one column stopped")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches that benign cases grew commoner")
-def test_drift_of_the_diagnosis_in_file_order_is_caught(breast_cancer: BreastCancer) -> None:
-    """A real one: benign cases are 51 % of the first 300 rows of the file and 75 % of the rest."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects that benign cases became more frequent")
+def test_drift_of_the_diagnosis_in_file_order_is_detected(breast_cancer: BreastCancer) -> None:
+    """Real drift: benign cases are 51 % of the first 300 rows of the file and 75 % of the rest."""
     rows, benign = breast_cancer.in_file_order.rows, breast_cancer.in_file_order.benign
     first = ms.reference_profile(columns_of(breast_cancer.columns, rows[:300], benign[:300]), name="first 300 rows")
     rest = columns_of(breast_cancer.columns, rows[300:], benign[300:])

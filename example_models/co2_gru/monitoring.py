@@ -1,4 +1,4 @@
-"""What is watched of the weeks that come in: the level, and how the week changed beyond what its season explains."""
+"""The monitored columns of new weeks: the level, and the weekly change without its season."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Columns = dict[str, NDArray[np.float64]]
 
 
 def level(ppm: NDArray[np.float64]) -> Columns:
-    """The concentration itself, (n,) in ppm. Neighbouring weeks say the same: judge it over blocks of a year."""
+    """Return the concentration, (n,) in ppm. Neighboring weeks depend on each other: use blocks of a year."""
     return {"level": ppm}
 
 
 def weekly_change(weeks: NDArray[np.datetime64], ppm: NDArray[np.float64], *, season: NDArray[np.float64]) -> Columns:
-    """The change from week to week, (n − 1,) in ppm, less what is usual for the week of the year."""
+    """Return the change from week to week, (n − 1,) in ppm, minus the mean for the week of the year."""
     return {"weekly change": np.diff(ppm) - season[_week_of_year(weeks[1:])]}
 
 
 def seasonal_change(weeks: NDArray[np.datetime64], ppm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean change of each week of the year, (53,) in ppm."""
+    """Return the mean change of each week of the year, (53,) in ppm."""
     week, change = _week_of_year(weeks[1:]), np.diff(ppm)
     return np.array([change[week == number].mean() for number in range(53)])
 

@@ -1,5 +1,6 @@
-"""Monitoring of the weeks that come in after 1979: one drift that matters, one column that did not move, and one window
-that is too short to tell; and each decade against the one before it.
+"""Monitoring of the weeks after 1979: a drift that matters, a column without drift, a window that is too short.
+
+Also each decade against the one before it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ def changes() -> ms.ReferenceProfile:
     return ms.ReferenceProfile.load(FOLDER / "co2_change.profile.json")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a level that left the training range")
-def test_level_that_left_the_training_range_is_caught(co2: CO2) -> None:
-    """A drift that matters to every model that reads the level itself; the profile says that a year is one block."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a level outside the training range")
+def test_level_outside_the_training_range_is_detected(co2: CO2) -> None:
+    """This drift affects every model with the level as input; in the profile, a year is one block."""
     profile = ms.ReferenceProfile.load(FOLDER / "co2_level.profile.json")
     since = co2.series.between(len(co2.training.ppm), len(co2.series.ppm))
     ms.assert_no_drift(level(since.ppm), profile, max_distance=0.1, name="co2 level 1980-2001")
 
 
-def test_weekly_change_is_what_it_was(co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]) -> None:
-    """What the forecaster reads, and why it still forecasts at a level that it has never seen."""
+def test_weekly_change_does_not_drift(co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]) -> None:
+    """The forecaster uses the weekly change as input, so that it also works at new levels."""
     since = co2.series.between(len(co2.training.ppm), len(co2.series.ppm))
     ms.assert_no_drift(
         weekly_change(since.weeks, since.ppm, season=season),
@@ -43,9 +44,11 @@ def test_weekly_change_is_what_it_was(co2: CO2, changes: ms.ReferenceProfile, se
     )
 
 
-def test_half_a_year_is_too_short_to_tell(co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]) -> None:
+def test_half_a_year_is_too_short_to_decide(
+    co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]
+) -> None:
     recent = co2.series.between(len(co2.series.ppm) - 27, len(co2.series.ppm))
-    with pytest.raises(ms.GateInconclusive, match=r"give about [\d,]+ rows"):
+    with pytest.raises(ms.GateInconclusive, match=r"provide about [\d,]+ rows"):
         ms.assert_no_drift(
             weekly_change(recent.weeks, recent.ppm, season=season),
             changes,
@@ -65,7 +68,7 @@ def decade(co2: CO2, start: int) -> slice:
 
 @pytest.mark.parametrize("start", DECADES)
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the level rises in every decade")
-def test_level_of_a_decade_leaves_the_one_before(co2: CO2, start: int) -> None:
+def test_level_of_a_decade_differs_from_the_one_before(co2: CO2, start: int) -> None:
     before, now = (level(co2.series.ppm[decade(co2, each)]) for each in (start - 10, start))
     profile = ms.reference_profile(before, block=52, name=f"co2 level {start - 10}s")
     ms.assert_no_drift(now, profile, max_distance=0.2, name=f"co2 level {start}s")
@@ -73,7 +76,7 @@ def test_level_of_a_decade_leaves_the_one_before(co2: CO2, start: int) -> None:
 
 @pytest.mark.parametrize("start", DECADES)
 def test_weekly_change_of_a_decade_is_that_of_the_one_before(co2: CO2, season: NDArray[np.float64], start: int) -> None:
-    """The level has its trend; the change from week to week, less its season, has none."""
+    """The level has a trend; the weekly change without its season has none."""
     before, now = (
         weekly_change(co2.series.weeks[rows], co2.series.ppm[rows], season=season)
         for rows in (decade(co2, start - 10), decade(co2, start))

@@ -1,8 +1,7 @@
-"""Monitoring of the digits that come in: images and what the model answers, against those of training.
+"""Monitoring of new digits: images and predicted classes against those of training, without labels.
 
-No labels are needed. The profile is asked to keep some raw images (`sketch_rows`): what changes in 64 pixels together
-shows in none of them alone, and a classifier that tells new images from kept ones sees it. Four of the tests show what
-a catch looks like.
+The profile stores some raw images (`sketch_rows`), so that a classifier test on whole images finds changes that no
+single pixel shows. Four tests show a detected fault.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from example_models.digits_cnn.model import PREPROCESS
 from fixtures.digits import Digits
 
 MAX_DISTANCE = 0.2
-"""What 597 images against 1,200 can pass in all pixels, their pairs and their whole."""
+"""The smallest budget that 597 images against 1,200 can pass in all pixels, their pairs and whole images."""
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +27,9 @@ def champion(modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel) -> ms.Predict
 
 
 def day(champion: ms.Predictor, images: NDArray[np.uint8]) -> dict[str, Any]:
-    """What is watched of `images` (n, 8, 8): every pixel, and the digit that the model reads, both without labels."""
+    """Return the monitored columns of `images` (n, 8, 8): every pixel, and the predicted digit."""
     (scores,) = champion.predict(images).values()
-    return {"pixel": images.reshape(len(images), -1), "answer": scores.argmax(axis=1).astype(str)}
+    return {"pixel": images.reshape(len(images), -1), "prediction": scores.argmax(axis=1).astype(str)}
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +48,29 @@ def test_images_of_the_day_look_like_those_of_training(
     ms.assert_no_drift(images, profile, max_distance=MAX_DISTANCE, block=1, name="digits held out")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a digit that is no longer written")
-def test_digit_that_stopped_coming_is_caught(
-    champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits
-) -> None:
-    """Nobody writes a seven any more: the largest shift is that of one answer in ten."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a missing class")
+def test_missing_class_is_detected(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
+    """No image shows a seven: the largest change is that of one predicted class in ten."""
     images = digits.held_out.images[digits.held_out.labels != 7]
     ms.assert_no_drift(day(champion, images), profile, max_distance=0.05, block=1, name="digits without sevens")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a lens out of focus")
-def test_blurred_images_are_caught(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
-    """At 0.6 pixels the model still reads 95 of 100: the images tell before the accuracy does."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects blurred images")
+def test_blurred_images_are_detected(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
+    """At 0.6 pixels, accuracy is still 95 %: drift is detected before accuracy drops."""
     blurred = corrupted(ms.corruptions.blur(low=0, high=16, severities=[0.6]), digits.held_out.images)
     ms.assert_no_drift(day(champion, blurred), profile, max_distance=MAX_DISTANCE, block=1, name="digits blurred")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a lamp that is too bright")
-def test_brightened_images_are_caught(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects brighter images")
+def test_brightened_images_are_detected(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
     bright = corrupted(ms.corruptions.brightness(low=0, high=16, severities=[0.1]), digits.held_out.images)
     ms.assert_no_drift(day(champion, bright), profile, max_distance=MAX_DISTANCE, block=1, name="digits brightened")
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches images that arrive twice")
-def test_images_that_arrive_twice_are_caught(
-    champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits
-) -> None:
-    """A job that was started twice: every third image is there again, and no distribution has changed."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects duplicate images")
+def test_duplicate_images_are_detected(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
+    """A job ran twice: every third image is duplicated, and no distribution has changed."""
     images = digits.held_out.images
     again = np.concatenate([images, images[::3]])
     ms.assert_data_quality(day(champion, again), profile, max_rate=0.1, name="digits, some twice")

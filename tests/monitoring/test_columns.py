@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Verdict
-from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.columns import as_column, with_embedding
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.serving import serve
@@ -238,13 +236,6 @@ def test_texts_come_as_they_are_and_one_output_has_a_name():
 
     found = with_embedding(["a", "bb", "ccc"], counted, batch_size=2)
     assert found["output"].tolist() == [[1, 0], [2, 2], [3, 0]]
-
-
-def test_darker_images_drift():
-    profile = reference_profile(with_embedding(IMAGES, brightness), block=1)
-    assert profile.names == ("quarters[0]", "quarters[1]", "quarters[2]", "quarters[3]", "mean")
-    darker = measure_drift(with_embedding(IMAGES * 0.9, brightness), profile, max_distance=0.1)
-    assert darker.verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_column_that_does_not_vary_any_more_is_for_its_own_comparison(rng):
     assert evidence.verdict is Verdict.PASS
 
 
-def test_rows_that_were_read_far_apart_share_no_block(rng):
+def test_rows_sampled_at_a_distance_share_no_block(rng):
     profile = reference_profile(pair_of(rng, 200_000, 0.5), block=3)
     evidence = measure_drift(pair_of(rng, 200_000, 0.5), profile, max_distance=0.10)
     # 50,000 of 200,000 rows of the profile and 6,000 of the data: every one of another block.

@@ -8,7 +8,7 @@ from pytest_modelserve.monitoring.formats import format_difference, format_value
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "told"),
+    ("kind", "number", "text"),
     [
         ("float", 1234567.0, "1.23457e+06"),
         ("integer", 12, "12"),
@@ -19,12 +19,12 @@ from pytest_modelserve.monitoring.formats import format_difference, format_value
         ("datetime", float("inf"), "inf"),
     ],
 )
-def test_a_value_is_told_as_people_write_it(kind, number, told):
-    assert format_value(kind, number) == told
+def test_values_are_formatted_by_kind(kind, number, text):
+    assert format_value(kind, number) == text
 
 
 @pytest.mark.parametrize(
-    ("kind", "difference", "told"),
+    ("kind", "difference", "text"),
     [
         ("float", 0.123456, "+0.123"),
         ("datetime", 3.25 * 86_400, "+3.25 days"),
@@ -34,5 +34,5 @@ def test_a_value_is_told_as_people_write_it(kind, number, told):
         ("datetime", 86_400 * 3652.0, "+3,652 days"),
     ],
 )
-def test_a_difference_of_dates_is_a_duration(kind, difference, told):
-    assert format_difference(kind, difference) == told
+def test_a_difference_of_dates_is_a_duration(kind, difference, text):
+    assert format_difference(kind, difference) == text

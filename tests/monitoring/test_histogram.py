@@ -110,7 +110,7 @@ def test_the_values_themselves_are_left_alone():
     np.testing.assert_array_equal(values, kept)
 
 
-def test_edges_too_far_apart_for_even_cells_are_counted_all_the_same() -> None:
+def test_edges_too_distant_for_even_cells_are_counted_correctly() -> None:
     """Found by a search: dividing the largest edge by the grid of the smallest overflowed."""
     edges = [0.4925, 6.652801031782399e291]
     assert count_values(np.array([0.0, 0.985, 7e291]), edges).tolist() == [1, 1, 1]
@@ -193,7 +193,7 @@ def test_a_constant_has_an_edge_on_either_side(values):
     np.testing.assert_array_equal(count_values(np.array([below, values[0], above]), edges), [1, 1, 1])
 
 
-def test_values_beyond_the_range_of_a_few_categories_are_told_from_those_at_its_ends():
+def test_values_beyond_the_range_of_few_values_have_their_own_bins():
     edges = choose_edges(np.sort(np.arange(400) % 4).astype(float), bins=256)
     np.testing.assert_array_equal(count_values(np.array([-1.0, 0, 3, 4]), edges), [1, 1, 0, 0, 1, 1])
 
@@ -205,7 +205,7 @@ def test_values_that_were_rounded_to_float32_stay_in_their_bins():
 
 
 @pytest.mark.parametrize("ends", [[0.0, 1.2e308], [-1.2e308, 1.2e308], [-1e308, 5.0, 1.2e308]])
-def test_values_at_the_ends_of_what_a_double_holds_are_told_apart(ends: list[float]) -> None:
+def test_values_near_the_largest_double_have_their_own_bins(ends: list[float]) -> None:
     edges = choose_edges(np.array(ends), bins=4)
     assert np.isfinite(edges).all()
     assert np.unique(np.searchsorted(edges, ends, side="right")).size == len(ends)

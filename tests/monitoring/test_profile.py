@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.stats.autocorrelation import LagOne
 
 ROWS = 60
@@ -140,10 +139,3 @@ def test_dates_do_not_merge_with_numbers():
     with pytest.raises(UsageError) as caught:
         profile.merge(dataclasses.replace(profile, columns=(column,)))
     assert str(caught.value) == "column 'x' has kind datetime in one profile and float in the other"
-
-
-def test_a_table_like_a_profile_has_its_lengths():
-    table = read_table({"note": ["ab", None], "city": ["Bern", "Graz"]}).with_lengths_of(LIKE.length_sources)
-    assert [column.name for column in table.columns] == ["note", "city", "note (length)"]
-    null = read_table({"note": [None, None], "city": ["Bern", "Graz"]}).with_lengths_of(LIKE.length_sources)
-    assert [column.kind for column in null.columns] == [None, "category", None]

@@ -13,7 +13,6 @@ from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, hash_bucket
-from pytest_modelserve.monitoring.profile import RepeatedRows
 from pytest_modelserve.monitoring.profiler import repeated_rows
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -30,18 +29,13 @@ def test_a_column_of_numbers_keeps_counts_and_moments():
     assert not column.constant
 
 
-def test_a_constant_column_is_told_and_its_moments_are_exact():
+def test_a_constant_column_has_exact_moments():
     column = reference_profile({"x": np.full(1000, 0.1)}).column("x")
     assert column.constant
     assert (column.mean, column.std) == (0.1, 0.0)
 
 
-def test_moments_of_numbers_whose_squares_overflow():
-    column = reference_profile({"x": np.array([1e200, 3e200])}).column("x")
-    assert (column.mean, column.std) == pytest.approx((2e200, 1e200))
-
-
-def test_few_categories_are_kept_by_name_and_many_in_pools():
+def test_few_categories_are_stored_by_name_and_many_in_hash_buckets():
     few = reference_profile({"x": ["a", "b", "a", None]}).column("x")
     assert (few.categories, few.counts, few.nulls, few.hashed) == (("a", "b"), (2, 1), 1, False)
     many = reference_profile({"x": [f"name {index}" for index in range(101)]}).column("x")
@@ -50,7 +44,7 @@ def test_few_categories_are_kept_by_name_and_many_in_pools():
     assert text.hashed
 
 
-def test_the_pool_of_a_category_never_changes():
+def test_the_hash_bucket_of_a_category_never_changes():
     # Committed profiles count in these pools.
     assert [hash_bucket(name) for name in ("", "a", "Graz", "street 17", "日本")] == [36, 0, 55, 0, 40]
 
@@ -72,31 +66,7 @@ def test_fifty_columns_fit_into_500_kb():
     assert len(reference_profile(columns).to_json().encode()) <= 500_000
 
 
-def test_shards_merge_to_the_profile_of_all_rows(people):
-    whole, first, second = people(4000, 1), {}, {}
-    for name, values in whole.items():
-        first[name], second[name] = values[:1500], values[1500:]
-    one = reference_profile(whole)
-    merged = reference_profile(first, like=one).merge(reference_profile(second, like=one))
-    for ours, theirs in zip(merged.columns, one.columns, strict=True):
-        assert ours.counts == theirs.counts
-        assert (ours.rows, ours.nulls) == (theirs.rows, theirs.nulls)
-        assert ours.kind == theirs.kind
-    for name in ("age", "children"):
-        ours, theirs = merged.column(name), one.column(name)
-        assert (ours.minimum, ours.maximum) == (theirs.minimum, theirs.maximum)
-        assert (ours.mean, ours.std) == pytest.approx((theirs.mean, theirs.std), rel=1e-12)
-
-
-def test_merging_is_exact_in_any_order_and_grouping(people):
-    like = reference_profile(people(500, 2))
-    parts = [reference_profile(people(rows, rows), like=like) for rows in (300, 200, 700)]
-    left = parts[0].merge(parts[1]).merge(parts[2])
-    right = parts[2].merge(parts[1].merge(parts[0]))
-    assert [column.counts for column in left.columns] == [column.counts for column in right.columns]
-
-
-def test_categories_that_become_too_many_by_merging_are_pooled_as_if_counted_at_once():
+def test_categories_that_become_too_many_by_merging_are_hashed():
     def column(names):
         return CategoricalColumn.of("x", dict.fromkeys(names, 3), nulls=1, lag=LagOne(0.0, 0))
 
@@ -229,12 +199,6 @@ def test_what_cannot_be_profiled_is_one_clear_error(data, options, error, messag
     assert str(caught.value) == message
 
 
-def test_profile_of_an_array_has_the_names_given():
-    rows = np.random.default_rng(6).normal(size=(50, 2))
-    assert reference_profile(rows, columns=["a", "b"]).names == ("a", "b")
-    assert reference_profile(rows).names == ("column_0", "column_1")
-
-
 def test_like_refuses_other_columns(people):
     profile = reference_profile(people(100, 7), name="training")
     other = people(100, 8)
@@ -274,13 +238,6 @@ def test_a_part_that_is_infinite_throughout_is_counted_like_another():
     assert (chained.below, chained.above) == (0, 0)  # there is no range to be outside of
 
 
-def test_dates_are_kept_as_dates():
-    days = np.arange("2026-01-01", "2026-04-11", dtype="datetime64[D]")
-    column = reference_profile({"day": days}).column("day")
-    assert (column.kind, column.maximum - column.minimum) == ("datetime", 99 * 86_400)
-    assert column.median == pytest.approx((column.minimum + column.maximum) / 2, abs=86_400)
-
-
 def count(data):
     return repeated_rows(read_table(data).columns).rows
 
@@ -305,29 +262,16 @@ def test_copies_are_as_many_as_a_set_of_tuples_finds(seed):
     assert 0 < count(data) == oracle(data) < 3000
 
 
-def test_rows_that_one_column_tells_apart_are_no_copies():
+def test_rows_with_one_distinct_column_are_no_duplicates():
     x = np.random.default_rng(0).normal(size=5000)
     assert count({"x": x, "same": np.zeros(5000)}) == 0
     assert count({"same": np.zeros(5000), "x": x}) == 0
 
 
-def test_nulls_of_a_column_that_tells_other_rows_apart_are_equal():
+def test_nulls_of_an_otherwise_distinct_column_are_equal():
     x = np.random.default_rng(0).normal(size=5000)
     x[[3, 900]] = np.nan
     assert count({"x": x, "same": np.zeros(5000)}) == 1
-
-
-def test_a_copy_differs_in_no_column():
-    x = np.arange(100.0)
-    x[7] = x[3]
-    y = np.zeros(100)
-    assert count({"x": x, "y": y}) == 1
-    y[7] = 1
-    assert count({"x": x, "y": y}) == 0
-
-
-def test_all_rows_the_same_leave_one_that_is_no_copy():
-    assert count({"x": [5.0] * 40, "y": ["a"] * 40}) == 39
 
 
 def test_text_alone_is_compared():
@@ -339,7 +283,7 @@ def test_zeros_of_either_sign_are_equal_and_so_are_all_nan():
     assert count({"x": np.concatenate(([0.0, -0.0, 1.0], nan))}) == 3
 
 
-def test_large_whole_numbers_are_told_apart_beyond_what_doubles_hold():
+def test_integers_beyond_doubles_are_distinct():
     assert count({"id": 2**60 + np.arange(1000)}) == 0
 
 
@@ -350,18 +294,13 @@ def test_a_million_rows_of_few_values_hash_without_a_collision():
     assert count({f"bit {place}": (numbers >> place) & 1 for place in range(20)}) == 0
 
 
-def test_merged_counts_add_up_among_the_rows_of_the_smaller_part():
-    assert RepeatedRows(3, 100).merged(RepeatedRows(4, 60)) == RepeatedRows(7, 60)
-    assert RepeatedRows(**dataclasses.asdict(RepeatedRows(3, 100))) == RepeatedRows(3, 100)
-
-
 def notes(rows, seed, *, words=8):
     """Texts of a random number of words, about `words`."""
     rng = np.random.default_rng(seed)
     return ["word " * (1 + number) + str(row) for row, number in enumerate(rng.poisson(words, rows).tolist())]
 
 
-def test_text_has_pools_and_lengths():
+def test_text_has_hash_buckets_and_lengths():
     profile = reference_profile({"note": ["x" * 101, "", "añb", None], "city": ["Bern", "Graz", None, None]})
     assert profile.names == ("note", "city", "note (length)")
     assert profile.input_names == ("note", "city")

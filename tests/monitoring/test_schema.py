@@ -102,7 +102,7 @@ def test_columns_that_fit(changed):
     ],
     ids=str,
 )
-def test_columns_that_do_not_fit_are_told(changed, expected):
+def test_columns_that_do_not_fit_are_reported(changed, expected):
     assert list(faults(**changed)) == expected
 
 

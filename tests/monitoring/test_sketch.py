@@ -29,11 +29,7 @@ def ring(rng, rows, *, hollow=False):
     return {"x": points[:rows, 0], "y": points[:rows, 1]}
 
 
-def test_no_row_is_kept_unless_asked_for(people):
-    assert reference_profile(people(500, 0)).sketch is None
-
-
-def test_rows_are_kept_as_they_are_and_survive_the_file(people):
+def test_sketch_rows_are_raw_and_survive_the_file(people):
     rows = people(300, 0)
     rows["age"][3] = np.nan
     profile = reference_profile(rows, sketch_rows=300)
@@ -66,7 +62,7 @@ def test_merged_sketches_hold_rows_in_proportion_and_no_more_than_the_larger(rng
     assert set(values[values[:, 0] > 50, 1]) == {0.0, 2.0}
 
 
-def test_names_beside_pools_go_into_their_pools():
+def test_names_aligned_with_hash_buckets_are_hashed():
     from pytest_modelserve.monitoring.column_profile import hash_bucket
 
     pooled = Sketch.of(np.array([[7.0]]), seen=1, vocabularies=((),))
@@ -95,7 +91,7 @@ def test_what_neither_columns_nor_correlations_show_is_found_in_whole_rows(rng):
     assert same.summary == "no distance exceeds max_distance (2 columns, 1 pair, whole rows)"
 
 
-def test_the_newest_rows_are_told_by_their_number(rng):
+def test_the_least_similar_rows_are_reported_by_number(rng):
     rows = {"x": rng.normal(size=8000), "y": rng.normal(size=8000)}
     profile = reference_profile({name: values[:2000] for name, values in rows.items()}, sketch_rows=1000)
     night = {name: values[2000:].copy() for name, values in rows.items()}

@@ -61,22 +61,11 @@ def test_a_category_truly_at_the_budget_passes_in_fewer_than_five_per_cent_of_sa
 
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.9, 0.05, 0.05], [0.02] * 50], ids=["2", "3 uneven", "50"])
 def test_unchanged_categories_are_significant_no_more_often_than_alpha(shares):
-    rng, chances = np.random.default_rng(4), []
+    rng, p_values = np.random.default_rng(4), []
     for _ in range(1000):
         counts = rng.multinomial(400, shares), rng.multinomial(250, shares)
-        chances.append(compare_categories("x", *counts, blocks=Blocks()).p_value)
-    assert np.mean(np.array(chances) <= 0.05) <= 0.05
-
-
-def test_unchanged_pools_of_a_text_column_are_significant_no_more_often_than_alpha(people):
-    from pytest_modelserve.monitoring import measure_drift, reference_profile
-
-    failed = 0
-    for seed in range(60):
-        then, now = people(400, 2 * seed)["street"], people(300, 2 * seed + 1)["street"]
-        evidence = measure_drift({"x": now}, reference_profile({"x": then}), max_distance=1e-9, alpha=0.05)
-        failed += evidence.verdict is Verdict.FAIL
-    assert failed <= 0.05 * 60
+        p_values.append(compare_categories("x", *counts, blocks=Blocks()).p_value)
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.05
 
 
 def test_half_a_deviation_in_one_of_twenty_columns_is_always_found():

@@ -33,7 +33,7 @@ def test_unchanged_data_pass(people):
     assert evidence.quantities[0].interval.high <= 0.10
 
 
-def test_a_shift_fails_and_is_told_in_the_columns_own_units(people, rng):
+def test_a_shift_fails_with_the_golden_failure_text(people, rng):
     profile = reference_profile(people(10_000, 0), name="training")
     window = people(2000, 1, shift=0.5)
     window["member"] = rng.random(2000) < 0.5
@@ -118,14 +118,6 @@ def test_a_planted_fault_in_any_kind_of_column_is_found(people, column, change):
     assert evidence.verdict is Verdict.FAIL
     assert column in evidence.details["moved"]
     assert set(evidence.details["moved"]) <= {column, f"{column} (length)"}
-
-
-def test_a_constant_column_that_takes_another_value_is_found():
-    profile = reference_profile({"x": np.full(1000, 5.0), "y": np.zeros(1000)})
-    moved = measure_drift({"x": np.full(500, 5.1), "y": np.zeros(500)}, profile, max_distance=0.10)
-    assert moved.details["moved"] == ["x"]
-    same = measure_drift({"x": np.full(500, 5.0), "y": np.zeros(500)}, profile, max_distance=0.10)
-    assert same.quantities[0].value == 0
 
 
 def test_nulls_are_left_out_and_their_rows_do_not_count(people):

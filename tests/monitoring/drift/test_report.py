@@ -37,7 +37,7 @@ THEN = np.arange(1000) / 100
     ],
     ids=["inside", "above", "below", "one whole number", "whole numbers"],
 )
-def test_the_range_that_gained_most_is_told(then, now, where, counted):
+def test_the_range_that_gained_most_is_reported(then, now, where, counted):
     assert told(then, now, counted=counted).endswith(f"; most gained {where}")
 
 
@@ -62,7 +62,7 @@ def test_booleans_categories_and_what_did_not_move_tell_no_range():
     assert "gained" not in told(np.arange(10.0), np.arange(10.0))
 
 
-def test_dates_are_told_as_dates():
+def test_dates_are_formatted_as_dates():
     days = np.datetime64("2026-01-01") + np.arange(100)
     found = told(days, days + 30)
     assert found.startswith("mean 2026-02-19")

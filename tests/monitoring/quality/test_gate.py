@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact
 
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.evidence.failure_text import failure_text
 from pytest_modelserve.monitoring import measure_data_quality, reference_profile
@@ -25,7 +25,7 @@ def figures(evidence, rate):
     return evidence.details["rates"][rate]
 
 
-def test_whole_data_pass(people, profile):
+def test_data_like_the_profile_pass(people, profile):
     evidence = measure_data_quality(people(2000, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.PASS
     assert [quantity.name for quantity in evidence.quantities] == ["rate increase", "broken rules"]
@@ -33,7 +33,7 @@ def test_whole_data_pass(people, profile):
     assert (evidence.gate, evidence.alpha, evidence.confidence) == ("data quality", 0.001, 0.95)
 
 
-def test_every_broken_rule_is_told(people, profile):
+def test_every_broken_rule_is_reported(people, profile):
     window = people(500, 1)
     window["Age"] = window.pop("age")
     window["extra"] = np.arange(500)
@@ -76,7 +76,7 @@ def test_infinities_are_a_rate_where_the_profile_has_some():
     assert evidence.findings[0].startswith("'x' infinite in 1.0 % → ")
 
 
-def test_all_columns_gone_is_judged_by_the_rule_alone(profile):
+def test_missing_columns_fail_by_the_rule_alone(profile):
     evidence = measure_data_quality({"other": [1, 2]}, profile, max_rate=0.01)
     assert [quantity.name for quantity in evidence.quantities] == ["broken rules"]
     assert evidence.verdict is Verdict.FAIL
@@ -111,24 +111,16 @@ def test_nulls_are_held_against_those_of_the_profile(share, verdict):
     assert evidence.verdict is verdict
 
 
-def test_null_rate_has_the_chance_and_the_bound_of_scipy():
+def test_null_rate_has_the_p_value_and_the_bound_of_scipy():
     then, now = np.arange(4000.0), np.arange(1000.0)
     then[:40], now[:25] = np.nan, np.nan
     evidence = measure_data_quality({"x": now + 30}, reference_profile({"x": then}, block=1), max_rate=0.01)
-    value, high, chance = figures(evidence, "x: null")
+    value, high, p_value = figures(evidence, "x: null")
     assert value == pytest.approx(0.025 - 0.01)
     above = binomtest(25, 1000, alternative="less").proportion_ci(0.95).high - 0.025
     below = 0.01 - binomtest(40, 4000, alternative="greater").proportion_ci(0.95).low
     assert high == pytest.approx(0.015 + math.hypot(above, below), abs=1e-5)
-    assert chance == pytest.approx(fisher_exact([[25, 975], [40, 3960]], "greater").pvalue, rel=5e-3)
-
-
-def test_significant_and_below_the_budget_is_no_failure():
-    then, now = np.arange(100_000.0), np.arange(100_000.0)
-    now[:2000] = np.nan
-    evidence = measure_data_quality({"x": now}, reference_profile({"x": then}), max_rate=0.05)
-    assert figures(evidence, "x: null")[2] < 1e-100
-    assert evidence.verdict is Verdict.PASS
+    assert p_value == pytest.approx(fisher_exact([[25, 975], [40, 3960]], "greater").pvalue, rel=5e-3)
 
 
 def test_above_the_budget_and_not_significant_is_no_failure():
@@ -140,7 +132,7 @@ def test_above_the_budget_and_not_significant_is_no_failure():
     assert evidence.verdict is Verdict.INCONCLUSIVE
 
 
-def test_values_out_of_range_are_told_with_the_range(people, profile):
+def test_values_out_of_range_are_reported_with_the_range(people, profile):
     window = people(2000, 1)
     window["age"][np.random.default_rng(3).random(2000) < 0.03] *= 3
     evidence = measure_data_quality(window, profile, max_rate=0.01)
@@ -182,7 +174,7 @@ def test_heavy_tails_break_no_rule_ten_widths_away():
     assert evidence.verdict is Verdict.PASS
 
 
-def test_a_column_that_stopped_is_told_once(people, profile):
+def test_a_constant_column_is_reported_once(people, profile):
     evidence = measure_data_quality(people(2000, 1) | {"age": np.full(2000, 40.0)}, profile, max_rate=0.01)
     told = [finding for finding in evidence.findings if "'age'" in finding]
     assert told == ["column 'age' is 40 in every row; in the profile it varies"]
@@ -200,7 +192,7 @@ def test_new_categories_are_named(people, profile):
     )
 
 
-def test_pooled_columns_are_not_watched_for_new_categories(people, profile):
+def test_hashed_columns_have_no_rate_of_new_categories(people, profile):
     rates = measure_data_quality(people(500, 1), profile, max_rate=0.01).details["rates"]
     assert {rate for rate in rates if rate.endswith("new category")} == {"city: new category"}
 
@@ -251,12 +243,7 @@ def test_a_budget_out_of_range_is_refused(people, profile, budget):
     assert str(caught.value) == f"max_rate must lie between 0 and 1 (0.01, for example); got {budget}"
 
 
-def test_data_that_cannot_be_read_are_an_error_and_no_verdict(profile):
-    with pytest.raises(InputError, match=r"^the data: there are no rows$"):
-        measure_data_quality({"age": []}, profile, max_rate=0.01)
-
-
-def test_a_profile_of_the_data_is_judged_as_the_data_are(people, profile):
+def test_a_profile_of_the_data_gives_the_findings_of_the_data(people, profile):
     window = people(2000, 1)
     window["age"][:40] = np.nan
     window["age"][40:60] = 120
@@ -347,7 +334,7 @@ def test_times_in_no_order_have_none_to_lose():
     assert set(evidence.details["rates"]) == {"born: null", "duplicate rows"}
 
 
-def test_the_newest_time_may_be_so_old_and_not_lie_ahead():
+def test_the_newest_time_has_a_maximum_age_and_is_not_later_than_now():
     profile, window = reference_profile(log(10_000, 0)), log(1440, 1, start="2026-03-08", late=0)
 
     def findings(now, **options):
