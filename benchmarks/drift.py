@@ -1,10 +1,10 @@
-"""What a check against a stored profile costs, and how near its distances come to those of the rows.
+"""Cost of a drift check, and the accuracy of its distances compared with those of the rows.
 
     python benchmarks/drift.py [--rounds 31] [--worlds 30] [--rows 200000] [--columns 20]
 
 Speed: `measure_drift` of 200,000 × 20 floats, everything included, against `np.sort` of the same columns, in rounds
 whose order is shuffled. np.sort is timed twice: with each result dropped, so that the next one reuses its memory, and
-with all results kept, as a test that needs the sorted columns would. Medians; the goal is 0.25. Where numpy sorts with
+with all results stored, as a test that needs the sorted columns would. Medians; the goal is 0.25. Where numpy sorts with
 AVX-512, in 5 ns a value, the goal leaves a check 1.2 ns; the same figures without vector instructions (65 ns) by
 
     NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL" python benchmarks/drift.py
@@ -86,7 +86,7 @@ def speed(rng: np.random.Generator, rounds: int, size: tuple[int, int]) -> float
     times = interleaved(
         {
             "np.sort, results dropped": lambda: drop_sorted(columns),
-            "np.sort, results kept": lambda: [np.sort(values) for values in columns.values()],
+            "np.sort, results stored": lambda: [np.sort(values) for values in columns.values()],
             "np.sort of the array, axis 0": lambda: np.sort(data, axis=0),
             "drift, columns alone": lambda: measure_drift(columns, without_pairs, max_distance=0.1),
             "drift, columns and pairs": lambda: measure_drift(columns, profile, max_distance=0.1),
@@ -98,11 +98,11 @@ def speed(rng: np.random.Generator, rounds: int, size: tuple[int, int]) -> float
         },
         rounds,
     )
-    dropped, kept = times["np.sort, results dropped"], times["np.sort, results kept"]
-    print(f"{size[0]:,} × {size[1]} floats, {rounds} rounds     ms   ns a value   of np.sort dropped   kept")
+    dropped, stored = times["np.sort, results dropped"], times["np.sort, results stored"]
+    print(f"{size[0]:,} × {size[1]} floats, {rounds} rounds     ms   ns a value   of np.sort dropped   stored")
     for name, value in times.items():
         each = 1e6 * value / size[0] / size[1]
-        print(f"  {name:<30} {value:8.2f} {each:12.2f} {value / dropped:19.3f} {value / kept:6.3f}")
+        print(f"  {name:<30} {value:8.2f} {each:12.2f} {value / dropped:19.3f} {value / stored:6.3f}")
     memory(columns, profile)
     return times["drift, columns alone"] / dropped
 

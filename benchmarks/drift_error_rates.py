@@ -1,9 +1,9 @@
-"""How often the drift and data-quality gates are wrong, and how often they decide, in simulated worlds.
+"""Error rates and decision rates of the drift and data-quality gates in simulated worlds.
 
     python benchmarks/drift_error_rates.py [--worlds 10000] [--seed 0]
 
 A world is a profile of 10,000 rows and a window. Numbers are simulated as counts in 256 bins that hold equally many of
-the profile's rows, as its quantiles make them: the true shares of the bins are then Dirichlet distributed, and the
+the profile's rows, as its quantiles make them: the true rates of the bins are then Dirichlet distributed, and the
 window's counts multinomial, whatever the distribution. Categories are drawn for both. ± is two standard errors.
 """
 
@@ -90,7 +90,7 @@ def drift_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
 
 
 def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
-    """Chains of 2,000 rows that remember: judged as they are, as independent, and with a block."""
+    """Autocorrelated chains of 2,000 rows: tested without a block, as independent, and with a block."""
     for memory, block in ((0.1, 2), (0.3, 4), (0.7, 12)):
         chains = rng.normal(size=(2 * worlds, 2000))
         for row in range(1, 2000):
@@ -98,11 +98,11 @@ def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         pairs = [
             ({"x": now}, reference_profile({"x": then})) for then, now in zip(chains[::2], chains[1::2], strict=True)
         ]
-        for told, given in (("no block", None), ("block=1", 1), (f"block={block}", block)):
+        for label, given in (("no block", None), ("block=1", 1), (f"block={block}", block)):
             found = [
                 measure_drift(now, then, max_distance=1e-9, alpha=ALPHA, block=given).verdict for now, then in pairs
             ]
-            yield f"chain of {memory}, significance alone, {told}".ljust(62) + format_rates(found)
+            yield f"chain of {memory}, significance alone, {label}".ljust(62) + format_rates(found)
 
 
 def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:

@@ -3,7 +3,7 @@
     python benchmarks/drift_families.py [--worlds 10000] [--seed 0] [--only null detection digits rows]
 
 null: unchanged data of 5 to 2,000 columns, independent and equicorrelated (Gaussian copula, and a t copula of 3 degrees
-of freedom), simulated as the bins that rows fall in. FAIL is told for a budget of nothing, where significance alone
+of freedom), simulated as the bins that rows fall in. FAIL is counted at a budget of nothing, where significance alone
 decides, INCONCLUSIVE for a budget of 0.10. The upper limit is that of Clopper and Pearson at 95 %.
 
 detection: 10,000 against 2,000 rows of 15 numeric and 5 categorical columns, through the gate as a user calls it.
@@ -158,8 +158,8 @@ def digits_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             for what, rows in (("one class removed", rest[labels[rest] != world % 10]), ("unchanged", rest)):
                 evidence = measure_drift(images[rows], profile, max_distance=0.03, alpha=ALPHA, block=1)
                 found[what] += evidence.verdict is Verdict.FAIL
-        told = "  ".join(f"{what}: FAIL {count / worlds:.3f}" for what, count in found.items())
-        yield f"digits, sketch of {sketch_rows} rows, {worlds} splits: {told}"
+        text = "  ".join(f"{what}: FAIL {count / worlds:.3f}" for what, count in found.items())
+        yield f"digits, sketch of {sketch_rows} rows, {worlds} splits: {text}"
 
 
 def row_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -168,8 +168,8 @@ def row_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
         for _ in range(worlds):
             profile = reference_profile(table(rng, 2_000), sketch_rows=sketch_rows)
             found[measure_drift(table(rng, rows), profile, max_distance=0.10, alpha=ALPHA, block=1).verdict.name] += 1
-        told = "  ".join(f"{k} {v / worlds:.4f}" for k, v in sorted(found.items()))
-        yield f"unchanged, {rows} rows, sketch of {sketch_rows}".ljust(46) + told
+        text = "  ".join(f"{k} {v / worlds:.4f}" for k, v in sorted(found.items()))
+        yield f"unchanged, {rows} rows, sketch of {sketch_rows}".ljust(46) + text
     alarms, edges = 0, np.linspace(-3, 3, 255)
     shares = [np.diff(np.concatenate(([0.0], ndtr(edges - shift), [1.0]))) for shift in (0.0, 0.01)]
     for _ in range(worlds):
@@ -185,7 +185,7 @@ STUDIES = {
     "digits": (digits_rows, 50),
     "rows": (row_rows, 20),
 }
-"""Each study, and how many of the worlds asked for are one of its own, which takes longer."""
+"""Each study, and how many requested worlds make one of its own, which takes longer."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Other tools' drift alarms, each in a Python of its own that is asked over pipes.
+"""Other tools' drift alarms, each in its own Python environment, called through pipes.
 
 Run by that Python, this file is the other end: the paths of two data sets a line in, the tool's alarm and time out.
-Each tool is asked as the first page of its documentation asks it: with its defaults.
+Each tool is called as on the first page of its documentation, with its defaults.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m benchmarks.drift_peers [--worlds 40] [--peer evidently=PYTHON --peer alibi-detect=PYTHON ...]
 
-Every tool is asked about the same worlds: a reference of 10,000 rows and a current data set of 2,000, 15 columns of
+Every tool tests the same worlds: a reference of 10,000 rows and a current data set of 2,000, 15 columns of
 numbers and 5 of categories, with one thing changed; and digits without one class. scipy's tests stand for the script
 that everyone writes first: one test a column at 5 %, and the same with Bonferroni's correction. A peer runs with its
 defaults in an environment of its own (a Python that has it), of which none is needed.
@@ -53,7 +53,7 @@ def shifted(_: np.random.Generator, data: Columns) -> Columns:
     return data | {name: data[name] + 0.2 for name in ("x0", "x1")}
 
 
-def shifted_beside_nan(rng: np.random.Generator, data: Columns) -> Columns:
+def shifted_with_nan(rng: np.random.Generator, data: Columns) -> Columns:
     data = shifted(rng, data)
     for name in list(data)[:NUMBERS]:
         data[name][0] = np.nan
@@ -101,15 +101,15 @@ def without_a_class(rng: np.random.Generator, index: int) -> tuple[Columns, Colu
         images, labels = file["images"], file["labels"]
     order = rng.permutation(len(images))
     pixels = images.reshape(len(images), -1)[order].astype(float)
-    kept = pixels[1200:][labels[order][1200:] != index % 10]
-    reference, current = ({f"p{i}": rows[:, i] for i in range(pixels.shape[1])} for rows in (pixels[:1200], kept))
+    rest = pixels[1200:][labels[order][1200:] != index % 10]
+    reference, current = ({f"p{i}": rows[:, i] for i in range(pixels.shape[1])} for rows in (pixels[:1200], rest))
     return reference, current
 
 
 WORLDS = {
     "nothing changed": changed(lambda _, data: data),
     "+0.2 sd in 2 columns": changed(shifted),
-    "the same, one row NaN": changed(shifted_beside_nan),
+    "the same, one row NaN": changed(shifted_with_nan),
     "category +5 points": changed(category),
     "correlation 0 → 0.5": changed(correlated),
     "1 % nulls in one": changed(with_nulls),
@@ -149,13 +149,15 @@ def timed(tool: Callable[[Columns, Columns], bool]) -> Callable[[Columns, Column
 
 HERE = {
     "ours": timed(ours),
-    "ours, rows kept": timed(functools.partial(ours, sketch_rows=2000)),
+    "ours, with sketch": timed(functools.partial(ours, sketch_rows=2000)),
     "scipy, any column": timed(lambda then, now: min(p_values(then, now)) < LEVEL),
     "scipy, Bonferroni": timed(lambda then, now: min(p_values(then, now)) < LEVEL / len(then)),
 }
 
 
-def asked(world: World, rng: np.random.Generator, worlds: int, peers: dict[str, Peer]) -> Iterator[tuple[str, Answer]]:
+def run_worlds(
+    world: World, rng: np.random.Generator, worlds: int, peers: dict[str, Peer]
+) -> Iterator[tuple[str, Answer]]:
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder, "reference.npz"), Path(folder, "current.npz")
         for index in range(max(round(worlds * world.share), 2)):
@@ -186,12 +188,12 @@ def main() -> None:
         seconds: dict[str, list[float]] = defaultdict(list)
         for what, world in progress(WORLDS.items(), "worlds"):
             alarms: dict[str, list[bool]] = defaultdict(list)
-            for tool, answer in asked(world, rng, given.worlds, peers):
+            for tool, answer in run_worlds(world, rng, given.worlds, peers):
                 alarms[tool].append(answer.alarm)
                 if world.share == 1 and world.draw is not without_a_class:
                     seconds[tool].append(answer.seconds)
-            told = "".join(f"{100 * statistics.mean(alarms[tool]):19.1f}" for tool in tools)
-            print(f"{what:<24}{len(alarms['ours']):6}{told}", flush=True)
+            figures = "".join(f"{100 * statistics.mean(alarms[tool]):19.1f}" for tool in tools)
+            print(f"{what:<24}{len(alarms['ours']):6}{figures}", flush=True)
         each = {tool: statistics.median(seconds[tool]) for tool in tools}
         print("ms, 20 columns".ljust(30) + "".join(f"{1e3 * each[tool]:19.1f}" for tool in tools))
         print("of ours".ljust(30) + "".join(f"{each[tool] / each['ours']:19.2f}" for tool in tools))

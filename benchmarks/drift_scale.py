@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own: the seconds of the profile alone, of wall and of all its threads together, and
 the most memory that it ever held (VmHWM; of PySpark only Python's side, for Java is another process). In rounds, of
-which the medians are told.
+which the medians are printed.
 
     scan        `reference_profile` of the lazy frame, which chooses its own edges
     scan, like  the same between the edges of a profile of the first 10,000 rows, as a nightly check does
@@ -74,10 +74,10 @@ def by_hand(path: Path) -> int:
     names = [name for name in frame.collect_schema().names() if name not in ("city", "time")]
     numbers = {name: pl.col(name).cast(pl.Float64) for name in names}
     numbers["time"] = pl.col("time").dt.timestamp("us") / 1e6
-    asked = [pl.len().alias("rows"), pl.col("city").null_count()]
+    expressions = [pl.len().alias("rows"), pl.col("city").null_count()]
     for name, values in numbers.items():
         finite = pl.when(values.is_finite()).then(values)
-        asked += [
+        expressions += [
             values.null_count().alias(f"{name} nulls"),
             values.is_nan().sum().alias(f"{name} nan"),
             (values == np.inf).sum().alias(f"{name} positive"),
@@ -87,7 +87,7 @@ def by_hand(path: Path) -> int:
             finite.mean().alias(f"{name} mean"),
             finite.std(ddof=0).alias(f"{name} std"),
         ]
-    totals = frame.select(asked).collect(engine="streaming").row(0, named=True)
+    totals = frame.select(expressions).collect(engine="streaming").row(0, named=True)
     found = len(frame.group_by("city").len().collect(engine="streaming"))
     for name, values in numbers.items():
         low, high = totals[f"{name} minimum"], totals[f"{name} maximum"]

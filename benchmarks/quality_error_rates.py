@@ -89,9 +89,9 @@ FAULTS: dict[str, Fault] = {
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is drawn and judged: the rows of a window, its fault, and the budget and error rate of the gate."""
+    """One study: the rows of a window, its fault, and the budget and error rate of the gate."""
 
-    told: str
+    label: str
     rows: int = ROWS
     fault: Fault | None = None
     max_rate: float = BUDGET
@@ -118,8 +118,8 @@ def studies() -> Iterator[Study]:
         yield Study("    significance alone (FAIL at most 5 %)", rows, max_rate=1e-9)
     yield Study(f"whole data, {ROWS:,} rows, budget {BUDGET}")
     yield Study(f"whole data, {ROWS:,} rows, budget 0.01, alpha 0.001", max_rate=0.01, alpha=0.001)
-    for told, fault in FAULTS.items():
-        yield Study(f"{told}, budget {BUDGET}", fault=fault)
+    for label, fault in FAULTS.items():
+        yield Study(f"{label}, budget {BUDGET}", fault=fault)
 
 
 def format_rates(found: list[Verdict]) -> str:
@@ -141,7 +141,7 @@ def main() -> None:
     print(f"{PROFILE_ROWS:,} rows, a new one every {PROFILES_EACH} worlds; {ROWS:,} rows where nothing else is said.")
     print(f"{'':<58}{'FAIL':>10}{'PASS':>10}{'INCONCL.':>10}")
     for study in progress(list(studies()), "data quality"):
-        print(study.told.ljust(58) + format_rates(study.verdicts(rng, arguments.worlds)), flush=True)
+        print(study.label.ljust(58) + format_rates(study.verdicts(rng, arguments.worlds)), flush=True)
 
 
 if __name__ == "__main__":
