@@ -4,7 +4,7 @@
 
 Speed: `measure_drift` of 200,000 × 20 floats, everything included, against `np.sort` of the same columns, in rounds
 whose order is shuffled. np.sort is timed twice: with each result dropped, so that the next one reuses its memory, and
-with all results stored, as a test that needs the sorted columns would. Medians; the goal is 0.25. Where numpy sorts with
+with all results stored, as a test that needs the sorted columns would. Medians; the goal is 0.25. If numpy sorts with
 AVX-512, in 5 ns a value, the goal leaves a check 1.2 ns; the same figures without vector instructions (65 ns) by
 
     NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL" python benchmarks/drift.py
