@@ -1,12 +1,30 @@
+"""Opening and saving artifacts, baselines, and the state of files."""
+
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
-from pytest_modelserve.artifacts import load_model, open_artifact
+import pytest_modelserve as ms
+from pytest_modelserve.artifacts import (
+    LineageStep,
+    artifact as module,
+    is_unchanged,
+    load_model,
+    open_artifact,
+    save_artifact,
+    without_change_check,
+)
+from pytest_modelserve.artifacts.artifact import baseline_path, file_state, store_baseline
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import Subject
 
@@ -124,3 +142,222 @@ def test_a_path_through_a_file_is_told(linear, saved):
     with pytest.raises(ArtifactError) as caught:
         open_artifact(path)
     assert str(caught.value) == f"cannot open the model {path}: there is no such file"
+
+
+STEP = LineageStep("train", {"epochs": 3}, None, {"torch": "2.13.0"})
+
+
+def test_name_variant_and_lineage_travel_in_the_file(linear, tmp_path):
+    artifact = save_artifact(linear(), tmp_path / "m.onnx", name="digits", variant="fp32", lineage=[STEP])
+    assert (artifact.name, artifact.variant, artifact.lineage) == ("digits", "fp32", (STEP,))
+
+
+def test_the_model_that_was_given_is_not_changed(linear, tmp_path):
+    model = linear()
+    before = model.SerializeToString(deterministic=True)
+    save_artifact(model, tmp_path / "m.onnx", name="digits", variant="", lineage=[STEP])
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_saving_the_same_model_twice_gives_the_same_digest(linear, tmp_path):
+    first = save_artifact(linear(), tmp_path / "a.onnx", name="digits", variant="", lineage=[STEP])
+    second = save_artifact(linear(), tmp_path / "b.onnx", name="digits", variant="", lineage=[STEP])
+    assert first.sha256 == second.sha256
+
+
+def test_a_disk_that_fills_up_leaves_the_old_model(linear, tmp_path, monkeypatch):
+    artifact = save_artifact(linear(4, 3), tmp_path / "m.onnx", name="old", variant="", lineage=())
+    before = artifact.path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtifactError) as caught:
+        save_artifact(linear(4, 2), artifact.path, name="new", variant="", lineage=())
+    assert str(caught.value) == f"cannot write the model {artifact.path}: No space left on device"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    assert artifact.path.read_bytes() == before
+
+
+def test_a_folder_that_does_not_exist_is_told(linear, tmp_path):
+    path = tmp_path / "nowhere" / "m.onnx"
+    with pytest.raises(ArtifactError) as caught:
+        save_artifact(linear(), path, name="digits", variant="", lineage=())
+    assert str(caught.value) == f"cannot write the model {path}: No such file or directory"
+
+
+def test_saved_models_follow_the_umask(linear, tmp_path):
+    earlier = os.umask(0o027)
+    try:
+        artifact = save_artifact(linear(), tmp_path / "m.onnx", name="digits", variant="", lineage=())
+    finally:
+        os.umask(earlier)
+    assert artifact.path.stat().st_mode & 0o777 == 0o640
+
+
+def test_weights_beyond_the_limit_go_to_a_file_beside_the_model(linear, tmp_path, run, monkeypatch):
+    model = linear(64, 300)
+    features = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+    inline = save_artifact(model, tmp_path / "inline.onnx", name="digits", variant="", lineage=())
+    monkeypatch.setattr(module, "INLINE_LIMIT_BYTES", 4 * 64 * 300)
+    artifact = save_artifact(model, tmp_path / "m.onnx", name="digits", variant="", lineage=())
+    (data,) = artifact.external
+    assert data.name.startswith("m.onnx.")
+    # 76,800 bytes of weights and 1,200 of biases, each filled up to a page.
+    assert data.stat().st_size == 19 * 4096 + 4096
+    assert artifact.path.stat().st_size < 1000
+    assert artifact.initializer_bytes == inline.initializer_bytes
+    np.testing.assert_array_equal(run(artifact, features=features)["logits"], run(inline, features=features)["logits"])
+    onnx.checker.check_model(artifact.path)
+
+
+def test_small_tensors_stay_in_the_model(linear, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INLINE_LIMIT_BYTES", 0)
+    artifact = save_artifact(linear(4, 3), tmp_path / "m.onnx", name="digits", variant="", lineage=())
+    stored = onnx.load(artifact.path, load_external_data=False)
+    assert all(tensor.HasField("raw_data") for tensor in stored.graph.initializer)
+
+
+def test_a_kill_before_the_last_step_leaves_the_old_model_and_its_weights(linear, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INLINE_LIMIT_BYTES", 0)
+    first = save_artifact(linear(64, 32), tmp_path / "m.onnx", name="old", variant="", lineage=())
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith(".onnx"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_artifact(linear(64, 48), first.path, name="new", variant="", lineage=())
+    assert open_artifact(first.path) == first
+
+
+SECOND_NS = 1_000_000_000
+
+
+@pytest.fixture
+def opened(linear, saved, monkeypatch):
+    """An artifact that was opened long after it was written."""
+    path = saved(linear()).path
+    late = os.stat(path).st_mtime_ns + 10 * SECOND_NS
+    with monkeypatch.context() as later:
+        later.setattr("pytest_modelserve.artifacts.artifact.time.time_ns", lambda: late)
+        return open_artifact(path)
+
+
+def test_file_at_rest_is_not_read_again_to_know_it(opened, monkeypatch):
+    monkeypatch.setattr(module, "_sha256", lambda _: pytest.fail("the file was read"))
+    assert is_unchanged(opened)
+    assert load_model(opened).graph.name == "graph"
+
+
+def test_file_that_was_just_written_is_read_again_unless_nobody_else_can_write(linear, saved, monkeypatch):
+    fresh = saved(linear())
+    read = []
+    really = module._sha256
+    monkeypatch.setattr(module, "_sha256", lambda path: read.append(path) or really(path))
+    assert is_unchanged(without_change_check(fresh))
+    assert not read
+    assert is_unchanged(
+        replace(fresh, file_states=tuple(replace(each, seen_ns=each.modified_ns) for each in fresh.file_states))
+    )
+    assert read == [fresh.path]
+
+
+def test_file_that_was_touched_and_not_changed_is_still_the_one(opened):
+    os.utime(opened.path, ns=(1, 1))
+    assert is_unchanged(opened)
+
+
+def test_other_bytes_of_the_same_size_and_time_are_seen(opened):
+    before = os.stat(opened.path)
+    content = bytearray(opened.path.read_bytes())
+    content[-1] ^= 1
+    opened.path.write_bytes(content)
+    os.utime(opened.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not is_unchanged(opened)
+    with pytest.raises(ArtifactError, match="has changed since it was opened"):
+        load_model(opened)
+
+
+def test_file_that_was_put_in_its_place_is_seen(opened, linear):
+    opened.path.with_name("other").write_bytes(linear(4, 2).SerializeToString())
+    os.replace(opened.path.with_name("other"), opened.path)
+    assert not is_unchanged(opened)
+
+
+def test_external_weights_that_changed_are_seen(linear, tmp_path):
+    artifact = save_artifact(linear(64, 32), tmp_path / "m.onnx", name="n", variant="", lineage=(), external_data=True)
+    (weights,) = artifact.external
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    assert not is_unchanged(artifact)
+
+
+@pytest.mark.parametrize(
+    ("modified_ns", "age_ns", "told"),
+    [
+        (5 * SECOND_NS + 1, SECOND_NS, True),
+        (5 * SECOND_NS + 1, SECOND_NS // 100, False),  # within one tick
+        (5 * SECOND_NS, SECOND_NS, False),  # a clock of whole seconds
+        (5 * SECOND_NS, 3 * SECOND_NS, True),
+    ],
+)
+def test_nothing_is_told_of_a_file_read_within_the_tick_in_which_it_was_written(
+    tmp_path, monkeypatch, modified_ns, age_ns, told
+):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    found = replace(file_state(path), modified_ns=modified_ns, changed_ns=modified_ns, seen_ns=modified_ns + age_ns)
+    monkeypatch.setattr("pytest_modelserve.artifacts.artifact.file_state", lambda _: found)
+    assert found.is_surely_unchanged(path) is told
+
+
+def model(path: Path, *, external: bool = False) -> ms.Artifact:
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "W")
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 64]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", values[:1], values[1:], [weights])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(proto, path, save_as_external_data=external, location="weights.bin" if external else None)
+    return ms.open_artifact(path)
+
+
+def test_one_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    candidate = model(tmp_path / "m.onnx")
+    stored = store_baseline(candidate, tmp_path / "new" / "champion.onnx")
+    assert stored.sha256 == candidate.sha256
+    assert stored.path == tmp_path / "new" / "champion.onnx"
+
+
+def test_external_data_move_into_the_file(tmp_path: Path) -> None:
+    candidate = model(tmp_path / "m.onnx", external=True)
+    assert candidate.external
+    stored = store_baseline(candidate, tmp_path / "new" / "champion.onnx")
+    assert stored.external == ()
+    x = np.ones((1, 64), np.float32)
+    with ms.serve(stored) as a, ms.serve(candidate) as b:
+        assert np.array_equal(a.predict(x)["y"], b.predict(x)["y"])
+
+
+def test_candidate_that_changed_is_not_stored(tmp_path: Path) -> None:
+    candidate = model(tmp_path / "m.onnx")
+    candidate.path.write_bytes(candidate.path.read_bytes() + b"\x12\x01a")
+    with pytest.raises(ms.ArtifactError, match="has changed since it was opened"):
+        store_baseline(candidate, tmp_path / "champion.onnx")
+    assert not (tmp_path / "champion.onnx").exists()
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(ms.ArtifactError, match=r"occupied/champion.onnx cannot be written: .*--modelserve-baselines"):
+        store_baseline(model(tmp_path / "m.onnx"), tmp_path / "occupied" / "champion.onnx")
+
+
+@pytest.mark.parametrize("name", ["", "../champion", "a/b", ".hidden", "a b"])
+def test_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(ms.UsageError, match=r"baseline name .* is invalid: use letters"):
+        baseline_path(Path("baselines"), name)

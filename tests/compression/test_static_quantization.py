@@ -1,15 +1,23 @@
+"""The recipe int8-static."""
+
 from __future__ import annotations
 
+import ast
 import logging
+import re
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
-from pytest_modelserve.artifacts import load_model
+from pytest_modelserve.artifacts import Store, load_model
 from pytest_modelserve.compression import compress
+from pytest_modelserve.compression.calibration import Range
+from pytest_modelserve.compression.recipe import nodes_around
+from pytest_modelserve.compression.static_quantization import CoarseActivation, coarse_activations
 from pytest_modelserve.errors import RecipeError, UsageError
 from pytest_modelserve.pipeline import Pipeline
+from pytest_modelserve.serving import serve
 
 ROW = {"x": ["batch", 8]}
 
@@ -215,3 +223,188 @@ def test_pipeline_passes_every_option_on(mlp, rows, tmp_path):
     assert settings["calibration_method"] == "percentile"
     assert settings["percentile"] == 99
     assert settings["exclude"] == ["node_y"]
+
+
+SHARES = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
+
+
+@pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])
+def test_mask_that_takes_every_step_is_refused_with_the_nodes_to_exclude(masked, refusal, rows, method):
+    source = masked(-1e9)
+    told = refusal(source, "int8-static", calibration=rows, calibration_method=method)
+    decibels = re.search(r"-?\d+\.\d", told)[0]
+    assert told == refused(
+        f"output 'y' has an SQNR of {decibels} dB on the calibration data (minimum 10 dB): few of 256 "
+        "levels are left to 'm' (from -1e+09 to 8.16 in steps of 3.9e+06); exclude=('node_m', 'node_y') leaves the nodes that write or read such values in float; a mask of -30 masks as well; 'int8-dynamic' quantizes no mask"
+    )
+    assert float(decibels) < 5
+
+
+@pytest.mark.parametrize("hidden", [-1e9, -np.inf, np.finfo(np.float32).min])
+def test_what_the_message_names_is_what_to_exclude(masked, refusal, store, rows, noise_db, hidden):
+    source = masked(hidden)
+    names = ast.literal_eval(re.search(r"exclude=(\(.*?\))", refusal(source, "int8-static", calibration=rows))[1])
+    small = compress(source, "int8-static", calibration=rows, exclude=names, store=store)
+    assert noise_db(small, source, rows)["y"] > 20
+
+
+def test_mask_of_thirty_needs_no_exclusion(masked, store, rows, noise_db):
+    source = masked(-30)
+    assert noise_db(compress(source, "int8-static", calibration=rows, store=store), source, rows)["y"] > 20
+
+
+@pytest.mark.parametrize("hidden", [-1e9, -np.inf])
+def test_names_go_on_from_what_is_excluded_already(saved, refusal, rows, weight, hidden):
+    nodes = [*SHARES, ("Gemm", ["x", "w"], "other", {})]
+    weights = {"w": weight(8, 8), "mask": np.array([0, hidden] * 4, np.float32)}
+    source = saved(nodes, {"x": ["batch", 8]}, {"y": None, "other": None}, weights)
+    told = refusal(source, "int8-static", calibration=rows, exclude="node_other")
+    assert "exclude=('node_m', 'node_other', 'node_y') leaves" in told
+
+
+@pytest.fixture
+def with_outlier(weight):
+    """The enormous row is not among those that are looked at; the range is what shows it."""
+    rows = weight(4000, 8)
+    rows[1234, 5] = 1e4
+    return rows
+
+
+def test_outlier_that_takes_every_step_is_refused_with_a_way_to_leave_it_out(mlp, refusal, store, with_outlier):
+    source = mlp()
+    told = refusal(source, "int8-static", calibration=with_outlier)
+    assert (
+        " dB on the calibration data (minimum 10 dB): few of 256 levels are left to 'x' (from -4.49 to 1e+04 in steps of 39), "
+        in told
+    )
+    assert told.endswith(
+        " leaves the nodes that write or read such values in float; calibration_method='percentile' clips rare outliers; 'int8-dynamic' computes the range of each call"
+    )
+    told = refusal(source, "int8-static", calibration=with_outlier, calibration_method="percentile", percentile=100)
+    assert told.endswith(" such values in float; 'int8-dynamic' computes the range of each call")
+    options = {"calibration_method": "percentile", "percentile": 99.9}
+    compress(source, "int8-static", calibration=with_outlier, store=store, **options)
+
+
+def test_clipping_a_row_among_those_looked_at_is_no_reason_to_refuse(mlp, store, weight):
+    """That row is answered wrongly, as was asked for; the others keep their signal."""
+    source, rows = mlp(), weight(64, 8)
+    rows[3] = 1e4
+    options = {"calibration_method": "percentile", "percentile": 95}
+    kept = compress(source, "int8-static", calibration=rows, store=store, **options)
+    with serve(kept) as candidate, serve(source) as reference:
+        got, expected = candidate.predict(rows)["y"], reference.predict(rows)["y"]
+    error = np.abs(got - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    assert error[3] > 0.9
+    assert np.median(error) < 0.3
+
+
+def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, refusal, weight):
+    """No value inside the model is at fault: the steps of a weight are."""
+    rows = weight(128, 64)
+    for method, first in (("min-max", ""), ("percentile", "calibration_method='min-max', which clips nothing, or ")):
+        told = refusal(outlier_layer(largest=200), "int8-static", calibration=rows, calibration_method=method)
+        assert told.endswith(
+            f" dB on the calibration data (minimum 10 dB): try {first}exclude= with the first nodes of sensitivity(artifact, 'int8-static', rows), or 'int8-dynamic'"
+        )
+
+
+def test_worst_output_decides_and_labels_do_not(saved, refusal, rows, weight):
+    nodes = [*SHARES, ("Gemm", ["x", "w"], "sound", {}), ("ArgMax", ["m"], "label", {"axis": 1})]
+    mask = np.array([0, -1e9] * 4, np.float32)
+    source = saved(nodes, {"x": ["batch", 8]}, {"sound": None, "y": None}, {"w": weight(8, 8), "mask": mask})
+    assert "output 'y' has an SQNR of " in refusal(source, "int8-static", calibration=rows)
+
+
+def test_rows_are_read_until_there_are_enough(masked, refusal, rows, monkeypatch):
+    """One batch of one row would be judged by chance."""
+    from pytest_modelserve.compression import static_quantization as surviving
+
+    added = []
+    monkeypatch.setattr(
+        surviving.RowSignalQuality, "add", lambda self, candidate, reference: added.append(len(reference))
+    )
+    source = masked(-30)
+    for cut, expected in ((np.split(rows, 80), [1] * 64), (np.split(rows, 2), [40, 40]), ([rows], [80])):
+        added.clear()
+        compress(source, "int8-static", calibration=cut, store=Store(source.path.parent / str(len(cut))))
+        assert added == expected
+
+
+def test_entropy_refuses_an_endless_value_before_it_searches(masked, refusal, rows, monkeypatch):
+    from pytest_modelserve.compression import calibration as ranges
+
+    monkeypatch.setattr(ranges, "entropy_bounds", lambda *_: pytest.fail("searched"))
+    assert "no int8 scale for" in refusal(
+        masked(-np.inf), "int8-static", calibration=rows, calibration_method="entropy"
+    )
+
+
+def test_entropy_goes_on_where_endless_values_are_excluded(masked, store, rows):
+    names = ("node_m", "node_y")
+    small = compress(
+        masked(-np.inf), "int8-static", calibration=rows, calibration_method="entropy", exclude=names, store=store
+    )
+    assert small.lineage[-1].settings["calibration_method"] == "entropy"
+
+
+RNG = np.random.default_rng(0)
+SCORES = RNG.standard_normal((64, 16)).astype(np.float32)
+
+
+@pytest.fixture
+def coarse():
+    """The coarse ones among values that are rounded from their least to their largest, of which only `rows` are seen."""
+
+    def found(*, rows=slice(None), **values):
+        nodes, stored, ranges = [], [], {}
+        for name, array in values.items():
+            low, high = min(array.min(), 0), max(array.max(), 0)
+            step = np.float32((float(high) - float(low)) / 255)
+            zero = np.int8(np.rint(-128 - low / step))
+            stored += [numpy_helper.from_array(step, f"{name}_s"), numpy_helper.from_array(zero, f"{name}_z")]
+            nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}_s", f"{name}_z"], [f"{name}_q"]))
+            ranges[name] = Range(low, high)
+        outputs = [helper.make_tensor_value_info(f"{name}_q", TensorProto.INT8, None) for name in values]
+        model = helper.make_model(helper.make_graph(nodes, "g", [], outputs, stored))
+        return tuple(coarse_activations(model, ranges, {name: array[rows] for name, array in values.items()}))
+
+    return found
+
+
+def test_scores_beside_an_enormous_number_are_coarse(coarse):
+    masked = SCORES.copy()
+    masked[:, 8:] = -1e9
+    (found,) = coarse(scores=SCORES, masked=masked)
+    assert found == CoarseActivation("masked", -1e9, float(SCORES[:, :8].max()), pytest.approx(1e9 / 255, rel=1e-6))
+    assert str(found) == "'masked' (from -1e+09 to 2.55 in steps of 3.9e+06)"
+
+
+def test_range_counts_and_not_whether_what_made_it_is_seen(coarse):
+    """The outlier may be in another batch."""
+    wide = SCORES.copy()
+    wide[0, 0] = 1e4
+    (found,) = coarse(wide=wide, rows=slice(1, None))
+    assert (found.name, found.high) == ("wide", 1e4)
+
+
+def test_values_that_are_few_to_begin_with_lose_nothing(coarse):
+    assert coarse(mask=np.where(SCORES > 0, np.float32(0), np.float32(-1e9)), steps=np.rint(SCORES)) == ()
+
+
+def test_levels_beyond_the_ends_are_the_ends(coarse):
+    """Clipping leaves as many levels as there are between the ends."""
+    assert coarse(tails=SCORES**3) == ()
+
+
+def test_nodes_around_a_value_give_or_read_it_and_do_more_than_move_it():
+    nodes = [
+        helper.make_node("Add", ["h", "mask"], ["m"], name="add"),
+        helper.make_node("Reshape", ["m", "shape"], ["r"], name="reshape"),
+        helper.make_node("Softmax", ["m"], ["y"], name="softmax"),
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Where", ["c", "a", "m"], ["z"], name="where"),
+    ]
+    assert nodes_around(["m"], nodes) == ("add", "softmax", "where")
+    assert nodes_around(iter(["h", "unknown"]), nodes) == ("add", "product")
+    assert nodes_around([], nodes) == ()
