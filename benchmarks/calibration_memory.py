@@ -5,7 +5,7 @@ Each measurement is a process of its own, which streams rows from a generator an
 range method: 1 means that memory does not grow with the data. Beside it stand onnxruntime's own calibrators on the
 small set.
 
-Rows from a generator are kept in a temporary folder while they are used: the large set needs that much room there
+Rows from a generator are kept in a temporary folder while they are used: the large set needs that much space there
 (TMPDIR), and the folder must not itself be in memory, as a tmpfs is.
 """
 

@@ -4,7 +4,7 @@
 
 The model is a Transformer encoder of BERT-base's sizes with random weights (85 million at 12 layers, 340 MB). Both take
 it from a file to a file, in rounds whose order is shuffled; three rounds take about four minutes. The bare call is the
-shortest program that the library documents for the same result: it checks nothing. Ours checks the answers, digests,
+shortest program that the library documents for the same result: it checks nothing. Ours validates the outputs, hashes,
 writes the lineage and puts the result into an empty store. Goal: at most 1.5 times the bare call, where that takes a
 second or more. The CPU time beside it, of this process and its children, is steadier on a machine that others use.
 """
@@ -196,12 +196,12 @@ def measure(
 
 def report(recipe: str, pairs: Sequence[tuple[Taken, Taken]]) -> str:
     """One line: medians of the bare call and of ours, and of their ratio, by the clock and by the processor."""
-    told = []
+    figures = []
     for kind, unit in enumerate(("s", "s of CPU")):
         bare, mine = (statistics.median(taken[kind] for taken in column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(own[kind] / other[kind] for other, own in pairs)
-        told.append(f"bare {bare:6.2f}, ours {mine:6.2f} {unit}, × {ratio:.2f}")
-    return f"  {recipe:13} {'   '.join(told)}   goal ≤ × {GOAL:.2f}"
+        figures.append(f"bare {bare:6.2f}, ours {mine:6.2f} {unit}, × {ratio:.2f}")
+    return f"  {recipe:13} {'   '.join(figures)}   goal ≤ × {GOAL:.2f}"
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ VECTORS = {
     "avx512bw": "with AVX-512 and no VNNI",
     "avx2": "with AVX2 and no VNNI",
 }
-Answers = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,13 @@ def cells(pipeline: ms.Pipeline, family: Family) -> dict[str, Cell | str]:
     return {**refused, **measured}
 
 
-def _errors(answers: Answers, expected: Answers, scores: str | None) -> tuple[float, float, float | None]:
+def _errors(outputs: Outputs, expected: Outputs, scores: str | None) -> tuple[float, float, float | None]:
     """SQNR in dB, the largest error over the largest value, and how often the top class is the same."""
-    pairs = [(answers[name], wanted) for name, wanted in expected.items() if wanted.dtype.kind == "f"]
+    pairs = [(outputs[name], wanted) for name, wanted in expected.items() if wanted.dtype.kind == "f"]
     return (
         min(signal_to_quantization_noise_db(got, wanted) for got, wanted in pairs),
         max(float(np.abs(got - wanted).max() / np.abs(wanted).max()) for got, wanted in pairs),
-        top1_agreement(answers[scores], expected[scores]) if scores else None,
+        top1_agreement(outputs[scores], expected[scores]) if scores else None,
     )
 
 
@@ -162,7 +162,7 @@ def _short(reason: str) -> str:
     return reason.partition(";")[0].replace("|", "\\|")
 
 
-def told(table: Mapping[str, Mapping[str, Cell | str]]) -> str:
+def report(table: Mapping[str, Mapping[str, Cell | str]]) -> str:
     """The generated part of the page."""
     versions = ", ".join(f"{name} {version}" for name, version in package_versions(PACKAGES).items())
     return "\n".join((f"{versions}; {_processor()}.", "", *at_a_glance(table), "", *in_full(table)))
@@ -190,13 +190,13 @@ def main() -> None:
     warm_up()
     with tempfile.TemporaryDirectory() as cache, ms.Pipeline(cache) as pipeline:
         table = {family.name: cells(pipeline, family) for family in progress(FAMILIES.values(), "families")}
-    print(told(table))
+    print(report(table))
     if page:
         before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, end, after = rest.partition(END)
         if not end:
             raise SystemExit(f"{page} has no {BEGIN} ... {END}")
-        page.write_text(f"{before}{begin}\n\n{told(table)}\n\n{end}{after}", encoding="utf-8")
+        page.write_text(f"{before}{begin}\n\n{report(table)}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -124,6 +124,6 @@ def test_no_cut_of_a_model_with_weights_is_a_model(model, tmp_path, written):
 @pytest.mark.parametrize(
     "content", [b"\x3a\xff", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x3b", b"\x3a\x05abc", b"\x09ab"]
 )
-def test_bytes_that_are_no_message_are_told(content):
+def test_bytes_that_are_no_message_are_reported(content):
     with pytest.raises(MalformedError):
         read_without_weights(io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""Small models, made by onnx.helper, for the tests of this room."""
+"""Small models, made by onnx.helper, for these tests."""
 
 from __future__ import annotations
 

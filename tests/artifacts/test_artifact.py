@@ -128,7 +128,7 @@ def test_every_cut_of_a_model_is_an_artifact_error(linear, tmp_path):
             open_artifact(path)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_different_messages(tmp_path):
     with pytest.raises(ArtifactError) as missing:
         open_artifact(tmp_path / "nowhere.onnx")
     assert str(missing.value) == f"cannot open the model {tmp_path}/nowhere.onnx: there is no such file"
@@ -137,7 +137,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     assert str(folder.value) == f"cannot open the model {tmp_path}: it is a folder: pass the .onnx file in it"
 
 
-def test_a_path_through_a_file_is_told(linear, saved):
+def test_a_path_through_a_file_is_reported(linear, saved):
     path = saved(linear()).path / "model.onnx"
     with pytest.raises(ArtifactError) as caught:
         open_artifact(path)
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_leaves_the_old_model(linear, tmp_path, monkeypatch
     assert artifact.path.read_bytes() == before
 
 
-def test_a_folder_that_does_not_exist_is_told(linear, tmp_path):
+def test_a_folder_that_does_not_exist_is_reported(linear, tmp_path):
     path = tmp_path / "nowhere" / "m.onnx"
     with pytest.raises(ArtifactError) as caught:
         save_artifact(linear(), path, name="digits", variant="", lineage=())
@@ -299,7 +299,7 @@ def test_external_weights_that_changed_are_seen(linear, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("modified_ns", "age_ns", "told"),
+    ("modified_ns", "age_ns", "message"),
     [
         (5 * SECOND_NS + 1, SECOND_NS, True),
         (5 * SECOND_NS + 1, SECOND_NS // 100, False),  # within one tick
@@ -307,14 +307,14 @@ def test_external_weights_that_changed_are_seen(linear, tmp_path):
         (5 * SECOND_NS, 3 * SECOND_NS, True),
     ],
 )
-def test_nothing_is_told_of_a_file_read_within_the_tick_in_which_it_was_written(
-    tmp_path, monkeypatch, modified_ns, age_ns, told
+def test_no_file_counts_as_unchanged_if_read_within_the_tick_in_which_it_was_written(
+    tmp_path, monkeypatch, modified_ns, age_ns, message
 ):
     path = tmp_path / "file"
     path.write_bytes(b"content")
     found = replace(file_state(path), modified_ns=modified_ns, changed_ns=modified_ns, seen_ns=modified_ns + age_ns)
     monkeypatch.setattr("pytest_modelserve.artifacts.artifact.file_state", lambda _: found)
-    assert found.is_surely_unchanged(path) is told
+    assert found.is_surely_unchanged(path) is message
 
 
 def model(path: Path, *, external: bool = False) -> ms.Artifact:

@@ -449,7 +449,7 @@ def test_a_model_that_changed_on_disk_is_not_composed(linear, saved, store):
         compose(artifact, preprocess=[Scale(2.0)], store=store)
 
 
-def test_a_model_that_onnx_rejects_is_told(linear, store, tmp_path):
+def test_a_model_that_onnx_rejects_is_reported(linear, store, tmp_path):
     model = linear(4, 3)
     model.graph.node[0].op_type = "MatMull"
     artifact = save_artifact(model, tmp_path / "m.onnx", name="digits", variant="", lineage=())
@@ -459,7 +459,7 @@ def test_a_model_that_onnx_rejects_is_told(linear, store, tmp_path):
     assert "MatMull" in str(caught.value)
 
 
-def test_a_cache_that_cannot_be_written_is_told(linear, saved, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(linear, saved, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"choose another folder with --modelserve-cache$"):
         compose(saved(linear()), preprocess=[Scale(2.0)], store=Store(tmp_path / "file"))

@@ -162,7 +162,7 @@ def test_a_link_inside_the_folder_and_a_subfolder_are_fine(tmp_path):
     assert open_artifact(path).external == (tmp_path / "sub" / "weights",)
 
 
-def test_a_file_that_is_too_short_is_told_with_the_bytes(tmp_path):
+def test_a_file_that_is_too_short_is_reported_with_the_bytes(tmp_path):
     path = _write(tmp_path, _model(_external("w", "weights", offset=8, length=16)), weights=bytes(23))
     assert _error(path) == (
         "tensor 'w' has bytes 8 to 24 of 'weights', which has only 23: "
@@ -170,13 +170,13 @@ def test_a_file_that_is_too_short_is_told_with_the_bytes(tmp_path):
     )
 
 
-def test_a_length_that_is_not_that_of_the_tensor_is_told(tmp_path):
+def test_a_length_that_is_not_that_of_the_tensor_is_reported(tmp_path):
     path = _write(tmp_path, _model(_external("w", "weights", length=12)), weights=bytes(16))
     assert _error(path) == "tensor 'w' has 16 bytes, but its entry says that 'weights' holds 12"
 
 
 @pytest.mark.parametrize("offset", ["-1", "x", "0x10", "", "٣"])
-def test_an_offset_that_is_no_number_is_told(tmp_path, offset):
+def test_an_offset_that_is_no_number_is_reported(tmp_path, offset):
     path = _write(tmp_path, _model(_external("w", "weights", offset=offset)), weights=bytes(64))
     assert _error(path) == f"tensor 'w' has the external offset {offset!r}, which is not a number of bytes"
 

@@ -163,7 +163,7 @@ def test_steps_can_be_hashed_although_settings_are_a_mapping():
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"schema": 1}', '{"schema": 1, "name": "a", "variant": "", "lineage": [3]}']
 )
-def test_a_damaged_label_is_told(text):
+def test_a_damaged_label_is_reported(text):
     model = onnx.ModelProto()
     model.metadata_props.add(key=METADATA_KEY, value=text)
     with pytest.raises(ArtifactError, match=r"^its metadata entry 'pytest_modelserve' cannot be read: "):

@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path, whe
     assert (tmp_path / where).read_bytes() == b""
 
 
-def test_a_disk_that_is_full_is_told_wherever_in_the_builder_it_shows(store):
+def test_a_disk_that_is_full_is_reported_wherever_in_the_builder_it_shows(store):
     def build(_):
         try:
             raise OSError(errno.ENOSPC, "No space left on device", "weights.bin")
@@ -248,7 +248,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_whoever_waits_is_told_what_for(store, caplog):
+def test_whoever_waits_is_shown_what_for(store, caplog):
     pytest.importorskip("tqdm")
     inside, done = threading.Event(), threading.Event()
 

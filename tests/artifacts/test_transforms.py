@@ -300,7 +300,7 @@ def test_a_step_that_does_not_fit_its_input_is_refused(store, step, spec, messag
 
 
 @pytest.mark.parametrize("last", [ArgMax(), TopK(2)])
-def test_nothing_can_follow_an_answer(store, last):
+def test_nothing_can_follow_a_label(store, last):
     with pytest.raises(UsageError) as caught:
         steps_artifact([last, Scale(2.0)], SPEC, name="steps", store=store)
     assert str(caught.value) == f"Scale cannot follow {type(last).__name__}, which must be the last step"

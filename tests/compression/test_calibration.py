@@ -117,7 +117,7 @@ def bad(position, value):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ([], "calibration= has no batches: pass representative inputs"),
         (iter([]), "calibration= has no batches: pass representative inputs"),
@@ -147,10 +147,10 @@ def bad(position, value):
         ),
     ],
 )
-def test_calibration_data_that_cannot_serve_are_refused(given, told):
+def test_calibration_data_that_cannot_serve_are_refused(given, message):
     with pytest.raises(RecipeError) as caught, open_calibration(given, ONE):
         pass
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_method_and_percentile_are_part_of_the_key(mlp, store, rows):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (
             {"calibration_method": "entropi"},
@@ -273,10 +273,10 @@ def test_method_and_percentile_are_part_of_the_key(mlp, store, rows):
         ),
     ],
 )
-def test_choice_of_ranges_that_cannot_be_meant_is_a_usage_error(mlp, store, rows, options, told):
+def test_choice_of_ranges_that_cannot_be_meant_is_a_usage_error(mlp, store, rows, options, message):
     with pytest.raises(UsageError) as caught:
         compress(mlp(), "int8-static", calibration=rows, store=store, **options)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
     assert not store.root.exists()
 
 

@@ -31,7 +31,7 @@ def recipe(monkeypatch):
     return install
 
 
-def test_several_recipes_are_applied_in_order_and_each_step_is_kept(wordy, store):
+def test_several_recipes_are_applied_in_order_and_each_step_is_in_the_lineage(wordy, store):
     source = wordy()
     small = compress(source, ["simplify", "int8-dynamic"], store=store)
     assert small.variant == "simplify+int8-dynamic"
@@ -41,7 +41,7 @@ def test_several_recipes_are_applied_in_order_and_each_step_is_kept(wordy, store
     assert quantize.parent == compress(source, "simplify", store=store).sha256
 
 
-def test_variant_of_a_model_from_elsewhere_is_kept(mlp, store):
+def test_variant_of_a_model_from_elsewhere_stays(mlp, store):
     assert compress(mlp(variant="champion"), "int8-dynamic", store=store).variant == "champion+int8-dynamic"
 
 
@@ -60,28 +60,28 @@ def test_source_is_not_touched(wordy, store):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [
         ("simplfy", f"unknown recipe 'simplfy': did you mean 'simplify'? Known: {KNOWN}"),
         (["simplify", "bitnet"], f"unknown recipe 'bitnet': Known: {KNOWN}"),
         ([], f"recipe is empty; known: {KNOWN}"),
     ],
 )
-def test_unknown_recipe_is_refused_before_any_work(wordy, store, recipe, told):
+def test_unknown_recipe_is_refused_before_any_work(wordy, store, recipe, message):
     with pytest.raises(UsageError) as caught:
         compress(wordy(), recipe, store=store)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
     assert not store.root.exists()
 
 
-def test_exact_recipe_that_changes_an_answer_is_refused(mlp, recipe, refusal):
+def test_exact_recipe_that_changes_an_output_is_refused(mlp, recipe, refusal):
     def nudge(model):
         bias = numpy_helper.to_array(model.graph.initializer[3]) + np.float32(0.01)
         model.graph.initializer[3].CopyFrom(numpy_helper.from_array(bias, "b2"))
 
     recipe(nudge, is_exact=True)
-    told = refusal(mlp(), "planted")
-    assert told.startswith(
+    message = refusal(mlp(), "planted")
+    assert message.startswith(
         "recipe 'planted' on net / fp32: outputs differ from the source on random x [2, 8]: output 'y': "
         "8 of 8 elements are beyond rtol 0.0001"
     )
@@ -104,8 +104,8 @@ def test_recipe_that_fixes_the_batch_is_refused(mlp, recipe, refusal):
         model.graph.initializer.append(numpy_helper.from_array(np.array([2, 4]), "two"))
 
     recipe(fix)
-    told = refusal(mlp(), "planted")
-    assert told.startswith(
+    message = refusal(mlp(), "planted")
+    assert message.startswith(
         "recipe 'planted' on net / fp32: the result does not run on x [5, 8], on which the source does"
     )
 
@@ -157,7 +157,7 @@ def test_artifact_that_changed_on_disk_is_refused(mlp, store):
         compress(source, "int8-dynamic", store=store)
 
 
-def test_external_weights_are_read_and_their_loss_is_told(mlp, store, noise_db, weight, tmp_path):
+def test_external_weights_are_read_and_their_loss_is_reported(mlp, store, noise_db, weight, tmp_path):
     model = load_model(mlp())
     onnx.save(model, tmp_path / "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)
     source = open_artifact(tmp_path / "ext.onnx")
@@ -190,7 +190,7 @@ def test_axis_that_a_tool_fixed_is_refused(built):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_source_that_onnxruntime_itself_cannot_run_is_told(saved, store, needed, recipe):
+def test_source_that_onnxruntime_itself_cannot_run_is_reported(saved, store, needed, recipe):
     """A float64 model with a GELU, for one."""
     nodes = [("MatMul", ["x", "w"], "h", {}), ("Erf", ["h"], "y", {})]
     source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": np.ones((8, 8))}, dtype=TensorProto.DOUBLE)

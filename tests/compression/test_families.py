@@ -238,10 +238,10 @@ def test_recipe_stays_within_its_documented_error(
 def test_page_tells_of_every_cell_what_is_held_here() -> None:
     lines = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    told = {(cell[0], cell[1]): cell[2] for cell in cells if tuple(cell[:2]) in EXPECTED}
-    assert list(told) == list(EXPECTED)
+    message = {(cell[0], cell[1]): cell[2] for cell in cells if tuple(cell[:2]) in EXPECTED}
+    assert list(message) == list(EXPECTED)
     for (family, column), expected in EXPECTED.items():
-        cell = told[family, column]
+        cell = message[family, column]
         if isinstance(expected, Refused):
             assert cell.startswith(f"refused: {expected.reason}")
         elif cell != "exact":

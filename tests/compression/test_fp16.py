@@ -21,7 +21,7 @@ def dtypes(artifact):
     return {tensor.name: numpy_helper.to_array(tensor).dtype.name for tensor in load_model(artifact).graph.initializer}
 
 
-def test_weights_take_half_the_room_and_answers_stay_close(mlp, store, noise_db, weight):
+def test_weights_take_half_the_space_and_outputs_stay_close(mlp, store, noise_db, weight):
     source = mlp()
     small = compress(source, "fp16", store=store)
     assert (small.variant, small.signature) == ("fp16", source.signature)
@@ -113,7 +113,7 @@ def test_constant_of_shape_is_seen_too(saved, store, answers, weight):
     np.testing.assert_allclose(answers(small, x)["y"], answers(source, x)["y"], atol=5e-3)
 
 
-def test_nodes_without_names_are_kept_as_well(store, tmp_path, weight, noise_db):
+def test_nodes_without_names_stay_in_fp32_as_well(store, tmp_path, weight, noise_db):
     nodes = [
         helper.make_node("Mul", ["x", "c"], ["h"]),
         helper.make_node("Div", ["h", "c"], ["z"]),
@@ -138,7 +138,7 @@ def test_infinities_stay_what_they_are(saved, store, answers, weight):
     assert (answers(small, weight(3, 8))["y"][:, 1::2] == 0).all()
 
 
-def test_few_tiny_weights_of_a_sum_are_told_and_not_kept(mlp, store, weight):
+def test_few_tiny_weights_of_a_sum_are_noted_and_become_fp16(mlp, store, weight):
     weights = weight(32, 4)
     weights[0, :2] = 1e-9, -1e-30
     small = compress(mlp(w2=weights), "fp16", store=store)
@@ -148,7 +148,7 @@ def test_few_tiny_weights_of_a_sum_are_told_and_not_kept(mlp, store, weight):
     )
 
 
-def test_weights_that_are_tiny_altogether_are_kept(mlp, store):
+def test_weights_that_are_all_tiny_stay_in_fp32(mlp, store):
     small = compress(mlp(w2=np.full((32, 4), 1e-9, np.float32)), "fp16", store=store)
     assert dtypes(small) == {"w1": "float16", "b1": "float16", "w2": "float32", "b2": "float32"}
 
@@ -159,7 +159,7 @@ def test_largest_and_smallest_fp16_numbers_are_no_clamp(mlp):
     assert len(unrepresentable_constants(load_model(mlp(b1=np.full(32, 65505, np.float32))))) == 1
 
 
-def test_operators_that_the_converter_never_converts_are_told(saved, store, weight):
+def test_operators_that_the_converter_never_converts_are_reported(saved, store, weight):
     nodes = [("MatMul", ["x", "w"], "h", {}), ("Max", ["h", "x"], "y", {})]
     small = compress(saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8)}), "fp16", store=store)
     assert small.lineage[-1].notes == ("left in fp32, as onnxruntime's converter always does: Max ×1",)
@@ -232,7 +232,7 @@ def test_model_without_float32_weights_is_refused(mlp, refusal):
     )
 
 
-def test_failure_of_the_converter_is_told(mlp, refusal, monkeypatch):
+def test_failure_of_the_converter_is_reported(mlp, refusal, monkeypatch):
     from onnxruntime.transformers import float16
 
     def fail(*_, **__):

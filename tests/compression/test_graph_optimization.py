@@ -18,7 +18,7 @@ from pytest_modelserve.compression import compress
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 
-def test_simplify_removes_nodes_and_keeps_answers_axes_and_names(wordy, store, answers, weight, capfd):
+def test_simplify_removes_nodes_and_keeps_outputs_axes_and_names(wordy, store, answers, weight, capfd):
     source = wordy()
     simple = compress(source, "simplify", store=store)
     assert simple.signature == source.signature
@@ -77,7 +77,7 @@ def test_missing_onnxsim_names_the_extra(wordy, store, monkeypatch):
     )
 
 
-def test_failure_of_onnxsim_is_told(mlp, refusal, monkeypatch):
+def test_failure_of_onnxsim_is_reported(mlp, refusal, monkeypatch):
     import onnxsim
 
     def fail(*_, **__):
@@ -87,7 +87,7 @@ def test_failure_of_onnxsim_is_told(mlp, refusal, monkeypatch):
     assert refusal(mlp(), "simplify") == "recipe 'simplify' on net / fp32: onnxsim failed: shape inference"
 
 
-def test_wrong_answers_are_seen_although_onnxsim_says_that_all_is_well(wordy, refusal, monkeypatch):
+def test_wrong_outputs_are_found_although_onnxsim_reports_success(wordy, refusal, monkeypatch):
     """Its own check compares nothing unless it is asked to, and reports success."""
     import onnxsim
 
@@ -99,8 +99,8 @@ def test_wrong_answers_are_seen_although_onnxsim_says_that_all_is_well(wordy, re
         return simple, agrees
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)
-    told = refusal(wordy(), "simplify")
-    assert told.startswith(
+    message = refusal(wordy(), "simplify")
+    assert message.startswith(
         "recipe 'simplify' on net / fp32: outputs differ from the source on random x [2, 8]: output 'y': "
         "8 of 8 elements are beyond rtol 0.0001"
     )
@@ -125,7 +125,7 @@ def test_lines_of_the_library_underneath_stay_off_standard_error(wordy, store, m
     assert "[E:onnxruntime] a line from C++" in caplog.messages
 
 
-def test_nodes_are_fused_and_answers_stay(mlp, store, answers, weight, capfd):
+def test_nodes_are_fused_and_outputs_stay(mlp, store, answers, weight, capfd):
     source = mlp()
     fused = compress(source, "optimize", store=store)
     assert (fused.variant, fused.signature) == ("optimize", source.signature)
@@ -141,7 +141,7 @@ def test_note_says_what_the_file_is_tied_to(mlp, store):
     )
 
 
-def test_result_of_standard_operators_is_told_as_such_and_declares_no_others(saved, store, weight):
+def test_result_of_standard_operators_is_reported_as_full_and_declares_no_others(saved, store, weight):
     nodes = [("Identity", ["x"], "same", {}), ("MatMul", ["same", "w"], "y", {})]
     plain = compress(
         saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, {"w": weight(8, 4)}), "optimize", store=store
@@ -161,7 +161,7 @@ def test_optimizing_what_is_optimized_is_refused(mlp, store):
     )
 
 
-def test_failure_of_onnxruntime_is_told(mlp, refusal, monkeypatch):
+def test_failure_of_onnxruntime_is_reported(mlp, refusal, monkeypatch):
     source = mlp()
     monkeypatch.setattr(onnxruntime, "InferenceSession", _failing(onnxruntime.InferenceSession))
     assert refusal(source, "optimize") == "recipe 'optimize' on net / fp32: onnxruntime failed: no such kernel"
@@ -180,7 +180,7 @@ def _failing(session):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [
         ("int8-dynamic", "left in float: FusedGemm ×1 (fused node_h)"),
         ("int4-weights", "left in float: FusedGemm ×1 (fused node_h)"),
@@ -191,7 +191,9 @@ def _failing(session):
         ),
     ],
 )
-def test_incomplete_shape_inference_is_told_as_what_it_means(mlp, store, weight, recipe, told, tmp_path, monkeypatch):
+def test_incomplete_shape_inference_is_reported_as_a_fused_layer(
+    mlp, store, weight, recipe, message, tmp_path, monkeypatch
+):
     """onnxruntime's preparation for its quantizers ends there; without it they skip what has no shape, in silence."""
     monkeypatch.chdir(tmp_path)  # where onnxruntime leaves a model and its weights as it fails
     fused = compress(mlp(), "optimize", store=store)
@@ -200,6 +202,6 @@ def test_incomplete_shape_inference_is_told_as_what_it_means(mlp, store, weight,
     if recipe == "int8-static":
         with pytest.raises(RecipeError) as caught:
             compress(fused, recipe, calibration=weight(8, 8), store=store)
-        assert str(caught.value) == told
+        assert str(caught.value) == message
     else:
-        assert told in compress(fused, recipe, store=store).lineage[-1].notes
+        assert message in compress(fused, recipe, store=store).lineage[-1].notes

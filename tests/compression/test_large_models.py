@@ -52,7 +52,7 @@ def test_every_recipe_reads_and_writes_weights_in_files_of_their_own(
     assert os.stat(again.path).st_mtime_ns == os.stat(small.path).st_mtime_ns
 
 
-def test_answers_are_those_of_the_recipe_on_a_model_in_one_file(source, store, weight, answers, monkeypatch):
+def test_outputs_are_those_of_the_recipe_on_a_model_in_one_file(source, store, weight, answers, monkeypatch):
     rows = weight(16, 64)
     single = source()
     expected = answers(compress(single, "int8-dynamic", store=store), rows)

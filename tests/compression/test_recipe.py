@@ -56,7 +56,7 @@ def test_fp16_keeps_excluded_nodes_in_fp32_and_says_why(outlier_layer, store, no
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
 def test_excluding_everything_is_refused(mlp, refusal, weight, needed, recipe):
-    told = refusal(
+    message = refusal(
         mlp(),
         recipe,
         exclude=["node_h", "node_r", "node_y"][:: 1 if recipe == "fp16" else 2],
@@ -64,7 +64,7 @@ def test_excluding_everything_is_refused(mlp, refusal, weight, needed, recipe):
     )
     named = "'node_h', 'node_r', 'node_y' in fp32" if recipe == "fp16" else "'node_h', 'node_y' in float"
     verb = "convert" if recipe == "fp16" else "quantize"
-    assert told == f"recipe '{recipe}' on net / fp32: there is nothing left to {verb}: exclude= leaves {named}"
+    assert message == f"recipe '{recipe}' on net / fp32: there is nothing left to {verb}: exclude= leaves {named}"
 
 
 @pytest.mark.parametrize("recipe", [*INTEGER, "fp16"])
@@ -150,7 +150,7 @@ def test_what_names_no_node_is_a_usage_error(given, wrong):
     assert str(caught.value) == (f"exclude= holds {wrong}: pass node names, or layers from a sensitivity ranking")
 
 
-def test_names_told_to_someone_who_mistyped_are_few():
+def test_a_mistyped_name_lists_few_others():
     nodes = [SimpleNamespace(name=f"layer{number}", op_type="MatMul") for number in range(100)]
     model = SimpleNamespace(graph=SimpleNamespace(node=nodes))
     with pytest.raises(UsageError) as caught:

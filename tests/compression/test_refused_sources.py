@@ -91,7 +91,7 @@ def failure(source, store, attempt):
     return str(caught.value)
 
 
-def told(store, code, text):
+def message(store, code, text):
     return (
         f"the cache folder {store.root} cannot be written: [Errno {code}] {text}. "
         "Free space or grant permission there, or choose another folder with --modelserve-cache"
@@ -108,7 +108,7 @@ def test_disk_that_fills_while_the_result_is_written(everything, store, weight, 
     with monkeypatch.context() as full:
         full.setattr("pytest_modelserve._files.os.fsync", fill)
         message = failure(everything, store, lambda: compress(everything, recipe, store=store, **options))
-    assert message == told(store, errno.ENOSPC, "No space left on device")
+    assert message == message(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, recipe, store=store, **options).variant == recipe
 
 
@@ -122,11 +122,11 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
     with monkeypatch.context() as full:
         full.setattr("pytest_modelserve._onnx.serialization.serialize", fill)
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
-    assert message == told(store, errno.ENOSPC, "No space left on device")
+    assert message == message(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"
 
 
-def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_told_as_that(everything, store, monkeypatch):
+def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_reported_as_a_full_disk(everything, store, monkeypatch):
     """It writes in C++ and says nothing; whoever reads the file says "wire format was corrupt"."""
     really = onnx.shape_inference.infer_shapes_path
 
@@ -142,7 +142,7 @@ def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_told_as_that(everything,
         full.setattr("onnx.shape_inference.infer_shapes_path", cut_short)
         full.setattr("pytest_modelserve._files.write_zeros", fill)
         message = failure(everything, store, lambda: compress(everything, "int8-dynamic", store=store))
-    assert message == told(store, errno.ENOSPC, "No space left on device")
+    assert message == message(store, errno.ENOSPC, "No space left on device")
 
 
 _LIMITED = """
@@ -166,7 +166,7 @@ compress(source, recipe, store=store)
 
 
 @pytest.mark.parametrize("recipe", ["int8-dynamic", "optimize"])
-def test_limit_on_the_size_of_files_is_told_without_any_stand_in(everything, store, recipe):
+def test_limit_on_the_size_of_files_is_reported_without_any_stand_in(everything, store, recipe):
     """What the file system itself refuses: a file that onnx writes, and one that onnxruntime writes in C++."""
     ran = subprocess.run(
         [sys.executable, "-c", _LIMITED, everything.path, store.root, recipe, "4096"],
@@ -178,7 +178,7 @@ def test_limit_on_the_size_of_files_is_told_without_any_stand_in(everything, sto
     assert ran.stdout.startswith(f"the cache folder {store.root} cannot be written: [Errno 27]")
 
 
-def test_full_temporary_folder_is_told_as_such(mlp, store, monkeypatch):
+def test_full_temporary_folder_is_reported_as_full(mlp, store, monkeypatch):
     """What comes from a generator lies there while it is read."""
 
     def rows():

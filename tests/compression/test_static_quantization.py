@@ -27,11 +27,11 @@ def rows(weight):
     return weight(80, 8)
 
 
-def refused(told, artifact=None):
-    return f"recipe 'int8-static' on {artifact or 'net / fp32'}: {told}"
+def refused(message, artifact=None):
+    return f"recipe 'int8-static' on {artifact or 'net / fp32'}: {message}"
 
 
-def test_weights_shrink_and_answers_stay_close(mlp, store, rows, noise_db, weight, capfd):
+def test_weights_shrink_and_outputs_stay_close(mlp, store, rows, noise_db, weight, capfd):
     source = mlp(w1=weight(8, 256), b1=weight(256), w2=weight(256, 4))
     small = compress(source, "int8-static", calibration=rows, store=store)
     assert (small.variant, small.signature) == ("int8-static", source.signature)
@@ -102,7 +102,7 @@ def test_value_that_is_nan_on_one_row_is_refused_by_name(saved, refusal, rows, w
     )
 
 
-def test_batch_on_which_the_model_does_not_run_is_told(saved, refusal, weight, capfd):
+def test_batch_on_which_the_model_does_not_run_is_reported(saved, refusal, weight, capfd):
     nodes = [("Cast", ["x"], "ids", {"to": TensorProto.INT64}), ("Gather", ["table", "ids"], "g", {})]
     nodes.append(("MatMul", ["g", "w"], "y", {}))
     source = saved(nodes, {"x": ["batch"]}, {"y": None}, {"table": weight(9, 8), "w": weight(8, 8)})
@@ -151,7 +151,7 @@ def test_quantizing_twice_is_refused(mlp, store, rows):
     )
 
 
-def test_failure_of_the_quantizer_is_told(mlp, refusal, rows, monkeypatch):
+def test_failure_of_the_quantizer_is_reported(mlp, refusal, rows, monkeypatch):
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     def fail(_):
@@ -207,7 +207,7 @@ def test_calibration_for_a_recipe_without_is_a_usage_error(mlp, store, rows):
     assert str(caught.value) == "calibration= does not apply to 'simplify', 'int8-dynamic': remove it"
 
 
-def test_missing_calibration_is_told_before_any_work(mlp, refusal):
+def test_missing_calibration_is_reported_before_any_work(mlp, refusal):
     assert refusal(mlp(), ["optimize", "int8-static"]) == (
         "recipe 'int8-static' needs calibration=: representative inputs as an array, a mapping from "
         "input names to arrays, or an iterable of such batches"
@@ -231,9 +231,9 @@ SHARES = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("So
 @pytest.mark.parametrize("method", ["min-max", "entropy", "percentile"])
 def test_mask_that_takes_every_step_is_refused_with_the_nodes_to_exclude(masked, refusal, rows, method):
     source = masked(-1e9)
-    told = refusal(source, "int8-static", calibration=rows, calibration_method=method)
-    decibels = re.search(r"-?\d+\.\d", told)[0]
-    assert told == refused(
+    message = refusal(source, "int8-static", calibration=rows, calibration_method=method)
+    decibels = re.search(r"-?\d+\.\d", message)[0]
+    assert message == refused(
         f"output 'y' has an SQNR of {decibels} dB on the calibration data (minimum 10 dB): few of 256 "
         "levels are left to 'm' (from -1e+09 to 8.16 in steps of 3.9e+06); exclude=('node_m', 'node_y') leaves the nodes that write or read such values in float; a mask of -30 masks as well; 'int8-dynamic' quantizes no mask"
     )
@@ -258,8 +258,8 @@ def test_names_go_on_from_what_is_excluded_already(saved, refusal, rows, weight,
     nodes = [*SHARES, ("Gemm", ["x", "w"], "other", {})]
     weights = {"w": weight(8, 8), "mask": np.array([0, hidden] * 4, np.float32)}
     source = saved(nodes, {"x": ["batch", 8]}, {"y": None, "other": None}, weights)
-    told = refusal(source, "int8-static", calibration=rows, exclude="node_other")
-    assert "exclude=('node_m', 'node_other', 'node_y') leaves" in told
+    message = refusal(source, "int8-static", calibration=rows, exclude="node_other")
+    assert "exclude=('node_m', 'node_other', 'node_y') leaves" in message
 
 
 @pytest.fixture
@@ -272,16 +272,16 @@ def with_outlier(weight):
 
 def test_outlier_that_takes_every_step_is_refused_with_a_way_to_leave_it_out(mlp, refusal, store, with_outlier):
     source = mlp()
-    told = refusal(source, "int8-static", calibration=with_outlier)
+    message = refusal(source, "int8-static", calibration=with_outlier)
     assert (
         " dB on the calibration data (minimum 10 dB): few of 256 levels are left to 'x' (from -4.49 to 1e+04 in steps of 39), "
-        in told
+        in message
     )
-    assert told.endswith(
+    assert message.endswith(
         " leaves the nodes that write or read such values in float; calibration_method='percentile' clips rare outliers; 'int8-dynamic' computes the range of each call"
     )
-    told = refusal(source, "int8-static", calibration=with_outlier, calibration_method="percentile", percentile=100)
-    assert told.endswith(" such values in float; 'int8-dynamic' computes the range of each call")
+    message = refusal(source, "int8-static", calibration=with_outlier, calibration_method="percentile", percentile=100)
+    assert message.endswith(" such values in float; 'int8-dynamic' computes the range of each call")
     options = {"calibration_method": "percentile", "percentile": 99.9}
     compress(source, "int8-static", calibration=with_outlier, store=store, **options)
 
@@ -303,8 +303,8 @@ def test_weights_that_are_broken_are_refused_with_where_to_look(outlier_layer, r
     """No value inside the model is at fault: the steps of a weight are."""
     rows = weight(128, 64)
     for method, first in (("min-max", ""), ("percentile", "calibration_method='min-max', which clips nothing, or ")):
-        told = refusal(outlier_layer(largest=200), "int8-static", calibration=rows, calibration_method=method)
-        assert told.endswith(
+        message = refusal(outlier_layer(largest=200), "int8-static", calibration=rows, calibration_method=method)
+        assert message.endswith(
             f" dB on the calibration data (minimum 10 dB): try {first}exclude= with the first nodes of sensitivity(artifact, 'int8-static', rows), or 'int8-dynamic'"
         )
 

@@ -103,7 +103,7 @@ def test_values_are_positive_where_that_alone_gives_finite_outputs():
     assert trials(lambda x: x, spec("batch", 50))[0]["x"].min() < 0
 
 
-def test_model_that_always_answers_nan_is_still_compared():
+def test_model_that_always_returns_nan_is_still_compared():
     assert shapes(trials(lambda x: x * np.nan, spec("batch", 2))) == [(2, 2), (5, 2)]
 
 
@@ -115,13 +115,13 @@ def test_model_that_always_answers_nan_is_still_compared():
         (TensorSpec("x", "float32", None), "its rank is unknown"),
     ],
 )
-def test_input_that_cannot_be_drawn_is_told(bad, reason):
+def test_input_that_cannot_be_drawn_is_reported(bad, reason):
     with pytest.raises(RecipeError) as caught:
         trials(lambda x: x, bad)
     assert str(caught.value) == (f"input 'x': no random values can be drawn to validate the result, because {reason}")
 
 
-def test_model_that_runs_on_nothing_drawn_is_told():
+def test_model_that_runs_on_nothing_drawn_is_reported():
     def refuse(x):
         raise InputError("no such index")
 
