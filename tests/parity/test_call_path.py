@@ -14,7 +14,7 @@ PACKAGE = "pytest_modelserve."
 NOT_COUNTED = ("serving", "evidence")
 
 
-class ReachedStatistics(Exception):
+class StatisticsReachedError(Exception):
     """The first interval is about to be computed."""
 
 
@@ -33,7 +33,7 @@ def entered_modules(call: Any) -> list[tuple[str, str]]:
             return
         if module.startswith(f"{PACKAGE}stats.") and not module.endswith(".sampling"):
             sys.setprofile(None)
-            raise ReachedStatistics
+            raise StatisticsReachedError
         caller = frame.f_back
         while caller is not None and (caller.f_globals.get("__name__", "").split(".")[0] != "pytest_modelserve"):
             caller = caller.f_back
@@ -44,7 +44,7 @@ def entered_modules(call: Any) -> list[tuple[str, str]]:
     try:
         sys.setprofile(profile)
         call()
-    except ReachedStatistics:
+    except StatisticsReachedError:
         return entered
     finally:
         sys.setprofile(None)

@@ -1,0 +1,90 @@
+"""Slices by columns, bins and predicates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.metrics import SliceFigure, slice_figures
+
+N = 200
+INPUTS = np.arange(N, dtype=np.float32)[:, None]
+SITE = {"site": np.arange(N) // 100}
+
+
+def sizes(columns: Any) -> dict[str, int]:
+    return {part.label: part.n for part in ms.Slices(columns).parts(INPUTS, N)}
+
+
+def test_bins_name_their_edges() -> None:
+    found = ms.bins([17, 18, 39.5, 40, 65, np.nan], [18, 40, 65])
+    assert found.tolist() == ["< 18", "[18, 40)", "[18, 40)", "[40, 65)", ">= 65", "NaN"]
+    assert ms.bins(np.array([1, 2]), [2]).tolist() == ["< 2", ">= 2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "edges", "message"),
+    [
+        ([[1.0]], [1], "values to bin are numbers, one a row; got shape (1, 1) of float64"),
+        (["a"], [1], "values to bin are numbers, one a row; got shape (1,) of <U1"),
+        ([1.0], [2, 1], "edges of bins are strictly rising numbers; got [2, 1]"),
+        ([1.0], [], "edges of bins are strictly rising numbers; got []"),
+    ],
+)
+def test_invalid_bins_are_refused(values: Any, edges: Any, message: str) -> None:
+    with pytest.raises(ms.InputError) as caught:
+        ms.bins(values, edges)
+    assert str(caught.value) == message
+
+
+def test_predicate_marks_its_rows_and_a_function_may_return_a_column() -> None:
+    columns = {"early": lambda inputs: inputs[:, 0] < 10, "age": lambda inputs: ms.bins(inputs[:, 0], [50])}
+    assert sizes(columns) == {"early": 10, "age=< 50": 50, "age=>= 50": 150}
+
+
+def test_missing_values_are_a_slice_of_their_own_and_objects_go_by_their_text() -> None:
+    assert sizes({"x": np.where(np.arange(N) < 50, np.nan, 1.0)}) == {"x=1.0": 150, "x=nan": 50}
+    assert sizes({"x": np.array([None] * 50 + ["a"] * 150, dtype=object)}) == {"x=None": 50, "x=a": 150}
+
+
+def test_slice_without_a_value_has_no_figure() -> None:
+    def figure(rows: Any) -> float:
+        if rows[0]:
+            raise ms.UsageError("no value")
+        return float(rows.sum())
+
+    assert slice_figures(ms.Slices(SITE).parts(INPUTS, N), figure) == [SliceFigure(100, "site=1", 100)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"x": np.arange(N)}, "slice 'x' has 200 different values: put them into bins, 'x': ms.bins(values, edges)"),
+        ({"x": lambda inputs: inputs[:, 0] < 0}, "slice 'x' holds for none of the 200 rows"),
+        ({"x": lambda inputs: inputs}, "slice 'x' has shape (200, 1); it needs one value for each of the 200 rows"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(columns: Any, message: str) -> None:
+    with pytest.raises(ms.InputError) as caught:
+        ms.Slices(columns).parts(INPUTS, N)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("columns", "budget", "message"),
+    [
+        (SITE, {"max_drop": 0.1}, "Slices: max_drop= needs min_rows=: give both to judge slices, or neither"),
+        (SITE, {"min_rows": 9}, "Slices: min_rows= needs a budget: give both to judge slices, or neither"),
+        ({}, {"max_drop": 0.1, "min_rows": 9}, "Slices: max_drop= is the budget of a slice, and there are no columns"),
+        (SITE, {"max_drop": 0.1, "max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
+        (SITE, {"max_drop": 0.1, "min_rows": 0}, "Slices: min_rows is a count of at least 1, got 0"),
+        (SITE["site"], {}, "slices map names to columns, got ndarray"),
+    ],
+)
+def test_arguments_that_do_not_belong_together_are_refused(columns: Any, budget: Any, message: str) -> None:
+    with pytest.raises(ms.UsageError) as caught:
+        ms.Slices(columns, **budget)
+    assert str(caught.value).startswith(message)

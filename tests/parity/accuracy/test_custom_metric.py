@@ -1,0 +1,132 @@
+"""A user's own metric: the bootstrap, in pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pytest_modelserve as ms
+
+N = 120
+RNG = np.random.default_rng(0)
+TARGETS = RNG.standard_normal(N)
+OLD = TARGETS + RNG.standard_normal(N)
+NEW = OLD + 0.1 * RNG.standard_normal(N)
+FEW = {"alpha": 0.02, "confidence": 0.95}  # 500 resamples: what is tested here is not the size of alpha
+
+
+def mean_error(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    return float(np.abs(labels - predictions).mean())
+
+
+def agreement(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    return float(1 - np.abs(labels - predictions).mean() / 10)
+
+
+def test_budget_says_whether_higher_is_better(change: Any) -> None:
+    rise = change(3 * NEW, OLD, TARGETS, metric=mean_error, max_rise=0.5, **FEW)
+    drop = change(3 * NEW, OLD, TARGETS, metric=agreement, max_drop=0.05, **FEW)
+    assert (rise.quantities[0].name, drop.quantities[0].name) == ("rise", "drop")
+    assert rise.quantities[0].value == pytest.approx(10 * drop.quantities[0].value)
+    assert rise.verdict is drop.verdict is ms.Verdict.FAIL
+    assert rise.gate == "mean_error parity"
+
+
+def test_interval_is_near_students_for_a_mean(change: Any) -> None:
+    own, mae = (
+        change(NEW, OLD, TARGETS, metric=metric, max_rise=0.05, alpha=0.05).quantities[0].interval
+        for metric in (mean_error, "mae")
+    )
+    near = 0.15 * (mae.high - mae.low)
+    assert (own.low, own.high) == (pytest.approx(mae.low, abs=near), pytest.approx(mae.high, abs=near))
+
+
+def test_level_has_three_verdicts(level: Any) -> None:
+    for max_value, verdict in ((2.0, "PASS"), (0.8, "INCONCLUSIVE"), (0.3, "FAIL")):
+        evidence = level(OLD, TARGETS, metric=mean_error, max_value=max_value, **FEW)
+        assert evidence.verdict == verdict
+    assert evidence.details == {"resamples": 500, "seed": 0}
+    assert evidence.method.name == "BCa bootstrap, 500 resamples"
+
+
+def test_default_alpha_takes_ten_thousand_resamples(level: Any) -> None:
+    calls = []
+
+    def metric(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+        calls.append(len(labels))
+        return 0.5
+
+    level(OLD, TARGETS, metric=metric, min_value=0.4)
+    assert sum(length == N for length in calls) >= 10_000
+
+
+def test_metric_is_given_outputs_or_with_decode_labels(level: Any) -> None:
+    scores, labels = RNG.standard_normal((N, 3)), np.arange(N) % 3
+    shapes: set[tuple[int, ...]] = set()
+
+    def seen(truth: NDArray[Any], predictions: NDArray[Any]) -> float:
+        shapes.add(predictions.shape[1:])
+        return float(len(truth) > 0)
+
+    for how, shape in (({}, (3,)), ({"decode": "argmax"}, ())):
+        shapes.clear()
+        level(scores, labels, metric=seen, min_value=0.5, **how, **FEW)
+        assert shapes == {shape}
+
+
+def test_groups_are_resampled_whole(level: Any) -> None:
+    outputs = TARGETS + np.repeat(RNG.standard_normal(12), 10)
+    alone, together = (
+        level(outputs, TARGETS, metric=mean_error, max_value=1, groups=groups, **FEW)
+        for groups in (None, np.arange(N) // 10)
+    )
+    widths = [e.quantities[0].interval.high - e.quantities[0].interval.low for e in (alone, together)]
+    assert widths[1] > 1.8 * widths[0]
+    assert together.method.name == "BCa bootstrap, 500 resamples over 12 groups"
+
+
+def test_slices_inform_and_are_not_judged(level: Any) -> None:
+    side = {"side": np.arange(N) % 2}
+    outputs = TARGETS + np.where(np.arange(N) % 2, 3.0, 1.0)
+    evidence = level(outputs, TARGETS, metric=mean_error, max_value=5, slices=side, **FEW)
+    assert evidence.findings == ("worst slice side=1: 3 over 60 rows",)
+    with pytest.raises(ms.UsageError, match="Slices: max_value= is not supported for a callable as metric="):
+        level(OLD, TARGETS, metric=mean_error, max_value=5, slices=ms.Slices(side, max_value=5, min_rows=10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "metric=mean_error needs one budget: min_value= if higher is better, max_value= if lower is"),
+        ({"min_value": 1, "max_value": 2}, "metric=mean_error needs one budget: "),
+        ({"max_value": float("inf")}, "max_value must be a finite number, got inf"),
+        ({"max_value": 1, "sample_weight": np.ones(N)}, "sample_weight is not supported by a callable as metric="),
+        ({"max_value": 1, "scores": "logits"}, "scores is not supported by a callable as metric=: remove it"),
+    ],
+)
+def test_unsupported_arguments_are_one_clear_error(level: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ms.UsageError, match=f"^{message}"):
+        level(OLD, TARGETS, metric=mean_error, **arguments)
+
+
+def test_metric_has_to_return_a_finite_number_for_labels_that_fit(level: Any) -> None:
+    with pytest.raises(ms.InputError, match="metric is nan over all 120 rows of the candidate; it must be finite"):
+        level(OLD, TARGETS, metric=lambda labels, predictions: np.nan, max_value=1)
+    with pytest.raises(ms.UsageError, match="metric must return one number, got str"):
+        level(OLD, TARGETS, metric=lambda labels, predictions: "high", max_value=1)
+    with pytest.raises(ms.InputError, match="there are 119 labels for 120 rows of outputs"):
+        level(OLD, TARGETS[:-1], metric=mean_error, max_value=1)
+    with pytest.raises(ZeroDivisionError):
+        level(OLD, TARGETS, metric=lambda labels, predictions: 1 / 0, max_value=1)
+
+
+def test_nan_outputs_fail_or_cannot_judge(change: Any) -> None:
+    bad = np.where(np.arange(N) == 3, np.nan, OLD)
+    evidence = change(bad, OLD, TARGETS, metric=mean_error, max_rise=1, **FEW)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert "holds NaN in 1 of 120 rows, first in row 3" in evidence.findings[0]
+    with pytest.raises(ms.InputError, match="cannot judge"):
+        change(OLD, bad, TARGETS, metric=mean_error, max_rise=1, **FEW)
