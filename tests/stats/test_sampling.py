@@ -34,7 +34,7 @@ def test_units_of_a_block_are_runs_of_rows() -> None:
         ({"groups": np.zeros(3)}, "groups have shape (3,); they need one id for each of the 40 rows"),
         ({"groups": np.where(np.arange(N) < 2, np.nan, 1.0)}, "groups hold NaN in 2 of 40 rows: give every row an id"),
         ({"groups": np.zeros(N), "block": 16}, "block is for consecutive rows and groups for rows that share an id"),
-        ({"block": 0}, "block is a count, an integer of at least 1"),
+        ({"block": 0}, "block must be an integer of at least 1"),
         ({"sample_weight": np.ones(3)}, "sample_weight has shape (3,) and dtype float64; 40 rows need one number each"),
         ({"sample_weight": np.full(N, "a")}, "sample_weight has shape (40,) and dtype <U1"),
         ({"sample_weight": -np.ones(N)}, "sample_weight is finite and at least 0; got -1 in row 0"),

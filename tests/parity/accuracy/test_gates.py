@@ -115,11 +115,11 @@ def test_one_of_several_outputs_has_to_be_named(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("rows", "labels", "message"),
     [
-        (ROWS[:0], LABELS[:0], "there are no rows to judge by: the inputs are empty"),
+        (ROWS[:0], LABELS[:0], "inputs are empty"),
         (ROWS, LABELS[:-1], "there are 1999 labels for 2000 rows"),
         (ROWS, np.where(np.arange(N) == 7, np.nan, LABELS), "labels .*NaN"),
         (ROWS, np.zeros(N, int), "all 2000 labels are 0"),
-        (np.float32(1), LABELS, "'inputs' has no rows: it is a scalar"),
+        (np.float32(1), LABELS, "'inputs' is a scalar"),
         ({"a": ROWS, "b": ROWS[1:]}, LABELS, r"different numbers of rows: \{'a': 2000, 'b': 1999\}"),
     ],
 )
@@ -146,7 +146,7 @@ def test_invalid_data_are_one_clear_error(voting: Any, rows: Any, labels: Any, m
         ({"min_value": 0.5, "pos_label": 1}, "pos_label is not supported by metric='accuracy': remove it"),
         ({"metric": "f1_macro", "min_value": 0.5, "pos_label": 1}, "pos_label is not supported by metric='f1_macro'"),
         ({"metric": "log_loss", "max_value": 1}, "metric='log_loss' reads probabilities: give output=ms.Output(scores"),
-        ({"metric": "mae", "max_value": 1, "block": 0}, "block is a count, an integer of at least 1, not 0"),
+        ({"metric": "mae", "max_value": 1, "block": 0}, "block must be an integer of at least 1, got 0"),
         ({"metric": "mae", "max_value": 1, "confidence": 95}, "confidence must be above 0.5 and below 1"),
         (
             {"metric": "rsme", "max_value": 1},
