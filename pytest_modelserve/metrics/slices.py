@@ -24,7 +24,7 @@ class Slices:
     """Named columns that divide the rows into slices, and the budget of each slice.
 
     Without a budget slices only inform: the evidence names the worst. With one of the budgets and `min_rows` every
-    slice is judged like the whole. PASS then needs all of them to pass; FAIL takes Holm's correction.
+    slice is tested like the whole. PASS then needs all of them to pass; FAIL takes Holm's correction.
 
     A gate that takes `slices=` also takes the plain mapping: `slices={"site": site}`.
 
@@ -36,7 +36,7 @@ class Slices:
         max_value: Highest error that each slice may have (`assert_accuracy`).
         max_drop: Largest drop of a score that each slice may have (`assert_accuracy_parity`).
         max_rise: Largest rise of an error that each slice may have (`assert_accuracy_parity`).
-        min_rows: Fewest rows that a judged slice may have; a smaller one is an InputError.
+        min_rows: Fewest rows that a tested slice may have; a smaller one is an InputError.
 
     Raises:
         UsageError: For a budget without `min_rows` or columns, for `min_rows` without a budget or below 1, and for
@@ -65,7 +65,7 @@ class Slices:
             raise UsageError(f"Slices: {' and '.join(f'{name}=' for name in budgets)} exclude each other: give one")
         if bool(budgets) is not (self.min_rows is not None):
             given, missing = (f"{next(iter(budgets))}=", "min_rows=") if budgets else ("min_rows=", "a budget")
-            raise UsageError(f"Slices: {given} needs {missing}: give both to judge slices, or neither to be informed")
+            raise UsageError(f"Slices: {given} needs {missing}: give both to test slices, or neither to be informed")
         if budgets and not self.columns:
             raise UsageError(f"Slices: {next(iter(budgets))}= is the budget of a slice, and there are no columns")
         if self.min_rows is not None and self.min_rows < 1:
@@ -121,7 +121,7 @@ def slice_figures(parts: Iterable[Part], figure: Callable[[NDArray[np.bool_]], f
     for part in parts:
         try:
             found.append(SliceFigure(figure(part.rows), part.label, part.n))
-        except UsageError:  # an area over one class, a precision without a positive answer: nothing to inform about
+        except UsageError:  # an area over one class, a precision without a positive prediction: nothing to inform about
             continue
     return found
 

@@ -76,8 +76,8 @@ def test_columns_that_do_not_fit_are_refused(columns: Any, message: str) -> None
 @pytest.mark.parametrize(
     ("columns", "budget", "message"),
     [
-        (SITE, {"max_drop": 0.1}, "Slices: max_drop= needs min_rows=: give both to judge slices, or neither"),
-        (SITE, {"min_rows": 9}, "Slices: min_rows= needs a budget: give both to judge slices, or neither"),
+        (SITE, {"max_drop": 0.1}, "Slices: max_drop= needs min_rows=: give both to test slices, or neither"),
+        (SITE, {"min_rows": 9}, "Slices: min_rows= needs a budget: give both to test slices, or neither"),
         ({}, {"max_drop": 0.1, "min_rows": 9}, "Slices: max_drop= is the budget of a slice, and there are no columns"),
         (SITE, {"max_drop": 0.1, "max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
         (SITE, {"max_drop": 0.1, "min_rows": 0}, "Slices: min_rows is a count of at least 1, got 0"),

@@ -271,7 +271,7 @@ class DeltaMethod(Estimate):
     def _loss(self) -> Linearized:
         metric, mask, weights = self.metric, self._mask, self.units.weights
         if self.reference is None:
-            found: Linearized = metric.judged_estimate(self.candidate.data, mask, weights)
+            found: Linearized = metric.bounded_estimate(self.candidate.data, mask, weights)
             return found.negative() if metric.higher_is_better else found
         before, after = (metric.estimate(rows.data, mask, weights) for rows in (self.reference, self.candidate))
         return before.minus(after) if metric.higher_is_better else after.minus(before)
@@ -299,7 +299,7 @@ class DeltaMethod(Estimate):
         value = self._loss.value
         if self.reference is not None:
             return value
-        return -value if self.metric.higher_is_better else self.metric.from_judged(value)
+        return -value if self.metric.higher_is_better else self.metric.from_bounded(value)
 
     def over(self, mask: Mask) -> DeltaMethod:
         return replace(self, mask=mask)
@@ -310,7 +310,7 @@ class DeltaMethod(Estimate):
             return _clipped(self._loss_bounds(levels), low - high, high - low)
         if not metric.higher_is_better:
             found = self._loss_bounds(levels)
-            estimate, *ends = (metric.from_judged(end) for end in (found.estimate, max(found.low, 0.0), found.high))
+            estimate, *ends = (metric.from_bounded(end) for end in (found.estimate, max(found.low, 0.0), found.high))
             return Bounds(estimate, *ends, **levels)
         loss = self._loss_bounds(Levels(low_level=levels["high_level"], high_level=levels["low_level"]))
         return _clipped(Bounds(-loss.estimate, -loss.high, -loss.low, **levels), low, high)
@@ -324,7 +324,7 @@ class DeltaMethod(Estimate):
 
     def plan(self, limit: float, rates: ErrorRates) -> Plan:
         if self.reference is None:
-            limit = -limit if self.metric.higher_is_better else self.metric.to_judged(limit)
+            limit = -limit if self.metric.higher_is_better else self.metric.to_bounded(limit)
             return Plan(self._rows_needed(limit, rates, float(self._values.mean())))
         if not self._is_bounded:
             return Plan(None, 1.0)

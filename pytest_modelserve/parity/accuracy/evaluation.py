@@ -1,4 +1,4 @@
-"""One evaluation of an accuracy gate: arguments checked, outputs read, the whole and its slices judged."""
+"""One evaluation of an accuracy gate: arguments checked, outputs read, the whole and its slices tested."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pytest_modelserve.serving.inputs import (
 from pytest_modelserve.stats import Sampling, SamplingUnits
 
 MAX_SLICES = 30
-"""Judged slices in the evidence, the worst: each takes some 300 of its 16,384 bytes."""
+"""Slices in the evidence, the worst: each takes some 300 of its 16,384 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Evaluation:
         self, estimate: Estimate, rows: Rows[Any], subject: Subject, reference: Subject | None = None
     ) -> Evidence:
         """Return the evidence on an estimate over all rows and over the slices; plan only where it is INCONCLUSIVE."""
-        headline, slices = self._judged(estimate)
+        headline, slices = self._whole_and_slices(estimate)
         verdict = headline.verdict
         assert verdict is not None
         plan = estimate.plan(self.limit, self.rates) if verdict is Verdict.INCONCLUSIVE else None
@@ -160,7 +160,7 @@ class Evaluation:
             *estimate.findings,
             changed,
             _equal_model(plan, estimate.n),
-            f"{len(slices)} slices judged; the {hidden} best are not shown" if hidden > 0 else "",
+            f"{len(slices)} slices tested; the {hidden} best are not shown" if hidden > 0 else "",
         )
         planned: dict[str, Any] = {} if plan is None else {"rows_needed": plan.rows}
         if plan is not None and plan.equal_model_inconclusive is not None:
@@ -182,7 +182,7 @@ class Evaluation:
             duration_s=time.perf_counter() - self.started,
         )
 
-    def _judged(self, estimate: Estimate) -> tuple[Quantity, tuple[Quantity, ...]]:
+    def _whole_and_slices(self, estimate: Estimate) -> tuple[Quantity, tuple[Quantity, ...]]:
         """Return the whole and, where they have a budget, the slices, worst first.
 
         PASS of the gate needs PASS of every slice and no correction. FAIL takes Holm's, so that a model inside all of
@@ -209,7 +209,7 @@ class Evaluation:
         except UsageError as error:
             if not label:
                 raise
-            raise InputError(f"slice {label} cannot be judged: {error}") from None
+            raise InputError(f"slice {label} cannot be tested: {error}") from None
         name = self.budget_name.removeprefix("max_") if self.is_change else self.metric.title
         unit = "proportion_difference" if self.is_change and self.metric.unit == "proportion" else self.metric.unit
         return Quantity(f"{name} {label}".strip(), bounds.estimate, unit, Interval.of(bounds), budget)

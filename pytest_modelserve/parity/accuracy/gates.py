@@ -53,7 +53,7 @@ def measure_accuracy(
     depend on their neighbors are INCONCLUSIVE; fewer than about 200 rows may hide such dependence.
 
     Args:
-        predictor: The model to judge.
+        predictor: The model to test.
         inputs: An array (n, ...), or a mapping of input names to arrays.
         labels: Class labels (n,): integers, booleans, whole floats or strings. Column numbers for "top_5_accuracy",
             "log_loss" and "brier_score". Targets of the output's shape for "mae", "rmse" and "r2".
@@ -65,7 +65,7 @@ def measure_accuracy(
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded, whether scores
             are logits, and which class is positive. Required where the model has several outputs.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
-        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget judges each slice.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget tests each slice.
 
     Returns:
         The evidence. A row with NaN outputs counts as wrong for accuracy, balanced accuracy, top-k accuracy and recall;
@@ -75,7 +75,7 @@ def measure_accuracy(
         UsageError: For an unknown metric, a missing budget or one that belongs to the other kind of metric, values out
             of range, and arguments that do not apply to the metric.
         InputError: For labels, groups or weights that do not fit, labels of one class, targets that are not finite,
-            zero rows, and a judged slice that is too small.
+            zero rows, and a tested slice that is too small.
 
     Example:
         >>> import numpy as np
@@ -126,7 +126,7 @@ def measure_accuracy_parity(
     pairs.
 
     Args:
-        candidate: The model to judge.
+        candidate: The model to test.
         reference: The model that it replaces.
         inputs: An array (n, ...), or a mapping of input names to arrays, given to both.
         labels: As in `measure_accuracy`.
@@ -139,7 +139,7 @@ def measure_accuracy_parity(
         alpha: Error rate of FAIL.
         output: The output to read, by name or as `ms.Output`.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
-        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget judges each slice.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget tests each slice.
 
     Returns:
         The evidence; NaN outputs of the candidate as in `measure_accuracy`.

@@ -116,16 +116,16 @@ class LinearizedMetric(Metric[T]):
     def estimate(self, data: T, mask: Mask, weights: Weights) -> Linearized:
         """Return the metric over the rows of a mask (n,); raise UsageError where it has no value."""
 
-    def judged_estimate(self, data: T, mask: Mask, weights: Weights) -> Linearized:
-        """Return the estimate whose mean is bounded: the metric itself, or what `from_judged` makes the metric of."""
+    def bounded_estimate(self, data: T, mask: Mask, weights: Weights) -> Linearized:
+        """Return the estimate whose mean is bounded: the metric itself, or what `from_bounded` makes the metric of."""
         return self.estimate(data, mask, weights)
 
-    def to_judged(self, value: float) -> float:
-        """Return a value of the metric on the scale of `judged_estimate`."""
+    def to_bounded(self, value: float) -> float:
+        """Return a value of the metric on the scale of `bounded_estimate`."""
         return value
 
-    def from_judged(self, value: float) -> float:
-        """Return a value of `judged_estimate` on the metric's scale."""
+    def from_bounded(self, value: float) -> float:
+        """Return a value of `bounded_estimate` on the metric's scale."""
         return value
 
     def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
@@ -383,7 +383,7 @@ class MeanAbsoluteError(MeanLoss):
 
 
 class RootMeanSquaredError(MeanLoss):
-    """The root of the mean squared error of a row: by itself judged as a mean square."""
+    """The root of the mean squared error of a row: by itself bounded as a mean square."""
 
     title = "RMSE"
     options = frozenset({"sample_weight"})
@@ -395,13 +395,13 @@ class RootMeanSquaredError(MeanLoss):
     def estimate(self, data: NDArray[np.float64], mask: Mask, weights: Weights) -> Linearized:
         return root_of(super().estimate(data, mask, weights))
 
-    def judged_estimate(self, data: NDArray[np.float64], mask: Mask, weights: Weights) -> Linearized:
+    def bounded_estimate(self, data: NDArray[np.float64], mask: Mask, weights: Weights) -> Linearized:
         return super().estimate(data, mask, weights)
 
-    def to_judged(self, value: float) -> float:
+    def to_bounded(self, value: float) -> float:
         return value**2
 
-    def from_judged(self, value: float) -> float:
+    def from_bounded(self, value: float) -> float:
         return math.sqrt(value)
 
 

@@ -150,7 +150,7 @@ def test_recall_counts_the_positive_rows_of_a_slice(level: Any, change: Any) -> 
 def test_slice_over_which_the_metric_has_no_value_cannot_be_judged(level: Any) -> None:
     slices = ms.Slices({"site": SITE}, min_value=0.5, min_rows=50)
     labels = np.where(SITE == "north", 1, LABELS)
-    with pytest.raises(ms.InputError, match=r"^slice site=north cannot be judged: "):
+    with pytest.raises(ms.InputError, match=r"^slice site=north cannot be tested: "):
         level(np.linspace(0, 1, N), labels, metric="roc_auc", min_value=0.5, slices=slices)
 
 
@@ -185,7 +185,7 @@ def test_many_slices_still_fit_into_the_evidence(level: Any) -> None:
     slices = ms.Slices({"x": np.arange(N) % 40}, min_value=0.5, min_rows=10)
     evidence = level(wrong, LABELS, decode="labels", min_value=0.9, slices=slices)
     assert len([q for q in evidence.quantities if q.budget]) == 31
-    assert evidence.findings[-1] == "40 slices judged; the 10 best are not shown"
+    assert evidence.findings[-1] == "40 slices tested; the 10 best are not shown"
     assert len(evidence.to_json().encode()) <= 16 * 1024
 
 
