@@ -86,6 +86,8 @@ def test_groups_are_resampled_whole(level: Any) -> None:
     widths = [e.quantities[0].interval.high - e.quantities[0].interval.low for e in (alone, together)]
     assert widths[1] > 1.8 * widths[0]
     assert together.method.name == "BCa bootstrap, 500 resamples over 12 groups"
+    one = level(outputs, TARGETS, metric=mean_error, max_value=1, groups=np.zeros(N), **FEW)
+    assert (one.verdict, one.quantities[0].interval.high) == ("INCONCLUSIVE", np.inf)
 
 
 def test_slices_inform_and_are_not_judged(level: Any) -> None:

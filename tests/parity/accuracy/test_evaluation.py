@@ -29,11 +29,12 @@ def test_plain_mapping_names_the_worst_slice(voting: Any) -> None:
 
 
 def test_slice_without_a_value_is_not_named(level: Any) -> None:
-    """One class only in the north: no area there."""
-    labels = np.where(SITE == "north", 1, LABELS)
-    score = LABELS + np.linspace(0, 2, N)
-    evidence = level(score, labels, metric="roc_auc", min_value=0.1, slices={"site": SITE})
-    assert evidence.findings[0].startswith("worst slice site=south")
+    """One class only in the north: no area, or no recall, there."""
+    score = np.stack([1 - LABELS, LABELS + np.linspace(0, 2, N)], axis=1)
+    for metric, north in (("roc_auc", 1), ("recall", 0)):
+        labels = np.where(SITE == "north", north, LABELS)
+        evidence = level(score, labels, metric=metric, min_value=0.1, slices={"site": SITE})
+        assert evidence.findings[0].startswith("worst slice site=south")
 
 
 def test_slices_pass_when_all_of_them_do(voting: Any) -> None:
