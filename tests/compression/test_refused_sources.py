@@ -91,7 +91,7 @@ def failure(source, store, attempt):
     return str(caught.value)
 
 
-def message(store, code, text):
+def full_disk_message(store, code, text):
     return (
         f"the cache folder {store.root} cannot be written: [Errno {code}] {text}. "
         "Free space or grant permission there, or choose another folder with --modelserve-cache"
@@ -108,7 +108,7 @@ def test_disk_that_fills_while_the_result_is_written(everything, store, weight, 
     with monkeypatch.context() as full:
         full.setattr("pytest_modelserve._files.os.fsync", fill)
         message = failure(everything, store, lambda: compress(everything, recipe, store=store, **options))
-    assert message == message(store, errno.ENOSPC, "No space left on device")
+    assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, recipe, store=store, **options).variant == recipe
 
 
@@ -122,7 +122,7 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
     with monkeypatch.context() as full:
         full.setattr("pytest_modelserve._onnx.serialization.serialize", fill)
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
-    assert message == message(store, errno.ENOSPC, "No space left on device")
+    assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"
 
 
@@ -142,7 +142,7 @@ def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_reported_as_a_full_disk(
         full.setattr("onnx.shape_inference.infer_shapes_path", cut_short)
         full.setattr("pytest_modelserve._files.write_zeros", fill)
         message = failure(everything, store, lambda: compress(everything, "int8-dynamic", store=store))
-    assert message == message(store, errno.ENOSPC, "No space left on device")
+    assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
 
 
 _LIMITED = """
