@@ -1,4 +1,4 @@
-"""Models that answer: an ONNX file in onnxruntime, a torch module or a callable as reference."""
+"""Predictors: ONNX files in onnxruntime, and torch modules and callables as references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # onnx and onnxruntime take 0.4 s to import; gates only need the word Predictor.
+    # onnx and onnxruntime take 0.4 s to import; gates only need the class Predictor.
     if name == "OnnxPredictor":
         from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 

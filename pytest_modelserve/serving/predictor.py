@@ -1,11 +1,11 @@
-"""What every served model offers, whatever answers behind it."""
+"""The predictor interface, and a plain function as a predictor."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +16,18 @@ from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.inputs import check_array
 from pytest_modelserve.serving.pytree import named_outputs
 
-if TYPE_CHECKING:
-    pass
-
-
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 Transport = Literal["in-process", "own process", "torch", "callable", "recorded"]
 
 
 class Predictor(ABC):
-    """A model that answers: arrays in, named arrays out.
+    """A served model: arrays in, named arrays out. A context manager.
 
-    `subject` is what evidence calls it, `signature` what it takes and gives (None where that is not known before a
-    call), `transport` how it is reached, `artifact` the file behind it, None where there is none. A context manager;
-    `close` may be called more than once, and `predict` after it is a UsageError.
+    Attributes:
+        subject: Name of the model in evidence.
+        signature: Inputs and outputs; None if they are not known before a call.
+        transport: How the model is reached.
+        artifact: The model's file; None if there is none.
     """
 
     transport: Transport
@@ -42,18 +40,25 @@ class Predictor(ABC):
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """The model's outputs by name, in the model's order.
+        """Return the model's outputs by name, in the model's order.
 
-        `inputs` is one array for a model with one input, or a mapping from input names to arrays. The inputs are not
-        changed, and no two calls share an output's memory.
+        Args:
+            inputs: One array for a model with one input, or a mapping from input names to arrays. They are not changed.
+
+        Returns:
+            Arrays that share no memory with those of another call.
+
+        Raises:
+            InputError: The inputs do not match the signature.
+            UsageError: The predictor is closed.
         """
 
     @abstractmethod
     def describe(self) -> str:
-        """One line that says which model answers and on what."""
+        """Return one line with the model and its runtime."""
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model; may be called more than once."""
         self.closed = True
 
     def _closed_error(self) -> UsageError:
@@ -71,14 +76,11 @@ class Predictor(ABC):
         return f"<{type(self).__name__}: {self.describe()}{', closed' if self.closed else ''}>"
 
 
-# A plain function as a model: a reference, or a model that this package does not know.
-
-
 class CallablePredictor(Predictor):
-    """Answers with what a function returns: one array, a flat mapping of arrays, or a flat tuple of them.
+    """A function as a model; it returns one array, a mapping of arrays, or a tuple of them.
 
-    The function is given what `predict` was given, an array or a mapping, as copies that it may change; what it returns
-    is copied as well. Its exceptions pass through. There is no signature: which inputs fit, the function decides.
+    The function gets copies of the inputs of `predict`, which it may change; its outputs are copied, too. Its
+    exceptions propagate. It has no signature: the function decides which inputs it accepts.
     """
 
     transport = "callable"
@@ -88,9 +90,9 @@ class CallablePredictor(Predictor):
         self._function = function
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """The function's outputs, named by `named_outputs`.
+        """Return the function's outputs, named by `named_outputs`.
 
-        InputError for inputs that are not arrays, UsageError for a result that is not made of arrays.
+        InputError for inputs that are not arrays, UsageError for outputs that are not arrays.
         """
         if self.closed:
             raise self._closed_error()
@@ -98,7 +100,7 @@ class CallablePredictor(Predictor):
         return {name: self._copied_output(name, value) for name, value in named_outputs(result).items()}
 
     def describe(self) -> str:
-        """One line: the subject, and that a Python callable answers."""
+        """Return one line: the subject, and that it is a Python callable."""
         return f"{self.subject}, a Python callable"
 
     def _copied_output(self, name: str, value: object) -> NDArray[Any]:
@@ -117,9 +119,6 @@ def _copied(inputs: object) -> Inputs:
 
 
 def _name_of(function: Callable[..., object]) -> str:
-    """`__name__`, of what a functools.partial wraps where it is one, else the name of the object's class."""
+    """Return `__name__`, of the wrapped function for a functools.partial; otherwise the name of the class."""
     inner = getattr(function, "func", function)
     return str(getattr(inner, "__name__", type(function).__name__))
-
-
-# The predictor that fits what is to be served.

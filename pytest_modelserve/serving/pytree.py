@@ -1,4 +1,4 @@
-"""Nested inputs and outputs as flat, named leaves."""
+"""Flat names for the arrays in nested inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ _SINGLE = "output"
 
 
 def named_outputs(result: object) -> dict[str, Any]:
-    """What a model returned, by name: a mapping's own keys or a dataclass's fields, "output" for a single value,
-    "output_0", "output_1" and so on for a tuple or list.
+    """Return a model's outputs by name.
 
-    What is nested is named by its last key where no other output is called so, else by all of them, and by its place
-    in a sequence: {"logits": a, "states": (b, c)} gives "logits", "states_0" and "states_1", and {"left": {"y": a},
-    "right": {"y": b}} gives "left.y" and "right.y". Fields of a dataclass that are None are left out.
+    A mapping's keys or a dataclass's fields are the names; a single value is "output", items of a tuple or list are
+    "output_0", "output_1". Nested outputs use their last key if it is unique, otherwise the full path; items of a
+    sequence are numbered. Fields of a dataclass that are None are left out. The exporter uses the same names.
 
-    The exporter names an artifact's outputs by the same rule, so that both sides of a comparison agree. Values are not
-    looked at. UsageError for None, for something empty and for names that are not strings.
+    Raises:
+        UsageError: The result is None or empty, has None in it, or a key that is not a string.
+
+    Example:
+        >>> list(named_outputs({"logits": 1, "states": (2, 3)}))
+        ['logits', 'states_0', 'states_1']
+        >>> list(named_outputs({"left": {"y": 1}, "right": {"y": 2}}))
+        ['left.y', 'right.y']
     """
     if result is None:
-        raise UsageError("the model returned None: it has to return its outputs")
+        raise UsageError("the model returned None: return its outputs")
     rooted = isinstance(result, (tuple, list)) or not is_nested(result)
     found = list(leaves(result, (_SINGLE,) if rooted else ()))
     if not found:
-        raise UsageError(f"the model returned an empty {type(result).__name__}: it has to return its outputs")
+        raise UsageError(f"the model returned an empty {type(result).__name__}: return its outputs")
     _refuse_nameless(result)
     for path, value in found:
         if value is None:
             where = repr(path_name(path))
-            raise UsageError(
-                f"the model returned a NoneType as {where}: leave that output out, or return an array for it"
-            )
+            raise UsageError(f"the model returned None as {where}: remove that output, or return an array")
     names = flat_names([path for path, _ in found])
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"the model returned two outputs called {twice!r}: give each a name of its own")
+        raise UsageError(f"the model returned two outputs named {twice!r}: use unique names")
     return dict(zip(names, (value for _, value in found), strict=True))
 
 
 def _refuse_nameless(result: object) -> None:
-    """UsageError for a mapping, anywhere in `result`, with a key that is no string."""
+    """Raise UsageError for a mapping, anywhere in `result`, with a key that is not a string."""
     for key, child in children(result) if is_nested(result) else ():
         if isinstance(result, Mapping) and not isinstance(key, str):
-            raise UsageError(f"the model returned a mapping with the key {key!r}: outputs are named by strings")
+            raise UsageError(f"the model returned a mapping with the key {key!r}: use strings as names of outputs")
         _refuse_nameless(child)
 
 
@@ -56,9 +59,9 @@ Path = tuple[str | int, ...]
 
 
 def leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Every value in `value` that is no mapping, sequence or dataclass, with its path, which begins with `path`.
+    """Yield every value in `value` that is not a mapping, sequence or dataclass, with its path below `path`.
 
-    Fields of a dataclass that are None are left out, for that is how an optional one says that it is not there.
+    Fields of a dataclass that are None are left out: they are absent optional values.
     """
     if not is_nested(value):
         yield path, value
@@ -68,8 +71,7 @@ def leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def map_leaves(value: Any, path: Path, function: Callable[[Path, Any], Any]) -> Any:
-    """`value` with `function(path, leaf)` in the place of every leaf; it comes back as dicts, tuples, lists and
-    dataclasses."""
+    """Return `value` with every leaf replaced by `function(path, leaf)`, as dicts, tuples, lists and dataclasses."""
     if not is_nested(value):
         return function(path, value)
     if isinstance(value, Mapping):
@@ -81,12 +83,12 @@ def map_leaves(value: Any, path: Path, function: Callable[[Path, Any], Any]) -> 
 
 
 def is_nested(value: object) -> bool:
-    """Whether `value` holds others, each under a name or a number."""
+    """Return True for a mapping, sequence or dataclass."""
     return isinstance(value, (Mapping, tuple, list)) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def children(value: Any) -> Iterator[tuple[Any, Any]]:
-    """What `value`, a mapping, sequence or dataclass, holds, by name or number; no fields that are None."""
+    """Yield the items of a mapping, sequence or dataclass by name or number, without fields that are None."""
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (tuple, list)):
@@ -97,7 +99,7 @@ def children(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def path_name(path: Path) -> str:
-    """The name that tells all of `path`: "batch.ids", "state_0"."""
+    """Return the full name of a path: "batch.ids", "state_0"."""
     head, *rest = map(str, path)
     return head + "".join(
         f"_{part}" if isinstance(key, int) else f".{part}" for key, part in zip(path[1:], rest, strict=True)
@@ -105,9 +107,9 @@ def path_name(path: Path) -> str:
 
 
 def flat_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """The name of each path: its last key ("ids"), where no other path ends in that, else all of it ("batch.ids").
+    """Return the name of each path: its last key ("ids") if unique, otherwise the full path ("batch.ids").
 
-    The place in a sequence is appended to the key that holds the sequence: "state_0", "state_1".
+    The index in a sequence is appended to the sequence's key: "state_0", "state_1".
     """
     short = [path_name(_last_key(path)) for path in paths]
     clashing = Counter(short)
@@ -115,7 +117,7 @@ def flat_names(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def split_name(name: str) -> Path | None:
-    """The path that a whole name tells: ("batch", "ids") for "batch.ids"; None for one that tells none."""
+    """Return the path of a full name, ("batch", "ids") for "batch.ids"; None for a name without a path."""
     path: list[str | int] = []
     for part in name.split("."):
         key, *places = re.split(r"_(?=\d+(?:_\d+)*$)", part, maxsplit=1)
@@ -124,6 +126,6 @@ def split_name(name: str) -> Path | None:
 
 
 def _last_key(path: Path) -> Path:
-    """The end of `path` from its last key on: ("states", 0) of ("batch", "states", 0)."""
+    """Return the end of `path` from its last key on: ("states", 0) of ("batch", "states", 0)."""
     last = max((place for place, key in enumerate(path) if not isinstance(key, int)), default=0)
     return path[last:]

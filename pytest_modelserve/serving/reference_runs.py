@@ -1,4 +1,4 @@
-"""A reference's answers once more, computed another way: as far as they differ, its own digits are rounding."""
+"""Alternative runs of a reference: the differences between its outputs show its rounding error."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 Outputs = dict[str, NDArray[Any]]
 AlternativeRun = Callable[[Inputs], Outputs | None]
-"""The outputs of a second run, or None where the model cannot be run that way."""
+"""Function that returns the outputs of a second run, or None if the model cannot be run that way."""
 
 
 def alternative_runs(reference: Predictor) -> dict[str, AlternativeRun]:
-    """The ways to run `reference` once more, by what they are called.
+    """Return the alternative runs of `reference` by name.
 
-    A torch module: a copy of it "in float64", with float inputs cast. An ONNX file: "in float64" by onnx's reference
-    evaluator; "without graph optimisations"; and "row by row", which takes other kernels, sums in another order, and
-    shows whether rows influence each other. UsageError for what cannot be run another way.
+    A torch module runs "in float64", as a copy with float inputs cast. An ONNX file runs "in float64" in onnx's
+    reference evaluator, "without graph optimizations", and "row by row": with other kernels, another order of sums, and
+    without influence between rows. UsageError for a predictor that has no alternative run.
     """
     if isinstance(reference, TorchPredictor):
         return {"in float64": lambda inputs: _in_float64(reference, inputs)}
@@ -42,12 +42,11 @@ def alternative_runs(reference: Predictor) -> dict[str, AlternativeRun]:
             onnx_reference = reference
             return {
                 "in float64": lambda inputs: _evaluated(onnx_reference, inputs),
-                "without graph optimisations": lambda inputs: _unoptimised(onnx_reference, inputs),
+                "without graph optimizations": lambda inputs: _unoptimized(onnx_reference, inputs),
                 "row by row": lambda inputs: _row_by_row(onnx_reference, inputs),
             }
     raise UsageError(
-        f"{reference.describe()} cannot be run another way to learn how far its own rounding reaches: give both rtol "
-        "and atol"
+        f"{reference.describe()} cannot be run another way to estimate its rounding error: pass both rtol and atol"
     )
 
 
@@ -56,8 +55,8 @@ def _in_float64(reference: TorchPredictor, inputs: Inputs) -> Outputs:
         return reference.in_float64().predict(_as_float64(inputs))
     except Exception as error:  # the module's own code
         raise UsageError(
-            f"{reference.subject} does not run in float64, which would tell how far its own rounding reaches "
-            f"({type(error).__name__}: {error}): give both rtol and atol"
+            f"{reference.subject} does not run in float64, which estimates its rounding error "
+            f"({type(error).__name__}: {error}): pass both rtol and atol"
         ) from error
 
 
@@ -73,8 +72,6 @@ def _widened(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _evaluated(reference: OnnxPredictor, inputs: Inputs) -> Outputs | None:
-    pass
-
     signature = reference.artifact.signature
     if not all(spec.is_tensor for spec in (*signature.inputs, *signature.outputs)):
         return None
@@ -82,21 +79,21 @@ def _evaluated(reference: OnnxPredictor, inputs: Inputs) -> Outputs | None:
     return run_in_float64(reference.artifact, feed)
 
 
-def _unoptimised(reference: OnnxPredictor, inputs: Inputs) -> Outputs:
+def _unoptimized(reference: OnnxPredictor, inputs: Inputs) -> Outputs:
     with reference.unoptimized() as plain:
         return plain.predict(inputs)
 
 
 def _row_by_row(reference: OnnxPredictor, inputs: Inputs) -> Outputs | None:
-    """The answers to single rows put together; None for a model of a fixed batch, or whose outputs have no row axis."""
+    """Return the outputs of single rows, concatenated; None for a fixed batch size, or outputs without a row axis."""
     rows = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
     try:
         each = [reference.predict(_row(inputs, row)) for row in range(rows)]
     except ModelServeError:
         return None
-    if any(array.shape[:1] != (1,) for answer in each for array in answer.values()):
+    if any(array.shape[:1] != (1,) for outputs in each for array in outputs.values()):
         return None
-    return {name: np.concatenate([answer[name] for answer in each]) for name in each[0]}
+    return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
 
 
 def _row(inputs: Inputs, row: int) -> Inputs:
@@ -105,20 +102,17 @@ def _row(inputs: Inputs, row: int) -> Inputs:
     return inputs[row : row + 1]
 
 
-# An ONNX model computed in float64 by onnx's own reference evaluator: what its answers would be without rounding.
-
-
-# The evaluator is numpy and Python: a convolution over a large image takes minutes, and so does holding a large model
-# twice as wide. What is beyond these is calibrated without it.
+# The evaluator is numpy and Python: a convolution over a large image takes minutes, and so does widening a large model.
+# Larger models and inputs are calibrated without it.
 _MAX_WEIGHTS = 64 * 2**20
 _MAX_INPUT_ELEMENTS = 10**6
 
 
 def run_in_float64(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
-    """The outputs of `artifact` with every float32 of the graph, weights and inputs included, as float64.
+    """Return the outputs of `artifact` with every float32 of the graph, weights and inputs included, as float64.
 
-    None where the evaluator cannot: operators of another domain, values that are no tensors, weights in other files or
-    above 64 MiB, inputs of more than a million elements.
+    None if the evaluator does not support it: operators of another domain, values that are not tensors, weights in
+    other files or above 64 MiB, inputs of more than a million elements.
     """
     if artifact.external or artifact.initializer_bytes > _MAX_WEIGHTS:
         return None
@@ -126,21 +120,21 @@ def run_in_float64(artifact: Artifact, feed: Mapping[str, NDArray[Any]]) -> dict
         return None
     from onnx.reference import ReferenceEvaluator
 
-    # Not inside the `try`: a file that has changed, and a fault of ours, are no operator that the evaluator lacks.
+    # Outside the `try`: a changed file, or a bug of this package, must not look like an unsupported operator.
     model = convert_to_float64(load_model(artifact))
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            answers = ReferenceEvaluator(model).run(None, wide)
-    except Exception:  # whatever an operator's Python raises: it is not the model's fault and not ours
+            outputs = ReferenceEvaluator(model).run(None, wide)
+    except Exception:  # whatever the Python code of an operator raises
         return None
     names = [spec.name for spec in artifact.signature.outputs]
-    return {name: np.asarray(value) for name, value in zip(names, answers, strict=True)}
+    return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
 
 
 def convert_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in which float64 stands wherever float32 stood: tensors, declarations, casts, subgraphs."""
+    """Return a copy of `model` with float32 replaced by float64 in tensors, declarations, casts and subgraphs."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     _widen_graph(wide.graph)

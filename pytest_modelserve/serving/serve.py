@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import UsageError
@@ -17,22 +17,12 @@ from pytest_modelserve.serving.torch_predictor import TorchPredictor
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_modelserve.training import TrainedModel
 
 _CPU = ("CPUExecutionProvider",)
 
 
-class HasModule(Protocol):
-    """A trained model as `training` gives it; this room does not know that one."""
-
-    @property
-    def subject(self) -> Subject:
-        """What evidence calls the model."""
-
-    def module(self) -> nn.Module:
-        """The torch module in eval mode."""
-
-
-Servable = Artifact | str | os.PathLike[str] | HasModule | Callable[..., Any]
+Servable: TypeAlias = "Artifact | str | os.PathLike[str] | TrainedModel | Callable[..., Any]"
 
 
 def serve(
@@ -43,19 +33,34 @@ def serve(
     name: str | None = None,
     variant: str | None = None,
 ) -> Predictor:
-    """A predictor of `target`, to be closed by the caller or used as a context manager.
+    """Serve a model as a predictor; close it, or use it as a context manager.
 
-    An Artifact or the path of an ONNX file is answered by onnxruntime on `providers`; a torch module, a TrainedModel
-    and any other callable are answered by themselves, as references. `threads` is the number of threads of onnxruntime
-    or torch. `name` and `variant` override what evidence calls the model.
+    Args:
+        target: An Artifact or the path of an ONNX file, which onnxruntime runs; or a torch module, a TrainedModel or
+            any other callable as a reference, which runs itself on the CPU.
+        providers: Execution providers of onnxruntime, in order of preference.
+        threads: Number of threads of onnxruntime or torch.
+        name: Name of the model in evidence and reports (default: its own).
+        variant: Variant of the model in evidence and reports (default: its own).
 
-    Raises UsageError for anything else, for providers that the target has no use for, and for threads beside a
-    callable, which has its own; ArtifactError for a file that cannot be served.
+    Returns:
+        The predictor; `predict` takes one array, or a mapping from input names to arrays.
+
+    Raises:
+        UsageError: `target` cannot be served; or `providers` or `threads` do not apply to it.
+        ArtifactError: The file cannot be opened, or onnxruntime rejects it.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> with ms.serve(lambda x: {"doubled": 2 * x}, name="double") as predictor:
+        ...     predictor.predict(np.array([[1.0, 2.0]]))["doubled"].tolist()
+        [[2.0, 4.0]]
     """
     if isinstance(target, str) and target.lower().startswith(("http://", "https://")):
         raise UsageError(
-            f"endpoints are not supported by this release: {target!r}; serve the model's file, or a callable that "
-            "sends the request"
+            f"target {target!r} is an endpoint, which this release does not support: serve the model's file, or a "
+            "callable that sends the request"
         )
     if isinstance(target, (Artifact, str, os.PathLike)):
         from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
@@ -63,22 +68,22 @@ def serve(
         return OnnxPredictor(target, providers=providers, threads=threads, name=name, variant=variant)
     if tuple(providers) != _CPU:
         raise UsageError(
-            f"providers={providers!r} are onnxruntime's: {_told(target)} is answered by itself, on the CPU"
+            f"providers={providers!r} apply to ONNX files only: remove them, as {_describe(target)} runs on the CPU"
         )
     if _is_torch_module(target):
         subject = Subject(type(target).__name__, "torch")
         return TorchPredictor(target, subject=_renamed(subject, name, variant), threads=threads)
     if isinstance(target, type):
-        raise UsageError(f"{target.__name__} is a class: serve an instance of it")
+        raise UsageError(f"target {target.__name__} is a class: serve an instance of it")
     if hasattr(target, "module") and hasattr(target, "subject"):
         return TorchPredictor(target.module(), subject=_renamed(target.subject, name, variant), threads=threads)
     if callable(target):
         if threads != 1:
-            raise UsageError(f"threads={threads} has no meaning for {_told(target)}: it sets its own")
+            raise UsageError(f"threads={threads} does not apply to {_describe(target)}: it sets its own")
         return CallablePredictor(target, name=name, variant=variant or "")
     raise UsageError(
-        f"{_told(target)} cannot be served: give an Artifact, the path of an ONNX file, a torch module, a TrainedModel "
-        "or a callable"
+        f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
+        "TrainedModel or a callable"
     )
 
 
@@ -96,5 +101,5 @@ def _renamed(subject: Subject, name: str | None, variant: str | None) -> Subject
     )
 
 
-def _told(target: object) -> str:
+def _describe(target: object) -> str:
     return getattr(target, "__name__", None) or f"an object of type {type(target).__name__}"

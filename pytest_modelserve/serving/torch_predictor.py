@@ -1,4 +1,4 @@
-"""An eager torch module as the reference that an exported model is held against."""
+"""Eager torch modules as references, and the mapping of named arrays to arguments of `forward`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Flat names for values that sit in mappings and sequences: one rule for what goes into a model and what comes out.
-
-
-# How named arrays go into a module's `forward`: every array of the call under one flat name.
-
-
 _NUMBERS = (bool, int, float, complex, str)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of `forward` with a name in the place of every array, and `names`, all of them in order.
+    """A call of `forward` with a name in place of every array; `names` lists them in order.
 
-    `guess` is not empty where the names are no parameters of `forward`, so that the call may not be what was meant;
-    it is the sentence to say should the module not take it.
+    `guess` is set if the names are not parameters of `forward`: the message in case the module rejects the call.
     """
 
     names: tuple[str, ...]
@@ -54,7 +47,7 @@ class Call:
         return not self.args and all(name == tree for name, tree in self.kwargs.items())
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and keyword arguments of the call, with `values` in their places."""
+        """Return the positional and keyword arguments of the call, with `values` in place of the names."""
 
         def placed(tree: Any) -> Any:
             return map_leaves(tree, (), lambda _, name: values[name])
@@ -64,13 +57,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The parameters of a module's `forward`, and which call of it given inputs mean."""
+    """The parameters of a module's `forward`; `call_of` maps inputs to a call."""
 
     parameters: tuple[Parameter, ...]
 
     @classmethod
     def of(cls, module: nn.Module) -> Forward:
-        """The one of `module`."""
+        """Return the parameters of `module.forward`."""
         try:
             signature = inspect.signature(module.forward, eval_str=True)
         except (NameError, TypeError, SyntaxError):  # annotations that only a type checker can read
@@ -78,13 +71,13 @@ class Forward:
         return cls(tuple(signature.parameters.values()))
 
     def call_of(self, inputs: object) -> tuple[Call, dict[str, Any]]:
-        """The call that hands `inputs` to `forward`, and the values in it by their flat names.
+        """Return the call of `forward` for `inputs`, and the arrays by their flat names.
 
-        `inputs` are one array; a tuple or list of arrays, handed over by position; or a mapping by the names of the
-        parameters, where one that takes a mapping or a sequence has one. An array is called like its parameter.
-        Within a mapping it is called by its key where no other array is ({"batch": {"ids": a, "mask": b}} gives "ids"
-        and "mask"), else by the whole path ("batch.ids"); in a sequence by its place, "state_0", as are those of
-        `*args`, "args_0". These flat names are taken in place of the nested form too.
+        `inputs` is one array; a tuple or list of arrays by position; or a mapping by the names of the parameters,
+        nested where one takes a mapping or a sequence. An array is named after its parameter. Within a mapping it is
+        named after its key if that is unique ({"batch": {"ids": a, "mask": b}} gives "ids" and "mask"), otherwise by
+        the full path ("batch.ids"). Items of a sequence and of `*args` are numbered: "state_0", "args_0". The flat
+        names are accepted in place of the nested form, too.
 
         InputError for names that `forward` does not have, and for parameters without a value.
         """
@@ -110,8 +103,7 @@ class Forward:
         rest_name = self._open(Parameter.VAR_POSITIONAL)
         if rest and rest_name is None:
             raise InputError(
-                f"{len(values)} inputs were given by position and forward() takes {len(positional)}: "
-                f"{_quoted(positional)}"
+                f"got {len(values)} inputs by position, but forward() takes {len(positional)}: {_quoted(positional)}"
             )
         bound = dict(zip(positional, values, strict=False))
         missing = [name for name in self._required if name not in bound]
@@ -135,7 +127,7 @@ class Forward:
         return {**bound, **others}, guess
 
     def _unflatten(self, others: Mapping[Any, Any], bound: dict[str, Any]) -> dict[Any, Any]:
-        """Put the arrays whose names tell a path, "batch.ids" or "state_0", into the parameter that it begins with."""
+        """Put arrays that are named by a path, such as "batch.ids" or "state_0", into the parameter at its root."""
         left: dict[Any, Any] = {}
         nests: dict[str, dict[Any, Any]] = {}
         roots = {*self._named, self._open(Parameter.VAR_POSITIONAL)} - {*bound}
@@ -148,13 +140,13 @@ class Forward:
             for key in path[1:-1]:
                 nest = nest.setdefault(key, {})
                 if not isinstance(nest, dict):
-                    raise InputError(f"input {name!r} lies inside another input: give one of the two")
+                    raise InputError(f"input {name!r} is inside another input: pass one of the two")
             nest[path[-1]] = value
         bound.update({name: _sequenced(nest) for name, nest in nests.items()})
         return left
 
     def _absorb(self, others: dict[Any, Any], bound: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Put names that `forward` lacks into the one parameter that is without a value, if it can be a mapping."""
+        """Put names that `forward` lacks into the only parameter without a value, if it can be a mapping."""
         unknown = unknown_choice("input", next(iter(others)), self._named)
         missing = [p for p in self.parameters if p.name in self._required and p.name not in bound]
         if len(missing) != 1:
@@ -167,7 +159,7 @@ class Forward:
         return {}, "" if certain else f"{unknown}; as a mapping for {parameter.name!r} the module does not take it"
 
     def _call(self, bound: Mapping[str, Any], guess: str) -> tuple[Call, dict[str, Any]]:
-        """The call with names in the places of arrays; arguments in the order of the parameters."""
+        """Return the call with names in place of arrays; arguments in the order of the parameters."""
         ordered = {name: bound[name] for name in (p.name for p in self.parameters) if name in bound}
         ordered |= {name: value for name, value in bound.items() if name not in ordered}
         for name, value in ordered.items():
@@ -176,7 +168,7 @@ class Forward:
         found = [leaf for name, value in ordered.items() for leaf in leaves(value, (name,))]
         names = dict(zip([path for path, _ in found], flat_names([path for path, _ in found]), strict=True))
         if len(set(names.values())) < len(names):
-            raise InputError(f"two inputs have one name: {_quoted(names.values())}")
+            raise InputError(f"two inputs have the same name: {_quoted(names.values())}")
         trees = {name: map_leaves(value, (name,), lambda path, _: names[path]) for name, value in ordered.items()}
         rest = self._open(Parameter.VAR_POSITIONAL)
         by_place = {p.name for p in self.parameters if p.kind is Parameter.POSITIONAL_ONLY}
@@ -184,14 +176,14 @@ class Forward:
             by_place = {p.name for p in self.parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
             skipped = [p.name for p in self.parameters if p.name in by_place and p.name not in trees]
             if skipped:
-                raise InputError(f"input {skipped[0]!r} is missing: forward() takes it by its place, before *{rest}")
+                raise InputError(f"input {skipped[0]!r} is missing: forward() takes it by position, before *{rest}")
         args = (*(trees[name] for name in trees if name in by_place), *trees.get(rest or "", ()))
         kwargs = {name: tree for name, tree in trees.items() if name not in by_place and name != rest}
         return Call(tuple(names.values()), args, kwargs, guess), {names[path]: value for path, value in found}
 
 
 def _sequenced(nest: Any) -> Any:
-    """`nest` with every mapping of 0, 1, 2, ... as a tuple."""
+    """Return `nest` with every mapping from 0, 1, 2, ... converted to a tuple."""
     if not isinstance(nest, dict):
         return nest
     values = {key: _sequenced(value) for key, value in nest.items()}
@@ -201,7 +193,7 @@ def _sequenced(nest: Any) -> Any:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether `value` is a list that should be an array."""
+    """Return True for a list of numbers, which should be an array."""
     return isinstance(value, (tuple, list)) and all(isinstance(leaf, _NUMBERS) for _, leaf in leaves(value, ()))
 
 
@@ -216,16 +208,13 @@ def _quoted(names: Any) -> str:
     return ", ".join(map(repr, names))
 
 
-# Names for what a model returns that has none of its own: a torch module's or a callable's result.
-
-
 class TorchPredictor(Predictor):
-    """Answers with `module` in inference mode on the CPU, on `threads` threads so that results are the same each time.
+    """A torch module in inference mode on the CPU, on a fixed number of threads for reproducible results.
 
-    The module has to be in eval mode. Inputs are named by the parameters of its `forward`; arrays inside a mapping or
-    sequence are given in that, or under the flat names that an export of the module gives them (`Forward.call_of`).
-    `call` says where each flat name goes, where the names alone do not tell. What the module returns is named by
-    `named_outputs`. torch's own exceptions pass through: it decides which dtypes and shapes fit.
+    The module must be in eval mode. Inputs are named after the parameters of its `forward`; nested arrays are passed
+    nested, or under the flat names of an export (`Forward.call_of`). `call` maps flat names to arguments if the names
+    alone are ambiguous. Outputs are named by `named_outputs`. torch's own exceptions propagate: it decides which dtypes
+    and shapes it accepts.
     """
 
     transport = "torch"
@@ -267,21 +256,20 @@ class TorchPredictor(Predictor):
         return {name: self._array(name, value) for name, value in outputs.items()}
 
     def describe(self) -> str:
-        """One line: the subject, torch's version and the number of threads."""
+        """Return one line: the subject, torch's version and the number of threads."""
         import torch
 
         threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
         return f"{self.subject} in eager torch {torch.__version__}, {threads}"
 
     def in_float64(self) -> TorchPredictor:
-        """Another predictor, of a copy of the module in float64; inputs are named and handed over as here."""
+        """Return a predictor of a copy of the module in float64, with the same input names."""
         double = copy.copy(self)
         double._module = copy.deepcopy(self._module).double()
         return double
 
     def _call_of(self, inputs: object) -> tuple[Call, Mapping[str, object]]:
-        """The call that `inputs` mean, and the arrays in it by name; names that came before are not looked up again,
-        as that takes as long as a small model."""
+        """Return the call for `inputs`, and its arrays by name; cached, as it takes as long as a small model."""
         arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
         names = frozenset(arrays)
         if names in self._calls and all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -300,27 +288,27 @@ class TorchPredictor(Predictor):
         try:
             # A copy: the tensor may be a parameter, a buffer or an input of the module.
             return np.array(value.numpy(force=True))
-        except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantised
+        except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
             kind = f"{str(value.dtype).removeprefix('torch.')}, {str(value.layout).removeprefix('torch.')}"
             raise UsageError(
-                f"{self.subject} returned {name!r} as a tensor ({kind}) that numpy cannot hold: return a dense one "
-                "of another dtype, .float() say"
+                f"{self.subject} returned {name!r} as a tensor ({kind}) that numpy cannot represent: return a "
+                "dense tensor of another dtype, for example with .float()"
             ) from error
 
 
 def _tensor(what: str, value: object) -> torch.Tensor:
-    """A tensor of its own, so that a module that works in place leaves the caller's array as it is."""
+    """Return a copy as a tensor, so that a module that works in place does not change the caller's array."""
     import torch
 
     array = check_array(what, value)
     if array.dtype.kind not in "fiubc":
-        raise InputError(f"{what} has dtype {array.dtype}: torch has no tensors of text or objects")
+        raise InputError(f"{what} has dtype {array.dtype}: torch has no such tensors")
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run torch on `count` threads: sums are split differently, and come out differently, on another number."""
+    """Run torch on `count` threads: another number splits and rounds sums differently."""
     import torch
 
     before = torch.get_num_threads()
@@ -341,14 +329,12 @@ def _check_eval(module: nn.Module) -> None:
 
 
 def _training_error(name: str) -> UsageError:
-    return UsageError(
-        f"{name} is in training mode, in which dropout and batch normalisation answer differently: call .eval() first"
-    )
+    return UsageError(f"{name} is in training mode, which changes dropout and batch normalization: call .eval() first")
 
 
 def _check_on_cpu(module: nn.Module) -> None:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type != "cpu":
             raise UsageError(
-                f"{type(module).__name__}.{name} is on {tensor.device}: references answer on the CPU, call .cpu() first"
+                f"{type(module).__name__}.{name} is on {tensor.device}: call .cpu() first, as references run on the CPU"
             )

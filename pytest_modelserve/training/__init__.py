@@ -1,4 +1,4 @@
-"""The torch room: seeded training, and export to ONNX. torch itself is imported when one of them runs."""
+"""Seeded training of torch modules, and their export to ONNX; torch itself is imported at use."""
 
 from pytest_modelserve.training.export import export
 from pytest_modelserve.training.train import ModelSource, TrainedModel, train

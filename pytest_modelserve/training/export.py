@@ -1,4 +1,4 @@
-"""Export to ONNX: in a process of its own, checked by us, done once."""
+"""Export of torch modules to ONNX, verified against eager torch."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pytest_modelserve.errors import ArtifactError, ExportError, InputError, req
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
 from pytest_modelserve.training.export_checks import (
-    check_off_trace,
+    check_untraced_inputs,
     check_written,
     correct_outputs,
-    forget_shapes,
     nan_notes,
-    refusal,
+    remove_shapes,
+    runtime_error,
 )
 from pytest_modelserve.training.export_errors import ExportFailure
-from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportJob, ExportRequest, request_for
+from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportJob, ExportRequest, make_request
 from pytest_modelserve.training.module_pickle import pickle_job
 from pytest_modelserve.training.train import Examples, TrainedModel
 
@@ -54,34 +54,51 @@ def export(
     store: Store | None = None,
     name: str | None = None,
 ) -> Artifact:
-    """The ONNX artifact of `model`: from the store where the same module was exported before, else exported now.
+    """Export `model` to ONNX and verify the result against eager torch; a repeated export comes from the store.
 
-    `example_inputs` are one array; a tuple or list of arrays, by position; or a mapping by the names of `forward`'s
-    parameters, nested where one takes a mapping or a sequence. Rows lie along the first axis. A TrainedModel brings its
-    own. The inputs of the artifact are called like the parameters; what is nested by its key where no other input is
-    ({"batch": {"ids": a, "mask": b}} makes "ids" and "mask"), else by the whole path ("batch.ids"), and in a sequence
-    by its place ("state_0"). Outputs are named by the same rule (`named_outputs`).
+    torch's exporter runs in a child process. onnxruntime then runs the exported model at sizes that were not traced and
+    on edge-case rows (padding, zeros, extremes), and its outputs must match the module's. Wrong output shapes in the
+    file are corrected. If both return NaN for such a row, the lineage says so.
 
-    `dynamic` names the axes that stay free: the leading axes of every input (`("batch",)`), or axis by axis
-    (`{"ids": {0: "batch", 1: "time"}}`); `()` fixes every size. `opset` is the one to write, by default the exporter's
-    own choice. The artifact is a single file, unless `external_data` asks for one beside it for the tensors of 1 KiB
-    and more, or they need it (1 GiB). `name` is by default the source's, or the class's.
+    Artifact inputs are named after `forward`'s parameters. Nested inputs use their own key if it is unique (`ids`),
+    otherwise the full path (`batch.ids`); items of a sequence are numbered (`state_0`). Outputs are named by the same
+    rule (`named_outputs`).
 
-    torch's exporter runs in a fresh process, which is ended after `time_limit_s`. What it wrote is then run by
-    onnxruntime and held against the module in eager torch at sizes that it did not trace, and on rows that break models
-    (`check_off_trace`); the output shapes that it claims are put right. Where both answer NaN to such a row, a note in
-    the lineage says so.
+    Args:
+        model: A trained model, or a torch module in eval mode on the CPU.
+        example_inputs: One array, a tuple or list of arrays by position, or a mapping by the names of `forward`'s
+            parameters, nested where one takes a mapping or a sequence. Rows lie along the first axis. A TrainedModel
+            brings its own.
+        dynamic: Names of the axes that stay free: the leading axes of every input (`("batch",)`), or axis by axis
+            (`{"ids": {0: "batch", 1: "time"}}`). `()` fixes every size.
+        opset: The opset to write (default: the exporter's choice).
+        external_data: Store tensors of 1 KiB and more in a separate file. Models above 1 GiB always do.
+        time_limit_s: Longest run of the exporter in seconds.
+        store: Where results are kept (default: the pipeline's store).
+        name: Name of the artifact (default: the source's name, or the class's).
 
-    ExportError, which says what to do and keeps the end of the exporter's log, for a module in training mode, scripted,
-    pruned with its masks on or not on the CPU, for an export that fails, dies or takes too long, and for one that is
-    not as asked: another opset, another answer, NaN elsewhere, nothing to keep beside the file. Of these BakedAxisError
-    names the axis that was to stay free and its input; ControlFlowError the source line that goes by the data;
-    UnsupportedOperatorError the operator that ONNX or onnxruntime does not have. InputError for example inputs that
-    `forward` does not take, UsageError for axes that they do not have, ArtifactError for a folder that cannot be
-    written, MissingDependencyError without torch or onnxscript.
+    Returns:
+        The verified artifact.
+
+    Raises:
+        ExportError: The module is in training mode, scripted, pruned with masks, not on the CPU or cannot be pickled;
+            the exporter fails, crashes or exceeds its time limit; or the result has another opset, other outputs or
+            nothing to store separately. The message has the end of the exporter's log.
+        BakedAxisError: An axis in `dynamic` is fixed in the exported model.
+        ControlFlowError: `forward` branches on values of the data; the message names the source line.
+        UnsupportedOperatorError: ONNX or onnxruntime lacks an operator; the message names it.
+        InputError: `forward` does not accept the example inputs.
+        UsageError: `dynamic` names axes that the inputs do not have.
+        ArtifactError: The store cannot be written.
+        MissingDependencyError: torch or onnxscript is not installed.
+
+    Example:
+        >>> artifact = export(module, rows[:2], store=store)  # doctest: +SKIP
+        >>> str(artifact.signature)  # doctest: +SKIP
+        'x: float32[batch, 20] -> output: float32[batch, 2]'
     """
     require("torch", "export")
-    request = request_for(
+    request = make_request(
         model,
         example_inputs,
         dynamic=dynamic,
@@ -113,24 +130,23 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
             _run_exporter(exporter, job, request.time_limit_s)
         model = onnx.load(raw)
         check_written(model, request.tracing, outputs, request.opset)
-        forget_shapes(model)
+        remove_shapes(model)
         checked = save_artifact(model, raw, name=request.name, variant="unchecked", lineage=())
         with _candidate(checked, model) as candidate:
-            probes = check_off_trace(candidate, reference, request.tracing)
+            probes = check_untraced_inputs(candidate, reference, request.tracing)
     notes = (*correct_outputs(model, probes), *nan_notes(probes))
-    told = "answers like eager torch at " + "; ".join(map(str, probes))
+    verified = "outputs match eager torch at " + "; ".join(map(str, probes))
     saved = save_artifact(
         model,
         folder / file_name,
         name=request.name,
         variant=_precision(request.module),
-        lineage=(*request.training, _lineage_step(request, opset_of(model), (told, *notes))),
+        lineage=(*request.training, _lineage_step(request, opset_of(model), (verified, *notes))),
         external_data=request.external_data,
     )
     if request.external_data and not saved.external:
         raise ExportError(
-            f"external_data was asked for and no tensor of {request.name} takes 1 KiB, so that all stay in the file: "
-            "leave it out"
+            f"external_data=True has no effect: no tensor of {request.name} takes 1 KiB or more. Remove it"
         )
 
 
@@ -142,7 +158,7 @@ def _candidate(checked: Artifact, model: onnx.ModelProto) -> Predictor:
     try:
         return serve(checked)
     except ArtifactError as error:
-        raise refusal(error, model) from error
+        raise runtime_error(error, model) from error
 
 
 def _lineage_step(request: ExportRequest, opset: int | None, notes: tuple[str, ...]) -> LineageStep:
@@ -157,26 +173,26 @@ def _lineage_step(request: ExportRequest, opset: int | None, notes: tuple[str, .
 
 
 def _output_names(reference: Predictor, request: ExportRequest) -> tuple[str, ...]:
-    """The names of the module's outputs, from one run on the traced inputs."""
+    """Return the names of the module's outputs, from one run on the traced inputs."""
     try:
         return tuple(reference.predict(request.tracing.inputs))
     except InputError:
         raise
-    except Exception as error:  # whatever a stranger's forward raises
+    except Exception as error:  # whatever the user's forward raises
         arrays = request.tracing.inputs
         inputs = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
         raise ExportError(
-            f"{request.name} itself fails on the example inputs ({inputs}): {type(error).__name__}: {error}"
+            f"{request.name} fails in eager torch on the example inputs ({inputs}): {type(error).__name__}: {error}"
             f"{_other_dtype(request)}"
         ) from error
 
 
 def _other_dtype(request: ExportRequest) -> str:
-    """What to do where an input has another floating dtype than the module; nothing else."""
+    """Return what to do if an input has another floating dtype than the module."""
     own = _floating_dtype(request.module)
     for name, array in request.tracing.inputs.items():
         if own and array.dtype.kind == "f" and array.dtype.name != own:
-            return f". The module is of {own}: give {name!r} as .astype(np.{own})"
+            return f". The module has dtype {own}: convert {name!r} with .astype(np.{own})"
     return ""
 
 
@@ -185,7 +201,7 @@ def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -
     result = exporter.call(pickle_job(job), timeout_s=time_limit_s, description=what)
     if isinstance(result, Crash):
         if result.timed_out:
-            what += f" took longer than its time limit of {time_limit_s:g} s and was ended"
+            what += f" exceeded its time limit of {time_limit_s:g} s"
         else:
             what += f": its process was {result}" if result.signal else f": its process {result}"
         raise ExportError(what + format_log(result.log_tail))
@@ -195,11 +211,11 @@ def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -
 
 
 def _precision(module: nn.Module) -> str:
-    """The name of the commonest floating dtype among the parameters; fp32 for a module without any."""
+    """Return the name of the most frequent floating dtype of the parameters; fp32 for a module without any."""
     return _PRECISIONS.get(_floating_dtype(module), "fp32")
 
 
 def _floating_dtype(module: nn.Module) -> str:
     dtypes = Counter(str(parameter.dtype) for parameter in module.parameters() if parameter.is_floating_point())
-    commonest = [dtype.removeprefix("torch.") for dtype, _ in dtypes.most_common(1)]
-    return commonest[0] if commonest else ""
+    most_frequent = [dtype.removeprefix("torch.") for dtype, _ in dtypes.most_common(1)]
+    return most_frequent[0] if most_frequent else ""

@@ -1,4 +1,4 @@
-"""What the exporter wrote, held against what was asked for, and its shapes put right."""
+"""Verification of exported models: signature, edge-case rows, untraced sizes, and output shapes."""
 
 from __future__ import annotations
 
@@ -28,27 +28,23 @@ if TYPE_CHECKING:
     import onnx
 
 
-# Rows that are rare in examples and common where models break: nothing but padding, zeros, extremes.
-
-
 Array = NDArray[Any]
 
-# How far outside its example a floating input is tried, as a multiple of the largest magnitude there: enough to
-# saturate every activation and to overflow an exponential that was written without care, and inside float16's range
-# for inputs up to 6.
+# Multiple of the largest magnitude in the example: enough to saturate every activation and to overflow an unprotected
+# exponential, and inside float16's range for inputs up to 6.
 _LARGE = 1e4
 _PADDING_ADVICE = (
     "give such rows one position to attend to, set their outputs (masked_fill), or build nn.TransformerEncoder with "
-    "enable_nested_tensor=False, so that the module in eager torch answers as it exports"
+    "enable_nested_tensor=False, so that eager torch computes what the export does"
 )
 _EXTREME_ADVICE = "clip such inputs in the module, or write the step that overflows in a stable form"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One way to replace a row: `name` as reports say it, and what to do where an exported model fails on it.
+class RowKind:
+    """One kind of edge-case row, with the advice for an exported model that fails on it.
 
-    `rounded` says that the values are so large that rounding decides about the answers.
+    `rounded` says that the values are so large that rounding determines the outputs.
     """
 
     name: str
@@ -56,14 +52,14 @@ class Kind:
     rounded: bool = False
 
 
-def breaking_rows(tracing: Tracing) -> Iterator[tuple[Kind, dict[str, Array]]]:
-    """The traced inputs with their last row replaced in the inputs of one sort, for each sort that is there.
+def edge_case_rows(tracing: Tracing) -> Iterator[tuple[RowKind, dict[str, Array]]]:
+    """Yield the traced inputs with the last row of all inputs of one dtype kind replaced.
 
-    Integers become 0, and the smallest and the largest of the example; bools True and False; floats 0, and values of
-    either sign 10,000 times as large as the largest of the example. What the example holds anyway is left out.
+    Integers become 0, the smallest and the largest of the example; bools True and False; floats 0, and values of
+    alternating sign 10,000 times the largest of the example. Duplicates are left out.
     """
     seen: list[dict[str, Array]] = [dict(tracing.inputs)]
-    for dtypes, kind, value_of in _KINDS:
+    for dtypes, kind, value_of in _ROW_KINDS:
         inputs = dict(tracing.inputs)
         for name, array in tracing.inputs.items():
             axis = _row_axis(tracing, name)
@@ -79,15 +75,14 @@ def _equal(one: dict[str, Array], other: dict[str, Array]) -> bool:
 
 
 def _row_axis(tracing: Tracing, name: str) -> int | None:
-    """The first free axis of an input; of a model without any free axis the first one; None where rows are shared."""
+    """Return the first free axis of an input, or axis 0 if the model has no free axis; None for shared inputs."""
     if tracing.axes[name]:
         return min(tracing.axes[name])
     return 0 if tracing.inputs[name].ndim and not tracing.sizes else None
 
 
 def _replaced(array: Array, axis: int, value: float, *, signs: bool) -> Array:
-    """`array` with `value` in its last row along `axis`; with `signs` of either sign in turn, so that a sum of them
-    does not run off to one side."""
+    """Return `array` with `value` in its last row along `axis`; `signs` alternates the sign to keep sums small."""
     changed = np.moveaxis(array.copy(), axis, 0)
     row = changed[-1:]
     turns = np.where(np.arange(row.size).reshape(row.shape) % 2, -1, 1) if signs else 1
@@ -101,37 +96,34 @@ def _large(array: Array) -> float:
     return _LARGE * (float(finite.max(initial=0.0)) or 1.0)
 
 
-_KINDS: tuple[tuple[str, Kind, Callable[[Array], Any]], ...] = (
-    ("iu", Kind("an all-padding row (integers 0)", _PADDING_ADVICE), lambda _: 0),
-    ("iu", Kind("an all-padding row (the smallest integer)", _PADDING_ADVICE), np.min),
-    ("iu", Kind("a row of the largest integer", _EXTREME_ADVICE), np.max),
-    ("b", Kind("an all-padding row (True)", _PADDING_ADVICE), lambda _: 1),
-    ("b", Kind("an all-padding row (False)", _PADDING_ADVICE), lambda _: 0),
-    ("f", Kind("a row of zeros", _EXTREME_ADVICE), lambda _: 0),
-    ("f", Kind("a row of large values", _EXTREME_ADVICE, rounded=True), _large),
+_ROW_KINDS: tuple[tuple[str, RowKind, Callable[[Array], Any]], ...] = (
+    ("iu", RowKind("an all-padding row (integers 0)", _PADDING_ADVICE), lambda _: 0),
+    ("iu", RowKind("an all-padding row (the smallest integer)", _PADDING_ADVICE), np.min),
+    ("iu", RowKind("a row of the largest integer", _EXTREME_ADVICE), np.max),
+    ("b", RowKind("an all-padding row (True)", _PADDING_ADVICE), lambda _: 1),
+    ("b", RowKind("an all-padding row (False)", _PADDING_ADVICE), lambda _: 0),
+    ("f", RowKind("a row of zeros", _EXTREME_ADVICE), lambda _: 0),
+    ("f", RowKind("a row of large values", _EXTREME_ADVICE, rounded=True), _large),
 )
 
 
-# Whether two answers are one, but for rounding; in the words of whoever exported the model.
-
-
-Outputs = Mapping[str, NDArray[Any]]
+OutputArrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """One run of both models: the size of each free axis, and what both answered.
+    """One run of both models: the size of each free axis, and the outputs of both.
 
-    `moved` is the axis that has another size than the traced one, `kind` the row that was replaced. `shifted` is what
-    the reference answers where rounding decides and the inputs are moved by a few roundings; else empty.
+    `moved` is the axis whose size is not the traced one, `kind` the kind of the replaced row. `shifted` holds the
+    reference's outputs for inputs perturbed by a few roundings, if rounding determines the outputs; otherwise empty.
     """
 
     sizes: Mapping[str, int]
-    expected: Outputs
-    got: Outputs
+    expected: OutputArrays
+    got: OutputArrays
     moved: str = ""
-    kind: Kind | None = None
-    shifted: Outputs = field(default_factory=dict)
+    kind: RowKind | None = None
+    shifted: OutputArrays = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.kind is not None:
@@ -140,26 +132,26 @@ class Probe:
 
 
 def check_agreement(probes: Sequence[Probe], ordinary: Sequence[Probe], tracing: Tracing) -> None:
-    """ExportError unless both models answer alike in all of `probes`; BakedAxisError where a shape does not follow.
+    """Raise ExportError unless the outputs match in all `probes`; BakedAxisError if an output shape does not follow.
 
-    NaN has to be where the reference has it, and integers and bools have to be equal. Floating outputs may differ by
-    256 roundings of the largest value in that output, over this run and the `ordinary` ones: an extreme run loosens
-    none but itself. Where rounding decides, they may also differ by 16 times what the reference itself moves when its
-    inputs are moved by 16 roundings, and integers are not compared.
+    NaN must be at the same places, and integers and bools must be equal. Floating outputs may differ by 256 roundings
+    of the largest value of that output in this run and the `ordinary` runs: an extreme run loosens only its own
+    tolerance. If rounding determines the outputs, they may also differ by 16 times the reference's own change when its
+    inputs are perturbed by 16 roundings, and integers are not compared.
     """
     for name in ordinary[0].expected:
         usual = max(_largest(probe.expected[name]) for probe in ordinary)
         for probe in probes:
-            expected, got = probe.expected[name], _compared(name, probe)
-            tolerance = _tolerance(expected, usual) + _own_motion(name, probe)
+            expected, got = probe.expected[name], _comparable_output(name, probe)
+            tolerance = _tolerance(expected, usual) + _input_sensitivity(name, probe)
             found = compare_outputs({name: got}, {name: expected}, rtol=0.0, atol=tolerance)
             if not found.agrees:
-                told = "; ".join((*found.structural_problems, *found.numeric_problems))
-                raise _disagreement(probe, told, tracing, reshaped=got.shape != expected.shape)
+                problems = "; ".join((*found.structural_problems, *found.numeric_problems))
+                raise _disagreement(probe, problems, tracing, reshaped=got.shape != expected.shape)
 
 
-def where_free(label: str, tracing: Tracing) -> str:
-    """The axis called `label` and where it is: "axis 'batch' (axis 0 of input 'x')"."""
+def describe_axis(label: str, tracing: Tracing) -> str:
+    """Return the axis `label` with its places: "axis 'batch' (axis 0 of input 'x')"."""
     places = [
         f"axis {axis} of input {name!r}"
         for name, named in tracing.axes.items()
@@ -169,15 +161,17 @@ def where_free(label: str, tracing: Tracing) -> str:
     return f"axis {label!r} ({', '.join(places)})"
 
 
-def _disagreement(probe: Probe, told: str, tracing: Tracing, *, reshaped: bool) -> ExportError:
+def _disagreement(probe: Probe, problems: str, tracing: Tracing, *, reshaped: bool) -> ExportError:
     message = (
-        f"the exported model (candidate) answers otherwise than eager torch (reference) at {probe}: {told}; tolerated "
-        f"are {EXPORT_EPSILONS} roundings of the largest value"
+        f"outputs of the exported model (candidate) differ from eager torch (reference) at {probe}: {problems}; the "
+        f"tolerance is {EXPORT_EPSILONS} roundings of the largest value"
     )
     if probe.kind is not None:
         return ExportError(f"{message}. What to do: {probe.kind.advice}")
     if probe.moved and reshaped:
-        return BakedAxisError(f"{where_free(probe.moved, tracing)} was to be free and is fixed inside: {message}")
+        return BakedAxisError(
+            f"{describe_axis(probe.moved, tracing)} is in `dynamic` but fixed inside the graph: {message}"
+        )
     return ExportError(message)
 
 
@@ -194,16 +188,16 @@ def _tolerance(expected: NDArray[Any], usual: float) -> float:
     return EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0)
 
 
-def _own_motion(name: str, probe: Probe) -> float:
+def _input_sensitivity(name: str, probe: Probe) -> float:
     if name not in probe.shifted or probe.expected[name].dtype.kind != "f":
         return 0.0
     return EXPORT_MOVE_FACTOR * _largest(probe.shifted[name] - probe.expected[name])
 
 
-def _compared(name: str, probe: Probe) -> NDArray[Any]:
-    """What the candidate answered; where rounding decides, the reference's own integers instead.
+def _comparable_output(name: str, probe: Probe) -> NDArray[Any]:
+    """Return the candidate's output, or the reference's own integers if rounding determines the outputs.
 
-    Saturated scores are equal, and which of equals is the top one ONNX leaves to the runtime.
+    Saturated scores are equal, and ONNX does not specify which of equal scores is the top one.
     """
     got, expected = probe.got[name], probe.expected[name]
     if (
@@ -216,64 +210,64 @@ def _compared(name: str, probe: Probe) -> NDArray[Any]:
 
 
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\(\d+\)")
-# Under this key the exporter keeps a node's way through the user's code.
+# Metadata key of a node's stack trace in the user's code.
 _STACK = "pkg.torch.onnx.stack_trace"
 
 
 def check_written(model: onnx.ModelProto, tracing: Tracing, outputs: Sequence[str], opset: int | None) -> None:
-    """ExportError where the opset, an input or the outputs are not those that were asked for, BakedAxisError where a
-    free axis is not."""
+    """Raise ExportError for another opset, a missing input or other outputs; BakedAxisError for a fixed axis."""
     written = opset_of(model)
     if opset is not None and written != opset:
         raise ExportError(
-            f"opset {opset} was asked for and the exporter wrote opset {written}: ask for opset {written}, "
-            "or leave the choice to the exporter"
+            f"opset={opset} is not available: the exporter wrote opset {written}. Pass opset={written} or leave it out"
         )
     signature = signature_of(model)
     specs = {spec.name: spec for spec in signature.inputs}
     for name, named in tracing.axes.items():
         if name not in specs:
-            raise ExportError(f"input {name!r} is not in the exported model, as forward does not use it: leave it out")
+            raise ExportError(
+                f"input {name!r} is missing in the exported model because forward does not use it: remove it"
+            )
         for axis, label in named.items():
             found = (specs[name].shape or ())[axis : axis + 1]
             if found != (label,):
                 raise BakedAxisError(
-                    f"axis {axis} of input {name!r} was to be free and called {label!r}, and the exporter fixed it as "
+                    f"axis {axis} of input {name!r} ({label!r} in `dynamic`) is not free: the exporter fixed it as "
                     f"{found[0] if found else 'nothing'}"
                 )
     if [spec.name for spec in signature.outputs] != list(outputs):
-        told = ", ".join(repr(spec.name) for spec in signature.outputs)
-        raise ExportError(f"the module's outputs are {', '.join(map(repr, outputs))}; the exported model's are {told}")
+        names = ", ".join(repr(spec.name) for spec in signature.outputs)
+        raise ExportError(f"the module's outputs are {', '.join(map(repr, outputs))}; the exported model's are {names}")
 
 
-def forget_shapes(model: onnx.ModelProto) -> None:
-    """Remove every shape that the exporter claims for a value inside the graph; runtimes infer their own.
+def remove_shapes(model: onnx.ModelProto) -> None:
+    """Remove the exporter's shapes of values inside the graph; runtimes infer their own.
 
-    They are not to be relied on: with a free time axis, torch 2.13 writes the traced length after a recurrent layer,
-    and onnxsim then bakes it into the graph.
+    They are unreliable: with a free time axis, torch 2.13 writes the traced length after a recurrent layer, and onnxsim
+    then bakes it into the graph.
     """
     del model.graph.value_info[:]
 
 
-def refusal(error: ArtifactError, model: onnx.ModelProto) -> ExportError:
-    """What to raise for `error`, with which onnxruntime refused the exported `model`."""
-    told = str(error).rpartition("onnx: ")[2]
-    missing = _NO_KERNEL.search(told)
+def runtime_error(error: ArtifactError, model: onnx.ModelProto) -> ExportError:
+    """Return the error to raise for `error`, with which onnxruntime rejected the exported `model`."""
+    reason = str(error).rpartition("onnx: ")[2]
+    missing = _NO_KERNEL.search(reason)
     if missing is None:
-        return ExportError(f"onnxruntime refuses what the exporter wrote: {told}")
+        return ExportError(f"onnxruntime rejects the exported model: {reason}")
     operator = missing[1]
     stacks = [e.value for n in model.graph.node if n.op_type == operator for e in n.metadata_props if e.key == _STACK]
     line = next(filter(None, map(innermost_line, stacks)), "")
     double = any(spec.dtype == "float64" for spec in signature_of(model).inputs)
     advice = "export in float32, with module.float() and rows of float32" if double else "write it with other operators"
     where = f", from {line}" if line else ""
-    return UnsupportedOperatorError(f"onnxruntime cannot run the operator {operator}{where}: {advice} ({told})")
+    return UnsupportedOperatorError(f"onnxruntime cannot run the operator {operator}{where}: {advice} ({reason})")
 
 
 def correct_outputs(model: onnx.ModelProto, probes: Sequence[Probe]) -> tuple[str, ...]:
-    """Give every dim of the outputs the name or size that the runs showed; what was wrong comes back as notes.
+    """Set every output dimension to the name or size observed in the runs; return a note for each correction.
 
-    A symbolic dim that is none of the free axes (a sum of two, a count that depends on the data) stays as it is.
+    A symbolic dimension that is not a free axis (a sum of two, a count that depends on the data) is not changed.
     """
     notes = []
     labels = probes[0].sizes
@@ -287,7 +281,7 @@ def correct_outputs(model: onnx.ModelProto, probes: Sequence[Probe]) -> tuple[st
             if shown == claimed:
                 continue
             where = f"output {value.name!r}, axis {axis}"
-            notes.append(f"{where}: the exporter wrote {_dim(claimed)}, runs showed {_dim(shown)}")
+            notes.append(f"{where}: the exporter wrote {_dim(claimed)}, observed {_dim(shown)}")
             dim.Clear()
             if isinstance(shown, int):
                 dim.dim_value = shown
@@ -307,38 +301,34 @@ def _dim(dim: int | str | None) -> str:
     return "?" if dim is None else str(dim)
 
 
-# Whether an exported model answers like its module at sizes and on rows that the exporter never saw.
-
-
-Feed = Mapping[str, NDArray[Any]]
+InputArrays = Mapping[str, NDArray[Any]]
 
 _BATCH_SIZES = (1, 3, 5)
 
 
-def check_off_trace(candidate: Predictor, reference: Predictor, tracing: Tracing) -> tuple[Probe, ...]:
-    """The runs in which `candidate` answered like `reference`: at the traced sizes, at others, and on rows that break.
+def check_untraced_inputs(candidate: Predictor, reference: Predictor, tracing: Tracing) -> tuple[Probe, ...]:
+    """Compare `candidate` with `reference` at the traced sizes, at other sizes, and on edge-case rows.
 
-    A free first axis is tried with 1, 3 and 5 rows, any other with one step more, twice as many and one step less,
-    except those that `reference` itself refuses. The rows are those of the example, drawn in another order, floating
-    ones scaled by 0.5 to 1. Then one row of the traced inputs is replaced by nothing but padding, zeros and extremes
-    (`breaking_rows`), except where `reference` itself fails, or is not finite on the large ones. How far answers may
-    differ says `check_agreement`.
+    A free first axis is run with 1, 3 and 5 rows, any other with one step more, twice as many and one step less, except
+    sizes that `reference` rejects. The rows are those of the example in another order, floating ones scaled by 0.5 to
+    1. Then one row of the traced inputs is replaced (`edge_case_rows`), except where `reference` fails or is not finite
+    on large values. `check_agreement` defines the tolerance.
 
-    ExportError for another answer, and for an axis that could be tried at no size but the traced one; BakedAxisError
-    for a size that `candidate` alone refuses, or answers in another shape.
+    Returns the runs, all of which agree. ExportError if outputs differ, or the reference accepts no size of an axis but
+    the traced one; BakedAxisError if the candidate alone rejects a size, or its output has another shape.
     """
     ordinary = [_run(candidate, reference.predict(tracing.inputs), tracing.inputs, tracing, tracing.sizes)]
     for label, tries in _sizes_to_try(tracing).items():
         ordinary += _at_sizes(candidate, reference, tracing, label, tries)
     check_agreement(ordinary, ordinary, tracing)
-    rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in breaking_rows(tracing)]
+    rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in edge_case_rows(tracing)]
     tried = [probe for probe in rows if probe is not None]
     check_agreement(tried, ordinary, tracing)
     return (*ordinary, *tried)
 
 
 def nan_notes(probes: Sequence[Probe]) -> tuple[str, ...]:
-    """A sentence for every output that is NaN, in both models at the same places, on a row that breaks models."""
+    """Return a sentence for every output that is NaN in both models on an edge-case row."""
     usual = {name for probe in probes if probe.kind is None for name in probe.expected if _nans(probe.expected[name])}
     return tuple(
         f"{probe}: output {name!r} is NaN at {_nans(array)} of {array.size} elements, in eager torch as well"
@@ -365,21 +355,21 @@ def _sizes_to_try(tracing: Tracing) -> dict[str, tuple[int, ...]]:
 def _at_sizes(
     candidate: Predictor, reference: Predictor, tracing: Tracing, label: str, tries: Sequence[int]
 ) -> list[Probe]:
-    refused = []
+    rejected = []
     probes = []
     for size in tries:
         sizes = {**tracing.sizes, label: size}
         inputs = _resized(tracing, sizes)
         try:
             expected = reference.predict(inputs)
-        except Exception as error:  # whatever a stranger's forward raises
-            refused.append(f"{size}: {type(error).__name__}: {error}")
+        except Exception as error:  # whatever the user's forward raises
+            rejected.append(f"{size}: {type(error).__name__}: {error}")
             continue
         probes.append(_run(candidate, expected, inputs, tracing, sizes, moved=label))
     if not probes:
         raise ExportError(
-            f"axis {label!r} is to be free, but the module itself takes no other size than the traced "
-            f"{tracing.sizes[label]} ({'; '.join(refused)}): leave it out of `dynamic`"
+            f"axis {label!r} is in `dynamic`, but the module accepts only the traced size {tracing.sizes[label]} "
+            f"({'; '.join(rejected)}): remove it from `dynamic`"
         )
     return probes
 
@@ -398,22 +388,24 @@ def _resized(tracing: Tracing, sizes: Mapping[str, int]) -> dict[str, NDArray[An
     return inputs
 
 
-def _on_row(candidate: Predictor, reference: Predictor, tracing: Tracing, kind: Kind, inputs: Feed) -> Probe | None:
-    """The run on `inputs`, whose last row is of `kind`; None where the reference does not take it."""
-    shifted: Outputs = {}
+def _on_row(
+    candidate: Predictor, reference: Predictor, tracing: Tracing, kind: RowKind, inputs: InputArrays
+) -> Probe | None:
+    """Return the run on `inputs`, whose last row is of `kind`; None if the reference does not accept it."""
+    shifted: OutputArrays = {}
     try:
         expected = reference.predict(inputs)
         if kind.rounded:
-            shifted = reference.predict(_moved(inputs))
-    except Exception:  # whatever a stranger's forward raises
+            shifted = reference.predict(_perturbed(inputs))
+    except Exception:  # whatever the user's forward raises
         return None
     if kind.rounded and not all(np.isfinite(array).all() for array in (*expected.values(), *shifted.values())):
         return None
     return _run(candidate, expected, inputs, tracing, tracing.sizes, kind=kind, shifted=shifted)
 
 
-def _moved(inputs: Feed) -> dict[str, NDArray[Any]]:
-    """The inputs with every floating value moved by a few roundings, up or down."""
+def _perturbed(inputs: InputArrays) -> dict[str, NDArray[Any]]:
+    """Return the inputs with every floating value changed by a few roundings, up or down."""
     rng = np.random.default_rng(0)
     moved = {}
     for name, array in inputs.items():
@@ -426,23 +418,25 @@ def _moved(inputs: Feed) -> dict[str, NDArray[Any]]:
 
 def _run(
     candidate: Predictor,
-    expected: Outputs,
-    inputs: Feed,
+    expected: OutputArrays,
+    inputs: InputArrays,
     tracing: Tracing,
     sizes: Mapping[str, int],
     *,
     moved: str = "",
-    kind: Kind | None = None,
-    shifted: Outputs | None = None,
+    kind: RowKind | None = None,
+    shifted: OutputArrays | None = None,
 ) -> Probe:
     try:
         got = candidate.predict(inputs)
     except ModelServeError as error:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-        told = f"{candidate.subject} cannot run the inputs {shapes}, which the torch module can: {error}"
+        message = f"{candidate.subject} cannot run the inputs {shapes}, which the torch module can: {error}"
         if moved:
-            raise BakedAxisError(f"{where_free(moved, tracing)} was to be free and is fixed inside: {told}") from error
+            raise BakedAxisError(
+                f"{describe_axis(moved, tracing)} is in `dynamic` but fixed inside the graph: {message}"
+            ) from error
         if kind is not None:
-            raise ExportError(f"at {kind.name}, {told}. What to do: {kind.advice}") from error
-        raise ExportError(told) from error
+            raise ExportError(f"at {kind.name}, {message}. What to do: {kind.advice}") from error
+        raise ExportError(message) from error
     return Probe(dict(sizes), expected, got, moved, kind, shifted or {})

@@ -1,4 +1,4 @@
-"""What torch's exporter raised, put into the words of the one who wrote the model."""
+"""Explanations of the errors of torch's exporter, in terms of the user's module."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _VIOLATED = re.compile(r"Constraints violated \(([^)]*)\)")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _SOURCE_LINE = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _BAKED_BY = (
-    "forward goes by that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that size; write it "
-    "for any size, or leave the axis out of `dynamic`"
+    "forward depends on that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that size; write it "
+    "for any size, or remove the axis from `dynamic`"
 )
 
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "onnx", "numpy")
@@ -87,7 +87,7 @@ def _full_disk(error: BaseException, folder: Path) -> tuple[type[ModelServeError
         return None
     return (
         ArtifactError,
-        f"cannot write into {folder}: {error.strerror}; make room there, or choose another folder with "
+        f"cannot write into {folder}: {error.strerror}; free some space, or choose another folder with "
         "--modelserve-cache",
     )
 
@@ -98,14 +98,14 @@ def _baked_axis(error: BaseException, tracing: Tracing) -> tuple[type[ModelServe
         size, path, axis = int(found[1]), re.findall(r"\[([^\]]+)\]", found[2])[-1], int(found[3])
         name = list(tracing.inputs)[int(path)] if path.isdecimal() else path.strip("'\"")
         label = tracing.axes.get(name, {}).get(axis, "")
-        which = f"axis {axis} of input {name!r}, which was to be free and called {label!r},"
+        which = f"axis {axis} of input {name!r} ({label!r} in `dynamic`)"
         return BakedAxisError, f"the exporter fixed {which} at its traced size {size}: {_BAKED_BY}"
     violated = _VIOLATED.search(str(error))
     if violated and str(getattr(error, "error_type", "")) in ("", "UserErrorType.CONSTRAINT_VIOLATION"):
         named = re.findall(r"\w+", violated[1])
         sizes = {label: size for label, size in tracing.sizes.items() if label in named} or tracing.sizes
         free = ", ".join(f"{label!r} (traced {size})" for label, size in sizes.items())
-        return BakedAxisError, f"the exporter fixed an axis that was to be free, {free}: {_BAKED_BY}"
+        return BakedAxisError, f"the exporter fixed an axis in `dynamic`, {free}: {_BAKED_BY}"
     return None
 
 
@@ -115,7 +115,7 @@ def _unsupported(error: BaseException) -> tuple[type[ModelServeError], str] | No
         return (
             UnsupportedOperatorError,
             f"torch cannot trace the operator {unknown[1]}{_at(_user_frame(error))}: it has no register_fake, and ONNX "
-            "has no translation of it; write it with torch's own operators",
+            "has no translation of it; use torch's own operators",
         )
     if type(error).__name__ not in _NO_TRANSLATION:
         return None
@@ -125,8 +125,8 @@ def _unsupported(error: BaseException) -> tuple[type[ModelServeError], str] | No
     stack = getattr(node, "meta", {}).get("stack_trace", "")
     return (
         UnsupportedOperatorError,
-        f"ONNX has no translation of the operator {operator}{_at(innermost_line(stack))}: write it with other "
-        "operators, or keep that step outside the model",
+        f"ONNX has no translation of the operator {operator}{_at(innermost_line(stack))}: use other "
+        "operators, or move that step out of the model",
     )
 
 
@@ -136,13 +136,13 @@ def _data_dependent(error: BaseException) -> tuple[type[ModelServeError], str] |
         return None
     return (
         ControlFlowError,
-        f"forward goes by a value that only the data decide{_at(_user_frame(error))}: a graph takes the same way for "
-        "all data; write it with torch.where or masks, or take the decision outside the model",
+        f"forward branches on a value of the data{_at(_user_frame(error))}: a graph computes the same for all data; "
+        "use torch.where or masks, or move the branch out of the model",
     )
 
 
 def _node_of(error: BaseException) -> Any:
-    """The graph node that the exporter was translating, from the frames that the error came through."""
+    """Return the graph node that the exporter was translating, from the frames of the traceback."""
     from torch import fx
 
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -153,7 +153,7 @@ def _node_of(error: BaseException) -> Any:
 
 
 def _user_frame(error: BaseException) -> str:
-    """The innermost line of the user's that `error` came through."""
+    """Return the innermost line of user code in the traceback of `error`."""
     walk = traceback.walk_tb(error.__traceback__)
     lines = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in walk]
     users = [each for each in lines if _is_users(each[0])]
@@ -161,13 +161,13 @@ def _user_frame(error: BaseException) -> str:
 
 
 def innermost_line(stack: str) -> str:
-    """The last line in `stack`, a traceback as text, that is the user's: "model.py:12, in forward, `if x.sum():`"."""
+    """Return the last line of user code in the traceback `stack`: "model.py:12, in forward, `if x.sum():`"."""
     users = [each for each in _SOURCE_LINE.findall(stack) if _is_users(each[0])]
     return _line(users[-1][0], int(users[-1][1]), users[-1][2]) if users else ""
 
 
 def _is_users(file: str) -> bool:
-    """Whether `file` is neither ours, nor Python's, nor of a library that every export passes through."""
+    """Return True for a file outside this package, the standard library and the libraries of every export."""
     path = Path(file).resolve()
     if file.startswith("<") or path.is_relative_to(_OURS):
         return False

@@ -1,4 +1,4 @@
-"""One export as it was asked for: checked, and with the key that it is stored under."""
+"""Export requests: checked arguments, traced inputs, and the store key."""
 
 from __future__ import annotations
 
@@ -29,12 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Whether a module is in a state to be exported, told before the exporter runs.
-
-
 def check_exportable(module: nn.Module) -> None:
-    """ExportError for a module that is scripted, in training mode, pruned with its masks still on, or not on the CPU;
-    it names the part, and the call that puts it right."""
+    """Raise ExportError for a module that is scripted, in training mode, pruned with masks, or not on the CPU."""
     from torch import jit
 
     for path, each in module.named_modules():
@@ -42,15 +38,15 @@ def check_exportable(module: nn.Module) -> None:
         if isinstance(each, jit.ScriptModule):
             raise ExportError(f"{part} is scripted already: export the nn.Module that it was made from")
         if each.training:
-            raise ExportError(f"{part} is in training mode, where dropout draws and norms learn: call .eval() first")
-        _refuse_masks(part, path, each)
+            raise ExportError(f"{part} is in training mode: call .eval() first")
+        _check_masks(part, path, each)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type != "cpu":
-            raise ExportError(f"{path!r} is on {tensor.device}, where the export cannot be checked: call .cpu() first")
+            raise ExportError(f"{path!r} is on {tensor.device}: call .cpu() first, as exports are verified on the CPU")
 
 
-def _refuse_masks(part: str, path: str, module: nn.Module) -> None:
-    """The exporter folds small masks into the weights; large ones stay, and make the file nearly twice as large."""
+def _check_masks(part: str, path: str, module: nn.Module) -> None:
+    """Reject masks: the exporter folds only small ones into the weights; large ones nearly double the file."""
     from torch.nn.utils import prune
 
     for hook in module._forward_pre_hooks.values():
@@ -58,26 +54,23 @@ def _refuse_masks(part: str, path: str, module: nn.Module) -> None:
             name = getattr(hook, "_tensor_name", "weight")
             holder = f"module.get_submodule({path!r})" if path else "module"
             raise ExportError(
-                f"{part} keeps its pruned {name!r} as a mask beside all the values, zeros included, and both would be "
-                f"exported: call torch.nn.utils.prune.remove({holder}, {name!r}) first"
+                f"{part} has a pruning mask on {name!r}, and mask and unpruned values would both be exported: "
+                f"call torch.nn.utils.prune.remove({holder}, {name!r}) first"
             )
-
-
-# What the exporter is shown: which arrays under which names, and which of their axes stay free.
 
 
 Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
 
-# A trace over one row is no trace over a batch: squeeze, broadcasting and `if len(x) == 1` go by the size they meet.
+# One row does not trace a batch: squeeze, broadcasting and `if len(x) == 1` depend on the traced size.
 _SMALLEST_FREE_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracing:
-    """The arrays to trace, by the names of the model's inputs and in their order, and the names of free axes.
+    """The arrays to trace, by input name in the model's order, and the names of free axes.
 
-    `axes[input][axis]` is the name of a free axis; each axis of one name has the same size in every input. `call` is
-    how `forward` takes them; None for what is no torch module.
+    `axes[input][axis]` is the name of a free axis; axes of one name have the same size in every input. `call` maps the
+    arrays to arguments of `forward`; None for a subject that is not a torch module.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -86,30 +79,30 @@ class Tracing:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The traced size of every free axis, by name."""
+        """Traced size of every free axis, by name."""
         return {name: self.inputs[key].shape[axis] for key, axis, name in _free_axes(self.axes)}
 
 
 def plan_tracing(module: nn.Module, examples: Examples, dynamic: Dynamic) -> Tracing:
-    """How to trace `module` so that the axes in `dynamic` stay free.
+    """Return how to trace `module` so that the axes in `dynamic` stay free.
 
-    A sequence of names stands for the leading axes of every input: `("batch",)`, or `("batch", "time")`. A mapping
-    names them input by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two. What is
-    nested in `examples` is named as `Forward.call_of` says, in `dynamic` too.
+    A sequence names the leading axes of every input: `("batch",)`, or `("batch", "time")`. A mapping names them input
+    by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two. Nested examples have the
+    names of `Forward.call_of`, also in `dynamic`.
 
-    InputError for examples that `forward` does not take, or whose axes of one name differ in size; UsageError for
+    InputError for examples that `forward` does not accept, or whose axes of one name differ in size; UsageError for
     axes that the inputs do not have.
     """
     check_examples(examples, "example_inputs")
     call, inputs = Forward.of(module).call_of(examples)
     axes = _axes(dynamic, {name: array.ndim for name, array in inputs.items()})
     _check_sizes(inputs, axes)
-    return Tracing({name: _widened(array, axes[name]) for name, array in inputs.items()}, axes, call)
+    return Tracing({name: _with_two_rows(array, axes[name]) for name, array in inputs.items()}, axes, call)
 
 
 def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str]]:
     if isinstance(dynamic, str):
-        raise UsageError(f"dynamic is a tuple of names, dynamic=({dynamic!r},), or a mapping; got the text {dynamic!r}")
+        raise UsageError(f"dynamic must be a tuple of names or a mapping; got {dynamic!r}: pass ({dynamic!r},)")
     if isinstance(dynamic, Mapping):
         axes = {name: dict[int, str]() for name in ranks}
         for name, named in dynamic.items():
@@ -120,7 +113,7 @@ def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str
         axes = {name: dict(enumerate(dynamic[:rank])) for name, rank in ranks.items()}
         unused = [label for axis, label in enumerate(dynamic) if axis >= max(ranks.values())]
         if unused:
-            raise UsageError(f"dynamic: no input has an axis {len(dynamic) - 1} to be called {unused[-1]!r}")
+            raise UsageError(f"dynamic: no input has an axis {len(dynamic) - 1}, which {unused[-1]!r} names")
     for name, named in axes.items():
         _check_labels(name, list(named.values()))
     return axes
@@ -128,14 +121,16 @@ def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str
 
 def _axis(axis: int, rank: int, name: str) -> int:
     if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
-        raise UsageError(f"dynamic: input {name!r} has {rank} axes, so none is {axis!r}")
+        raise UsageError(f"dynamic: input {name!r} has {rank} axes, so {axis!r} is out of range")
     return axis % rank
 
 
 def _check_labels(name: str, labels: list[Any]) -> None:
     for label in labels:
         if not isinstance(label, str) or not label.isidentifier():
-            raise UsageError(f"dynamic: an axis is named like a variable, like 'batch'; input {name!r} has {label!r}")
+            raise UsageError(
+                f"dynamic: an axis name must be an identifier such as 'batch'; input {name!r} has {label!r}"
+            )
         if labels.count(label) > 1:
             raise UsageError(f"dynamic: input {name!r} has two axes called {label!r}")
 
@@ -148,11 +143,11 @@ def _check_sizes(inputs: Mapping[str, NDArray[Any]], axes: Mapping[str, Mapping[
         if size != expected:
             raise InputError(
                 f"example_inputs: axis {label!r} has size {expected} in {other!r} and size {size} in {key!r}; "
-                "axes of one name have one size"
+                "axes of one name must have one size"
             )
 
 
-def _widened(array: NDArray[Any], named: Mapping[int, str]) -> NDArray[Any]:
+def _with_two_rows(array: NDArray[Any], named: Mapping[int, str]) -> NDArray[Any]:
     repeats = [_SMALLEST_FREE_SIZE if axis in named and size == 1 else 1 for axis, size in enumerate(array.shape)]
     return np.tile(array, repeats) if repeats else array
 
@@ -178,7 +173,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "pytest-modelserve")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportRequest:
-    """`training` is the lineage so far: one step for a TrainedModel, none for a bare module."""
+    """Checked arguments of `export`; `training` is the lineage so far, empty for a bare module."""
 
     name: str
     module: nn.Module
@@ -191,7 +186,7 @@ class ExportRequest:
 
     @property
     def key(self) -> str:
-        """The digest of all that the artifact depends on; of the examples only dtypes and shapes do."""
+        """Digest of everything that the artifact depends on; of the examples only dtypes and shapes."""
         return digest_of(
             {
                 "stage": "export",
@@ -210,7 +205,7 @@ class ExportRequest:
         )
 
 
-def request_for(
+def make_request(
     model: TrainedModel | nn.Module,
     example_inputs: Examples | None,
     *,
@@ -220,12 +215,12 @@ def request_for(
     time_limit_s: float,
     name: str | None,
 ) -> ExportRequest:
-    """The request that the arguments of `export` make; raises what `export` says of bad ones."""
+    """Check the arguments of `export`; raises what `export` documents."""
     if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or opset < 1):
-        raise UsageError(f"opset is a whole number from 1, not {opset!r}")
+        raise UsageError(f"opset must be an integer of at least 1; got {opset!r}")
     if not (math.isfinite(time_limit_s) and time_limit_s > 0):
-        raise UsageError(f"time_limit_s is a number of seconds above 0, not {time_limit_s}")
-    module, examples = _taken_apart(model, example_inputs)
+        raise UsageError(f"time_limit_s must be a positive number of seconds; got {time_limit_s}")
+    module, examples = _module_and_examples(model, example_inputs)
     check_exportable(module)
     return ExportRequest(
         name=_name(model, name),
@@ -239,16 +234,16 @@ def request_for(
     )
 
 
-def _taken_apart(model: TrainedModel | nn.Module, examples: Examples | None) -> tuple[nn.Module, Examples]:
+def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | None) -> tuple[nn.Module, Examples]:
     from torch import nn
 
     if isinstance(model, TrainedModel):
         return model.module(), model.source.example_inputs if examples is None else examples
     if not isinstance(model, nn.Module):
-        raise UsageError(f"export takes a TrainedModel or a torch module, not {type(model).__name__}")
+        raise UsageError(f"model must be a TrainedModel or a torch module; got {type(model).__name__}")
     if examples is None:
         raise InputError(
-            "export of a torch module needs example_inputs: one array, a tuple by position, or a mapping by parameter "
+            "example_inputs is required for a torch module: one array, a tuple by position, or a mapping by parameter "
             "names"
         )
     return model, examples

@@ -96,7 +96,7 @@ def test_inputs_that_are_no_arrays_are_refused(inputs, message):
         (1.5, "double returned a float as 'output', not a numpy array: convert it in the function"),
         ({"y": "text"}, "double returned a str as 'y', not a numpy array: convert it in the function"),
         ([1.0, 2.0], "double returned a float as 'output_0', not a numpy array: convert it in the function"),
-        (None, "the model returned None: it has to return its outputs"),
+        (None, "the model returned None: return its outputs"),
     ],
 )
 def test_results_that_are_no_arrays_are_refused(result, message):

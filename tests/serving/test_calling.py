@@ -88,7 +88,7 @@ def test_inputs_become_a_call_with_flat_names(function, inputs, names, args, kwa
     [
         (two, {"mask": A}, "input 'ids' is missing: forward() takes 'ids', 'mask'"),
         (two, {"ids": A, "msk": B}, "unknown input 'msk': did you mean 'mask'? Known: 'ids', 'mask'"),
-        (two, (A, B, C), "3 inputs were given by position and forward() takes 2: 'ids', 'mask'"),
+        (two, (A, B, C), "got 3 inputs by position, but forward() takes 2: 'ids', 'mask'"),
         (two, [1.0], "input 'ids' is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
         (
             lambda ids, mask: None,
@@ -99,17 +99,17 @@ def test_inputs_become_a_call_with_flat_names(function, inputs, names, args, kwa
         (
             two,
             {"ids.x": A, "ids.x.y": B},
-            "input 'ids.x.y' lies inside another input: give one of the two",
+            "input 'ids.x.y' is inside another input: pass one of the two",
         ),
         (
             lambda ids, mask=None, *rest: None,
             {"ids": A, "rest_0": B},
-            "input 'mask' is missing: forward() takes it by its place, before *rest",
+            "input 'mask' is missing: forward() takes it by position, before *rest",
         ),
         (
             lambda a, b, c: None,
             {"a": {"y": A}, "b": {"y": B}, "c": {"a.y": C}},
-            "two inputs have one name: 'a.y', 'b.y', 'a.y'",
+            "two inputs have the same name: 'a.y', 'b.y', 'a.y'",
         ),
     ],
 )

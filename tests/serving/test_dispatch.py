@@ -74,27 +74,27 @@ def test_a_missing_file_is_an_artifact_error(tmp_path):
         (
             "HTTP://host/v2/models/m",
             {},
-            "endpoints are not supported by this release: 'HTTP://host/v2/models/m'; serve the model's file, or a "
+            "target 'HTTP://host/v2/models/m' is an endpoint, which this release does not support: serve the model's file, or a "
             "callable that sends the request",
         ),
-        (Trained, {}, "Trained is a class: serve an instance of it"),
+        (Trained, {}, "target Trained is a class: serve an instance of it"),
         (
             7,
             {},
-            "an object of type int cannot be served: give an Artifact, the path of an ONNX file, a torch module, a "
+            "an object of type int cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
             "TrainedModel or a callable",
         ),
         (
             b"model",
             {},
-            "an object of type bytes cannot be served: give an Artifact, the path of an ONNX file, a torch module, a "
+            "an object of type bytes cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
             "TrainedModel or a callable",
         ),
-        (double, {"threads": 2}, "threads=2 has no meaning for double: it sets its own"),
+        (double, {"threads": 2}, "threads=2 does not apply to double: it sets its own"),
         (
             double,
             {"providers": CUDA},
-            "providers=('CUDAExecutionProvider',) are onnxruntime's: double is answered by itself, on the CPU",
+            "providers=('CUDAExecutionProvider',) apply to ONNX files only: remove them, as double runs on the CPU",
         ),
         (Trained(), {"threads": 0}, "threads must be an integer of at least 1; got 0"),
     ],

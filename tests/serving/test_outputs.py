@@ -47,18 +47,18 @@ def test_results_are_named_by_their_form(result, names):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (None, "the model returned None: it has to return its outputs"),
-        ((), "the model returned an empty tuple: it has to return its outputs"),
-        ({}, "the model returned an empty dict: it has to return its outputs"),
-        ({1: A}, "the model returned a mapping with the key 1: outputs are named by strings"),
-        ({"h": {2: A}}, "the model returned a mapping with the key 2: outputs are named by strings"),
+        (None, "the model returned None: return its outputs"),
+        ((), "the model returned an empty tuple: return its outputs"),
+        ({}, "the model returned an empty dict: return its outputs"),
+        ({1: A}, "the model returned a mapping with the key 1: use strings as names of outputs"),
+        ({"h": {2: A}}, "the model returned a mapping with the key 2: use strings as names of outputs"),
         (
             {"h": None},
-            "the model returned a NoneType as 'h': leave that output out, or return an array for it",
+            "the model returned None as 'h': remove that output, or return an array",
         ),
         (
             {"a.y": A, "a": {"y": B}, "b": {"y": B}},
-            "the model returned two outputs called 'a.y': give each a name of its own",
+            "the model returned two outputs named 'a.y': use unique names",
         ),
     ],
 )

@@ -18,10 +18,10 @@ def test_an_onnx_file_is_run_in_three_other_ways(linear):
     predictor = OnnxPredictor(linear)
     exact = X.astype(np.float64) @ np.arange(6).reshape(3, 2) + [10, 20]
     found = {how: run(X)["y"] for how, run in alternative_runs(predictor).items()}
-    assert list(found) == ["in float64", "without graph optimisations", "row by row"]
+    assert list(found) == ["in float64", "without graph optimizations", "row by row"]
     assert found["in float64"].dtype == np.float64
     np.testing.assert_array_equal(found["in float64"], exact)
-    for how in ("without graph optimisations", "row by row"):
+    for how in ("without graph optimizations", "row by row"):
         assert found[how].dtype == np.float32
         np.testing.assert_allclose(found[how], exact, rtol=1e-6)
 
@@ -111,15 +111,14 @@ def test_a_module_that_insists_on_float32_says_so():
     with pytest.raises(UsageError) as caught:
         alternative_runs(TorchPredictor(Stubborn().eval(), subject=None))["in float64"](X)
     assert str(caught.value).startswith(
-        "Stubborn / torch does not run in float64, which would tell how far its own rounding reaches (RuntimeError: "
+        "Stubborn / torch does not run in float64, which estimates its rounding error (RuntimeError: "
     )
-    assert str(caught.value).endswith("): give both rtol and atol")
+    assert str(caught.value).endswith("): pass both rtol and atol")
 
 
 def test_a_function_cannot_be_run_another_way():
     with pytest.raises(UsageError) as caught:
         alternative_runs(CallablePredictor(lambda x: x, name="mine"))
     assert str(caught.value) == (
-        "mine, a Python callable cannot be run another way to learn how far its own rounding reaches: give both rtol "
-        "and atol"
+        "mine, a Python callable cannot be run another way to estimate its rounding error: pass both rtol and atol"
     )

@@ -158,8 +158,7 @@ def test_training_mode_is_refused_wherever_it_hides():
     with pytest.raises(UsageError) as caught:
         TorchPredictor(dropout)
     assert str(caught.value) == (
-        "Sequential.1 is in training mode, in which dropout and batch normalisation answer differently: call .eval() "
-        "first"
+        "Sequential.1 is in training mode, which changes dropout and batch normalization: call .eval() first"
     )
 
 
@@ -174,7 +173,7 @@ def test_training_mode_is_refused_when_it_comes_later():
 def test_a_module_elsewhere_than_on_the_cpu_is_refused():
     with pytest.raises(UsageError) as caught:
         TorchPredictor(nn.Linear(2, 2, device="meta").eval())
-    assert str(caught.value) == "Linear.weight is on meta: references answer on the CPU, call .cpu() first"
+    assert str(caught.value) == "Linear.weight is on meta: call .cpu() first, as references run on the CPU"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_a_module_elsewhere_than_on_the_cpu_is_refused():
             {"ids": X, "mask": [1.0]},
             "input 'mask' is a list, not a numpy array: pass np.asarray(...) of the model's dtype",
         ),
-        ({"ids": X, "mask": np.array(["a"])}, "input 'mask' has dtype <U1: torch has no tensors of text or objects"),
+        ({"ids": X, "mask": np.array(["a"])}, "input 'mask' has dtype <U1: torch has no such tensors"),
     ],
 )
 def test_inputs_that_forward_does_not_take_are_refused(inputs, message):
@@ -206,16 +205,14 @@ def test_torch_s_own_exceptions_pass_through():
     [
         (
             lambda self, x: x.bfloat16(),
-            "Result / torch returned 'output' as a tensor (bfloat16, strided) that numpy cannot hold: return a dense "
-            "one of another dtype, .float() say",
+            "Result / torch returned 'output' as a tensor (bfloat16, strided) that numpy cannot represent: return a dense tensor of another dtype, for example with .float()",
         ),
         (
             lambda self, x: x.to_sparse(),
-            "Result / torch returned 'output' as a tensor (float32, sparse_coo) that numpy cannot hold: return a "
-            "dense one of another dtype, .float() say",
+            "Result / torch returned 'output' as a tensor (float32, sparse_coo) that numpy cannot represent: return a dense tensor of another dtype, for example with .float()",
         ),
         (lambda self, x: 1.5, "Result / torch returned a float as 'output', not a tensor"),
-        (lambda self, x: None, "the model returned None: it has to return its outputs"),
+        (lambda self, x: None, "the model returned None: return its outputs"),
     ],
     ids=["bfloat16", "sparse", "float", "none"],
 )

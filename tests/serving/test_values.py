@@ -125,9 +125,7 @@ def test_the_leaves_of_a_type_are_its_tensors():
 def test_one_array_cannot_be_a_sequence():
     with pytest.raises(InputError) as caught:
         split_inputs(X, [TensorSpec("s", "sequence(float32)", ())])
-    assert str(caught.value) == (
-        "inputs must be a mapping from names to arrays: 's' cannot be a single array"
-    )
+    assert str(caught.value) == ("inputs must be a mapping from names to arrays: 's' cannot be a single array")
 
 
 def zip_map(**labels):

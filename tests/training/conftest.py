@@ -5,7 +5,7 @@ import pytest
 
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.serving import serve
-from pytest_modelserve.training.export_checks import check_off_trace
+from pytest_modelserve.training.export_checks import check_untraced_inputs
 from pytest_modelserve.training.export_request import Tracing
 
 ROWS = np.arange(1.0, 9.0, dtype=np.float32).reshape(2, 4)
@@ -32,7 +32,7 @@ def check():
 
     def run(candidate, reference, tracing=None):
         tracing = tracing or Tracing({"x": ROWS}, {"x": {0: "batch"}})
-        return check_off_trace(served(candidate, "exported"), served(reference, "module"), tracing)
+        return check_untraced_inputs(served(candidate, "exported"), served(reference, "module"), tracing)
 
     return run
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_modelserve.training.export_checks import breaking_rows
+from pytest_modelserve.training.export_checks import edge_case_rows
 from pytest_modelserve.training.export_request import Tracing
 
 
 def planted(arrays, axes):
-    return {kind.name: inputs for kind, inputs in breaking_rows(Tracing(arrays, axes))}
+    return {kind.name: inputs for kind, inputs in edge_case_rows(Tracing(arrays, axes))}
 
 
 def test_each_sort_of_input_gets_its_own_rows_and_the_rest_stays():

@@ -97,9 +97,8 @@ def test_control_flow_that_depends_on_data_is_told_with_the_line(store, module, 
         export(module.eval(), ROWS, store=store, name="m")
     told, *log = str(caught.value).splitlines()
     assert told == (
-        f"export of m failed: forward goes by a value that only the data decide at {HERE}:{line_of(code)}, in "
-        f"{function}, `{code}`: a graph takes the same way for all data; write it with torch.where or masks, or take "
-        "the decision outside the model"
+        f"export of m failed: forward branches on a value of the data at {HERE}:{line_of(code)}, in "
+        f"{function}, `{code}`: a graph computes the same for all data; use torch.where or masks, or move the branch out of the model"
     )
     assert log[0].startswith("GuardOnDataDependentSymNode: Could not ")
     assert "The end of its log:" in log
@@ -118,7 +117,7 @@ def test_operator_without_translation_is_told_with_the_line(store, module, opera
         export(module.eval(), ROWS, store=store, name="m")
     assert str(caught.value).splitlines()[0] == (
         f"export of m failed: ONNX has no translation of the operator {operator} at {HERE}:{line_of(code)}, in "
-        f"forward, `{code}`: write it with other operators, or keep that step outside the model"
+        f"forward, `{code}`: use other operators, or move that step out of the model"
     )
 
 
@@ -128,7 +127,7 @@ def test_operator_that_cannot_be_traced_is_told_with_the_line(store):
     code = "return self.operator(x)"
     assert str(caught.value).splitlines()[0] == (
         f"export of m failed: torch cannot trace the operator planted::twice at {HERE}:{line_of(code)}, in forward, "
-        f"`{code}`: it has no register_fake, and ONNX has no translation of it; write it with torch's own operators"
+        f"`{code}`: it has no register_fake, and ONNX has no translation of it; use torch's own operators"
     )
 
 
@@ -151,9 +150,9 @@ def test_axis_that_the_trace_fixes_is_told_with_its_input_also_inside_a_mapping(
             name="m",
         )
     assert str(caught.value).splitlines()[0] == (
-        "export of m failed: the exporter fixed axis 0 of input 'right', which was to be free and called 'rows', at its "
-        "traced size 2: forward goes by that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that "
-        "size; write it for any size, or leave the axis out of `dynamic`"
+        "export of m failed: the exporter fixed axis 0 of input 'right' ('rows' in `dynamic`) at its "
+        "traced size 2: forward depends on that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that "
+        "size; write it for any size, or remove the axis from `dynamic`"
     )
 
 

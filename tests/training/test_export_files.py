@@ -49,7 +49,9 @@ def test_weights_that_are_gone_are_told_by_name(artifact, tmp_path):
     moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
     (data,) = artifact.external
     (moved / data.name).unlink()
-    with pytest.raises(ArtifactError, match=f"is stored in '{data.name}', which does not exist: copy that file together"):
+    with pytest.raises(
+        ArtifactError, match=f"is stored in '{data.name}', which does not exist: copy that file together"
+    ):
         open_artifact(moved / "wide.onnx")
 
 
@@ -63,9 +65,7 @@ def test_one_file_and_two_are_two_exports(artifact, store):
 def test_nothing_to_lie_beside_is_told(store):
     with pytest.raises(ExportError) as caught:
         export(nn.Linear(64, 2).eval(), ROWS, external_data=True, store=store, name="tiny")
-    assert str(caught.value) == (
-        "external_data was asked for and no tensor of tiny takes 1 KiB, so that all stay in the file: leave it out"
-    )
+    assert str(caught.value) == ("external_data=True has no effect: no tensor of tiny takes 1 KiB or more. Remove it")
 
 
 def test_disk_that_fills_is_told_with_the_folder_and_leaves_nothing(tmp_path):

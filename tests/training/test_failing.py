@@ -31,19 +31,19 @@ def wrapped(error):
     [
         (
             "tracing inferred a static shape of 2 for dimension inputs['x'].shape[0].",
-            "the exporter fixed axis 0 of input 'x', which was to be free and called 'batch', at its traced size 2: ",
+            "the exporter fixed axis 0 of input 'x' ('batch' in `dynamic`) at its traced size 2: ",
         ),
         (
             "tracing inferred a static shape of 4 for dimension inputs['tensors'][1].shape[1].",
-            "the exporter fixed axis 1 of input 'y', which was to be free and called 'time', at its traced size 4: ",
+            "the exporter fixed axis 1 of input 'y' ('time' in `dynamic`) at its traced size 4: ",
         ),
         (
             "Constraints violated (batch)! For more information, run with TORCH_LOGS",
-            "the exporter fixed an axis that was to be free, 'batch' (traced 2): ",
+            "the exporter fixed an axis in `dynamic`, 'batch' (traced 2): ",
         ),
         (
             "Constraints violated (s77)! For more information, run with TORCH_LOGS",
-            "the exporter fixed an axis that was to be free, 'batch' (traced 2), 'time' (traced 4): ",
+            "the exporter fixed an axis in `dynamic`, 'batch' (traced 2), 'time' (traced 4): ",
         ),
     ],
 )
@@ -64,7 +64,7 @@ def test_full_disk_is_told_with_the_folder(tmp_path, number):
     found = cause(wrapped(OSError(number, "No room")), tmp_path)
     assert (found.error, found.message) == (
         ArtifactError,
-        f"cannot write into {tmp_path}: No room; make room there, or choose another folder with --modelserve-cache",
+        f"cannot write into {tmp_path}: No room; free some space, or choose another folder with --modelserve-cache",
     )
 
 

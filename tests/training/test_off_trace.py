@@ -61,15 +61,15 @@ def test_another_answer_is_told_with_the_sizes_and_the_figures(check, double):
         check(off, double)
     told = str(caught.value)
     assert told.startswith(
-        "the exported model (candidate) answers otherwise than eager torch (reference) at batch = 3: output 'y': "
+        "outputs of the exported model (candidate) differ from eager torch (reference) at batch = 3: output 'y': "
         "12 of 12 elements are beyond rtol 0, atol 0.000488281; the worst is 1.02e+03 × its tolerance at"
     )
-    assert told.endswith("; tolerated are 256 roundings of the largest value")
+    assert told.endswith("; the tolerance is 256 roundings of the largest value")
 
 
 def test_difference_of_roundings_is_tolerated_and_a_thousandth_is_not(check, double):
     assert check(lambda x: {"y": x * np.float32(2.00001)}, double)
-    with pytest.raises(ExportError, match="answers otherwise"):
+    with pytest.raises(ExportError, match="differ from eager torch"):
         check(lambda x: {"y": x * np.float32(2.002)}, double)
 
 
@@ -110,7 +110,7 @@ def test_size_that_only_the_exported_model_refuses_is_an_axis_fixed_inside(check
     with pytest.raises(BakedAxisError) as caught:
         check(fixed, double)
     assert str(caught.value) == (
-        "axis 'batch' (axis 0 of input 'x') was to be free and is fixed inside: exported cannot run the inputs "
+        "axis 'batch' (axis 0 of input 'x') is in `dynamic` but fixed inside the graph: exported cannot run the inputs "
         "x (1, 4), which the torch module can: cannot reshape"
     )
 
@@ -130,8 +130,7 @@ def test_shape_that_does_not_follow_a_size_is_an_axis_fixed_inside(check, double
     with pytest.raises(BakedAxisError) as caught:
         check(fixed, double)
     assert str(caught.value).startswith(
-        "axis 'batch' (axis 0 of input 'x') was to be free and is fixed inside: the exported model (candidate) answers "
-        "otherwise than eager torch (reference) at batch = 1: output 'y': shape is (2, 4) where"
+        "axis 'batch' (axis 0 of input 'x') is in `dynamic` but fixed inside the graph: outputs of the exported model (candidate) differ from eager torch (reference) at batch = 1: output 'y': shape is (2, 4) where"
     )
 
 
@@ -154,6 +153,6 @@ def test_axis_that_the_module_takes_at_one_size_only_is_not_free(check, double):
     with pytest.raises(ExportError) as caught:
         check(double, two_rows)
     assert str(caught.value) == (
-        "axis 'batch' is to be free, but the module itself takes no other size than the traced 2 "
-        "(1: ValueError: two rows; 3: ValueError: two rows; 5: ValueError: two rows): leave it out of `dynamic`"
+        "axis 'batch' is in `dynamic`, but the module accepts only the traced size 2 "
+        "(1: ValueError: two rows; 3: ValueError: two rows; 5: ValueError: two rows): remove it from `dynamic`"
     )

@@ -72,12 +72,12 @@ def test_padding_row_that_is_nan_in_one_model_alone_is_told_with_what_to_do(chec
         check(candidate, holed, tracing)
     told = str(caught.value)
     assert told.startswith(
-        f"the exported model (candidate) answers otherwise than eager torch (reference) at an all-padding row ({sort}):"
+        f"outputs of the exported model (candidate) differ from eager torch (reference) at an all-padding row ({sort}):"
         " output 'y': NaN in one and not in the other at 3 of 6 elements, first at [1, 0]"
     )
     assert told.endswith(
         "What to do: give such rows one position to attend to, set their outputs (masked_fill), or build "
-        "nn.TransformerEncoder with enable_nested_tensor=False, so that the module in eager torch answers as it exports"
+        "nn.TransformerEncoder with enable_nested_tensor=False, so that eager torch computes what the export does"
     )
 
 

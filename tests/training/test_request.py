@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pytest_modelserve.training import export_request as request
-from pytest_modelserve.training.export_request import request_for
+from pytest_modelserve.training.export_request import make_request
 
 ROWS = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 
@@ -26,7 +26,7 @@ def key(
 ):
     torch.manual_seed(0)
     module = (module or Net)().eval()
-    asked = request_for(
+    asked = make_request(
         module,
         examples,
         dynamic=dynamic,

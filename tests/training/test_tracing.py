@@ -75,13 +75,13 @@ def test_axes_of_nested_inputs_go_by_their_flat_names():
 @pytest.mark.parametrize(
     ("dynamic", "told"),
     [
-        ("batch", "dynamic is a tuple of names, dynamic=('batch',), or a mapping; got the text 'batch'"),
-        (("batch", "time", "extra"), "dynamic: no input has an axis 2 to be called 'extra'"),
+        ("batch", "dynamic must be a tuple of names or a mapping; got 'batch': pass ('batch',)"),
+        (("batch", "time", "extra"), "dynamic: no input has an axis 2, which 'extra' names"),
         (("batch", "batch"), "dynamic: input 'ids' has two axes called 'batch'"),
-        (("2 * n",), "dynamic: an axis is named like a variable, like 'batch'; input 'ids' has '2 * n'"),
+        (("2 * n",), "dynamic: an axis name must be an identifier such as 'batch'; input 'ids' has '2 * n'"),
         ({"idz": {0: "batch"}}, "dynamic: unknown input 'idz': did you mean 'ids'? Known: 'ids', 'features'"),
-        ({"ids": {2: "batch"}}, "dynamic: input 'ids' has 2 axes, so none is 2"),
-        ({"ids": {True: "batch"}}, "dynamic: input 'ids' has 2 axes, so none is True"),
+        ({"ids": {2: "batch"}}, "dynamic: input 'ids' has 2 axes, so 2 is out of range"),
+        ({"ids": {True: "batch"}}, "dynamic: input 'ids' has 2 axes, so True is out of range"),
     ],
 )
 def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
@@ -113,7 +113,7 @@ def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
         (
             Two(),
             {"ids": IDS, "features": FEATURES[:2]},
-            "example_inputs: axis 'batch' has size 4 in 'ids' and size 2 in 'features'; axes of one name have one size",
+            "example_inputs: axis 'batch' has size 4 in 'ids' and size 2 in 'features'; axes of one name must have one size",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from pytest_modelserve.artifacts import signature_of
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, UnsupportedOperatorError
-from pytest_modelserve.training.export_checks import Probe, check_written, correct_outputs, forget_shapes, refusal
+from pytest_modelserve.training.export_checks import Probe, check_written, correct_outputs, remove_shapes, runtime_error
 from pytest_modelserve.training.export_request import Tracing
 
 TRACING = Tracing({"x": np.zeros((2, 4), np.float32)}, {"x": {0: "batch", 1: "time"}})
@@ -36,16 +36,16 @@ def test_another_opset_than_asked_for_is_told():
     with pytest.raises(ExportError) as caught:
         check_written(model(opset=18), TRACING, ["y"], 13)
     assert str(caught.value) == (
-        "opset 13 was asked for and the exporter wrote opset 18: ask for opset 18, or leave the choice to the exporter"
+        "opset=13 is not available: the exporter wrote opset 18. Pass opset=18 or leave it out"
     )
 
 
 @pytest.mark.parametrize(
     ("shape", "told"),
     [
-        (("batch", 4), "axis 1 of input 'x' was to be free and called 'time', and the exporter fixed it as 4"),
-        ((2, "time"), "axis 0 of input 'x' was to be free and called 'batch', and the exporter fixed it as 2"),
-        (("batch",), "axis 1 of input 'x' was to be free and called 'time', and the exporter fixed it as nothing"),
+        (("batch", 4), "axis 1 of input 'x' ('time' in `dynamic`) is not free: the exporter fixed it as 4"),
+        ((2, "time"), "axis 0 of input 'x' ('batch' in `dynamic`) is not free: the exporter fixed it as 2"),
+        (("batch",), "axis 1 of input 'x' ('time' in `dynamic`) is not free: the exporter fixed it as nothing"),
     ],
 )
 def test_fixed_axis_is_told_with_its_input(shape, told):
@@ -58,7 +58,9 @@ def test_input_that_the_exporter_left_out_is_told():
     tracing = Tracing({}, {"mask": {0: "batch"}})
     with pytest.raises(ExportError) as caught:
         check_written(model(), tracing, ["y"], None)
-    assert str(caught.value) == ("input 'mask' is not in the exported model, as forward does not use it: leave it out")
+    assert str(caught.value) == (
+        "input 'mask' is missing in the exported model because forward does not use it: remove it"
+    )
 
 
 def test_outputs_under_other_names_are_told():
@@ -75,7 +77,7 @@ def test_operator_without_a_kernel_is_told_with_the_line_that_it_comes_from(tmp_
     written = model()
     entry = written.graph.node[0].metadata_props.add()
     entry.key, entry.value = "pkg.torch.onnx.stack_trace", f'File "{tmp_path}/net.py", line 2, in forward\n    return x'
-    error = refusal(ArtifactError(REFUSED), written)
+    error = runtime_error(ArtifactError(REFUSED), written)
     assert type(error) is UnsupportedOperatorError
     assert str(error) == (
         f"onnxruntime cannot run the operator Identity, from {tmp_path}/net.py:2, in forward, `return x`: write it "
@@ -84,15 +86,15 @@ def test_operator_without_a_kernel_is_told_with_the_line_that_it_comes_from(tmp_
 
 
 def test_any_other_refusal_is_told_in_onnxruntime_s_words():
-    error = refusal(ArtifactError("onnxruntime refuses the model x.onnx: 1 : FAIL : no"), model())
+    error = runtime_error(ArtifactError("onnxruntime refuses the model x.onnx: 1 : FAIL : no"), model())
     assert type(error) is ExportError
-    assert str(error) == "onnxruntime refuses what the exporter wrote: 1 : FAIL : no"
+    assert str(error) == "onnxruntime rejects the exported model: 1 : FAIL : no"
 
 
 def test_shapes_inside_the_graph_are_forgotten():
     written = model()
     written.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [12]))
-    forget_shapes(written)
+    remove_shapes(written)
     assert not written.graph.value_info
 
 
@@ -101,21 +103,21 @@ def test_output_dim_that_runs_show_to_be_free_gets_its_name():
     runs = probes(
         ({"batch": 2, "time": 4}, (2, 4)), ({"batch": 3, "time": 4}, (3, 4)), ({"batch": 2, "time": 5}, (2, 5))
     )
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, runs showed time",)
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, observed time",)
     assert outputs_of(written) == ("batch", "time")
 
 
 def test_output_dim_that_never_changes_is_fixed():
     written = model(outputs=("batch", "time"))
     runs = probes(({"batch": 2, "time": 4}, (2, 1)), ({"batch": 3, "time": 5}, (3, 1)))
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote time, runs showed 1",)
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote time, observed 1",)
     assert outputs_of(written) == ("batch", 1)
 
 
 def test_output_dim_that_follows_no_axis_is_unknown():
     written = model(outputs=("batch", 4))
     runs = probes(({"batch": 2}, (2, 4)), ({"batch": 3}, (3, 6)))
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, runs showed ?",)
+    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, observed ?",)
     assert outputs_of(written) == ("batch", None)
 
 
