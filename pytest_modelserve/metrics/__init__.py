@@ -1,4 +1,4 @@
-"""Comparing outputs, decoding scores, task metrics: arrays in, frozen dataclasses out."""
+"""Metrics of outputs and labels: arrays in, frozen dataclasses out."""
 
 from pytest_modelserve.metrics.classification import (
     ClassRows,

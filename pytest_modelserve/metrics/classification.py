@@ -1,4 +1,4 @@
-"""Which rows count for precision, recall and what is made of them: one pair of sums a class."""
+"""Classification: labels, decoding of scores, and the rows that count for accuracy, precision and recall."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 
-# Arrays that name classes: integers or strings, one a row.
-
 
 def class_labels(values: NDArray[Any], *, what: str, blank: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-    """`values` `(n,)` as integers or as numpy strings, in which equal classes are equal elements.
+    """Return class labels `(n,)` as integers or numpy strings.
 
-    Booleans become 0 and 1, floats that are whole numbers become integers; floats in rows marked in `blank` `(n,)` may
-    be anything and become 0. Raises InputError, beginning with `what`, for another number of dimensions, NaN,
-    fractions, and elements that are neither numbers nor strings.
+    Booleans become 0 and 1, and integral floats integers; floats in rows marked in `blank` `(n,)` are ignored and
+    become 0. InputError, starting with `what`, for another shape, NaN, fractions, and elements that are neither numbers
+    nor strings.
     """
     if values.ndim != 1:
         raise InputError(f"{what} have shape {values.shape}: one label a row is needed, shape (rows,){_hint(values)}")
@@ -31,7 +29,7 @@ def class_labels(values: NDArray[Any], *, what: str, blank: NDArray[np.bool_] | 
         return _whole(values, what, np.zeros(len(values), dtype=np.bool_) if blank is None else blank)
     if values.dtype.kind == "U":
         return values
-    if values.dtype.kind in "OT":  # what onnxruntime answers, and numpy's text of variable width
+    if values.dtype.kind in "OT":  # strings of onnxruntime, and numpy's variable-width text
         return _strings(values.astype(object), what)
     raise InputError(f"{what} have dtype {values.dtype}: class labels are integers or strings")
 
@@ -49,13 +47,13 @@ def _whole(values: NDArray[Any], what: str, blank: NDArray[np.bool_]) -> NDArray
             f"{what} hold NaN in {missing.size} of {len(values)} rows, first in row {missing[0]}: "
             "leave out the rows that have no label"
         )
-    kept = np.where(blank, 0, values)
-    fractions = np.flatnonzero((np.trunc(kept) != kept) | (np.abs(kept) >= 2.0**63))
+    known = np.where(blank, 0, values)
+    fractions = np.flatnonzero((np.trunc(known) != known) | (np.abs(known) >= 2.0**63))
     if fractions.size:
         raise InputError(
-            f"{what} hold {kept[fractions[0]]} in row {fractions[0]}: class labels are whole numbers or strings"
+            f"{what} hold {known[fractions[0]]} in row {fractions[0]}: class labels are whole numbers or strings"
         )
-    return kept.astype(np.int64)
+    return known.astype(np.int64)
 
 
 def _strings(values: NDArray[Any], what: str) -> NDArray[Any]:
@@ -68,33 +66,28 @@ def _strings(values: NDArray[Any], what: str) -> NDArray[Any]:
     return values.astype(np.str_)
 
 
-# From a model's scores to class labels.
-
-
 DecodingName = Literal["argmax", "threshold", "labels"]
 Decoding = DecodingName | Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One label a row, integers or strings `(n,)`; where `invalid` `(n,)` is True the scores held NaN and the label
-    means nothing."""
+    """One label per row, integers or strings `(n,)`; rows marked in `invalid` `(n,)` had NaN scores."""
 
     labels: NDArray[Any]
     invalid: NDArray[np.bool_]
 
 
 def decode(scores: NDArray[Any], how: Decoding) -> Decoded:
-    """The label of every row of `scores`, and which rows hold NaN.
+    """Decode `scores` to one label per row, and mark the rows with NaN.
 
     "argmax": scores `(n, classes)` with at least two classes; the label is the column of the highest score, the first
     of equals. "threshold": `(n,)` or `(n, 1)`, the probability of class 1; the label is 1 from 0.5 on and 0 below. For
     logits, whose threshold is 0, give a callable: `lambda scores: (scores > 0).astype(int)`. "labels": `(n,)` or
-    `(n, 1)`, labels already; floats have to be whole numbers. A callable is given `scores` as they are and returns the
-    labels `(n,)`.
+    `(n, 1)` labels; floats must be integral. A callable takes `scores` unchanged and returns the labels `(n,)`.
 
-    Zero rows decode to zero labels. Raises UsageError for an unknown name, InputError for a shape or dtype that does
-    not fit, and for labels that are neither integers, booleans, whole numbers nor strings.
+    Zero rows decode to zero labels. UsageError for an unknown name; InputError for a shape or dtype that does not fit,
+    and for labels that are neither integers, booleans, integral floats nor strings.
     """
     if not isinstance(scores, np.ndarray):
         raise InputError(f"scores to decode are a numpy array, not {type(scores).__name__}")
@@ -111,7 +104,7 @@ def decode(scores: NDArray[Any], how: Decoding) -> Decoded:
     else:
         raise UsageError(unknown_choice("decode", how, get_args(DecodingName)) + ", or a callable")
     invalid = _rows_with_nan(scores)
-    return Decoded(class_labels(_one_a_row(labels, scores), what="answers", blank=invalid), invalid)
+    return Decoded(class_labels(_one_a_row(labels, scores), what="predictions", blank=invalid), invalid)
 
 
 def _argmax(scores: NDArray[Any]) -> NDArray[Any]:
@@ -145,7 +138,7 @@ def _rows_with_nan(scores: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _one_a_row(labels: object, scores: NDArray[Any]) -> NDArray[Any]:
-    """What a decoding returned, checked for its length; a user's callable may return anything."""
+    """Check the length of decoded labels, as a user's callable may return anything."""
     if not isinstance(labels, np.ndarray):
         raise InputError(f"decode= returned {type(labels).__name__}: a numpy array of one label a row is needed")
     if labels.shape[:1] != scores.shape[:1]:
@@ -153,15 +146,11 @@ def _one_a_row(labels: object, scores: NDArray[Any]) -> NDArray[Any]:
     return labels
 
 
-# Task metrics: what share of a model's answers is right.
-
-
 def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each row's answer is its label, `(n,)`; a row whose scores held NaN is wrong.
+    """Return whether each row's prediction is its label, `(n,)`; a row with NaN scores is wrong.
 
-    `labels` `(n,)`: integers, booleans, floats that are whole numbers, or strings. Raises InputError for zero rows,
-    another length than the answers', NaN, a single class (a model that always gives that answer would be perfect), and
-    numbers beside strings.
+    `labels` `(n,)`: integers, booleans, integral floats, or strings. InputError for zero rows, another length than that
+    of the predictions, NaN, a single class (a constant model would be perfect), and numbers mixed with strings.
     """
     truth, predictions = class_pairs(decoded, labels)
     correct: NDArray[np.bool_] = (predictions == truth) & ~decoded.invalid
@@ -169,7 +158,7 @@ def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Labels and answers that can be compared, (n,) each; raises InputError as `correct_rows` says."""
+    """Return comparable labels and predictions, (n,) each; InputError as for `correct_rows`."""
     truth = class_labels(np.asarray(labels), what="labels")
     predictions = decoded.labels
     if len(truth) == 0 and len(predictions) == 0:
@@ -178,19 +167,19 @@ def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDAr
         raise InputError(f"there are {len(truth)} labels for {len(predictions)} rows of outputs")
     if (truth.dtype.kind == "U") != (predictions.dtype.kind == "U"):
         raise InputError(
-            f"labels are {_label_kind(truth)} and the model's answers are {_label_kind(predictions)}: give labels as the model answers "
-            "them, or a callable as decode= that answers as the labels do"
+            f"labels are {_label_kind(truth)} and predictions are {_label_kind(predictions)}: give labels of the same "
+            "kind, or a callable as decode= that returns that kind"
         )
     if (truth == truth[0]).all():
         raise InputError(
-            f"all {len(truth)} labels are {truth[0].item()!r}: on one class alone a model that always gives that "
-            "answer is perfect; add rows of another class"
+            f"all {len(truth)} labels are {truth[0].item()!r}: a constant model would be perfect on one class "
+            "alone; add rows of another class"
         )
     return truth, predictions
 
 
 def accuracy(decoded: Decoded, labels: ArrayLike) -> float:
-    """The share of rows whose answer is the label, from 0 to 1; see `correct_rows`."""
+    """Return the proportion of rows whose prediction is the label; see `correct_rows`."""
     return float(correct_rows(decoded, labels).mean())
 
 
@@ -201,7 +190,7 @@ def _label_kind(labels: NDArray[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClassRows:
-    """The rows of one class, `label`, among the labels `truth` and the `answers`, (n,) each.
+    """Rows of the class `label` among the labels `truth` and the `answers`, (n,) each.
 
     Where `answered` (n,) is False the scores held NaN, and the row is of no class by answer.
     """
@@ -213,36 +202,34 @@ class ClassRows:
 
     @property
     def actual(self) -> NDArray[np.bool_]:
-        """The rows that are of the class by label."""
+        """Rows with this label."""
         return np.asarray(self.truth == self.label)
 
     @property
     def predicted(self) -> NDArray[np.bool_]:
-        """The rows that are of the class by answer."""
+        """Rows predicted as this class."""
         return np.asarray((self.predictions == self.label) & self.is_valid)
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """The rows that are of the class by both."""
+        """True positives: rows with this label that are predicted as this class."""
         return self.actual & self.predicted
 
 
 def class_rows(decoded: Decoded, labels: ArrayLike) -> tuple[ClassRows, ...]:
-    """The rows of each class that occurs in `labels` (n,), in sorted order.
+    """Return the rows of each class that occurs in `labels` (n,), in sorted order.
 
-    A class that is only ever answered is no class of its own: its rows are missing from the classes they belong to, and
-    two models are averaged over the same classes. A row whose scores held NaN is of no class by answer. Raises
-    InputError as `correct_rows` does.
+    A class that is only predicted is left out, so that two models are averaged over the same classes. InputError as for
+    `correct_rows`.
     """
     truth, predictions = class_pairs(decoded, labels)
     return tuple(ClassRows(value.item(), truth, predictions, ~decoded.invalid) for value in np.unique(truth))
 
 
 def positive_rows(decoded: Decoded, labels: ArrayLike, pos_label: int | str | None) -> ClassRows:
-    """The rows of the class `pos_label`, by default 1 where the labels are 0 and 1.
+    """Return the rows of the class `pos_label`, by default 1 where the labels are 0 and 1.
 
-    Raises InputError as `correct_rows` does, for labels of other classes without `pos_label`, and for a `pos_label`
-    that no label is.
+    InputError as for `correct_rows`, for other labels without `pos_label`, and for a `pos_label` that is not a label.
     """
     truth, predictions = class_pairs(decoded, labels)
     positive = positive_label(truth, pos_label)
@@ -250,14 +237,14 @@ def positive_rows(decoded: Decoded, labels: ArrayLike, pos_label: int | str | No
 
 
 def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | str:
-    """`pos_label` if it is among the labels `truth` (n,), or 1 where none is given and they are 0 and 1; InputError."""
+    """Return `pos_label` if it is among the labels `truth` (n,), by default 1 for labels 0 and 1; else InputError."""
     classes = [value.item() for value in np.unique(truth)]
     if pos_label is None:
         if classes == [0, 1]:
             return 1
         raise InputError(
-            f"labels are {_format_labels(classes)}: say which class is the positive one by pos_label=, or take the average "
-            "over the classes ('precision_macro', 'recall_macro', 'f1_macro')"
+            f"labels are {_format_labels(classes)}: give the positive class as pos_label=, or use a macro average "
+            "('precision_macro', 'recall_macro', 'f1_macro')"
         )
     if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
         raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_format_labels(classes)}")
@@ -265,18 +252,16 @@ def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | st
 
 
 def _format_labels(classes: list[int | str]) -> str:
-    told = ", ".join(map(repr, classes[:5]))
-    return f"{told} and {len(classes) - 5} more" if len(classes) > 5 else told
-
-
-# Scores as ranks: is the label among the highest k, and which number a ROC curve is drawn over.
+    text = ", ".join(map(repr, classes[:5]))
+    return f"{text} and {len(classes) - 5} more" if len(classes) > 5 else text
 
 
 def top_k_rows(scores: NDArray[Any], labels: ArrayLike, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each row's label is among its `k` highest scores, (n,), and which rows hold NaN and are therefore wrong.
+    """Return whether each row's label is among its `k` highest scores, and which rows hold NaN, (n,) each.
 
     `scores` `(n, classes)` with more than `k` classes; of equal scores the first column is the higher one. `labels`
-    `(n,)` are column numbers. Raises InputError for other shapes, a label without a column, and as `correct_rows` does.
+    `(n,)` are column numbers. A row with NaN is wrong. InputError for other shapes, a label without a column, and as
+    for `correct_rows`.
     """
     if scores.ndim != 2 or scores.dtype.kind not in "fiu":
         raise InputError(f"top-{k} accuracy needs scores of shape (rows, classes), not {scores.shape} {scores.dtype}")
@@ -296,10 +281,10 @@ def top_k_rows(scores: NDArray[Any], labels: ArrayLike, k: int) -> tuple[NDArray
 
 
 def positive_scores(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """One number a row, (n,), that rises with the belief in class 1: a single column, or the second less the first.
+    """Return one score per row for class 1, (n,): a single column, or the second column less the first.
 
-    The order is that of the probability of class 1, for logits and probabilities alike. Raises InputError for scores
-    that are not `(n,)`, `(n, 1)` or `(n, 2)` numbers.
+    Its order is that of the probability of class 1, for logits and probabilities alike. InputError for scores that are
+    not `(n,)`, `(n, 1)` or `(n, 2)` numbers.
     """
     if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] > 2):
         raise InputError(

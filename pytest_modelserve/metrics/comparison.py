@@ -1,4 +1,4 @@
-"""Two models' outputs held against each other: the same names, dtypes, shapes, NaN, and nearly the same numbers."""
+"""Comparison of two models' outputs: names, dtypes, shapes, NaN, infinities, and values within a tolerance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics.elementwise import dtype_name, exact_differences, has_ulps, kind_of, real_differences
 
-# What a comparison of two models' outputs found, as values and as sentences.
-
-
 Scalar = float | int | bool | str
+# None where the batches of a stream have different lengths.
 Shape = tuple[int | None, ...]
-"""None where the batches of a stream have different lengths."""
 Tolerance = float | Mapping[str, float]
 
 
@@ -33,7 +30,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A count of elements that disagree in kind, and the first of them in C order."""
+    """A number of elements that differ in kind, and the first of them in C order."""
 
     count: int
     first: Place
@@ -70,12 +67,12 @@ class TensorComparison:
 
     @property
     def is_exact(self) -> bool:
-        """Whether no tolerance applies, because neither side holds floating-point numbers."""
+        """Whether no tolerance applies, as neither side holds floating-point numbers."""
         return not (_is_real(self.candidate_dtype) or _is_real(self.reference_dtype))
 
     @property
     def structural_problems(self) -> tuple[str, ...]:
-        """One sentence for each way in which the outputs differ in kind: dtype, shape, NaN, infinities."""
+        """One sentence for each difference of dtype, shape, NaN or infinities."""
         found = []
         if self.candidate_dtype != self.reference_dtype:
             found.append(f"dtype is {self.candidate_dtype} where the reference has {self.reference_dtype}")
@@ -94,7 +91,7 @@ class TensorComparison:
         return f"{found.count} of {self.n} elements, first at {self.format_place(found.first)}"
 
     def format_place(self, place: Place) -> str:
-        """`[3, 1] (candidate 0.25, reference 0.2)`, each value with as many digits as its dtype tells apart."""
+        """Return `[3, 1] (candidate 0.25, reference 0.2)`, each value with the digits of its dtype."""
         candidate = _format_value(place.candidate, self.candidate_dtype)
         reference = _format_value(place.reference, self.reference_dtype)
         return f"{list(place.index)} (candidate {candidate}, reference {reference})"
@@ -102,9 +99,9 @@ class TensorComparison:
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
-    """Every output of two models: the ones both have in the reference's order, and the names only one of them has.
+    """Comparison of all outputs: those of both models in the reference's order, and the names that only one has.
 
-    A tolerance is one number, or one for each real output by name.
+    A tolerance is one number, or a mapping with one for each real output.
     """
 
     tensors: tuple[TensorComparison, ...]
@@ -115,7 +112,7 @@ class OutputComparison:
 
     @property
     def n(self) -> int:
-        """How many elements were compared."""
+        """The number of elements that were compared."""
         return sum(tensor.n for tensor in self.tensors if tensor.compared)
 
     @property
@@ -128,17 +125,17 @@ class OutputComparison:
         """One sentence for each missing or unexpected output and each difference in dtype, shape, NaN or infinities."""
         missing = (f"output {name!r} is missing from the candidate" for name in self.missing)
         unexpected = (f"output {name!r} is unknown to the reference" for name in self.unexpected)
-        told = (sentence for tensor in self.tensors for sentence in tensor.structural_problems)
-        return (*missing, *unexpected, *told)
+        differing = (sentence for tensor in self.tensors for sentence in tensor.structural_problems)
+        return (*missing, *unexpected, *differing)
 
     @property
     def numeric_problems(self) -> tuple[str, ...]:
-        """One sentence for each output with elements beyond their tolerance, worst place included."""
+        """One sentence for each output with elements beyond their tolerance, with the worst element."""
         return tuple(self._describe(tensor) for tensor in self.tensors if tensor.beyond)
 
     @property
     def agrees(self) -> bool:
-        """Whether the outputs have the same names, dtypes, shapes, NaN and infinities, and every error is tolerated."""
+        """Whether names, dtypes, shapes, NaN and infinities are equal and every error is within its tolerance."""
         return not self.structural_problems and not self.numeric_problems
 
     def _describe(self, tensor: TensorComparison) -> str:
@@ -154,7 +151,7 @@ class OutputComparison:
 
 
 def tolerance_of(name: str, given: Tolerance) -> float:
-    """The tolerance of the output `name`; 0.0 for one that has none, as integers and text have none."""
+    """Return the tolerance of the output `name`; 0.0 for one that has none, such as integers and text."""
     return given.get(name, 0.0) if isinstance(given, Mapping) else given
 
 
@@ -175,17 +172,18 @@ Outputs = Mapping[str, NDArray[Any]]
 def compare_outputs(
     candidate: Outputs, reference: Outputs, *, rtol: Tolerance, atol: Tolerance, equal_nan: bool = True
 ) -> OutputComparison:
-    """Every output that both have, compared element by element, and the names that only one has.
+    """Compare all outputs element by element, and list the names that only one model has.
 
     A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
     is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
-    to be equal. NaN agrees with NaN unless `equal_nan` is False, an infinity with the same infinity; every other pair with one of them is counted
-    and told on its own, never folded into a maximum. A different dtype or shape is told as well; values of different
-    dtypes are still compared, as float64. The arrays are read in chunks: the extra memory stays below 4 MB.
+    to be equal. NaN agrees with NaN unless `equal_nan` is False, an infinity with the same infinity; every other pair
+    with one of them is counted and told on its own, never folded into a maximum. A different dtype or shape is told as
+    well; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
+    stays below 4 MB.
 
-    Raises UsageError for a tolerance that is negative or not finite, InputError for no outputs at all, something
-    other than an array, and dtypes that have no order and no text (complex, bytes, records, other objects). The
-    numbers of ml_dtypes are numbers: bfloat16, float8, int4.
+    The dtypes of ml_dtypes are numbers: bfloat16, float8, int4. UsageError for a tolerance that is negative or not
+    finite; InputError for no outputs, anything but arrays, and dtypes that are neither numbers nor text (complex,
+    bytes, records, other objects).
     """
     check_tolerances(rtol, atol)
     for side, outputs in (("candidate", candidate), ("reference", reference)):
@@ -207,7 +205,7 @@ def compare_outputs(
 
 
 def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
-    """UsageError for a tolerance that is negative or not finite."""
+    """Raise UsageError for a tolerance that is negative or not finite."""
     for name, given in (("rtol", rtol), ("atol", atol)):
         for value in given.values() if isinstance(given, Mapping) else (given,):
             if not (math.isfinite(value) and value >= 0):
@@ -215,10 +213,10 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
 
 
 def pair_outputs(candidate: Outputs, reference: Outputs) -> dict[str, NDArray[Any]]:
-    """The candidate's outputs under the names by which they are compared.
+    """Return the candidate's outputs under the names by which they are compared.
 
-    Where each side has exactly one output they belong together whatever they are called, because a torch module's one
-    tensor has no name of its own: the candidate's takes the reference's name. Otherwise names are left as they are.
+    If each model has a single output, the candidate's takes the reference's name, as the tensor of a torch module has
+    none. Otherwise names are unchanged.
     """
     if len(candidate) == len(reference) == 1:
         return dict(zip(reference, candidate.values(), strict=True))
@@ -293,19 +291,16 @@ def _scalar(element: Any) -> Scalar:
     return value
 
 
-# The comparisons of many batches as one, for outputs that are never in memory as a whole.
-
-
 T = TypeVar("T")
 
 
 def join_comparisons(parts: Iterable[tuple[int, OutputComparison]]) -> OutputComparison:
-    """One comparison of all batches: counts added, the largest errors kept, places told by row of the whole.
+    """Merge the comparisons of all batches: counts are added, and the largest errors kept.
 
-    `parts` are pairs of a batch's number of rows and its comparison, all under the same tolerances, taken one by one.
-    A place counts from the first row of the first batch where the output has a row for each row of its batch, and from
-    the batch's own first element elsewhere. Of equal errors the earliest is kept. An output that one batch lacks, or
-    that differs there in dtype or shape, is missing or different as a whole. InputError for no parts.
+    `parts` are pairs of a batch's number of rows and its comparison under the same tolerances, consumed one by one. The
+    index of an element counts rows over all batches where the output has one row for each row of its batch, and within
+    its batch otherwise. Of equal errors the earliest is kept. An output that is missing or different in one batch is
+    missing or different in all. InputError for no parts.
     """
     whole: OutputComparison | None = None
     before = 0
@@ -319,7 +314,7 @@ def join_comparisons(parts: Iterable[tuple[int, OutputComparison]]) -> OutputCom
 
 
 def _counted_from(before: int, rows: int, tensor: TensorComparison) -> TensorComparison:
-    """`tensor` with its places as rows of the whole."""
+    """Return `tensor` with indices over all batches."""
     if not before or tensor.reference_shape[:1] != (rows,):
         return tensor
 
@@ -391,7 +386,7 @@ def _largest(earlier: float | None, later: float | None) -> float | None:
 
 
 def _merged(both: Callable[[T, T], T], earlier: T | None, later: T | None) -> T | None:
-    """What `both` makes of two values, or the one there is."""
+    """Return `both` of two values, or the only one."""
     if earlier is None or later is None:
         return later if earlier is None else earlier
     return both(earlier, later)

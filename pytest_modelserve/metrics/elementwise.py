@@ -1,4 +1,4 @@
-"""The largest differences between two arrays of one shape, found in one streaming pass."""
+"""Element-wise differences of two arrays, distances in units in the last place, and kinds of dtypes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-# What kind of values a dtype holds, those included that numpy knows from ml_dtypes alone.
-
 
 Kind = Literal["real", "exact", "text"]
 
@@ -28,10 +25,10 @@ _MANTISSA_BITS = {
 
 
 def kind_of(dtype: np.dtype[Any]) -> Kind | None:
-    """How values of `dtype` are compared: within a tolerance ("real"), for equality ("exact", "text"), or None: not.
+    """Return how values of `dtype` are compared: with a tolerance ("real"), for equality ("exact", "text"), or None.
 
-    bfloat16, float8 and int4 come from the package ml_dtypes and have numpy's kind "V", as records have; their names
-    tell what they are. Arrays of objects count as text: whether they hold strings has to be looked at.
+    bfloat16, float8 and int4 of ml_dtypes have numpy's kind "V", as records have, and are recognized by name. Arrays of
+    objects count as text; the caller checks that they hold strings.
     """
     if dtype.kind in "UOT":
         return "text"
@@ -43,20 +40,17 @@ def kind_of(dtype: np.dtype[Any]) -> Kind | None:
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """numpy's name, except that every kind of text is "str": its width and its storage are no part of a model."""
+    """Return numpy's name of the dtype, and "str" for every kind of text."""
     return "str" if kind_of(dtype) == "text" else dtype.name
 
 
 def machine_epsilon(dtype: str) -> float:
-    """The step between 1 and the next number of a real dtype, as the share of a value that its last digit is.
+    """Return the machine epsilon of a real dtype: the step between 1 and the next number.
 
     KeyError for a dtype that is not one of float64, float32, float16, bfloat16 and the float8 formats of ONNX with a
     mantissa.
     """
     return 2.0 ** -_MANTISSA_BITS[dtype]
-
-
-# How many representable numbers lie between two floating-point values.
 
 
 _INTEGERS: dict[str, type[np.signedinteger[Any]]] = {
@@ -68,22 +62,21 @@ _INTEGERS: dict[str, type[np.signedinteger[Any]]] = {
 
 
 def has_ulps(first: np.dtype[Any], second: np.dtype[Any]) -> bool:
-    """Whether steps between numbers of the two dtypes can be counted: both are the same bfloat16, float16, float32 or
-    float64."""
+    """Return whether `ulp_distance` applies: both are the same bfloat16, float16, float32 or float64."""
     return first.name == second.name and first.name in _INTEGERS
 
 
 def ulp_distance(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
-    """The number of representable steps between paired elements, as unsigned integers of the width of the float.
+    """Return the distance of paired elements in units in the last place, as unsigned integers.
 
     Both arrays have one shape and one dtype: bfloat16, float16, float32 or float64 in native byte order. +0 and -0 are
-    one number; the distance across zero counts through the subnormals. Infinity is one step beyond the largest finite
-    number; NaN has no meaning here. Source: IEEE 754 bit patterns, read as sign and magnitude, are ordered like the
+    one number; the distance across zero includes the subnormals. Infinity is one step beyond the largest finite
+    number; NaN is undefined. Source: IEEE 754 bit patterns, read as sign and magnitude, are ordered like the
     numbers they stand for (B. Dawson, "Comparing Floating Point Numbers", 2012).
     """
     integer = _INTEGERS[first.dtype.name]
     a, b = first.view(integer), second.view(integer)
-    if a.size and np.bitwise_xor(a, b).min() < 0:  # a sign bit differs somewhere: two orders have to become one
+    if a.size and np.bitwise_xor(a, b).min() < 0:  # a sign bit differs somewhere: map both signs to one order
         a, b = _signed_magnitudes(a), _signed_magnitudes(b)
     # The difference needs one bit more than the type has. Larger minus smaller, read as unsigned, holds it.
     steps: NDArray[np.unsignedinteger[Any]] = (np.maximum(a, b) - np.minimum(a, b)).view(f"u{a.dtype.itemsize}")
@@ -98,16 +91,16 @@ def _signed_magnitudes(bits: NDArray[Any]) -> NDArray[Any]:
 
 
 # Measured on 10 million float32: 2**14 to 2**17 elements are equally fast, smaller chunks pay for the calls, and the
-# four float64 temporaries of a chunk (256 KiB each) still fit a core's second-level cache.
+# four float64 temporaries of a chunk (256 KiB each) fit a core's second-level cache.
 _CHUNK = 2**15
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What one pass found. Indices are flat and in C order; None where there is no such place.
+    """Differences of two arrays. Indices are flat and in C order; None where there is no such element.
 
     `max_abs`, `max_rel` and `max_multiple` cover pairs in which both values are finite: the largest error, the largest
-    error over |reference|, and the largest error over its tolerance. `worst` is the first place of `max_multiple`, None
+    error over |reference|, and the largest error over its tolerance. `worst` is the first index of `max_multiple`, None
     where nothing differs; `beyond` counts the pairs whose multiple exceeds 1. `nan_differ` counts places where exactly
     one value is NaN; `inf_differ` those without NaN where one value is infinite and the other is not the same infinity.
     """
@@ -124,7 +117,7 @@ class Differences:
     inf_first: int | None = None
 
     def then(self, later: Differences) -> Differences:
-        """These differences and those of a later chunk as one; between equal multiples the earlier place stays."""
+        """Merge with the differences of a later chunk; of equal multiples the earlier index stays."""
         return Differences(
             max_abs=max(self.max_abs, later.max_abs),
             max_rel=max(self.max_rel, later.max_rel),
@@ -142,15 +135,16 @@ class Differences:
 def real_differences(
     candidate: NDArray[Any], reference: NDArray[Any], *, rtol: float, atol: float, equal_nan: bool = True
 ) -> Differences:
-    """Differences of two real arrays of one shape under the tolerance `atol + rtol * |reference|`, in float64.
+    """Return the differences of two real arrays of one shape with the tolerance `atol + rtol * |reference|`.
 
+    They are computed in float64.
     Where the tolerance is 0 the multiple of any error is infinite, and where the reference is 0 so is its relative
     error. `max_ulp` stays 0 unless both dtypes are the same float with countable steps. With `equal_nan=False` every
     NaN counts in `nan_differ`, otherwise only those without a NaN on the other side.
     """
     with_ulps = has_ulps(candidate.dtype, reference.dtype)
     total = Differences()
-    with np.errstate(all="ignore"):  # what overflows or is NaN is found by its result
+    with np.errstate(all="ignore"):  # overflow and NaN are detected in the result
         for start, a, b in _chunks(candidate, reference):
             found = _finite_chunk(start, a, b, rtol, atol, with_ulps)
             total = total.then(found or _any_chunk(start, a, b, rtol, atol, with_ulps, equal_nan))
@@ -158,7 +152,7 @@ def real_differences(
 
 
 def exact_differences(candidate: NDArray[Any], reference: NDArray[Any]) -> Differences:
-    """Differences of two arrays of one shape that hold integers, booleans or strings: equal, or infinitely beyond.
+    """Return the differences of two arrays of integers, booleans or strings, with infinite multiples.
 
     `max_abs` and `max_rel` are exact integers rounded to float64 for numbers and stay 0 for strings.
     """
@@ -178,7 +172,7 @@ def exact_differences(candidate: NDArray[Any], reference: NDArray[Any]) -> Diffe
 
 
 def _chunks(candidate: NDArray[Any], reference: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-    """Both arrays in C order as native one-dimensional pieces: views where they lie so already, small copies else."""
+    """Yield both arrays in C order as native one-dimensional chunks: views where possible, else small copies."""
     start = 0
     pieces = np.nditer(
         [candidate, reference],
@@ -196,7 +190,7 @@ def _chunks(candidate: NDArray[Any], reference: NDArray[Any]) -> Iterator[tuple[
 def _finite_chunk(
     start: int, a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float, with_ulps: bool
 ) -> Differences | None:
-    """The differences of a chunk without NaN and infinities, or None if some error is not a finite number."""
+    """Return the differences of a chunk without NaN and infinities, or None if an error is not finite."""
     error = np.subtract(a, b, dtype=np.float64)
     np.abs(error, out=error)
     max_abs = float(error.max())
@@ -238,7 +232,7 @@ def _differences(
     if max_abs == 0:
         return Differences()
     size = np.abs(b, dtype=np.float64)
-    max_rel = float(np.fmax.reduce(error / size, initial=0.0))  # fmax passes over 0/0
+    max_rel = float(np.fmax.reduce(error / size, initial=0.0))  # fmax ignores 0/0
     tolerance = np.multiply(size, rtol, out=size)
     tolerance += atol
     multiple = np.divide(error, tolerance, out=error)
@@ -259,7 +253,7 @@ def _differences(
 def _integer_errors(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
     a, b = _as_builtin(a), _as_builtin(b)
     wide = np.dtype(np.uint8) if a.dtype.kind == b.dtype.kind == "b" else np.result_type(a, b)
-    if wide.kind == "f":  # uint64 beside a signed type: no integer type holds both
+    if wide.kind == "f":  # uint64 and a signed type: no integer type holds both
         error = np.abs(np.subtract(a, b, dtype=np.float64))
     else:
         x, y = a.astype(wide), b.astype(wide)
@@ -271,9 +265,9 @@ def _integer_errors(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
 
 
 def _as_builtin(integers: NDArray[Any]) -> NDArray[Any]:
-    return integers.astype(np.int64) if integers.dtype.kind == "V" else integers  # int4 and its like
+    return integers.astype(np.int64) if integers.dtype.kind == "V" else integers  # int4 for example
 
 
 def is_builtin_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether numpy has this dtype itself; those of ml_dtypes bear the kinds "V" and, one of them, "f"."""
+    """Return whether the dtype is numpy's own; those of ml_dtypes have the kinds "V" and "f"."""
     return dtype.isbuiltin == 1

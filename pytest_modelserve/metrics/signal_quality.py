@@ -1,4 +1,4 @@
-"""How much of a model's signal survives a loss of precision: noise ratio, direction of rows, and the top answer."""
+"""Fidelity metrics: signal-to-quantization-noise ratio, cosine similarity, top-1 agreement, KL divergence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CHUNK = 2**16  # elements read at a time: 512 KiB as float64
 
 
 def signal_to_quantization_noise_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    """The power of `reference` over the power of its error, in decibels: 10 log10(sum r^2 / sum (c - r)^2).
+    """Return the signal-to-quantization-noise ratio in decibels: 10 log10(sum r^2 / sum (c - r)^2).
 
     Two arrays of one shape and any number of dimensions, summed as a whole in float64. inf where they are equal, -inf
-    where the reference is zero everywhere and the candidate is not. Raises InputError for no elements, different
+    where the reference is zero everywhere and the candidate is not. InputError for no elements, different
     shapes, NaN, infinities, and anything but real numbers.
     """
     check_pair(candidate, reference)
@@ -39,9 +39,9 @@ def signal_to_quantization_noise_db(candidate: NDArray[Any], reference: NDArray[
 
 
 def row_cosines(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """The cosine of the angle between paired rows `(n, ...)`, each flattened: `(n,)`, from -1 to 1.
+    """Return the cosine similarity of paired rows `(n, ...)`, each flattened: `(n,)`, from -1 to 1.
 
-    A row of zeros has no direction: beside another row of zeros its cosine is 1.0, beside any other row 0.0. Raises
+    Two rows of zeros have a similarity of 1.0; a row of zeros and another row have 0.0.
     InputError for no rows, different shapes, NaN, infinities, and anything but real numbers.
     """
     check_pair(candidate, reference)
@@ -52,7 +52,7 @@ def row_cosines(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.
 
 
 def top1_matches(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether both put the same class first, for scores `(..., classes)`: booleans of shape `(...)`.
+    """Return whether both have the same top class, for scores `(..., classes)`: booleans of shape `(...)`.
 
     Between equal scores the first class wins. Raises InputError for no rows, different shapes, fewer than two classes,
     NaN, infinities, and anything but real numbers.
@@ -67,7 +67,7 @@ def top1_matches(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np
 
 
 def top1_agreement(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    """The share of rows for which both put the same class first, from 0 to 1; see `top1_matches`."""
+    """Return the proportion of rows with the same top class; see `top1_matches`."""
     return float(top1_matches(candidate, reference).mean())
 
 
@@ -108,9 +108,9 @@ def _chunks(
 
 
 def _unit_rows(array: NDArray[Any]) -> NDArray[np.float64]:
-    """`(n, ...)` as `(n, m)` rows of length 1; a row of zeros stays one."""
+    """Return `(n, ...)` as `(n, m)` rows of norm 1; a row of zeros stays zero."""
     rows = array.reshape(len(array), -1).astype(np.float64)
-    # First to a largest magnitude of 1, so that the squares in the norm neither overflow nor vanish.
+    # Scale to a largest magnitude of 1 first, so that the squares in the norm neither overflow nor underflow.
     rows = _divided(rows, np.abs(rows).max(axis=1, keepdims=True))
     return _divided(rows, np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -119,18 +119,14 @@ def _divided(rows: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[n
     return np.divide(rows, sizes, out=np.zeros_like(rows), where=sizes > 0)
 
 
-# How far a candidate's class probabilities are from the reference's, row by row.
-
-
 def kl_divergences(candidate: NDArray[Any], reference: NDArray[Any], *, scores: Scores) -> NDArray[np.float64]:
-    """Kullback and Leibler's divergence of each row, sum r ln(r / c) in nats, for scores `(..., classes)`: `(...)`.
+    """Return the Kullback-Leibler divergence of each row in nats, for scores `(..., classes)`: `(...)`.
 
-    0 where both rows are the same distribution, inf where the candidate rules out a class that the reference does not.
-    The reference's distribution is the one that weighs. Logits are put through a softmax in float64; probabilities are
-    divided by their sums, which rounding moves away from 1. Source: S. Kullback, R. A. Leibler, "On Information and
-    Sufficiency", 1951.
+    sum r ln(r / c): 0 for equal distributions, inf where the candidate excludes a class that the reference does not.
+    Logits pass through a softmax in float64; probabilities are divided by their sums. Source: S. Kullback, R. A.
+    Leibler, "On Information and Sufficiency", 1951.
 
-    Raises InputError for what `top1_matches` refuses, and for probabilities that are negative or whose sum is more than
+    InputError for what `top1_matches` refuses, and for probabilities that are negative or whose sum is more than
     0.05 from 1; UsageError for an unknown `scores`.
     """
     if scores not in get_args(Scores):
@@ -145,7 +141,7 @@ def kl_divergences(candidate: NDArray[Any], reference: NDArray[Any], *, scores: 
         divergences: NDArray[np.float64] = (np.exp(r) * (r - c)).sum(axis=-1)
     else:
         divergences = _relative_entropy(_normalized("candidate", candidate), _normalized("reference", reference))
-    return np.maximum(divergences, 0.0)  # rounding takes equal rows to -1e-17
+    return np.maximum(divergences, 0.0)  # rounding of equal rows can give -1e-17
 
 
 def _normalized(side: str, scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -158,8 +154,8 @@ def _normalized(side: str, scores: NDArray[Any]) -> NDArray[np.float64]:
             f"{side} row {list(first)} is no distribution: its scores go from {wide[first].min():.3g} to "
             f"{wide[first].max():.3g} and add up to {sums[first][0]:.3g}; say scores='logits' if that is what they are"
         )
-    normalised: NDArray[np.float64] = wide / sums
-    return normalised
+    normalized: NDArray[np.float64] = wide / sums
+    return normalized
 
 
 def _relative_entropy(candidate: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,16 +165,13 @@ def _relative_entropy(candidate: NDArray[np.float64], reference: NDArray[np.floa
     return entropy
 
 
-# Agreement on the top class where the reference was sure of it, and how sure it was where the two part.
-
-
 @dataclass(frozen=True, slots=True)
 class MarginAgreement:
-    """How often both put the same class first.
+    """Top-1 agreement of the rows with a clear reference margin.
 
     Of `rows`, `decided` have a reference margin above `min_margin`, and `agreeing` of those have the same top class.
-    `flipped` rows, of all, have another one; `largest_flipped` is the largest reference margin among them, None for
-    none: no threshold from there on would have let a difference through.
+    `flipped` of all rows have another one; `largest_flipped` is the largest reference margin among them, None without
+    one.
     """
 
     rows: int
@@ -190,12 +183,12 @@ class MarginAgreement:
 
     @property
     def agreement(self) -> float:
-        """The share of decided rows that agree, from 0 to 1."""
+        """The proportion of decided rows that agree."""
         return self.agreeing / self.decided
 
 
 def decision_margins(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """The highest score less the second highest, for scores `(..., classes)`: `(...)`, at least 0, in their units.
+    """Return the highest score less the second highest, for scores `(..., classes)`: `(...)`, at least 0.
 
     Raises InputError for fewer than two classes and for NaN and infinities.
     """
@@ -207,9 +200,9 @@ def decision_margins(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min_margin: float) -> MarginAgreement:
-    """The agreement of both on the top class, over rows whose reference margin exceeds `min_margin`.
+    """Return the top-1 agreement over rows whose reference margin exceeds `min_margin`.
 
-    A row that the reference itself hardly decided flips under any rounding and says nothing about the candidate.
+    Rows with a smaller margin flip under any rounding, whatever the quality of the candidate.
     Scores are `(..., classes)`; the margin is in their units. Raises InputError for what `top1_matches` refuses and
     where no row is decided, UsageError for a margin that is negative or not finite.
     """
@@ -233,13 +226,10 @@ def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min
     )
 
 
-# How much of a model's signal is left in the outputs of another form of it.
-
-
 def worst_sqnr_db(candidate: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> float:
-    """The least signal-to-quantization-noise ratio of the floating outputs, in decibels; inf where there are none.
+    """Return the smallest signal-to-quantization-noise ratio of the floating outputs, in decibels; inf without any.
 
-    Each is of all values that are finite in `reference`; -inf where one of these is not in `candidate`.
+    It covers the values that are finite in `reference`; -inf where one of these is not finite in `candidate`.
     """
     return min(
         (_finite_sqnr_db(candidate[name], array) for name, array in reference.items() if array.dtype.kind == "f"),
@@ -248,36 +238,36 @@ def worst_sqnr_db(candidate: Mapping[str, NDArray[Any]], reference: Mapping[str,
 
 
 def _finite_sqnr_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    told = np.isfinite(reference)
-    if not told.any():
+    finite = np.isfinite(reference)
+    if not finite.any():
         return math.inf
-    if not np.isfinite(candidate[told]).all():
+    if not np.isfinite(candidate[finite]).all():
         return -math.inf
-    return signal_to_quantization_noise_db(candidate[told], reference[told])
+    return signal_to_quantization_noise_db(candidate[finite], reference[finite])
 
 
 @dataclass(slots=True)
 class RowSignalQuality:
-    """The powers of the signal and of the noise of one output, row by row."""
+    """Power of the signal and of the noise of one output in each row."""
 
     signals: list[NDArray[np.float64]] = field(default_factory=list)
     noises: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, candidate: NDArray[Any], reference: NDArray[Any]) -> None:
-        """Take in rows `(n, ...)`, where `reference` is finite; what is not in `candidate` there is endless noise."""
-        told = np.isfinite(reference)
-        expected = np.where(told, reference, 0).astype(np.float64)
-        error = np.where(told, candidate, 0).astype(np.float64) - expected
+        """Add rows `(n, ...)` where `reference` is finite; there, other values of `candidate` are infinite noise."""
+        finite = np.isfinite(reference)
+        expected = np.where(finite, reference, 0).astype(np.float64)
+        error = np.where(finite, candidate, 0).astype(np.float64) - expected
         self.signals.append(_row_powers(expected))
         self.noises.append(_row_powers(np.where(np.isfinite(error), error, np.inf)))
 
     @property
     def sqnr_db(self) -> float:
-        """The better of two ratios, in decibels: that of all rows together, and the median over rows with a signal.
+        """The larger of two ratios, in decibels: that of all rows together, and the median over rows with a signal.
 
-        inf where no row has one. Each alone can be low in a model that is sound: all together where one enormous row
-        was left out of the ranges on purpose, which is what "entropy" and "percentile" are for; the median where most
-        rows are next to nothing beside those that matter, as scores of what is rare.
+        inf where no row has a signal. Either can be low in a sound model. That of all rows is low where calibration
+        clips one outlying row, as "entropy" and "percentile" do; the median is low where most rows are tiny compared
+        with the important ones, as scores of rare events are.
         """
         signal, noise = np.concatenate(self.signals or [np.zeros(0)]), np.concatenate(self.noises or [np.zeros(0)])
         if not signal.any():

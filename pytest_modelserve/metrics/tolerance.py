@@ -65,10 +65,10 @@ MIN_QUANTIZED_SQNR_DB = 10.0
 
 @dataclass(frozen=True, slots=True)
 class CalibratedTolerance:
-    """The floor of one output: an error of `relative * (scale + |reference|)` is rounding.
+    """Tolerance of one output from reruns: an error of `relative * (scale + |reference|)` is rounding.
 
-    `scale` is the output's largest finite magnitude, `differences` are the largest differences of each rerun from the
-    answers, in the output's own units, and `steps` is what STEPS steps of the dtype are, relative to the scale.
+    `scale` is the output's largest finite magnitude. `differences` are the largest differences of each rerun from the
+    outputs, in their own units. `steps` is the smallest tolerance, `OUTPUT_PARITY_EPSILONS` epsilons.
     """
 
     output: str
@@ -79,25 +79,25 @@ class CalibratedTolerance:
 
     @property
     def observed(self) -> float:
-        """The largest difference of any rerun as a share of the scale; 0.0 where nothing differs."""
+        """The largest difference of any rerun, relative to the scale; 0.0 where nothing differs."""
         largest = max(self.differences.values(), default=0.0)
         return largest / self.scale if largest else 0.0
 
     @property
     def relative(self) -> float:
-        """The floor as a share of the scale."""
+        """The tolerance, relative to the scale."""
         return max(RERUN_FACTOR * self.observed, self.steps)
 
     @property
     def is_rounding(self) -> bool:
-        """Whether at least half of the dtype's digits are equal in all runs: what differs more is not rounding."""
+        """Whether at least half of the dtype's digits are equal in all runs; larger differences are not rounding."""
         return self.observed <= math.sqrt(machine_epsilon(self.dtype))
 
 
-def calibrate_tolerances(answers: Outputs, reruns: Mapping[str, Outputs]) -> tuple[CalibratedTolerance, ...]:
-    """The floor of each real output in `answers`, from the same model's answers in `reruns`, by what they are called.
+def calibrate_tolerances(outputs: Outputs, reruns: Mapping[str, Outputs]) -> tuple[CalibratedTolerance, ...]:
+    """Return the tolerance of each real output from the same model's outputs in named `reruns`.
 
-    Elements that are not finite in one of the two count for nothing. InputError where a rerun gives another shape.
+    Elements that are not finite in one of the two are ignored. InputError where a rerun has another shape.
     """
     return tuple(
         CalibratedTolerance(
@@ -107,7 +107,7 @@ def calibrate_tolerances(answers: Outputs, reruns: Mapping[str, Outputs]) -> tup
             differences={how: _difference(how, name, again[name], array) for how, again in reruns.items()},
             steps=OUTPUT_PARITY_EPSILONS * machine_epsilon(array.dtype.name),
         )
-        for name, array in answers.items()
+        for name, array in outputs.items()
         if kind_of(array.dtype) == "real"
     )
 
@@ -127,33 +127,33 @@ def _difference(how: str, name: str, again: NDArray[Any], array: NDArray[Any]) -
 
 @dataclass(frozen=True, slots=True)
 class RoundingTolerance:
-    """`steps` units in the last place of the largest magnitude; or `atol + rtol * |expected|`, where those are given.
+    """Tolerance of a relation: `steps` epsilons of the largest magnitude, or `atol + rtol * |expected|` if given.
 
-    The magnitude is the larger of an output's over the base rows and of the row itself: an answer near zero may be the
-    difference of large ones. Integers, booleans and text have to be equal. `grain` is the machine epsilon of inputs
-    that were rewritten, and so rounded, where that is coarser than the output's.
+    The magnitude is the larger of that of the output over the base rows and of the row itself, as a value near zero may
+    be the difference of large ones. Integers, booleans and text must be equal. `input_epsilon` is the machine epsilon
+    of inputs that were rewritten and so rounded, if it is coarser than that of the output.
     """
 
     rtol: float | None = None
     atol: float | None = None
     steps: float = RELATION_EPSILONS
-    grain: float = 0.0
+    input_epsilon: float = 0.0
 
     @classmethod
     def of(cls, rtol: float | None, atol: float | None) -> RoundingTolerance:
-        """The pair, or without both the room for rounding; UsageError for half of a pair and for negative ones."""
+        """Return the given tolerances, by default that of rounding; UsageError for only one or a negative one."""
         if rtol is None and atol is None:
             return cls()
         if rtol is None or atol is None:
-            raise UsageError("rtol and atol only mean something together: give both, or neither for rounding alone")
+            raise UsageError("rtol and atol require each other: give both, or neither for rounding alone")
         check_tolerances(rtol, atol)
         return cls(rtol, atol)
 
     def after_rewriting(self, values: NDArray[Any]) -> RoundingTolerance:
-        """The tolerance for answers to rows whose `values` were computed anew in their dtype."""
+        """Return the tolerance for outputs of rows whose `values` were recomputed in their dtype."""
         if kind_of(values.dtype) != "real":
             return self
-        return replace(self, grain=max(self.grain, machine_epsilon(values.dtype.name)))
+        return replace(self, input_epsilon=max(self.input_epsilon, machine_epsilon(values.dtype.name)))
 
     def __str__(self) -> str:
         if self.rtol is None:
@@ -161,20 +161,20 @@ class RoundingTolerance:
         return f"rtol {self.rtol:g}, atol {self.atol:g}"
 
     def absolute(self, expected: NDArray[Any], magnitude: float) -> NDArray[np.float64]:
-        """What is tolerated, broadcastable to `expected` (n, ...) of real numbers."""
+        """Return the absolute tolerance, broadcastable to `expected` (n, ...) of real numbers."""
         size = np.abs(expected.astype(np.float64))
         size = np.where(np.isfinite(size), size, 0)
         if self.rtol is not None and self.atol is not None:
             return np.asarray(self.atol + self.rtol * size)
         row = size.reshape(len(size), -1).max(axis=1, initial=0.0)
         scale = np.maximum(row, magnitude).reshape(-1, *[1] * (expected.ndim - 1))
-        tiny = float(np.finfo(np.float32).tiny)  # no room at all around an output that is zero everywhere would be NaN
-        return np.asarray(self.steps * max(machine_epsilon(expected.dtype.name), self.grain) * scale + tiny)
+        tiny = float(np.finfo(np.float32).tiny)  # a tolerance of 0 for an output that is zero everywhere would give NaN
+        return np.asarray(self.steps * max(machine_epsilon(expected.dtype.name), self.input_epsilon) * scale + tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputDifferences:
-    """How far answers lie apart, (n,), and where in each row the most."""
+    """Differences of two outputs: `excess` (n,) is the largest multiple of the tolerance in each row."""
 
     excess: NDArray[np.float64]
     found: Mapping[str, NDArray[Any]]
@@ -182,7 +182,7 @@ class OutputDifferences:
     multiples: Mapping[str, NDArray[np.float64]]
 
     def sentence(self, row: int, found: str, expected: str) -> str:
-        """Where a row's answers differ most: "output 'y'[1] is 0.25 in the batch and 0.5 alone"."""
+        """Describe the largest difference of a row: "output 'y'[1] is 0.25 in the batch and 0.5 alone"."""
         name = max(self.multiples, key=lambda key: float(self.multiples[key][row].max(initial=0.0)))
         of_row = self.multiples[name][row]
         index = tuple(int(i) for i in np.unravel_index(int(of_row.argmax()), of_row.shape)) if of_row.ndim else ()
@@ -194,9 +194,9 @@ class OutputDifferences:
 def output_differences(
     found: Feed, expected: Feed, tolerance: RoundingTolerance, magnitudes: Mapping[str, float]
 ) -> OutputDifferences:
-    """How far `found` lies from `expected`, both (n, ...) by the same names, as multiples of what is tolerated.
+    """Return the differences of `found` and `expected`, both (n, ...) by name, as multiples of the tolerance.
 
-    A NaN beside a number, another infinity and another shape are infinitely far; NaN beside NaN is equal.
+    NaN and a number, different infinities and different shapes have infinite multiples; NaN equals NaN.
     """
     multiples = {
         name: _multiples(found[name], array, tolerance, magnitudes.get(name, 0.0)) for name, array in expected.items()
@@ -219,30 +219,30 @@ def _multiples(
     return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
 
 
-def select_output(answers: Feed, output: str | None) -> Feed:
-    """The one output that is meant, or all; UsageError for a name that the model does not have."""
+def select_output(outputs: Feed, output: str | None) -> Feed:
+    """Return the named output, or all for None; UsageError for an unknown name."""
     if output is None:
-        return answers
-    if output not in answers:
-        raise UsageError(unknown_choice("output", output, answers))
-    return {output: answers[output]}
+        return outputs
+    if output not in outputs:
+        raise UsageError(unknown_choice("output", output, outputs))
+    return {output: outputs[output]}
 
 
 def decision_differences(
     found: NDArray[Any], expected: NDArray[Any], tolerance: RoundingTolerance, magnitude: float
 ) -> NDArray[np.float64]:
-    """How clearly the decision of each row differs, (n,), as a multiple of what is tolerated.
+    """Return by how much the decision of each row differs, (n,), as a multiple of the tolerance.
 
-    The decision is the arg-max of scores (n, classes), or the answer itself where it is one integer, boolean or text a
-    row. Two classes that lie within the tolerance of each other on either side are a tie, and no difference.
+    The decision is the argmax of scores (n, classes), or the output itself if it is one integer, boolean or text a row.
+    Two classes within the tolerance of each other are a tie and do not differ.
     """
     if kind_of(expected.dtype) != "real":
         same = (found == expected).reshape(len(expected), -1).all(axis=1)
         return np.where(same, 0.0, np.inf)
     if expected.ndim != 2 or expected.shape[1] < 2:
         raise UsageError(
-            f"a decision is the arg-max of scores (rows, classes), or a label a row; the output has shape "
-            f"{list(expected.shape)} of {expected.dtype.name}: name another one by output="
+            f"output must be scores (rows, classes) or one label a row, got shape {list(expected.shape)} of "
+            f"{expected.dtype.name}: choose another one by output="
         )
     rows = np.arange(len(expected))
     before, after = np.argmax(expected, axis=1), np.argmax(found, axis=1)

@@ -1,4 +1,4 @@
-"""Intervals, tests and what a sample can decide: arrays in, frozen dataclasses out."""
+"""Confidence intervals, tests, and power and sample sizes: arrays in, frozen dataclasses out."""
 
 from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
 from pytest_modelserve.stats.bootstrap import bca_bounds, resamples_for

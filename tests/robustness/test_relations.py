@@ -414,7 +414,7 @@ def test_invalid_parameters_are_refused_when_the_relation_is_made(make: Callable
         (scores, r.monotone(10, element=0), "input 'input' has rows of shape [10]: there is no feature 10"),
         (scores, r.simplex(output="p"), "unknown output 'p': Known: 'output'"),
         (scores, r.simplex(axis=2), "axis 2 holds no scores of output 'output', float32[1, 3]"),
-        (lambda x: x[:, 0], r.local_stability(1), "a decision is the arg-max of scores (rows, classes)"),
+        (lambda x: x[:, 0], r.local_stability(1), "output must be scores (rows, classes)"),
         (lambda x: (x, x), r.simplex(), "output= is missing: the model has 2 outputs"),
         (scores, r.invariant_to(0, input="y"), "unknown input 'y': Known: 'input'"),
         (scores, r.padding_invariance({"ids": 0}), "unknown input 'ids': Known: 'input'"),

@@ -1,0 +1,323 @@
+"""Decoding, labels and the rows that count for accuracy, precision, recall and top-k accuracy."""
+
+import numpy as np
+import pytest
+
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.metrics import (
+    accuracy,
+    class_rows,
+    correct_rows,
+    decode,
+    positive_label,
+    positive_rows,
+    positive_scores,
+    top_k_rows,
+)
+
+
+def test_argmax_takes_the_first_of_the_highest_columns():
+    decoded = decode(np.array([[0.1, 0.9], [2.0, 2.0]], np.float32), "argmax")
+    assert (decoded.labels.tolist(), decoded.invalid.tolist()) == ([1, 0], [False, False])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_threshold_answers_one_from_a_half_on(shape):
+    scores = np.array([0.0, np.nextafter(0.5, 0), 0.5, 1.0]).reshape(shape)
+    assert decode(scores, "threshold").labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (np.array([3, 1]), [3, 1]),
+        (np.array([[3], [1]]), [3, 1]),
+        (np.array([True, False]), [1, 0]),
+        (np.array([3.0, -1.0], np.float32), [3, -1]),
+        (np.array(["cat", "dog"]), ["cat", "dog"]),
+        (np.array(["cat", "dog"], dtype=object), ["cat", "dog"]),
+    ],
+)
+def test_labels_are_taken_as_integers_or_strings(answers, expected):
+    decoded = decode(answers, "labels")
+    assert decoded.labels.tolist() == expected
+    assert decoded.labels.dtype.kind in "iU"
+
+
+def test_a_callable_decodes_in_its_own_way():
+    logits = np.array([[-1.0], [0.5]])
+    assert decode(logits, lambda scores: (scores[:, 0] > 0).astype(int)).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("how", ["argmax", lambda scores: np.zeros(len(scores), int)])
+def test_rows_that_hold_nan_are_marked(how):
+    scores = np.array([[0.0, np.nan], [0.0, 1.0], [np.nan, np.nan], [np.inf, 0.0]])
+    assert decode(scores, how).invalid.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("how", ["threshold", "labels"])
+def test_a_single_nan_score_marks_its_row(how):
+    decoded = decode(np.array([1.0, np.nan]), how)
+    assert (decoded.labels[0], decoded.invalid.tolist()) == (1, [False, True])
+
+
+@pytest.mark.parametrize(("shape", "how"), [((0, 3), "argmax"), ((0,), "threshold"), ((0, 1), "labels")])
+def test_no_rows_decode_to_no_labels(shape, how):
+    decoded = decode(np.zeros(shape), how)
+    assert decoded.labels.shape == decoded.invalid.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("scores", "how", "message"),
+    [
+        ([[0.0, 1.0]], "argmax", "scores to decode are a numpy array, not list"),
+        (np.array(0.5), "threshold", "scores to decode have one row an input: a single number has none"),
+        (
+            np.zeros((3, 1)),
+            "argmax",
+            "decode='argmax' needs scores of shape (rows, classes) with at least two classes, not (3, 1); "
+            "for one score a row use decode='threshold', for labels decode='labels'",
+        ),
+        (
+            np.array([["a", "b"]]),
+            "argmax",
+            "decode='argmax' needs numbers, not <U1; for labels use decode='labels'",
+        ),
+        (
+            np.zeros((3, 2)),
+            "threshold",
+            "decode='threshold' needs one value a row, shape (rows,) or (rows, 1), not (3, 2); "
+            "for one score a class use decode='argmax'",
+        ),
+        (
+            np.zeros(3, np.int64),
+            "threshold",
+            "decode='threshold' needs probabilities, not int64; for labels use decode='labels'",
+        ),
+        (
+            np.array([1.0, 0.25]),
+            "labels",
+            "predictions hold 0.25 in row 1: class labels are whole numbers or strings",
+        ),
+        (
+            np.array([np.inf, 0.0]),
+            "labels",
+            "predictions hold inf in row 0: class labels are whole numbers or strings",
+        ),
+        (np.zeros(3), lambda scores: scores[:2], "decode= returned shape (2,) for 3 rows: one label a row is needed"),
+        (np.zeros(3), lambda scores: scores.size, "decode= returned int: a numpy array of one label a row is needed"),
+        (
+            np.zeros((3, 2)),
+            lambda scores: scores,
+            "predictions have shape (3, 2): one label a row is needed, shape (rows,); for one column a class use "
+            "labels.argmax(axis=1)",
+        ),
+        (
+            np.zeros(3),
+            lambda scores: scores + 1j,
+            "predictions have dtype complex128: class labels are integers or strings",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(scores, how, message):
+    with pytest.raises(InputError) as caught:
+        decode(scores, how)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_decoding_names_the_nearest():
+    with pytest.raises(UsageError) as caught:
+        decode(np.zeros((1, 2)), "argmx")
+    assert str(caught.value) == (
+        "unknown decode 'argmx': did you mean 'argmax'? Known: 'argmax', 'threshold', 'labels', or a callable"
+    )
+
+
+def answers(*labels):
+    return decode(np.array(labels), "labels")
+
+
+def test_a_row_is_correct_when_its_answer_is_the_label():
+    assert correct_rows(answers(1, 2, 3), np.array([1, 3, 3])).tolist() == [True, False, True]
+    assert accuracy(answers(1, 2, 3), np.array([1, 3, 3])) == pytest.approx(2 / 3)
+
+
+def test_a_row_with_nan_is_wrong_whatever_its_label():
+    decoded = decode(np.array([[0.0, np.nan], [0.0, 1.0]]), "argmax")
+    for label in (0, 1):
+        assert correct_rows(decoded, np.array([label, 1 - label])).tolist()[0] is False
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0.0, 1.0], np.float32),
+        np.array([False, True]),
+        np.array([0, 1], np.uint8),
+        np.array([0, 1], np.uint64),
+        [0, 1],
+    ],
+)
+def test_labels_of_any_number_type_are_compared_by_value(labels):
+    assert accuracy(answers(0, 1), labels) == 1.0
+
+
+@pytest.mark.parametrize("dtype", ["<U5", object, np.dtypes.StringDType()])
+def test_strings_are_compared_however_they_are_stored(dtype):
+    assert correct_rows(answers("cat", "do"), np.array(["cat", "dog"], dtype=dtype)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "labels", "message"),
+    [
+        (answers(), np.array([]), "there are no rows: accuracy needs at least one row of each of two classes"),
+        (answers(0, 1, 2), np.array([0, 1]), "there are 2 labels for 3 rows of outputs"),
+        (answers(0, 1), np.array([], dtype=int), "there are 0 labels for 2 rows of outputs"),
+        (
+            answers(0, 1),
+            np.array([0.0, np.nan]),
+            "labels hold NaN in 1 of 2 rows, first in row 1: leave out the rows that have no label",
+        ),
+        (answers(0, 1), np.array([0.5, 1.0]), "labels hold 0.5 in row 0: class labels are whole numbers or strings"),
+        (
+            answers(0, 1),
+            np.array([[0], [1]]),
+            "labels have shape (2, 1): one label a row is needed, shape (rows,); use labels.ravel()",
+        ),
+        (
+            answers(0, 1),
+            np.eye(2),
+            "labels have shape (2, 2): one label a row is needed, shape (rows,); for one column a class use "
+            "labels.argmax(axis=1)",
+        ),
+        (
+            answers(0, 1),
+            np.array(["a", None], dtype=object),
+            "labels hold None (NoneType) in row 1: class labels are all integers or all strings",
+        ),
+        (
+            answers(3, 1),
+            np.array(["cat", "dog"]),
+            "labels are strings (first 'cat') and predictions are integers (first 3): give labels of the same kind, "
+            "or a callable as decode= that returns that kind",
+        ),
+        (
+            answers(7, 1, 7),
+            np.array([7, 7, 7]),
+            "all 3 labels are 7: a constant model would be perfect on one class alone; add rows of another class",
+        ),
+    ],
+    ids=["empty", "length", "no-labels", "nan", "fraction", "column", "one-hot", "objects", "kinds", "one-class"],
+)
+def test_labels_that_cannot_be_used_are_refused(decoded, labels, message):
+    with pytest.raises(InputError) as caught:
+        correct_rows(decoded, labels)
+    assert str(caught.value) == message
+
+
+def class_predictions(*labels):
+    return decode(np.array(labels), "labels")
+
+
+def test_rows_of_the_positive_class_by_label_and_by_answer():
+    rows = positive_rows(class_predictions(1, 1, 0, 0), [1, 0, 1, 0], None)
+    assert rows.label == 1
+    assert (rows.actual.tolist(), rows.predicted.tolist()) == ([True, False, True, False], [True, True, False, False])
+    assert rows.hits.tolist() == [True, False, False, False]
+
+
+def test_positive_class_can_be_any_label():
+    assert positive_rows(class_predictions("cat", "dog"), ["cat", "dog"], "cat").actual.tolist() == [True, False]
+    assert positive_rows(class_predictions(3, 5, 7), [3, 5, 7], 5).predicted.tolist() == [False, True, False]
+
+
+def test_classes_are_those_of_the_labels():
+    rows = class_rows(class_predictions(2, 0, 9), [2, 0, 2])
+    assert [one.label for one in rows] == [0, 2]
+    assert rows[1].actual.tolist() == [True, False, True]
+    assert rows[1].predicted.tolist() == [True, False, False]
+
+
+def test_row_with_nan_is_answered_as_no_class():
+    decoded = decode(np.array([[np.nan, 0.0], [0.0, 1.0]]), "argmax")
+    assert [one.predicted.tolist() for one in class_rows(decoded, [0, 1])] == [[False, False], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("truth", "given", "message"),
+    [
+        (
+            np.array([3, 5]),
+            None,
+            "labels are 3, 5: give the positive class as pos_label=, or use a macro average "
+            "('precision_macro', 'recall_macro', 'f1_macro')",
+        ),
+        (np.array(["a", "b"]), 1, "pos_label=1 is none of the labels, which are 'a', 'b'"),
+        (np.arange(7), 8, "pos_label=8 is none of the labels, which are 0, 1, 2, 3, 4 and 2 more"),
+        (np.array([0, 1]), "1", "pos_label='1' is none of the labels, which are 0, 1"),
+    ],
+)
+def test_positive_class_that_is_none_is_refused(truth, given, message):
+    with pytest.raises(InputError) as caught:
+        positive_label(truth, given)
+    assert str(caught.value) == message
+
+
+SCORES = np.random.default_rng(0).standard_normal((60, 7))
+LABELS = np.random.default_rng(1).integers(0, 7, 60)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_label_is_among_the_k_highest_scores(k):
+    expected = [sorted(row, reverse=True)[k - 1] <= row[label] for row, label in zip(SCORES, LABELS, strict=True)]
+    hits, invalid = top_k_rows(SCORES, LABELS, k)
+    assert hits.tolist() == expected
+    assert not invalid.any()
+
+
+def test_of_equal_scores_the_first_columns_are_the_highest():
+    hits, _ = top_k_rows(np.ones((3, 3)), [0, 1, 2], 2)
+    assert hits.tolist() == [True, True, False]
+
+
+def test_unsigned_scores_are_ordered_by_value():
+    hits, _ = top_k_rows(np.array([[0, 255, 3], [9, 1, 0]], np.uint8), [1, 0], 1)
+    assert hits.tolist() == [True, True]
+
+
+def test_row_with_nan_is_wrong():
+    scores = SCORES.copy()
+    scores[4, 2] = np.nan
+    hits, invalid = top_k_rows(scores, LABELS, 6)
+    assert (hits[4], np.flatnonzero(invalid).tolist()) == (False, [4])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "k", "message"),
+    [
+        (SCORES, LABELS, 7, "among the 7 highest of 7 classes every label is found: top-7 says nothing here"),
+        (SCORES[:, 0], LABELS, 1, "top-1 accuracy needs scores of shape (rows, classes), not (60,) float64"),
+        (SCORES[:3], [0, 7, 1], 2, "label 7 in row 1 has no column: the model scores the classes 0 to 6"),
+        (SCORES[:3], [0, 1], 2, "there are 2 labels for 3 rows of outputs"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(scores, labels, k, message):
+    with pytest.raises(InputError) as caught:
+        top_k_rows(scores, labels, k)
+    assert str(caught.value) == message
+
+
+def test_two_columns_are_ordered_as_the_probability_of_class_one():
+    logits = SCORES[:, :2]
+    probability = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    assert np.argsort(positive_scores(logits)).tolist() == np.argsort(probability).tolist()
+    assert positive_scores(SCORES[:, :1]).tolist() == SCORES[:, 0].tolist()
+
+
+def test_scores_of_more_classes_have_no_curve():
+    with pytest.raises(InputError) as caught:
+        positive_scores(SCORES)
+    assert str(caught.value) == (
+        "an area under the ROC curve needs one score a row or one for each of two classes, not shape (60, 7) of float64; "
+        "of more classes pick one in the model, or give a callable as metric="
+    )
