@@ -190,9 +190,9 @@ def _label_kind(labels: NDArray[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClassRows:
-    """Rows of the class `label` among the labels `truth` and the `answers`, (n,) each.
+    """Rows of the class `label` among the labels `truth` and the `predictions`, (n,) each.
 
-    Where `answered` (n,) is False the scores held NaN, and the row is of no class by answer.
+    Where `is_valid` (n,) is False the scores held NaN, and the row is predicted to be of no class.
     """
 
     label: int | str

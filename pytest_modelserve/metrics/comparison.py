@@ -177,8 +177,8 @@ def compare_outputs(
     A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
     is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
     to be equal. NaN agrees with NaN unless `equal_nan` is False, an infinity with the same infinity; every other pair
-    with one of them is counted and told on its own, never folded into a maximum. A different dtype or shape is told as
-    well; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
+    with one of them is counted separately and not part of a maximum. A different dtype or shape is a structural
+    problem; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
     stays below 4 MB.
 
     The dtypes of ml_dtypes are numbers: bfloat16, float8, int4. UsageError for a tolerance that is negative or not
