@@ -47,12 +47,12 @@ class Rule:
     n: int
     first: IntArray
 
-    def chances(self, discordances: FloatArray, differences: FloatArray | float) -> FloatArray:
+    def probabilities(self, discordances: FloatArray, differences: FloatArray | float) -> FloatArray:
         """P(within the limit) for each truth."""
         pairs = np.broadcast_arrays(discordances, differences)
-        return np.array([self._chance(d, difference) for d, difference in zip(*pairs, strict=True)])
+        return np.array([self._probability(d, difference) for d, difference in zip(*pairs, strict=True)])
 
-    def _chance(self, discordance: float, difference: float) -> float:
+    def _probability(self, discordance: float, difference: float) -> float:
         mean = self.n * discordance
         reach = 12 + math.sqrt(144 + 60 * mean)
         totals = np.arange(max(math.floor(mean - reach), 0), min(math.ceil(mean + reach) + 1, self.first.size))
@@ -63,9 +63,9 @@ class Rule:
             + xlogy(totals, discordance)
             + xlog1py(self.n - totals, -discordance)
         )
-        share = 0.5 * (1 + difference / discordance) if discordance > 0 else 0.5
+        lost_probability = 0.5 * (1 + difference / discordance) if discordance > 0 else 0.5
         first = self.first[totals]
-        below = np.where(first > 0, bdtr(np.maximum(first - 1, 0), totals, share), 0.0)
+        below = np.where(first > 0, bdtr(np.maximum(first - 1, 0), totals, lost_probability), 0.0)
         return float(np.exp(logarithms) @ below)
 
 
@@ -94,14 +94,14 @@ def held_and_tango(n: int, difference: float, level: float) -> tuple[Rule, Rule]
     return Rule(n, first_lost_above(totals, n, difference, level)), Rule(n, low)
 
 
-def judged(n: int, difference: float, level: float, alternatives: tuple[float, ...]) -> Row:
+def evaluated(n: int, difference: float, level: float, alternatives: tuple[float, ...]) -> Row:
     """The errors of the limit at `level` when the true drop is `difference`, negative for FAIL."""
     margin = abs(difference)
     held, tango = held_and_tango(n, difference, level)
     near = margin + 2 * np.arange(0, 8, 0.037) ** 2 / n
     far = np.geomspace(margin, MOST_DISCORDANT, 40)
     discordances = np.unique(np.append(near[near < MOST_DISCORDANT], far))
-    sizes, tango_sizes = (rule.chances(discordances, difference) / (1 - level) for rule in (held, tango))
+    sizes, tango_sizes = (rule.probabilities(discordances, difference) / (1 - level) for rule in (held, tango))
     kept = discordances[tango_sizes <= ERROR_TOLERANCE]
     locally = max(_lost_power(held, tango, drop, kept) for drop in alternatives)
     everywhere = None
@@ -119,10 +119,10 @@ def _lost_power(held: Rule, tango: Rule, drop: float, discordances: FloatArray) 
     discordances = discordances[discordances >= abs(drop)]
     if not discordances.size or np.array_equal(held.first, tango.first):
         return 0.0
-    return float(np.max(tango.chances(discordances, drop) - held.chances(discordances, drop)))
+    return float(np.max(tango.probabilities(discordances, drop) - held.probabilities(discordances, drop)))
 
 
-def rows_asked(first: int, last: int, count: int) -> list[int]:
+def tested_rows(first: int, last: int, count: int) -> list[int]:
     """Numbers of rows, evenly on a log scale, and those at which a model without a discordant row begins to pass."""
     z = ndtri(PASS_LEVEL)
     tango_begins = [math.ceil(z**2 * (1 - margin) / margin) for margin in MARGINS]
@@ -131,7 +131,7 @@ def rows_asked(first: int, last: int, count: int) -> list[int]:
     return sorted(n for n in {*even, 268, 1018, 1080, *begins, *tango_begins} if first <= n <= last)
 
 
-def taken_unasked(rng: np.random.Generator, cases: int) -> tuple[float, str]:
+def unchecked_tango_error(rng: np.random.Generator, cases: int) -> tuple[float, str]:
     """The highest error, relative to nominal, where Tango's limit is taken without enumeration; and where."""
     worst = (0.0, "")
     for _ in progress(range(cases), "where Tango's limit suffices"):
@@ -162,19 +162,19 @@ def main() -> None:
     print("        PASS at the margin (5 %)                  FAIL at the margin (0.1 %)")
     print("     n  Tango  held   lost  lost (margin, d)      Tango    held    lost  lost (margin, d)")
     rows: dict[str, list[Row]] = {"PASS": [], "FAIL": []}
-    for n in progress(rows_asked(arguments.first, arguments.last, arguments.sizes), "numbers of rows"):
-        passes = [judged(n, m, PASS_LEVEL, (0.0, m / 2)) for m in MARGINS]
-        fails = [judged(n, -m, FAIL_LEVEL, (-2 * m, -3 * m)) for m in MARGINS]
-        print(f"{n:>6}  {_told(passes, 5, 2)}   {_told(fails, 0.1, 4)}", flush=True)
+    for n in progress(tested_rows(arguments.first, arguments.last, arguments.sizes), "numbers of rows"):
+        passes = [evaluated(n, m, PASS_LEVEL, (0.0, m / 2)) for m in MARGINS]
+        fails = [evaluated(n, -m, FAIL_LEVEL, (-2 * m, -3 * m)) for m in MARGINS]
+        print(f"{n:>6}  {_format_rows(passes, 5, 2)}   {_format_rows(fails, 0.1, 4)}", flush=True)
         rows["PASS"] += passes
         rows["FAIL"] += fails
     for verdict, nominal in (("PASS", 5), ("FAIL", 0.1)):
-        print(f"{verdict} over all: {_told(rows[verdict], nominal, 4)}, {len(rows[verdict])} cases")
-    error, where = taken_unasked(np.random.default_rng(0), arguments.cases)
+        print(f"{verdict} over all: {_format_rows(rows[verdict], nominal, 4)}, {len(rows[verdict])} cases")
+    error, where = unchecked_tango_error(np.random.default_rng(0), arguments.cases)
     print(f"where Tango's limit is taken without enumeration: at most {error:.3f} times nominal ({where})")
 
 
-def _told(rows: list[Row], nominal: float, digits: int) -> str:
+def _format_rows(rows: list[Row], nominal: float, digits: int) -> str:
     worst = max(rows, key=lambda row: row.held)
     lost = [row.lost_power for row in rows if row.lost_power is not None]
     cost = f"{100 * max(lost):5.2f}" if lost else "    -"

@@ -29,7 +29,7 @@ from pytest_modelserve.stats import (
 )
 
 LOW_LEVEL, HIGH_LEVEL = 0.999, 0.95
-LOOKS = (50, 100, 200, 400, 800)
+INTERIM_SIZES = (50, 100, 200, 400, 800)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,22 @@ class Row:
 
 
 def binomial(_: np.random.Generator, __: int) -> Iterator[Row]:
-    """Clopper–Pearson: the worst true share for each end, every count enumerated."""
+    """Clopper–Pearson: the worst true proportion for each end, every count enumerated."""
     for n in (10, 59, 597, 2000):
         bounds = [binomial_bounds(k, n, low_level=LOW_LEVEL, high_level=HIGH_LEVEL) for k in range(n + 1)]
         lows, highs = np.array([b.low for b in bounds]), np.array([b.high for b in bounds])
-        # The error jumps where the truth passes a bound: the worst share lies beside one.
+        # The error jumps where the truth passes a bound: the worst proportion lies beside one.
         low = max(float(bdtrc(k - 1, n, p)) for k, p in enumerate(np.nextafter(lows, 0)) if k)
         high = max(float(bdtr(k, n, p)) for k, p in enumerate(np.nextafter(highs, 1)) if k < n)
-        yield Row("binomial low end", f"n={n}, worst share", 1 - LOW_LEVEL, low)
-        yield Row("binomial high end", f"n={n}, worst share", 1 - HIGH_LEVEL, high)
+        yield Row("binomial low end", f"n={n}, worst proportion", 1 - LOW_LEVEL, low)
+        yield Row("binomial high end", f"n={n}, worst proportion", 1 - HIGH_LEVEL, high)
 
 
 def paired_drop(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     """The bounds themselves on simulated tables: how often each end misses; enumerated in drop_error_rates.py."""
     for n, discordance, difference in ((200, 0.1, 0.0), (268, 0.01, 0.01), (1018, 0.0125, 0.01), (2000, 0.3, 0.0)):
-        shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
-        tables, times = np.unique(rng.multinomial(n, shares, size=repeats)[:, :2], axis=0, return_counts=True)
+        probabilities = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
+        tables, times = np.unique(rng.multinomial(n, probabilities, size=repeats)[:, :2], axis=0, return_counts=True)
         low_misses = high_misses = 0
         for (lost, gained), count in zip(tables.tolist(), times.tolist(), strict=True):
             bounds = paired_difference_bounds(lost, gained, n, low_level=LOW_LEVEL, high_level=HIGH_LEVEL)
@@ -79,15 +79,15 @@ def paired_drop(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def planning(_: np.random.Generator, __: int) -> Iterator[Row]:
-    """The chance that an equal model is not passed with the rows that were said to suffice for 90 % power."""
+    """The probability that an equal model does not pass with the rows planned for 90 % power."""
     for margin in (0.01, 0.02, 0.05):
         for discordance in (0.001, 0.005, 0.02, 0.1, 0.3):
             n = rows_needed(discordance=discordance, margin=margin, confidence=HIGH_LEVEL, power=0.9)
-            shares = noninferiority_power(
+            probabilities = noninferiority_power(
                 n, discordance=discordance, difference=0, margin=margin, confidence=HIGH_LEVEL, alpha=1e-3
             )
             case = f"n={n}, margin {100 * margin:g} pt, d={100 * discordance:g} %"
-            yield Row("rows needed: equal, no PASS", case, 0.1, 1 - shares.passes)
+            yield Row("rows needed: equal, no PASS", case, 0.1, 1 - probabilities.passes)
 
 
 def quantiles(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
@@ -124,28 +124,31 @@ def holm_family(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         yield Row("Holm: any true one rejected", f"10 tests, 7 true, correlation {correlation:g}", 0.05, wrong, repeats)
 
 
-def looks(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
+def interim_analyses(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     """A sign interval looked at five times: enumerated, and with the bounds themselves on simulated log-ratios."""
     for error in (0.05, 0.001):
-        case = f"looks {', '.join(map(str, LOOKS))}"
+        case = f"analyses {', '.join(map(str, INTERIM_SIZES))}"
         yield Row(
-            "sign interval, one end", f"{case}, split", error, _error_over_looks(interim_error_rate(error, len(LOOKS)))
+            "sign interval, one end",
+            f"{case}, split",
+            error,
+            _error_over_analyses(interim_error_rate(error, len(INTERIM_SIZES))),
         )
-        yield Row("sign interval, one end", f"{case}, not split", error, _error_over_looks(error))
-    level = 1 - interim_error_rate(0.05, len(LOOKS))
+        yield Row("sign interval, one end", f"{case}, not split", error, _error_over_analyses(error))
+    level = 1 - interim_error_rate(0.05, len(INTERIM_SIZES))
     misses = 0
     for _ in range(repeats):
-        log_ratios = rng.standard_t(2, size=LOOKS[-1])
-        misses += any(median_bounds(log_ratios[:n], low_level=level, high_level=level).high < 0 for n in LOOKS)
+        log_ratios = rng.standard_t(2, size=INTERIM_SIZES[-1])
+        misses += any(median_bounds(log_ratios[:n], low_level=level, high_level=level).high < 0 for n in INTERIM_SIZES)
     yield Row(
         "sign interval, one end", "the same, split, simulated (Student t, 2 d.f.)", 0.05, misses / repeats, repeats
     )
 
 
-def _error_over_looks(error: float) -> float:
+def _error_over_analyses(error: float) -> float:
     """The probability that the high end misses the median at any look, by following the count of signs."""
     state, seen, wrong = np.ones(1), 0, 0.0
-    for look in LOOKS:
+    for look in INTERIM_SIZES:
         signs = np.arange(look - seen + 1)
         step = bdtr(signs, look - seen, 0.5)
         state, seen = np.convolve(state, np.diff(step, prepend=0)), look
@@ -156,7 +159,7 @@ def _error_over_looks(error: float) -> float:
     return wrong
 
 
-STUDIES = (binomial, paired_drop, planning, quantiles, holm_family, looks)
+STUDIES = (binomial, paired_drop, planning, quantiles, holm_family, interim_analyses)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""MLPerf LoadGen and pytest-benchmark in a Python of their own that is asked over pipes.
+"""MLPerf LoadGen and pytest-benchmark in a separate Python, controlled over pipes.
 
 Run by that Python, this file is the other end: one question a line in, its answer out. An exception in LoadGen's
 callback ends the process (a signal, 139 in a shell), which is why it is one.
@@ -41,7 +41,7 @@ def nothing() -> None:
 
 
 def bare_loop(calls: int) -> Cost:
-    """What a loop with one clock takes, with garbage collection off: in either Python, what the rest is told above."""
+    """Cost of a loop with one clock and no garbage collection: in either Python, the baseline of the other costs."""
     durations: list[int] = []
     clock, add = time.perf_counter_ns, durations.append
     gc.disable()
@@ -64,7 +64,7 @@ class Peer:
     @staticmethod
     @contextlib.contextmanager
     def of(python: Path, model: Path, inputs: Path) -> Iterator[Peer]:
-        """The peer in `python`, which is asked about `model`; `inputs` is an .npz of one call's inputs."""
+        """The peer in `python`, which measures `model`; `inputs` is an .npz of one call's inputs."""
         command = [str(python), "-W", "ignore", __file__, str(model), str(inputs)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             yield Peer(process)
@@ -144,7 +144,7 @@ def pytest_benchmark_cost(calls: int) -> Cost:
     """Of `benchmark.pedantic` with one call a round, the mode that records every call."""
     import pytest
 
-    class Asked:
+    class Measured:
         """A plugin whose fixture is a function that takes the benchmark and leaves what it costs."""
 
         cost: Cost | None = None
@@ -159,15 +159,15 @@ def pytest_benchmark_cost(calls: int) -> Cost:
 
             return take
 
-    asked = Asked()
+    measured = Measured()
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder, "test_nothing.py")
         test.write_text("def test_nothing(benchmark, ask):\n    ask(benchmark)\n")
         options = ["--benchmark-disable-gc", "--import-mode=importlib", f"--rootdir={folder}", f"-c{os.devnull}"]
-        status = pytest.main([str(test), "-pno:cacheprovider", *options], plugins=[asked])
-    if asked.cost is None:
+        status = pytest.main([str(test), "-pno:cacheprovider", *options], plugins=[measured])
+    if measured.cost is None:
         raise RuntimeError(f"pytest-benchmark measured nothing: pytest ended with {status}")
-    return asked.cost
+    return measured.cost
 
 
 def opened(model: str, inputs: str) -> Callable[[], object]:

@@ -56,38 +56,38 @@ def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: fl
 
 
 def ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Linearized:
-    """A share of some rows."""
+    """A proportion of some rows."""
     if not of.any():
         return Linearized(0.0, np.zeros(len(of)), float(len(of)))
     return ratio_of((hits & of).astype(float), of.astype(float), spread=1.0)
 
 
 def f_score(actual: NDArray[np.bool_], answered: NDArray[np.bool_], beta: float = 1.0) -> Linearized:
-    """As `parity.estimating` linearises it."""
+    """The linearized estimate of the accuracy gates."""
     square = beta**2
     found = ratio_of((1 + square) * (actual & answered), square * actual + answered.astype(float), spread=1.0)
     spread = (1 + square) * (1 - found.value) + found.value * max(1.0, square)
     return Linearized(found.value, found.influence, found.largest * spread)
 
 
-def balanced_drop(n: int, shares: list[float], wrong: float, lost: float, gained: float) -> tuple[Draw, float]:
+def balanced_drop(n: int, proportions: list[float], wrong: float, lost: float, gained: float) -> tuple[Draw, float]:
     """Balanced accuracy of a reference that is wrong in `wrong`, less that of a candidate that loses and gains."""
 
     def draw(rng: np.random.Generator) -> Linearized:
-        kinds = rng.choice(len(shares), n, p=shares)
-        before, chance = rng.random(n) > wrong, rng.random(n)
-        after = np.where(before, chance > lost / (1 - wrong), chance < gained / wrong)
+        kinds = rng.choice(len(proportions), n, p=proportions)
+        before, uniform = rng.random(n) > wrong, rng.random(n)
+        after = np.where(before, uniform > lost / (1 - wrong), uniform < gained / wrong)
         parts = [average_of([ratio(hits, kinds == kind) for kind in np.unique(kinds)]) for hits in (before, after)]
         return parts[0].minus(parts[1])
 
     return draw, lost - gained
 
 
-def balanced_level(n: int, shares: list[float], wrong: float) -> tuple[Draw, float]:
+def balanced_level(n: int, proportions: list[float], wrong: float) -> tuple[Draw, float]:
     """One less balanced accuracy."""
 
     def draw(rng: np.random.Generator) -> Linearized:
-        kinds, hits = rng.choice(len(shares), n, p=shares), rng.random(n) > wrong
+        kinds, hits = rng.choice(len(proportions), n, p=proportions), rng.random(n) > wrong
         return average_of([ratio(~hits, kinds == kind) for kind in np.unique(kinds)])
 
     return draw, wrong
@@ -98,9 +98,9 @@ def f_level(n: int, positive: float, missed: float, alarms: float, beta: float) 
 
     def draw(rng: np.random.Generator) -> Linearized:
         actual = rng.random(n) < positive
-        chance = rng.random(n)
+        uniform = rng.random(n)
         return Linearized(1.0, np.zeros(n)).minus(
-            f_score(actual, np.where(actual, chance > missed, chance < alarms), beta)
+            f_score(actual, np.where(actual, uniform > missed, uniform < alarms), beta)
         )
 
     hits, square = positive * (1 - missed), beta**2
@@ -120,8 +120,8 @@ def pair_drop(
     """A score of two classes: the candidate misses more, and raises more false alarms, than its reference."""
 
     def draw(rng: np.random.Generator) -> Linearized:
-        actual, chance, flip = rng.random(n) < positive, rng.random(n), rng.random(n)
-        before = np.where(actual, chance > missed, chance < alarms)
+        actual, uniform, flip = rng.random(n) < positive, rng.random(n), rng.random(n)
+        before = np.where(actual, uniform > missed, uniform < alarms)
         after = np.where(actual, before & (flip > more_missed), before | (flip < more_alarms))
         return score(actual, before).minus(score(actual, after))
 
@@ -151,10 +151,10 @@ def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         (5000, [0.5, 0.5], 0.1, 0.06, 0.05),
     ):
         draw, truth = balanced_drop(*drop_case)
-        yield from both("balanced drop", _told(drop_case), rng, repeats, truth, draw)
+        yield from both("balanced drop", _format_case(drop_case), rng, repeats, truth, draw)
     for level_case in ((100, [0.5, 0.5], 0.02), (200, [0.9, 0.1], 0.1), (1000, [0.1] * 10, 0.02)):
         draw, truth = balanced_level(*level_case)
-        yield from both("1 - balanced", _told(level_case), rng, repeats, truth, draw)
+        yield from both("1 - balanced", _format_case(level_case), rng, repeats, truth, draw)
     for f_case in (
         (200, 0.5, 0.05, 0.05, 1),
         (1000, 0.02, 0.1, 0.002, 1),
@@ -164,7 +164,7 @@ def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         (5000, 0.3, 0.1, 0.1, 0.5),
     ):
         draw, truth = f_level(*f_case)
-        yield from both("1 - F", _told(f_case), rng, repeats, truth, draw)
+        yield from both("1 - F", _format_case(f_case), rng, repeats, truth, draw)
     for pair_case in (
         (500, 0.1, 0.2, 0.02, 0.0, 0.002),
         (2000, 0.1, 0.2, 0.01, 0.01, 0.0005),
@@ -172,14 +172,14 @@ def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         (2000, 0.3, 0.1, 0.05, 0.05, 0.03),
     ):
         draw, truth = pair_drop(lambda a, p: ratio(a, p), precision_of, *pair_case)
-        yield from both("precision drop", _told(pair_case), rng, repeats, truth, draw)
+        yield from both("precision drop", _format_case(pair_case), rng, repeats, truth, draw)
         draw, truth = pair_drop(f_score, f1_of, *pair_case)
-        yield from both("F1 drop", _told(pair_case), rng, repeats, truth, draw)
+        yield from both("F1 drop", _format_case(pair_case), rng, repeats, truth, draw)
 
 
 def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     """The AUC of normal scores, by itself (one less it) and a drop between correlated scores."""
-    for n, share, distance in (
+    for n, proportion, distance in (
         (200, 0.5, 1.5),
         (200, 0.1, 1.5),
         (1000, 0.02, 1.5),
@@ -188,14 +188,21 @@ def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         (2000, 0.5, 1),
     ):
 
-        def level(rng: np.random.Generator, n: int = n, share: float = share, distance: float = distance) -> Linearized:
-            positive = _some(rng, n, share)
+        def level(
+            rng: np.random.Generator, n: int = n, proportion: float = proportion, distance: float = distance
+        ) -> Linearized:
+            positive = _some(rng, n, proportion)
             return Linearized(1.0, np.zeros(n)).minus(auc_of(rng.standard_normal(n) + distance * positive, positive))
 
         yield from both(
-            "1 - AUC", _told((n, share, distance)), rng, repeats, float(1 - ndtr(distance / np.sqrt(2))), level
+            "1 - AUC",
+            _format_case((n, proportion, distance)),
+            rng,
+            repeats,
+            float(1 - ndtr(distance / np.sqrt(2))),
+            level,
         )
-    for n, share, old, new, correlation in (
+    for n, proportion, old, new, correlation in (
         (200, 0.5, 1.5, 1.3, 0.9),
         (500, 0.1, 2, 1.8, 0.95),
         (1000, 0.02, 1.5, 1.4, 0.9),
@@ -206,17 +213,17 @@ def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         def drop(
             rng: np.random.Generator,
             n: int = n,
-            share: float = share,
+            proportion: float = proportion,
             old: float = old,
             new: float = new,
             correlation: float = correlation,
         ) -> Linearized:
-            positive, base = _some(rng, n, share), rng.standard_normal(n)
+            positive, base = _some(rng, n, proportion), rng.standard_normal(n)
             other = correlation * base + np.sqrt(1 - correlation**2) * rng.standard_normal(n)
             return auc_of(base + old * positive, positive).minus(auc_of(other + new * positive, positive))
 
         truth = float(ndtr(old / np.sqrt(2)) - ndtr(new / np.sqrt(2)))
-        yield from both("AUC drop", _told((n, share, old, new, correlation)), rng, repeats, truth, drop)
+        yield from both("AUC drop", _format_case((n, proportion, old, new, correlation)), rng, repeats, truth, drop)
 
 
 def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
@@ -239,15 +246,15 @@ def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
                 worse = 1.1 * (0.9 * base + np.sqrt(1 - 0.81) * errors(rng, n))
                 return ratio_of(0.25 * worse**2, spread).minus(ratio_of(0.25 * base**2, spread))
 
-            told = f"n={n}, errors {'t₅' if heavy else 'normal'}"
-            yield from both("1 - R²", told, rng, repeats, 0.25, level)
-            yield from both("R² drop", told, rng, repeats, 0.25 * 0.21, drop)
+            case = f"n={n}, errors {'t₅' if heavy else 'normal'}"
+            yield from both("1 - R²", case, rng, repeats, 0.25, level)
+            yield from both("R² drop", case, rng, repeats, 0.25 * 0.21, drop)
 
 
 def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     """The error rate of groups of ten rows that err together: within groups, and as if rows were independent."""
     for groups, wrong, together in ((20, 0.1, 0.5), (50, 0.1, 0.5), (200, 0.05, 0.5), (50, 0.02, 1.0), (50, 0.1, 0.0)):
-        case, ids = _told((groups, wrong, together)), np.repeat(np.arange(groups), 10)
+        case, ids = _format_case((groups, wrong, together)), np.repeat(np.arange(groups), 10)
         ours, naive = [], []
         for _ in range(repeats):
             shared, own = np.repeat(rng.random(groups) < wrong, 10), rng.random(10 * groups) < wrong
@@ -283,14 +290,14 @@ def resampled(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 STUDIES = {"counted": counted, "ranked": ranked, "explained": explained, "grouped": grouped, "resampled": resampled}
 
 
-def _some(rng: np.random.Generator, n: int, share: float) -> NDArray[np.bool_]:
+def _some(rng: np.random.Generator, n: int, proportion: float) -> NDArray[np.bool_]:
     """Rows of the positive class, at least two of either."""
-    positive = rng.random(n) < share
+    positive = rng.random(n) < proportion
     positive[:2], positive[2:4] = True, False
     return np.asarray(rng.permutation(positive))
 
 
-def _told(case: tuple[object, ...]) -> str:
+def _format_case(case: tuple[object, ...]) -> str:
     return ", ".join(str(part) if len(str(part)) < 24 else "10 equal classes" for part in case)
 
 

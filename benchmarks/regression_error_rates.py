@@ -126,19 +126,19 @@ def gate(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         for n in (50, 200, 1000):
             samples = [draw(rng, n) for _ in range(repeats)]
             unguarded = [mean_bounds(sample, low_level=LOW_LEVEL, high_level=HIGH_LEVEL) for sample in samples]
-            judged = np.array([serial_dependence(sample) is None for sample in samples])
+            independent = np.array([serial_dependence(sample) is None for sample in samples])
             for verdict, nominal, wrong in (
                 ("PASS", 1 - HIGH_LEVEL, np.array([b.high < 0 for b in unguarded])),
                 ("FAIL", 1 - LOW_LEVEL, np.array([b.low > 0 for b in unguarded])),
             ):
                 yield Row(f"false {verdict}, unguarded", f"{name}, n={n}", nominal, float(wrong.mean()), repeats)
                 yield Row(
-                    f"false {verdict}, guarded", f"{name}, n={n}", nominal, float((wrong & judged).mean()), repeats
+                    f"false {verdict}, guarded", f"{name}, n={n}", nominal, float((wrong & independent).mean()), repeats
                 )
 
 
 def planning(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """How often the values that were said to suffice for 90 % power do not, and an equal model's chance to pass."""
+    """How often the values planned for 90 % power are not enough, and an equal model's probability to pass."""
     draw = LOSSES["t₃, symmetric"][0]
     pilot = draw(rng, 200)
     needed = values_needed(pilot, truth=0.0, limit=0.2, **RATES)
@@ -146,9 +146,9 @@ def planning(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
     scale = np.sqrt(3) / pilot.std(ddof=1)  # t₃ has a variance of 3: planned for the scatter that the pilot shows
     short = [mean_bounds(draw(rng, needed) / scale, **LEVELS).high > 0.2 for _ in range(repeats)]
     yield Row("values needed: no PASS", f"t₃, n={needed}, budget 0.2", 0.1, float(np.mean(short)), repeats)
-    told = mean_power(pilot, truth=0.0, limit=0.2, **RATES).passes
+    expected = mean_power(pilot, truth=0.0, limit=0.2, **RATES).passes
     passed = [mean_bounds(draw(rng, 200) / scale, **LEVELS).high <= 0.2 for _ in range(repeats)]
-    yield Row("mean power: PASS", "t₃, n=200, budget 0.2", told, float(np.mean(passed)), repeats)
+    yield Row("mean power: PASS", "t₃, n=200, budget 0.2", expected, float(np.mean(passed)), repeats)
 
 
 STUDIES = (independent, blocked, root_means, dependence, gate, planning)
