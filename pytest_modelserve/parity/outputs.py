@@ -173,7 +173,7 @@ def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
             how = max(each.differences, key=lambda name: each.differences[name])
             raise UsageError(
                 f"output {each.output!r} of {reference.subject} changes by {each.observed:.3g} of its scale when it "
-                f"runs {how}, which is more than rounding of {each.dtype}: give both rtol and atol"
+                f"runs {how}, which is more than rounding of {each.dtype}: pass both rtol and atol"
             )
     return Calibration(tolerances, tuple(reruns))
 

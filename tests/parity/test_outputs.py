@@ -275,11 +275,11 @@ def test_model_whose_rows_influence_each_other_needs_tolerances(build: Any, save
     nodes = [("ReduceMean", ["x", "axes"], "m", {}), ("Sub", ["x", "m"], "y", {})]
     with (
         ms.serve(save(build(nodes, {"axes": np.array([0])}), "centered")) as reference,
-        pytest.raises(ms.UsageError, match=r"output 'y' of centered changes by .* row by row.* give both rtol"),
+        pytest.raises(ms.UsageError, match=r"output 'y' of centered changes by .* row by row.* pass both rtol"),
     ):
         ms.measure_output_parity(reference, reference, X)
 
 
 def test_function_as_reference_needs_tolerances(pair: Any) -> None:
-    with pytest.raises(ms.UsageError, match="give both rtol and atol"):
+    with pytest.raises(ms.UsageError, match="pass both rtol and atol"):
         ms.measure_output_parity(pair[0], ms.serve(lambda x: x), WIDE)
