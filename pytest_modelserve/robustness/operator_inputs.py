@@ -306,8 +306,8 @@ def _pad(call: OperatorCall) -> Mapping[int, Any]:
     dims = call.dims()
     axes = call.axes(3, len(dims)) if call.size(3) else list(range(len(dims)))
     margins = [0 if dims[axis] < 2 else 1 for axis in axes]  # a mirror has to be longer than what it reflects
-    drawn = [int(call.rng.integers(0, most + 1)) for most in (*margins, *margins)]
-    return {1: drawn, 3: axes}
+    widths = [int(call.rng.integers(0, most + 1)) for most in (*margins, *margins)]
+    return {1: widths, 3: axes}
 
 
 def _range(call: OperatorCall) -> Mapping[int, Any]:

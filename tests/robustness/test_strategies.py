@@ -46,7 +46,7 @@ def test_every_malformed_input_is_rejected(data: Any, signature: Signature) -> N
     assert bad.fault
 
 
-def examples_of(strategy: Any, count: int = 200) -> list[Any]:
+def examples_of(strategy: Any, count: int = 80) -> list[Any]:
     seen: list[Any] = []
     settings(max_examples=count, deadline=None, database=None, derandomize=True)(
         given(strategy)(lambda feed: seen.append(feed))
