@@ -149,7 +149,9 @@ def test_one_scale_for_all_measurements_is_caught(
     quantised = modelserve.compress(exported, "int8-static", calibration=calibration)
     candidate = modelserve.serve(quantised, variant="int8-static throughout")
     told = ms.measure_output_fidelity(candidate, champion, lines, min_sqnr_db=25).findings
-    assert told[0].startswith("most sensitive to int8-static when quantized alone (63 of 2000 rows): BatchNormalization "), told
+    assert told[0].startswith(
+        "most sensitive to int8-static when quantized alone (63 of 2000 rows): BatchNormalization "
+    ), told
     ms.assert_output_fidelity(candidate, champion, lines, min_sqnr_db=25)
 
 

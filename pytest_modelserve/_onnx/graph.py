@@ -66,7 +66,7 @@ def node_counts(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def format_node_counts(model: onnx.ModelProto) -> str:
-    """Return `node_counts` as text."""
+    """Return the node counts of a model as one line of text."""
     return ", ".join(f"{op} ×{n}" for op, n in node_counts(model).items()) or "no nodes"
 
 

@@ -28,7 +28,7 @@ from pytest_modelserve.stats.sample_size import (
     rows_needed,
     values_needed,
 )
-from pytest_modelserve.stats.sampling import Sampling, SamplingUnits
+from pytest_modelserve.stats.sampling_design import Sampling, SamplingUnits
 
 __all__ = [
     "BlockMeans",

@@ -96,7 +96,7 @@ def tango_statistic(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference
 
 
 def score(lost: Any, gained: Any, n: Any, difference: Any) -> FloatArray:
-    """Return `tango_statistic` without argument checks."""
+    """Return `tango_statistic` without the checks of its arguments."""
     excess = lost - gained - n * difference
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = excess / np.sqrt(n * variance_given(lost, gained, n, difference))

@@ -21,7 +21,7 @@ class StatisticsReachedError(Exception):
 def entered_modules(call: Any) -> list[tuple[str, str]]:
     """Module and calling module of each call into another module of the package, until statistics compute a bound.
 
-    `stats.sampling` only holds arguments; creating a value (`__init__`) stores fields and enters nothing.
+    `stats.sampling_design` only holds arguments; creating a value (`__init__`) stores fields and enters nothing.
     """
     entered: list[tuple[str, str]] = []
 

@@ -305,7 +305,7 @@ class RocAuc(LinearizedMetric[tuple[NDArray[Any], Mask]]):
 
 
 class R2(LinearizedMetric[tuple[NDArray[Any], NDArray[Any]]]):
-    """The coefficient of determination."""
+    """The coefficient of determination of real-valued predictions."""
 
     title = "R²"
     limits = (-math.inf, 1.0)

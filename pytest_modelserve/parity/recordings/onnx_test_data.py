@@ -171,7 +171,7 @@ def _protos(arrays: NDArray[Any] | Mapping[str, NDArray[Any]], specs: Sequence[T
 
 @dataclass(frozen=True, slots=True)
 class OnnxTestDataExchanges(StoredExchanges):
-    """The exchanges of a folder."""
+    """The exchanges of a folder of ONNX test data."""
 
     folder: Path
     sets: tuple[Path, ...]
