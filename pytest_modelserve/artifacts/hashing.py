@@ -339,12 +339,12 @@ def sources_behind(namespace: Mapping[str, Any], code: CodeType | None = None) -
         return ()
     name = str(namespace.get("__name__", ""))
     found = {name: _read(path)}
-    if not _is_installed(name, path):
+    if not is_installed(name, path):
         package = str(namespace.get("__package__") or "")
         pending = list(_imports(found[name], package))
         while pending:
             for module, file in _locate(pending.pop()):
-                if module not in found and not _is_installed(module, file):
+                if module not in found and not is_installed(module, file):
                     found[module] = _read(file)
                     parent = module if file.name == "__init__.py" else module.rpartition(".")[0]
                     pending.extend(_imports(found[module], parent))
@@ -414,17 +414,48 @@ def _spec(name: str, search: list[str] | None) -> ModuleSpec | None:
     """Return the spec that an import would find; importlib.util.find_spec would import parent packages."""
     loaded: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
     found = (finder.find_spec(name, search, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-    return loaded or next(filter(None, found), None)
+    try:
+        return loaded or next(filter(None, found), None)
+    except KeyError:  # a namespace package looks its parent up in sys.modules, where only an import would put it
+        return _namespace_spec(name, search or [])
 
 
-def _is_installed(module: str, path: Path) -> bool:
-    """Return True for files of the standard library, of site-packages and of this package."""
-    if module.partition(".")[0] == __package__.partition(".")[0]:
+def _namespace_spec(name: str, search: list[str]) -> ModuleSpec:
+    folder = name.rpartition(".")[2]
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(Path(each, folder)) for each in search if Path(each, folder).is_dir()]
+    return spec
+
+
+def is_installed(module: str, path: Path) -> bool:
+    """Return True for files of the standard library, of installed packages and of this package.
+
+    A package is installed if it lies in a site folder of the interpreter, or in another folder of `sys.path` whose
+    `*.dist-info` says so, as `pip install --target` writes it.
+    """
+    top = module.partition(".")[0]
+    if top == __package__.partition(".")[0]:
         return True
-    return any(path.resolve().is_relative_to(folder) for folder in _installed_folders())
+    file = path.resolve()
+    if any(file.is_relative_to(folder) for folder in _installed_folders()):
+        return True
+    return any(
+        file.is_relative_to(folder) and top in _recorded_names(folder)
+        for folder in {Path(entry).resolve() for entry in sys.path if entry}
+    )
 
 
 @functools.cache
 def _installed_folders() -> tuple[Path, ...]:
     named = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     return tuple(Path(folder).resolve() for folder in {*named, *site.getsitepackages(), site.getusersitepackages()})
+
+
+@functools.cache
+def _recorded_names(folder: Path) -> frozenset[str]:
+    """Return the top-level names that the records of the distributions in `folder` list."""
+    names = set()
+    for record in folder.glob("*.dist-info/RECORD"):
+        with record.open(encoding="utf-8", errors="replace") as lines:
+            names |= {line.partition(",")[0].partition("/")[0].removesuffix(".py") for line in lines}
+    return frozenset(names)

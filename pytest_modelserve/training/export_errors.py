@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import linecache
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -169,12 +170,18 @@ def innermost_line(stack: str) -> str:
 def _is_users(file: str) -> bool:
     """Return True for a file outside this package, the standard library and the libraries of every export."""
     path = Path(file).resolve()
-    if file.startswith("<") or path.is_relative_to(_OURS):
+    if file.startswith("<") or path.is_relative_to(_OURS) or any(map(path.is_relative_to, _library_folders())):
         return False
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts[:-1]:
             return path.parts[path.parts.index(folder) + 1] not in _LIBRARIES
     return not path.is_relative_to(_STDLIB)
+
+
+def _library_folders() -> list[Path]:
+    """Return the folders of the imported libraries, which may lie in any folder of the path."""
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARIES)
+    return [Path(file).resolve().parent for file in files if file]
 
 
 def _line(file: str, number: int, function: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import site
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -13,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pytest_modelserve.artifacts.hashing import is_installed
 from pytest_modelserve.errors import ExportError, require
 from pytest_modelserve.training.export_request import ExportJob
 
@@ -77,9 +76,7 @@ def _is_installed(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if file is None:
         return module.__name__ in sys.builtin_module_names
-    keys = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {*map(sysconfig.get_path, keys), *site.getsitepackages(), site.getusersitepackages()}
-    return any(Path(file).resolve().is_relative_to(Path(folder).resolve()) for folder in folders)
+    return is_installed(module.__name__, Path(file))
 
 
 @contextmanager

@@ -353,6 +353,27 @@ def test_installed_packages_and_the_standard_library_are_not_followed(project):
     assert [source.module for source in sources_behind(vars(module))] == ["model"]
 
 
+@pytest.mark.parametrize("statement", ["from proj.layers import heads", "import proj.layers.heads"])
+@pytest.mark.parametrize("is_package", [True, False], ids=["in a package", "in a namespace package"])
+def test_a_folder_without_an_init_file_is_a_package(project, tmp_path, statement, is_package):
+    if is_package:
+        (tmp_path / "proj").mkdir()
+        (tmp_path / "proj" / "__init__.py").touch()
+    module = project("model", model=f"{statement}\n{FIT}", proj__layers__heads="SIZE = 1\n")
+    expected = ["model", "proj", "proj.layers.heads"] if is_package else ["model", "proj.layers.heads"]
+    assert [source.module for source in sources_behind(vars(module))] == expected
+
+
+def test_a_package_that_pip_installed_into_a_folder_of_the_path_is_not_followed(project, tmp_path):
+    record = tmp_path / "vendored-1.0.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("vendored/__init__.py,,\nsingle.py,,\nvendored-1.0.dist-info/RECORD,,\n")
+    module = project(
+        "model", model=f"import vendored.parts, single, own\n{FIT}", vendored__parts="", single="", own="SIZE = 1\n"
+    )
+    assert [source.module for source in sources_behind(vars(module))] == ["model", "own"]
+
+
 def test_a_file_with_other_line_ends_is_the_same_source(project, tmp_path):
     before = digest_of(project("model", model=FIT).fit)
     (tmp_path / "model.py").write_bytes(FIT.replace("\n", "\r\n").encode())
