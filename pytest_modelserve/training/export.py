@@ -23,6 +23,7 @@ from pytest_modelserve.artifacts import (
 from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
+from pytest_modelserve.training.determinism import isolated, run_twice
 from pytest_modelserve.training.export_checks import (
     check_untraced_inputs,
     check_written,
@@ -119,13 +120,17 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
     if find_spec("onnxscript") is None:  # the child imports it
         require("onnxscript", "export")
     file_name = f"{request.name}.onnx"
-    with TemporaryDirectory(dir=folder) as work, warnings.catch_warnings():
+    with (
+        TemporaryDirectory(dir=folder) as work,
+        warnings.catch_warnings(),
+        isolated(request.module) as module,
+    ):
         warnings.simplefilter("ignore")  # of eager torch, which may be errors here; the module is not tested for them
         raw = Path(work) / file_name
         with ChildProcess("pytest_modelserve.training.export_worker:run", preload=True) as exporter:
             # The process starts while the module runs here.
-            reference = _reference(request)
-            outputs = _output_names(reference, request)
+            reference = _reference(request, module)
+            outputs = _output_names(reference, module, request)
             job = ExportJob(request.module, request.tracing, outputs, request.opset, request.external_data, raw)
             _run_exporter(exporter, job, request.time_limit_s)
         model = onnx.load(raw)
@@ -150,8 +155,8 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
         )
 
 
-def _reference(request: ExportRequest) -> Predictor:
-    return TorchPredictor(request.module, subject=Subject(request.name, "torch"), call=request.tracing.call)
+def _reference(request: ExportRequest, module: nn.Module) -> Predictor:
+    return TorchPredictor(module, subject=Subject(request.name, "torch"), call=request.tracing.call)
 
 
 def _candidate(checked: Artifact, model: onnx.ModelProto) -> Predictor:
@@ -172,11 +177,11 @@ def _lineage_step(request: ExportRequest, opset: int | None, notes: tuple[str, .
     )
 
 
-def _output_names(reference: Predictor, request: ExportRequest) -> tuple[str, ...]:
-    """Return the names of the module's outputs, from one run on the traced inputs."""
+def _output_names(reference: Predictor, module: nn.Module, request: ExportRequest) -> tuple[str, ...]:
+    """Return the names of the module's outputs, from two runs on the traced inputs; ExportError if they differ."""
     try:
-        return tuple(reference.predict(request.tracing.inputs))
-    except InputError:
+        return tuple(run_twice(request.name, module, lambda: reference.predict(request.tracing.inputs)))
+    except (ExportError, InputError):
         raise
     except Exception as error:  # whatever the user's forward raises
         arrays = request.tracing.inputs
