@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve._processes import ChildProcess, Crash, format_log
 from pytest_modelserve.artifacts import (
@@ -25,15 +26,24 @@ from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
 from pytest_modelserve.training.determinism import isolated, run_twice
 from pytest_modelserve.training.export_checks import (
+    GivenTolerance,
     check_untraced_inputs,
     check_written,
     correct_outputs,
     nan_notes,
     remove_shapes,
+    rounding_notes,
     runtime_error,
 )
 from pytest_modelserve.training.export_errors import ExportFailure
-from pytest_modelserve.training.export_request import PACKAGES, Dynamic, ExportJob, ExportRequest, make_request
+from pytest_modelserve.training.export_request import (
+    PACKAGES,
+    ROW_CHECKS,
+    Dynamic,
+    ExportJob,
+    ExportRequest,
+    make_request,
+)
 from pytest_modelserve.training.module_pickle import pickle_job
 from pytest_modelserve.training.train import Examples, TrainedModel
 
@@ -52,14 +62,19 @@ def export(
     opset: int | None = None,
     external_data: bool = False,
     time_limit_s: float = 300.0,
+    rtol: float | None = None,
+    atol: float | None = None,
+    check_rows: Sequence[str] = ROW_CHECKS,
     store: Store | None = None,
     name: str | None = None,
 ) -> Artifact:
     """Export `model` to ONNX and verify the result against eager torch; a repeated export comes from the store.
 
     torch's exporter runs in a child process. onnxruntime then runs the exported model at sizes that were not traced and
-    on edge-case rows (padding, zeros, extremes), and its outputs must match the module's. Wrong output shapes in the
-    file are corrected. If both return NaN for such a row, the lineage says so.
+    on edge-case rows (padding, zeros, extremes), and its outputs must match the module's, except for rounding: by 256
+    roundings of the largest value, or, where long sums lose more, by 4 times the rounding error of the module itself,
+    which runs in float64 and with its sums in another order. Wrong output shapes in the file are corrected. If both
+    return NaN for such a row, the lineage says so.
 
     Artifact inputs are named after `forward`'s parameters. Nested inputs use their own key if it is unique (`ids`),
     otherwise the full path (`batch.ids`); items of a sequence are numbered (`state_0`). Outputs are named by the same
@@ -75,6 +90,9 @@ def export(
         opset: The opset to write (default: the exporter's choice).
         external_data: Store tensors of 1 KiB and more in a separate file. Models above 1 GiB always do.
         time_limit_s: Longest run of the exporter in seconds.
+        rtol, atol: Outputs may differ by `atol + rtol * |eager torch|`. Both or neither; the lineage records them.
+        check_rows: Kinds of edge-case rows to check: "padding" (one value throughout in integers or booleans), "zeros"
+            and "extremes". Leave out a kind that is never served; the lineage records it.
         store: Where results are kept (default: the pipeline's store).
         name: Name of the artifact (default: the source's name, or the class's).
 
@@ -89,7 +107,8 @@ def export(
         ControlFlowError: `forward` branches on values of the data; the message names the source line.
         UnsupportedOperatorError: ONNX or onnxruntime lacks an operator; the message names it.
         InputError: `forward` does not accept the example inputs.
-        UsageError: `dynamic` names axes that the inputs do not have.
+        UsageError: `dynamic` names axes that the inputs do not have; only one of `rtol` and `atol` is given, or a
+            negative one; or `check_rows` has an unknown name.
         ArtifactError: The store cannot be written.
         MissingDependencyError: torch or onnxscript is not installed.
 
@@ -106,6 +125,9 @@ def export(
         opset=opset,
         external_data=external_data,
         time_limit_s=time_limit_s,
+        rtol=rtol,
+        atol=atol,
+        check_rows=check_rows,
         name=name,
     )
     entry = (store or default_store()).get_or_build(
@@ -138,8 +160,10 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
         remove_shapes(model)
         checked = save_artifact(model, raw, name=request.name, variant="unchecked", lineage=())
         with _candidate(checked, model) as candidate:
-            probes = check_untraced_inputs(candidate, reference, request.tracing)
-    notes = (*correct_outputs(model, probes), *nan_notes(probes))
+            probes = check_untraced_inputs(
+                candidate, reference, request.tracing, given=_tolerance(request), check_rows=request.check_rows
+            )
+    notes = (*correct_outputs(model, probes), *nan_notes(probes), *rounding_notes(probes), *_unchecked(request))
     verified = "outputs match eager torch at " + "; ".join(map(str, probes))
     saved = save_artifact(
         model,
@@ -159,6 +183,18 @@ def _reference(request: ExportRequest, module: nn.Module) -> Predictor:
     return TorchPredictor(module, subject=Subject(request.name, "torch"), call=request.tracing.call)
 
 
+def _tolerance(request: ExportRequest) -> GivenTolerance | None:
+    if request.rtol is None or request.atol is None:
+        return None
+    return GivenTolerance(request.rtol, request.atol)
+
+
+def _unchecked(request: ExportRequest) -> tuple[str, ...]:
+    """Return a note on the kinds of edge-case rows that were left out."""
+    kinds = [kind for kind in ROW_CHECKS if kind not in request.check_rows]
+    return (f"edge-case rows not checked (check_rows): {', '.join(kinds)}",) if kinds else ()
+
+
 def _candidate(checked: Artifact, model: onnx.ModelProto) -> Predictor:
     try:
         return serve(checked)
@@ -170,11 +206,21 @@ def _lineage_step(request: ExportRequest, opset: int | None, notes: tuple[str, .
     axes = {name: {str(axis): label for axis, label in named.items()} for name, named in request.tracing.axes.items()}
     return LineageStep(
         "export",
-        {"dynamic": axes, "traced": request.tracing.sizes, "opset": opset},
+        {"dynamic": axes, "traced": request.tracing.sizes, "opset": opset, **_choices(request)},
         request.weights_sha256,
         package_versions(PACKAGES),
         notes,
     )
+
+
+def _choices(request: ExportRequest) -> dict[str, Any]:
+    """Return the settings of the checks that are not the defaults."""
+    chosen: dict[str, Any] = {}
+    if request.rtol is not None:
+        chosen |= {"rtol": request.rtol, "atol": request.atol}
+    if request.check_rows != ROW_CHECKS:
+        chosen["check_rows"] = list(request.check_rows)
+    return chosen
 
 
 def _output_names(reference: Predictor, module: nn.Module, request: ExportRequest) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,17 @@ from pytest_modelserve.errors import (
     UnsupportedOperatorError,
 )
 from pytest_modelserve.metrics import compare_outputs
-from pytest_modelserve.metrics.tolerance import EXPORT_EPSILONS, EXPORT_INPUT_EPSILONS, EXPORT_MOVE_FACTOR
+from pytest_modelserve.metrics.tolerance import (
+    EXPORT_EDGE_ROW_PROPORTION,
+    EXPORT_EPSILONS,
+    EXPORT_INPUT_EPSILONS,
+    EXPORT_MOVE_FACTOR,
+    RERUN_FACTOR,
+)
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.training.export_errors import innermost_line
-from pytest_modelserve.training.export_request import Tracing
+from pytest_modelserve.training.export_request import ROW_CHECKS, Tracing
+from pytest_modelserve.training.rounding import rounding_errors
 
 if TYPE_CHECKING:
     import onnx
@@ -35,31 +43,42 @@ Array = NDArray[Any]
 _LARGE = 1e4
 _PADDING_ADVICE = (
     "give such rows one position to attend to, set their outputs (masked_fill), or build nn.TransformerEncoder with "
-    "enable_nested_tensor=False, so that eager torch computes what the export does"
+    "enable_nested_tensor=False, so that eager torch computes what the export does; if no such row is ever served, "
+    "leave the check out with check_rows=('zeros', 'extremes')"
 )
 _EXTREME_ADVICE = "clip such inputs in the module, or write the step that overflows in a stable form"
+_TOLERANCE_ADVICE = "pass rtol= and atol= if such a difference is acceptable"
+# A difference of at most this many times its tolerance may still be rounding.
+_NEAR = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class RowKind:
     """One kind of edge-case row, with the advice for an exported model that fails on it.
 
-    `rounded` says that the values are so large that rounding determines the outputs.
+    `check` is its name in `check_rows`. `rounded` says that the values are so large that rounding determines the
+    outputs.
     """
 
     name: str
+    check: str
     advice: str
     rounded: bool = False
 
 
-def edge_case_rows(tracing: Tracing) -> Iterator[tuple[RowKind, dict[str, Array]]]:
+def edge_case_rows(
+    tracing: Tracing, check_rows: Sequence[str] = ROW_CHECKS
+) -> Iterator[tuple[RowKind, dict[str, Array]]]:
     """Yield the traced inputs with the last row of all inputs of one dtype kind replaced.
 
     Integers become 0, the smallest and the largest of the example; bools True and False; floats 0, and values of
-    alternating sign 10,000 times the largest of the example. Duplicates are left out.
+    alternating sign 10,000 times the largest of the example. Duplicates, and kinds that are not in `check_rows`, are
+    left out.
     """
     seen: list[dict[str, Array]] = [dict(tracing.inputs)]
     for dtypes, kind, value_of in _ROW_KINDS:
+        if kind.check not in check_rows:
+            continue
         inputs = dict(tracing.inputs)
         for name, array in tracing.inputs.items():
             axis = _row_axis(tracing, name)
@@ -97,13 +116,13 @@ def _large(array: Array) -> float:
 
 
 _ROW_KINDS: tuple[tuple[str, RowKind, Callable[[Array], Any]], ...] = (
-    ("iu", RowKind("an all-padding row (integers 0)", _PADDING_ADVICE), lambda _: 0),
-    ("iu", RowKind("an all-padding row (the smallest integer)", _PADDING_ADVICE), np.min),
-    ("iu", RowKind("a row of the largest integer", _EXTREME_ADVICE), np.max),
-    ("b", RowKind("an all-padding row (True)", _PADDING_ADVICE), lambda _: 1),
-    ("b", RowKind("an all-padding row (False)", _PADDING_ADVICE), lambda _: 0),
-    ("f", RowKind("a row of zeros", _EXTREME_ADVICE), lambda _: 0),
-    ("f", RowKind("a row of large values", _EXTREME_ADVICE, rounded=True), _large),
+    ("iu", RowKind("an all-padding row (integers 0)", "padding", _PADDING_ADVICE), lambda _: 0),
+    ("iu", RowKind("an all-padding row (the smallest integer)", "padding", _PADDING_ADVICE), np.min),
+    ("iu", RowKind("a row of the largest integer", "extremes", _EXTREME_ADVICE), np.max),
+    ("b", RowKind("an all-padding row (True)", "padding", _PADDING_ADVICE), lambda _: 1),
+    ("b", RowKind("an all-padding row (False)", "padding", _PADDING_ADVICE), lambda _: 0),
+    ("f", RowKind("a row of zeros", "zeros", _EXTREME_ADVICE), lambda _: 0),
+    ("f", RowKind("a row of large values", "extremes", _EXTREME_ADVICE, rounded=True), _large),
 )
 
 
@@ -116,6 +135,7 @@ class Probe:
 
     `moved` is the axis whose size is not the traced one, `kind` the kind of the replaced row. `shifted` holds the
     reference's outputs for inputs perturbed by a few roundings, if rounding determines the outputs; otherwise empty.
+    `loosened` holds the absolute tolerance of each output that the reference's own rounding error decided.
     """
 
     sizes: Mapping[str, int]
@@ -124,6 +144,8 @@ class Probe:
     moved: str = ""
     kind: RowKind | None = None
     shifted: OutputArrays = field(default_factory=dict)
+    inputs: OutputArrays = field(default_factory=dict)
+    loosened: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.kind is not None:
@@ -131,23 +153,55 @@ class Probe:
         return ", ".join(f"{label} = {size}" for label, size in self.sizes.items()) or "the traced sizes"
 
 
-def check_agreement(probes: Sequence[Probe], ordinary: Sequence[Probe], tracing: Tracing) -> None:
-    """Raise ExportError unless the outputs match in all `probes`; BakedAxisError if an output shape does not follow.
+@dataclass(frozen=True, slots=True)
+class GivenTolerance:
+    """The tolerance that the user gave: `atol + rtol * |reference|`."""
+
+    rtol: float
+    atol: float
+
+    def __str__(self) -> str:
+        return f"rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+def check_agreement(
+    probes: Sequence[Probe],
+    ordinary: Sequence[Probe],
+    tracing: Tracing,
+    reference: Predictor,
+    given: GivenTolerance | None = None,
+) -> tuple[Probe, ...]:
+    """Return the `probes` if the outputs match in all of them, with the tolerances that were loosened.
 
     NaN must be at the same places, and integers and bools must be equal. Floating outputs may differ by 256 roundings
     of the largest value of that output in this run and the `ordinary` runs: an extreme run loosens only its own
-    tolerance. If rounding determines the outputs, they may also differ by 16 times the reference's own change when its
-    inputs are perturbed by 16 roundings, and integers are not compared.
+    tolerance. Where that is not enough, they may differ by 4 times the reference's own rounding error on these inputs
+    (`rounding_errors`), up to half of the digits, or 1 % of the largest value on a row of zeros or padding. If rounding
+    determines the outputs, there is no such limit, they may also differ by 16 times the reference's own change when its
+    inputs are perturbed by 16 roundings, and integers are not compared. `given` replaces the first two.
+
+    Raises:
+        ExportError: Outputs differ.
+        BakedAxisError: The shape of an output does not follow the size of a free axis.
     """
+    errors: dict[int, dict[str, NDArray[np.float64]]] = {}
+    loosened: dict[int, dict[str, float]] = {index: {} for index in range(len(probes))}
     for name in ordinary[0].expected:
         usual = max(_largest(probe.expected[name]) for probe in ordinary)
-        for probe in probes:
-            expected, got = probe.expected[name], _comparable_output(name, probe)
-            tolerance = _tolerance(expected, usual) + _input_sensitivity(name, probe)
-            found = compare_outputs({name: got}, {name: expected}, rtol=0.0, atol=tolerance)
-            if not found.agrees:
-                problems = "; ".join((*found.structural_problems, *found.numeric_problems))
-                raise _disagreement(probe, problems, tracing, reshaped=got.shape != expected.shape)
+        for index, probe in enumerate(probes):
+            tolerance = _tolerance(name, probe, usual, given)
+            problem = _disagreement(name, probe, tolerance, given, tracing)
+            if problem is None:
+                continue
+            if given is None and _is_finite_difference(name, probe):
+                if index not in errors:
+                    errors[index] = rounding_errors(reference, probe.inputs, probe.expected)
+                loose = replace(tolerance, atol=_rounding_tolerance(name, probe, usual, errors[index]))
+                if loose.atol > tolerance.atol and _disagreement(name, probe, loose, given, tracing) is None:
+                    loosened[index][name] = loose.atol
+                    continue
+            raise problem
+    return tuple(replace(probe, loosened=loosened[index]) for index, probe in enumerate(probes))
 
 
 def describe_axis(label: str, tracing: Tracing) -> str:
@@ -161,18 +215,40 @@ def describe_axis(label: str, tracing: Tracing) -> str:
     return f"axis {label!r} ({', '.join(places)})"
 
 
-def _disagreement(probe: Probe, problems: str, tracing: Tracing, *, reshaped: bool) -> ExportError:
+def _disagreement(
+    name: str, probe: Probe, tolerance: GivenTolerance, given: GivenTolerance | None, tracing: Tracing
+) -> ExportError | None:
+    """Return the error to raise if output `name` differs by more than `tolerance`, otherwise None."""
+    got, expected = _comparable_output(name, probe), probe.expected[name]
+    found = compare_outputs({name: got}, {name: expected}, rtol=tolerance.rtol, atol=tolerance.atol)
+    if found.agrees:
+        return None
+    problems = "; ".join((*found.structural_problems, *found.numeric_problems))
+    basis = given or f"{EXPORT_EPSILONS} roundings of the largest value"
     message = (
         f"outputs of the exported model (candidate) differ from eager torch (reference) at {probe}: {problems}; the "
-        f"tolerance is {EXPORT_EPSILONS} roundings of the largest value"
+        f"tolerance is {basis}"
     )
+    multiple = max((tensor.worst_multiple or 0.0 for tensor in found.tensors), default=math.inf)
+    near = _is_finite_difference(name, probe) and multiple <= _NEAR
     if probe.kind is not None:
-        return ExportError(f"{message}. What to do: {probe.kind.advice}")
-    if probe.moved and reshaped:
+        advice = _TOLERANCE_ADVICE if near and probe.kind.check != "padding" else probe.kind.advice
+        return ExportError(f"{message}. What to do: {advice}")
+    if probe.moved and got.shape != expected.shape:
         return BakedAxisError(
             f"{describe_axis(probe.moved, tracing)} is in `dynamic` but fixed inside the graph: {message}"
         )
+    if near:
+        message += f". What to do: {_TOLERANCE_ADVICE}"
     return ExportError(message)
+
+
+def _is_finite_difference(name: str, probe: Probe) -> bool:
+    """Return True for floating outputs of one shape and dtype that are NaN or infinite at the same places."""
+    got, expected = probe.got.get(name), probe.expected[name]
+    if got is None or expected.dtype.kind != "f" or (got.shape, got.dtype) != (expected.shape, expected.dtype):
+        return False
+    return bool((np.isfinite(got) == np.isfinite(expected)).all())
 
 
 def _largest(array: NDArray[Any]) -> float:
@@ -181,11 +257,26 @@ def _largest(array: NDArray[Any]) -> float:
     return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
-def _tolerance(expected: NDArray[Any], usual: float) -> float:
+def _tolerance(name: str, probe: Probe, usual: float, given: GivenTolerance | None) -> GivenTolerance:
+    expected = probe.expected[name]
     if expected.dtype.kind != "f":
-        return 0.0
+        return GivenTolerance(0.0, 0.0)
+    sensitivity = _input_sensitivity(name, probe)
+    if given is not None:
+        return replace(given, atol=given.atol + sensitivity)
     largest = max(usual, _largest(expected))
-    return EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0)
+    return GivenTolerance(0.0, EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0) + sensitivity)
+
+
+def _rounding_tolerance(name: str, probe: Probe, usual: float, errors: Mapping[str, NDArray[np.float64]]) -> float:
+    """Return the absolute tolerance that the reference's own rounding `errors` on the inputs of `probe` justify."""
+    expected = probe.expected[name]
+    tolerance = RERUN_FACTOR * float(errors[name].max(initial=0.0)) if name in errors else 0.0
+    if probe.kind is None or not probe.kind.rounded:
+        half_of_the_digits = math.sqrt(float(np.finfo(expected.dtype).eps))
+        proportion = half_of_the_digits if probe.kind is None else EXPORT_EDGE_ROW_PROPORTION
+        tolerance = min(tolerance, proportion * max(usual, _largest(expected)))
+    return tolerance + _input_sensitivity(name, probe)
 
 
 def _input_sensitivity(name: str, probe: Probe) -> float:
@@ -306,13 +397,20 @@ InputArrays = Mapping[str, NDArray[Any]]
 _BATCH_SIZES = (1, 3, 5)
 
 
-def check_untraced_inputs(candidate: Predictor, reference: Predictor, tracing: Tracing) -> tuple[Probe, ...]:
+def check_untraced_inputs(
+    candidate: Predictor,
+    reference: Predictor,
+    tracing: Tracing,
+    *,
+    given: GivenTolerance | None = None,
+    check_rows: Sequence[str] = ROW_CHECKS,
+) -> tuple[Probe, ...]:
     """Compare `candidate` with `reference` at the traced sizes, at other sizes, and on edge-case rows.
 
     A free first axis is run with 1, 3 and 5 rows, any other with one step more, twice as many and one step less, except
     sizes that `reference` rejects. The rows are those of the example in another order, floating ones scaled by 0.5 to
     1. Then one row of the traced inputs is replaced (`edge_case_rows`), except where `reference` fails or is not finite
-    on large values. `check_agreement` defines the tolerance.
+    on large values. `check_agreement` defines the tolerance, and `given` replaces it.
 
     Returns the runs, all of which agree. ExportError if outputs differ, or the reference accepts no size of an axis but
     the traced one; BakedAxisError if the candidate alone rejects a size, or its output has another shape.
@@ -320,11 +418,20 @@ def check_untraced_inputs(candidate: Predictor, reference: Predictor, tracing: T
     ordinary = [_run(candidate, reference.predict(tracing.inputs), tracing.inputs, tracing, tracing.sizes)]
     for label, tries in _sizes_to_try(tracing).items():
         ordinary += _at_sizes(candidate, reference, tracing, label, tries)
-    check_agreement(ordinary, ordinary, tracing)
-    rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in edge_case_rows(tracing)]
+    agreed = check_agreement(ordinary, ordinary, tracing, reference, given)
+    planted = edge_case_rows(tracing, check_rows)
+    rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in planted]
     tried = [probe for probe in rows if probe is not None]
-    check_agreement(tried, ordinary, tracing)
-    return (*ordinary, *tried)
+    return (*agreed, *check_agreement(tried, ordinary, tracing, reference, given))
+
+
+def rounding_notes(probes: Sequence[Probe]) -> tuple[str, ...]:
+    """Return a sentence for every output whose tolerance follows from the rounding of the module's own sums."""
+    return tuple(
+        f"{probe}: the tolerance of output {name!r} is {atol:.2g}, from the rounding error of eager torch"
+        for probe in probes
+        for name, atol in probe.loosened.items()
+    )
 
 
 def nan_notes(probes: Sequence[Probe]) -> tuple[str, ...]:
@@ -439,4 +546,4 @@ def _run(
         if kind is not None:
             raise ExportError(f"at {kind.name}, {message}. What to do: {kind.advice}") from error
         raise ExportError(message) from error
-    return Probe(dict(sizes), expected, got, moved, kind, shifted or {})
+    return Probe(dict(sizes), expected, got, moved, kind, shifted or {}, inputs)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import LineageStep, digest_of, package_hash
 from pytest_modelserve.errors import ExportError, InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
+from pytest_modelserve.metrics.comparison import check_tolerances
 from pytest_modelserve.serving.torch_predictor import Call, Forward
 from pytest_modelserve.training.train import (
     Examples,
@@ -60,6 +61,9 @@ def _check_masks(part: str, path: str, module: nn.Module) -> None:
 
 
 Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
+
+# The edge-case rows that an export is checked on, by their names in `check_rows`.
+ROW_CHECKS = ("padding", "zeros", "extremes")
 
 # One row does not trace a batch: squeeze, broadcasting and `if len(x) == 1` depend on the traced size.
 _SMALLEST_FREE_SIZE = 2
@@ -183,6 +187,9 @@ class ExportRequest:
     opset: int | None
     external_data: bool
     time_limit_s: float
+    rtol: float | None = None
+    atol: float | None = None
+    check_rows: tuple[str, ...] = ROW_CHECKS
 
     @property
     def key(self) -> str:
@@ -198,6 +205,8 @@ class ExportRequest:
                 "call": (self.tracing.call.args, self.tracing.call.kwargs) if self.tracing.call else None,
                 "opset": self.opset,
                 "external_data": self.external_data,
+                "tolerance": (self.rtol, self.atol),
+                "check_rows": self.check_rows,
                 "python": sys.version_info[:2],
                 "versions": package_versions(PACKAGES),
                 "own_code": package_hash(),
@@ -213,6 +222,9 @@ def make_request(
     opset: int | None,
     external_data: bool = False,
     time_limit_s: float,
+    rtol: float | None = None,
+    atol: float | None = None,
+    check_rows: Sequence[str] = ROW_CHECKS,
     name: str | None,
 ) -> ExportRequest:
     """Check the arguments of `export`; raises what `export` documents."""
@@ -220,6 +232,10 @@ def make_request(
         raise UsageError(f"opset must be an integer of at least 1; got {opset!r}")
     if not (math.isfinite(time_limit_s) and time_limit_s > 0):
         raise UsageError(f"time_limit_s must be a positive number of seconds; got {time_limit_s}")
+    if (rtol is None) != (atol is None):
+        raise UsageError("rtol and atol require each other: give both, or neither to take them from the module")
+    if rtol is not None and atol is not None:
+        check_tolerances(rtol, atol)
     module, examples = _module_and_examples(model, example_inputs)
     check_exportable(module)
     return ExportRequest(
@@ -231,7 +247,20 @@ def make_request(
         opset=opset,
         external_data=external_data,
         time_limit_s=time_limit_s,
+        rtol=rtol,
+        atol=atol,
+        check_rows=_row_checks(check_rows),
     )
+
+
+def _row_checks(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in `check_rows` in their usual order; UsageError for an unknown one."""
+    if isinstance(given, str):
+        raise UsageError(f"check_rows must be a tuple of names; got {given!r}: pass ({given!r},)")
+    for name in given:
+        if name not in ROW_CHECKS:
+            raise UsageError(f"check_rows: {unknown_choice('kind of row', name, ROW_CHECKS)}")
+    return tuple(name for name in ROW_CHECKS if name in given)
 
 
 def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | None) -> tuple[nn.Module, Examples]:

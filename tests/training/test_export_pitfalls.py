@@ -96,6 +96,14 @@ def test_padding_row_that_eager_torch_hides_and_the_export_does_not_is_refused(s
     assert "build nn.TransformerEncoder with enable_nested_tensor=False" in told
 
 
+def test_padding_rows_that_are_never_served_can_be_left_out_which_the_lineage_says(store):
+    torch.manual_seed(0)
+    artifact = export(Padded().eval(), IDS, dynamic=("batch", "time"), check_rows=("zeros", "extremes"), store=store)
+    step = artifact.lineage[-1]
+    assert step.settings["check_rows"] == ["zeros", "extremes"]
+    assert "edge-case rows not checked (check_rows): padding" in step.notes
+
+
 def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
     torch.manual_seed(0)
     artifact = export(MeanOfTokens().eval(), IDS, dynamic=("batch", "time"), store=store)
