@@ -68,7 +68,10 @@ def test_inconclusive_only_warns_where_the_run_says_so() -> None:
 
     with pytest.raises(ms.GateInconclusive):
         judge()
-    with recording(Recorder("t", "t", inconclusive="warn")), pytest.warns(ms.ModelServeWarning, match="not enough rows to decide"):
+    with (
+        recording(Recorder("t", "t", inconclusive="warn")),
+        pytest.warns(ms.ModelServeWarning, match="not enough rows to decide"),
+    ):
         assert judge().verdict is ms.Verdict.INCONCLUSIVE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,8 +75,32 @@ def open_session(
     return session
 
 
+_NEWER_OPSET = re.compile(r"Opset (\d+) is under development")
+_SUPPORTED_OPSET = re.compile(r"support for domain (\S+) is till opset (\d+)")
+_NEWER_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+
+
 def reason(error: Exception) -> str:
-    """Return onnxruntime's message on one line without its tag; the original is the cause of the exception."""
+    """Return onnxruntime's message on one line without its tag; the original is the cause of the exception.
+
+    For an opset or IR version that is too new the message says what onnxruntime supports.
+    """
+    text = str(error)
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    ir_version = _NEWER_IR.search(text)
+    if ir_version:
+        return (
+            f"the file has IR version {ir_version[1]}, and {runtime} supports up to {ir_version[2]}: upgrade "
+            "onnxruntime, or write the model with an older onnx"
+        )
+    opset = _NEWER_OPSET.search(text)
+    if opset:
+        supported = _SUPPORTED_OPSET.search(text)
+        limit = f"up to {supported[2]}" if supported else "none that new"
+        return (
+            f"the model has opset {opset[1]}, and {runtime} supports {limit}: upgrade onnxruntime, or export with "
+            "an older opset"
+        )
     return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())
 
 

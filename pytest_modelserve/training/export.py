@@ -30,12 +30,13 @@ from pytest_modelserve.training.export_checks import (
     check_untraced_inputs,
     check_written,
     correct_outputs,
+    dropped_notes,
     nan_notes,
     remove_shapes,
     rounding_notes,
     runtime_error,
 )
-from pytest_modelserve.training.export_errors import ExportFailure
+from pytest_modelserve.training.export_errors import DroppedConstant, ExportFailure
 from pytest_modelserve.training.export_request import (
     PACKAGES,
     ROW_CHECKS,
@@ -154,16 +155,27 @@ def _export_into(folder: Path, request: ExportRequest) -> None:
             reference = _reference(request, module)
             outputs = _output_names(reference, module, request)
             job = ExportJob(request.module, request.tracing, outputs, request.opset, request.external_data, raw)
-            _run_exporter(exporter, job, request.time_limit_s)
+            dropped = _run_exporter(exporter, job, request.time_limit_s)
         model = onnx.load(raw)
         check_written(model, request.tracing, outputs, request.opset)
         remove_shapes(model)
         checked = save_artifact(model, raw, name=request.name, variant="unchecked", lineage=())
         with _candidate(checked, model) as candidate:
             probes = check_untraced_inputs(
-                candidate, reference, request.tracing, given=_tolerance(request), check_rows=request.check_rows
+                candidate,
+                reference,
+                request.tracing,
+                given=_tolerance(request),
+                check_rows=request.check_rows,
+                dropped=dropped,
             )
-    notes = (*correct_outputs(model, probes), *nan_notes(probes), *rounding_notes(probes), *_unchecked(request))
+    notes = (
+        *correct_outputs(model, probes),
+        *nan_notes(probes),
+        *rounding_notes(probes),
+        *_unchecked(request),
+        *dropped_notes(dropped),
+    )
     verified = "outputs match eager torch at " + "; ".join(map(str, probes))
     saved = save_artifact(
         model,
@@ -247,7 +259,7 @@ def _other_dtype(request: ExportRequest) -> str:
     return ""
 
 
-def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -> None:
+def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -> tuple[DroppedConstant, ...]:
     what = f"export of {job.path.stem}"
     result = exporter.call(pickle_job(job), timeout_s=time_limit_s, description=what)
     if isinstance(result, Crash):
@@ -256,9 +268,10 @@ def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -
         else:
             what += f": its process was {result}" if result.signal else f": its process {result}"
         raise ExportError(what + format_log(result.log_tail))
-    if result:
-        failure: ExportFailure = pickle.loads(result)
-        raise failure.to_error(what, exporter.log_tail())
+    outcome: ExportFailure | tuple[DroppedConstant, ...] = pickle.loads(result)
+    if isinstance(outcome, ExportFailure):
+        raise outcome.to_error(what, exporter.log_tail())
+    return outcome
 
 
 def _precision(module: nn.Module) -> str:

@@ -28,7 +28,7 @@ from pytest_modelserve.metrics.tolerance import (
     RERUN_FACTOR,
 )
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.training.export_errors import innermost_line
+from pytest_modelserve.training.export_errors import DroppedConstant, innermost_line
 from pytest_modelserve.training.export_request import ROW_CHECKS, Tracing
 from pytest_modelserve.training.rounding import rounding_errors
 
@@ -169,7 +169,9 @@ def check_agreement(
     ordinary: Sequence[Probe],
     tracing: Tracing,
     reference: Predictor,
+    *,
     given: GivenTolerance | None = None,
+    dropped: Sequence[DroppedConstant] = (),
 ) -> tuple[Probe, ...]:
     """Return the `probes` if the outputs match in all of them, with the tolerances that were loosened.
 
@@ -200,6 +202,8 @@ def check_agreement(
                 if loose.atol > tolerance.atol and _disagreement(name, probe, loose, given, tracing) is None:
                     loosened[index][name] = loose.atol
                     continue
+            if dropped and not isinstance(problem, BakedAxisError):
+                raise ExportError(f"{str(problem).partition('. What to do: ')[0]}. {_dropped_advice(dropped)}")
             raise problem
     return tuple(replace(probe, loosened=loosened[index]) for index, probe in enumerate(probes))
 
@@ -213,6 +217,13 @@ def describe_axis(label: str, tracing: Tracing) -> str:
         if named[axis] == label
     ]
     return f"axis {label!r} ({', '.join(places)})"
+
+
+def _dropped_advice(dropped: Sequence[DroppedConstant]) -> str:
+    return (
+        f"The likely cause: the exporter dropped {', '.join(map(str, dropped))}, because its optimizer takes constants "
+        "up to 1e-8 for 0. What to do: use a constant above 1e-8, or a limit such as x.clamp_min(1e-12), which is kept"
+    )
 
 
 def _disagreement(
@@ -404,6 +415,7 @@ def check_untraced_inputs(
     *,
     given: GivenTolerance | None = None,
     check_rows: Sequence[str] = ROW_CHECKS,
+    dropped: Sequence[DroppedConstant] = (),
 ) -> tuple[Probe, ...]:
     """Compare `candidate` with `reference` at the traced sizes, at other sizes, and on edge-case rows.
 
@@ -418,11 +430,18 @@ def check_untraced_inputs(
     ordinary = [_run(candidate, reference.predict(tracing.inputs), tracing.inputs, tracing, tracing.sizes)]
     for label, tries in _sizes_to_try(tracing).items():
         ordinary += _at_sizes(candidate, reference, tracing, label, tries)
-    agreed = check_agreement(ordinary, ordinary, tracing, reference, given)
+    agreed = check_agreement(ordinary, ordinary, tracing, reference, given=given, dropped=dropped)
     planted = edge_case_rows(tracing, check_rows)
     rows = [_on_row(candidate, reference, tracing, kind, inputs) for kind, inputs in planted]
     tried = [probe for probe in rows if probe is not None]
-    return (*agreed, *check_agreement(tried, ordinary, tracing, reference, given))
+    return (*agreed, *check_agreement(tried, ordinary, tracing, reference, given=given, dropped=dropped))
+
+
+def dropped_notes(dropped: Sequence[DroppedConstant]) -> tuple[str, ...]:
+    """Return a sentence for every tiny constant that the exporter removed, where the outputs agree without it."""
+    return tuple(
+        f"the exporter dropped {constant}; the outputs agree without it on the checked rows" for constant in dropped
+    )
 
 
 def rounding_notes(probes: Sequence[Probe]) -> tuple[str, ...]:

@@ -64,6 +64,19 @@ class ExportFailure:
         return self.error(f"{what} failed: {known.strip()}{format_log(lines)}")
 
 
+@dataclass(frozen=True, slots=True)
+class DroppedConstant:
+    """A sum with a tiny constant that the exporter removed: "+ 1e-12", with the traced operator and the source line."""
+
+    constant: str
+    node: str
+    operator: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"`{self.constant}` (node {self.node!r}, {self.operator}{', ' + self.line if self.line else ''})"
+
+
 def explain_failure(error: BaseException, tracing: Tracing, folder: Path) -> ExportFailure:
     """Return the class and message for `error`, which torch's exporter raised while it wrote into `folder`."""
     links = list(_chain(error))

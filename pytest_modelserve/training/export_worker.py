@@ -7,14 +7,14 @@ import pickle
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from inspect import signature
 from typing import Any
 
 from pytest_modelserve.serving.pytree import named_outputs
 from pytest_modelserve.serving.torch_predictor import Call
-from pytest_modelserve.training.export_errors import explain_failure
+from pytest_modelserve.training.export_errors import DroppedConstant, explain_failure, innermost_line
 from pytest_modelserve.training.export_request import ExportJob
 
 with warnings.catch_warnings():
@@ -37,22 +37,21 @@ _INLINE_LIMIT_BYTES = 1 << 30
 
 
 def run(payload: bytes) -> bytes:
-    """Run the pickled ExportJob; return nothing, or the pickled ExportFailure."""
+    """Run the pickled ExportJob; return, pickled, the DroppedConstants or the ExportFailure."""
     job: ExportJob = pickle.loads(payload)
     try:
-        _export(job)
+        return pickle.dumps(_export(job))
     except BaseException as error:
         traceback.print_exc()
         job.path.unlink(missing_ok=True)
         return pickle.dumps(explain_failure(error, job.tracing, job.path.parent))
-    return b""
 
 
-def _export(job: ExportJob) -> None:
+def _export(job: ExportJob) -> tuple[DroppedConstant, ...]:
     torch.set_num_threads(1)
     size = sum(tensor.nbytes for tensor in job.module.state_dict().values())
     with torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             job.module,
             **_arguments(job),
             f=job.path,
@@ -63,6 +62,70 @@ def _export(job: ExportJob) -> None:
             dynamo=True,
             verbose=False,
         )
+    with suppress(Exception):  # the structure of the traced program is private
+        return tuple(_dropped_constants(program))
+    return ()
+
+
+# onnxscript's optimizer takes constants up to this size for 0 (onnxscript 0.7, Constant of its pattern matcher).
+_TAKEN_FOR_ZERO = 1e-8
+
+
+def _dropped_constants(program: Any) -> Iterator[DroppedConstant]:
+    """Yield the sums with a tiny constant, such as an epsilon, that the exporter removed as sums with 0."""
+    exported = program.exported_program
+    written = {name.removeprefix("node_") for name in _names(program.model)}
+    kept = set(_kept_constants(program.model))
+    for node in exported.graph.nodes:
+        if node.target not in _SUMS or node.name in written:
+            continue
+        for argument in node.args[:2]:
+            value = _constant(argument, exported)
+            if value is not None and 0 < abs(value) <= _TAKEN_FOR_ZERO and not _is_in(value, kept):
+                sign = "-" if "sub" in str(node.target) else "+"
+                line = innermost_line(node.meta.get("stack_trace") or "")
+                yield DroppedConstant(f"{sign} {value:g}", node.name, str(node.target), line)
+
+
+_SUMS = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.add.Scalar, torch.ops.aten.sub.Scalar)
+
+
+def _names(model: Any) -> Iterator[str]:
+    """Return the names of all nodes, and those of the traced operators that they come from."""
+    for node in model.graph:
+        yield node.name or ""
+        yield str(node.metadata_props.get("pkg.torch.onnx.fx_node", "")).partition(" ")[0].removeprefix("%")
+
+
+def _kept_constants(model: Any) -> Iterator[float]:
+    """Yield the constants that the written model adds or subtracts, and the epsilons of its normalizations."""
+    for node in model.graph:
+        yield from (each.value for each in node.attributes.values() if each.name == "epsilon")
+        if node.op_type in ("Add", "Sub"):
+            tensors = [
+                value.const_value for value in node.inputs if value is not None and value.const_value is not None
+            ]
+            yield from (float(tensor.numpy().reshape(())) for tensor in tensors if tensor.size == 1)
+
+
+def _is_in(value: float, others: set[float]) -> bool:
+    """Return True if one of `others` is `value` rounded to float32 or float16."""
+    return any(abs(other - value) <= 1e-3 * abs(value) for other in others)
+
+
+def _constant(argument: Any, exported: Any) -> float | None:
+    """Return the number that a traced operator gets, given as such or as a tensor of one element; otherwise None."""
+    if isinstance(argument, (int, float)):
+        return float(argument)
+    signature = exported.graph_signature
+    sources = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    name = sources.get(getattr(argument, "name", ""))
+    tensor = exported.state_dict.get(name, exported.constants.get(name))
+    return float(tensor) if tensor is not None and tensor.numel() == 1 else None
 
 
 def _arguments(job: ExportJob) -> dict[str, Any]:

@@ -250,6 +250,27 @@ def test_a_model_that_the_runtime_refuses_is_told_with_its_reason(onnx_file, cap
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "message"),
+    [
+        (
+            90,
+            10,
+            r"the model has opset 90, and onnxruntime \S+ supports up to \d+: upgrade onnxruntime, or export with",
+        ),
+        (20, 99, r"the file has IR version 99, and onnxruntime \S+ supports up to \d+: upgrade onnxruntime, or write"),
+    ],
+)
+def test_a_model_newer_than_the_runtime_is_told_in_one_line(tmp_path, opset, ir_version, message):
+    model = onnx.parser.parse_model(
+        f'<ir_version: {ir_version}, opset_import: ["": {opset}]> g (float[n] x) => (float[n] y) {{ y = Relu(x) }}'
+    )
+    onnx.save(model, tmp_path / "newer.onnx")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        OnnxPredictor(tmp_path / "newer.onnx")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_truncated_file_is_refused(linear):
     linear.write_bytes(linear.read_bytes()[:-9])
     with pytest.raises(ArtifactError, match=str(linear)):

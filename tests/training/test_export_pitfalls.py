@@ -71,6 +71,67 @@ class HeadThatReshapes(nn.Module):
         return x.reshape(-1, time, 2, 4).transpose(1, 2).reshape(-1, 2 * time, 4)
 
 
+class UnitLength(nn.Module):
+    """Rows divided by their length, which an epsilon keeps from 0."""
+
+    def __init__(self, add_epsilon):
+        super().__init__()
+        self.register_buffer("epsilon", torch.tensor(1e-12))
+        self.add_epsilon = add_epsilon
+
+    def forward(self, x):
+        return x / torch.sqrt(self.add_epsilon((x * x).sum(-1, keepdim=True), self.epsilon))
+
+
+FEATURES = RNG.standard_normal((2, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("add_epsilon", "constant", "operator"),
+    [
+        (lambda squares, _: squares + 1e-12, "`+ 1e-12`", "aten.add.Tensor"),
+        (lambda squares, _: 1e-9 + squares, "`+ 1e-09`", "aten.add.Tensor"),
+        (lambda squares, _: squares - -1e-12, "`- -1e-12`", "aten.sub.Tensor"),
+        (lambda squares, epsilon: squares + epsilon, "`+ 1e-12`", "aten.add.Tensor"),
+    ],
+    ids=["constant", "constant first", "subtracted", "buffer"],
+)
+def test_epsilon_that_the_exporter_drops_is_named_with_its_source_line(store, add_epsilon, constant, operator):
+    with pytest.raises(ExportError) as caught:
+        export(UnitLength(add_epsilon).eval(), FEATURES, store=store)
+    message = str(caught.value)
+    assert "at a row of zeros: output 'output': NaN in one and not in the other" in message
+    assert f"The likely cause: the exporter dropped {constant} (node '" in message
+    assert f"', {operator}, {__file__}:" in message
+    assert message.endswith("or a limit such as x.clamp_min(1e-12), which is kept")
+
+
+@pytest.mark.parametrize(
+    "add_epsilon",
+    [lambda squares, _: squares.clamp_min(1e-12), lambda squares, _: squares + 2e-8],
+    ids=["limit", "larger constant"],
+)
+def test_what_the_message_advises_keeps_the_epsilon(store, add_epsilon):
+    step = export(UnitLength(add_epsilon).eval(), FEATURES, store=store).lineage[-1]
+    assert not any("dropped" in note for note in step.notes)
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_epsilon_that_changes_no_output_is_a_note(store, opset):
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return (x + 1e-9) * 2
+
+    step = export(Shifted().eval(), FEATURES, store=store, opset=opset).lineage[-1]
+    assert step.notes[1].startswith("the exporter dropped `+ 1e-09` (node '")
+    assert step.notes[1].endswith("; the outputs agree without it on the checked rows")
+
+
+def test_epsilon_of_a_normalization_is_not_dropped(store):
+    module = nn.Sequential(nn.LayerNorm(6, eps=1e-12), nn.Linear(6, 2))
+    assert len(export(module.eval(), FEATURES, store=store).lineage[-1].notes) == 1
+
+
 def test_dim_objects_are_refused_as_names(store):
     with pytest.raises(UsageError, match="an axis name must be an identifier such as 'batch'; input 'series' has"):
         export(Recurrent().eval(), SERIES, dynamic={"series": {0: torch.export.Dim("batch")}}, store=store)

@@ -91,6 +91,12 @@ def test_any_other_refusal_is_told_in_onnxruntime_s_words():
     assert str(error) == "onnxruntime rejects the exported model: 1 : FAIL : no"
 
 
+def test_opset_newer_than_the_runtime_is_told_in_one_line():
+    newer = "the model has opset 90, and onnxruntime 1.32.0 supports up to 28: upgrade onnxruntime, or export with an older opset"
+    error = runtime_error(ArtifactError(f"onnxruntime refuses the model x.onnx: {newer}"), model())
+    assert str(error) == f"onnxruntime rejects the exported model: {newer}"
+
+
 def test_shapes_inside_the_graph_are_forgotten():
     written = model()
     written.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [12]))
