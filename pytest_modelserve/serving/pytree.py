@@ -18,10 +18,10 @@ def named_outputs(result: object) -> dict[str, Any]:
 
     A mapping's keys or a dataclass's fields are the names; a single value is "output", items of a tuple or list are
     "output_0", "output_1". Nested outputs use their last key if it is unique, otherwise the full path; items of a
-    sequence are numbered. Fields of a dataclass that are None are left out. The exporter uses the same names.
+    sequence are numbered. Values that are None are left out. The exporter uses the same names.
 
     Raises:
-        UsageError: The result is None or empty, has None in it, or a key that is not a string.
+        UsageError: The result is None, is empty or holds nothing but None, or has a key that is not a string.
 
     Example:
         >>> list(named_outputs({"logits": 1, "states": (2, 3)}))
@@ -36,10 +36,10 @@ def named_outputs(result: object) -> dict[str, Any]:
     if not found:
         raise UsageError(f"the model returned an empty {type(result).__name__}: return its outputs")
     _refuse_nameless(result)
-    for path, value in found:
-        if value is None:
-            where = repr(path_name(path))
-            raise UsageError(f"the model returned None as {where}: remove that output, or return an array")
+    absent = [path_name(path) for path, value in found if value is None]
+    found = [(path, value) for path, value in found if value is not None]
+    if not found:
+        raise UsageError(f"the model returned nothing but None, as {', '.join(map(repr, absent))}: return its outputs")
     names = flat_names([path for path, _ in found])
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

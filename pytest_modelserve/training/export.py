@@ -87,7 +87,8 @@ def export(
             parameters, nested where one takes a mapping or a sequence. Rows lie along the first axis. A TrainedModel
             brings its own.
         dynamic: Names of the axes that stay free: the leading axes of every input (`("batch",)`), or axis by axis
-            (`{"ids": {0: "batch", 1: "time"}}`). `()` fixes every size.
+            (`{"ids": {0: "batch", 1: "time"}}`). A list of axes has torch's form (`{"ids": [0]}`): axis 0 is called
+            "batch", any other after its input ("ids_axis_1"). `()` fixes every size.
         opset: The opset to write (default: the exporter's choice).
         external_data: Store tensors of 1 KiB and more in a separate file. Models above 1 GiB always do.
         time_limit_s: Longest run of the exporter in seconds.
@@ -101,7 +102,8 @@ def export(
         The verified artifact.
 
     Raises:
-        ExportError: The module is in training mode, scripted, pruned with masks, not on the CPU or cannot be pickled;
+        ExportError: The module is in training mode, scripted, quantized by torch, pruned with masks, not on the CPU or
+            cannot be pickled; it is random or keeps state that changes its outputs;
             the exporter fails, crashes or exceeds its time limit; or the result has another opset, other outputs or
             nothing to store separately. The message has the end of the exporter's log.
         BakedAxisError: An axis in `dynamic` is fixed in the exported model.

@@ -44,6 +44,11 @@ _BAKED_BY = (
     "for any size, or remove the axis from `dynamic`"
 )
 
+_FLOAT_ADVICE = (
+    "export the float module, without fake quantization, and quantize the artifact with ms.compress(artifact, "
+    "'int8-static', calibration=rows)"
+)
+
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "onnx", "numpy")
 _STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 _OURS = Path(__file__).resolve().parents[1]
@@ -86,7 +91,7 @@ def explain_failure(error: BaseException, tracing: Tracing, folder: Path) -> Exp
         failure = _full_disk(link, folder) or _baked_axis(link, tracing) or _unsupported(link) or _data_dependent(link)
         if failure is not None:
             return ExportFailure(*failure, detail=detail)
-    return ExportFailure(ExportError, detail)
+    return ExportFailure(ExportError, detail + _at(_user_frame(innermost)))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -135,13 +140,11 @@ def _unsupported(error: BaseException) -> tuple[type[ModelServeError], str] | No
         return None
     node = _node_of(error)
     named = _OVERLOAD.search(str(error))
-    operator = str(getattr(node, "target", "")) or (named[1] if named else str(error))
+    operator = str(getattr(node, "target", "")) or (named[1] if named else (str(error).split() or [""])[0])
     stack = getattr(node, "meta", {}).get("stack_trace", "")
-    return (
-        UnsupportedOperatorError,
-        f"ONNX has no translation of the operator {operator}{_at(innermost_line(stack))}: use other "
-        "operators, or move that step out of the model",
-    )
+    advice = _FLOAT_ADVICE if "fake_quantize" in operator else "use other operators, or move that step out of the model"
+    where = innermost_line(stack) or _user_frame(error)
+    return UnsupportedOperatorError, f"ONNX has no translation of the operator {operator}{_at(where)}: {advice}"
 
 
 def _data_dependent(error: BaseException) -> tuple[type[ModelServeError], str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def check_exportable(module: nn.Module) -> None:
-    """Raise ExportError for a module that is scripted, in training mode, pruned with masks, or not on the CPU."""
+    """Raise ExportError for a module that is scripted, training, quantized, pruned with masks, or not on the CPU."""
     from torch import jit
 
     for path, each in module.named_modules():
@@ -41,9 +42,24 @@ def check_exportable(module: nn.Module) -> None:
         if each.training:
             raise ExportError(f"{part} is in training mode: call .eval() first")
         _check_masks(part, path, each)
+        _check_quantized(part, each)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type != "cpu":
             raise ExportError(f"{path!r} is on {tensor.device}: call .cpu() first, as exports are verified on the CPU")
+
+
+# Modules with int8 kernels of torch, and tensors of torchao, which ONNX has no operators for.
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.|torchao\.")
+
+
+def _check_quantized(part: str, module: nn.Module) -> None:
+    for value in (module, *module._parameters.values(), *module._buffers.values()):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if _QUANTIZED.match(kind):
+            raise ExportError(
+                f"{part} is quantized by torch ({kind}), which cannot be exported: export the float module, then "
+                "quantize the artifact with ms.compress(artifact, 'int8-static', calibration=rows) or 'int8-dynamic'"
+            )
 
 
 def _check_masks(part: str, path: str, module: nn.Module) -> None:
@@ -60,7 +76,7 @@ def _check_masks(part: str, path: str, module: nn.Module) -> None:
             )
 
 
-Dynamic = Sequence[str] | Mapping[str, Mapping[int, str]]
+Dynamic = Sequence[str] | Mapping[str, Mapping[int, str] | Sequence[int] | None]
 
 # The edge-case rows that an export is checked on, by their names in `check_rows`.
 ROW_CHECKS = ("padding", "zeros", "extremes")
@@ -91,8 +107,9 @@ def plan_tracing(module: nn.Module, examples: Examples, dynamic: Dynamic) -> Tra
     """Return how to trace `module` so that the axes in `dynamic` stay free.
 
     A sequence names the leading axes of every input: `("batch",)`, or `("batch", "time")`. A mapping names them input
-    by input: `{"ids": {0: "batch", 1: "time"}}`. An example of one row is repeated to two. Nested examples have the
-    names of `Forward.call_of`, also in `dynamic`.
+    by input: `{"ids": {0: "batch", 1: "time"}}`. A list of axes has torch's form, `{"ids": [0, 1]}`: axis 0 is called
+    "batch" and any other after its input, "ids_axis_1". An example of one row is repeated to two. Nested examples have
+    the names of `Forward.call_of`, also in `dynamic`.
 
     InputError for examples that `forward` does not accept, or whose axes of one name differ in size; UsageError for
     axes that the inputs do not have.
@@ -112,7 +129,8 @@ def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str
         for name, named in dynamic.items():
             if name not in ranks:
                 raise UsageError(f"dynamic: {unknown_choice('input', name, ranks)}")
-            axes[name] = {_axis(axis, ranks[name], name): label for axis, label in named.items()}
+            labels = _labels(name, named, ranks[name])
+            axes[name] = {_axis(axis, ranks[name], name): label for axis, label in labels.items()}
     else:
         axes = {name: dict(enumerate(dynamic[:rank])) for name, rank in ranks.items()}
         unused = [label for axis, label in enumerate(dynamic) if axis >= max(ranks.values())]
@@ -121,6 +139,22 @@ def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str
     for name, named in axes.items():
         _check_labels(name, list(named.values()))
     return axes
+
+
+def _labels(name: str, named: object, rank: int) -> Mapping[int, str]:
+    """Return the names of the axes of an input; UsageError for neither a mapping nor a list of axes."""
+    if named is None:
+        return {}
+    if isinstance(named, Mapping):
+        return named
+    if isinstance(named, (list, tuple, set)):
+        places = sorted({_axis(axis, rank, name) for axis in named})
+        return {axis: f"{_identifier(name)}_axis_{axis}" if axis else "batch" for axis in places}
+    raise UsageError(f"dynamic: input {name!r} has {named!r}; pass its axes, such as {{{name!r}: {{0: 'batch'}}}}")
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)
 
 
 def _axis(axis: int, rank: int, name: str) -> int:

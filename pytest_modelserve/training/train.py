@@ -29,7 +29,7 @@ from pytest_modelserve.serving.inputs import check_array
 from pytest_modelserve.serving.pytree import leaves, path_name
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 # One array, or a mapping or sequence of arrays and of further mappings and sequences.
 Examples = NDArray[Any] | Mapping[str, Any] | Sequence[Any]
@@ -205,7 +205,7 @@ def _train_into(folder: Path, source: ModelSource, seed: int) -> None:
         weights = module.state_dict()
     _check_finite(weights, source, seed)
     torch.save(weights, folder / "weights.pt")
-    record = {"name": source.name, "seed": seed, "sha256": digest_of(dict(weights))}
+    record = {"name": source.name, "seed": seed, "sha256": _state_digest(weights)}
     (folder / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -218,8 +218,12 @@ def _built(source: ModelSource) -> nn.Module:
     return module
 
 
-def _check_finite(weights: dict[str, Tensor], source: ModelSource, seed: int) -> None:
+def _check_finite(weights: dict[str, Any], source: ModelSource, seed: int) -> None:
+    import torch
+
     for name, tensor in weights.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
         broken = int((~tensor.isfinite()).sum())
         if broken:
             raise UsageError(
@@ -348,7 +352,12 @@ def module_digest(module: nn.Module) -> str:
 
 def weights_digest(module: nn.Module) -> str:
     """Return the sha256 of the state dict, which equals `TrainedModel.sha256` for the module of a TrainedModel."""
-    return digest_of(dict(module.state_dict()))
+    return _state_digest(module.state_dict())
+
+
+def _state_digest(state: Mapping[str, Any]) -> str:
+    """Return the sha256 of a state dict, whose values need not be tensors (`get_extra_state`)."""
+    return digest_of({name: _plain(value, {}) for name, value in state.items()})
 
 
 def _own(module: nn.Module, paths: Mapping[int, str]) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Result:
         ({"h": {"y": A}, "z": B}, ("y", "z")),
         ({"left": {"y": A}, "right": {"y": B}}, ("left.y", "right.y")),
         ({"left": [A, B], "right": {"left": [B]}}, ("left_0", "left_1", "right.left_0")),
+        ({"loss": None, "logits": A}, ("logits",)),
+        ((A, None), ("output_0",)),
+        ((None, A, {"aux": None}), ("output_1",)),
     ],
 )
 def test_results_are_named_by_their_form(result, names):
@@ -54,7 +57,7 @@ def test_results_are_named_by_their_form(result, names):
         ({"h": {2: A}}, "the model returned a mapping with the key 2: use strings as names of outputs"),
         (
             {"h": None},
-            "the model returned None as 'h': remove that output, or return an array",
+            "the model returned nothing but None, as 'h': return its outputs",
         ),
         (
             {"a.y": A, "a": {"y": B}, "b": {"y": B}},

@@ -159,3 +159,33 @@ def test_axis_that_the_trace_fixes_is_told_with_its_input_also_inside_a_mapping(
 def test_own_errors_are_export_errors():
     for error in (ms.BakedAxisError, ms.ControlFlowError, ms.UnsupportedOperatorError):
         assert issubclass(error, ms.ExportError)
+
+
+class FakeQuantized(nn.Module):
+    def forward(self, x):
+        return torch.fake_quantize_per_tensor_affine(x, 0.05, 0, -128, 127)
+
+
+class PackedSequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+
+
+def test_fake_quantization_is_told_with_its_operator_its_line_and_what_to_do(store):
+    with pytest.raises(ms.UnsupportedOperatorError) as caught:
+        export(FakeQuantized().eval(), np.ones((2, 6), np.float32), store=store)
+    first = str(caught.value).splitlines()[0]
+    assert "the operator aten.fake_quantize_per_tensor_affine_cachemask.default at " in first
+    assert "`return torch.fake_quantize_per_tensor_affine(x, 0.05, 0, -128, 127)`: export the float module" in first
+
+
+def test_any_other_error_of_the_exporter_names_the_source_line(store):
+    inputs = {"x": np.zeros((3, 7, 5), np.float32), "lengths": np.array([7, 3, 5])}
+    with pytest.raises(ms.ExportError) as caught:
+        export(PackedSequence().eval(), inputs, store=store)
+    assert "`return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]`" in str(caught.value)

@@ -128,7 +128,7 @@ def test_flat_examples_stand_for_the_mapping_and_are_the_same_export(store, monk
     def no_child(*_, **__):
         raise AssertionError("exported again")
 
-    monkeypatch.setattr(sys.modules["pytest_modelserve.training.export"], "run_in_child", no_child)
+    monkeypatch.setattr(sys.modules["pytest_modelserve.training.export"], "ChildProcess", no_child)
     torch.manual_seed(0)
     assert export(OfABatch().eval(), {"ids": IDS, "mask": MASK}, dynamic=("batch", "time"), store=store) == nested
 
@@ -144,3 +144,26 @@ def test_names_that_the_module_does_not_take_as_a_mapping_either_are_told(store)
         "unknown input 'row': did you mean 'rows'? Known: 'rows'; as a mapping for 'rows' the module does not take it "
         "(TypeError: unsupported operand type(s) for *: 'dict' and 'int')"
     )
+
+
+class OptionalLoss(nn.Module):
+    """Returns a loss only with labels, as models of transformers do."""
+
+    def __init__(self, as_tuple):
+        super().__init__()
+        self.last = nn.Linear(6, 2)
+        self.as_tuple = as_tuple
+
+    def forward(self, x, labels=None):
+        logits = self.last(x)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return (loss, logits) if self.as_tuple else {"loss": loss, "logits": logits}
+
+
+@pytest.mark.parametrize(("as_tuple", "name"), [(False, "logits"), (True, "output_1")])
+def test_outputs_that_are_none_are_left_out(store, check_answers, as_tuple, name):
+    x = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+    module = OptionalLoss(as_tuple).eval()
+    artifact = export(module, {"x": x}, store=store)
+    assert [spec.name for spec in artifact.signature.outputs] == [name]
+    check_answers(artifact, module, {"x": x})

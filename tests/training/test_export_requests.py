@@ -174,3 +174,35 @@ def test_time_limit_that_is_none_is_refused(store, limit):
 def test_name_that_is_no_file_name_is_refused(store):
     with pytest.raises(UsageError, match="model name 'a/b'"):
         export(Small().eval(), ROW, name="a/b", store=store)
+
+
+class TorchaoTensor(torch.Tensor):
+    """Stands for a quantized tensor of torchao."""
+
+
+TorchaoTensor.__module__ = "torchao.quantization"
+
+
+def quantized_linear():
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 2)), {nn.Linear}, dtype=torch.qint8)
+
+
+def with_torchao_weight():
+    module = nn.Sequential(nn.Linear(6, 2))
+    module[0].register_buffer("packed", torch.zeros(3).as_subclass(TorchaoTensor))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (quantized_linear, "torch.ao.nn.quantized.dynamic.modules.linear.Linear"),
+        (with_torchao_weight, "torchao.quantization.TorchaoTensor"),
+    ],
+)
+def test_module_that_torch_quantized_is_refused_with_what_to_do_instead(store, make, kind):
+    with pytest.raises(ExportError) as caught:
+        export(make().eval(), np.ones((2, 6), np.float32), store=store)
+    assert str(caught.value).startswith(f"its part '0' is quantized by torch ({kind}), which cannot be exported: ")
+    assert "ms.compress(artifact, 'int8-static', calibration=rows)" in str(caught.value)

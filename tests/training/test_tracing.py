@@ -73,6 +73,19 @@ def test_axes_of_nested_inputs_go_by_their_flat_names():
 
 
 @pytest.mark.parametrize(
+    ("dynamic", "axes"),
+    [
+        ({"ids": [0]}, {"ids": {0: "batch"}, "features": {}}),
+        ({"ids": (0, 1), "features": [0]}, {"ids": {0: "batch", 1: "ids_axis_1"}, "features": {0: "batch"}}),
+        ({"ids": [-1], "features": None}, {"ids": {1: "ids_axis_1"}, "features": {}}),
+        ({"ids": {0}, "features": {0: "batch"}}, {"ids": {0: "batch"}, "features": {0: "batch"}}),
+    ],
+)
+def test_list_of_axes_as_torch_takes_it_gets_names(dynamic, axes):
+    assert plan_tracing(Two(), {"ids": IDS, "features": FEATURES}, dynamic).axes == axes
+
+
+@pytest.mark.parametrize(
     ("dynamic", "told"),
     [
         ("batch", "dynamic must be a tuple of names or a mapping; got 'batch': pass ('batch',)"),
@@ -82,6 +95,9 @@ def test_axes_of_nested_inputs_go_by_their_flat_names():
         ({"idz": {0: "batch"}}, "dynamic: unknown input 'idz': did you mean 'ids'? Known: 'ids', 'features'"),
         ({"ids": {2: "batch"}}, "dynamic: input 'ids' has 2 axes, so 2 is out of range"),
         ({"ids": {True: "batch"}}, "dynamic: input 'ids' has 2 axes, so True is out of range"),
+        ({"ids": [2]}, "dynamic: input 'ids' has 2 axes, so 2 is out of range"),
+        ({"ids": ["batch"]}, "dynamic: input 'ids' has 2 axes, so 'batch' is out of range"),
+        ({"ids": "batch"}, "dynamic: input 'ids' has 'batch'; pass its axes, such as {'ids': {0: 'batch'}}"),
     ],
 )
 def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):

@@ -200,6 +200,32 @@ def test_nan_weights_are_refused_and_not_stored(store):
     assert not list((store.root / "entries").iterdir())
 
 
+class WithExtraState(nn.Linear):
+    """Keeps a vocabulary in its state dict."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.vocabulary = {"a": 0}
+
+    def get_extra_state(self):
+        return self.vocabulary
+
+    def set_extra_state(self, state):
+        self.vocabulary = state
+
+
+def test_state_that_is_no_tensor_is_trained_and_counts(store):
+    def fit(module, data):
+        module.vocabulary["b"] = 1
+
+    x = np.ones((2, 1), np.float32)
+    source = ModelSource(name="extra", build=WithExtraState, fit=fit, data={"x": x}, example_inputs=x)
+    trained = train(source, store=store)
+    module = trained.module()
+    assert module.vocabulary == {"a": 0, "b": 1}
+    assert weights_digest(module) == trained.sha256 != weights_digest(WithExtraState())
+
+
 def test_build_that_returns_no_module_is_refused(store):
     with pytest.raises(UsageError) as caught:
         train(source(build=lambda: 3), store=store)
