@@ -165,6 +165,32 @@ def test_padding_rows_that_are_never_served_can_be_left_out_which_the_lineage_sa
     assert "edge-case rows not checked (check_rows): padding" in step.notes
 
 
+class MaskedAttention(nn.Module):
+    """Attention by torch's own function, which gives zeros for a row without any token; the graph gives NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, ids):
+        tokens = self.embed(ids)[:, None]
+        mask = (ids != 0)[:, None, None, :]
+        hidden = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+        return {"scores": self.last(hidden[:, 0].mean(1))}
+
+
+def test_attention_over_masked_tokens_is_exported_without_the_padding_check(store, check_answers):
+    torch.manual_seed(0)
+    module = MaskedAttention().eval()
+    with pytest.raises(ExportError, match=r"at an all-padding row \(integers 0\).*check_rows=\('zeros', 'extremes'\)"):
+        export(module, IDS, store=store)
+    artifact = export(module, IDS, check_rows=("extremes",), store=store)
+    assert artifact.lineage[-1].settings["check_rows"] == ["extremes"]
+    assert "edge-case rows not checked (check_rows): padding, zeros" in artifact.lineage[-1].notes
+    check_answers(artifact, module, {"ids": IDS})
+
+
 def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
     torch.manual_seed(0)
     artifact = export(MeanOfTokens().eval(), IDS, dynamic=("batch", "time"), store=store)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pytest_modelserve.errors import ExportError, UsageError
+from pytest_modelserve.pipeline import Pipeline
 from pytest_modelserve.serving import serve
 from pytest_modelserve.training import export
 from pytest_modelserve.training.export_checks import check_untraced_inputs
@@ -184,6 +185,13 @@ def test_given_tolerance_decides_and_is_in_the_lineage(store):
     assert (step.settings["rtol"], step.settings["atol"]) == (0.0, 2e-3)
     with pytest.raises(ExportError, match=r"the tolerance is rtol 0, atol 0\.0005"):
         export(OffBy(1e-3).eval(), ROWS, rtol=0.0, atol=5e-4, store=store)
+
+
+def test_pipeline_passes_the_tolerance_and_the_rows_to_check(tmp_path):
+    with Pipeline(tmp_path) as pipeline:
+        step = pipeline.export(OffBy(1e-3).eval(), ROWS, rtol=0.0, atol=2e-3, check_rows=("zeros",)).lineage[-1]
+    assert step.settings["atol"] == 2e-3
+    assert step.settings["check_rows"] == ["zeros"]
 
 
 def test_given_tolerance_can_be_tighter_than_the_default(store):
