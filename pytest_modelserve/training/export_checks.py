@@ -202,6 +202,7 @@ def check_agreement(
                 if loose.atol > tolerance.atol and _disagreement(name, probe, loose, given, tracing) is None:
                     loosened[index][name] = loose.atol
                     continue
+                problem = _noise_error(problem, name, probe, errors[index])
             if dropped and not isinstance(problem, BakedAxisError):
                 raise ExportError(f"{str(problem).partition('. What to do: ')[0]}. {_dropped_advice(dropped)}")
             raise problem
@@ -277,6 +278,21 @@ def _tolerance(name: str, probe: Probe, usual: float, given: GivenTolerance | No
         return replace(given, atol=given.atol + sensitivity)
     largest = max(usual, _largest(expected))
     return GivenTolerance(0.0, EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0) + sensitivity)
+
+
+def _noise_error(
+    problem: ExportError, name: str, probe: Probe, errors: Mapping[str, NDArray[np.float64]]
+) -> ExportError:
+    """Return `problem`, with other advice if the output itself is mostly the rounding error of the reference."""
+    error = float(errors[name].max(initial=0.0)) if name in errors else 0.0
+    difference = _largest(probe.got[name].astype(np.float64) - probe.expected[name].astype(np.float64))
+    if not 0 < difference <= RERUN_FACTOR * error:
+        return problem
+    message = str(problem).partition(". What to do: ")[0]
+    return ExportError(
+        f"{message}. What to do: output {name!r} of eager torch moves by {error:.2g} when its sums are computed in "
+        f"another order, so it is largely rounding; {_TOLERANCE_ADVICE}"
+    )
 
 
 def _rounding_tolerance(name: str, probe: Probe, usual: float, errors: Mapping[str, NDArray[np.float64]]) -> float:

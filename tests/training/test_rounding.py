@@ -80,6 +80,16 @@ def test_tolerance_from_rounding_is_in_the_lineage(store):
     )
 
 
+def test_output_that_is_only_rounding_is_told_as_such(store):
+    module = nn.Sequential(nn.Conv1d(1, 4, 5), nn.InstanceNorm1d(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    signal = np.random.default_rng(0).standard_normal((2, 1, 48_000)).astype(np.float32)
+    with pytest.raises(
+        ExportError, match=r"computed in another order, so it is largely rounding; pass rtol= and atol="
+    ):
+        export(seeded(lambda: module), signal, store=store)
+    assert export(seeded(lambda: module), signal, rtol=0.0, atol=0.02, store=store)
+
+
 def compared(candidate, module, example, **options):
     """Compare two torch modules as an export is compared with its own."""
     tracing = Tracing({"input": example}, {"input": {0: "batch"}})
