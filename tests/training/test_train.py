@@ -1,5 +1,8 @@
+"""Sources, training and digests of modules."""
+
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import json
@@ -14,10 +17,11 @@ import torch
 from torch import nn
 
 from pytest_modelserve.artifacts import Store, digest_of
-from pytest_modelserve.errors import ArtifactError, MissingDependencyError, UsageError
+from pytest_modelserve.errors import ArtifactError, InputError, MissingDependencyError, UsageError
 from pytest_modelserve.evidence import Subject
+from pytest_modelserve.progress import progress
 from pytest_modelserve.training import ModelSource, train
-from pytest_modelserve.training.train import weights_digest
+from pytest_modelserve.training.train import module_digest, weights_digest
 
 RUNS = []
 
@@ -61,6 +65,92 @@ DATA = {"x": np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32
 def source(**changes):
     parts = {"name": "small", "build": build, "fit": fit, "data": DATA, "example_inputs": DATA["x"][:2]}
     return ModelSource(**{**parts, **changes})
+
+
+ROWS = np.zeros((3, 2), np.float32)
+
+
+def test_data_with_nan_are_accepted_because_a_model_may_impute_them():
+    holed = np.array([[np.nan, 1.0]])
+    assert source(data={"x": holed}).data["x"] is holed
+
+
+def test_source_keeps_its_data_when_the_mapping_is_changed_later():
+    data = {"x": ROWS}
+    kept = source(data=data)
+    data["y"] = ROWS
+    assert list(kept.data) == ["x"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "a b", "é", "x" * 101, 3, None])
+def test_name_that_is_no_file_name_is_refused(name):
+    with pytest.raises(UsageError, match="letters, digits"):
+        source(name=name)
+
+
+def test_message_for_a_bad_name():
+    with pytest.raises(UsageError) as caught:
+        source(name="a/b")
+    assert str(caught.value) == (
+        "model name 'a/b': letters, digits, '.', '_' and '-' make a name, and a letter or digit starts it, as it names "
+        "files too"
+    )
+
+
+@pytest.mark.parametrize("role", ["build", "fit"])
+def test_something_that_is_no_function_is_refused(role):
+    with pytest.raises(UsageError) as caught:
+        source(**{role: 3})
+    assert str(caught.value) == f"{role} of source 'small' must be a function; got int"
+
+
+def test_fit_gets_a_progress_bar_only_where_it_accepts_one():
+    calls = []
+    for fit in (
+        lambda module, data: calls.append(None),
+        lambda module, data, *, progress: calls.append(progress),
+        lambda module, data, **settings: calls.append(settings["progress"]),
+    ):
+        source(fit=fit).fit_module(None)
+    assert calls == [None, progress, progress]
+
+
+def test_fit_of_another_signature_is_refused():
+    with pytest.raises(UsageError, match=r"fit of source 'small' must accept fit\(module, data\).*argument: 'bar'"):
+        source(fit=lambda module, data, bar: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({}, "data of source 'small' are empty: there is no array in them"),
+        ({"x": [1.0]}, "data of source 'small': 'x' is no numpy array but list"),
+        ({"x": np.zeros((0, 4))}, "data of source 'small': 'x' has shape (0, 4): there are no values in it"),
+        ({"x": np.array(["a", None])}, "data of source 'small': 'x' has dtype object, which torch cannot take"),
+        (ROWS, "data of source 'small' must be a mapping from names to arrays; got ndarray"),
+    ],
+)
+def test_bad_data_are_refused_by_name(data, told):
+    with pytest.raises(InputError) as caught:
+        source(data=data)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("examples", "told"),
+    [
+        (
+            [1.0],
+            "example_inputs of source 'small' are a list of numbers: pass np.asarray(...) of the model's dtype",
+        ),
+        (np.zeros((0, 4)), "example_inputs of source 'small' has shape (0, 4): there are no values in it"),
+        ({}, "example_inputs of source 'small' are empty: there is no array in them"),
+    ],
+)
+def test_bad_example_inputs_are_refused(examples, told):
+    with pytest.raises(InputError) as caught:
+        source(example_inputs=examples)
+    assert str(caught.value) == told
 
 
 @pytest.fixture
@@ -314,3 +404,107 @@ def test_processes_that_train_at_once_train_once_and_another_store_gets_the_same
     assert len({json.loads(out) for out, _ in answers}) == 1
     assert runs.read_text().splitlines() == ["run", "run"]  # one for each store
     assert [err for _, err in answers] == [b"", b"", b""]  # no bar where there is no terminal
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor=1.0, act=torch.relu):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.factor = factor
+        self.act = act
+        self.register_buffer("hidden", torch.zeros(2), persistent=False)
+
+    def forward(self, x):
+        return self.act(self.inner(x)) * self.factor
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+class Config:
+    def __init__(self, heads):
+        self.heads = heads
+
+
+def scaled(**settings):
+    torch.manual_seed(0)
+    return Scaled(**settings).eval()
+
+
+def with_attribute(value):
+    module = scaled()
+    module.extra = value
+    return module
+
+
+def made_here(factor):
+    class Local(nn.Module):
+        def forward(self, x):
+            return x * factor
+
+    return Local()
+
+
+def hooked(hook):
+    module = scaled()
+    if hook:
+        module.inner.register_forward_hook(hook)
+    return module
+
+
+def with_hidden(value):
+    module = scaled()
+    module.hidden += value
+    return module
+
+
+def test_equal_modules_have_one_digest():
+    assert module_digest(scaled()) == module_digest(scaled())
+    assert module_digest(scaled()) == module_digest(copy.deepcopy(scaled()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(scaled(factor=1.0), scaled(factor=2.0), id="number"),
+        pytest.param(scaled(), scaled(act=torch.tanh), id="function"),
+        pytest.param(scaled(act=lambda x: x + 1), scaled(act=lambda x: x + 2), id="lambda"),
+        pytest.param(nn.LayerNorm(2, eps=1e-5), nn.LayerNorm(2, eps=1e-3), id="setting of a torch layer"),
+        pytest.param(nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh()), id="class without weights"),
+        pytest.param(with_hidden(0.0), with_hidden(1.0), id="buffer outside the state dict"),
+        pytest.param(with_attribute(torch.zeros(2)), with_attribute(torch.ones(2)), id="tensor attribute"),
+        pytest.param(with_attribute([nn.ReLU()]), with_attribute([nn.Tanh()]), id="module in a list"),
+        pytest.param(with_attribute(torch.float16), with_attribute(torch.float32), id="dtype"),
+        pytest.param(with_attribute(Config(2)), with_attribute(Config(4)), id="object of a stranger"),
+        pytest.param(made_here(2), made_here(3), id="closure"),
+        pytest.param(hooked(None), hooked(lambda module, args, output: output + 1), id="hook"),
+    ],
+)
+def test_modules_with_equal_state_dicts_that_answer_otherwise_differ(one, other):
+    assert module_digest(one) != module_digest(other)
+
+
+def test_weights_count():
+    other = scaled()
+    with torch.no_grad():
+        other.inner.bias[0] += 1e-7
+    assert module_digest(scaled()) != module_digest(other)
+
+
+def test_list_that_holds_a_registered_module_does_not_recurse_for_ever():
+    module = scaled()
+    module.everything = [module, module.inner]
+    assert module_digest(module) == module_digest(copy.deepcopy(module))
+
+
+def test_recurrent_layers_which_hold_weak_references_have_a_digest():
+    torch.manual_seed(0)
+    layer = nn.GRU(2, 3)
+    assert module_digest(layer) == module_digest(layer)
+
+
+def test_attribute_that_nothing_can_read_makes_every_digest_new():
+    module = with_attribute(Unpicklable())
+    assert module_digest(module) != module_digest(module)
