@@ -4,48 +4,67 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     Budget,
     Evidence,
-    Interval,
     Method,
     Quantity,
     Verdict,
     check_error_rates,
     keep_samples,
 )
+from pytest_modelserve.performance.batches import BatchCalls, Batches, batches_of, largest_batch
+from pytest_modelserve.performance.latency_bounds import (
+    JudgedTime,
+    LatencyBounds,
+    LatencyClock,
+    choose_judged_time,
+    judged_durations,
+    latency_bounds,
+    unavailable,
+)
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
-from pytest_modelserve.performance.timing import Call, CallTimes, Clocks, TimeBudget, host_state, time_calls, warm_up
+from pytest_modelserve.performance.timing import (
+    Call,
+    CallTimes,
+    Clocks,
+    TimeBudget,
+    host_state,
+    run_delay_clock,
+    time_calls,
+    warm_up,
+)
 from pytest_modelserve.serving import Predictor
-from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
+from pytest_modelserve.serving.inputs import check_positive, check_quantile
 from pytest_modelserve.stats import Bounds, interim_error_rate, samples_for_quantile
-from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
-
-_COMPUTE_IN_THIS_THREAD = ("in-process", "torch")
+from pytest_modelserve.stats.quantiles import DependentBounds
 
 
 def measure_latency(
     predictor: Predictor,
-    inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
+    inputs: Batches,
     *,
     max_ms: float,
     quantile: float = 0.95,
+    clock: LatencyClock = "auto",
     time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
     """Measure a quantile of the latency of `predictor.predict(inputs)` against a budget of `max_ms` milliseconds.
 
-    The bounds are order statistics of the timed calls. PASS rests on wall time. FAIL rests on the lower of wall time
-    and, where the model computes in this thread, CPU time: a call that another process delayed is INCONCLUSIVE, never
-    FAIL. A callable may wait for a lock or a network, so it is judged by wall time alone, and a finding says so.
+    The bounds are order statistics of the timed calls by undisturbed time: wall time less the time for which the call
+    was ready to run while other threads had the CPU. It contains what the call itself waits for, such as locks and
+    networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread. Elsewhere wall
+    time is judged, and a finding says why; where the model computes in this thread, FAIL then requires that its CPU
+    time exceeds the budget, too. The evidence has both times and the proportion of the calls that were disturbed.
 
     Calls that fit into 5 s get up to four interim analyses. The first comes after a quarter of a second, or after eight
     times the fewest calls that can bound the quantile; each later one after about three times as many, up to 100,000.
@@ -59,10 +78,11 @@ def measure_latency(
 
     Args:
         predictor: The served model.
-        inputs: One batch, shape (rows, ...) for each input. A call predicts all of its rows: pass the batch that is
-            deployed.
+        inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
+            shapes, which are called in random order. A call predicts all rows of one batch.
         max_ms: The largest latency allowed, in milliseconds.
         quantile: The quantile of latency that is bounded, in (0, 1).
+        clock: "undisturbed", "wall", or "auto": undisturbed time where the system reports it, else wall time.
         time_limit_s: The time after which no call begins, in seconds. Waiting for other timed gates is not counted.
         confidence: The level at which PASS is claimed.
         alpha: The error rate of FAIL.
@@ -71,8 +91,9 @@ def measure_latency(
         Evidence with the quantile and the median, in milliseconds. A FAIL lists the costliest operators.
 
     Raises:
-        UsageError: `max_ms` or `time_limit_s` is not positive, or `quantile` is not in (0, 1).
-        InputError: The inputs hold no row.
+        UsageError: `max_ms` or `time_limit_s` is not positive, `quantile` is not in (0, 1), `clock` is unknown, or
+            undisturbed time is requested and not available.
+        InputError: The inputs hold no batch, or a batch holds no row.
         Exception: What the model raises, with a note of the number of the call.
 
     Example:
@@ -84,29 +105,35 @@ def measure_latency(
     """
     check_positive("max_ms", max_ms, "milliseconds")
     check_quantile(quantile)
+    if clock not in get_args(LatencyClock):
+        raise UsageError(unknown_choice("clock", clock, get_args(LatencyClock)))
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_not_empty(inputs)
+    batches = batches_of(inputs)
     began = time.perf_counter()
-    clocks = Clocks()
-    design = LatencyDesign(
-        quantile,
-        max_ms,
-        pass_error=1 - confidence,
-        fail_error=alpha,
-        uses_cpu_time=predictor.transport in _COMPUTE_IN_THIS_THREAD,
-    )
-    timed = design.run(lambda: predictor.predict(inputs), clocks=clocks, budget=TimeBudget(time_limit_s, clocks.wall))
+    calls = BatchCalls(predictor, batches)
+    with run_delay_clock() as run_delay:
+        clocks = replace(Clocks(), run_delay=run_delay)
+        design = LatencyDesign(
+            quantile,
+            max_ms,
+            pass_error=1 - confidence,
+            fail_error=alpha,
+            judged=choose_judged_time(predictor, clock, is_reported=run_delay is not None),
+            must_be_undisturbed=clock == "undisturbed",
+        )
+        timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks.wall))
     bounds = timed.bounds
     verdict = bounds.verdict(max_ms)
     name = f"p{100 * quantile:g}"
-    costs = measure_operator_costs(predictor, inputs) if verdict is Verdict.FAIL else None
+    costs = measure_operator_costs(predictor, largest_batch(batches)) if verdict is Verdict.FAIL else None
     return Evidence(
         gate=f"latency {name}",
         subject=predictor.subject,
         quantities=(
             Quantity(name, bounds.estimate, "ms", bounds.interval, Budget("at_most", max_ms)),
             Quantity("median", timed.median_ms, "ms"),
+            *_disturbance(timed, quantile),
         ),
         n=len(timed.times),
         n_unit="calls",
@@ -116,29 +143,65 @@ def measure_latency(
         alpha=alpha,
         findings=(
             *bounds.findings(max_ms),
+            *_disturbance_finding(timed, quantile, max_ms),
             *_time_limit_finding(timed, time_limit_s),
             *((str(costs),) if costs else ()),
         ),
         advice=_ADVICE[verdict] if timed.in_time else _MORE_TIME,
         details={
             "quantile": quantile,
+            "clock": timed.judged.clock,
             "calls": len(timed.times),
             "interim_analyses": list(timed.schedule.calls),
             "interim_analyses_made": timed.analyses,
             "warm_up_median_ms": timed.typical_ms,
-            "block": bounds.wall.block,
+            "block": bounds.high.block,
             "host": host_state(),
+            **calls.details(timed.judged_ms),
             **(costs.details() if costs else {}),
-            **keep_samples(wall_ms=timed.times.wall_ms, cpu_ms=timed.times.cpu_ms),
+            **keep_samples(**_samples(timed)),
         },
         duration_s=time.perf_counter() - began,
     )
 
 
+def _disturbance(timed: TimedCalls, quantile: float) -> tuple[Quantity, ...]:
+    """Return the quantile by wall time and the proportion of disturbed calls, where undisturbed time decides."""
+    if not timed.judged.is_undisturbed or not len(timed.times):
+        return ()
+    return (
+        Quantity(f"wall p{100 * quantile:g}", _wall_quantile(timed, quantile), "ms"),
+        Quantity("disturbed calls", timed.times.disturbed, "proportion"),
+    )
+
+
+def _disturbance_finding(timed: TimedCalls, quantile: float, limit: float) -> tuple[str, ...]:
+    """Say where the host's load would have decided otherwise."""
+    if not timed.judged.is_undisturbed or not len(timed.times):
+        return ()
+    wall = _wall_quantile(timed, quantile)
+    if not timed.bounds.estimate <= limit < wall:
+        return ()
+    return (
+        f"busy host: {100 * timed.times.disturbed:.0f} % of the calls waited for a CPU, and by wall time "
+        f"p{100 * quantile:g} is {wall:.3g} ms",
+    )
+
+
+def _wall_quantile(timed: TimedCalls, quantile: float) -> float:
+    return float(np.quantile(timed.times.wall_ms, quantile, method="inverted_cdf"))
+
+
+def _samples(timed: TimedCalls) -> dict[str, NDArray[np.float64]]:
+    times = timed.times
+    second = {"undisturbed_ms": times.undisturbed_ms} if timed.judged.is_undisturbed else {"cpu_ms": times.cpu_ms}
+    return {"wall_ms": times.wall_ms, **{name: array for name, array in second.items() if array is not None}}
+
+
 def _method(timed: TimedCalls) -> Method:
-    block, planned = timed.bounds.wall.block, len(timed.schedule.calls)
+    block, planned = timed.bounds.high.block, len(timed.schedule.calls)
     return Method(
-        "order statistics"
+        f"order statistics of {timed.judged.clock} time"
         + (" of blocks" if block != 1 else "")
         + (f", interim analysis {timed.analyses} of {planned}" if planned > 1 else ""),
         "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1"
@@ -150,10 +213,11 @@ def _method(timed: TimedCalls) -> Method:
 def _time_limit_finding(timed: TimedCalls, time_limit_s: float) -> tuple[str, ...]:
     if timed.in_time:
         return ()
-    needed = timed.schedule.fewest * timed.median_ms / 1e3
+    elapsed_ms = float(np.median(timed.times.wall_ms)) if len(timed.times) else timed.typical_ms
+    needed = timed.schedule.fewest * elapsed_ms / 1e3
     return (
         f"time_limit_s={time_limit_s:g} allowed {len(timed.times)} timed calls of about "
-        f"{timed.median_ms / 1e3:.3g} s; {timed.schedule.fewest} are needed ({needed:.3g} s)",
+        f"{elapsed_ms / 1e3:.3g} s; {timed.schedule.fewest} are needed ({needed:.3g} s)",
     )
 
 
@@ -166,78 +230,14 @@ _MORE_TIME = "raise time_limit_s, or give fewer rows"
 _ADVICE = {
     Verdict.PASS: "",
     Verdict.FAIL: "make the model smaller or simpler (`compress`), give it more threads, or raise max_ms",
-    Verdict.INCONCLUSIVE: "run on a quieter host, or compare with a reference by assert_not_slower, which host load "
-    "does not bias",
+    Verdict.INCONCLUSIVE: "run again, on a quieter host if calls were disturbed, or compare with a reference by "
+    "assert_not_slower, which host load does not bias",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LatencyBounds:
-    """Bounds of the quantile by wall time and by CPU time; `cpu` is None where CPU time does not count."""
-
-    wall: DependentBounds
-    cpu: DependentBounds | None
-    calls: int
-
-    @property
-    def estimate(self) -> float:
-        """The quantile by wall time."""
-        return self.wall.bounds.estimate
-
-    @property
-    def interval(self) -> Interval:
-        """From the lower of the two low ends to the high end of wall time.
-
-        CPU time is below wall time only by what the host took away, so it can prevent a FAIL and never cause one.
-        """
-        wall = self.wall.bounds
-        low = wall.low if self.cpu is None else min(wall.low, self.cpu.bounds.low)
-        return Interval(low, wall.high, wall.low_level, wall.high_level)
-
-    def verdict(self, limit: float) -> Verdict:
-        """Compare the interval with a budget of at most `limit`."""
-        return Budget("at_most", limit).verdict(self.estimate, self.interval)
-
-    def findings(self, limit: float) -> tuple[str, ...]:
-        """Explain where the two clocks disagree about `limit`, and where calls depend on each other."""
-        return tuple(filter(None, (self._clock_finding(limit), self._dependence_finding())))
-
-    def _clock_finding(self, limit: float) -> str:
-        if self.cpu is None:
-            return "judged by wall time alone: CPU time misses the time for which such a model may wait"
-        if self.wall.bounds.low <= limit:
-            return ""
-        wall, cpu = self.estimate, self.cpu.bounds.estimate
-        if self.cpu.bounds.low > limit:
-            return f"the thread's own CPU time exceeds the budget too: {cpu:.3g} ms"
-        return (
-            f"noisy host: the call is too slow by wall time ({wall:.3g} ms), "
-            f"but not by the thread's own CPU time ({cpu:.3g} ms)"
-        )
-
-    def _dependence_finding(self) -> str:
-        bounds, block = self.wall.bounds, self.wall.block
-        if block == 1:
-            return ""
-        extent = "throughout (the host's speed drifts)" if block == 0 else f"over some {block} of the {self.calls:,}"
-        return f"calls near the quantile depend on each other {extent}, " + (
-            "so no upper bound is known: more calls or a quieter host would give one"
-            if math.isinf(bounds.high)
-            else "which widens the interval"
-        )
-
-
-def latency_bounds(
-    times: CallTimes, *, quantile: float, low_level: float, high_level: float, uses_cpu_time: bool
-) -> LatencyBounds:
-    """Bound the quantile of `times`, which are in the order of the calls; UsageError if there are none."""
-    wall = dependent_quantile_bounds(times.wall_ms, quantile, low_level=low_level, high_level=high_level)
-    cpu = None
-    if uses_cpu_time:
-        cpu = dependent_quantile_bounds(times.cpu_ms, quantile, low_level=low_level, high_level=high_level)
-    return LatencyBounds(wall, cpu, len(times))
-
-
+# CPU time of other threads per wall time. They go on while the calling thread waits for a CPU, so that its run delay
+# is not lost time.
+_MOST_OTHER_THREADS = 0.1
 # With 8 times the fewest calls that can pass, PASS may rest on about the 97th percentile instead of the slowest call,
 # so that a single interruption by the host does not decide.
 _SAMPLE_FACTOR = 8
@@ -288,6 +288,7 @@ def plan_interim_analyses(
 class TimedCalls:
     """The timed calls, perhaps none, and the bounds of the last analysis; `typical_ms` is a warm-up call's duration."""
 
+    judged: JudgedTime
     times: CallTimes
     bounds: LatencyBounds
     typical_ms: float
@@ -300,9 +301,14 @@ class TimedCalls:
         return len(self.times) >= self.schedule.fewest
 
     @property
+    def judged_ms(self) -> NDArray[np.float64]:
+        """The durations by the time that decides."""
+        return judged_durations(self.times, self.judged) if len(self.times) else np.zeros(0)
+
+    @property
     def median_ms(self) -> float:
-        """The median of the timed calls by wall time; a warm-up call's duration if there are none."""
-        return float(np.median(self.times.wall_ms)) if len(self.times) else self.typical_ms
+        """The median of the timed calls; a warm-up call's duration if there are none."""
+        return float(np.median(self.judged_ms)) if len(self.times) else self.typical_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +322,8 @@ class LatencyDesign:
     limit: float
     pass_error: float
     fail_error: float
-    uses_cpu_time: bool
+    judged: JudgedTime
+    must_be_undisturbed: bool = False
 
     def run(self, call: Call, *, clocks: Clocks, budget: TimeBudget) -> TimedCalls:
         """Time calls until an analysis decides, or until the last analysis that began in time.
@@ -324,32 +331,47 @@ class LatencyDesign:
         An analysis that the time budget cuts short uses the calls that were made.
         """
         with budget.timed():
-            typical_ns = warm_up(call, clock=clocks.wall)
+            typical_ns, other_threads = self._warm_up(call, clocks)
+        judged = self.judged
+        if judged.is_undisturbed and judged.may_use_threads and other_threads > _MOST_OTHER_THREADS:
+            judged = replace(judged, why_wall="other threads of this process compute during a call")
+            if self.must_be_undisturbed:
+                raise unavailable(judged.why_wall)
+        if not judged.is_undisturbed:
+            clocks = replace(clocks, run_delay=None)
         schedule = plan_interim_analyses(
             self.quantile, low_error=self.fail_error, high_error=self.pass_error, typical_ns=typical_ns
         )
-        times = CallTimes(np.zeros(0), np.zeros(0))
+        times = CallTimes(np.zeros(0))
         for analysis, wanted in enumerate(schedule.calls, start=1):  # noqa: B007
             before = len(times)
             with budget.timed() as deadline_ns:
                 more = time_calls(call, wanted - before, clocks=clocks, deadline_ns=deadline_ns, before=before)
             times = times.followed_by(more)
-            bounds = self._bounds(times, schedule, typical_ns / 1e6)
+            bounds = self._bounds(times, schedule, typical_ns / 1e6, judged)
             is_decided = bounds.verdict(self.limit) is not Verdict.INCONCLUSIVE
             if is_decided or len(times) < wanted or budget.used_ns > _PATIENCE_NS:
                 break
-        return TimedCalls(times, bounds, typical_ns / 1e6, schedule, analysis)
+        return TimedCalls(judged, times, bounds, typical_ns / 1e6, schedule, analysis)
 
-    def _bounds(self, times: CallTimes, schedule: InterimSchedule, typical_ms: float) -> LatencyBounds:
+    def _warm_up(self, call: Call, clocks: Clocks) -> tuple[float, float]:
+        """Return the typical duration of a call in nanoseconds, and the CPU time of other threads per wall time."""
+        wall, cpu, process = clocks.wall(), clocks.cpu(), clocks.process_cpu()
+        typical_ns = warm_up(call, clock=clocks.wall)
+        others = clocks.process_cpu() - process - (clocks.cpu() - cpu)
+        return typical_ns, others / max(clocks.wall() - wall, 1)
+
+    def _bounds(
+        self, times: CallTimes, schedule: InterimSchedule, typical_ms: float, judged: JudgedTime
+    ) -> LatencyBounds:
         low_level, high_level = schedule.low_level, schedule.high_level
         if not len(times):  # time was up before the first timed call
-            return LatencyBounds(
-                DependentBounds(Bounds(typical_ms, -math.inf, math.inf, low_level, high_level), 1), None, 0
-            )
+            unknown = DependentBounds(Bounds(typical_ms, -math.inf, math.inf, low_level, high_level), 1)
+            return LatencyBounds(unknown, unknown, 0, judged)
         return latency_bounds(
             times,
             quantile=self.quantile,
             low_level=low_level,
             high_level=high_level,
-            uses_cpu_time=self.uses_cpu_time,
+            judged=judged,
         )

@@ -25,21 +25,12 @@ from pytest_modelserve.evidence import (
     keep_samples,
 )
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
-from pytest_modelserve.performance.timing import (
-    Call,
-    Clock,
-    Clocks,
-    TimeBudget,
-    host_state,
-    no_garbage_collection,
-    warm_up,
-)
+from pytest_modelserve.performance.timing import Calls, Clock, Clocks, PairTimer, TimeBudget, host_state, plan_pairs
 from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 ComparedClock = Literal["wall", "cpu"]
-Calls = tuple[Call, Call]
 Pair = tuple[Predictor, Predictor]
 
 # Two sessions of one model differ by 1 to 3 % (measured with fresh sessions of small and medium models).
@@ -52,10 +43,6 @@ _SESSION_ANALYSES = 3
 _PAIRS_PER_SESSION = 20
 # No further analysis begins after this long.
 _PATIENCE_NS = 5_000_000_000
-# A block of calls fills 0.2 ms: long against a clock reading (0.1 µs), short against a burst of host load.
-_BLOCK_NS = 200_000
-# Calls of a pair above its quantile; with fewer, single calls decide.
-_CALLS_ABOVE = 5
 
 
 def measure_slowdown(
@@ -401,80 +388,6 @@ def interim_session_pairs(*, confidence: float, alpha: float) -> tuple[int, int,
     return to_pass, to_fail, 2 * to_fail
 
 
-@dataclass(frozen=True, slots=True)
-class PairTimer:
-    """Interleave the calls of two models so that changes in host load affect both equally.
-
-    `clock` is compared, `wall` tells when time is up. Without a `quantile`, a pair is a block of `repeats` calls of
-    each, and its ratio that of the durations. With one, `repeats` calls of each alternate, and the ratio is that of the
-    quantiles.
-    """
-
-    clock: Clock
-    wall: Clock
-    quantile: float | None = None
-    repeats: int = 1
-
-    def log_ratios(self, calls: Calls, n: int, *, rng: random.Random, deadline_ns: int | None = None) -> list[float]:
-        """Return `n` log-ratios of the first call's time to the second's; fewer where time is up between two calls.
-
-        An exception of a call gets a note of the number of the pair.
-        """
-        time_pair = self._time_blocks if self.quantile is None else self._time_quantiles
-        ratios: list[float] = []
-        with no_garbage_collection():
-            while len(ratios) < n:
-                try:
-                    ratio = time_pair(calls, rng, lambda: deadline_ns is not None and self.wall() >= deadline_ns)
-                except Exception as error:
-                    error.add_note(f"raised in pair {len(ratios) + 1} of {n}")
-                    raise
-                if ratio is None:
-                    break
-                ratios.append(ratio)
-        return ratios
-
-    def _time_blocks(self, calls: Calls, rng: random.Random, is_late: Callable[[], bool]) -> float | None:
-        durations = [0, 0]
-        for which in _shuffled(rng):
-            if is_late():
-                return None
-            durations[which] = _duration(calls[which], self.repeats, self.clock)
-        return math.log(durations[0] / durations[1])
-
-    def _time_quantiles(self, calls: Calls, rng: random.Random, is_late: Callable[[], bool]) -> float | None:
-        assert self.quantile is not None
-        durations = np.empty((2, self.repeats))
-        for repeat in range(self.repeats):
-            for which in _shuffled(rng):
-                if is_late():
-                    return None
-                durations[which, repeat] = _duration(calls[which], 1, self.clock)
-        first, second = np.quantile(durations, self.quantile, axis=1, method="inverted_cdf")
-        return math.log(first / second)
-
-
-def plan_pairs(calls: Calls, *, clock: Clock, wall: Clock, quantile: float | None) -> tuple[PairTimer, float]:
-    """Warm both calls up; return a timer whose pairs are long enough, and the ratio of the warm-up durations."""
-    typical = [warm_up(call, clock=wall) for call in calls]
-    if quantile is None:
-        repeats = max(1, round(_BLOCK_NS / max(typical)))
-    else:
-        repeats = math.ceil(_CALLS_ABOVE / min(quantile, 1 - quantile) - 1e-9)
-    return PairTimer(clock, wall, quantile, repeats), typical[0] / typical[1]
-
-
-def _shuffled(rng: random.Random) -> tuple[int, int]:
-    return (0, 1) if rng.random() < 0.5 else (1, 0)
-
-
-def _duration(call: Call, repeats: int, clock: Clock) -> int:
-    start = clock()
-    for _ in range(repeats):
-        call()
-    return max(clock() - start, 1)
-
-
 def can_be_rebuilt(predictor: Predictor) -> bool:
     """Return whether `rebuilt` makes another session of it: true for a model file in onnxruntime alone."""
     return predictor.artifact is not None and predictor.transport == "in-process"
@@ -490,11 +403,12 @@ def rebuilt(pair: Pair, *, rng: random.Random) -> Iterator[Pair]:
         built = list(pair)
         for which in rng.sample((0, 1), 2):
             if can_be_rebuilt(pair[which]):
-                built[which] = stack.enter_context(_another(pair[which]))
+                built[which] = stack.enter_context(another_session(pair[which]))
         yield built[0], built[1]
 
 
-def _another(predictor: Predictor) -> Predictor:
+def another_session(predictor: Predictor) -> Predictor:
+    """Return another session of a predictor that can be rebuilt, with its providers, threads and optimizations."""
     from pytest_modelserve.serving import OnnxPredictor
 
     assert isinstance(predictor, OnnxPredictor)

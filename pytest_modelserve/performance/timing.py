@@ -1,4 +1,4 @@
-"""Timed calls: two clocks around each, garbage collection off, warm-up excluded, one timed gate at a time on a host."""
+"""Timed calls: clocks around each, garbage collection off, warm-up excluded, one timed gate at a time on a host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import gc
 import getpass
 import math
 import os
+import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 Call = Callable[[], object]
 Clock = Callable[[], int]
+Calls = tuple[Call, Call]
 
 # The first calls allocate the runtime's arenas and fill caches; from about the fifth on they are like the rest.
 WARM_UP_CALLS = 10
@@ -26,30 +29,87 @@ WARM_UP_CALLS = 10
 _WARM_UP_NS = 2_000_000_000
 # Holders of the lock have time limits themselves, a minute by default; after this long the lock means nothing.
 _LOCK_TIMEOUT_S = 600.0
+# A block of calls fills 0.2 ms: long against a clock reading (0.1 µs), short against a burst of host load.
+_BLOCK_NS = 200_000
+# Calls of a pair above its quantile; with fewer, single calls decide.
+_CALLS_ABOVE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Nanosecond clocks: `wall` is elapsed time, `cpu` that of this thread, `process_cpu` that of all threads."""
+    """Nanosecond clocks: `wall` is elapsed time, `cpu` that of this thread, `process_cpu` that of all threads.
+
+    `run_delay` is the time for which this thread was ready to run and other threads had the CPU; None where it is not
+    known (`run_delay_clock`).
+    """
 
     wall: Clock = time.perf_counter_ns
     cpu: Clock = time.thread_time_ns
     process_cpu: Clock = time.process_time_ns
+    run_delay: Clock | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallTimes:
-    """The duration of each call in order, in milliseconds, shape (n,), by both clocks."""
+    """The duration of each call in order, in milliseconds, shape (n,).
+
+    `cpu_ms` is the thread's CPU time. With a run-delay clock `delay_ms` is known instead, and the other is None.
+    """
 
     wall_ms: NDArray[np.float64]
-    cpu_ms: NDArray[np.float64]
+    cpu_ms: NDArray[np.float64] | None = None
+    delay_ms: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return self.wall_ms.size
 
+    @property
+    def undisturbed_ms(self) -> NDArray[np.float64]:
+        """Wall time less run delay. A delay longer than the call fell between two calls, and is not subtracted."""
+        assert self.delay_ms is not None
+        return np.where(self.delay_ms < self.wall_ms, self.wall_ms - self.delay_ms, self.wall_ms)
+
+    @property
+    def disturbed(self) -> float:
+        """The proportion of the calls that waited for a CPU; NaN without calls."""
+        assert self.delay_ms is not None
+        return float(np.mean(self.delay_ms > 0)) if len(self) else math.nan
+
     def followed_by(self, later: CallTimes) -> CallTimes:
-        """Concatenate two sequences of calls."""
-        return CallTimes(np.concatenate([self.wall_ms, later.wall_ms]), np.concatenate([self.cpu_ms, later.cpu_ms]))
+        """Concatenate two sequences of calls, which are by the same clocks."""
+        return CallTimes(
+            np.concatenate([self.wall_ms, later.wall_ms]),
+            _joined(self.cpu_ms, later.cpu_ms),
+            _joined(self.delay_ms, later.delay_ms),
+        )
+
+
+def _joined(first: NDArray[np.float64] | None, later: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    return later if first is None or later is None else np.concatenate([first, later])
+
+
+@contextmanager
+def run_delay_clock(tasks: Path = Path("/proc/self/task")) -> Iterator[Clock | None]:
+    """Yield the clock of this thread's run delay, or None where the system does not report it.
+
+    Linux does, in nanoseconds and exact at every moment at which the thread runs (Documentation/scheduler/sched-stats).
+    A reading takes about 2 µs.
+    """
+    try:
+        descriptor = os.open(tasks / str(threading.get_native_id()) / "schedstat", os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+
+    def read() -> int:
+        return int(os.pread(descriptor, 64, 0).split()[1])
+
+    try:
+        # A kernel that does not count shows three zeros: no thread has ever run.
+        counts = os.pread(descriptor, 64, 0).split()
+        yield read if len(counts) == 3 and int(counts[0]) > 0 else None
+    finally:
+        os.close(descriptor)
 
 
 def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = None, before: int = 0) -> CallTimes:
@@ -59,12 +119,13 @@ def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = 
     """
     # Lists, whose append takes a third of the time of an assignment to an array.
     walls: list[int] = []
-    cpus: list[int] = []
-    add_wall, add_cpu = walls.append, cpus.append
-    wall_clock, cpu_clock = clocks.wall, clocks.cpu
+    seconds: list[int] = []
+    add_wall, add_second = walls.append, seconds.append
+    wall_clock, second_clock = clocks.wall, clocks.run_delay or clocks.cpu
     last = math.inf if deadline_ns is None else deadline_ns
-    # One reading of the CPU clock a call, as it takes half a microsecond: the time from call to call, 0.2 µs too long.
-    made, end, cpu_before = 0, wall_clock(), cpu_clock()
+    # One reading of the second clock a call: CPU time takes half a microsecond, run delay two. It covers the time from
+    # call to call, 0.3 µs more than the call.
+    made, end, before_call = 0, wall_clock(), second_clock()
     with no_garbage_collection():
         while made < n and end < last:
             start = wall_clock()
@@ -74,12 +135,13 @@ def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = 
                 error.add_note(f"raised by timed call {before + made + 1} of {before + n}")
                 raise
             end = wall_clock()
-            cpu_after = cpu_clock()
-            add_cpu(cpu_after - cpu_before)
-            cpu_before = cpu_after
+            after_call = second_clock()
+            add_second(after_call - before_call)
+            before_call = after_call
             add_wall(end - start)
             made += 1
-    return CallTimes(np.array(walls) / 1e6, np.array(cpus) / 1e6)
+    wall_ms, second_ms = np.array(walls) / 1e6, np.array(seconds) / 1e6
+    return CallTimes(wall_ms, second_ms) if clocks.run_delay is None else CallTimes(wall_ms, delay_ms=second_ms)
 
 
 def warm_up(call: Call, *, clock: Clock) -> float:
@@ -100,6 +162,80 @@ def warm_up(call: Call, *, clock: Clock) -> float:
             raise
         durations.append(clock() - start)
     return float(max(np.median(durations[len(durations) // 2 :]), 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class PairTimer:
+    """Interleave the calls of two models so that changes in host load affect both equally.
+
+    `clock` is compared, `wall` tells when time is up. Without a `quantile`, a pair is a block of `repeats` calls of
+    each, and its ratio that of the durations. With one, `repeats` calls of each alternate, and the ratio is that of the
+    quantiles.
+    """
+
+    clock: Clock
+    wall: Clock
+    quantile: float | None = None
+    repeats: int = 1
+
+    def log_ratios(self, calls: Calls, n: int, *, rng: random.Random, deadline_ns: int | None = None) -> list[float]:
+        """Return `n` log-ratios of the first call's time to the second's; fewer where time is up between two calls.
+
+        An exception of a call gets a note of the number of the pair.
+        """
+        time_pair = self._time_blocks if self.quantile is None else self._time_quantiles
+        ratios: list[float] = []
+        with no_garbage_collection():
+            while len(ratios) < n:
+                try:
+                    ratio = time_pair(calls, rng, lambda: deadline_ns is not None and self.wall() >= deadline_ns)
+                except Exception as error:
+                    error.add_note(f"raised in pair {len(ratios) + 1} of {n}")
+                    raise
+                if ratio is None:
+                    break
+                ratios.append(ratio)
+        return ratios
+
+    def _time_blocks(self, calls: Calls, rng: random.Random, is_late: Callable[[], bool]) -> float | None:
+        durations = [0, 0]
+        for which in _shuffled(rng):
+            if is_late():
+                return None
+            durations[which] = _duration(calls[which], self.repeats, self.clock)
+        return math.log(durations[0] / durations[1])
+
+    def _time_quantiles(self, calls: Calls, rng: random.Random, is_late: Callable[[], bool]) -> float | None:
+        assert self.quantile is not None
+        durations = np.empty((2, self.repeats))
+        for repeat in range(self.repeats):
+            for which in _shuffled(rng):
+                if is_late():
+                    return None
+                durations[which, repeat] = _duration(calls[which], 1, self.clock)
+        first, second = np.quantile(durations, self.quantile, axis=1, method="inverted_cdf")
+        return math.log(first / second)
+
+
+def plan_pairs(calls: Calls, *, clock: Clock, wall: Clock, quantile: float | None) -> tuple[PairTimer, float]:
+    """Warm both calls up; return a timer whose pairs are long enough, and the ratio of the warm-up durations."""
+    typical = [warm_up(call, clock=wall) for call in calls]
+    if quantile is None:
+        repeats = max(1, round(_BLOCK_NS / max(typical)))
+    else:
+        repeats = math.ceil(_CALLS_ABOVE / min(quantile, 1 - quantile) - 1e-9)
+    return PairTimer(clock, wall, quantile, repeats), typical[0] / typical[1]
+
+
+def _shuffled(rng: random.Random) -> tuple[int, int]:
+    return (0, 1) if rng.random() < 0.5 else (1, 0)
+
+
+def _duration(call: Call, repeats: int, clock: Clock) -> int:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return max(clock() - start, 1)
 
 
 @contextmanager

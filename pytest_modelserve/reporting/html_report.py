@@ -26,7 +26,7 @@ from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distrib
 from pytest_modelserve.reporting.terminal import format_variant, headline
 
 _MEDIAN = 0.5
-_DRAWN = ("log_ratios", "wall_ms", "cpu_ms")
+_DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
 _FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
 
 
@@ -39,14 +39,15 @@ class Sample:
     """Sorted values in the unit of the quantity, whose quantile `level` has the budget.
 
     `of` names the observations ("calls"), `that` completes "the share of calls that …" ("took at most this long").
-    `cpu` are the values by CPU time, or () if they were not measured.
+    `second` are the values by `second_clock`, or () if they were not measured.
     """
 
     of: str
     that: str
     level: float
     values: tuple[float, ...]
-    cpu: tuple[float, ...] = ()
+    second: tuple[float, ...] = ()
+    second_clock: str = "CPU time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,12 @@ def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -
         return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
     if "wall_ms" not in arrays:
         return None
-    return Sample(unit, "took at most this long", details["quantile"], arrays["wall_ms"], arrays["cpu_ms"])
+    level, wall = details["quantile"], arrays["wall_ms"]
+    if "undisturbed_ms" in arrays:
+        return Sample(
+            unit, "took at most this long undisturbed", level, arrays["undisturbed_ms"], wall, second_clock="wall time"
+        )
+    return Sample(unit, "took at most this long", level, wall, arrays.get("cpu_ms", ()))
 
 
 def _arrays(file: str, folder: Path | None) -> dict[str, tuple[float, ...]]:

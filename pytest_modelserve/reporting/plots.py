@@ -149,7 +149,8 @@ class Distribution:
     title: str
     description: str
     curve: str
-    cpu: str
+    second: str
+    second_clock: str
     interval: str
     value_at: int
     level_at: int
@@ -173,7 +174,8 @@ def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
         title=f"Share of {len(sample.values):,} {sample.of} that {sample.that}",
         description=_description(sample, quantity),
         curve=_path(_vertices(sample.values, sample.level, axis, heights)),
-        cpu=_path(_vertices(sample.cpu, sample.level, axis, heights)) if _is_in_view(axis, sample.cpu) else "",
+        second=_path(_vertices(sample.second, sample.level, axis, heights)) if _is_in_view(axis, sample.second) else "",
+        second_clock=sample.second_clock,
         interval="" if quantity.interval is None else _bar(axis, quantity.interval, level_at),
         value_at=axis.place(quantity.value),
         level_at=level_at,

@@ -6,7 +6,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count, repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,20 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 import pytest_modelserve as ms
+from pytest_modelserve.evidence.recorder import Recorder, recording
 from pytest_modelserve.performance import latency
-from pytest_modelserve.performance.latency import LatencyDesign, latency_bounds, plan_interim_analyses
-from pytest_modelserve.performance.timing import CallTimes, Clocks, TimeBudget
+from pytest_modelserve.performance.latency import LatencyDesign, plan_interim_analyses
+from pytest_modelserve.performance.latency_bounds import JudgedTime, choose_judged_time, latency_bounds
+from pytest_modelserve.performance.timing import CallTimes, Clock, Clocks, TimeBudget, run_delay_clock
 from tests.performance.simulated import FakeClock, Host, Served
 
 X = np.zeros((1, 1), np.float32)
 LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
 MS = 1e6
+UNDISTURBED = JudgedTime()
+WALL = JudgedTime("no schedstat")
+WALL_REQUESTED = JudgedTime("clock='wall'")
+GUARDED = JudgedTime("no schedstat", guarded_by_cpu=True)
 
 
 def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallTimes:
@@ -33,8 +41,10 @@ def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallT
     return CallTimes(wall * spread, cpu * spread)
 
 
-def simulated(monkeypatch: pytest.MonkeyPatch, **clocks: Any) -> None:
-    monkeypatch.setattr(latency, "Clocks", lambda: Clocks(**clocks))
+def simulated(monkeypatch: pytest.MonkeyPatch, *, run_delay: Clock | None = None, **clocks: Any) -> None:
+    """Replace the clocks; without `run_delay` this is a system that does not report it."""
+    monkeypatch.setattr(latency, "Clocks", lambda: Clocks(**{"process_cpu": lambda: 0, "cpu": lambda: 0, **clocks}))
+    monkeypatch.setattr(latency, "run_delay_clock", lambda: nullcontext(run_delay))
 
 
 @pytest.mark.parametrize(
@@ -46,37 +56,172 @@ def simulated(monkeypatch: pytest.MonkeyPatch, **clocks: Any) -> None:
         (4.0, 1.0, ms.Verdict.INCONCLUSIVE),  # the host was busy, the model was not slow
     ],
 )
-def test_pass_rests_on_wall_time_and_fail_on_both_clocks(wall: float, cpu: float, verdict: ms.Verdict) -> None:
-    assert latency_bounds(times(wall, cpu), **LEVELS, uses_cpu_time=True).verdict(2.0) is verdict
+def test_without_run_delay_pass_rests_on_wall_time_and_fail_on_both_clocks(
+    wall: float, cpu: float, verdict: ms.Verdict
+) -> None:
+    assert latency_bounds(times(wall, cpu), **LEVELS, judged=GUARDED).verdict(2.0) is verdict
 
 
 def test_busy_host_is_a_finding() -> None:
-    assert latency_bounds(times(4.0, 1.0), **LEVELS, uses_cpu_time=True).findings(2.0) == (
+    assert latency_bounds(times(4.0, 1.0), **LEVELS, judged=GUARDED).findings(2.0)[1:] == (
         "noisy host: the call is too slow by wall time (5.8 ms), but not by the thread's own CPU time (1.45 ms)",
     )
-    assert latency_bounds(times(4.0, 3.9), **LEVELS, uses_cpu_time=True).findings(2.0) == (
+    assert latency_bounds(times(4.0, 3.9), **LEVELS, judged=GUARDED).findings(2.0)[1:] == (
         "the thread's own CPU time exceeds the budget too: 5.66 ms",
     )
 
 
-def test_model_that_waits_is_judged_by_wall_time_and_a_finding_says_so() -> None:
-    bounds = latency_bounds(times(4.0, 0.0), **LEVELS, uses_cpu_time=False)
+def test_model_that_waits_is_judged_by_wall_time_alone_and_a_finding_says_so() -> None:
+    bounds = latency_bounds(times(4.0, 0.0), **LEVELS, judged=WALL)
     assert bounds.verdict(2.0) is ms.Verdict.FAIL
-    assert bounds.findings(2.0)[0].startswith("judged by wall time alone: ")
+    assert bounds.findings(2.0)[0] == "judged by wall time, which contains the load of the host: no schedstat"
+
+
+def disturbed(work: float, delay: float, n: int = 472, every: int = 10) -> CallTimes:
+    """Calls around `work` milliseconds, one in `every` of which waits `delay` milliseconds for a CPU."""
+    calm = times(work, work, n).wall_ms
+    waits = np.where(np.arange(n) % every == 0, delay, 0.0)
+    return CallTimes(calm + waits, delay_ms=waits)
+
+
+@pytest.mark.parametrize(
+    ("work", "delay", "verdict"),
+    [
+        (1.0, 0.0, ms.Verdict.PASS),
+        (1.0, 40.0, ms.Verdict.PASS),  # the host was busy, the model was not slow
+        (4.0, 0.0, ms.Verdict.FAIL),
+        (4.0, 40.0, ms.Verdict.FAIL),  # a slow model is found on a busy host, too
+    ],
+)
+def test_time_of_other_processes_decides_nothing(work: float, delay: float, verdict: ms.Verdict) -> None:
+    assert latency_bounds(disturbed(work, delay), **LEVELS, judged=UNDISTURBED).verdict(2.0) is verdict
+    assert latency_bounds(disturbed(1.0, 40.0), **LEVELS, judged=WALL_REQUESTED).verdict(2.0) is ms.Verdict.FAIL
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *, waits_ms: float = 0.0, calls_ms: float = 1.0) -> ms.Predictor:
+    """A model that works, and waits by itself; every fifth call another process takes the CPU for 4 ms."""
+    wall, cpu, delay, calls = FakeClock(), FakeClock(), FakeClock(), count()
+
+    def model(x: Any) -> Any:
+        taken = 4 * MS if next(calls) % 5 == 0 else 0
+        cpu.spend(calls_ms * MS)
+        delay.spend(taken)
+        wall.spend((calls_ms + waits_ms) * MS + taken)
+        return x
+
+    simulated(monkeypatch, wall=wall, cpu=cpu, process_cpu=cpu, run_delay=delay)
+    return ms.serve(model, name="interrupted")
+
+
+def test_busy_host_passes_and_evidence_has_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = ms.assert_latency(interrupted(monkeypatch), X, max_ms=2)
+    values = {quantity.name: quantity.value for quantity in evidence.quantities}
+    assert values == {"p95": 1.0, "median": 1.0, "wall p95": 5.0, "disturbed calls": pytest.approx(0.2, abs=0.01)}
+    assert evidence.method.name.startswith("order statistics of undisturbed time")
+    assert evidence.details["clock"] == "undisturbed"
+    assert evidence.findings == ("busy host: 20 % of the calls waited for a CPU, and by wall time p95 is 5 ms",)
+
+
+def test_samples_have_wall_time_and_undisturbed_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with recording(Recorder("t", "t", samples=tmp_path)):
+        evidence = ms.measure_latency(interrupted(monkeypatch), X, max_ms=2)
+    with np.load(next(tmp_path.glob("*.npz"))) as arrays:
+        assert {name: arrays[name].max() for name in arrays.files} == {"wall_ms": 5.0, "undisturbed_ms": 1.0}
+        assert arrays["wall_ms"].size == evidence.n
+
+
+def test_wall_time_is_judged_where_it_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = ms.measure_latency(interrupted(monkeypatch), X, max_ms=2, clock="wall")
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.quantities[0].value == 5.0
+    assert evidence.details["clock"] == "wall"
+    assert evidence.findings == ()
+
+
+def test_waiting_of_the_model_itself_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = ms.measure_latency(interrupted(monkeypatch, waits_ms=3.0, calls_ms=0.1), X, max_ms=2)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.quantities[0].value == pytest.approx(3.1)
+
+
+def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(0)
+    simulated(monkeypatch, wall=host, cpu=host)
+    evidence = ms.measure_latency(Served(host, 100_000), X, max_ms=1000)
+    assert evidence.details["clock"] == "wall"
+    assert evidence.findings[0].startswith(
+        "judged by wall time, which contains the load of the host: this system does not report the run delay"
+    )
+    with pytest.raises(ms.UsageError, match=r"clock='undisturbed' is not available, as this system does not report"):
+        ms.measure_latency(Served(host, 100_000), X, max_ms=1000, clock="undisturbed")
+
+
+def test_session_of_several_threads_is_judged_by_wall_time(small_model: ms.Artifact) -> None:
+    """Its other threads go on while the calling thread waits for a CPU."""
+    with ms.serve(small_model, threads=2) as served:
+        judged = choose_judged_time(served, "auto", is_reported=True)
+        assert (judged.clock, judged.why_wall) == ("wall", "the session has 2 threads")
+        with pytest.raises(ms.UsageError, match="as the session has 2 threads: pass clock='wall' or clock='auto'"):
+            choose_judged_time(served, "undisturbed", is_reported=True)
+
+
+def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, process = FakeClock(), FakeClock()
+
+    def model(x: Any) -> Any:
+        wall.spend(1 * MS)
+        process.spend(3 * MS)  # three threads, of which the calling one waits
+        return x
+
+    simulated(monkeypatch, wall=wall, process_cpu=process, run_delay=lambda: 0)
+    evidence = ms.measure_latency(ms.serve(model), X, max_ms=5)
+    assert evidence.findings[0].endswith(": other threads of this process compute during a call")
+    with pytest.raises(ms.UsageError, match="as other threads of this process compute during a call"):
+        ms.measure_latency(ms.serve(model), X, max_ms=5, clock="undisturbed")
+
+
+def test_real_run_delay_is_left_out(small_model: ms.Artifact) -> None:
+    with run_delay_clock() as clock:
+        if clock is None:
+            pytest.skip("this system does not report run delays")
+    with ms.serve(small_model) as served:
+        evidence = ms.measure_latency(served, np.zeros((4, 64), np.float32), max_ms=1000, clock="undisturbed")
+    values = {quantity.name: quantity.value for quantity in evidence.quantities}
+    assert values["p95"] <= values["wall p95"]
+    assert 0 <= values["disturbed calls"] <= 1
+
+
+def test_several_batches_are_called_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the calls has the large batch, whose time is that of its rows: the p95 is one of them."""
+    clock = FakeClock()
+
+    def model(x: Any) -> Any:
+        clock.spend(MS * len(x))
+        return x
+
+    simulated(monkeypatch, wall=clock, cpu=clock)
+    small, large = np.zeros((1, 2), np.float32), np.zeros((5, 3), np.float32)
+    evidence = ms.measure_latency(ms.serve(model), [small, small, small, large], max_ms=6, quantile=0.95)
+    assert evidence.quantities[0].value == 5.0
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.details["block"] == 1
+    found = [(batch["shapes"][""], batch["median_ms"]) for batch in evidence.details["batches"]]
+    assert found == [([1, 2], 1.0)] * 3 + [([5, 3], 5.0)]
+    assert sum(batch["calls"] for batch in evidence.details["batches"]) == evidence.n
 
 
 def test_bursts_count_as_one_call_each() -> None:
     """A tenth of the calls is slow, in bursts of 20: the p95 is that of a burst, and 944 calls are few of those."""
     rng = np.random.default_rng(1)
     durations = np.where(np.repeat(rng.random(48) < 0.1, 20)[:944], 4.0, 1.0) * rng.uniform(0.9, 1.1, 944)
-    bounds = latency_bounds(CallTimes(durations, durations), **LEVELS, uses_cpu_time=True)
-    assert bounds.wall.block != 1
+    bounds = latency_bounds(CallTimes(durations, durations), **LEVELS, judged=GUARDED)
+    assert bounds.high.block != 1
     assert bounds.verdict(2.0) is ms.Verdict.INCONCLUSIVE
     assert bounds.findings(2.0)[-1].startswith("calls near the quantile depend on each other ")
 
 
 def test_drift_is_inconclusive() -> None:
-    bounds = latency_bounds(times(1.0, 1.0, sort=True), **LEVELS, uses_cpu_time=True)
+    bounds = latency_bounds(times(1.0, 1.0, sort=True), **LEVELS, judged=WALL_REQUESTED)
     assert bounds.verdict(20.0) is ms.Verdict.INCONCLUSIVE
     assert bounds.interval.high == math.inf
     assert bounds.findings(20.0) == (
@@ -200,7 +345,7 @@ def test_interim_analyses_keep_both_error_rates(
     Both rates are 5 %, so that 60 runs show them: more than 10 errors of a kind have a probability of 1 in 3,000.
     """
     rng = np.random.default_rng(7)
-    design = LatencyDesign(0.95, p95, pass_error=0.05, fail_error=0.05, uses_cpu_time=False)
+    design = LatencyDesign(0.95, p95, pass_error=0.05, fail_error=0.05, judged=WALL)
     verdicts: Counter[ms.Verdict] = Counter()
     most = 0
     for _ in range(60):
@@ -277,6 +422,7 @@ def test_host_state_is_in_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_ms": float("nan")}, "max_ms"),
         ({"max_ms": 1, "quantile": 1.0}, "quantile must be between 0 and 1"),
         ({"max_ms": 1, "confidence": 95}, "confidence"),
+        ({"max_ms": 1, "clock": "cpu"}, "unknown clock 'cpu'"),
         ({"max_ms": 1, "time_limit_s": 0}, "time_limit_s must be a positive number of seconds"),
     ],
 )
@@ -288,3 +434,16 @@ def test_invalid_budget_is_refused(budget: dict[str, Any], message: str) -> None
 def test_input_without_rows_is_refused() -> None:
     with pytest.raises(ms.InputError, match=r"input 'a' is empty \(shape \(0, 3\)\)"):
         ms.measure_latency(ms.serve(lambda x: x), {"a": np.zeros((0, 3))}, max_ms=1)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "inputs hold no batch"),
+        ([[1.0, 2.0]], "batch 0 of the inputs must be an array or a mapping from names to arrays; got list"),
+        ([X, X[:0]], r"the input is empty \(shape \(0, 1\)\)"),
+    ],
+)
+def test_invalid_batches_are_refused(batches: Any, message: str) -> None:
+    with pytest.raises(ms.InputError, match=message):
+        ms.measure_latency(ms.serve(lambda x: x), batches, max_ms=1)

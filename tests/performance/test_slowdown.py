@@ -13,8 +13,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import slowdown
-from pytest_modelserve.performance.slowdown import PairTimer, plan_pairs
-from pytest_modelserve.performance.timing import Clocks
+from pytest_modelserve.performance.timing import Clocks, PairTimer, plan_pairs
 from tests.performance.simulated import FakeClock, Host, Served
 
 X = np.zeros((1, 1), np.float32)
@@ -67,7 +66,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
 @pytest.fixture
 def rebuilding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
     """As `judged`, for models whose sessions can be built again and differ by `session_spread`."""
-    monkeypatch.setattr(slowdown, "_another", lambda predictor: predictor.again())
+    monkeypatch.setattr(slowdown, "another_session", lambda predictor: predictor.again())
 
     def judge(
         true_slowdown: float, max_ratio: float, seed: int = 0, session_spread: float = 0.015, **options: Any
@@ -154,7 +153,7 @@ def test_failure_that_rebuilt_sessions_do_not_show_is_inconclusive(
     def as_fast_as_the_reference(predictor: Served) -> Served:
         return Served(predictor.host, 200_000, name=predictor.subject.name)
 
-    monkeypatch.setattr(slowdown, "_another", as_fast_as_the_reference)
+    monkeypatch.setattr(slowdown, "another_session", as_fast_as_the_reference)
     evidence = rebuilding(1.5, 1.10, session_spread=0.0)
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.findings[0].startswith("not confirmed: × 1.")
@@ -278,12 +277,12 @@ def test_invalid_argument_is_refused(options: dict[str, Any], message: str) -> N
         ms.measure_slowdown(model, model, **{"inputs": X, "max_ratio": 1.1, **options})
 
 
-def test_real_clock_sees_twice_the_work() -> None:
+def test_real_clock_sees_four_times_the_work() -> None:
     def work(times: int) -> Callable[[Any], Any]:
         return lambda _: np.linalg.matrix_power(M, 2**times)
 
     M = np.eye(100)
-    once, twice = ms.serve(work(2), name="once"), ms.serve(work(4), name="twice")
+    light, heavy = ms.serve(work(2), name="light"), ms.serve(work(8), name="heavy")
     with pytest.raises(ms.GateFailure, match="slowdown: the candidate is slower than its budget allows"):
-        ms.assert_not_slower(twice, once, X, max_ratio=1.2)
-    assert ms.assert_not_slower(once, twice, X, max_ratio=1.2).quantities[0].value < 0.9
+        ms.assert_not_slower(heavy, light, X, max_ratio=1.2)
+    assert ms.assert_not_slower(light, heavy, X, max_ratio=1.2).quantities[0].value < 0.9

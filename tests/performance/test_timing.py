@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pytest_modelserve.performance import timing
-from pytest_modelserve.performance.timing import Clocks, TimeBudget, host_lock, host_state, time_calls, warm_up
+from pytest_modelserve.performance.timing import (
+    CallTimes,
+    Clocks,
+    TimeBudget,
+    host_lock,
+    host_state,
+    run_delay_clock,
+    time_calls,
+    warm_up,
+)
 from tests.performance.simulated import FakeClock
 
 
@@ -17,7 +28,71 @@ def test_calls_are_timed_by_both_clocks() -> None:
     clock = FakeClock()
     found = time_calls(clock.call(1e6), 3, clocks=Clocks(wall=clock, cpu=lambda: 0))
     assert found.wall_ms.tolist() == [1.0, 1.0, 1.0]
+    assert found.cpu_ms is not None
     assert found.cpu_ms.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_run_delay_is_subtracted_from_wall_time() -> None:
+    wall, delay = FakeClock(), FakeClock()
+    delays = iter([0, 4e6, 0])
+
+    def call() -> None:
+        interrupted = next(delays)
+        delay.spend(interrupted)
+        wall.spend(1e6 + interrupted)
+
+    found = time_calls(call, 3, clocks=Clocks(wall=wall, cpu=lambda: 0, run_delay=delay))
+    assert found.wall_ms.tolist() == [1.0, 5.0, 1.0]
+    assert found.undisturbed_ms.tolist() == [1.0, 1.0, 1.0]
+    assert found.disturbed == pytest.approx(1 / 3)
+
+
+def test_delay_between_two_calls_is_not_subtracted() -> None:
+    times = CallTimes(np.array([1.0, 1.0]), delay_ms=np.array([4.0, 0.25]))
+    assert times.undisturbed_ms.tolist() == [1.0, 0.75]
+
+
+def test_parts_of_a_run_are_joined_by_every_clock() -> None:
+    first, later = CallTimes(np.ones(2), delay_ms=np.zeros(2)), CallTimes(np.ones(1), delay_ms=np.ones(1))
+    joined = CallTimes(np.zeros(0)).followed_by(first).followed_by(later)
+    assert joined.cpu_ms is None
+    assert joined.delay_ms is not None
+    assert joined.delay_ms.tolist() == [0, 0, 1]
+
+
+def thread_folder(root: Path, text: str) -> Path:
+    path = root / str(threading.get_native_id()) / "schedstat"
+    path.parent.mkdir()
+    path.write_text(text)
+    return path
+
+
+def test_run_delay_is_the_second_figure_of_schedstat(tmp_path: Path) -> None:
+    path = thread_folder(tmp_path, "36070318 105240634 25\n")
+    with run_delay_clock(tmp_path) as clock:
+        assert clock is not None
+        assert clock() == 105_240_634
+        path.write_text("36070318 205240634 26\n")
+        assert clock() == 205_240_634
+
+
+def test_system_that_does_not_count_has_no_run_delay(tmp_path: Path) -> None:
+    with run_delay_clock(tmp_path) as missing:
+        assert missing is None
+    thread_folder(tmp_path, "0 0 0\n")
+    with run_delay_clock(tmp_path) as uncounted:
+        assert uncounted is None
+
+
+def test_kernel_counts_what_other_processes_take() -> None:
+    """Run delay and CPU time never exceed wall time together, and the run delay never falls."""
+    with run_delay_clock() as clock:
+        if clock is None:
+            pytest.skip("this system does not report run delays")
+        before, wall, cpu = clock(), time.perf_counter_ns(), time.thread_time_ns()
+        sum(range(300_000))
+        after = clock()
+        assert 0 <= after - before <= time.perf_counter_ns() - wall - (time.thread_time_ns() - cpu) + 1_000_000
 
 
 def test_no_call_begins_after_the_deadline() -> None:

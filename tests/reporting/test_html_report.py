@@ -91,7 +91,7 @@ def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_s
         "Share of 3,000 calls that took at most this long",
         *(text for text in texts.values() if text and "The budget is ≤ 4.00 ms." in text),
     ]
-    assert {path.get("class") for path in svg.iter("path")} == {"axis", "level", "limit", "cpu", "curve", "bar"}
+    assert {path.get("class") for path in svg.iter("path")} == {"axis", "level", "limit", "second", "curve", "bar"}
     limit = next(path for path in svg.iter("path") if path.get("class") == "limit")
     allowed = next(rect for rect in svg.iter("rect"))
     end = int(allowed.get("x") or 0) + int(allowed.get("width") or 0)
@@ -174,6 +174,21 @@ def test_latency_is_read_from_beside_the_document_by_both_clocks(record_of: Make
     details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 1, 2], cpu_ms=[2, 1, 1])}
     sample = found(evidence(record_of, details), tmp_path)
     assert sample == Sample("calls", "took at most this long", 0.95, (1.0, 2.0, 3.0), (1.0, 1.0, 2.0))
+
+
+def test_undisturbed_time_is_drawn_before_wall_time(record_of: Maker, tmp_path: Path) -> None:
+    details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 9, 2], undisturbed_ms=[3, 1, 2])}
+    sample = found(evidence(record_of, details), tmp_path)
+    assert sample == Sample(
+        "calls", "took at most this long undisturbed", 0.95, (1.0, 2.0, 3.0), (2.0, 3.0, 9.0), "wall time"
+    )
+
+
+def test_latency_by_wall_time_alone_has_no_second_line(record_of: Maker, tmp_path: Path) -> None:
+    details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 1, 2])}
+    assert found(evidence(record_of, details), tmp_path) == Sample(
+        "calls", "took at most this long", 0.95, (1.0, 2.0, 3.0)
+    )
 
 
 def test_log_ratios_become_ratios(record_of: Maker, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def quantity(value: float = 2.0, low: float = 1.5, high: float = 2.5, limit: flo
     return Quantity("p95", value, "ms", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
 
 
-def sample(values: tuple[float, ...], *, level: float = 0.5, cpu: tuple[float, ...] = ()) -> Sample:
-    return Sample("calls", "took at most this long", level, tuple(sorted(values)), cpu)
+def sample(values: tuple[float, ...], *, level: float = 0.5, second: tuple[float, ...] = ()) -> Sample:
+    return Sample("calls", "took at most this long", level, tuple(sorted(values)), second)
 
 
 def test_small_sample_is_drawn_value_by_value() -> None:
@@ -179,11 +179,11 @@ def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap() -> No
         assert min(right - left for left, right in pairwise(places)) >= 24
 
 
-def test_cpu_time_is_drawn_unless_it_lies_elsewhere() -> None:
+def test_second_clock_is_drawn_unless_it_lies_elsewhere() -> None:
     values = (1.0, 2.0, 3.0)
-    assert draw_distribution(sample(values, cpu=(1.1, 1.9, 2.9)), quantity()).cpu.startswith("M")
-    assert draw_distribution(sample(values, cpu=(0.1, 0.1, 0.1)), quantity()).cpu == ""
-    assert draw_distribution(sample(values), quantity()).cpu == ""
+    assert draw_distribution(sample(values, second=(1.1, 1.9, 2.9)), quantity()).second.startswith("M")
+    assert draw_distribution(sample(values, second=(0.1, 0.1, 0.1)), quantity()).second == ""
+    assert draw_distribution(sample(values), quantity()).second == ""
 
 
 def test_distribution_is_described_in_words() -> None:

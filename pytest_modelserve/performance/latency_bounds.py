@@ -1,0 +1,151 @@
+"""The time by which a latency is judged, and bounds of its quantile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence import Budget, Interval, Verdict
+from pytest_modelserve.performance.timing import CallTimes
+from pytest_modelserve.serving import Predictor
+from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
+
+LatencyClock = Literal["auto", "undisturbed", "wall"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTime:
+    """The time that decides: undisturbed time if `why_wall` is empty, else wall time.
+
+    With `guarded_by_cpu` a FAIL by wall time needs CPU time beyond the budget as well. Undisturbed time lies between
+    the two: where it is not reported, PASS rests on the larger and FAIL on the smaller.
+    """
+
+    why_wall: str = ""
+    guarded_by_cpu: bool = False
+    may_use_threads: bool = False
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether undisturbed time decides."""
+        return not self.why_wall
+
+    @property
+    def clock(self) -> str:
+        """The name of the clock, as the parameter of the gate has it."""
+        return "undisturbed" if self.is_undisturbed else "wall"
+
+
+_REQUESTED = "clock='wall'"
+_NOT_REPORTED = "this system does not report the run delay of a thread (/proc/self/task/TID/schedstat)"
+
+
+def choose_judged_time(predictor: Predictor, clock: LatencyClock, *, is_reported: bool) -> JudgedTime:
+    """Return the time by which `predictor` is judged; UsageError for undisturbed time that is not available.
+
+    A callable or a torch module may use threads, which `LatencyDesign.run` finds out.
+    """
+    if clock == "wall":
+        return JudgedTime(_REQUESTED)
+    threads = getattr(predictor, "threads", 1)
+    if predictor.transport not in ("in-process", "torch", "callable"):
+        why_wall = "the model runs in another process"
+    elif threads != 1:
+        why_wall = f"the session has {threads} threads"
+    else:
+        why_wall = "" if is_reported else _NOT_REPORTED
+    if why_wall and clock == "undisturbed":
+        raise unavailable(why_wall)
+    return JudgedTime(
+        why_wall,
+        guarded_by_cpu=predictor.transport in ("in-process", "torch"),
+        may_use_threads=predictor.transport != "in-process",
+    )
+
+
+def unavailable(why_wall: str) -> UsageError:
+    """Return the error for undisturbed time that cannot be measured."""
+    return UsageError(f"clock='undisturbed' is not available, as {why_wall}: pass clock='wall' or clock='auto'")
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyBounds:
+    """Bounds of the quantile: PASS rests on the high end of `high`, FAIL on the low end of both.
+
+    The two are the same unless CPU time guards wall time.
+    """
+
+    low: DependentBounds
+    high: DependentBounds
+    calls: int
+    judged: JudgedTime
+
+    @property
+    def estimate(self) -> float:
+        """The quantile by the judged time."""
+        return self.high.bounds.estimate
+
+    @property
+    def interval(self) -> Interval:
+        """From the lower of the two low ends to the high end."""
+        low, high = self.low.bounds, self.high.bounds
+        return Interval(min(low.low, high.low), high.high, high.low_level, high.high_level)
+
+    def verdict(self, limit: float) -> Verdict:
+        """Compare the interval with a budget of at most `limit`."""
+        return Budget("at_most", limit).verdict(self.estimate, self.interval)
+
+    def findings(self, limit: float) -> tuple[str, ...]:
+        """Say why wall time decides, where its two clocks disagree about `limit`, and where calls are dependent."""
+        return tuple(filter(None, (self._wall_finding(), self._clock_finding(limit), self._dependence_finding())))
+
+    def _wall_finding(self) -> str:
+        if self.judged.why_wall in ("", _REQUESTED):
+            return ""
+        return f"judged by wall time, which contains the load of the host: {self.judged.why_wall}"
+
+    def _clock_finding(self, limit: float) -> str:
+        if self.low is self.high or self.high.bounds.low <= limit:
+            return ""
+        wall, cpu = self.estimate, self.low.bounds.estimate
+        if self.low.bounds.low > limit:
+            return f"the thread's own CPU time exceeds the budget too: {cpu:.3g} ms"
+        return (
+            f"noisy host: the call is too slow by wall time ({wall:.3g} ms), "
+            f"but not by the thread's own CPU time ({cpu:.3g} ms)"
+        )
+
+    def _dependence_finding(self) -> str:
+        bounds, block = self.high.bounds, self.high.block
+        if block == 1:
+            return ""
+        extent = "throughout (the host's speed drifts)" if block == 0 else f"over some {block} of the {self.calls:,}"
+        return f"calls near the quantile depend on each other {extent}, " + (
+            "so no upper bound is known: more calls or a quieter host would give one"
+            if math.isinf(bounds.high)
+            else "which widens the interval"
+        )
+
+
+def latency_bounds(
+    times: CallTimes, *, quantile: float, low_level: float, high_level: float, judged: JudgedTime
+) -> LatencyBounds:
+    """Bound the quantile of `times`, which are in the order of the calls; UsageError if there are none."""
+
+    def bounds(durations: NDArray[np.float64]) -> DependentBounds:
+        return dependent_quantile_bounds(durations, quantile, low_level=low_level, high_level=high_level)
+
+    low = high = bounds(judged_durations(times, judged))
+    if not judged.is_undisturbed and judged.guarded_by_cpu and times.cpu_ms is not None:
+        low = bounds(times.cpu_ms)
+    return LatencyBounds(low, high, len(times), judged)
+
+
+def judged_durations(times: CallTimes, judged: JudgedTime) -> NDArray[np.float64]:
+    """Return the durations of the calls by the time that decides, in milliseconds."""
+    return times.undisturbed_ms if judged.is_undisturbed else times.wall_ms
