@@ -2,7 +2,8 @@
 
 from pytest_modelserve.performance.cold_start import measure_cold_start
 from pytest_modelserve.performance.latency import measure_latency
-from pytest_modelserve.performance.memory import measure_memory, measure_memory_growth
+from pytest_modelserve.performance.memory import measure_memory
+from pytest_modelserve.performance.memory_growth import measure_memory_growth
 from pytest_modelserve.performance.size import measure_size
 from pytest_modelserve.performance.slowdown import measure_slowdown
 

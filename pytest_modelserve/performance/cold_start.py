@@ -72,14 +72,14 @@ def measure_cold_start(
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     began = time.perf_counter()
-    artifact, job, feed = fresh_job(artifact, inputs, providers=providers, threads=threads, calls=1)
+    artifact, job, feeds = fresh_job(artifact, [inputs], providers=providers, threads=threads, calls=1)
     alpha_each = alpha / sum(limit is not None for limit in budgets.values())
 
     def medians(starts: Sequence[FreshStart]) -> tuple[Quantity, ...]:
         return median_starts(starts, max_cpu_ms=max_cpu_ms, max_ms=max_ms, confidence=confidence, alpha=alpha_each)
 
     starts = start_until_decided(
-        lambda: start_in_fresh_process(job, feed, time_limit_s=time_limit_s),
+        lambda: start_in_fresh_process(job, feeds, time_limit_s=time_limit_s),
         lambda starts: _worst(medians(starts)),
         confidence=confidence,
         alpha=alpha_each,

@@ -40,9 +40,14 @@ Start = Callable[[], FreshStart]
 
 
 def fresh_job(
-    model: Artifact | str | os.PathLike[str], inputs: Inputs, *, providers: Sequence[str], threads: int, calls: int
-) -> tuple[Artifact, FreshJob, Feed]:
-    """Return the artifact, the job of a fresh process, and the inputs by name, after one prediction in this process.
+    model: Artifact | str | os.PathLike[str],
+    batches: Sequence[Inputs],
+    *,
+    providers: Sequence[str],
+    threads: int,
+    calls: int,
+) -> tuple[Artifact, FreshJob, list[Feed]]:
+    """Return the artifact, the job of a fresh process, and each batch by name, after one prediction in this process.
 
     UsageError for anything but an artifact or a path, and for a model with inputs that are not tensors; InputError for
     inputs that do not fit.
@@ -52,10 +57,12 @@ def fresh_job(
             f"artifact must be an Artifact or the path of an ONNX file, got {type(model).__name__}: only a file can be "
             "served in a fresh process"
         )
-    check_not_empty(inputs)
+    for batch in batches:
+        check_not_empty(batch)
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
     with serve(artifact, providers=providers, threads=threads) as predictor:
-        predictor.predict(inputs)
+        for batch in batches:
+            predictor.predict(batch)
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
         raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")
@@ -66,11 +73,11 @@ def fresh_job(
         threads=threads,
         calls=calls,
     )
-    return artifact, job, _by_name(inputs, artifact.signature)
+    return artifact, job, [_by_name(batch, artifact.signature) for batch in batches]
 
 
-def start_in_fresh_process(job: FreshJob, inputs: Feed, *, time_limit_s: float) -> FreshStart:
-    """Start `job` with `inputs` in a new interpreter, holding the host lock.
+def start_in_fresh_process(job: FreshJob, feeds: list[Feed], *, time_limit_s: float) -> FreshStart:
+    """Start `job` with the batches `feeds` in a new interpreter, holding the host lock.
 
     A forked child would begin with this process's memory. ModelServeError for a process that fails, with the end of its
     output, and for one that is killed because it takes longer than the limit.
@@ -78,7 +85,7 @@ def start_in_fresh_process(job: FreshJob, inputs: Feed, *, time_limit_s: float) 
     with tempfile.TemporaryDirectory(prefix="modelserve-") as folder, host_lock():
         job_file, inputs_file, result = (Path(folder, name) for name in ("job", "inputs", "result.json"))
         job_file.write_bytes(pickle.dumps(job))
-        inputs_file.write_bytes(pickle.dumps(inputs, protocol=5))  # from 5 on arrays are read without a second copy
+        inputs_file.write_bytes(pickle.dumps(feeds, protocol=5))  # from 5 on arrays are read without a second copy
         # -W outranks PYTHONWARNINGS, which may make errors of what an import warns of.
         command = [sys.executable, "-W", "ignore", "-c", _CHILD, str(job_file), str(inputs_file), str(result)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

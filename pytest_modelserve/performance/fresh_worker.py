@@ -56,10 +56,10 @@ class FreshStart:
         return self.peak_bytes - self.baseline_bytes
 
 
-def measure_start(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]]) -> FreshStart:
-    """Open the session and call it `job.calls` times, the first time timed.
+def measure_start(job: FreshJob, batches: Callable[[], Sequence[Mapping[str, NDArray[Any]]]]) -> FreshStart:
+    """Open the session and call it `job.calls` times with each batch, the first time timed.
 
-    `inputs` returns the arrays by name; it is called after the baseline was read, so that they are measured.
+    `batches` returns arrays by name; it is called after the baseline was read, so that they are measured.
     """
     from pytest_modelserve._onnx.sessions import open_session
     from pytest_modelserve.serving.onnx_predictor import session_runner
@@ -67,14 +67,14 @@ def measure_start(job: FreshJob, inputs: Callable[[], Mapping[str, NDArray[Any]]
     names = [spec.name for spec in job.signature.outputs]
     reset_peak()  # a small model would be hidden by the peak of the imports
     baseline = resident_bytes()
-    feed = dict(inputs())
+    feeds = [dict(batch) for batch in batches()]
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
     session = open_session(Path(job.model), providers=job.providers, threads=job.threads)
     opened_cpu, opened = time.process_time_ns(), time.perf_counter_ns()
     run = session_runner(session, job.signature)
-    run(names, feed)
+    run(names, feeds[0])
     called_cpu, called = time.process_time_ns(), time.perf_counter_ns()
-    for _ in range(job.calls - 1):
+    for feed in [feeds[0]] * (job.calls - 1) + [feed for feed in feeds[1:] for _ in range(job.calls)]:
         run(names, feed)
     return FreshStart(
         session_ms=(opened - wall) / 1e6,

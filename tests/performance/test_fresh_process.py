@@ -23,7 +23,7 @@ START = FreshStart(5.0, 4.0, 1.0, 1.0, 100 << 20, 110 << 20)
 
 
 def job(model: Any, **options: Any) -> Any:
-    return fresh_job(model, X, **{"providers": ("CPUExecutionProvider",), "threads": 1, "calls": 2, **options})[1:]
+    return fresh_job(model, [X], **{"providers": ("CPUExecutionProvider",), "threads": 1, "calls": 2, **options})[1:]
 
 
 def test_fresh_process_is_measured_from_its_imports_on_and_inherits_no_memory(small_model: ms.Artifact) -> None:
@@ -38,17 +38,27 @@ def test_fresh_process_is_measured_from_its_imports_on_and_inherits_no_memory(sm
 def test_inputs_count_and_are_held_once(small_model: ms.Artifact) -> None:
     served, _ = job(small_model)
     small, large = (
-        start_in_fresh_process(served, {"x": np.ones((rows, 64), np.float32)}, time_limit_s=60).added_bytes
+        start_in_fresh_process(served, [{"x": np.ones((rows, 64), np.float32)}], time_limit_s=60).added_bytes
         for rows in (1, 1 << 17)  # 32 MiB
     )
     held = (large - small) / (32 << 20)
     assert 2 < held < 6  # the input, the answer, and what lies between them
 
 
+def test_largest_of_several_batches_decides_the_peak(small_model: ms.Artifact) -> None:
+    served, _ = job(small_model)
+    small, large = np.ones((1, 64), np.float32), np.ones((1 << 16, 64), np.float32)  # 16 MiB
+    alone, both = (
+        start_in_fresh_process(served, [{"x": batch} for batch in batches], time_limit_s=60).added_bytes
+        for batches in ([small], [small, large])
+    )
+    assert both - alone > 32 << 20  # the input and the output
+
+
 def test_process_that_fails_tells_the_end_of_its_log(small_model: ms.Artifact) -> None:
     served, _ = job(small_model)
     with pytest.raises(ms.ModelServeError, match=r"a fresh process that serves .*small.onnx failed") as error:
-        start_in_fresh_process(served, {"x": np.ones((4, 63), np.float32)}, time_limit_s=60)
+        start_in_fresh_process(served, [{"x": np.ones((4, 63), np.float32)}], time_limit_s=60)
     assert "Got invalid dimensions for input: x" in str(error.value)
 
 
@@ -106,6 +116,6 @@ def test_only_a_file_can_be_served_in_a_fresh_process() -> None:
 
 def test_inputs_are_checked_before_anything_starts(small_model: ms.Artifact) -> None:
     with pytest.raises(ms.InputError, match="float64 where the model takes float32"):
-        fresh_job(small_model, X.astype(np.float64), providers=("CPUExecutionProvider",), threads=1, calls=1)
+        fresh_job(small_model, [X.astype(np.float64)], providers=("CPUExecutionProvider",), threads=1, calls=1)
     with pytest.raises(ms.InputError, match="is empty"):
-        fresh_job(small_model, X[:0], providers=("CPUExecutionProvider",), threads=1, calls=1)
+        fresh_job(small_model, [X[:0]], providers=("CPUExecutionProvider",), threads=1, calls=1)

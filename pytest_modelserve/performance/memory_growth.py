@@ -1,0 +1,268 @@
+"""Leak gate: growth of resident memory per call, or per reload of the session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence import (
+    Budget,
+    Evidence,
+    Interval,
+    Method,
+    Quantity,
+    Verdict,
+    check_error_rates,
+    keep_samples,
+    levels_for,
+)
+from pytest_modelserve.performance.batches import InputSource, InputStream
+from pytest_modelserve.performance.fresh_worker import resident_bytes
+from pytest_modelserve.performance.slowdown import another_session, can_be_rebuilt
+from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
+from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving.inputs import check_positive
+from pytest_modelserve.stats import mean_bounds
+
+ReadBytes = Callable[[], int]
+
+# Segments of equally many calls between readings: their growths give the interval of the mean.
+_SEGMENTS = 20
+# Proportion of the calls before the first reading: arenas, caches and Python's own pools fill.
+_WARM_UP_PROPORTION = 0.25
+# glibc's heap grows in steps of 128 KiB (M_TOP_PAD) and a page: a leak is invisible until it fills one.
+_STEP_BYTES = 132 * 1024
+# There are enough calls for a leak as large as the budget to fill this many steps, two for each segment.
+_STEPS_AT_BUDGET = 40
+_FEWEST_CALLS = 400
+
+
+def measure_memory_growth(
+    predictor: Predictor,
+    inputs: InputStream,
+    *,
+    max_kib_per_call: float,
+    vary: bool = True,
+    reload: bool = False,
+    seed: int = 0,
+    time_limit_s: float = 60.0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+) -> Evidence:
+    """Measure how much resident memory of this process grows per call, against `max_kib_per_call` KiB.
+
+    A model may keep something for every new input, so the inputs change from call to call within their shapes:
+    floating-point numbers come up to 1 % closer to zero, and rows change their order. Integers, booleans and text keep
+    their values, which may be ids. A finding says where nothing could change. With `reload=True` each call opens the
+    model anew, predicts and closes it, which shows what a session leaves behind.
+
+    A quarter of the calls warms up. The rest is divided into 20 segments, and the mean growth over the segments gets
+    the interval of `stats.mean_bounds`: a single jump, by another thread for example, widens it and does not decide. A
+    heap grows in steps and hides what does not fill one yet, so the high end allows for one step (132 KiB) over all
+    calls. A leak as large as the budget fills 40 steps: 5,280 calls for a budget of 1 KiB.
+
+    The growths of segments are assumed to be independent and identically distributed. Memory that oscillates around a
+    level makes the interval too wide, never too narrow. Only this process is measured: no endpoint and no GPU.
+
+    Args:
+        predictor: The served model.
+        inputs: One batch, shape (rows, ...) for each input; a list of batches of different shapes, which are called in
+            turn; or a callable without parameters, or any other iterable, that makes the inputs of each call and whose
+            inputs are not varied.
+        max_kib_per_call: The largest growth allowed, in KiB per call.
+        vary: Change the inputs from call to call; False repeats them as they are.
+        reload: Serve the model anew for each call. It must be a model file in onnxruntime.
+        seed: Seed of the variation.
+        time_limit_s: The time after which no call begins, in seconds. Segments that are then missing make the verdict
+            INCONCLUSIVE.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
+
+    Returns:
+        Evidence with the growth per call, the total growth and resident memory, in bytes.
+
+    Raises:
+        UsageError: `max_kib_per_call` or `time_limit_s` is not positive, `vary` or `reload` is not a bool, or `reload`
+            is given for a predictor that cannot be served anew.
+        InputError: The inputs hold no batch, a batch holds no row, or an iterable ends before the calls do.
+        ModelServeError: This host has no /proc.
+        Exception: What the model raises, with a note of the number of the call.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: x + 1)
+        >>> ms.measure_memory_growth(model, np.zeros((1, 4), np.float32), max_kib_per_call=1000).n
+        400
+    """
+    check_positive("max_kib_per_call", max_kib_per_call, "KiB")
+    check_positive("time_limit_s", time_limit_s, "seconds")
+    check_error_rates(confidence=confidence, alpha=alpha)
+    _check_flags(vary=vary, reload=reload)
+    if reload and not can_be_rebuilt(predictor):
+        raise UsageError(
+            f"reload=True needs a model file in onnxruntime, as ms.serve(path) gives; {predictor.subject} cannot be "
+            "served anew"
+        )
+    began = time.perf_counter()
+    source = InputSource(inputs, vary=vary, seed=seed)
+    budget = Budget("at_most", max_kib_per_call * 1024)
+    readings = read_memory(
+        _varied_call(predictor, source, reload=reload),
+        calls_needed(budget.limit, batches=len(source.batches)),
+        read=resident_bytes,
+        wall=Clocks().wall,
+        time_limit_s=time_limit_s,
+    )
+    value, interval = growth_per_call(readings, budget, confidence=confidence, alpha=alpha)
+    quantity = Quantity("growth per reload" if reload else "growth per call", value, "bytes", interval, budget)
+    assert quantity.verdict is not None
+    return Evidence(
+        gate="memory growth" + (" on reload" if reload else ""),
+        subject=predictor.subject,
+        quantities=(
+            quantity,
+            Quantity("total growth", float(readings.bytes[-1] - readings.bytes[0]), "bytes"),
+            Quantity("resident", float(readings.bytes[-1]), "bytes"),
+        ),
+        n=readings.calls,
+        n_unit="reloads" if reload else "calls",
+        method=Method(
+            f"mean growth over {len(readings.bytes) - 1} segments, Student's t or Hall's transformation, "
+            f"{source.method}",
+            "Student (1908); Hall (1992), Journal of the Royal Statistical Society B 54, 221–228",
+            "growths of segments are independent and identically distributed",
+        ),
+        summary=_GROWTH_SUMMARIES[quantity.verdict].format(unit="reload" if reload else "call"),
+        confidence=confidence,
+        alpha=alpha,
+        findings=tuple(filter(None, (source.finding(), _time_limit_finding(readings, time_limit_s)))),
+        advice="" if quantity.verdict is Verdict.PASS else _GROWTH_ADVICE[reload],
+        details={
+            "resident_bytes": [int(reading) for reading in readings.bytes],
+            "calls_per_segment": readings.segment,
+            "inputs": source.method,
+            "seed": seed,
+            "host": host_state(),
+            **keep_samples(resident_bytes=readings.bytes),
+        },
+        duration_s=time.perf_counter() - began,
+    )
+
+
+def _check_flags(**flags: object) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise UsageError(f"{name} must be True or False; got {flag!r}")
+
+
+def _varied_call(predictor: Predictor, source: InputSource, *, reload: bool) -> Call:
+    """Return a call with the next inputs of `source`, by the served session or by another one each time."""
+
+    def call() -> None:
+        inputs = source()
+        try:
+            if reload:
+                with another_session(predictor) as fresh:
+                    fresh.predict(inputs)
+            else:
+                predictor.predict(inputs)
+        except Exception as error:
+            if source.is_varied:
+                error.add_note("raised with varied inputs: vary=False repeats them as they are")
+            raise
+
+    return call
+
+
+def _time_limit_finding(readings: Readings, time_limit_s: float) -> str:
+    if readings.in_time:
+        return ""
+    return f"time_limit_s={time_limit_s:g} allowed {readings.calls:,} calls after the warm-up"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Resident memory at the ends of segments of `segment` calls, shape (segments + 1,)."""
+
+    bytes: NDArray[np.float64]
+    segment: int
+
+    @property
+    def calls(self) -> int:
+        """The number of calls between the first reading and the last."""
+        return (self.bytes.size - 1) * self.segment
+
+    @property
+    def in_time(self) -> bool:
+        """Whether all segments were measured."""
+        return self.bytes.size == _SEGMENTS + 1
+
+
+def calls_needed(limit_bytes: float, *, batches: int = 1) -> int:
+    """Return how many calls show a leak of `limit_bytes` each as 40 steps of the heap: at least 400, whole segments.
+
+    Each segment has as many calls of each of several batches.
+    """
+    calls = max(_FEWEST_CALLS, _STEPS_AT_BUDGET * _STEP_BYTES / limit_bytes)
+    multiple = _SEGMENTS * max(batches, 1)
+    return multiple * int(np.ceil(calls / multiple - 1e-9))
+
+
+def read_memory(call: Call, calls: int, *, read: ReadBytes, wall: Clock, time_limit_s: float) -> Readings:
+    """Read memory over `calls` calls after the warm-up; fewer segments where time is up.
+
+    An exception of `call` gets a note of the number of the call.
+    """
+    deadline = wall() + round(time_limit_s * 1e9)
+    warm_up, segment, made = round(_WARM_UP_PROPORTION * calls), calls // _SEGMENTS, 0
+
+    def called(n: int) -> bool:
+        nonlocal made
+        for _ in range(n):
+            if wall() >= deadline:
+                return False
+            try:
+                call()
+            except Exception as error:
+                error.add_note(f"raised by call {made + 1} of {warm_up + calls}")
+                raise
+            made += 1
+        return True
+
+    readings = [read()]
+    if called(warm_up):
+        readings = [read()]
+        while len(readings) <= _SEGMENTS and called(segment):
+            readings.append(read())
+    return Readings(np.array(readings, dtype=np.float64), segment)
+
+
+def growth_per_call(readings: Readings, budget: Budget, *, confidence: float, alpha: float) -> tuple[float, Interval]:
+    """Return the mean growth in bytes per call, and its interval: unbounded where a segment is missing."""
+    low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
+    if not readings.in_time:
+        value = float(readings.bytes[-1] - readings.bytes[0]) / max(readings.calls, 1)
+        return value, Interval(-np.inf, np.inf, low_level, high_level)
+    growths = np.diff(readings.bytes) / readings.segment
+    bounds = mean_bounds(growths, low_level=low_level, high_level=high_level)
+    hidden = _STEP_BYTES / readings.calls
+    return bounds.estimate, Interval(bounds.low, bounds.high + hidden, low_level, high_level)
+
+
+_GROWTH_SUMMARIES = {
+    Verdict.PASS: "memory does not grow beyond its budget",
+    Verdict.FAIL: "memory grows with every {unit}",
+    Verdict.INCONCLUSIVE: "the readings do not decide whether memory grows beyond its budget",
+}
+_GROWTH_ADVICE = {
+    False: "look for references that keep inputs or outputs alive (caches, lists, callbacks), or measure in a process "
+    "where nothing else allocates",
+    True: "keep one session for the life of the process, try another version of onnxruntime, or measure in a process "
+    "where nothing else allocates",
+}
