@@ -38,6 +38,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/output_parity.py
 	$(BIN)/python benchmarks/latency_gates.py --trials 300
 	$(BIN)/python -m benchmarks.latency_peers
+	$(BIN)/python -m benchmarks.leak_gate
 	$(BIN)/python benchmarks/dependent_quantiles.py
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python -m benchmarks.onnx_inputs

@@ -29,21 +29,24 @@ import numpy as np
 import pytest_modelserve as ms
 from benchmarks.latency_gates import X, stack
 from benchmarks.loadgen_peer import HARNESSES, Cost, Peer, bare_loop, nothing
-from pytest_modelserve.performance.timing import Clocks, time_calls
+from pytest_modelserve.performance.timing import Clocks, run_delay_clock, time_calls
 from pytest_modelserve.progress import progress
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-GOAL_INSIDE_NS, GOAL_OUTSIDE_NS = 200, 1_000
+# Reading the run delay takes 2 µs outside the timed window.
+GOAL_INSIDE_NS, GOAL_OUTSIDE_NS = 200, 3_000
 OURS = "pytest-modelserve"
 ROUNDS_OF_OVERHEAD = 9
 NO_BUDGET_MS = 1e6
 
 
 def our_cost(calls: int) -> Cost:
-    clocks = Clocks()
-    began = clocks.wall()
-    times = time_calls(nothing, calls, clocks=clocks)
-    ended = clocks.wall()
+    """Of a gate that judges undisturbed time, where the system reports it."""
+    with run_delay_clock() as run_delay:
+        clocks = Clocks(run_delay=run_delay)
+        began = clocks.wall()
+        times = time_calls(nothing, calls, clocks=clocks)
+        ended = clocks.wall()
     return Cost(1e6 * float(np.median(times.wall_ms)), (ended - began) / calls)
 
 
