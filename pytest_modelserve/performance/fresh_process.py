@@ -6,8 +6,6 @@ import json
 import math
 import os
 import pickle
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pytest_modelserve._processes import call_in_child, format_log
 from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Verdict
@@ -32,8 +31,7 @@ MEDIAN_OF_STARTS = Method(
     "processes are independent and identically distributed",
 )
 _ANALYSES = 2
-_CHILD = "import sys; from pytest_modelserve.performance.fresh_worker import main; main(*sys.argv[1:])"
-_LOG_LINES = 12
+_CHILD = "pytest_modelserve.performance.fresh_worker:run"
 
 Feed = dict[str, NDArray[Any]]
 Start = Callable[[], FreshStart]
@@ -83,30 +81,19 @@ def start_in_fresh_process(job: FreshJob, feeds: list[Feed], *, time_limit_s: fl
     output, and for one that is killed because it takes longer than the limit.
     """
     with tempfile.TemporaryDirectory(prefix="modelserve-") as folder, host_lock():
-        job_file, inputs_file, result = (Path(folder, name) for name in ("job", "inputs", "result.json"))
-        job_file.write_bytes(pickle.dumps(job))
-        inputs_file.write_bytes(pickle.dumps(feeds, protocol=5))  # from 5 on arrays are read without a second copy
-        # -W outranks PYTHONWARNINGS, which may make errors of what an import warns of.
-        command = [sys.executable, "-W", "ignore", "-c", _CHILD, str(job_file), str(inputs_file), str(result)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                timeout=time_limit_s,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ModelServeError(
-                f"a fresh process that serves {job.model} took longer than {time_limit_s:g} s and was killed: "
-                "raise time_limit_s, or find out what blocks it"
-            ) from None
-        if done.returncode:
-            raise ModelServeError(f"a fresh process that serves {job.model} failed{_describe_failure(done)}")
-        return FreshStart(**json.loads(result.read_text(encoding="utf-8")))
+        # A file, as inputs that are sent would be part of the baseline; from protocol 5 on arrays are read without a
+        # second copy.
+        inputs_file = Path(folder, "inputs")
+        inputs_file.write_bytes(pickle.dumps(feeds, protocol=5))
+        result = call_in_child(_CHILD, pickle.dumps((job, str(inputs_file))), timeout_s=time_limit_s)
+    if isinstance(result, bytes):
+        return FreshStart(**json.loads(result))
+    if result.timed_out:
+        raise ModelServeError(
+            f"a fresh process that serves {job.model} took longer than {time_limit_s:g} s and was killed: "
+            "raise time_limit_s, or find out what blocks it"
+        )
+    raise ModelServeError(f"a fresh process that serves {job.model} failed, {result}{format_log(result.log_tail)}")
 
 
 def start_until_decided(
@@ -142,9 +129,3 @@ def median_interval(values: Sequence[float], *, confidence: float, alpha: float)
 
 def _by_name(inputs: Inputs, signature: Signature) -> Feed:
     return dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
-
-
-def _describe_failure(done: subprocess.CompletedProcess[bytes]) -> str:
-    lines = done.stdout.decode("utf-8", errors="replace").strip().splitlines()[-_LOG_LINES:]
-    status = f" (exit status {done.returncode})" if done.returncode > 0 else f" (signal {-done.returncode})"
-    return status + ("; it printed nothing" if not lines else ":\n" + "\n".join(f"  {line}" for line in lines))

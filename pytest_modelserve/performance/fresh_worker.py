@@ -1,4 +1,4 @@
-"""Main program of a fresh process that serves a model: `main(job_file, inputs_file, result_file)`.
+"""What a fresh process runs that serves a model: `run`.
 
 It holds what a server would hold: the interpreter, numpy, onnxruntime, one session and the inputs. It imports nothing
 else of this package, as that would be measured too.
@@ -40,7 +40,8 @@ class FreshJob:
 class FreshStart:
     """Measurements of one start: wall time, CPU time of the whole process, and memory.
 
-    `baseline_bytes` is resident memory after the imports, `peak_bytes` its maximum from then on to the last call.
+    `run_delay_ms` is the part of wall time for which the main thread was ready to run and did not; None where it is not
+    known. `baseline_bytes` is resident memory after the imports, `peak_bytes` its maximum until the last call.
     """
 
     session_ms: float
@@ -49,6 +50,7 @@ class FreshStart:
     first_call_cpu_ms: float
     baseline_bytes: int
     peak_bytes: int
+    run_delay_ms: float | None = None
 
     @property
     def added_bytes(self) -> int:
@@ -61,19 +63,25 @@ def measure_start(job: FreshJob, batches: Callable[[], Sequence[Mapping[str, NDA
 
     `batches` returns arrays by name; it is called after the baseline was read, so that they are measured.
     """
-    from pytest_modelserve._onnx.sessions import open_session
+    from pytest_modelserve._onnx.sessions import CPU, open_session
+    from pytest_modelserve.performance.timing import run_delay_clock
     from pytest_modelserve.serving.onnx_predictor import session_runner
 
     names = [spec.name for spec in job.signature.outputs]
     reset_peak()  # a small model would be hidden by the peak of the imports
     baseline = resident_bytes()
     feeds = [dict(batch) for batch in batches()]
-    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-    session = open_session(Path(job.model), providers=job.providers, threads=job.threads)
-    opened_cpu, opened = time.process_time_ns(), time.perf_counter_ns()
-    run = session_runner(session, job.signature)
-    run(names, feeds[0])
-    called_cpu, called = time.process_time_ns(), time.perf_counter_ns()
+    with run_delay_clock() as run_delay:
+        waited = run_delay() if run_delay else 0
+        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+        session = open_session(Path(job.model), providers=job.providers, threads=job.threads)
+        opened_cpu, opened = time.process_time_ns(), time.perf_counter_ns()
+        run = session_runner(session, job.signature)
+        run(names, feeds[0])
+        called_cpu, called = time.process_time_ns(), time.perf_counter_ns()
+        # Threads that compute beside the main one go on while it waits for a CPU, so that its delay is not lost time.
+        runs_alone = job.threads == 1 and tuple(job.providers) == (CPU,)
+        run_delay_ms = (run_delay() - waited) / 1e6 if run_delay and runs_alone else None
     for feed in [feeds[0]] * (job.calls - 1) + [feed for feed in feeds[1:] for _ in range(job.calls)]:
         run(names, feed)
     return FreshStart(
@@ -83,18 +91,19 @@ def measure_start(job: FreshJob, batches: Callable[[], Sequence[Mapping[str, NDA
         first_call_cpu_ms=(called_cpu - opened_cpu) / 1e6,
         baseline_bytes=baseline,
         peak_bytes=peak_bytes(),
+        run_delay_ms=run_delay_ms,
     )
 
 
-def main(job_file: str, inputs_file: str, result_file: str) -> None:
-    """Read the job and the inputs, which the parent pickled, and write the measurements as JSON."""
-    start = measure_start(_unpickled(job_file), lambda: _unpickled(inputs_file))
-    Path(result_file).write_text(json.dumps(asdict(start)), encoding="utf-8")
+def run(payload: bytes) -> bytes:
+    """Return the measurements of a start as JSON, for a pickled job and the file of its pickled batches."""
+    job, inputs_file = pickle.loads(payload)
 
+    def batches() -> Any:
+        with open(inputs_file, "rb") as file:
+            return pickle.load(file)
 
-def _unpickled(path: str) -> Any:
-    with open(path, "rb") as file:
-        return pickle.load(file)
+    return json.dumps(asdict(measure_start(job, batches))).encode()
 
 
 def resident_bytes(status: Path = STATUS) -> int:

@@ -48,7 +48,7 @@ _NOT_REPORTED = "this system does not report the run delay of a thread (/proc/se
 def choose_judged_time(predictor: Predictor, clock: LatencyClock, *, is_reported: bool) -> JudgedTime:
     """Return the time by which `predictor` is judged; UsageError for undisturbed time that is not available.
 
-    A callable or a torch module may use threads, which `LatencyDesign.run` finds out.
+    Anything but a session on the CPU may use threads of its own, which `LatencyDesign.run` finds out.
     """
     if clock == "wall":
         return JudgedTime(_REQUESTED)
@@ -64,7 +64,7 @@ def choose_judged_time(predictor: Predictor, clock: LatencyClock, *, is_reported
     return JudgedTime(
         why_wall,
         guarded_by_cpu=predictor.transport in ("in-process", "torch"),
-        may_use_threads=predictor.transport != "in-process",
+        may_use_threads=getattr(predictor, "providers", ()) != ("CPUExecutionProvider",),
     )
 
 

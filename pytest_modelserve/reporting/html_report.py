@@ -92,8 +92,13 @@ def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample
     cpu = _ascending(map(sum, zip(details["session CPU"], details["first call CPU"], strict=True)))
     if quantity.name == "start CPU":
         return Sample(unit, "answered within this CPU time", _MEDIAN, cpu)
-    wall = _ascending(map(sum, zip(details["session"], details["first call"], strict=True)))
-    return Sample(unit, "answered within this time", _MEDIAN, wall, cpu)
+    wall = list(map(sum, zip(details["session"], details["first call"], strict=True)))
+    if "run delay" in details:
+        undisturbed = _ascending(time - delay for time, delay in zip(wall, details["run delay"], strict=True))
+        return Sample(
+            unit, "answered within this time undisturbed", _MEDIAN, undisturbed, _ascending(wall), "wall time"
+        )
+    return Sample(unit, "answered within this time", _MEDIAN, _ascending(wall), cpu)
 
 
 def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -> Sample | None:

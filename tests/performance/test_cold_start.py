@@ -16,16 +16,18 @@ X = np.ones((4, 64), np.float32)
 RATES: dict[str, Any] = {"confidence": 0.95, "alpha": 0.001}
 
 
-def start(wall: float, cpu: float) -> FreshStart:
-    return FreshStart(wall * 0.8, cpu * 0.8, wall * 0.2, cpu * 0.2, 0, 1)
+def start(wall: float, cpu: float, run_delay: float | None = None) -> FreshStart:
+    return FreshStart(wall * 0.8, cpu * 0.8, wall * 0.2, cpu * 0.2, 0, 1, run_delay)
 
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Fresh processes that take so many milliseconds of wall and CPU time."""
 
-    def given(wall: float, cpu: float) -> None:
-        monkeypatch.setattr(cold_start, "start_in_fresh_process", lambda job, inputs, time_limit_s: start(wall, cpu))
+    def given(wall: float, cpu: float, run_delay: float | None = None) -> None:
+        monkeypatch.setattr(
+            cold_start, "start_in_fresh_process", lambda job, inputs, time_limit_s: start(wall, cpu, run_delay)
+        )
 
     return given
 
@@ -47,6 +49,24 @@ def test_verdicts_by_two_clocks(
     starts(wall, cpu)
     evidence = ms.measure_cold_start(small_model, X, **budgets)
     assert (evidence.verdict, evidence.n) == (verdict, n)
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "run_delay", "verdict"),
+    [
+        (20, 8, 12, ms.Verdict.PASS),  # the host was busy
+        (20, 8, 2, ms.Verdict.FAIL),  # the start waited for a disk by itself
+        (50, 20, 30, ms.Verdict.FAIL),
+    ],
+)
+def test_time_of_other_processes_does_not_count(
+    starts: Any, small_model: ms.Artifact, wall: float, cpu: float, run_delay: float, verdict: ms.Verdict
+) -> None:
+    starts(wall, cpu, run_delay)
+    evidence = ms.measure_cold_start(small_model, X, max_ms=10)
+    assert evidence.verdict is verdict
+    values = {quantity.name: quantity.value for quantity in evidence.quantities}
+    assert (values["start"], values["wall start"]) == pytest.approx((wall - run_delay, wall))
 
 
 def test_session_and_first_call_have_their_own_figures(starts: Any, small_model: ms.Artifact) -> None:

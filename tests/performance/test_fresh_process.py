@@ -57,7 +57,9 @@ def test_largest_of_several_batches_decides_the_peak(small_model: ms.Artifact) -
 
 def test_process_that_fails_tells_the_end_of_its_log(small_model: ms.Artifact) -> None:
     served, _ = job(small_model)
-    with pytest.raises(ms.ModelServeError, match=r"a fresh process that serves .*small.onnx failed") as error:
+    with pytest.raises(
+        ms.ModelServeError, match=r"a fresh process that serves .*small.onnx failed, exited with status 1"
+    ) as error:
         start_in_fresh_process(served, [{"x": np.ones((4, 63), np.float32)}], time_limit_s=60)
     assert "Got invalid dimensions for input: x" in str(error.value)
 

@@ -202,6 +202,10 @@ def test_starts_are_told_by_the_clock_of_their_budget(record_of: Maker) -> None:
     details = {"session": [3, 4], "first call": [1, 1], "session CPU": [2, 3], "first call CPU": [1, 0.5]}
     wall = found(evidence(record_of, details, name="start"))
     assert wall == Sample("calls", "answered within this time", 0.5, (4.0, 5.0), (3.0, 3.5))
+    disturbed = found(evidence(record_of, {**details, "run delay": [1.0, 0.5]}, name="start"))
+    assert disturbed == Sample(
+        "calls", "answered within this time undisturbed", 0.5, (3.0, 4.5), (4.0, 5.0), "wall time"
+    )
     cpu = found(evidence(record_of, details, name="start CPU"))
     assert cpu == Sample("calls", "answered within this CPU time", 0.5, (3.0, 3.5))
 
