@@ -79,4 +79,3 @@ def test_disk_that_fills_is_told_with_the_folder_and_leaves_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(caught.value).startswith(f"the cache folder {store.root} cannot be written: ")
     assert not list(store.root.rglob("*.onnx*"))
-    assert export(wide(), ROWS, store=store, name="wide").path.exists()

@@ -41,7 +41,8 @@ class OfABatch(nn.Module):
 
     def forward(self, batch):
         hidden = (self.embed(batch["ids"]) * batch["mask"][..., None]).sum(1)
-        return Result(self.last(hidden), (hidden, {"twice": hidden * 2}))
+        logits = self.last(hidden)
+        return Result(logits, (hidden, {"label": logits.argmax(1)}))
 
 
 class ByPlace(nn.Module):
@@ -49,22 +50,13 @@ class ByPlace(nn.Module):
         return a * 2 + b + sum(more) if scale is None else a * scale
 
 
-class WithState(nn.Module):
-    """One step of a cell, and its state."""
+class Nested(nn.Module):
+    """One step of a cell and its state, two sides with equal keys, and any keyword."""
 
-    def forward(self, x, state):
+    def forward(self, x, state, left, right, **more):
         hidden, cell = state
-        return torch.tanh(x + hidden), (hidden * 2, cell + 1)
-
-
-class TwoSides(nn.Module):
-    def forward(self, left, right):
-        return {"left": {"y": left["x"] + 1}, "right": {"y": right["x"] * 2}}
-
-
-class Open(nn.Module):
-    def forward(self, x, **more):
-        return x + more["shift"]
+        sides = {"left": {"y": left["x"] + 1}, "right": {"y": right["x"] * 2}}
+        return torch.tanh(x + hidden), (hidden * 2, cell + more["shift"]), sides
 
 
 CASES = {
@@ -73,7 +65,7 @@ CASES = {
         {"batch": {"ids": IDS, "mask": MASK}},
         ("batch", "time"),
         "ids: int64[batch, time], mask: bool[batch, time] -> "
-        "logits: float32[batch, 2], states_0: float32[batch, 6], twice: float32[batch, 6]",
+        "logits: float32[batch, 2], states_0: float32[batch, 6], label: int64[batch]",
         {"ids": RNG.integers(1, 9, (3, 8)), "mask": RNG.random((3, 8)) > 0.4},
     ),
     "positional": (
@@ -84,28 +76,21 @@ CASES = {
         "output: float32[batch, 6]",
         {name: floats(3, 6) for name in ("a", "b", "more_0", "more_1")},
     ),
-    "sequences": (
-        WithState,
-        {"x": floats(2, 4), "state": (floats(2, 4), floats(2, 4))},
+    "sequences, equal keys and any keyword": (
+        Nested,
+        {
+            **{"x": floats(2, 4), "state": (floats(2, 4), floats(2, 4)), "shift": floats(2, 4)},
+            **{"left": {"x": floats(2, 6)}, "right": {"x": floats(2, 6)}},
+        },
         ("batch",),
-        "x: float32[batch, 4], state_0: float32[batch, 4], state_1: float32[batch, 4] -> "
-        "output_0: float32[batch, 4], output_1_0: float32[batch, 4], output_1_1: float32[batch, 4]",
-        {name: floats(3, 4) for name in ("x", "state_0", "state_1")},
-    ),
-    "one key twice": (
-        TwoSides,
-        {"left": {"x": floats(2, 6)}, "right": {"x": floats(2, 6)}},
-        ("batch",),
-        "left.x: float32[batch, 6], right.x: float32[batch, 6] -> "
-        "left.y: float32[batch, 6], right.y: float32[batch, 6]",
-        {"left.x": floats(3, 6), "right.x": floats(3, 6)},
-    ),
-    "any keyword": (
-        Open,
-        {"x": floats(2, 6), "shift": floats(2, 6)},
-        ("batch",),
-        "x: float32[batch, 6], shift: float32[batch, 6] -> output: float32[batch, 6]",
-        {"x": floats(3, 6), "shift": floats(3, 6)},
+        "x: float32[batch, 4], state_0: float32[batch, 4], state_1: float32[batch, 4], left.x: float32[batch, 6], "
+        "right.x: float32[batch, 6], shift: float32[batch, 4] -> output_0: float32[batch, 4], "
+        "output_1_0: float32[batch, 4], output_1_1: float32[batch, 4], output_2.left.y: float32[batch, 6], "
+        "output_2.right.y: float32[batch, 6]",
+        {
+            **{name: floats(3, 4) for name in ("x", "state_0", "state_1", "shift")},
+            **{"left.x": floats(3, 6), "right.x": floats(3, 6)},
+        },
     ),
 }
 

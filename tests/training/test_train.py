@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import json
-import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -355,55 +352,6 @@ def test_missing_torch_names_the_extra(store, monkeypatch):
     with pytest.raises(MissingDependencyError) as caught:
         train(source(), store=store)
     assert str(caught.value) == "training needs torch, which is not installed: pip install 'pytest-modelserve[torch]'"
-
-
-SCRIPT = """
-import json, os, sys
-from pathlib import Path
-import numpy as np
-import torch
-from torch import nn
-from pytest_modelserve.artifacts import Store
-from pytest_modelserve.training import ModelSource, train
-
-def build():
-    return nn.Linear(64, 64)
-
-def fit(module, data, progress):
-    with open(os.environ["RUNS"], "a") as runs:
-        runs.write("run\\n")
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
-    x = torch.from_numpy(data["x"])
-    for _ in progress(range(20), "steps"):
-        optimizer.zero_grad()
-        (module(x) - torch.randn(len(x), 64)).square().mean().backward()
-        optimizer.step()
-
-torch.set_num_threads(int(sys.argv[2]))
-x = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
-source = ModelSource(name="race", build=build, fit=fit, data={"x": x}, example_inputs=x[:2])
-print(json.dumps(train(source, store=Store(Path(sys.argv[1]))).sha256))
-"""
-
-
-def test_processes_that_train_at_once_train_once_and_another_store_gets_the_same_bits(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    runs = tmp_path / "runs.txt"
-
-    def start(cache, threads):
-        return subprocess.Popen(
-            [sys.executable, tmp_path / "script.py", tmp_path / cache, threads],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "RUNS": str(runs)},
-        )
-
-    processes = [start("shared", "1"), start("shared", "2"), start("own", "2")]
-    answers = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], answers
-    assert len({json.loads(out) for out, _ in answers}) == 1
-    assert runs.read_text().splitlines() == ["run", "run"]  # one for each store
-    assert [err for _, err in answers] == [b"", b"", b""]  # no bar where there is no terminal
 
 
 class Scaled(nn.Module):
