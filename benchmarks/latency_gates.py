@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100, help="gates of each kind (default: 100)")
     parser.add_argument("--starts", type=int, default=20, help="fresh processes (default: 20)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of a round of the overhead (default: 20000)")
-    parser.add_argument("--busy", type=int, nargs="?", const=1, default=0, help="busy loops beside it (default: 0)")
+    parser.add_argument("--busy", type=int, nargs="?", const=1, default=0, help="busy loops beside (default: 0)")
     parts = ("equal", "slower", "budget", "overhead", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default: all)")
     given = parser.parse_args()

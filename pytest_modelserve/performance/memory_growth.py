@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,10 @@ _STEP_BYTES = 132 * 1024
 # There are enough calls for a leak as large as the budget to fill this many steps, two for each segment.
 _STEPS_AT_BUDGET = 40
 _FEWEST_CALLS = 400
+# No further call is made once memory has grown by this much, or by half of what was available: a gate must not take the
+# memory of the host. A leak as large as a budget of 10 KiB adds 5 MiB in all.
+_MOST_GROWTH = 2 << 30
+_FEWEST_SEGMENTS = 5
 
 
 def measure_memory_growth(
@@ -66,8 +72,10 @@ def measure_memory_growth(
     heap grows in steps and hides what does not fill one yet, so the high end allows for one step (132 KiB) over all
     calls. A leak as large as the budget fills 40 steps: 5,280 calls for a budget of 1 KiB.
 
-    The growths of segments are assumed to be independent and identically distributed. Memory that oscillates around a
-    level makes the interval too wide, never too narrow. Only this process is measured: no endpoint and no GPU.
+    Calls end early once memory has grown by 2 GiB, or by half of what was available; the last three quarters of them
+    are then judged. The growths of segments are assumed to be independent and identically distributed. Memory that
+    oscillates around a level makes the interval too wide, never too narrow. Only this process is measured: no endpoint
+    and no GPU.
 
     Args:
         predictor: The served model.
@@ -118,6 +126,7 @@ def measure_memory_growth(
         read=resident_bytes,
         wall=Clocks().wall,
         time_limit_s=time_limit_s,
+        most_growth=min(_MOST_GROWTH, available_bytes() / 2),
     )
     value, interval = growth_per_call(readings, budget, confidence=confidence, alpha=alpha)
     quantity = Quantity("growth per reload" if reload else "growth per call", value, "bytes", interval, budget)
@@ -141,7 +150,7 @@ def measure_memory_growth(
         summary=_GROWTH_SUMMARIES[quantity.verdict].format(unit="reload" if reload else "call"),
         confidence=confidence,
         alpha=alpha,
-        findings=tuple(filter(None, (source.finding(), _time_limit_finding(readings, time_limit_s)))),
+        findings=tuple(filter(None, (source.finding(), _early_end_finding(readings, time_limit_s)))),
         advice="" if quantity.verdict is Verdict.PASS else _GROWTH_ADVICE[reload],
         details={
             "resident_bytes": [int(reading) for reading in readings.bytes],
@@ -180,7 +189,9 @@ def _varied_call(predictor: Predictor, source: InputSource, *, reload: bool) -> 
     return call
 
 
-def _time_limit_finding(readings: Readings, time_limit_s: float) -> str:
+def _early_end_finding(readings: Readings, time_limit_s: float) -> str:
+    if readings.stopped_after:
+        return f"no more calls after {readings.stopped_after:,}, as memory had grown too much for this host"
     if readings.in_time:
         return ""
     return f"time_limit_s={time_limit_s:g} allowed {readings.calls:,} calls after the warm-up"
@@ -188,10 +199,14 @@ def _time_limit_finding(readings: Readings, time_limit_s: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Resident memory at the ends of segments of `segment` calls, shape (segments + 1,)."""
+    """Resident memory at the ends of segments of `segment` calls, shape (segments + 1,).
+
+    `stopped_after` is the number of calls after which memory had grown too much for any more; 0 if it had not.
+    """
 
     bytes: NDArray[np.float64]
     segment: int
+    stopped_after: int = 0
 
     @property
     def calls(self) -> int:
@@ -202,6 +217,11 @@ class Readings:
     def in_time(self) -> bool:
         """Whether all segments were measured."""
         return self.bytes.size == _SEGMENTS + 1
+
+    @property
+    def decide(self) -> bool:
+        """Whether there are enough segments for an interval: all, or a few that show an early end."""
+        return self.in_time or (self.stopped_after > 0 and self.bytes.size > _FEWEST_SEGMENTS)
 
 
 def calls_needed(limit_bytes: float, *, batches: int = 1) -> int:
@@ -214,18 +234,33 @@ def calls_needed(limit_bytes: float, *, batches: int = 1) -> int:
     return multiple * int(np.ceil(calls / multiple - 1e-9))
 
 
-def read_memory(call: Call, calls: int, *, read: ReadBytes, wall: Clock, time_limit_s: float) -> Readings:
+def read_memory(
+    call: Call,
+    calls: int,
+    *,
+    read: ReadBytes,
+    wall: Clock,
+    time_limit_s: float,
+    most_growth: float = math.inf,
+) -> Readings:
     """Read memory over `calls` calls after the warm-up; fewer segments where time is up.
+
+    Once memory has grown by more than `most_growth` bytes, the last three quarters of the calls are the segments.
 
     An exception of `call` gets a note of the number of the call.
     """
     deadline = wall() + round(time_limit_s * 1e9)
     warm_up, segment, made = round(_WARM_UP_PROPORTION * calls), calls // _SEGMENTS, 0
+    watched_every = max(1, segment // _SEGMENTS)
+    watched = [read()]
+
+    def has_grown_too_much() -> bool:
+        return watched[-1] - watched[0] > most_growth
 
     def called(n: int) -> bool:
         nonlocal made
         for _ in range(n):
-            if wall() >= deadline:
+            if wall() >= deadline or has_grown_too_much():
                 return False
             try:
                 call()
@@ -233,20 +268,36 @@ def read_memory(call: Call, calls: int, *, read: ReadBytes, wall: Clock, time_li
                 error.add_note(f"raised by call {made + 1} of {warm_up + calls}")
                 raise
             made += 1
+            if made % watched_every == 0:
+                watched.append(read())
         return True
 
-    readings = [read()]
+    readings = [watched[0]]
     if called(warm_up):
         readings = [read()]
         while len(readings) <= _SEGMENTS and called(segment):
             readings.append(read())
+    if has_grown_too_much():
+        warm = watched[round(_WARM_UP_PROPORTION * len(watched)) :]
+        width = max(1, (len(warm) - 1) // _SEGMENTS)
+        kept = warm[::width][: _SEGMENTS + 1]
+        return Readings(np.array(kept, dtype=np.float64), width * watched_every, stopped_after=made)
     return Readings(np.array(readings, dtype=np.float64), segment)
+
+
+def available_bytes(path: Path = Path("/proc/meminfo")) -> float:
+    """Return the memory that is available on this host; infinity where it does not say."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        return float(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, StopIteration):
+        return math.inf
 
 
 def growth_per_call(readings: Readings, budget: Budget, *, confidence: float, alpha: float) -> tuple[float, Interval]:
     """Return the mean growth in bytes per call, and its interval: unbounded where a segment is missing."""
     low_level, high_level = levels_for(budget, confidence=confidence, alpha=alpha)
-    if not readings.in_time:
+    if not readings.decide:
         value = float(readings.bytes[-1] - readings.bytes[0]) / max(readings.calls, 1)
         return value, Interval(-np.inf, np.inf, low_level, high_level)
     growths = np.diff(readings.bytes) / readings.segment

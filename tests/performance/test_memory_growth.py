@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,32 @@ def test_leak_on_new_inputs_is_found_with_text_of_several_rows(keeper: Keeper) -
     evidence = ms.measure_memory_growth(ms.serve(keeper), rows, max_kib_per_call=100)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[0].startswith("rows were reordered and no new ones made")
+
+
+def test_host_keeps_its_memory_when_a_leak_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leak of 2 MiB and a budget of 1 KiB: 6,600 calls would take 13 GiB."""
+    evidence = growth_evidence(monkeypatch, lambda n: (100 << 20) + n * (2 << 20))
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.quantities[0].value == 2 << 20
+    assert evidence.n < 1100
+    assert evidence.findings[0].startswith("no more calls after 1,0")
+
+
+def test_leak_that_fills_the_limit_within_a_few_calls_is_a_failure() -> None:
+    made = count()
+    readings = read_memory(
+        lambda: next(made), 400, read=lambda: next(made) << 27, wall=lambda: 0, time_limit_s=1, most_growth=2 << 30
+    )
+    value, interval = growth_per_call(readings, Budget("at_most", 1 << 20), confidence=0.95, alpha=0.001)
+    assert readings.stopped_after < 20
+    assert Budget("at_most", 1 << 20).verdict(value, interval) is ms.Verdict.FAIL
+
+
+def test_half_of_the_available_memory_is_left(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       24684332 kB\nMemAvailable:   1048576 kB\n")
+    assert memory_growth.available_bytes(meminfo) == 1 << 30
+    assert memory_growth.available_bytes(tmp_path / "missing") == math.inf
 
 
 def test_repeated_inputs_hide_a_leak_on_new_ones(keeper: Keeper) -> None:
