@@ -15,12 +15,7 @@ from pytest_modelserve._onnx.serialization import (
     restore_weights,
     serialize,
 )
-from pytest_modelserve.artifacts import (
-    load_model,
-    open_artifact,
-    read_graph,
-    save_artifact,
-)
+from pytest_modelserve.artifacts import load_model, open_artifact, read_graph, save_artifact
 from pytest_modelserve.errors import ArtifactError
 
 

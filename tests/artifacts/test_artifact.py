@@ -101,10 +101,7 @@ def _without(field):
             "it has no graph with an output, so it is not an ONNX model, or was truncated",
         ),
         (_without("graph"), "it has no graph with an output, so it is not an ONNX model, or was truncated"),
-        (
-            _without("opset_import"),
-            "it has no operator set (opset_import), so it was truncated or wrongly converted",
-        ),
+        (_without("opset_import"), "it has no operator set (opset_import), so it was truncated or wrongly converted"),
         (
             lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
             "it is a Git LFS pointer, not the model itself: run `git lfs pull`",

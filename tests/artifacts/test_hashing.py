@@ -179,15 +179,9 @@ CANNOT = (
         ({"data": [1, object()]}, "data[1]: no digest is defined for a value of type object"),
         (Settings({1: object()}), "value.rate[1]: no digest is defined for a value of type object"),
         (Path("model.onnx"), f"value: no digest is defined for a value of type {type(Path()).__module__}.PosixPath"),
-        (
-            functools.partial(len, object()),
-            "value.args[0]: no digest is defined for a value of type object",
-        ),
+        (functools.partial(len, object()), "value.args[0]: no digest is defined for a value of type object"),
         (np.array([1, object()], object), "value[1]: no digest is defined for a value of type object"),
-        (
-            np.ma.masked_array([1, 2], [0, 1]),
-            "value: no digest is defined for a value of type numpy.ma.MaskedArray",
-        ),
+        (np.ma.masked_array([1, 2], [0, 1]), "value: no digest is defined for a value of type numpy.ma.MaskedArray"),
         (_Optimizer().run, f"value.__self__: no digest is defined for a value of type {__name__}._Optimizer"),
         (iter([]), "value: no digest is defined for a value of type list_iterator"),
     ],

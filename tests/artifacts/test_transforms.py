@@ -227,11 +227,7 @@ NUMBERS = ", ".join([*FLOATS, *INTEGERS, "bool"])
 @pytest.mark.parametrize(
     ("step", "spec", "message"),
     [
-        (
-            Impute([1, 2]),
-            SPEC,
-            "Impute: values has 2 values, but axis -1 of x: float32[batch, 3] has 3",
-        ),
+        (Impute([1, 2]), SPEC, "Impute: values has 2 values, but axis -1 of x: float32[batch, 3] has 3"),
         (
             Standardize(0, [1, 2, 3, 4]),
             SPEC,
@@ -278,11 +274,7 @@ NUMBERS = ", ".join([*FLOATS, *INTEGERS, "bool"])
             "Softmax takes float32, float64, float16, got x: sequence(map(int64, float32))",
         ),
         (Softmax(2), SPEC, "Softmax: x: float32[batch, 3] has no axis 2"),
-        (
-            ArgMax(["a", "b"]),
-            SPEC,
-            "ArgMax: got 2 labels, but x: float32[batch, 3] has 3 classes",
-        ),
+        (ArgMax(["a", "b"]), SPEC, "ArgMax: got 2 labels, but x: float32[batch, 3] has 3 classes"),
         (
             ArgMax(["a", "b"]),
             TensorSpec("x", "float32", ("batch", None)),

@@ -66,11 +66,7 @@ def mlp(saved, weight):
 
     def save(*, variant="fp32", **changes):
         weights = {"w1": weight(8, 32), "b1": weight(32), "w2": weight(32, 4), "b2": weight(4), **changes}
-        nodes = [
-            ("Gemm", ["x", "w1", "b1"], "h", {}),
-            ("Relu", ["h"], "r", {}),
-            ("Gemm", ["r", "w2", "b2"], "y", {}),
-        ]
+        nodes = [("Gemm", ["x", "w1", "b1"], "h", {}), ("Relu", ["h"], "r", {}), ("Gemm", ["r", "w2", "b2"], "y", {})]
         dtype = helper.np_dtype_to_tensor_dtype(weights["w1"].dtype)
         return saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 4]}, weights, dtype=dtype, variant=variant)
 

@@ -82,10 +82,7 @@ def test_axes_of_one_name_agree_and_axes_without_a_name_are_found_too():
     assert shapes(drawn, "z") == [(2, 8), (5, 8), (2, 9)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "values"),
-    [("int64", {0, 1}), ("int32", {0, 1}), ("bool", {False, True})],
-)
+@pytest.mark.parametrize(("dtype", "values"), [("int64", {0, 1}), ("int32", {0, 1}), ("bool", {False, True})])
 def test_integers_index_any_table(dtype, values):
     drawn = trials(lambda x: x, spec("batch", 50, dtype=dtype))
     assert drawn[0]["x"].dtype == dtype

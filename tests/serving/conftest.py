@@ -15,9 +15,7 @@ def tensors(specs):
     """`{"x": ("float32", ["n", 3])}` as value infos; a shape of None leaves the rank open."""
     return [
         helper.make_tensor_value_info(
-            name,
-            onnx.TensorProto.STRING if dtype == "str" else helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
-            shape,
+            name, onnx.TensorProto.STRING if dtype == "str" else helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
         )
         for name, (dtype, shape) in specs.items()
     ]

@@ -252,11 +252,7 @@ def test_an_operator_of_another_domain_is_not_taken_for_a_division(build_model):
 def test_a_loop_does_not_lend_the_type_of_one_value_to_another(build_model):
     """Loop returns values of several types under one type parameter; its body tells which is which."""
     body = helper.make_graph(
-        [
-            NODE("Identity", ["go"], ["go_on"]),
-            NODE("Identity", ["f"], ["f_next"]),
-            NODE("Div", ["i", "i"], ["i_next"]),
-        ],
+        [NODE("Identity", ["go"], ["go_on"]), NODE("Identity", ["f"], ["f_next"]), NODE("Div", ["i", "i"], ["i_next"])],
         "body",
         [
             helper.make_tensor_value_info(name, dtype, [])
@@ -286,10 +282,7 @@ def test_functions_that_multiply_are_read_once(build_model):
             f"F{level}",
             ["a"],
             ["c"],
-            [
-                NODE(f"F{level + 1}", ["a"], ["b"], domain="local"),
-                NODE(f"F{level + 1}", ["b"], ["c"], domain="local"),
-            ],
+            [NODE(f"F{level + 1}", ["a"], ["b"], domain="local"), NODE(f"F{level + 1}", ["b"], ["c"], domain="local")],
             opset,
         )
         for level in range(30)

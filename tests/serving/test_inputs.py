@@ -82,10 +82,7 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
             "input 'x' has shape [3] where the model takes [batch, 3]: rank 1 instead of 2; a single row needs a "
             "batch axis, x[np.newaxis]",
         ),
-        (
-            ROWS[np.newaxis],
-            "input 'x' has shape [1, 2, 3] where the model takes [batch, 3]: rank 3 instead of 2",
-        ),
+        (ROWS[np.newaxis], "input 'x' has shape [1, 2, 3] where the model takes [batch, 3]: rank 3 instead of 2"),
         (ROWS[:, :2], "input 'x' has shape [2, 2] where the model takes [batch, 3]: axis 1 is 2 instead of 3"),
         ({"xx": ROWS}, "unknown input 'xx': did you mean 'x'? Known: 'x'"),
         ({"x": ROWS, "y": ROWS}, "unknown input 'y': Known: 'x'"),

@@ -34,24 +34,12 @@ def listed(arrays):
             [{"b": 0.75, "a": 0.25}],
             {"y.keys": (["a", "b"], "object", (2,)), "y": ([[0.25, 0.75]], "float32", (1, 2))},
         ),
-        (
-            "sequence(map(int64, float32))",
-            [],
-            {"y.keys": ([], "int64", (0,)), "y": ([], "float32", (0, 0))},
-        ),
-        (
-            "map(int64, str)",
-            {2: "x", 1: "z"},
-            {"y.keys": ([1, 2], "int64", (2,)), "y": (["z", "x"], "object", (2,))},
-        ),
+        ("sequence(map(int64, float32))", [], {"y.keys": ([], "int64", (0,)), "y": ([], "float32", (0, 0))}),
+        ("map(int64, str)", {2: "x", 1: "z"}, {"y.keys": ([1, 2], "int64", (2,)), "y": (["z", "x"], "object", (2,))}),
         (
             "sequence(float32)",
             [X[0], X[:0]],
-            {
-                "y.length": (2, "int64", ()),
-                "y[0]": ([0.25, 0.75], "float32", (2,)),
-                "y[1]": ([], "float32", (0, 2)),
-            },
+            {"y.length": (2, "int64", ()), "y[0]": ([0.25, 0.75], "float32", (2,)), "y[1]": ([], "float32", (0, 2))},
         ),
         ("sequence(float32)", [], {"y.length": (0, "int64", ())}),
         ("optional(float32)", None, {"y.present": (False, "bool", ())}),
@@ -59,11 +47,7 @@ def listed(arrays):
         (
             "optional(sequence(float32))",
             [X[0]],
-            {
-                "y.present": (True, "bool", ()),
-                "y.length": (1, "int64", ()),
-                "y[0]": ([0.25, 0.75], "float32", (2,)),
-            },
+            {"y.present": (True, "bool", ()), "y.length": (1, "int64", ()), "y[0]": ([0.25, 0.75], "float32", (2,))},
         ),
     ],
 )
@@ -169,11 +153,7 @@ def test_sequences_and_optional_values_come_out_beside_tensors(onnx_file):
 
 def test_what_comes_out_as_a_sequence_goes_in_as_one(onnx_file):
     kind = helper.make_sequence_type_proto(FLOATS)
-    path = onnx_file(
-        [NODE("SequenceAt", ["s", "i"], ["y"])],
-        {},
-        {"y": ("float32", None)},
-    )
+    path = onnx_file([NODE("SequenceAt", ["s", "i"], ["y"])], {}, {"y": ("float32", None)})
     model = onnx.load(path)
     model.graph.input.extend(
         [helper.make_value_info("s", kind), helper.make_tensor_value_info("i", TensorProto.INT64, [])]

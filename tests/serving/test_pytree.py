@@ -55,14 +55,8 @@ def test_results_are_named_by_their_form(result, names):
         ({}, "the model returned an empty dict: return its outputs"),
         ({1: A}, "the model returned a mapping with the key 1: use strings as names of outputs"),
         ({"h": {2: A}}, "the model returned a mapping with the key 2: use strings as names of outputs"),
-        (
-            {"h": None},
-            "the model returned nothing but None, as 'h': return its outputs",
-        ),
-        (
-            {"a.y": A, "a": {"y": B}, "b": {"y": B}},
-            "the model returned two outputs named 'a.y': use unique names",
-        ),
+        ({"h": None}, "the model returned nothing but None, as 'h': return its outputs"),
+        ({"a.y": A, "a": {"y": B}, "b": {"y": B}}, "the model returned two outputs named 'a.y': use unique names"),
     ],
 )
 def test_results_without_names_for_all_are_refused(result, message):

@@ -80,11 +80,7 @@ class OfABatch(nn.Module):
 
 def test_inputs_of_a_mapping_are_taken_in_it_and_under_their_flat_names():
     predictor = TorchPredictor(OfABatch().eval())
-    for inputs in (
-        {"batch": {"ids": X, "mask": X}},
-        {"ids": X, "mask": X},
-        {"batch.ids": X, "batch.mask": X},
-    ):
+    for inputs in ({"batch": {"ids": X, "mask": X}}, {"ids": X, "mask": X}, {"batch.ids": X, "batch.mask": X}):
         assert predictor.predict(inputs)["y"].tolist() == [[1.0, 4.0]]
     assert predictor.predict({"batch": {"ids": X, "mask": X}, "scale": X})["y"].tolist() == [[1.0, -8.0]]
 
@@ -318,11 +314,7 @@ def test_inputs_become_a_call_with_flat_names(function, inputs, names, args, kwa
             "forward() takes 2 inputs ('ids', 'mask'): give a mapping from their names to arrays",
         ),
         (lambda ids, mask: None, {"id": A}, "unknown input 'id': did you mean 'ids'? Known: 'ids', 'mask'"),
-        (
-            two,
-            {"ids.x": A, "ids.x.y": B},
-            "input 'ids.x.y' is inside another input: pass one of the two",
-        ),
+        (two, {"ids.x": A, "ids.x.y": B}, "input 'ids.x.y' is inside another input: pass one of the two"),
         (
             lambda ids, mask=None, *rest: None,
             {"ids": A, "rest_0": B},

@@ -83,10 +83,7 @@ def line_of(code):
 
 @pytest.mark.parametrize(
     ("module", "function", "code"),
-    [
-        (Branching(), "forward", "if x.sum() > 0:"),
-        (LoopOverSelected(), "total", "for row in x[selected]:"),
-    ],
+    [(Branching(), "forward", "if x.sum() > 0:"), (LoopOverSelected(), "total", "for row in x[selected]:")],
     ids=["branch", "loop over a boolean mask"],
 )
 def test_control_flow_that_depends_on_data_is_told_with_the_line(store, module, function, code):

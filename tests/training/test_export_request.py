@@ -318,18 +318,10 @@ def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
             {"ids": IDS, "featurs": FEATURES},
             "unknown input 'featurs': did you mean 'features'? Known: 'ids', 'features', 'mask'",
         ),
-        (
-            Two(),
-            IDS,
-            "forward() takes 2 inputs ('ids', 'features'): give a mapping from their names to arrays",
-        ),
+        (Two(), IDS, "forward() takes 2 inputs ('ids', 'features'): give a mapping from their names to arrays"),
         (Two(), {}, "example_inputs are empty: there is no array in them"),
         (nn.Linear(3, 2), np.zeros((0, 3)), "example_inputs has shape (0, 3): there are no values in it"),
-        (
-            nn.Linear(3, 2),
-            [1.0],
-            "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype",
-        ),
+        (nn.Linear(3, 2), [1.0], "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype"),
         (
             Two(),
             {"ids": IDS, "features": FEATURES[:2]},

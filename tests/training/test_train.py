@@ -136,10 +136,7 @@ def test_bad_data_are_refused_by_name(data, told):
 @pytest.mark.parametrize(
     ("examples", "told"),
     [
-        (
-            [1.0],
-            "example_inputs of source 'small' are a list of numbers: pass np.asarray(...) of the model's dtype",
-        ),
+        ([1.0], "example_inputs of source 'small' are a list of numbers: pass np.asarray(...) of the model's dtype"),
         (np.zeros((0, 4)), "example_inputs of source 'small' has shape (0, 4): there are no values in it"),
         ({}, "example_inputs of source 'small' are empty: there is no array in them"),
     ],
