@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import tracemalloc
 from contextlib import redirect_stdout
@@ -12,7 +11,6 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import (
     EntropyCalibrater,
-    HistogramCalibrater,
     HistogramCollector,
     MinMaxCalibrater,
     PercentileCalibrater,
@@ -147,26 +145,6 @@ def test_memory_does_not_grow_with_the_number_of_batches(method):
 
     peak(2)  # what is imported on the way counts once
     assert peak(60) < 1.2 * peak(4)
-
-
-def test_calibrators_of_onnxruntime_would_keep_every_batch(mlp, tmp_path):
-    """Why none of them is fed: they collect when the last batch was read."""
-    calibrater = HistogramCalibrater(mlp().path, augmented_model_path=str(tmp_path / "a.onnx"))
-    calibrater.augment_graph()
-    calibrater.create_inference_session()
-    kept = []
-
-    class Reader:
-        left = 3
-
-        def get_next(self):
-            kept.append(len(calibrater.intermediate_outputs))
-            self.left -= 1
-            return {"x": drawn(2, 8)} if self.left >= 0 else None
-
-    with redirect_stdout(io.StringIO()):
-        calibrater.collect_data(Reader())
-    assert kept == [0, 1, 2, 3]
 
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 4)),), ())
@@ -350,22 +328,9 @@ def test_min_max_takes_an_outlier_in_and_the_other_methods_leave_it_out(scale_of
     assert scale_of("x", with_outlier, calibration_method="entropy") < 15 / 255
 
 
-def test_percentile_is_that_of_numpy_on_the_whole_array(scale_of, with_outlier):
-    expected = np.quantile(np.abs(with_outlier), 0.999, method="inverted_cdf")
-    got = scale_of("x", with_outlier, calibration_method="percentile", percentile=99.9) * 255 / 2
-    assert expected * (1 - 1e-6) <= got <= expected * (1 + 2**-8)
-
-
 def test_values_inside_the_model_are_clipped_too(scale_of, with_outlier):
     clipped = scale_of("y", with_outlier, calibration_method="percentile", percentile=99.9)
     assert clipped < scale_of("y", with_outlier) / 4
-
-
-def test_default_percentile_is_that_of_onnxruntime(mlp, store, with_outlier):
-    small = compress(mlp(), "int8-static", calibration=with_outlier, calibration_method="percentile", store=store)
-    assert small.lineage[-1].settings["calibration_method"] == "percentile"
-    assert small.lineage[-1].settings["percentile"] == 99.999
-    assert inspect.signature(PercentileCalibrater).parameters["percentile"].default == 99.999
 
 
 def test_leaving_outliers_out_makes_the_other_rows_exacter(mlp, store, with_outlier, noise_db, weight):
@@ -432,12 +397,6 @@ def test_choice_of_ranges_that_cannot_be_meant_is_a_usage_error(mlp, store, rows
         compress(mlp(), "int8-static", calibration=rows, store=store, **options)
     assert str(caught.value) == message
     assert not store.root.exists()
-
-
-def test_method_for_a_recipe_without_calibration_is_a_usage_error(mlp, store):
-    with pytest.raises(UsageError) as caught:
-        compress(mlp(), "int8-dynamic", calibration_method="entropy", store=store)
-    assert str(caught.value) == "calibration_method='entropy' does not apply to 'int8-dynamic': remove it"
 
 
 RNG = np.random.default_rng(3)

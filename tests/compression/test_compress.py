@@ -38,14 +38,16 @@ def recipe(monkeypatch):
     return install
 
 
-def test_several_recipes_are_applied_in_order_and_each_step_is_in_the_lineage(wordy, store):
+def test_several_recipes_are_applied_in_order_to_a_copy_and_each_step_is_in_the_lineage(wordy, store):
     source = wordy()
+    before = source.path.read_bytes()
     small = compress(source, ["simplify", "int8-dynamic"], store=store)
     assert small.variant == "simplify+int8-dynamic"
     export, simplify, quantize = small.lineage
     assert (export,) == source.lineage
     assert simplify.parent == source.sha256
     assert quantize.parent == compress(source, "simplify", store=store).sha256
+    assert source.path.read_bytes() == before
 
 
 def test_variant_of_a_model_from_elsewhere_stays(mlp, store):
@@ -57,13 +59,6 @@ def test_same_recipe_on_the_same_artifact_runs_once(mlp, store, monkeypatch):
     first = compress(source, "int8-dynamic", store=store)
     monkeypatch.setattr("onnxruntime.quantization.onnx_quantizer.ONNXQuantizer", None)
     assert compress(source, "int8-dynamic", store=store) == first
-
-
-def test_source_is_not_touched(wordy, store):
-    source = wordy()
-    before = source.path.read_bytes()
-    compress(source, ["simplify", "int8-dynamic"], store=store)
-    assert source.path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -104,7 +99,7 @@ def test_recipe_that_makes_nan_is_refused(mlp, recipe, refusal):
     )
 
 
-def test_recipe_that_fixes_the_batch_is_refused(mlp, recipe, refusal):
+def test_recipe_that_fixes_the_batch_is_refused_without_lines_of_onnxruntime(mlp, recipe, refusal, capfd):
     def fix(model):
         model.graph.node[-1].output[0] = "before"
         model.graph.node.append(helper.make_node("Reshape", ["before", "two"], ["y"]))
@@ -115,6 +110,7 @@ def test_recipe_that_fixes_the_batch_is_refused(mlp, recipe, refusal):
     assert message.startswith(
         "recipe 'planted' on net / fp32: the result does not run on x [5, 8], on which the source does"
     )
+    assert capfd.readouterr() == ("", "")
 
 
 def test_recipe_that_changes_the_signature_is_refused(mlp, recipe, refusal):
@@ -196,71 +192,23 @@ def test_axis_that_a_tool_fixed_is_refused(built):
         check_signature(fixed, source)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_source_that_onnxruntime_itself_cannot_run_is_reported(saved, store, needed, recipe):
+def test_source_that_onnxruntime_itself_cannot_run_is_reported(saved, store):
     """A float64 model with a GELU, for one."""
     nodes = [("MatMul", ["x", "w"], "h", {}), ("Erf", ["h"], "y", {})]
     source = saved(nodes, {"x": ["batch", 8]}, {"y": ["batch", 8]}, {"w": np.ones((8, 8))}, dtype=TensorProto.DOUBLE)
     with pytest.raises(ArtifactError) as caught:
-        compress(source, recipe, store=store, **needed(recipe, np.ones((2, 8))))
+        compress(source, "int8-dynamic", store=store)
     assert str(caught.value) == (
         f"onnxruntime refuses the model {source.path}: 9 : NOT_IMPLEMENTED : Could not find an implementation for "
         "Erf(13) node with name 'node_y'"
     )
 
 
-def test_result_that_does_not_run_leaves_no_lines_of_onnxruntime_on_standard_error(mlp, store, recipe, capfd):
-    def fix(model):
-        model.graph.node[-1].output[0] = "before"
-        model.graph.node.append(helper.make_node("Reshape", ["before", "two"], ["y"]))
-        model.graph.initializer.append(numpy_helper.from_array(np.array([2, 4]), "two"))
-
-    recipe(fix)
-    with pytest.raises(RecipeError):
-        compress(mlp(), "planted", store=store)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture
-def opening(tmp_path):
-    """What is said of a file with these bytes."""
-
-    def open_it(content):
-        path = tmp_path / "given.onnx"
-        path.write_bytes(content)
-        with pytest.raises(ArtifactError) as caught:
-            open_artifact(path)
-        return str(caught.value).removeprefix(f"cannot open the model {path}: ")
-
-    return open_it
-
-
-def test_file_that_is_no_model_is_refused(opening):
-    assert opening(b"PK\x03\x04 a zip file, as torch.save writes it") == "it is truncated, or not an ONNX model"
-    assert opening(b"") == "the file is empty"
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_encrypted_file_is_refused(opening, seed):
-    """Ciphertext looks like random bytes, of which protobuf reads the first few now and then."""
-    assert opening(np.random.default_rng(seed).bytes(4096)) in (
-        "it is truncated, or not an ONNX model",
-        "it has no graph with an output, so it is not an ONNX model, or was truncated",
-    )
-
-
-def test_truncated_file_is_refused_wherever_it_ends(mlp, opening):
-    content = mlp().path.read_bytes()
-    for share in range(1, 10):
-        assert opening(content[: len(content) * share // 10]) == "it is truncated, or not an ONNX model"
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store, weight, needed, recipe):
+def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store):
     source = mlp()
     source.path.write_bytes(source.path.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="it is truncated, or not an ONNX model"):
-        compress(source, recipe, store=store, **needed(recipe, weight(8, 8)))
+        compress(source, "fp16", store=store)
 
 
 def test_path_in_place_of_an_artifact_is_a_usage_error(mlp, store):
@@ -303,7 +251,7 @@ def full_disk_message(store, code, text):
     )
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["optimize", "fp16", "int8-static"])
 def test_disk_that_fills_while_the_result_is_written(everything, store, weight, monkeypatch, needed, recipe):
     options = needed(recipe, weight(8, 64))
 

@@ -165,18 +165,17 @@ def test_operators_that_the_converter_never_converts_are_reported(saved, store, 
     assert small.lineage[-1].notes == ("left in fp32, as onnxruntime's converter always does: Max ×1",)
 
 
-def test_values_that_overflow_on_the_way_are_refused(saved, refusal):
+def test_values_that_overflow_inside_or_at_the_end_are_refused(saved, refusal):
     """onnxruntime's CPU provider computes this in float32 and gives finite answers; a GPU does not."""
-    nodes = [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})]
-    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": np.full((8, 8), 6e4, np.float32)})
-    assert refusal(source, "fp16") == (
+    weights = {"w": np.full((8, 8), 6e4, np.float32)}
+    inside = saved(
+        [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})], ROW, {"y": ["batch", 8]}, weights
+    )
+    assert refusal(inside, "fp16") == (
         "recipe 'fp16' on net / fp32: value 'h' reaches 424386 on random inputs, beyond the largest fp16, 65504: hardware that computes in fp16 gets infinity; scale the inputs, or leave this model in fp32"
     )
-
-
-def test_output_that_overflows_is_refused(saved, refusal):
-    source = saved([("MatMul", ["x", "w"], "y", {})], ROW, {"y": ["batch", 8]}, {"w": np.full((8, 8), 6e4, np.float32)})
-    assert "value 'y' reaches 424386 on random inputs" in refusal(source, "fp16")
+    end = saved([("MatMul", ["x", "w"], "y", {})], ROW, {"y": ["batch", 8]}, weights)
+    assert "value 'y' reaches 424386 on random inputs" in refusal(end, "fp16")
 
 
 def test_transposed_inputs_on_which_onnxruntime_crashes_stay_in_fp32(saved, store, noise_db, weight):

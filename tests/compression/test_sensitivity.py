@@ -58,7 +58,7 @@ def test_ranges_are_measured_once_for_all_nodes(deep, weight, monkeypatch):
     assert len(measured) == 1
 
 
-def test_ranges_come_about_as_asked(masked, weight):
+def test_calibration_method_decides_the_ranges(masked, weight):
     """Clipping half of all values costs much."""
     source, rows = masked(-10), weight(64, 8)
 
@@ -67,12 +67,6 @@ def test_ranges_come_about_as_asked(masked, weight):
         return ranked["node_h"]
 
     assert damage(calibration_method="percentile", percentile=50) < damage() - 10
-
-
-def test_calibration_method_for_a_recipe_without_is_a_usage_error(deep, weight):
-    with pytest.raises(UsageError) as caught:
-        sensitivity(deep(), "int8-dynamic", weight(8, 64), calibration_method="entropy")
-    assert str(caught.value) == "calibration_method='entropy' does not apply to 'int8-dynamic': remove it"
 
 
 def test_source_with_infinite_outputs_is_ranked_by_the_others(saved, weight):
