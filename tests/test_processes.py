@@ -47,7 +47,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_process_answers_call_after_call_in_silence_and_ends_with_its_handle(child, monkeypatch, capfd):
+def test_a_process_takes_call_after_call_in_silence_and_ends_with_its_handle(child, monkeypatch, capfd):
     noisy = "print('printed'); os.write(1, b'written'); warnings.warn('warned'); sys.stderr.write('failed')"
     first, second = (child.call(noisy.encode(), timeout_s=60) for _ in range(2))
     assert first == second == str(child.pid).encode()

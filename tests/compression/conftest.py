@@ -126,7 +126,7 @@ def needed():
 
 
 @pytest.fixture
-def answers():
+def outputs_of():
     """The outputs of an artifact."""
 
     def predict(artifact, inputs):
@@ -137,11 +137,11 @@ def answers():
 
 
 @pytest.fixture
-def noise_db(answers):
+def noise_db(outputs_of):
     """How far the noise of each output lies below its signal; inf for none."""
 
     def measure(artifact, source, inputs):
-        got, expected = answers(artifact, inputs), answers(source, inputs)
+        got, expected = outputs_of(artifact, inputs), outputs_of(source, inputs)
         with np.errstate(divide="ignore"):
             return {name: 10 * np.log10((y**2).sum() / ((y - got[name]) ** 2).sum()) for name, y in expected.items()}
 

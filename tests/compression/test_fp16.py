@@ -93,7 +93,7 @@ def test_constants_in_nodes_are_seen_too(there_and_back, store, noise_db, weight
     assert noise_db(small, source, weight(5, 8) * scalar(0.1))["y"] > 55
 
 
-def test_constant_of_shape_is_seen_too(saved, store, answers, weight):
+def test_constant_of_shape_is_seen_too(saved, store, outputs_of, weight):
     """A mask of the lowest float32 number, as torch writes it: in fp16 the row would be -65504 and no mask to 1e5."""
     nodes = [
         ("Shape", ["x"], "shape", {}),
@@ -110,7 +110,7 @@ def test_constant_of_shape_is_seen_too(saved, store, answers, weight):
         "'low' holds 3e+38, beyond the largest fp16, 65504",
     )
     x = weight(3, 8)
-    np.testing.assert_allclose(answers(small, x)["y"], answers(source, x)["y"], atol=5e-3)
+    np.testing.assert_allclose(outputs_of(small, x)["y"], outputs_of(source, x)["y"], atol=5e-3)
 
 
 def test_nodes_without_names_stay_in_fp32_as_well(store, tmp_path, weight, noise_db):
@@ -130,12 +130,12 @@ def test_nodes_without_names_stay_in_fp32_as_well(store, tmp_path, weight, noise
     assert noise_db(small, source, weight(5, 8) * scalar(0.1))["y"] > 55
 
 
-def test_infinities_stay_what_they_are(saved, store, answers, weight):
+def test_infinities_stay_what_they_are(saved, store, outputs_of, weight):
     mask = np.array([0, -np.inf] * 4, np.float32)
     nodes = [("MatMul", ["x", "w"], "h", {}), ("Add", ["h", "mask"], "m", {}), ("Softmax", ["m"], "y", {})]
     small = compress(saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "mask": mask}), "fp16", store=store)
     assert small.lineage[-1].notes == ()
-    assert (answers(small, weight(3, 8))["y"][:, 1::2] == 0).all()
+    assert (outputs_of(small, weight(3, 8))["y"][:, 1::2] == 0).all()
 
 
 def test_few_tiny_weights_of_a_sum_are_noted_and_become_fp16(mlp, store, weight):

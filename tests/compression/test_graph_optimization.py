@@ -18,7 +18,7 @@ from pytest_modelserve.compression import compress
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 
-def test_simplify_removes_nodes_and_keeps_outputs_axes_and_names(wordy, store, answers, weight, capfd):
+def test_simplify_removes_nodes_and_keeps_outputs_axes_and_names(wordy, store, outputs_of, weight, capfd):
     source = wordy()
     simple = compress(source, "simplify", store=store)
     assert simple.signature == source.signature
@@ -26,7 +26,7 @@ def test_simplify_removes_nodes_and_keeps_outputs_axes_and_names(wordy, store, a
     assert simple.lineage[-1].settings["nodes_before"] == {"Add": 1, "Identity": 1, "MatMul": 1, "Mul": 1}
     assert simple.lineage[-1].settings["nodes_after"] == {"MatMul": 1, "Mul": 1}
     x = weight(9, 8)
-    np.testing.assert_allclose(answers(simple, x)["y"], answers(source, x)["y"], rtol=1e-5)
+    np.testing.assert_allclose(outputs_of(simple, x)["y"], outputs_of(source, x)["y"], rtol=1e-5)
     assert capfd.readouterr() == ("", "")
 
 
@@ -50,7 +50,7 @@ def test_nothing_to_simplify_is_an_error_that_says_so(mlp, refusal):
     )
 
 
-def test_traced_length_that_a_file_wrongly_claims_is_not_baked_in(built, save, store, answers, weight):
+def test_traced_length_that_a_file_wrongly_claims_is_not_baked_in(built, save, store, outputs_of, weight):
     # What torch 2.13 writes after a recurrent layer with a free time axis.
     nodes = [
         ("Shape", ["x"], "dims", {}),
@@ -65,7 +65,7 @@ def test_traced_length_that_a_file_wrongly_claims_is_not_baked_in(built, save, s
     model = built(nodes, {"x": ["batch", "time", 2]}, {"y": ["batch", "time", 3]}, weights)
     model.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, ["batch", 12, 2]))
     simple = compress(save(model), "simplify", store=store)
-    assert answers(simple, weight(5, 7, 2))["y"].shape == (5, 7, 3)
+    assert outputs_of(simple, weight(5, 7, 2))["y"].shape == (5, 7, 3)
 
 
 def test_missing_onnxsim_names_the_extra(wordy, store, monkeypatch):
@@ -125,13 +125,13 @@ def test_lines_of_the_library_underneath_stay_off_standard_error(wordy, store, m
     assert "[E:onnxruntime] a line from C++" in caplog.messages
 
 
-def test_nodes_are_fused_and_outputs_stay(mlp, store, answers, weight, capfd):
+def test_nodes_are_fused_and_outputs_stay(mlp, store, outputs_of, weight, capfd):
     source = mlp()
     fused = compress(source, "optimize", store=store)
     assert (fused.variant, fused.signature) == ("optimize", source.signature)
     assert fused.lineage[-1].settings["nodes_after"] == {"FusedGemm": 1, "Gemm": 1}
     x = weight(9, 8)
-    np.testing.assert_allclose(answers(fused, x)["y"], answers(source, x)["y"], rtol=1e-5)
+    np.testing.assert_allclose(outputs_of(fused, x)["y"], outputs_of(source, x)["y"], rtol=1e-5)
     assert capfd.readouterr() == ("", "")
 
 

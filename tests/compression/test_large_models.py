@@ -52,15 +52,15 @@ def test_every_recipe_reads_and_writes_weights_in_files_of_their_own(
     assert os.stat(again.path).st_mtime_ns == os.stat(small.path).st_mtime_ns
 
 
-def test_outputs_are_those_of_the_recipe_on_a_model_in_one_file(source, store, weight, answers, monkeypatch):
+def test_outputs_are_those_of_the_recipe_on_a_model_in_one_file(source, store, weight, outputs_of, monkeypatch):
     rows = weight(16, 64)
     single = source()
-    expected = answers(compress(single, "int8-dynamic", store=store), rows)
+    expected = outputs_of(compress(single, "int8-dynamic", store=store), rows)
     monkeypatch.setattr("pytest_modelserve._onnx.serialization._INLINE_LIMIT_BYTES", 0)
     monkeypatch.setattr("pytest_modelserve.artifacts.artifact.INLINE_LIMIT_BYTES", 0)
     onnx.save(load_model(single), single.path, save_as_external_data=True, location="weights", size_threshold=0)
     parted = open_artifact(single.path)
-    got = answers(compress(parted, "int8-dynamic", store=store), rows)
+    got = outputs_of(compress(parted, "int8-dynamic", store=store), rows)
     np.testing.assert_array_equal(got["y"], expected["y"])
 
 

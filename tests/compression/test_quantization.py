@@ -160,7 +160,7 @@ def test_quantizing_twice_is_refused(wide, store, first, second, operators):
     )
 
 
-def test_output_of_a_row_depends_on_its_batch_in_int8_dynamic(mlp, store, answers, weight):
+def test_output_of_a_row_depends_on_its_batch_in_int8_dynamic(mlp, store, outputs_of, weight):
     """One scale for the whole batch: a large row takes the steps of a small one. In fp32 rows are independent."""
     source = mlp()
     small = compress(source, "int8-dynamic", store=store)
@@ -168,7 +168,7 @@ def test_output_of_a_row_depends_on_its_batch_in_int8_dynamic(mlp, store, answer
     batch = np.concatenate([row, row * np.float32(50)])
 
     def change(artifact):
-        return np.abs(answers(artifact, row)["y"] - answers(artifact, batch)["y"][:1]).max()
+        return np.abs(outputs_of(artifact, row)["y"] - outputs_of(artifact, batch)["y"][:1]).max()
 
     assert change(source) < 1e-5
     assert change(small) > 0.1

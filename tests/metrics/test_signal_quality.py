@@ -92,7 +92,7 @@ def test_a_turned_sign_is_a_cosine_of_minus_one():
     assert row_cosines(np.array([1.0, -2.0]), np.array([3.0, 4.0])).tolist() == [1.0, -1.0]
 
 
-def test_top_answers_are_compared_row_by_row():
+def test_top_classes_are_compared_row_by_row():
     reference = np.array([[1.0, 2.0], [3.0, 0.0], [0.5, 0.6]])
     candidate = np.array([[0.0, 9.0], [1.0, 2.0], [0.1, 0.2]])
     assert top1_matches(candidate, reference).tolist() == [True, False, True]
@@ -104,7 +104,7 @@ def test_of_equal_scores_the_first_class_is_on_top():
     assert top1_agreement(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]])) == 0.0
 
 
-def test_sequences_have_a_top_answer_at_every_position():
+def test_sequences_have_a_top_class_at_every_position():
     scores = np.zeros((2, 5, 3))
     assert top1_matches(scores, scores).shape == (2, 5)
 
@@ -113,7 +113,7 @@ MEASURES = [signal_to_quantization_noise_db, row_cosines, top1_agreement]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_one_class_has_no_top_answer(shape):
+def test_one_class_has_no_top_class(shape):
     with pytest.raises(InputError) as caught:
         top1_matches(np.ones(shape), np.ones(shape))
     assert str(caught.value) == (
@@ -171,13 +171,13 @@ def test_rounded_probabilities_are_still_a_distribution():
 
 
 @pytest.mark.parametrize(
-    ("candidate", "told"),
+    ("candidate", "message"),
     [
         ([[0.5, 0.6]], "its scores go from 0.5 to 0.6 and add up to 1.1"),
         ([[-0.5, 1.5]], "its scores go from -0.5 to 1.5 and add up to 1"),
     ],
 )
-def test_logits_given_as_probabilities_are_refused(candidate, told):
+def test_logits_given_as_probabilities_are_refused(candidate, message):
     with pytest.raises(InputError) as caught:
         kl_divergences(np.array(candidate), np.array([[0.5, 0.5]]), scores="probabilities")
     assert str(caught.value) == (

@@ -53,7 +53,7 @@ def test_a_function_that_works_in_place_leaves_the_inputs_alone():
     assert array.tolist() == X.tolist()
 
 
-def test_a_function_that_reuses_its_buffer_does_not_change_earlier_answers():
+def test_a_function_that_reuses_its_buffer_does_not_change_earlier_outputs():
     buffer = np.zeros(2)
 
     def reuse(x):

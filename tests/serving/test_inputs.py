@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused(inputs, message):
     assert refusal(inputs) == message
 
 
-def test_a_torch_tensor_is_told_apart():
+def test_a_torch_tensor_is_refused_with_its_conversion():
     torch = pytest.importorskip("torch")
     assert refusal(torch.zeros(2, 3)) == (
         "input 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"

@@ -26,7 +26,7 @@ def rows(n, seed=0):
     return np.random.default_rng(seed).integers(-9, 9, size=(n, 3)).astype(np.float32)
 
 
-def test_answers_are_the_model_s_own(linear):
+def test_outputs_are_the_model_s_own(linear):
     with OnnxPredictor(linear) as predictor:
         for n in (1, 4, 0):
             answers = predictor.predict(rows(n))
@@ -34,7 +34,7 @@ def test_answers_are_the_model_s_own(linear):
             np.testing.assert_array_equal(answers["y"], rows(n) @ W + B)
 
 
-def test_a_mapping_and_a_single_array_are_answered_alike(linear):
+def test_a_mapping_and_a_single_array_have_equal_outputs(linear):
     predictor = OnnxPredictor(linear)
     for _ in range(2):  # the second time from memory
         np.testing.assert_array_equal(predictor.predict({"x": rows(2)})["y"], predictor.predict(rows(2))["y"])
@@ -84,7 +84,7 @@ def test_outputs_come_in_the_order_of_the_model(onnx_file):
     ],
     ids=["fortran", "strided", "double-flip", "flip", "broadcast", "byte-swapped", "unaligned", "subclass"],
 )
-def test_memory_layout_does_not_change_the_answers(linear, layout):
+def test_memory_layout_does_not_change_the_outputs(linear, layout):
     predictor = OnnxPredictor(linear)
     array = layout(rows(5))
     for _ in range(2):  # checked in full, then remembered
@@ -126,7 +126,7 @@ def test_a_wrong_input_never_reaches_the_runtime(linear, monkeypatch):
 
 
 @pytest.mark.parametrize("operator", ["Identity", "Relu"])
-def test_answers_share_memory_with_nothing(onnx_file, operator):
+def test_outputs_share_memory_with_nothing(onnx_file, operator):
     path = onnx_file([NODE(operator, ["x"], ["y"])], {"x": ("float32", ["n"])}, {"y": ("float32", ["n"])})
     predictor = OnnxPredictor(path)
     array = np.array([1.0, 2.0], np.float32)
@@ -135,7 +135,7 @@ def test_answers_share_memory_with_nothing(onnx_file, operator):
     assert second.tolist() == array.tolist() == [1.0, 2.0]
 
 
-def test_an_answer_made_of_weights_can_be_changed_without_harm(onnx_file):
+def test_an_output_made_of_weights_can_be_changed_without_harm(onnx_file):
     path = onnx_file(
         [NODE("Identity", ["x"], ["y"]), NODE("Identity", ["w"], ["z"])],
         {"x": ("float32", ["n"])},
@@ -183,7 +183,7 @@ def test_a_predictor_closed_by_another_thread_during_a_call_says_so(linear, monk
         predictor.predict(rows(1))
 
 
-def test_threads_that_alternate_shapes_get_their_own_answers(linear):
+def test_threads_that_alternate_shapes_get_their_own_outputs(linear):
     predictor = OnnxPredictor(linear)
     wrong = []
 
@@ -240,7 +240,7 @@ def test_a_model_that_cannot_take_what_it_promises_is_its_own_fault(onnx_file, c
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_model_that_the_runtime_refuses_is_told_with_its_reason(onnx_file, capfd):
+def test_a_model_that_the_runtime_refuses_is_an_error_with_its_reason(onnx_file, capfd):
     path = onnx_file([NODE("Erf", ["x"], ["y"])], {"x": ("float64", ["n"])}, {"y": ("float64", ["n"])})
     with pytest.raises(ArtifactError) as caught:
         OnnxPredictor(path)
@@ -263,7 +263,7 @@ def test_a_model_that_the_runtime_refuses_is_told_with_its_reason(onnx_file, cap
         (20, 99, r"the file has IR version 99, and onnxruntime \S+ supports up to \d+: upgrade onnxruntime, or write"),
     ],
 )
-def test_a_model_newer_than_the_runtime_is_told_in_one_line(tmp_path, opset, ir_version, message):
+def test_a_model_newer_than_the_runtime_is_refused_in_one_line(tmp_path, opset, ir_version, message):
     model = onnx.parser.parse_model(
         f'<ir_version: {ir_version}, opset_import: ["": {opset}]> g (float[n] x) => (float[n] y) {{ y = Relu(x) }}'
     )
@@ -326,7 +326,7 @@ def test_the_unoptimized_predictor_runs_the_graph_as_stored(linear):
 
 
 AVAILABLE = onnxruntime.get_available_providers()
-TOLD = ", ".join(map(repr, AVAILABLE))
+KNOWN = ", ".join(map(repr, AVAILABLE))
 needs_no_cuda = pytest.mark.skipif("CUDAExecutionProvider" in AVAILABLE, reason="this build has the CUDA provider")
 
 
@@ -338,14 +338,14 @@ def refusal(path, error=UsageError, **settings):
 
 def test_an_unknown_provider_names_the_nearest(linear):
     assert refusal(linear, providers=["CPUExecutionProvder"]) == (
-        f"unknown provider 'CPUExecutionProvder': did you mean 'CPUExecutionProvider'? Known: {TOLD}"
+        f"unknown provider 'CPUExecutionProvder': did you mean 'CPUExecutionProvider'? Known: {KNOWN}"
     )
 
 
 @needs_no_cuda
 def test_a_provider_that_this_build_lacks_is_refused(linear):
     assert refusal(linear, providers=["CUDAExecutionProvider", "CPUExecutionProvider"]) == (
-        f"provider 'CUDAExecutionProvider' is not in the installed build of onnxruntime, which has {TOLD}: install "
+        f"provider 'CUDAExecutionProvider' is not in the installed build of onnxruntime, which has {KNOWN}: install "
         "the onnxruntime package for that hardware"
     )
 
@@ -372,9 +372,9 @@ def test_a_provider_that_fails_to_start_is_not_replaced(linear, monkeypatch, cap
 
 @pytest.mark.skipif("AzureExecutionProvider" not in AVAILABLE, reason="needs a second provider that always starts")
 def test_nodes_do_not_fall_back_to_a_cpu_that_was_not_named(linear):
-    told = refusal(linear, ArtifactError, providers=["AzureExecutionProvider"])
-    assert told.startswith(f"onnxruntime refuses the model {linear}: ")
-    assert "assigned to the default CPU EP" in told
+    message = refusal(linear, ArtifactError, providers=["AzureExecutionProvider"])
+    assert message.startswith(f"onnxruntime refuses the model {linear}: ")
+    assert "assigned to the default CPU EP" in message
     with_cpu = OnnxPredictor(linear, providers=["AzureExecutionProvider", "CPUExecutionProvider"])
     assert with_cpu.predict(np.zeros((1, 3), np.float32))["y"].tolist() == [[10.0, 20.0]]
 

@@ -214,7 +214,7 @@ def test_packed_integers_keep_their_signs(onnx_file, dtype, values):
     np.testing.assert_array_equal(cast(onnx_file, dtype, "float32", name="in").predict(answer)["y"], given)
 
 
-def test_an_answer_in_bfloat16_outlives_the_session(onnx_file):
+def test_an_output_in_bfloat16_outlives_the_session(onnx_file):
     predictor = cast(onnx_file, "float32", "bfloat16", name="out")
     first = predictor.predict(X)["y"]
     predictor.predict(X + 100)

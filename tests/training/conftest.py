@@ -44,7 +44,7 @@ def double():
 
 
 @pytest.fixture
-def check_answers():
+def check_outputs():
     """That an artifact and its module take the same flat names, and answer alike under the same."""
 
     def check(artifact, module, inputs):

@@ -101,8 +101,8 @@ def test_example_of_one_row_gives_a_free_batch_axis(artifact):
     assert str(artifact.signature) == "x: float32[batch, 6] -> output: float32[batch, 2]"
 
 
-def test_outputs_are_those_of_the_module(artifact, trained, check_answers):
-    check_answers(artifact, trained.module(), RNG.standard_normal((17, 6)).astype(np.float32))
+def test_outputs_are_those_of_the_module(artifact, trained, check_outputs):
+    check_outputs(artifact, trained.module(), RNG.standard_normal((17, 6)).astype(np.float32))
 
 
 def test_lineage_records_training_export_and_checks(artifact, trained):
@@ -141,11 +141,11 @@ def test_precision_fixed_sizes_and_opset_are_in_the_artifact(store):
     assert [entry.version for entry in onnx.load(exported.path).opset_import if entry.domain == ""] == [18]
 
 
-def test_convolutions_export_silently(store, capfd, recwarn, check_answers):
+def test_convolutions_export_silently(store, capfd, recwarn, check_outputs):
     torch.manual_seed(0)
     module = Convolution().eval()
     images = RNG.standard_normal((2, 1, 8, 8)).astype(np.float32)
-    check_answers(export(module, images, store=store), module, np.repeat(images, 3, axis=0))
+    check_outputs(export(module, images, store=store), module, np.repeat(images, 3, axis=0))
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
 
@@ -157,7 +157,7 @@ def trace_in_this_process(module, series):
         torch.export.export(module, (torch.from_numpy(series),), dynamic_shapes=({0: free, 1: free},))
 
 
-def test_free_time_axis_survives_an_export_in_this_process_and_one_after_another(store, check_answers):
+def test_free_time_axis_survives_an_export_in_this_process_and_one_after_another(store, check_outputs):
     # With torch 2.13 only the first trace of a GRU in a process leaves the axis free, and a fork inherits that.
     torch.manual_seed(0)
     with pytest.raises(torch._dynamo.exc.UserError, match="Constraints violated"):
@@ -166,7 +166,7 @@ def test_free_time_axis_survives_an_export_in_this_process_and_one_after_another
         exported = export(module, SERIES, dynamic=("batch", "time"), store=store)
         assert str(exported.signature) == "series: float32[batch, time, 1] -> output: float32[batch, time, 1]"
         assert exported.lineage[-1].notes[1:] == ("output 'output', axis 1: the exporter wrote 7, observed time",)
-        check_answers(exported, module, RNG.standard_normal((3, 11, 1)).astype(np.float32))
+        check_outputs(exported, module, RNG.standard_normal((3, 11, 1)).astype(np.float32))
 
 
 LAYERS = """
@@ -186,7 +186,7 @@ class Derived(Base):
 
 
 def test_new_interpreter_gets_a_class_by_value_whose_module_it_could_not_import(
-    store, tmp_path, monkeypatch, capfd, check_answers
+    store, tmp_path, monkeypatch, capfd, check_outputs
 ):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     (tmp_path / "layers.py").write_text(LAYERS)
@@ -195,7 +195,7 @@ def test_new_interpreter_gets_a_class_by_value_whose_module_it_could_not_import(
     monkeypatch.setitem(sys.modules, spec.name, layers)
     spec.loader.exec_module(layers)
     module = nn.Sequential(layers.Derived(6, 3)).eval()
-    check_answers(export(module, ROWS, store=store, name="spawned"), module, ROW)
+    check_outputs(export(module, ROWS, store=store, name="spawned"), module, ROW)
     assert capfd.readouterr() == ("", "")
 
 

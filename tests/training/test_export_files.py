@@ -28,14 +28,14 @@ def artifact(store):
     return export(wide(), ROWS, external_data=True, store=store, name="wide")
 
 
-def test_weights_lie_beside_the_model_when_asked(artifact):
+def test_external_weights_lie_beside_the_model(artifact):
     (data,) = artifact.external
     assert sorted(path.name for path in artifact.path.parent.iterdir()) == ["wide.onnx", data.name]
     assert data.stat().st_size >= 4 * 64 * 512 > artifact.path.stat().st_size
     assert artifact.initializer_bytes == 4 * (64 * 512 + 512)
 
 
-def test_folder_that_was_moved_still_answers_and_is_the_same_model(artifact, tmp_path):
+def test_moved_folder_is_the_same_model_with_the_same_outputs(artifact, tmp_path):
     moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
     copy = open_artifact(moved / "wide.onnx")
     assert (copy.sha256, copy.lineage) == (artifact.sha256, artifact.lineage)
@@ -45,7 +45,7 @@ def test_folder_that_was_moved_still_answers_and_is_the_same_model(artifact, tmp
         )
 
 
-def test_weights_that_are_gone_are_told_by_name(artifact, tmp_path):
+def test_missing_weights_are_refused_by_name(artifact, tmp_path):
     moved = shutil.copytree(artifact.path.parent, tmp_path / "elsewhere")
     (data,) = artifact.external
     (moved / data.name).unlink()
@@ -62,13 +62,13 @@ def test_one_file_and_two_are_two_exports(artifact, store):
     assert single.initializer_bytes == artifact.initializer_bytes
 
 
-def test_nothing_to_lie_beside_is_told(store):
+def test_external_data_without_large_tensors_is_refused(store):
     with pytest.raises(ExportError) as caught:
         export(nn.Linear(64, 2).eval(), ROWS, external_data=True, store=store, name="tiny")
     assert str(caught.value) == ("external_data=True has no effect: no tensor of tiny takes 1 KiB or more. Remove it")
 
 
-def test_disk_that_fills_is_told_with_the_folder_and_leaves_nothing(tmp_path):
+def test_disk_that_fills_is_reported_with_the_folder_and_leaves_nothing(tmp_path):
     store = Store(tmp_path / "cache")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))  # of the 128 KiB that the model takes

@@ -1,4 +1,4 @@
-"""Modules that take and return more than one tensor: every form exports, and answers under the same flat names."""
+"""Modules that take and return more than one tensor: every form exports under the same flat names."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ CASES = {
 
 @pytest.mark.parametrize(("build", "examples", "dynamic", "signature", "rows"), CASES.values(), ids=CASES.keys())
 def test_form_exports_and_both_sides_take_its_flat_names(
-    store, build, examples, dynamic, signature, rows, check_answers
+    store, build, examples, dynamic, signature, rows, check_outputs
 ):
     torch.manual_seed(0)
     module = build().eval()
     artifact = export(module, examples, dynamic=dynamic, store=store)
     assert str(artifact.signature) == signature
-    check_answers(artifact, module, rows)
+    check_outputs(artifact, module, rows)
 
 
 def test_flat_examples_stand_for_the_mapping_and_are_the_same_export(store, monkeypatch):
@@ -118,7 +118,7 @@ def test_flat_examples_stand_for_the_mapping_and_are_the_same_export(store, monk
     assert export(OfABatch().eval(), {"ids": IDS, "mask": MASK}, dynamic=("batch", "time"), store=store) == nested
 
 
-def test_names_that_the_module_does_not_take_as_a_mapping_either_are_told(store):
+def test_names_that_the_module_does_not_take_as_a_mapping_either_are_refused(store):
     class Doubling(nn.Module):
         def forward(self, rows):
             return rows * 2
@@ -146,9 +146,9 @@ class OptionalLoss(nn.Module):
 
 
 @pytest.mark.parametrize(("as_tuple", "name"), [(False, "logits"), (True, "output_1")])
-def test_outputs_that_are_none_are_left_out(store, check_answers, as_tuple, name):
+def test_outputs_that_are_none_are_left_out(store, check_outputs, as_tuple, name):
     x = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
     module = OptionalLoss(as_tuple).eval()
     artifact = export(module, {"x": x}, store=store)
     assert [spec.name for spec in artifact.signature.outputs] == [name]
-    check_answers(artifact, module, {"x": x})
+    check_outputs(artifact, module, {"x": x})

@@ -134,9 +134,9 @@ def test_padding_row_that_eager_torch_hides_and_the_export_does_not_is_refused(s
     torch.manual_seed(0)
     with pytest.raises(ExportError) as caught:
         export(Padded().eval(), IDS, dynamic=("batch", "time"), store=store)
-    told = str(caught.value)
-    assert "at an all-padding row (integers 0): output 'scores': NaN in one and not in the other at 2 of 4" in told
-    assert "build nn.TransformerEncoder with enable_nested_tensor=False" in told
+    message = str(caught.value)
+    assert "at an all-padding row (integers 0): output 'scores': NaN in one and not in the other at 2 of 4" in message
+    assert "build nn.TransformerEncoder with enable_nested_tensor=False" in message
 
 
 class MaskedAttention(nn.Module):
@@ -154,7 +154,7 @@ class MaskedAttention(nn.Module):
         return {"scores": self.last(hidden[:, 0].mean(1))}
 
 
-def test_attention_over_masked_tokens_is_exported_without_the_padding_check(store, check_answers):
+def test_attention_over_masked_tokens_is_exported_without_the_padding_check(store, check_outputs):
     torch.manual_seed(0)
     module = MaskedAttention().eval()
     with pytest.raises(ExportError, match=r"at an all-padding row \(integers 0\).*check_rows=\('zeros', 'extremes'\)"):
@@ -162,7 +162,7 @@ def test_attention_over_masked_tokens_is_exported_without_the_padding_check(stor
     artifact = export(module, IDS, check_rows=("extremes",), store=store)
     assert artifact.lineage[-1].settings["check_rows"] == ["extremes"]
     assert "edge-case rows not checked (check_rows): padding, zeros" in artifact.lineage[-1].notes
-    check_answers(artifact, module, {"ids": IDS})
+    check_outputs(artifact, module, {"ids": IDS})
 
 
 def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
@@ -173,7 +173,7 @@ def test_padding_row_that_is_nan_on_both_sides_is_a_note(store):
     )
 
 
-def test_attention_with_weights_keeps_the_sequence_free(store, check_answers):
+def test_attention_with_weights_keeps_the_sequence_free(store, check_outputs):
     torch.manual_seed(0)
     module = Attention().eval()
     x = RNG.standard_normal((2, 5, 8)).astype(np.float32)
@@ -182,4 +182,4 @@ def test_attention_with_weights_keeps_the_sequence_free(store, check_answers):
         "x: float32[batch, time, 8] -> output_0: float32[batch, time, 8], output_1: float32[batch, time, time]"
     )
     longer = RNG.standard_normal((3, 11, 8)).astype(np.float32)
-    check_answers(artifact, module, longer)
+    check_outputs(artifact, module, longer)

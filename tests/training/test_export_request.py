@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -36,77 +34,59 @@ class HiddenBuffer(nn.Module):
         return x * self.table
 
 
-def test_module_in_training_mode_is_refused(store):
-    with pytest.raises(ExportError) as caught:
-        export(Small(), ROW, store=store)
-    assert str(caught.value) == ("the module is in training mode: call .eval() first")
-
-
-def test_part_in_training_mode_is_refused_by_name(store):
+def partly_training():
     module = Small().eval()
     module.drop.train()
-    with pytest.raises(ExportError, match="its part 'drop' is in training mode"):
-        export(module, ROW, store=store)
+    return module
 
 
-def test_scripted_module_is_refused(store):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scripted = torch.jit.script(nn.Linear(2, 2).eval())
-    with pytest.raises(ExportError, match="the module is scripted already"):
-        export(scripted, ROW, store=store)
-
-
-def test_module_elsewhere_than_on_the_cpu_is_refused(store):
-    with pytest.raises(ExportError) as caught:
-        export(nn.Linear(2, 2, device="meta").eval(), ROW, store=store)
-    assert str(caught.value) == "'weight' is on meta: call .cpu() first, as exports are verified on the CPU"
-
-
-def test_buffer_elsewhere_that_no_state_dict_has_is_refused(store):
-    with pytest.raises(ExportError, match="'table' is on meta"):
-        export(HiddenBuffer().eval(), ROW, store=store)
-
-
-def test_scripted_part_is_refused_by_name(store):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = nn.Sequential(torch.jit.trace(nn.Linear(6, 2).eval(), torch.from_numpy(ROW)))
-    with pytest.raises(ExportError) as caught:
-        export(module.eval(), ROW, store=store)
-    assert str(caught.value) == "its part '0' is scripted already: export the nn.Module that it was made from"
-
-
-@pytest.mark.parametrize(
-    ("part", "told"),
-    [
-        (
-            "",
-            "the module has a pruning mask on 'weight', and mask and unpruned values would both be exported: call torch.nn.utils.prune.remove(module, 'weight') first",
-        ),
-        (
-            "0",
-            "its part '0' has a pruning mask on 'weight', and mask and unpruned values would both be exported: call torch.nn.utils.prune.remove(module.get_submodule('0'), 'weight') first",
-        ),
-    ],
-)
-def test_pruning_that_was_not_made_permanent_is_refused(store, part, told):
+def pruned():
     linear = nn.Linear(6, 2).eval()
     prune.l1_unstructured(linear, "weight", 0.5)
-    module = nn.Sequential(linear) if part else linear
+    return linear
+
+
+MASKED = "has a pruning mask on 'weight', and mask and unpruned values would both be exported: call torch.nn.utils.prune.remove"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Small, "the module is in training mode: call .eval() first"),
+        (partly_training, "its part 'drop' is in training mode: call .eval() first"),
+        (
+            lambda: torch.jit.script(nn.Linear(6, 2).eval()),
+            "the module is scripted already: export the nn.Module that it was made from",
+        ),
+        (
+            lambda: nn.Sequential(torch.jit.trace(nn.Linear(6, 2).eval(), torch.from_numpy(ROW))).eval(),
+            "its part '0' is scripted already: export the nn.Module that it was made from",
+        ),
+        (
+            lambda: nn.Linear(2, 2, device="meta").eval(),
+            "'weight' is on meta: call .cpu() first, as exports are verified on the CPU",
+        ),
+        (
+            lambda: HiddenBuffer().eval(),
+            "'table' is on meta: call .cpu() first, as exports are verified on the CPU",
+        ),
+        (pruned, f"the module {MASKED}(module, 'weight') first"),
+        (
+            lambda: nn.Sequential(pruned()).eval(),
+            f"its part '0' {MASKED}(module.get_submodule('0'), 'weight') first",
+        ),
+    ],
+    ids=["training", "part in training", "scripted", "scripted part", "meta", "meta buffer", "pruned", "pruned part"],
+)
+def test_module_in_no_state_for_an_export_is_refused_by_name(store, make, message):
     with pytest.raises(ExportError) as caught:
-        export(module.eval(), ROW, store=store)
-    assert str(caught.value) == told
+        export(make(), ROW, store=store)
+    assert str(caught.value) == message
 
 
 def test_pruning_that_was_made_permanent_is_accepted():
-    def pruned():
-        linear = nn.Linear(6, 2)
-        prune.l1_unstructured(linear, "weight", 0.5)
-        prune.remove(linear, "weight")
-        return linear
-
-    assert key(pruned)
+    assert key(lambda: prune.remove(pruned(), "weight"))
 
 
 class Frame:
@@ -117,7 +97,7 @@ class Frame:
 
 
 @pytest.mark.parametrize(
-    ("examples", "told"),
+    ("examples", "message"),
     [
         (torch.zeros(1, 6), "example_inputs is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"),
         (
@@ -138,13 +118,13 @@ class Frame:
     ],
     ids=["tensor", "named tensor", "frame", "lists", "scalar", "no rows", "text", "no names", "nothing"],
 )
-def test_examples_that_are_no_arrays_are_refused(store, examples, told):
+def test_examples_that_are_no_arrays_are_refused(store, examples, message):
     with pytest.raises(InputError) as caught:
         export(Small().eval(), examples, store=store)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
-def test_inputs_on_which_the_module_itself_fails_are_told(store):
+def test_inputs_on_which_the_module_itself_fails_are_refused_with_its_error(store):
     with pytest.raises(ExportError) as caught:
         export(Small().eval(), ROW.astype(np.float64), store=store, name="m")
     assert str(caught.value) == (
@@ -153,31 +133,22 @@ def test_inputs_on_which_the_module_itself_fails_are_told(store):
     )
 
 
-def test_bare_module_needs_example_inputs(store):
-    with pytest.raises(InputError, match="example_inputs is required for a torch module"):
-        export(Small().eval(), store=store)
-
-
-def test_something_else_than_a_model_is_refused(store):
-    with pytest.raises(UsageError, match="model must be a TrainedModel or a torch module; got str"):
-        export("model.onnx", ROW, store=store)
-
-
-@pytest.mark.parametrize("opset", [0, -1, 18.0, True])
-def test_opset_that_is_no_version_is_refused(store, opset):
-    with pytest.raises(UsageError, match="opset must be an integer of at least 1"):
-        export(Small().eval(), ROW, opset=opset, store=store)
-
-
-@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
-def test_time_limit_that_is_none_is_refused(store, limit):
-    with pytest.raises(UsageError, match="time_limit_s must be a positive number of seconds"):
-        export(Small().eval(), ROW, time_limit_s=limit, store=store)
-
-
-def test_name_that_is_no_file_name_is_refused(store):
-    with pytest.raises(UsageError, match="model name 'a/b'"):
-        export(Small().eval(), ROW, name="a/b", store=store)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"example_inputs": None}, InputError, "example_inputs is required for a torch module"),
+        ({"model": "model.onnx"}, UsageError, "model must be a TrainedModel or a torch module; got str"),
+        *(({"opset": value}, UsageError, "opset must be an integer of at least 1") for value in (0, -1, 18.0, True)),
+        *(
+            ({"time_limit_s": value}, UsageError, "time_limit_s must be a positive number of seconds")
+            for value in (0, -1.0, float("nan"), float("inf"))
+        ),
+        ({"name": "a/b"}, UsageError, "model name 'a/b'"),
+    ],
+)
+def test_options_that_make_no_export_are_refused(store, options, error, message):
+    with pytest.raises(error, match=message):
+        export(**{"model": Small().eval(), "example_inputs": ROW, "store": store, **options})
 
 
 class TorchaoTensor(torch.Tensor):
@@ -226,23 +197,16 @@ ONE = np.zeros((1, 3), np.float32)
 IDS, FEATURES = np.zeros((4, 7), np.int64), np.zeros((4, 3), np.float32)
 
 
-def test_one_array_is_the_first_parameter_of_forward():
-    tracing = plan_tracing(nn.Linear(3, 2), ONE, ("batch",))
-    assert list(tracing.inputs) == ["input"]
-    assert tracing.axes == {"input": {0: "batch"}}
-
-
-def test_single_row_is_repeated_because_torch_takes_the_size_one_for_a_constant():
+def test_single_row_is_repeated_on_a_free_axis_because_torch_takes_the_size_one_for_a_constant():
     array = np.array([[1.0, 2.0, 3.0]], np.float32)
     tracing = plan_tracing(nn.Linear(3, 2), array, ("batch",))
+    assert list(tracing.inputs) == ["input"]
+    assert tracing.axes == {"input": {0: "batch"}}
     assert np.array_equal(tracing.inputs["input"], np.repeat(array, 2, axis=0))
     assert tracing.sizes == {"batch": 2}
-
-
-def test_fixed_axes_keep_the_size_one():
-    tracing = plan_tracing(nn.Linear(3, 2), ONE, ())
-    assert tracing.inputs["input"].shape == (1, 3)
-    assert tracing.sizes == {}
+    fixed = plan_tracing(nn.Linear(3, 2), array, ())
+    assert fixed.inputs["input"].shape == (1, 3)
+    assert fixed.sizes == {}
 
 
 def test_inputs_come_in_the_order_of_forward():
@@ -290,7 +254,7 @@ def test_list_of_axes_as_torch_takes_it_gets_names(dynamic, axes):
 
 
 @pytest.mark.parametrize(
-    ("dynamic", "told"),
+    ("dynamic", "message"),
     [
         ("batch", "dynamic must be a tuple of names or a mapping; got 'batch': pass ('batch',)"),
         (("batch", "time", "extra"), "dynamic: no input has an axis 2, which 'extra' names"),
@@ -304,35 +268,18 @@ def test_list_of_axes_as_torch_takes_it_gets_names(dynamic, axes):
         ({"ids": "batch"}, "dynamic: input 'ids' has 'batch'; pass its axes, such as {'ids': {0: 'batch'}}"),
     ],
 )
-def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, told):
+def test_axes_that_the_inputs_do_not_have_are_refused(dynamic, message):
     with pytest.raises(UsageError) as caught:
         plan_tracing(Two(), {"ids": IDS, "features": FEATURES}, dynamic)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(
-    ("module", "examples", "told"),
-    [
-        (
-            Two(),
-            {"ids": IDS, "featurs": FEATURES},
-            "unknown input 'featurs': did you mean 'features'? Known: 'ids', 'features', 'mask'",
-        ),
-        (Two(), IDS, "forward() takes 2 inputs ('ids', 'features'): give a mapping from their names to arrays"),
-        (Two(), {}, "example_inputs are empty: there is no array in them"),
-        (nn.Linear(3, 2), np.zeros((0, 3)), "example_inputs has shape (0, 3): there are no values in it"),
-        (nn.Linear(3, 2), [1.0], "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype"),
-        (
-            Two(),
-            {"ids": IDS, "features": FEATURES[:2]},
-            "example_inputs: axis 'batch' has size 4 in 'ids' and size 2 in 'features'; axes of one name must have one size",
-        ),
-    ],
-)
-def test_examples_that_forward_does_not_take_are_refused(module, examples, told):
+def test_axes_of_one_name_must_have_one_size():
     with pytest.raises(InputError) as caught:
-        plan_tracing(module, examples, ("batch",))
-    assert str(caught.value) == told
+        plan_tracing(Two(), {"ids": IDS, "features": FEATURES[:2]}, ("batch",))
+    assert str(caught.value) == (
+        "example_inputs: axis 'batch' has size 4 in 'ids' and size 2 in 'features'; axes of one name must have one size"
+    )
 
 
 ROWS = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
