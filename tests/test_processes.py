@@ -63,19 +63,19 @@ def test_a_crash_says_how_the_process_ended_and_shows_the_place(jobs, preload):
     crash = call_in_child(jobs, b"os.kill(os.getpid(), signal.SIGSEGV)", timeout_s=60, preload=preload)
     assert isinstance(crash, Crash)
     assert (crash.signal, str(crash)) == (signal.SIGSEGV, "killed by SIGSEGV")
-    told = format_log(crash.log_tail).splitlines()
-    assert told[1:3] == ["Its log:", "  Fatal Python error: Segmentation fault"]
-    assert any("in run" in line for line in told[3:7])
+    log = format_log(crash.log_tail).splitlines()
+    assert log[1:3] == ["Its log:", "  Fatal Python error: Segmentation fault"]
+    assert any("in run" in line for line in log[3:7])
 
 
 def test_an_exception_is_a_crash_with_the_end_of_the_log(child):
     crash = child.call(b"for line in range(100): print('line', line)\nraise KeyError('c')", timeout_s=60)
     assert str(crash) == "exited with status 1"
-    told = format_log(crash.log_tail)
-    assert told.startswith("\nThe end of its log:\n")
-    assert "line 99" in told
-    assert "line 50" not in told
-    assert told.endswith("KeyError: 'c'")
+    log = format_log(crash.log_tail)
+    assert log.startswith("\nThe end of its log:\n")
+    assert "line 99" in log
+    assert "line 50" not in log
+    assert log.endswith("KeyError: 'c'")
 
 
 def test_an_exit_without_a_word_is_described(child):

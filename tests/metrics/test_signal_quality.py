@@ -181,7 +181,7 @@ def test_logits_given_as_probabilities_are_refused(candidate, message):
     with pytest.raises(InputError) as caught:
         kl_divergences(np.array(candidate), np.array([[0.5, 0.5]]), scores="probabilities")
     assert str(caught.value) == (
-        f"candidate row [0] is no distribution: {told}; say scores='logits' if that is what they are"
+        f"candidate row [0] is no distribution: {message}; say scores='logits' if that is what they are"
     )
 
 

@@ -227,7 +227,7 @@ class Pair:
 
 
 def called(function, inputs):
-    """The flat names, and what `function` is then called with, arrays message by their value."""
+    """The flat names, and what `function` is then called with, with the value of each array."""
     call, values = Forward.of(SimpleNamespace(forward=function)).call_of(inputs)
     assert tuple(values) == call.names
     args, kwargs = call.arguments({name: float(array[0]) for name, array in values.items()})
