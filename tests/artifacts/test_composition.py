@@ -15,7 +15,6 @@ from pytest_modelserve.artifacts import (
     Scale,
     Softmax,
     Standardize,
-    Store,
     TopK,
     compose,
     composition as chain,
@@ -457,9 +456,3 @@ def test_a_model_that_onnx_rejects_is_reported(linear, store, tmp_path):
         compose(artifact, preprocess=[Scale(2.0)], store=store)
     assert str(caught.value).startswith("the model of digits with its steps is invalid (onnx.checker): ")
     assert "MatMull" in str(caught.value)
-
-
-def test_a_cache_that_cannot_be_written_is_reported(linear, saved, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"choose another folder with --modelserve-cache$"):
-        compose(saved(linear()), preprocess=[Scale(2.0)], store=Store(tmp_path / "file"))

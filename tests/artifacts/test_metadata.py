@@ -22,13 +22,22 @@ def _model(inputs, outputs, initializers=()):
     return helper.make_model(graph, ir_version=10)
 
 
-def test_signature_reads_names_dtypes_and_all_kinds_of_dims():
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", None, 8, 8])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (["batch", None, 8, 8], ("batch", None, 8, 8)),
+        ([-1, 0], (None, 0)),
+        (["", 0], (None, 0)),
+        (None, None),
+        ([], ()),
+    ],
+    ids=["symbols and sizes", "negative", "empty name", "unknown rank", "scalar"],
+)
+def test_signature_reads_names_dtypes_and_all_kinds_of_shapes(shape, expected):
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, shape)
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 10])
-    signature = signature_of(_model([image], [scores]))
-    assert signature == Signature(
-        inputs=(TensorSpec("image", "uint8", ("batch", None, 8, 8)),),
-        outputs=(TensorSpec("scores", "float32", ("batch", 10)),),
+    assert signature_of(_model([image], [scores])) == Signature(
+        inputs=(TensorSpec("image", "uint8", expected),), outputs=(TensorSpec("scores", "float32", ("batch", 10)),)
     )
 
 
@@ -52,19 +61,6 @@ def test_an_initializer_that_is_listed_as_an_input_is_no_input():
     weight = helper.make_tensor_value_info("weight", TensorProto.FLOAT, [1])
     tensor = onnx.numpy_helper.from_array(np.ones(1, np.float32), "weight")
     assert [spec.name for spec in signature_of(_model([x, weight], [x], [tensor])).inputs] == ["x"]
-
-
-def test_a_missing_shape_is_an_unknown_rank_and_no_scalar():
-    unknown = helper.make_tensor_value_info("unknown", TensorProto.FLOAT, None)
-    scalar = helper.make_tensor_value_info("scalar", TensorProto.FLOAT, [])
-    signature = signature_of(_model([unknown, scalar], [scalar]))
-    assert [spec.shape for spec in signature.inputs] == [None, ()]
-
-
-@pytest.mark.parametrize("dim", [-1, ""])
-def test_a_negative_dim_or_an_empty_name_is_an_unknown_dim(dim):
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [dim, 0])
-    assert signature_of(_model([value], [value])).inputs[0].shape == (None, 0)
 
 
 @pytest.mark.parametrize("number", ELEMENT_TYPES)
@@ -128,12 +124,12 @@ def _metadata(model):
 
 def test_a_label_is_read_back_as_it_was_written():
     model = onnx.ModelProto()
+    assert read_label(model, default_name="model") == Label("model", "", ())
     write_label(model, Label("digits", "int8", (STEP, STEP)))
-    assert read_label(model, default_name="other") == Label("digits", "int8", (STEP, STEP))
-
-
-def test_settings_are_kept_as_json_gives_them_back():
-    assert STEP.settings == {"dynamic": ["batch"], "opset": 20}
+    label = read_label(model, default_name="other")
+    assert label == Label("digits", "int8", (STEP, STEP))
+    assert label.lineage[0].settings == {"dynamic": ["batch"], "opset": 20}
+    assert len({STEP, *label.lineage}) == 1
 
 
 def test_writing_a_label_replaces_the_earlier_one_and_keeps_other_metadata():
@@ -146,18 +142,10 @@ def test_writing_a_label_replaces_the_earlier_one_and_keeps_other_metadata():
     assert json.loads(_metadata(model)[METADATA_KEY])["name"] == "second"
 
 
-def test_a_model_without_a_label_takes_the_default_name():
-    assert read_label(onnx.ModelProto(), default_name="model") == Label("model", "", ())
-
-
 @pytest.mark.parametrize("value", [float("nan"), object(), float("inf")])
 def test_settings_that_json_cannot_hold_are_refused(value):
     with pytest.raises(UsageError, match=r"^settings of the lineage step 'train' are not valid JSON: "):
         LineageStep("train", {"rate": value}, None, {})
-
-
-def test_steps_can_be_hashed_although_settings_are_a_mapping():
-    assert len({STEP, STEP}) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,27 +36,10 @@ def _tree(root):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def test_a_result_is_built_once(store):
+def test_a_result_is_built_once_and_found_without_a_lock(store):
+    assert not store.root.exists()
     build = _writer()
-    first = store.get_or_build(KEY, build, what="toy")
-    assert store.get_or_build(KEY, _never, what="toy") == first
-    assert (first / "model.onnx").read_bytes() == b"content"
-    assert len(build.calls) == 1
-
-
-def test_two_keys_are_two_entries(store):
-    one = store.get_or_build(digest_of(1), _writer(b"1"), what="one")
-    two = store.get_or_build(digest_of(2), _writer(b"2"), what="two")
-    assert (one / "model.onnx").read_bytes() + (two / "model.onnx").read_bytes() == b"12"
-
-
-def test_nothing_is_created_before_the_first_build(tmp_path):
-    Store(tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_store_holds_its_entries_and_hides_itself_from_git(store):
-    store.get_or_build(KEY, _writer(), what="toy")
+    first = store.get_or_build(KEY, build, what="digits, trained with seed 0")
     assert _tree(store.root) == [
         ".gitignore",
         f"entries/{KEY}/files/model.onnx",
@@ -65,6 +48,17 @@ def test_a_store_holds_its_entries_and_hides_itself_from_git(store):
     ]
     assert (store.root / ".gitignore").read_text() == "*\n"
     assert list((store.root / "building").iterdir()) == []
+    assert json.loads((first.parent / "manifest.json").read_text()) == {
+        "what": "digits, trained with seed 0",
+        "files": {"model.onnx": {"sha256": hashlib.sha256(b"content").hexdigest(), "bytes": 7}},
+    }
+    lock = store.root / "locks" / f"{KEY}.lock"
+    lock.unlink()
+    assert store.get_or_build(KEY, _never, what="toy") == first
+    assert not lock.exists()
+    assert len(build.calls) == 1
+    other = store.get_or_build(digest_of(2), _writer(b"2"), what="two")
+    assert (first / "model.onnx").read_bytes() + (other / "model.onnx").read_bytes() == b"content2"
 
 
 def test_a_store_stays_where_it_was_made_when_the_working_directory_changes(tmp_path, monkeypatch):
@@ -72,14 +66,6 @@ def test_a_store_stays_where_it_was_made_when_the_working_directory_changes(tmp_
     store = Store("cache")
     monkeypatch.chdir("/")
     assert store.get_or_build(KEY, _writer(), what="toy").is_relative_to(tmp_path / "cache")
-
-
-def test_a_hit_writes_nothing(store):
-    store.get_or_build(KEY, _writer(), what="toy")
-    lock = store.root / "locks" / f"{KEY}.lock"
-    lock.unlink()
-    store.get_or_build(KEY, _never, what="toy")
-    assert not lock.exists()
 
 
 def _flip(entry):
@@ -142,23 +128,23 @@ def test_a_key_that_is_no_digest_is_refused(store, key):
     assert str(caught.value) == (f"key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
 
 
-def test_a_build_may_ask_for_another_but_not_for_itself(store):
+def test_a_build_may_request_another_key_but_not_its_own(store):
     other = digest_of("other")
 
-    def asks_for_another(folder):
+    def requests_another(folder):
         inner = store.get_or_build(other, _writer(), what="inner")
         (folder / "copy").write_bytes((inner / "model.onnx").read_bytes())
 
-    assert (store.get_or_build(KEY, asks_for_another, what="toy") / "copy").read_bytes() == b"content"
+    assert (store.get_or_build(KEY, requests_another, what="toy") / "copy").read_bytes() == b"content"
 
-    def asks_for_itself(_):
-        store.get_or_build(digest_of("loop"), asks_for_itself, what="loop")
+    def requests_itself(_):
+        store.get_or_build(digest_of("loop"), requests_itself, what="loop")
 
     with pytest.raises(UsageError, match=r"^the build of loop requests its own key from the store$"):
-        store.get_or_build(digest_of("loop"), asks_for_itself, what="loop")
+        store.get_or_build(digest_of("loop"), requests_itself, what="loop")
 
 
-def test_threads_that_ask_at_once_build_once(store):
+def test_threads_with_one_key_at_once_build_once(store):
     started = threading.Barrier(4)
     build = _writer()
     results = []
@@ -219,15 +205,6 @@ def test_a_disk_that_is_full_is_reported_wherever_in_the_builder_it_shows(store)
     assert _tree(store.root) == [".gitignore", f"locks/{KEY}.lock"]
 
 
-def test_the_manifest_tells_what_an_entry_is(store):
-    folder = store.get_or_build(KEY, _writer(), what="digits, trained with seed 0")
-    manifest = json.loads((folder.parent / "manifest.json").read_text())
-    assert manifest == {
-        "what": "digits, trained with seed 0",
-        "files": {"model.onnx": {"sha256": hashlib.sha256(b"content").hexdigest(), "bytes": 7}},
-    }
-
-
 def test_a_build_forces_each_file_and_the_manifest_onto_the_disk_and_no_more(store, monkeypatch):
     synced = []
     fsync = os.fsync
@@ -248,7 +225,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_whoever_waits_is_shown_what_for(store, caplog):
+def test_wait_for_another_build_is_shown_with_its_name(store, caplog):
     pytest.importorskip("tqdm")
     inside, done = threading.Event(), threading.Event()
 
@@ -260,7 +237,7 @@ def test_whoever_waits_is_shown_what_for(store, caplog):
     builder = threading.Thread(target=store.get_or_build, args=(KEY, slow), kwargs={"what": "digits"})
     builder.start()
     inside.wait(10)
-    threading.Timer(0.8, done.set).start()
+    threading.Timer(0.6, done.set).start()
     terminal = _Terminal()
     with caplog.at_level("INFO"), progress_to(terminal):
         store.get_or_build(KEY, _never, what="digits")

@@ -65,27 +65,27 @@ def _files(folder):
 
 
 WHOLE = {"first": b"first", "second": b"second"}
-ASK = 'print(store.get_or_build(KEY, build, what="toy"))'
+BUILD = 'print(store.get_or_build(KEY, build, what="toy"))'
 
 
-def test_processes_that_ask_at_once_build_once_and_all_get_the_result(tmp_path):
+def test_processes_with_one_key_at_once_build_once_and_all_get_the_result(tmp_path):
     (tmp_path / "hold").touch()
-    processes = [_start(tmp_path, ASK, cwd=where) for where in (tmp_path, "/", ROOT)]
+    processes = [_start(tmp_path, BUILD, cwd=where) for where in (tmp_path, "/", ROOT)]
     _wait_for(lambda: list(tmp_path.glob("inside-*")))
     # Time for the others to arrive at the lock while the builder holds it.
     time.sleep(0.6)
     (tmp_path / "hold").unlink()
-    answers = {_finish(process) for process in processes}
-    assert answers == {f"{tmp_path}/cache/entries/{KEY}/files\n"}
+    results = {_finish(process) for process in processes}
+    assert results == {f"{tmp_path}/cache/entries/{KEY}/files\n"}
     assert (tmp_path / "builds").read_text() == "x"
     assert _files(tmp_path) == WHOLE
 
 
 def test_a_builder_killed_in_the_middle_leaves_no_entry_and_a_waiting_process_takes_over(tmp_path):
     (tmp_path / "hold").touch()
-    builder = _start(tmp_path, ASK)
+    builder = _start(tmp_path, BUILD)
     _wait_for(lambda: (tmp_path / f"inside-{builder.pid}").exists())
-    waiting = _start(tmp_path, ASK)
+    waiting = _start(tmp_path, BUILD)
     time.sleep(0.6)
     assert (tmp_path / "builds").read_text() == "x"
     builder.send_signal(signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_builder_killed_in_the_middle_leaves_no_entry_and_a_waiting_process_ta
 
 def test_leftovers_of_other_keys_go_unless_somebody_still_builds_them(tmp_path):
     (tmp_path / "hold").touch()
-    builder = _start(tmp_path, ASK)
+    builder = _start(tmp_path, BUILD)
     _wait_for(lambda: (tmp_path / f"inside-{builder.pid}").exists())
     abandoned = tmp_path / "cache" / "building" / f"{'f' * 64}.0123abcd"
     abandoned.mkdir()

@@ -43,41 +43,47 @@ def test_faithful_file_passes():
     check_written(model(), TRACING, ["y"], 20)
 
 
-def test_another_opset_than_requested_is_refused():
-    with pytest.raises(ExportError) as caught:
-        check_written(model(opset=18), TRACING, ["y"], 13)
-    assert str(caught.value) == (
-        "opset=13 is not available: the exporter wrote opset 18. Pass opset=18 or leave it out"
-    )
-
-
 @pytest.mark.parametrize(
-    ("shape", "message"),
+    ("written", "arguments", "error", "message"),
     [
-        (("batch", 4), "axis 1 of input 'x' ('time' in `dynamic`) is not free: the exporter fixed it as 4"),
-        ((2, "time"), "axis 0 of input 'x' ('batch' in `dynamic`) is not free: the exporter fixed it as 2"),
-        (("batch",), "axis 1 of input 'x' ('time' in `dynamic`) is not free: the exporter fixed it as nothing"),
+        (
+            model(opset=18),
+            (TRACING, ["y"], 13),
+            ExportError,
+            "opset=13 is not available: the exporter wrote opset 18. Pass opset=18 or leave it out",
+        ),
+        (
+            model(),
+            (Tracing({}, {"mask": {0: "batch"}}), ["y"], None),
+            ExportError,
+            "input 'mask' is missing in the exported model because forward does not use it: remove it",
+        ),
+        (
+            model(),
+            (TRACING, ["y", "z"], None),
+            ExportError,
+            "the module's outputs are 'y', 'z'; the exported model's are 'y'",
+        ),
+        *(
+            (
+                model(shape),
+                (TRACING, ["y"], None),
+                BakedAxisError,
+                f"axis {axis} is not free: the exporter fixed it as {size}",
+            )
+            for shape, axis, size in (
+                (("batch", 4), "1 of input 'x' ('time' in `dynamic`)", "4"),
+                ((2, "time"), "0 of input 'x' ('batch' in `dynamic`)", "2"),
+                (("batch",), "1 of input 'x' ('time' in `dynamic`)", "nothing"),
+            )
+        ),
     ],
+    ids=["opset", "unused input", "outputs", "fixed time", "fixed batch", "no time"],
 )
-def test_fixed_axis_is_refused_with_its_input(shape, message):
-    with pytest.raises(BakedAxisError) as caught:
-        check_written(model(shape), TRACING, ["y"], None)
+def test_file_that_is_not_what_was_requested_is_refused(written, arguments, error, message):
+    with pytest.raises(error) as caught:
+        check_written(written, *arguments)
     assert str(caught.value) == message
-
-
-def test_input_that_the_exporter_left_out_is_named():
-    tracing = Tracing({}, {"mask": {0: "batch"}})
-    with pytest.raises(ExportError) as caught:
-        check_written(model(), tracing, ["y"], None)
-    assert str(caught.value) == (
-        "input 'mask' is missing in the exported model because forward does not use it: remove it"
-    )
-
-
-def test_outputs_under_other_names_are_refused():
-    with pytest.raises(ExportError) as caught:
-        check_written(model(), TRACING, ["y", "z"], None)
-    assert str(caught.value) == "the module's outputs are 'y', 'z'; the exported model's are 'y'"
 
 
 REFUSED = "onnxruntime refuses the model x.onnx: 9 : NOT_IMPLEMENTED : Could not find an implementation for Identity(1)"
@@ -115,33 +121,22 @@ def test_shapes_inside_the_graph_are_forgotten():
     assert not written.graph.value_info
 
 
-def test_output_dim_that_runs_show_to_be_free_gets_its_name():
-    written = model(outputs=("batch", 4))
-    runs = probes(
-        ({"batch": 2, "time": 4}, (2, 4)), ({"batch": 3, "time": 4}, (3, 4)), ({"batch": 2, "time": 5}, (2, 5))
-    )
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, observed time",)
-    assert outputs_of(written) == ("batch", "time")
-
-
-def test_output_dim_that_never_changes_is_fixed():
-    written = model(outputs=("batch", "time"))
-    runs = probes(({"batch": 2, "time": 4}, (2, 1)), ({"batch": 3, "time": 5}, (3, 1)))
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote time, observed 1",)
-    assert outputs_of(written) == ("batch", 1)
-
-
-def test_output_dim_that_follows_no_axis_is_unknown():
-    written = model(outputs=("batch", 4))
-    runs = probes(({"batch": 2}, (2, 4)), ({"batch": 3}, (3, 6)))
-    assert correct_outputs(written, runs) == ("output 'y', axis 1: the exporter wrote 4, observed ?",)
-    assert outputs_of(written) == ("batch", None)
-
-
-def test_symbolic_dim_that_is_no_free_axis_stays():
-    written = model(outputs=("batch", "2*time"))
-    assert correct_outputs(written, probes(({"batch": 2, "time": 4}, (2, 8)))) == ()
-    assert outputs_of(written) == ("batch", "2*time")
+@pytest.mark.parametrize(
+    ("written", "runs", "note", "shape"),
+    [
+        (("batch", 4), [((2, 4), (2, 4)), ((3, 4), (3, 4)), ((2, 5), (2, 5))], "4, observed time", ("batch", "time")),
+        (("batch", "time"), [((2, 4), (2, 1)), ((3, 5), (3, 1))], "time, observed 1", ("batch", 1)),
+        (("batch", 4), [((2,), (2, 4)), ((3,), (3, 6))], "4, observed ?", ("batch", None)),
+        (("batch", "2*time"), [((2, 4), (2, 8))], "", ("batch", "2*time")),
+    ],
+    ids=["free", "constant", "follows no axis", "symbolic"],
+)
+def test_output_dims_are_those_that_runs_show(written, runs, note, shape):
+    written = model(outputs=written)
+    seen = probes(*((dict(zip(("batch", "time"), sizes, strict=False)), result) for sizes, result in runs))
+    notes = (f"output 'y', axis 1: the exporter wrote {note}",) if note else ()
+    assert correct_outputs(written, seen) == notes
+    assert outputs_of(written) == shape
 
 
 def test_right_shapes_need_no_note():
