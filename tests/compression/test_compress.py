@@ -124,6 +124,33 @@ def test_recipe_that_changes_the_signature_is_refused(mlp, recipe, refusal):
     )
 
 
+@pytest.mark.parametrize(
+    ("recipe", "function", "tool"),
+    [
+        ("simplify", "onnxsim.simplify", "onnxsim"),
+        ("fp16", "onnxruntime.transformers.float16.convert_float_to_float16", "onnxruntime's float16 converter"),
+        (
+            "int8-static",
+            "onnxruntime.quantization.qdq_quantizer.QDQQuantizer.quantize_model",
+            "onnxruntime's quantizer",
+        ),
+        (
+            "int4-weights",
+            "onnxruntime.quantization.matmul_nbits_quantizer.MatMulNBitsQuantizer.process",
+            "onnxruntime's quantizer",
+        ),
+    ],
+)
+def test_failure_of_a_library_is_reported(wordy, refusal, weight, needed, monkeypatch, recipe, function, tool):
+    def fail(*_, **__):
+        raise ValueError("no such type")
+
+    source = wordy()
+    monkeypatch.setattr(function, fail)
+    message = refusal(source, recipe, **needed(recipe, weight(8, 8)))
+    assert message == f"recipe {recipe!r} on net / fp32: {tool} failed: no such type"
+
+
 def test_output_shape_that_a_tool_forgets_is_put_back(mlp, store, recipe):
     def forget(model):
         model.graph.output[0].type.tensor_type.shape.dim[0].Clear()

@@ -229,15 +229,3 @@ def test_model_without_float32_weights_is_refused(mlp, refusal):
     assert refusal(source, "fp16") == (
         "recipe 'fp16' on net / fp32: no float32 initializer became fp16 among Gemm ×2, Relu ×1"
     )
-
-
-def test_failure_of_the_converter_is_reported(mlp, refusal, monkeypatch):
-    from onnxruntime.transformers import float16
-
-    def fail(*_, **__):
-        raise ValueError("no such type")
-
-    monkeypatch.setattr(float16, "convert_float_to_float16", fail)
-    assert refusal(mlp(), "fp16") == (
-        "recipe 'fp16' on net / fp32: onnxruntime's float16 converter failed: no such type"
-    )

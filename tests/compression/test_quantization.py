@@ -206,18 +206,6 @@ def test_missing_onnx_ir_names_the_extra(wide, store, monkeypatch):
         compress(wide(), "int4-weights", store=store)
 
 
-def test_failure_of_the_quantizer_is_reported(wide, refusal, monkeypatch):
-    from onnxruntime.quantization import matmul_nbits_quantizer
-
-    def fail(*_, **__):
-        raise ValueError("no such block")
-
-    monkeypatch.setattr(matmul_nbits_quantizer.MatMulNBitsQuantizer, "process", fail)
-    assert refusal(wide(), "int4-weights") == (
-        "recipe 'int4-weights' on net / fp32: onnxruntime's quantizer failed: no such block"
-    )
-
-
 def test_importing_the_quantizer_leaves_the_root_logger_as_it_was(wide, store, monkeypatch):
     """It calls logging.basicConfig: every INFO of the process would go to standard error from then on."""
     root = logging.getLogger()

@@ -143,18 +143,6 @@ def test_quantizing_twice_is_refused(mlp, store, rows):
     )
 
 
-def test_failure_of_the_quantizer_is_reported(mlp, refusal, rows, monkeypatch):
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    def fail(_):
-        raise ValueError("no such operator")
-
-    monkeypatch.setattr(QDQQuantizer, "quantize_model", fail)
-    assert refusal(mlp(), "int8-static", calibration=rows) == refused(
-        "onnxruntime's quantizer failed: no such operator"
-    )
-
-
 def test_quantizer_leaves_logging_and_warnings_as_they_were(mlp, store, rows, caplog):
     root = logging.getLogger()
     before = (list(root.handlers), list(root.filters))

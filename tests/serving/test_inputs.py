@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError
@@ -9,6 +10,7 @@ from pytest_modelserve.serving.inputs import checked_feed
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), ())
 TWO = Signature((TensorSpec("ids", "int64", ("batch", "time")), TensorSpec("mask", "bool", ("batch", "time"))), ())
+SQUARE = Signature((TensorSpec("x", "float32", ("n", "n")),), ())
 TEXT = Signature((TensorSpec("t", "str", (None,)),), ())
 ROWS = np.zeros((2, 3), np.float32)
 
@@ -88,54 +90,32 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
         ({"x": ROWS, "y": ROWS}, "unknown input 'y': Known: 'x'"),
         ({1: ROWS}, "unknown input 1: Known: 'x'"),
         ({}, "input 'x' is missing: the model takes 'x'"),
+        (torch.zeros(2, 3), "input 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"),
     ],
 )
 def test_what_does_not_fit_is_refused(inputs, message):
     assert refusal(inputs) == message
 
 
-def test_a_torch_tensor_is_refused_with_its_conversion():
-    torch = pytest.importorskip("torch")
-    assert refusal(torch.zeros(2, 3)) == (
-        "input 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"
-    )
-
-
-def test_one_array_is_not_enough_for_two_inputs():
-    assert refusal(ROWS, TWO) == (
-        "inputs must be a mapping from names to arrays: the model has 2 inputs ('ids', 'mask')"
-    )
-
-
-def test_a_missing_input_is_named():
-    assert refusal({"ids": np.zeros((1, 1), np.int64)}, TWO) == (
-        "input 'mask' is missing: the model takes 'ids', 'mask'"
-    )
-
-
-def test_inputs_that_share_a_dim_have_to_agree_on_it():
-    assert refusal({"ids": np.zeros((2, 5), np.int64), "mask": np.zeros((2, 4), np.bool_)}, TWO) == (
-        "inputs disagree on 'time': axis 1 of 'ids' is 5 and axis 1 of 'mask' is 4"
-    )
-
-
-def test_a_dim_shared_within_one_input_has_to_agree_too():
-    square = Signature((TensorSpec("x", "float32", ("n", "n")),), ())
-    assert refusal(np.zeros((2, 3), np.float32), square) == (
-        "inputs disagree on 'n': axis 0 of 'x' is 2 and axis 1 of 'x' is 3"
-    )
-
-
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("signature", "inputs", "message"),
     [
+        (TWO, ROWS, "inputs must be a mapping from names to arrays: the model has 2 inputs ('ids', 'mask')"),
+        (TWO, {"ids": np.zeros((1, 1), np.int64)}, "input 'mask' is missing: the model takes 'ids', 'mask'"),
         (
+            TWO,
+            {"ids": np.zeros((2, 5), np.int64), "mask": np.zeros((2, 4), np.bool_)},
+            "inputs disagree on 'time': axis 1 of 'ids' is 5 and axis 1 of 'mask' is 4",
+        ),
+        (SQUARE, ROWS, "inputs disagree on 'n': axis 0 of 'x' is 2 and axis 1 of 'x' is 3"),
+        (
+            TEXT,
             np.array(["a", None], dtype=object),
             "input 't' holds None (NoneType) where the model takes text: pass strings",
         ),
-        (np.array([b"a"]), "input 't' has dtype bytes8 where the model takes text: pass strings"),
-        (np.array([1.0]), "input 't' has dtype float64 where the model takes text: pass strings"),
+        (TEXT, np.array([b"a"]), "input 't' has dtype bytes8 where the model takes text: pass strings"),
+        (TEXT, np.array([1.0]), "input 't' has dtype float64 where the model takes text: pass strings"),
     ],
 )
-def test_what_is_not_text_is_not_turned_into_it(array, message):
-    assert refusal(array, TEXT) == message
+def test_what_does_not_fit_two_inputs_a_square_or_text_is_refused(signature, inputs, message):
+    assert refusal(inputs, signature) == message

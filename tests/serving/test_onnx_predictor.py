@@ -34,29 +34,17 @@ def test_outputs_are_the_model_s_own(linear):
             np.testing.assert_array_equal(answers["y"], rows(n) @ W + B)
 
 
-def test_a_mapping_and_a_single_array_have_equal_outputs(linear):
-    predictor = OnnxPredictor(linear)
-    for _ in range(2):  # the second time from memory
-        np.testing.assert_array_equal(predictor.predict({"x": rows(2)})["y"], predictor.predict(rows(2))["y"])
-
-
 @pytest.mark.parametrize("give", [open_artifact, str, lambda path: path], ids=["artifact", "str", "path"])
-def test_an_artifact_and_its_path_are_the_same_subject(linear, give):
+def test_an_artifact_and_its_path_are_the_same_subject_under_the_name_that_is_given(linear, give):
     artifact = open_artifact(linear)
     predictor = OnnxPredictor(give(linear))
     assert predictor.subject == Subject("linear", "", artifact.sha256)
     assert predictor.signature == artifact.signature
     assert predictor.transport == "in-process"
-
-
-@pytest.mark.parametrize("give", [open_artifact, str], ids=["artifact", "path"])
-def test_name_and_variant_override_what_the_file_says(linear, give):
-    predictor = OnnxPredictor(give(linear), name="digits", variant="int8")
-    assert (predictor.subject.name, predictor.subject.variant) == ("digits", "int8")
-    assert predictor.describe() == (
-        f"digits / int8 on onnxruntime {onnxruntime.__version__}, CPUExecutionProvider, 1 thread"
+    renamed = OnnxPredictor(give(linear), name="digits", variant="int8", threads=2)
+    assert renamed.describe() == (
+        f"digits / int8 on onnxruntime {onnxruntime.__version__}, CPUExecutionProvider, 2 threads"
     )
-    assert OnnxPredictor(linear, threads=2).describe().endswith("2 threads")
 
 
 def test_outputs_come_in_the_order_of_the_model(onnx_file):
@@ -271,12 +259,6 @@ def test_a_model_newer_than_the_runtime_is_refused_in_one_line(tmp_path, opset, 
     with pytest.raises(ArtifactError, match=message) as caught:
         OnnxPredictor(tmp_path / "newer.onnx")
     assert "\n" not in str(caught.value)
-
-
-def test_a_truncated_file_is_refused(linear):
-    linear.write_bytes(linear.read_bytes()[:-9])
-    with pytest.raises(ArtifactError, match=str(linear)):
-        OnnxPredictor(linear)
 
 
 def test_a_file_that_changed_after_it_was_opened_is_refused(linear):

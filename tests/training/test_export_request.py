@@ -67,15 +67,9 @@ MASKED = "has a pruning mask on 'weight', and mask and unpruned values would bot
             lambda: nn.Linear(2, 2, device="meta").eval(),
             "'weight' is on meta: call .cpu() first, as exports are verified on the CPU",
         ),
-        (
-            lambda: HiddenBuffer().eval(),
-            "'table' is on meta: call .cpu() first, as exports are verified on the CPU",
-        ),
+        (lambda: HiddenBuffer().eval(), "'table' is on meta: call .cpu() first, as exports are verified on the CPU"),
         (pruned, f"the module {MASKED}(module, 'weight') first"),
-        (
-            lambda: nn.Sequential(pruned()).eval(),
-            f"its part '0' {MASKED}(module.get_submodule('0'), 'weight') first",
-        ),
+        (lambda: nn.Sequential(pruned()).eval(), f"its part '0' {MASKED}(module.get_submodule('0'), 'weight') first"),
     ],
     ids=["training", "part in training", "scripted", "scripted part", "meta", "meta buffer", "pruned", "pruned part"],
 )
