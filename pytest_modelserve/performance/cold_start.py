@@ -123,7 +123,7 @@ def median_starts(
 ) -> tuple[Quantity, ...]:
     """Return the medians of the starts with their budgets, for those that are given."""
     cpu, cpu_interval = median_interval(_cpu(starts), confidence=confidence, alpha=alpha)
-    start, interval = median_interval(_judged(starts), confidence=confidence, alpha=alpha)
+    start, interval = median_interval(_decisive_times(starts), confidence=confidence, alpha=alpha)
     if not _is_undisturbed(starts):
         interval = replace(interval, low=min(interval.low, cpu_interval.low))
     quantities = []
@@ -143,7 +143,7 @@ def _is_undisturbed(starts: Sequence[FreshStart]) -> bool:
     return all(s.run_delay_ms is not None for s in starts)
 
 
-def _judged(starts: Sequence[FreshStart]) -> list[float]:
+def _decisive_times(starts: Sequence[FreshStart]) -> list[float]:
     """Return undisturbed time where it is known, else wall time."""
     if not _is_undisturbed(starts):
         return _wall(starts)
@@ -151,7 +151,7 @@ def _judged(starts: Sequence[FreshStart]) -> list[float]:
 
 
 def _wall_quantity(starts: Sequence[FreshStart], max_ms: float | None) -> tuple[Quantity, ...]:
-    """Return the median wall time where undisturbed time is judged."""
+    """Return the median wall time where undisturbed time decides."""
     if max_ms is None or not _is_undisturbed(starts):
         return ()
     return (Quantity("wall start", float(np.median(_wall(starts))), "ms"),)

@@ -22,11 +22,11 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.performance.batches import BatchCalls, Batches, batches_of, largest_batch
 from pytest_modelserve.performance.latency_bounds import (
-    JudgedTime,
+    DecisiveTime,
     LatencyBounds,
     LatencyClock,
-    choose_judged_time,
-    judged_durations,
+    choose_decisive_time,
+    decisive_durations,
     latency_bounds,
     unavailable,
 )
@@ -63,7 +63,7 @@ def measure_latency(
     The bounds are order statistics of the timed calls by undisturbed time: wall time less the time for which the call
     was ready to run while other threads had the CPU. It contains what the call itself waits for, such as locks and
     networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread. Elsewhere wall
-    time is judged, and a finding says why; where the model computes in this thread, FAIL then requires that its CPU
+    time decides, and a finding says why; where the model computes in this thread, FAIL then requires that its CPU
     time exceeds the budget, too. The evidence has both times and the proportion of the calls that were disturbed.
 
     Calls that fit into 5 s get up to four interim analyses. The first comes after a quarter of a second, or after eight
@@ -119,7 +119,7 @@ def measure_latency(
             max_ms,
             pass_error=1 - confidence,
             fail_error=alpha,
-            judged=choose_judged_time(predictor, clock, is_reported=run_delay is not None),
+            decisive=choose_decisive_time(predictor, clock, is_reported=run_delay is not None),
             must_be_undisturbed=clock == "undisturbed",
         )
         timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks.wall))
@@ -150,14 +150,14 @@ def measure_latency(
         advice=_ADVICE[verdict] if timed.in_time else _MORE_TIME,
         details={
             "quantile": quantile,
-            "clock": timed.judged.clock,
+            "clock": timed.decisive.clock,
             "calls": len(timed.times),
             "interim_analyses": list(timed.schedule.calls),
             "interim_analyses_made": timed.analyses,
             "warm_up_median_ms": timed.typical_ms,
             "block": bounds.high.block,
             "host": host_state(),
-            **calls.details(timed.judged_ms),
+            **calls.details(timed.decisive_ms),
             **(costs.details() if costs else {}),
             **keep_samples(**_samples(timed)),
         },
@@ -167,7 +167,7 @@ def measure_latency(
 
 def _disturbance(timed: TimedCalls, quantile: float) -> tuple[Quantity, ...]:
     """Return the quantile by wall time and the proportion of disturbed calls, where undisturbed time decides."""
-    if not timed.judged.is_undisturbed or not len(timed.times):
+    if not timed.decisive.is_undisturbed or not len(timed.times):
         return ()
     return (
         Quantity(f"wall p{100 * quantile:g}", _wall_quantile(timed, quantile), "ms"),
@@ -177,7 +177,7 @@ def _disturbance(timed: TimedCalls, quantile: float) -> tuple[Quantity, ...]:
 
 def _disturbance_finding(timed: TimedCalls, quantile: float, limit: float) -> tuple[str, ...]:
     """Say where the host's load would have decided otherwise."""
-    if not timed.judged.is_undisturbed or not len(timed.times):
+    if not timed.decisive.is_undisturbed or not len(timed.times):
         return ()
     wall = _wall_quantile(timed, quantile)
     if not timed.bounds.estimate <= limit < wall:
@@ -194,14 +194,14 @@ def _wall_quantile(timed: TimedCalls, quantile: float) -> float:
 
 def _samples(timed: TimedCalls) -> dict[str, NDArray[np.float64]]:
     times = timed.times
-    second = {"undisturbed_ms": times.undisturbed_ms} if timed.judged.is_undisturbed else {"cpu_ms": times.cpu_ms}
+    second = {"undisturbed_ms": times.undisturbed_ms} if timed.decisive.is_undisturbed else {"cpu_ms": times.cpu_ms}
     return {"wall_ms": times.wall_ms, **{name: array for name, array in second.items() if array is not None}}
 
 
 def _method(timed: TimedCalls) -> Method:
     block, planned = timed.bounds.high.block, len(timed.schedule.calls)
     return Method(
-        f"order statistics of {timed.judged.clock} time"
+        f"order statistics of {timed.decisive.clock} time"
         + (" of blocks" if block != 1 else "")
         + (f", interim analysis {timed.analyses} of {planned}" if planned > 1 else ""),
         "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1"
@@ -288,7 +288,7 @@ def plan_interim_analyses(
 class TimedCalls:
     """The timed calls, perhaps none, and the bounds of the last analysis; `typical_ms` is a warm-up call's duration."""
 
-    judged: JudgedTime
+    decisive: DecisiveTime
     times: CallTimes
     bounds: LatencyBounds
     typical_ms: float
@@ -301,14 +301,14 @@ class TimedCalls:
         return len(self.times) >= self.schedule.fewest
 
     @property
-    def judged_ms(self) -> NDArray[np.float64]:
+    def decisive_ms(self) -> NDArray[np.float64]:
         """The durations by the time that decides."""
-        return judged_durations(self.times, self.judged) if len(self.times) else np.zeros(0)
+        return decisive_durations(self.times, self.decisive) if len(self.times) else np.zeros(0)
 
     @property
     def median_ms(self) -> float:
         """The median of the timed calls; a warm-up call's duration if there are none."""
-        return float(np.median(self.judged_ms)) if len(self.times) else self.typical_ms
+        return float(np.median(self.decisive_ms)) if len(self.times) else self.typical_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +322,7 @@ class LatencyDesign:
     limit: float
     pass_error: float
     fail_error: float
-    judged: JudgedTime
+    decisive: DecisiveTime
     must_be_undisturbed: bool = False
 
     def run(self, call: Call, *, clocks: Clocks, budget: TimeBudget) -> TimedCalls:
@@ -332,12 +332,12 @@ class LatencyDesign:
         """
         with budget.timed():
             typical_ns, other_threads = self._warm_up(call, clocks)
-        judged = self.judged
-        if judged.is_undisturbed and judged.may_use_threads and other_threads > _MOST_OTHER_THREADS:
-            judged = replace(judged, why_wall="other threads of this process compute during a call")
+        decisive = self.decisive
+        if decisive.is_undisturbed and decisive.may_use_threads and other_threads > _MOST_OTHER_THREADS:
+            decisive = replace(decisive, why_wall="other threads of this process compute during a call")
             if self.must_be_undisturbed:
-                raise unavailable(judged.why_wall)
-        if not judged.is_undisturbed:
+                raise unavailable(decisive.why_wall)
+        if not decisive.is_undisturbed:
             clocks = replace(clocks, run_delay=None)
         schedule = plan_interim_analyses(
             self.quantile, low_error=self.fail_error, high_error=self.pass_error, typical_ns=typical_ns
@@ -348,11 +348,11 @@ class LatencyDesign:
             with budget.timed() as deadline_ns:
                 more = time_calls(call, wanted - before, clocks=clocks, deadline_ns=deadline_ns, before=before)
             times = times.followed_by(more)
-            bounds = self._bounds(times, schedule, typical_ns / 1e6, judged)
+            bounds = self._bounds(times, schedule, typical_ns / 1e6, decisive)
             is_decided = bounds.verdict(self.limit) is not Verdict.INCONCLUSIVE
             if is_decided or len(times) < wanted or budget.used_ns > _PATIENCE_NS:
                 break
-        return TimedCalls(judged, times, bounds, typical_ns / 1e6, schedule, analysis)
+        return TimedCalls(decisive, times, bounds, typical_ns / 1e6, schedule, analysis)
 
     def _warm_up(self, call: Call, clocks: Clocks) -> tuple[float, float]:
         """Return the typical duration of a call in nanoseconds, and the CPU time of other threads per wall time."""
@@ -362,16 +362,16 @@ class LatencyDesign:
         return typical_ns, others / max(clocks.wall() - wall, 1)
 
     def _bounds(
-        self, times: CallTimes, schedule: InterimSchedule, typical_ms: float, judged: JudgedTime
+        self, times: CallTimes, schedule: InterimSchedule, typical_ms: float, decisive: DecisiveTime
     ) -> LatencyBounds:
         low_level, high_level = schedule.low_level, schedule.high_level
         if not len(times):  # time was up before the first timed call
             unknown = DependentBounds(Bounds(typical_ms, -math.inf, math.inf, low_level, high_level), 1)
-            return LatencyBounds(unknown, unknown, 0, judged)
+            return LatencyBounds(unknown, unknown, 0, decisive)
         return latency_bounds(
             times,
             quantile=self.quantile,
             low_level=low_level,
             high_level=high_level,
-            judged=judged,
+            decisive=decisive,
         )

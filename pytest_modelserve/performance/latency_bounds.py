@@ -1,4 +1,4 @@
-"""The time by which a latency is judged, and bounds of its quantile."""
+"""The time that decides on a latency, and bounds of its quantile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LatencyClock = Literal["auto", "undisturbed", "wall"]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedTime:
+class DecisiveTime:
     """The time that decides: undisturbed time if `why_wall` is empty, else wall time.
 
     With `guarded_by_cpu` a FAIL by wall time needs CPU time beyond the budget as well. Undisturbed time lies between
@@ -45,13 +45,13 @@ _REQUESTED = "clock='wall'"
 _NOT_REPORTED = "this system does not report the run delay of a thread (/proc/self/task/TID/schedstat)"
 
 
-def choose_judged_time(predictor: Predictor, clock: LatencyClock, *, is_reported: bool) -> JudgedTime:
-    """Return the time by which `predictor` is judged; UsageError for undisturbed time that is not available.
+def choose_decisive_time(predictor: Predictor, clock: LatencyClock, *, is_reported: bool) -> DecisiveTime:
+    """Return the time that decides on `predictor`; UsageError for undisturbed time that is not available.
 
     Anything but a session on the CPU may use threads of its own, which `LatencyDesign.run` finds out.
     """
     if clock == "wall":
-        return JudgedTime(_REQUESTED)
+        return DecisiveTime(_REQUESTED)
     threads = getattr(predictor, "threads", 1)
     if predictor.transport not in ("in-process", "torch", "callable"):
         why_wall = "the model runs in another process"
@@ -61,7 +61,7 @@ def choose_judged_time(predictor: Predictor, clock: LatencyClock, *, is_reported
         why_wall = "" if is_reported else _NOT_REPORTED
     if why_wall and clock == "undisturbed":
         raise unavailable(why_wall)
-    return JudgedTime(
+    return DecisiveTime(
         why_wall,
         guarded_by_cpu=predictor.transport in ("in-process", "torch"),
         may_use_threads=getattr(predictor, "providers", ()) != ("CPUExecutionProvider",),
@@ -83,11 +83,11 @@ class LatencyBounds:
     low: DependentBounds
     high: DependentBounds
     calls: int
-    judged: JudgedTime
+    decisive: DecisiveTime
 
     @property
     def estimate(self) -> float:
-        """The quantile by the judged time."""
+        """The quantile by the decisive time."""
         return self.high.bounds.estimate
 
     @property
@@ -105,9 +105,9 @@ class LatencyBounds:
         return tuple(filter(None, (self._wall_finding(), self._clock_finding(limit), self._dependence_finding())))
 
     def _wall_finding(self) -> str:
-        if self.judged.why_wall in ("", _REQUESTED):
+        if self.decisive.why_wall in ("", _REQUESTED):
             return ""
-        return f"judged by wall time, which contains the load of the host: {self.judged.why_wall}"
+        return f"judged by wall time, which contains the load of the host: {self.decisive.why_wall}"
 
     def _clock_finding(self, limit: float) -> str:
         if self.low is self.high or self.high.bounds.low <= limit:
@@ -133,19 +133,19 @@ class LatencyBounds:
 
 
 def latency_bounds(
-    times: CallTimes, *, quantile: float, low_level: float, high_level: float, judged: JudgedTime
+    times: CallTimes, *, quantile: float, low_level: float, high_level: float, decisive: DecisiveTime
 ) -> LatencyBounds:
     """Bound the quantile of `times`, which are in the order of the calls; UsageError if there are none."""
 
     def bounds(durations: NDArray[np.float64]) -> DependentBounds:
         return dependent_quantile_bounds(durations, quantile, low_level=low_level, high_level=high_level)
 
-    low = high = bounds(judged_durations(times, judged))
-    if not judged.is_undisturbed and judged.guarded_by_cpu and times.cpu_ms is not None:
+    low = high = bounds(decisive_durations(times, decisive))
+    if not decisive.is_undisturbed and decisive.guarded_by_cpu and times.cpu_ms is not None:
         low = bounds(times.cpu_ms)
-    return LatencyBounds(low, high, len(times), judged)
+    return LatencyBounds(low, high, len(times), decisive)
 
 
-def judged_durations(times: CallTimes, judged: JudgedTime) -> NDArray[np.float64]:
+def decisive_durations(times: CallTimes, decisive: DecisiveTime) -> NDArray[np.float64]:
     """Return the durations of the calls by the time that decides, in milliseconds."""
-    return times.undisturbed_ms if judged.is_undisturbed else times.wall_ms
+    return times.undisturbed_ms if decisive.is_undisturbed else times.wall_ms

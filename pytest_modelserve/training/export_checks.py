@@ -30,7 +30,7 @@ from pytest_modelserve.metrics.tolerance import (
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.training.export_errors import DroppedConstant, innermost_line
 from pytest_modelserve.training.export_request import ROW_CHECKS, Tracing
-from pytest_modelserve.training.rounding import rounding_errors
+from pytest_modelserve.training.rounding_error import rounding_errors
 
 if TYPE_CHECKING:
     import onnx

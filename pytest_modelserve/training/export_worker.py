@@ -75,13 +75,13 @@ def _dropped_constants(program: Any) -> Iterator[DroppedConstant]:
     """Yield the sums with a tiny constant, such as an epsilon, that the exporter removed as sums with 0."""
     exported = program.exported_program
     written = {name.removeprefix("node_") for name in _names(program.model)}
-    kept = set(_kept_constants(program.model))
+    constants = set(_written_constants(program.model))
     for node in exported.graph.nodes:
         if node.target not in _SUMS or node.name in written:
             continue
         for argument in node.args[:2]:
             value = _constant(argument, exported)
-            if value is not None and 0 < abs(value) <= _TAKEN_FOR_ZERO and not _is_in(value, kept):
+            if value is not None and 0 < abs(value) <= _TAKEN_FOR_ZERO and not _is_in(value, constants):
                 sign = "-" if "sub" in str(node.target) else "+"
                 line = innermost_line(node.meta.get("stack_trace") or "")
                 yield DroppedConstant(f"{sign} {value:g}", node.name, str(node.target), line)
@@ -97,7 +97,7 @@ def _names(model: Any) -> Iterator[str]:
         yield str(node.metadata_props.get("pkg.torch.onnx.fx_node", "")).partition(" ")[0].removeprefix("%")
 
 
-def _kept_constants(model: Any) -> Iterator[float]:
+def _written_constants(model: Any) -> Iterator[float]:
     """Yield the constants that the written model adds or subtracts, and the epsilons of its normalizations."""
     for node in model.graph:
         yield from (each.value for each in node.attributes.values() if each.name == "epsilon")

@@ -20,17 +20,17 @@ import pytest_modelserve as ms
 from pytest_modelserve.evidence.recorder import Recorder, recording
 from pytest_modelserve.performance import latency
 from pytest_modelserve.performance.latency import LatencyDesign, plan_interim_analyses
-from pytest_modelserve.performance.latency_bounds import JudgedTime, choose_judged_time, latency_bounds
+from pytest_modelserve.performance.latency_bounds import DecisiveTime, choose_decisive_time, latency_bounds
 from pytest_modelserve.performance.timing import CallTimes, Clock, Clocks, TimeBudget, run_delay_clock
 from tests.performance.simulated import FakeClock, Host, Served
 
 X = np.zeros((1, 1), np.float32)
 LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
 MS = 1e6
-UNDISTURBED = JudgedTime()
-WALL = JudgedTime("no schedstat")
-WALL_REQUESTED = JudgedTime("clock='wall'")
-GUARDED = JudgedTime("no schedstat", guarded_by_cpu=True)
+UNDISTURBED = DecisiveTime()
+WALL = DecisiveTime("no schedstat")
+WALL_REQUESTED = DecisiveTime("clock='wall'")
+GUARDED = DecisiveTime("no schedstat", guarded_by_cpu=True)
 
 
 def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallTimes:
@@ -59,20 +59,20 @@ def simulated(monkeypatch: pytest.MonkeyPatch, *, run_delay: Clock | None = None
 def test_without_run_delay_pass_rests_on_wall_time_and_fail_on_both_clocks(
     wall: float, cpu: float, verdict: ms.Verdict
 ) -> None:
-    assert latency_bounds(times(wall, cpu), **LEVELS, judged=GUARDED).verdict(2.0) is verdict
+    assert latency_bounds(times(wall, cpu), **LEVELS, decisive=GUARDED).verdict(2.0) is verdict
 
 
 def test_busy_host_is_a_finding() -> None:
-    assert latency_bounds(times(4.0, 1.0), **LEVELS, judged=GUARDED).findings(2.0)[1:] == (
+    assert latency_bounds(times(4.0, 1.0), **LEVELS, decisive=GUARDED).findings(2.0)[1:] == (
         "noisy host: the call is too slow by wall time (5.8 ms), but not by the thread's own CPU time (1.45 ms)",
     )
-    assert latency_bounds(times(4.0, 3.9), **LEVELS, judged=GUARDED).findings(2.0)[1:] == (
+    assert latency_bounds(times(4.0, 3.9), **LEVELS, decisive=GUARDED).findings(2.0)[1:] == (
         "the thread's own CPU time exceeds the budget too: 5.66 ms",
     )
 
 
 def test_model_that_waits_is_judged_by_wall_time_alone_and_a_finding_says_so() -> None:
-    bounds = latency_bounds(times(4.0, 0.0), **LEVELS, judged=WALL)
+    bounds = latency_bounds(times(4.0, 0.0), **LEVELS, decisive=WALL)
     assert bounds.verdict(2.0) is ms.Verdict.FAIL
     assert bounds.findings(2.0)[0] == "judged by wall time, which contains the load of the host: no schedstat"
 
@@ -94,8 +94,8 @@ def disturbed(work: float, delay: float, n: int = 472, every: int = 10) -> CallT
     ],
 )
 def test_time_of_other_processes_decides_nothing(work: float, delay: float, verdict: ms.Verdict) -> None:
-    assert latency_bounds(disturbed(work, delay), **LEVELS, judged=UNDISTURBED).verdict(2.0) is verdict
-    assert latency_bounds(disturbed(1.0, 40.0), **LEVELS, judged=WALL_REQUESTED).verdict(2.0) is ms.Verdict.FAIL
+    assert latency_bounds(disturbed(work, delay), **LEVELS, decisive=UNDISTURBED).verdict(2.0) is verdict
+    assert latency_bounds(disturbed(1.0, 40.0), **LEVELS, decisive=WALL_REQUESTED).verdict(2.0) is ms.Verdict.FAIL
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, *, waits_ms: float = 0.0, calls_ms: float = 1.0) -> ms.Predictor:
@@ -159,10 +159,10 @@ def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch
 def test_session_of_several_threads_is_judged_by_wall_time(small_model: ms.Artifact) -> None:
     """Its other threads go on while the calling thread waits for a CPU."""
     with ms.serve(small_model, threads=2) as served:
-        judged = choose_judged_time(served, "auto", is_reported=True)
-        assert (judged.clock, judged.why_wall) == ("wall", "the session has 2 threads")
+        decisive = choose_decisive_time(served, "auto", is_reported=True)
+        assert (decisive.clock, decisive.why_wall) == ("wall", "the session has 2 threads")
         with pytest.raises(ms.UsageError, match="as the session has 2 threads: pass clock='wall' or clock='auto'"):
-            choose_judged_time(served, "undisturbed", is_reported=True)
+            choose_decisive_time(served, "undisturbed", is_reported=True)
 
 
 def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,14 +214,14 @@ def test_bursts_count_as_one_call_each() -> None:
     """A tenth of the calls is slow, in bursts of 20: the p95 is that of a burst, and 944 calls are few of those."""
     rng = np.random.default_rng(1)
     durations = np.where(np.repeat(rng.random(48) < 0.1, 20)[:944], 4.0, 1.0) * rng.uniform(0.9, 1.1, 944)
-    bounds = latency_bounds(CallTimes(durations, durations), **LEVELS, judged=GUARDED)
+    bounds = latency_bounds(CallTimes(durations, durations), **LEVELS, decisive=GUARDED)
     assert bounds.high.block != 1
     assert bounds.verdict(2.0) is ms.Verdict.INCONCLUSIVE
     assert bounds.findings(2.0)[-1].startswith("calls near the quantile depend on each other ")
 
 
 def test_drift_is_inconclusive() -> None:
-    bounds = latency_bounds(times(1.0, 1.0, sort=True), **LEVELS, judged=WALL_REQUESTED)
+    bounds = latency_bounds(times(1.0, 1.0, sort=True), **LEVELS, decisive=WALL_REQUESTED)
     assert bounds.verdict(20.0) is ms.Verdict.INCONCLUSIVE
     assert bounds.interval.high == math.inf
     assert bounds.findings(20.0) == (
@@ -345,7 +345,7 @@ def test_interim_analyses_keep_both_error_rates(
     Both rates are 5 %, so that 60 runs show them: more than 10 errors of a kind have a probability of 1 in 3,000.
     """
     rng = np.random.default_rng(7)
-    design = LatencyDesign(0.95, p95, pass_error=0.05, fail_error=0.05, judged=WALL)
+    design = LatencyDesign(0.95, p95, pass_error=0.05, fail_error=0.05, decisive=WALL)
     verdicts: Counter[ms.Verdict] = Counter()
     most = 0
     for _ in range(60):

@@ -13,7 +13,7 @@ from pytest_modelserve.serving import serve
 from pytest_modelserve.training import export
 from pytest_modelserve.training.export_checks import check_untraced_inputs
 from pytest_modelserve.training.export_request import Tracing
-from pytest_modelserve.training.rounding import rounding_errors
+from pytest_modelserve.training.rounding_error import rounding_errors
 
 
 class MeanOfSignal(nn.Module):
