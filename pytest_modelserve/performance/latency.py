@@ -62,9 +62,10 @@ def measure_latency(
 
     The bounds are order statistics of the timed calls by undisturbed time: wall time less the time for which the call
     was ready to run while other threads had the CPU. It contains what the call itself waits for, such as locks and
-    networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread. Elsewhere wall
-    time decides, and a finding says why; where the model computes in this thread, FAIL then requires that its CPU
-    time exceeds the budget, too. The evidence has both times and the proportion of the calls that were disturbed.
+    networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread, and the
+    evidence then has both times and the proportion of the calls that were disturbed. Elsewhere wall time decides, and
+    a finding says why; where the model computes in this thread, FAIL then requires that its CPU time exceeds the
+    budget, too.
 
     Calls that fit into 5 s get up to four interim analyses. The first comes after a quarter of a second, or after eight
     times the fewest calls that can bound the quantile; each later one after about three times as many, up to 100,000.
@@ -166,35 +167,41 @@ def measure_latency(
 
 
 def _disturbance(timed: TimedCalls, quantile: float) -> tuple[Quantity, ...]:
-    """Return the quantile by wall time and the proportion of disturbed calls, where undisturbed time decides."""
-    if not timed.decisive.is_undisturbed or not len(timed.times):
+    """Return the quantile by the time that does not decide and the proportion of disturbed calls, if they are known."""
+    if not timed.decisive.is_known or not len(timed.times):
         return ()
+    name = f"p{100 * quantile:g}"
+    times = timed.times
+    other, durations = (
+        ("wall", times.wall_ms) if timed.decisive.is_undisturbed else ("undisturbed", times.undisturbed_ms)
+    )
     return (
-        Quantity(f"wall p{100 * quantile:g}", _wall_quantile(timed, quantile), "ms"),
-        Quantity("disturbed calls", timed.times.disturbed, "proportion"),
+        Quantity(f"{other} {name}", _quantile(durations, quantile), "ms"),
+        Quantity("disturbed calls", times.disturbed, "proportion"),
     )
 
 
 def _disturbance_finding(timed: TimedCalls, quantile: float, limit: float) -> tuple[str, ...]:
-    """Say where the host's load would have decided otherwise."""
-    if not timed.decisive.is_undisturbed or not len(timed.times):
+    """Say where the host's load decides by one of the two times and not by the other."""
+    if not timed.decisive.is_known or not len(timed.times):
         return ()
-    wall = _wall_quantile(timed, quantile)
-    if not timed.bounds.estimate <= limit < wall:
+    wall, undisturbed = (_quantile(each, quantile) for each in (timed.times.wall_ms, timed.times.undisturbed_ms))
+    if not undisturbed <= limit < wall:
         return ()
+    other, value = ("wall", wall) if timed.decisive.is_undisturbed else ("undisturbed", undisturbed)
     return (
-        f"busy host: {100 * timed.times.disturbed:.0f} % of the calls waited for a CPU, and by wall time "
-        f"p{100 * quantile:g} is {wall:.3g} ms",
+        f"busy host: {100 * timed.times.disturbed:.0f} % of the calls waited for a CPU, and by {other} time "
+        f"p{100 * quantile:g} is {value:.3g} ms",
     )
 
 
-def _wall_quantile(timed: TimedCalls, quantile: float) -> float:
-    return float(np.quantile(timed.times.wall_ms, quantile, method="inverted_cdf"))
+def _quantile(durations: NDArray[np.float64], quantile: float) -> float:
+    return float(np.quantile(durations, quantile, method="inverted_cdf"))
 
 
 def _samples(timed: TimedCalls) -> dict[str, NDArray[np.float64]]:
     times = timed.times
-    second = {"undisturbed_ms": times.undisturbed_ms} if timed.decisive.is_undisturbed else {"cpu_ms": times.cpu_ms}
+    second = {"undisturbed_ms": times.undisturbed_ms} if timed.decisive.is_known else {"cpu_ms": times.cpu_ms}
     return {"wall_ms": times.wall_ms, **{name: array for name, array in second.items() if array is not None}}
 
 
@@ -333,11 +340,11 @@ class LatencyDesign:
         with budget.timed():
             typical_ns, other_threads = self._warm_up(call, clocks)
         decisive = self.decisive
-        if decisive.is_undisturbed and decisive.may_use_threads and other_threads > _MOST_OTHER_THREADS:
-            decisive = replace(decisive, why_wall="other threads of this process compute during a call")
+        if decisive.is_known and decisive.may_use_threads and other_threads > _MOST_OTHER_THREADS:
+            decisive = replace(decisive, why_unknown="other threads of this process compute during a call")
             if self.must_be_undisturbed:
-                raise unavailable(decisive.why_wall)
-        if not decisive.is_undisturbed:
+                raise unavailable(decisive.why_unknown)
+        if not decisive.is_known:
             clocks = replace(clocks, run_delay=None)
         schedule = plan_interim_analyses(
             self.quantile, low_error=self.fail_error, high_error=self.pass_error, typical_ns=typical_ns

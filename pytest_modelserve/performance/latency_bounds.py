@@ -20,20 +20,27 @@ LatencyClock = Literal["auto", "undisturbed", "wall"]
 
 @dataclass(frozen=True, slots=True)
 class DecisiveTime:
-    """The time that decides: undisturbed time if `why_wall` is empty, else wall time.
+    """The time that decides: undisturbed time if it is known and wall time was not requested, else wall time.
 
-    With `guarded_by_cpu` a FAIL by wall time needs CPU time beyond the budget as well. Undisturbed time lies between
-    the two: where it is not reported, PASS rests on the larger and FAIL on the smaller.
+    `why_unknown` is the reason for which undisturbed time cannot be measured; empty if it can. With `guarded_by_cpu` a
+    FAIL by wall time needs CPU time beyond the budget as well. Undisturbed time lies between the two: where it is not
+    known, PASS rests on the larger and FAIL on the smaller.
     """
 
-    why_wall: str = ""
+    why_unknown: str = ""
+    wall_requested: bool = False
     guarded_by_cpu: bool = False
     may_use_threads: bool = False
 
     @property
+    def is_known(self) -> bool:
+        """Whether undisturbed time can be measured."""
+        return not self.why_unknown
+
+    @property
     def is_undisturbed(self) -> bool:
         """Whether undisturbed time decides."""
-        return not self.why_wall
+        return self.is_known and not self.wall_requested
 
     @property
     def clock(self) -> str:
@@ -41,7 +48,6 @@ class DecisiveTime:
         return "undisturbed" if self.is_undisturbed else "wall"
 
 
-_REQUESTED = "clock='wall'"
 _NOT_REPORTED = "this system does not report the run delay of a thread (/proc/self/task/TID/schedstat)"
 
 
@@ -50,27 +56,26 @@ def choose_decisive_time(predictor: Predictor, clock: LatencyClock, *, is_report
 
     Anything but a session on the CPU may use threads of its own, which `LatencyDesign.run` finds out.
     """
-    if clock == "wall":
-        return DecisiveTime(_REQUESTED)
     threads = getattr(predictor, "threads", 1)
     if predictor.transport not in ("in-process", "torch", "callable"):
-        why_wall = "the model runs in another process"
+        why_unknown = "the model runs in another process"
     elif threads != 1:
-        why_wall = f"the session has {threads} threads"
+        why_unknown = f"the session has {threads} threads"
     else:
-        why_wall = "" if is_reported else _NOT_REPORTED
-    if why_wall and clock == "undisturbed":
-        raise unavailable(why_wall)
+        why_unknown = "" if is_reported else _NOT_REPORTED
+    if why_unknown and clock == "undisturbed":
+        raise unavailable(why_unknown)
     return DecisiveTime(
-        why_wall,
-        guarded_by_cpu=predictor.transport in ("in-process", "torch"),
+        why_unknown,
+        wall_requested=clock == "wall",
+        guarded_by_cpu=clock != "wall" and predictor.transport in ("in-process", "torch"),
         may_use_threads=getattr(predictor, "providers", ()) != ("CPUExecutionProvider",),
     )
 
 
-def unavailable(why_wall: str) -> UsageError:
+def unavailable(why_unknown: str) -> UsageError:
     """Return the error for undisturbed time that cannot be measured."""
-    return UsageError(f"clock='undisturbed' is not available, as {why_wall}: pass clock='wall' or clock='auto'")
+    return UsageError(f"clock='undisturbed' is not available, as {why_unknown}: pass clock='wall' or clock='auto'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,9 @@ class LatencyBounds:
         return tuple(filter(None, (self._wall_finding(), self._clock_finding(limit), self._dependence_finding())))
 
     def _wall_finding(self) -> str:
-        if self.decisive.why_wall in ("", _REQUESTED):
+        if self.decisive.is_known or self.decisive.wall_requested:
             return ""
-        return f"judged by wall time, which contains the load of the host: {self.decisive.why_wall}"
+        return f"judged by wall time, which contains the load of the host: {self.decisive.why_unknown}"
 
     def _clock_finding(self, limit: float) -> str:
         if self.low is self.high or self.high.bounds.low <= limit:

@@ -22,6 +22,7 @@ from pytest_modelserve.performance import latency
 from pytest_modelserve.performance.latency import LatencyDesign, plan_interim_analyses
 from pytest_modelserve.performance.latency_bounds import DecisiveTime, choose_decisive_time, latency_bounds
 from pytest_modelserve.performance.timing import CallTimes, Clock, Clocks, TimeBudget, run_delay_clock
+from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 from tests.performance.simulated import FakeClock, Host, Served
 
 X = np.zeros((1, 1), np.float32)
@@ -29,7 +30,7 @@ LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.
 MS = 1e6
 UNDISTURBED = DecisiveTime()
 WALL = DecisiveTime("no schedstat")
-WALL_REQUESTED = DecisiveTime("clock='wall'")
+WALL_REQUESTED = DecisiveTime(wall_requested=True)
 GUARDED = DecisiveTime("no schedstat", guarded_by_cpu=True)
 
 
@@ -133,9 +134,11 @@ def test_samples_have_wall_time_and_undisturbed_time(monkeypatch: pytest.MonkeyP
 def test_wall_time_is_judged_where_it_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = ms.measure_latency(interrupted(monkeypatch), X, max_ms=2, clock="wall")
     assert evidence.verdict is ms.Verdict.FAIL
-    assert evidence.quantities[0].value == 5.0
+    values = {quantity.name: quantity.value for quantity in evidence.quantities}
+    disturbed_calls = pytest.approx(0.2, abs=0.01)
+    assert values == {"p95": 5.0, "median": 1.0, "undisturbed p95": 1.0, "disturbed calls": disturbed_calls}
     assert evidence.details["clock"] == "wall"
-    assert evidence.findings == ()
+    assert evidence.findings == ("busy host: 20 % of the calls waited for a CPU, and by undisturbed time p95 is 1 ms",)
 
 
 def test_waiting_of_the_model_itself_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +163,20 @@ def test_session_of_several_threads_is_judged_by_wall_time(small_model: ms.Artif
     """Its other threads go on while the calling thread waits for a CPU."""
     with ms.serve(small_model, threads=2) as served:
         decisive = choose_decisive_time(served, "auto", is_reported=True)
-        assert (decisive.clock, decisive.why_wall) == ("wall", "the session has 2 threads")
+        assert (decisive.clock, decisive.why_unknown) == ("wall", "the session has 2 threads")
         with pytest.raises(ms.UsageError, match="as the session has 2 threads: pass clock='wall' or clock='auto'"):
             choose_decisive_time(served, "undisturbed", is_reported=True)
+
+
+def test_model_in_another_process_is_judged_by_wall_time(small_model: ms.Artifact) -> None:
+    with (
+        ms.serve(small_model) as served,
+        SubprocessPredictor(served, time_limit_s=60) as model,  # type: ignore[arg-type]
+    ):
+        evidence = ms.measure_latency(model, np.zeros((4, 64), np.float32), max_ms=10_000, quantile=0.5)
+    assert evidence.details["clock"] == "wall"
+    assert evidence.findings[0].endswith("the load of the host: the model runs in another process")
+    assert [quantity.name for quantity in evidence.quantities] == ["p50", "median"]
 
 
 def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,18 @@ def test_gate_runs_without_a_lock_that_is_not_free_or_cannot_be_written(tmp_path
         assert not held
 
 
+def test_user_without_a_name_holds_the_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run under a number that no user has."""
+
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(timing.getpass, "getuser", no_name)
+    with host_lock(tmp_path) as held:
+        assert held
+        assert [path.name for path in tmp_path.iterdir()] == ["pytest_modelserve-timing-unknown.lock"]
+
+
 def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), host_lock(tmp_path):
         raise RuntimeError
