@@ -113,8 +113,15 @@ class InputSource:
     def __call__(self) -> Inputs:
         """Return the inputs of the next call."""
         inputs = next(self._stream)
+        if not self.batches:
+            check_not_empty(inputs)
         self._given += 1
         return inputs
+
+    @property
+    def last_is_varied(self) -> bool:
+        """Whether the inputs of the last call were other ones than those that were passed."""
+        return self.is_varied and self._given > len(self.batches)
 
     def finding(self) -> str:
         """Return what kinds of leak the inputs cannot show; empty if there is none."""
@@ -147,7 +154,7 @@ class InputSource:
         given = _arrays(batch)
         for _ in range(8):
             changed = _arrays(vary_rows(batch, self._rng))
-            if any(not _equal(given[name], changed[name]) for name in given):
+            if any(changed[name] is not given[name] and not _equal(given[name], changed[name]) for name in given):
                 return True
         return False
 
@@ -156,12 +163,14 @@ def vary_rows(batch: Inputs, rng: np.random.Generator) -> Inputs:
     """Return new values in the shapes of `batch`: rows in another order, floating-point numbers slightly changed.
 
     All inputs get the same order of rows, so that what belongs together stays together. Zeros, infinities and NaN are
-    kept, and no number leaves the range of its array.
+    kept, and no number leaves the range of its array unless all are equal.
     """
-    rows = batch_size(batch)
+    given = _arrays(batch)
+    # What is no array is left to the predictor, whose error says how to convert it.
+    rows = batch_size(batch) if all(isinstance(array, np.ndarray) for array in given.values()) else None
     order = rng.permutation(rows) if rows is not None and rows > 1 else None
     changed = {}
-    for name, array in _arrays(batch).items():
+    for name, array in given.items():
         ordered = array if order is None else array[order]
         changed[name] = _perturbed(ordered, rng) if _is_float(array) else ordered
     return changed if isinstance(batch, Mapping) else changed[""]
@@ -171,7 +180,8 @@ def _perturbed(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     factors = 1 - _PERTURBATION * rng.random(array.shape, np.float64 if array.dtype.itemsize > 4 else np.float32)
     changed = np.asarray(array * factors).astype(array.dtype, copy=False)
     low, high = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
-    return np.clip(changed, low, high) if low < high else changed
+    # clip returns float32 for bfloat16
+    return np.clip(changed, low, high).astype(array.dtype, copy=False) if low < high else changed
 
 
 def _called(inputs: Callable[[], Inputs]) -> Iterator[Inputs]:
@@ -191,7 +201,8 @@ def _arrays(batch: Inputs) -> Mapping[str, Any]:
 
 
 def _is_float(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
+    """Return whether a change of 1 % is another number; it is not with the three bits of float8."""
+    return isinstance(array, np.ndarray) and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -58,12 +58,12 @@ def fresh_job(
     for batch in batches:
         check_not_empty(batch)
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
-    with serve(artifact, providers=providers, threads=threads) as predictor:
-        for batch in batches:
-            predictor.predict(batch)
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
         raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")
+    with serve(artifact, providers=providers, threads=threads) as predictor:
+        for batch in batches:
+            predictor.predict(batch)
     job = FreshJob(
         model=str(artifact.path),
         signature=Signature(artifact.signature.inputs, artifact.signature.outputs),

@@ -182,7 +182,7 @@ def _varied_call(predictor: Predictor, source: InputSource, *, reload: bool) -> 
             else:
                 predictor.predict(inputs)
         except Exception as error:
-            if source.is_varied:
+            if source.last_is_varied:
                 error.add_note("raised with varied inputs: vary=False repeats them as they are")
             raise
 

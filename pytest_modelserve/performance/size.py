@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Verdict
+from pytest_modelserve.serving.inputs import check_positive
 
 
 def measure_size(
@@ -27,8 +28,8 @@ def measure_size(
         Evidence with the ratio of weights, the bytes of files, or both.
 
     Raises:
-        UsageError: No budget is given, one is not positive, or the reference holds no weights. Also where only one of
-            `max_ratio` and `reference` is given.
+        UsageError: No budget is given, one is not positive and finite, or the reference holds no weights. Also where
+            only one of `max_ratio` and `reference` is given.
 
     Example:
         `ms.assert_size(int8, fp32, max_ratio=0.3)` fails unless the weights take at most 30 % of their bytes in fp32.
@@ -37,9 +38,10 @@ def measure_size(
         raise UsageError("a budget is missing: give max_ratio (with a reference), max_bytes, or both")
     if (max_ratio is None) != (reference is None):
         raise UsageError("max_ratio requires a reference, and a reference requires max_ratio: give both or neither")
-    for name, budget in (("max_ratio", max_ratio), ("max_bytes", max_bytes)):
-        if budget is not None and not budget > 0:
-            raise UsageError(f"{name} must be positive, got {budget}")
+    if max_ratio is not None:
+        check_positive("max_ratio", max_ratio, "times the bytes of the reference")
+    if max_bytes is not None:
+        check_positive("max_bytes", max_bytes, "bytes")
     quantities = []
     if max_ratio is not None and reference is not None:
         if reference.initializer_bytes == 0:

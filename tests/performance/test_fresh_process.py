@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance.fresh_process import (
@@ -114,6 +117,18 @@ def test_only_a_file_can_be_served_in_a_fresh_process() -> None:
         ms.UsageError, match="artifact must be an Artifact or the path of an ONNX file, got CallablePredictor"
     ):
         job(ms.serve(lambda x: x))
+
+
+def test_model_with_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    tensor = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["n"])
+    x = helper.make_value_info("x", helper.make_sequence_type_proto(tensor))
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [])
+    graph = helper.make_graph([helper.make_node("SequenceLength", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "sequence.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    inputs = {"x.length": np.array(1), "x[0]": np.ones(3, np.float32)}
+    with pytest.raises(ms.UsageError, match="input 'x' is not a tensor: only tensors can be sent to a fresh process"):
+        ms.measure_memory(path, inputs, max_mib=100)
 
 
 def test_inputs_are_checked_before_anything_starts(small_model: ms.Artifact) -> None:

@@ -18,6 +18,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.evidence import Budget
 from pytest_modelserve.performance import memory_growth
 from pytest_modelserve.performance.memory_growth import Readings, calls_needed, growth_per_call, read_memory
+from pytest_modelserve.performance.timing import Clocks
 from pytest_modelserve.serving import OnnxPredictor
 from tests.performance.simulated import FakeClock
 
@@ -211,6 +212,14 @@ def test_leak_on_new_inputs_is_found_with_inputs_from_a_callable(keeper: Keeper)
         ms.assert_no_leak(ms.serve(keeper), lambda: rng.integers(0, 1 << 30, (1, 4)), max_kib_per_call=100)
 
 
+def test_leak_on_new_inputs_is_found_with_batches_of_two_shapes(keeper: Keeper) -> None:
+    """Half of the calls has a batch that cannot change, one row of ids."""
+    rows, ids = np.random.default_rng(0).normal(size=(4, 8)), np.arange(8)[None]
+    evidence = ms.measure_memory_growth(ms.serve(keeper), [rows, ids], max_kib_per_call=100)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.quantities[0].value == pytest.approx(128 * KIB, rel=0.05)
+
+
 def test_leak_on_new_inputs_is_found_with_text_of_several_rows(keeper: Keeper) -> None:
     """The rows come in another order, and the evidence says that none is new."""
     rows = np.array([f"line {number}" for number in range(12)])
@@ -269,8 +278,25 @@ def test_error_on_varied_inputs_has_a_note() -> None:
 
     with pytest.raises(ValueError, match="whole") as error:
         ms.assert_no_leak(ms.serve(strict), rows, max_kib_per_call=1000)
-    assert error.value.__notes__[0] == "raised with varied inputs: vary=False repeats them as they are"
+    assert error.value.__notes__ == [
+        "raised with varied inputs: vary=False repeats them as they are",
+        "raised by call 2 of 500",
+    ]
     assert ms.assert_no_leak(ms.serve(strict), rows, max_kib_per_call=1000, vary=False).n == 400
+
+
+def test_error_on_the_given_inputs_is_not_blamed_on_their_variation(small_model: ms.Artifact) -> None:
+    with ms.serve(small_model) as served, pytest.raises(ms.InputError, match="float64 where the model takes") as error:
+        ms.assert_no_leak(served, np.ones((4, 64)), max_kib_per_call=1000, reload=True)
+    assert error.value.__notes__ == ["raised by call 1 of 500"]
+
+
+def test_time_limit_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(memory_growth, "Clocks", lambda: Clocks(wall=clock))
+    evidence = ms.measure_memory_growth(ms.serve(clock.call(1e9)), ROW, max_kib_per_call=1000, time_limit_s=300)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.findings == ("time_limit_s=300 allowed 200 calls after the warm-up",)
 
 
 @pytest.fixture

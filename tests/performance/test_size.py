@@ -17,6 +17,13 @@ def test_ratio_is_of_weights_and_bytes_are_of_files() -> None:
     assert evidence.findings == ("weights 250 bytes, reference 1,000; files 1,000 bytes",)
 
 
+def test_ratio_and_files_are_judged_each_by_itself() -> None:
+    small, large = artifact(weights=250, files=2000), artifact(weights=1000)
+    assert ms.measure_size(small, large, max_ratio=0.3, max_bytes=1000).verdict is ms.Verdict.FAIL
+    assert ms.measure_size(small, large, max_ratio=0.2, max_bytes=3000).verdict is ms.Verdict.FAIL
+    assert ms.measure_size(small, max_bytes=2000).verdict is ms.Verdict.PASS
+
+
 def test_failure_text_has_weights_and_files() -> None:
     with pytest.raises(ms.GateFailure) as failure:
         ms.assert_size(
@@ -45,7 +52,9 @@ size: the artifact is larger than its budget
         (None, {}, "a budget is missing"),
         (None, {"max_ratio": 0.5}, "max_ratio requires a reference"),
         (artifact(weights=1), {"max_bytes": 5}, "a reference requires max_ratio"),
-        (None, {"max_bytes": 0}, "max_bytes must be positive, got 0"),
+        (None, {"max_bytes": 0}, "max_bytes must be a positive number of bytes; got 0"),
+        (artifact(weights=1), {"max_ratio": float("inf")}, "max_ratio must be a positive number of times the bytes"),
+        (artifact(weights=1), {"max_ratio": float("nan")}, "max_ratio must be a positive number of times the bytes"),
         (artifact(weights=0), {"max_ratio": 0.5}, "holds no weights to compare with"),
     ],
 )
