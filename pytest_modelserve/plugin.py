@@ -6,10 +6,11 @@ test records evidence or an option is given.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -309,27 +310,31 @@ def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
         update=config.getoption("--modelserve-update"),
         root=config.rootpath,
     )
-    with progress_to(cast(TextIO, _Terminal(config))), pipeline:
+    with _terminal(config) as terminal, progress_to(terminal), pipeline:
         yield pipeline
 
 
-class _Terminal:
-    """Standard error outside pytest's capture, for progress bars."""
+@contextmanager
+def _terminal(config: pytest.Config) -> Iterator[TextIO]:
+    """Give standard error outside pytest's capture, for progress bars.
 
-    def __init__(self, config: pytest.Config) -> None:
-        capture: Any = config.pluginmanager.getplugin("capturemanager")
-        self._uncaptured = nullcontext if capture is None else capture.global_and_fixture_disabled
-        self._shown = not hasattr(config, "workerinput") and config.get_verbosity() > -2
-
-    def isatty(self) -> bool:
-        with self._uncaptured():
-            return self._shown and sys.stderr.isatty()
-
-    def write(self, text: str) -> int:
-        with self._uncaptured():
-            written = sys.stderr.write(text)
-            sys.stderr.flush()
-            return written
-
-    def flush(self) -> None:
-        """Every write is flushed already."""
+    It is a duplicate of the file descriptor. Suspending the capture for each write would undo every redirection of
+    standard output that a test has made since, such as `contextlib.redirect_stdout`.
+    """
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    uncaptured = nullcontext if capture is None else capture.global_and_fixture_disabled
+    silent = io.StringIO()
+    if hasattr(config, "workerinput") or config.get_verbosity() <= -2:
+        yield silent
+        return
+    with uncaptured():
+        try:
+            descriptor = os.dup(sys.stderr.fileno())
+        except (OSError, ValueError, AttributeError):  # standard error is closed, or is no file
+            descriptor = None
+        encoding = getattr(sys.stderr, "encoding", None)
+    if descriptor is None:
+        yield silent
+        return
+    with open(descriptor, "w", encoding=encoding, errors="replace", buffering=1) as stream:
+        yield stream

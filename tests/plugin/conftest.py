@@ -39,16 +39,21 @@ PASSES, UNDECIDED, FAILS = 100, 200, 600
 
 @pytest.fixture(autouse=True)
 def installed_modules_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep packages in `sys.modules` after a run in this process: an extension module cannot be loaded twice."""
+    """Keep packages in `sys.modules` after a run in this process: an extension module cannot be loaded twice.
+
+    Submodules that an extension makes, such as `onnx.onnx_cpp2py_export.inliner`, have no file; they go with their package.
+    """
     restore = SysModulesSnapshot.restore
 
     def restore_all_but_packages(snapshot: SysModulesSnapshot) -> None:
         root = Path(ms.__file__).parents[1]
-        packages = {
-            name: module
-            for name, module in sys.modules.items()
+        loaded = dict(sys.modules)
+        kept = {
+            name.partition(".")[0]
+            for name, module in loaded.items()
             if (file := getattr(module, "__file__", None)) and ("site-packages" in file or root in Path(file).parents)
         }
+        packages = {name: module for name, module in loaded.items() if name.partition(".")[0] in kept}
         restore(snapshot)
         sys.modules.update(packages)
 

@@ -44,8 +44,8 @@ def test_missing_baseline_fails_with_the_command_that_stores_it(repository: pyte
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "E*ArtifactError: there is no baseline 'champion': */baselines/champion.onnx does not exist. Store one from "
-            "the test that gives the candidate, modelserve.baseline('champion', candidate), with",
+            "E*ArtifactError: baseline 'champion' does not exist (*/baselines/champion.onnx). Store one from the test "
+            "that has the candidate, modelserve.baseline('champion', candidate), with",
             "E*  pytest test_release.py::test_it --modelserve-update",
         ]
     )

@@ -64,3 +64,19 @@ def test_unwritable_cache_is_one_clear_error(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["E*ArtifactError: the cache folder */occupied/cache cannot be written: *--modelserve-cache"]
     )
+
+
+def test_bars_leave_a_redirected_standard_output_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import contextlib, io
+        from pytest_modelserve.progress import progress
+
+        def test_it(modelserve):
+            with contextlib.redirect_stdout(io.StringIO()) as redirected:
+                list(progress(range(3), "training"))
+                print("still here")
+            assert redirected.getvalue() == "still here\\n"
+        """
+    )
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
