@@ -1,4 +1,4 @@
-"""A small network on 30 measurements of a tumour, with its preparation and its words."""
+"""A small network that classifies tumors by 30 measurements, with its pre- and postprocessing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ POSTPROCESS = (ms.Softmax(), ms.ArgMax(LABELS))
 
 
 def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardize, ms.Clip]:
-    """What is done to every row before the network, by the statistics of the training `rows` (n, 30).
+    """Return the preprocessing steps, fitted to the training `rows` (n, 30).
 
-    A missing measurement becomes the median of its column; what lies more than five standard deviations out counts as
-    five: a slip of the decimal point must not outweigh the other 29 measurements.
+    A missing measurement is imputed by the median of its column. Standardized measurements are clipped at five standard
+    deviations, so that a misplaced decimal point does not outweigh the other 29 measurements.
     """
     rows = rows.astype(np.float64)
     return (
@@ -31,7 +31,7 @@ def preprocess(rows: NDArray[np.float32]) -> tuple[ms.Impute, ms.Standardize, ms
 
 
 class BreastCancerMLP(nn.Module):
-    """One hidden layer; standardised measurements (batch, columns) in, logits (batch, 2) out."""
+    """Network with one hidden layer, from standardized measurements (batch, columns) to logits (batch, 2)."""
 
     def __init__(self, columns: int = 30) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class BreastCancerMLP(nn.Module):
 
 
 class MonotoneMLP(nn.Module):
-    """The same for people who will not have a larger measurement speak for a benign tumour: no weight is negative."""
+    """Monotone network: all weights are positive, so a larger measurement never makes a tumor look more benign."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MonotoneMLP(nn.Module):
 
 
 class BlindMLP(BreastCancerMLP):
-    """The first network, that is handed a 31st column and does not look at it."""
+    """BreastCancerMLP with a 31st input column that it ignores."""
 
     def forward(self, measurements: torch.Tensor) -> torch.Tensor:
         return super().forward(measurements[:, :30])
@@ -86,7 +86,7 @@ def source(
     build: Callable[[], nn.Module] = BreastCancerMLP,
     name: str = "breast_cancer_mlp",
 ) -> ms.ModelSource:
-    """The recipe of a trained model, on rows (n, columns) that `preprocess` has prepared."""
+    """Return the source of a trained model, on preprocessed rows (n, columns)."""
     return ms.ModelSource(
         name=name,
         build=build,

@@ -1,4 +1,4 @@
-"""The monitored columns of new tumours: every measurement, and the diagnosis once it is known."""
+"""The monitored columns of new tumors: every measurement, and the diagnosis once it is known."""
 
 from __future__ import annotations
 

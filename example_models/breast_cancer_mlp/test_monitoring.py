@@ -1,4 +1,4 @@
-"""Monitoring of new tumours: a suite that runs every night on the rows of the day.
+"""Monitoring of new tumors: a suite that runs every night on the rows of the day.
 
 The profile holds counts of the training rows, and no rows. Two tests show a detected fault, and one shows too few rows.
 """
@@ -21,19 +21,19 @@ def profile() -> ms.ReferenceProfile:
 
 def test_rows_of_the_day_have_no_faults(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
-    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours held out")
+    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumors held out")
 
 
 def test_rows_of_the_day_look_like_the_training_rows(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     """With 200 rows against 369, max_distance=0.3 is the smallest budget that can pass."""
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
-    ms.assert_no_drift(day, profile, max_distance=0.3, name="tumours held out")
+    ms.assert_no_drift(day, profile, max_distance=0.3, name="tumors held out")
 
 
 def test_so_few_rows_cannot_pass_a_tighter_budget(profile: ms.ReferenceProfile, breast_cancer: BreastCancer) -> None:
     day = columns_of(breast_cancer.columns, breast_cancer.held_out.rows, breast_cancer.held_out.benign)
     with pytest.raises(ms.GateInconclusive, match="profile about 2,379 rows and test as many"):
-        ms.assert_no_drift(day, profile, max_distance=0.1, name="tumours held out")
+        ms.assert_no_drift(day, profile, max_distance=0.1, name="tumors held out")
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a measurement that stopped")
@@ -42,7 +42,7 @@ def test_measurement_that_stopped_is_detected(profile: ms.ReferenceProfile, brea
     rows = breast_cancer.held_out.rows.copy()
     rows[120:, breast_cancer.columns.index("worst_radius")] = np.nan
     day = columns_of(breast_cancer.columns, rows, breast_cancer.held_out.benign)
-    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumours, one column stopped")
+    ms.assert_data_quality(day, profile, max_rate=0.1, name="tumors, one column stopped")
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects that benign cases became more frequent")
@@ -51,4 +51,4 @@ def test_drift_of_the_diagnosis_in_file_order_is_detected(breast_cancer: BreastC
     rows, benign = breast_cancer.in_file_order.rows, breast_cancer.in_file_order.benign
     first = ms.reference_profile(columns_of(breast_cancer.columns, rows[:300], benign[:300]), name="first 300 rows")
     rest = columns_of(breast_cancer.columns, rows[300:], benign[300:])
-    ms.assert_no_drift(rest, first, max_distance=0.1, name="tumours after row 300")
+    ms.assert_no_drift(rest, first, max_distance=0.1, name="tumors after row 300")

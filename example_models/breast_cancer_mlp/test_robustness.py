@@ -1,8 +1,8 @@
 """Robustness of the tumor network: relations that need no labels, and accuracy on corrupted rows.
 
 There are three candidates besides the champion. One is monotone by construction: no larger measurement makes a tumor
-look more benign. Two are given a column that must not matter, the scanner that took the picture. That column is made
-up: in training, nine in ten tumors of one scanner were malignant.
+look more benign. Two have an additional input column that must not matter, the scanner that took the image. That column
+is synthetic: in training, nine in ten tumors of one scanner were malignant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Server = Callable[[Callable[[], nn.Module], str, Tumors], ms.Predictor]
 
 @pytest.fixture(scope="module")
 def served(modelserve: ms.Pipeline) -> Server:
-    """Returns a function that trains a network and serves it with its preprocessing and label names in one file."""
+    """Return a function that trains a network and serves it with its preprocessing and label names in one file."""
 
     def serve(build: Callable[[], nn.Module], name: str, tumors: Tumors) -> ms.Predictor:
         steps = preprocess(tumors.rows)
@@ -59,13 +59,13 @@ def monotone(served: Server, breast_cancer: BreastCancer) -> ms.Predictor:
 
 
 def scanned(tumors: Tumors) -> Tumors:
-    """Returns the tumors with the scanner, 0 or 1, as a 31st column; it equals the label in nine of ten rows."""
+    """Return the tumors with the scanner, 0 or 1, as a 31st column; it equals the label in nine of ten rows."""
     equals_label = np.random.default_rng(31).random(len(tumors.rows)) < 0.9
     scanner = np.where(equals_label, tumors.benign, 1 - tumors.benign)
     return Tumors(np.column_stack([tumors.rows, scanner]).astype(np.float32), tumors.benign)
 
 
-def words(tumors: Tumors) -> NDArray[np.str_]:
+def label_names(tumors: Tumors) -> NDArray[np.str_]:
     return np.array(LABELS)[tumors.benign]
 
 
@@ -87,7 +87,7 @@ def test_higher_measurement_does_not_look_more_benign_to_the_monotone_network(
 ) -> None:
     _assert_monotone(monotone, breast_cancer)
     held_out = breast_cancer.held_out
-    ms.assert_accuracy(monotone, held_out.rows, words(held_out), min_value=0.88, output=LABEL)
+    ms.assert_accuracy(monotone, held_out.rows, label_names(held_out), min_value=0.88, output=LABEL)
 
 
 def _assert_monotone(predictor: ms.Predictor, breast_cancer: BreastCancer) -> None:
@@ -98,8 +98,8 @@ def _assert_monotone(predictor: ms.Predictor, breast_cancer: BreastCancer) -> No
         ms.assert_relation(predictor, breast_cancer.held_out.rows, relation, feature_names=breast_cancer.columns)
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a column that must not matter")
-def test_candidate_that_reads_the_scanner_is_caught(served: Server, breast_cancer: BreastCancer) -> None:
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a column that must not matter")
+def test_candidate_that_reads_the_scanner_is_detected(served: Server, breast_cancer: BreastCancer) -> None:
     """In training the scanner almost equals the label, so the network learns the scanner."""
     candidate = served(functools.partial(BreastCancerMLP, 31), "breast_cancer_scanner", scanned(breast_cancer.training))
     relation = ms.relations.invariant_to(SCANNER, output="probabilities")
@@ -121,15 +121,15 @@ def test_one_missing_measurement_in_a_tenth_of_the_rows_costs_little_accuracy(
     )
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
-        champion, held_out.rows, words(held_out), corruptions=[lost], max_drop=0.05, output=LABEL
+        champion, held_out.rows, label_names(held_out), corruptions=[lost], max_drop=0.05, output=LABEL
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a unit error")
-def test_measurements_in_another_unit_are_caught(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a unit error")
+def test_measurements_in_another_unit_are_detected(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
     """Radius, texture, perimeter and area are ten times too large. Clipping at five deviations does not help."""
     error = ms.corruptions.unit_error(range(4), factor=10, severities=[0.25, 1.0])
     held_out = breast_cancer.held_out
     ms.assert_corruption_accuracy(
-        champion, held_out.rows, words(held_out), corruptions=[error], max_drop=0.05, output=LABEL
+        champion, held_out.rows, label_names(held_out), corruptions=[error], max_drop=0.05, output=LABEL
     )

@@ -1,6 +1,6 @@
-"""Monitoring of the weeks after 1979: a drift that matters, a column without drift, a window that is too short.
+"""Monitoring of the weeks after 1979: relevant drift, a column without drift, and a window that is too short.
 
-Also each decade against the one before it.
+Each decade is also compared with the previous one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ DECADES = (1970, 1980, 1990)
 
 
 def decade(co2: CO2, start: int) -> slice:
-    """The rows of ten years."""
+    """Return the rows of ten years."""
     first, last = np.searchsorted(co2.series.weeks, [np.datetime64(str(start)), np.datetime64(str(start + 10))])
     return slice(int(first), int(last))
 

@@ -13,11 +13,11 @@ import pytest_modelserve as ms
 
 CLASSES = 10
 PREPROCESS = (ms.Scale(1 / 16),)
-"""Pixels come as integers from 0 to 16; the network is trained on, and served, shares of full ink."""
+"""Scaling of the pixels, integers from 0 to 16, to the range from 0 to 1."""
 
 
 class DigitsCNN(nn.Module):
-    """Two convolutions and two dense layers; images (batch, 8, 8) from 0 to 1 in, logits (batch, 10) out."""
+    """Two convolutions and two dense layers, from images (batch, 8, 8) between 0 and 1 to logits (batch, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epoch
 
 
 def source(images: NDArray[np.float32], labels: NDArray[np.int64]) -> ms.ModelSource:
-    """The recipe of the trained model: what is built, how it is fitted, on which prepared rows."""
+    """Return the source of the trained model, fitted to preprocessed images."""
     return ms.ModelSource(
         name="digits_cnn",
         build=DigitsCNN,

@@ -1,7 +1,7 @@
-"""Release gates of the digits network: is the model that will be served still the model that was trained?
+"""Release gates of the digits network, on 597 held-out labeled images.
 
-Run on 597 labelled images that no training ever saw, in every pull request that retrains, re-exports, compresses or
-upgrades a runtime. The last test shows what a catch looks like.
+Run them in every pull request that retrains, re-exports, compresses or upgrades a runtime. The last test shows a
+detected fault.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from example_models.digits_cnn.model import PREPROCESS
 from fixtures.digits import Digits
 
 DTYPE = {"input_dtype": "uint8"}
-"""What callers send: pixels as they come from the scanner."""
+"""The type that callers send: raw pixels of the scanner."""
 PIXELS = {"low": 0, "high": 16}
 
 
@@ -28,13 +28,13 @@ def exported(modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel) -> ms.Artifac
 
 @pytest.fixture(scope="module")
 def fp32(modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
-    """What is deployed: scaling, network and softmax in one file."""
+    """The deployed model: scaling, network and softmax in one file."""
     return modelserve.compose(exported, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
 
 
 @pytest.fixture(scope="module", params=["simplify", "int8-dynamic"])
 def variant(request: pytest.FixtureRequest, modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
-    """Each compressed variant that might be deployed instead."""
+    """A compressed variant with the same pre- and postprocessing."""
     compressed = modelserve.compress(exported, request.param)
     return modelserve.compose(compressed, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
 
@@ -49,7 +49,7 @@ def candidate(modelserve: ms.Pipeline, variant: ms.Artifact) -> ms.Predictor:
     return modelserve.serve(variant)
 
 
-def test_export_answers_as_torch_does(
+def test_export_matches_torch(
     modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel, exported: ms.Artifact, digits: Digits
 ) -> None:
     images = modelserve.prepare(PREPROCESS, digits.held_out.images)
@@ -60,7 +60,7 @@ def test_deployed_model_is_accurate(champion: ms.Predictor, digits: Digits) -> N
     ms.assert_accuracy(champion, digits.held_out.images, digits.held_out.labels, min_value=0.95)
 
 
-def test_deployed_model_answers_in_time(champion: ms.Predictor, digits: Digits) -> None:
+def test_deployed_model_is_fast_enough(champion: ms.Predictor, digits: Digits) -> None:
     ms.assert_latency(champion, digits.held_out.images[:1], max_ms=2.0)
 
 
@@ -76,12 +76,12 @@ def test_deployed_model_answers_in_time(champion: ms.Predictor, digits: Digits) 
     ids=lambda relation: relation.name,
 )
 def test_deployed_model_obeys(champion: ms.Predictor, digits: Digits, relation: Any) -> None:
-    """What holds for every image, labelled or not: a thousand edited ones are searched for one that breaks it."""
+    """Each relation holds for every image, labeled or not; the search tries a thousand mutated images."""
     ms.assert_relation(champion, digits.held_out.images[:64], relation)
 
 
-def test_deployed_model_stands_what_scanners_do(champion: ms.Predictor, digits: Digits) -> None:
-    """A dirty glass, a lens slightly out of focus, a brighter lamp: never more than five points of accuracy."""
+def test_deployed_model_is_robust_to_scanner_noise_blur_and_brightness(champion: ms.Predictor, digits: Digits) -> None:
+    """Dirty glass, a lens slightly out of focus and a brighter lamp each cost at most five points of accuracy."""
     corruptions = [
         ms.corruptions.noise(**PIXELS, severities=[0.05, 0.1]),
         ms.corruptions.blur(**PIXELS, severities=[0.4]),
@@ -92,9 +92,9 @@ def test_deployed_model_stands_what_scanners_do(champion: ms.Predictor, digits: 
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="trained on centred, upright digits alone")
-def test_deployed_model_does_not_stand_a_crooked_page(champion: ms.Predictor, digits: Digits) -> None:
-    """Training never moved or turned an image: half a pixel already costs some twenty points."""
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="trained on centered, upright digits only")
+def test_deployed_model_is_not_robust_to_shift_and_rotation(champion: ms.Predictor, digits: Digits) -> None:
+    """Training used no shifted or rotated images: half a pixel costs about twenty points of accuracy."""
     corruptions = [ms.corruptions.shift(**PIXELS), ms.corruptions.rotation(**PIXELS)]
     ms.assert_corruption_accuracy(
         champion, digits.held_out.images, digits.held_out.labels, corruptions=corruptions, max_drop=0.05
@@ -118,12 +118,14 @@ def test_variant_is_no_larger(variant: ms.Artifact, fp32: ms.Artifact) -> None:
     ms.assert_size(variant, fp32, max_ratio={"simplify": 1.0, "int8-dynamic": 0.6}[variant.variant])
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches labels that moved")
-def test_candidate_with_shifted_labels_is_caught(
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects shifted labels")
+def test_candidate_with_shifted_labels_is_detected(
     modelserve: ms.Pipeline, digits_cnn: ms.TrainedModel, champion: ms.Predictor, digits: Digits
 ) -> None:
-    """This candidate's classes are shifted by one, as when a "background" class comes or goes: it loads, runs and is
-    confident, and every answer means another digit."""
+    """The classes are shifted by one, as when a "background" class is added or removed.
+
+    The model loads and runs with high confidence, and every prediction is a wrong digit.
+    """
     model = digits_cnn.module()
     with torch.no_grad():
         last = model.classifier[-1]

@@ -1,4 +1,4 @@
-"""The textbook's first network: 10 → 50 → 2, fitted to one random pair. It knows nothing of the world."""
+"""A multilayer perceptron with layers of 10, 50 and 2 units, fitted to one random pair of input and target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest_modelserve as ms
 
 
 class SeedMLP(nn.Module):
-    """One hidden layer with ReLU; (batch, 10) in, (batch, 2) out."""
+    """Network with one hidden layer and ReLU, from (batch, 10) to (batch, 2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class SeedMLP(nn.Module):
 
 
 def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any) -> None:
-    """100 steps of Adam at 0.001 on the mean squared error."""
+    """Train `model` in place by 100 steps of Adam on the mean squared error."""
     x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     for _ in progress(range(100), "training seed_mlp"):
@@ -36,7 +36,7 @@ def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any) -> None:
 
 
 def source() -> ms.ModelSource:
-    """The recipe on one random pair: there are no real data behind this model."""
+    """Return the source of the trained model, fitted to one random pair."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 10), (1, 2)))
     return ms.ModelSource(name="seed_mlp", build=SeedMLP, fit=fit, data={"x": x, "y": y}, example_inputs=x)

@@ -1,5 +1,6 @@
-"""Release gates of the textbook network. It was fitted to one random pair, so there is no accuracy to speak of: what
-can be judged is whether each file still answers as the trained model does. The last test shows what a catch looks like.
+"""Release gates of the small perceptron: latency, and output parity of each file with the trained model.
+
+There is no accuracy gate, because the network was fitted to one random pair. The last test shows a detected fault.
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ def trained(modelserve: ms.Pipeline, seed_mlp: ms.TrainedModel) -> ms.Predictor:
     return modelserve.serve(seed_mlp)
 
 
-def test_export_answers_as_torch_does(
+def test_export_matches_torch(
     modelserve: ms.Pipeline, fp32: ms.Artifact, trained: ms.Predictor, rows: NDArray[np.float32]
 ) -> None:
     ms.assert_output_parity(modelserve.serve(fp32), trained, rows, rtol=1e-5, atol=1e-5)
 
 
-def test_simplified_answers_as_torch_does(
+def test_simplified_model_matches_torch(
     modelserve: ms.Pipeline, fp32: ms.Artifact, trained: ms.Predictor, rows: NDArray[np.float32]
 ) -> None:
     simplified = modelserve.serve(modelserve.compress(fp32, "simplify"))
     ms.assert_output_parity(simplified, trained, rows, rtol=1e-5, atol=1e-5)
 
 
-def test_served_model_answers_in_time(modelserve: ms.Pipeline, fp32: ms.Artifact, rows: NDArray[np.float32]) -> None:
+def test_served_model_is_fast_enough(modelserve: ms.Pipeline, fp32: ms.Artifact, rows: NDArray[np.float32]) -> None:
     ms.assert_latency(modelserve.serve(fp32), rows[:1], max_ms=1.0)
 
 
-@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate catches a bias that was lost on the way")
-def test_candidate_without_its_bias_is_caught(
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a missing bias")
+def test_candidate_without_its_bias_is_detected(
     modelserve: ms.Pipeline, seed_mlp: ms.TrainedModel, trained: ms.Predictor, rows: NDArray[np.float32]
 ) -> None:
-    """A converter that folds layers and forgets a bias leaves a file that loads, runs and looks healthy."""
+    """A converter folded layers and omitted a bias; the file still loads and runs."""
     model = seed_mlp.module()
     with torch.no_grad():
         model.output.bias.zero_()

@@ -1,4 +1,4 @@
-"""Two networks that tell a line of prose from a line of code: by its characters alone, and by what is known of it."""
+"""Two networks that classify lines as prose or code: by characters only, and by three inputs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ LABELS = ("code", "prose")
 
 
 class TextTransformer(nn.Module):
-    """Two layers of attention over characters (batch, seq), any number of each; logits (batch, 2) out.
+    """Two attention layers over characters (batch, seq) of any batch size and length, with logits (batch, 2).
 
-    A convolution tells a character from the same one elsewhere, so that no table of positions ends the line. The line
-    is summed up at a place of its own, before the first character: it is never masked, so that a line of padding alone
-    gets an answer where a softmax over nothing would give NaN. `masked` is what attention to padding is scored.
+    A convolution replaces position embeddings, so the length is unlimited. The classification reads a summary token
+    before the first character. That token is never masked, so a line of padding only does not become NaN. `masked` is
+    the attention score of padding.
     """
 
     def __init__(self, *, width: int = 32, masked: float = -torch.inf) -> None:
         super().__init__()
         self.masked = masked
         self.embedding = nn.Embedding(CHARACTERS, width, padding_idx=PADDING)
-        self.neighbours = nn.Conv1d(width, width, kernel_size=5, padding=2)
+        self.context = nn.Conv1d(width, width, kernel_size=5, padding=2)
         self.summary = nn.Parameter(torch.randn(1, 1, width) / 8)
         layer = nn.TransformerEncoderLayer(
             width, nhead=2, dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True
@@ -38,44 +38,44 @@ class TextTransformer(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         embedded = self.embedding(ids)
-        seen = embedded + self.neighbours(embedded.transpose(1, 2)).transpose(1, 2)
-        # ids.shape[0] and not len(ids), which is a mere number and would fix the batch in a trace.
+        tokens = embedded + self.context(embedded.transpose(1, 2)).transpose(1, 2)
+        # len(ids) is a plain int, which would fix the batch size in the trace; ids.shape[0] is symbolic.
         summaries = self.summary.expand(ids.shape[0], -1, -1)
-        places = torch.cat([summaries, seen], dim=1)
+        sequence = torch.cat([summaries, tokens], dim=1)
         mask = torch.where(nn.functional.pad(ids == PADDING, (1, 0)), self.masked, 0.0)
-        logits: torch.Tensor = self.output(self.encoder(places, src_key_padding_mask=mask)[:, 0])
+        logits: torch.Tensor = self.output(self.encoder(sequence, src_key_padding_mask=mask)[:, 0])
         return logits
 
 
 class TextCNN(nn.Module):
-    """One convolution over characters (batch, seq), the strongest answer to each of its patterns, and a dense layer.
+    """One convolution over characters (batch, seq) with maximum pooling, and a dense layer, with logits (batch, 2).
 
-    Besides it takes measurements (batch, 4), which it standardises by what it has seen in training, and the number of
-    the family (batch,); logits (batch, 2) out. A line of padding alone shows no pattern at all.
+    The other inputs are measurements (batch, 4), standardized by their statistics in training, and the index of the
+    family (batch,). Padding has no activation, so a line of padding only has zeros for all patterns.
     """
 
     def __init__(self, *, families: int, patterns: int = 64) -> None:
         super().__init__()
         self.embedding = nn.Embedding(CHARACTERS, 16, padding_idx=PADDING)
         self.patterns = nn.Conv1d(16, patterns, kernel_size=5, padding=2)
-        self.standardise = nn.BatchNorm1d(len(MEASUREMENTS))
+        self.standardize = nn.BatchNorm1d(len(MEASUREMENTS))
         self.family = nn.Embedding(families, 4)
         self.dropout = nn.Dropout(0.3)
         self.hidden = nn.Linear(patterns + len(MEASUREMENTS) + 4, 64)
         self.output = nn.Linear(64, len(LABELS))
 
     def forward(self, ids: torch.Tensor, measurements: torch.Tensor, family: torch.Tensor) -> torch.Tensor:
-        found = torch.relu(self.patterns(self.embedding(ids).transpose(1, 2)))
-        strongest = (found * (ids != PADDING).unsqueeze(1)).amax(dim=2)
-        known = torch.cat([self.dropout(strongest), self.standardise(measurements), self.family(family)], dim=1)
-        logits: torch.Tensor = self.output(torch.relu(self.hidden(known)))
+        activations = torch.relu(self.patterns(self.embedding(ids).transpose(1, 2)))
+        strongest = (activations * (ids != PADDING).unsqueeze(1)).amax(dim=2)
+        features = torch.cat([self.dropout(strongest), self.standardize(measurements), self.family(family)], dim=1)
+        logits: torch.Tensor = self.output(torch.relu(self.hidden(features)))
         return logits
 
 
 def fit(model: nn.Module, data: Mapping[str, NDArray[Any]], progress: Any, *, epochs: int) -> None:
     """Train `model` in place by AdamW on cross-entropy, in shuffled batches of 64.
 
-    `data` are the inputs of `model` by name, and `prose`.
+    `data` holds the inputs of `model` by name, and the labels `prose`.
     """
     inputs = {name: torch.from_numpy(array) for name, array in data.items()}
     prose = inputs.pop("prose")
@@ -91,7 +91,7 @@ def fit(model: nn.Module, data: Mapping[str, NDArray[Any]], progress: Any, *, ep
 
 
 def transformer_source(ids: NDArray[Any], prose: NDArray[Any]) -> ms.ModelSource:
-    """The recipe of the network that reads characters alone."""
+    """Return the source of the trained network on characters only."""
     return ms.ModelSource(
         name="stdlib_text_transformer",
         build=TextTransformer,
@@ -102,7 +102,7 @@ def transformer_source(ids: NDArray[Any], prose: NDArray[Any]) -> ms.ModelSource
 
 
 def cnn_source(inputs: Mapping[str, NDArray[Any]], prose: NDArray[Any], *, families: int) -> ms.ModelSource:
-    """The recipe of the network that is told of measurements and families, too."""
+    """Return the source of the trained network on characters, measurements and families."""
     return ms.ModelSource(
         name="stdlib_text_cnn",
         build=partial(TextCNN, families=families),
