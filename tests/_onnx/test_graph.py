@@ -1,7 +1,5 @@
 """Counts, names and metadata of nodes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper

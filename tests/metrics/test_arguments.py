@@ -1,12 +1,8 @@
 """Invalid outputs, labels and tolerances are refused with what is wrong and what to do."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +19,11 @@ decode, absolute = metrics.decode, partial(metrics.row_losses, loss="absolute")
 squares, top_k = metrics.row_squares, metrics.top_k_rows
 
 
-def correct(predictions: list[Any], labels: Any) -> object:
+def correct(predictions, labels):
     return metrics.correct_rows(Decoded(np.array(predictions), np.zeros(len(predictions), dtype=bool)), labels)
 
 
-def compared(candidate: Any) -> object:
+def compared(candidate):
     return metrics.compare_outputs(candidate, {"y": np.zeros(1)}, rtol=0, atol=0)
 
 
@@ -92,7 +88,7 @@ def compared(candidate: Any) -> object:
         (lambda: metrics.join_comparisons([]), "there are no batches to compare"),
     ],
 )
-def test_invalid_input_is_named(call: Callable[[], object], message: str) -> None:
+def test_invalid_input_is_named(call, message):
     with pytest.raises(InputError, match=re.escape(message)):
         call()
 
@@ -111,7 +107,7 @@ def test_invalid_input_is_named(call: Callable[[], object], message: str) -> Non
         (np.array([["a"]]), [0], "logits", "scores of shape (1, 1) and dtype <U1 are no logits"),
     ],
 )
-def test_invalid_scores_are_named(losses: Any, scores: Any, labels: Any, kind: Any, message: str) -> None:
+def test_invalid_scores_are_named(losses, scores, labels, kind, message):
     with pytest.raises(InputError, match=re.escape(message)):
         losses(scores, labels, kind)
 
@@ -131,13 +127,13 @@ def test_invalid_scores_are_named(losses: Any, scores: Any, labels: Any, kind: A
         ([[1.0, 2.0]], np.ones((1, 2)), "candidate is a numpy array, not list"),
     ],
 )
-def test_invalid_pair_is_named(measure: Any, candidate: Any, reference: Any, message: str) -> None:
+def test_invalid_pair_is_named(measure, candidate, reference, message):
     with pytest.raises(InputError, match=re.escape(message)):
         measure(candidate, reference)
 
 
 @pytest.mark.parametrize("value", [-1e-9, math.inf, math.nan])
-def test_invalid_tolerance_is_named(value: float) -> None:
+def test_invalid_tolerance_is_named(value):
     with pytest.raises(UsageError, match="atol is a finite number of at least 0"):
         metrics.check_tolerances(0.0, value)
 
@@ -149,6 +145,6 @@ def test_invalid_tolerance_is_named(value: float) -> None:
         (lambda: metrics.row_log_losses(LOGITS, LABELS, "logit"), "unknown scores 'logit': did you mean 'logits'"),
     ],
 )
-def test_unknown_choice_names_the_nearest(call: Callable[[], object], message: str) -> None:
+def test_unknown_choice_names_the_nearest(call, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         call()

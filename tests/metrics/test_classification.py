@@ -67,11 +67,8 @@ def test_no_rows_decode_to_no_labels(shape, how):
 
 
 def test_an_unknown_decoding_names_the_nearest():
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"unknown decode 'argmx': did you mean 'argmax'\? Known"):
         decode(np.zeros((1, 2)), "argmx")
-    assert str(caught.value) == (
-        "unknown decode 'argmx': did you mean 'argmax'? Known: 'argmax', 'threshold', 'labels', or a callable"
-    )
 
 
 def answers(*labels):
@@ -173,9 +170,5 @@ def test_two_columns_are_ordered_as_the_probability_of_class_one():
 
 
 def test_scores_of_more_classes_have_no_curve():
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="an area under the ROC curve needs one score a row or one for each of two"):
         positive_scores(SCORES)
-    assert str(caught.value) == (
-        "an area under the ROC curve needs one score a row or one for each of two classes, not shape (60, 7) of float64; "
-        "of more classes pick one in the model, or give a callable as metric="
-    )

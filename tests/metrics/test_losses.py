@@ -1,7 +1,5 @@
 """Losses of rows against scikit-learn's formulas."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

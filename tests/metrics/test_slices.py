@@ -1,9 +1,5 @@
 """Slices by columns, bins and predicates."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,11 +11,11 @@ INPUTS = np.arange(N, dtype=np.float32)[:, None]
 SITE = {"site": np.arange(N) // 100}
 
 
-def sizes(columns: Any) -> dict[str, int]:
+def sizes(columns):
     return {part.label: part.n for part in ms.Slices(columns).parts(INPUTS, N)}
 
 
-def test_bins_name_their_edges() -> None:
+def test_bins_name_their_edges():
     found = ms.bins([17, 18, 39.5, 40, 65, np.nan], [18, 40, 65])
     assert found.tolist() == ["< 18", "[18, 40)", "[18, 40)", "[40, 65)", ">= 65", "NaN"]
     assert ms.bins(np.array([1, 2]), [2]).tolist() == ["< 2", ">= 2"]
@@ -34,24 +30,24 @@ def test_bins_name_their_edges() -> None:
         ([1.0], [], "edges of bins are strictly rising numbers; got []"),
     ],
 )
-def test_invalid_bins_are_refused(values: Any, edges: Any, message: str) -> None:
+def test_invalid_bins_are_refused(values, edges, message):
     with pytest.raises(ms.InputError) as caught:
         ms.bins(values, edges)
     assert str(caught.value) == message
 
 
-def test_predicate_marks_its_rows_and_a_function_may_return_a_column() -> None:
+def test_predicate_marks_its_rows_and_a_function_may_return_a_column():
     columns = {"early": lambda inputs: inputs[:, 0] < 10, "age": lambda inputs: ms.bins(inputs[:, 0], [50])}
     assert sizes(columns) == {"early": 10, "age=< 50": 50, "age=>= 50": 150}
 
 
-def test_missing_values_are_a_slice_of_their_own_and_objects_go_by_their_text() -> None:
+def test_missing_values_are_a_slice_of_their_own_and_objects_go_by_their_text():
     assert sizes({"x": np.where(np.arange(N) < 50, np.nan, 1.0)}) == {"x=1.0": 150, "x=nan": 50}
     assert sizes({"x": np.array([None] * 50 + ["a"] * 150, dtype=object)}) == {"x=None": 50, "x=a": 150}
 
 
-def test_slice_without_a_value_has_no_figure() -> None:
-    def figure(rows: Any) -> float:
+def test_slice_without_a_value_has_no_figure():
+    def figure(rows):
         if rows[0]:
             raise ms.UsageError("no value")
         return float(rows.sum())
@@ -67,7 +63,7 @@ def test_slice_without_a_value_has_no_figure() -> None:
         ({"x": lambda inputs: inputs}, "slice 'x' has shape (200, 1); it needs one value for each of the 200 rows"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused(columns: Any, message: str) -> None:
+def test_columns_that_do_not_fit_are_refused(columns, message):
     with pytest.raises(ms.InputError) as caught:
         ms.Slices(columns).parts(INPUTS, N)
     assert str(caught.value) == message
@@ -84,7 +80,7 @@ def test_columns_that_do_not_fit_are_refused(columns: Any, message: str) -> None
         (SITE["site"], {}, "slices map names to columns, got ndarray"),
     ],
 )
-def test_arguments_that_do_not_belong_together_are_refused(columns: Any, budget: Any, message: str) -> None:
+def test_arguments_that_do_not_belong_together_are_refused(columns, budget, message):
     with pytest.raises(ms.UsageError) as caught:
         ms.Slices(columns, **budget)
     assert str(caught.value).startswith(message)

@@ -1,22 +1,17 @@
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Record, Subject
 
 
 @pytest.fixture
-def record_of() -> Callable[..., Record]:
+def record_of():
     """A record of accuracy parity whose drop lies between `low` and `high`."""
 
     def make(
-        low: float = -0.002, high: float = 0.005, *, owner: str = "", node_id: str = "test_a", index: int = 0,
-        attempt: int = 1, examples: int = 1, **changes: Any,
-    ) -> Record:  # fmt: skip
-        values: dict[str, Any] = {
+        low = -0.002, high = 0.005, *, owner = "", node_id = "test_a", index = 0,
+        attempt = 1, examples = 1, **changes,
+    ):  # fmt: skip
+        values = {
             "gate": "accuracy parity",
             "subject": Subject("digits_cnn", "int8-static", "9f2c41" + "0" * 58),
             "reference": Subject("digits_cnn", "fp32", "77aa01" + "0" * 58),

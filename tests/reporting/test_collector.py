@@ -1,18 +1,10 @@
 """From reports to rows."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from pytest_modelserve.evidence import PROPERTY, Record
-from pytest_modelserve.reporting import ReportCollector, Row
-
-Maker = Callable[..., Record]
+from pytest_modelserve.evidence import PROPERTY
+from pytest_modelserve.reporting import ReportCollector
 
 
-def report(
-    gathering: ReportCollector, *records: Record, node_id: str = "test_a", outcome: str = "passed", xfail: bool = False
-) -> None:
+def report(gathering, *records, node_id="test_a", outcome="passed", xfail=False):
     """The three phases of a test, each of which repeats the records so far."""
     properties = [(PROPERTY, record.to_json()) for record in records]
     gathering.add_report(node_id, when="setup", outcome="passed", xfail=False, properties=[])
@@ -20,32 +12,32 @@ def report(
     gathering.add_report(node_id, when="teardown", outcome="passed", xfail=False, properties=properties)
 
 
-def only(gathering: ReportCollector) -> Row:
+def only(gathering):
     (row,) = gathering.rows()
     return row
 
 
-def test_repeated_phases_are_one_row(record_of: Maker) -> None:
+def test_repeated_phases_are_one_row(record_of):
     gathering = ReportCollector()
     report(gathering, record_of())
     assert only(gathering).verdict == "PASS"
     assert only(gathering).outcome == "passed"
 
 
-def test_expected_failure_is_marked(record_of: Maker) -> None:
+def test_expected_failure_is_marked(record_of):
     gathering = ReportCollector()
     report(gathering, record_of(0.02, 0.03), outcome="skipped", xfail=True)
     assert only(gathering).expected
     assert gathering.expected_failures == 1
 
 
-def test_unexpected_failure_is_not(record_of: Maker) -> None:
+def test_unexpected_failure_is_not(record_of):
     gathering = ReportCollector()
     report(gathering, record_of(0.02, 0.03), outcome="failed")
     assert not only(gathering).expected
 
 
-def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alpha_once(record_of: Maker) -> None:
+def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alpha_once(record_of):
     gathering = ReportCollector()
     for node_id in ("test_a", "test_b"):
         report(gathering, record_of(owner="fixture", node_id=node_id), node_id=node_id)
@@ -54,7 +46,7 @@ def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alph
     assert row.record.evidence.alpha == 0.001
 
 
-def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks(record_of: Maker) -> None:
+def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks(record_of):
     gathering = ReportCollector()
     report(gathering, record_of(owner="fixture", node_id="test_a"), node_id="test_a")
     report(gathering, record_of(0.02, 0.03, owner="fixture", node_id="test_b"), node_id="test_b")
@@ -64,7 +56,7 @@ def test_fixture_evidence_that_differs_between_workers_is_the_worst_of_two_looks
     assert row.record.evidence.alpha == 0.002
 
 
-def test_only_the_last_attempt_is_judged(record_of: Maker) -> None:
+def test_only_the_last_attempt_is_judged(record_of):
     gathering = ReportCollector()
     first, second = record_of(0.02, 0.03), record_of(attempt=2)
     gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
@@ -74,7 +66,7 @@ def test_only_the_last_attempt_is_judged(record_of: Maker) -> None:
     assert (last.verdict, last.superseded, last.reruns) == ("PASS", False, 1)
 
 
-def test_attempt_that_left_no_evidence_still_supersedes(record_of: Maker) -> None:
+def test_attempt_that_left_no_evidence_still_supersedes(record_of):
     gathering = ReportCollector()
     first = record_of(0.02, 0.03)
     gathering.add_report("test_a", when="call", outcome="rerun", xfail=False, properties=[(PROPERTY, first.to_json())])
@@ -82,7 +74,7 @@ def test_attempt_that_left_no_evidence_still_supersedes(record_of: Maker) -> Non
     assert only(gathering).superseded
 
 
-def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of: Maker) -> None:
+def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of):
     gathering = ReportCollector()
     gathering.expect(["test_a", "test_b"])
     report(gathering, record_of(node_id="test_b"), node_id="test_b")
@@ -91,7 +83,7 @@ def test_rows_follow_the_order_of_tests_whichever_worker_is_first(record_of: Mak
     assert owners == ["fixture", "test_a", "test_b"]
 
 
-def test_lost_worker_leaves_a_row() -> None:
+def test_lost_worker_leaves_a_row():
     gathering = ReportCollector()
     gathering.add_crash("test_a")
     gathering.add_report("test_a", when="???", outcome="failed", xfail=False, properties=[])  # as xdist tells it
@@ -99,7 +91,7 @@ def test_lost_worker_leaves_a_row() -> None:
     assert gathering.node_ids == frozenset()
 
 
-def test_properties_of_others_are_left_alone() -> None:
+def test_properties_of_others_are_left_alone():
     gathering = ReportCollector()
     gathering.add_report("test_a", when="call", outcome="passed", xfail=False, properties=[("color", "red")])
     assert gathering.rows() == ()

@@ -1,13 +1,10 @@
 """Failure texts and the formats of values, intervals and budgets."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import pytest
 
-from pytest_modelserve.evidence import Budget, Interval, Quantity, Record, Subject, Unit
+from pytest_modelserve.evidence import Budget, Interval, Quantity, Subject
 from pytest_modelserve.evidence.failure_text import (
     failure_text,
     format_budget,
@@ -17,10 +14,8 @@ from pytest_modelserve.evidence.failure_text import (
     verdict_reason,
 )
 
-Maker = Callable[..., Record]
 
-
-def test_failure_says_what_against_what_how_sure_where_and_what_next(record_of: Maker) -> None:
+def test_failure_says_what_against_what_how_sure_where_and_what_next(record_of):
     record = record_of(
         0.0142,
         0.0333,
@@ -44,7 +39,7 @@ accuracy parity: int8-static loses more accuracy than its budget
     )
 
 
-def test_every_judged_quantity_is_told(record_of: Maker) -> None:
+def test_every_judged_quantity_is_told(record_of):
     quantities = (
         Quantity("SQNR", 12.0, "dB", budget=Budget("at_least", 25)),
         Quantity("cosine", 0.999, "cosine", budget=Budget("at_least", 0.99)),
@@ -58,7 +53,7 @@ def test_every_judged_quantity_is_told(record_of: Maker) -> None:
     assert "reference" not in text
 
 
-def test_names_from_a_model_file_cannot_command_the_terminal(record_of: Maker) -> None:
+def test_names_from_a_model_file_cannot_command_the_terminal(record_of):
     text = failure_text(record_of(subject=Subject("evil\x1b[2J", "a\nb\x00")).evidence)
     assert "\x1b" not in text
     assert "evil\\x1b[2J / a\\nb\\x00" in text
@@ -86,15 +81,15 @@ def test_names_from_a_model_file_cannot_command_the_terminal(record_of: Maker) -
         (math.nan, "proportion", "NaN %"),
     ],
 )
-def test_value_is_told_in_its_unit(value: float, unit: Unit, text: str) -> None:
+def test_value_is_told_in_its_unit(value, unit, text):
     assert format_value(value, unit) == text
 
 
-def test_interval_with_an_open_end() -> None:
+def test_interval_with_an_open_end():
     assert format_interval(Interval(-math.inf, 0.02, 0.9, 0.9), "proportion") == "[-∞, 2.00]"
 
 
-def test_budget_shows_its_direction() -> None:
+def test_budget_shows_its_direction():
     assert format_budget(Budget("at_most", 0.01), "proportion_difference") == "≤ 1.00 pt"
     assert format_budget(Budget("at_least", 25), "dB") == "≥ 25.0 dB"
 
@@ -102,11 +97,11 @@ def test_budget_shows_its_direction() -> None:
 @pytest.mark.parametrize(
     ("probability", "text"), [(0.034, "3.4 %"), (0.001, "0.1 %"), (0.999, "99.9 %"), (0.9998, "99.98 %"), (0, "0 %")]
 )
-def test_percentage_keeps_the_digits_that_matter(probability: float, text: str) -> None:
+def test_percentage_keeps_the_digits_that_matter(probability, text):
     assert format_probability(probability) == text
 
 
-def test_reason_names_the_side() -> None:
+def test_reason_names_the_side():
     above = Quantity("q", 2, "", budget=Budget("at_most", 1))
     below = Quantity("q", 0, "", Interval(-1, 0.5, 0.9, 0.9), Budget("at_least", 1))
     assert verdict_reason(above) == "the value lies above the budget"

@@ -1,41 +1,23 @@
 """The HTML page and the samples that it draws."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from pytest_modelserve.evidence import (
-    Budget,
-    Evidence,
-    Interval,
-    Quantity,
-    Record,
-    Recorder,
-    Subject,
-    keep_samples,
-    recording,
-)
-from pytest_modelserve.evidence.evidence import Unit
+from pytest_modelserve.evidence import Budget, Interval, Quantity, Recorder, Subject, keep_samples, recording
 from pytest_modelserve.reporting import Row, RunCounts, render_page, run_document
 from pytest_modelserve.reporting.html_report import Readings, Sample, UnreadableSamplesError, plot_of, samples_of
 
-Maker = Callable[..., Record]
 
-
-def page(*rows: Row, complete: bool = True, folder: Path | None = None) -> str:
+def page(*rows, complete=True, folder=None):
     document = run_document(rows, counts=RunCounts(2, 1, 1, 0), complete=complete, exit_status=0)
     return render_page(document, folder=folder)
 
 
-def test_page_tells_every_gate_and_asks_for_nothing_else(record_of: Maker) -> None:
+def test_page_tells_every_gate_and_asks_for_nothing_else(record_of):
     html = page(Row("test_a", "PASS", record_of(), "passed"), Row("test_gone", "CRASHED", None, "crashed"))
     assert "<h1>1 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 CRASHED</h1>" in html
     assert "drop 0.15 pt [-0.20, 0.50], budget ≤ 1.00 pt" in html
@@ -43,19 +25,19 @@ def test_page_tells_every_gate_and_asks_for_nothing_else(record_of: Maker) -> No
     assert not re.search(r"(?:src|href)=|@import|url\(", html)
 
 
-def test_incomplete_run_says_so(record_of: Maker) -> None:
+def test_incomplete_run_says_so(record_of):
     row = Row("test_a", "PASS", record_of(), "passed")
     assert "This run is not complete" not in page(row)
     assert "1 of 2 selected tests ended, 1 were deselected" in page(row, complete=False)
 
 
-def test_names_from_a_model_file_stay_text(record_of: Maker) -> None:
+def test_names_from_a_model_file_stay_text(record_of):
     html = page(Row("test_a", "PASS", record_of(subject=Subject("<script>alert(1)</script>")), "passed"))
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_plot_puts_value_interval_and_budget_on_one_line() -> None:
+def test_plot_puts_value_interval_and_budget_on_one_line():
     plot = plot_of(Quantity("q", 2.0, "", Interval(1.0, 3.0, 0.9, 0.9), Budget("at_most", 4.0)))
     assert plot
     assert 0 == plot.allowed_from < plot.low < plot.value < plot.high < plot.limit == plot.allowed_to < 100
@@ -65,7 +47,7 @@ def test_plot_puts_value_interval_and_budget_on_one_line() -> None:
     assert plot_of(Quantity("q", math.nan, "", budget=Budget("at_most", 1.0))) is None
 
 
-def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Record:
+def latency(make, folder, *, n=3000, **changes):
     """A record of a latency gate whose raw samples lie in `folder`."""
     wall = np.random.default_rng(0).lognormal(0.0, 0.5, n)
     with recording(Recorder("t", "t", samples=folder / "samples")):
@@ -80,9 +62,7 @@ def latency(make: Maker, folder: Path, *, n: int = 3000, **changes: Any) -> Reco
     return make(**{**settings, **changes})  # fmt: skip
 
 
-def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_see(
-    record_of: Maker, tmp_path: Path
-) -> None:
+def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_see(record_of, tmp_path):
     html = page(Row("test_a", "PASS", latency(record_of, tmp_path), "passed"), folder=tmp_path)
     (figure,) = re.findall(r"<figure>.*</figure>", html, re.DOTALL)
     svg = ElementTree.fromstring(re.findall(r"<svg.*</svg>", figure, re.DOTALL)[0])
@@ -98,7 +78,7 @@ def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_s
     assert limit.get("d") == f"M{end} 8V164"
 
 
-def test_growth_of_memory_is_drawn(record_of: Maker) -> None:
+def test_growth_of_memory_is_drawn(record_of):
     quantity = Quantity("growth per call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at_most", 10.0))
     details = {"resident_bytes": [5000, 7000, 9000], "calls_per_segment": 100}
     html = page(Row("t", "PASS", record_of(quantities=(quantity,), details=details), "passed"))
@@ -107,7 +87,7 @@ def test_growth_of_memory_is_drawn(record_of: Maker) -> None:
     assert "Growth of resident memory over 200 calls" in html
 
 
-def test_missing_samples_are_one_quiet_sentence(record_of: Maker, tmp_path: Path) -> None:
+def test_missing_samples_are_one_quiet_sentence(record_of, tmp_path):
     row = Row("test_a", "PASS", latency(record_of, tmp_path), "passed")
     html = page(row)
     assert (
@@ -118,7 +98,7 @@ def test_missing_samples_are_one_quiet_sentence(record_of: Maker, tmp_path: Path
     assert "p95 2.20 ms" in html
 
 
-def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path) -> None:
+def test_drawing_of_what_did_not_pass_lies_open(record_of, tmp_path):
     quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 1.0))
     failed = latency(record_of, tmp_path, quantities=(quantity,))
     passed = Row("a", "PASS", latency(record_of, tmp_path), "passed")
@@ -130,7 +110,7 @@ def test_drawing_of_what_did_not_pass_lies_open(record_of: Maker, tmp_path: Path
         assert ("<details open>" in page(row, folder=tmp_path)) == is_open
 
 
-def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> None:
+def test_nothing_in_a_drawing_is_markup(record_of, tmp_path):
     quantity = Quantity("<i>&", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95), Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,), n_unit="</title><script>")
     html = page(Row("t", "PASS", record, "passed"), folder=tmp_path)
@@ -141,13 +121,13 @@ def test_nothing_in_a_drawing_is_markup(record_of: Maker, tmp_path: Path) -> Non
     assert "&lt;script&gt;\\x1b[2J" in page(Row("t", "PASS", reason, "passed"))
 
 
-def test_value_that_is_no_number_is_not_drawn(record_of: Maker, tmp_path: Path) -> None:
+def test_value_that_is_no_number_is_not_drawn(record_of, tmp_path):
     quantity = Quantity("p95", math.nan, "ms", None, Budget("at_most", 4.0))
     record = latency(record_of, tmp_path, quantities=(quantity,))
     assert "<svg" not in page(Row("t", "INCONCLUSIVE", record, "failed"), folder=tmp_path)
 
 
-def test_hundred_drawn_gates_fit_a_page_that_still_asks_for_nothing_else(record_of: Maker, tmp_path: Path) -> None:
+def test_hundred_drawn_gates_fit_a_page_that_still_asks_for_nothing_else(record_of, tmp_path):
     row = Row("tests/test_release.py::test_a", "PASS", latency(record_of, tmp_path, n=50_000), "passed")
     html = page(*[row] * 100, folder=tmp_path)
     assert html.count("<figure>") == 100
@@ -155,28 +135,28 @@ def test_hundred_drawn_gates_fit_a_page_that_still_asks_for_nothing_else(record_
     assert not re.search(r"(?:src|href)=|@import|url\(|https?:", html)
 
 
-def kept(folder: Path, **arrays: Any) -> dict[str, Any]:
+def kept(folder, **arrays):
     """The entry for `details` that a gate of a run with a document in `folder` gets."""
     with recording(Recorder("t", "t", samples=folder / "samples")):
         return keep_samples(**{name: np.array(values, dtype=float) for name, values in arrays.items()})
 
 
-def evidence(make: Maker, details: dict[str, Any], *, name: str = "p95", unit: Unit = "ms") -> Evidence:
+def evidence(make, details, *, name="p95", unit="ms"):
     quantity = Quantity(name, 2.0, unit, Interval(1.0, 3.0, 0.999, 0.95), Budget("at_most", 4.0))
     return make(quantities=(quantity,), n_unit="calls", details=details).evidence
 
 
-def found(it: Evidence, folder: Path | None = None) -> Sample | Readings | None:
+def found(it, folder=None):
     return samples_of(it, it.quantities[0], folder=folder)
 
 
-def test_latency_is_read_from_beside_the_document_by_both_clocks(record_of: Maker, tmp_path: Path) -> None:
+def test_latency_is_read_from_beside_the_document_by_both_clocks(record_of, tmp_path):
     details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 1, 2], cpu_ms=[2, 1, 1])}
     sample = found(evidence(record_of, details), tmp_path)
     assert sample == Sample("calls", "took at most this long", 0.95, (1.0, 2.0, 3.0), (1.0, 1.0, 2.0))
 
 
-def test_undisturbed_time_is_drawn_before_wall_time(record_of: Maker, tmp_path: Path) -> None:
+def test_undisturbed_time_is_drawn_before_wall_time(record_of, tmp_path):
     details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 9, 2], undisturbed_ms=[3, 1, 2])}
     sample = found(evidence(record_of, details), tmp_path)
     assert sample == Sample(
@@ -184,21 +164,21 @@ def test_undisturbed_time_is_drawn_before_wall_time(record_of: Maker, tmp_path: 
     )
 
 
-def test_latency_by_wall_time_alone_has_no_second_line(record_of: Maker, tmp_path: Path) -> None:
+def test_latency_by_wall_time_alone_has_no_second_line(record_of, tmp_path):
     details = {"quantile": 0.95, **kept(tmp_path, wall_ms=[3, 1, 2])}
     assert found(evidence(record_of, details), tmp_path) == Sample(
         "calls", "took at most this long", 0.95, (1.0, 2.0, 3.0)
     )
 
 
-def test_log_ratios_become_ratios(record_of: Maker, tmp_path: Path) -> None:
+def test_log_ratios_become_ratios(record_of, tmp_path):
     details = kept(tmp_path, log_ratios=[math.log(2), 0.0])
     sample = found(evidence(record_of, details, unit="ratio"), tmp_path)
     assert isinstance(sample, Sample)
     assert (sample.level, sample.values) == (0.5, pytest.approx((1.0, 2.0)))
 
 
-def test_starts_are_told_by_the_clock_of_their_budget(record_of: Maker) -> None:
+def test_starts_are_told_by_the_clock_of_their_budget(record_of):
     details = {"session": [3, 4], "first call": [1, 1], "session CPU": [2, 3], "first call CPU": [1, 0.5]}
     wall = found(evidence(record_of, details, name="start"))
     assert wall == Sample("calls", "answered within this time", 0.5, (4.0, 5.0), (3.0, 3.5))
@@ -210,7 +190,7 @@ def test_starts_are_told_by_the_clock_of_their_budget(record_of: Maker) -> None:
     assert cpu == Sample("calls", "answered within this CPU time", 0.5, (3.0, 3.5))
 
 
-def test_memory_and_leaks_travel_in_the_evidence(record_of: Maker) -> None:
+def test_memory_and_leaks_travel_in_the_evidence(record_of):
     added = found(evidence(record_of, {"added_bytes": [3, 1]}, unit="bytes"))
     assert added == Sample("calls", "added at most this much memory", 0.5, (1.0, 3.0))
     resident = found(evidence(record_of, {"resident_bytes": [3, 1, 4], "calls_per_segment": 5}, unit="bytes"))
@@ -222,21 +202,21 @@ def test_memory_and_leaks_travel_in_the_evidence(record_of: Maker) -> None:
     [{}, {"interim_analyses": [20]}, {"added_bytes": []}, {"resident_bytes": [1], "calls_per_segment": 5}],
     ids=["nothing", "no sample", "no process", "one reading"],
 )
-def test_gate_without_samples_has_none(record_of: Maker, details: dict[str, Any]) -> None:
+def test_gate_without_samples_has_none(record_of, details):
     assert found(evidence(record_of, details)) is None
 
 
-def test_time_that_was_up_before_the_first_pair_leaves_no_sample(record_of: Maker, tmp_path: Path) -> None:
+def test_time_that_was_up_before_the_first_pair_leaves_no_sample(record_of, tmp_path):
     assert found(evidence(record_of, kept(tmp_path, log_ratios=[]), unit="ratio"), tmp_path) is None
 
 
-def refusal(it: Evidence, folder: Path | None) -> str:
+def refusal(it, folder):
     with pytest.raises(UnreadableSamplesError) as caught:
         found(it, folder)
     return str(caught.value)
 
 
-def test_file_that_is_missing_damaged_or_was_not_written_is_a_sentence(record_of: Maker, tmp_path: Path) -> None:
+def test_file_that_is_missing_damaged_or_was_not_written_is_a_sentence(record_of, tmp_path):
     entry = kept(tmp_path, log_ratios=[0.0, 0.1])
     it, file = evidence(record_of, entry, unit="ratio"), entry["samples"]["file"]
     assert refusal(it, None) == f"The samples are only available with --modelserve-json: {file}."
@@ -261,8 +241,6 @@ def test_file_that_is_missing_damaged_or_was_not_written_is_a_sentence(record_of
         {"first call CPU": [1], "session CPU": [1, 2]},
     ],
 )
-def test_details_of_another_form_are_a_sentence_and_no_file_elsewhere_is_read(
-    record_of: Maker, tmp_path: Path, details: dict[str, Any]
-) -> None:
+def test_details_of_another_form_are_a_sentence_and_no_file_elsewhere_is_read(record_of, tmp_path, details):
     told = refusal(evidence(record_of, details), tmp_path)
     assert told == "The samples have an unknown format."

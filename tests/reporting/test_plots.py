@@ -1,7 +1,5 @@
 """Axes, cumulative distributions and memory growth."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -10,7 +8,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pytest
 
-from pytest_modelserve.evidence import Budget, Interval, Quantity, Unit
+from pytest_modelserve.evidence import Budget, Interval, Quantity
 from pytest_modelserve.reporting.html_report import Readings, Sample
 from pytest_modelserve.reporting.plots import (
     BOTTOM,
@@ -18,7 +16,6 @@ from pytest_modelserve.reporting.plots import (
     LEFT,
     RIGHT,
     TOP,
-    Axis,
     Heights,
     axis_through,
     draw_distribution,
@@ -27,29 +24,24 @@ from pytest_modelserve.reporting.plots import (
 )
 
 
-def labels(axis: Axis) -> list[str]:
+def labels(axis):
     return [tick.label for tick in axis.ticks()]
 
 
-def test_values_lie_between_the_ends_with_room_and_a_stranger_at_an_end() -> None:
+def test_values_lie_between_the_ends_with_room_and_a_stranger_at_an_end():
     axis = axis_through([2.0, 3.0, math.inf, math.nan], start=100, end=200, unit="ms")
     assert 100 < axis.place(2.0) < axis.place(2.5) == 150 < axis.place(3.0) < 200
     assert (axis.place(-math.inf), axis.place(math.inf)) == (100, 200)
 
 
-def test_axis_may_run_upwards() -> None:
-    axis = axis_through([0.0, 10.0], start=164, end=8, unit="bytes")
-    assert 164 == axis.place(0.0) > axis.place(5.0) > axis.place(10.0) > 8
-
-
-def test_long_tail_takes_a_logarithmic_axis_and_a_short_one_does_not() -> None:
+def test_long_tail_takes_a_logarithmic_axis_and_a_short_one_does_not():
     assert axis_through([1.0, 8.1], start=0, end=100, unit="ms").is_log
     assert not axis_through([1.0, 7.9], start=0, end=100, unit="ms").is_log
     assert not axis_through([0.0, 100.0], start=0, end=100, unit="ms").is_log
     assert not axis_through([1.0, 100.0], start=0, end=100, unit="ms", may_be_log=False).is_log
 
 
-def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis() -> None:
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis():
     axis = axis_through([0.1, 1000.0], start=0, end=10_000, unit="ms")
     places = [axis.place(value) for value in (0.1, 1.0, 10.0, 100.0, 1000.0)]
     steps = [right - left for left, right in itertools.pairwise(places)]
@@ -68,43 +60,31 @@ def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis() -> None:
         ((0.0, 5280.0), "count", ["0", "1,000", "2,000", "3,000", "4,000", "5,000"]),
     ],
 )  # fmt: skip
-def test_ticks_are_round_numbers_in_a_scale_that_suits(
-    values: tuple[float, float], unit: Unit, expected: list[str]
-) -> None:
+def test_ticks_are_round_numbers_in_a_scale_that_suits(values, unit, expected):
     assert labels(axis_through(values, start=0, end=900, unit=unit)) == expected
 
 
 @pytest.mark.parametrize("high", [1.0001, 1.7, 3.0, 7.9, 12.0, 99.0, 1e4, 1e7, 1e12])
-def test_there_are_never_too_many_ticks_nor_none(high: float) -> None:
+def test_there_are_never_too_many_ticks_nor_none(high):
     assert 1 <= len(labels(axis_through([1.0, high], start=0, end=900, unit="ms"))) <= 9
 
 
-def test_ticks_stand_where_their_values_lie() -> None:
-    axis = axis_through([0.0, 5280.0], start=0, end=900, unit="count")
-    assert [tick.at for tick in axis.ticks()] == [axis.place(1000.0 * i) for i in range(6)]
-
-
-def test_one_value_has_an_axis() -> None:
-    assert axis_through([0.0], start=0, end=100, unit="bytes").place(0.0) == 0
-    assert axis_through([5.0, 5.0], start=0, end=100, unit="ms").place(5.0) == 50
-
-
-def vertices(path: str) -> list[tuple[int, int]]:
+def vertices(path):
     """The corners of a path of one move and relative lines."""
     numbers = [int(number) for number in re.findall(r"-?\d+", path)]
     assert path.startswith("M")
     return list(zip(accumulate(numbers[::2]), accumulate(numbers[1::2]), strict=True))
 
 
-def quantity(value: float = 2.0, low: float = 1.5, high: float = 2.5, limit: float = 4.0) -> Quantity:
+def quantity(value=2.0, low=1.5, high=2.5, limit=4.0):
     return Quantity("p95", value, "ms", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
 
 
-def sample(values: tuple[float, ...], *, level: float = 0.5, second: tuple[float, ...] = ()) -> Sample:
+def sample(values, *, level=0.5, second=()):
     return Sample("calls", "took at most this long", level, tuple(sorted(values)), second)
 
 
-def test_small_sample_is_drawn_value_by_value() -> None:
+def test_small_sample_is_drawn_value_by_value():
     drawing = draw_distribution(sample((1.0, 2.0, 2.0, 3.0)), quantity())
     axis = axis_through((1.0, 4.0), start=LEFT, end=RIGHT, unit="ms")
     heights = [BOTTOM - round(share * (BOTTOM - TOP)) for share in (0, 0.25, 0.5, 0.75, 1)]
@@ -117,7 +97,7 @@ def test_small_sample_is_drawn_value_by_value() -> None:
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
-def test_curve_of_a_large_sample_passes_through_its_quantiles(level: float) -> None:
+def test_curve_of_a_large_sample_passes_through_its_quantiles(level):
     values = np.sort(1 + np.random.default_rng(0).gamma(2.0, 0.3, 20_000))
     drawn = sample(tuple(values.tolist()), level=level)
     drawing = draw_distribution(drawn, quantity())
@@ -135,7 +115,7 @@ def test_curve_of_a_large_sample_passes_through_its_quantiles(level: float) -> N
         assert heights.place(shares[1]) - 1 <= y <= heights.place(shares[0]) + 1
 
 
-def test_budget_and_interval_lie_where_their_numbers_do() -> None:
+def test_budget_and_interval_lie_where_their_numbers_do():
     drawing = draw_distribution(sample((1.0, 2.0, 3.0)), quantity())
     axis = axis_through((1.0, 4.0), start=LEFT, end=RIGHT, unit="ms")
     assert drawing.limit_at == drawing.allowed_to == axis.place(4.0)
@@ -146,7 +126,7 @@ def test_budget_and_interval_lie_where_their_numbers_do() -> None:
     assert drawing.interval == f"M{low} {middle}H{high}M{low} {middle - 8}v16M{high} {middle - 8}v16"
 
 
-def test_budget_of_at_least_allows_the_other_side() -> None:
+def test_budget_of_at_least_allows_the_other_side():
     at_least = Quantity("rate", 2.0, "ratio", None, Budget("at_least", 1.5))
     drawing = draw_distribution(sample((1.0, 2.0, 3.0)), at_least)
     assert (drawing.allowed_from, drawing.allowed_to) == (drawing.limit_at, RIGHT)
@@ -154,13 +134,13 @@ def test_budget_of_at_least_allows_the_other_side() -> None:
 
 
 @pytest.mark.parametrize("low", [-math.inf, 0.0])
-def test_open_end_of_an_interval_reaches_the_edge_without_a_cap_and_stretches_nothing(low: float) -> None:
+def test_open_end_of_an_interval_reaches_the_edge_without_a_cap_and_stretches_nothing(low):
     drawing = draw_distribution(sample((1.0, 2.0, 3.0)), quantity(low=low))
     assert re.findall(r"M(\d+)", drawing.interval) == [str(LEFT), str(drawing.interval.split("H")[1].split("M")[0])]
     assert drawing.limit_at == draw_distribution(sample((1.0, 2.0, 3.0)), quantity()).limit_at
 
 
-def test_tail_of_a_latency_has_room_where_its_quantile_is_judged() -> None:
+def test_tail_of_a_latency_has_room_where_its_quantile_is_judged():
     heights = Heights(10_000, is_tail=True)
     places = [heights.place(share) for share in (0.0, 0.9, 0.99, 0.999, 1.0)]
     assert (places[0], places[-1]) == (BOTTOM, TOP)
@@ -170,7 +150,7 @@ def test_tail_of_a_latency_has_room_where_its_quantile_is_judged() -> None:
     assert even.place(0.95) - even.place(1.0) == 8 < heights.place(0.95) - heights.place(1.0)
 
 
-def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap() -> None:
+def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap():
     values = tuple(float(i) for i in range(1, 5001))
     for level in (0.8, 0.9, 0.95, 0.99, 0.999):
         shares = draw_distribution(sample(values, level=level), quantity()).shares
@@ -179,14 +159,14 @@ def test_labels_beside_a_tail_name_the_judged_quantile_and_never_overlap() -> No
         assert min(right - left for left, right in pairwise(places)) >= 24
 
 
-def test_second_clock_is_drawn_unless_it_lies_elsewhere() -> None:
+def test_second_clock_is_drawn_unless_it_lies_elsewhere():
     values = (1.0, 2.0, 3.0)
     assert draw_distribution(sample(values, second=(1.1, 1.9, 2.9)), quantity()).second.startswith("M")
     assert draw_distribution(sample(values, second=(0.1, 0.1, 0.1)), quantity()).second == ""
     assert draw_distribution(sample(values), quantity()).second == ""
 
 
-def test_distribution_is_described_in_words() -> None:
+def test_distribution_is_described_in_words():
     drawing = draw_distribution(sample((1.0, 2.0, 3.0, 9.0), level=0.95), quantity())
     assert drawing.title == "Share of 4 calls that took at most this long"
     assert drawing.description == (
@@ -197,7 +177,7 @@ def test_distribution_is_described_in_words() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 19, 20, 21, 100])
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.95, 0.99, 1.0])
-def test_quantile_is_that_of_the_inverted_distribution_function(n: int, share: float) -> None:
+def test_quantile_is_that_of_the_inverted_distribution_function(n, share):
     values = [float(i) for i in range(n)]
     assert quantile_of(values, share) == np.quantile(values, share, method="inverted_cdf")
 
@@ -205,15 +185,15 @@ def test_quantile_is_that_of_the_inverted_distribution_function(n: int, share: f
 READINGS = Readings((5000.0, 5000.0, 7048.0, 9096.0), 100)
 
 
-def growth_quantity(low: float = 5.0, high: float = 15.0, limit: float = 10.0) -> Quantity:
+def growth_quantity(low=5.0, high=15.0, limit=10.0):
     return Quantity("growth per call", 10.0, "bytes", Interval(low, high, 0.999, 0.95), Budget("at_most", limit))
 
 
-def points(text: str) -> list[tuple[int, int]]:
+def points(text):
     return [(int(x), int(y)) for x, y in (pair.split(",") for pair in text.split())]
 
 
-def test_line_budget_and_interval_start_at_the_first_reading_and_end_at_the_last_call() -> None:
+def test_line_budget_and_interval_start_at_the_first_reading_and_end_at_the_last_call():
     drawing = draw_growth(READINGS, growth_quantity())
     across = axis_through((0, 300), start=GROWTH_LEFT, end=RIGHT, unit="count", may_be_log=False)
     up = axis_through((0, 4500), start=BOTTOM, end=TOP, unit="bytes", may_be_log=False)
@@ -225,17 +205,12 @@ def test_line_budget_and_interval_start_at_the_first_reading_and_end_at_the_last
     assert points(drawing.fan) == [(first, up.place(0)), (last, up.place(1500)), (last, up.place(4500))]
 
 
-def test_memory_that_shrinks_lies_below_the_origin() -> None:
-    drawing = draw_growth(Readings((9000.0, 8000.0), 10), growth_quantity(low=-150.0))
-    assert points(drawing.line)[1][1] > drawing.origin_at == points(drawing.line)[0][1]
-
-
-def test_interval_with_an_open_end_is_no_fan() -> None:
+def test_interval_with_an_open_end_is_no_fan():
     assert draw_growth(READINGS, growth_quantity(low=-math.inf)).fan == ""
     assert draw_growth(READINGS, growth_quantity(high=math.inf)).fan == ""
 
 
-def test_growth_is_described_in_words() -> None:
+def test_growth_is_described_in_words():
     drawing = draw_growth(READINGS, growth_quantity())
     assert drawing.title == "Growth of resident memory over 300 calls"
     assert drawing.description == (

@@ -1,22 +1,17 @@
 """The table at the end of a run, whole."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
-from pytest_modelserve.evidence import Budget, Quantity, Record, Subject
+from pytest_modelserve.evidence import Budget, Quantity, Subject
 from pytest_modelserve.reporting import Row, error_bound_line, summary_line, table_lines
 
-Maker = Callable[..., Record]
 
-
-def row(record: Record, **changes: object) -> Row:
+def row(record, **changes):
     plain = Row(record.node_id, record.evidence.verdict.value, record, "passed")
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return replace(plain, **changes)
 
 
-def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
+def test_rows_stand_in_columns_under_their_model(record_of):
     slow = Quantity("slowdown", 0.83, "ratio", budget=Budget("at_most", 1.1))
     rows = [
         row(record_of()),
@@ -35,7 +30,7 @@ def test_rows_stand_in_columns_under_their_model(record_of: Maker) -> None:
     ]
 
 
-def test_reruns_say_what_they_cost(record_of: Maker) -> None:
+def test_reruns_say_what_they_cost(record_of):
     rows = [row(record_of(0.02, 0.03), superseded=True, reruns=1), row(record_of(attempt=2), reruns=1)]
     _, first, second = map(str, table_lines(rows))
     assert first.endswith("attempt 1, rerun: does not count")
@@ -43,7 +38,7 @@ def test_reruns_say_what_they_cost(record_of: Maker) -> None:
     assert summary_line(rows) == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE"
 
 
-def test_counts_tell_expected_failures_apart(record_of: Maker) -> None:
+def test_counts_tell_expected_failures_apart(record_of):
     failed = row(record_of(0.02, 0.03))
     expected = replace(failed, expected=True)
     assert summary_line([expected]) == "1 gate: 0 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE"
@@ -53,7 +48,7 @@ def test_counts_tell_expected_failures_apart(record_of: Maker) -> None:
     assert summary_line([crash]) == "0 gates: 0 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 CRASHED"
 
 
-def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of: Maker) -> None:
+def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of):
     rows = [row(record_of(alpha=0.017)), row(record_of(alpha=0.017)), row(record_of(alpha=0.5), superseded=True)]
     assert error_bound_line(rows) == (
         "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
