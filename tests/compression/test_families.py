@@ -32,7 +32,7 @@ MASKED_DB = 26.3
 
 
 IDLE = "there is nothing to simplify: "
-CRASH = "onnxruntime ends the whole process (exit status -11) when it opens the result"
+CRASH = "onnxruntime crashes when it opens the result (killed by SIGSEGV)"
 MASK = "no int8 scale for "
 STEPS = "output 'output' has an SQNR of "
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -190,11 +192,14 @@ def test_transposed_inputs_on_which_onnxruntime_crashes_stay_in_fp32(saved, stor
     )
 
 
-def test_result_on_which_onnxruntime_crashes_is_refused(mlp, refusal, monkeypatch):
-    monkeypatch.setattr("pytest_modelserve._processes._OPEN", "import os; os.kill(os.getpid(), 11)")
+def test_result_on_which_onnxruntime_crashes_is_refused(mlp, refusal, monkeypatch, tmp_path):
+    (tmp_path / "crashing.py").write_text("import os\ndef crash(path): os.kill(os.getpid(), 11)")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = sys.modules["pytest_modelserve.compression.compress"]  # whose name in the package is the function
+    monkeypatch.setattr(module, "_OPENER", "crashing:crash")
     assert refusal(mlp(), "fp16") == (
-        "recipe 'fp16' on net / fp32: onnxruntime ends the whole process (exit status -11) when it opens the result: its "
-        "own fault; leave this model in fp32. 'simplify' before helps some such models (a bidirectional RNN) and not "
+        "recipe 'fp16' on net / fp32: onnxruntime crashes when it opens the result (killed by SIGSEGV), a fault of "
+        "onnxruntime; leave this model in fp32. 'simplify' before helps some such models (a bidirectional RNN) and not "
         "others (a bidirectional GRU)"
     )
 
