@@ -36,7 +36,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.compress_overhead
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/output_parity.py
-	$(BIN)/python benchmarks/latency_gates.py --trials 300
+	$(BIN)/python benchmarks/latency_gates.py
 	$(BIN)/python -m benchmarks.latency_peers
 	$(BIN)/python -m benchmarks.leak_gate
 	$(BIN)/python benchmarks/dependent_quantiles.py

@@ -1,9 +1,13 @@
-"""Error rates and overhead of the gates on time and memory on this machine: `python benchmarks/latency_gates.py`.
+"""Error rates and overhead of the gates on time and memory: `python benchmarks/latency_gates.py [--trials 100]`.
 
-The relative gate on a model against itself and against slower ones, with fresh sessions in each trial; the absolute
-gate beside busy loops; what timing adds to a call, inside and outside the timed window, against a bare loop; and how
-much repeated measurements of memory differ. Each part prints its goal. The defaults take minutes; the figures that
-the project claims come from `--trials 3000`, idle and with `--busy 2`.
+Tables, on this host as it is ("idle") and beside two busy loops ("busy"), with the same seeds: the relative gate on a
+model against itself and against slower ones, with fresh sessions in each trial, and the absolute gate on budgets around
+the model's p95 of a quiet host. Rates have exact 95 % intervals (Clopper-Pearson). Then what timing adds to a call,
+inside and outside the timed window, against a bare loop; and how much repeated measurements of memory differ. Each row
+and part prints its goal.
+
+The default of 100 trials takes about a quarter of an hour. The figures that the project claims come from
+`--only equal slower --trials 3000` and `--only budget --trials 500`, which take three hours.
 """
 
 from __future__ import annotations
@@ -11,18 +15,22 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from scipy.stats import binomtest
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance.fresh_process import fresh_job, start_in_fresh_process
@@ -50,50 +58,64 @@ def stack(folder: Path, layers: int) -> ms.Artifact:
     return ms.open_artifact(path)
 
 
-def _spin() -> None:
-    while True:
+# A loop ends with the process that started it, however that ends.
+_LOOP = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
         pass
+"""
 
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
     """So many processes that never rest."""
-    processes = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
+    processes = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(count)]
     try:
         yield
     finally:
         for process in processes:
             process.kill()
-            process.join()
+            process.wait()
 
 
-def format_counts(verdicts: Counter[str]) -> str:
-    total = sum(verdicts.values())
-    return "  ".join(f"{name} {verdicts[name]} ({100 * verdicts[name] / total:.2f} %)" for name in ms.Verdict)
+@dataclass(frozen=True)
+class Case:
+    """A gate with what its verdicts should be; `measure` takes the seed of a trial."""
+
+    name: str
+    measure: Callable[[int], ms.Evidence]
+    goal: str
 
 
-def trials(what: str, n: int, measure: Callable[[int], ms.Evidence], goal: str) -> None:
-    """Count the verdicts and durations of `n` gates."""
-    verdicts: Counter[str] = Counter()
-    seconds, headline = [], []
-    for seed in progress(range(n), what):
-        evidence = measure(seed)
-        verdicts[evidence.verdict.value] += 1
-        seconds.append(evidence.duration_s)
-        headline.append(evidence.quantities[0].value)
-    low, high = np.quantile(headline, [0.05, 0.95])
-    print(f"{what}, {n} trials")
-    print(f"  {format_counts(verdicts)}")
-    print(
-        f"  median value {statistics.median(headline):.3f} (5 to 95 %: {low:.3f} to {high:.3f}); seconds a gate: "
-        f"median {statistics.median(seconds):.2f}, longest {max(seconds):.2f}"
+COLUMNS = ("host", "gate", *(verdict.value for verdict in ms.Verdict), "value, 5 to 95 %", "seconds a gate", "goal")
+
+
+def row(host: str, case: Case, n: int) -> str:
+    """Return the verdicts, values and durations of `n` trials as a row of a table."""
+    found = [case.measure(seed) for seed in progress(range(n), f"{case.name}, {host}")]
+    verdicts = Counter(evidence.verdict for evidence in found)
+    values = [evidence.quantities[0].value for evidence in found]
+    seconds = [evidence.duration_s for evidence in found]
+    low, high = np.quantile(values, [0.05, 0.95])
+    cells = (
+        host,
+        case.name,
+        *(format_rate(verdicts[verdict], n) for verdict in ms.Verdict),
+        f"{statistics.median(values):.3f} ({low:.3f} to {high:.3f})",
+        f"median {statistics.median(seconds):.2f}, longest {max(seconds):.2f}",
+        case.goal,
     )
-    print(f"  goal: {goal}")
+    return f"| {' | '.join(cells)} |"
 
 
-def against(folder: Path, layers: int, max_ratio: float) -> Callable[[int], ms.Evidence]:
+def format_rate(count: int, n: int) -> str:
+    interval = binomtest(count, n).proportion_ci(method="exact")
+    return f"{count} of {n:,}: {100 * count / n:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+
+
+def relative(folder: Path, name: str, layers: int, max_ratio: float, goal: str) -> Case:
     """The gate on a model of so many layers against the reference, both served anew each time."""
     reference, candidate = stack(folder, LAYERS), stack(folder, layers)
 
@@ -101,22 +123,24 @@ def against(folder: Path, layers: int, max_ratio: float) -> Callable[[int], ms.E
         with ms.serve(candidate) as first, ms.serve(reference) as second:
             return ms.measure_slowdown(first, second, X, max_ratio=max_ratio, seed=seed)
 
-    return measure
+    return Case(name, measure, goal)
 
 
-def equal(folder: Path, n: int) -> None:
+def equal(folder: Path) -> list[Case]:
     goal = "0 FAIL in 3,000; INCONCLUSIVE at most 1 %, 2 s"
-    trials("A/A, margin 10 %", n, against(folder, LAYERS, 1.10), goal)
+    return [relative(folder, "A/A, margin 10 %", LAYERS, 1.10, goal)]
 
 
-def slower(folder: Path, n: int) -> None:
-    trials("15 % more layers, margin 5 %", n, against(folder, 46, 1.05), "FAIL in at least 99 %, 2 s")
-    trials(
-        "25 % more layers, margin 10 %", n, against(folder, 50, 1.10), "FAIL in at least 99.9 %, median at most 0.2 s"
-    )
+def slower(folder: Path) -> list[Case]:
+    close, far = "FAIL in at least 99 %, 2 s", "FAIL in at least 99.9 %, median at most 0.2 s"
+    return [
+        relative(folder, "15 % more layers, margin 5 %", 46, 1.05, close),
+        relative(folder, "25 % more layers, margin 10 %", 50, 1.10, far),
+    ]
 
 
-def budget(folder: Path, n: int) -> None:
+def budget(folder: Path) -> list[Case]:
+    """Budgets around the p95 of nine runs that are made now, before any loop is started."""
     artifact = stack(folder, LAYERS)
 
     def gate(max_ms: float) -> ms.Evidence:
@@ -125,14 +149,14 @@ def budget(folder: Path, n: int) -> None:
 
     seen = [gate(1e6).quantities[0].value for _ in range(9)]
     quiet, quietest = statistics.median(seen), min(seen)
-    print(f"p95 of 9 quiet runs: median {quiet:.4f} ms, least {quietest:.4f} ms")
+    print(f"p95 of 9 runs: median {quiet:.4f} ms, least {quietest:.4f} ms\n")
     goal = "0 FAIL in 500; INCONCLUSIVE at most 20 %"
-    for loops in (1, multiprocessing.cpu_count()):
-        with busy_loops(loops):
-            trials(f"budget 1.5 × the quiet p95, busy loops: {loops}", n, lambda _: gate(1.5 * quiet), goal)
-            trials(f"budget 5 × the quiet p95, busy loops: {loops}", n, lambda _: gate(5 * quiet), "PASS in all")
-    # Of the quietest run, so that the true p95 is no nearer to the budget than that.
-    trials("p95 at least 1.25 × the budget", n, lambda _: gate(quietest / 1.25), "FAIL in at least 99 %")
+    return [
+        Case("budget 1.5 × the quiet p95", lambda _: gate(1.5 * quiet), goal),
+        Case("budget 5 × the quiet p95", lambda _: gate(5 * quiet), "PASS in all"),
+        # Of the quietest run, so that the true p95 is no nearer to the budget than that.
+        Case("p95 at least 1.25 × the budget", lambda _: gate(quietest / 1.25), "FAIL in at least 99 %"),
+    ]
 
 
 def overhead(calls: int) -> None:
@@ -182,23 +206,30 @@ def memory(folder: Path, n: int) -> None:
     print("  goal: spread at most 1 % or 256 KiB")
 
 
+PARTS = {"equal": equal, "slower": slower, "budget": budget}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100, help="gates of each kind (default: 100)")
     parser.add_argument("--starts", type=int, default=20, help="fresh processes (default: 20)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of a round of the overhead (default: 20000)")
-    parser.add_argument("--busy", type=int, nargs="?", const=1, default=0, help="busy loops beside (default: 0)")
-    parts = ("equal", "slower", "budget", "overhead", "memory")
+    hosts = ("idle", "busy")
+    parser.add_argument("--hosts", nargs="+", choices=hosts, default=hosts, help="loads of the tables (default: both)")
+    parser.add_argument("--loops", type=int, default=2, help="busy loops of a busy host (default: 2)")
+    parts = (*PARTS, "overhead", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default: all)")
     given = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.2f} at the start, {os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with busy_loops(given.busy):
-            for part in (equal, slower):
-                if part.__name__ in given.only:
-                    part(folder, given.trials)
-        if "budget" in given.only:
-            budget(folder, given.trials)
+        cases = [case for name, part in PARTS.items() if name in given.only for case in part(folder)]
+        if cases:
+            print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+        for host in given.hosts:
+            with busy_loops(given.loops if host == "busy" else 0):
+                for case in cases:
+                    print(row(host, case, given.trials), flush=True)
         if "overhead" in given.only:
             overhead(given.calls)
         if "memory" in given.only:
