@@ -29,7 +29,7 @@ class DigitsCNN(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.features(image.unsqueeze(1)))
-        return logits.view(-1, CLASSES)
+        return logits
 
 
 def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epochs: int = 30) -> None:

@@ -32,7 +32,7 @@ def fp32(modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
     return modelserve.compose(exported, preprocess=PREPROCESS, postprocess=[ms.Softmax()], **DTYPE)
 
 
-@pytest.fixture(scope="module", params=["simplify", "int8-dynamic"])
+@pytest.fixture(scope="module", params=["optimize", "int8-dynamic"])
 def variant(request: pytest.FixtureRequest, modelserve: ms.Pipeline, exported: ms.Artifact) -> ms.Artifact:
     """A compressed variant with the same pre- and postprocessing."""
     compressed = modelserve.compress(exported, request.param)
@@ -115,7 +115,7 @@ def test_variant_is_not_slower(candidate: ms.Predictor, champion: ms.Predictor, 
 
 
 def test_variant_is_no_larger(variant: ms.Artifact, fp32: ms.Artifact) -> None:
-    ms.assert_size(variant, fp32, max_ratio={"simplify": 1.0, "int8-dynamic": 0.6}[variant.variant])
+    ms.assert_size(variant, fp32, max_ratio={"optimize": 1.0, "int8-dynamic": 0.6}[variant.variant])
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects shifted labels")

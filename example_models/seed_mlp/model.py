@@ -21,7 +21,7 @@ class SeedMLP(nn.Module):
         self.output = nn.Linear(50, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.output(torch.relu(self.hidden(x.view(x.size(0), -1))))
+        y: torch.Tensor = self.output(torch.relu(self.hidden(x)))
         return y
 
 

@@ -35,11 +35,11 @@ def test_export_matches_torch(
     ms.assert_output_parity(modelserve.serve(fp32), trained, rows, rtol=1e-5, atol=1e-5)
 
 
-def test_simplified_model_matches_torch(
+def test_optimized_model_matches_torch(
     modelserve: ms.Pipeline, fp32: ms.Artifact, trained: ms.Predictor, rows: NDArray[np.float32]
 ) -> None:
-    simplified = modelserve.serve(modelserve.compress(fp32, "simplify"))
-    ms.assert_output_parity(simplified, trained, rows, rtol=1e-5, atol=1e-5)
+    optimized = modelserve.serve(modelserve.compress(fp32, "optimize"))
+    ms.assert_output_parity(optimized, trained, rows, rtol=1e-5, atol=1e-5)
 
 
 def test_served_model_is_fast_enough(modelserve: ms.Pipeline, fp32: ms.Artifact, rows: NDArray[np.float32]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import chain, count
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,20 @@ def _float_dtypes() -> dict[int, str]:
         onnx.TensorProto.DOUBLE: "float64",
         onnx.TensorProto.FLOAT16: "float16",
     }
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put the nodes of `graph` in an order in which each value is written before it is read."""
+    nodes = list(graph.node)
+    writers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    needed = {
+        number: {writers[name] for reader in (node, *subgraph_nodes(node)) for name in reader.input if name in writers}
+        - {number}
+        for number, node in enumerate(nodes)
+    }
+    order = list(TopologicalSorter(needed).static_order())
+    del graph.node[:]
+    graph.node.extend(nodes[number] for number in order)
 
 
 def copy_node_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> None:

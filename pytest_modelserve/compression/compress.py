@@ -87,7 +87,8 @@ def compress(
     - `"simplify"`: fold constants and remove idle nodes (onnxsim); outputs stay the same.
     - `"optimize"`: onnxruntime's graph optimization, saved; outputs stay the same. The file is tied to the installed
       onnxruntime.
-    - `"fp16"`: weights and values in 16 bits, except where a constant does not fit.
+    - `"fp16"`: weights and values in 16 bits, except where a constant does not fit. With `calibration`, values inside
+      the model that overflow on those rows are found as well.
     - `"int8-dynamic"`: weights in 8 bits; ranges of activations are computed at each call.
     - `"int8-static"`: weights and activations in 8 bits; ranges come from `calibration`.
     - `"int4-weights"`: weights in 4 bits, 32 to a scale.
@@ -100,9 +101,9 @@ def compress(
     Args:
         artifact: The model to convert.
         recipe: A name from `RECIPES`, or several in order. The variant is named by them: "simplify+int8-dynamic".
-        calibration: Representative inputs for "int8-static": an array, a mapping from input names to arrays, or an
-            iterable of such batches, of which one at a time is in memory. The order of batches does not matter. NaN
-            and infinite values are rejected.
+        calibration: Representative inputs, required by "int8-static" and optional for "fp16": an array, a mapping from
+            input names to arrays, or an iterable of such batches, of which one at a time is in memory. The order of
+            batches does not matter. NaN, infinite values and rows that are all the same are rejected.
         calibration_method: How "int8-static" derives the range of an activation. "min-max" takes all values;
             "percentile" drops the largest absolute values; "entropy" minimizes the Kullback-Leibler divergence between
             2,048 bins and their 128 levels. "entropy" clips hard: on unbounded outputs it loses up to 19 dB against
@@ -117,9 +118,10 @@ def compress(
 
     Raises:
         UsageError: An unknown recipe, an argument that no recipe takes, or a node that is not there.
-        RecipeError: The recipe fails, changes nothing, or changes the signature; an exact recipe changes an output; an
-            "int8-static" result has an SQNR below 10 dB on its calibration data; the model is quantized already or has
-            NaN or infinite weights; no inputs can be drawn for it; or calibration data are missing or do not fit.
+        RecipeError: The recipe fails or changes the signature; a quantization changes nothing; an exact recipe changes
+            an output; an "int8-static" result has an SQNR below 10 dB on its calibration data; the model is quantized
+            already or has NaN or infinite weights; no inputs can be drawn for it; or calibration data are missing or do
+            not fit.
         ArtifactError: The source changed, or the store cannot be written.
         MissingDependencyError: The package of the recipe is not installed.
 
@@ -149,7 +151,7 @@ def compress(
             run = _Run(
                 each,
                 batches if each.calibrates else None,
-                range_method if each.calibrates else MIN_MAX,
+                range_method if each.needs_calibration else MIN_MAX,
                 excluded if each.can_exclude else (),
             )
             artifact = _stored_result(artifact, run, store)
@@ -170,16 +172,15 @@ def _check_arguments(
     recipes: Sequence[Recipe], calibration: CalibrationData | None, method: RangeMethod, excluded: Sequence[str]
 ) -> None:
     names = ", ".join(repr(recipe.name) for recipe in recipes)
-    if not any(recipe.calibrates for recipe in recipes):
-        if calibration is not None:
-            raise UsageError(f"calibration= does not apply to {names}: remove it")
-        if method != MIN_MAX:
-            raise UsageError(f"calibration_method={method.method!r} does not apply to {names}: remove it")
+    if calibration is not None and not any(recipe.calibrates for recipe in recipes):
+        raise UsageError(f"calibration= does not apply to {names}: remove it")
+    if method != MIN_MAX and not any(recipe.needs_calibration for recipe in recipes):
+        raise UsageError(f"calibration_method={method.method!r} does not apply to {names}: remove it")
     if excluded and not any(recipe.can_exclude for recipe in recipes):
         raise UsageError(f"exclude= does not apply to {names}: remove it")
     if calibration is None:
         for recipe in recipes:
-            if recipe.calibrates:
+            if recipe.needs_calibration:
                 raise RecipeError(
                     f"recipe {recipe.name!r} needs calibration=: representative inputs as an array, a mapping from "
                     "input names to arrays, or an iterable of such batches"
@@ -283,7 +284,8 @@ def _lineage_step(artifact: Artifact, run: _Run, source: onnx.ModelProto, conver
     }
     if run.calibration:
         settings["calibration"] = run.calibration.digest
-        settings["calibration_method"] = run.range_method.method
+        if run.recipe.needs_calibration:
+            settings["calibration_method"] = run.range_method.method
     if run.range_method.percentile is not None:
         settings["percentile"] = run.range_method.percentile
     if run.exclude:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pytest_modelserve._onnx.graph import (
     format_node_counts,
     name_nodes,
     node_counts,
+    sort_nodes,
     subgraph_nodes,
     weight_dtypes,
 )
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 LARGEST, SMALLEST = 65504.0, 5.96e-08
 # float16 rounds a number by up to 2**-11 of itself.
 _ROUNDING = 2.0**-11
-# Operators that sum products with their weights: the error of a tiny weight is far below that of the large ones.
-_SUMMING = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
+# Operators and places of inputs whose output follows the relative size of each value: x / 1e-9 is not x / 6e-8.
+# Elsewhere a tiny value beside large ones is added, looked up or multiplied, and its error is below their rounding.
+_RELATIVE = {("BatchNormalization", 4), ("Div", 1), ("Log", 0), ("Mod", 1), ("Pow", 0), ("Reciprocal", 0), ("Sqrt", 0)}
+# Operators whose output holds values of their first input as they are.
+_MOVING = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+_ADDING = ("Add", "Sub")
 # Operators whose output has the magnitude of the constant: the nodes that read it must stay in float32, too.
 _CARRYING = (
     "Add", "Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Reshape",
@@ -43,6 +47,7 @@ class Fp16(Recipe):
     """Conversion to float16 by onnxruntime; inputs and outputs keep their dtype."""
 
     name = "fp16"
+    calibrates = True
     can_exclude = True
     may_crash = True
 
@@ -62,8 +67,8 @@ class Fp16(Recipe):
         notes = tuple(_notes(model, constants, fp32_nodes, transposes, excluded))
         converted = _convert(model, [*names, *context.exclude])
         _remove_cast_detours(converted.graph)
-        _check_result(converted, fp32_constants, excluded)
-        _check_overflow(model, converted, context.inputs)
+        _check_result(converted, model, fp32_constants, excluded)
+        _check_overflow(model, converted, context)
         return RecipeResult(converted, notes)
 
     def excludable(self, model: onnx.ModelProto) -> Sequence[onnx.NodeProto]:
@@ -83,12 +88,41 @@ class UnrepresentableConstant:
 def unrepresentable_constants(model: onnx.ModelProto) -> tuple[UnrepresentableConstant, ...]:
     """Return the float32 initializers and ConstantOfShape values of the main graph that float16 cannot represent.
 
-    Finite numbers above 65504 would become 65504, and nonzero numbers below 6e-8 would become 6e-8. Infinities and NaN
-    stay what they are.
+    Finite numbers above 65504 would become 65504, and nonzero numbers below 6e-8 would become 6e-8. The latter matters
+    where no other value of the constant is so large that its rounding hides the difference, and where a node divides by
+    the constant or takes its root. Infinities and NaN stay what they are.
     """
-    summed = _only_summed(model.graph)
-    found = (_unrepresentable(name, array, is_summed=name in summed) for name, array in _constants(model.graph))
+    readers = _Readers(model.graph)
+    found = (_unrepresentable(name, array, readers) for name, array in _constants(model.graph))
     return tuple(constant for constant in found if constant)
+
+
+class _Readers:
+    """The nodes of a graph and its subgraphs that read a value as it is stored, or moved."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        for node in all_nodes(graph):
+            for place, name in enumerate(node.input):
+                self._readers.setdefault(name, []).append((node, place))
+        self._inner = {id(node) for outer in graph.node for node in subgraph_nodes(outer)}
+        self._graph = graph  # keeps the nodes, and so their ids
+
+    def of(self, name: str) -> Iterator[tuple[onnx.NodeProto, int]]:
+        """Yield each reader with the place of the value among its inputs."""
+        for node, place in self._readers.get(name, ()):
+            if node.op_type in _MOVING and place == 0:
+                yield from self.of(node.output[0])
+            else:
+                yield node, place
+
+    def is_relative(self, name: str) -> bool:
+        """Return True if the relative size of each single value decides an output."""
+        return any((node.op_type, place) in _RELATIVE for node, place in self.of(name))
+
+    def is_added_in_subgraphs(self, name: str) -> bool:
+        """Return True if nodes of subgraphs alone read the value, and add it to others."""
+        return all(id(node) in self._inner and node.op_type in _ADDING for node, _ in self.of(name))
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -104,7 +138,7 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[Any]]]:
                     yield node.output[0], np.asarray(onnx.numpy_helper.to_array(attribute.t))
 
 
-def _unrepresentable(name: str, array: NDArray[Any], *, is_summed: bool) -> UnrepresentableConstant | None:
+def _unrepresentable(name: str, array: NDArray[Any], readers: _Readers) -> UnrepresentableConstant | None:
     magnitudes = np.abs(array[np.isfinite(array)])
     largest = float(magnitudes.max(initial=0.0))
     if largest > LARGEST:
@@ -112,19 +146,13 @@ def _unrepresentable(name: str, array: NDArray[Any], *, is_summed: bool) -> Unre
     tiny = magnitudes[(magnitudes > 0) & (magnitudes < SMALLEST)]
     if not tiny.size:
         return None
-    if is_summed and largest * _ROUNDING > SMALLEST:
-        reason = f"{tiny.size} of the {array.size} values of {name!r} became ±{SMALLEST:g}"
-        return UnrepresentableConstant(name, reason, False)
+    changed = f"{tiny.size} of the {array.size} values of {name!r} became ±{SMALLEST:g}, the smallest fp16"
+    if largest * _ROUNDING > SMALLEST and not readers.is_relative(name):
+        return UnrepresentableConstant(name, f"{changed}: negligible against the other values", False)
+    if readers.is_added_in_subgraphs(name):  # where no node can stay in fp32
+        return UnrepresentableConstant(name, f"{changed}: a branch or loop adds it to values in fp16", False)
     reason = f"{name!r} holds {float(tiny.min()):g}, below the smallest fp16, {SMALLEST:g}"
     return UnrepresentableConstant(name, reason, True)
-
-
-def _only_summed(graph: onnx.GraphProto) -> set[str]:
-    """Return the values that only summing operators read."""
-    summed, elsewhere = set[str](), set[str]()
-    for node in all_nodes(graph):
-        (summed if node.op_type in _SUMMING else elsewhere).update(node.input)
-    return summed - elsewhere
 
 
 def _fp32_nodes(model: onnx.ModelProto, constants: set[str]) -> list[onnx.NodeProto]:
@@ -217,7 +245,7 @@ def _remove_cast_detours(graph: onnx.GraphProto) -> None:
             node.input[0] = detours[node.output[0]]
             del node.attribute[:]
     _remove_unread_casts(graph)
-    _sort_nodes(graph)
+    sort_nodes(graph)
 
 
 def _casts(graph: onnx.GraphProto, elem_type: int) -> dict[str, str]:
@@ -241,24 +269,14 @@ def _remove_unread_casts(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _sort_nodes(graph: onnx.GraphProto) -> None:
-    nodes = list(graph.node)
-    writers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
-    needed = {
-        number: {writers[name] for reader in (node, *subgraph_nodes(node)) for name in reader.input if name in writers}
-        - {number}
-        for number, node in enumerate(nodes)
-    }
-    order = list(TopologicalSorter(needed).static_order())
-    del graph.node[:]
-    graph.node.extend(nodes[number] for number in order)
-
-
 # Checks and notes on the result.
 
 
 def _check_result(
-    converted: onnx.ModelProto, constants: Sequence[UnrepresentableConstant], excluded: Sequence[onnx.NodeProto]
+    converted: onnx.ModelProto,
+    source: onnx.ModelProto,
+    constants: Sequence[UnrepresentableConstant],
+    excluded: Sequence[onnx.NodeProto],
 ) -> None:
     dtypes = weight_dtypes(converted)
     for constant in constants:
@@ -275,38 +293,71 @@ def _check_result(
         names = ", ".join(repr(node.name) for node in excluded)
         raise RecipeError(f"there is nothing left to convert: exclude= leaves {names} in fp32")
     if "float16" not in dtypes.values():
-        raise RecipeError(f"no float32 initializer became fp16 among {format_node_counts(converted)}")
+        reasons = "".join(f"; {constant.reason}" for constant in constants)
+        raise RecipeError(f"no float32 initializer became fp16 among {format_node_counts(source)}{reasons}")
 
 
-def _check_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, inputs: Inputs) -> None:
-    """Raise RecipeError for the first value that is float16 in `converted` and exceeds 65504 in `source` on `inputs`.
+def _check_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, context: RecipeContext) -> None:
+    """Raise RecipeError if values that are float16 in `converted` exceed 65504 in `source`.
 
-    Outputs do not show it: onnxruntime's CPU provider computes most float16 nodes in float32 without the casts between
-    them, so that a value that is infinite on a GPU is finite here.
+    The inputs are the calibration data, or random ones without. Outputs do not show it: onnxruntime's CPU provider
+    computes most float16 nodes in float32 without the casts between them, so that a value that is infinite on a GPU is
+    finite here.
     """
+    where, largest = "on the calibration data", dict[str, float]()
+    for values in _values(source, _half_values(source, converted), context.batches()):
+        largest = _larger(largest, values)
+    if not largest:
+        where = "on random inputs"
+        for values in _values(source, _half_values(source, converted), [context.inputs]):
+            largest = _larger(largest, values)
+    beyond = [name for name, size in largest.items() if size > LARGEST]
+    if not beyond:
+        return
+    writer = next((node for node in source.graph.node if beyond[0] in node.output), None)
+    value = f"value {beyond[0]!r} of {_format_nodes([writer])}" if writer is not None else f"input {beyond[0]!r}"
+    others = f" ({len(beyond) - 1} more values do)" if len(beyond) > 1 else ""
+    nodes = [node for node in source.graph.node if not set(beyond).isdisjoint((*node.input, *node.output))]
+    names = tuple(dict.fromkeys((*context.exclude, *name_nodes(nodes))))
+    raise RecipeError(
+        f"{value} reaches {largest[beyond[0]]:g} {where}, beyond the largest fp16, {LARGEST:g}{others}: hardware that "
+        f"computes in fp16 gets infinity; exclude={names!r} leaves the nodes that write or read such values in fp32, "
+        "or scale the inputs"
+    )
+
+
+def _larger(largest: Mapping[str, float], values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return the largest finite magnitude of each of `values`, or that of before."""
+    return {
+        name: max(largest.get(name, 0.0), float(np.abs(value[np.isfinite(value)]).max(initial=0.0)))
+        for name, value in values.items()
+    }
+
+
+def _values(
+    source: onnx.ModelProto, names: Sequence[str], batches: Iterable[Inputs]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the values of `names`, inputs among them, for each of `batches`."""
     import onnx
 
     from pytest_modelserve._onnx.sessions import open_graph_session, run_session
 
-    names = _half_values(source, converted)
+    inputs = {value.name for value in source.graph.input}
+    inner = [name for name in names if name not in inputs]
     shown = copy_without_weights(source)
     del shown.graph.output[:]
-    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inner)
     try:
-        values = run_session(open_graph_session(shown, large_arrays(shown, source)), inputs, names)
+        session = open_graph_session(shown, large_arrays(shown, source)) if inner else None
+        for batch in batches:
+            found = run_session(session, batch, inner) if session is not None else {}
+            yield {name: np.asarray(found[name] if name in found else batch[name]) for name in names}
     except (ArtifactError, InputError) as error:
         raise RecipeError(f"onnxruntime does not show the values inside the model: {error}") from error
-    for name, value in values.items():
-        largest = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
-        if largest > LARGEST:
-            raise RecipeError(
-                f"value {name!r} reaches {largest:g} on random inputs, beyond the largest fp16, {LARGEST:g}: hardware "
-                "that computes in fp16 gets infinity; scale the inputs, or leave this model in fp32"
-            )
 
 
 def _half_values(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
-    """Return the values of `source`, in its order, that nodes of `converted` write in float16."""
+    """Return the float32 inputs and values of `source` that `converted` writes in float16 or casts to it, in order."""
     import onnx
 
     half = {
@@ -315,11 +366,12 @@ def _half_values(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[st
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     }
     written = {name for node in converted.graph.node for name in node.output if name in half}
+    written.update(_casts(converted.graph, onnx.TensorProto.FLOAT16).values())
     # The converter numbers what was an output before its last cast.
     outputs = {value.name: f"graph_output_cast_{number}" for number, value in enumerate(source.graph.output)}
-    return [
-        name for node in source.graph.node for name in node.output if name in written or outputs.get(name) in written
-    ]
+    inputs = (value.name for value in source.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+    names = (*inputs, *(name for node in source.graph.node for name in node.output))
+    return [name for name in names if name in written or outputs.get(name) in written]
 
 
 def _notes(
@@ -336,7 +388,7 @@ def _notes(
         yield f"left in fp32: {_format_nodes(fp32_nodes)}, because {'; '.join(reasons)}"
     for constant in constants:
         if not constant.needs_fp32:
-            yield f"{constant.reason}, the smallest fp16: negligible against the other weights"
+            yield constant.reason
     if transposes:
         # onnxruntime 1.32 can crash on them in fp16; they only move values.
         yield (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, all_nodes, graph_summary
 from pytest_modelserve._onnx.serialization import needs_external_data, write_model
 from pytest_modelserve._processes import native_stderr_held
+from pytest_modelserve.compression.constant_folding import rewrite_without_growth
 from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
@@ -27,26 +28,17 @@ class Simplify(Recipe):
     is_exact = True
 
     def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:  # noqa: ARG002
-        """Return the simplified model."""
-        onnxsim = _import_onnxsim()
-        before = graph_summary(model)
+        """Return the simplified model, or `model` with a note if there was nothing to simplify."""
+        _import_onnxsim()
         # onnxsim trusts the shapes that a file declares inside the graph and infers what is missing. torch 2.13
         # declares the traced length after a recurrent layer with a free time axis, and onnxsim would fix it.
+        declared = list(model.graph.value_info)
         del model.graph.value_info[:]
-        try:
-            with redirect_stdout(io.StringIO()), native_stderr_held(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                # Its own comparison of outputs stays off: `compress` compares more sizes, and the written file.
-                simplified, _ = onnxsim.simplify(model)
-        except Exception as error:  # onnxsim passes on what onnx and onnxruntime raise
-            raise RecipeError(f"onnxsim failed: {error}") from error
-        _check_changed("simplify", before, simplified)
-        # onnxsim writes its settings and counts into the metadata; the lineage has them.
-        entries = [(each.key, each.value) for each in simplified.metadata_props if not each.key.startswith("onnxsim.")]
-        del simplified.metadata_props[:]
-        for key, value in entries:
-            simplified.metadata_props.add(key=key, value=value)
-        return RecipeResult(simplified)
+        simplified, notes = rewrite_without_growth(model, _simplify)
+        if graph_summary(simplified) == graph_summary(model):
+            model.graph.value_info.extend(declared)
+            return RecipeResult(model, (_nothing_note("simplify", model), *notes))
+        return RecipeResult(simplified, notes)
 
 
 class Optimize(Recipe):
@@ -56,14 +48,20 @@ class Optimize(Recipe):
     is_exact = True
 
     def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
-        """Return the optimized model."""
-        before = context.source or context.folder / "before.onnx"
-        if context.source is None:
-            write_model(model, before)
-        optimized = _optimize(before, context.folder / "after.onnx", with_data=needs_external_data(model))
-        _check_changed("optimize", graph_summary(model), optimized)
+        """Return the optimized model, or `model` with a note if there was nothing to optimize."""
+        before = context.folder / "before.onnx"
+
+        def optimize(given: onnx.ModelProto) -> onnx.ModelProto:
+            source = context.source if given is model else None
+            if source is None:
+                write_model(given, before)
+            return _optimize(source or before, context.folder / "after.onnx", with_data=needs_external_data(given))
+
+        optimized, notes = rewrite_without_growth(model, optimize)
+        if graph_summary(optimized) == graph_summary(model):
+            return RecipeResult(model, (_nothing_note("optimize", model), *notes))
         _remove_unused_domains(optimized)
-        return RecipeResult(optimized, (_runtime_note(optimized),))
+        return RecipeResult(optimized, (_runtime_note(optimized), *notes))
 
 
 def _import_onnxsim() -> ModuleType:
@@ -81,13 +79,29 @@ def _import_onnxsim() -> ModuleType:
     return module
 
 
-def _check_changed(verb: str, before: object, model: onnx.ModelProto) -> None:
-    nodes, initializers = after = graph_summary(model)
-    if after == before:
-        raise RecipeError(
-            f"there is nothing to {verb}: the same nodes ({sum(nodes.values())}) and initializers "
-            f"({initializers.total()}) as before"
-        )
+def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnxsim = _import_onnxsim()
+    try:
+        with redirect_stdout(io.StringIO()), native_stderr_held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Its own comparison of outputs stays off: `compress` compares more sizes, and the written file.
+            simplified: onnx.ModelProto = onnxsim.simplify(model)[0]
+    except Exception as error:  # onnxsim passes on what onnx and onnxruntime raise
+        raise RecipeError(f"onnxsim failed: {error}") from error
+    # onnxsim writes its settings and counts into the metadata; the lineage has them.
+    entries = [(each.key, each.value) for each in simplified.metadata_props if not each.key.startswith("onnxsim.")]
+    del simplified.metadata_props[:]
+    for key, value in entries:
+        simplified.metadata_props.add(key=key, value=value)
+    return simplified
+
+
+def _nothing_note(verb: str, model: onnx.ModelProto) -> str:
+    nodes, initializers = graph_summary(model)
+    return (
+        f"there was nothing to {verb}: the same nodes ({sum(nodes.values())}) and initializers "
+        f"({initializers.total()}) as before"
+    )
 
 
 def _optimize(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto:

@@ -34,7 +34,9 @@ class Recipe(ABC):
     is_exact: ClassVar[bool] = False
     """Whether outputs must stay the same up to rounding."""
     calibrates: ClassVar[bool] = False
-    """Whether the recipe needs calibration data."""
+    """Whether the recipe reads calibration data."""
+    needs_calibration: ClassVar[bool] = False
+    """Whether it derives ranges from them, and cannot do without."""
     can_exclude: ClassVar[bool] = False
     """Whether nodes can be left as they are; `excludable` lists them."""
     has_sensitivity: ClassVar[bool] = False
@@ -47,7 +49,7 @@ class Recipe(ABC):
         """Return the converted model; `model` is a copy that may be changed.
 
         Raises:
-            RecipeError: The model cannot be converted, or nothing in it was.
+            RecipeError: The model cannot be converted, or a quantization would change nothing.
         """
 
     def excludable(self, model: onnx.ModelProto) -> Sequence[onnx.NodeProto]:  # noqa: ARG002
@@ -69,7 +71,7 @@ class RecipeContext:
     Attributes:
         inputs: Inputs on which the model runs.
         folder: An empty temporary folder.
-        batches: Restarts the calibration data; empty for a recipe that does not calibrate.
+        batches: Restarts the calibration data; empty if none were given or the recipe does not calibrate.
         only: Names of the nodes to convert; all if empty.
         exclude: Names of nodes to leave as they are, each one of `Recipe.excludable`.
         source: The file of the model if it still holds the same content. Read-only.

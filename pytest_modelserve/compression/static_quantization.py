@@ -64,6 +64,7 @@ class Int8Static(Recipe):
 
     name = "int8-static"
     calibrates = True
+    needs_calibration = True
     can_exclude = True
     has_sensitivity = True
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import re
 import sys
 
 import numpy as np
@@ -146,8 +148,35 @@ def test_few_tiny_weights_of_a_sum_are_noted_and_become_fp16(mlp, store, weight)
     small = compress(mlp(w2=weights), "fp16", store=store)
     assert dtypes(small)["w2"] == "float16"
     assert small.lineage[-1].notes == (
-        "2 of the 128 values of 'w2' became ±5.96e-08, the smallest fp16: negligible against the other weights",
+        "2 of the 128 values of 'w2' became ±5.96e-08, the smallest fp16: negligible against the other values",
     )
+
+
+def test_lookup_table_with_a_few_tiny_values_becomes_fp16(saved, store, weight):
+    """Also transposed, as the table of a language model is read a second time."""
+    table = weight(50, 8)
+    table[3, 3] = 3e-8
+    nodes = [
+        ("Cast", ["x"], "ids", {"to": TensorProto.INT64}),
+        ("Gather", ["table", "ids"], "found", {}),
+        ("Transpose", ["table"], "turned", {"perm": [1, 0]}),
+        ("MatMul", ["found", "turned"], "y", {}),
+    ]
+    source = saved(nodes, {"x": ["batch"]}, {"y": ["batch", 50]}, {"table": table})
+    small = compress(source, "fp16", store=store)
+    assert small.initializer_bytes == source.initializer_bytes / 2
+    assert small.lineage[-1].notes[0] == (
+        "1 of the 400 values of 'table' became ±5.96e-08, the smallest fp16: negligible against the other values"
+    )
+
+
+@pytest.mark.parametrize(("op", "name"), [("Div", "float32"), ("Mul", "float16"), ("Add", "float16")])
+def test_tiny_value_beside_large_ones_matters_where_a_node_divides_by_it(saved, store, weight, op, name):
+    factors = np.ones(8, np.float32)
+    factors[2] = 1e-8
+    nodes = [("MatMul", ["x", "w"], "h", {}), (op, ["h", "c"], "y", {})]
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8) * scalar(1e-4), "c": factors})
+    assert dtypes(compress(source, "fp16", store=store))["c"] == name
 
 
 def test_weights_that_are_all_tiny_stay_in_fp32(mlp, store):
@@ -174,10 +203,63 @@ def test_values_that_overflow_inside_or_at_the_end_are_refused(saved, refusal):
         [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "w"], "y", {})], ROW, {"y": ["batch", 8]}, weights
     )
     assert refusal(inside, "fp16") == (
-        "recipe 'fp16' on net / fp32: value 'h' reaches 424386 on random inputs, beyond the largest fp16, 65504: hardware that computes in fp16 gets infinity; scale the inputs, or leave this model in fp32"
+        "recipe 'fp16' on net / fp32: value 'h' of MatMul 'node_h' reaches 424386 on random inputs, beyond the largest "
+        "fp16, 65504 (1 more values do): hardware that computes in fp16 gets infinity; exclude=('node_h', 'node_y') "
+        "leaves the nodes that write or read such values in fp32, or scale the inputs"
     )
     end = saved([("MatMul", ["x", "w"], "y", {})], ROW, {"y": ["batch", 8]}, weights)
-    assert "value 'y' reaches 424386 on random inputs" in refusal(end, "fp16")
+    assert "value 'y' of MatMul 'node_y' reaches 424386 on random inputs" in refusal(end, "fp16")
+
+
+@pytest.fixture
+def root_mean_square(saved, weight):
+    """A row over the root of its mean square, then a layer: the squares of a row of thousands are beyond fp16."""
+    nodes = [
+        ("Mul", ["x", "x"], "squares", {}),
+        ("ReduceMean", ["squares", "last"], "mean", {}),
+        ("Sqrt", ["mean"], "size", {}),
+        ("Div", ["x", "size"], "unit", {}),
+        ("MatMul", ["unit", "w"], "y", {}),
+    ]
+    weights = {"w": weight(8, 8), "last": np.array([1])}
+    return lambda: saved(nodes, ROW, {"y": ["batch", 8]}, weights)
+
+
+def test_overflow_is_found_on_the_rows_given_and_cured_by_the_exclusions_named(
+    root_mean_square, store, refusal, noise_db, weight
+):
+    source, rows = root_mean_square(), weight(40, 8).clip(-2, 2) * scalar(1000)
+    message = refusal(source, "fp16", calibration=rows)
+    assert message.startswith(
+        "recipe 'fp16' on net / fp32: value 'squares' of Mul 'node_squares' reaches 4e+06 on the calibration data"
+    )
+    excluded = ast.literal_eval(re.search(r"exclude=(\(.+?\))", message)[1])
+    assert excluded == ("node_squares", "node_mean", "node_size")
+    small = compress(source, "fp16", calibration=rows, exclude=excluded, store=store)
+    assert dtypes(small)["w"] == "float16"
+    assert noise_db(small, source, rows)["y"] > 60
+    assert "calibration" in small.lineage[-1].settings
+    assert compress(source, "fp16", store=store).lineage[-1].notes == ()  # nothing overflows on random rows
+
+
+def test_value_that_leaves_an_excluded_node_for_fp16_is_found(root_mean_square, refusal, weight):
+    rows = weight(40, 8).clip(-2, 2) * scalar(1000)
+    message = refusal(root_mean_square(), "fp16", calibration=rows, exclude="node_squares")
+    assert "value 'squares' of Mul 'node_squares' reaches 4e+06 on" in message
+
+
+def test_input_beyond_fp16_is_named(mlp, refusal, weight):
+    rows = weight(4, 8)
+    rows[2, 1] = 70_000
+    assert "input 'x' reaches 70000 on the calibration data" in refusal(mlp(), "fp16", calibration=rows)
+
+
+def test_overflow_on_random_inputs_does_not_count_if_rows_are_given(saved, store, weight):
+    nodes = [("MatMul", ["x", "w"], "h", {}), ("MatMul", ["h", "v"], "y", {})]
+    weights = {"w": np.full((8, 8), 6e4, np.float32), "v": weight(8, 8)}
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, weights)
+    rows = weight(4, 8) * scalar(0.01)
+    assert compress(source, "fp16", calibration=rows, store=store).variant == "fp16"
 
 
 def test_transposed_inputs_on_which_onnxruntime_crashes_stay_in_fp32(saved, store, noise_db, weight):
@@ -217,6 +299,31 @@ def test_constant_that_a_branch_reads_is_refused(saved, refusal, weight):
     assert refusal(saved(nodes, ROW, {"y": None}, weights), "fp16") == (
         "recipe 'fp16' on net / fp32: 'c' holds 1e+09, beyond the largest fp16, 65504, and Div 'node_ratio' reads it "
         "inside a branch or loop, where no node can stay in fp32: scale the constant, or leave this model in fp32"
+    )
+
+
+def test_tiny_constant_that_a_branch_adds_is_noted(saved, store, weight):
+    def branch(name):
+        node = helper.make_node("Add", ["h", "c"], [name], name=f"node_{name}")
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    nodes = [
+        ("MatMul", ["x", "w"], "h", {}),
+        ("If", ["yes"], "y", {"then_branch": branch("sum"), "else_branch": branch("other")}),
+    ]
+    weights = {"w": weight(8, 8), "c": scalar(3e-8), "yes": np.array(True)}
+    small = compress(saved(nodes, ROW, {"y": ["batch", 8]}, weights), "fp16", store=store)
+    assert small.lineage[-1].notes[0] == (
+        "1 of the 1 values of 'c' became ±5.96e-08, the smallest fp16: a branch or loop adds it to values in fp16"
+    )
+
+
+def test_model_of_which_every_constant_is_too_small_is_refused_with_the_value(saved, refusal):
+    weights = {"w": np.full((8, 8), 3e-8, np.float32)}
+    source = saved([("MatMul", ["x", "w"], "y", {})], ROW, {"y": ["batch", 8]}, weights)
+    assert refusal(source, "fp16") == (
+        "recipe 'fp16' on net / fp32: no float32 initializer became fp16 among MatMul ×1; 'w' holds 3e-08, below the "
+        "smallest fp16, 5.96e-08"
     )
 
 
