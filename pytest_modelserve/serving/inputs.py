@@ -1,9 +1,9 @@
-"""Inputs of models: checked against a signature, counted in rows, sliced and batched."""
+"""Inputs of models: converted to arrays, checked against a signature, counted in rows, sliced and batched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,30 +19,214 @@ Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 Feed = dict[str, NDArray[Any]]
 
 
-def checked_feed(inputs: object, signature: Signature) -> Feed:
-    """Return `inputs` by name if they match `signature`; nothing is cast.
+class Frame(Mapping[str, NDArray[Any]]):
+    """A pandas or Polars data frame as inputs: its columns as arrays `(rows,)`, and the frame itself as `native`."""
 
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        if column not in self._arrays:
+            self._arrays[column] = as_array(f"column {column!r}", self.native[column])
+        return self._arrays[column]
+
+    def __contains__(self, column: object) -> bool:
+        return column in list(self.native.columns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.native.columns)
+
+    def __len__(self) -> int:
+        return len(self.native.columns)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self.native)
+
+    def slice_rows(self, first: int, stop: int) -> Frame:
+        """Return the rows from `first` to before `stop`."""
+        rows = self.native.iloc if hasattr(self.native, "iloc") else self.native
+        return Frame(rows[first:stop])
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Frame:
+        """Return the rows with these numbers."""
+        return Frame(self.native.iloc[indices] if hasattr(self.native, "iloc") else self.native[indices])
+
+    def matrix(self, dtype: str | None) -> NDArray[Any]:
+        """Return all columns in order as an array `(rows, columns)` of `dtype` (default: their common one).
+
+        InputError names the column and the row of the first value that `dtype` does not hold exactly.
+        """
+        table = self.native.to_numpy()
+        if dtype is None or dtype == "str" or (table.dtype.kind in "biuf" and table.dtype.name == dtype):
+            return np.asarray(table)
+        if table.dtype.kind in "biuf" and (exact := cast_exactly(table, dtype)) is not None:
+            return exact
+        columns = [_cast(f"column {name!r}", self[name], dtype) for name in self]
+        return np.stack(columns, axis=1)
+
+
+def is_frame(value: object) -> bool:
+    """Return True for a pandas or Polars data frame; nothing is imported."""
+    return type(value).__module__.partition(".")[0] in ("pandas", "polars") and hasattr(value, "columns")
+
+
+def checked_feed(inputs: object, signature: Signature) -> Feed:
+    """Return `inputs` by name if they match `signature`.
+
+    Arrays and tensors keep their dtype. Lists of numbers take the model's; columns of a frame take it where no value
+    changes. The columns of a frame are the columns of the model's one input, or its several inputs by name.
     Byte-swapped arrays are converted to native order, because onnxruntime ignores the byte order. numpy's text of
     variable width becomes an array of strings. InputError names the input, what was expected and what it got.
     """
-    arrays = _by_name(inputs, signature)
-    feed = {spec.name: _checked_array(arrays[spec.name], spec) for spec in signature.inputs}
+    if is_frame(inputs):
+        inputs = Frame(inputs)
+    if isinstance(inputs, Frame):
+        feed = _frame_feed(inputs, signature)
+    else:
+        values = _by_name(inputs, signature)
+        feed = {spec.name: _checked_array(values[spec.name], spec) for spec in signature.inputs}
     _check_shared_dims(feed, signature)
     return feed
 
 
-def check_array(what: str, value: object) -> NDArray[Any]:
-    """Return `value` if it is a plain numpy array; otherwise raise InputError, which says how to convert it."""
+def as_array(what: str, value: object) -> NDArray[Any]:
+    """Return `value` as a numpy array; no value changes. Arrays are returned as they are.
+
+    Tensors of any device, series and lists are converted. InputError for what has no array, such as a masked array.
+    """
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{what} is a masked array, and a model ignores the mask: fill it with .filled(...)")
     if isinstance(value, np.ndarray):
         return value
     kind = type(value)
-    if kind.__module__.partition(".")[0] == "torch":
-        raise InputError(f"{what} is a torch.{kind.__name__}, not a numpy array: pass .detach().cpu().numpy()")
-    if hasattr(value, "to_numpy"):
-        raise InputError(f"{what} is a {kind.__name__}, not a numpy array: pass .to_numpy() of the model's dtype")
-    raise InputError(f"{what} is a {kind.__name__}, not a numpy array: pass np.asarray(...) of the model's dtype")
+    library = kind.__module__.partition(".")[0]
+    if library == "torch":
+        return _from_tensor(what, value)
+    if library in ("pandas", "polars") and hasattr(value, "to_numpy") and not is_frame(value):
+        return _from_series(value)
+    if isinstance(value, (list, tuple)):
+        try:
+            return _of_strings(np.asarray(value))
+        except ValueError as error:
+            raise InputError(f"{what} is a {kind.__name__} of items of different shapes: {error}") from None
+    if hasattr(value, "__array__") and not is_frame(value):
+        return np.asarray(value)
+    raise InputError(f"{what} is a {kind.__name__}, not an array: pass a numpy array, a tensor, a list or a frame")
+
+
+def is_one_batch(value: object) -> bool:
+    """Return True for an array, a tensor, a series, a frame, a mapping of these, or a list of rows."""
+    if isinstance(value, (np.ndarray, Mapping)) or is_frame(value):
+        return True
+    if type(value).__module__.partition(".")[0] in ("torch", "pandas", "polars"):
+        return hasattr(value, "numpy") or hasattr(value, "to_numpy")
+    return isinstance(value, list) and bool(value) and all(map(_is_row, value))
+
+
+def as_batch(value: object, signature: Signature | None = None) -> Inputs:
+    """Return one batch as an array, a mapping of arrays or a Frame; `signature` gives lists their dtypes."""
+    if isinstance(value, (np.ndarray, Frame)):
+        return value
+    if is_frame(value):
+        return Frame(value)
+    dtypes = {} if signature is None else {spec.name: spec.dtype for spec in signature.inputs}
+    if isinstance(value, Mapping):
+        return {name: _of_dtype(f"input {name!r}", item, dtypes.get(name)) for name, item in value.items()}
+    return _of_dtype("the input", value, next(iter(dtypes.values())) if len(dtypes) == 1 else None)
+
+
+def cast_exactly(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
+    """Return `array` as numbers of `dtype`, or None if that changes a value; NaN stays NaN."""
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+        if np.can_cast(array.dtype, cast.dtype, "safe"):
+            return cast
+        back = cast.astype(array.dtype)
+    same = back == array
+    if cast.dtype.kind == "f" and array.dtype.kind == "f":
+        same |= np.isnan(array)
+    elif array.dtype.kind == "f":  # float to integer: the largest float wraps back to itself
+        same &= np.abs(array) < 2.0 ** (8 * cast.itemsize - 1)
+    return cast if same.all() else None
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str, np.generic)) or (
+        isinstance(value, (list, tuple)) and all(map(_is_row, value))
+    )
+
+
+def _from_tensor(what: str, tensor: Any) -> NDArray[Any]:
+    try:
+        plain = tensor.detach().cpu()
+        if str(plain.dtype) == "torch.bfloat16":  # numpy has no bfloat16 of its own
+            import ml_dtypes
+            import torch
+
+            return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+        return plain.numpy()  # type: ignore[no-any-return]
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise InputError(f"{what} is a torch.{type(tensor).__name__} that numpy cannot represent: {error}") from None
+
+
+def _from_series(series: Any) -> NDArray[Any]:
+    array = np.asarray(series.to_numpy())
+    if array.dtype.kind != "O" or getattr(series.dtype, "kind", "") not in ("i", "u", "f", "b"):
+        return _of_strings(array)
+    return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))  # pandas' nullable numbers with missing ones
+
+
+def _of_strings(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(object) if array.dtype.kind in "UT" else array
+
+
+def _of_dtype(what: str, value: object, dtype: str | None) -> NDArray[Any]:
+    """Return `value` as an array; a list of numbers as `dtype`, because Python's numbers have none of their own."""
+    array = as_array(what, value)
+    if dtype is None or not isinstance(value, (list, tuple)) or array.dtype.kind not in "biuf":
+        return array
+    if array.dtype.kind == "f" and np.dtype(dtype).kind == "f":
+        return array.astype(dtype)
+    return _cast(what, array, dtype)
+
+
+def _cast(what: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return `array` as numbers of `dtype`; InputError names the first value that changes."""
+    if dtype == "str" or array.dtype.kind not in "biuf" or np.dtype(dtype).kind not in "biuf":
+        return array
+    exact = cast_exactly(array, dtype)
+    if exact is not None:
+        return exact
+    flat = array.reshape(-1)
+    row = next(index for index in range(flat.size) if cast_exactly(flat[index : index + 1], dtype) is None)
+    raise InputError(
+        f"{what} has dtype {array.dtype.name} where the model takes {dtype}, and value {row}, {flat[row]!s}, changes: "
+        f"cast it with .astype({dtype!r}) if that is intended"
+    )
+
+
+def _frame_feed(frame: Frame, signature: Signature) -> Feed:
+    """Return the columns of `frame` as the model's one input, or as its inputs by name."""
+    first = next(iter(signature.inputs), None)
+    if (
+        first is not None
+        and len(signature.inputs) == 1
+        and (first.shape is None or len(first.shape) == 2)
+        and (first.name not in frame or len(frame) > 1)
+    ):
+        return {first.name: _checked_array(frame.matrix(first.dtype), first)}
+    feed = {}
+    for spec in signature.inputs:
+        if spec.name not in frame:
+            raise InputError(
+                f"the frame has no column for input {spec.name!r}: {unknown_choice('column', spec.name, frame)}"
+            )
+        column = _cast(f"column {spec.name!r}", frame[spec.name], spec.dtype)
+        feed[spec.name] = _checked_array(column[:, np.newaxis] if spec.shape and len(spec.shape) == 2 else column, spec)
+    return feed
 
 
 def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
@@ -64,7 +248,7 @@ def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
 
 
 def _checked_array(value: object, spec: TensorSpec) -> NDArray[Any]:
-    array = check_array(f"input {spec.name!r}", value)
+    array = _of_dtype(f"input {spec.name!r}", value, spec.dtype)
     array = _text(array, spec) if spec.dtype == "str" else _numbers(array, spec)
     if spec.shape is not None:
         _check_shape(array, spec)
@@ -125,6 +309,8 @@ def count_rows(inputs: Inputs) -> int:
 
     InputError for no rows, for a scalar and for inputs of different lengths.
     """
+    if isinstance(inputs, Frame):
+        inputs = {"the frame": np.empty(inputs.rows)}
     arrays = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
     lengths = {}
     for name, array in arrays.items():
@@ -179,26 +365,33 @@ def _rows_with_nan(inputs: Inputs) -> int:
     return int(found.sum())
 
 
-def iterate_batches(inputs: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
-    """Yield the batches of `inputs`: an array or a mapping is one batch, any other iterable is consumed once.
+def iterate_batches(inputs: object, signature: Signature | None = None) -> Iterator[Inputs]:
+    """Yield the batches of `inputs` as arrays, mappings of arrays or Frames.
 
-    InputError for inputs that are not iterable, and for a batch that is neither an array nor a mapping.
+    Whatever `is_one_batch` accepts is one batch; any other iterable is consumed once. `signature` gives lists of
+    numbers their dtypes. InputError for inputs that are not iterable, and for an item that is no batch.
     """
-    if isinstance(inputs, (np.ndarray, Mapping)):
-        yield inputs
+    if is_one_batch(inputs):
+        yield as_batch(inputs, signature)
         return
     if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
         raise InputError(
-            f"inputs must be an array, a mapping from names to arrays, or an iterable of such batches; got "
-            f"{type(inputs).__name__}"
+            "inputs must be an array, a tensor, a frame, a mapping from names to arrays, or an iterable of such "
+            f"batches; got {type(inputs).__name__}"
         )
     for index, batch in enumerate(inputs):
-        if not isinstance(batch, (np.ndarray, Mapping)):
-            raise InputError(
-                f"batch {index} of the inputs must be an array or a mapping from names to arrays; got "
-                f"{type(batch).__name__}"
-            )
-        yield batch
+        if not is_one_batch(batch):
+            raise InputError(f"batch {index} of the inputs {_wrong_batch(batch)}")
+        yield as_batch(batch, signature)
+
+
+def _wrong_batch(batch: object) -> str:
+    if isinstance(batch, Sequence) and len(batch) == 2 and all(map(is_one_batch, batch)):
+        return (
+            "is a pair, as a DataLoader of inputs and labels yields it: pass (x for x, _ in loader) as inputs, and "
+            "the labels where the gate takes them"
+        )
+    return f"must be an array or a mapping from names to arrays; got {type(batch).__name__}"
 
 
 def batch_size(batch: Inputs) -> int | None:
@@ -206,6 +399,8 @@ def batch_size(batch: Inputs) -> int | None:
 
     InputError for a batch of zero rows.
     """
+    if isinstance(batch, Frame):
+        return count_rows(batch)
     arrays = batch.values() if isinstance(batch, Mapping) else [batch]
     if len({np.shape(array)[:1] for array in arrays}) != 1 or any(np.ndim(array) == 0 for array in arrays):
         return None
@@ -216,6 +411,8 @@ def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     """Return at most `limit` rows of a batch, from row `first` on; the whole of a batch without rows."""
     if batch_size(batch) is None:
         return batch
+    if isinstance(batch, Frame):
+        return batch.slice_rows(first, first + limit)
     if isinstance(batch, Mapping):
         return {name: array[first : first + limit] for name, array in batch.items()}
     return batch[first : first + limit]

@@ -17,9 +17,10 @@ from pytest_modelserve._onnx.sessions import CPU, open_session, reason
 from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec, is_unchanged, open_artifact, read_graph
 from pytest_modelserve.artifacts.metadata import elem_type
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
+from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics import dtype_name
 from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
-from pytest_modelserve.serving.inputs import Feed, check_array, check_threads, checked_feed
+from pytest_modelserve.serving.inputs import Feed, as_array, check_threads, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 
 Value = Any
@@ -37,56 +38,37 @@ _PACKED_BITS = {"float4_e2m1fn": 4, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2
 _NUMPY_DTYPES = frozenset(
     {"float16", "float32", "float64", "bool", "str"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 )
+# onnxruntime's names of dtypes that differ from numpy's and ml_dtypes'.
+_ORT_DTYPES = {"float": "float32", "double": "float64", "string": "str"} | {
+    f"float8{kind}": f"float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")
+}
 
 
-class OnnxPredictor(Predictor):
-    """onnxruntime on `providers`; by default on one CPU thread, sequential, without spinning.
+class SessionPredictor(Predictor):
+    """An `onnxruntime.InferenceSession` that the caller opened, with its own providers and threads.
 
-    Sequences, maps and optional values are arrays under derived names (see `as_arrays`): the scores of a converted
-    scikit-learn classifier are `probabilities` (rows, keys), and the classes are `probabilities.keys`. Tensors of
-    bfloat16, float8 and int4 are arrays of the dtypes of ml_dtypes. `optimize=False` runs the graph as stored.
-    `guarded=False` runs inputs on which onnxruntime is known to crash, for a process that may end. `providers`,
-    `threads` and `optimize` stay readable, so that the same model can be served again.
-
-    Raises ArtifactError for a file that cannot be opened, that changed since the artifact was made or that onnxruntime
-    rejects, and for inputs or outputs that no array can represent.
+    There is no file, so gates on size, cold start or the first diverging node need the file itself. `guarded=False`
+    runs inputs on which onnxruntime is known to crash, for a process that may end.
     """
 
     transport = "in-process"
-    artifact: Artifact
     signature: Signature
 
-    def __init__(
-        self,
-        model: Artifact | str | os.PathLike[str],
-        *,
-        providers: Sequence[str] = (CPU,),
-        threads: int = 1,
-        name: str | None = None,
-        variant: str | None = None,
-        optimize: bool = True,
-        guarded: bool = True,
-    ) -> None:
-        artifact = _opened(model, name, variant)
-        check_loadable(artifact)
-        super().__init__(artifact.subject, artifact.signature)
-        self.artifact = artifact
-        self.providers, self.threads, self.optimize = tuple(providers), threads, optimize
-        graph = read_graph(artifact.path)
-        session = open_session(
-            artifact.path,
-            providers=providers,
-            threads=check_threads(threads),
-            optimize=optimize,
-            known_crash=crashes_when_optimized(graph),
-        )
-        self._run: Run = session_runner(session, artifact.signature)
-        self._tensors = Signature(tuple(spec for spec in artifact.signature.inputs if spec.is_tensor), ())
-        self._nested = tuple(spec for spec in artifact.signature.inputs if not spec.is_tensor)
-        self._returns_tensors = all(spec.is_tensor for spec in artifact.signature.outputs)
-        self.known_crashes = find_known_crashes(graph) if guarded else KnownCrashes()
-        self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
-        self._outputs = [spec.name for spec in artifact.signature.outputs]
+    def __init__(self, session: onnxruntime.InferenceSession, *, name: str | None = None, variant: str = "") -> None:
+        metadata = session.get_modelmeta()
+        subject = Subject(name or metadata.graph_name or "InferenceSession", variant)
+        super().__init__(subject, signature_of_session(session))
+        check_loadable(str(subject), self.signature)
+        self._where = f"{', '.join(session.get_providers())}, the caller's session"
+        self._attach(session, KnownCrashes())
+
+    def _attach(self, session: onnxruntime.InferenceSession, known_crashes: KnownCrashes) -> None:
+        self._run: Run = session_runner(session, self.signature)
+        self.known_crashes = known_crashes
+        self._tensors = Signature(tuple(spec for spec in self.signature.inputs if spec.is_tensor), ())
+        self._nested = tuple(spec for spec in self.signature.inputs if not spec.is_tensor)
+        self._returns_tensors = all(spec.is_tensor for spec in self.signature.outputs)
+        self._outputs = [spec.name for spec in self.signature.outputs]
         # Name, dtype and shape of each input of the last valid call. Comparing with these takes 0.2 µs, checking the
         # signature 6 µs, and nearly every call of a loop is like the one before.
         self._last_valid: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = ()
@@ -111,10 +93,6 @@ class OnnxPredictor(Predictor):
         if len(outputs) == 1:  # a third of the time of zip
             return {self._outputs[0]: outputs[0]}
         return dict(zip(self._outputs, outputs, strict=True))
-
-    def unoptimized(self) -> OnnxPredictor:
-        """Return a predictor of the same file, providers and threads, without graph optimization."""
-        return OnnxPredictor(self.artifact, providers=self.providers, threads=self.threads, optimize=False)
 
     def describe(self) -> str:
         """Return one line: the subject, onnxruntime's version, the providers and the number of threads."""
@@ -161,6 +139,53 @@ class OnnxPredictor(Predictor):
         return InputError(message) if isinstance(error, InvalidArgument) else ArtifactError(message)
 
 
+class OnnxPredictor(SessionPredictor):
+    """onnxruntime on `providers`; by default on one CPU thread, sequential, without spinning.
+
+    Sequences, maps and optional values are arrays under derived names (see `as_arrays`): the scores of a converted
+    scikit-learn classifier are `probabilities` (rows, keys), and the classes are `probabilities.keys`. Tensors of
+    bfloat16, float8 and int4 are arrays of the dtypes of ml_dtypes. `optimize=False` runs the graph as stored.
+    `guarded=False` runs inputs on which onnxruntime is known to crash, for a process that may end. `providers`,
+    `threads` and `optimize` stay readable, so that the same model can be served again.
+
+    Raises ArtifactError for a file that cannot be opened, that changed since the artifact was made or that onnxruntime
+    rejects, and for inputs or outputs that no array can represent.
+    """
+
+    artifact: Artifact
+
+    def __init__(
+        self,
+        model: Artifact | str | os.PathLike[str],
+        *,
+        providers: Sequence[str] = (CPU,),
+        threads: int = 1,
+        name: str | None = None,
+        variant: str | None = None,
+        optimize: bool = True,
+        guarded: bool = True,
+    ) -> None:
+        artifact = _opened(model, name, variant)
+        check_loadable(str(artifact.path), artifact.signature)
+        Predictor.__init__(self, artifact.subject, artifact.signature)
+        self.artifact = artifact
+        self.providers, self.threads, self.optimize = tuple(providers), threads, optimize
+        graph = read_graph(artifact.path)
+        session = open_session(
+            artifact.path,
+            providers=providers,
+            threads=check_threads(threads),
+            optimize=optimize,
+            known_crash=crashes_when_optimized(graph),
+        )
+        self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
+        self._attach(session, find_known_crashes(graph) if guarded else KnownCrashes())
+
+    def unoptimized(self) -> OnnxPredictor:
+        """Return a predictor of the same file, providers and threads, without graph optimization."""
+        return OnnxPredictor(self.artifact, providers=self.providers, threads=self.threads, optimize=False)
+
+
 def _opened(model: Artifact | str | os.PathLike[str], name: str | None, variant: str | None) -> Artifact:
     if not isinstance(model, Artifact):
         return open_artifact(model, name=name, variant=variant)
@@ -171,28 +196,51 @@ def _opened(model: Artifact | str | os.PathLike[str], name: str | None, variant:
     )
 
 
-def check_loadable(artifact: Artifact) -> None:
+def check_loadable(model: str, signature: Signature) -> None:
     """Raise ArtifactError for an input or output that no array can represent.
 
     Supported are tensors of every dtype except complex and undefined ones, and sequences, maps and optional values of
     numpy's own dtypes. Outputs of ml_dtypes cannot be combined with text or nested values: onnxruntime returns their
     bytes on a path that has neither.
     """
-    for kind, specs in (("input", artifact.signature.inputs), ("output", artifact.signature.outputs)):
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if not _is_supported(spec):
                 raise ArtifactError(
-                    f"the model {artifact.path} has {kind} {spec.name!r} of type {spec.dtype}, which cannot be served "
+                    f"the model {model} has {kind} {spec.name!r} of type {spec.dtype}, which cannot be served "
                     "as a numpy array: use tensors of float16 to float64, integers, bool or text instead"
                 )
-    narrow = next((spec for spec in artifact.signature.outputs if _is_ml_dtype(spec)), None)
-    specs_of_all = (*artifact.signature.inputs, *artifact.signature.outputs)
+    narrow = next((spec for spec in signature.outputs if _is_ml_dtype(spec)), None)
+    specs_of_all = (*signature.inputs, *signature.outputs)
     other = next((spec for spec in specs_of_all if spec.dtype == "str" or not spec.is_tensor), None)
     if narrow is not None and other is not None:
         raise ArtifactError(
-            f"the model {artifact.path} has output {narrow.name!r} of type {narrow.dtype} and {other.name!r} of type "
+            f"the model {model} has output {narrow.name!r} of type {narrow.dtype} and {other.name!r} of type "
             f"{other.dtype}: onnxruntime cannot return both in one run; cast {narrow.name!r} in the model"
         )
+
+
+def signature_of_session(session: onnxruntime.InferenceSession) -> Signature:
+    """Return the inputs and outputs of a session."""
+
+    def spec(value: Any) -> TensorSpec:
+        dtype = _spec_dtype(value.type)
+        shape = tuple(dim if isinstance(dim, (int, str)) else None for dim in value.shape) if "(" not in dtype else ()
+        return TensorSpec(value.name, dtype, shape)
+
+    return Signature(tuple(map(spec, session.get_inputs())), tuple(map(spec, session.get_outputs())))
+
+
+def _spec_dtype(kind: str) -> str:
+    """Return the dtype of a TensorSpec for onnxruntime's name of a type: "seq(map(int64,tensor(float)))"."""
+    for ours, theirs in (("sequence", "seq"), ("optional", "optional")):
+        if kind.startswith(f"{theirs}("):
+            return f"{ours}({_spec_dtype(kind[len(theirs) + 1 : -1])})"
+    if kind.startswith("map("):
+        key, value = kind[4:-1].split(",", 1)
+        return f"map({_spec_dtype(key)}, {_spec_dtype(value)})"
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    return _ORT_DTYPES.get(inner, inner)
 
 
 def _is_ml_dtype(spec: TensorSpec) -> bool:
@@ -408,7 +456,7 @@ def _single(part: str, dtype: str, arrays: Mapping[str, NDArray[Any]]) -> Any:
 def _typed(part: str, dtype: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     if part not in arrays:
         raise InputError(f"input {part!r} is missing: it is part of a value that is not a tensor")
-    array = check_array(f"input {part!r}", arrays[part])
+    array = as_array(f"input {part!r}", arrays[part])
     if dtype_name(array.dtype) != dtype:
         raise InputError(f"input {part!r} has dtype {array.dtype.name} where the model takes {dtype}")
     return array

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import check_array
+from pytest_modelserve.serving.inputs import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import named_outputs
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-Transport = Literal["in-process", "own process", "torch", "callable", "recorded"]
+Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded"]
 
 
 class Predictor(ABC):
@@ -28,10 +28,12 @@ class Predictor(ABC):
         signature: Inputs and outputs; None if they are not known before a call.
         transport: How the model is reached.
         artifact: The model's file; None if there is none.
+        aliases: Other names of outputs, under which a conversion of the model returns them.
     """
 
     transport: Transport
     artifact: Artifact | None = None
+    aliases: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, subject: Subject, signature: Signature | None = None) -> None:
         self.subject = subject
@@ -104,18 +106,23 @@ class CallablePredictor(Predictor):
         return f"{self.subject}, a Python callable"
 
     def _copied_output(self, name: str, value: object) -> NDArray[Any]:
-        if isinstance(value, np.ndarray):
-            return np.array(value)
-        raise UsageError(
-            f"{self.subject} returned a {type(value).__name__} as {name!r}, not a numpy array: convert it in the "
-            "function"
-        )
+        try:
+            return np.array(as_array(f"output {name!r}", value))
+        except InputError as error:
+            raise UsageError(
+                f"{self.subject} returned a {type(value).__name__} as {name!r}, which is no array: convert it in the "
+                "function"
+            ) from error
 
 
-def _copied(inputs: object) -> Inputs:
+def _copied(inputs: object) -> Any:
+    """Return copies of the arrays; a frame stays a frame, because the function takes what the caller holds."""
+    native: Any = inputs.native if isinstance(inputs, Frame) else inputs
+    if is_frame(native):
+        return native.copy() if hasattr(native, "copy") else native.clone()
     if isinstance(inputs, Mapping):
-        return {name: np.array(check_array(f"input {name!r}", value)) for name, value in inputs.items()}
-    return np.array(check_array("the input", inputs))
+        return {name: np.array(as_array(f"input {name!r}", value)) for name, value in inputs.items()}
+    return np.array(as_array("the input", inputs))
 
 
 def _name_of(function: Callable[..., object]) -> str:

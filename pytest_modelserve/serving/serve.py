@@ -1,20 +1,27 @@
-"""Serve a file, a module or a callable as a predictor."""
+"""Serve a file, a session, a module, an estimator, a callable or ready outputs as a predictor."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+import numpy as np
+
 from pytest_modelserve.artifacts import Artifact
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
+from pytest_modelserve.serving.inputs import as_batch, count_rows, is_one_batch
 from pytest_modelserve.serving.predictor import CallablePredictor, Predictor
+from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, is_ready
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
 
 if TYPE_CHECKING:
+    import onnxruntime
     from torch import nn
 
     from pytest_modelserve.training import TrainedModel
@@ -22,7 +29,12 @@ if TYPE_CHECKING:
 _CPU = ("CPUExecutionProvider",)
 
 
-Servable: TypeAlias = "Artifact | str | os.PathLike[str] | TrainedModel | Callable[..., Any]"
+# Estimators have no common class, hence Any.
+Model: TypeAlias = (
+    "Artifact | str | os.PathLike[str] | onnxruntime.InferenceSession | TrainedModel | Callable[..., Any]"
+)
+Servable: TypeAlias = "Predictor | Model | Any"
+"""What `serve` takes: a predictor, a file, a session, a torch module, an estimator, a function, or ready outputs."""
 
 
 def serve(
@@ -36,15 +48,19 @@ def serve(
     """Serve a model as a predictor; close it, or use it as a context manager.
 
     Args:
-        target: An Artifact or the path of an ONNX file, which onnxruntime runs; or a torch module, a TrainedModel or
-            any other callable as a reference, which runs itself on the CPU.
+        target: An Artifact or the path of an ONNX file, which onnxruntime runs; an `onnxruntime.InferenceSession`; or,
+            as a reference that runs itself on the CPU, a torch module, a TrainedModel, a fitted scikit-learn estimator
+            or any other callable. Also ready outputs for the accuracy and parity gates: an array, a tensor, a mapping
+            of arrays, a frame, or the path of a `.npy`, `.npz`, `.csv` or `.parquet` file, whose columns are outputs
+            (those numbered from 0, `score_0`, `score_1`, are one).
         providers: Execution providers of onnxruntime, in order of preference.
         threads: Number of threads of onnxruntime or torch.
         name: Name of the model in evidence and reports (default: its own).
         variant: Variant of the model in evidence and reports (default: its own).
 
     Returns:
-        The predictor; `predict` takes one array, or a mapping from input names to arrays.
+        The predictor; `predict` takes one array, or a mapping from input names to arrays. Tensors, lists, series and
+        frames are converted.
 
     Raises:
         UsageError: `target` cannot be served; or `providers` or `threads` do not apply to it.
@@ -62,14 +78,21 @@ def serve(
             f"target {target!r} is an endpoint, which this release does not support: serve the model's file, or a "
             "callable that sends the request"
         )
+    if is_ready(target):
+        _check_settings(target, providers, threads)
+        return ReadyOutputs(target, name=name, variant=variant)
     if isinstance(target, (Artifact, str, os.PathLike)):
         from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
         return OnnxPredictor(target, providers=providers, threads=threads, name=name, variant=variant)
-    if tuple(providers) != _CPU:
-        raise UsageError(
-            f"providers={providers!r} apply to ONNX files only: remove them, as {_describe(target)} runs on the CPU"
-        )
+    if _is_session(target):
+        from pytest_modelserve.serving.onnx_predictor import SessionPredictor
+
+        _check_settings(target, providers, threads)
+        return SessionPredictor(target, name=name, variant=variant or "")
+    _check_settings(target, providers, 1)
+    if isinstance(target, Predictor):
+        raise UsageError(f"{target!r} is served already: pass it as it is")
     if _is_torch_module(target):
         subject = Subject(type(target).__name__, "torch")
         return TorchPredictor(target, subject=_renamed(subject, name, variant), threads=threads)
@@ -77,14 +100,66 @@ def serve(
         raise UsageError(f"target {target.__name__} is a class: serve an instance of it")
     if hasattr(target, "module") and hasattr(target, "subject"):
         return TorchPredictor(target.module(), subject=_renamed(target.subject, name, variant), threads=threads)
+    _check_settings(target, _CPU, threads)
+    if is_estimator(target):
+        return EstimatorPredictor(target, name=name, variant=variant)
     if callable(target):
-        if threads != 1:
-            raise UsageError(f"threads={threads} does not apply to {_describe(target)}: it sets its own")
         return CallablePredictor(target, name=name, variant=variant or "")
     raise UsageError(
-        f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
-        "TrainedModel or a callable"
+        f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
+        "a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
     )
+
+
+@contextmanager
+def open_models(*models: Servable, inputs: object, ready: bool = False) -> Iterator[tuple[Any, list[Predictor]]]:
+    """Yield the inputs and the models of a gate as batches and predictors; close those that were opened here.
+
+    Tensors, lists and frames become arrays; an iterable of batches stays one. With ready outputs among the models the
+    inputs are row numbers, and a model beside them predicts those rows of `inputs`.
+
+    Args:
+        models: What `serve` takes, and predictors, which stay open.
+        inputs: The gate's inputs; None where all models are ready outputs.
+        ready: Whether the gate can take ready outputs.
+
+    Raises:
+        UsageError: The gate needs a model and got ready outputs, or `inputs` is missing.
+        InputError: Ready outputs and inputs have different numbers of rows.
+    """
+    with ExitStack() as stack:
+        served = [each if isinstance(each, Predictor) else stack.enter_context(serve(each)) for each in models]
+        outputs = [each for each in served if isinstance(each, ReadyOutputs)]
+        if outputs and not ready:
+            raise UsageError(f"this gate calls the model, and {outputs[0].subject} holds ready outputs: pass the model")
+        if inputs is None and len(outputs) < len(served):
+            raise UsageError("inputs is missing: it can be left out only where all models are ready outputs")
+        signature = next((each.signature for each in served if each.signature is not None), None)
+        if not outputs:
+            yield as_batch(inputs, signature) if is_one_batch(inputs) else inputs, served
+            return
+        rows = {str(each.subject): each.n for each in outputs}
+        if inputs is not None:
+            if not is_one_batch(inputs):
+                raise UsageError("inputs must be one batch where ready outputs are compared: concatenate the batches")
+            batch = as_batch(inputs, signature)
+            rows["inputs"] = count_rows(batch)
+            served = [each if isinstance(each, ReadyOutputs) else RowPredictor(each, batch) for each in served]
+        if len(set(rows.values())) > 1:
+            raise InputError(f"ready outputs and inputs have different numbers of rows: {rows}")
+        yield np.arange(outputs[0].n), served
+
+
+def _is_session(target: object) -> bool:
+    runtime = sys.modules.get("onnxruntime")
+    return runtime is not None and isinstance(target, runtime.InferenceSession)
+
+
+def _check_settings(target: object, providers: Sequence[str], threads: int) -> None:
+    if tuple(providers) != _CPU:
+        raise UsageError(f"providers={providers!r} apply to ONNX files only: remove them for {_describe(target)}")
+    if threads != 1:
+        raise UsageError(f"threads={threads} does not apply to {_describe(target)}, which sets its own: remove it")
 
 
 def _is_torch_module(target: object) -> TypeGuard[nn.Module]:

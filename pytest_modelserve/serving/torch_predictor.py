@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import check_array, check_threads
+from pytest_modelserve.serving.inputs import Frame, as_array, check_threads, is_frame
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 from pytest_modelserve.serving.pytree import flat_names, leaves, map_leaves, named_outputs, split_name
 
@@ -91,7 +91,8 @@ class Forward:
         return tuple(p.name for p in self.parameters if p.kind in (*_BY_NAME, Parameter.POSITIONAL_ONLY))
 
     @property
-    def _required(self) -> tuple[str, ...]:
+    def required(self) -> tuple[str, ...]:
+        """The parameters without a default."""
         return tuple(p.name for p in self.parameters if p.name in self._named and p.default is Parameter.empty)
 
     def _open(self, kind: Any) -> str | None:
@@ -106,10 +107,10 @@ class Forward:
                 f"got {len(values)} inputs by position, but forward() takes {len(positional)}: {_quoted(positional)}"
             )
         bound = dict(zip(positional, values, strict=False))
-        missing = [name for name in self._required if name not in bound]
+        missing = [name for name in self.required if name not in bound]
         if missing:
             raise InputError(
-                f"forward() takes {len(self._required)} inputs ({_quoted(self._required)}): give a mapping from their "
+                f"forward() takes {len(self.required)} inputs ({_quoted(self.required)}): give a mapping from their "
                 "names to arrays"
             )
         return bound if rest_name is None or not rest else {**bound, rest_name: rest}
@@ -121,7 +122,7 @@ class Forward:
         guess = ""
         if others and self._open(Parameter.VAR_KEYWORD) is None:
             others, guess = self._absorb(others, bound)
-        for name in self._required:
+        for name in self.required:
             if name not in bound:
                 raise InputError(f"input {name!r} is missing: forward() takes {_quoted(self._named)}")
         return {**bound, **others}, guess
@@ -148,12 +149,12 @@ class Forward:
     def _absorb(self, others: dict[Any, Any], bound: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """Put names that `forward` lacks into the only parameter without a value, if it can be a mapping."""
         unknown = unknown_choice("input", next(iter(others)), self._named)
-        missing = [p for p in self.parameters if p.name in self._required and p.name not in bound]
+        missing = [p for p in self.parameters if p.name in self.required and p.name not in bound]
         if len(missing) != 1:
             raise InputError(unknown)
         (parameter,) = missing
         certain = _is_mapping(parameter.annotation)
-        if not certain and (parameter.annotation is not Parameter.empty or len(self._required) > 1 or bound):
+        if not certain and (parameter.annotation is not Parameter.empty or len(self.required) > 1 or bound):
             raise InputError(unknown)
         bound[parameter.name] = others
         return {}, "" if certain else f"{unknown}; as a mapping for {parameter.name!r} the module does not take it"
@@ -164,7 +165,8 @@ class Forward:
         ordered |= {name: value for name, value in bound.items() if name not in ordered}
         for name, value in ordered.items():
             if _is_numbers(value):
-                check_array(f"input {name!r}", value)
+                numbers = as_array(f"input {name!r}", value)  # floats in float32, as in torch.tensor(value)
+                ordered[name] = numbers.astype(np.float32) if numbers.dtype == np.float64 else numbers
         found = [leaf for name, value in ordered.items() for leaf in leaves(value, (name,))]
         names = dict(zip([path for path, _ in found], flat_names([path for path, _ in found]), strict=True))
         if len(set(names.values())) < len(names):
@@ -270,6 +272,9 @@ class TorchPredictor(Predictor):
 
     def _call_of(self, inputs: object) -> tuple[Call, Mapping[str, object]]:
         """Return the call for `inputs`, and its arrays by name; cached, as it takes as long as a small model."""
+        if is_frame(inputs) or isinstance(inputs, Frame):
+            frame = inputs if isinstance(inputs, Frame) else Frame(inputs)
+            inputs = dict(frame) if len(self._forward.required) > 1 else frame.matrix(self._dtype)
         arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
         names = frozenset(arrays)
         if names in self._calls and all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -279,6 +284,12 @@ class TorchPredictor(Predictor):
         if names == frozenset(call.names) or isinstance(inputs, np.ndarray):
             self._calls[names] = call
         return call, values
+
+    @property
+    def _dtype(self) -> str | None:
+        """The dtype of the module's first parameter of floats, which its inputs have, too."""
+        found = (each.dtype for each in self._module.parameters() if each.is_floating_point())
+        return next((str(dtype).removeprefix("torch.") for dtype in found), None)
 
     def _array(self, name: str, value: object) -> NDArray[Any]:
         import torch
@@ -300,7 +311,7 @@ def _tensor(what: str, value: object) -> torch.Tensor:
     """Return a copy as a tensor, so that a module that works in place does not change the caller's array."""
     import torch
 
-    array = check_array(what, value)
+    array = as_array(what, value)
     if array.dtype.kind not in "fiubc":
         raise InputError(f"{what} has dtype {array.dtype}: torch has no such tensors")
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -21,7 +21,7 @@ from pytest_modelserve.serving.torch_predictor import Call, Forward
 from pytest_modelserve.training.train import (
     Examples,
     TrainedModel,
-    check_examples,
+    as_examples,
     check_name,
     module_digest,
     weights_digest,
@@ -114,8 +114,7 @@ def plan_tracing(module: nn.Module, examples: Examples, dynamic: Dynamic) -> Tra
     InputError for examples that `forward` does not accept, or whose axes of one name differ in size; UsageError for
     axes that the inputs do not have.
     """
-    check_examples(examples, "example_inputs")
-    call, inputs = Forward.of(module).call_of(examples)
+    call, inputs = Forward.of(module).call_of(as_examples(examples, "example_inputs"))
     axes = _axes(dynamic, {name: array.ndim for name, array in inputs.items()})
     _check_sizes(inputs, axes)
     return Tracing({name: _with_two_rows(array, axes[name]) for name, array in inputs.items()}, axes, call)

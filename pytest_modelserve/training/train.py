@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ from pytest_modelserve.artifacts import Store, default_store, digest_of, package
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import progress
-from pytest_modelserve.serving.inputs import check_array
-from pytest_modelserve.serving.pytree import leaves, path_name
+from pytest_modelserve.serving.inputs import as_array
+from pytest_modelserve.serving.pytree import Path as TreePath, leaves, map_leaves, path_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,9 +86,12 @@ class ModelSource:
             raise InputError(
                 f"data of source {self.name!r} must be a mapping from names to arrays; got {type(self.data).__name__}"
             )
-        check_arrays(self.data, f"data of source {self.name!r}")
-        check_examples(self.example_inputs, f"example_inputs of source {self.name!r}")
-        object.__setattr__(self, "data", dict(self.data))
+        what = f"data of source {self.name!r}"
+        data = {name: as_array(f"{what}: {name!r}", value) for name, value in self.data.items()}
+        check_arrays(data, what)
+        object.__setattr__(self, "data", data)
+        examples = as_examples(self.example_inputs, f"example_inputs of source {self.name!r}")
+        object.__setattr__(self, "example_inputs", examples)
         _check_fit(self)
 
     def fit_module(self, module: nn.Module) -> None:
@@ -241,8 +244,11 @@ def check_name(name: str) -> None:
         )
 
 
-def check_examples(examples: object, what: str) -> None:
-    """Raise InputError unless `examples` is a non-empty array, or a mapping or sequence of such arrays."""
+def as_examples(examples: object, what: str) -> Examples:
+    """Return `examples` with every tensor as an array: one array, or a mapping or sequence of arrays.
+
+    InputError for anything else in them, and for empty ones.
+    """
     found = dict(leaves(examples, ()))
     if isinstance(examples, (tuple, list)) and found and all(isinstance(v, (int, float)) for v in found.values()):
         raise InputError(
@@ -250,18 +256,22 @@ def check_examples(examples: object, what: str) -> None:
         )
     if not found:
         raise InputError(f"{what} are empty: there is no array in them")
-    for path, value in found.items():
-        where = f"{what}: {path_name(path)!r}" if path else what
-        if isinstance(value, (bool, int, float, complex, str)) or value is None:
-            raise InputError(
-                f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: pass "
-                "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
-                "module"
-            )
-        array = check_array(where, value)
-        check_arrays({"": array}, where)
-        if array.dtype.kind not in "fiubc":
-            raise InputError(f"{where} has dtype {array.dtype}, which torch cannot take")
+    return cast("Examples", map_leaves(examples, (), lambda path, value: _as_example(path, value, what)))
+
+
+def _as_example(path: TreePath, value: object, what: str) -> NDArray[Any]:
+    where = f"{what}: {path_name(path)!r}" if path else what
+    if isinstance(value, (bool, int, float, complex, str)) or value is None:
+        raise InputError(
+            f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: pass "
+            "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
+            "module"
+        )
+    array = as_array(where, value)
+    check_arrays({"": array}, where)
+    if array.dtype.kind not in "fiubc":
+        raise InputError(f"{where} has dtype {array.dtype}, which torch cannot take")
+    return array
 
 
 def check_arrays(arrays: Mapping[str, object], what: str) -> None:

@@ -80,8 +80,8 @@ def test_exceptions_of_the_function_pass_through():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([1.0], "the input is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
-        ({"a": 1.0}, "input 'a' is a float, not a numpy array: pass np.asarray(...) of the model's dtype"),
+        (1.0, "the input is a float, not an array: pass a numpy array, a tensor, a list or a frame"),
+        ({"a": None}, "input 'a' is a NoneType, not an array: pass a numpy array, a tensor, a list or a frame"),
     ],
 )
 def test_inputs_that_are_no_arrays_are_refused(inputs, message):
@@ -93,9 +93,9 @@ def test_inputs_that_are_no_arrays_are_refused(inputs, message):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (1.5, "double returned a float as 'output', not a numpy array: convert it in the function"),
-        ({"y": "text"}, "double returned a str as 'y', not a numpy array: convert it in the function"),
-        ([1.0, 2.0], "double returned a float as 'output_0', not a numpy array: convert it in the function"),
+        (1.5, "double returned a float as 'output', which is no array: convert it in the function"),
+        ({"y": "text"}, "double returned a str as 'y', which is no array: convert it in the function"),
+        ([1.0, 2.0], "double returned a float as 'output_0', which is no array: convert it in the function"),
         (None, "the model returned None: return its outputs"),
     ],
 )

@@ -1,23 +1,30 @@
-"""checked_feed: what a signature takes, and the whole message for everything that it does not."""
+"""Conversion of inputs, and the whole message for everything that a signature does not take."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.serving.inputs import checked_feed
+from pytest_modelserve.serving import CallablePredictor
+from pytest_modelserve.serving.inputs import (
+    as_array,
+    as_batch,
+    cast_exactly,
+    checked_feed,
+    count_rows,
+    iterate_batches,
+    slice_rows,
+)
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), ())
 TWO = Signature((TensorSpec("ids", "int64", ("batch", "time")), TensorSpec("mask", "bool", ("batch", "time"))), ())
 SQUARE = Signature((TensorSpec("x", "float32", ("n", "n")),), ())
 TEXT = Signature((TensorSpec("t", "str", (None,)),), ())
 ROWS = np.zeros((2, 3), np.float32)
-
-
-class FakeFrame:
-    def to_numpy(self):
-        return ROWS
 
 
 def refusal(inputs, signature=ONE):
@@ -64,9 +71,8 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([[1.0, 2.0, 3.0]], "input 'x' is a list, not a numpy array: pass np.asarray(...) of the model's dtype"),
-        (np.float32(1), "input 'x' is a float32, not a numpy array: pass np.asarray(...) of the model's dtype"),
-        (FakeFrame(), "input 'x' is a FakeFrame, not a numpy array: pass .to_numpy() of the model's dtype"),
+        (1.0, "input 'x' is a float, not an array: pass a numpy array, a tensor, a list or a frame"),
+        ([[1.0, 2.0], [3.0]], "input 'x' is a list of items of different shapes: "),
         (
             np.ma.array(ROWS, mask=ROWS > 0),
             "input 'x' is a masked array, and a model ignores the mask: fill it with .filled(...)",
@@ -90,11 +96,14 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
         ({"x": ROWS, "y": ROWS}, "unknown input 'y': Known: 'x'"),
         ({1: ROWS}, "unknown input 1: Known: 'x'"),
         ({}, "input 'x' is missing: the model takes 'x'"),
-        (torch.zeros(2, 3), "input 'x' is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"),
+        (
+            torch.zeros(2, 3, dtype=torch.float64),
+            "input 'x' has dtype float64 where the model takes float32: cast it with .astype('float32') if that is intended",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(inputs, message):
-    assert refusal(inputs) == message
+    assert refusal(inputs).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +128,75 @@ def test_what_does_not_fit_is_refused(inputs, message):
 )
 def test_what_does_not_fit_two_inputs_a_square_or_text_is_refused(signature, inputs, message):
     assert refusal(inputs, signature) == message
+
+
+TWO_COLUMNS = Signature((TensorSpec("age", "float32", ("n", 1)), TensorSpec("city", "str", ("n", 1))), ())
+VECTOR = Signature((TensorSpec("age", "int64", ("n",)),), ())
+
+
+def test_tensors_lists_and_series_have_the_values_of_the_array():
+    for given in (torch.from_numpy(ROWS), torch.from_numpy(ROWS).requires_grad_(), ROWS.tolist(), {"x": ROWS.tolist()}):
+        feed = checked_feed(given, ONE)
+        assert feed["x"].dtype == np.float32
+        np.testing.assert_array_equal(feed["x"], ROWS)
+    assert checked_feed(pd.Series([1, 2]), VECTOR)["age"].tolist() == [1, 2]
+    assert checked_feed(pl.Series([1, 2]), VECTOR)["age"].tolist() == [1, 2]
+
+
+def test_a_tensor_of_bfloat16_keeps_its_values():
+    array = as_array("x", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+    assert array.dtype.name == "bfloat16"
+    assert array.astype(np.float32).tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_a_frame_is_the_one_input_column_by_column_or_several_by_name(frame):
+    whole = frame({"a": [0, 3], "b": [1.0, 4.0], "c": [2.5, 5.0]})
+    np.testing.assert_array_equal(checked_feed(whole, ONE)["x"], np.array([[0, 1, 2.5], [3, 4, 5]], np.float32))
+    people = frame({"id": [7, 8], "city": ["Bonn", "Rom"], "age": [40.0, 41.0]})
+    feed = checked_feed(people, TWO_COLUMNS)
+    assert feed["age"].tolist() == [[40.0], [41.0]]
+    assert feed["city"].tolist() == [["Bonn"], ["Rom"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"age": [40.1], "city": ["Bonn"]}, "column 'age' has dtype float64 where the model takes float32, and value 0, 40.1"),
+        ({"age": [2**24 + 1], "city": ["Bonn"]}, "column 'age' has dtype int64 where the model takes float32, and value 0, 16777217"),
+        ({"ages": [40.0], "city": ["Bonn"]}, "the frame has no column for input 'age': unknown column 'age': did you mean 'ages'?"),
+        ({"age": [40.0], "city": [None]}, "input 'city' holds None (NoneType) where the model takes text"),
+    ],
+)  # fmt: skip
+def test_a_frame_whose_values_would_change_is_refused(columns, message):
+    with pytest.raises(InputError) as caught:
+        checked_feed(pd.DataFrame(columns), TWO_COLUMNS)
+    assert str(caught.value).startswith(message)
+
+
+def test_missing_integers_are_nan_where_the_model_takes_floats():
+    frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": [True, False], "c": [0.5, 1.0]})
+    np.testing.assert_array_equal(checked_feed(frame, ONE)["x"], np.array([[1, 1, 0.5], [np.nan, 0, 1]], np.float32))
+
+
+@pytest.mark.parametrize("value", [2.0**63, 2.5, np.nan, -(2.0**63) - 2**12])
+def test_a_float_that_no_integer_holds_is_not_cast(value):
+    assert cast_exactly(np.array([value]), "int64") is None
+
+
+def test_a_frame_keeps_its_type_for_a_function_and_its_rows_when_sliced():
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
+    assert slice_rows(as_batch(frame), 1, first=1).native["a"].tolist() == [2.0]
+    assert count_rows(as_batch(pl.DataFrame({"a": [1.0, 2.0]}))) == 2
+    assert CallablePredictor(lambda f: f[["a"]].to_numpy() * 2).predict(frame)["output"].tolist() == [
+        [2.0],
+        [4.0],
+        [6.0],
+    ]
+
+
+def test_a_pair_of_a_data_loader_is_refused_with_the_right_call():
+    loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4)), batch_size=2)
+    with pytest.raises(InputError, match=r"batch 0 of the inputs is a pair, .*pass \(x for x, _ in loader\)"):
+        list(iterate_batches(loader))
+    assert [len(batch) for batch in iterate_batches(x for x, _ in loader)] == [2, 2]

@@ -83,7 +83,7 @@ def test_memory_layout_does_not_change_the_outputs(linear, layout):
 def test_a_remembered_input_does_not_let_another_one_through(linear, wrap):
     predictor = OnnxPredictor(linear)
     predictor.predict(wrap(rows(2)))
-    unlike = [rows(2).astype(np.float64), rows(2)[:, :2], rows(2).T, rows(2).tolist(), rows(2).view(np.int32)]
+    unlike = [rows(2).astype(np.float64), rows(2)[:, :2], rows(2).T, rows(2).tolist()[0], rows(2).view(np.int32)]
     for wrong in (*map(wrap, unlike), {"y": rows(2)}, {"x": rows(2), "z": rows(2)}, {}):
         with pytest.raises(InputError) as caught:
             predictor.predict(wrong)

@@ -91,7 +91,11 @@ def test_rows_with_other_keys_have_no_column():
             {"y.keys": np.array([1]), "y": X[0]},
             "input 'y' has shape [2] where 'y.keys' has [1]: the last of its axes, 1 in all, is the keys",
         ),
-        ("optional(float32)", {"y.present": [True]}, "input 'y.present' is a list, not a numpy array: pass"),
+        (
+            "optional(float32)",
+            {"y.present": [True, [True]]},
+            "input 'y.present' is a list of items of different shapes",
+        ),
     ],
 )
 def test_arrays_that_are_no_value_are_refused(dtype, arrays, message):

@@ -81,20 +81,20 @@ def test_a_missing_file_is_an_artifact_error(tmp_path):
         (
             7,
             {},
-            "an object of type int cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
-            "TrainedModel or a callable",
+            "an object of type int cannot be served: pass an Artifact, the path of an ONNX file, a session of "
+            "onnxruntime, a torch module, a TrainedModel, an estimator, a callable, or ready outputs",
         ),
         (
             b"model",
             {},
-            "an object of type bytes cannot be served: pass an Artifact, the path of an ONNX file, a torch module, a "
-            "TrainedModel or a callable",
+            "an object of type bytes cannot be served: pass an Artifact, the path of an ONNX file, a session of "
+            "onnxruntime, a torch module, a TrainedModel, an estimator, a callable, or ready outputs",
         ),
-        (double, {"threads": 2}, "threads=2 does not apply to double: it sets its own"),
+        (double, {"threads": 2}, "threads=2 does not apply to double, which sets its own: remove it"),
         (
             double,
             {"providers": CUDA},
-            "providers=('CUDAExecutionProvider',) apply to ONNX files only: remove them, as double runs on the CPU",
+            "providers=('CUDAExecutionProvider',) apply to ONNX files only: remove them for double",
         ),
         (Trained(), {"threads": 0}, "threads must be an integer of at least 1; got 0"),
     ],
