@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from pytest_modelserve.artifacts import open_artifact
@@ -11,6 +12,7 @@ from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving import CallablePredictor, OnnxPredictor, TorchPredictor, serve
 
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
 CUDA = ("CUDAExecutionProvider",)
 
 
@@ -61,6 +63,17 @@ def test_a_predictor_s_own_method_can_be_wrapped(linear):
     with serve(linear) as inner:
         wrapped = serve(lambda x: inner.predict(x.astype(np.float32)), name="with cast")
         assert wrapped.predict(np.zeros((1, 3)))["y"].tolist() == [[10.0, 20.0]]
+
+
+def test_a_session_of_the_caller_is_served_with_its_signature(linear):
+    session = onnxruntime.InferenceSession(str(linear), providers=["CPUExecutionProvider"])
+    with serve(session, variant="mine") as predictor, serve(linear) as file:
+        assert predictor.signature == file.signature
+        assert str(predictor.subject) == "linear / mine"
+        assert "CPUExecutionProvider, the caller's session" in predictor.describe()
+        np.testing.assert_array_equal(predictor.predict(X.tolist())["y"], file.predict(X)["y"])
+    with pytest.raises(UsageError, match="threads=2 does not apply to"):
+        serve(session, threads=2)
 
 
 def test_a_missing_file_is_an_artifact_error(tmp_path):
