@@ -78,9 +78,10 @@ class Decoded:
     invalid: NDArray[np.bool_]
 
 
-def decode(scores: NDArray[Any], how: Decoding) -> Decoded:
+def decode(scores: NDArray[Any], how: Decoding | None = None) -> Decoded:
     """Decode `scores` to one label per row, and mark the rows with NaN.
 
+    None: "labels" for integers, booleans and text with one value a row, which can be nothing else; otherwise "argmax".
     "argmax": scores `(n, classes)` with at least two classes; the label is the column of the highest score, the first
     of equals. "threshold": `(n,)` or `(n, 1)`, the probability of class 1; the label is 1 from 0.5 on and 0 below. For
     logits, whose threshold is 0, give a callable: `lambda scores: (scores > 0).astype(int)`. "labels": `(n,)` or
@@ -93,6 +94,9 @@ def decode(scores: NDArray[Any], how: Decoding) -> Decoded:
         raise InputError(f"scores to decode are a numpy array, not {type(scores).__name__}")
     if scores.ndim == 0:
         raise InputError("scores to decode have one row an input: a single number has none")
+    if how is None:
+        is_column = scores.ndim == 1 or scores.shape[1:] == (1,)
+        how = "labels" if is_column and scores.dtype.kind in "iubUOT" else "argmax"
     if callable(how):
         labels = how(scores)
     elif how == "argmax":

@@ -20,8 +20,8 @@ class Output:
 
     Args:
         name: Name of the output; required where the model has several.
-        decode: How scores become class labels: "argmax" (the default of metrics that compare labels), "threshold",
-            "labels", or a callable from scores to labels (n,).
+        decode: How scores become class labels: "argmax", "threshold", "labels", or a callable from scores to labels
+            (n,). Default of metrics that compare labels: "labels" for one integer or text a row, otherwise "argmax".
         scores: Whether the values are "logits" or "probabilities"; required by log loss and Brier score.
         pos_label: The positive class of precision, recall, F-beta and AUC; 1 by default where labels are 0 and 1.
 

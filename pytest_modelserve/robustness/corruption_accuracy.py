@@ -268,7 +268,7 @@ def _correctness(predictor: Predictor, labels: ArrayLike, output: Output) -> Cal
 
     def correct(feed: Mapping[str, NDArray[Any]], *, nan_allowed: bool) -> NDArray[np.bool_]:
         _, scores = single_output(predictor.predict(feed.get("", feed)), output.name)
-        decoded = decode(scores, output.decode or "argmax")
+        decoded = decode(scores, output.decode)
         if decoded.invalid.any() and not nan_allowed:
             raise InputError(
                 f"inputs have {int(decoded.invalid.sum())} rows for which {predictor.subject} returns NaN without any "

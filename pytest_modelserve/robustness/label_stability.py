@@ -206,4 +206,4 @@ def _check_draws(transform: Transform, draws: int) -> bool:
 
 def _labels(predictor: BatchedPredictor, rows: Feed, output: Output) -> Decoded:
     _, scores = single_output(predictor.predict(rows), output.name)
-    return decode(scores, output.decode or "argmax")
+    return decode(scores, output.decode)

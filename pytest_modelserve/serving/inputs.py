@@ -336,6 +336,7 @@ def select_output(predictor: Predictor, inputs: Inputs, output: str | None) -> t
             names = ", ".join(map(repr, outputs))
             raise UsageError(f"output= is required: {predictor.subject} has several outputs ({names})")
         return next(iter(outputs.items()))
+    output = output if output in outputs else predictor.aliases.get(output, output)
     if output not in outputs:
         raise UsageError(f"{predictor.subject}: {unknown_choice('output', output, outputs)}")
     return output, outputs[output]
@@ -416,6 +417,14 @@ def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     if isinstance(batch, Mapping):
         return {name: array[first : first + limit] for name, array in batch.items()}
     return batch[first : first + limit]
+
+
+def concat_batches(batches: Sequence[Inputs]) -> Inputs:
+    """Return batches of arrays, or of mappings with the same names, as one."""
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in first}
+    return np.concatenate([np.asarray(batch) for batch in batches])
 
 
 def check_positive(name: str, value: float, what: str) -> None:

@@ -69,7 +69,7 @@ def test_a_session_of_the_caller_is_served_with_its_signature(linear):
     session = onnxruntime.InferenceSession(str(linear), providers=["CPUExecutionProvider"])
     with serve(session, variant="mine") as predictor, serve(linear) as file:
         assert predictor.signature == file.signature
-        assert str(predictor.subject) == "linear / mine"
+        assert str(predictor.subject) == "graph / mine"
         assert "CPUExecutionProvider, the caller's session" in predictor.describe()
         np.testing.assert_array_equal(predictor.predict(X.tolist())["y"], file.predict(X)["y"])
     with pytest.raises(UsageError, match="threads=2 does not apply to"):

@@ -8,24 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
-from pytest_modelserve.parity.accuracy.evaluation import Evaluation
+from pytest_modelserve.parity.accuracy.evaluation import Evaluation, labeled_rows
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice
-from pytest_modelserve.serving.inputs import Inputs
+from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
     from pytest_modelserve.metrics import Column, Output, Slices
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Servable
     from pytest_modelserve.stats import Sampling
 
 
 def measure_accuracy(
-    predictor: Predictor,
-    inputs: Inputs,
-    labels: NDArray[Any],
+    predictor: Servable,
+    inputs: Any = None,
+    labels: Any = None,
     *,
     metric: MetricChoice = "accuracy",
     min_value: float | None = None,
@@ -53,8 +51,9 @@ def measure_accuracy(
     depend on their neighbors are INCONCLUSIVE; fewer than about 200 rows may hide such dependence.
 
     Args:
-        predictor: The model to test.
-        inputs: An array (n, ...), or a mapping of input names to arrays.
+        predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; leave it out for
+            ready outputs. A DataLoader of pairs holds inputs and labels.
         labels: Class labels (n,): integers, booleans, whole floats or strings. Column numbers for "top_5_accuracy",
             "log_loss" and "brier_score". Targets of the output's shape for "mae", "rmse" and "r2".
         metric: A metric's name, or a callable.
@@ -84,29 +83,37 @@ def measure_accuracy(
         >>> model = ms.serve(lambda x: np.eye(2)[labels])
         >>> ms.measure_accuracy(model, np.zeros((200, 1)), labels, min_value=0.9).verdict.name
         'PASS'
+
+        Predictions that are ready need no model:
+
+        >>> ms.measure_accuracy(labels, labels=labels, min_value=0.9).verdict.name
+        'PASS'
     """
-    evaluation = Evaluation.of(
-        metric,
-        inputs,
-        labels,
-        score_budget=("min_value", min_value),
-        error_budget=("max_value", max_value),
-        rates=ErrorRates(confidence, alpha),
-        output=output,
-        sampling=sampling,
-        slices=slices,
-    )
-    rows = evaluation.read(predictor)
-    if (invalid := evaluation.invalid_evidence(rows, predictor.subject)) is not None:
+    data, labels = labeled_rows(inputs, labels)
+    with open_models(predictor, inputs=data, ready=True) as (batch, (model,)):
+        evaluation = Evaluation.of(
+            metric,
+            batch,
+            labels,
+            score_budget=("min_value", min_value),
+            error_budget=("max_value", max_value),
+            rates=ErrorRates(confidence, alpha),
+            output=output,
+            sampling=sampling,
+            slices=slices,
+            data=data,
+        )
+        rows = evaluation.read(model)
+    if (invalid := evaluation.invalid_evidence(rows, model.subject)) is not None:
         return invalid
-    return evaluation.evidence(evaluation.estimate(rows), rows, predictor.subject)
+    return evaluation.evidence(evaluation.estimate(rows), rows, model.subject)
 
 
 def measure_accuracy_parity(
-    candidate: Predictor,
-    reference: Predictor,
-    inputs: Inputs,
-    labels: NDArray[Any],
+    candidate: Servable,
+    reference: Servable,
+    inputs: Any = None,
+    labels: Any = None,
     *,
     metric: MetricChoice = "accuracy",
     max_drop: float | None = None,
@@ -126,9 +133,9 @@ def measure_accuracy_parity(
     pairs.
 
     Args:
-        candidate: The model to test.
-        reference: The model that it replaces.
-        inputs: An array (n, ...), or a mapping of input names to arrays, given to both.
+        candidate: The model to test, or its ready outputs: whatever `ms.serve` takes.
+        reference: The model that it replaces, or its ready outputs.
+        inputs: As in `measure_accuracy`; given to both models.
         labels: As in `measure_accuracy`.
         metric: A metric's name, or a callable.
         max_drop: Largest drop of a score that passes: 0.01 is one percentage point. Above 0 for accuracy, top-k
@@ -157,19 +164,22 @@ def measure_accuracy_parity(
         >>> ms.measure_accuracy_parity(model, model, np.zeros((2000, 1)), labels, max_drop=0.01).verdict.name
         'PASS'
     """
-    evaluation = Evaluation.of(
-        metric,
-        inputs,
-        labels,
-        score_budget=("max_drop", max_drop),
-        error_budget=("max_rise", max_rise),
-        rates=ErrorRates(confidence, alpha),
-        output=output,
-        sampling=sampling,
-        slices=slices,
-    )
-    before = evaluation.read(reference, is_reference=True)
-    after = evaluation.read(candidate)
-    if (invalid := evaluation.invalid_evidence(after, candidate.subject, reference.subject)) is not None:
+    data, labels = labeled_rows(inputs, labels)
+    with open_models(candidate, reference, inputs=data, ready=True) as (batch, (new, old)):
+        evaluation = Evaluation.of(
+            metric,
+            batch,
+            labels,
+            score_budget=("max_drop", max_drop),
+            error_budget=("max_rise", max_rise),
+            rates=ErrorRates(confidence, alpha),
+            output=output,
+            sampling=sampling,
+            slices=slices,
+            data=data,
+        )
+        before = evaluation.read(old, is_reference=True)
+        after = evaluation.read(new)
+    if (invalid := evaluation.invalid_evidence(after, new.subject, old.subject)) is not None:
         return invalid
-    return evaluation.evidence(evaluation.estimate(after, before), after, candidate.subject, reference.subject)
+    return evaluation.evidence(evaluation.estimate(after, before), after, new.subject, old.subject)

@@ -171,7 +171,7 @@ class Accuracy(_ProportionMetric[Mask]):
     nan_is_wrong = True
 
     def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[Mask]:
-        decoded = decode(outputs, output.decode or "argmax")
+        decoded = decode(outputs, output.decode)
         return Rows(correct_rows(decoded, labels), np.flatnonzero(decoded.invalid))
 
     def estimate(self, data: Mask, mask: Mask, weights: Weights) -> Linearized:
@@ -200,7 +200,7 @@ class _OneClass(LinearizedMetric[ClassRows]):
     options = frozenset({"decode", "pos_label", "sample_weight"})
 
     def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[ClassRows]:
-        decoded = decode(outputs, output.decode or "argmax")
+        decoded = decode(outputs, output.decode)
         return Rows(positive_rows(decoded, labels, output.pos_label), np.flatnonzero(decoded.invalid))
 
 
@@ -265,7 +265,7 @@ class Macro(LinearizedMetric[tuple[ClassRows, ...]]):
         self.touched = 1 if isinstance(of_class, Recall) else 2
 
     def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[tuple[ClassRows, ...]]:
-        decoded = decode(outputs, output.decode or "argmax")
+        decoded = decode(outputs, output.decode)
         return Rows(class_rows(decoded, labels), np.flatnonzero(decoded.invalid))
 
     def estimate(self, data: tuple[ClassRows, ...], mask: Mask, weights: Weights) -> Linearized:
