@@ -1,15 +1,15 @@
-"""What `compress` adds to the bare call of onnxruntime or onnxsim that a recipe wraps, as a ratio.
+"""Time of `compress` relative to the bare call of onnxruntime or onnxsim that a recipe wraps.
 
     python benchmarks/compress_overhead.py [--rounds 3] [--layers 12] [--recipe RECIPE ...] [--profile RECIPE]
 
-The model is a Transformer encoder of BERT-base's sizes with random weights (85 million at 12 layers, 340 MB). Both take
-it from a file to a file, in rounds whose order is shuffled; three rounds take about four minutes. The bare call is the
-shortest program that the library documents for the same result: it checks nothing. Ours validates the outputs, hashes,
-writes the lineage and puts the result into an empty store. Goal: at most 1.5 times the bare call, where that takes a
-second or more. The CPU time beside it, of this process and its children, is steadier on a machine that others use.
+The model is a Transformer encoder of BERT-base's sizes with random weights (85 million at 12 layers, 340 MB). Both
+convert a file to a file, in rounds of shuffled order; three rounds take about four minutes. The bare call is the
+shortest program that the library documents for the same result, without checks. `compress` also validates the outputs,
+hashes, writes the lineage and stores the result. Goal: at most 1.5 times the bare call, if that takes a second or more.
+The CPU time, of this process and its children, varies less on a busy machine.
 """
 
-# ruff: noqa: D102 -- the methods of Graph are named by what they add
+# ruff: noqa: D102 -- the methods of Graph are named after the part that they add
 from __future__ import annotations
 
 import argparse
@@ -41,7 +41,7 @@ Bare = Callable[[Path, Path, NDArray[np.float32]], None]
 
 
 class Graph:
-    """An ONNX graph under construction: every method adds nodes that read `x` and returns the name of their result."""
+    """Builder of an ONNX graph: every method adds nodes that read `x`, and returns the name of their result."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -78,7 +78,7 @@ class Graph:
         weights = self.add("Softmax", self.add("Mul", scores, scale), axis=-1)
         mixed = self.add("Transpose", self.add("MatMul", weights, self.heads(value, (0, 2, 1, 3))), perm=(0, 2, 1, 3))
         joined = self.add("Reshape", mixed, self.stored(np.array([0, 0, WIDTH])))
-        # An Identity where dropout was is what exporters leave for `simplify` to remove.
+        # Exporters leave an Identity in place of dropout; `simplify` removes it.
         return self.add("Identity", self.dense(joined, WIDTH, WIDTH))
 
     def layer(self, x: str) -> str:
@@ -88,7 +88,7 @@ class Graph:
 
 
 def encoder(layers: int) -> onnx.ModelProto:
-    """`layers` Transformer layers; `x` (batch, time, 768) in, `y` of the same shape out."""
+    """Return a model of `layers` Transformer layers, from `x` (batch, time, 768) to `y` of the same shape."""
     graph, value = Graph(), "x"
     for _ in range(layers):
         value = graph.layer(value)
@@ -165,11 +165,11 @@ def ours(artifact: Artifact, recipe: str, rows: NDArray[np.float32], folder: Pat
 
 
 Taken = tuple[float, float]
-"""Seconds on the clock, and of the processor."""
+"""Wall time and CPU time in seconds."""
 
 
 def seconds(call: Callable[[Path], None]) -> Taken:
-    """How long `call` takes in an empty folder."""
+    """Return the time of `call` in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         began, used = time.perf_counter(), os.times()
         call(Path(folder))
@@ -180,7 +180,7 @@ def seconds(call: Callable[[Path], None]) -> Taken:
 def measure(
     artifact: Artifact, rows: NDArray[np.float32], rounds: int, recipes: Sequence[str]
 ) -> dict[str, list[tuple[Taken, Taken]]]:
-    """What the bare call and ours take, by recipe, for each round."""
+    """Return the times of the bare call and of `compress` in each round, by recipe."""
     order = random.Random(0)
     taken: dict[str, list[tuple[Taken, Taken]]] = {recipe: [] for recipe in recipes}
     for _ in progress(range(rounds), "rounds"):
@@ -195,7 +195,7 @@ def measure(
 
 
 def report(recipe: str, pairs: Sequence[tuple[Taken, Taken]]) -> str:
-    """One line: medians of the bare call and of ours, and of their ratio, by the clock and by the processor."""
+    """Return one line: medians of the bare call, of `compress`, and of their ratio, by wall time and by CPU time."""
     figures = []
     for kind, unit in enumerate(("s", "s of CPU")):
         bare, mine = (statistics.median(taken[kind] for taken in column) for column in zip(*pairs, strict=True))
@@ -209,9 +209,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of calls for each recipe (default: 3)")
     parser.add_argument("--layers", type=int, default=12, help="size of the model (default: 12, 85 million weights)")
     parser.add_argument("--recipe", choices=tuple(BARE), nargs="+", default=list(BARE), help="default: all")
-    parser.add_argument("--profile", choices=tuple(BARE), help="print where the time of this recipe goes instead")
+    parser.add_argument("--profile", choices=tuple(BARE), help="profile this recipe instead")
     arguments = parser.parse_args()
-    logging.getLogger().setLevel(logging.ERROR)  # the quantizers talk
+    logging.getLogger().setLevel(logging.ERROR)  # silences the quantizers
     rows = np.random.default_rng(1).standard_normal((ROWS, STEPS, WIDTH), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         for name, layers in (("small", 1), ("encoder", arguments.layers)):

@@ -1,6 +1,6 @@
-"""The example models' gates twice over one fresh store: the second run must train and export nothing.
+"""Time of the example models' gates with an empty store and with a filled one: `python benchmarks/demo_twice.py`.
 
-Prints both times, their ratio, and how many store entries each run built. Goal: the second run builds none.
+It prints both times, their ratio, and the number of store entries that each run built. Goal: none in the second run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(cache: Path) -> float:
-    """Seconds that the demo's pytest takes."""
+    """Run the gates, and return the seconds."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "pytest", "example_models", "-q", "--modelserve-cache", str(cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -25,7 +25,7 @@ def run(cache: Path) -> float:
 
 
 def entries(cache: Path) -> dict[str, int]:
-    """The finished entries of the store and when each was made."""
+    """Return the finished entries of the store with the time when each was made."""
     return {str(path): path.stat().st_mtime_ns for path in cache.glob("entries/*") if path.is_dir()}
 
 
@@ -36,11 +36,11 @@ def main() -> None:
         built = entries(cache)
         second = run(cache)
         again = {path for path, made in entries(cache).items() if built.get(path) != made}
-    print("the demo's gates twice over one fresh store")
+    print("gates of the example models, twice with one store that was empty before")
     print(f"  first run   {first:6.1f} s, {len(built)} entries built")
     print(f"  second run  {second:6.1f} s, {len(again)} entries built, ratio × {second / first:.2f}; goal: 0 built")
     if again or not built:
-        raise SystemExit("the second run built what the first had built")
+        raise SystemExit("the second run built entries again")
 
 
 if __name__ == "__main__":

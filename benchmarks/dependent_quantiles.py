@@ -1,8 +1,8 @@
-"""How often a bound of a latency misses where calls come in bursts: `python benchmarks/dependent_quantiles.py`.
+"""Error rates of the latency bounds for calls that are slow in bursts: `python benchmarks/dependent_quantiles.py`.
 
-A tenth of the time is spent in bursts of a mean length; the p95 lies inside them, at 3.5. The high end, on which PASS
-rests, may miss in 5 % of samples and the low end, on which FAIL rests, in 0.1 %. "unbounded" are samples that say
-neither, which is INCONCLUSIVE.
+A tenth of the calls belongs to bursts of a given mean length; the true p95 lies inside them, at 3.5. The high end may
+be below it in 5 % of samples (a false PASS) and the low end above it in 0.1 % (a false FAIL). "unbounded" counts
+samples without a finite high end, which are INCONCLUSIVE.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZES = ((472, 1), (472, 3), (472, 10), (472, 20), (472, 40), (5000, 10), (5000,
 
 
 def bursts(rng: np.random.Generator, n: int, length: float) -> NDArray[np.float64]:
-    """1 to 2, and 3 to 4 in bursts; begun in the steady state. Bursts of mean length 1 are independent calls."""
+    """Return durations of 1 to 2, and 3 to 4 in bursts, from the stationary state; length 1 means independence."""
     if length == 1:
         return 1 + 2 * (rng.random(n) < SHARE) + rng.random(n)
     leave = 1 / length
@@ -33,7 +33,7 @@ def bursts(rng: np.random.Generator, n: int, length: float) -> NDArray[np.float6
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    print(f"{SAMPLES} samples a row; bursts take {SHARE:.0%} of the time")
+    print(f"{SAMPLES} samples a row; bursts are {SHARE:.0%} of the calls")
     print("calls  burst  high end misses  unbounded  low end misses")
     for n, length in SIZES:
         found = [

@@ -56,7 +56,7 @@ SHAPES: dict[str, Sampler] = {
 
 
 def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median duration of each call in milliseconds, the order shuffled anew in every round."""
+    """Return the median duration of each call in milliseconds; the order is shuffled in every round."""
     order, times = random.Random(0), {name: [] for name in calls}
     for call in calls.values():
         call()

@@ -2,9 +2,9 @@
 
     python benchmarks/drift_error_rates.py [--worlds 10000] [--seed 0]
 
-A world is a profile of 10,000 rows and a window. Numbers are simulated as counts in 256 bins that hold equally many of
-the profile's rows, as its quantiles make them: the true rates of the bins are then Dirichlet distributed, and the
-window's counts multinomial, whatever the distribution. Categories are drawn for both. ± is two standard errors.
+A world is a profile of 10,000 rows and a window. Numbers are simulated as counts in 256 bins with equally many rows of
+the profile, because its edges are quantiles. For any distribution, the true rates of the bins are then Dirichlet
+distributed and the counts of the window multinomial. Categories are drawn for both. ± is two standard errors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def numbers(rng: np.random.Generator, shares: NDArray[np.float64], rows: int) ->
 
 
 def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[DriftTest]:
-    """Four numeric columns to one of categories, all as in the profile."""
+    """Return tests of unchanged columns, four numeric ones for each categorical one."""
     categorical = columns // 5
     shares = rng.gamma(PROFILE_ROWS / BINS, size=(columns - categorical, BINS))
     found = [numbers(rng, column / column.sum(), rows) for column in shares]
@@ -52,7 +52,7 @@ def unchanged(rng: np.random.Generator, columns: int, rows: int) -> list[DriftTe
 
 
 def moved_by(rng: np.random.Generator, distance: float, rows: int) -> DriftTest:
-    """A column whose lower half has lost `distance` to its upper half: the distance of the distributions, exactly."""
+    """Return the test of a column whose true distance is `distance`, moved from its lower to its upper half."""
     share = rng.gamma(PROFILE_ROWS / BINS, size=BINS)
     share /= share.sum()
     half = np.arange(BINS) < BINS // 2
@@ -65,7 +65,7 @@ def format_rates(found: list[Verdict]) -> str:
     counts = Counter(found)
     each = [counts[kind] / len(found) for kind in (Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE)]
     error = max(2 * math.sqrt(max(p * (1 - p), 1 / len(found)) / len(found)) for p in each)
-    return "".join(f"{100 * share:10.2f}" for share in each) + f"   ± {100 * error:.2f}"
+    return "".join(f"{100 * rate:10.2f}" for rate in each) + f"   ± {100 * error:.2f}"
 
 
 def drift_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -90,7 +90,7 @@ def drift_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
 
 
 def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
-    """Autocorrelated chains of 2,000 rows: tested without a block, as independent, and with a block."""
+    """Test autocorrelated chains of 2,000 rows without a block, with block=1, and with a longer block."""
     for memory, block in ((0.1, 2), (0.3, 4), (0.7, 12)):
         chains = rng.normal(size=(2 * worlds, 2000))
         for row in range(1, 2000):
@@ -106,7 +106,7 @@ def dependent_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
 
 
 def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
-    """Whole data: a column with 2 % nulls and heavy tails, one of categories of which many are rare."""
+    """Test the quality of a heavy-tailed column with 2 % nulls and of one with many rare categories."""
     rare = 1 / np.arange(1, 80) ** 1.3
     names = np.array([f"n{index}" for index in range(79)], dtype=object)
 
@@ -117,7 +117,7 @@ def quality_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
     for rows in (200, 1000, 5000):
         pairs = [(draw(rows), reference_profile(draw(5000))) for _ in range(worlds)]
         found = [measure_data_quality(now, then, max_rate=0.02).verdict for now, then in pairs]
-        yield f"quality, whole data, {rows} rows, budget 0.02".ljust(62) + format_rates(found)
+        yield f"quality, unchanged data, {rows} rows, budget 0.02".ljust(62) + format_rates(found)
         found = [measure_data_quality(now, then, max_rate=1e-9, alpha=0.05).verdict for now, then in pairs]
         yield "    significance alone at alpha 0.05".ljust(62) + format_rates(found)
         found = [measure_data_quality(draw(rows, 0.04), then, max_rate=0.02).verdict for _, then in pairs]
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulations (default 0)")
     arguments = parser.parse_args()
     rng, worlds = np.random.default_rng(arguments.seed), arguments.worlds
-    print(f"Shares of verdicts in per cent; alpha {ALPHA}; {worlds:,} worlds, a quarter where a column moved and a")
+    print(f"Verdicts in percent; alpha {ALPHA}; {worlds:,} worlds, a quarter where a column moved and a")
     print(f"twentieth for chains and quality; profile of {PROFILE_ROWS:,} rows; seed {arguments.seed}.")
     print(f"{'':<62}{'FAIL':>10}{'PASS':>10}{'INCONCL.':>10}")
     studies = (drift_rows(rng, worlds), dependent_rows(rng, worlds // 20), quality_rows(rng, worlds // 20))

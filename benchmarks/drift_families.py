@@ -1,10 +1,10 @@
-"""How often the whole drift gate (columns, pairs of columns, whole rows) is wrong, and what it finds.
+"""Error rates and power of the whole drift gate: columns, pairs of columns, and whole rows.
 
     python benchmarks/drift_families.py [--worlds 10000] [--seed 0] [--only null detection digits rows]
 
 null: unchanged data of 5 to 2,000 columns, independent and equicorrelated (Gaussian copula, and a t copula of 3 degrees
-of freedom), simulated as the bins that rows fall in. FAIL is counted at a budget of nothing, where significance alone
-decides, INCONCLUSIVE for a budget of 0.10. The upper limit is that of Clopper and Pearson at 95 %.
+of freedom), simulated as bin counts. FAIL is counted at a budget of almost 0, where significance alone decides, and
+INCONCLUSIVE at a budget of 0.10. The upper limit is that of Clopper and Pearson at 95 %.
 
 detection: 10,000 against 2,000 rows of 15 numeric and 5 categorical columns, through the gate as a user calls it.
 
@@ -47,7 +47,7 @@ Columns = dict[str, NDArray[np.generic]]
 
 
 def uniforms(rng: np.random.Generator, rows: int, columns: int, copula: str) -> Floats:
-    """Rows of uniform columns, every two of which are correlated by 0.5, or independent."""
+    """Return rows of uniform columns with the correlation 0.5 for every pair, or independent."""
     noise = rng.standard_normal((rows, columns), dtype=np.float32)
     if copula == "independent":
         return ndtr(noise)
@@ -185,7 +185,7 @@ STUDIES = {
     "digits": (digits_rows, 50),
     "rows": (row_rows, 20),
 }
-"""Each study, and how many requested worlds make one of its own, which takes longer."""
+"""Each study with the divisor of its number of worlds, by its cost."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Other tools' drift alarms, each in its own Python environment, called through pipes.
+"""Drift alarms of other tools, each in another Python process that is called over pipes.
 
-Run by that Python, this file is the other end: the paths of two data sets a line in, the tool's alarm and time out.
-Each tool is called as on the first page of its documentation, with its defaults.
+Run by that Python, this file is the server: it reads the paths of two data sets a line, and prints alarm and time. Each
+tool is called as on the first page of its documentation, with its defaults.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Whether the tool says that the data set drifted, and the seconds from the data in memory to that."""
+class Result:
+    """Whether the tool reports drift, and its seconds from the data in memory to the result."""
 
     alarm: bool
     seconds: float
 
 
 class Peer:
-    """The process of one tool; close it through `of`."""
+    """The process of one tool, opened and closed by `of`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -42,7 +42,7 @@ class Peer:
     @staticmethod
     @contextlib.contextmanager
     def of(tool: str, python: Path) -> Iterator[Peer]:
-        """`tool` in `python`."""
+        """Start `tool` in `python`."""
         command = [str(python), "-W", "ignore", __file__, tool]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -51,19 +51,19 @@ class Peer:
             assert process.stdin is not None
             process.stdin.close()
 
-    def ask(self, reference: Path, current: Path) -> Answer:
-        """What it says of the columns in two .npz files. RuntimeError where the process has ended."""
+    def compare(self, reference: Path, current: Path) -> Result:
+        """Compare the columns of two .npz files. RuntimeError if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([str(reference), str(current)]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError("the peer's process has ended")
-        return Answer(**json.loads(line))
+        return Result(**json.loads(line))
 
 
 def _evidently(reference: Columns, current: Columns) -> bool:
-    """The preset's alarm: at least half of the columns drifted."""
+    """Return the alarm of the preset: at least half of the columns drifted."""
     import pandas
     from evidently import Report
     from evidently.presets import DataDriftPreset
@@ -74,7 +74,7 @@ def _evidently(reference: Columns, current: Columns) -> bool:
 
 
 def _alibi(reference: Columns, current: Columns) -> bool:
-    """TabularDrift with its Bonferroni correction."""
+    """Return the alarm of TabularDrift with its Bonferroni correction."""
     import numpy
     from alibi_detect.cd import TabularDrift
 
@@ -95,7 +95,7 @@ def _alibi(reference: Columns, current: Columns) -> bool:
 
 
 def _nannyml(reference: Columns, current: Columns) -> bool:
-    """Jensen-Shannon distances of the one chunk that the current rows make: an alert in any column."""
+    """Return whether any column has an alert by its Jensen-Shannon distance; the current rows are one chunk."""
     import nannyml
     import pandas
 
@@ -124,7 +124,7 @@ def main() -> None:
         reference, current = ({name: file[name] for name in file} for file in map(numpy.load, json.loads(line)))
         start = time.perf_counter()
         alarm = tool(reference, current)
-        print(json.dumps(asdict(Answer(alarm, time.perf_counter() - start))), file=out, flush=True)
+        print(json.dumps(asdict(Result(alarm, time.perf_counter() - start))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Alarms and time of our two gates on data beside other tools': `python -m benchmarks.drift_peers`.
+"""Alarms and time of the drift and data-quality gates and of other tools: `python -m benchmarks.drift_peers`.
 
     python -m benchmarks.drift_peers [--worlds 40] [--peer evidently=PYTHON --peer alibi-detect=PYTHON ...]
 
 Every tool tests the same worlds: a reference of 10,000 rows and a current data set of 2,000, 15 columns of
-numbers and 5 of categories, with one thing changed; and digits without one class. scipy's tests stand for the script
-that everyone writes first: one test a column at 5 %, and the same with Bonferroni's correction. A peer runs with its
-defaults in an environment of its own (a Python that has it), of which none is needed.
+numbers and 5 of categories, with one change; and digits without one class. scipy's tests are the baseline: one test a
+column at 5 %, without and with Bonferroni's correction. Each peer is optional and runs with its defaults in a separate
+environment, a Python that has it.
 
 Ours is `measure_drift(max_distance=0.03)` and `measure_data_quality(max_rate=0.003)`, half of 5 % each, with a
-profile that holds no rows and with one that keeps 2,000 (`sketch_rows`). A tool's time is from the columns in memory to
-its answer, the reference's profile or fit included.
+profile without rows and with one that stores 2,000 (`sketch_rows`). The time of a tool runs from the columns in memory
+to its result, and includes the profile or fit of the reference.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, ks_2samp
 
 import pytest_modelserve as ms
-from benchmarks.drift_peer import LEVEL, TOOLS, Answer, Peer
+from benchmarks.drift_peer import LEVEL, TOOLS, Peer, Result
 from fixtures.digits import DATA
 from pytest_modelserve.progress import progress
 
 REFERENCE_ROWS, CURRENT_ROWS, NUMBERS, CATEGORIES = 10_000, 2_000, 15, 5
 CITIES = np.array(["Aachen", "Bonn", "Celle", "Dachau", "Essen", "Fulda"])
-SHARES = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
-MAX_DISTANCE, MAX_SHARE = 0.03, 0.003
+PROPORTIONS = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
+MAX_DISTANCE, MAX_RATE = 0.03, 0.003
 
 Columns = dict[str, NDArray[Any]]
 
 
 def table(rng: np.random.Generator, rows: int) -> Columns:
-    """Independent columns of both kinds."""
+    """Return independent columns of both kinds."""
     numbers = {f"x{index}": rng.normal(size=rows) for index in range(NUMBERS)}
-    return numbers | {f"c{index}": rng.choice(CITIES, rows, p=SHARES) for index in range(CATEGORIES)}
+    return numbers | {f"c{index}": rng.choice(CITIES, rows, p=PROPORTIONS) for index in range(CATEGORIES)}
 
 
 def shifted(_: np.random.Generator, data: Columns) -> Columns:
@@ -61,7 +61,7 @@ def shifted_with_nan(rng: np.random.Generator, data: Columns) -> Columns:
 
 
 def category(rng: np.random.Generator, data: Columns) -> Columns:
-    return data | {"c0": rng.choice(CITIES, len(data["c0"]), p=SHARES + np.array([-0.05, 0.05, 0, 0, 0, 0]))}
+    return data | {"c0": rng.choice(CITIES, len(data["c0"]), p=PROPORTIONS + np.array([-0.05, 0.05, 0, 0, 0, 0]))}
 
 
 def correlated(rng: np.random.Generator, data: Columns) -> Columns:
@@ -82,10 +82,10 @@ def by_a_hundredth(_: np.random.Generator, data: Columns) -> Columns:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """How often it is drawn, as a share of `--worlds`, and its two data sets."""
+    """A generator of two data sets, and the fraction of `--worlds` for which it is used."""
 
     draw: Callable[[np.random.Generator, int], tuple[Columns, Columns]]
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 def changed(change: Callable[[np.random.Generator, Columns], Columns], rows: int | None = None) -> World:
@@ -96,7 +96,7 @@ def changed(change: Callable[[np.random.Generator, Columns], Columns], rows: int
 
 
 def without_a_class(rng: np.random.Generator, index: int) -> tuple[Columns, Columns]:
-    """Shuffled digits, 1,200 against the 597 others less one class."""
+    """Return 1,200 shuffled digits, and the other 597 without one class."""
     with np.load(DATA) as file:
         images, labels = file["images"], file["labels"]
     order = rng.permutation(len(images))
@@ -122,7 +122,7 @@ WORLDS = {
 def ours(reference: Columns, current: Columns, sketch_rows: int = 0) -> bool:
     profile = ms.reference_profile(reference, sketch_rows=sketch_rows)
     drift = ms.measure_drift(current, profile, max_distance=MAX_DISTANCE, alpha=LEVEL / 2, block=1)
-    quality = ms.measure_data_quality(current, profile, max_rate=MAX_SHARE, alpha=LEVEL / 2)
+    quality = ms.measure_data_quality(current, profile, max_rate=MAX_RATE, alpha=LEVEL / 2)
     return ms.Verdict.FAIL in (drift.verdict, quality.verdict)
 
 
@@ -138,13 +138,13 @@ def p_values(reference: Columns, current: Columns) -> list[float]:
     return found
 
 
-def timed(tool: Callable[[Columns, Columns], bool]) -> Callable[[Columns, Columns], Answer]:
-    def ask(reference: Columns, current: Columns) -> Answer:
+def timed(tool: Callable[[Columns, Columns], bool]) -> Callable[[Columns, Columns], Result]:
+    def call(reference: Columns, current: Columns) -> Result:
         start = time.perf_counter()
         alarm = bool(tool(reference, current))
-        return Answer(alarm, time.perf_counter() - start)
+        return Result(alarm, time.perf_counter() - start)
 
-    return ask
+    return call
 
 
 HERE = {
@@ -157,10 +157,10 @@ HERE = {
 
 def run_worlds(
     world: World, rng: np.random.Generator, worlds: int, peers: dict[str, Peer]
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, Result]]:
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder, "reference.npz"), Path(folder, "current.npz")
-        for index in range(max(round(worlds * world.share), 2)):
+        for index in range(max(round(worlds * world.fraction), 2)):
             data = world.draw(rng, index)
             for name, tool in HERE.items():
                 yield name, tool(*data)
@@ -168,7 +168,7 @@ def run_worlds(
                 for path, columns in zip(paths, data, strict=True):
                     np.savez(path, **columns)
             for name, peer in peers.items():
-                yield name, peer.ask(*paths)
+                yield name, peer.compare(*paths)
 
 
 def main() -> None:
@@ -188,15 +188,15 @@ def main() -> None:
         seconds: dict[str, list[float]] = defaultdict(list)
         for what, world in progress(WORLDS.items(), "worlds"):
             alarms: dict[str, list[bool]] = defaultdict(list)
-            for tool, answer in run_worlds(world, rng, given.worlds, peers):
-                alarms[tool].append(answer.alarm)
-                if world.share == 1 and world.draw is not without_a_class:
-                    seconds[tool].append(answer.seconds)
+            for tool, result in run_worlds(world, rng, given.worlds, peers):
+                alarms[tool].append(result.alarm)
+                if world.fraction == 1 and world.draw is not without_a_class:
+                    seconds[tool].append(result.seconds)
             figures = "".join(f"{100 * statistics.mean(alarms[tool]):19.1f}" for tool in tools)
             print(f"{what:<24}{len(alarms['ours']):6}{figures}", flush=True)
         each = {tool: statistics.median(seconds[tool]) for tool in tools}
         print("ms, 20 columns".ljust(30) + "".join(f"{1e3 * each[tool]:19.1f}" for tool in tools))
-        print("of ours".ljust(30) + "".join(f"{each[tool] / each['ours']:19.2f}" for tool in tools))
+        print("relative to ours".ljust(30) + "".join(f"{each[tool] / each['ours']:19.2f}" for tool in tools))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""What a profile of 20 million rows × 10 columns in a Parquet file costs, on each engine and written by hand.
+"""Time and memory of a profile of 20 million rows × 10 columns in a Parquet file, by engine and written by hand.
 
     python benchmarks/drift_scale.py [--rows 20_000_000] [--spark-rows 2_000_000] [--rounds 3] [--data FILE]
 
-Each measurement is a process of its own: the seconds of the profile alone, of wall and of all its threads together, and
-the most memory that it ever held (VmHWM; of PySpark only Python's side, for Java is another process). In rounds, of
-which the medians are printed.
+Each measurement is a separate process: wall time and CPU time of the profile alone, and peak memory (VmHWM; for PySpark
+of the Python process only). It prints medians over rounds.
 
-    scan        `reference_profile` of the lazy frame, which chooses its own edges
-    scan, like  the same between the edges of a profile of the first 10,000 rows, as a nightly check does
-    by hand     Polars alone: nulls, infinities, range, mean and deviation of every column, then rows by cell of 8,192
-                equal ones with the least and the largest value in each, and rows by category
+    polars        `reference_profile` of the lazy frame, which chooses its own edges
+    polars, like  the same with the edges of a profile of the first 10,000 rows, as in a nightly check
+    by hand       Polars only: nulls, infinities, range, mean and deviation of every column, then counts, minimum and
+                  maximum in 8,192 equal cells, and counts by category
 
-Goals, of Polars: 15 s, 600 MB, and 1.5 × what is written by hand, of processor time, which other work on the machine
-changes less than the wall clock.
+Goals for Polars: 15 s, 600 MB, and 1.5 × the CPU time of the version by hand.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ CITIES = np.array(["Bern", "Genf", "Graz", "Linz", "Wien"])
 
 
 def write_rows(path: Path, rows: int, *, part: int = 500_000) -> None:
-    """Ten columns of ten shapes, a part at a time."""
+    """Write ten columns of ten shapes, one part at a time."""
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     rng, writer = np.random.default_rng(0), None
@@ -69,7 +67,7 @@ def write_rows(path: Path, rows: int, *, part: int = 500_000) -> None:
 
 
 def by_hand(path: Path) -> int:
-    """The same aggregation in Polars; the number of cells and categories."""
+    """Aggregate in Polars, and return the number of cells and categories."""
     frame = pl.scan_parquet(path)
     names = [name for name in frame.collect_schema().names() if name not in ("city", "time")]
     numbers = {name: pl.col(name).cast(pl.Float64) for name in names}
@@ -130,7 +128,7 @@ FRAMES: dict[str, Callable[[Path], Any]] = {
 
 
 def run_once(way: str, path: Path) -> None:
-    """Measure one way in this process, and print seconds, seconds of all threads, and megabytes."""
+    """Measure one way in this process, and print wall time, CPU time and megabytes."""
     engine, _, like = way.partition(", ")
     reference_profile(pl.LazyFrame({"warm": [0.0, 1.0], "up": ["a", "b"]}))
     if engine == "by hand":
@@ -160,13 +158,13 @@ def table(ways: list[str], path: Path, rounds: int, rows: int) -> dict[str, tupl
         for way in ways:
             runs[way].append(measured(way, path))
     print(f"\n{rows:,} rows × 10 columns, {path.stat().st_size / 1e6:.0f} MB of Parquet, median of {rounds}")
-    print(f"{'':20}{'seconds':>9}{'of threads':>12}{'peak MB':>9}")
+    print(f"{'':20}{'wall s':>9}{'CPU s':>12}{'peak MB':>9}")
     medians = {}
     for way, taken in runs.items():
         seconds, processor, megabytes = (statistics.median(values) for values in zip(*taken, strict=True))
         medians[way] = seconds, processor, megabytes
-        of_threads = "in Java" if way.startswith("pyspark") else f"{processor:.1f}"
-        print(f"{way:20}{seconds:9.1f}{of_threads:>12}{megabytes:9.0f}")
+        cpu = "in Java" if way.startswith("pyspark") else f"{processor:.1f}"
+        print(f"{way:20}{seconds:9.1f}{cpu:>12}{megabytes:9.0f}")
     return medians
 
 
@@ -189,7 +187,7 @@ def main() -> int:
         ways = ["by hand", "polars", "polars, like", "duckdb", "duckdb, like"]
         medians = table(ways, path, chosen.rounds, rows)
         if shutil.which("java") is None:
-            print("\npyspark: skipped, for Java is not installed")
+            print("\npyspark: skipped, because Java is not installed")
         else:
             fewer = Path(folder) / "fewer.parquet"
             write_rows(fewer, chosen.spark_rows)
@@ -202,7 +200,7 @@ def main() -> int:
         good &= (met := seconds <= GOAL_S and megabytes <= GOAL_MB and ratio <= GOAL_RATIO)
         print(
             f"{way}: {seconds:.1f} of {GOAL_S} s, {megabytes:.0f} of {GOAL_MB} MB, "
-            f"{ratio:.2f} of {GOAL_RATIO} × by hand (by the wall clock {seconds / medians['by hand'][0]:.2f}): "
+            f"{ratio:.2f} of {GOAL_RATIO} × by hand (by wall time {seconds / medians['by hand'][0]:.2f}): "
             f"{'met' if met else 'MISSED'}"
         )
     return 0 if good else 1

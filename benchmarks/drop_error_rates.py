@@ -1,14 +1,14 @@
-"""How often the verdicts on a paired drop are wrong, enumerated, and what holding their rates costs in power.
+"""Error rates of the verdicts on a paired drop, by enumeration, and the power that the correction costs.
 
     python benchmarks/drop_error_rates.py [--sizes 60] [--first 50] [--last 100000]
 
 Each line is a number of rows, over margins of 0.5, 1, 2, 3 and 5 points and true discordances from the margin to 20 %
 (steps of 0.037 in the root of the expected rarer rows near the margin, which the package's own grid does not share).
-`PASS` and `FAIL` are the highest probabilities of that verdict for a model exactly at its margin, in per cent, first
-with Tango's own limits, then with those of `paired_difference_bounds`. `lost` is the most power, in points, that the
-latter cost: PASS for a true drop of 0 and of half the margin, FAIL for 2 and 3 times the margin; first over the margins
-for which Tango's limits keep 1.1 times their level at every discordance, then over the discordances at which they do,
-whether or not at others. Last come the errors where Tango's limits are taken without enumeration.
+`PASS` and `FAIL` are the highest probabilities of that verdict for a model exactly at its margin, in percent, first
+with Tango's own limits, then with those of `paired_difference_bounds`. `lost` is the largest loss of power of the
+latter, in points: PASS for a true drop of 0 and of half the margin, FAIL for 2 and 3 times the margin. Its first figure
+covers the margins for which Tango's limits hold 1.1 times their level at every discordance. Its second covers all
+discordances at which they do. The last line has the errors where Tango's limits are used without enumeration.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Rule:
     first: IntArray
 
     def probabilities(self, discordances: FloatArray, differences: FloatArray | float) -> FloatArray:
-        """P(within the limit) for each truth."""
+        """Return the probability to be within the limit, for each truth."""
         pairs = np.broadcast_arrays(discordances, differences)
         return np.array([self._probability(d, difference) for d, difference in zip(*pairs, strict=True)])
 
@@ -78,12 +78,12 @@ class Row:
     tango: float
     held: float
     worst_discordance: float
-    lost_power: float | None  # None where Tango's own limit does not keep its level at every discordance
+    lost_power: float | None  # None if Tango's own limit exceeds its level at some discordance
     lost_locally: float  # at the discordances at which it does
 
 
 def held_and_tango(n: int, difference: float, level: float) -> tuple[Rule, Rule]:
-    """The rule of the package and Tango's own."""
+    """Return the rule of the package, and Tango's."""
     mean = n * min(3 * abs(difference) + MOST_DISCORDANT, 1)
     totals = np.arange(min(math.ceil(mean + 12 + math.sqrt(144 + 60 * mean)), n) + 1)
     low, high = np.zeros_like(totals), totals + 1
@@ -95,17 +95,17 @@ def held_and_tango(n: int, difference: float, level: float) -> tuple[Rule, Rule]
 
 
 def evaluated(n: int, difference: float, level: float, alternatives: tuple[float, ...]) -> Row:
-    """The errors of the limit at `level` when the true drop is `difference`, negative for FAIL."""
+    """Return the errors of the limit at `level` for a true drop of `difference`, which is negative for FAIL."""
     margin = abs(difference)
     held, tango = held_and_tango(n, difference, level)
     near = margin + 2 * np.arange(0, 8, 0.037) ** 2 / n
     far = np.geomspace(margin, MOST_DISCORDANT, 40)
     discordances = np.unique(np.append(near[near < MOST_DISCORDANT], far))
     sizes, tango_sizes = (rule.probabilities(discordances, difference) / (1 - level) for rule in (held, tango))
-    kept = discordances[tango_sizes <= ERROR_TOLERANCE]
-    locally = max(_lost_power(held, tango, drop, kept) for drop in alternatives)
+    within = discordances[tango_sizes <= ERROR_TOLERANCE]
+    locally = max(_lost_power(held, tango, drop, within) for drop in alternatives)
     everywhere = None
-    if kept.size == discordances.size:
+    if within.size == discordances.size:
         below = np.geomspace(0.1 / n, margin, 20)
         everywhere = max(locally, *(_lost_power(held, tango, drop, below) for drop in alternatives))
     worst = int(sizes.argmax())
@@ -115,7 +115,7 @@ def evaluated(n: int, difference: float, level: float, alternatives: tuple[float
 
 
 def _lost_power(held: Rule, tango: Rule, drop: float, discordances: FloatArray) -> float:
-    """The most by which the first rule is less likely to decide than the second when the true drop is `drop`."""
+    """Return the largest loss of power of the first rule against the second for a true drop of `drop`."""
     discordances = discordances[discordances >= abs(drop)]
     if not discordances.size or np.array_equal(held.first, tango.first):
         return 0.0
@@ -123,7 +123,7 @@ def _lost_power(held: Rule, tango: Rule, drop: float, discordances: FloatArray) 
 
 
 def tested_rows(first: int, last: int, count: int) -> list[int]:
-    """Numbers of rows, evenly on a log scale, and those at which a model without a discordant row begins to pass."""
+    """Return numbers of rows, even on a log scale, and the smallest at which no discordant row means PASS."""
     z = ndtri(PASS_LEVEL)
     tango_begins = [math.ceil(z**2 * (1 - margin) / margin) for margin in MARGINS]
     begins = [rows_without_discordance(margin, PASS_LEVEL) for margin in MARGINS]
@@ -132,7 +132,7 @@ def tested_rows(first: int, last: int, count: int) -> list[int]:
 
 
 def unchecked_tango_error(rng: np.random.Generator, cases: int) -> tuple[float, str]:
-    """The highest error, relative to nominal, where Tango's limit is taken without enumeration; and where."""
+    """Return the highest error, relative to nominal, where Tango's limit is used without enumeration; and where."""
     worst = (0.0, "")
     for _ in progress(range(cases), "where Tango's limit suffices"):
         level = float(rng.choice([0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999]))

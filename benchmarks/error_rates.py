@@ -1,9 +1,9 @@
-"""How often the statistics of pytest_modelserve.stats are wrong, against the rate that they promise.
+"""Error rates of the statistics in pytest_modelserve.stats, compared with their nominal rates.
 
     python benchmarks/error_rates.py [--repeats 10000] [--seed 0]
 
-Each row is one error: a bound on the wrong side of the truth, a verdict that the truth forbids. `exact` means that
-every outcome was enumerated, so that there is no Monte-Carlo error; otherwise ± is two standard errors.
+Each row is one kind of error: a bound on the wrong side of the truth, or a wrong verdict. `exact` means that all
+outcomes were enumerated, without Monte Carlo error; otherwise ± is two standard errors.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class Row:
     def __str__(self) -> str:
         error = "exact"
         if self.repeats is not None:
-            # At least one sample's worth: none wrong among few does not mean never.
+            # At least the variance of one error, because no error in a few samples does not mean a rate of 0.
             variance = max(self.observed * (1 - self.observed), 1 / self.repeats) / self.repeats
             error = f"± {200 * math.sqrt(variance):.3f}"
         return f"{self.method:<30} {self.case:<52} {100 * self.nominal:8.3f} {100 * self.observed:9.3f}  {error:>8}"
 
 
 def binomial(_: np.random.Generator, __: int) -> Iterator[Row]:
-    """Clopper–Pearson: the worst true proportion for each end, every count enumerated."""
+    """Enumerate all counts of Clopper–Pearson bounds, at the worst true proportion for each end."""
     for n in (10, 59, 597, 2000):
         bounds = [binomial_bounds(k, n, low_level=LOW_LEVEL, high_level=HIGH_LEVEL) for k in range(n + 1)]
         lows, highs = np.array([b.low for b in bounds]), np.array([b.high for b in bounds])
-        # The error jumps where the truth passes a bound: the worst proportion lies beside one.
+        # The error jumps where the truth crosses a bound, so the worst proportion is next to one.
         low = max(float(bdtrc(k - 1, n, p)) for k, p in enumerate(np.nextafter(lows, 0)) if k)
         high = max(float(bdtr(k, n, p)) for k, p in enumerate(np.nextafter(highs, 1)) if k < n)
         yield Row("binomial low end", f"n={n}, worst proportion", 1 - LOW_LEVEL, low)
@@ -64,7 +64,7 @@ def binomial(_: np.random.Generator, __: int) -> Iterator[Row]:
 
 
 def paired_drop(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The bounds themselves on simulated tables: how often each end misses; enumerated in drop_error_rates.py."""
+    """Simulate tables for the paired bounds; drop_error_rates.py enumerates them."""
     for n, discordance, difference in ((200, 0.1, 0.0), (268, 0.01, 0.01), (1018, 0.0125, 0.01), (2000, 0.3, 0.0)):
         probabilities = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
         tables, times = np.unique(rng.multinomial(n, probabilities, size=repeats)[:, :2], axis=0, return_counts=True)
@@ -79,7 +79,7 @@ def paired_drop(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def planning(_: np.random.Generator, __: int) -> Iterator[Row]:
-    """The probability that an equal model does not pass with the rows planned for 90 % power."""
+    """Compute the probability that an equal model does not pass with the rows planned for 90 % power."""
     for margin in (0.01, 0.02, 0.05):
         for discordance in (0.001, 0.005, 0.02, 0.1, 0.3):
             n = rows_needed(discordance=discordance, margin=margin, confidence=HIGH_LEVEL, power=0.9)
@@ -91,7 +91,7 @@ def planning(_: np.random.Generator, __: int) -> Iterator[Row]:
 
 
 def quantiles(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """Order-statistic bounds on skewed and on tied samples, each end against the true quantile."""
+    """Simulate order-statistic bounds on skewed and on tied samples."""
     for quantile, n in ((0.5, 20), (0.5, 200), (0.95, 150), (0.95, 1000), (0.99, 1000)):
         for shape, truth in (("exponential", -math.log1p(-quantile)), ("geometric ties", _geometric(quantile))):
             bounds = [
@@ -115,7 +115,7 @@ def _geometric(quantile: float) -> float:
 
 
 def holm_family(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """Ten one-sided normal tests, seven of true hypotheses: how often any of these is rejected."""
+    """Simulate ten one-sided normal tests with seven true hypotheses, and count rejections of true ones."""
     for correlation in (0.0, 0.5, 0.9):
         common, own = rng.standard_normal((repeats, 1)), rng.standard_normal((repeats, 10))
         normal = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
@@ -125,7 +125,7 @@ def holm_family(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def interim_analyses(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """A sign interval looked at five times: enumerated, and with the bounds themselves on simulated log-ratios."""
+    """Enumerate and simulate a sign interval with five interim analyses."""
     for error in (0.05, 0.001):
         case = f"analyses {', '.join(map(str, INTERIM_SIZES))}"
         yield Row(
@@ -146,14 +146,14 @@ def interim_analyses(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def _error_over_analyses(error: float) -> float:
-    """The probability that the high end misses the median at any look, by following the count of signs."""
-    state, seen, wrong = np.ones(1), 0, 0.0
-    for look in INTERIM_SIZES:
-        signs = np.arange(look - seen + 1)
-        step = bdtr(signs, look - seen, 0.5)
-        state, seen = np.convolve(state, np.diff(step, prepend=0)), look
-        # Samples below the median pull the high end below it once they are `rank` or more.
-        rank = next(s for s in range(1, look + 2) if s > look or bdtr(s - 1, look, 0.5) >= 1 - error)
+    """Return the probability that the high end is below the median at any analysis, by its count of signs."""
+    state, previous, wrong = np.ones(1), 0, 0.0
+    for size in INTERIM_SIZES:
+        signs = np.arange(size - previous + 1)
+        step = bdtr(signs, size - previous, 0.5)
+        state, previous = np.convolve(state, np.diff(step, prepend=0)), size
+        # The high end is below the median if `rank` or more samples are.
+        rank = next(s for s in range(1, size + 2) if s > size or bdtr(s - 1, size, 0.5) >= 1 - error)
         wrong += float(state[rank:].sum())
         state[rank:] = 0
     return wrong
@@ -169,7 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     rows = [row for study in progress(STUDIES, "error rates") for row in study(rng, arguments.repeats)]
-    print(f"Rates in per cent; bounds at {LOW_LEVEL} (low end) and {HIGH_LEVEL} (high end); seed {arguments.seed}.")
+    print(f"Rates in percent; bounds at {LOW_LEVEL} (low end) and {HIGH_LEVEL} (high end); seed {arguments.seed}.")
     print(f"{'method':<30} {'case':<52} {'nominal':>8} {'observed':>9}")
     print("\n".join(map(str, rows)))
 

@@ -98,7 +98,7 @@ def step_scores(x: Rows) -> Rows:
 
 
 def deduplicated(x: Rows) -> Rows:
-    """A cache inside a call, whose key is the first feature without its digits."""
+    """Return scores with a cache inside the call, whose key is the truncated first feature."""
     scores, seen = linear(x), {}
     for i, row in enumerate(flat(x)):
         scores[i] = seen.setdefault(int(row[0]), scores[i])
@@ -290,7 +290,7 @@ def ages(x: Rows) -> Rows:
 
 
 def tens(x: Rows) -> Rows:
-    """The decade is taken for a digit."""
+    """Return scores in which tenure wraps at 32."""
     return np.asarray((x[:, 2] % 32).astype(np.float64) + x[:, 1])
 
 
@@ -397,7 +397,7 @@ def large_first(x: Rows) -> Rows:
 
 
 def same_in_another_order(predictor: Any, rows: Any, _base: Any) -> Rows:
-    """A set: its items in another order are the same set."""
+    """Return the rows whose output changes with the order of the items of a set."""
     ((name, x),) = rows.items()
     first = next(iter(predictor.predict(rows).values()))
     again = next(iter(predictor.predict({name: np.ascontiguousarray(x[:, ::-1])}).values()))

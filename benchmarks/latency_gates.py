@@ -42,7 +42,7 @@ X = np.random.default_rng(0).normal(size=(BATCH, WIDTH)).astype(np.float32)
 
 
 def stack(folder: Path, layers: int) -> ms.Artifact:
-    """A model of so many equal layers, so that 46 of them cost about 15 % more than 40."""
+    """Return a model of equal layers; 46 layers cost about 15 % more than 40."""
     weights = np.random.default_rng(0).normal(scale=WIDTH**-0.5, size=(WIDTH, WIDTH)).astype(np.float32)
     names = ["x", *(f"h{i}" for i in range(1, layers)), "y"]
     nodes = []
@@ -70,7 +70,7 @@ while os.getppid() == parent:
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """So many processes that never rest."""
+    """Run processes that always compute."""
     processes = [subprocess.Popen([sys.executable, "-c", _LOOP]) for _ in range(count)]
     try:
         yield
@@ -116,7 +116,7 @@ def format_rate(count: int, n: int) -> str:
 
 
 def relative(folder: Path, name: str, layers: int, max_ratio: float, goal: str) -> Case:
-    """The gate on a model of so many layers against the reference, both served anew each time."""
+    """Return the relative gate on a model of `layers` layers, with new sessions in each trial."""
     reference, candidate = stack(folder, LAYERS), stack(folder, layers)
 
     def measure(seed: int) -> ms.Evidence:
@@ -154,13 +154,13 @@ def budget(folder: Path) -> list[Case]:
     return [
         Case("budget 1.5 × the quiet p95", lambda _: gate(1.5 * quiet), goal),
         Case("budget 5 × the quiet p95", lambda _: gate(5 * quiet), "PASS in all"),
-        # Of the quietest run, so that the true p95 is no nearer to the budget than that.
+        # The smallest of the quiet estimates, so that the true p95 is at least 1.25 × the budget.
         Case("p95 at least 1.25 × the budget", lambda _: gate(quietest / 1.25), "FAIL in at least 99 %"),
     ]
 
 
 def overhead(calls: int) -> None:
-    """What time_calls records of a call that does nothing, and takes around it, above a loop with one clock."""
+    """Print the overhead of `time_calls` inside and outside the timed window, above a loop with one clock."""
     overhead_of("CPU time", Clocks(), calls, goal_ns=1_000)
     with run_delay_clock() as run_delay:
         if run_delay is not None:

@@ -1,13 +1,13 @@
-"""Our timing beside LoadGen's and pytest-benchmark's: `python -m benchmarks.latency_peers [--peer-python PYTHON]`.
+"""Timing compared with LoadGen and pytest-benchmark: `python -m benchmarks.latency_peers [--peer-python PYTHON]`.
 
-Two tables of one run each, all tools in turn. The first is what a harness adds to a call that does nothing: inside its
-timed window, and in all, both above a loop with one clock in the same Python. LoadGen's window holds the callback from
-C++ into Python and the answer back, which every model served from Python pays there. The second is LoadGen's
-SingleStream percentiles of one ONNX model beside the intervals of `measure_latency`, over as many calls: how often its
-percentile lies inside ours, and how often our own next estimate does, which tells how still the host was.
+Two tables of one run each; the tools take turns. The first has the overhead of a harness for a call that does nothing:
+inside its timed window, and in all, above a loop with one clock in the same Python. LoadGen's window includes its
+callback from C++ into Python and back, which every model in Python needs. The second compares LoadGen's SingleStream
+percentiles of one ONNX model with the intervals of `measure_latency` over as many calls. It counts how often LoadGen's
+percentile lies inside, and how often our next estimate does, which depends on the load of the host.
 
-PYTHON is that of an environment of its own with mlcommons-loadgen, pytest-benchmark, onnxruntime and numpy; without it
-ours alone is measured.
+PYTHON is a separate environment with mlcommons-loadgen, pytest-benchmark, onnxruntime and numpy. Without it, only ours
+is measured.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NO_BUDGET_MS = 1e6
 
 
 def our_cost(calls: int) -> Cost:
-    """Of a gate that judges undisturbed time, where the system reports it."""
+    """Return the cost of a latency gate with undisturbed time, if the system reports it."""
     with run_delay_clock() as run_delay:
         clocks = Clocks(run_delay=run_delay)
         began = clocks.wall()
@@ -51,7 +51,7 @@ def our_cost(calls: int) -> Cost:
 
 
 def overheads(peer: Peer | None, calls: int) -> Iterator[str]:
-    """What every harness adds, as lines of a table."""
+    """Yield the lines of the table of overheads."""
     turns: dict[str, tuple[Callable[[int], Cost], Callable[[int], Cost]]] = {OURS: (our_cost, bare_loop)}
     if peer is not None:
         for name in HARNESSES:
@@ -81,8 +81,8 @@ def _verdict(inside: float, call: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """One gate of ours, and LoadGen's percentile right after it; None without LoadGen."""
+class Comparison:
+    """The result of one latency gate, and LoadGen's percentile right after it; None without LoadGen."""
 
     estimate: float
     low: float
@@ -94,27 +94,27 @@ class Beside:
         """Whether the interval has both ends."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
-    def holds(self, ms: float) -> bool:
-        """Whether the interval does."""
+    def contains(self, ms: float) -> bool:
+        """Return whether `ms` lies inside the interval."""
         return self.low <= ms <= self.high
 
 
-def beside(artifact: ms.Artifact, peer: Peer | None, quantile: float) -> Beside:
-    """Both with sessions of their own, as two sessions of one model differ by up to 3 %."""
+def compare(artifact: ms.Artifact, peer: Peer | None, quantile: float) -> Comparison:
+    """Measure with both, each with its own session; two sessions of one model differ by up to 3 %."""
     with ms.serve(artifact) as served:
         evidence = ms.measure_latency(served, X, max_ms=NO_BUDGET_MS, quantile=quantile)
     interval = evidence.quantities[0].interval
     assert interval is not None
     theirs = None if peer is None else peer.percentiles_ms(evidence.n)[quantile]
-    return Beside(evidence.quantities[0].value, interval.low, interval.high, theirs)
+    return Comparison(evidence.quantities[0].value, interval.low, interval.high, theirs)
 
 
 def percentiles(artifact: ms.Artifact, peer: Peer | None, rounds: int) -> Iterator[str]:
-    """LoadGen's percentiles beside our intervals, as lines of a table."""
-    every: dict[float, list[Beside]] = {quantile: [] for quantile in QUANTILES}
+    """Yield the lines of the table of percentiles."""
+    every: dict[float, list[Comparison]] = {quantile: [] for quantile in QUANTILES}
     for _ in progress(range(rounds), "percentiles"):
         for quantile, some in every.items():
-            some.append(beside(artifact, peer, quantile))
+            some.append(compare(artifact, peer, quantile))
     yield f"one model, ours and LoadGen's SingleStream in turn, {rounds} rounds"
     yield "  quantile   ours, median interval          LoadGen   LoadGen/ours   LoadGen inside   our next inside"
     for quantile, some in every.items():
@@ -123,14 +123,14 @@ def percentiles(artifact: ms.Artifact, peer: Peer | None, rounds: int) -> Iterat
     yield "  goal: LoadGen lies inside as often as our own next estimate"
 
 
-def _row(name: str, some: Sequence[Beside]) -> str:
+def _row(name: str, some: Sequence[Comparison]) -> str:
     ours, low, high = (statistics.median(getattr(each, end) for each in some) for end in ("estimate", "low", "high"))
-    nexts = [first.holds(second.estimate) for first, second in itertools.pairwise(some) if first.is_bounded]
+    nexts = [first.contains(second.estimate) for first, second in itertools.pairwise(some) if first.is_bounded]
     row = f"  {name:8} {ours:7.4f} ms [{low:.4f}, {high:.4f}]"
     theirs = [(each, each.theirs) for each in some if each.theirs is not None]
     if not theirs:
         return f"{row:43} {'none':>7}   {'':12}   {'':14}   {sum(nexts)} of {len(nexts)}"
-    inside = [each.holds(ms) for each, ms in theirs if each.is_bounded]
+    inside = [each.contains(ms) for each, ms in theirs if each.is_bounded]
     ratio = statistics.median(ms / each.estimate for each, ms in theirs)
     row = f"{row:40} {statistics.median(ms for _, ms in theirs):7.4f} ms   × {ratio:.3f}"
     return f"{row:64} {f'{sum(inside)} of {len(inside)}':>14}   {f'{sum(nexts)} of {len(nexts)}':>15}"

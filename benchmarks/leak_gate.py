@@ -1,9 +1,9 @@
 """The leak gate on clean models and planted leaks: `python -m benchmarks.leak_gate [--only clean new-inputs reload]`.
 
 Clean: the families of `fixtures.families`, as exported and for a part of them as int8-dynamic, 20 models in all, each
-with batches of two shapes that vary from call to call, and once more with the session rebuilt each time. Planted: the
-same models behind a wrapper that keeps 2 MiB for every new input, and sessions that leave 2 MiB behind when they are
-closed. Every gate runs in a process of its own, so that none measures the memory that another has left in the heap.
+with batches of two shapes that vary from call to call, and again with the session rebuilt for every call. Planted: the
+same models with a wrapper that stores 2 MiB for every new input, and sessions that leak 2 MiB when they are closed.
+Every gate runs in its own process, because the heap of a process contains memory freed by earlier gates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pytest_modelserve.serving import OnnxPredictor
 
 MODELS = 20
 LEAK = 2 << 20
-# A new input and a reload: what a server could bear for a day of a call a second, and of a reload an hour.
+# Tolerable for a server for a day, with one call a second or one reload an hour.
 MAX_KIB = {"clean": 20, "clean-reload": 400, "new-inputs": 20, "reload": 400}
 GOALS = {"clean": "PASS", "clean-reload": "PASS", "new-inputs": "FAIL", "reload": "FAIL"}
 TIME_LIMIT_S = 120
@@ -44,26 +44,26 @@ def models(folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-class Keeper:
-    """Predict by `predictor`, and keep 2 MiB for every new input."""
+class LeakyPredictor:
+    """Predictor that stores 2 MiB for every new input."""
 
     def __init__(self, predictor: ms.Predictor) -> None:
         self._predictor = predictor
-        self._kept: dict[bytes, mmap.mmap] = {}
+        self._pages: dict[bytes, mmap.mmap] = {}
 
     def __call__(self, inputs: object) -> object:
         """Predict `inputs`."""
         key = b"".join(array.tobytes() for array in inputs.values())  # type: ignore[attr-defined]
-        if key not in self._kept:
-            self._kept[key] = pages()
+        if key not in self._pages:
+            self._pages[key] = pages()
         return self._predictor.predict(inputs)  # type: ignore[arg-type]
 
 
 def pages() -> mmap.mmap:
-    """Return 2 MiB of new memory, which is touched."""
-    kept = mmap.mmap(-1, LEAK)
-    kept.write(bytes(LEAK))
-    return kept
+    """Return 2 MiB of new memory, written to."""
+    memory = mmap.mmap(-1, LEAK)
+    memory.write(bytes(LEAK))
+    return memory
 
 
 def measure(payload: bytes) -> bytes:
@@ -71,18 +71,18 @@ def measure(payload: bytes) -> bytes:
     part, path, name = pickle.loads(payload)
     family = FAMILIES[name]
     batches = [family.inputs(rows, seed) for seed, rows in enumerate((2, 16))]
-    kept = []
+    leaked = []
     if part == "reload":
         original = OnnxPredictor.close
 
         def close(self: OnnxPredictor) -> None:
-            kept.append(pages())
+            leaked.append(pages())
             original(self)
 
         OnnxPredictor.close = close  # type: ignore[method-assign]
     with ms.serve(path) as served:
         evidence = ms.measure_memory_growth(
-            ms.serve(Keeper(served)) if part == "new-inputs" else served,
+            ms.serve(LeakyPredictor(served)) if part == "new-inputs" else served,
             batches,
             max_kib_per_call=MAX_KIB[part],
             reload="reload" in part,
@@ -110,7 +110,7 @@ def run(part: str, found: dict[str, tuple[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*MAX_KIB], default=[*MAX_KIB], help="parts (default: all)")
-    parser.add_argument("--folder", type=Path, help="where the models are kept (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder of the models (default: a temporary folder)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         found = models(given.folder or Path(temporary))

@@ -1,7 +1,7 @@
-"""MLPerf LoadGen and pytest-benchmark in a separate Python, controlled over pipes.
+"""MLPerf LoadGen and pytest-benchmark in another Python process that is called over pipes.
 
-Run by that Python, this file is the other end: one question a line in, its answer out. An exception in LoadGen's
-callback ends the process (a signal, 139 in a shell), which is why it is one.
+Run by that Python, this file is the server: it reads one request a line and prints the result. It is a separate process
+also because an exception in LoadGen's callback crashes the process (exit status 139 in a shell).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ HARNESSES = ("pytest-benchmark", "LoadGen")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Nanoseconds of a call that does nothing: as its timed window recorded them (median), and in all (mean)."""
+    """Nanoseconds of a call that does nothing: the median of the timed window, and the mean of the whole call."""
 
     inside_ns: float
     call_ns: float
 
     def above(self, other: Cost) -> Cost:
-        """What this has more than `other`."""
+        """Return the difference to `other`."""
         return Cost(self.inside_ns - other.inside_ns, self.call_ns - other.call_ns)
 
 
 def nothing() -> None:
-    """The callee of which a harness's own time is all that it records."""
+    """Do nothing, so that a harness records its own overhead only."""
 
 
 def bare_loop(calls: int) -> Cost:
-    """Cost of a loop with one clock and no garbage collection: in either Python, the baseline of the other costs."""
+    """Return the cost of a loop with one clock and no garbage collection, the baseline in either Python."""
     durations: list[int] = []
     clock, add = time.perf_counter_ns, durations.append
     gc.disable()
@@ -56,7 +56,7 @@ def bare_loop(calls: int) -> Cost:
 
 
 class Peer:
-    """The process; make it through `of`. RuntimeError where it has ended."""
+    """The process, started by `of`. Its methods raise RuntimeError if it has ended."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -64,7 +64,7 @@ class Peer:
     @staticmethod
     @contextlib.contextmanager
     def of(python: Path, model: Path, inputs: Path) -> Iterator[Peer]:
-        """The peer in `python`, which measures `model`; `inputs` is an .npz of one call's inputs."""
+        """Start the peer in `python` for `model`; `inputs` is an .npz with the inputs of one call."""
         command = [str(python), "-W", "ignore", __file__, str(model), str(inputs)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             yield Peer(process)
@@ -72,30 +72,30 @@ class Peer:
             process.stdin.close()
 
     def bare_loop(self, calls: int) -> Cost:
-        """As `bare_loop`, there."""
-        return Cost(**self._answer("bare", calls))
+        """Return the cost of `bare_loop` in the other Python."""
+        return Cost(**self._request("bare", calls))
 
     def overhead(self, harness: str, calls: int) -> Cost:
-        """What one of `HARNESSES` makes of calls that do nothing."""
-        return Cost(**self._answer(harness, calls))
+        """Return the cost of one of `HARNESSES` for calls that do nothing."""
+        return Cost(**self._request(harness, calls))
 
     def percentiles_ms(self, calls: int) -> dict[float, float]:
-        """LoadGen's SingleStream percentiles of the model in a new session, by quantile (0.5, 0.9, 0.95, 0.99, …)."""
-        return {float(quantile): ms for quantile, ms in self._answer("model", calls).items()}
+        """Return LoadGen's SingleStream percentiles of the model in a new session, by quantile."""
+        return {float(quantile): ms for quantile, ms in self._request("model", calls).items()}
 
-    def _answer(self, what: str, calls: int) -> dict[str, Any]:
+    def _request(self, what: str, calls: int) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([what, calls]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the peer's process has ended with {self._process.wait()}; its reason stands above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            raise RuntimeError(f"the peer's process has ended with {self._process.wait()}; see its output above")
+        result: dict[str, Any] = json.loads(line)
+        return result
 
 
 def single_stream(call: Callable[[], object], calls: int) -> str:
-    """LoadGen's summary of so many calls in SingleStream, which issues them in this thread."""
+    """Return LoadGen's summary of `calls` calls in SingleStream, which issues them in this thread."""
     import mlperf_loadgen as loadgen
 
     complete, response = loadgen.QuerySamplesComplete, loadgen.QuerySampleResponse
@@ -125,7 +125,7 @@ def single_stream(call: Callable[[], object], calls: int) -> str:
 
 
 def percentiles_in(summary: str) -> dict[float, float]:
-    """Milliseconds by quantile; ValueError where there are none."""
+    """Return the milliseconds by quantile. ValueError if there are none."""
     found = re.findall(r"^(\d+\.\d+) percentile latency \(ns\) *: (\d+)$", summary, re.MULTILINE)
     if not found:
         raise ValueError("LoadGen's summary names no percentile")
@@ -141,28 +141,28 @@ def loadgen_cost(calls: int) -> Cost:
 
 
 def pytest_benchmark_cost(calls: int) -> Cost:
-    """Of `benchmark.pedantic` with one call a round, the mode that records every call."""
+    """Return the cost of `benchmark.pedantic` with one call a round, the mode that records every call."""
     import pytest
 
     class Measured:
-        """A plugin whose fixture is a function that takes the benchmark and leaves what it costs."""
+        """Plugin with a fixture: a function that runs the benchmark and records its cost."""
 
         cost: Cost | None = None
 
         @pytest.fixture
-        def ask(self) -> Callable[[Any], None]:
-            def take(benchmark: Any) -> None:
+        def record_cost(self) -> Callable[[Any], None]:
+            def run(benchmark: Any) -> None:
                 began = time.perf_counter_ns()
                 benchmark.pedantic(nothing, rounds=calls, iterations=1)
                 ended = time.perf_counter_ns()
                 self.cost = Cost(1e9 * statistics.median(benchmark.stats.stats.data), (ended - began) / calls)
 
-            return take
+            return run
 
     measured = Measured()
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder, "test_nothing.py")
-        test.write_text("def test_nothing(benchmark, ask):\n    ask(benchmark)\n")
+        test.write_text("def test_nothing(benchmark, record_cost):\n    record_cost(benchmark)\n")
         options = ["--benchmark-disable-gc", "--import-mode=importlib", f"--rootdir={folder}", f"-c{os.devnull}"]
         status = pytest.main([str(test), "-pno:cacheprovider", *options], plugins=[measured])
     if measured.cost is None:
@@ -171,7 +171,7 @@ def pytest_benchmark_cost(calls: int) -> Cost:
 
 
 def opened(model: str, inputs: str) -> Callable[[], object]:
-    """One call of the model, in a session with the settings of `serve`."""
+    """Return a function that calls the model, in a session with the settings of `serve`."""
     import numpy
     import onnxruntime
 
@@ -188,8 +188,8 @@ def opened(model: str, inputs: str) -> Callable[[], object]:
     return lambda: session.run(names, feed)
 
 
-def _serve(model: str, inputs: str, answers: TextIO) -> None:
-    """Answer every line of standard input."""
+def _serve(model: str, inputs: str, results: TextIO) -> None:
+    """Process every line of standard input."""
     costs: dict[str, Callable[[int], Cost]] = {
         "bare": bare_loop,
         "pytest-benchmark": pytest_benchmark_cost,
@@ -198,15 +198,15 @@ def _serve(model: str, inputs: str, answers: TextIO) -> None:
     for line in sys.stdin:
         what, calls = json.loads(line)
         if what == "model":
-            answer: dict[Any, float] = percentiles_in(single_stream(opened(model, inputs), calls))
+            result: dict[Any, float] = percentiles_in(single_stream(opened(model, inputs), calls))
         else:
             cost = costs[what](calls)
-            answer = {"inside_ns": cost.inside_ns, "call_ns": cost.call_ns}
-        print(json.dumps(answer), file=answers, flush=True)
+            result = {"inside_ns": cost.inside_ns, "call_ns": cost.call_ns}
+        print(json.dumps(result), file=results, flush=True)
 
 
 if __name__ == "__main__":
-    # What pytest and LoadGen print goes nowhere, so that the pipe holds answers alone.
+    # The output of pytest and LoadGen is dropped, so that the pipe holds results only.
     with os.fdopen(os.dup(1), "w") as pipe, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         _serve(sys.argv[1], sys.argv[2], pipe)

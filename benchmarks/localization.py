@@ -1,10 +1,10 @@
-"""Benchmark: does `locate_divergence` name the broken node? `python -m benchmarks.localization [--only PART]`.
+"""Accuracy of `locate_divergence` on mutants of exported models: `python -m benchmarks.localization [--only PART]`.
 
 *mutants*: every line of the frozen table of `fixtures.mutants` is located in the broken export, against the export.
 Equivalent mutants are excluded by the rule of `fixtures.mutants.oracle`; lost ones, whose model or node no longer
-exists, are counted. Found means that there was an answer, exact that it names the right node; misses are listed.
+exists, are counted. Found means that a divergence was reported, exact that it names the right node; misses are listed.
 *rewritten*: the same after onnxsim simplified or onnxruntime optimized (extended) each broken float export, so that
-nodes are fused, moved and renamed. Exact then means that the answer names the node, or the first tensor behind it that
+nodes are fused, moved and renamed. Exact then means that the result names the node, or the first tensor behind it that
 both files have; a mutant whose outputs the rewriting corrects is equivalent. *clean*: 125 sets of random weights for
 every export, and for each set three copies of the same model that must not raise an alarm: saved again, simplified, and
 optimized.
@@ -37,7 +37,7 @@ PARTS = ("mutants", "rewritten", "clean")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result for one mutant; `message` is the answer as text if it is not the right one.
+    """The result for one mutant; `message` is the result as text if it is wrong.
 
     `is_lost` if its model or node no longer exists, for example because the quantization recipe refuses the model.
     """
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def outcome(mutant: Mutant, source: Original, folder: Path) -> Outcome:
-    """Break the model, and locate where."""
+    """Apply the mutation, and locate it."""
     try:
         draft, change = mutant.of(source)
     except KeyError as error:
@@ -70,7 +70,7 @@ def outcome(mutant: Mutant, source: Original, folder: Path) -> Outcome:
 
 
 def outcomes(pipeline: ms.Pipeline, mutants: Sequence[Mutant], folder: Path) -> Iterator[Outcome]:
-    """Each mutant's; those of one model have to follow each other."""
+    """Yield the outcome of each mutant; mutants of one model must be consecutive."""
     for model, group in itertools.groupby(mutants, key=lambda mutant: mutant.model):
         some = tuple(group)
         try:
@@ -82,7 +82,7 @@ def outcomes(pipeline: ms.Pipeline, mutants: Sequence[Mutant], folder: Path) -> 
 
 
 def format_mutants(every: Sequence[Outcome]) -> Iterator[str]:
-    """Found and exact by kind, by model and over all, and every miss."""
+    """Yield the rates of found and exact by kind, by model and over all, and every miss."""
     yield f"{'':30} {'listed':>7} {'lost':>5} {'equivalent':>11} {'counted':>8} {'found':>8} {'exact':>8}"
     for kind in KINDS:
         yield _row(kind, [each for each in every if each.mutant.kind == kind])
@@ -109,7 +109,7 @@ def _percent(hits: Iterable[bool]) -> str:
 
 
 def reseeded(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    """A copy of `model` with other weights: normal, with the mean and the spread of those that it has."""
+    """Return a copy of `model` with random normal weights of the same mean and standard deviation."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     rng = np.random.default_rng(seed)
@@ -152,7 +152,7 @@ REWRITING = ("simplified", "optimized")
 def rewritten_outcomes(
     pipeline: ms.Pipeline, mutants: Sequence[Mutant], rewrite: Callable[[Path, Path], None], folder: Path
 ) -> Iterator[Outcome]:
-    """As `outcomes`, of mutants that were rewritten after they were broken."""
+    """Yield the outcomes of mutants that were rewritten after the mutation."""
     source: Original | None = None
     broken, candidate = folder / "mutant.onnx", folder / "rewritten.onnx"
     for mutant in mutants:
@@ -175,7 +175,7 @@ def rewritten_outcomes(
 
 
 def _between(reference: onnx.ModelProto, candidate: onnx.ModelProto, tensor: str) -> set[str]:
-    """The nodes of `reference` that make `tensor` out of tensors that `candidate` makes, too."""
+    """Return the nodes of `reference` that compute `tensor` from tensors that `candidate` also has."""
     shared = {name for node in candidate.graph.node for name in node.output}
     makers = {name: node for node in reference.graph.node for name in node.output}
     names: set[str] = set()
@@ -194,7 +194,7 @@ def format_rewritten(name: str, every: Sequence[Outcome]) -> Iterator[str]:
 
 
 def alarms(pipeline: ms.Pipeline, weight_sets: int, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """The family, the copy and what was message, "" for no alarm, of every clean variant."""
+    """Yield family, copy and message of every clean variant; the message is "" without an alarm."""
     reference, candidate = folder / "reference.onnx", folder / "candidate.onnx"
     for family in FAMILIES:
         source = original(pipeline, family)

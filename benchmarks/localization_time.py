@@ -6,8 +6,8 @@ the figures are medians of the rounds' ratios. A plain run opens the reference's
 one thread, and makes one call.
 
 `--peer PYTHON` also times Polygraphy, in an environment that has polygraphy, onnx and onnxruntime: both models with all
-tensors marked, in one process that has everything loaded and prints nothing. Its answer is the node behind the first
-tensor that it reports as different; where it fails (bfloat16, a model that does not run) it is not timed.
+tensors marked, in one process that has everything loaded and prints nothing. Its result is the node that computes the
+first tensor reported as different; where it fails (bfloat16, a model that does not run) it is not timed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plain_run(path: Path, source: Original) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """Median ratios of one pair: our time to one plain run, and the peer's time to ours, with its answer.
+    """Median ratios of one pair: our time to one plain run, and the time of the peer to ours, with its result.
 
     `peer` is None without a peer and where it fails.
     """
@@ -103,8 +103,8 @@ def _measure(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) 
         "ours": lambda: timed(lambda: ms.locate_divergence(path, reference, source.inputs)),
     }
     found = ms.locate_divergence(path, reference, source.inputs)
-    answer = peer.compare(path, reference, source.inputs) if peer else None
-    if peer and answer and not answer.error:
+    theirs = peer.compare(path, reference, source.inputs) if peer else None
+    if peer and theirs and not theirs.error:
         calls["peer"] = lambda: peer.compare(path, reference, source.inputs).seconds
     order = random.Random(0)
     rounds = [{name: calls[name]() for name in order.sample(list(calls), len(calls))} for _ in range(ROUNDS + 1)]
@@ -114,8 +114,8 @@ def _measure(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) 
         seconds=statistics.median(each["ours"] for each in timed_rounds),
         is_exact=found is not None and found.node in change.names,
         peer=statistics.median(each["peer"] / each["ours"] for each in timed_rounds) if "peer" in calls else None,
-        is_peer_exact=answer is not None and answer.node in change.names,
-        is_peer_failed=answer is not None and bool(answer.error),
+        is_peer_exact=theirs is not None and theirs.node in change.names,
+        is_peer_failed=theirs is not None and bool(theirs.error),
     )
 
 

@@ -1,10 +1,10 @@
-"""How often the gates on task metrics are wrong, against the rates that they promise.
+"""Error rates of the gates on task metrics, compared with their nominal rates.
 
     python benchmarks/metric_error_rates.py [--repeats 4000] [--seed 0] [--only counted,ranked,...]
 
-Bounds at 0.999 (low end) and 0.95 (high end), of a quantity that is to be at most its budget: a low end above the
-truth is a false FAIL at the budget, a high end below it a false PASS. "delta method alone" is the interval without the
-degrees of freedom and without the allowance for kinds of rows that were not seen.
+The bounds are at 0.999 (low end) and 0.95 (high end), for a quantity with an upper budget: a low end above the truth is
+a false FAIL at the budget, a high end below it a false PASS. "delta method alone" is the interval without the degrees
+of freedom and without the allowance for unobserved kinds of rows.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ LEVELS = {"low_level": LOW_LEVEL, "high_level": HIGH_LEVEL}
 
 
 def ends(method: str, case: str, repeats: int, truth: float, found: list[tuple[float, float]]) -> Iterator[Row]:
-    """Both ends against the truth."""
+    """Compare both ends with the truth."""
     lows, highs = np.array(found).T
     yield Row(f"{method}, low end", case, 1 - LOW_LEVEL, float((lows > truth + 1e-12).mean()), repeats)
     yield Row(f"{method}, high end", case, 1 - HIGH_LEVEL, float((highs < truth - 1e-12).mean()), repeats)
 
 
 def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: float, draw: Draw) -> Iterator[Row]:
-    """The interval of the gates, and the delta method alone."""
+    """Simulate the interval of the gates, and the delta method alone."""
     ours, alone = [], []
     for _ in range(repeats):
         one = draw(rng)
@@ -56,22 +56,22 @@ def both(name: str, case: str, rng: np.random.Generator, repeats: int, truth: fl
 
 
 def ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Linearized:
-    """A proportion of some rows."""
+    """Return the proportion of hits among some rows."""
     if not of.any():
         return Linearized(0.0, np.zeros(len(of)), float(len(of)))
     return ratio_of((hits & of).astype(float), of.astype(float), spread=1.0)
 
 
-def f_score(actual: NDArray[np.bool_], answered: NDArray[np.bool_], beta: float = 1.0) -> Linearized:
-    """The linearized estimate of the accuracy gates."""
+def f_score(actual: NDArray[np.bool_], predicted: NDArray[np.bool_], beta: float = 1.0) -> Linearized:
+    """Return the linearized F score, as in the accuracy gates."""
     square = beta**2
-    found = ratio_of((1 + square) * (actual & answered), square * actual + answered.astype(float), spread=1.0)
+    found = ratio_of((1 + square) * (actual & predicted), square * actual + predicted.astype(float), spread=1.0)
     spread = (1 + square) * (1 - found.value) + found.value * max(1.0, square)
     return Linearized(found.value, found.influence, found.largest * spread)
 
 
 def balanced_drop(n: int, proportions: list[float], wrong: float, lost: float, gained: float) -> tuple[Draw, float]:
-    """Balanced accuracy of a reference that is wrong in `wrong`, less that of a candidate that loses and gains."""
+    """Return a generator of the drop of balanced accuracy, and its truth; the reference errs at the rate `wrong`."""
 
     def draw(rng: np.random.Generator) -> Linearized:
         kinds = rng.choice(len(proportions), n, p=proportions)
@@ -84,7 +84,7 @@ def balanced_drop(n: int, proportions: list[float], wrong: float, lost: float, g
 
 
 def balanced_level(n: int, proportions: list[float], wrong: float) -> tuple[Draw, float]:
-    """One less balanced accuracy."""
+    """Return a generator of 1 - balanced accuracy, and its truth."""
 
     def draw(rng: np.random.Generator) -> Linearized:
         kinds, hits = rng.choice(len(proportions), n, p=proportions), rng.random(n) > wrong
@@ -94,7 +94,7 @@ def balanced_level(n: int, proportions: list[float], wrong: float) -> tuple[Draw
 
 
 def f_level(n: int, positive: float, missed: float, alarms: float, beta: float) -> tuple[Draw, float]:
-    """One less F."""
+    """Return a generator of 1 - F, and its truth."""
 
     def draw(rng: np.random.Generator) -> Linearized:
         actual = rng.random(n) < positive
@@ -117,7 +117,7 @@ def pair_drop(
     more_missed: float,
     more_alarms: float,
 ) -> tuple[Draw, float]:
-    """A score of two classes: the candidate misses more, and raises more false alarms, than its reference."""
+    """Return a generator of the drop of a binary score, and its truth; the candidate has more errors of both kinds."""
 
     def draw(rng: np.random.Generator) -> Linearized:
         actual, uniform, flip = rng.random(n) < positive, rng.random(n), rng.random(n)
@@ -140,7 +140,7 @@ def f1_of(positive: float, missed: float, alarms: float) -> float:
 
 
 def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """Balanced accuracy, precision and F."""
+    """Simulate balanced accuracy, precision and F."""
     for drop_case in (
         (200, [0.5, 0.5], 0.1, 0.01, 0.0),
         (200, [0.9, 0.1], 0.1, 0.01, 0.0),
@@ -178,7 +178,7 @@ def counted(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The AUC of normal scores, by itself (one less it) and a drop between correlated scores."""
+    """Simulate the AUC of normal scores (as 1 - AUC), and its drop between correlated scores."""
     for n, proportion, distance in (
         (200, 0.5, 1.5),
         (200, 0.1, 1.5),
@@ -227,7 +227,7 @@ def ranked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """One less R², and a drop of it: normal targets, errors normal or of t₅."""
+    """Simulate 1 - R² and the drop of R², for normal targets and normal or t₅ errors."""
     for heavy in (False, True):
         for n in (50, 200, 1000):
             errors = (
@@ -252,7 +252,7 @@ def explained(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The error rate of groups of ten rows that err together: within groups, and as if rows were independent."""
+    """Simulate an error rate with correlated groups of ten rows, by group and as if rows were independent."""
     for groups, wrong, together in ((20, 0.1, 0.5), (50, 0.1, 0.5), (200, 0.05, 0.5), (50, 0.02, 1.0), (50, 0.1, 0.0)):
         case, ids = _format_case((groups, wrong, together)), np.repeat(np.arange(groups), 10)
         ours, naive = [], []
@@ -265,11 +265,11 @@ def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
             ours.append((bounds.low, bounds.high))
             naive.append((plain.low, plain.high))
         yield from ends("groups", case, repeats, wrong, ours)
-        yield from ends("groups", f"taken for rows: {case}", repeats, wrong, naive)
+        yield from ends("groups", f"as independent rows: {case}", repeats, wrong, naive)
 
 
 def resampled(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """BCa bounds for a mean; a tenth of the repeats, each with the gate's 10,000 resamples."""
+    """Simulate BCa bounds for a mean, with a tenth of the repeats and the resamples of the gate."""
     few = max(repeats // 10, 1)
     for name, draw, truth in (
         ("normal", lambda n: rng.standard_normal(n), 0.0),
@@ -291,7 +291,7 @@ STUDIES = {"counted": counted, "ranked": ranked, "explained": explained, "groupe
 
 
 def _some(rng: np.random.Generator, n: int, proportion: float) -> NDArray[np.bool_]:
-    """Rows of the positive class, at least two of either."""
+    """Return which rows are positive, with at least two of either class."""
     positive = rng.random(n) < proportion
     positive[:2], positive[2:4] = True, False
     return np.asarray(rng.permutation(positive))
@@ -310,7 +310,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     studies = [STUDIES[name] for name in arguments.only.split(",")]
     rows = [row for study in progress(studies, "error rates") for row in study(rng, arguments.repeats)]
-    print(f"Rates in per cent; {arguments.repeats} samples a row, seed {arguments.seed}.")
+    print(f"Rates in percent; {arguments.repeats} samples a row, seed {arguments.seed}.")
     print(f"{'method':<30} {'case':<52} {'nominal':>8} {'observed':>9}")
     print("\n".join(map(str, rows)))
 

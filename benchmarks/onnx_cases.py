@@ -227,7 +227,7 @@ def write_list(found: Mapping[str, str]) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     options.add_argument("--update", action="store_true", help="write the list of known deviations again")
-    options.add_argument("--large", action="store_true", help="the image classifiers too; they are in no list")
+    options.add_argument("--large", action="store_true", help="replay the image classifiers, too; they are not listed")
     options.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.child:

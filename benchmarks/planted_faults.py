@@ -3,9 +3,9 @@
 100 models with one fault each (benchmarks/faults.py, and faults_later.py for later relations), with the relation that a
 user would state and the rows that a user would have, over every family of relations. Each is searched once, with 10,000
 candidates and seed 0; goal: 95 % found. It prints the seconds to the minimized counterexample, and how many of its
-features differ from a base row, beside how many have to. The generation of candidates has not changed since the first
-run on the first list. Later additions are declared ranges, which no fault here has, the minimization of texts, and
-searches in a child process.
+features differ from a base row, with the smallest number possible. The generation of candidates has not changed since
+the first run on the first list. Later additions are declared ranges, which no fault here has, the minimization of
+texts, and searches in a child process.
 
 `--seeds N` repeats all of it with N seeds and prints the proportion over all of them.
 """

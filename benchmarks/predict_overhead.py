@@ -1,9 +1,8 @@
-"""What `predict` adds to a bare `session.run`, as a ratio: `python benchmarks/predict_overhead.py`.
+"""Time of `predict` relative to a bare `session.run`: `python benchmarks/predict_overhead.py`.
 
-Both answer the same model at batch 1 in the same process, in rounds whose order is shuffled, so that whatever else the
-machine does falls on both. Each round gives one ratio of two medians; their median is the figure, and the quartiles
-show how far the machine lets it be trusted. The bare call is the cheapest form that onnxruntime documents: the output
-named, the feed built beforehand, on the same session.
+Both run the same model at batch 1 in the same process, in rounds of shuffled order, so that other load affects both
+equally. Each round gives one ratio of two medians; the figure is their median, with quartiles. The bare call is the
+fastest form that onnxruntime documents: the same session, a named output, and a feed built before.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from pytest_modelserve.serving import OnnxPredictor
 
 ROUNDS = 40
 CALLS = 400
-# (widths, the ratio that the project asks for); bare runs take about 5 and 20 µs.
+# Widths and goal; bare runs take about 5 and 20 µs.
 MODELS = {"tiny MLP": ((10, 50, 2), 1.3), "base MLP": ((784, 256, 256, 10), 1.05)}
 
 Call = Callable[[], object]
 
 
 def mlp(widths: tuple[int, ...]) -> onnx.ModelProto:
-    """A ReLU network with random weights, of dense layers as wide as `widths`; `x` in, `y` out."""
+    """Return a ReLU network with random weights and dense layers of `widths`, from `x` to `y`."""
     rng = np.random.default_rng(0)
     nodes, weights, value = [], [], "x"
     for layer, (wide, narrow) in enumerate(itertools.pairwise(widths)):
@@ -60,7 +59,7 @@ def mlp(widths: tuple[int, ...]) -> onnx.ModelProto:
 
 
 def median_ns(call: Call) -> float:
-    """The median duration of `CALLS` calls in nanoseconds."""
+    """Return the median duration of `CALLS` calls in nanoseconds."""
     clock = time.perf_counter_ns
     durations = []
     for _ in range(CALLS):
@@ -71,7 +70,7 @@ def median_ns(call: Call) -> float:
 
 
 def interleaved(calls: dict[str, Call]) -> dict[str, list[float]]:
-    """The median duration of each call in each round, the order shuffled anew for every round."""
+    """Return the median duration of each call in each round; the order is shuffled for every round."""
     order = random.Random(0)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -87,7 +86,7 @@ def measure(name: str, widths: tuple[int, ...], goal: float, folder: Path) -> No
     path = folder / f"{name.partition(' ')[0]}.onnx"
     onnx.save(mlp(widths), path)
     predictor = OnnxPredictor(path)
-    run = predictor._run  # the bare method of the very session: two sessions differ by where their weights lie
+    run = predictor._run  # the method of the same session: two sessions differ by the memory layout of their weights
     x = np.ones((1, widths[0]), np.float32)
     feed = {"x": x}
     rounds = interleaved(

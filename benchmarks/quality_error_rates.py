@@ -1,10 +1,10 @@
-"""How often the data-quality gate is wrong about whole data, and how often it finds a fault, in simulated worlds.
+"""False alarms and power of the data-quality gate in simulated worlds.
 
     python benchmarks/quality_error_rates.py [--worlds 1000] [--seed 0]
 
 A world is a profile of 10,000 rows and a window, mostly of 2,000: ten columns of normal numbers, five of heavy tails,
-four of categories and one of times, as a log writes them. A fault is planted in one column, or in rows. ± is two
-standard errors; of no failure in n worlds, the truth is below 3/n with 95 %.
+four of categories and one of times, as in a log. A fault is planted in one column, or in rows. ± is two standard
+errors; with no failure in n worlds, the true rate is below 3/n with 95 % confidence.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pytest_modelserve.progress import progress
 
 PROFILE_ROWS, ROWS, NUMBERS, ALPHA, BUDGET = 10_000, 2000, 10, 0.05, 0.003
 CITIES = np.array(["Aachen", "Bonn", "Celle", "Dachau", "Essen", "Fulda"])
-SHARES = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
+PROPORTIONS = np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
 STREETS = np.array([f"street {index}" for index in range(79)])
 RARE = 1 / np.arange(1, 80) ** 1.3
 PROFILES_EACH = 20
-"""Windows held against one profile: a profile costs as much as ten windows."""
+"""Number of windows compared with one profile, which costs as much as ten windows."""
 
 Generator = np.random.Generator
 Columns = dict[str, NDArray[Any]]
@@ -44,23 +44,23 @@ def table(rng: Generator, rows: int) -> Columns:
         "pareto": rng.pareto(1.1, rows),
         "zeros": np.where(rng.random(rows) < 0.3, 0.0, rng.lognormal(0, 1, rows)),
     }
-    categories = {f"c{index}": rng.choice(CITIES, rows, p=SHARES) for index in range(3)}
+    categories = {f"c{index}": rng.choice(CITIES, rows, p=PROPORTIONS) for index in range(3)}
     streets = {"street": rng.choice(STREETS, rows, p=RARE / RARE.sum())}
     return numbers | heavy | categories | streets | {"seen": log(rng, rows)}
 
 
 def log(rng: Generator, rows: int, late: float = 0.001) -> NDArray[Any]:
-    """A row a second, some of them a minute late."""
+    """Return times of one row a second, some of them a minute late."""
     seconds = np.arange(rows) - 60 * (rng.random(rows) < late)
     return np.datetime64("2026-03-01", "s") + seconds.astype("m8[s]")
 
 
-def struck(rng: Generator, data: Columns, share: float) -> NDArray[np.bool_]:
-    return rng.random(len(data["x0"])) < share
+def struck(rng: Generator, data: Columns, rate: float) -> NDArray[np.bool_]:
+    return rng.random(len(data["x0"])) < rate
 
 
-def repeated(rng: Generator, data: Columns, share: float) -> Columns:
-    again = np.flatnonzero(struck(rng, data, share))
+def repeated(rng: Generator, data: Columns, rate: float) -> Columns:
+    again = np.flatnonzero(struck(rng, data, rate))
     return {name: np.concatenate((values, values[again])) for name, values in data.items()}
 
 
@@ -98,7 +98,7 @@ class Study:
     alpha: float = ALPHA
 
     def verdicts(self, rng: Generator, worlds: int) -> list[Verdict]:
-        """One for each world."""
+        """Return the verdict of each world."""
         found = []
         profile: ReferenceProfile | None = None
         for world in range(worlds):
@@ -114,10 +114,10 @@ class Study:
 
 def studies() -> Iterator[Study]:
     for rows in (50, 500, ROWS, 20_000):
-        yield Study(f"whole data, {rows:,} rows, budget 0.01", rows, max_rate=0.01)
+        yield Study(f"unchanged data, {rows:,} rows, budget 0.01", rows, max_rate=0.01)
         yield Study("    significance alone (FAIL at most 5 %)", rows, max_rate=1e-9)
-    yield Study(f"whole data, {ROWS:,} rows, budget {BUDGET}")
-    yield Study(f"whole data, {ROWS:,} rows, budget 0.01, alpha 0.001", max_rate=0.01, alpha=0.001)
+    yield Study(f"unchanged data, {ROWS:,} rows, budget {BUDGET}")
+    yield Study(f"unchanged data, {ROWS:,} rows, budget 0.01, alpha 0.001", max_rate=0.01, alpha=0.001)
     for label, fault in FAULTS.items():
         yield Study(f"{label}, budget {BUDGET}", fault=fault)
 
@@ -126,7 +126,7 @@ def format_rates(found: list[Verdict]) -> str:
     counts = Counter(found)
     each = [counts[kind] / len(found) for kind in (Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE)]
     error = max(2 * math.sqrt(max(p * (1 - p), 1 / len(found)) / len(found)) for p in each)
-    return "".join(f"{100 * share:10.2f}" for share in each) + f"   ± {100 * error:.2f}"
+    return "".join(f"{100 * rate:10.2f}" for rate in each) + f"   ± {100 * error:.2f}"
 
 
 def main() -> None:
@@ -135,10 +135,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulations (default 0)")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    print(
-        f"Shares of verdicts in per cent; alpha {ALPHA}; {arguments.worlds:,} worlds, seed {arguments.seed}; profile of"
-    )
-    print(f"{PROFILE_ROWS:,} rows, a new one every {PROFILES_EACH} worlds; {ROWS:,} rows where nothing else is said.")
+    print(f"Verdicts in percent; alpha {ALPHA}; {arguments.worlds:,} worlds, seed {arguments.seed}; profile of")
+    print(f"{PROFILE_ROWS:,} rows, a new one every {PROFILES_EACH} worlds; {ROWS:,} rows by default.")
     print(f"{'':<58}{'FAIL':>10}{'PASS':>10}{'INCONCL.':>10}")
     for study in progress(list(studies()), "data quality"):
         print(study.label.ljust(58) + format_rates(study.verdicts(rng, arguments.worlds)), flush=True)

@@ -1,10 +1,10 @@
-"""What every recipe does to every family of models: `python -m benchmarks.recipes [--write docs/recipes.md]`.
+"""Table of the recipes by model family: `python -m benchmarks.recipes [--write docs/recipes.md]`.
 
-Prints the table as Markdown; `--write` puts it between the markers of that page. Families, rows and recipes are those
-of the tests (`fixtures.families`, `fixtures.recipe_matrix`). Errors are against the fp32 export on rows that no recipe
-has seen. Seconds are those of `compress` into an empty store, all checks included, after one recipe each was run to
-load the libraries. The time of a call is a ratio: the variants of one family and its export answer the same 64 rows in
-rounds whose order is shuffled, with one thread.
+It prints the table as Markdown; `--write` puts it between the markers of that page. Families, rows and recipes are
+those of the tests (`fixtures.families`, `fixtures.recipe_matrix`). Errors are relative to the fp32 export, on held-out
+rows. Seconds are those of `compress` with an empty store, including all checks, after a warm-up that loads the
+libraries. The time of a call is a ratio: the variants of one family and its export predict the same 64 rows on one
+thread, in rounds of shuffled order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pytest_modelserve.progress import progress
 ROUNDS, CALLS = 15, 10
 BEGIN, END = "<!-- begin: python -m benchmarks.recipes --write docs/recipes.md -->", "<!-- end -->"
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxsim", "numpy")
-# By the flags of Linux, the best first.
+# By CPU flag of Linux, the best first.
 VECTORS = {
     "avx512_vnni": "with AVX-512 VNNI",
     "avx_vnni": "with AVX VNNI",
@@ -46,7 +46,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One variant beside its export: errors of the worst output, sizes and times; `seconds` are those of `compress`."""
+    """One variant compared with its export: errors of the worst output, sizes and times (`seconds`: of `compress`)."""
 
     sqnr_db: float
     largest_error: float
@@ -58,7 +58,7 @@ class Cell:
 
 
 def cells(pipeline: ms.Pipeline, family: Family) -> dict[str, Cell | str]:
-    """The cell of each column, or the reason why its recipe refuses."""
+    """Return the cell of each column, or the reason why its recipe refuses."""
     source = exported(pipeline, family)
     variants, seconds, refused = {}, {}, {}
     for column in COLUMNS.values():
@@ -88,7 +88,7 @@ def cells(pipeline: ms.Pipeline, family: Family) -> dict[str, Cell | str]:
 
 
 def _errors(outputs: Outputs, expected: Outputs, scores: str | None) -> tuple[float, float, float | None]:
-    """SQNR in dB, the largest error over the largest value, and how often the top class is the same."""
+    """Return SQNR in dB, the largest error over the largest value, and the agreement of the top class."""
     pairs = [(outputs[name], wanted) for name, wanted in expected.items() if wanted.dtype.kind == "f"]
     return (
         min(signal_to_quantization_noise_db(got, wanted) for got, wanted in pairs),
@@ -98,7 +98,7 @@ def _errors(outputs: Outputs, expected: Outputs, scores: str | None) -> tuple[fl
 
 
 def _slowdowns(candidates: Mapping[str, ms.Predictor], reference: ms.Predictor, rows: Arrays) -> dict[str, float]:
-    """The median over rounds of each candidate's time over that of `reference`."""
+    """Return the median over rounds of the time of each candidate relative to `reference`."""
     predictors = {**candidates, "": reference}
     for predictor in predictors.values():
         _seconds(predictor, rows)  # warm-up
@@ -112,7 +112,7 @@ def _slowdowns(candidates: Mapping[str, ms.Predictor], reference: ms.Predictor, 
 
 
 def _seconds(predictor: ms.Predictor, rows: Arrays) -> float:
-    """The median time of a call."""
+    """Return the median time of a call."""
     taken = []
     for _ in range(CALLS):
         began = time.perf_counter()
@@ -121,15 +121,15 @@ def _seconds(predictor: ms.Predictor, rows: Arrays) -> float:
     return statistics.median(taken)
 
 
-def at_a_glance(table: Mapping[str, Mapping[str, Cell | str]]) -> Iterator[str]:
-    """Noise below signal and weights, family by recipe."""
+def overview(table: Mapping[str, Mapping[str, Cell | str]]) -> Iterator[str]:
+    """Yield the table of SQNR and size of the weights, family by recipe."""
     yield f"| family | {' | '.join(COLUMNS)} |"
     yield "|---" * (len(COLUMNS) + 1) + "|"
     for family, row in table.items():
-        yield f"| {family} | {' | '.join(_glance(row[column]) for column in COLUMNS)} |"
+        yield f"| {family} | {' | '.join(_overview_cell(row[column]) for column in COLUMNS)} |"
 
 
-def _glance(cell: Cell | str) -> str:
+def _overview_cell(cell: Cell | str) -> str:
     return "refused" if isinstance(cell, str) else f"{_decibels(cell.sqnr_db)} × {cell.weights:.2f}"
 
 
@@ -138,8 +138,8 @@ def _decibels(value: float) -> str:
     return "exact" if value > 100 else f"{value:.1f} dB"
 
 
-def in_full(table: Mapping[str, Mapping[str, Cell | str]]) -> Iterator[str]:
-    """Everything that was measured, one line a cell."""
+def details(table: Mapping[str, Mapping[str, Cell | str]]) -> Iterator[str]:
+    """Yield the table of all measurements, one line a cell."""
     yield "| family | recipe | SQNR | largest error | same top class | weights | file | recipe takes | a call takes |"
     yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
     for family, row in table.items():
@@ -158,18 +158,18 @@ def _line(cell: Cell | str) -> str:
 
 
 def _short(reason: str) -> str:
-    """A refusal without its advice."""
+    """Return a refusal without its advice."""
     return reason.partition(";")[0].replace("|", "\\|")
 
 
 def report(table: Mapping[str, Mapping[str, Cell | str]]) -> str:
-    """The generated part of the page."""
+    """Return the generated part of the page."""
     versions = ", ".join(f"{name} {version}" for name, version in package_versions(PACKAGES).items())
-    return "\n".join((f"{versions}; {_processor()}.", "", *at_a_glance(table), "", *in_full(table)))
+    return "\n".join((f"{versions}; {_processor()}.", "", *overview(table), "", *details(table)))
 
 
 def _processor() -> str:
-    """The architecture, and what of it decides how 8-bit products are added."""
+    """Return the architecture and the instructions that decide how 8-bit products are added."""
     information = Path("/proc/cpuinfo")
     flags = set(information.read_text(encoding="utf-8").split()) if information.exists() else set()
     widest = next((name for flag, name in VECTORS.items() if flag in flags), "")
@@ -177,7 +177,7 @@ def _processor() -> str:
 
 
 def warm_up() -> None:
-    """Let every recipe load its libraries."""
+    """Run every recipe once, which loads its libraries."""
     with tempfile.TemporaryDirectory() as cache, ms.Pipeline(cache) as pipeline:
         for column in COLUMNS.values():
             compressed(pipeline, FAMILIES["lstm"], column)

@@ -1,9 +1,9 @@
-"""How often the gates on MAE and RMSE are wrong, against the rates that they promise.
+"""Error rates of the gates on MAE and RMSE, compared with their nominal rates.
 
     python benchmarks/regression_error_rates.py [--repeats 4000] [--seed 0]
 
-Bounds at 0.999 (low end) and 0.95 (high end), as for an upper budget: a low end above the truth is a false FAIL at
-the budget, a high end below it a false PASS. The last part is the gate as a whole, with a budget that is the truth.
+The bounds are at 0.999 (low end) and 0.95 (high end), for an upper budget: a low end above the truth is a false FAIL at
+the budget, a high end below it a false PASS. The last part is the whole gate, with the truth as budget.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEAN_ABS_T5 = 0.9490
 
 
 def autoregression(coefficient: float) -> Draw:
-    """A stationary autoregression of mean 0 with normal innovations."""
+    """Return a generator of a stationary autoregression of mean 0 with normal innovations."""
 
     def draw(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         series: NDArray[np.float64] = lfilter([1.0], [1.0, -coefficient], rng.standard_normal(n + 200))[200:]
@@ -44,7 +44,7 @@ def autoregression(coefficient: float) -> Draw:
 
 
 def slow_drift(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    """Noise over a slow drift with 15 % of the variance: the first autocorrelation is only 0.15."""
+    """Return noise plus a slow drift with 15 % of the variance; the first autocorrelation is only 0.15."""
     drift = autoregression(0.97)(rng, n) * np.sqrt(1 - 0.97**2)
     return np.sqrt(0.15) * drift + np.sqrt(0.85) * rng.standard_normal(n)
 
@@ -67,7 +67,7 @@ DEPENDENT: dict[str, Draw] = {
 def ends(
     method: str, case: str, repeats: int, truth: float, draw: Callable[[], NDArray[np.float64]], *, block: int = 1
 ) -> Iterator[Row]:
-    """Both ends of an interval for a mean, against the truth."""
+    """Compare both ends of an interval for a mean with the truth."""
     found = [mean_bounds(draw(), block=block, low_level=LOW_LEVEL, high_level=HIGH_LEVEL) for _ in range(repeats)]
     low, high = (
         float(np.mean(missed)) for missed in zip(*((b.low > truth, b.high < truth) for b in found), strict=True)
@@ -77,14 +77,14 @@ def ends(
 
 
 def independent(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The mean of independent losses and of differences of losses."""
+    """Simulate the mean of independent losses, and of differences of losses."""
     for name, (draw, truth) in LOSSES.items():
         for n in (20, 50, 200, 1000):
             yield from ends("mean", f"{name}, n={n}", repeats, truth, lambda draw=draw, n=n: draw(rng, n))
 
 
 def blocked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The mean of losses that depend on each other, over blocks and without."""
+    """Simulate the mean of autocorrelated losses, with and without blocks."""
     for coefficient, n, block in ((0.5, 1141, 52), (0.8, 1141, 52), (0.5, 260, 26), (0.5, 1141, 1)):
         draw = autoregression(coefficient)
         case = f"autoregression {coefficient:g}, n={n}, block={block}"
@@ -92,7 +92,7 @@ def blocked(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def root_means(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """The rise of an RMSE: errors with a correlation of 0.9, the candidate's a tenth larger."""
+    """Simulate the rise of an RMSE, with a correlation of 0.9 and errors of the candidate a tenth larger."""
     errors: dict[str, Draw] = {
         "normal": lambda rng, n: rng.standard_normal(n),
         "t₈": lambda rng, n: rng.standard_t(8, n) / np.sqrt(8 / 6),
@@ -109,7 +109,7 @@ def root_means(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def dependence(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """How often losses are taken for dependent: a false alarm where they are not, power where they are."""
+    """Simulate false alarms and power of the test for serial dependence."""
     for name in ("normal", "normal²", "t₅²"):
         for n in (20, 50, 200, 1000):
             alarms = [serial_dependence(LOSSES[name][0](rng, n)) is not None for _ in range(repeats)]
@@ -121,7 +121,7 @@ def dependence(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def gate(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """PASS and FAIL of dependent losses without `block`, the budget being the truth: with the guard and without."""
+    """Simulate PASS and FAIL of dependent losses without `block` at a budget of the truth, with and without guard."""
     for name, draw in DEPENDENT.items():
         for n in (50, 200, 1000):
             samples = [draw(rng, n) for _ in range(repeats)]
@@ -138,12 +138,12 @@ def gate(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def planning(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """How often the values planned for 90 % power are not enough, and an equal model's probability to pass."""
+    """Simulate how often the values planned for 90 % power do not pass, and the probability of PASS."""
     draw = LOSSES["t₃, symmetric"][0]
     pilot = draw(rng, 200)
     needed = values_needed(pilot, truth=0.0, limit=0.2, **RATES)
     assert needed is not None
-    scale = np.sqrt(3) / pilot.std(ddof=1)  # t₃ has a variance of 3: planned for the scatter that the pilot shows
+    scale = np.sqrt(3) / pilot.std(ddof=1)  # t₃ has a variance of 3: planned for the variance of the pilot
     short = [mean_bounds(draw(rng, needed) / scale, **LEVELS).high > 0.2 for _ in range(repeats)]
     yield Row("values needed: no PASS", f"t₃, n={needed}, budget 0.2", 0.1, float(np.mean(short)), repeats)
     expected = mean_power(pilot, truth=0.0, limit=0.2, **RATES).passes
@@ -161,7 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     rows = [row for study in progress(STUDIES, "error rates") for row in study(rng, arguments.repeats)]
-    print(f"Rates in per cent; {arguments.repeats} samples a row, seed {arguments.seed}.")
+    print(f"Rates in percent; {arguments.repeats} samples a row, seed {arguments.seed}.")
     print(f"{'method':<30} {'case':<52} {'nominal':>8} {'observed':>9}")
     print("\n".join(map(str, rows)))
 

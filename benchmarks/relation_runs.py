@@ -123,7 +123,7 @@ def two_layers(x: Array, w1: Array, w2: Array) -> dict[str, Array]:
 
 
 def convolutional(rng: np.random.Generator) -> Built:
-    """The network of example_models/digits_cnn, and a softmax; the corner pixel is masked."""
+    """Build the network of example_models/digits_cnn with a softmax; the corner pixel is masked."""
     mask = np.ones((8, 8), np.float32)
     mask[0, 0] = 0
     weights = {
@@ -155,7 +155,7 @@ def convolutional(rng: np.random.Generator) -> Built:
 
 
 def transformer(rng: np.random.Generator) -> Built:
-    """One layer of attention over identifiers of which 0 is padding, then the mean of the real ones."""
+    """Build one layer of attention over identifiers with 0 as padding, and the mean of the other ones."""
     weights = {
         "table": normal(rng, 20, 8) * 3, "wq": normal(rng, 8, 8), "wk": normal(rng, 8, 8), "wv": normal(rng, 8, 8),
         "wo": normal(rng, 8, 3), "zero": np.array(0), "two": np.array([2]), "one": np.array([1]),
@@ -189,7 +189,7 @@ def transformer(rng: np.random.Generator) -> Built:
 
 
 def proportions(rng: np.random.Generator) -> Built:
-    """Five amounts, of which only the shares count, a temperature, and whether it is one of Fahrenheit."""
+    """Build a model of five amounts, of which only proportions matter, a temperature and its unit."""
     weights = {
         "w": normal(rng, 5, 3), "t": normal(rng, 1, 3), "hot": np.array(0.5, np.float32),
         "off": np.array(32, np.float32), "per": np.array(1.8, np.float32),

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent.parent / "fixtures" / "golden" / "sklearn"
 KNOWN = FOLDER / "deviations.toml"
 _REASON = re.compile(r"Type Error: .*|construct locale with name:[\w.-]+")
 RTOL, ATOL = 1e-4, 1e-5
-"""A hundred times one rounding of float32, and less than anybody reads of a probability."""
+"""A hundred times the rounding of float32; smaller differences of a probability do not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""What having the package installed costs a pytest run that does not use it.
+"""Start-up time that the installed package adds to a pytest run without gates: `python benchmarks/startup.py`.
 
-Two folders stand for two environments that differ in the package alone: pytest and what it needs, without and with
-pytest_modelserve. Each round starts pytest on an empty project once in each, in shuffled order. Goal: at most 30 ms.
+Two import paths differ in the package only: pytest and its dependencies, without and with pytest_modelserve. Each round
+starts pytest on an empty project once with each, in shuffled order. Goal: at most 30 ms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PYTEST_NEEDS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
 
 def environment(folder: Path, *, with_package: bool) -> Path:
-    """A folder of links that is a whole import path for pytest."""
+    """Fill `folder` with links to pytest and its dependencies, as an import path."""
     folder.mkdir()
     for name in PYTEST_NEEDS:
         distribution = metadata.distribution(name)
@@ -39,7 +39,7 @@ def environment(folder: Path, *, with_package: bool) -> Path:
 
 
 def start(path: Path, project: Path) -> float:
-    """Seconds from start to end of pytest over `project`, with nothing importable but `path`."""
+    """Return the seconds of a pytest run over `project` with the import path `path` only."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-S", "-m", "pytest", "-q", "-p", "no:cacheprovider"],

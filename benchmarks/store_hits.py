@@ -1,9 +1,9 @@
-"""What the store saves: an export that was done before against exporting again, as a ratio.
+"""Time of a store hit relative to an export.
 
     python -m benchmarks.store_hits [--rounds 3]
 
-Each round exports one module into an empty store and then asks the same pipeline for it again, by a module that was
-built anew. A first export, which loads torch's exporter, is not counted.
+Each round exports one module with an empty store, and exports an equal new module with the same pipeline. A first
+export, which loads torch's exporter, is not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMES = ("mlp", "residual_cnn", "transformer_encoder", "gru")
 
 
 def seconds(pipeline: ms.Pipeline, family: Family) -> float:
-    """How long an export takes."""
+    """Return the seconds of an export."""
     began = time.perf_counter()
     exported(pipeline, family)
     return time.perf_counter() - began
@@ -33,7 +33,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as cache, ms.Pipeline(cache) as pipeline:
         exported(pipeline, FAMILIES["mlp"])
-    print(f"a store hit against exporting again, medians of {rounds} rounds")
+    print(f"a store hit compared with an export, medians of {rounds} rounds")
     for name in NAMES:
         taken = []
         for _ in range(rounds):
