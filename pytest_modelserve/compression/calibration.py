@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -51,12 +51,22 @@ _DROPPED_BITS = 15
 _PERCENTILE_BINS = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """Least and largest value of an input in all calibration data, and whether all rows are the same."""
+
+    low: float
+    high: float
+    is_constant: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Batches that fit a model; `digest` covers their values and batch sizes."""
+    """Batches that fit a model; `digest` covers their values and batch sizes, `ranges` hold the numeric inputs."""
 
     digest: str
     source: tuple[Inputs, ...] | Path
+    ranges: Mapping[str, InputRange]
 
     def batches(self) -> Iterator[Inputs]:
         """Iterate over all batches, from the first on."""
@@ -98,13 +108,66 @@ def open_calibration(
         )
 
 
+def check_varied(calibration: Calibration) -> None:
+    """Raise RecipeError if no input varies: ranges that are measured on one value fit no other."""
+    ranges = calibration.ranges
+    if ranges and all(each.is_constant for each in ranges.values()):
+        name, first = next(iter(ranges.items()))
+        what = f"{first.low:g} throughout" if first.low == first.high else "the same in every row"
+        raise RecipeError(
+            f"calibration= does not vary: input {name!r} is {what}, so no range of the served values can be measured; "
+            "pass rows as they are served"
+        )
+
+
+def constant_input_notes(calibration: Calibration) -> Iterator[str]:
+    """Yield a note for each input of one value; the others vary."""
+    for name, each in calibration.ranges.items():
+        if each.low == each.high:
+            yield f"input {name!r} is {each.low:g} in all of calibration=: other values are outside its range"
+
+
+class _InputRanges:
+    """Running ranges of the numeric inputs of batches."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[NDArray[Any], int]] = {}
+        self.found: dict[str, InputRange] = {}
+
+    def add(self, batch: Inputs) -> None:
+        """Extend the ranges by `batch`."""
+        for name, array in batch.items():
+            if array.dtype.kind not in "fiu" or not array.size:
+                continue
+            rows = array if array.ndim else array[None]
+            first, count = self._rows.setdefault(name, (rows[0].copy(), 0))
+            self._rows[name] = first, count + len(rows)
+            low, high = float(array.min()), float(array.max())
+            same = rows.shape[1:] == first.shape and bool((rows == first).all())
+            before = self.found.get(name, InputRange(low, high, is_constant=True))
+            low, high = min(low, before.low), max(high, before.high)
+            is_constant = low == high or (before.is_constant and same)
+            self.found[name] = InputRange(low, high, is_constant)
+
+    def finish(self) -> dict[str, InputRange]:
+        """Return the ranges; a single row is constant only if it is one value."""
+        return {
+            name: replace(each, is_constant=each.is_constant and (self._rows[name][1] > 1 or each.low == each.high))
+            for name, each in self.found.items()
+        }
+
+
 def _in_memory(batches: Iterable[Inputs], what: str) -> Calibration:
     listed = tuple(batches)
-    return Calibration(_digest((digest_of(batch) for batch in listed), what), listed)
+    ranges = _InputRanges()
+    for batch in listed:
+        ranges.add(batch)
+    return Calibration(_digest((digest_of(batch) for batch in listed), what), listed, ranges.finish())
 
 
 def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
     digests = []
+    ranges = _InputRanges()
     for number, batch in enumerate(batches):
         try:
             _write(batch, folder / f"{number:09d}")
@@ -115,7 +178,8 @@ def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
                 "spooled there: set TMPDIR to a folder with more space, or pass a list"
             ) from error
         digests.append(digest_of(batch))
-    return Calibration(_digest(digests, what), folder)
+        ranges.add(batch)
+    return Calibration(_digest(digests, what), folder, ranges.finish())
 
 
 def _write(batch: Inputs, folder: Path) -> None:

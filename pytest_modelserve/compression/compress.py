@@ -36,6 +36,8 @@ from pytest_modelserve.compression.calibration import (
     CalibrationData,
     CalibrationMethod,
     RangeMethod,
+    check_varied,
+    constant_input_notes,
     open_calibration,
     parse_range_method,
 )
@@ -147,6 +149,8 @@ def compress(
     excluded = selected_names(exclude)
     _check_arguments(recipes, calibration, range_method, excluded)
     with nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as batches:
+        if batches is not None:
+            check_varied(batches)
         for each in recipes:
             run = _Run(
                 each,
@@ -277,6 +281,7 @@ def _no_batches() -> Iterator[Inputs]:
 
 
 def _lineage_step(artifact: Artifact, run: _Run, source: onnx.ModelProto, converted: RecipeResult) -> LineageStep:
+    notes = converted.notes
     settings: dict[str, JSON] = {
         "recipe": run.recipe.name,
         "nodes_before": node_counts(source),
@@ -284,10 +289,12 @@ def _lineage_step(artifact: Artifact, run: _Run, source: onnx.ModelProto, conver
     }
     if run.calibration:
         settings["calibration"] = run.calibration.digest
+        settings["calibration_ranges"] = {name: (each.low, each.high) for name, each in run.calibration.ranges.items()}
         if run.recipe.needs_calibration:
             settings["calibration_method"] = run.range_method.method
+            notes = (*notes, *constant_input_notes(run.calibration))
     if run.range_method.percentile is not None:
         settings["percentile"] = run.range_method.percentile
     if run.exclude:
         settings["exclude"] = list(run.exclude)
-    return LineageStep("compression", settings, artifact.sha256, package_versions(run.recipe.packages), converted.notes)
+    return LineageStep("compression", settings, artifact.sha256, package_versions(run.recipe.packages), notes)

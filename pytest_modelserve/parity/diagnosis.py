@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pytest_modelserve.metrics.signal_quality import worst_sqnr_db
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 
@@ -25,6 +28,8 @@ _LISTED_LAYERS = 3
 # An Add and the Softmax behind it both round the values between them: each alone does the same damage, give or take
 # what else it rounds, and excluding one of them changes nothing. 3 dB are twice the noise.
 _SAME_DAMAGE_DB = 3.0
+# Two of eight bits: calibrated on a range four times too wide, int8 rounds as 6 bits do.
+_MISFIT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,9 @@ def diagnose_divergence(candidate: Predictor, reference: Predictor, inputs: Inpu
 
 
 def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:
-    """Rank the nodes of `reference` by the damage of quantizing each alone, on up to 64 rows of `inputs`.
+    """Name calibration data that do not fit `inputs`, or rank the nodes of `reference` by their damage.
 
+    The damage of a node is that of quantizing it alone, on up to 64 rows of `inputs`.
     Empty unless a recipe that quantizes single nodes made `candidate` from the file of `reference`. Nodes that the
     recipe excluded are not ranked. Never raises: a failed ranking is reported in the finding.
 
@@ -75,7 +81,9 @@ def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: In
     if pair in _RANKED:
         return replace(_RANKED[pair], finding=f"{_RANKED[pair].finding}; ranked on the rows of an earlier failure")
     try:
-        diagnosis = _rank(step, reference.artifact, inputs)
+        diagnosis = _calibration_misfit(step, candidate, reference, inputs)
+        if not diagnosis.finding:
+            diagnosis = _rank(step, reference.artifact, inputs)
     except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
         return Diagnosis(f"ranking the layers by quantization damage failed: {error}")
     if diagnosis.finding:
@@ -99,6 +107,67 @@ def _quantization_step(candidate: Artifact | None, reference: Artifact | None) -
         return None
     since = candidate.lineage[parents.index(reference.sha256) :]
     return next((step for step in since if step.settings.get("recipe") in SENSITIVITY_RECIPES), None)
+
+
+def _calibration_misfit(step: LineageStep, candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:
+    """Describe inputs that are served in another range than they were calibrated in, if that is the cause.
+
+    It is where the same recipe keeps clearly more of the signal when calibrated on the served rows.
+    """
+    from pytest_modelserve.artifacts import Store
+    from pytest_modelserve.compression import compress
+    from pytest_modelserve.serving import serve
+
+    assert reference.artifact is not None
+    used = _every(_stride(inputs, reference.artifact), inputs)
+    served = _served_ranges(used, reference.artifact)
+    ranges = step.settings.get("calibration_ranges", {})
+    misfits = []
+    for name, found in ranges.items() if isinstance(ranges, Mapping) else ():
+        low, high = cast("tuple[float, float]", found)
+        if name in served and _differs(served[name], (low, high)):
+            least, largest = served[name]
+            misfits.append(
+                f"input {name!r} was calibrated on values from {low:.4g} to {high:.4g} and is served values from "
+                f"{least:.4g} to {largest:.4g}"
+            )
+    if not misfits:
+        return Diagnosis()
+    expected = reference.predict(used)
+    with TemporaryDirectory() as folder:
+        refitted = compress(
+            reference.artifact,
+            str(step.settings["recipe"]),
+            calibration=used,
+            calibration_method=cast("CalibrationMethod", step.settings.get("calibration_method", "min-max")),
+            percentile=cast("float | None", step.settings.get("percentile")),
+            exclude=_names(step.settings.get("exclude", ())),
+            store=Store(Path(folder)),
+        )
+        with serve(refitted) as better:
+            fitting = worst_sqnr_db(better.predict(used), expected)
+    if fitting < worst_sqnr_db(candidate.predict(used), expected) + _SAME_DAMAGE_DB:
+        return Diagnosis()
+    return Diagnosis(
+        f"the calibration data do not fit: {'; '.join(misfits)}; calibrated on the served rows, "
+        f"{step.settings['recipe']} keeps {fitting:.1f} dB",
+        "pass calibration= rows that are scaled as the served ones are",
+        {"calibration": {"misfits": misfits, "sqnr_db_if_calibrated_on_these_rows": fitting}},
+    )
+
+
+def _served_ranges(inputs: Inputs, artifact: Artifact) -> dict[str, tuple[float, float]]:
+    """Return the least and largest finite value of each floating input."""
+    named = inputs if isinstance(inputs, Mapping) else {artifact.signature.inputs[0].name: inputs}
+    finite = {name: array[np.isfinite(array)] for name, array in named.items() if np.asarray(array).dtype.kind == "f"}
+    return {name: (float(values.min()), float(values.max())) for name, values in finite.items() if values.size}
+
+
+def _differs(served: tuple[float, float], calibrated: tuple[float, float]) -> bool:
+    """Return True if the served values fill less than a quarter of the calibrated range, or lie beyond it by that."""
+    width = calibrated[1] - calibrated[0]
+    beyond = max(calibrated[0] - served[0], served[1] - calibrated[1])
+    return served[1] - served[0] < width * _MISFIT or beyond > width * _MISFIT
 
 
 def _rank(step: LineageStep, reference: Artifact, inputs: Inputs) -> Diagnosis:

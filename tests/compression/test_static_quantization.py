@@ -128,7 +128,7 @@ def test_model_in_float64_is_refused(mlp, refusal):
     """The quantizer takes float32 alone, changes nothing and reports success."""
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     source = mlp(**{name: np.ones(shape) for name, shape in shapes.items()})
-    assert refusal(source, "int8-static", calibration=np.ones((4, 8))) == refused(
+    assert refusal(source, "int8-static", calibration=np.arange(32.0).reshape(4, 8)) == refused(
         "there is nothing to quantize: no operator with constant float32 weights among Gemm ×2, Relu ×1"
     )
 
@@ -387,3 +387,34 @@ def test_nodes_around_a_value_give_or_read_it_and_do_more_than_move_it():
     assert nodes_around(["m"], nodes) == ("add", "softmax", "where")
     assert nodes_around(iter(["h", "unknown"]), nodes) == ("add", "product")
     assert nodes_around([], nodes) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (np.zeros((16, 8), np.float32), "0 throughout"),
+        (iter([np.full((4, 8), 3, np.float32), np.full((2, 8), 3, np.float32)]), "3 throughout"),
+        (np.tile(np.arange(8, dtype=np.float32), (16, 1)), "the same in every row"),
+    ],
+    ids=["zeros", "batches of one value", "one row repeated"],
+)
+def test_calibration_that_does_not_vary_is_refused(mlp, store, given, what):
+    with pytest.raises(RecipeError) as caught:
+        compress(mlp(), "int8-static", calibration=given, store=store)
+    assert str(caught.value) == (
+        f"calibration= does not vary: input 'x' is {what}, so no range of the served values can be measured; pass rows "
+        "as they are served"
+    )
+
+
+def test_one_input_of_one_value_is_noted(saved, store, weight, rows):
+    nodes = [("Add", ["x", "shift"], "h", {}), ("MatMul", ["h", "w"], "y", {})]
+    inputs = {"x": ["batch", 8], "shift": ["batch", 8]}
+    source = saved(nodes, inputs, {"y": ["batch", 4]}, {"w": weight(8, 4)})
+    given = {"x": rows, "shift": np.zeros_like(rows)}
+    step = compress(source, "int8-static", calibration=given, store=store).lineage[-1]
+    assert "input 'shift' is 0 in all of calibration=: other values are outside its range" in step.notes
+    assert step.settings["calibration_ranges"] == {
+        "shift": [0, 0],
+        "x": [pytest.approx(rows.min()), pytest.approx(rows.max())],
+    }

@@ -124,6 +124,30 @@ def pair(deep: ms.Artifact, pipeline: ms.Pipeline) -> Any:
     return pipeline.serve(pipeline.compress(deep, "int8-dynamic")), pipeline.serve(deep)
 
 
+@pytest.mark.parametrize("factor", [255, 1 / 255])
+def test_calibration_in_another_unit_is_named_instead_of_a_node(
+    artifact: Any, pipeline: ms.Pipeline, factor: float
+) -> None:
+    """Pixels to 255 where shares are served, or the reverse: every node by itself is sound."""
+    rng = np.random.default_rng(2)
+    weights = {"w1": rng.standard_normal((64, 64)).astype(np.float32), "w2": rng.standard_normal((64, 4), np.float32)}
+    nodes = [("Gemm", ["x", "w1"], "a", {}), ("Relu", ["a"], "r", {}), ("Gemm", ["r", "w2"], "y", {})]
+    source = artifact("sound", nodes, weights)
+    served = rng.random((64, 64), np.float32) * np.float32(1 if factor > 1 else 255)
+    candidate = pipeline.serve(pipeline.compress(source, "int8-static", calibration=served * np.float32(factor)))
+    evidence = ms.measure_output_fidelity(candidate, pipeline.serve(source), served, min_sqnr_db=25)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.findings[-1].startswith("the calibration data do not fit: input 'x' was calibrated on values from ")
+    assert evidence.advice == "pass calibration= rows that are scaled as the served ones are"
+    assert evidence.details["calibration"]["sqnr_db_if_calibrated_on_these_rows"] > 25
+
+
+def test_calibration_that_fits_is_not_named(deep: ms.Artifact, pipeline: ms.Pipeline) -> None:
+    candidate = pipeline.serve(pipeline.compress(deep, "int8-static", calibration=ROWS, exclude="node_b"))
+    evidence = ms.measure_output_fidelity(candidate, pipeline.serve(deep), ROWS[:100], min_sqnr_db=90)
+    assert evidence.findings[-1].startswith("most sensitive to int8-static when quantized alone")
+
+
 def test_failure_text_names_the_node_to_exclude(pair: Any) -> None:
     candidate, reference = pair
     with pytest.raises(ms.GateFailure) as failure:
