@@ -146,11 +146,6 @@ def test_no_tolerance_makes_any_difference_infinite_and_equality_none():
     assert (found.worst_multiple, found.max_rel_error, found.beyond) == (math.inf, math.inf, 1)
 
 
-def test_a_finite_difference_too_large_for_float64_is_infinite():
-    found = tensor(np.array([1.7e308]), np.array([-1.7e308]))
-    assert (found.max_abs_error, found.inf, found.beyond) == (math.inf, None, 1)
-
-
 @pytest.mark.parametrize(
     ("candidate", "reference", "error"),
     [
@@ -269,14 +264,6 @@ def test_bfloat16_is_compared_within_a_tolerance_and_counted_in_steps():
     assert (found.beyond, found.max_ulp, found.reference_dtype, found.is_exact) == (1, 1, "bfloat16", False)
     assert found.max_abs_error == 0.0078125
     assert tensor(candidate, reference, rtol=0.01, atol=0).beyond == 0
-
-
-def test_nan_and_infinities_of_bfloat16_are_told_on_their_own():
-    found = compare(np.array([1, np.nan, -np.inf], BF16), np.array([1, 2, np.inf], BF16))
-    assert found.structural_problems == (
-        "output 'y': NaN in one and not in the other at 1 of 3 elements, first at [1] (candidate nan, reference 2)",
-        "output 'y': infinities differ at 1 of 3 elements, first at [2] (candidate -inf, reference inf)",
-    )
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])

@@ -36,14 +36,6 @@ def test_noise_ratio_follows_its_formula_over_many_chunks():
     assert signal_to_quantization_noise_db(candidate.T, reference.T) == pytest.approx(expected, rel=1e-12)
 
 
-def test_uniform_rounding_has_the_textbook_noise_ratio():
-    # Rounding a uniform signal to 2**b levels leaves 6.02 b dB (Bennett 1948): error variance is step**2 / 12.
-    signal = np.random.default_rng(5).uniform(-1, 1, size=200_000)
-    step = 2 / 2**8
-    rounded = np.round(signal / step) * step
-    assert signal_to_quantization_noise_db(rounded, signal) == pytest.approx(20 * math.log10(2**8), abs=0.05)
-
-
 def test_equal_outputs_have_no_noise_even_where_both_are_zero():
     assert signal_to_quantization_noise_db(np.ones(3), np.ones(3)) == math.inf
     assert signal_to_quantization_noise_db(np.zeros(3), np.zeros(3)) == math.inf
@@ -56,11 +48,6 @@ def test_noise_without_a_signal_is_minus_infinity():
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_noise_ratio_does_not_depend_on_scale(scale):
     assert signal_to_quantization_noise_db(np.array([1.1]) * scale, np.array([1.0]) * scale) == pytest.approx(20.0)
-
-
-def test_integers_are_measured_without_wrapping():
-    reference, candidate = np.array([250], np.uint8), np.array([255], np.uint8)
-    assert signal_to_quantization_noise_db(candidate, reference) == pytest.approx(20 * math.log10(50))
 
 
 def test_cosines_are_those_of_scipy_for_rows_of_any_rank():
@@ -135,11 +122,6 @@ def test_equal_rows_diverge_by_nothing_and_nothing_is_negative():
     assert kl_divergences(REFERENCE, REFERENCE, scores="logits").tolist() == [0.0] * 50
     nudged = REFERENCE + RNG.normal(scale=1e-15, size=REFERENCE.shape)
     assert (kl_divergences(nudged, REFERENCE, scores="logits") >= 0).all()
-
-
-def test_sequences_have_a_divergence_at_every_position():
-    scores = np.zeros((2, 5, 3), np.float32)
-    assert kl_divergences(scores, scores, scores="logits").shape == (2, 5)
 
 
 def test_rounded_probabilities_are_still_a_distribution():
@@ -268,10 +250,6 @@ def test_what_is_not_finite_counts_by_whose_it_is():
 def test_no_signal_has_nothing_to_keep():
     assert kept(ROWS, np.zeros_like(ROWS)) == np.inf
     assert RowSignalQuality().sqnr_db == np.inf
-
-
-def test_output_without_rows_is_one():
-    assert kept(np.float32(1.1), np.float32(1)) == pytest.approx(20, abs=0.01)
 
 
 def test_worst_of_floating_outputs_counts():

@@ -31,12 +31,6 @@ def test_expected_failure_is_marked(record_of):
     assert gathering.expected_failures == 1
 
 
-def test_unexpected_failure_is_not(record_of):
-    gathering = ReportCollector()
-    report(gathering, record_of(0.02, 0.03), outcome="failed")
-    assert not only(gathering).expected
-
-
 def test_fixture_evidence_of_two_workers_is_told_once_and_equal_looks_spend_alpha_once(record_of):
     gathering = ReportCollector()
     for node_id in ("test_a", "test_b"):

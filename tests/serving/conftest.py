@@ -1,14 +1,9 @@
 """Small ONNX files, made where a test needs them."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-
-OnnxFile = Callable[..., Path]
 
 
 def tensors(specs):
@@ -43,7 +38,7 @@ def build_model():
 
 
 @pytest.fixture
-def onnx_file(tmp_path) -> OnnxFile:
+def onnx_file(tmp_path):
     """Saves a model made by `make_model` and returns its path."""
 
     def save(*args, name="model", **kwargs):
@@ -55,7 +50,7 @@ def onnx_file(tmp_path) -> OnnxFile:
 
 
 @pytest.fixture
-def linear(onnx_file) -> Path:
+def linear(onnx_file):
     """y = x @ w + b for x of shape [batch, 3]; w and b count from 0."""
     return onnx_file(
         [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],

@@ -37,11 +37,6 @@ def test_a_single_array_and_a_mapping_give_the_same_feed():
     assert checked_feed(ROWS, ONE) == {"x": ROWS} == checked_feed({"x": ROWS}, ONE)
 
 
-def test_the_feed_is_in_the_order_of_the_model():
-    ids, mask = np.zeros((2, 5), np.int64), np.zeros((2, 5), np.bool_)
-    assert list(checked_feed({"mask": mask, "ids": ids}, TWO)) == ["ids", "mask"]
-
-
 def test_unknown_dims_and_ranks_take_anything():
     signature = Signature((TensorSpec("a", "float32", (None, None)), TensorSpec("b", "float32", None)), ())
     arrays = {"a": np.zeros((1, 2), np.float32), "b": np.zeros((), np.float32)}

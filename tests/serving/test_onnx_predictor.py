@@ -1,7 +1,5 @@
 """OnnxPredictor: outputs from any memory layout, providers, refusals, and nothing printed or shared."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref
@@ -106,13 +104,6 @@ def test_remembered_inputs_still_have_to_agree_with_each_other(onnx_file):
         predictor.predict({"a": two, "b": three})
 
 
-def test_a_wrong_input_never_reaches_the_runtime(linear, monkeypatch):
-    predictor = OnnxPredictor(linear)
-    monkeypatch.setattr(predictor, "_run", lambda *_: pytest.fail("the model was run"))
-    with pytest.raises(InputError):
-        predictor.predict(rows(2).astype(np.float64))
-
-
 @pytest.mark.parametrize("operator", ["Identity", "Relu"])
 def test_outputs_share_memory_with_nothing(onnx_file, operator):
     path = onnx_file([NODE(operator, ["x"], ["y"])], {"x": ("float32", ["n"])}, {"y": ("float32", ["n"])})
@@ -150,9 +141,8 @@ def test_a_closed_predictor_refuses(linear):
         predictor.predict(rows(1))
     predictor.close()
     for inputs in (rows(1), rows(2), {"x": rows(1)}):
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(UsageError, match="the predictor of linear is closed"):
             predictor.predict(inputs)
-        assert str(caught.value) == "the predictor of linear is closed: serve the model again, or close it later"
     assert repr(predictor).endswith(", closed>")
 
 
@@ -266,20 +256,15 @@ def test_a_file_that_changed_after_it_was_opened_is_refused(linear):
     model = onnx.load(linear)
     model.graph.initializer[0].raw_data = bytes(24)
     onnx.save(model, linear)
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match="changed after it was opened: open it again"):
         OnnxPredictor(artifact)
-    assert str(caught.value) == f"the model {linear} changed after it was opened: open it again"
 
 
 def test_outputs_that_no_array_can_hold_are_refused(onnx_file):
     sparse = helper.make_value_info("y", helper.make_sparse_tensor_type_proto(onnx.TensorProto.FLOAT, ["n"]))
     path = onnx_file([NODE("Identity", ["x"], ["y"])], {"x": ("float32", ["n"])}, [sparse])
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match=r"has output 'y' of type sparse\(float32\), which cannot be served"):
         OnnxPredictor(path)
-    assert str(caught.value) == (
-        f"the model {path} has output 'y' of type sparse(float32), which cannot be served as a numpy array: use "
-        "tensors of float16 to float64, integers, bool or text instead"
-    )
 
 
 def test_bfloat16_outputs_cannot_be_combined_with_text(onnx_file):
@@ -290,12 +275,8 @@ def test_bfloat16_outputs_cannot_be_combined_with_text(onnx_file):
         {"x": ("float32", ["n"]), "t": ("str", ["n"])},
         [bfloat16, text],
     )
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match="has output 'y' of type bfloat16 and 't' of type str"):
         OnnxPredictor(path)
-    assert str(caught.value) == (
-        f"the model {path} has output 'y' of type bfloat16 and 't' of type str: onnxruntime cannot return both in one "
-        "run; cast 'y' in the model"
-    )
 
 
 def test_the_unoptimized_predictor_runs_the_graph_as_stored(linear):
@@ -373,8 +354,3 @@ def test_no_provider_and_a_bare_string_are_refused(linear):
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_are_a_whole_number(linear, threads):
     assert refusal(linear, threads=threads) == f"threads must be an integer of at least 1; got {threads!r}"
-
-
-def test_a_refused_model_names_the_operator(onnx_file):
-    path = onnx_file([helper.make_node("Nonsense", ["x"], ["y"])], {"x": ("float32", [1])}, {"y": ("float32", [1])})
-    assert "Nonsense" in refusal(path, ArtifactError)

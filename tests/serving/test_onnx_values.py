@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from pytest_modelserve.artifacts import TensorSpec
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.serving import OnnxPredictor
-from pytest_modelserve.serving.onnx_predictor import as_arrays, as_value, leaf_dtypes, split_inputs
+from pytest_modelserve.serving.onnx_predictor import as_arrays, as_value, split_inputs
 
 NODE = helper.make_node
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
@@ -60,11 +60,8 @@ def test_a_value_is_arrays_and_the_arrays_are_the_value(dtype, value, arrays):
 
 
 def test_rows_with_other_keys_have_no_column():
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError, match=r"'p': row 1 has the keys \[2\] and row 0 \[1\]"):
         as_arrays(TensorSpec("p", "sequence(map(int64, float32))", ()), [{1: 0.5}, {2: 0.5}])
-    assert str(caught.value) == (
-        "'p': row 1 has the keys [2] and row 0 [1]: maps become columns of one array, so every row needs the same keys"
-    )
 
 
 @pytest.mark.parametrize(
@@ -76,26 +73,14 @@ def test_rows_with_other_keys_have_no_column():
             {"y.length": np.array(2), "y[0]": X},
             "input 'y[1]' is missing: it is part of a value that is not a tensor",
         ),
-        (
-            "sequence(float32)",
-            {"y.length": np.array([1, 2])},
-            "input 'y.length' has shape [2] where one value is needed",
-        ),
+        ("sequence(float32)", {"y.length": np.array([1, 2])}, "input 'y.length' has shape [2] where one value"),
         (
             "sequence(float32)",
             {"y.length": np.array(1), "y[0]": X.astype(np.float64)},
             "input 'y[0]' has dtype float64 where the model takes float32",
         ),
-        (
-            "map(int64, float32)",
-            {"y.keys": np.array([1]), "y": X[0]},
-            "input 'y' has shape [2] where 'y.keys' has [1]: the last of its axes, 1 in all, is the keys",
-        ),
-        (
-            "optional(float32)",
-            {"y.present": [True, [True]]},
-            "input 'y.present' is a list of items of different shapes",
-        ),
+        ("map(int64, float32)", {"y.keys": np.array([1]), "y": X[0]}, "input 'y' has shape [2] where 'y.keys' has [1]"),
+        ("optional(float32)", {"y.present": [True, [True]]}, "input 'y.present' is a list of items of different"),
     ],
 )
 def test_arrays_that_are_no_value_are_refused(dtype, arrays, message):
@@ -104,16 +89,9 @@ def test_arrays_that_are_no_value_are_refused(dtype, arrays, message):
     assert str(caught.value).startswith(message)
 
 
-def test_the_leaves_of_a_type_are_its_tensors():
-    assert leaf_dtypes("float32") == ("float32",)
-    assert leaf_dtypes("optional(sequence(bfloat16))") == ("bfloat16",)
-    assert leaf_dtypes("sequence(map(str, float32))") == ("str", "float32")
-
-
 def test_one_array_cannot_be_a_sequence():
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="inputs must be a mapping from names to arrays: 's' cannot be a single array"):
         split_inputs(X, [TensorSpec("s", "sequence(float32)", ())])
-    assert str(caught.value) == ("inputs must be a mapping from names to arrays: 's' cannot be a single array")
 
 
 def zip_map(**labels):

@@ -1,11 +1,8 @@
 """Invalid arguments of the statistics are refused by name, and importing them stays light."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -114,12 +111,12 @@ LOW = "low_level must be above 0.5 and below 1"
         (lambda: two.feature_blocks([[1.0], [NAN]], rng=np.random.default_rng(0)), "finite numbers"),
     ],
 )
-def test_invalid_argument_is_named(call: Callable[[], object], message: str) -> None:
+def test_invalid_argument_is_named(call, message):
     with pytest.raises(UsageError, match=message):
         call()
 
 
-def test_statistics_import_neither_scipy_stats_nor_another_subpackage() -> None:
+def test_statistics_import_neither_scipy_stats_nor_another_subpackage():
     # scipy.stats alone takes a second to import, which every gate would pay.
     code = """
 import sys, pytest_modelserve.stats

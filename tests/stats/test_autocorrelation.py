@@ -1,7 +1,5 @@
 """Autocorrelation and serial dependence against scipy, statsmodels and simulation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -28,17 +26,6 @@ def test_estimate_is_near_spearmans_correlation_of_neighbours(coefficient):
     assert lag.pairs == 2999
     assert lag.estimate == pytest.approx(spearmanr(values[:-1], values[1:]).statistic, abs=2e-3)
     assert lag.estimate == pytest.approx(6 / math.pi * math.asin(coefficient / 2), abs=0.06)
-
-
-def test_ties_share_their_mean_rank():
-    values = np.round(autoregressive(np.random.default_rng(9), 2000, 0.6))
-    expected = spearmanr(values[:-1], values[1:]).statistic
-    assert rank_autocorrelation(values[np.newaxis]).estimate == pytest.approx(expected, abs=2e-3)
-
-
-def test_a_monotone_transform_changes_nothing():
-    values = autoregressive(np.random.default_rng(10), 500, 0.4)[np.newaxis]
-    assert rank_autocorrelation(np.exp(5 * values)) == rank_autocorrelation(values)
 
 
 def test_pairs_with_a_missing_value_and_across_stretches_are_left_out():

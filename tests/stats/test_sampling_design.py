@@ -1,9 +1,5 @@
 """Sampling units and weights, as gates take them."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -12,7 +8,7 @@ import pytest_modelserve as ms
 N = 40
 
 
-def test_units_are_numbered_in_the_order_of_their_first_rows_and_follow_a_mask() -> None:
+def test_units_are_numbered_in_the_order_of_their_first_rows_and_follow_a_mask():
     units = ms.Sampling(groups=np.array(["b", "a", "b", None], dtype=object), sample_weight=[1, 2, 3, 4]).units(4)
     assert units.ids is not None
     assert (units.ids.tolist(), units.count, str(units), units.is_plain) == ([0, 1, 0, 2], 3, " over 3 groups", False)
@@ -22,7 +18,7 @@ def test_units_are_numbered_in_the_order_of_their_first_rows_and_follow_a_mask()
     assert (part.ids.tolist(), part.weights.tolist(), part.n) == ([0, 1], [2, 4], 2)
 
 
-def test_units_of_a_block_are_runs_of_rows() -> None:
+def test_units_of_a_block_are_runs_of_rows():
     units = ms.Sampling(block=20).units(N)
     assert units.ids is not None
     assert (units.ids.tolist(), str(units)) == ([0] * 20 + [1] * 20, " over 2 blocks of 20 rows")
@@ -42,7 +38,7 @@ def test_units_of_a_block_are_runs_of_rows() -> None:
         ({"sample_weight": np.zeros(N)}, "sample_weight is 0 in every row: no row counts"),
     ],
 )
-def test_groups_and_weights_that_do_not_fit_are_refused(arguments: Any, message: str) -> None:
+def test_groups_and_weights_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ms.UsageError) as caught:
         ms.Sampling(**arguments).units(N)
     assert str(caught.value).startswith(message)

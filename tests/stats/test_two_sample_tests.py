@@ -1,12 +1,10 @@
 """Two-sample tests against scipy and simulation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp, kstest, pearsonr
+from scipy.stats import ks_2samp, pearsonr
 
 from pytest_modelserve.stats import holm
 from pytest_modelserve.stats.two_sample_tests import (
@@ -158,11 +156,6 @@ def test_variance_is_that_of_the_influence_function():
     assert correlations_of(sums_of(rows)).variances == pytest.approx([np.mean(influence**2)], rel=1e-6)
 
 
-def test_variance_of_normal_columns_is_that_of_fisher():
-    rows = drawn(np.random.default_rng(2), 400_000, 2, rho=0.6)
-    assert correlations_of(sums_of(rows)).variances == pytest.approx([(1 - 0.36) ** 2], rel=0.02)
-
-
 def test_variance_is_that_of_repeated_samples_with_heavy_tails():
     rng = np.random.default_rng(3)
     rows = np.clip(drawn(rng, 400_000, 2, rho=0.0, copula="t3"), -4, 4)
@@ -209,18 +202,6 @@ def test_tail_dependence_raises_no_false_alarm_where_fishers_variance_does():
 def test_few_normal_rows_do_not_alarm_more_often_than_alpha(rho, rows):
     ours, _ = family_alarms(np.random.default_rng(5), copula="normal", rho=rho, rows=rows, repeats=150)
     assert ours <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 150)
-
-
-def test_p_values_of_unchanged_pairs_are_about_uniform():
-    rng = np.random.default_rng(6)
-    p_values = [
-        correlation_change(
-            correlations_of(sums_of(drawn(rng, 2000, 2, rho=0.3))),
-            correlations_of(sums_of(drawn(rng, 800, 2, rho=0.3))),
-        ).p_values[0]
-        for _ in range(300)
-    ]
-    assert kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_bound_covers_the_true_change_in_nineteen_of_twenty():
@@ -306,12 +287,11 @@ def test_statistic_is_the_ridge_mahalanobis_distance_of_the_means():
     assert discriminant(block, current) == pytest.approx([max(expected)])
 
 
-@pytest.mark.parametrize("tails", ["normal", "Cauchy"])
-def test_p_values_of_unchanged_rows_keep_their_error_rates(tails):
+def test_p_values_of_unchanged_rows_keep_their_error_rates():
     rng, p_values = np.random.default_rng(5), []
     for seed in range(60):
-        draw = rng.normal if tails == "normal" else lambda size: np.clip(rng.standard_cauchy(size), -5, 5)
-        p_values.append(p_value(draw(size=(30, 3)), draw(size=(20, 3)), seed=seed, most=59))
+        then, now = (np.clip(rng.standard_cauchy(size=(rows, 3)), -5, 5) for rows in (30, 20))
+        p_values.append(p_value(then, now, seed=seed, most=59))
     for level in (0.05, 0.1, 0.3):
         assert np.mean(np.array(p_values) <= level) <= level + 2.5 * np.sqrt(level * (1 - level) / 60)
 
