@@ -21,6 +21,7 @@ from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
     PROPERTY,
+    GateFailure,
     GateInconclusive,
     InconclusivePolicy,
     Recorder,
@@ -30,6 +31,9 @@ from pytest_modelserve.evidence import (
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
     from pytest_modelserve.reporting import ReportCollector
+
+
+_FAILED_BY_GATE = "modelserve_failed_by_gate"
 
 
 class RecordingHooks:
@@ -88,13 +92,27 @@ class RecordingHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        # Read after the inner hooks: only then has a unittest.TestCase handed over its exception.
         value = call.excinfo.value if call.excinfo else None
         if self._inconclusive == "skip" and isinstance(value, GateInconclusive):
             reason = str(value).partition("\n")[0]
-            call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when).excinfo
-        return (yield)
+            skipped = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when)
+            of_skip = pytest.TestReport.from_item_and_call(item, skipped)
+            report.outcome, report.longrepr = of_skip.outcome, of_skip.longrepr
+            report.__dict__.pop("wasxfail", None)
+        elif value is not None and _is_verdict(value):
+            report.__dict__[_FAILED_BY_GATE] = True  # an attribute, which xdist transports
+        return report
+
+
+def _is_verdict(error: BaseException) -> bool:
+    """Return whether `error` is the verdict of a gate, or a group of them, as hypothesis raises."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_verdict, error.exceptions))
+    return isinstance(error, (GateFailure, GateInconclusive))
 
 
 def _attach(item: pytest.Item, recorder: Recorder) -> None:
@@ -129,11 +147,12 @@ class ReportingHooks:
         self._config = config
         self._paths = paths
         self._collector: ReportCollector | None = None
+        self._early: list[dict[str, Any]] = []
         self._order: Sequence[str] = ()
         self._deselected = 0
-        if paths:
-            # If this run is killed, the report of an earlier run must not remain in its place.
-            self._write(complete=False, exit_status=None)
+        self._failed_subtests: set[str] = set()
+        self._runs_tests = False
+        self._is_started = False
 
     def _reports(self) -> ReportCollector:
         if self._collector is None:
@@ -141,10 +160,17 @@ class ReportingHooks:
 
             self._collector = ReportCollector()
             self._collector.expect(self._order)
+            for report in self._early:
+                self._collector.add_report(**report)
         return self._collector
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            error = f"collection: {_reason(report)}" if report.failed else ""
+            self._add(report.nodeid, when="collect", outcome=report.outcome, error=error)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._expect([item.nodeid for item in session.items])
@@ -152,11 +178,25 @@ class ReportingHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self._expect(ids)
+        self._start()
 
     def _expect(self, node_ids: Sequence[str]) -> None:
         self._order = node_ids
         if self._collector is not None:
             self._collector.expect(node_ids)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """Called by runs of tests, and not by --help, --markers and --fixtures."""
+        option = self._config.getoption
+        self._runs_tests = not (option("collectonly", False) or option("setuponly", False))
+        self._start()
+
+    def _start(self) -> None:
+        """Replace the reports of an earlier run before the first test: if this run is killed, they must not remain."""
+        if self._paths and self._runs_tests and self._order and not self._is_started:
+            self._is_started = True
+            self._write(complete=False, exit_status=None)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -170,40 +210,63 @@ class ReportingHooks:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome: str = report.outcome  # "rerun" is pytest-rerunfailures' own
-        has_evidence = outcome == "rerun" or any(name == PROPERTY for name, _ in report.user_properties)
-        if self._collector is None and not has_evidence:
-            return
-        self._reports().add_report(
+        context = getattr(report, "context", None)  # of a subtest, in pytest and in pytest-subtests
+        failed = outcome in ("failed", "rerun")
+        error = ""
+        if context is not None and failed:
+            self._failed_subtests.add(report.nodeid)
+        is_summary = context is None and report.nodeid in self._failed_subtests and isinstance(report.longrepr, str)
+        if failed and not is_summary and not hasattr(report, _FAILED_BY_GATE):
+            where = "" if report.when == "call" else f"{report.when}: "
+            error = f"{_subtest(context)}{where}{_reason(report)}"
+        self._add(
             report.nodeid,
             when=report.when or "",
             outcome=outcome,
             xfail=hasattr(report, "wasxfail"),
             properties=report.user_properties,
+            error=error,
+            is_subtest=context is not None,
         )
+
+    def _add(self, node_id: str, *, outcome: str, properties: Sequence[tuple[str, object]] = (), **others: Any) -> None:
+        """Pass a report on; without reports to write, keep those that did not pass until there is evidence."""
+        report = {"node_id": node_id, "outcome": outcome, "properties": properties, **others}
+        if self._collector is not None or any(name == PROPERTY for name, _ in properties):
+            self._reports().add_report(**report)
+        elif outcome != "passed" or self._paths:
+            self._early.append(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if self._paths and not self._config.option.collectonly:
+        if self._paths and self._runs_tests and (self._order or self._early):
             self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
 
     def _is_complete(self, exit_status: int) -> bool:
         """Return whether every collected test was selected and ended."""
         last_failed = self._config.getoption("lf", False)
         ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        ended = len(self._reports().node_ids)
-        return ran_through and ended == len(self._order) > 0 and not self._deselected and not last_failed
+        selected, ended = len(set(self._order)), len(self._reports().node_ids)
+        everything = self._reports().is_collected and not self._deselected and not last_failed
+        return ran_through and everything and ended == selected > 0
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
         from pytest_modelserve.reporting import RunCounts, as_json, render_page, run_document, write_report
 
         collector = self._reports()
         counts = RunCounts(
-            selected=len(self._order),
+            selected=len(set(self._order)),
             deselected=self._deselected,
             ended=len(collector.node_ids),
             expected_failures=collector.expected_failures,
         )
-        document = run_document(collector.rows(), counts=counts, complete=complete, exit_status=exit_status)
+        document = run_document(
+            collector.rows(),
+            counts=counts,
+            complete=complete,
+            exit_status=exit_status,
+            without_evidence=collector.without_evidence,
+        )
         folder = self._paths["json"].parent if "json" in self._paths else None
         writers: dict[str, Callable[..., str]] = {
             "json": as_json,
@@ -216,8 +279,9 @@ class ReportingHooks:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = () if self._collector is None else self._collector.rows()
-        if not any(row.record for row in rows):
+        collector = self._collector
+        rows = () if collector is None else collector.rows()
+        if collector is None or not any(row.record or self._paths for row in rows):
             return
         from pytest_modelserve.reporting import error_bound_line, summary_line, table_lines
 
@@ -225,16 +289,36 @@ class ReportingHooks:
         for line in table_lines(rows):
             terminalreporter.write(line.before)
             if line.verdict is not None:
-                color = {"PASS": "green", "FAIL": "red"}.get(line.verdict, "yellow")
+                color = {"PASS": "green", "INCONCLUSIVE": "yellow"}.get(line.verdict, "red")
                 terminalreporter.write(line.verdict, **{color: True})
             terminalreporter.write_line(line.after)
         names = {"json": "evidence", "html": "page"}
         reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
-        terminalreporter.write_line(summary_line(rows) + reports)
-        terminalreporter.write_line(error_bound_line(rows))
+        terminalreporter.write_line(summary_line(rows, collector.without_evidence) + reports)
+        if any(row.record for row in rows):
+            terminalreporter.write_line(error_bound_line(rows))
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self._config.invocation_params.dir)
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return the failure of a report in one line: "FileNotFoundError: [Errno 2] No such file: 'm.onnx'"."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = str(report.longrepr or "").strip().splitlines()
+    if crash is not None:
+        return str(crash.message).strip().partition("\n")[0]
+    if isinstance(report, pytest.CollectReport):  # of a module: the traceback, which ends with the exception
+        return lines[-1].removeprefix("E ").strip() if lines else "failed"
+    return lines[0] if lines else "failed"
+
+
+def _subtest(context: Any) -> str:
+    """Return the label of a subtest, "[msg] (day='tue'): ", or "" outside subtests."""
+    if context is None:
+        return ""
+    values = ", ".join(f"{name}={value}" for name, value in context.kwargs.items())
+    return " ".join([*([f"[{context.msg}]"] if context.msg else []), *([f"({values})"] if values else [])]) + ": "
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
 from pytest_modelserve.reporting.terminal import error_bound
 
-RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "CRASHED"]
+RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the gate table; `record` is None for a test that crashed its worker.
+    """One row of the gate table; `record` is None for a test that ended without a verdict, and `error` says why.
 
-    `expected` marks a FAIL that the test expects: an xfail, or a failure that a passing test caught. `superseded`
-    marks an attempt that was rerun; it is listed and does not count.
+    ERROR is a failure that is not the verdict of a gate, CRASHED a test that crashed its worker. `expected` marks a
+    FAIL that the test expects: an xfail, or a failure that a passing test caught. `superseded` marks an attempt that
+    was rerun; it is listed and does not count.
     """
 
     node_id: str
@@ -33,7 +35,9 @@ class Row:
     outcome: str
     expected: bool = False
     superseded: bool = False
+    attempt: int = 1
     reruns: int = 0
+    error: str = ""
 
 
 class ReportCollector:
@@ -41,7 +45,9 @@ class ReportCollector:
 
     def __init__(self) -> None:
         self._records: dict[tuple[object, ...], dict[str, Record]] = {}
+        self._errors: dict[tuple[str, int, str], None] = {}
         self._outcomes: dict[str, str] = {}
+        self._uncollected: dict[str, str] = {}
         self._reruns: dict[str, int] = {}
         self._crashed: dict[str, None] = {}
         self._order: dict[str, int] = {}
@@ -51,12 +57,30 @@ class ReportCollector:
         self._order = {node_id: position for position, node_id in enumerate(node_ids)}
 
     def add_report(
-        self, node_id: str, *, when: str, outcome: str, xfail: bool, properties: Iterable[tuple[str, object]]
+        self,
+        node_id: str,
+        *,
+        when: str,
+        outcome: str,
+        xfail: bool = False,
+        properties: Iterable[tuple[str, object]] = (),
+        error: str = "",
+        is_subtest: bool = False,
     ) -> None:
-        """Add the report of one phase of a test; a later phase repeats the records of the earlier ones."""
-        if outcome == "rerun":
+        """Add the report of one phase of a test; a later phase repeats the records of the earlier ones.
+
+        `error` is the reason of a failure that is not the verdict of a gate.
+        """
+        if error:
+            self._errors[node_id, self._reruns.get(node_id, 0) + 1, error] = None
+        if when == "collect":
+            self._uncollected[node_id] = outcome
+        elif outcome == "rerun":
             self._reruns[node_id] = self._reruns.get(node_id, 0) + 1
-        elif when == "call" or outcome != "passed":
+            self._outcomes.pop(node_id, None)
+        elif outcome == "failed":
+            self._outcomes[node_id] = outcome
+        elif self._outcomes.get(node_id) != "failed" and not is_subtest and (when == "call" or outcome != "passed"):
             self._outcomes[node_id] = "xfailed" if xfail and outcome == "skipped" else outcome
         for name, value in properties:
             if name == PROPERTY:
@@ -73,30 +97,62 @@ class ReportCollector:
         return frozenset(self._outcomes) - frozenset(self._crashed)
 
     @property
+    def is_collected(self) -> bool:
+        """Whether no module failed or was skipped while tests were collected."""
+        return not self._uncollected
+
+    @property
     def expected_failures(self) -> int:
         """The number of tests that failed as their xfail mark says."""
         return sum(outcome == "xfailed" for outcome in self._outcomes.values())
 
+    @property
+    def without_evidence(self) -> dict[str, list[str]]:
+        """The tests that ended without evidence of their own, and the modules that were not collected, by outcome."""
+        own = {node_id for copies in self._records.values() for node_id in copies} | set(self._crashed)
+        ended = {node_id: outcome for node_id, outcome in self._outcomes.items() if node_id not in own}
+        listed: dict[str, list[str]] = {}
+        for node_id, outcome in sorted((self._uncollected | ended).items(), key=lambda found: self._rank(found[0])):
+            listed.setdefault(outcome, []).append(node_id)
+        return listed
+
     def rows(self) -> tuple[Row, ...]:
-        """Return each gate once: those of shared fixtures, then those of tests in order, then crashes."""
+        """Return each gate once: those of shared fixtures, then those of tests in order, then errors and crashes."""
         merged = [_merge(tuple(copies.values())) for copies in self._records.values()]
         last: dict[tuple[object, ...], int] = {}
         for record in merged:
             last[record.identity] = max(last.get(record.identity, 1), record.attempt)
         rows = [self._row(record, last[record.identity]) for record in sorted(merged, key=self._position)]
-        crashes = [Row(node_id, "CRASHED", None, "crashed") for node_id in self._crashed]
-        return tuple(rows + crashes)
+        errors = [
+            self._error_row(node_id, attempt, error)
+            for node_id, attempt, error in sorted(self._errors, key=lambda key: (self._rank(key[0]), key[1]))
+            if node_id not in self._crashed
+        ]
+        crashes = [Row(node_id, "CRASHED", None, "crashed", error="its worker crashed") for node_id in self._crashed]
+        return tuple(rows + errors + crashes)
+
+    def _rank(self, node_id: str) -> int:
+        return self._order.get(node_id, len(self._order))
+
+    def _error_row(self, node_id: str, attempt: int, error: str) -> Row:
+        reruns = self._reruns.get(node_id, 0)
+        superseded = attempt <= reruns
+        outcome = "rerun" if superseded else self._outcomes.get(node_id, "failed")
+        return Row(
+            node_id, "ERROR", None, outcome, superseded=superseded, attempt=attempt, reruns=reruns, error=error
+        )  # fmt: skip
 
     def _position(self, record: Record) -> tuple[bool, int, str, int, int]:
         """Return the sort key; that of a fixture must not depend on the test that needed it first."""
         of_test = record.owner == record.node_id
-        position = self._order.get(record.node_id, len(self._order)) if of_test else 0
+        position = self._rank(record.node_id) if of_test else 0
         return (of_test, position, record.owner, record.attempt, record.index)
 
     def _row(self, record: Record, last_attempt: int) -> Row:
-        outcome = self._outcomes.get(record.node_id, "unknown")
-        attempts = self._reruns.get(record.node_id, 0) + 1
         owned_by_test = record.owner == record.node_id
+        attempts = self._reruns.get(record.node_id, 0) + 1 if owned_by_test else last_attempt
+        superseded = record.attempt < attempts
+        outcome = "rerun" if superseded else self._outcomes.get(record.node_id, "unknown")
         verdict = record.evidence.verdict
         return Row(
             node_id=record.node_id,
@@ -104,8 +160,9 @@ class ReportCollector:
             record=record,
             outcome=outcome,
             expected=verdict is Verdict.FAIL and outcome in ("xfailed", "passed"),
-            superseded=record.attempt < (attempts if owned_by_test else last_attempt),
-            reruns=attempts - 1 if owned_by_test else last_attempt - 1,
+            superseded=superseded,
+            attempt=record.attempt,
+            reruns=attempts - 1,
         )
 
 
@@ -134,7 +191,14 @@ def as_json(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit_status: int | None) -> dict[str, Any]:
+def run_document(
+    rows: Sequence[Row],
+    *,
+    counts: RunCounts,
+    complete: bool,
+    exit_status: int | None,
+    without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return the document as JSON builtins; `exit_status` is None until the run has ended."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -144,6 +208,7 @@ def run_document(rows: Sequence[Row], *, counts: RunCounts, complete: bool, exit
         "counts": asdict(counts),
         "false_fail_probability_at_most": error_bound(rows),
         "gates": [_gate(row) for row in rows],
+        "without_evidence": {outcome: list(node_ids) for outcome, node_ids in without_evidence.items()},
     }
 
 
@@ -175,8 +240,10 @@ def _gate(row: Row) -> dict[str, Any]:
         "outcome": row.outcome,
         "expected": row.expected,
         "judged": not row.superseded,
+        "attempt": row.attempt,
         "reruns": row.reruns,
+        "error": row.error or None,
     }
     if row.record is None:
-        return {**common, "owner": row.node_id, "index": 0, "attempt": 1, "examples": 0, "evidence": None}
+        return {**common, "owner": row.node_id, "index": 0, "examples": 0, "evidence": None}
     return {**json.loads(row.record.to_json()), **common}

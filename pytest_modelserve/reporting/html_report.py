@@ -23,7 +23,7 @@ from pytest_modelserve.evidence.failure_text import (
     printable,
 )
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
-from pytest_modelserve.reporting.terminal import format_variant, headline
+from pytest_modelserve.reporting.terminal import NO_VERDICTS, VERDICTS, format_variant, headline, remarks
 
 _MEDIAN = 0.5
 _DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
@@ -176,14 +176,17 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    counts = dict.fromkeys(("PASS", "FAIL", "INCONCLUSIVE", "CRASHED"), 0)
+    counts = dict.fromkeys((*VERDICTS, *NO_VERDICTS), 0)
     for gate in document["gates"]:
         counts[gate["verdict"]] += gate["judged"]
     return environment.get_template("page.html.j2").render(
         run=document,
-        counts=counts,
+        counts=", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number or verdict in VERDICTS),
         error_bound=format_probability(document["false_fail_probability_at_most"]),
         rows=list(_rows(document["gates"], folder)),
+        without_evidence={
+            outcome: list(map(printable, node_ids)) for outcome, node_ids in document["without_evidence"].items()
+        },
     )
 
 
@@ -195,9 +198,14 @@ _NOTHING = dict.fromkeys(("model", "gate", "subject", "figures", "text", "unread
 
 def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[str, Any]]:
     for gate in gates:
-        row = {"test": gate["node_id"], "verdict": gate["verdict"], "expected": gate["expected"]}
+        row = {
+            "test": printable(gate["node_id"]),
+            "verdict": gate["verdict"],
+            "expected": gate["expected"],
+            "remarks": list(remarks(gate["expected"], gate["judged"], gate["attempt"], gate["reruns"])),
+        }
         if gate["evidence"] is None:
-            yield {**_NOTHING, **row, "figures": "its worker crashed"}
+            yield {**_NOTHING, **row, "subject": row["test"], "figures": printable(gate["error"])}
             continue
         evidence = Evidence.from_json(json.dumps(gate["evidence"]))
         quantity = headline(evidence)

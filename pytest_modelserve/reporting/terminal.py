@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.evidence.failure_text import (
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from pytest_modelserve.evidence import Evidence, Quantity, Subject
     from pytest_modelserve.reporting.collector import Row, RowVerdict
 
-_CRASHES = "crashed"
+_NO_VERDICT = "no verdict"
+_ERROR_WIDTH = 120
+VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
+NO_VERDICTS = ("ERROR", "CRASHED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +39,46 @@ class TableLine:
 
 
 def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
-    """Return the rows in aligned columns, grouped by model."""
-    cells = {id(row): _cells(row) for row in rows}
-    widths = [max((len(row[column]) for row in cells.values()), default=0) for column in range(5)]
+    """Return the rows in aligned columns, grouped by model; tests without a verdict stand at the end."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_CRASHES if row.record is None else row.record.evidence.subject.name, []).append(row)
+        groups.setdefault(_NO_VERDICT if row.record is None else row.record.evidence.subject.name, []).append(row)
+    cells = {id(row): _cells(row) for row in rows}
+    gates = [cells[id(row)] for row in rows if row.record is not None]
+    widths = [max((len(row[column]) for row in gates), default=0) for column in range(5)]
     verdict_width = max((len(row.verdict) for row in rows), default=0)
     for model, members in groups.items():
         yield TableLine(printable(model))
+        of_group = widths if members[0].record else [max(len(cells[id(row)][0]) for row in members)]
         for row in members:
-            padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], widths, strict=True)]
+            padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], of_group, strict=True)]
             space = " " * (verdict_width - len(row.verdict) + 2)
             yield TableLine("  " + "  ".join(padded) + "  ", row.verdict, space + _notes(row))
 
 
-def summary_line(rows: Sequence[Row]) -> str:
-    """Return the number of gates by verdict: "34 gates: 30 PASS, 4 FAIL (all expected), 0 INCONCLUSIVE"."""
+def count_verdicts(rows: Sequence[Row]) -> str:
+    """Count rows by verdict, "30 PASS, 4 FAIL (all expected), 0 INCONCLUSIVE"; superseded ones do not count."""
     counted = [row for row in rows if not row.superseded]
-    counts = {v: sum(row.verdict == v for row in counted) for v in ("PASS", "FAIL", "INCONCLUSIVE", "CRASHED")}
+    counts = {v: sum(row.verdict == v for row in counted) for v in (*VERDICTS, *NO_VERDICTS)}
     expected = sum(row.expected for row in counted)
     how_many = "all" if expected == counts["FAIL"] else expected
-    failed = f" ({how_many} expected)" if expected else ""
-    gates = len(counted) - counts["CRASHED"]
-    crashed = f", {counts['CRASHED']} CRASHED" if counts["CRASHED"] else ""
+    parts = [f"{counts[v]} {v}" + (f" ({how_many} expected)" if v == "FAIL" and expected else "") for v in VERDICTS]
+    return ", ".join(parts + [f"{counts[v]} {v}" for v in NO_VERDICTS if counts[v]])
+
+
+def summary_line(rows: Sequence[Row], without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({})) -> str:
+    """Return the number of gates by verdict, and of tests that neither passed nor left evidence or an error."""
+    gates = sum(row.record is not None and not row.superseded for row in rows)
+    listed = {row.node_id for row in rows if row.record is None}
+    others = {
+        outcome: number
+        for outcome, node_ids in without_evidence.items()
+        if outcome != "passed" and (number := len(set(node_ids) - listed))
+    }
+    ended = ", ".join(f"{number} {outcome}" for outcome, number in others.items())
     return (
-        f"{gates} gate{'' if gates == 1 else 's'}: {counts['PASS']} PASS, {counts['FAIL']} FAIL{failed}, "
-        f"{counts['INCONCLUSIVE']} INCONCLUSIVE{crashed}"
+        f"{gates} gate{'' if gates == 1 else 's'}: {count_verdicts(rows)}"
+        f"{f' · without evidence: {ended}' if ended else ''}"
     )
 
 
@@ -79,9 +96,9 @@ def error_bound_line(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, str, str, str, str]:
+def _cells(row: Row) -> tuple[str, ...]:
     if row.record is None:
-        return (printable(row.node_id), "", "", "", "")
+        return (printable(row.node_id),)
     evidence = row.record.evidence
     quantity = headline(evidence)
     assert quantity.budget is not None
@@ -109,16 +126,22 @@ def format_variant(subject: Subject, reference: Subject | None) -> str:
 
 
 def _notes(row: Row) -> str:
-    """Return the sample size and remarks on the row."""
+    """Return the sample size and remarks on the row, or why there is no verdict."""
     if row.record is None:
-        return "its worker crashed"
-    notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
-    if row.expected:
-        notes.append("expected")
-    if row.record.examples > 1:
-        notes.append(f"worst of {row.record.examples} examples")
-    if row.superseded:
-        notes.append(f"attempt {row.record.attempt}, rerun: does not count")
-    elif row.reruns:
-        notes.append(f"attempt {row.record.attempt}: error rates do not hold under reruns")
-    return " · ".join(notes)
+        error = printable(row.error)
+        notes = [error if len(error) <= _ERROR_WIDTH else f"{error[:_ERROR_WIDTH]}…"]
+    else:
+        notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
+        if row.record.examples > 1:
+            notes.append(f"worst of {row.record.examples} examples")
+    return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns)])
+
+
+def remarks(expected: bool, judged: bool, attempt: int, reruns: int) -> Iterator[str]:
+    """Return what the outcome of the test and its reruns say about a row."""
+    if expected:
+        yield "expected"
+    if not judged:
+        yield f"attempt {attempt}, rerun: does not count"
+    elif reruns:
+        yield f"attempt {attempt}: error rates do not hold under reruns"

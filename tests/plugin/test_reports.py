@@ -94,7 +94,33 @@ def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester) -> None
     assert list(Path(pytester.path).rglob("*modelserve*")) == []
 
 
-def test_collect_only_writes_no_finished_document(project: pytest.Pytester, document: Callable[[], Any]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("--collect-only",), ("--fixtures",), ("--markers",), ("--help",), ("--setup-plan",), ("-k", "no such test")],
+    ids=" ".join,
+)
+def test_command_that_runs_no_test_leaves_the_last_reports_alone(
+    project: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
     project.makepyfile(EXAMPLE)
-    project.runpytest_inprocess("--collect-only")
-    assert document()["complete"] is False
+    reports = [Path(project.path, name) for name in ("evidence.json", "page.html")]
+    for report in reports:
+        report.write_text("the last run")
+    project.runpytest_inprocess("--modelserve-html", "page.html", *arguments)
+    assert [report.read_text() for report in reports] == ["the last run"] * 2
+
+
+def test_run_without_tests_writes_no_report(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
+    project.makepyfile(test_empty="")
+    assert project.runpytest_inprocess(*processes).ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert not Path(project.path, "evidence.json").exists()
+
+
+def test_skipped_inconclusive_gate_of_a_unittest_case_is_a_skip(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        import unittest
+        from gates import gate
+        class TestIt(unittest.TestCase):
+            def test_undecided(self): gate(200)
+    """)
+    project.runpytest_inprocess("--modelserve-inconclusive=skip").assert_outcomes(skipped=1)

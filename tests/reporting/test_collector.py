@@ -89,3 +89,48 @@ def test_properties_of_others_are_left_alone():
     gathering = ReportCollector()
     gathering.add_report("test_a", when="call", outcome="passed", xfail=False, properties=[("color", "red")])
     assert gathering.rows() == ()
+
+
+def test_first_failure_of_a_test_stays_when_a_later_phase_or_the_test_around_its_subtests_passes(
+    record_of,
+):
+    gathering = ReportCollector()
+    failing = [(PROPERTY, record_of(0.02, 0.03).to_json())]
+    gathering.add_report("test_a", when="call", outcome="failed", is_subtest=True)
+    gathering.add_report("test_a", when="call", outcome="passed", properties=failing)
+    assert (only(gathering).outcome, only(gathering).expected) == ("failed", False)
+
+
+def test_passing_subtest_does_not_end_the_test():
+    gathering = ReportCollector()
+    gathering.add_report("test_a", when="call", outcome="passed", is_subtest=True)
+    assert gathering.node_ids == frozenset()
+
+
+def test_error_of_an_attempt_that_was_rerun_does_not_count(record_of):
+    gathering = ReportCollector()
+    gathering.add_report("test_a", when="call", outcome="rerun", error="OSError: busy")
+    report(gathering, record_of(attempt=2))
+    gate, error = gathering.rows()
+    assert (gate.verdict, gate.attempt, gate.superseded) == ("PASS", 2, False)
+    assert (error.verdict, error.outcome, error.attempt, error.superseded) == ("ERROR", "rerun", 1, True)
+
+
+def test_superseded_failure_is_not_an_expected_one(record_of):
+    gathering = ReportCollector()
+    first = [(PROPERTY, record_of(0.02, 0.03).to_json())]
+    gathering.add_report("test_a", when="call", outcome="rerun", properties=first)
+    report(gathering, record_of(attempt=2))
+    earlier, _ = gathering.rows()
+    assert (earlier.outcome, earlier.expected) == ("rerun", False)
+
+
+def test_tests_and_modules_without_evidence_are_listed_by_outcome(record_of):
+    gathering = ReportCollector()
+    gathering.expect(["test_a", "test_b", "test_c"])
+    gathering.add_report("module", when="collect", outcome="skipped")
+    report(gathering, node_id="test_c")
+    report(gathering, record_of(node_id="test_b"), node_id="test_b")
+    report(gathering, node_id="test_a")
+    assert gathering.without_evidence == {"passed": ["test_a", "test_c"], "skipped": ["module"]}
+    assert not gathering.is_collected

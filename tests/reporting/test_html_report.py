@@ -12,13 +12,22 @@ from pytest_modelserve.reporting import Row, RunCounts, render_page, run_documen
 from pytest_modelserve.reporting.html_report import Readings, Sample, UnreadableSamplesError, plot_of, samples_of
 
 
-def page(*rows, complete=True, folder=None):
-    document = run_document(rows, counts=RunCounts(2, 1, 1, 0), complete=complete, exit_status=0)
+def page(*rows, complete=True, folder=None, without_evidence=None):
+    document = run_document(
+        rows,
+        counts=RunCounts(2, 1, 1, 0),
+        complete=complete,
+        exit_status=0,
+        without_evidence=without_evidence or {},
+    )
     return render_page(document, folder=folder)
 
 
 def test_page_tells_every_gate_and_asks_for_nothing_else(record_of):
-    html = page(Row("test_a", "PASS", record_of(), "passed"), Row("test_gone", "CRASHED", None, "crashed"))
+    html = page(
+        Row("test_a", "PASS", record_of(), "passed"),
+        Row("test_gone", "CRASHED", None, "crashed", error="its worker crashed"),
+    )
     assert "<h1>1 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 CRASHED</h1>" in html
     assert "drop 0.15 pt [-0.20, 0.50], budget ≤ 1.00 pt" in html
     assert "test_gone" in html
@@ -29,6 +38,20 @@ def test_incomplete_run_says_so(record_of):
     row = Row("test_a", "PASS", record_of(), "passed")
     assert "This run is not complete" not in page(row)
     assert "1 of 2 selected tests ended, 1 were deselected" in page(row, complete=False)
+
+
+def test_errors_reruns_and_tests_without_evidence_stand_on_the_page(record_of):
+    html = page(
+        Row("test_a", "FAIL", record_of(0.02, 0.03), "rerun", superseded=True, reruns=1),
+        Row("test_a", "PASS", record_of(attempt=2), "passed", attempt=2, reruns=1),
+        Row("test_lost", "ERROR", None, "failed", error="setup: FileNotFoundError: <m.onnx>"),
+        without_evidence={"skipped": ["test_b"]},
+    )
+    assert "<title>modelserve: 1 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 ERROR</title>" in html
+    assert "setup: FileNotFoundError: &lt;m.onnx&gt;" in html
+    assert "attempt 1, rerun: does not count" in html
+    assert "attempt 2: error rates do not hold under reruns" in html
+    assert "Tests without evidence of their own, skipped: 1" in html
 
 
 def test_names_from_a_model_file_stay_text(record_of):

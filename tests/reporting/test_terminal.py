@@ -7,7 +7,7 @@ from pytest_modelserve.reporting import Row, error_bound_line, summary_line, tab
 
 
 def row(record, **changes):
-    plain = Row(record.node_id, record.evidence.verdict.value, record, "passed")
+    plain = Row(record.node_id, record.evidence.verdict.value, record, "passed", attempt=record.attempt)
     return replace(plain, **changes)
 
 
@@ -17,16 +17,18 @@ def test_rows_stand_in_columns_under_their_model(record_of):
         row(record_of()),
         row(record_of(0.2, 0.3, subject=Subject("digits_cnn", "shuffled")), expected=True),
         row(record_of(gate="slowdown", subject=Subject("mlp"), reference=None, quantities=(slow,), n=50, examples=7)),
-        Row("test_x.py::test_gone", "CRASHED", None, "crashed"),
+        Row("test_x.py::test_gone", "CRASHED", None, "crashed", error="its worker crashed"),
+        Row("test_x.py::test_lost", "ERROR", None, "failed", error="setup: FileNotFoundError: m.onnx"),
     ]
     assert [str(line) for line in table_lines(rows)] == [
         "digits_cnn",
-        "  accuracy parity       int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50]   ≤ 1.00 pt  PASS     n 2000",
-        "  accuracy parity       shuffled vs fp32     drop 25.00 pt  [20.00, 30.00]  ≤ 1.00 pt  FAIL     n 2000 · expected",
+        "  accuracy parity  int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50]   ≤ 1.00 pt  PASS     n 2000",
+        "  accuracy parity  shuffled vs fp32     drop 25.00 pt  [20.00, 30.00]  ≤ 1.00 pt  FAIL     n 2000 · expected",
         "mlp",
-        "  slowdown                                   × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
-        "crashed",
-        "  test_x.py::test_gone                                                                 CRASHED  its worker crashed",
+        "  slowdown                              × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
+        "no verdict",
+        "  test_x.py::test_gone  CRASHED  its worker crashed",
+        "  test_x.py::test_lost  ERROR    setup: FileNotFoundError: m.onnx",
     ]
 
 
@@ -45,7 +47,16 @@ def test_counts_tell_expected_failures_apart(record_of):
     assert summary_line([failed, expected]) == "2 gates: 0 PASS, 2 FAIL (1 expected), 0 INCONCLUSIVE"
     assert summary_line([row(record_of(0.0, 0.02))]) == "1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE"
     crash = Row("t", "CRASHED", None, "crashed")
-    assert summary_line([crash]) == "0 gates: 0 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 CRASHED"
+    error = Row("e", "ERROR", None, "failed")
+    assert summary_line([error, crash]) == "0 gates: 0 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 ERROR, 1 CRASHED"
+
+
+def test_summary_counts_tests_without_evidence_that_did_not_pass(record_of):
+    error = Row("test_lost", "ERROR", None, "failed")
+    line = summary_line(
+        [row(record_of()), error], {"passed": ["a", "b"], "skipped": ["c"], "failed": ["test_lost", "d"]}
+    )
+    assert line == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 ERROR · without evidence: 1 skipped, 1 failed"
 
 
 def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of):
