@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,25 @@ def test_xdist_workers_run_gates_under_given_and_survive_crashes(pytester: pytes
     )
     assert list(Path(pytester.path, ".modelserve", "counterexamples").glob("planted-finite-outputs-*.npz"))
     assert not list(pytester.path.glob("core*"))
+
+
+def test_first_example_of_a_process_imports_nothing(tmp_path: Path) -> None:
+    """Hypothesis would report its duration as flaky, because the repetition is fast."""
+    code = f"""
+import sys
+import numpy as np, onnx
+from onnx import helper
+import pytest_modelserve as ms
+values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+onnx.save(model, {str(tmp_path / "a.onnx")!r})
+onnx.save(model, {str(tmp_path / "b.onnx")!r})
+one, other = ms.serve({str(tmp_path / "a.onnx")!r}), ms.serve({str(tmp_path / "b.onnx")!r})
+feed = ms.strategies.inputs(one, like=np.ones((50, 4), np.float32)).at(rows=3, edits=1, seed=7)
+loaded = set(sys.modules)
+ms.assert_relation(one, feed, ms.relations.finite_outputs())
+ms.assert_output_parity(one, other, feed)
+assert set(sys.modules) == loaded, sorted(set(sys.modules) - loaded)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
