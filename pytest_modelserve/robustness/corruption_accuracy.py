@@ -27,6 +27,8 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.relations.base import single_output
+from pytest_modelserve.serving.inputs import labeled_rows
+from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import (
     Bounds,
     Linearized,
@@ -41,7 +43,7 @@ from pytest_modelserve.stats import (
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.corruptions import Corruption
-    from pytest_modelserve.serving import Inputs, Predictor
+    from pytest_modelserve.serving import Inputs, Predictor, Servable
 
 _MAX_QUANTITIES = 5
 """Cells shown with interval and verdict, the worst ones; all are in the details."""
@@ -60,9 +62,9 @@ _ADVICE = {
 
 
 def measure_corruption_accuracy(
-    predictor: Predictor,
-    inputs: Inputs,
-    labels: ArrayLike,
+    predictor: Servable,
+    inputs: Any,
+    labels: Any = None,
     *,
     corruptions: Sequence[Corruption],
     max_drop: float | Mapping[str, float],
@@ -81,8 +83,9 @@ def measure_corruption_accuracy(
     of its budgets fails with probability `alpha` at most. Other corruptions are not covered.
 
     Args:
-        predictor: The model to judge.
-        inputs: An array (n, ...), or a mapping of input names to arrays; a sample of the rows that are served.
+        predictor: The model to judge: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; a sample of the
+            rows that are served. A DataLoader of pairs holds inputs and labels.
         labels: Class labels (n,).
         corruptions: Corruptions of `ms.corruptions`, each with its own name.
         max_drop: Highest drop of accuracy that passes, between 0 and 1 (0.05 is five points): one for all corruptions,
@@ -115,17 +118,19 @@ def measure_corruption_accuracy(
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=alpha)
     budgets = _budgets(corruptions, max_drop)
-    feed, name = _feed(inputs, input_name)
-    correct = _correctness(predictor, labels, Output.of(output))
-    clean = correct(feed, nan_allowed=False)
-    units = (sampling or Sampling()).units(len(clean))
-    weights = units.weights
-    grid = [(corruption, severity) for corruption in corruptions for severity in corruption.severities]
-    cells = []
-    for number, (corruption, severity) in enumerate(progress(grid, "corruptions")):
-        corrupted = corruption.at(feed[name], severity, np.random.default_rng([seed, number]))
-        after = correct({**feed, name: corrupted}, nan_allowed=True)
-        cells.append(_Cell(corruption, severity, clean, after, units, weights))
+    data, labels = labeled_rows(inputs, labels)
+    with open_models(predictor, inputs=data) as (batch, (served,)):
+        feed, name = _feed(batch, input_name)
+        correct = _correctness(served, labels, Output.of(output))
+        clean = correct(feed, nan_allowed=False)
+        units = (sampling or Sampling()).units(len(clean))
+        weights = units.weights
+        grid = [(corruption, severity) for corruption in corruptions for severity in corruption.severities]
+        cells = []
+        for number, (corruption, severity) in enumerate(progress(grid, "corruptions")):
+            corrupted = corruption.at(feed[name], severity, np.random.default_rng([seed, number]))
+            after = correct({**feed, name: corrupted}, nan_allowed=True)
+            cells.append(_Cell(corruption, severity, clean, after, units, weights))
     drops = _drops(cells, budgets, confidence=confidence, alpha=alpha)
     worst = sorted(drops, key=_excess, reverse=True)
     verdict = worst[0].verdict
@@ -133,7 +138,7 @@ def measure_corruption_accuracy(
     accuracy = float(np.average(clean, weights=weights))
     return Evidence(
         gate="corruption accuracy",
-        subject=predictor.subject,
+        subject=served.subject,
         quantities=(worst[0], Quantity("clean accuracy", accuracy, "proportion"), *worst[1:_MAX_QUANTITIES]),
         n=units.count,
         n_unit=_unit_name(units),
@@ -230,6 +235,12 @@ def _dependence(cells: Sequence[_Cell]) -> list[str]:
 
 
 def _budgets(corruptions: Sequence[Corruption], max_drop: float | Mapping[str, float]) -> dict[str, Budget]:
+    for corruption in corruptions:
+        if isinstance(corruption, str):
+            raise UsageError(
+                f"corruptions holds the text {corruption!r}: pass ms.corruptions.{corruption}(...), with the range of "
+                "the inputs"
+            )
     names = [corruption.name for corruption in corruptions]
     if not names:
         raise UsageError("corruptions is empty: give at least one, such as ms.corruptions.noise(low=0, high=255)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,11 @@ from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, bat
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.relations.base import single_output
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
+from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Sampling, SamplingUnits, binomial_bounds, proportion_rows_needed
 
 if TYPE_CHECKING:
-    from pytest_modelserve.serving import Inputs, Predictor
+    from pytest_modelserve.serving import Servable
 
 _MAX_CHANGED_ROWS = 50
 """Row numbers in the details of the evidence."""
@@ -45,8 +46,8 @@ _ADVICE = "look at the rows that changed, train on transformed rows, or give mor
 
 
 def measure_label_stability(
-    predictor: Predictor,
-    inputs: Inputs,
+    predictor: Servable,
+    inputs: Any,
     transform: Transform,
     *,
     min_agreement: float,
@@ -64,8 +65,8 @@ def measure_label_stability(
     like these and does not bound the worst case: search for that with `assert_relation`.
 
     Args:
-        predictor: The model to judge.
-        inputs: An array (n, ...), or a mapping of input names to arrays.
+        predictor: The model to judge: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays.
         transform: Function of `inputs`, or of `inputs` and a numpy generator. It returns them changed in a way that
             should change no label (another brightness, a synonym), each row by itself.
         min_agreement: Lowest proportion of rows that passes, between 0 and 1.
@@ -104,15 +105,16 @@ def measure_label_stability(
             "sample_weight is not supported by exact binomial bounds, which count every row once: remove it"
         )
     seeded = _check_draws(transform, draws)
-    batch, rows = batched(predictor, inputs)
-    if batch.batch_size == 0 or not row_count(rows):
-        raise InputError("inputs must have rows, and there are none")
-    units = sampled.units(row_count(rows))
-    original = _labels(batch, rows, read)
-    copies = []
-    for part in progress(np.random.SeedSequence(seed).spawn(draws), "transformed rows", total=draws):
-        copy = transformed(transform, inputs, np.random.default_rng(part) if seeded else None)
-        copies.append(_labels(batch, {next(iter(rows)): copy} if batch.pass_array else copy, read))
+    with open_models(predictor, inputs=inputs) as (given, (served,)):
+        batch, rows = batched(served, given)
+        if batch.batch_size == 0 or not row_count(rows):
+            raise InputError("inputs must have rows, and there are none")
+        units = sampled.units(row_count(rows))
+        original = _labels(batch, rows, read)
+        copies = []
+        for part in progress(np.random.SeedSequence(seed).spawn(draws), "transformed rows", total=draws):
+            copy = transformed(transform, given, np.random.default_rng(part) if seeded else None)
+            copies.append(_labels(batch, {next(iter(rows)): copy} if batch.pass_array else copy, read))
     found = _Agreement(original, tuple(copies), units)
     levels = levels_for(budget := Budget("at_least", min_agreement), confidence=confidence, alpha=alpha)
     bounds = binomial_bounds(found.agreeing, units.count, low_level=levels[0], high_level=levels[1])
@@ -123,7 +125,7 @@ def measure_label_stability(
     assert proportion.verdict is not None
     return Evidence(
         gate="label stability",
-        subject=predictor.subject,
+        subject=served.subject,
         quantities=(proportion,),
         n=units.count,
         n_unit=trials,

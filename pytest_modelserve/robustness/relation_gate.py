@@ -22,13 +22,14 @@ from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
 from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
+from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from pytest_modelserve.robustness.domains import Domain
     from pytest_modelserve.robustness.relations.base import Relation
-    from pytest_modelserve.serving import Inputs, Predictor
+    from pytest_modelserve.serving import Inputs, Predictor, Servable
 
 _CANDIDATES = 1000
 _CANDIDATES_OF_EXAMPLE = 100
@@ -36,8 +37,8 @@ _CANDIDATES_OF_EXAMPLE = 100
 
 
 def measure_relation(
-    predictor: Predictor,
-    inputs: Inputs | SearchStrategy[Any],
+    predictor: Servable,
+    inputs: Inputs | SearchStrategy[Any] | Any,
     relation: Relation,
     *,
     candidates: int | None = None,
@@ -60,9 +61,9 @@ def measure_relation(
     line for `@example`.
 
     Args:
-        predictor: The model to judge.
-        inputs: Rows to start from, an array (n, ...) or a mapping of input names to arrays; or a strategy of
-            `ms.strategies.inputs`, or what it generated under `@given`.
+        predictor: The model to judge: whatever `ms.serve` takes.
+        inputs: Rows to start from: an array, a tensor or a list (n, ...), a frame, or a mapping of input names to
+            arrays; or a strategy of `ms.strategies.inputs`, or what it generated under `@given`.
         relation: A relation of `ms.relations`.
         candidates: Number of rows to check; 1,000, or 100 for each example under `@given`. 0 checks the given rows
             only.
@@ -97,21 +98,22 @@ def measure_relation(
         'PASS'
     """
     started = time.perf_counter()
-    subprocess = isolated_predictor(predictor, isolate=isolate, time_limit_s=time_limit_s)
-    model, space, first, given_seed = _start(subprocess or predictor, inputs, domain)
-    seed = given_seed if seed is None else seed
-    try:
-        count = _candidates(relation, candidates, generated=first is not None)
-        _check(count, max_batch, relation, model, space, feature_names)
-        search = search_counterexample(
-            relation, model, space, candidates=count, seed=seed, batch=max_batch, first=first
-        )
-        report_to_hypothesis(search.max_excess, f"{relation.name} of {predictor.subject}")
-        findings = tuple(_findings(model, relation, search, feature_names, save_to))
-    finally:
-        model.close()
-        if subprocess is not None:
-            subprocess.close()
+    with open_models(predictor, inputs=inputs) as (rows, (served,)):
+        subprocess = isolated_predictor(served, isolate=isolate, time_limit_s=time_limit_s)
+        model, space, first, given_seed = _start(subprocess or served, rows, domain)
+        seed = given_seed if seed is None else seed
+        try:
+            count = _candidates(relation, candidates, generated=first is not None)
+            _check(count, max_batch, relation, model, space, feature_names)
+            search = search_counterexample(
+                relation, model, space, candidates=count, seed=seed, batch=max_batch, first=first
+            )
+            report_to_hypothesis(search.max_excess, f"{relation.name} of {served.subject}")
+            findings = tuple(_findings(model, relation, search, feature_names, save_to))
+        finally:
+            model.close()
+            if subprocess is not None:
+                subprocess.close()
     found = search.counterexample
     minimized = {} if found is None else {"features_left": len(found.changes), "features_found": found.initial_changes}
     return Evidence(

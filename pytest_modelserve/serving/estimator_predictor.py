@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError, require
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import Frame, Inputs, as_array, is_frame
+from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
+from pytest_modelserve.serving.inputs import Inputs
 from pytest_modelserve.serving.predictor import Predictor
 
 

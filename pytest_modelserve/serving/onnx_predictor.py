@@ -19,8 +19,9 @@ from pytest_modelserve.artifacts.metadata import elem_type
 from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics import dtype_name
+from pytest_modelserve.serving.conversion import as_array
 from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
-from pytest_modelserve.serving.inputs import Feed, as_array, check_threads, checked_feed
+from pytest_modelserve.serving.inputs import Feed, check_threads, checked_feed
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 
 Value = Any

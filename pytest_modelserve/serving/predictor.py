@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import Artifact, Signature
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import Frame, as_array, is_frame
+from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import named_outputs
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import Frame, Inputs, as_array, count_rows, is_frame
+from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
+from pytest_modelserve.serving.inputs import Inputs, count_rows
 from pytest_modelserve.serving.predictor import Predictor
 
 FILE_SUFFIXES = (".npy", ".npz", ".csv", ".parquet")

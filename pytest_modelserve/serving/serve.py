@@ -14,8 +14,9 @@ import numpy as np
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
+from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
-from pytest_modelserve.serving.inputs import as_batch, count_rows, is_one_batch
+from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
 from pytest_modelserve.serving.predictor import CallablePredictor, Predictor
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, is_ready
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
@@ -136,7 +137,11 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
             raise UsageError("inputs is missing: it can be left out only where all models are ready outputs")
         signature = next((each.signature for each in served if each.signature is not None), None)
         if not outputs:
-            yield as_batch(inputs, signature) if is_one_batch(inputs) else inputs, served
+            batch = as_batch(inputs, signature) if is_one_batch(inputs) else inputs
+            if isinstance(batch, Frame) and all(each.signature is not None for each in served):
+                assert signature is not None
+                batch = checked_feed(batch, signature)  # once, and not in each of many calls
+            yield batch, served
             return
         rows = {str(each.subject): each.n for each in outputs}
         if inputs is not None:

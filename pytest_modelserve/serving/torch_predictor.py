@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.serving.inputs import Frame, as_array, check_threads, is_frame
+from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
+from pytest_modelserve.serving.inputs import check_threads
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 from pytest_modelserve.serving.pytree import flat_names, leaves, map_leaves, named_outputs, split_name
 

@@ -25,7 +25,7 @@ from pytest_modelserve.artifacts import Store, default_store, digest_of, package
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import progress
-from pytest_modelserve.serving.inputs import as_array
+from pytest_modelserve.serving.conversion import as_array
 from pytest_modelserve.serving.pytree import Path as TreePath, leaves, map_leaves, path_name
 
 if TYPE_CHECKING:

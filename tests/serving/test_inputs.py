@@ -10,15 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.serving import CallablePredictor
-from pytest_modelserve.serving.inputs import (
-    as_array,
-    as_batch,
-    cast_exactly,
-    checked_feed,
-    count_rows,
-    iterate_batches,
-    slice_rows,
-)
+from pytest_modelserve.serving.conversion import as_array, cast_exactly
+from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, iterate_batches, slice_rows
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), ())
 TWO = Signature((TensorSpec("ids", "int64", ("batch", "time")), TensorSpec("mask", "bool", ("batch", "time"))), ())

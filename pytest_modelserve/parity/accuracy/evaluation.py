@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
@@ -29,13 +28,9 @@ from pytest_modelserve.parity.accuracy.metrics import Metric, MetricChoice, Rows
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import (
     Inputs,
-    as_array,
-    as_batch,
-    concat_batches,
     count_rows,
     describe_invalid_rows,
     invalid_reference,
-    is_one_batch,
     select_output,
 )
 from pytest_modelserve.stats import Sampling, SamplingUnits
@@ -291,22 +286,6 @@ class Evaluation:
             f"{who} loses more {title} than its budget" if is_score else f"{title} of {who} rises more than its budget",
             f"{look}, keep the layers at fault in full precision, or retrain",
         )
-
-
-def labeled_rows(inputs: Any, labels: Any) -> tuple[Any, NDArray[Any]]:
-    """Return inputs and labels; those of an iterable of pairs, such as a DataLoader, are concatenated.
-
-    UsageError for missing labels. InputError for labels without an array.
-    """
-    if labels is not None:
-        return inputs, as_array("labels", labels)
-    if inputs is None or is_one_batch(inputs) or not isinstance(inputs, Iterable):
-        raise UsageError("labels is missing: pass one label for each row, labels=")
-    pairs = [pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else None for pair in inputs]
-    if not pairs or None in pairs:
-        raise UsageError("labels is missing: inputs yields no pairs (inputs, labels), so pass labels=")
-    batches, parts = zip(*((as_batch(x), as_array("labels", y)) for x, y in filter(None, pairs)), strict=True)
-    return concat_batches(batches), np.concatenate(parts)
 
 
 def _slice_text(worst: Quantity) -> tuple[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
-from pytest_modelserve.parity.accuracy.evaluation import Evaluation, labeled_rows
+from pytest_modelserve.parity.accuracy.evaluation import Evaluation
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice
+from pytest_modelserve.serving.inputs import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:

@@ -120,7 +120,7 @@ class simplex(Relation):
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, _base: Feed) -> Violations:
         name, array = single_output(predictor.predict(candidates), self.output)
-        if kind_of(array.dtype) != "real" or not -array.ndim <= self.axis < array.ndim or self.axis == 0:
+        if kind_of(array.dtype) != "real" or not -array.ndim <= self.axis < array.ndim or self.axis in (0, -array.ndim):
             raise UsageError(
                 f"axis {self.axis} holds no scores of output {name!r}, {array.dtype.name}{list(array.shape)}"
             )

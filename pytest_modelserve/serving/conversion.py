@@ -1,0 +1,144 @@
+"""Conversion to numpy without changing a value: tensors, lists, series and data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError
+
+
+def as_array(what: str, value: object) -> NDArray[Any]:
+    """Return `value` as a numpy array; no value changes. Arrays are returned as they are.
+
+    Tensors of any device, series and lists are converted. InputError for what has no array, such as a masked array.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{what} is a masked array, and a model ignores the mask: fill it with .filled(...)")
+    if isinstance(value, np.ndarray):
+        return value
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if library == "torch":
+        return _from_tensor(what, value)
+    if library in ("pandas", "polars") and hasattr(value, "to_numpy") and not is_frame(value):
+        return _from_series(value)
+    if isinstance(value, (list, tuple)):
+        try:
+            return _of_strings(np.asarray(value))
+        except ValueError as error:
+            raise InputError(f"{what} is a {kind.__name__} of items of different shapes: {error}") from None
+    if hasattr(value, "__array__") and not is_frame(value):
+        return np.asarray(value)
+    raise InputError(f"{what} is a {kind.__name__}, not an array: pass a numpy array, a tensor, a list or a frame")
+
+
+class Frame(Mapping[str, NDArray[Any]]):
+    """A pandas or Polars data frame as inputs: its columns as arrays `(rows,)`, and the frame itself as `native`."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        if column not in self._arrays:
+            self._arrays[column] = as_array(f"column {column!r}", self.native[column])
+        return self._arrays[column]
+
+    def __contains__(self, column: object) -> bool:
+        return column in list(self.native.columns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.native.columns)
+
+    def __len__(self) -> int:
+        return len(self.native.columns)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self.native)
+
+    def slice_rows(self, first: int, stop: int) -> Frame:
+        """Return the rows from `first` to before `stop`."""
+        rows = self.native.iloc if hasattr(self.native, "iloc") else self.native
+        return Frame(rows[first:stop])
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Frame:
+        """Return the rows with these numbers."""
+        return Frame(self.native.iloc[indices] if hasattr(self.native, "iloc") else self.native[indices])
+
+    def matrix(self, dtype: str | None) -> NDArray[Any]:
+        """Return all columns in order as an array `(rows, columns)` of `dtype` (default: their common one).
+
+        InputError names the column and the row of the first value that `dtype` does not hold exactly.
+        """
+        table = self.native.to_numpy()
+        if dtype is None or dtype == "str" or (table.dtype.kind in "biuf" and table.dtype.name == dtype):
+            return np.asarray(table)
+        if table.dtype.kind in "biuf" and (exact := cast_exactly(table, dtype)) is not None:
+            return exact
+        columns = [cast_checked(f"column {name!r}", self[name], dtype) for name in self]
+        return np.stack(columns, axis=1)
+
+
+def is_frame(value: object) -> bool:
+    """Return True for a pandas or Polars data frame; nothing is imported."""
+    return type(value).__module__.partition(".")[0] in ("pandas", "polars") and hasattr(value, "columns")
+
+
+def cast_exactly(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
+    """Return `array` as numbers of `dtype`, or None if that changes a value; NaN stays NaN."""
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+        if np.can_cast(array.dtype, cast.dtype, "safe"):
+            return cast
+        back = cast.astype(array.dtype)
+    same = back == array
+    if cast.dtype.kind == "f" and array.dtype.kind == "f":
+        same |= np.isnan(array)
+    elif array.dtype.kind == "f":  # float to integer: the largest float wraps back to itself
+        same &= np.abs(array) < 2.0 ** (8 * cast.itemsize - 1)
+    return cast if same.all() else None
+
+
+def cast_checked(what: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return `array` as numbers of `dtype`; InputError names the first value that changes."""
+    if dtype == "str" or array.dtype.kind not in "biuf" or np.dtype(dtype).kind not in "biuf":
+        return array
+    exact = cast_exactly(array, dtype)
+    if exact is not None:
+        return exact
+    flat = array.reshape(-1)
+    row = next(index for index in range(flat.size) if cast_exactly(flat[index : index + 1], dtype) is None)
+    raise InputError(
+        f"{what} has dtype {array.dtype.name} where the model takes {dtype}, and value {row}, {flat[row]!s}, changes: "
+        f"cast it with .astype({dtype!r}) if that is intended"
+    )
+
+
+def _from_tensor(what: str, tensor: Any) -> NDArray[Any]:
+    try:
+        plain = tensor.detach().cpu()
+        if str(plain.dtype) == "torch.bfloat16":  # numpy has no bfloat16 of its own
+            import ml_dtypes
+            import torch
+
+            return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+        return plain.numpy()  # type: ignore[no-any-return]
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise InputError(f"{what} is a torch.{type(tensor).__name__} that numpy cannot represent: {error}") from None
+
+
+def _from_series(series: Any) -> NDArray[Any]:
+    array = np.asarray(series.to_numpy())
+    if array.dtype.kind != "O" or getattr(series.dtype, "kind", "") not in ("i", "u", "f", "b"):
+        return _of_strings(array)
+    return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))  # pandas' nullable numbers with missing ones
+
+
+def _of_strings(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(object) if array.dtype.kind in "UT" else array
