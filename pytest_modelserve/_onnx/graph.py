@@ -76,12 +76,20 @@ def graph_summary(model: onnx.ModelProto) -> tuple[dict[str, int], Counter[tuple
     return node_counts(model), Counter((tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer)
 
 
+def all_initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every initializer of `graph` and of its subgraphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            yield from all_initializers(subgraph)
+
+
 def weight_arrays(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield name and value of every initializer in float16, float32 or float64, or of those in `names`."""
     import onnx
 
     dtypes = _float_dtypes()
-    for tensor in model.graph.initializer:
+    for tensor in all_initializers(model.graph):
         if tensor.data_type in dtypes and (names is None or tensor.name in names):
             yield tensor.name, np.asarray(onnx.numpy_helper.to_array(tensor))
 
@@ -89,7 +97,8 @@ def weight_arrays(model: onnx.ModelProto, names: Container[str] | None = None) -
 def weight_dtypes(model: onnx.ModelProto) -> dict[str, str]:
     """Return the dtype by name of every initializer that `weight_arrays` yields, without reading weights."""
     dtypes = _float_dtypes()
-    return {tensor.name: dtypes[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in dtypes}
+    stored = all_initializers(model.graph)
+    return {tensor.name: dtypes[tensor.data_type] for tensor in stored if tensor.data_type in dtypes}
 
 
 def _float_dtypes() -> dict[int, str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pytest_modelserve._onnx.graph import (
+    all_initializers,
     all_nodes,
     format_node_counts,
     name_nodes,
@@ -69,7 +70,7 @@ class WeightQuantization(Recipe):
     def single_nodes(self, model: onnx.ModelProto, context: RecipeContext) -> SingleNodes:
         """Return the nodes with constant weights, and a function that quantizes one of them by name."""
         weights = weight_dtypes(model).keys()
-        nodes = [n for n in model.graph.node if n.op_type in self.layers and not weights.isdisjoint(n.input)]
+        nodes = [n for n in all_nodes(model.graph) if n.op_type in self.layers and not weights.isdisjoint(n.input)]
         name_nodes(nodes)
 
         def quantize(name: str) -> onnx.ModelProto:
@@ -97,8 +98,8 @@ class Int8Dynamic(WeightQuantization):
         floats = weight_dtypes(model).keys()
         quantized = self._quantize(model, context)
         # The quantizer splits every Gemm in two even where it quantizes nothing, so nodes do not show it.
-        earlier = {tensor.name for tensor in model.graph.initializer}
-        if not any(_is_8_bit(tensor) and tensor.name not in earlier for tensor in quantized.graph.initializer):
+        earlier = {tensor.name for tensor in all_initializers(model.graph)}
+        if not any(_is_8_bit(tensor) and tensor.name not in earlier for tensor in all_initializers(quantized.graph)):
             raise nothing_to_quantize("MatMul, Gemm, LSTM or Gather", model, context.exclude)
         for name, array in weight_arrays(quantized, weight_dtypes(quantized).keys() - floats):
             if not np.isfinite(array).all():
@@ -112,9 +113,9 @@ class Int8Dynamic(WeightQuantization):
         return RecipeResult(quantized, tuple(notes))
 
     def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
-        """Return the nodes that the quantizer knows."""
+        """Return the nodes that the quantizer knows, in branches and loops, too."""
         operators = {"Gemm", *self._operators()}
-        return [node for node in model.graph.node if node.op_type in operators]
+        return [node for node in all_nodes(model.graph) if node.op_type in operators]
 
     def _quantize(self, model: onnx.ModelProto, context: RecipeContext) -> onnx.ModelProto:
         """Return what `quantize_dynamic` of onnxruntime would write, without its two files, which take longer."""
@@ -140,8 +141,12 @@ class Int8Dynamic(WeightQuantization):
                     nodes_to_quantize=matmul_names(context.only),
                     nodes_to_exclude=matmul_names(context.exclude),
                     op_types_to_quantize=self._operators(),
-                    # The type of values behind an operator that onnx does not know (FusedGemm), where inference ends.
-                    extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+                    extra_options={
+                        # The type of values behind an operator that onnx does not know (FusedGemm).
+                        "DefaultTensorType": onnx.TensorProto.FLOAT,
+                        "MatMulConstBOnly": True,
+                        "EnableSubgraph": True,
+                    },
                 )
                 quantizer.quantize_model()
                 quantizer.model.topological_sort()
@@ -180,8 +185,8 @@ class Int4Weights(WeightQuantization):
         return RecipeResult(quantized, (*float_layer_notes(quantized), *size_note(model, quantized)))
 
     def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
-        """Return the matrix products."""
-        return [node for node in model.graph.node if node.op_type in self.layers]
+        """Return the matrix products, in branches and loops, too."""
+        return [node for node in all_nodes(model.graph) if node.op_type in self.layers]
 
     def _check_float32(self, model: onnx.ModelProto) -> None:
         """Raise RecipeError for float64 weights, of which the quantizer makes a graph that no runtime loads."""
@@ -259,13 +264,16 @@ def quantizer_error(error: Exception) -> RecipeError:
     return RecipeError(f"onnxruntime's quantizer failed: {error}")
 
 
-def nothing_to_quantize(operators: str, model: onnx.ModelProto, exclude: tuple[str, ...]) -> RecipeError:
+def nothing_to_quantize(
+    operators: str, model: onnx.ModelProto, exclude: tuple[str, ...], hint: str = ""
+) -> RecipeError:
     """Return the error for a model in which a recipe for `operators` quantized nothing."""
     if exclude:
         names = ", ".join(map(repr, exclude))
         return RecipeError(f"there is nothing left to quantize: exclude= leaves {names} in float")
     return RecipeError(
         f"there is nothing to quantize: no {operators} with constant float32 weights among {format_node_counts(model)}"
+        f"{hint}"
     )
 
 
@@ -290,7 +298,7 @@ def float_layer_notes(model: onnx.ModelProto) -> Iterator[str]:
 
 def size_note(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Iterator[str]:
     """Yield a note if the initializers of `quantized` are no smaller than those of `model`."""
-    before, after = (sum(map(tensor_bytes, each.graph.initializer)) for each in (model, quantized))
+    before, after = (sum(map(tensor_bytes, all_initializers(each.graph))) for each in (model, quantized))
     if after >= before:
         yield f"initializers did not shrink: {before} bytes before, {after} after"
 

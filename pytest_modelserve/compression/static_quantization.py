@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, all_nodes, name_nodes, weight_arrays, weight_dtypes
+from pytest_modelserve._onnx.graph import (
+    STANDARD_DOMAINS,
+    all_nodes,
+    name_nodes,
+    subgraph_nodes,
+    weight_arrays,
+    weight_dtypes,
+)
 from pytest_modelserve._onnx.serialization import write_model
 from pytest_modelserve._onnx.sessions import Activations, quantizable_operators
 from pytest_modelserve.compression.calibration import (
@@ -77,7 +84,8 @@ class Int8Static(Recipe):
         ranges = clip_ranges(ranges, prepared.activations, context.batches, context.range_method)
         quantized = _quantize(model, prepared, ranges, context)
         _check_output_sqnr(quantized, prepared, ranges, context)
-        return RecipeResult(quantized, (*float_layer_notes(quantized), *size_note(model, quantized)))
+        notes = (*float_layer_notes(quantized), *_subgraph_notes(model), *size_note(model, quantized))
+        return RecipeResult(quantized, notes)
 
     def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
         """Return the nodes that have an int8 form."""
@@ -192,7 +200,8 @@ def _quantize(
         raise (_no_scale(found, prepared.nodes, context.exclude) if found else quantizer_error(error)) from error
     stored = {tensor.name for tensor in quantized.graph.initializer}
     if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node):
-        raise nothing_to_quantize("operator", model, context.exclude)
+        hint = "".join(f"; {note}: use 'int8-dynamic', which enters them" for note in _subgraph_notes(model))
+        raise nothing_to_quantize("operator", model, context.exclude, hint)
     added = weight_dtypes(quantized).keys() - weight_dtypes(model).keys()
     infinite = [name.removesuffix("_scale") for name in _infinite(quantized, added)]
     if infinite:
@@ -200,6 +209,15 @@ def _quantize(
         values = [name for name in infinite if not name.endswith("_quantized")] or infinite
         raise _no_scale(values, prepared.nodes, context.exclude)
     return quantized
+
+
+def _subgraph_notes(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield a note on operators inside branches and loops, where no ranges are measured."""
+    operators = set(quantizable_operators())
+    outer = [node for node in model.graph.node if any(each.op_type in operators for each in subgraph_nodes(node))]
+    if outer:
+        names = ", ".join(f"{node.op_type} {node.name!r}" for node in outer)
+        yield f"int8-static does not quantize inside branches and loops ({names})"
 
 
 def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> Iterator[str]:

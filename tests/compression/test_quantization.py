@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from pytest_modelserve.compression import compress
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
@@ -214,3 +214,61 @@ def test_importing_the_quantizer_leaves_the_root_logger_as_it_was(wide, store, m
     monkeypatch.setattr(root, "handlers", [])
     compress(wide(), "int4-weights", store=store)
     assert (root.handlers, root.level) == ([], level)
+
+
+def body(nodes, inputs, outputs, weights):
+    def values(shapes):
+        return [helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
+
+    made = [helper.make_node(op, takes, [gives], name=f"node_{gives}", **rest) for op, takes, gives, rest in nodes]
+    stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    return helper.make_graph(made, "body", values(inputs), values(outputs), stored)
+
+
+@pytest.fixture
+def branching(saved, weight):
+    """A layer in each branch: the weights of one are stored outside, those of the other inside."""
+    floats = (TensorProto.FLOAT, ["batch", 32])
+    one = body([("Gemm", ["x", "w", "b"], "a", {"transB": 1})], {}, {"a": floats}, {})
+    other = body([("MatMul", ["x", "v"], "c", {})], {}, {"c": floats}, {"v": weight(64, 32)})
+    nodes = [
+        ("ReduceSum", ["x"], "sum", {"keepdims": 0}),
+        ("Greater", ["sum", "zero"], "positive", {}),
+        ("If", ["positive"], "y", {"then_branch": one, "else_branch": other}),
+    ]
+    weights = {"w": weight(32, 64), "b": weight(32), "zero": np.array(0, np.float32)}
+    return saved(nodes, ROW, {"y": ["batch", 32]}, weights)
+
+
+@pytest.fixture
+def looping(saved, weight):
+    """Three rounds of one layer."""
+    nodes = [("MatMul", ["h", "w"], "m", {}), ("Tanh", ["m"], "next", {}), ("Identity", ["go"], "more", {})]
+    floats, truth = (TensorProto.FLOAT, ["batch", 64]), (TensorProto.BOOL, [])
+    inputs = {"i": (TensorProto.INT64, []), "go": truth, "h": floats}
+    inner = body(nodes, inputs, {"more": truth, "next": floats}, {"w": weight(64, 64) / 8})
+    weights = {"n": np.array(3), "yes": np.array(True)}
+    return saved([("Loop", ["n", "yes", "x"], "y", {"body": inner})], ROW, {"y": ["batch", 64]}, weights)
+
+
+@pytest.mark.parametrize(("recipe", "ratio", "db"), [("int8-dynamic", 0.3, 28), ("int4-weights", 0.25, 10)])
+@pytest.mark.parametrize("kind", ["branching", "looping"])
+def test_layers_in_branches_and_loops_are_quantized(kind, request, store, noise_db, weight, recipe, ratio, db):
+    source = request.getfixturevalue(kind)
+    small = compress(source, recipe, store=store)
+    assert small.initializer_bytes < ratio * source.initializer_bytes
+    for rows in (np.abs(weight(16, 64)), -np.abs(weight(16, 64))):  # each branch once
+        assert noise_db(small, source, rows)["y"] > db
+
+
+def test_layer_in_a_branch_can_stay_in_float(branching, store):
+    small = compress(branching, "int8-dynamic", exclude="node_c", store=store)
+    assert small.lineage[-1].notes[0] == "left in float: MatMul ×1 (node_c)"
+
+
+def test_int8_static_says_that_it_does_not_enter_branches(branching, refusal, weight):
+    assert refusal(branching, "int8-static", calibration=weight(8, 64)) == (
+        "recipe 'int8-static' on net / fp32: there is nothing to quantize: no operator with constant float32 weights "
+        "among Gemm ×1, Greater ×1, If ×1, MatMul ×1, ReduceSum ×1; int8-static does not quantize inside branches and "
+        "loops (If 'node_y'): use 'int8-dynamic', which enters them"
+    )
