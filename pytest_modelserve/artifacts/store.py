@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,9 +28,22 @@ _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[0-9a-f]{64}")
 # Interval at which a waiting process checks the lock; a build takes from a tenth of a second to minutes.
 _POLL_S = 0.05
+# An entry that was used in this time may be open in another process.
+_IN_USE_S = 3600.0
 
 # Lock files of the enclosing builds: a build that requests its own key would wait forever.
 _held: ContextVar[tuple[Path, ...]] = ContextVar("_held", default=())
+
+
+def _limit_bytes() -> int:
+    text = os.environ.get("MODELSERVE_CACHE_GB", "10")
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise UsageError(f"MODELSERVE_CACHE_GB must be a positive number of gigabytes; got {text!r}")
+    return int(limit * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +58,13 @@ class Store:
     root/locks/<key>.lock               held by the process that builds the key
     ```
     An entry appears by one rename after its files and manifest were flushed, so a kill leaves it complete or absent.
-    Nothing is created before the first build. A relative `root` is resolved when the Store is created.
+    Nothing is created before the first build. A relative `root` is resolved when the Store is created. After a build
+    the least recently used entries beyond `limit_bytes` (default: the gigabytes of MODELSERVE_CACHE_GB, or 10) are
+    deleted, but none that was used within the last hour.
     """
 
     root: Path
+    limit_bytes: int = field(default_factory=_limit_bytes)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
@@ -75,7 +92,42 @@ class Store:
             with self._locked(key, what):
                 if not _is_complete(entry):
                     self._build(key, build, what)
+                    self._evict()
+        with suppress(OSError):  # a cache that others may only read
+            os.utime(entry)
         return entry / "files"
+
+    def entries(self) -> list[Entry]:
+        """Return the entries, the least recently used first."""
+        found = []
+        for path in (self.root / "entries").glob("*"):
+            with suppress(OSError, ValueError):  # deleted by another process, or damaged
+                manifest = json.loads((path / "manifest.json").read_bytes())
+                size = sum(int(file["bytes"]) for file in manifest["files"].values())
+                found.append(Entry(path, manifest["what"], size, path.stat().st_mtime))
+        return sorted(found, key=lambda entry: entry.used_at)
+
+    def clean(self) -> list[Entry]:
+        """Delete all entries, also damaged ones, and return those that were complete. A build in progress continues."""
+        found = self.entries()
+        for path in (self.root / "entries").glob("*"):
+            shutil.rmtree(path, ignore_errors=True)
+        return found
+
+    def _evict(self) -> None:
+        entries = self.entries()
+        excess = sum(entry.size for entry in entries) - self.limit_bytes
+        for entry in entries:
+            if excess <= 0 or time.time() - entry.used_at < _IN_USE_S:
+                return
+            shutil.rmtree(entry.path, ignore_errors=True)
+            _log.info(
+                "deleted %s from the cache, %d bytes, last used %.0f s ago",
+                entry.what,
+                entry.size,
+                time.time() - entry.used_at,
+            )
+            excess -= entry.size
 
     def _build(self, key: str, build: Callable[[Path], None], what: str) -> None:
         work = self.root / "building" / f"{key}.{secrets.token_hex(4)}"
@@ -139,6 +191,16 @@ class Store:
             f"the cache folder {self.root} cannot be written: {error}. "
             "Free space or grant permission there, or choose another folder with --modelserve-cache"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One result in the cache: its folder, its name, its size in bytes, and when it was last used."""
+
+    path: Path
+    what: str
+    size: int
+    used_at: float
 
 
 def _acquire(lock: FileLock, what: str) -> None:

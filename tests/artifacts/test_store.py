@@ -236,3 +236,31 @@ def test_wait_for_another_build_is_shown_with_its_name(store, caplog):
     builder.join()
     assert caplog.messages == ["waiting for another process that builds digits"]
     assert "another process builds digits: " in terminal.getvalue()
+
+
+def test_the_least_recently_used_entries_beyond_the_limit_are_deleted(tmp_path):
+    store = Store(tmp_path, limit_bytes=25)
+    keys = [digest_of(index) for index in range(4)]
+    for hours, key in zip((3, 4, 2), keys, strict=False):
+        folder = store.get_or_build(key, _writer(b"0123456789"), what=f"entry {hours}").parent
+        used = folder.stat().st_mtime - 3600 * hours
+        os.utime(folder, (used, used))
+    store.get_or_build(keys[0], _never, what="entry 3")  # used now, so it is kept
+    store.get_or_build(keys[3], _writer(b"0123456789"), what="entry 0")
+    assert [entry.what for entry in store.entries()] == ["entry 3", "entry 0"]
+
+
+def test_entries_of_the_last_hour_are_kept_beyond_the_limit_as_they_may_be_open(tmp_path):
+    store = Store(tmp_path, limit_bytes=1)
+    for index in range(3):
+        store.get_or_build(digest_of(index), _writer(), what=str(index))
+    assert len(store.entries()) == 3
+    assert [entry.size for entry in store.clean()] == [7, 7, 7]
+    assert store.entries() == []
+
+
+@pytest.mark.parametrize("limit", ["", "ten", "0", "-1", "inf", "nan"])
+def test_a_limit_that_is_no_size_is_refused(monkeypatch, tmp_path, limit):
+    monkeypatch.setenv("MODELSERVE_CACHE_GB", limit)
+    with pytest.raises(UsageError, match="MODELSERVE_CACHE_GB must be a positive number of gigabytes; got '"):
+        Store(tmp_path)

@@ -1,0 +1,119 @@
+"""Commands of `python -m pytest_modelserve`: the environment for bug reports, and the cache."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+
+from pytest_modelserve.artifacts import default_store
+from pytest_modelserve.errors import ModelServeError
+
+_CORE = ("pytest", "numpy", "scipy", "onnx", "onnxruntime")
+_EXTRAS = {
+    "torch": ("torch", "onnxscript", "cloudpickle"),
+    "compress": ("onnxsim", "onnx-ir"),
+    "data": ("narwhals", "polars"),
+    "robustness": ("hypothesis",),
+    "sklearn": ("scikit-learn", "skl2onnx"),
+}
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 for an error of usage or environment."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pytest_modelserve", description="Print the environment, as a bug report needs it."
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands.add_parser("info", help="print versions, execution providers and the cache (default)")
+    cache = commands.add_parser("cache", help="list the cache of trained, exported and compressed models")
+    cache.add_argument("action", nargs="?", choices=("list", "clean"), default="list", help="default: list")
+    options = parser.parse_args(arguments)
+    lines = _cache_lines(clean=options.action == "clean") if options.command == "cache" else _info_lines()
+    try:
+        for line in lines:
+            print(line)
+    except ModelServeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _info_lines() -> Iterator[str]:
+    version = metadata.version("pytest-modelserve")
+    yield f"pytest-modelserve {version}, Python {platform.python_version()}, {platform.platform()}"
+    for name in _CORE:
+        yield f"  {name:14} {_version(name) or 'missing: pip install --force-reinstall pytest-modelserve'}"
+    for extra, names in _EXTRAS.items():
+        found = ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
+        missing = [name for name in names if not _version(name)]
+        install = f"without {', '.join(missing)}: pip install 'pytest-modelserve[{extra}]'" if missing else ""
+        yield f"  {f'[{extra}]':14} {'; '.join(filter(None, (found, install)))}"
+    yield from _runtime_lines()
+    yield _cache_summary()
+
+
+def _runtime_lines() -> Iterator[str]:
+    """Yield the execution providers, and one line for each known conflict of packages."""
+    installed = [name for name in _RUNTIMES if _version(name)]
+    if len(installed) > 1:
+        yield (
+            f"  problem        {' and '.join(installed)} overwrite each other's files: uninstall all of them, then "
+            "install one"
+        )
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        yield f"  problem        no model can be served: {error}"
+        return
+    yield f"  providers      {', '.join(onnxruntime.get_available_providers())}"
+    opset, ir_version = onnx.defs.onnx_opset_version(), onnx.IR_VERSION
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "empty", [value], [value])
+    newest = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir_version)
+    try:
+        onnxruntime.InferenceSession(newest.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        from pytest_modelserve._onnx.sessions import reason
+
+        yield f"  note           models that onnx writes by default (opset {opset}): {reason(error)}"
+
+
+def _cache_summary() -> str:
+    store = default_store()
+    entries = store.entries()
+    size = sum(entry.size for entry in entries)
+    return f"  cache          {store.root}, {len(entries)} entries, {_size(size)} of {_size(store.limit_bytes)}"
+
+
+def _cache_lines(*, clean: bool) -> Iterator[str]:
+    store = default_store()
+    if clean:
+        deleted = store.clean()
+        yield f"deleted {len(deleted)} entries, {_size(sum(entry.size for entry in deleted))}, from {store.root}"
+        return
+    for entry in store.entries():
+        yield f"{_size(entry.size):>10}  {entry.what}"
+    yield _cache_summary().strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

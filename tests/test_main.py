@@ -1,0 +1,65 @@
+import importlib.metadata
+
+import onnxruntime
+import pytest
+
+from pytest_modelserve import __main__ as command
+from pytest_modelserve.artifacts import default_store, digest_of
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSERVE_CACHE", str(tmp_path / "cache"))
+
+
+def run(capsys, *arguments):
+    code = command.main(arguments)
+    return code, capsys.readouterr()
+
+
+def test_without_a_command_the_environment_is_printed(capsys):
+    code, printed = run(capsys)
+    assert code == 0
+    assert printed.out.startswith("pytest-modelserve 0.1.0, Python 3.")
+    assert f"onnxruntime    {onnxruntime.__version__}\n" in printed.out
+    assert "CPUExecutionProvider" in printed.out
+    assert "0 entries, 0 bytes of 10.0 GB" in printed.out
+    assert "problem" not in printed.out
+
+
+def test_a_missing_extra_and_two_packages_of_onnxruntime_are_named(capsys, monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "polars":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0" if name == "onnxruntime-gpu" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    _, printed = run(capsys, "info")
+    assert "without polars: pip install 'pytest-modelserve[data]'" in printed.out
+    assert "onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall all of them" in printed.out
+
+
+def test_the_cache_is_listed_and_cleaned(capsys):
+    def build(folder):
+        (folder / "model.onnx").write_bytes(b"x" * 2500)
+
+    default_store().get_or_build(digest_of("x"), build, what="digits, trained with seed 0")
+    assert "    2.5 kB  digits, trained with seed 0\n" in run(capsys, "cache")[1].out
+    assert "deleted 1 entries, 2.5 kB, from " in run(capsys, "cache", "clean")[1].out
+    assert "0 entries" in run(capsys, "cache", "list")[1].out
+
+
+def test_an_invalid_setting_is_an_error_of_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("MODELSERVE_CACHE_GB", "ten")
+    code, printed = run(capsys, "cache")
+    assert code == 2
+    assert printed.err == "error: MODELSERVE_CACHE_GB must be a positive number of gigabytes; got 'ten'\n"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    assert "cache     list the cache" in capsys.readouterr().out
