@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -15,6 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence.failure_text import evidence_line, failure_text
 
 if TYPE_CHECKING:
     from pytest_modelserve.stats import Bounds
@@ -160,7 +162,10 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The result of one gate on one subject.
+    """The result of one gate on one subject; `str` gives its text.
+
+    `value`, `interval` and `budget` are those of the quantity that decides the verdict. Evidence has no truth value:
+    read `passed`, or call the assertion of the gate.
 
     `gate` is the title of the gate. `quantities[0]` is the main quantity. `alpha` bounds the probability of FAIL for a
     subject inside its budget, and is 0 if nothing is estimated. `findings` and `advice` are sentences for people,
@@ -193,6 +198,49 @@ class Evidence:
     def verdict(self) -> Verdict:
         """The worst verdict of the quantities."""
         return max((q.verdict for q in self.quantities if q.verdict is not None), key=lambda v: v.severity)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is PASS."""
+        return self.verdict is Verdict.PASS
+
+    @property
+    def decisive(self) -> Quantity:
+        """The quantity that decides the verdict: the first with the worst one."""
+        return next(quantity for quantity in self.quantities if quantity.verdict is self.verdict)
+
+    @property
+    def value(self) -> float:
+        """The value of the decisive quantity."""
+        return self.decisive.value
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of the decisive quantity, or None if it is exact."""
+        return self.decisive.interval
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of the decisive quantity."""
+        budget = self.decisive.budget
+        assert budget is not None
+        return budget
+
+    def __bool__(self) -> bool:
+        """Raise TypeError: `assert measure_accuracy(...)` would pass whatever the verdict."""
+        measure, assertion = _functions_of(snake_case(self.gate))
+        raise TypeError(
+            f"evidence has no truth value, because `assert {measure}(...)` would pass whatever the verdict; "
+            f"call {assertion}(...), which raises unless it is PASS, or read .passed"
+        )
+
+    def __str__(self) -> str:
+        """Return the failure text, also of a PASS."""
+        return failure_text(self)
+
+    def __repr__(self) -> str:
+        """Return one line: pytest shows the values of a failed assertion."""
+        return f"<Evidence {evidence_line(self)}>"
 
     def to_json(self, *, max_bytes: int = MAX_JSON_BYTES) -> str:
         """Return one JSON object of at most `max_bytes` in UTF-8.
@@ -322,6 +370,14 @@ def _cpu_model() -> str:
 def snake_case(title: str) -> str:
     """Return a title as programs read it: `"slowdown p90"` is `"slowdown_p90"`."""
     return re.sub(r"[^0-9a-z]+", "_", title.lower()).strip("_")
+
+
+def _functions_of(gate: str) -> tuple[str, str]:
+    """Return the names of the functions that measure and assert a gate, from its name: "latency_p95"."""
+    gates = sys.modules["pytest_modelserve"]._GATES
+    found = [(measure, name) for name, (_, measure) in gates.items() if gate.startswith(measure[len("measure_") :])]
+    of_metric = "accuracy_parity" if gate.endswith("_parity") else "accuracy"  # whose title is that of the metric
+    return max(found, key=lambda names: len(names[0]), default=(f"measure_{of_metric}", f"assert_{of_metric}"))
 
 
 def _plain(evidence: Evidence, shortened: list[str]) -> dict[str, Any]:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit, Verdict
+if TYPE_CHECKING:
+    from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit
 
 
 def failure_text(evidence: Evidence) -> str:
     """Return the message of a GateFailure or GateInconclusive; its first line is a summary."""
     return "\n".join(_lines(evidence))
+
+
+def evidence_line(evidence: Evidence) -> str:
+    """Return evidence in one line: "size of digits: PASS, size 88 B ≤ 1.0 KiB, n = 1 files"."""
+    quantity = evidence.decisive
+    interval = "" if evidence.interval is None else f" {format_interval(evidence.interval, quantity.unit)}"
+    subject = printable(str(evidence.subject)) + ("" if evidence.reference is None else f" vs {evidence.reference}")
+    return (
+        f"{evidence.gate} of {subject}: {evidence.verdict}, {quantity.name} "
+        f"{format_value(quantity.value, quantity.unit)}{interval} {format_budget(evidence.budget, quantity.unit)}, "
+        f"n = {evidence.n} {evidence.n_unit}"
+    )
 
 
 def _lines(evidence: Evidence) -> Iterator[str]:
@@ -104,9 +118,9 @@ def verdict_reason(quantity: Quantity) -> str:
     beyond = "above" if quantity.budget.kind == "at_most" else "below"
     what = "the value lies" if quantity.interval is None else "the whole interval lies"
     match quantity.verdict:
-        case Verdict.PASS:
+        case "PASS":
             return f"{what} inside the budget"
-        case Verdict.FAIL:
+        case "FAIL":
             return f"{what} {beyond} the budget"
         case _:
             return "the interval contains the limit of the budget"

@@ -23,7 +23,7 @@ from pytest_modelserve.evidence.failure_text import (
     printable,
 )
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
-from pytest_modelserve.reporting.terminal import NO_VERDICTS, VERDICTS, format_variant, headline, remarks
+from pytest_modelserve.reporting.terminal import NO_VERDICTS, VERDICTS, format_variant, remarks
 
 _MEDIAN = 0.5
 _DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
@@ -208,7 +208,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
             yield {**_NOTHING, **row, "subject": row["test"], "figures": printable(gate["error"])}
             continue
         evidence = Evidence.from_json(json.dumps(gate["evidence"]))
-        quantity = headline(evidence)
+        quantity = evidence.decisive
         yield {
             **_NOTHING,
             **row,

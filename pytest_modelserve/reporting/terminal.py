@@ -17,7 +17,7 @@ from pytest_modelserve.evidence.failure_text import (
 )
 
 if TYPE_CHECKING:
-    from pytest_modelserve.evidence import Evidence, Quantity, Subject
+    from pytest_modelserve.evidence import Subject
     from pytest_modelserve.reporting.collector import Row, RowVerdict
 
 _NO_VERDICT = "no verdict"
@@ -100,21 +100,15 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.record is None:
         return (printable(row.node_id),)
     evidence = row.record.evidence
-    quantity = headline(evidence)
-    assert quantity.budget is not None
+    quantity = evidence.decisive
     value = format_value(quantity.value, quantity.unit)
     return (
         evidence.gate,
         printable(format_variant(evidence.subject, evidence.reference)),
         value if quantity.unit == "ratio" else f"{quantity.name} {value}",
-        "" if quantity.interval is None else format_interval(quantity.interval, quantity.unit),
-        format_budget(quantity.budget, quantity.unit),
+        "" if evidence.interval is None else format_interval(evidence.interval, quantity.unit),
+        format_budget(evidence.budget, quantity.unit),
     )
-
-
-def headline(evidence: Evidence) -> Quantity:
-    """Return the quantity that decides the verdict: the first with the worst one."""
-    return next(q for q in evidence.quantities if q.verdict is evidence.verdict)
 
 
 def format_variant(subject: Subject, reference: Subject | None) -> str:

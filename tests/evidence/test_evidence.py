@@ -154,3 +154,43 @@ def test_exactly_those_fail_that_holm_rejects(seed):
 
 def test_nothing_to_judge_is_nothing_judged():
     assert holm_step_down({}, alpha=0.05) == {}
+
+
+@pytest.mark.parametrize(
+    ("gate", "names"),
+    [
+        ("accuracy", ("measure_accuracy", "assert_accuracy")),
+        ("ROC AUC", ("measure_accuracy", "assert_accuracy")),
+        ("log loss parity", ("measure_accuracy_parity", "assert_accuracy_parity")),
+        ("output parity", ("measure_output_parity", "assert_output_parity")),
+        ("latency p95", ("measure_latency", "assert_latency")),
+        ("memory growth on reload", ("measure_memory_growth", "assert_no_leak")),
+        ("memory", ("measure_memory", "assert_memory")),
+        ("drift", ("measure_drift", "assert_no_drift")),
+    ],
+)
+def test_truth_value_of_evidence_is_refused_with_the_assertion_to_call(evidence_of, gate, names):
+    measure, assertion = names
+    with pytest.raises(TypeError, match=rf"`assert {measure}\(\.\.\.\)` would pass .*; call {assertion}\(\.\.\.\)"):
+        assert evidence_of(gate=gate)
+
+
+def test_evidence_shows_what_decides_and_prints_its_failure_text(evidence_of):
+    slow = Quantity("slowdown", 2.0, "ratio", Interval(1.9, 2.1, 0.999, 0.95), Budget("at_most", 1.1))
+    fast = Quantity("p50", 0.9, "ratio", Interval(0.8, 1.0, 0.999, 0.95), Budget("at_most", 1.1))
+    evidence = evidence_of(gate="slowdown", quantities=(fast, slow), n=50, n_unit="pairs", findings=("on a busy host",))
+    assert (evidence.value, evidence.interval, evidence.budget) == (2.0, slow.interval, slow.budget)
+    assert not evidence.passed
+    assert repr(evidence) == (
+        "<Evidence slowdown of digits / int8 vs digits / fp32: FAIL, slowdown × 2.00 [1.90, 2.10] ≤ × 1.10, n = 50 pairs>"
+    )
+    assert str(evidence).startswith("slowdown: accuracy stays within its budget\n")
+    assert "on a busy host" in str(evidence)
+
+
+def test_passed_is_pass_alone(evidence_of):
+    assert [evidence_of(high=high, low=low).passed for low, high in ((0, 0.005), (0, 0.02), (0.02, 0.03))] == [
+        True,
+        False,
+        False,
+    ]
