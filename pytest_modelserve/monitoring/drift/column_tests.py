@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn
@@ -68,12 +68,44 @@ def compare_column(column: WindowColumn, reference: ProfiledColumn, blocks: Bloc
     return compare_numbers(column.name, reference.counts, counts, blocks=blocks)
 
 
+_RARE = 0.5
+"""With more of all rows in one bin, the others are rare, and Kolmogorov's p-value is far too large."""
+
+
 def compare_numbers(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks) -> DriftTest:
-    """Compare two counts (bins,) between the same edges by the distance of their distribution functions."""
+    """Compare two counts (bins,) between the same edges by the distance of their distribution functions.
+
+    The p-value is Kolmogorov's. If at most two bins have rows (booleans, 0 and 1), or one has more than half of them
+    (other values are rare), it is Fisher's for the edge with the largest difference, doubled to be two-sided, times the
+    number of edges between bins with rows (Bonferroni). Both samples together decide which, so that neither is favored.
+    """
     before, after = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     rows = float(before.sum()) / blocks.reference, float(after.sum()) / blocks.current
     distance, n = distribution_distance(before, after), effective_rows(*rows)
-    return DriftTest(name, "column", distance, kolmogorov_p_value(distance, n), distance_bound(distance, n), *rows)
+    whole = before + after
+    edges = int(np.count_nonzero(whole)) - 1
+    p_value = (
+        min(_edge_p_value(before, after, blocks) * max(edges, 1), 1.0)
+        if edges <= 1 or whole.max() > _RARE * whole.sum()
+        else kolmogorov_p_value(distance, n)
+    )
+    return DriftTest(name, "column", distance, p_value, distance_bound(distance, n), *rows)
+
+
+def _edge_p_value(before: NDArray[np.float64], after: NDArray[np.float64], blocks: Blocks) -> float:
+    """Return the two-sided p-value of Fisher's test at the edge with the largest difference."""
+    below_before, below_after = np.cumsum(before), np.cumsum(after)
+    edge = int(np.abs(below_before / below_before[-1] - below_after / below_after[-1]).argmax())
+    return _two_sided_p_value(
+        int(below_before[edge]), int(below_before[-1]), int(below_after[edge]), int(below_after[-1]), blocks
+    )
+
+
+def _two_sided_p_value(before: int, n_before: int, after: int, n_after: int, blocks: Blocks) -> float:
+    """Return Fisher's p-value, doubled; with blocks, counts are rounded so that the difference does not grow."""
+    counts = [(after, n_after, blocks.current), (before, n_before, blocks.reference)]
+    higher, lower = sorted(counts, key=lambda count: count[0] / count[1], reverse=True)
+    return 2 * fisher_p_value(*in_blocks(*higher, up=False), *in_blocks(*lower, up=True))
 
 
 def compare_categories(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks) -> DriftTest:
@@ -86,10 +118,8 @@ def compare_categories(name: str, reference: ArrayLike, current: ArrayLike, *, b
     n_before, n_after = int(before.sum()), int(after.sum())
     differences = np.abs(before / n_before - after / n_after)
     worst = int(differences.argmax())
-    counts = [(int(after[worst]), n_after, blocks.current), (int(before[worst]), n_before, blocks.reference)]
-    higher, lower = sorted(counts, key=lambda count: count[0] / count[1], reverse=True)
     categories = int(((before > 0) | (after > 0)).sum())
-    p_value = 2 * fisher_p_value(*in_blocks(*higher, up=False), *in_blocks(*lower, up=True))
+    p_value = _two_sided_p_value(int(before[worst]), n_before, int(after[worst]), n_after, blocks)
     distance, rows = float(differences[worst]), (n_before / blocks.reference, n_after / blocks.current)
     return DriftTest(
         name,
