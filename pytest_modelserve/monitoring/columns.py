@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import numbers
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -32,12 +34,39 @@ class Column:
 
     Times are numbers: seconds since 1970 in UTC. `kind` is None if every row is null. `source` is the column of the
     data from which this one was derived: the text whose lengths it holds, or the embedding that it is a number of.
+
+    `exact` holds the integers of a column with nulls, which `values` rounds to doubles, if one is beyond 2⁵³; 0 is
+    null. `declared` says that text was declared as categories. `error` says why the values could not be read; they are
+    then null.
     """
 
     name: str
     kind: Kind | None
     values: NDArray[Any]
     source: str | None = None
+    exact: NDArray[Any] | None = None
+    declared: bool = False
+    error: str = ""
+
+
+def unreadable(name: str, rows: int, error: str) -> Column:
+    """Return a column of `rows` values that could not be read."""
+    return Column(name, None, np.full(rows, np.nan), error=error)
+
+
+_EXACT = 2**53
+"""Doubles hold every integer up to this size."""
+
+
+def integer_column(name: str, values: NDArray[Any], null: NDArray[np.bool_] | None = None) -> Column:
+    """Return the column of integers (n,) of at most 64 bits, of which those where `null` is True are null."""
+    if null is None or not null.any():
+        return Column(name, "integer", values)
+    exact = np.where(null, 0, values)
+    numbers = exact.astype(np.float64)
+    numbers[null] = np.nan
+    large = exact.size and (int(exact.max()) > _EXACT or int(exact.min()) < -_EXACT)
+    return Column(name, "integer", numbers, exact=exact if large else None)
 
 
 # Derived columns: the lengths of texts, and the numbers of an embedding.
@@ -73,24 +102,34 @@ def lengths(column: Column) -> Column:
     """Return the number of characters of each text in `column`, NaN for null."""
     known = (np.nan if text is None else len(text) for text in column.values)
     values = np.fromiter(known, dtype=np.float64, count=len(column.values)) if column.kind else column.values
-    return Column(length_name(column.name), column.kind and "integer", values, source=column.name)
+    return Column(length_name(column.name), column.kind and "integer", values, source=column.name, error=column.error)
 
 
 # Arrays, lists and masked arrays.
 
 _ValueKind = Kind | Literal["duration"]
+_KINDS_OF_VALUES = {
+    "category": "text",
+    "boolean": "booleans",
+    "datetime": "dates",
+    "duration": "durations",
+    "float": "numbers",
+}
 _ONE_KIND = "a column must hold only numbers, only text, only booleans, only dates, or only durations"
 
 
-def as_columns(name: object, values: ArrayLike) -> list[Column]:
+def as_columns(name: object, values: ArrayLike, *, null_values: Collection[str] = ()) -> list[Column]:
     """Return the column of `values` (n,), or the d columns name[0], name[1] … of an embedding (n, d).
 
-    An embedding may also be a column (n,) of rows of d numbers, some of them null. Raises InputError, naming the
-    column, for values that are not numbers, text or times.
+    An embedding may also be a column (n,) of rows of d numbers, some of them null. Texts among `null_values` are null.
+    Raises InputError, naming the column, for values that are not numbers, text or times.
     """
-    if not isinstance(name, str):
-        raise InputError(f"names of columns must be text; got {name!r}")
+    check_name(name)
+    assert isinstance(name, str)
     array = _array(values)
+    if null_values and array.dtype.kind in "OUT":
+        array = array.astype(object)
+        array[np.array([isinstance(v, str) and v in null_values for v in array.flat]).reshape(array.shape)] = None
     rows = _embedding_of_objects(name, array) if array.dtype.kind == "O" else None
     if rows is not None:
         array = rows
@@ -104,12 +143,29 @@ def as_columns(name: object, values: ArrayLike) -> list[Column]:
     return [_array_column(name, array)]
 
 
-def as_column(name: object, values: ArrayLike) -> Column:
+def check_name(name: object) -> None:
+    """Raise InputError for a name that is not text, or that no file can hold."""
+    if not isinstance(name, str):
+        raise InputError(f"names of columns must be text; got {name!r}")
+    if name != escaped(name):
+        raise InputError(f"the name of column {name!r} has half of a character (a surrogate): rename it")
+
+
+def escaped(text: str) -> str:
+    """Return `text` with surrogates, which no file can hold, written as escapes: text cut inside an emoji has one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
+    return text
+
+
+def as_column(name: object, values: ArrayLike, *, null_values: Collection[str] = ()) -> Column:
     """Return the column of `values` (n,): numbers unchanged, text as objects, times in seconds since 1970.
 
     Raises InputError for anything else, and for an embedding.
     """
-    columns = as_columns(name, values)
+    columns = as_columns(name, values, null_values=null_values)
     if len(columns) != 1 or columns[0].source is not None:
         raise InputError(f"column {name!r} holds {len(columns)} numbers a row, expected one")
     return columns[0]
@@ -176,21 +232,50 @@ def _object_column(name: str, values: NDArray[Any]) -> Column:
     known = values[~null].tolist()
     if not known:
         return Column(name, None, np.full(len(values), np.nan))
-    kinds = {_kind_of(value) for value in known}
-    if kinds == {"category"}:
+    kinds = Counter(map(_kind_of, known))
+    _check_kinds(name, values, null, kinds)
+    if "category" in kinds:
         text = values.copy()
         text[null] = None
         return Column(name, "category", text)
-    exclusive = kinds & {"category", "boolean", "datetime", "duration"}
-    if None in kinds or (exclusive and len(kinds) > 1):
-        types = " and ".join(sorted({type(value).__name__ for value in known}))
-        raise InputError(f"column {name!r} holds {types}: {_ONE_KIND}")
+    kind = "float" if "float" in kinds else next(kind for kind in kinds if kind is not None)
+    if kind == "integer":
+        dtype = np.int64 if min(known) < 0 else np.uint64
+        limits = np.iinfo(dtype)
+        if limits.min <= min(known) and max(known) <= limits.max:
+            exact = np.zeros(len(values), dtype=np.int64 if max(known) < 2**63 else dtype)
+            exact[~null] = known
+            return integer_column(name, exact, null)
     numeric = np.full(len(values), np.nan)
-    kind = "float" if "float" in kinds else kinds.pop()
     if kind in ("datetime", "duration"):
         known = [_seconds_of(value) for value in known]
     numeric[~null] = known
     return Column(name, "float" if kind == "duration" else kind, numeric)
+
+
+def _check_kinds(name: str, values: NDArray[Any], null: NDArray[np.bool_], kinds: Counter[_ValueKind | None]) -> None:
+    """Raise InputError, with the row and the value, for values of several kinds or of none."""
+    if None not in kinds and (len(kinds) == 1 or kinds.keys() <= {"integer", "float"}):
+        return
+    if None in kinds:
+        row = next(row for row in np.flatnonzero(~null).tolist() if _kind_of(values[row]) is None)
+        types = " and ".join(sorted({type(value).__name__ for value in values[~null].tolist()}))
+        raise InputError(f"column {name!r} holds {types} ({values[row]!r:.60} in row {row}): {_ONE_KIND}")
+    numeric = {"integer", "float"}
+    grouped = Counter[str]()
+    for kind, rows in kinds.items():
+        grouped["float" if kind in numeric else str(kind)] += rows
+    rare = min(grouped, key=lambda kind: grouped[kind])
+    row = next(
+        row
+        for row in np.flatnonzero(~null).tolist()
+        if _kind_of(values[row]) == rare or (rare == "float" and _kind_of(values[row]) in numeric)
+    )
+    others = " and ".join(_KINDS_OF_VALUES[kind] for kind in sorted(grouped) if kind != rare)
+    raise InputError(
+        f"column {name!r} holds {values[row]!r:.60} in row {row} ({_KINDS_OF_VALUES[rare]} in {grouped[rare]:,} of "
+        f"{len(values):,} rows) and {others} in others: {_ONE_KIND}"
+    )
 
 
 def _kind_of(value: object) -> _ValueKind | None:
@@ -204,7 +289,7 @@ def _kind_of(value: object) -> _ValueKind | None:
         return "duration"
     if isinstance(value, numbers.Integral):
         return "integer"
-    return "float" if isinstance(value, numbers.Real) else None
+    return "float" if isinstance(value, (numbers.Real, decimal.Decimal)) else None
 
 
 def _seconds_of(value: Any) -> float:
@@ -249,6 +334,8 @@ def _row(name: str, index: int, row: object, width: int) -> NDArray[np.float64]:
 def _is_null(value: Any) -> bool:
     if value is None:
         return True
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()  # comparing a signaling NaN raises
     try:
         return bool(value != value)
     except TypeError:  # pandas.NA is neither equal nor unequal to itself

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_modelserve.errors import InputError, ModelServeError
+from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.monitoring.column_profile import NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import Kind
-from pytest_modelserve.monitoring.readers import Frame, is_lazy
+from pytest_modelserve.monitoring.frames import Frame, is_lazy, read_names
+from pytest_modelserve.monitoring.read_options import ReadOptions
 
 if TYPE_CHECKING:
     import narwhals
@@ -27,13 +28,25 @@ class LazyRows:
     name: str
 
     @classmethod
-    def of(cls, frame: Frame, name: str) -> LazyRows:
-        """Return the rows of a lazy frame of any library that narwhals supports; InputError for anything else."""
+    def of(cls, frame: Frame, name: str, options: ReadOptions, *, profiling: bool = False) -> LazyRows:
+        """Return the rows of a lazy frame of any library that narwhals supports, without excluded columns.
+
+        Raises InputError for anything else, and UsageError if `profiling` for options that only text in memory has.
+        """
         if not is_lazy(frame):
             raise InputError(f"frame must be a lazy frame; got {type(frame).__name__}: use reference_profile")
         import narwhals
 
-        return cls(narwhals.from_native(frame), name)
+        rows = cls(narwhals.from_native(frame), name)
+        names = list(rows.schema())
+        declared = set(options.types.values()) - {"category"}
+        if profiling and (declared or replace(options, exclude=(), types={}) != ReadOptions()):
+            raise UsageError(
+                "a lazy frame takes only exclude= and types= of categories of the options of reading: convert columns "
+                "in the query"
+            )
+        kept = read_names(names, options, profiling=profiling)
+        return rows if kept == names else cls(rows.frame.select(*kept), name)
 
     def schema(self) -> dict[str, Any]:
         """Return the type of each column by name."""

@@ -19,7 +19,8 @@ from pytest_modelserve.monitoring.histogram import Floats, Integers, choose_edge
 from pytest_modelserve.monitoring.lazy_columns import LazyColumn, LazyRows, Totals, count_texts, lazy_columns, totals
 from pytest_modelserve.monitoring.lazy_histogram import Cells, edges_and_below
 from pytest_modelserve.monitoring.profile import ReferenceProfile
-from pytest_modelserve.monitoring.readers import Frame, Table
+from pytest_modelserve.monitoring.read_options import ReadOptions, describe_text_of_numbers, text_of_numbers
+from pytest_modelserve.monitoring.readers import Frame, NoRowsError, Table
 from pytest_modelserve.monitoring.schema import match_columns
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -43,6 +44,7 @@ def scan(
     like: ReferenceProfile | None = None,
     block: int | None = None,
     bins: int = 256,
+    options: ReadOptions | None = None,
 ) -> ReferenceProfile:
     """Profile a lazy frame: a Polars query, a DuckDB relation, a PySpark frame or another one that narwhals supports.
 
@@ -57,11 +59,13 @@ def scan(
     the engine.
     """
     if like is None:
-        return ReferenceProfile(name, _scanned(LazyRows.of(frame, name), bins), block)
+        options = options or ReadOptions()
+        rows = LazyRows.of(frame, name, options, profiling=True)
+        return ReferenceProfile(name, _scanned(rows, bins, options), block, reading=options)
     scanned = scan_like(frame, like, name=name)
     if scanned.errors:
         raise InputError(f"{name} does not fit the profile {like.name!r}: {'; '.join(scanned.errors)}")
-    return ReferenceProfile(name, scanned.columns, block)
+    return ReferenceProfile(name, scanned.columns, block, reading=like.reading)
 
 
 def scan_like(frame: Frame, profile: ReferenceProfile, *, name: str = "data") -> ScannedColumns:
@@ -69,7 +73,7 @@ def scan_like(frame: Frame, profile: ReferenceProfile, *, name: str = "data") ->
 
     Raises InputError as `scan` does with `like`.
     """
-    rows = LazyRows.of(frame, name)
+    rows = LazyRows.of(frame, name, profile.reading)
     references = {column.name: column for column in profile.columns}
     found = {column.name: (column, of_column) for column, of_column in _read_totals(rows, references)}
     matching = match_columns(_schema_table(rows, list(found.values()), profile), profile)
@@ -88,7 +92,7 @@ def scan_like(frame: Frame, profile: ReferenceProfile, *, name: str = "data") ->
     return ScannedColumns(tuple(columns[reference.name] for _, reference in matching.pairs), matching.errors)
 
 
-def _scanned(rows: LazyRows, bins: int) -> tuple[ProfiledColumn, ...]:
+def _scanned(rows: LazyRows, bins: int, options: ReadOptions) -> tuple[ProfiledColumn, ...]:
     found = _read_totals(rows, {})
     if found[0][1].rows < 2:
         raise InputError(f"{rows.name} has 1 row: a profile needs at least 2 rows (thousands recommended)")
@@ -96,11 +100,13 @@ def _scanned(rows: LazyRows, bins: int) -> tuple[ProfiledColumn, ...]:
     lengths: list[ProfiledColumn] = []
     for column, of_column in progress(found, f"counting the columns of {rows.name}"):
         if not of_column.known:
-            raise InputError(f"column {column.name!r} is null in every row: remove it")
+            raise InputError(f"column {column.name!r} is null in every row: exclude=({column.name!r},) leaves it out")
         if column.kind != "category":
             columns.append(profile_numbers(rows, column, of_column, bins=bins))
             continue
         texts = count_texts(rows, column)
+        if column.name not in options.types and (mistyped := text_of_numbers(texts, options)):
+            raise InputError(describe_text_of_numbers(column.name, "", mistyped[0], "cast it in the query"))
         columns.append(counted := profile_texts(column, of_column, texts))
         if counted.hashed:
             lengths.append(profile_lengths(column, texts, rows=of_column.rows, bins=bins))
@@ -117,7 +123,7 @@ def _read_totals(rows: LazyRows, references: Mapping[str, ProfiledColumn]) -> li
         for of_column in totals(rows, part, references)
     ]
     if not every[0].rows:
-        raise InputError(f"{rows.name}: there are no rows")
+        raise NoRowsError(f"{rows.name}: there are no rows")
     for column, of_column in zip(columns, every, strict=True):
         if column.kind is None and of_column.known:
             raise InputError(
@@ -181,7 +187,9 @@ def profile_numbers(
     elif edges is not None:
         below = np.zeros(edges.size, dtype=np.int64)
     else:
-        raise InputError(f"column {column.name!r} is infinite in every non-null row: remove it")
+        raise InputError(
+            f"column {column.name!r} is infinite in every non-null row: exclude=({column.name!r},) leaves it out"
+        )
     # A column without values has the kind of the profile, whatever its type.
     kind = cast(Number, column.kind if like is None or of_column.known else like.kind)
     return _numeric_column(column.name, kind, of_column, edges, below)

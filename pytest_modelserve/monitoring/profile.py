@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
-from pytest_modelserve.monitoring.columns import is_length
+from pytest_modelserve.monitoring.columns import Kind, is_length
 from pytest_modelserve.monitoring.correlations import Associations
+from pytest_modelserve.monitoring.duplicates import RepeatedRows
+from pytest_modelserve.monitoring.read_options import ReadOptions
 from pytest_modelserve.monitoring.sketch import Sketch
 from pytest_modelserve.stats.autocorrelation import LagOne
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """1: the first. 2: rows outside a range, exact sums, dates, lengths of texts and embeddings, and associations, sketch
-and duplicates. A release reads its own version and refuses any other by name."""
+and duplicates. 3: options of reading, and duplicates by the number of rows. A release reads its own version and refuses
+any other by name."""
 _FORMAT = "pytest_modelserve reference profile"
-
-
-@dataclass(frozen=True, slots=True)
-class RepeatedRows:
-    """The number of `rows` that equal an earlier one in every column, among the rows searched.
-
-    In a merged profile, `among` is the rows of the smallest part.
-    """
-
-    rows: int
-    among: int
-
-    def merged(self, other: RepeatedRows) -> RepeatedRows:
-        """Add both counts: rows of one data set are not compared with those of the other."""
-        return RepeatedRows(self.rows + other.rows, min(self.among, other.among))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +39,7 @@ class ReferenceProfile:
         associations: Sums over pairs of columns for their correlations; None if not computed.
         sketch: Raw rows for the comparison of whole rows; None if not requested.
         duplicates: The number of rows that equal an earlier one; None if not counted.
+        reading: How data were read; later data are read alike.
         digest: A sha256 of everything else.
     """
 
@@ -59,6 +49,7 @@ class ReferenceProfile:
     associations: Associations | None = None
     sketch: Sketch | None = None
     duplicates: RepeatedRows | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +68,11 @@ class ReferenceProfile:
     def input_names(self) -> tuple[str, ...]:
         """The names of the columns that data must have: all but text lengths."""
         return tuple(column.name for column in self.columns if not is_length(column))
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each column that data must have."""
+        return {column.name: column.kind for column in self.columns if column.source is None}
 
     @property
     def length_sources(self) -> frozenset[str | None]:
@@ -133,6 +129,7 @@ class ReferenceProfile:
         return {
             "name": self.name,
             "block": self.block,
+            "reading": self.reading.content(),
             "columns": [asdict(column) for column in self.columns],
             "associations": self.associations.content() if self.associations else None,
             "sketch": self.sketch.content() if self.sketch else None,
@@ -173,9 +170,10 @@ class ReferenceProfile:
             name=data["name"],
             columns=tuple(map(_column, data["columns"])),
             block=data["block"],
+            reading=ReadOptions.of_content(data["reading"]),
             associations=Associations.of_content(associations) if associations else None,
             sketch=Sketch.of_content(sketch) if sketch else None,
-            duplicates=RepeatedRows(**data["duplicates"]) if data["duplicates"] else None,
+            duplicates=RepeatedRows.of_content(data["duplicates"]) if data["duplicates"] else None,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -205,6 +203,26 @@ class ReferenceProfile:
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f"the profile {path} cannot be read: {error}") from error
         return cls.from_json(text, source=str(path))
+
+
+def array_names(profile: ReferenceProfile) -> Sequence[str] | None:
+    """Return the names of the columns of an array like the profile's; None for excluded ones that were not named."""
+    return None if profile.reading.exclude else profile.input_names
+
+
+def check_profile(profile: object, data: object, *, argument: str = "profile") -> None:
+    """Raise UsageError, with what to do, if `profile` is no profile."""
+    if isinstance(profile, ReferenceProfile):
+        return
+    if isinstance(data, ReferenceProfile):
+        raise UsageError(f"data and {argument} are in the wrong order: pass the data first, then the profile")
+    if isinstance(profile, (str, os.PathLike)):
+        raise UsageError(
+            f"{argument} must be a ReferenceProfile; got a path: pass ReferenceProfile.load({str(profile)!r})"
+        )
+    raise UsageError(
+        f"{argument} must be a ReferenceProfile; got {type(profile).__name__}: pass reference_profile(...) of it"
+    )
 
 
 def _merged(one: ProfiledColumn, other: ProfiledColumn) -> ProfiledColumn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
-from pytest_modelserve.monitoring.columns import EMBEDDING_BINS, Column
+from pytest_modelserve.monitoring.columns import EMBEDDING_BINS, Column, Kind, escaped
 from pytest_modelserve.monitoring.correlations import associate, choose_features
+from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.histogram import choose_edges, count_values, exact_sums, moments
-from pytest_modelserve.monitoring.profile import ReferenceProfile, RepeatedRows
+from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
+from pytest_modelserve.monitoring.read_options import (
+    LeadingZeros,
+    ReadOptions,
+    describe_text_of_numbers,
+    names_of,
+    text_of_numbers,
+)
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import matched_columns
 from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of
@@ -31,19 +39,30 @@ def reference_profile(
     bins: int = 256,
     associations: bool = True,
     sketch_rows: int = 0,
+    exclude: Collection[str] = (),
+    types: Mapping[str, Kind] | None = None,
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str = "",
+    null_values: Collection[str] = (),
+    leading_zeros: LeadingZeros = "number",
 ) -> ReferenceProfile:
     """Profile a reference data set: counts and a few sums of each column, and no rows.
 
     None, NaN, NaT and empty fields are null. Numbers are counted in about `bins` bins, integers beyond 2⁵³ rounded to
     doubles; numbers of an embedding in 32. Times are seconds since 1970 in UTC, durations seconds. Text is counted by
     category; with more than 100 categories, or one longer than 100 letters, by hash bucket and by length, a column
-    called "name (length)". Names of categories are stored: remove columns with confidential values.
+    called "name (length)". Names of categories are stored: exclude columns with confidential values.
+
+    The kind of each column is decided here, and the profile keeps it with the options of reading: later data are read
+    alike. Text of which 95 % of the rows are numbers is refused, with a row and a value, unless `types` declares it.
 
     Args:
         data: An array (n, features); a mapping of columns (n,) of numbers, booleans, text, dates or durations and of
             embeddings (n, d); a pandas, Polars or PyArrow frame; a lazy frame of Polars, DuckDB or PySpark, which its
-            engine counts; or the path of a .csv or .parquet file, or a pattern ("logs/2026-*.parquet") of files that
-            are one data set. Images and long texts are profiled by embeddings: see `with_embedding`.
+            engine counts; or the path of a .csv or .parquet file, of a folder of such files (with Hive partitions as
+            columns), or a pattern ("logs/2026-*.parquet"). Images and long texts are profiled by embeddings: see
+            `with_embedding`.
         name: The name of the data set in reports.
         columns: The names of an array's columns. Default: column_0, column_1 …
         like: A profile with the same columns whose edges are used, so that the two can be merged or compared. The data
@@ -53,14 +72,21 @@ def reference_profile(
         bins: The number of bins of a numeric column, 2 to 1024. There may be up to twice as many.
         associations: Whether to store sums over pairs of at most 64 columns, for their correlations.
         sketch_rows: The number of raw rows to store for the comparison of whole rows (2,000, for example), spread
-            evenly over the data. Remove confidential columns first.
+            evenly over the data. Exclude confidential columns.
+        exclude: Names of columns to leave out, here and in later data.
+        types: The kinds of some columns: "float", "integer", "boolean", "datetime" or "category".
+        separator: The character between the columns of CSV files. Default: a comma.
+        decimal: The decimal point of numbers in text: "." or ",".
+        thousands: The character between groups of three digits in text: "," in "1,234.50". Default: none.
+        null_values: Texts that mean null, besides empty fields: ("NA", "n/a").
+        leading_zeros: Whether numbers in CSV files that start with a zero (007) are numbers, or make the column text.
 
     Returns:
         The profile.
 
     Raises:
-        InputError: The data cannot be read, have a single row, or have a column that is all null or all infinite; with
-            `like`, the columns do not fit it.
+        InputError: The data cannot be read, have a single row, or have a column that is all null or all infinite, or
+            text that is nearly all numbers; with `like`, the columns do not fit it.
         UsageError: An argument is out of range or does not apply to this data.
 
     Example:
@@ -79,13 +105,35 @@ def reference_profile(
         raise UsageError(f"sketch_rows must be from 0 to {MAX_SKETCH:,}; got {sketch_rows}")
     if columns is not None and (like is not None or not isinstance(data, np.ndarray)):
         raise UsageError("columns names the columns of an array without `like`; other data have names: remove it")
+    options = ReadOptions(
+        names_of(exclude, "exclude"),
+        types or {},
+        separator,
+        decimal,
+        thousands,
+        names_of(null_values, "null_values"),
+        leading_zeros,
+    )
+    if like is not None:
+        check_profile(like, data, argument="like")
+        if options != ReadOptions():
+            raise UsageError("like= reads data as the profile was read: remove the other options of reading")
+        options = like.reading
+    if columns is not None and exclude:
+        raise UsageError("columns and exclude cannot be given together: remove the columns from the array")
     if is_lazy(data):
         from pytest_modelserve.monitoring.lazy_profiler import scan
 
         if sketch_rows:
             raise UsageError("sketch_rows needs rows in memory: collect some of the lazy frame, or remove it")
-        return scan(cast(Frame, data), name=name, like=like, block=block, bins=bins)
-    table = read_table(data, names=columns if like is None else like.input_names, name=name)
+        return scan(cast(Frame, data), name=name, like=like, block=block, bins=bins, options=options)
+    table = read_table(
+        data,
+        names=columns if like is None else array_names(like),
+        name=name,
+        options=options,
+        kinds=None if like is None else like.kinds,
+    )
     if like is not None:
         pairs = matched_columns(table.with_lengths_of(like.length_sources), like)
         profiled = tuple(profile_column(column, like=expected) for column, expected in pairs)
@@ -93,7 +141,7 @@ def reference_profile(
     elif table.rows < 2:
         raise InputError("data has 1 row: a profile needs at least 2 rows (thousands recommended)")
     else:
-        table, profiled = _profile_table(table, bins)
+        table, profiled = _profile_table(table, bins, options)
     features = choose_features(profiled) if like is None else like.associations.features if like.associations else ()
     return ReferenceProfile(
         name,
@@ -102,31 +150,42 @@ def reference_profile(
         associations=associate(table.columns, profiled, features) if associations and features else None,
         sketch=sketch_of(table.columns, profiled, wanted=sketch_rows) if sketch_rows else None,
         duplicates=repeated_rows(table.columns),
+        reading=options,
     )
 
 
-def _profile_table(table: Table, bins: int) -> tuple[Table, tuple[ProfiledColumn, ...]]:
+def _profile_table(table: Table, bins: int, options: ReadOptions) -> tuple[Table, tuple[ProfiledColumn, ...]]:
     """Profile all columns, and the lengths of text columns, and return the table of both."""
     fewer = min(bins, EMBEDDING_BINS)
-    profiled = [profile_column(column, bins=bins if column.source is None else fewer) for column in table.columns]
+    profiled = [
+        profile_column(column, bins=bins if column.source is None else fewer, options=options)
+        for column in table.columns
+    ]
     texts = {column.name for column in profiled if column.kind == "category" and column.hashed}
     whole = table.with_lengths_of(texts)
     profiled += [profile_column(column, bins=bins) for column in whole.columns[len(profiled) :]]
     return whole, tuple(profiled)
 
 
-def profile_column(column: Column, *, bins: int = 256, like: ProfiledColumn | None = None) -> ProfiledColumn:
-    """Profile one column, between the edges of `like` if given; InputError if it has no value and no `like`."""
+def profile_column(
+    column: Column, *, bins: int = 256, like: ProfiledColumn | None = None, options: ReadOptions | None = None
+) -> ProfiledColumn:
+    """Profile one column, between the edges of `like` if given.
+
+    Raises InputError if it has no value and no `like`, and, with `options`, if it is text that is nearly all numbers.
+    """
     if column.kind is None and like is None:
-        raise InputError(f"column {column.name!r} is null in every row: remove it")
+        raise InputError(f"column {column.name!r} is null in every row: exclude=({column.name!r},) leaves it out")
     kind = column.kind or cast(ProfiledColumn, like).kind
     if kind == "category":
-        return _profile_categories(column, like)
+        return _profile_categories(column, like, options)
     assert like is None or isinstance(like, NumericColumn)
     known = column.values[~np.isnan(column.values)].astype(np.float64)
     finite = np.sort(known[np.isfinite(known)])
     if not finite.size and like is None:
-        raise InputError(f"column {column.name!r} is infinite in every non-null row: remove it")
+        raise InputError(
+            f"column {column.name!r} is infinite in every non-null row: exclude=({column.name!r},) leaves it out"
+        )
     edges = choose_edges(finite, bins=bins) if like is None else np.array(like.edges)
     low, high = (like.minimum, like.maximum) if like is not None and like.finite else (-np.inf, np.inf)
     sums = exact_sums(finite)
@@ -153,8 +212,11 @@ def profile_column(column: Column, *, bins: int = 256, like: ProfiledColumn | No
     )
 
 
-def _profile_categories(column: Column, like: ProfiledColumn | None) -> CategoricalColumn:
+def _profile_categories(column: Column, like: ProfiledColumn | None, options: ReadOptions | None) -> CategoricalColumn:
     counts = Counter[str]() if column.kind is None else count_categories(column)
+    if options is not None and not column.declared and (found := text_of_numbers(counts, options)):
+        row = column.values.tolist().index(found[0])
+        raise InputError(describe_text_of_numbers(column.name, f" in row {row}", *found))
     nulls, lag = len(column.values) - counts.total(), autocorrelation(column)
     if not counts and isinstance(like, CategoricalColumn):  # all null: no category is new, and none is lost
         return CategoricalColumn(column.name, nulls, nulls, like.categories, (0,) * len(like.counts), lag)
@@ -162,9 +224,11 @@ def _profile_categories(column: Column, like: ProfiledColumn | None) -> Categori
 
 
 def count_categories(column: Column) -> Counter[str]:
-    """Count the rows of each category, without nulls."""
+    """Count the rows of each category, without nulls; surrogates are written as escapes."""
     counts = Counter(column.values.tolist())
     counts.pop(None, None)
+    for text in [text for text in counts if not text.isascii() and escaped(text) != text]:
+        counts[escaped(text)] += counts.pop(text)
     return counts
 
 
@@ -197,77 +261,3 @@ def _segments(values: NDArray[Any]) -> NDArray[Any]:
         return values[np.newaxis]
     starts = np.linspace(0, len(values) - _SEGMENT_ROWS, _SEGMENTS).astype(np.int64)
     return np.stack([values[start : start + _SEGMENT_ROWS] for start in starts])
-
-
-# Duplicate rows.
-
-_SAMPLE_SIZE = 256
-"""Rows that are all different in a column that may distinguish all rows."""
-_STEP = 32_768
-"""Rows hashed at a time, so that hashes and keys stay in the cache."""
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-"""2⁶⁴ divided by the golden ratio: Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
-_HALF = np.uint64(32)
-
-Hashes = NDArray[np.uint64]
-
-
-def repeated_rows(columns: Sequence[Column]) -> RepeatedRows:
-    """Count the rows of the columns (n,) that equal an earlier row in every column.
-
-    Null equals null, and 0 equals −0. One column without equal values is enough, and costs one sort. Otherwise rows are
-    compared by hashes of 64 bits, with a collision in one of 10⁷ data sets of a million rows. It holds 32 bytes a row.
-    """
-    numeric = [column.values for column in columns if column.values.dtype.kind != "O"]
-    texts = [column.values for column in columns if column.values.dtype.kind == "O"]
-    distinct = next((index for index, values in enumerate(numeric) if _may_be_distinct(values)), 0)
-    numeric[:1], numeric[distinct : distinct + 1] = numeric[distinct : distinct + 1], numeric[:1]
-    return RepeatedRows(_count_repeated(numeric, texts), len(columns[0].values))
-
-
-def _count_repeated(numeric: Sequence[NDArray[Any]], texts: Sequence[NDArray[Any]]) -> int:
-    if numeric and not _ties(numeric[0]) and np.count_nonzero(np.isnan(numeric[0])) < 2:
-        return 0
-    hashes = np.zeros(len((*numeric, *texts)[0]), dtype=np.uint64)
-    for start in range(0, len(hashes), _STEP):
-        rows = slice(start, start + _STEP)
-        for values in numeric:
-            _mix(hashes[rows], _keys(values[rows]))
-    if not texts or not _ties(hashes):
-        return _ties(hashes)
-    for values in texts:
-        _mix(hashes, _codes(values))
-    return _ties(hashes)
-
-
-def _ties(values: NDArray[Any]) -> int:
-    ordered = np.sort(values)
-    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
-
-
-def _keys(values: NDArray[Any]) -> Hashes:
-    """Return a 64-bit number for each value, equal only for equal values."""
-    if values.dtype.kind != "f":
-        return values.astype(np.int64).view(np.uint64)
-    numbers: NDArray[np.float64] = np.add(values, 0.0, dtype=np.float64)  # −0 becomes 0
-    np.copyto(numbers, np.nan, where=np.isnan(numbers))  # NaN has many bit patterns
-    return numbers.view(np.uint64)
-
-
-def _codes(values: NDArray[Any]) -> Hashes:
-    codes: dict[Any, int] = {}
-    return np.fromiter((codes.setdefault(value, len(codes)) for value in values.tolist()), np.uint64, len(values))
-
-
-def _mix(hashes: Hashes, keys: Hashes) -> None:
-    """Mix the keys into the hashes, in place: the product carries differences up, the shift brings them down."""
-    np.bitwise_xor(hashes, keys, out=hashes)
-    np.multiply(hashes, _MULTIPLIER, out=hashes)
-    np.bitwise_xor(hashes, np.right_shift(hashes, _HALF, out=keys), out=hashes)
-    np.multiply(hashes, _MULTIPLIER, out=hashes)
-
-
-def _may_be_distinct(values: NDArray[Any]) -> bool:
-    """Return True if a sample of rows, spread over all, has no value twice."""
-    sample = values[:: max(len(values) // _SAMPLE_SIZE, 1)]
-    return np.unique(sample).size == sample.size

@@ -35,7 +35,7 @@ def matched_columns(table: Table, profile: ReferenceProfile) -> tuple[tuple[Colu
 
 
 def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
-    """Match the columns of `table` by name; missing, additional and retyped columns are errors.
+    """Match the columns of `table` by name; missing, additional, unreadable and retyped columns are errors.
 
     Integers may come as floats (a null makes them so), and booleans as the numbers 0 and 1. A column that is all null
     fits every kind. An embedding is one column, whose width is part of its kind. Text lengths follow their text.
@@ -60,11 +60,11 @@ def match_columns(table: Table, profile: ReferenceProfile) -> Matching:
         column = found.get(expected.name) or _null_part(expected, found)
         if column is None:
             continue
-        if error := _kind_error(column, expected):
+        if error := column.error or _kind_error(column, expected):
             errors.append(error)
         else:
             pairs.append((column, expected))
-    return Matching(tuple(pairs), tuple(errors))
+    return Matching(tuple(pairs), tuple(dict.fromkeys(errors)))
 
 
 def _null_part(expected: ProfiledColumn, found: Mapping[str, Column]) -> Column | None:
@@ -72,7 +72,7 @@ def _null_part(expected: ProfiledColumn, found: Mapping[str, Column]) -> Column 
     whole = found.get(expected.source) if expected.source is not None else None
     if whole is None or whole.kind is not None:
         return None
-    return Column(expected.name, None, whole.values, expected.source)
+    return Column(expected.name, None, whole.values, expected.source, error=whole.error)
 
 
 def _widths(columns: Iterable[Column | ProfiledColumn]) -> dict[str, int | None]:

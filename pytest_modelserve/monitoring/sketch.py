@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn, hash_bucket
-from pytest_modelserve.monitoring.columns import Column
+from pytest_modelserve.monitoring.columns import Column, escaped
 from pytest_modelserve.monitoring.histogram import Floats, Integers
 
 MAX_SKETCH = 20_000
@@ -120,6 +120,7 @@ def sketch_of(columns: Sequence[Column], profiled: Sequence[ProfiledColumn], *, 
         chosen = column.values[rows]
         vocabulary: tuple[str, ...] = ()
         if isinstance(reference, CategoricalColumn) and column.kind is not None:
+            chosen = np.array([None if word is None else escaped(word) for word in chosen.tolist()], dtype=object)
             words = [word for word in chosen.tolist() if word is not None]
             vocabulary = () if reference.hashed else tuple(sorted(set(words)))
             places = {word: place for place, word in enumerate(vocabulary)} or {

@@ -19,9 +19,14 @@ from pytest_modelserve.monitoring.column_profile import (
     hash_bucket_counts,
 )
 from pytest_modelserve.monitoring.columns import Column, Kind
+from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
 from pytest_modelserve.monitoring.histogram import Floats, Integers, chunks, count_values
-from pytest_modelserve.monitoring.profile import ReferenceProfile, RepeatedRows
-from pytest_modelserve.monitoring.profiler import autocorrelation, backward_rows, count_categories, repeated_rows
+from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
+from pytest_modelserve.monitoring.profiler import (
+    autocorrelation,
+    backward_rows,
+    count_categories,
+)
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import match_columns
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -65,13 +70,17 @@ def read_window(data: Data | ReferenceProfile, profile: ReferenceProfile, *, nam
     """Read `data` for a comparison with `profile`; columns that do not match are schema errors of the window.
 
     `data` are rows (`read_table`), a lazy frame that its engine counts (`scan_like`), or a profile made `like` this
-    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges.
+    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges, NoRowsError
+    for data without rows, and UsageError for anything but a profile.
     """
+    check_profile(profile, data)
     if isinstance(data, ReferenceProfile):
         return _counted_window(data, profile, name or data.name)
     if is_lazy(data):
         return _scanned_window(cast(Frame, data), profile, name or "data")
-    table = read_table(data, names=profile.input_names, name=name).with_lengths_of(profile.length_sources)
+    table = read_table(
+        data, names=array_names(profile), name=name, options=profile.reading, kinds=profile.kinds
+    ).with_lengths_of(profile.length_sources)
     matching = match_columns(table, profile)
     pairs: Pairs = tuple((RowsColumn(column), reference) for column, reference in matching.pairs)
     return Window(table.name, table.rows, pairs, matching.errors, table=table)

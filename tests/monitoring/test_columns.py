@@ -45,6 +45,8 @@ def test_columns_of_an_array_are_views_with_default_or_given_names():
         (np.array([90], dtype="timedelta64[s]"), "float"),
         ([datetime.timedelta(seconds=90), None], "float"),
         ([np.timedelta64(90, "s"), None], "float"),
+        ([Decimal("1.50"), None, Decimal("NaN"), Decimal("sNaN")], "float"),
+        ([Decimal(1), 2, 2.5], "float"),
     ],
 )
 def test_kind_of_a_column(values, kind):
@@ -55,6 +57,30 @@ def test_null_is_nan_among_numbers_and_none_among_text():
     np.testing.assert_array_equal(as_column("x", [1, None, 3]).values, [1, np.nan, 3])
     np.testing.assert_array_equal(as_column("x", np.ma.masked_array([1, 2], mask=[True, False])).values, [np.nan, 2])
     assert as_column("x", ["a", float("nan"), None]).values.tolist() == ["a", None, None]
+
+
+def test_decimals_are_numbers():
+    values = as_column("x", [Decimal("1.50"), None, Decimal("NaN"), 2]).values
+    np.testing.assert_array_equal(values, [1.5, np.nan, np.nan, 2])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [None, 2**62 + 1, -(2**63)],
+        [None, 2**64 - 1, 2**53 + 1],
+        np.ma.masked_array([0, 2**53 + 1, 2**53], mask=[True, False, False]),
+    ],
+)
+def test_integers_with_nulls_are_kept_to_64_bits(values):
+    column = as_column("x", values)
+    assert column.kind == "integer"
+    assert np.isnan(column.values[0])
+    assert column.exact.tolist()[1:] == [int(value) for value in list(values)[1:]]
+
+
+def test_small_integers_with_nulls_need_no_second_array():
+    assert as_column("x", [None, 3, 2**53]).exact is None
 
 
 IN_BERLIN = datetime.timezone(datetime.timedelta(hours=1))
@@ -168,28 +194,31 @@ ALONE = "a column must hold only numbers, only text, only booleans, only dates, 
             "column 'a' holds complex128, not numbers, text or times: convert or remove it",
         ),
         (
-            {"a": np.array(["x", 1, None], dtype=object)},
-            f"column 'a' holds int and str: {ALONE}",
+            {"a": np.array([2, "x", None, 3.5], dtype=object)},
+            f"column 'a' holds 'x' in row 1 (text in 1 of 4 rows) and numbers in others: {ALONE}",
+        ),
+        ({"a": ["x", 1]}, f"column 'a' holds 'x' in row 0 (text in 1 of 2 rows) and numbers in others: {ALONE}"),
+        (
+            {"a": ["x", "y", None, 5]},
+            f"column 'a' holds 5 in row 3 (numbers in 1 of 4 rows) and text in others: {ALONE}",
         ),
         (
-            {"a": ["x", 1]},
-            f"column 'a' holds int and str: {ALONE}",
+            {"a": [datetime.date(2020, 1, 1), 1.5, 2]},
+            f"column 'a' holds datetime.date(2020, 1, 1) in row 0 (dates in 1 of 3 rows) and numbers in others: {ALONE}",
         ),
         (
-            {"a": [datetime.date(2020, 1, 1), 1.5]},
-            f"column 'a' holds date and float: {ALONE}",
+            {"a": [datetime.timedelta(1), datetime.timedelta(2), datetime.datetime(2020, 1, 1)]},
+            f"column 'a' holds datetime.datetime(2020, 1, 1, 0, 0) in row 2 (dates in 1 of 3 rows) and durations in "
+            f"others: {ALONE}",
         ),
         (
-            {"a": [datetime.timedelta(1), datetime.datetime(2020, 1, 1)]},
-            f"column 'a' holds datetime and timedelta: {ALONE}",
+            {"a": np.array([2, 3, True], dtype=object)},
+            f"column 'a' holds True in row 2 (booleans in 1 of 3 rows) and numbers in others: {ALONE}",
         ),
+        ({"a": [Decimal(1), {}]}, f"column 'a' holds Decimal and dict ({{}} in row 1): {ALONE}"),
         (
-            {"a": np.array([True, 2], dtype=object)},
-            f"column 'a' holds bool and int: {ALONE}",
-        ),
-        (
-            {"a": [Decimal(1), Decimal(2)]},
-            f"column 'a' holds Decimal: {ALONE}",
+            {"late \ud83d": [1, 2]},
+            "the name of column 'late \\ud83d' has half of a character (a surrogate): rename it",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, hash_bucket
-from pytest_modelserve.monitoring.profiler import repeated_rows
+from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.stats.autocorrelation import LagOne
 
@@ -127,12 +127,12 @@ def edited(profile, change):
         (lambda p: "[1, 2]", "is not a reference profile: write one with ReferenceProfile.save"),
         (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=3)),
-            "has schema version 3, and this release reads 2: install the release that wrote it, or profile the data again",
+            lambda p: edited(p, lambda data: data.update(schema_version=4)),
+            "has schema version 4, and this release reads 3: install the release that wrote it, or profile the data again",
         ),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=1)),
-            "has schema version 1, and this release reads 2: install the release that wrote it, or profile the data again",
+            lambda p: edited(p, lambda data: data.update(schema_version=2)),
+            "has schema version 2, and this release reads 3: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),
@@ -176,12 +176,12 @@ def test_the_digest_is_of_everything(people):
     ("data", "options", "error", "message"),
     [
         ({"x": [1.0]}, {}, InputError, "data has 1 row: a profile needs at least 2 rows (thousands recommended)"),
-        ({"x": [None, None]}, {}, InputError, "column 'x' is null in every row: remove it"),
+        ({"x": [None, None]}, {}, InputError, "column 'x' is null in every row: exclude=('x',) leaves it out"),
         (
             {"x": [math.inf, math.nan]},
             {},
             InputError,
-            "column 'x' is infinite in every non-null row: remove it",
+            "column 'x' is infinite in every non-null row: exclude=('x',) leaves it out",
         ),
         ({"x": [1, 2]}, {"block": 0}, UsageError, "block must be a number of rows, at least 1; got 0"),
         ({"x": [1, 2]}, {"bins": 1}, UsageError, "bins must be from 2 to 1024; got 1"),

@@ -133,7 +133,8 @@ def test_a_profile_of_a_frame_is_that_of_its_columns(people):
         ),
         (
             pandas.DataFrame({"a": pandas.Series(["x", 1], dtype=object)}),
-            "column 'a' holds int and str: a column must hold only numbers, only text, only booleans, only dates, or only durations",
+            "column 'a' holds 'x' in row 0 (text in 1 of 2 rows) and numbers in others: a column must hold only numbers, "
+            "only text, only booleans, only dates, or only durations",
         ),
         (pandas.DataFrame({1: [1.0]}), "names of columns must be text; got 1"),
         (
@@ -224,7 +225,7 @@ def test_whole_numbers_beyond_64_bits_and_decimals_become_doubles(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.csv", b"", "empty.csv cannot be read as CSV: empty CSV"),
+        ("empty.csv", b"", "empty.csv: there are no rows"),
         ("bare.csv", b"a,b\n", ": there are no rows"),
         ("twice.csv", b"a,b,a\n1,2,3\n", "twice.csv: 2 columns are called 'a': give each its own name"),
         ("long.csv", b"a,b\n1,2\n3,4,5\n", "long.csv cannot be read as CSV: found more fields"),
@@ -243,12 +244,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    (tmp_path / "folder.csv").mkdir()
-    for name in ("nowhere.csv", "folder.csv"):
+def test_a_missing_file_an_empty_folder_and_an_address_are_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "nowhere.csv", f"{tmp_path / 'nowhere.csv'} is not a file"),
+        (tmp_path / "folder", f"{tmp_path / 'folder'}: there are no rows"),
+        (
+            "s3://bucket/day.parquet",
+            "s3://bucket/day.parquet is not a local file: pass a query, such as "
+            "polars.scan_parquet('s3://bucket/day.parquet')",
+        ),
+    ):
         with pytest.raises(InputError) as caught:
-            read_table(tmp_path / name)
-        assert str(caught.value) == f"{tmp_path / name} is not a file"
+            read_table(path)
+        assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -327,7 +336,6 @@ def test_what_is_the_name_of_a_file_is_no_pattern(tmp_path):
         ("x,y,t\n1,1,2026-01-01\n", "column 't' holds categories in {one} and dates in {two}"),
         ("x,y,t\nb,1,a\n", "column 'x' holds whole numbers in {one} and categories in {two}"),
         ("x,y,t\n1,true,a\n", "column 'y' holds numbers in {one} and booleans in {two}"),
-        ("x,y,t\n", "{two}: there are no rows"),
         (
             "x,y,t\n1,2\n",
             "{two}: line 2 has 2 fields, expected 3 as in the header: write an empty field as nothing between two commas",
@@ -369,3 +377,78 @@ def test_without_polars_the_extra_is_named(tmp_path, monkeypatch):
     assert str(caught.value) == (
         f"reading {tmp_path / 'night.csv'} needs polars, which is not installed: pip install 'pytest-modelserve[data]'"
     )
+
+
+# Folders, Hive partitions, empty parts, blank lines, and the index of pandas.
+
+
+def test_a_folder_is_all_its_files_and_its_partitions_are_columns(tmp_path):
+    for day, rows in (("2026-01-01", [1, 2]), ("2026-01-02", [3])):
+        folder = tmp_path / f"day={day}" / "region=a%20b"
+        folder.mkdir(parents=True)
+        polars.DataFrame({"x": rows}).write_parquet(folder / "part-0.parquet")
+        (folder / "_SUCCESS").write_text("")
+        (folder / ".part-0.parquet.crc").write_text("")
+    polars.DataFrame({"x": [4]}).write_parquet(tmp_path / "day=2026-01-02" / "region=a%20b" / "_temporary.parquet")
+    table = read_table(tmp_path)
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("x", "integer"),
+        ("day", "datetime"),
+        ("region", "category"),
+    ]
+    assert table.columns[0].values.tolist() == [1, 2, 3]
+    assert np.diff(table.columns[1].values).tolist() == [0, DAY]
+    assert table.columns[2].values.tolist() == ["a b"] * 3
+    one = read_table(tmp_path / "day=2026-01-02" / "region=a%20b" / "part-0.parquet")
+    assert [column.name for column in one.columns] == ["x", "day", "region"]
+
+
+def test_a_null_partition_and_numbers_of_partitions_are_read(tmp_path):
+    for month in ("1", "12", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"month={month}").mkdir()
+        (tmp_path / f"month={month}" / "a.csv").write_text("x\n5\n")
+    month = read_table(tmp_path / "month=*").columns[1]
+    assert month.kind == "integer"
+    np.testing.assert_array_equal(month.values, [1, 12, np.nan])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_part_without_rows_adds_nothing(tmp_path, suffix):
+    for index, rows in enumerate(([1.5, 2.5], [], [3.5])):
+        frame = polars.DataFrame({"x": polars.Series(rows, dtype=polars.Float64)})
+        getattr(frame, f"write_{suffix}")(tmp_path / f"{index}.{suffix}")
+    if suffix == "csv":
+        (tmp_path / "3.csv").write_text("")
+    assert read_table(tmp_path / f"*.{suffix}").columns[0].values.tolist() == [1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\n\n\n", "\r\n\r\n", ""])
+@pytest.mark.parametrize("names", ["x,y", "x"])
+def test_blank_lines_at_the_end_are_no_rows(tmp_path, end, names):
+    rows = ["1,2", "3,"] if "y" in names else ["1", "3"]
+    (tmp_path / "t.csv").write_text("\n".join([names, *rows]) + end, newline="")
+    assert read_table(tmp_path / "t.csv").columns[0].values.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("name", [None, "order"])
+def test_the_index_of_pandas_is_no_column(tmp_path, name):
+    frame = pandas.DataFrame({"x": [1.0, 2.0, 3.0]}, index=pandas.Index([7, 3, 5], name=name))
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert [column.name for column in read_table(tmp_path / "t.parquet").columns] == ["x"]
+    assert [column.name for column in read_table(pyarrow.Table.from_pandas(frame)).columns] == ["x"]
+    assert [column.name for column in read_table(frame).columns] == ["x"]
+
+
+def test_the_unnamed_index_of_pandas_is_no_column_of_an_engine(tmp_path):
+    frame = pandas.DataFrame({"x": [1.0, 2.0, 3.0]}, index=[7, 3, 5])
+    frame.to_parquet(tmp_path / "t.parquet")
+    for data in (polars.scan_parquet(tmp_path / "t.parquet"), polars.read_parquet(tmp_path / "t.parquet")):
+        assert reference_profile(data).names == ("x",)
+
+
+def test_decimals_are_numbers_in_pandas_too():
+    table = pyarrow.table({"price": pyarrow.array(["1.50", None, "2.75"]).cast(pyarrow.decimal128(8, 2))})
+    for frame in (table, table.to_pandas(), {"price": table["price"].to_pylist()}):
+        column = read_table(frame).columns[0]
+        assert column.kind == "float"
+        np.testing.assert_array_equal(column.values, [1.5, np.nan, 2.75])

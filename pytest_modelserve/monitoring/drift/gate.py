@@ -11,7 +11,7 @@ from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quant
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, decide
 from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, describe_methods, plan_rows, run_tests
 from pytest_modelserve.monitoring.drift.report import advice, details, findings, summary
-from pytest_modelserve.monitoring.profile import ReferenceProfile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.window import Pairs, read_window
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -75,6 +75,7 @@ def measure_drift(
         raise UsageError(f"max_distance must lie between 0 and 1 (0.1, for example); got {max_distance}")
     if block is not None and block < 1:
         raise UsageError(f"block must be a number of rows, at least 1; got {block}")
+    check_profile(profile, data)
     started = time.perf_counter()
     window = read_window(data, profile, name=name)
     if window.rows < 2:

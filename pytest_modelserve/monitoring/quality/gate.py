@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pytest_modelserve.monitoring.column_profile import CategoricalColumn, Numer
 from pytest_modelserve.monitoring.columns import is_length
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, DriftResult, decide
 from pytest_modelserve.monitoring.histogram import Integers
-from pytest_modelserve.monitoring.profile import ReferenceProfile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
 from pytest_modelserve.monitoring.quality.rates import (
     CountedCategories,
     Rate,
@@ -41,7 +43,7 @@ from pytest_modelserve.monitoring.quality.rules import (
     outside_vocabulary,
     too_old,
 )
-from pytest_modelserve.monitoring.readers import Data
+from pytest_modelserve.monitoring.readers import Data, NoRowsError
 from pytest_modelserve.monitoring.window import NumericSummary, RowsColumn, Window, WindowColumn, read_window
 from pytest_modelserve.stats.proportions import rows_for_rate_increase
 
@@ -59,15 +61,15 @@ def measure_data_quality(
 ) -> Evidence:
     """Measure how many more rows of each column of `data` are faulty than in `profile`.
 
-    Rules need no statistics, and one broken rule is FAIL: a column is missing, additional or of another kind; it has
-    infinities and the profile has none; it is all null or constant, with a probability below one in a million; a number
-    lies outside the profile's range by more than 3 widths of it and more than its tails reach in one window of a
-    million; a `closed` column has a category that the profile does not have; the newest time is too old.
+    One broken rule is FAIL: there are no rows; a column is missing, additional, of another kind, or has a value of
+    another kind; it is all null or constant, or has infinities and the profile has none, with a probability below one
+    in a million; a number lies outside the profile's range by more than 3 widths of it and more than its tails reach in
+    one window of a million; a `closed` column has a category that is not in the profile; the newest time is too old.
 
-    Rates are proportions of a column's rows minus the same in the profile: nulls; infinities, if the profile has some;
-    finite numbers outside the profile's range; new categories; rows of the profile whose category is lost; one repeated
-    value; times earlier than the row before, if the profile's are ordered; copies of earlier rows. Times have no range.
-    Columns of more than 100 categories have no new and lost ones; profiles as `data` have no repeated values.
+    Rates are proportions of a column's rows minus the same in the profile: nulls; infinities; finite numbers outside
+    the profile's range; new categories; rows of the profile whose category is lost; one repeated value; times earlier
+    than the row before, if the profile's are ordered; copies of earlier rows, in samples of one size. Times have no
+    range. Columns of more than 100 categories have no new and lost ones; profiles as `data` have no repeated values.
 
     FAIL: a rate is significantly above the profile's, within `alpha` over all rates (Holm), and observed above
     `max_rate`. The tests are Fisher's exact test, order statistics for the range, and Chernoff's bound for new and lost
@@ -78,7 +80,7 @@ def measure_data_quality(
 
     Args:
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. None, NaN and NaT are
-            null. At least one row is needed.
+            null. Data without rows are FAIL.
         profile: The profile of the training data.
         max_rate: The largest allowed increase of a rate, between 0 and 1.
         alpha: The probability that data like the profile's fail by a rate.
@@ -105,9 +107,13 @@ def measure_data_quality(
         >>> evidence.verdict.name, evidence.findings[0]
         ('FAIL', "'age' null in 0.0 % → 5.0 % (+5.0 points)")
     """
+    check_profile(profile, data)
     terms = _terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
     started = time.perf_counter()
-    window = read_window(data, profile, name=name)
+    try:
+        window = read_window(data, profile, name=name)
+    except NoRowsError:
+        window = Window(_name_of(data, name), 0, (), ("there are no rows",))
     broken, rates = _inspect(window, profile, terms)
     quantities = [Quantity("broken rules", len(broken), "count", budget=Budget("at_most", 0))]
     result = decide([(1.0, rates)], budget=max_rate, alpha=alpha) if rates else None
@@ -138,6 +144,10 @@ def measure_data_quality(
         details=_details(broken, rates),
         duration_s=time.perf_counter() - started,
     )
+
+
+def _name_of(data: object, name: str | None) -> str:
+    return name or (Path(data).stem if isinstance(data, (str, os.PathLike)) else "data")
 
 
 # Validated arguments.
@@ -245,10 +255,10 @@ def _inspect_column(
 def _inspect_categories(column: WindowColumn, reference: CategoricalColumn, terms: _Terms) -> _Inspection:
     blocks, counted = terms.blocks, CountedCategories.of(column, reference)
     nulls = column.rows - counted.known
-    rules = [all_null(nulls, column.rows, reference, block=blocks.current)]
+    rules = [all_null(nulls, column.rows, reference, blocks)]
     rates = [null_rate(nulls, column.rows, reference, blocks)]
     if counted.known:
-        rules.append(became_one_category(counted, block=blocks.current))
+        rules.append(became_one_category(counted, blocks))
         if reference.name in terms.closed:
             rules.append(outside_vocabulary(counted))
         elif not reference.hashed:
@@ -267,15 +277,15 @@ def _inspect_numbers(
 ) -> _Inspection:
     blocks = terms.blocks
     rules = [
-        has_infinities(summary, reference),
-        became_constant(summary, reference, block=blocks.current),
+        impossible := has_infinities(summary, reference, blocks),
+        became_constant(summary, reference, blocks),
         beyond_tail_limit(summary, reference, block=blocks.reference),
     ]
     rates = []
     if not is_length(reference):  # nulls are reported for the texts only
-        rules.insert(0, all_null(summary.nulls, summary.rows, reference, block=blocks.current))
+        rules.insert(0, all_null(summary.nulls, summary.rows, reference, blocks))
         rates.append(null_rate(summary.nulls, summary.rows, reference, blocks))
-    if summary.rows > summary.nulls and reference.finite < reference.known:
+    if summary.rows > summary.nulls and (reference.finite < reference.known or summary.infinities) and not impossible:
         rates.append(infinite_rate(summary, reference, blocks))
     if summary.finite:
         rates.append(range_rate(summary, reference, blocks))
@@ -294,7 +304,7 @@ def _inspect_times(
 ) -> _Inspection:
     """Times advance: they have no range, no value comes back, and all rows may be of one day."""
     blocks, name = terms.blocks, reference.name
-    rules = [all_null(summary.nulls, summary.rows, reference, block=blocks.current)]
+    rules = [all_null(summary.nulls, summary.rows, reference, blocks)]
     if name in terms.max_age_s:
         rules.append(too_old(summary, name, max_age_s=terms.max_age_s[name], now=terms.now))
     rates = [null_rate(summary.nulls, summary.rows, reference, blocks)]
@@ -360,6 +370,8 @@ def _advice(verdict: Verdict, rates: Sequence[Rate], *, max_rate: float, rows: i
 
 def _rows_needed(rate: Rate, max_rate: float, power: float) -> int | None:
     """Return the rows with which data like the profile's pass; None if the profile is too small."""
+    if max(rate.expected, rate.base) >= 1:  # a rate that cannot increase
+        return 1
     return rows_for_rate_increase(
         rate=rate.expected, base=rate.base, below=rate.margin, limit=max_rate, confidence=CONFIDENCE, power=power
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from pytest_modelserve.monitoring.column_profile import AlignedCounts, CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, in_blocks
+from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.formats import format_rate_change
 from pytest_modelserve.monitoring.histogram import Integers, count_values
-from pytest_modelserve.monitoring.profile import RepeatedRows
 from pytest_modelserve.monitoring.window import NumericSummary, WindowColumn
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.proportions import (
@@ -23,6 +24,9 @@ from pytest_modelserve.stats.proportions import (
     rate_increase_bound,
     unseen_p_value,
 )
+
+_Z = 1.6449
+"""The normal quantile of the upper bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def null_rate(nulls: int, rows: int, reference: ProfiledColumn, blocks: Blocks) 
 
 
 def infinite_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> Rate:
-    """Test the rate of infinities among the non-null rows by Fisher's exact test, for a profile that has some."""
+    """Test the rate of infinities among the non-null rows by Fisher's exact test."""
     before, rows = reference.known - reference.finite, summary.rows - summary.nulls
     detail = f"{reference.name!r} infinite in {format_rate_change(before / reference.known, summary.infinities / rows)}"
     return fisher_rate(before, reference.known, summary.infinities, rows, blocks, reference.name, "infinite", detail)
@@ -166,19 +170,27 @@ def new_category_rate(counted: CountedCategories, blocks: Blocks) -> Rate:
     """Test the rate of rows with a category that is not in the profile, allowing for overdispersion.
 
     The expected rate is that of categories seen once (Good 1953, Biometrika 40, 237–264): each of these rows would have
-    been new without itself. Hash buckets that are empty in the profile give only a lower bound of the new rows.
+    been new without itself. Its standard error is that of Robbins (1968) and Esty (1983). Hash buckets
+    that are empty in the profile give only a lower bound of the new rows.
     """
     reference, (_, before, after) = counted.reference, counted.aligned
     unseen, rows = sum(n for _, n in counted.unmatched(new=True)), counted.known
     at_least, which = ("", f": {counted.format_unmatched(new=True)}") if counted.named else ("at least ", "")
+    once, twice = reference.counts.count(1), reference.counts.count(2)
+    expected = once / reference.known
+    margin = min(_Z * math.sqrt((once + 2 * twice) * blocks.reference) / reference.known, expected)
+    now = unseen / rows
+    upper = now - expected + math.hypot(rate_bound(unseen, rows, blocks.current) - now, margin)
     return Rate(
         column=reference.name,
         fault="new category",
-        distance=unseen / rows,
+        distance=now - expected,
         p_value=unseen_p_value(_each_in_blocks(before, blocks.reference), _each_in_blocks(after, blocks.current)),
-        upper=rate_bound(unseen, rows, blocks.current) if counted.named else 1.0,
-        expected=reference.counts.count(1) / reference.known,
+        upper=min(upper, 1.0) if counted.named else 1.0,
+        expected=expected,
         detail=f"{reference.name!r} has a new category in {at_least}{unseen:,} of {rows:,} rows{which}",
+        base=expected,
+        margin=margin,
     )
 
 
@@ -217,18 +229,38 @@ that the data could lose."""
 
 
 def duplicate_rate(after: RepeatedRows, rows: int, before: RepeatedRows, reference_rows: int, blocks: Blocks) -> Rate:
-    """Test the rate of rows that equal an earlier one by Fisher's exact test.
+    """Test the rate of rows that equal an earlier one against that of as many rows of the profile.
 
-    In rows from one distribution, the probability that the i-th is a copy rises with i, at most proportionally. More
-    rows than the profile's are expected to have at most its rate times their ratio, so that its rows count as that many
-    fewer. The number of copies varies less than a binomial one (occupied cells are negatively associated: Joag-Dev and
-    Proschan 1983, Annals of Statistics 11, 286–295), so that the test is conservative.
+    More rows have more copies, so that both rates are those of samples of one size. The p-value is Fisher's for samples
+    as large as the smaller data set: the number of copies varies less than a binomial one (occupied cells are
+    negatively associated: Joag-Dev and Proschan 1983, Annals of Statistics 11, 286–295), so that the test is
+    conservative. The difference and its bound are those of samples as large as the data. If these have more rows than
+    the profile, its rate is extrapolated (`RepeatedRows.rate_of_more`).
     """
-    base = max(reference_rows * min(before.among, after.among) // after.among, 1)
-    copies = min(before.rows, base)
-    change = format_rate_change(copies / base, after.rows / rows)
-    detail = f"{after.rows:,} of {rows:,} rows equal an earlier one, {change}"
-    return fisher_rate(copies, base, after.rows, rows, blocks, "", "duplicate rows", detail)
+    size, common = after.largest, min(after.largest, before.largest)
+    now = after.rate(size)
+    high = rate_bound(math.ceil(now * rows), rows, blocks.current)
+    if size <= before.largest:
+        then = before.rate(size)
+        least, n = in_blocks(math.floor(then * reference_rows), reference_rows, blocks.reference, up=False)
+        low = min(binomial_bounds(least, n, low_level=CONFIDENCE, high_level=CONFIDENCE).low, then)
+    else:
+        then, low = before.rate_of_more(size), before.rate_of_more(size, z=_Z * math.sqrt(blocks.reference))
+    few = in_blocks(math.floor(after.rate(common) * rows), rows, blocks.current, up=False)
+    most = in_blocks(
+        min(math.ceil(before.rate(common) * reference_rows), reference_rows), reference_rows, blocks.reference, up=True
+    )
+    return Rate(
+        column="",
+        fault="duplicate rows",
+        distance=now - then,
+        p_value=fisher_p_value(*few, *most),
+        upper=min(now - then + math.hypot(high - now, then - low), 1.0),
+        expected=then,
+        detail=f"{after.rows:,} of {rows:,} rows equal an earlier one, {format_rate_change(then, now)}",
+        base=then,
+        margin=then - low,
+    )
 
 
 def is_ordered(backward: int, known: int) -> bool:
@@ -289,12 +321,14 @@ def repeated_value_rate(
         for bin_ in np.flatnonzero(counts / n - before / reference_n > max_rate)
     }
     suspects = [bin_ for bin_, p_value in p_values.items() if p_value <= alpha]
-    value = _most_repeated(seen, suspects, reference) if suspects else None
+    exact = seen if column.exact is None else column.exact[sample][~np.isnan(seen)]
+    value = _most_repeated(exact, suspects, reference) if suspects else None
     if value is None:
         return Rate(reference.name, _FAULT, 0.0, 1.0, 0.0, 0.0, "")
     bin_ = int(np.searchsorted(reference.edges, value, side="right"))
     known = len(column.values) - int(np.count_nonzero(np.isnan(column.values)))
-    repeats, in_bin = int(np.count_nonzero(column.values == value)), int(before[bin_])
+    every = column.values if column.exact is None else column.exact[~np.isnan(column.values)]
+    repeats, in_bin = int(np.count_nonzero(every == value)), int(before[bin_])
     many, blocks_known = in_blocks(repeats, known, blocks.current, up=True)
     least, blocks_reference = in_blocks(in_bin, reference_n, blocks.reference, up=False)
     return Rate(
@@ -315,12 +349,13 @@ def _growth_p_value(after: int, n_after: int, before: int, n_before: int, blocks
     )
 
 
-def _most_repeated(seen: NDArray[Any], suspects: Sequence[int], reference: NumericColumn) -> float | None:
+def _most_repeated(seen: NDArray[Any], suspects: Sequence[int], reference: NumericColumn) -> int | float | None:
     """Return the most frequent value of the bins `suspects`, or None.
 
     It must be in range and have most rows of its bin, and most other bins must hold several values.
     """
-    values, rows = np.unique(seen[np.isfinite(seen)].astype(np.float64), return_counts=True)
+    finite = seen[np.isfinite(seen)]
+    values, rows = np.unique(finite if finite.dtype.kind in "iu" else finite.astype(np.float64), return_counts=True)
     bins = np.searchsorted(reference.edges, values, side="right")
     distinct, in_bin = np.bincount(bins), np.bincount(bins, weights=rows)
     grown = np.isin(bins, suspects)
@@ -329,4 +364,5 @@ def _most_repeated(seen: NDArray[Any], suspects: Sequence[int], reference: Numer
     if 2 * np.count_nonzero(distinct[several] == 1) > np.count_nonzero(several):
         return None
     inside = grown & (values >= reference.minimum) & (values <= reference.maximum) & (2 * rows > in_bin[bins])
-    return float(values[np.where(inside, rows, 0).argmax()]) if inside.any() else None
+    value: int | float = values[np.where(inside, rows, 0).argmax()].item()
+    return value if inside.any() else None

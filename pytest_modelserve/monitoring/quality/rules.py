@@ -10,25 +10,30 @@ from statistics import fmean
 import numpy as np
 
 from pytest_modelserve.monitoring.column_profile import NumericColumn, ProfiledColumn
+from pytest_modelserve.monitoring.decision import Blocks, in_blocks
 from pytest_modelserve.monitoring.formats import format_age, format_time
 from pytest_modelserve.monitoring.quality.rates import CountedCategories
 from pytest_modelserve.monitoring.window import NumericSummary
+from pytest_modelserve.stats.proportions import fisher_p_value
 
 IMPOSSIBLE = 1e-6
 """Events of a whole window with a lower probability are called impossible: forty gates a night for a year are 15,000
 opportunities."""
 
 
-def all_null(nulls: int, rows: int, reference: ProfiledColumn, *, block: int) -> str | None:
+def all_null(nulls: int, rows: int, reference: ProfiledColumn, blocks: Blocks) -> str | None:
     """Return a message if every row is null and the profile has too few nulls for that."""
-    if nulls < rows or not _impossible(reference.nulls, reference.rows, rows, block):
+    if nulls < rows or not _impossible(reference.nulls, reference.rows, rows, blocks):
         return None
     return f"column {reference.name!r} is null in every row"
 
 
-def has_infinities(summary: NumericSummary, reference: NumericColumn) -> str | None:
-    """Return a message if rows are infinite and none of the profile is."""
+def has_infinities(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> str | None:
+    """Return a message if so many rows are infinite, and none of the profile, that no one rate explains both."""
     if not summary.infinities or reference.finite < reference.known:
+        return None
+    few = in_blocks(summary.infinities, summary.rows - summary.nulls, blocks.current, up=False)
+    if fisher_p_value(*few, *in_blocks(0, reference.known, blocks.reference, up=True)) >= IMPOSSIBLE:
         return None
     return f"column {reference.name!r} is infinite in {summary.infinities:,} of {summary.rows:,} rows"
 
@@ -52,21 +57,21 @@ def beyond_tail_limit(summary: NumericSummary, reference: NumericColumn, *, bloc
     )
 
 
-def became_constant(summary: NumericSummary, reference: NumericColumn, *, block: int) -> str | None:
+def became_constant(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> str | None:
     """Return a message if all finite values are equal and the profile has that value too rarely."""
     if reference.constant or not summary.finite or summary.minimum != summary.maximum:
         return None
     bin_ = int(np.searchsorted(reference.edges, summary.minimum, side="right"))
-    if not _impossible(reference.counts[bin_], reference.known, summary.finite, block):
+    if not _impossible(reference.counts[bin_], reference.known, summary.finite, blocks):
         return None
     return f"column {reference.name!r} is {summary.minimum:.6g} in every row; in the profile it varies"
 
 
-def became_one_category(counted: CountedCategories, *, block: int) -> str | None:
+def became_one_category(counted: CountedCategories, blocks: Blocks) -> str | None:
     """Return a message if all rows have one category, or hash bucket, and the profile has it too rarely."""
     names, before, after = counted.aligned
     present = [index for index, rows in enumerate(after) if rows]
-    if len(present) != 1 or not _impossible(before[present[0]], counted.reference.known, after[present[0]], block):
+    if len(present) != 1 or not _impossible(before[present[0]], counted.reference.known, after[present[0]], blocks):
         return None
     name = names[present[0]]
     shown = repr(name) if isinstance(name, str) else f"in hash bucket {name}"
@@ -95,9 +100,10 @@ def too_old(summary: NumericSummary, name: str, *, max_age_s: float, now: float)
     )
 
 
-def _impossible(before: int, n_before: int, rows: int, block: int) -> bool:
-    """Return True if `rows` in blocks cannot all have a property of `before` profile rows; one more is assumed."""
-    return ((before + 1) / (n_before + 1)) ** max(rows // block, 1) < IMPOSSIBLE
+def _impossible(before: int, n_before: int, rows: int, blocks: Blocks) -> bool:
+    """Return True if `rows` cannot all have a property of `before` profile rows: no one rate explains both."""
+    every = in_blocks(rows, rows, blocks.current, up=False)
+    return fisher_p_value(*every, *in_blocks(before, n_before, blocks.reference, up=True)) < IMPOSSIBLE
 
 
 MIN_WIDTHS = 3
@@ -107,6 +113,7 @@ _TAIL_PROPORTION = 1 / 16
 """Only bins further out than this belong to the tail: nearer ones give the slope of the body."""
 _TAIL_ROWS = 32
 """A point of the tail needs so many rows beyond it: with fewer, the extreme says too little about the slope."""
+_MIN_BINS = 32
 _CAUTION = 2
 """Slopes are computed as if the extreme of k rows were that of k/2, which happens in one sample of seven: a tail is
 then not underestimated because its extreme is small by chance. In a million windows of 2,000 rows, heavy tails (Cauchy,
@@ -123,10 +130,13 @@ def tail_limit(reference: NumericColumn, *, rows: int, block: int = 1) -> float 
     N/16, at distances d from the median: the slope of the tail's quantiles (compare Hill 1975, Annals of Statistics 3,
     1163–1174).
 
-    None for a constant column, for fewer than 512 rows, and if only a few rare values of a tail are known.
+    None for a constant column, for fewer than 512 rows, if only a few rare values of a tail are known, and for fewer
+    than 32 bins with rows: a column of few values has no tail to extrapolate.
     """
     width = reference.maximum - reference.minimum
     if not 0 < width < math.inf or reference.finite // block < _TAIL_ROWS / _TAIL_PROPORTION:
+        return None
+    if sum(rows > 0 for rows in reference.counts) < _MIN_BINS:
         return None
     slopes = [_slope(points, reference.finite, block) for points in (_upper(reference), _lower(reference))]
     if None in slopes:

@@ -55,12 +55,31 @@ def test_every_broken_rule_is_reported(people, profile):
     )
 
 
-def test_infinities_break_a_rule_where_the_profile_has_none(people, profile):
+def test_infinities_break_a_rule_where_the_profile_makes_so_many_impossible(people, profile):
     window = people(2000, 1)
-    window["age"][:3] = [math.inf, -math.inf, math.inf]
+    window["age"][:12] = [math.inf, -math.inf, math.inf] * 4
     evidence = measure_data_quality(window, profile, max_rate=0.01)
-    assert evidence.findings == ("column 'age' is infinite in 3 of 2,000 rows",)
+    assert evidence.findings == ("column 'age' is infinite in 12 of 2,000 rows",)
     assert failure_text(evidence).startswith("data quality: data quality check failed\n\n  broken rules 1\n")
+
+
+def test_few_infinities_are_a_rate_where_the_profile_has_none(people, profile):
+    window = people(2000, 1)
+    window["age"][:3] = math.inf
+    evidence = measure_data_quality(window, profile, max_rate=0.01)
+    assert evidence.verdict is Verdict.PASS
+    chance = fisher_exact([[3, 1997], [0, 10_000]], alternative="greater").pvalue
+    assert figures(evidence, "age: infinite")[2] == pytest.approx(chance, rel=5e-3)
+
+
+def test_rare_infinities_that_a_small_profile_missed_fail_no_unchanged_data():
+    def ratios(rng, rows):
+        return {"ratio": np.where(rng.random(rows) < 0.002, math.inf, rng.lognormal(size=rows))}
+
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        profile = reference_profile(ratios(rng, 500))
+        assert measure_data_quality(ratios(rng, 5000), profile, max_rate=0.02).verdict is not Verdict.FAIL
 
 
 def test_infinities_are_a_rate_where_the_profile_has_some():

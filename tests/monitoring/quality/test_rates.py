@@ -8,7 +8,7 @@ from scipy.stats import beta, fisher_exact
 
 from pytest_modelserve.monitoring import reference_profile
 from pytest_modelserve.monitoring.decision import Blocks
-from pytest_modelserve.monitoring.profile import RepeatedRows
+from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.profiler import backward_rows
 from pytest_modelserve.monitoring.quality.rates import (
     CountedCategories,
@@ -117,25 +117,41 @@ def test_new_categories_of_hashed_data_are_at_least_those_of_empty_buckets():
     )
 
 
+def pairs(copies, rows):
+    """Rows of which `copies` are the second of two."""
+    return RepeatedRows.of_counts({2: copies, 1: rows - 2 * copies})
+
+
 def duplicates(now, then):
-    """The rate of two pairs of copies and rows."""
-    return duplicate_rate(RepeatedRows(*now), now[1], RepeatedRows(*then), then[1], Blocks())
+    """The rate of two data sets, each given as its different rows' numbers."""
+    return duplicate_rate(now, now.total, then, then.total, Blocks())
 
 
 def test_copies_are_held_against_those_of_the_profile_by_fishers_test():
-    rate = duplicates((30, 2000), (50, 10_000))
-    assert rate.distance == pytest.approx(0.01)
-    expected = fisher_exact([[30, 1970], [50, 9950]], alternative="greater").pvalue
+    rate = duplicates(pairs(30, 10_000), pairs(10, 10_000))
+    assert rate.distance == pytest.approx(0.002)
+    expected = fisher_exact([[30, 9970], [10, 9990]], alternative="greater").pvalue
     assert rate.p_value == pytest.approx(expected, rel=1e-6)
     assert (rate.where, rate.key) == ("duplicate rows", "duplicate rows")
-    assert rate.detail == "30 of 2,000 rows equal an earlier one, 0.5 % → 1.5 % (+1.0 points)"
+    assert rate.detail == "30 of 10,000 rows equal an earlier one, 0.1 % → 0.3 % (+0.2 points)"
 
 
-def test_more_rows_than_the_profile_has_may_have_as_many_times_its_share():
-    rate = duplicates((4000, 40_000), (250, 10_000))
-    assert rate.distance == pytest.approx(0)
-    assert rate.p_value > 0.3
-    assert duplicates((4000, 40_000), (0, 10_000)).p_value < 1e-9
+def test_fewer_rows_than_the_profile_has_are_expected_to_have_fewer_copies():
+    rate = duplicates(pairs(30, 2000), pairs(500, 10_000))  # a fifth of the rows has a twenty-fifth of the pairs
+    assert rate.base == pytest.approx(500 * 0.2**2 / 2000, rel=0.02)
+    assert rate.distance == pytest.approx(0.015 - rate.base)
+
+
+def test_more_rows_than_the_profile_has_are_expected_to_have_more_copies():
+    kinds = np.random.default_rng(0).integers(0, 625, 40_500)
+    then, now = (RepeatedRows.of(np.bincount(rows)) for rows in (kinds[:500], kinds[500:]))
+    rate = duplicates(now, then)
+    assert then.rows / 500 < 0.4
+    assert rate.base > 0.98
+    assert abs(rate.distance) < 0.005
+    assert rate.upper < 0.02
+    assert rate.p_value > 0.01
+    assert duplicates(pairs(4000, 40_000), pairs(0, 10_000)).p_value < 1e-9
 
 
 @pytest.mark.parametrize(("rows", "profile_rows"), [(300, 1000), (3000, 1000)])
@@ -144,17 +160,19 @@ def test_unchanged_rows_of_few_or_many_kinds_alarm_no_more_often_than_alpha(rows
     rng = np.random.default_rng(0)
 
     def copies(size):
-        drawn = np.unique(rng.integers(0, cells, size)).size
-        return (size - drawn, size)
+        return RepeatedRows.of(np.unique(rng.integers(0, cells, size), return_counts=True)[1])
 
     p_values = [duplicates(copies(rows), copies(profile_rows)).p_value for _ in range(200)]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.05
 
 
 def test_duplicates_of_merged_shards_count_as_rows_of_one_shard():
-    merged = RepeatedRows(5, 1000).merged(RepeatedRows(5, 1000))
-    rate = duplicate_rate(RepeatedRows(20, 2000), 2000, merged, 2000, Blocks())
-    assert rate.distance == pytest.approx(20 / 2000 - 10 / 1000)
+    kinds = np.random.default_rng(1).integers(0, 20_000, 3000)
+    one, two, now = (RepeatedRows.of(np.bincount(rows)) for rows in np.split(kinds, 3))
+    merged = one.merged(two)
+    assert merged == two.merged(one)
+    rate = duplicate_rate(now, 1000, merged, 2000, Blocks())
+    assert rate.base == pytest.approx((one.rows + two.rows) / 2000, abs=0.002)
 
 
 def test_times_earlier_than_the_one_before_are_counted_and_null_left_out():
