@@ -72,7 +72,7 @@ FAULTS: dict[str, Fault] = {
         d | {"lognormal": np.where(struck(rng, d, 0.005), 100 * d["lognormal"], d["lognormal"])}
     ),
     "one row is 999": lambda _, d: d | {"x0": np.where(np.arange(len(d["x0"])) == 7, 999, d["x0"])},
-    "one row is infinite": lambda _, d: d | {"x0": np.where(np.arange(len(d["x0"])) == 7, np.inf, d["x0"])},
+    "12 rows are infinite": lambda _, d: d | {"x0": np.where(np.arange(len(d["x0"])) < 12, np.inf, d["x0"])},
     "1 % filled with 0": lambda rng, d: d | {"x0": np.where(struck(rng, d, 0.01), 0, d["x0"])},
     "1.5 % filled with 0": lambda rng, d: d | {"x0": np.where(struck(rng, d, 0.015), 0, d["x0"])},
     "2 % filled with 0": lambda rng, d: d | {"x0": np.where(struck(rng, d, 0.02), 0, d["x0"])},

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn
@@ -68,25 +69,26 @@ def compare_column(column: WindowColumn, reference: ProfiledColumn, blocks: Bloc
     return compare_numbers(column.name, reference.counts, counts, blocks=blocks)
 
 
-_RARE = 0.5
-"""With more of all rows in one bin, the others are rare, and Kolmogorov's p-value is far too large."""
+_LEVEL, _KOLMOGOROV = 0.01, 1.6276
+"""A level, and the distance times √n that is significant at it by Kolmogorov's test."""
 
 
 def compare_numbers(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks) -> DriftTest:
     """Compare two counts (bins,) between the same edges by the distance of their distribution functions.
 
-    The p-value is Kolmogorov's. If at most two bins have rows (booleans, 0 and 1), or one has more than half of them
-    (other values are rare), it is Fisher's for the edge with the largest difference, doubled to be two-sided, times the
-    number of edges between bins with rows (Bonferroni). Both samples together decide which, so that neither is favored.
+    The p-value is Kolmogorov's, or Fisher's for the edge with the largest difference, doubled to be two-sided, times
+    the number of edges between bins with rows (Bonferroni), where that finds smaller differences: of two values, such
+    as booleans, and of values that are rare. Both samples together decide which, so that neither is favored.
     """
     before, after = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     rows = float(before.sum()) / blocks.reference, float(after.sum()) / blocks.current
     distance, n = distribution_distance(before, after), effective_rows(*rows)
-    whole = before + after
-    edges = int(np.count_nonzero(whole)) - 1
+    below = np.cumsum((before + after)[before + after > 0])[:-1] / (before + after).sum()
+    spread = float(np.sqrt(below * (1 - below)).max(initial=0.0))
+    edges = max(below.size, 1)
     p_value = (
-        min(_edge_p_value(before, after, blocks) * max(edges, 1), 1.0)
-        if edges <= 1 or whole.max() > _RARE * whole.sum()
+        min(_edge_p_value(before, after, blocks) * edges, 1.0)
+        if -float(ndtri(_LEVEL / 2 / edges)) * spread < _KOLMOGOROV
         else kolmogorov_p_value(distance, n)
     )
     return DriftTest(name, "column", distance, p_value, distance_bound(distance, n), *rows)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Verdict
+from pytest_modelserve.monitoring import measure_drift, reference_profile
 from pytest_modelserve.monitoring.decision import Blocks, decide
 from pytest_modelserve.monitoring.drift.column_tests import compare_categories, compare_numbers
 
@@ -66,6 +67,42 @@ def test_unchanged_categories_are_significant_no_more_often_than_alpha(shares):
         counts = rng.multinomial(400, shares), rng.multinomial(250, shares)
         p_values.append(compare_categories("x", *counts, blocks=Blocks()).p_value)
     assert np.mean(np.array(p_values) <= 0.05) <= 0.05
+
+
+@pytest.mark.parametrize("turn", [lambda rows: rows, lambda rows: rows.astype(int), lambda rows: rows * 250.5 - 3])
+def test_two_values_are_compared_like_two_categories_whatever_they_are(turn):
+    then, now = (np.random.default_rng(seed).random(20_000) < share for seed, share in ((0, 0.002), (1, 0.006)))
+    texts = [np.where(rows, "yes", "no") for rows in (then, now)]
+    found = []
+    for before, after in ((turn(then), turn(now)), texts):
+        profile = reference_profile({"fraud": before})
+        evidence = measure_drift({"fraud": after}, profile, max_distance=0.003, block=1)
+        found.append((evidence.verdict, evidence.details["distances"]["fraud"]))
+    assert found[0] == found[1]
+    assert found[0][0] is Verdict.FAIL
+
+
+def test_a_rare_amount_among_zeros_that_doubles_is_found():
+    def amounts(rng, share):
+        return {"refund": np.where(rng.random(50_000) < share, rng.lognormal(3, 1, 50_000), 0.0)}
+
+    rng = np.random.default_rng(0)
+    profile = reference_profile(amounts(rng, 0.002))
+    found = [measure_drift(amounts(rng, share), profile, max_distance=0.001, block=1) for share in (0.002, 0.004)]
+    assert [evidence.verdict is Verdict.FAIL for evidence in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [[0.998, 0.002], [0.5, 0.5], [0.97, 0.02, 0.005, 0.005], [0.9, *[0.001] * 100]],
+    ids=["0.2 %", "half", "4 values", "zeros in 90 %"],
+)
+def test_unchanged_rare_values_are_significant_no_more_often_than_alpha(shares):
+    rng, p_values = np.random.default_rng(7), []
+    for _ in range(1000):
+        counts = rng.multinomial(2000, shares), rng.multinomial(1500, shares)
+        p_values.append(compare_numbers("x", *counts, blocks=Blocks()).p_value)
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.05 + 2 * (0.05 * 0.95 / 1000) ** 0.5
 
 
 def test_half_a_deviation_in_one_of_twenty_columns_is_always_found():
