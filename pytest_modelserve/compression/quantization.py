@@ -26,6 +26,7 @@ from pytest_modelserve._onnx.graph import (
 )
 from pytest_modelserve._onnx.serialization import copy_without_weights, restore_weights
 from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult, SingleNodes
+from pytest_modelserve.compression.saturation import saturation_note
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Int8Dynamic(WeightQuantization):
     """Weights in 8 bits; activations are quantized at each call by the range of the batch."""
 
     name = "int8-dynamic"
+    can_reduce_range = True
     layers = ("Gemm", "LSTM", "MatMul")
 
     def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
@@ -110,6 +112,8 @@ class Int8Dynamic(WeightQuantization):
                 "activations are rounded by the range of the whole batch: the output of a row depends, within that "
                 "rounding, on the other rows of its batch"
             )
+        if not context.only:
+            notes.extend(saturation_note(quantized, context.inputs))
         return RecipeResult(quantized, tuple(notes))
 
     def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -132,7 +136,7 @@ class Int8Dynamic(WeightQuantization):
                 quantizer = ONNXQuantizer(
                     update_opset_version(inferred, QuantType.QInt8),
                     per_channel=False,
-                    reduce_range=False,
+                    reduce_range=context.reduce_range,
                     mode=QuantizationMode.IntegerOps,
                     static=False,
                     weight_qType=QuantType.QInt8,

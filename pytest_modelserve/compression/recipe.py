@@ -39,6 +39,8 @@ class Recipe(ABC):
     """Whether it derives ranges from them, and cannot do without."""
     can_exclude: ClassVar[bool] = False
     """Whether nodes can be left as they are; `excludable` lists them."""
+    can_reduce_range: ClassVar[bool] = False
+    """Whether weights can be kept within 7 bits."""
     has_sensitivity: ClassVar[bool] = False
     """Whether `single_nodes` is implemented."""
     may_crash: ClassVar[bool] = False
@@ -76,6 +78,7 @@ class RecipeContext:
         exclude: Names of nodes to leave as they are, each one of `Recipe.excludable`.
         source: The file of the model if it still holds the same content. Read-only.
         range_method: How ranges are derived from the calibration data.
+        reduce_range: Whether weights stay within 7 bits, which no processor saturates.
     """
 
     inputs: Inputs
@@ -85,6 +88,7 @@ class RecipeContext:
     exclude: tuple[str, ...] = ()
     source: Path | None = None
     range_method: RangeMethod = MIN_MAX
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

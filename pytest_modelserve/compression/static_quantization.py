@@ -43,6 +43,7 @@ from pytest_modelserve.compression.recipe import (
     SingleNodes,
     nodes_around,
 )
+from pytest_modelserve.compression.saturation import saturation_note
 from pytest_modelserve.compression.validation import serve_result
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
 from pytest_modelserve.metrics.signal_quality import RowSignalQuality
@@ -73,6 +74,7 @@ class Int8Static(Recipe):
     calibrates = True
     needs_calibration = True
     can_exclude = True
+    can_reduce_range = True
     has_sensitivity = True
 
     def apply(self, model: onnx.ModelProto, context: RecipeContext) -> RecipeResult:
@@ -85,7 +87,7 @@ class Int8Static(Recipe):
         quantized = _quantize(model, prepared, ranges, context)
         _check_output_sqnr(quantized, prepared, ranges, context)
         notes = (*float_layer_notes(quantized), *_subgraph_notes(model), *size_note(model, quantized))
-        return RecipeResult(quantized, notes)
+        return RecipeResult(quantized, (*notes, *saturation_note(quantized, next(context.batches()))))
 
     def excludable(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
         """Return the nodes that have an int8 form."""
@@ -122,7 +124,12 @@ class PreparedModel:
     activations: Activations
 
     def quantize(
-        self, ranges: Mapping[str, Range], *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+        self,
+        ranges: Mapping[str, Range],
+        *,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        reduce_range: bool = False,
     ) -> onnx.ModelProto:
         """Return the model with all nodes quantized, or those named in `only`, except those in `exclude`.
 
@@ -138,7 +145,7 @@ class PreparedModel:
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=reduce_range,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8,
             tensors_range=_tensors_data(ranges),
@@ -193,7 +200,7 @@ def _quantize(
     """Return the quantized model; raise RecipeError where nothing was quantized or a scale is infinite."""
     try:
         with quiet_quantizer():
-            quantized = prepared.quantize(ranges, exclude=context.exclude)
+            quantized = prepared.quantize(ranges, exclude=context.exclude, reduce_range=context.reduce_range)
     except Exception as error:
         # It does not say which scale failed.
         found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]

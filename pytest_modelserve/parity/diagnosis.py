@@ -142,6 +142,7 @@ def _calibration_misfit(step: LineageStep, candidate: Predictor, reference: Pred
             calibration_method=cast("CalibrationMethod", step.settings.get("calibration_method", "min-max")),
             percentile=cast("float | None", step.settings.get("percentile")),
             exclude=_names(step.settings.get("exclude", ())),
+            reduce_range=bool(step.settings.get("reduce_range", False)),
             store=Store(Path(folder)),
         )
         with serve(refitted) as better:

@@ -38,7 +38,7 @@ def test_weights_shrink_and_outputs_stay_close(mlp, store, rows, noise_db, weigh
     assert small.initializer_bytes < source.initializer_bytes / 1.4
     assert noise_db(small, source, rows)["y"] > 30
     step = small.lineage[-1]
-    assert step.notes == ()
+    assert [note.partition(":")[0] for note in step.notes] == ["outputs depend on the processor"]
     assert step.settings["nodes_after"]["QuantizeLinear"] == 3
     assert len(step.settings["calibration"]) == 64
     assert step.settings["calibration_method"] == "min-max"
