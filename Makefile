@@ -4,15 +4,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_VENV ?= .venv-demo
+DEMO_READY := $(DEMO_VENV)/.ready
+PIP := -m pip install --quiet --disable-pip-version-check
+REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo demo-all test lint format bench clean
 
 help:  ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## run the release and monitoring gates of the example models on real data
-	$(BIN)/pytest example_models -q --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
+demo: $(DEMO_READY)  ## run one model's gates, from training to verdicts, as a user would install them
+	@echo "Release and monitoring gates of a network for handwritten digits:"
+	@$(DEMO_VENV)/bin/pytest example_models/digits_cnn -q --no-header $(REPORTS)
+	@echo "Read the report: .modelserve/evidence.html"
+
+demo-all: $(READY)  ## run the gates of every example model on real data
+	@$(BIN)/pytest example_models -q --no-header $(REPORTS)
 
 test: $(READY)  ## run the whole suite (PARALLEL= for one process)
 	$(BIN)/pytest $(PARALLEL) -q
@@ -61,10 +70,18 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 
 # An open torch range pulls several GB of CUDA packages; constraints.txt pins the version whose CPU wheel is taken.
 $(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]" --group dev
-	touch $@
+	@echo "Installing the development environment into $(VENV), a few minutes once ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --upgrade "pip>=25.1"
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable ".[all]" --group dev
+	@touch $@
+
+$(DEMO_READY): pyproject.toml constraints.txt
+	@echo "Installing what a user installs into $(DEMO_VENV), a minute once ..."
+	@test -x $(DEMO_VENV)/bin/python || $(PYTHON) -m venv $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/python $(PIP) --upgrade "pip>=25.1"
+	@$(DEMO_VENV)/bin/python $(PIP) --constraint constraints.txt --editable ".[torch,compress,data,robustness]"
+	@touch $@
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache
