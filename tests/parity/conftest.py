@@ -1,44 +1,33 @@
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import pytest_modelserve as ms
 
-Answering = Callable[..., ms.Predictor]
-Build = Callable[..., onnx.ModelProto]
-Save = Callable[[onnx.ModelProto, str], Path]
-
 
 @pytest.fixture(autouse=True)
-def failures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def failures(monkeypatch, tmp_path):
     """Where failing inputs are saved."""
     monkeypatch.setenv("MODELSERVE_FAILURES", str(tmp_path / "failures"))
     return tmp_path / "failures"
 
 
 @pytest.fixture
-def answering() -> Answering:
+def answering():
     """A predictor that returns the same outputs for any inputs."""
 
-    def make(outputs: NDArray[Any] | dict[str, NDArray[Any]], name: str = "candidate") -> ms.Predictor:
+    def make(outputs, name="candidate"):
         return ms.serve(lambda x: outputs, name=name)
 
     return make
 
 
 @pytest.fixture
-def voting(answering: Answering) -> Answering:
+def voting(answering):
     """A predictor whose scores (n, 2) are right except in the given rows."""
 
-    def make(labels: NDArray[Any], wrong: Any = (), name: str = "candidate") -> ms.Predictor:
+    def make(labels, wrong=(), name="candidate"):
         answers = labels.copy()
         answers[list(wrong)] = 1 - answers[list(wrong)]
         return answering(np.eye(2, dtype=np.float32)[answers], name)
@@ -47,16 +36,10 @@ def voting(answering: Answering) -> Answering:
 
 
 @pytest.fixture(scope="session")
-def build() -> Build:
+def build():
     """A model of `nodes`, each (operator, inputs, output, attributes), named "node_<output>"."""
 
-    def make(
-        nodes: Iterable[tuple[str, list[str], str, dict[str, Any]]],
-        weights: Mapping[str, NDArray[Any]] | None = None,
-        *,
-        inputs: Mapping[str, list[Any]] | None = None,
-        outputs: Iterable[str] = ("y",),
-    ) -> onnx.ModelProto:
+    def make(nodes, weights=None, *, inputs=None, outputs=("y",)):
         graph = helper.make_graph(
             [helper.make_node(op, reads, [gives], name=f"node_{gives}", **more) for op, reads, gives, more in nodes],
             "g",
@@ -73,10 +56,10 @@ def build() -> Build:
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Save:
+def save(tmp_path):
     """Write a model to `<name>.onnx`."""
 
-    def write(model: onnx.ModelProto, name: str) -> Path:
+    def write(model, name):
         path = tmp_path / f"{name}.onnx"
         onnx.save(model, path)
         return path
@@ -85,10 +68,10 @@ def save(tmp_path: Path) -> Save:
 
 
 @pytest.fixture
-def operator(build: Build, save: Save) -> Callable[..., Path]:
+def operator(build, save):
     """The file of y = operator(x), and what else it reads."""
 
-    def write(op: str, name: str = "", **weights: Any) -> Path:
+    def write(op, name="", **weights):
         arrays = {key: np.asarray(value, np.float32) for key, value in weights.items()}
         return save(build([(op, ["x", *arrays], "y", {})], arrays), name or op)
 

@@ -1,10 +1,6 @@
 """The way from an assertion to its arithmetic, counted in modules."""
 
-from __future__ import annotations
-
 import sys
-from types import FrameType
-from typing import Any
 
 import numpy as np
 
@@ -18,14 +14,14 @@ class StatisticsReachedError(Exception):
     """The first interval is about to be computed."""
 
 
-def entered_modules(call: Any) -> list[tuple[str, str]]:
+def entered_modules(call):
     """Module and calling module of each call into another module of the package, until statistics compute a bound.
 
     `stats.sampling_design` only holds arguments; creating a value (`__init__`) stores fields and enters nothing.
     """
-    entered: list[tuple[str, str]] = []
+    entered = []
 
-    def profile(frame: FrameType, event: str, _argument: object) -> None:
+    def profile(frame, event, _argument):
         if event != "call" or frame.f_code.co_name in ("<module>", "__init__", "__post_init__", "__getattr__"):
             return
         module = frame.f_globals.get("__name__", "")
@@ -51,7 +47,7 @@ def entered_modules(call: Any) -> list[tuple[str, str]]:
     raise AssertionError("no statistics were computed")
 
 
-def test_eight_modules_lie_between_an_accuracy_gate_and_its_interval_each_entered_from_one() -> None:
+def test_eight_modules_lie_between_an_accuracy_gate_and_its_interval_each_entered_from_one():
     labels = np.arange(200) % 2
     model = ms.serve(lambda x: np.eye(2)[labels])
     rows = np.zeros((200, 1))

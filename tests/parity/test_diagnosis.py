@@ -1,12 +1,7 @@
 """Explanations of a failed gate: the diverging node, the stage at fault, and the layers most sensitive to int8."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,17 +19,17 @@ ROWS = np.random.default_rng(1).standard_normal((200, 64)).astype(np.float32)
 
 
 @pytest.fixture
-def served(operator: Any) -> Any:
+def served(operator):
     """y = op(x, 2)"""
     return lambda op: ms.serve(operator(op, two=[2]))
 
 
 class Doubled(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return x * 2
 
 
-def test_diverging_node_is_found_between_two_files(served: Any) -> None:
+def test_diverging_node_is_found_between_two_files(served):
     found = diagnose_divergence(served("Add"), served("Mul"), ONES)
     assert found.finding == (
         "first diverging node: Add 'node_y', given the reference's inputs to it; tensor 'y' at [0, 0] is 3 where the "
@@ -44,19 +39,19 @@ def test_diverging_node_is_found_between_two_files(served: Any) -> None:
     assert diagnose_divergence(served("Mul"), served("Mul"), ONES) == Diagnosis()
 
 
-def test_stage_at_fault_is_found_between_a_file_and_eager_torch(served: Any) -> None:
+def test_stage_at_fault_is_found_between_a_file_and_eager_torch(served):
     found = diagnose_divergence(served("Add"), ms.serve(Doubled().eval()), ONES)
     assert found.finding == ("the exported graph differs from the eager model: output 'output' at [0, 0] is 3, not 2")
     assert found.details["origin"]["fault"] == "export"
     assert diagnose_divergence(served("Mul"), ms.serve(Doubled().eval()), ONES) == Diagnosis()
 
 
-def test_callables_have_no_diagnosis(served: Any) -> None:
+def test_callables_have_no_diagnosis(served):
     assert diagnose_divergence(served("Add"), ms.serve(lambda x: x * 2, name="f"), ONES) == Diagnosis()
     assert diagnose_divergence(ms.serve(lambda x: x * 2, name="f"), served("Add"), ONES) == Diagnosis()
 
 
-def test_search_that_fails_is_reported_and_not_raised(served: Any) -> None:
+def test_search_that_fails_is_reported_and_not_raised(served):
     candidate, reference = served("Add"), served("Mul")
     candidate.artifact.path.write_bytes(b"gone")
     found = diagnose_divergence(candidate, reference, ONES)
@@ -65,15 +60,15 @@ def test_search_that_fails_is_reported_and_not_raised(served: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_earlier_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_earlier_failure(monkeypatch):
     monkeypatch.setattr(diagnosis, "_RANKED", {})
 
 
 @pytest.fixture(scope="module")
-def artifact(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def artifact(build, tmp_path_factory):
     """An exported artifact of a model."""
 
-    def save(name: str, *parts: Any) -> ms.Artifact:
+    def save(name, *parts):
         path = tmp_path_factory.mktemp(name) / f"{name}.onnx"
         lineage = (LineageStep("export", {}, None, {}),)
         model = build(*parts, inputs={"x": ["batch", 64]})
@@ -84,7 +79,7 @@ def artifact(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def deep(artifact: Any) -> Any:
+def deep(artifact):
     """Three Gemm; the second has one large weight in each channel that takes all of its steps."""
     rng = np.random.default_rng(0)
     weights = {
@@ -104,7 +99,7 @@ def deep(artifact: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def masked(artifact: Any) -> Any:
+def masked(artifact):
     """Attention weights: a product, a mask of -200 on every other score, and the softmax."""
     rng = np.random.default_rng(2)
     weights = {"w": rng.standard_normal((64, 8)).astype(np.float32) / 8, "mask": np.array([0, -200] * 4, np.float32)}
@@ -113,21 +108,19 @@ def masked(artifact: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ms.Pipeline]:
+def pipeline(tmp_path_factory):
     with ms.Pipeline(tmp_path_factory.mktemp("cache")) as pipeline:
         yield pipeline
 
 
 @pytest.fixture
-def pair(deep: ms.Artifact, pipeline: ms.Pipeline) -> Any:
+def pair(deep, pipeline):
     """The served int8 variant of `deep` and `deep` itself."""
     return pipeline.serve(pipeline.compress(deep, "int8-dynamic")), pipeline.serve(deep)
 
 
 @pytest.mark.parametrize("factor", [255, 1 / 255])
-def test_calibration_in_another_unit_is_named_instead_of_a_node(
-    artifact: Any, pipeline: ms.Pipeline, factor: float
-) -> None:
+def test_calibration_in_another_unit_is_named_instead_of_a_node(artifact, pipeline, factor):
     """Pixels to 255 where shares are served, or the reverse: every node by itself is sound."""
     rng = np.random.default_rng(2)
     weights = {"w1": rng.standard_normal((64, 64)).astype(np.float32), "w2": rng.standard_normal((64, 4), np.float32)}
@@ -142,13 +135,13 @@ def test_calibration_in_another_unit_is_named_instead_of_a_node(
     assert evidence.details["calibration"]["sqnr_db_if_calibrated_on_these_rows"] > 25
 
 
-def test_calibration_that_fits_is_not_named(deep: ms.Artifact, pipeline: ms.Pipeline) -> None:
+def test_calibration_that_fits_is_not_named(deep, pipeline):
     candidate = pipeline.serve(pipeline.compress(deep, "int8-static", calibration=ROWS, exclude="node_b"))
     evidence = ms.measure_output_fidelity(candidate, pipeline.serve(deep), ROWS[:100], min_sqnr_db=90)
     assert evidence.findings[-1].startswith("most sensitive to int8-static when quantized alone")
 
 
-def test_failure_text_names_the_node_to_exclude(pair: Any) -> None:
+def test_failure_text_names_the_node_to_exclude(pair):
     candidate, reference = pair
     with pytest.raises(ms.GateFailure) as failure:
         ms.assert_output_fidelity(candidate, reference, ROWS, min_sqnr_db=60)
@@ -183,7 +176,7 @@ output fidelity: outputs differ from the reference's by more than allowed
     assert json.loads(evidence.to_json())["details"]["sensitivity"]["ranking"][0]["node"] == "node_b"
 
 
-def test_pair_that_fails_again_is_not_ranked_again(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pair_that_fails_again_is_not_ranked_again(pair, monkeypatch):
     first = ms.measure_output_fidelity(*pair, ROWS, min_sqnr_db=60)
     monkeypatch.setattr(diagnosis, "_rank", lambda *_: pytest.fail("ranked twice"))
     again = ms.measure_output_fidelity(*pair, ROWS[:3], min_sqnr_db=60)
@@ -191,13 +184,13 @@ def test_pair_that_fails_again_is_not_ranked_again(pair: Any, monkeypatch: pytes
     assert (again.advice, again.details) == (first.advice, first.details)
 
 
-def test_pass_ranks_nothing(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pass_ranks_nothing(pair, monkeypatch):
     monkeypatch.setattr(diagnosis, "_rank", lambda *_: pytest.fail("ranked on PASS"))
     evidence = ms.assert_output_fidelity(*pair, ROWS, min_sqnr_db=-100)
     assert (evidence.findings, evidence.advice, evidence.details) == ((), "", {})
 
 
-def test_reference_that_the_candidate_was_not_made_from_is_not_ranked(pair: Any, tmp_path: Path) -> None:
+def test_reference_that_the_candidate_was_not_made_from_is_not_ranked(pair, tmp_path):
     candidate, reference = pair
     copy = tmp_path / "other.onnx"
     # An empty producer_name: the same model in another file.
@@ -208,13 +201,13 @@ def test_reference_that_the_candidate_was_not_made_from_is_not_ranked(pair: Any,
     assert evidence.advice == "keep the most sensitive layers in full precision"
 
 
-def test_recipe_further_back_in_the_lineage_is_found(deep: ms.Artifact, pipeline: ms.Pipeline) -> None:
+def test_recipe_further_back_in_the_lineage_is_found(deep, pipeline):
     candidate = pipeline.serve(pipeline.compress(deep, ["int8-dynamic", "optimize"]))
     evidence = ms.measure_output_fidelity(candidate, pipeline.serve(deep), ROWS, min_sqnr_db=60)
     assert evidence.details["sensitivity"]["ranking"][0]["node"] == "node_b"
 
 
-def test_excluded_nodes_are_not_ranked_again(pair: Any, deep: ms.Artifact, pipeline: ms.Pipeline) -> None:
+def test_excluded_nodes_are_not_ranked_again(pair, deep, pipeline):
     whole, reference = pair
     candidate = pipeline.serve(pipeline.compress(deep, "int8-dynamic", exclude=("node_b",)))
     before = ms.measure_output_fidelity(whole, reference, ROWS, min_sqnr_db=60)
@@ -225,15 +218,15 @@ def test_excluded_nodes_are_not_ranked_again(pair: Any, deep: ms.Artifact, pipel
     assert evidence.advice.endswith(f": compress with exclude=('node_b', {ranked[0]!r})")
 
 
-def test_time_limit_is_reported(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_is_reported(pair, monkeypatch):
     monkeypatch.setattr(diagnosis, "_TIME_LIMIT_S", 0.0)
     evidence = ms.measure_output_fidelity(*pair, ROWS[:64], min_sqnr_db=60)
     assert "(the first 1 of 3 nodes within 0 s): Gemm 'node_a', SQNR " in evidence.findings[0]
     assert evidence.details["sensitivity"]["tried"] == 1
 
 
-def test_ranking_that_fails_leaves_the_verdict(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+def test_ranking_that_fails_leaves_the_verdict(pair, monkeypatch):
+    def fail(*_, **__):
         raise RuntimeError("no space")
 
     monkeypatch.setattr(compression, "rank_layers", fail)
@@ -242,14 +235,14 @@ def test_ranking_that_fails_leaves_the_verdict(pair: Any, monkeypatch: pytest.Mo
     assert evidence.findings == ("ranking the layers by quantization damage failed: no space",)
 
 
-def test_layers_without_damage_are_not_reported(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_without_damage_are_not_reported(pair, monkeypatch):
     harmless = compression.SensitivityRanking((ms.LayerSensitivity("node_a", "Gemm", math.inf),), 1, 1)
     monkeypatch.setattr(compression, "rank_layers", lambda *_, **__: harmless)
     evidence = ms.measure_output_fidelity(*pair, ROWS, min_sqnr_db=60)
     assert (evidence.findings, evidence.details) == ((), {})
 
 
-def test_nodes_that_round_the_same_value_are_excluded_together(masked: ms.Artifact, pipeline: ms.Pipeline) -> None:
+def test_nodes_that_round_the_same_value_are_excluded_together(masked, pipeline):
     """Neither has a weight. Without one of them the other still rounds the masked scores."""
     reference = pipeline.serve(masked)
     whole, spared = (
@@ -263,10 +256,8 @@ def test_nodes_that_round_the_same_value_are_excluded_together(masked: ms.Artifa
     assert ms.measure_output_fidelity(spared, reference, ROWS, min_sqnr_db=30).verdict is ms.Verdict.PASS
 
 
-def test_ranking_uses_the_candidates_calibration(
-    masked: ms.Artifact, pipeline: ms.Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[dict[str, Any]] = []
+def test_ranking_uses_the_candidates_calibration(masked, pipeline, monkeypatch):
+    calls = []
     monkeypatch.setattr(compression, "rank_layers", lambda *_, **options: calls.append(options))
     small = pipeline.compress(masked, "int8-static", calibration=ROWS, calibration_method="percentile", percentile=99.9)
     ms.measure_output_fidelity(pipeline.serve(small), pipeline.serve(masked), ROWS, min_sqnr_db=60)

@@ -1,21 +1,16 @@
 """A sample of the mutants that `python -m benchmarks.localization` runs in full, and the rule that excludes some."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import random
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
 import pytest_modelserve as ms
 from benchmarks.localization import COPIES, outcome, reseeded
-from fixtures.mutants import KINDS, TABLE, Mutant, Original, load, original
+from fixtures.mutants import KINDS, TABLE, Mutant, load, original
 
 # The quickest to export that have every kind between them.
 MODELS = ("mlp", "residual_cnn", "token_classifier", "dict_outputs", "mlp int8-static")
@@ -31,12 +26,12 @@ SAMPLE = tuple(
 
 
 @pytest.fixture(scope="session")
-def originals(modelserve: ms.Pipeline) -> Any:
+def originals(modelserve):
     """The original of each model by name, exported at first use."""
     return functools.cache(lambda name: original(modelserve, name))
 
 
-def test_list_of_mutants_is_the_frozen_one() -> None:
+def test_list_of_mutants_is_the_frozen_one():
     assert hashlib.sha256(TABLE.read_bytes()).hexdigest() == FROZEN
     assert len({str(mutant) for mutant in EVERY}) == len(EVERY) >= 400
     assert len({mutant.model for mutant in EVERY}) >= 8
@@ -44,14 +39,14 @@ def test_list_of_mutants_is_the_frozen_one() -> None:
 
 
 @pytest.mark.parametrize("mutant", SAMPLE, ids=str)
-def test_broken_node_is_located(mutant: Mutant, originals: Any, tmp_path: Path) -> None:
+def test_broken_node_is_located(mutant, originals, tmp_path):
     found = outcome(mutant, originals(mutant.model), tmp_path)
     assert found.is_equivalent or found.is_exact, found.message
 
 
 @pytest.mark.parametrize("copy", COPIES)
 @pytest.mark.parametrize("model", [name for name in MODELS if "int8" not in name])
-def test_rewritten_copy_has_no_divergence(model: str, copy: str, originals: Any, tmp_path: Path) -> None:
+def test_rewritten_copy_has_no_divergence(model, copy, originals, tmp_path):
     source = originals(model)
     for seed in range(2):
         onnx.save(reseeded(source.model, seed), tmp_path / "reference.onnx")
@@ -72,23 +67,7 @@ def test_rewritten_copy_has_no_divergence(model: str, copy: str, originals: Any,
         ("node_gelu", "bad scale", "at=output factor=0.2", False),
     ],
 )
-def test_rule_excludes_mutants_that_change_nothing(
-    node: str, kind: str, settings: str, is_equivalent: bool, originals: Any
-) -> None:
+def test_rule_excludes_mutants_that_change_nothing(node, kind, settings, is_equivalent, originals):
     source = originals("mlp")
     mutant = Mutant("mlp", node, kind, settings, seed=0)
     assert source.is_equivalent(mutant, *mutant.of(source)) is is_equivalent
-
-
-def test_rule_excludes_mutants_that_no_output_shows(originals: Any) -> None:
-    """A tensor that nothing reads cannot matter: only the second half of the rule sees that."""
-    source = originals("mlp")
-    model = onnx.ModelProto()
-    model.CopyFrom(source.model)
-    relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    dead = onnx.helper.make_node("Abs", [relu.output[0]], ["unread"], "node_unread")
-    model.graph.node.append(dead)
-    values = {**source.values, "unread": np.abs(source.values[relu.output[0]])}
-    seen = Original("mlp", model, source.artifact, source.reference, source.inputs, values)
-    mutant = Mutant("mlp", "node_unread", "bad scale", "at=output factor=0.2", seed=0)
-    assert seen.is_equivalent(mutant, *mutant.of(seen))

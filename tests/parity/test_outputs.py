@@ -1,19 +1,14 @@
 """Output parity: the same outputs element by element, in batches, within given or calibrated tolerances."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import tracemalloc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 
@@ -22,7 +17,7 @@ Y = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
 X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 
 
-def test_equal_outputs_pass_and_single_outputs_match_whatever_their_names(answering: Any) -> None:
+def test_equal_outputs_pass_and_single_outputs_match_whatever_their_names(answering):
     evidence = ms.measure_output_parity(
         answering({"logits": Y}), answering({"output": Y.copy()}), ROWS, rtol=1e-5, atol=0
     )
@@ -30,7 +25,7 @@ def test_equal_outputs_pass_and_single_outputs_match_whatever_their_names(answer
     assert (evidence.quantities[0].value, evidence.alpha) == (0, 0)
 
 
-def test_failure_names_the_element_and_the_saved_input(answering: Any, failures: Path) -> None:
+def test_failure_names_the_element_and_the_saved_input(answering, failures):
     off = Y.copy()
     off[2, 1] += 1
     with pytest.raises(ms.GateFailure) as failure:
@@ -68,16 +63,16 @@ output parity: outputs differ from the reference's
     ],
     ids=["shape", "dtype", "nan", "missing", "unexpected"],
 )
-def test_structural_mismatch_fails_with_a_finding(answering: Any, change: Any, sentence: str) -> None:
+def test_structural_mismatch_fails_with_a_finding(answering, change, sentence):
     evidence = ms.measure_output_parity(answering(change(Y.copy())), answering({"a": Y, "b": Y}), ROWS, rtol=1, atol=1)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.quantities[0].name == "mismatches"
     assert any(finding.startswith(sentence) for finding in evidence.findings)
 
 
-def test_nan_equals_nan_unless_it_must_not(answering: Any) -> None:
+def test_nan_equals_nan_unless_it_must_not(answering):
     nan = np.where(Y == 5, np.float32("nan"), Y)
-    options: dict[str, Any] = {"rtol": 0, "atol": 0}
+    options = {"rtol": 0, "atol": 0}
     assert ms.measure_output_parity(answering(nan), answering(nan), ROWS, **options).verdict is ms.Verdict.PASS
     evidence = ms.measure_output_parity(answering(nan), answering(nan), ROWS, **options, equal_nan=False)
     assert evidence.verdict is ms.Verdict.FAIL
@@ -87,23 +82,23 @@ def test_nan_equals_nan_unless_it_must_not(answering: Any) -> None:
     assert evidence.method.name.endswith("rtol 0, atol 0, no NaN allowed")
 
 
-def test_tolerances_are_given_together(answering: Any) -> None:
+def test_tolerances_are_given_together(answering):
     for half in ({"rtol": 1e-3}, {"atol": 0.0}):
         with pytest.raises(ms.UsageError, match="rtol and atol must be given together, or neither to calibrate them"):
             ms.measure_output_parity(answering(Y), answering(Y), ROWS, **half)
 
 
-def doubled(x: Any) -> NDArray[Any]:
+def doubled(x):
     return np.asarray(x * 2, np.float32)
 
 
-def batches(size: int) -> Iterator[NDArray[Any]]:
+def batches(size):
     return (X[start : start + size] for start in range(0, len(X), size))
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_batches_give_the_evidence_of_the_whole(size: int) -> None:
-    def off_in_row(x: NDArray[Any]) -> NDArray[Any]:
+def test_batches_give_the_evidence_of_the_whole(size):
+    def off_in_row(x):
         y = doubled(x)
         y[(x == X[29]).all(axis=1), 1] += 1
         return y
@@ -117,20 +112,20 @@ def test_batches_give_the_evidence_of_the_whole(size: int) -> None:
     assert (parts.findings, parts.quantities, parts.details) == (whole.findings, whole.quantities, whole.details)
 
 
-def test_each_batch_is_compared_before_the_next_is_computed() -> None:
-    alive: list[weakref.ref[Any]] = []
+def test_each_batch_is_compared_before_the_next_is_computed():
+    alive = []
 
     class Watched(ms.Predictor):
         transport = "callable"
 
-        def predict(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        def predict(self, inputs):
             gc.collect(0)
             assert sum(ref() is not None for ref in alive) == 0  # the outputs before are gone
             outputs = {"y": doubled(inputs)}
             alive.append(weakref.ref(outputs["y"]))
             return outputs
 
-        def describe(self) -> str:
+        def describe(self):
             return "watched"
 
     reference = Watched(ms.serve(doubled).subject)
@@ -138,7 +133,7 @@ def test_each_batch_is_compared_before_the_next_is_computed() -> None:
     assert len(alive) == 4
 
 
-def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+def test_memory_does_not_grow_with_the_number_of_batches():
     batch = np.ones((10_000, 10), np.float32)  # 0.4 MB, 8 MB in all
     candidate, reference = ms.serve(doubled), ms.serve(doubled)
     ms.measure_output_parity(candidate, reference, batch[:1], rtol=0, atol=0)
@@ -149,7 +144,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     assert peak < 6 * batch.nbytes
 
 
-def test_failure_between_two_files_names_the_node_from_the_rows_that_differ(operator: Any) -> None:
+def test_failure_between_two_files_names_the_node_from_the_rows_that_differ(operator):
     x = np.ones((200, 3), np.float32)
     x[130, 2] = -1  # Relu and Identity differ in this row alone, the 30th of the second batch
     with ms.serve(operator("Relu")) as candidate, ms.serve(operator("Identity")) as reference:
@@ -166,7 +161,7 @@ def test_failure_between_two_files_names_the_node_from_the_rows_that_differ(oper
     evidence.to_json()
 
 
-def test_inputs_without_a_common_first_axis_are_counted_as_calls() -> None:
+def test_inputs_without_a_common_first_axis_are_counted_as_calls():
     predictor = ms.serve(lambda x: x["a"])
     requests = [{"a": X, "scale": np.array(2.0)}, {"a": X, "scale": np.array(3.0)}]
     evidence = ms.measure_output_parity(predictor, predictor, requests, rtol=0, atol=0)
@@ -184,7 +179,7 @@ def test_inputs_without_a_common_first_axis_are_counted_as_calls() -> None:
     ],
     ids=["no-batch", "empty-batch", "no-array", "number", "path"],
 )
-def test_inputs_that_are_no_batches_are_refused(inputs: Any, fact: str) -> None:
+def test_inputs_that_are_no_batches_are_refused(inputs, fact):
     with pytest.raises(ms.InputError, match=fact):
         ms.measure_output_parity(ms.serve(doubled), ms.serve(doubled), inputs, rtol=0, atol=0)
 
@@ -194,10 +189,10 @@ WEIGHTS = [(np.random.default_rng(i).standard_normal((64, 64)) / 8).astype(np.fl
 
 
 @pytest.fixture
-def chain(build: Any, save: Any) -> Any:
+def chain(build, save):
     """The file of a chain of MatMul and Tanh with the given weights."""
 
-    def write(name: str, weights: list[Any]) -> Path:
+    def write(name, weights):
         names = [*(f"t{layer}" for layer in range(len(weights) - 1)), "y"]
         nodes = []
         for layer, name_of_layer in enumerate(names):
@@ -210,7 +205,7 @@ def chain(build: Any, save: Any) -> Any:
 
 
 @pytest.fixture
-def pair(chain: Any) -> Iterator[tuple[ms.Predictor, ms.Predictor]]:
+def pair(chain):
     """A model, and the same with its hidden units in another order, which sums in another order."""
     order = np.random.default_rng(2).permutation(64)
     permuted = [w.copy() for w in WEIGHTS]
@@ -220,7 +215,7 @@ def pair(chain: Any) -> Iterator[tuple[ms.Predictor, ms.Predictor]]:
         yield a, b
 
 
-def test_calibrated_tolerance_passes_another_order_of_sums_and_says_how(pair: Any) -> None:
+def test_calibrated_tolerance_passes_another_order_of_sums_and_says_how(pair):
     assert ms.measure_output_parity(*pair, WIDE, rtol=0, atol=0).verdict is ms.Verdict.FAIL
     evidence = ms.assert_output_parity(*pair, WIDE)
     assert 0 < evidence.quantities[0].value < 0.5
@@ -237,7 +232,7 @@ def test_calibrated_tolerance_passes_another_order_of_sums_and_says_how(pair: An
     evidence.to_json()
 
 
-def test_calibrated_tolerance_finds_a_change_of_one_part_in_ten_thousand(chain: Any, pair: Any) -> None:
+def test_calibrated_tolerance_finds_a_change_of_one_part_in_ten_thousand(chain, pair):
     changed = [w.copy() for w in WEIGHTS]
     changed[2][5, 7] *= np.float32(1 + 1e-4)
     changed[2][5] += np.float32(1e-4)
@@ -245,7 +240,7 @@ def test_calibrated_tolerance_finds_a_change_of_one_part_in_ten_thousand(chain: 
         assert ms.measure_output_parity(candidate, pair[1], WIDE).verdict is ms.Verdict.FAIL
 
 
-def test_failure_reports_the_calibrated_tolerance_and_its_source(operator: Any) -> None:
+def test_failure_reports_the_calibrated_tolerance_and_its_source(operator):
     x = np.tile(np.arange(3, dtype=np.float32) * 32, (3, 1))
     with ms.serve(operator("Add", "one", b=1)) as reference, ms.serve(operator("Add", "other", b=1.5)) as candidate:
         evidence = ms.measure_output_parity(candidate, reference, x)
@@ -256,13 +251,13 @@ def test_failure_reports_the_calibrated_tolerance_and_its_source(operator: Any) 
     )
 
 
-def test_stream_is_calibrated_on_its_first_batch(pair: Any) -> None:
+def test_stream_is_calibrated_on_its_first_batch(pair):
     evidence = ms.measure_output_parity(*pair, (WIDE[start : start + 50] for start in range(0, 200, 50)))
     assert (evidence.verdict, evidence.n) == (ms.Verdict.PASS, 200)
 
 
-def test_torch_reference_is_calibrated_in_float64(pair: Any) -> None:
-    layers: list[torch.nn.Module] = []
+def test_torch_reference_is_calibrated_in_float64(pair):
+    layers = []
     for weight in WEIGHTS:
         linear = torch.nn.Linear(64, 64, bias=False)
         linear.weight.data = torch.from_numpy(weight.T.copy())
@@ -271,7 +266,7 @@ def test_torch_reference_is_calibrated_in_float64(pair: Any) -> None:
     assert "when it runs in float64, at least" in evidence.method.name
 
 
-def test_model_whose_rows_influence_each_other_needs_tolerances(build: Any, save: Any) -> None:
+def test_model_whose_rows_influence_each_other_needs_tolerances(build, save):
     nodes = [("ReduceMean", ["x", "axes"], "m", {}), ("Sub", ["x", "m"], "y", {})]
     with (
         ms.serve(save(build(nodes, {"axes": np.array([0])}), "centered")) as reference,
@@ -280,6 +275,6 @@ def test_model_whose_rows_influence_each_other_needs_tolerances(build: Any, save
         ms.measure_output_parity(reference, reference, X)
 
 
-def test_function_as_reference_needs_tolerances(pair: Any) -> None:
+def test_function_as_reference_needs_tolerances(pair):
     with pytest.raises(ms.UsageError, match="pass both rtol and atol"):
         ms.measure_output_parity(pair[0], ms.serve(lambda x: x), WIDE)

@@ -1,10 +1,5 @@
 """The command that replays a recording against a model file."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from onnx import numpy_helper
@@ -16,28 +11,26 @@ X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 @pytest.fixture
-def model(build: Any, save: Any) -> str:
+def model(build, save):
     """up = x + x, and down = -x"""
     nodes = [("Add", ["x", "x"], "up", {}), ("Neg", ["x"], "down", {})]
     return str(save(build(nodes, outputs=("up", "down")), "model"))
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> str:
+def recording(tmp_path):
     """Two requests; in the second one `down` is off by 0.5."""
     reference = ms.serve(lambda x: {"up": x + x, "down": -x + np.float32(0.5) * (x[0, 0] > 0)}, name="reference")
     ms.record_answers(reference, [X, X + 1], tmp_path / "answers.npz")
     return str(tmp_path / "answers.npz")
 
 
-def test_outputs_that_agree_exit_with_zero(model: str, recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_that_agree_exit_with_zero(model, recording, capsys):
     assert main([model, recording, "--rtol", "0", "--atol", "0.6"]) == 0
     assert capsys.readouterr().out == "model agrees with reference / recorded: 2 requests\n"
 
 
-def test_each_difference_is_printed_with_its_request(
-    model: str, recording: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_difference_is_printed_with_its_request(model, recording, capsys):
     assert main([model, recording, "--rtol", "0", "--atol", "0.1"]) == 1
     assert capsys.readouterr().out == (
         "request 1: output 'down': 6 of 6 elements are beyond rtol 0, atol 0.1; the worst is 5 × its tolerance at "
@@ -46,20 +39,20 @@ def test_each_difference_is_printed_with_its_request(
     )
 
 
-def test_tolerance_can_be_given_for_each_output(model: str, recording: str) -> None:
+def test_tolerance_can_be_given_for_each_output(model, recording):
     command = [model, recording, "--rtol", "0"]
     assert main([*command, "--atol", "up=0", "--atol", "down=0.6"]) == 0
     assert main([*command, "--atol", "up=0.6", "--atol", "down=0"]) == 1
 
 
-def test_nan_is_a_difference_if_asked_for(model: str, tmp_path: Path) -> None:
+def test_nan_is_a_difference_if_asked_for(model, tmp_path):
     nan = np.full((1, 3), np.nan, np.float32)
     ms.record_answers(ms.serve(lambda x: {"up": x, "down": x}), nan, tmp_path / "nan.npz")
     command = [model, str(tmp_path / "nan.npz"), "--rtol", "0", "--atol", "0"]
     assert (main(command), main([*command, "--no-equal-nan"])) == (0, 1)
 
 
-def test_folder_of_onnx_test_data_is_replayed_by_the_models_names(model: str, tmp_path: Path) -> None:
+def test_folder_of_onnx_test_data_is_replayed_by_the_models_names(model, tmp_path):
     folder = tmp_path / "data" / "test_data_set_0"
     folder.mkdir(parents=True)
     for name, array in (("input_0", X), ("output_0", X + X), ("output_1", -X)):
@@ -76,16 +69,12 @@ def test_folder_of_onnx_test_data_is_replayed_by_the_models_names(model: str, tm
     ],
     ids=["word", "negative", "both"],
 )
-def test_invalid_tolerance_exits_with_two(
-    tolerances: list[str], error: str, model: str, recording: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_tolerance_exits_with_two(tolerances, error, model, recording, capsys):
     assert main([model, recording, *tolerances]) == 2
     assert capsys.readouterr().err.startswith(f"error: {error}")
 
 
-def test_missing_file_and_missing_option_exit_with_two(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_file_and_missing_option_exit_with_two(model, tmp_path, capsys):
     missing = tmp_path / "gone.npz"
     assert main([model, str(missing), "--rtol", "0", "--atol", "0"]) == 2
     assert capsys.readouterr().err == f"error: cannot read the recording {missing}: there is no such file or folder\n"

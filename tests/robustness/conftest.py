@@ -1,26 +1,17 @@
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
 
-OnnxModel = Callable[..., Path]
-
 
 @pytest.fixture
-def onnx_model(tmp_path: Path) -> OnnxModel:
+def onnx_model(tmp_path):
     """Saves a model of `nodes`; inputs and outputs by name as (dtype, shape)."""
 
-    def save(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: NDArray[Any]) -> Path:
-        def infos(specs: dict[str, Any]) -> list[onnx.ValueInfoProto]:
+    def save(nodes, inputs, outputs, **constants):
+        def infos(specs):
             return [
                 helper.make_tensor_value_info(
                     name,
@@ -42,13 +33,13 @@ def onnx_model(tmp_path: Path) -> OnnxModel:
 
 
 @pytest.fixture
-def rows() -> NDArray[np.float32]:
+def rows():
     """Twenty rows of ten features, of two decimals."""
     return np.random.default_rng(0).standard_normal((20, 10)).round(2).astype(np.float32)
 
 
 @pytest.fixture
-def classifier(onnx_model: OnnxModel) -> ms.Predictor:
+def classifier(onnx_model):
     """Softmax of a linear map of ten features to three classes."""
     weights = np.random.default_rng(1).standard_normal((10, 3)).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Softmax", ["z"], ["p"])]

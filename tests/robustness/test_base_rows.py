@@ -1,10 +1,7 @@
 """Generated base rows: operator parameters get valid values, from the graph or by calling the model."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,26 +14,26 @@ from pytest_modelserve.artifacts import TensorSpec
 from pytest_modelserve.robustness.base_rows import BaseRowGenerator
 from pytest_modelserve.robustness.mutations import edge_cases
 from pytest_modelserve.robustness.operator_inputs import BOUNDED, JOINT, OperatorUse
-from pytest_modelserve.robustness.strategies import InputSource, fault_names, generate_malformed, source_of
+from pytest_modelserve.robustness.strategies import fault_names, generate_malformed, source_of
 
 r = ms.relations
 
 
-def examples(strategy: Any, count: int = 20) -> list[Any]:
+def examples(strategy, count=20):
     return [strategy.at(rows=1 + seed % 2, edits=seed % 4, seed=seed) for seed in range(count)]
 
 
-def source(strategy: Any) -> InputSource:
+def source(strategy):
     found = source_of(strategy)
     assert found is not None
     return found
 
 
-def test_one_model_of_every_operator_gets_inputs_that_it_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_model_of_every_operator_gets_inputs_that_it_accepts(monkeypatch):
     for slow in ("averagepool", "lppool", "maxpool"):  # onnx computes reference outputs of these for 10 s
         module = f"onnx.backend.test.case.node.{slow}"
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
-    first: dict[str, tuple[str, onnx.ModelProto]] = {}
+    first = {}
     for name, model in onnx_inputs.cases():
         first.setdefault(model.graph.node[-1].op_type, (name, model))
     outcomes = {name: onnx_inputs.outcome(model) for name, model in first.values() if "empty" not in name}
@@ -47,7 +44,7 @@ def test_one_model_of_every_operator_gets_inputs_that_it_accepts(monkeypatch: py
 
 
 @pytest.mark.parametrize("cast", [False, True])
-def test_an_index_reaches_every_row_of_its_table_and_none_beyond(cast: bool, onnx_model: Any) -> None:
+def test_an_index_reaches_every_row_of_its_table_and_none_beyond(cast, onnx_model):
     nodes = [
         *([helper.make_node("Cast", ["ids"], ["wide"], to=TensorProto.INT64)] if cast else []),
         helper.make_node("Identity", ["wide" if cast else "ids"], ["same"]),
@@ -61,7 +58,7 @@ def test_an_index_reaches_every_row_of_its_table_and_none_beyond(cast: bool, onn
     assert source(strategy).accepts is None
 
 
-def test_joint_parameters_vary_and_stay_valid_in_examples_and_searches(onnx_model: Any) -> None:
+def test_joint_parameters_vary_and_stay_valid_in_examples_and_searches(onnx_model):
     nodes = [helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["y"])]
     inputs = {"x": ("float32", [4, 6, 3]), **{name: ("int64", [2]) for name in ("starts", "ends", "axes")}}
     model = ms.serve(onnx_model(nodes, inputs, {"y": ("float32", ["a", "b", "c"])}))
@@ -76,24 +73,24 @@ def test_joint_parameters_vary_and_stay_valid_in_examples_and_searches(onnx_mode
     assert ms.measure_relation(model, strategy, r.determinism()).n == 1000
 
 
-def test_an_unknown_parameter_is_found_by_calling_the_model(onnx_model: Any) -> None:
+def test_an_unknown_parameter_is_found_by_calling_the_model(onnx_model):
     # The shape is computed, so that only the model itself can tell which values are valid.
     nodes = [helper.make_node("Mul", ["half", "two"], ["shape"]), helper.make_node("Reshape", ["x", "shape"], ["y"])]
     inputs = {"x": ("float32", [4, 6]), "half": ("int64", [2])}
     model = ms.serve(onnx_model(nodes, inputs, {"y": ("float32", ["a", "b"])}, two=np.array([2, 2])))
     strategy = ms.strategies.inputs(model)
     assert all(model.predict(feed)["y"].size == 24 for feed in examples(strategy))
-    assert repr(strategy.at(seed=3)["half"]) == repr(ms.strategies.inputs(model).at(seed=3)["half"])  # type: ignore[attr-defined]
+    assert repr(strategy.at(seed=3)["half"]) == repr(ms.strategies.inputs(model).at(seed=3)["half"])
 
 
-def test_a_model_that_rejects_everything_still_gets_the_simple_rows(onnx_model: Any) -> None:
+def test_a_model_that_rejects_everything_still_gets_the_simple_rows(onnx_model):
     nodes = [helper.make_node("Mul", ["n", "zero"], ["shape"]), helper.make_node("Reshape", ["x", "shape"], ["y"])]
     inputs = {"x": ("float32", [5]), "n": ("int64", [2])}
     path = onnx_model(nodes, inputs, {"y": ("float32", ["a", "b"])}, zero=np.array([0, 0]))
-    assert ms.strategies.inputs(ms.serve(path)).at()["x"].shape == (5,)  # type: ignore[attr-defined]
+    assert ms.strategies.inputs(ms.serve(path)).at()["x"].shape == (5,)
 
 
-def test_parameters_of_given_rows_are_not_mutated(onnx_model: Any) -> None:
+def test_parameters_of_given_rows_are_not_mutated(onnx_model):
     nodes = [helper.make_node("TopK", ["x", "k"], ["y", "places"])]
     inputs = {"x": ("float32", ["n", 6]), "k": ("int64", [1])}
     outputs = {"y": ("float32", ["n", "m"]), "places": ("int64", ["n", "m"])}
@@ -106,7 +103,7 @@ def test_parameters_of_given_rows_are_not_mutated(onnx_model: Any) -> None:
 
 @pytest.mark.parametrize("data", [None, (), (1,), (3, 0, 2), ("n", 4, 4)])
 @pytest.mark.parametrize("size", [None, 0, 3, 8])
-def test_base_rows_are_generated_for_any_inconsistent_graph(data: Any, size: int | None) -> None:
+def test_base_rows_are_generated_for_any_inconsistent_graph(data, size):
     shape = () if size is None else (size,)
     specs = (TensorSpec("x", "float32", data), *(TensorSpec(f"p{slot}", "int64", shape) for slot in range(1, 5)))
     names = tuple(spec.name for spec in specs)
@@ -120,7 +117,7 @@ def test_base_rows_are_generated_for_any_inconsistent_graph(data: Any, size: int
             assert {len(array) for array in rows.values()} == {8}
 
 
-def test_sequences_are_generated_as_they_are_served_and_malformed_ones_are_rejected(tmp_path: Any) -> None:
+def test_sequences_are_generated_as_they_are_served_and_malformed_ones_are_rejected(tmp_path):
     sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))
     graph = helper.make_graph(
         [helper.make_node("ConcatFromSequence", ["items"], ["y"], axis=0)],

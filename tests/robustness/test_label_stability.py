@@ -1,31 +1,24 @@
 """The proportion of rows that keep their label: exact bounds, seeded copies, and groups as trials."""
 
-from __future__ import annotations
-
-import functools
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import beta
 
 import pytest_modelserve as ms
 from pytest_modelserve.robustness import measure_label_stability
 
-Array = NDArray[Any]
 MODEL = ms.serve(lambda x: x[:, :2], name="scores")
 NAMED = {"x": np.zeros((2, 2))}
 
 
-def noise(x: Array, rng: np.random.Generator) -> Array:
+def noise(x, rng):
     return (x + rng.normal(0, 0.1, x.shape)).astype(x.dtype)
 
 
-def swap(count: int) -> Any:
+def swap(count):
     """Returns a transformation that changes the label of the first `count` rows."""
 
-    def transform(x: Array) -> Array:
+    def transform(x):
         x[:count, :2] = x[:count, 1::-1]
         return x
 
@@ -33,18 +26,12 @@ def swap(count: int) -> Any:
 
 
 @pytest.fixture
-def many() -> Array:
+def many():
     return np.random.default_rng(0).standard_normal((400, 10)).astype(np.float32)
 
 
-def swapped(which: Array, x: Array) -> Array:
-    return np.where(which[:, None], x[:, ::-1], x)
-
-
 @pytest.mark.parametrize(("changed", "verdict"), [(0, "PASS"), (38, "INCONCLUSIVE"), (100, "FAIL"), (400, "FAIL")])
-def test_bounds_are_those_of_clopper_and_pearson_and_decide_the_verdict(
-    changed: int, verdict: str, many: Array
-) -> None:
+def test_bounds_are_those_of_clopper_and_pearson_and_decide_the_verdict(changed, verdict, many):
     evidence = measure_label_stability(MODEL, many, swap(changed), min_agreement=0.9)
     (proportion,) = evidence.quantities
     stable = 400 - changed
@@ -57,7 +44,7 @@ def test_bounds_are_those_of_clopper_and_pearson_and_decide_the_verdict(
     assert evidence.details["changed_rows"] == list(range(min(changed, 50)))
 
 
-def test_the_rows_that_changed_are_listed(many: Array) -> None:
+def test_the_rows_that_changed_are_listed(many):
     many[:5, :2] = [[1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]
     evidence = measure_label_stability(MODEL, many, swap(5), min_agreement=0.5)
     assert evidence.findings == ("other labels: row 0 0 → 1, row 1 1 → 0, row 2 0 → 1, and 2 more",)
@@ -65,7 +52,7 @@ def test_the_rows_that_changed_are_listed(many: Array) -> None:
     assert evidence.method.name == "exact binomial bounds, one copy of each row"
 
 
-def test_copies_follow_from_the_seed_and_a_row_counts_if_every_copy_keeps_its_label(many: Array) -> None:
+def test_copies_follow_from_the_seed_and_a_row_counts_if_every_copy_keeps_its_label(many):
     one, again, other = (measure_label_stability(MODEL, many, noise, min_agreement=0.5, seed=s) for s in (1, 1, 2))
     assert one.details == again.details
     assert one.details["changed_rows"] != other.details["changed_rows"]
@@ -76,7 +63,7 @@ def test_copies_follow_from_the_seed_and_a_row_counts_if_every_copy_keeps_its_la
     assert several.method.name == "exact binomial bounds, 5 generated copies of each row, seed 1"
 
 
-def test_each_group_or_block_is_one_trial(many: Array) -> None:
+def test_each_group_or_block_is_one_trial(many):
     groups = np.arange(400) // 4
     evidence = measure_label_stability(MODEL, many, swap(6), min_agreement=0.9, sampling=ms.Sampling(groups=groups))
     assert (evidence.n, evidence.n_unit, evidence.quantities[0].value) == (100, "groups", 0.98)
@@ -85,26 +72,7 @@ def test_each_group_or_block_is_one_trial(many: Array) -> None:
     assert (blocks.n, blocks.n_unit, blocks.quantities) == (100, "blocks", evidence.quantities)
 
 
-def test_bounds_of_clustered_rows_hold_at_their_level() -> None:
-    """Frames of one film change together: with groups the 95 % bound holds, and as rows it does not."""
-    rng = np.random.default_rng(0)
-    truth, films, frames = 0.9, 40, 10
-    groups = np.repeat(np.arange(films), frames)
-    misses = {"groups": 0, "rows": 0}
-    for _ in range(120):
-        keeps = np.repeat(rng.random(films) < truth, frames)
-        x = np.zeros((films * frames, 2), np.float32)
-        x[:, 0] = 1
-        change = functools.partial(swapped, ~keeps)
-        for name, ids in (("groups", groups), ("rows", None)):
-            found = measure_label_stability(MODEL, x, change, min_agreement=0.5, sampling=ms.Sampling(groups=ids))
-            assert found.quantities[0].interval is not None
-            misses[name] += found.quantities[0].interval.low > truth
-    assert misses["groups"] <= 120 * 0.05 + 8  # three standard deviations
-    assert misses["rows"] > 25
-
-
-def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
+def test_scores_that_hold_nan_keep_no_label(many):
     broken = ms.serve(lambda x: np.where(x[:, :2] > 2, np.nan, x[:, :2]))
     bad = (many[:, :2] > 2).any(axis=1)
     evidence = measure_label_stability(broken, many, lambda x: x, min_agreement=0.5)
@@ -113,8 +81,8 @@ def test_scores_that_hold_nan_keep_no_label(many: Array) -> None:
     assert evidence.findings[1] == f"{2 * bad.sum()} outputs hold NaN and have no label: counted as another one"
 
 
-def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows: Array) -> None:
-    def scaled(feed: dict[str, Array]) -> dict[str, Array]:
+def test_inputs_by_name_and_models_in_onnxruntime(classifier, rows):
+    def scaled(feed):
         return {"x": feed["x"] * np.float32(2)}
 
     evidence = measure_label_stability(classifier, {"x": rows}, scaled, min_agreement=0.5)
@@ -142,7 +110,7 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier: ms.Predictor, rows
         ({"output": "p"}, "unknown output 'p': Known: 'output'"),
     ],
 )
-def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, many: Array) -> None:
+def test_invalid_arguments_are_refused(options, message, many):
     arguments = {"inputs": many, "transform": lambda x: x, "min_agreement": 0.9, **options}
     inputs, transform = arguments.pop("inputs"), arguments.pop("transform")
     model = ms.serve(lambda feed: feed["x"]) if inputs is NAMED else MODEL
@@ -151,11 +119,11 @@ def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, ma
     assert message in str(error.value)
 
 
-def test_a_second_parameter_is_a_generator_if_it_is_required_or_called_rng(many: Array) -> None:
-    def blur(x: Array, sigma: float = 0.0) -> Array:
+def test_a_second_parameter_is_a_generator_if_it_is_required_or_called_rng(many):
+    def blur(x, sigma=0.0):
         return x + np.float32(sigma)
 
-    def drawn(x: Array, rng: Any = None) -> Array:
+    def drawn(x, rng=None):
         assert isinstance(rng, np.random.Generator)
         return x
 

@@ -1,28 +1,21 @@
 """The relation gate: its failure text, the counterexample that it saves, its seeds, and what it refuses."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 
 import pytest_modelserve as ms
 
-Array = NDArray[Any]
 r = ms.relations
 
 
-def planted(x: Array) -> Array:
+def planted(x):
     """The first feature, but for rows in which features 2 and 7 are both large."""
     return np.where((x[:, 2] > 0.5) & (x[:, 7] > 0.5), np.inf, x[:, 0])
 
 
 @pytest.fixture
-def quiet_rows() -> Array:
+def quiet_rows():
     """Rows of which each has at most one of the two features that the fault needs."""
     rows = np.zeros((2, 10), np.float32)
     rows[0, 2] = rows[1, 7] = 0.8
@@ -30,9 +23,7 @@ def quiet_rows() -> Array:
     return rows
 
 
-def test_a_failure_shows_the_features_the_outputs_the_file_and_an_example(
-    quiet_rows: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_shows_the_features_the_outputs_the_file_and_an_example(quiet_rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     names = ["income", "b", "age", "d", "e", "f", "g", "debt", "i", "j"]
@@ -59,7 +50,7 @@ relation: finite outputs is violated
     assert str(error.value) == text
 
 
-def test_saved_rows_violate_the_relation_again(quiet_rows: Array, tmp_path: Path) -> None:
+def test_saved_rows_violate_the_relation_again(quiet_rows, tmp_path):
     predictor = ms.serve(planted)
     ms.measure_relation(predictor, quiet_rows, r.finite_outputs(), save_to=tmp_path)
     (path,) = tmp_path.glob("*.npz")
@@ -69,14 +60,14 @@ def test_saved_rows_violate_the_relation_again(quiet_rows: Array, tmp_path: Path
     assert (tmp_path / ".gitignore").read_text() == "*\n"
 
 
-def test_without_candidates_only_the_given_rows_are_checked(rows: Array) -> None:
-    predicted: list[Array] = []
+def test_without_candidates_only_the_given_rows_are_checked(rows):
+    predicted = []
     model = ms.serve(lambda x: predicted.append(x) or x)
     assert ms.measure_relation(model, rows, r.finite_outputs(), candidates=0).n == len(rows)
     assert {row.tobytes() for block in predicted for row in block} == {row.tobytes() for row in rows}
 
 
-def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path: Path) -> None:
+def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path):
     import ml_dtypes
 
     from pytest_modelserve.robustness.counterexample_report import save_inputs
@@ -93,7 +84,7 @@ def test_rows_of_text_and_of_any_number_are_saved_and_read_as_they_were(tmp_path
         assert back[name].tobytes() == array.tobytes() or back[name].tolist() == array.tolist()
 
 
-def test_a_file_that_is_none_of_ours_is_an_artifact_error(tmp_path: Path) -> None:
+def test_a_file_that_is_none_of_ours_is_an_artifact_error(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     (tmp_path / "text.npz").write_text("no")
     for name in ("other.npz", "text.npz", "missing.npz"):
@@ -101,39 +92,39 @@ def test_a_file_that_is_none_of_ours_is_an_artifact_error(tmp_path: Path) -> Non
             ms.strategies.saved(tmp_path / name)
 
 
-def test_a_folder_that_cannot_be_written_does_not_hide_the_failure(quiet_rows: Array, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_does_not_hide_the_failure(quiet_rows, tmp_path):
     (tmp_path / "taken").write_text("")
     evidence = ms.measure_relation(ms.serve(planted), quiet_rows, r.finite_outputs(), save_to=tmp_path / "taken")
     assert evidence.verdict is ms.Verdict.FAIL
     assert any(finding.startswith("save_to: the rows could not be saved: ") for finding in evidence.findings)
 
 
-def test_the_same_seed_finds_the_same_row(rows: Array) -> None:
+def test_the_same_seed_finds_the_same_row(rows):
     model = ms.serve(lambda x: np.where((x[:, 1] > 1) & (x[:, 5] < -1), np.inf, x.sum(axis=1)))
     first, again = (ms.measure_relation(model, rows, r.finite_outputs(), save_to=None) for _ in range(2))
     assert first.findings == again.findings
     assert "seed 5" in ms.measure_relation(model, rows, r.finite_outputs(), seed=5, save_to=None).method.name
 
 
-def test_the_search_continues_from_rows_with_the_highest_excess(rows: Array) -> None:
+def test_the_search_continues_from_rows_with_the_highest_excess(rows):
     """A fault in 8 features of 60 at once is found through `excess`, and not without it."""
     base = np.random.default_rng(0).uniform(0, 1, (20, 60)).astype(np.float32)
     base = (base - base.min(axis=0)) / np.ptp(base, axis=0)
 
-    def check(predictor: Any, candidates: Any, base: Any) -> Any:
+    def check(predictor, candidates, base):
         return r.Violations.beyond(predictor.predict(candidates)["output"].astype(np.float64))
 
     model = ms.serve(lambda x: np.abs(x[:, 3:59:7] - [0, 1] * 4).mean(axis=1) / 0.9)
     blind = r.relation("eight", lambda predictor, rows, base: check(predictor, rows, base).violated)
-    options: dict[str, Any] = {"candidates": 20_000, "domain": "like", "save_to": None}
+    options = {"candidates": 20_000, "domain": "like", "save_to": None}
     evidence = ms.measure_relation(model, base, r.relation("eight", check), **options)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.details["features_left"] <= 8
     assert ms.measure_relation(model, base, blind, **options).verdict is ms.Verdict.PASS
 
 
-def test_rows_that_the_model_rejects_are_skipped_and_counted(rows: Array) -> None:
-    def model(x: Array) -> Array:
+def test_rows_that_the_model_rejects_are_skipped_and_counted(rows):
+    def model(x):
         if (x[:, 0] > 1).any():
             raise ms.InputError("feature 0 is at most 1")
         return x[:, 0]
@@ -145,12 +136,12 @@ def test_rows_that_the_model_rejects_are_skipped_and_counted(rows: Array) -> Non
     assert evidence.findings[1].endswith("more rows; first error: feature 0 is at most 1")
 
 
-def test_a_given_row_that_the_model_rejects_is_an_input_error(classifier: ms.Predictor) -> None:
+def test_a_given_row_that_the_model_rejects_is_an_input_error(classifier):
     with pytest.raises(ms.InputError, match=r"input 'x' has shape .* axis 1 is 9 instead of 10"):
         ms.measure_relation(classifier, np.zeros((3, 9), np.float32), r.simplex())
 
 
-def test_a_violation_that_is_not_reproduced_is_said_to_be_none_of_the_row(rows: Array) -> None:
+def test_a_violation_that_is_not_reproduced_is_said_to_be_none_of_the_row(rows):
     rng = np.random.default_rng(0)
     model = ms.serve(lambda x: np.where(rng.random(len(x)) < 0.02, np.inf, 1.0))
     evidence = ms.measure_relation(model, rows, r.finite_outputs(), save_to=None)
@@ -158,7 +149,7 @@ def test_a_violation_that_is_not_reproduced_is_said_to_be_none_of_the_row(rows: 
     assert evidence.findings[1].startswith("not reproduced by the row alone: the outputs depend on more than the row")
 
 
-def test_a_counterexample_of_a_model_that_depends_on_the_batch_violates_it_alone(rows: Array) -> None:
+def test_a_counterexample_of_a_model_that_depends_on_the_batch_violates_it_alone(rows):
     """Among other trials a row depends on them: only one that violates the relation by itself can be rerun."""
     model = ms.serve(lambda x: np.where((x[:, 2] > 1) & (x[:, 7] < -1) & (x[:, 0] >= x[:, 0].mean()), np.inf, 1.0))
     evidence = ms.measure_relation(model, rows, r.finite_outputs(), save_to=None)
@@ -167,7 +158,7 @@ def test_a_counterexample_of_a_model_that_depends_on_the_batch_violates_it_alone
     assert evidence.details["features_left"] <= 2
 
 
-def test_a_model_with_a_fixed_batch_is_called_with_that_batch(onnx_model: Any) -> None:
+def test_a_model_with_a_fixed_batch_is_called_with_that_batch(onnx_model):
     nodes = [helper.make_node("Softmax", ["x"], ["p"])]
     for batch in (1, 3):
         model = ms.serve(onnx_model(nodes, {"x": ("float32", [batch, 4])}, {"p": ("float32", [batch, 4])}))
@@ -181,7 +172,7 @@ def test_a_model_with_a_fixed_batch_is_called_with_that_batch(onnx_model: Any) -
         )
 
 
-def test_inputs_without_rows_are_predicted_one_call_at_a_time(onnx_model: Any) -> None:
+def test_inputs_without_rows_are_predicted_one_call_at_a_time(onnx_model):
     nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
     shapes = {"x": ("float32", ["n"]), "scale": ("float32", [])}
     model = ms.serve(onnx_model(nodes, shapes, {"y": ("float32", ["n"])}))
@@ -198,12 +189,9 @@ def test_inputs_without_rows_are_predicted_one_call_at_a_time(onnx_model: Any) -
     assert "'scale': np.array(" in broken.findings[-1]
 
 
-def test_an_output_without_a_row_for_each_row_is_an_input_error(rows: Array) -> None:
-    with pytest.raises(ms.InputError) as error:
+def test_an_output_without_a_row_for_each_row_is_an_input_error(rows):
+    with pytest.raises(ms.InputError, match=r"output 'output' has shape \[10\] for 1 input rows"):
         ms.measure_relation(ms.serve(lambda x: x.sum(axis=0)), rows, r.finite_outputs())
-    assert str(error.value) == (
-        "output 'output' has shape [10] for 1 input rows: expected one entry per row, shape [1, ...]"
-    )
 
 
 @pytest.mark.parametrize(
@@ -212,19 +200,13 @@ def test_an_output_without_a_row_for_each_row_is_an_input_error(rows: Array) -> 
         ({"candidates": -1}, "candidates must be a whole number of at least 0, got -1"),
         ({"feature_names": ["a"]}, "feature_names must name the 10 features of a row, got 1"),
         ({"domain": "nearby"}, "unknown domain 'nearby'"),
-        (
-            {"relation": r.batch_invariance(), "max_batch": 1},
-            "max_batch must be at least 2 for batch invariance, got 1",
-        ),
-        (
-            {"relation": r.relation("x", print, unit="set")},
-            "unit of the relation 'x' must be 'row' or 'batch', got 'set'",
-        ),
+        ({"relation": r.batch_invariance(), "max_batch": 1}, "max_batch must be at least 2 for batch invariance"),
+        ({"relation": r.relation("x", print, unit="set")}, "unit of the relation 'x' must be 'row' or 'batch'"),
         ({"inputs": np.zeros((0, 10), np.float32)}, "inputs are empty"),
         ({"inputs": [[1.0]]}, "input 'input'"),
     ],
 )
-def test_invalid_arguments_are_refused(options: dict[str, Any], message: str, rows: Array) -> None:
+def test_invalid_arguments_are_refused(options, message, rows):
     arguments = {"inputs": rows, "relation": r.finite_outputs(), **options}
     inputs, relation = arguments.pop("inputs"), arguments.pop("relation")
     with pytest.raises(ms.UsageError) as error:

@@ -1,13 +1,7 @@
 """Every relation holds for a model that obeys it, and finds the one that violates it with few features changed."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 
@@ -15,64 +9,63 @@ r = ms.relations
 W = np.random.default_rng(1).standard_normal((10, 3)).astype(np.float32)
 V = np.abs(W[:, 0])
 HALF = np.float32(0.5)
-Array = NDArray[Any]
 
 
-def softmax(z: Array) -> Array:
+def softmax(z):
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
-def scores(x: Array) -> Array:
+def scores(x):
     return softmax(x @ W)
 
 
-def corner(x: Array) -> Array:
+def corner(x):
     """Rows in a narrow corner of two features."""
     return (x[:, 2] > 1.0) & (x[:, 7] < -1.0)
 
 
-def planted(y: Array, rows: Array, change: Any) -> Array:
+def planted(y, rows, change):
     y = y.copy()
     y[rows] = y[rows] + np.float32(change)
     return y
 
 
-def shares(x: Array) -> Array:
+def shares(x):
     return np.asarray(x / np.maximum(np.abs(x).max(axis=1), np.float32(1e-30))[:, None])
 
 
-def imputing(x: Array) -> Array:
+def imputing(x):
     return np.where(np.isnan(x), HALF, x) @ W
 
 
-def in_celsius(x: Array) -> Array:
+def in_celsius(x):
     """Feature 0 is in °F where feature 5 is 1, and in °C elsewhere."""
     return np.where(x[:, 5] == 1, (x[:, 0].astype(np.float64) - 32) / 1.8, x[:, 0]).astype(np.float32)
 
 
-def masked_mean(x: Array) -> Array:
+def masked_mean(x):
     """The mean of the steps that are not 0."""
     return x.sum(axis=1, dtype=np.float32) / np.maximum((x != 0).sum(axis=1), 1)
 
 
-def float16_overflow(x: Array) -> Array:
+def float16_overflow(x):
     with np.errstate(over="ignore"):
         return ((x[:, :1] * 60000).astype(np.float16)).astype(np.float32)
 
 
 class Stateful:
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls = 0
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x):
         self.calls += 1
         return scores(x) + (self.calls % 2) * 1e-7
 
 
 REFERENCE = ms.serve(scores, name="reference")
 
-CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]] = {
+CASES = {
     "batch invariance": (r.batch_invariance(), scores, lambda x: softmax((x - x.mean(axis=0)) @ W)),
     "row permutation": (
         r.row_permutation(),
@@ -128,11 +121,7 @@ CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]]
         scores,
         lambda x: planted(scores(x), corner(x), 2.0),
     ),
-    "set, invariant": (
-        r.set_permutation(),
-        lambda x: np.maximum(x, 0).sum(axis=1),
-        lambda x: x @ W,
-    ),
+    "set, invariant": (r.set_permutation(), lambda x: np.maximum(x, 0).sum(axis=1), lambda x: x @ W),
     "set, equivariant": (
         r.set_permutation(equivariant=True),
         lambda x: x - x.mean(axis=1, keepdims=True),
@@ -197,19 +186,19 @@ CASES: dict[str, tuple[Any, Callable[[Array], Array], Callable[[Array], Array]]]
 
 
 @pytest.fixture
-def rows() -> Array:
+def rows():
     """Twenty rows of ten features, of which number 5 is 0 or 1."""
     found = np.random.default_rng(0).standard_normal((20, 10)).round(2).astype(np.float32)
     found[:, 5] = np.arange(20) % 2
     return found
 
 
-def measured(model: Any, rows: Array, relation: Any, **options: Any) -> ms.Evidence:
+def measured(model, rows, relation, **options):
     return ms.measure_relation(ms.serve(model), rows, relation, save_to=None, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_model_that_obeys_the_relation_passes(case: str, rows: Array) -> None:
+def test_a_model_that_obeys_the_relation_passes(case, rows):
     relation, obeying, _ = CASES[case]
     evidence = measured(obeying, rows, relation, candidates=400)
     assert evidence.verdict is ms.Verdict.PASS
@@ -219,7 +208,7 @@ def test_a_model_that_obeys_the_relation_passes(case: str, rows: Array) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_violation_is_found_with_few_features_changed_and_described(case: str, rows: Array) -> None:
+def test_a_violation_is_found_with_few_features_changed_and_described(case, rows):
     relation, _, violating = CASES[case]
     evidence = measured(violating, rows, relation)
     assert evidence.verdict is ms.Verdict.FAIL
@@ -268,11 +257,11 @@ DESCRIBED = {
         ),
     ],
 )
-def test_definitions_state_all_parameters(relation: Any, definition: str) -> None:
+def test_definitions_state_all_parameters(relation, definition):
     assert relation.definition == definition
 
 
-def test_outputs_near_zero_are_compared_by_the_size_of_the_others(rows: Array) -> None:
+def test_outputs_near_zero_are_compared_by_the_size_of_the_others(rows):
     """The difference of two large sums is rounding, however small the output itself."""
     model = lambda x: (x[:, 0] * 1e3 + 1e4 - x[:, 0] * 1e3 - 1e4 * (1 + 1e-9 * (len(x) % 2))).astype(np.float32)  # noqa: E731
     reference = ms.serve(lambda x: (x[:, 0] * 1e3).astype(np.float32))
@@ -284,13 +273,13 @@ def test_outputs_near_zero_are_compared_by_the_size_of_the_others(rows: Array) -
 @pytest.mark.parametrize(
     ("model", "reference"), [(np.float32([1.0000002, 1]), [1, 1.0000002]), (np.float32([0.7, 0.7000001]), [1, 0.5])]
 )
-def test_classes_within_rounding_on_either_side_are_a_tie(model: Any, reference: Any, rows: Array) -> None:
+def test_classes_within_rounding_on_either_side_are_a_tie(model, reference, rows):
     other = ms.serve(lambda x: np.float32(reference) + 0 * x[:, :2])
     evidence = measured(lambda x: model + 0 * x[:, :2], rows, r.agreement(other, decision=True))
     assert evidence.verdict is ms.Verdict.PASS
 
 
-def test_a_nan_on_one_side_is_a_difference_and_on_both_is_none(rows: Array) -> None:
+def test_a_nan_on_one_side_is_a_difference_and_on_both_is_none(rows):
     some = ms.serve(lambda x: np.where(x[:, 0] > 1, np.nan, x[:, 0]))
     none = ms.serve(lambda x: x[:, 0] * 1.0)
     assert ms.measure_relation(some, rows, r.agreement(some)).verdict is ms.Verdict.PASS
@@ -298,23 +287,23 @@ def test_a_nan_on_one_side_is_a_difference_and_on_both_is_none(rows: Array) -> N
 
 
 @pytest.mark.parametrize("relation", [r.batch_invariance(rtol=0, atol=0), r.monotone(0, element=0, rtol=0, atol=0)])
-def test_with_a_tolerance_of_zero_any_difference_is_a_violation(relation: Any, rows: Array) -> None:
+def test_with_a_tolerance_of_zero_any_difference_is_a_violation(relation, rows):
     different = measured(lambda x: -x + np.float32(1e-6) * np.float32(len(x)), rows, relation)
     assert different.verdict is ms.Verdict.FAIL
     assert measured(lambda x: x, rows, relation).verdict is ms.Verdict.PASS
 
 
-def test_an_excess_of_nan_is_a_violation_and_no_warning(rows: Array) -> None:
+def test_an_excess_of_nan_is_a_violation_and_no_warning(rows):
     relation = r.relation("nan", lambda p, c, b: r.Violations.beyond(np.full(len(c["input"]), np.nan)))
     assert measured(scores, rows, relation).verdict is ms.Verdict.FAIL
 
 
-def test_inputs_that_are_not_finite_may_have_outputs_that_are_not(rows: Array) -> None:
+def test_inputs_that_are_not_finite_may_have_outputs_that_are_not(rows):
     passing = measured(lambda x: x.clip(-10, 10) + 0, rows, r.finite_outputs(), domain=("like", "special"))
     assert passing.verdict is ms.Verdict.PASS
 
 
-def test_rows_whose_scaled_features_leave_their_dtype_are_skipped(rows: Array) -> None:
+def test_rows_whose_scaled_features_leave_their_dtype_are_skipped(rows):
     small = np.array([[0, 1], [1, 1], [50, 100]], np.int8)
     is_zero = lambda x: (x == 0).astype(np.int64)  # noqa: E731
     overflows = lambda x: (np.abs(x) >= np.finfo(np.float32).max).any(axis=1).astype(np.float32)  # noqa: E731
@@ -326,7 +315,7 @@ def test_rows_whose_scaled_features_leave_their_dtype_are_skipped(rows: Array) -
         measured(is_zero, small, r.directional(0, 0.5, "up", element=0))
 
 
-def test_a_step_that_vanishes_in_rounding_is_skipped() -> None:
+def test_a_step_that_vanishes_in_rounding_is_skipped():
     rows = np.array([[1.0], [1e9]], np.float32)
     relation = r.directional(0, 1.0, "up", at_least=1.0, rtol=0, atol=0)
     assert measured(lambda x: np.float32(2) * x[:, 0], rows, relation, candidates=0).verdict is ms.Verdict.PASS
@@ -346,7 +335,7 @@ def test_a_step_that_vanishes_in_rounding_is_skipped() -> None:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_float64_output_of_float32_inputs_has_the_tolerance_of_the_inputs(relation: Any, model: Any) -> None:
+def test_a_float64_output_of_float32_inputs_has_the_tolerance_of_the_inputs(relation, model):
     """A third is rounded as float32; a float64 output shows it, and that is no fault of the model."""
     rows = np.random.default_rng(0).uniform(1, 2, size=(64, 6)).astype(np.float32)
     rows[:, 5] = 0
@@ -383,10 +372,7 @@ def test_a_float64_output_of_float32_inputs_has_the_tolerance_of_the_inputs(rela
         (lambda: r.missing_values(0, max_change=-1), "max_change must be a finite number of at least 0, got -1"),
         (lambda: r.directional(0, 0, "up"), "by must be a finite step other than 0, got 0"),
         (lambda: r.directional(0, 1, "upp"), "unknown moves 'upp': did you mean 'up'? Known: 'up', 'down'"),
-        (
-            lambda: r.directional(0, 1, "up", at_least=2, at_most=1),
-            "at_least and at_most must be at least 0 and in this order, got 2 and 1",
-        ),
+        (lambda: r.directional(0, 1, "up", at_least=2, at_most=1), "at_least and at_most must be at least 0"),
         *(
             (lambda e=e: r.clean_rejection(e), "errors must be classes")
             for e in ((), ("ValueError",), (KeyboardInterrupt,))
@@ -396,7 +382,7 @@ def test_a_float64_output_of_float32_inputs_has_the_tolerance_of_the_inputs(rela
         (lambda: r.minimum_functionality([0], perturb=lambda x, rng: x, draws=0), "draws must be a whole number"),
     ],
 )
-def test_invalid_parameters_are_refused_when_the_relation_is_made(make: Callable[[], Any], message: str) -> None:
+def test_invalid_parameters_are_refused_when_the_relation_is_made(make, message):
     with pytest.raises((ms.UsageError, TypeError)) as error:
         make()
     assert message in str(error.value)
@@ -406,11 +392,7 @@ def test_invalid_parameters_are_refused_when_the_relation_is_made(make: Callable
     ("model", "relation", "message"),
     [
         (scores, r.monotone(0), "element= is missing: output 'output' has 3 numbers a row"),
-        (
-            scores,
-            r.monotone(0, element=3),
-            "element must be a place among the 3 numbers a row of output 'output', got 3",
-        ),
+        (scores, r.monotone(0, element=3), "element must be a place among the 3 numbers a row of output 'output'"),
         (scores, r.monotone(10, element=0), "input 'input' has rows of shape [10]: there is no feature 10"),
         (scores, r.simplex(output="p"), "unknown output 'p': Known: 'output'"),
         (scores, r.simplex(axis=2), "axis 2 holds no scores of output 'output', float32[1, 3]"),
@@ -427,9 +409,7 @@ def test_invalid_parameters_are_refused_when_the_relation_is_made(make: Callable
         (in_celsius, r.unit_change(0, factor=2, declared=5, values=(7.0, 1.0)), "base rows must include the unit 7.0"),
     ],
 )
-def test_a_relation_that_does_not_fit_the_model_is_refused(
-    model: Any, relation: Any, message: str, rows: Array
-) -> None:
+def test_a_relation_that_does_not_fit_the_model_is_refused(model, relation, message, rows):
     with pytest.raises((ms.UsageError, ms.InputError)) as error:
         measured(model, rows[:1], relation)
     assert message in str(error.value)

@@ -1,26 +1,20 @@
 """Missing values, rejection of malformed inputs, and a table of rows with known labels."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 
 import pytest_modelserve as ms
 
 r = ms.relations
-Array = NDArray[Any]
 TABLE = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5]], np.float32)
 
 
-def measured(relation: Any, model: Any = lambda x: x, rows: Array = TABLE, **options: Any) -> ms.Evidence:
+def measured(relation, model=lambda x: x, rows=TABLE, **options):
     return ms.measure_relation(ms.serve(model, name="scores"), rows, relation, save_to=None, **options)
 
 
-def test_missing_text_is_the_given_marker_and_integers_need_one() -> None:
+def test_missing_text_is_the_given_marker_and_integers_need_one():
     names = np.array([["a", "b"], ["b", "a"]], object)
     relation = r.missing_values(0, marker="")
     finite = measured(relation, lambda x: (x[:, 0] == "").astype(np.float32) + 0, names)
@@ -30,26 +24,26 @@ def test_missing_text_is_the_given_marker_and_integers_need_one() -> None:
         measured(r.missing_values(0), rows=np.ones((2, 2), np.int64))
 
 
-def test_onnxruntime_rejects_whatever_does_not_fit(classifier: ms.Predictor, rows: Array) -> None:
+def test_onnxruntime_rejects_whatever_does_not_fit(classifier, rows):
     evidence = ms.measure_relation(classifier, rows, r.clean_rejection(ms.InputError))
     assert (evidence.verdict, evidence.n) == (ms.Verdict.PASS, 20)
     assert ms.measure_relation(classifier, rows, r.clean_rejection(), isolate=True).verdict is ms.Verdict.PASS
 
 
-def test_malformed_inputs_without_rows_are_rejected(onnx_model: Any) -> None:
+def test_malformed_inputs_without_rows_are_rejected(onnx_model):
     nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
     model = ms.serve(onnx_model(nodes, {"x": ("float32", ["n"]), "scale": ("float32", [])}, {"y": ("float32", ["n"])}))
     inputs = {"x": np.ones(3, np.float32), "scale": np.array(2, np.float32)}
     assert ms.measure_relation(model, inputs, r.clean_rejection()).verdict is ms.Verdict.PASS
 
 
-def test_a_function_that_accepts_anything_or_crashes_fails_with_the_fault() -> None:
-    def strict(x: Array, error: type[Exception] = ValueError) -> Array:
+def test_a_function_that_accepts_anything_or_crashes_fails_with_the_fault():
+    def strict(x, error=ValueError):
         if x.dtype != np.float32 or x.ndim != 2:
             raise error("float32 of two axes")
         return x
 
-    def crashing(x: Array) -> Array:
+    def crashing(x):
         return strict(x, ZeroDivisionError)
 
     assert measured(r.clean_rejection(), strict).verdict is ms.Verdict.PASS
@@ -63,11 +57,11 @@ def test_a_function_that_accepts_anything_or_crashes_fails_with_the_fault() -> N
     assert allowed.definition == "malformed inputs raise ZeroDivisionError"
 
 
-def jittered(rows: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+def jittered(rows, rng):
     return {"input": (rows["input"] + rng.uniform(-0.04, 0.04, rows["input"].shape)).astype(np.float32)}
 
 
-def test_a_table_with_the_expected_labels_passes_without_a_search() -> None:
+def test_a_table_with_the_expected_labels_passes_without_a_search():
     evidence = measured(r.minimum_functionality([0, 1, 0]))
     assert (evidence.verdict, evidence.n) == (ms.Verdict.PASS, 3)
     assert measured(r.minimum_functionality(np.array([0, 1, 0]), perturb=jittered)).verdict is ms.Verdict.PASS
@@ -88,13 +82,13 @@ def test_a_table_with_the_expected_labels_passes_without_a_search() -> None:
         ({"labels": [1, 1, 1], "perturb": jittered}, lambda x: x, "the label is 0 and 1 is expected"),
     ],
 )
-def test_a_row_or_copy_with_another_label_is_described(options: Any, model: Any, sentence: str) -> None:
+def test_a_row_or_copy_with_another_label_is_described(options, model, sentence):
     evidence = measured(r.minimum_functionality(**options), model)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[1] == sentence
 
 
-def test_labels_may_be_text() -> None:
+def test_labels_may_be_text():
     named = r.minimum_functionality(["a", "b", "a"], decode=lambda scores: np.array(["a", "b"])[scores.argmax(axis=1)])
     assert measured(named).verdict is ms.Verdict.PASS
 
@@ -110,7 +104,7 @@ def test_labels_may_be_text() -> None:
         ),
     ],
 )
-def test_a_table_or_copies_that_do_not_fit_are_an_input_error(relation: Any, message: str) -> None:
+def test_a_table_or_copies_that_do_not_fit_are_an_input_error(relation, message):
     assert measured(r.minimum_functionality([0, 0]), rows=TABLE[[0, 0]]).verdict is ms.Verdict.PASS
     with pytest.raises(ms.InputError) as error:
         measured(relation, rows=TABLE[[0, 1, 0]])

@@ -1,17 +1,10 @@
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 
 import pytest_modelserve as ms
 
-Measure = Callable[..., ms.Evidence]
 
-
-def bundled(arguments: dict[str, Any]) -> dict[str, Any]:
+def bundled(arguments):
     """The arguments of a gate, with the single options of `Output` and `Sampling` bundled."""
     output = {name: arguments.pop(name) for name in ("decode", "scores", "pos_label") if name in arguments}
     sampling = {name: arguments.pop(name) for name in ("groups", "block", "sample_weight") if name in arguments}
@@ -23,10 +16,10 @@ def bundled(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def level(answering: Any) -> Measure:
+def level(answering):
     """`measure_accuracy` of a model with the given outputs."""
 
-    def measure(outputs: Any, labels: Any, **arguments: Any) -> ms.Evidence:
+    def measure(outputs, labels, **arguments):
         rows = np.zeros((len(outputs), 1), np.float32)
         return ms.measure_accuracy(answering(outputs), rows, labels, **bundled(arguments))
 
@@ -34,10 +27,10 @@ def level(answering: Any) -> Measure:
 
 
 @pytest.fixture
-def change(answering: Any) -> Measure:
+def change(answering):
     """`measure_accuracy_parity` of models with the outputs `new` and `old`."""
 
-    def measure(new: Any, old: Any, labels: Any, **arguments: Any) -> ms.Evidence:
+    def measure(new, old, labels, **arguments):
         rows = np.zeros((len(new), 1), np.float32)
         candidate, reference = answering(new, "candidate"), answering(old, "reference")
         return ms.measure_accuracy_parity(candidate, reference, rows, labels, **bundled(arguments))

@@ -1,12 +1,7 @@
 """A user's own metric: the bootstrap, in pairs."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 
@@ -18,15 +13,15 @@ NEW = OLD + 0.1 * RNG.standard_normal(N)
 FEW = {"alpha": 0.02, "confidence": 0.95}  # 500 resamples: what is tested here is not the size of alpha
 
 
-def mean_error(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+def mean_error(labels, predictions):
     return float(np.abs(labels - predictions).mean())
 
 
-def agreement(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+def agreement(labels, predictions):
     return float(1 - np.abs(labels - predictions).mean() / 10)
 
 
-def test_budget_says_whether_higher_is_better(change: Any) -> None:
+def test_budget_says_whether_higher_is_better(change):
     rise = change(3 * NEW, OLD, TARGETS, metric=mean_error, max_rise=0.5, **FEW)
     drop = change(3 * NEW, OLD, TARGETS, metric=agreement, max_drop=0.05, **FEW)
     assert (rise.quantities[0].name, drop.quantities[0].name) == ("rise", "drop")
@@ -35,7 +30,7 @@ def test_budget_says_whether_higher_is_better(change: Any) -> None:
     assert rise.gate == "mean_error parity"
 
 
-def test_interval_is_near_students_for_a_mean(change: Any) -> None:
+def test_interval_is_near_students_for_a_mean(change):
     own, mae = (
         change(NEW, OLD, TARGETS, metric=metric, max_rise=0.05, alpha=0.05).quantities[0].interval
         for metric in (mean_error, "mae")
@@ -44,7 +39,7 @@ def test_interval_is_near_students_for_a_mean(change: Any) -> None:
     assert (own.low, own.high) == (pytest.approx(mae.low, abs=near), pytest.approx(mae.high, abs=near))
 
 
-def test_level_has_three_verdicts(level: Any) -> None:
+def test_level_has_three_verdicts(level):
     for max_value, verdict in ((2.0, "PASS"), (0.8, "INCONCLUSIVE"), (0.3, "FAIL")):
         evidence = level(OLD, TARGETS, metric=mean_error, max_value=max_value, **FEW)
         assert evidence.verdict == verdict
@@ -52,10 +47,10 @@ def test_level_has_three_verdicts(level: Any) -> None:
     assert evidence.method.name == "BCa bootstrap, 500 resamples"
 
 
-def test_default_alpha_takes_ten_thousand_resamples(level: Any) -> None:
+def test_default_alpha_takes_ten_thousand_resamples(level):
     calls = []
 
-    def metric(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    def metric(labels, predictions):
         calls.append(len(labels))
         return 0.5
 
@@ -63,11 +58,11 @@ def test_default_alpha_takes_ten_thousand_resamples(level: Any) -> None:
     assert sum(length == N for length in calls) >= 10_000
 
 
-def test_metric_is_given_outputs_or_with_decode_labels(level: Any) -> None:
+def test_metric_is_given_outputs_or_with_decode_labels(level):
     scores, labels = RNG.standard_normal((N, 3)), np.arange(N) % 3
-    shapes: set[tuple[int, ...]] = set()
+    shapes = set()
 
-    def seen(truth: NDArray[Any], predictions: NDArray[Any]) -> float:
+    def seen(truth, predictions):
         shapes.add(predictions.shape[1:])
         return float(len(truth) > 0)
 
@@ -77,7 +72,7 @@ def test_metric_is_given_outputs_or_with_decode_labels(level: Any) -> None:
         assert shapes == {shape}
 
 
-def test_groups_are_resampled_whole(level: Any) -> None:
+def test_groups_are_resampled_whole(level):
     outputs = TARGETS + np.repeat(RNG.standard_normal(12), 10)
     alone, together = (
         level(outputs, TARGETS, metric=mean_error, max_value=1, groups=groups, **FEW)
@@ -90,7 +85,7 @@ def test_groups_are_resampled_whole(level: Any) -> None:
     assert (one.verdict, one.quantities[0].interval.high) == ("INCONCLUSIVE", np.inf)
 
 
-def test_slices_inform_and_are_not_judged(level: Any) -> None:
+def test_slices_inform_and_are_not_judged(level):
     side = {"side": np.arange(N) % 2}
     outputs = TARGETS + np.where(np.arange(N) % 2, 3.0, 1.0)
     evidence = level(outputs, TARGETS, metric=mean_error, max_value=5, slices=side, **FEW)
@@ -109,12 +104,12 @@ def test_slices_inform_and_are_not_judged(level: Any) -> None:
         ({"max_value": 1, "scores": "logits"}, "scores is not supported by a callable as metric=: remove it"),
     ],
 )
-def test_unsupported_arguments_are_one_clear_error(level: Any, arguments: Any, message: str) -> None:
+def test_unsupported_arguments_are_one_clear_error(level, arguments, message):
     with pytest.raises(ms.UsageError, match=f"^{message}"):
         level(OLD, TARGETS, metric=mean_error, **arguments)
 
 
-def test_metric_has_to_return_a_finite_number_for_labels_that_fit(level: Any) -> None:
+def test_metric_has_to_return_a_finite_number_for_labels_that_fit(level):
     with pytest.raises(ms.InputError, match="metric is nan over all 120 rows of the candidate; it must be finite"):
         level(OLD, TARGETS, metric=lambda labels, predictions: np.nan, max_value=1)
     with pytest.raises(ms.UsageError, match="metric must return one number, got str"):
@@ -125,7 +120,7 @@ def test_metric_has_to_return_a_finite_number_for_labels_that_fit(level: Any) ->
         level(OLD, TARGETS, metric=lambda labels, predictions: 1 / 0, max_value=1)
 
 
-def test_nan_outputs_fail_or_cannot_judge(change: Any) -> None:
+def test_nan_outputs_fail_or_cannot_judge(change):
     bad = np.where(np.arange(N) == 3, np.nan, OLD)
     evidence = change(bad, OLD, TARGETS, metric=mean_error, max_rise=1, **FEW)
     assert evidence.verdict is ms.Verdict.FAIL

@@ -1,9 +1,5 @@
 """The accuracy gates: verdicts, failure texts in full, and invalid arguments."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -18,7 +14,7 @@ TARGETS = np.random.default_rng(0).standard_normal(N)
 @pytest.mark.parametrize(
     ("wrong", "verdict"), [(100, ms.Verdict.PASS), (200, ms.Verdict.INCONCLUSIVE), (600, ms.Verdict.FAIL)]
 )
-def test_accuracy_has_three_verdicts(voting: Any, wrong: int, verdict: ms.Verdict) -> None:
+def test_accuracy_has_three_verdicts(voting, wrong, verdict):
     evidence = ms.measure_accuracy(voting(LABELS, range(wrong)), ROWS, LABELS, min_value=0.9)
     assert evidence.verdict is verdict
     assert (evidence.gate, evidence.quantities[0].value, evidence.n) == ("accuracy", 1 - wrong / N, N)
@@ -28,14 +24,14 @@ def test_accuracy_has_three_verdicts(voting: Any, wrong: int, verdict: ms.Verdic
 @pytest.mark.parametrize(
     ("lost", "verdict"), [(5, ms.Verdict.PASS), (20, ms.Verdict.INCONCLUSIVE), (70, ms.Verdict.FAIL)]
 )
-def test_accuracy_parity_has_three_verdicts(voting: Any, lost: int, verdict: ms.Verdict) -> None:
+def test_accuracy_parity_has_three_verdicts(voting, lost, verdict):
     evidence = ms.measure_accuracy_parity(voting(LABELS, range(lost)), voting(LABELS), ROWS, LABELS, max_drop=0.01)
     assert evidence.verdict is verdict
     assert evidence.quantities[0].value == lost / N
     assert ("rows_needed" in evidence.details) is (verdict is ms.Verdict.INCONCLUSIVE)
 
 
-def test_assertion_returns_or_raises(voting: Any) -> None:
+def test_assertion_returns_or_raises(voting):
     assert ms.assert_accuracy(voting(LABELS), ROWS, LABELS, min_value=0.9).verdict is ms.Verdict.PASS
     with pytest.raises(ms.GateFailure) as failure:
         ms.assert_accuracy(voting(LABELS, range(600)), ROWS, LABELS, min_value=0.9)
@@ -44,7 +40,7 @@ def test_assertion_returns_or_raises(voting: Any) -> None:
         ms.assert_accuracy(voting(LABELS, range(200)), ROWS, LABELS, min_value=0.9)
 
 
-def test_failure_text_of_the_example_in_the_documents(voting: Any) -> None:
+def test_failure_text_of_the_example_in_the_documents(voting):
     """61 rows lost and 9 gained of 2,000, a drop of 2.60 points: the example that the design was drawn with."""
     candidate = voting(LABELS, range(61), "int8-static")
     reference = voting(LABELS, range(61, 70), "fp32")
@@ -69,7 +65,7 @@ accuracy parity: the candidate loses more accuracy than its budget
     )
 
 
-def test_inconclusive_parity_says_what_would_decide(voting: Any) -> None:
+def test_inconclusive_parity_says_what_would_decide(voting):
     evidence = ms.measure_accuracy_parity(
         voting(LABELS, range(10)), voting(LABELS, range(10, 20)), ROWS, LABELS, max_drop=0.002
     )
@@ -81,12 +77,12 @@ def test_inconclusive_parity_says_what_would_decide(voting: Any) -> None:
     assert evidence.advice == "give about 22,377 labeled rows, or a larger max_drop"
 
 
-def test_details_name_the_rows_that_changed(voting: Any) -> None:
+def test_details_name_the_rows_that_changed(voting):
     evidence = ms.measure_accuracy_parity(voting(LABELS, [3, 5]), voting(LABELS, [7]), ROWS, LABELS, max_drop=0.01)
     assert (evidence.details["lost_rows"], evidence.details["gained_rows"]) == ([3, 5], [7])
 
 
-def test_row_with_nan_scores_is_wrong_in_a_candidate_and_refused_in_a_reference(voting: Any, answering: Any) -> None:
+def test_row_with_nan_scores_is_wrong_in_a_candidate_and_refused_in_a_reference(voting, answering):
     rows, scores = ROWS.copy(), np.eye(2, dtype=np.float32)[LABELS]
     scores[:300] = rows[4] = np.nan
     evidence = ms.measure_accuracy_parity(answering(scores), voting(LABELS), rows, LABELS, max_drop=0.01)
@@ -100,14 +96,14 @@ def test_row_with_nan_scores_is_wrong_in_a_candidate_and_refused_in_a_reference(
         ms.measure_accuracy_parity(voting(LABELS), answering(scores, "fp32"), rows, LABELS, max_drop=0.01)
 
 
-def test_one_of_several_outputs_has_to_be_named(answering: Any) -> None:
+def test_one_of_several_outputs_has_to_be_named(answering):
     several = answering({"logits": np.eye(2, dtype=np.float32)[LABELS], "embedding": ROWS})
     with pytest.raises(ms.UsageError, match="'logits', 'embedding'"):
         ms.measure_accuracy(several, ROWS, LABELS, min_value=0.9)
     with pytest.raises(ms.UsageError, match="unknown output 'logit': did you mean 'logits'"):
         ms.measure_accuracy(several, ROWS, LABELS, min_value=0.9, output="logit")
     with pytest.raises(ms.UsageError, match=r"^output is a name or ms\.Output\(name, \.\.\.\), got int$"):
-        ms.measure_accuracy(several, ROWS, LABELS, min_value=0.9, output=0)  # type: ignore[arg-type]
+        ms.measure_accuracy(several, ROWS, LABELS, min_value=0.9, output=0)
     for output in ("logits", ms.Output("logits")):
         assert ms.measure_accuracy(several, ROWS, LABELS, min_value=0.9, output=output).quantities[0].value == 1
 
@@ -123,7 +119,7 @@ def test_one_of_several_outputs_has_to_be_named(answering: Any) -> None:
         ({"a": ROWS, "b": ROWS[1:]}, LABELS, r"different numbers of rows: \{'a': 2000, 'b': 1999\}"),
     ],
 )
-def test_invalid_data_are_one_clear_error(voting: Any, rows: Any, labels: Any, message: str) -> None:
+def test_invalid_data_are_one_clear_error(voting, rows, labels, message):
     with pytest.raises(ms.InputError, match=message):
         ms.measure_accuracy(voting(LABELS), rows, labels, min_value=0.9)
 
@@ -156,7 +152,7 @@ def test_invalid_data_are_one_clear_error(voting: Any, rows: Any, labels: Any, m
         ),
     ],
 )
-def test_invalid_arguments_of_a_level_are_one_clear_error(level: Any, arguments: Any, message: str) -> None:
+def test_invalid_arguments_of_a_level_are_one_clear_error(level, arguments, message):
     with pytest.raises(ms.UsageError) as caught:
         level(TARGETS, TARGETS, **arguments)
     assert str(caught.value).startswith(message)
@@ -173,7 +169,7 @@ def test_invalid_arguments_of_a_level_are_one_clear_error(level: Any, arguments:
         ({"metric": "mae", "max_rise": float("inf")}, "max_rise must be a finite number in the units of the target, g"),
     ],
 )
-def test_invalid_arguments_of_a_change_are_one_clear_error(change: Any, arguments: Any, message: str) -> None:
+def test_invalid_arguments_of_a_change_are_one_clear_error(change, arguments, message):
     with pytest.raises(ms.UsageError) as caught:
         change(TARGETS, TARGETS, TARGETS, **arguments)
     assert str(caught.value).startswith(message)

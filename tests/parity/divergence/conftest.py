@@ -1,32 +1,27 @@
 """A small network with one operator of each kind, and ways to break it."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
 
 
 @pytest.fixture(scope="session")
-def rows() -> NDArray[np.float32]:
+def rows():
     return np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
-def build(build: Any) -> Any:
+def build(build):
     """A model of `nodes` on inputs of eight columns."""
     return functools.partial(build, inputs={"x": ["batch", 8]})
 
 
 @pytest.fixture(scope="session")
-def sound_net(build: Any) -> onnx.ModelProto:
+def sound_net(build):
     """Gemm, LayerNormalization, Relu, MatMul, Add and Softmax in a row: "a" to "d", "e" and "y"."""
     rng = np.random.default_rng(0)
     weights = {
@@ -45,12 +40,11 @@ def sound_net(build: Any) -> onnx.ModelProto:
         ("Add", ["d", "b2"], "e", {}),
         ("Softmax", ["e"], "y", {"axis": 1}),
     ]
-    model: onnx.ModelProto = build(nodes, {name: array.astype(np.float32) for name, array in weights.items()})
-    return model
+    return build(nodes, {name: array.astype(np.float32) for name, array in weights.items()})
 
 
 @pytest.fixture
-def net(sound_net: onnx.ModelProto) -> onnx.ModelProto:
+def net(sound_net):
     """A copy of `sound_net` that a test may change."""
     copy = onnx.ModelProto()
     copy.CopyFrom(sound_net)
@@ -58,12 +52,10 @@ def net(sound_net: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def locate(net: onnx.ModelProto, rows: NDArray[Any], save: Any) -> Any:
+def locate(net, rows, save):
     """Break a copy of `net`, or of another model, and locate the divergence."""
 
-    def broken(
-        change: Callable[[onnx.ModelProto], None], model: onnx.ModelProto | None = None, inputs: Any = None
-    ) -> Any:
+    def broken(change, model=None, inputs=None):
         reference = net if model is None else model
         candidate = onnx.ModelProto()
         candidate.CopyFrom(reference)

@@ -1,11 +1,6 @@
 """Quantized and half-precision graphs against float ones: noise is no fault, a broken scale is."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +13,7 @@ WIDE = np.random.default_rng(2).standard_normal((64, 8)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def compressed(sound_net: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def compressed(sound_net, tmp_path_factory):
     """An artifact of the network after a recipe, and the one it was made from."""
     path = tmp_path_factory.mktemp("net") / "reference.onnx"
     onnx.save(sound_net, path)
@@ -26,14 +21,14 @@ def compressed(sound_net: onnx.ModelProto, tmp_path_factory: pytest.TempPathFact
         reference = pipeline.open_artifact(path)
 
         @functools.cache
-        def make(recipe: str) -> tuple[ms.Artifact, ms.Artifact]:
+        def make(recipe):
             more = {"calibration": WIDE} if recipe == "int8-static" else {}
             return pipeline.compress(reference, recipe, **more), reference
 
         yield make
 
 
-def scaled(artifact: ms.Artifact, weight: str, factor: float, path: Path) -> Path:
+def scaled(artifact, weight, factor, path):
     """A copy of `artifact` at `path` in which one stored tensor is multiplied."""
     model = onnx.load(artifact.path)
     tensor = next(each for each in model.graph.initializer if each.name == weight)
@@ -44,11 +39,11 @@ def scaled(artifact: ms.Artifact, weight: str, factor: float, path: Path) -> Pat
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "int8-dynamic", "int8-static", "int4-weights"])
-def test_noise_of_a_lower_precision_is_no_divergence(compressed: Any, recipe: str) -> None:
+def test_noise_of_a_lower_precision_is_no_divergence(compressed, recipe):
     assert ms.locate_divergence(*compressed(recipe), WIDE) is None
 
 
-def test_scale_that_clips_is_located_with_its_range(compressed: Any, tmp_path: Path) -> None:
+def test_scale_that_clips_is_located_with_its_range(compressed, tmp_path):
     candidate, reference = compressed("int8-static")
     found = ms.locate_divergence(scaled(candidate, "d_scale", 0.1, tmp_path / "broken.onnx"), reference, WIDE)
     assert found is not None
@@ -60,7 +55,7 @@ def test_scale_that_clips_is_located_with_its_range(compressed: Any, tmp_path: P
     assert values.startswith("the reference's values span -")
 
 
-def test_scale_of_a_weight_is_located_at_the_node_that_reads_it(compressed: Any, tmp_path: Path) -> None:
+def test_scale_of_a_weight_is_located_at_the_node_that_reads_it(compressed, tmp_path):
     candidate, reference = compressed("int8-static")
     found = ms.locate_divergence(scaled(candidate, "w2_scale", 2, tmp_path / "broken.onnx"), reference, WIDE)
     assert found is not None
@@ -68,7 +63,7 @@ def test_scale_of_a_weight_is_located_at_the_node_that_reads_it(compressed: Any,
     assert found.sqnr_db == pytest.approx(0, abs=0.1)  # twice the weight: noise as large as the signal
 
 
-def test_scale_is_a_changed_weight_between_two_quantized_graphs(compressed: Any, tmp_path: Path) -> None:
+def test_scale_is_a_changed_weight_between_two_quantized_graphs(compressed, tmp_path):
     candidate, _ = compressed("int8-static")
     found = ms.locate_divergence(scaled(candidate, "d_scale", 1.5, tmp_path / "broken.onnx"), candidate, WIDE)
     assert found is not None
@@ -77,7 +72,7 @@ def test_scale_is_a_changed_weight_between_two_quantized_graphs(compressed: Any,
     assert found.sqnr_db is None
 
 
-def test_broken_operator_in_a_quantized_graph_is_located_despite_the_noise(compressed: Any, tmp_path: Path) -> None:
+def test_broken_operator_in_a_quantized_graph_is_located_despite_the_noise(compressed, tmp_path):
     candidate, reference = compressed("int8-static")
     model = onnx.load(candidate.path)
     next(each for each in model.graph.node if each.op_type == "Add").op_type = "Sub"
@@ -87,7 +82,7 @@ def test_broken_operator_in_a_quantized_graph_is_located_despite_the_noise(compr
     assert (found.node, found.changes) == ("node_e", ("operator is Sub where the reference has Add",))
 
 
-def test_overflow_of_half_precision_is_located_where_it_first_appears(net: onnx.ModelProto, save: Any) -> None:
+def test_overflow_of_half_precision_is_located_where_it_first_appears(net, save):
     """Weights that fit into float16 and a product that does not."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -1,8 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
 
 
-def save(path: Path, nodes: Any, inputs: Any, outputs: Any, weights: Any = None) -> Path:
+def save(path, nodes, inputs, outputs, weights=None):
     graph = helper.make_graph(
         nodes, "g", inputs, outputs, [numpy_helper.from_array(w, name) for name, w in (weights or {}).items()]
     )
@@ -23,7 +18,7 @@ def save(path: Path, nodes: Any, inputs: Any, outputs: Any, weights: Any = None)
 
 
 @pytest.fixture
-def linear(tmp_path: Path) -> Path:
+def linear(tmp_path):
     """y = x @ w + b for x of shape [n, 3], and the top class."""
     return save(
         tmp_path / "linear.onnx",
@@ -41,7 +36,7 @@ def linear(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def everything(tmp_path: Path) -> Path:
+def everything(tmp_path):
     """Text and a sequence in; text, a sequence, maps of classes, optional values and float16 out."""
     maps = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, FLOATS))
     sequence = helper.make_sequence_type_proto(FLOATS)
@@ -72,7 +67,7 @@ def everything(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def narrow(tmp_path: Path) -> Path:
+def narrow(tmp_path):
     """bfloat16 and int4 out."""
     return save(
         tmp_path / "narrow.onnx",

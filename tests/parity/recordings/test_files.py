@@ -1,10 +1,5 @@
 """Files of recordings: standard ones are read, damaged ones are refused, partial ones are never written."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import polars as pl
@@ -18,12 +13,12 @@ X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 
 
 @pytest.fixture
-def model(linear: Path) -> Any:
+def model(linear):
     with ms.serve(linear) as predictor:
         yield predictor
 
 
-def tensors(folder: Path, **values: Any) -> None:
+def tensors(folder, **values):
     """`input_0=array` as a file; a tuple of array and name names the tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, value in values.items():
@@ -31,12 +26,12 @@ def tensors(folder: Path, **values: Any) -> None:
         (folder / f"{file}.pb").write_bytes(numpy_helper.from_array(array, name).SerializeToString())
 
 
-def answers(x: Any) -> dict[str, Any]:
+def answers(x):
     y = x @ np.arange(6, dtype=np.float32).reshape(3, 2) + np.array([1, -1], np.float32)
     return {"y": y, "top": y.argmax(axis=1)}
 
 
-def test_onnx_test_data_gets_its_names_from_the_model_in_the_folder(tmp_path: Path, linear: Path, model: Any) -> None:
+def test_onnx_test_data_gets_its_names_from_the_model_in_the_folder(tmp_path, linear, model):
     for index in (0, 3, 10):  # test_data_set_10 comes after 3
         expected = answers(X + index)
         tensors(
@@ -53,13 +48,13 @@ def test_onnx_test_data_gets_its_names_from_the_model_in_the_folder(tmp_path: Pa
     assert len(ms.open_recording(tmp_path / "case" / "test_data_set_3").exchanges) == 1
 
 
-def test_names_come_from_the_tensors_without_a_model(tmp_path: Path) -> None:
+def test_names_come_from_the_tensors_without_a_model(tmp_path):
     tensors(tmp_path / "case" / "test_data_set_0", input_0=(X, "a"), input_1=X, output_0=(X, "y"))
     (exchange,) = ms.open_recording(tmp_path / "case").exchanges
     assert (sorted(exchange.inputs), list(exchange.outputs)) == (["a", "input_1"], ["y"])
 
 
-def test_written_folder_can_be_read_by_onnx(tmp_path: Path, model: Any) -> None:
+def test_written_folder_can_be_read_by_onnx(tmp_path, model):
     ms.record_answers(model, X, tmp_path / "case")
     folder = tmp_path / "case" / "test_data_set_0"
     assert sorted(path.name for path in folder.iterdir()) == ["input_0.pb", "output_0.pb", "output_1.pb"]
@@ -68,7 +63,7 @@ def test_written_folder_can_be_read_by_onnx(tmp_path: Path, model: Any) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(proto), answers(X)["top"])
 
 
-def test_npz_written_by_hand_is_one_request(tmp_path: Path, model: Any) -> None:
+def test_npz_written_by_hand_is_one_request(tmp_path, model):
     expected = answers(X)
     np.savez_compressed(
         tmp_path / "log.npz", **{"inputs/x": X, "outputs/y": expected["y"], "outputs/top": expected["top"]}
@@ -78,7 +73,7 @@ def test_npz_written_by_hand_is_one_request(tmp_path: Path, model: Any) -> None:
     assert str(recording.subject) == "log / recorded"
 
 
-def test_columns_of_a_log_become_arrays(tmp_path: Path, model: Any) -> None:
+def test_columns_of_a_log_become_arrays(tmp_path, model):
     expected = answers(X)
     frame = pl.DataFrame(
         {
@@ -102,11 +97,11 @@ def test_columns_of_a_log_become_arrays(tmp_path: Path, model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet", "a"])
-def test_failed_recording_leaves_nothing(tmp_path: Path, model: Any, name: str) -> None:
+def test_failed_recording_leaves_nothing(tmp_path, model, name):
     folder = tmp_path / "recordings"
     folder.mkdir()
 
-    def requests() -> Any:
+    def requests():
         yield X
         raise RuntimeError("the log ends here")
 
@@ -118,8 +113,8 @@ def test_failed_recording_leaves_nothing(tmp_path: Path, model: Any, name: str) 
     assert list(folder.iterdir()) == []
 
 
-def test_file_is_replaced_only_by_a_complete_one_and_a_folder_never(tmp_path: Path, model: Any) -> None:
-    def broken() -> Any:
+def test_file_is_replaced_only_by_a_complete_one_and_a_folder_never(tmp_path, model):
+    def broken():
         yield X
         raise RuntimeError
 
@@ -134,14 +129,14 @@ def test_file_is_replaced_only_by_a_complete_one_and_a_folder_never(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet", "b/a.npz", "b/a"])
-def test_missing_folder_is_an_artifact_error(tmp_path: Path, model: Any, name: str) -> None:
+def test_missing_folder_is_an_artifact_error(tmp_path, model, name):
     with pytest.raises(ms.ArtifactError, match="No such file or directory"):
         ms.record_answers(model, X, tmp_path / "missing" / name)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
-def test_truncated_file_is_an_artifact_error(tmp_path: Path, model: Any, name: str, keep: float) -> None:
+def test_truncated_file_is_an_artifact_error(tmp_path, model, name, keep):
     path = tmp_path / name
     ms.record_answers(model, X, path)
     content = path.read_bytes()
@@ -150,7 +145,7 @@ def test_truncated_file_is_an_artifact_error(tmp_path: Path, model: Any, name: s
         ms.open_recording(path)
 
 
-def test_damaged_member_is_an_error_when_it_is_read(tmp_path: Path, model: Any) -> None:
+def test_damaged_member_is_an_error_when_it_is_read(tmp_path, model):
     path = tmp_path / "a.npz"
     ms.record_answers(model, X, path)
     content = bytearray(path.read_bytes())
@@ -161,7 +156,7 @@ def test_damaged_member_is_an_error_when_it_is_read(tmp_path: Path, model: Any) 
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x08\x05\x10\x01", b"not a tensor"])
-def test_damaged_tensor_is_an_error_when_it_is_read(tmp_path: Path, model: Any, damage: bytes) -> None:
+def test_damaged_tensor_is_an_error_when_it_is_read(tmp_path, model, damage):
     ms.record_answers(model, X, tmp_path / "a")
     path = tmp_path / "a" / "test_data_set_0" / "output_0.pb"
     path.write_bytes(damage)
@@ -171,7 +166,7 @@ def test_damaged_tensor_is_an_error_when_it_is_read(tmp_path: Path, model: Any, 
             recording.exchanges[0]
 
 
-def test_sequence_without_its_model_needs_a_signature(tmp_path: Path) -> None:
+def test_sequence_without_its_model_needs_a_signature(tmp_path):
     proto = numpy_helper.from_list([X, X[:2]], "s")
     folder = tmp_path / "case" / "test_data_set_0"
     tensors(folder, output_0=X)
@@ -183,17 +178,17 @@ def test_sequence_without_its_model_needs_a_signature(tmp_path: Path) -> None:
         ms.open_recording(tmp_path / "case").exchanges[0]
 
 
-def npz(path: Path, **members: Any) -> Path:
+def npz(path, **members):
     np.savez(path, **members)
     return path
 
 
-def frame(path: Path, **columns: Any) -> Path:
+def frame(path, **columns):
     pl.DataFrame(columns).write_parquet(path)
     return path
 
 
-def incomplete(path: Path, missing: str) -> Path:
+def incomplete(path, missing):
     tensors(path / "test_data_set_0", input_0=X, input_1=X, output_0=X, output_1=X)
     (path / "test_data_set_0" / f"{missing}.pb").unlink()
     return path
@@ -224,7 +219,7 @@ def incomplete(path: Path, missing: str) -> Path:
     ],
     ids=["missing", "no-data-set", "no-input", "no-output", "no-outputs", "gap", "member", "schema", "no-columns"],
 )
-def test_path_without_a_recording_is_an_artifact_error(tmp_path: Path, make: Any, message: str) -> None:
+def test_path_without_a_recording_is_an_artifact_error(tmp_path, make, message):
     path = make(tmp_path)
     with pytest.raises(ms.ArtifactError) as caught:
         ms.open_recording(path)
@@ -232,7 +227,7 @@ def test_path_without_a_recording_is_an_artifact_error(tmp_path: Path, make: Any
     assert message in str(caught.value)
 
 
-def test_nulls_and_misspelled_columns_are_artifact_errors(tmp_path: Path) -> None:
+def test_nulls_and_misspelled_columns_are_artifact_errors(tmp_path):
     path = frame(tmp_path / "a.parquet", **{"inputs/x": [1.0, None], "outputs/y": [1.0, 2.0]})
     with pytest.raises(ms.ArtifactError, match="column 'inputs/x' has 1 nulls"):
         ms.open_recording(path).exchanges[0]
@@ -240,7 +235,7 @@ def test_nulls_and_misspelled_columns_are_artifact_errors(tmp_path: Path) -> Non
         ms.open_recording(path, inputs={"x": "inputs/z"})
 
 
-def test_values_that_a_format_cannot_store_are_refused(tmp_path: Path, narrow: Path, model: Any) -> None:
+def test_values_that_a_format_cannot_store_are_refused(tmp_path, narrow, model):
     with ms.serve(narrow) as predictor, pytest.raises(ms.UsageError) as caught:
         ms.record_answers(predictor, X, tmp_path / "a.parquet")
     assert str(caught.value) == "outputs/b has dtype bfloat16, which Parquet cannot store; record it as .npz"
