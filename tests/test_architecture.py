@@ -1,7 +1,5 @@
 """What import-linter's contracts in pyproject.toml do not hold: example models, and the page that names the layers."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -11,7 +9,7 @@ PACKAGE = Path(pytest_modelserve.__file__).parent
 ROOT = PACKAGE.parent
 
 
-def test_example_models_define_their_torch_without_pytest() -> None:
+def test_example_models_define_their_torch_without_pytest():
     models = sorted((ROOT / "example_models").glob("*/model.py"))
     assert models
     for path in models:
@@ -23,7 +21,7 @@ def test_example_models_define_their_torch_without_pytest() -> None:
         assert "pytest" not in packages
 
 
-def test_architecture_document_names_every_subpackage() -> None:
+def test_architecture_document_names_every_subpackage():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     parts = [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"]
     missing = [path.stem for path in parts if path.stem != "__init__" and path.stem not in text]

@@ -1,7 +1,5 @@
 """The examples of README and docs run as they are printed, and the tables list what exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -15,18 +13,18 @@ import pytest_modelserve as ms
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(page: str, language: str) -> list[str]:
+def blocks(page, language):
     """Return the fenced blocks of one language, or of none."""
     parts = (ROOT / page).read_text(encoding="utf-8").split("```")[1::2]
     return [part.partition("\n")[2] for part in parts if part.partition("\n")[0] == language]
 
 
-def without_figures(lines: list[str]) -> list[str]:
+def without_figures(lines):
     """Return the lines without numbers and column widths, which differ from machine to machine."""
     return [" ".join(re.sub(r"[-\d.]+( [µm]s)?", "0", line).split()) for line in lines]
 
 
-def two_class_model(path: Path, weights: np.ndarray) -> None:
+def two_class_model(path, weights):
     """Save a linear classifier as an ONNX file."""
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", len(weights)])]
     outputs = [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])]
@@ -35,7 +33,7 @@ def two_class_model(path: Path, weights: np.ndarray) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
-def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester: pytest.Pytester) -> None:
+def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester):
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((20, 2))
     x = rng.standard_normal((2000, 20)).astype(np.float32)
@@ -50,13 +48,13 @@ def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester: py
     assert without_figures(result.outlines[start + 1 : start + len(shown) + 1]) == without_figures(shown)
 
 
-def test_example_of_all_stages_runs(pytester: pytest.Pytester) -> None:
+def test_example_of_all_stages_runs(pytester):
     example = next(block for block in blocks("docs/stages.md", "python") if "def test_" in block)
     pytester.makepyfile(test_release=example)
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
-def test_nightly_job_runs(pytester: pytest.Pytester) -> None:
+def test_nightly_job_runs(pytester):
     import polars
 
     rng = np.random.default_rng(0)
@@ -72,7 +70,7 @@ def test_nightly_job_runs(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["2 gates: 2 PASS, *"])
 
 
-def test_every_public_assertion_is_in_the_table_of_gates() -> None:
+def test_every_public_assertion_is_in_the_table_of_gates():
     page = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
     assert [name for name in ms.__all__ if name.startswith("assert_") and f"| `{name}(" not in page] == []
 
@@ -80,7 +78,7 @@ def test_every_public_assertion_is_in_the_table_of_gates() -> None:
 @pytest.mark.parametrize(
     "page", [Path("README.md"), *(p.relative_to(ROOT) for p in (ROOT / "docs").glob("*.md"))], ids=str
 )
-def test_links_between_pages_lead_to_files(page: Path) -> None:
+def test_links_between_pages_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / page.parent / link).exists()]
     assert missing == []

@@ -1,12 +1,9 @@
 """The examples in the docstrings of public names run and print what they show."""
 
-from __future__ import annotations
-
 import doctest
 import inspect
 import re
 import sys
-from typing import Any
 
 import pytest
 
@@ -15,7 +12,7 @@ import pytest_modelserve as ms
 NAMES = [name for name in ms.__all__ if not name.startswith("assert_")]
 
 
-def documented(name: str) -> list[tuple[str, Any]]:
+def documented(name):
     value = getattr(ms, name)
     members = inspect.getmembers(value) if inspect.ismodule(value) else [(name, value)]
     return [
@@ -26,7 +23,7 @@ def documented(name: str) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_run_and_print_what_they_show(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run_and_print_what_they_show(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for each, found in documented(name):

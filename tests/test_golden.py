@@ -1,9 +1,6 @@
 """The committed profiles are those of the committed data."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pytest
 
@@ -12,15 +9,15 @@ from fixtures.golden import FOLDER, profiles
 
 
 @pytest.fixture(scope="module")
-def made_now() -> dict[str, ms.ReferenceProfile]:
+def made_now():
     return profiles()
 
 
-def test_every_profile_is_committed(made_now: dict[str, ms.ReferenceProfile]) -> None:
+def test_every_profile_is_committed(made_now):
     assert {path.name for path in FOLDER.glob("*.json")} == set(made_now)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one, other):
     """Equal, but for the last bits of floats, which differ from one processor's sums to another's."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
@@ -29,7 +26,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == (pytest.approx(other, rel=1e-9) if isinstance(other, float) else other))
 
 
-def test_profiles_hold_what_the_data_hold(made_now: dict[str, ms.ReferenceProfile]) -> None:
+def test_profiles_hold_what_the_data_hold(made_now):
     """Whoever changes the data runs `python -m fixtures.golden`."""
     for name, profile in made_now.items():
         committed = json.loads(ms.ReferenceProfile.load(FOLDER / name).to_json())

@@ -1,7 +1,5 @@
 """What importing costs: a plain pytest start must not pay for a tool that it does not use."""
 
-from __future__ import annotations
-
 import runpy
 import subprocess
 import sys
@@ -13,7 +11,7 @@ ROOT = Path(ms.__file__).parents[1]
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock")
 
 
-def _loaded(arguments: list[str], where: Path) -> set[str]:
+def _loaded(arguments, where):
     """The heavy packages that a fresh interpreter has loaded after running `arguments`."""
     report = f"import sys; print('loaded:', *[m for m in {HEAVY!r} if m in sys.modules])"
     code = f"import runpy, sys; sys.argv = {arguments!r}\ntry: runpy.run_module(sys.argv[0])\nexcept SystemExit: pass\n"
@@ -24,7 +22,7 @@ def _loaded(arguments: list[str], where: Path) -> set[str]:
     return set(line.split()[1:])
 
 
-def test_plain_pytest_start_loads_nothing_heavy_because_of_us(tmp_path: Path) -> None:
+def test_plain_pytest_start_loads_nothing_heavy_because_of_us(tmp_path):
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
     # hypothesis brings a pytest plugin of its own, which loads hypothesis lazily; blocking it isolates what we load.
     start = ["pytest", "-q", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
@@ -32,29 +30,29 @@ def test_plain_pytest_start_loads_nothing_heavy_because_of_us(tmp_path: Path) ->
     assert _loaded([*start, "-p", "no:modelserve"], tmp_path) == set()
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_importing_the_package_loads_nothing_heavy():
     code = f"import sys, pytest_modelserve; assert not [m for m in {HEAVY!r} if m in sys.modules]"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_an_onnx_only_user_needs_no_torch() -> None:
+def test_an_onnx_only_user_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None\nimport pytest_modelserve as ms\n" + "\n".join(
         f"ms.{name}" for name in ms.__all__
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_every_public_name_resolves_and_is_documented() -> None:
+def test_every_public_name_resolves_and_is_documented():
     for name in ms.__all__:
         assert getattr(ms, name).__doc__, f"{name} has no docstring"
 
 
-def test_stub_for_editors_lists_the_public_names() -> None:
+def test_stub_for_editors_lists_the_public_names():
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     assert generate["STUB"].read_text("utf-8") == generate["stub_text"](), "run `make format`"
 
 
-def test_misspelt_name_is_an_attribute_error() -> None:
+def test_misspelt_name_is_an_attribute_error():
     import pytest
 
     with pytest.raises(AttributeError, match="module 'pytest_modelserve' has no attribute 'asert_size'"):

@@ -1,30 +1,19 @@
 """The stages bound to one store, without pytest."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.evidence import Evidence, Recorder, recording
-
-
-def test_prepared_rows_are_what_the_served_steps_give(tmp_path: Path) -> None:
-    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
-    with ms.Pipeline(tmp_path) as pipeline:
-        prepared = pipeline.prepare([ms.Scale(1 / 16)], pixels)
-    assert prepared.dtype == np.float32
-    np.testing.assert_array_equal(prepared, (pixels / np.float32(16)).astype(np.float32))
+from pytest_modelserve.evidence import Recorder, recording
 
 
 @pytest.mark.parametrize("name", ["train", "export", "compress", "compose", "serve"])
-def test_stages_show_the_signature_and_the_documentation_of_their_function(name: str) -> None:
+def test_stages_show_the_signature_and_the_documentation_of_their_function(name):
     stage = getattr(importlib.import_module(getattr(ms.Pipeline, name).__module__), name)
     parameters = list(inspect.signature(stage).parameters.values())
     bound = getattr(ms, name)
@@ -33,7 +22,7 @@ def test_stages_show_the_signature_and_the_documentation_of_their_function(name:
     assert inspect.getdoc(bound) == inspect.getdoc(stage)
 
 
-def test_pipeline_closes_what_it_served(tmp_path: Path) -> None:
+def test_pipeline_closes_what_it_served(tmp_path):
     with ms.Pipeline(tmp_path) as pipeline:
         predictor = pipeline.serve(lambda x: x, name="echo", variant="loud")
         assert str(predictor.subject) == "echo / loud"
@@ -42,7 +31,7 @@ def test_pipeline_closes_what_it_served(tmp_path: Path) -> None:
         predictor.predict(np.zeros(1))
 
 
-def test_functions_of_the_package_share_the_store_that_the_environment_names(tmp_path: Path) -> None:
+def test_functions_of_the_package_share_the_store_that_the_environment_names(tmp_path):
     code = "import numpy as np, pytest_modelserve as ms; ms.prepare([ms.Scale(0.5)], np.ones((1, 2), np.float32))"
     environment = {"MODELSERVE_CACHE": str(tmp_path / "cache"), "PATH": ""}
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=60)
@@ -50,20 +39,20 @@ def test_functions_of_the_package_share_the_store_that_the_environment_names(tmp
     assert list((tmp_path / "cache" / "entries").iterdir())
 
 
-def test_assertions_carry_the_name_and_text_of_their_measure() -> None:
+def test_assertions_carry_the_name_and_text_of_their_measure():
     for name, (_, measure) in ms._GATES.items():
         assertion = getattr(ms, name)
         assert (assertion.__name__, assertion.__module__) == (name, "pytest_modelserve")
         assert getattr(ms, measure).__doc__ in assertion.__doc__
 
 
-def test_inconclusive_only_warns_where_the_run_says_so() -> None:
+def test_inconclusive_only_warns_where_the_run_says_so():
     """With 92 right rows of 100, neither 90 % nor less can be told."""
     labels = np.arange(100) % 2
     scores = np.eye(2, dtype=np.float32)[np.where(np.arange(100) < 8, 1 - labels, labels)]
     predictor, rows = ms.serve(lambda x: scores), np.zeros((100, 1), np.float32)
 
-    def judge() -> Evidence:
+    def judge():
         return ms.assert_accuracy(predictor, rows, labels, min_value=0.9)
 
     with pytest.raises(ms.GateInconclusive):
@@ -75,7 +64,7 @@ def test_inconclusive_only_warns_where_the_run_says_so() -> None:
         assert judge().verdict is ms.Verdict.INCONCLUSIVE
 
 
-def test_verdicts_survive_pickling() -> None:
+def test_verdicts_survive_pickling():
     """pytest-xdist and multiprocessing send exceptions between processes."""
     import pickle
 

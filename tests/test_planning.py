@@ -1,9 +1,5 @@
 """Rows needed: the gates' own figures, closed forms, and what planning refuses."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,7 +9,7 @@ from pytest_modelserve import stats
 rows_needed = ms.planning.rows_needed
 
 
-def test_rows_for_accuracy_are_those_of_the_statistics() -> None:
+def test_rows_for_accuracy_are_those_of_the_statistics():
     expected = stats.rows_needed(discordance=0.02, margin=0.01, confidence=0.95)
     assert rows_needed("accuracy", 0.01, discordance=0.02) == expected
     assert rows_needed("top_5_accuracy", 0.01, discordance=0.02) == expected
@@ -23,13 +19,13 @@ def test_rows_for_accuracy_are_those_of_the_statistics() -> None:
     assert worse > 3 * expected
 
 
-def test_rows_for_accuracy_by_itself_keep_the_exact_bound() -> None:
+def test_rows_for_accuracy_by_itself_keep_the_exact_bound():
     assert rows_needed("accuracy", 0.01, value=1.0, paired=False) == 299
     n = rows_needed("accuracy", 0.02, value=0.92, paired=False)
     assert n == pytest.approx(8.564 * 0.92 * 0.08 / 0.02**2, rel=0.15)
 
 
-def test_rows_for_a_loss_are_those_that_the_gate_tells() -> None:
+def test_rows_for_a_loss_are_those_that_the_gate_tells():
     rng = np.random.default_rng(0)
     targets, old = rng.standard_normal(300), rng.standard_normal(300)
     new = old + 0.2 * rng.standard_normal(300)
@@ -47,14 +43,14 @@ def test_rows_for_a_loss_are_those_that_the_gate_tells() -> None:
 
 
 @pytest.mark.parametrize("metric", ["mae", "log_loss", "brier_score"])
-def test_standard_deviation_alone_gives_the_closed_form(metric: str) -> None:
+def test_standard_deviation_alone_gives_the_closed_form(metric):
     assert rows_needed(metric, 0.01, standard_deviation=0.2) == pytest.approx(8.564 * 0.2**2 / 0.01**2, rel=0.01)
     assert rows_needed(metric, 0.01, standard_deviation=0.2, paired=False) == rows_needed(
         metric, 0.01, standard_deviation=0.2
     )
 
 
-def test_rows_for_an_area_make_the_gate_pass_as_often_as_planned() -> None:
+def test_rows_for_an_area_make_the_gate_pass_as_often_as_planned():
     n = rows_needed("roc_auc", 0.03, value=0.856, positive_rate=0.3, paired=False)
     rng, passed = np.random.default_rng(0), []
     for _ in range(120):
@@ -71,7 +67,7 @@ def test_rows_for_an_area_make_the_gate_pass_as_often_as_planned() -> None:
     assert 0.8 <= np.mean(passed) <= 1.0
 
 
-def test_correlated_areas_take_fewer_rows() -> None:
+def test_correlated_areas_take_fewer_rows():
     one, other = (
         rows_needed("roc_auc", 0.01, value=0.9, positive_rate=0.3, correlation=correlation)
         for correlation in (0.5, 0.95)
@@ -79,7 +75,7 @@ def test_correlated_areas_take_fewer_rows() -> None:
     assert one == pytest.approx(10 * other, rel=0.01)
 
 
-def test_variance_of_an_area_is_exact_for_exponential_scores() -> None:
+def test_variance_of_an_area_is_exact_for_exponential_scores():
     """A positive row's score is four times as large on average: an area of 0.8."""
     rng, positive = np.random.default_rng(0), np.arange(50) < 15
     areas = [stats.auc_of(rng.exponential(np.where(positive, 4.0, 1.0)), positive).value for _ in range(4000)]
@@ -94,62 +90,20 @@ def test_variance_of_an_area_is_exact_for_exponential_scores() -> None:
     [
         ("accuracy", 0.01, {}, "metric='accuracy' with paired=True needs discordance="),
         ("accuracy", 0.01, {"paired": False}, "metric='accuracy' with paired=False needs value="),
-        (
-            "accuracy",
-            0.01,
-            {"discordance": 0.02, "value": 0.9},
-            "value is not supported by metric='accuracy' with paired=True: remove it",
-        ),
+        ("accuracy", 0.01, {"discordance": 0.02, "value": 0.9}, "value is not supported by metric='accuracy'"),
         ("mae", 0.01, {}, "metric='mae' with paired=True needs one of pilot= and standard_deviation="),
-        (
-            "mae",
-            0.01,
-            {"pilot": [1.0, 2], "standard_deviation": 1.0},
-            "metric='mae' with paired=True needs one of pilot= and standard_deviation=",
-        ),
+        ("mae", 0.01, {"pilot": [1.0, 2], "standard_deviation": 1.0}, "metric='mae' with paired=True"),
         ("mae", 0.01, {"standard_deviation": 0.0}, "standard_deviation must be above 0 and finite, got 0.0"),
         ("mae", 0.01, {"pilot": [1.0]}, "pilot has one row and thus no variance: give two or more"),
-        (
-            "accuracy",
-            0.01,
-            {"discordance": 0.02, "difference": 0.01},
-            "difference must be below margin=0.01, got 0.01: no number of rows would pass",
-        ),
-        (
-            "mae",
-            0.01,
-            {"standard_deviation": 1.0, "difference": 0.005, "paired": False},
-            "difference is not supported with paired=False, where only the margin counts: remove it",
-        ),
-        (
-            "roc_auc",
-            0.01,
-            {"value": 0.4, "positive_rate": 0.5, "correlation": 0.9},
-            "value must be at least 0.5 and below 1 for an AUC, got 0.4",
-        ),
-        (
-            "roc_auc",
-            0.01,
-            {"value": 0.9, "positive_rate": 0.5, "correlation": 1},
-            "correlation must be at least -1 and below 1, got 1",
-        ),
-        (
-            "roc_auc",
-            0.01,
-            {"value": 0.9, "positive_rate": 5, "correlation": 0.9},
-            "positive_rate must be above 0 and below 1, got 5",
-        ),
-        (
-            "acuracy",
-            0.01,
-            {},
-            "unknown metric to plan for 'acuracy': did you mean 'accuracy'? Known: 'accuracy', 'top_k_accuracy', 'recall', "
-            "'roc_auc', 'mae', 'log_loss', 'brier_score'; for others run the gate on a pilot and read "
-            'evidence.details["rows_needed"]',
-        ),
+        ("accuracy", 0.01, {"discordance": 0.02, "difference": 0.01}, "difference must be below margin=0.01, got 0.01"),
+        ("mae", 0.01, {"standard_deviation": 1.0, "difference": 0.005, "paired": False}, "difference is not supported"),
+        ("roc_auc", 0.01, {"value": 0.4, "positive_rate": 0.5, "correlation": 0.9}, "value must be at least 0.5"),
+        ("roc_auc", 0.01, {"value": 0.9, "positive_rate": 0.5, "correlation": 1}, "correlation must be at least -1"),
+        ("roc_auc", 0.01, {"value": 0.9, "positive_rate": 5, "correlation": 0.9}, "positive_rate must be above 0"),
+        ("acuracy", 0.01, {}, "unknown metric to plan for 'acuracy': did you mean 'accuracy'? Known"),
     ],
 )
-def test_invalid_plans_are_one_clear_error(metric: str, margin: float, arguments: Any, message: str) -> None:
+def test_invalid_plans_are_one_clear_error(metric, margin, arguments, message):
     with pytest.raises(ms.UsageError) as caught:
         rows_needed(metric, margin, **arguments)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)

@@ -1,13 +1,10 @@
 """Child processes and the standard error of native code."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,19 +25,19 @@ def run(payload):
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def jobs(tmp_path, monkeypatch):
     (tmp_path / "planted_jobs.py").write_text(JOBS)
     monkeypatch.syspath_prepend(tmp_path)
     return "planted_jobs:run"
 
 
 @pytest.fixture
-def child(jobs: str) -> Iterator[ChildProcess]:
+def child(jobs):
     with ChildProcess(jobs) as child:
         yield child
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid):
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

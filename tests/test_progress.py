@@ -1,15 +1,11 @@
 """Bars appear on a terminal, for work that takes long, and nowhere else."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,17 +13,17 @@ from pytest_modelserve.progress import progress, progress_to
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def slow(n: int = 8) -> Iterator[int]:
+def slow(n=8):
     for item in range(n):
         time.sleep(0.1)
         yield item
 
 
-def test_long_work_is_told_on_a_terminal_and_cleared() -> None:
+def test_long_work_is_told_on_a_terminal_and_cleared():
     terminal = Terminal()
     with progress_to(terminal):
         assert list(progress(slow(), "training", total=8)) == list(range(8))
@@ -35,7 +31,7 @@ def test_long_work_is_told_on_a_terminal_and_cleared() -> None:
     assert terminal.getvalue().endswith("\r")
 
 
-def test_short_work_and_other_streams_stay_silent() -> None:
+def test_short_work_and_other_streams_stay_silent():
     terminal, file = Terminal(), io.StringIO()
     with progress_to(terminal):
         list(progress(range(3), "training"))
@@ -45,9 +41,7 @@ def test_short_work_and_other_streams_stay_silent() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "is_shown"), [(("-q",), True), (("-qq",), False), (("-p", "no:capture"), True)])
-def test_bar_reaches_the_terminal_through_pytests_capture(
-    tmp_path: Path, arguments: tuple[str, ...], is_shown: bool
-) -> None:
+def test_bar_reaches_the_terminal_through_pytests_capture(tmp_path, arguments, is_shown):
     (tmp_path / "test_slow.py").write_text(
         "import time\n"
         "from pytest_modelserve.progress import progress\n"

