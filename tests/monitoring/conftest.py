@@ -1,26 +1,19 @@
 """Fixtures of the monitoring tests."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-from numpy.typing import NDArray
 
-Columns = dict[str, NDArray[Any]]
 DATA = Path(__file__).parents[2] / "fixtures" / "data"
 
 
 @pytest.fixture
-def people() -> Callable[..., Columns]:
+def people():
     """Rows of five columns of every kind, drawn from one distribution; `shift` moves the age in standard deviations."""
 
-    def draw(rows: int, seed: int, *, shift: float = 0.0) -> Columns:
+    def draw(rows, seed, *, shift=0.0):
         rng = np.random.default_rng(seed)
         return {
             "age": rng.normal(40 + 12 * shift, 12, rows),
@@ -34,16 +27,12 @@ def people() -> Callable[..., Columns]:
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
+def data_folder():
     return DATA
 
 
-Engine = Callable[[pl.DataFrame], Any]
-"""From rows to a frame whose rows lie in an engine."""
-
-
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def spark(tmp_path_factory):
     """One local session for all tests, which listens on 127.0.0.1 alone and ends with them."""
     if shutil.which("java") is None:
         pytest.skip("PySpark needs Java, which is not installed")
@@ -55,6 +44,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.sql.shuffle.partitions": "1",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # as for the next one
         "spark.sql.codegen.wholeStage": "false",  # compiling takes longer than these few rows
         "spark.sql.adaptive.enabled": "false",
         "spark.sql.session.timeZone": "UTC",
@@ -72,7 +62,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(params=["polars", "duckdb", "pyspark"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+def engine(request, tmp_path):
     """The three engines, each asked by the same code."""
     if request.param == "polars":
         return lambda rows: rows.lazy()
@@ -80,14 +70,14 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     if request.param == "duckdb":
         import duckdb
 
-        def relation(rows: pl.DataFrame) -> Any:
+        def relation(rows):
             rows.write_parquet(path)
             return duckdb.connect().read_parquet(str(path))
 
         return relation
     session = request.getfixturevalue("spark")
 
-    def frame(rows: pl.DataFrame) -> Any:
+    def frame(rows):
         rows.write_parquet(path)
         return session.read.parquet(str(path))
 

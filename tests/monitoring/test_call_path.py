@@ -1,7 +1,5 @@
 """The modules that a drift check enters before its arithmetic, and what the subpackage imports."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -18,7 +16,7 @@ def test_from_assert_no_drift_to_its_statistics_at_most_15_modules_are_entered()
     data = {"x": rng.normal(size=1000), "city": ["Bern", "Graz"] * 500}
     assert_no_drift = ms.assert_no_drift
     assert_no_drift(data, profile, max_distance=0.4)  # imports everything
-    entered: list[str] = []
+    entered = []
 
     def record(frame, event, _):
         if event == "call" and not any(module.startswith("stats") for module in entered):

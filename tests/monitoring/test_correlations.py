@@ -1,7 +1,5 @@
 """Associations of pairs of columns: exact, additive, bounded, and compared."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import ndtri

@@ -1,7 +1,5 @@
 """The format of values and differences in messages."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_modelserve.monitoring.formats import format_difference, format_value

@@ -1,7 +1,5 @@
 """Edges, counts between them, and exact sums."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from fractions import Fraction
@@ -110,7 +108,7 @@ def test_the_values_themselves_are_left_alone():
     np.testing.assert_array_equal(values, kept)
 
 
-def test_edges_too_distant_for_even_cells_are_counted_correctly() -> None:
+def test_edges_too_distant_for_even_cells_are_counted_correctly():
     """Found by a search: dividing the largest edge by the grid of the smallest overflowed."""
     edges = [0.4925, 6.652801031782399e291]
     assert count_values(np.array([0.0, 0.985, 7e291]), edges).tolist() == [1, 1, 1]
@@ -205,7 +203,7 @@ def test_values_that_were_rounded_to_float32_stay_in_their_bins():
 
 
 @pytest.mark.parametrize("ends", [[0.0, 1.2e308], [-1.2e308, 1.2e308], [-1e308, 5.0, 1.2e308]])
-def test_values_near_the_largest_double_have_their_own_bins(ends: list[float]) -> None:
+def test_values_near_the_largest_double_have_their_own_bins(ends):
     edges = choose_edges(np.array(ends), bins=4)
     assert np.isfinite(edges).all()
     assert np.unique(np.searchsorted(edges, ends, side="right")).size == len(ends)
@@ -256,9 +254,3 @@ def test_moments_where_squares_overflow_vanish_or_cancel():
     assert moments(exact_sums(np.full(1000, 0.1)), 1000) == (0.1, 0.0)
     assert moments(exact_sums(np.array([1e300, 1.0, -1e300])), 3)[0] == pytest.approx(1 / 3)
     assert moments(exact_sums(np.empty(0)), 0) == (0.0, 0.0)
-
-
-def test_the_values_are_left_as_they_were():
-    values = np.array([1.5, 1e300, -2.0])
-    exact_sums(values)
-    assert values.tolist() == [1.5, 1e300, -2.0]

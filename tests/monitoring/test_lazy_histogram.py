@@ -1,7 +1,5 @@
 """Cells of a lazy frame lead to the counts of the numbers themselves."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars
 import pytest
@@ -9,7 +7,6 @@ from hypothesis import given, settings, strategies as st
 
 from pytest_modelserve.monitoring import reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
-from pytest_modelserve.monitoring.histogram import Floats
 from pytest_modelserve.monitoring.lazy_profiler import scan
 
 FINITE = st.floats(-1e300, 1e300)
@@ -17,15 +14,15 @@ NUMBERS = st.lists(st.one_of(FINITE, FINITE, st.sampled_from([0.0, -0.0, 1.0, 5e
 BINS = st.sampled_from([2, 5, 256])
 
 
-def column(values: Floats, **options: object) -> NumericColumn:
-    scanned = scan(polars.LazyFrame({"x": values}), **options).column("x")  # type: ignore[arg-type]
+def column(values, **options):
+    scanned = scan(polars.LazyFrame({"x": values}), **options).column("x")
     assert isinstance(scanned, NumericColumn)
     return scanned
 
 
 @settings(max_examples=25, deadline=None)
 @given(reference=NUMBERS, current=NUMBERS, bins=BINS)
-def test_counts_are_those_of_the_values(reference: list[float], current: list[float], bins: int) -> None:
+def test_counts_are_those_of_the_values(reference, current, bins):
     profile = reference_profile({"x": np.array(reference)}, bins=bins)
     in_memory = reference_profile({"x": np.array(current)}, like=profile).column("x")
     scanned = column(np.array(current), like=profile)
@@ -36,7 +33,7 @@ def test_counts_are_those_of_the_values(reference: list[float], current: list[fl
 
 @settings(max_examples=25, deadline=None)
 @given(values=NUMBERS, bins=BINS)
-def test_chosen_edges_lose_no_row(values: list[float], bins: int) -> None:
+def test_chosen_edges_lose_no_row(values, bins):
     scanned = column(np.array(values), bins=bins)
     assert len(scanned.edges) <= 2 * bins
     below = [int((np.array(values) < edge).sum()) for edge in scanned.edges]
@@ -55,7 +52,7 @@ def test_chosen_edges_lose_no_row(values: list[float], bins: int) -> None:
     ],
     ids=["normal", "Cauchy", "lognormal(5)", "1e9 + normal", "two spikes", "Poisson"],
 )
-def test_bins_hold_about_equally_many_rows(values: Floats) -> None:
+def test_bins_hold_about_equally_many_rows(values):
     counts, bins = np.array(column(values, bins=100).counts), 100
     assert 90 <= len(counts) <= 110
     assert counts.max() <= 2 * values.size / bins

@@ -1,7 +1,5 @@
 """Drift that is known to be there, and drift that is not: carbon dioxide by decade, tumours by order of the file."""
 
-from __future__ import annotations
-
 import datetime
 import re
 

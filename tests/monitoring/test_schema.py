@@ -1,7 +1,5 @@
 """The match of the columns of data with those of a profile."""
 
-from __future__ import annotations
-
 import datetime
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Raw rows that a profile keeps on request, and what a classifier sees in all columns at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -75,9 +73,8 @@ def test_names_aligned_with_hash_buckets_are_hashed():
 
 @pytest.mark.parametrize("rows", [-1, 20_001])
 def test_a_sketch_of_impossible_size_is_refused(people, rows):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="sketch_rows must be from 0 to 20,000; got"):
         reference_profile(people(50, 0), sketch_rows=rows)
-    assert str(caught.value) == f"sketch_rows must be from 0 to 20,000; got {rows}"
 
 
 def test_what_neither_columns_nor_correlations_show_is_found_in_whole_rows(rng):
@@ -130,7 +127,7 @@ def test_every_kind_of_column_is_read(people):
 
 def test_sketches_of_unchanged_rows_rarely_differ(rng):
     alarms = 0
-    for _ in range(12):
+    for _ in range(8):
         profile = reference_profile(rng.standard_cauchy(size=(200, 3)), sketch_rows=100)
         now = reference_profile(rng.standard_cauchy(size=(100, 3)), like=profile, sketch_rows=100)
         change = compare_rows(profile.sketch, now.sketch, profile.columns, blocks=Blocks(), level=0.05)
@@ -140,18 +137,18 @@ def test_sketches_of_unchanged_rows_rarely_differ(rng):
 
 def test_one_row_of_each_block_is_read(rng):
     def blocky(blocks):
-        return np.repeat(rng.normal(size=(blocks, 3)), 20, axis=0) + 1e-3 * rng.normal(size=(20 * blocks, 3))
+        return np.repeat(rng.normal(size=(blocks, 3)), 10, axis=0) + 1e-3 * rng.normal(size=(10 * blocks, 3))
 
-    alarms = {1: 0, 20: 0}
-    for _ in range(8):
-        profile = reference_profile(blocky(60), sketch_rows=1200)
-        now = reference_profile(blocky(40), like=profile, sketch_rows=800)
+    alarms = {1: 0, 10: 0}
+    for _ in range(6):
+        profile = reference_profile(blocky(60), sketch_rows=600)
+        now = reference_profile(blocky(40), like=profile, sketch_rows=400)
         for block in alarms:
             change = compare_rows(profile.sketch, now.sketch, profile.columns, blocks=Blocks(block, block), level=0.05)
             alarms[block] += change.p_value <= 0.05
-            assert (change.reference_rows, change.current_rows) == (1200 / block, 800 / block)
-    assert alarms[1] == 8
-    assert alarms[20] <= 2
+            assert (change.reference_rows, change.current_rows) == (600 / block, 400 / block)
+    assert alarms[1] == 6
+    assert alarms[10] <= 2
 
 
 def test_a_handful_of_rows_says_nothing(people):

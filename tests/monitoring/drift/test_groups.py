@@ -1,7 +1,5 @@
 """Groups of drift tests: their parts of alpha, and the planned rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The description of a column that changed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The data-quality gate: rules, rates, and its three verdicts."""
 
-from __future__ import annotations
-
 import math
 from datetime import UTC, datetime
 
@@ -257,9 +255,8 @@ def test_unchanged_data_fail_less_often_than_alpha():
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, math.nan])
 def test_a_budget_out_of_range_is_refused(people, profile, budget):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"max_rate must lie between 0 and 1 \(0\.01, for example\); got"):
         measure_data_quality(people(10, 1), profile, max_rate=budget)
-    assert str(caught.value) == f"max_rate must lie between 0 and 1 (0.01, for example); got {budget}"
 
 
 def test_a_profile_of_the_data_gives_the_findings_of_the_data(people, profile):
@@ -379,31 +376,18 @@ def test_the_newest_time_has_a_maximum_age_and_is_not_later_than_now():
     ("options", "message"),
     [
         ({"closed": "city"}, "closed must be a collection of column names; got a string: pass ('city',)"),
-        (
-            {"closed": ("City",)},
-            "closed: unknown column 'City': did you mean 'city'? Known: 'age', 'children', 'member', 'city', 'street', "
-            "'seen', 'street (length)'",
-        ),
+        ({"closed": ("City",)}, "closed: unknown column 'City': did you mean 'city'? Known"),
         ({"closed": ("age",)}, "closed: column 'age' has no categories in the profile"),
-        (
-            {"closed": ("street",)},
-            "closed: column 'street' has more than 100 categories in the profile, or a long one: no names are stored",
-        ),
+        ({"closed": ("street",)}, "closed: column 'street' has more than 100 categories in the profile, or a long one"),
         ({"now": 0}, "max_age_s and now must be given together: ages are measured from a time that you choose"),
         ({"max_age_s": {"age": 60}, "now": 0}, "max_age_s: column 'age' has no times in the profile"),
         ({"max_age_s": {"seen": 0}, "now": 0}, "max_age_s of 'seen' must be a positive number of seconds; got 0"),
-        (
-            {"max_age_s": {"seen": 60}, "now": datetime(2026, 3, 1)},
-            "now must have a time zone; got 2026-03-01 00:00:00: datetime.now(UTC) has one",
-        ),
-        (
-            {"max_age_s": {"seen": 60}, "now": "today"},
-            "now must be a datetime with a time zone, or seconds since 1970; got 'today'",
-        ),
+        ({"max_age_s": {"seen": 60}, "now": datetime(2026, 3, 1)}, "now must have a time zone"),
+        ({"max_age_s": {"seen": 60}, "now": "today"}, "now must be a datetime with a time zone, or seconds since 1970"),
     ],
 )
 def test_declarations_that_do_not_fit_the_profile_are_refused(people, options, message):
     profile = reference_profile(people(1000, 0) | {"seen": log(1000, 0)["seen"]})
     with pytest.raises(UsageError) as caught:
         measure_data_quality(people(10, 1), profile, max_rate=0.01, **options)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)

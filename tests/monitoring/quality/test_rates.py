@@ -1,7 +1,5 @@
 """Rates of faulty rows: p-values, bounds, error rates and messages."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import beta, fisher_exact
@@ -24,7 +22,6 @@ from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.monitoring.window import read_window
 
 INDEPENDENT = Blocks()
-SHARES = np.array([0.5, 0.3, 0.15, 0.05])
 
 
 def text(counts):
@@ -90,15 +87,6 @@ def test_unchanged_data_lose_categories_significantly_no_more_often_than_alpha()
         then, now = (rng.multinomial(rows, shares / shares.sum()) for rows in (2000, 400))
         p_values.append(lost(text(then), text(now)).p_value)
     assert np.mean(np.array(p_values) <= 0.05) <= 0.05
-
-
-def test_a_category_that_is_lost_beyond_the_budget_passes_in_fewer_than_five_per_cent_of_samples():
-    rng, passed = np.random.default_rng(2), 0
-    for _ in range(500):
-        then = rng.multinomial(400, SHARES)
-        now = rng.multinomial(100, SHARES[:3] / SHARES[:3].sum())
-        passed += lost(text(then), text([*now, 0])).upper <= 0.049
-    assert passed <= 25
 
 
 def test_dependent_rows_lose_less_significantly():
@@ -236,14 +224,6 @@ def test_a_repeated_value_has_the_p_value_of_the_growth_of_its_bin():
     assert rate.detail == (
         f"'x' is 0 in {zeros / 20:.1f} % of the rows, in the profile in at most {reference.counts[bin_] / 100:.1f} %"
     )
-
-
-def test_two_per_cent_filled_in_are_nearly_always_found_and_one_per_cent_more_often_than_not():
-    found = {
-        share: [rate_of(filled(seed, share), NORMAL).distance > 0.003 for seed in range(20)] for share in (0.01, 0.02)
-    }
-    assert np.mean(found[0.02]) == 1
-    assert 0.5 < np.mean(found[0.01]) <= 1
 
 
 def test_unchanged_data_repeat_a_value_significantly_no_more_often_than_alpha():

@@ -1,7 +1,5 @@
 """The limit of a tail beyond the range of a profile."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -77,11 +75,7 @@ def test_more_rows_reach_further_and_a_mirrored_column_as_far():
 
 @pytest.mark.parametrize(
     "values",
-    [
-        np.full(5000, 7.0),
-        np.random.default_rng(0).normal(size=511),
-        np.where(np.arange(10_000) < 9, 5.0, 0.0),
-    ],
+    [np.full(5000, 7.0), np.random.default_rng(0).normal(size=511), np.where(np.arange(10_000) < 9, 5.0, 0.0)],
     ids=["constant", "few rows", "a few rare values"],
 )
 def test_profiles_without_a_known_tail_have_no_limit(values):
