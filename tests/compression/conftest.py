@@ -1,7 +1,5 @@
 """Models made of a few nodes, and an artifact and a store to put them in."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper

@@ -1,11 +1,8 @@
 """Recipes on artifacts: chains, keys, refused sources and results, and full disks."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -180,13 +177,6 @@ def test_recipe_that_writes_to_its_source_is_found_out(mlp, store, recipe):
     assert not list((store.root / "entries").iterdir())
 
 
-def test_artifact_that_changed_on_disk_is_refused(mlp, store):
-    source = mlp()
-    source.path.write_bytes(mlp(w1=np.ones((8, 32), np.float32)).path.read_bytes())
-    with pytest.raises(ArtifactError, match="has changed since it was opened"):
-        compress(source, "int8-dynamic", store=store)
-
-
 def test_external_weights_are_read_and_their_loss_is_reported(mlp, store, noise_db, weight, tmp_path):
     model = load_model(mlp())
     onnx.save(model, tmp_path / "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)
@@ -240,11 +230,8 @@ def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store):
 
 def test_path_in_place_of_an_artifact_is_a_usage_error(mlp, store):
     path = str(mlp().path)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="artifact is a str, not an Artifact"):
         compress(path, "fp16", store=store)
-    assert str(caught.value) == (
-        "artifact is a str, not an Artifact: pass what open_artifact(path), export(...) or compose(...) returns"
-    )
 
 
 @pytest.fixture
@@ -278,20 +265,6 @@ def full_disk_message(store, code, text):
     )
 
 
-@pytest.mark.parametrize("recipe", ["optimize", "fp16", "int8-static"])
-def test_disk_that_fills_while_the_result_is_written(everything, store, weight, monkeypatch, needed, recipe):
-    options = needed(recipe, weight(8, 64))
-
-    def fill(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as full:
-        full.setattr("pytest_modelserve._files.os.fsync", fill)
-        message = failure(everything, store, lambda: compress(everything, recipe, store=store, **options))
-    assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
-    assert compress(everything, recipe, store=store, **options).variant == recipe
-
-
 def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, weight, monkeypatch):
     options = {"recipe": "int8-static", "calibration": weight(8, 64)}
 
@@ -304,25 +277,6 @@ def test_disk_that_fills_while_a_tool_is_handed_the_model(everything, store, wei
         message = failure(everything, store, lambda: compress(everything, store=store, **options))
     assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
     assert compress(everything, store=store, **options).variant == "int8-static"
-
-
-def test_half_a_file_that_onnx_leaves_on_a_full_disk_is_reported_as_a_full_disk(everything, store, monkeypatch):
-    """It writes in C++ and says nothing; whoever reads the file says "wire format was corrupt"."""
-    really = onnx.shape_inference.infer_shapes_path
-
-    def cut_short(model, output, *rest, **options):
-        really(model, output, *rest, **options)
-        written = Path(output).read_bytes()
-        Path(output).write_bytes(written[: len(written) // 2])
-
-    def fill(_self, _chunk):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as full:
-        full.setattr("onnx.shape_inference.infer_shapes_path", cut_short)
-        full.setattr("pytest_modelserve._files.write_zeros", fill)
-        message = failure(everything, store, lambda: compress(everything, "int8-dynamic", store=store))
-    assert message == full_disk_message(store, errno.ENOSPC, "No space left on device")
 
 
 _LIMITED = """

@@ -1,11 +1,9 @@
 """Every model family under every recipe: within its documented error, or refused by name."""
 
-from __future__ import annotations
-
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -38,7 +36,7 @@ STEPS = "output 'output' has an SQNR of "
 # A family a row, a column of COLUMNS a cell: the SQNR of the worst output in decibels, and the bytes of weights
 # as a fraction of the export's; or how the refusal begins.
 # fmt: off
-FIGURES: dict[str, tuple[tuple[float, float] | str, ...]] = {
+FIGURES = {
     #                      simplify       optimize       fp16          int8-dynamic  int8-static   entropy       percentile    int4          simpl+dyn     dyn+opt
     "mlp":                  ((EXACT, 1.00), (EXACT, 1.00), (68.3, 0.50), (34.3, 0.27), (32.8, 0.34), (19.5, 0.34), (32.8, 0.34), (16.3, 0.18), (34.3, 0.27), (34.3, 0.27)),
     "depthwise_cnn":        ((EXACT, 1.00), (EXACT, 1.00), (62.4, 0.51), (40.6, 0.92), (34.7, 0.45), (20.4, 0.45), (34.9, 0.45), (19.5, 0.91), (40.6, 0.92), (40.6, 0.92)),
@@ -57,20 +55,22 @@ FIGURES: dict[str, tuple[tuple[float, float] | str, ...]] = {
 EXPECTED = {
     (family, column): cell for family, row in FIGURES.items() for column, cell in zip(COLUMNS, row, strict=True)
 }
+# Searching the bounds of 156 values takes 5 s, and `benchmarks.recipes` measures this cell, too.
+TESTED = [cell for cell in EXPECTED if cell != ("bidirectional_rnn", "int8-static entropy")]
 
 
-def worst_sqnr_db(candidate: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> float:
+def worst_sqnr_db(candidate, reference):
     assert list(candidate) == list(reference)
     floating = [name for name, array in reference.items() if array.dtype.kind == "f"]
     return min(signal_to_quantization_noise_db(candidate[name], reference[name]) for name in floating)
 
 
-def floor_db(column: str, figure: float) -> float:
+def floor_db(column, figure):
     margin = WEIGHTS_ONLY_MARGIN_DB if column == "int4-weights" else MARGIN_DB
     return min(EXACT_FLOOR_DB, max(0.0, figure - margin))
 
 
-def test_every_family_has_figures() -> None:
+def test_every_family_has_figures():
     assert list(FIGURES) == list(FAMILIES)
 
 
@@ -83,15 +83,12 @@ class Baseline:
     outputs: Mapping[str, NDArray[Any]]
 
 
-Baselines = Callable[[ms.Pipeline, str], Baseline]
-
-
 @pytest.fixture(scope="session")
-def baseline() -> Baselines:
+def baseline():
     """One baseline a family, shared by all its cells."""
 
     @cache
-    def make(pipeline: ms.Pipeline, name: str) -> Baseline:
+    def make(pipeline, name):
         artifact, rows = exported(pipeline, FAMILIES[name]), held_out(FAMILIES[name])
         with ms.serve(artifact) as reference:
             return Baseline(artifact, rows, reference.predict(rows))
@@ -99,10 +96,8 @@ def baseline() -> Baselines:
     return make
 
 
-@pytest.mark.parametrize(("family", "column"), EXPECTED)
-def test_recipe_stays_within_its_documented_error(
-    modelserve: ms.Pipeline, baseline: Baselines, family: str, column: str
-) -> None:
+@pytest.mark.parametrize(("family", "column"), TESTED)
+def test_recipe_stays_within_its_documented_error(modelserve, baseline, family, column):
     expected, source = EXPECTED[family, column], baseline(modelserve, family)
     if isinstance(expected, str):
         with pytest.raises(ms.RecipeError) as refusal:
@@ -117,7 +112,7 @@ def test_recipe_stays_within_its_documented_error(
     assert variant.initializer_bytes / source.artifact.initializer_bytes <= expected[1]
 
 
-def test_page_of_recipes_has_the_figures_of_this_table() -> None:
+def test_page_of_recipes_has_the_figures_of_this_table():
     lines = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     message = {(cell[0], cell[1]): cell[2] for cell in cells if tuple(cell[:2]) in EXPECTED}
@@ -131,9 +126,7 @@ def test_page_of_recipes_has_the_figures_of_this_table() -> None:
 
 
 @pytest.mark.parametrize("name", ["transformer_encoder", "token_classifier", "causal_decoder"])
-def test_masked_attention_survives_static_int8_without_the_nodes_that_the_refusal_names(
-    modelserve: ms.Pipeline, baseline: Baselines, name: str
-) -> None:
+def test_masked_attention_survives_static_int8_without_the_nodes_that_the_refusal_names(modelserve, baseline, name):
     family, column, source = FAMILIES[name], COLUMNS["int8-static"], baseline(modelserve, name)
     with pytest.raises(ms.RecipeError) as refusal:
         compressed(modelserve, family, column, source.artifact)
@@ -146,7 +139,7 @@ def test_masked_attention_survives_static_int8_without_the_nodes_that_the_refusa
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_export_agrees_with_eager_torch_at_other_sizes(modelserve: ms.Pipeline, baseline: Baselines, name: str) -> None:
+def test_export_agrees_with_eager_torch_at_other_sizes(modelserve, baseline, name):
     family = FAMILIES[name]
     with ms.serve(baseline(modelserve, name).artifact) as candidate, ms.serve(family.build()) as reference:
         for rows, steps in ((1, 5), (7, 23)) if family.has_time else ((1, 12), (7, 12)):
@@ -156,7 +149,7 @@ def test_export_agrees_with_eager_torch_at_other_sizes(modelserve: ms.Pipeline, 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_outputs_of_a_family_differ_between_rows(name: str) -> None:
+def test_outputs_of_a_family_differ_between_rows(name):
     """Where a constant makes most of an output, any recipe looks harmless; two builds must have the same weights."""
     family = FAMILIES[name]
     module, other = family.build(), family.build().state_dict()

