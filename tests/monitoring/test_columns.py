@@ -1,7 +1,6 @@
 """Arrays and mappings as columns, and embeddings."""
 
 import datetime
-import io
 from decimal import Decimal
 
 import numpy as np
@@ -199,10 +198,7 @@ ALONE = "a column must hold only numbers, only text, only booleans, only dates, 
             f"column 'a' holds True in row 2 (booleans in 1 of 3 rows) and numbers in others: {ALONE}",
         ),
         ({"a": [Decimal(1), {}]}, f"column 'a' holds Decimal and dict ({{}} in row 1): {ALONE}"),
-        (
-            {"late \ud83d": [1, 2]},
-            "the name of column 'late \\ud83d' has half of a character (a surrogate): rename it",
-        ),
+        ({"late \ud83d": [1, 2]}, "the name of column 'late \\ud83d' has half of a character (a surrogate): rename it"),
     ],
 )
 def test_data_that_cannot_be_read_are_one_clear_error(data, message):
@@ -272,17 +268,3 @@ def test_nothing_to_encode_and_no_batch_are_refused():
         with_embedding([], brightness)
     with pytest.raises(UsageError, match=r"^batch_size must be at least 1; got 0$"):
         with_embedding(IMAGES, brightness, batch_size=0)
-
-
-def test_long_work_shows_a_bar_on_a_terminal(monkeypatch):
-    from pytest_modelserve.progress import progress_to
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    seen = []
-    monkeypatch.setattr("pytest_modelserve.monitoring.columns.progress", lambda *a, **k: seen.append((a[1], k)) or a[0])
-    with progress_to(Terminal()):
-        with_embedding(IMAGES, brightness, batch_size=100)
-    assert seen == [("encoding", {"total": 5})]

@@ -11,7 +11,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.monitoring import ReferenceProfile, lazy_columns, lazy_profiler, reference_profile
+from pytest_modelserve.monitoring import ReferenceProfile, lazy_columns, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.lazy_profiler import scan
 from pytest_modelserve.stats.autocorrelation import LagOne
@@ -74,13 +74,14 @@ def test_engine_counts_exactly_what_memory_counts(engine, request):
     reference = ms.reference_profile(table(0), name="reference")
     day = table(1)
     if request.node.callspec.params["engine"] == "pyspark":  # which takes seconds a query
-        reference = replace(reference, columns=reference.columns[:1] + reference.columns[2:7:2], associations=None)
+        reference = replace(reference, columns=reference.columns[:1] + reference.columns[4:5], associations=None)
         day = day.select(reference.input_names)
     here = ms.reference_profile(day, like=reference, name="day")
     there = ms.reference_profile(engine(day), like=reference, name="day")
     assert comparable(there) == comparable(here)
 
 
+@pytest.mark.parametrize("engine", ["polars", "duckdb"], indirect=True)
 def test_gates_accept_a_lazy_frame(engine):
     reference = ms.reference_profile(table(0).select("whole", "city"), block=1)
     same, now = table(1).select("whole", "city"), table(1).select("city", pl.col("whole") + 100)
@@ -254,15 +255,3 @@ def test_nan_is_seen_where_a_file_states_a_range_without_it(tmp_path):
     column = scan(duckdb.connect().read_parquet(str(tmp_path / "rows.parquet"))).column("x")
     assert isinstance(column, NumericColumn)
     assert (column.nulls, column.maximum) == (2, 2.0)
-
-
-def test_progress_shows_totals_and_columns(monkeypatch):
-    shown = []
-
-    def progress(items, description):
-        shown.append(description)
-        return items
-
-    monkeypatch.setattr(lazy_profiler, "progress", progress)
-    scan(polars.LazyFrame({"x": [1, 2]}), name="the log")
-    assert shown == ["adding up the columns of the log", "counting the columns of the log"]
