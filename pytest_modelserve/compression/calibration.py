@@ -185,15 +185,17 @@ def _spooled(batches: Iterable[Inputs], folder: Path, what: str) -> Calibration:
 def _write(batch: Inputs, folder: Path) -> None:
     folder.mkdir()
     for place, (name, array) in enumerate(batch.items()):
-        np.save(folder / f"{place}.npy", array, allow_pickle=False)
+        stored = array.astype(str) if array.dtype == object else array  # text
+        np.save(folder / f"{place}.npy", stored, allow_pickle=False)
         (folder / f"{place}.name").write_text(name, encoding="utf-8")
 
 
 def _read(folder: Path) -> Inputs:
-    return {
+    arrays = {
         path.with_suffix(".name").read_text(encoding="utf-8"): np.load(path, allow_pickle=False)
         for path in folder.glob("*.npy")
     }
+    return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
 
 
 def _digest(digests: Iterable[str], what: str) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Artifact, TensorSpec, signature_of
+from pytest_modelserve._onnx.graph import all_nodes, tensors_of
+from pytest_modelserve.artifacts import Artifact, TensorSpec, read_graph, signature_of
 from pytest_modelserve.errors import ArtifactError, ModelServeError, RecipeError
 from pytest_modelserve.metrics import compare_outputs
 from pytest_modelserve.metrics.tolerance import GRAPH_OPTIMIZATION_ATOL, GRAPH_OPTIMIZATION_RTOL
@@ -41,28 +42,28 @@ def draw_cases(source: Predictor, artifact: Artifact) -> tuple[ValidationCase, .
     A free first axis has 2 and then 5 rows. Any other free axis has the size at which the exporter traced the model, or
     else the first of 8, 16, 32, 64, 224 and 1 that runs, and in a third set one step more. Further sets that the model
     rejects are left out. Floating inputs are normal, or uniform from 0 to 1 where only that gives finite outputs;
-    integers are 0 or 1, which index any table.
+    integers are 0 or 1, which index any table; text is drawn from the texts that the model stores.
 
     Raises:
-        RecipeError: An input cannot be drawn (text, sequences, an unknown rank), or nothing drawn runs.
+        RecipeError: An input cannot be drawn (sequences, an unknown rank), or nothing drawn runs.
     """
     specs = artifact.signature.inputs
     for spec in specs:
         _check_drawable(spec)
+    texts = _stored_texts(artifact) if any(spec.dtype == "str" for spec in specs) else ()
     rows, others = _free_axes(specs)
-    base, low, first = _first_that_runs(source, artifact, rows, others)
+    base, low, first = _first_that_runs(source, artifact, rows, others, texts)
     more_rows = {**base, **dict.fromkeys(rows, _ROWS[1])}
     longer = {label: size + (label in others) for label, size in base.items()}
     wanted = (more_rows, longer) if others else (more_rows,)
-    cases = (_run_case(source, _draw(specs, sizes, low, seed)) for seed, sizes in enumerate(wanted, start=1))
+    cases = (_run_case(source, _draw(specs, sizes, low, seed, texts)) for seed, sizes in enumerate(wanted, start=1))
     return (first, *(case for case in cases if isinstance(case, ValidationCase)))
 
 
 def _check_drawable(spec: TensorSpec) -> None:
-    numpy_name = "float32" if spec.dtype == "str" or not spec.is_tensor else spec.dtype
     if spec.shape is None:
         reason = "its rank is unknown"
-    elif numpy_name != spec.dtype or np.dtype(numpy_name).kind not in _NUMERIC:
+    elif not spec.is_tensor or (spec.dtype != "str" and np.dtype(spec.dtype).kind not in _NUMERIC):
         reason = f"its dtype is {spec.dtype}"
     else:
         return
@@ -83,14 +84,14 @@ def _label(spec: TensorSpec, axis: int) -> int | str:
 
 
 def _first_that_runs(
-    source: Predictor, artifact: Artifact, rows: set[str], others: set[str]
+    source: Predictor, artifact: Artifact, rows: set[str], others: set[str], texts: tuple[str, ...]
 ) -> tuple[dict[str, int], float, ValidationCase]:
     """Return sizes of the free axes, the least value to draw, and a case of them, with finite outputs if possible."""
     problem: Exception | None = None
     with_nan = None
     for sizes in _candidates(artifact, rows, others):
         for low in (-np.inf, 0.0):
-            case = _run_case(source, _draw(artifact.signature.inputs, sizes, low, seed=0))
+            case = _run_case(source, _draw(artifact.signature.inputs, sizes, low, 0, texts))
             if isinstance(case, Exception):
                 problem = problem or case
             elif all(np.isfinite(value).all() for value in case.outputs.values() if value.dtype.kind == "f"):
@@ -128,12 +129,30 @@ def _run_case(source: Predictor, inputs: Inputs) -> ValidationCase | Exception:
         return error
 
 
-def _draw(specs: tuple[TensorSpec, ...], sizes: Mapping[str, int], low: float, seed: int) -> dict[str, NDArray[Any]]:
+def _stored_texts(artifact: Artifact) -> tuple[str, ...]:
+    """Return the texts in the attributes and tensors of the model: its categories or its vocabulary."""
+    import onnx
+
+    model = read_graph(artifact.path)
+    found = [text for tensor in tensors_of(model) for text in tensor.string_data]
+    for node in all_nodes(model.graph):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.STRINGS:
+                found += attribute.strings
+    return tuple(sorted({text.decode("utf-8", errors="replace") for text in found})) or ("a", "b")
+
+
+def _draw(
+    specs: tuple[TensorSpec, ...], sizes: Mapping[str, int], low: float, seed: int, texts: tuple[str, ...]
+) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
     drawn = {}
     for spec in specs:
         labels = [_label(spec, axis) for axis in range(len(spec.shape or ()))]
         shape = [sizes[label] if isinstance(label, str) else label for label in labels]
+        if spec.dtype == "str":
+            drawn[spec.name] = np.array(texts, object)[rng.integers(0, len(texts), shape)]
+            continue
         dtype = np.dtype(spec.dtype)
         if dtype == np.uint8:  # an image
             drawn[spec.name] = rng.integers(0, 256, shape, dtype)

@@ -340,3 +340,37 @@ def test_failure_of_the_users_own_generator_passes_through(mlp, store):
 
     with pytest.raises(FileNotFoundError, match="shard 2 is gone"):
         compress(mlp(), "int8-static", calibration=rows(), store=store)
+
+
+@pytest.fixture
+def categories(save, weight):
+    """A text column that is looked up, beside a number."""
+    names = ["tea", "coffee", "water", "none"]
+    nodes = [
+        helper.make_node(
+            "LabelEncoder", ["drink"], ["id"], domain="ai.onnx.ml", keys_strings=names, values_int64s=[0, 1, 2, 3]
+        ),
+        helper.make_node("Gather", ["table", "id"], ["found"], name="node_found"),
+        helper.make_node("Concat", ["found", "x"], ["row"], name="node_row", axis=1),
+        helper.make_node("MatMul", ["row", "w"], ["h"], name="node_h"),
+        helper.make_node("Identity", ["h"], ["y"], name="node_y"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("drink", TensorProto.STRING, ["batch"]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])]
+    stored = [numpy_helper.from_array(weight(4, 56), "table"), numpy_helper.from_array(weight(64, 16), "w")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    return save(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_model_with_text_inputs_takes_every_recipe(categories, store, noise_db, weight, recipe):
+    rng = np.random.default_rng(0)
+    rows = {"drink": rng.choice(["tea", "coffee", "water"], 32).astype(object), "x": weight(32, 8)}
+    options = {"calibration": iter([rows, rows])} if RECIPES[recipe].calibrates else {}
+    small = compress(categories, recipe, store=store, **options)
+    assert small.signature == categories.signature
+    assert noise_db(small, categories, rows)["y"] > (15 if recipe == "int4-weights" else 30)

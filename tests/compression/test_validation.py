@@ -105,7 +105,6 @@ def test_model_that_always_returns_nan_is_still_compared():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (spec("batch", dtype="str"), "its dtype is str"),
         (spec(dtype="sequence(float32)"), "its dtype is sequence(float32)"),
         (TensorSpec("x", "float32", None), "its rank is unknown"),
     ],
