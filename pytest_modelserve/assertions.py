@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
-from pytest_modelserve.errors import ModelServeWarning
+from pytest_modelserve.errors import InputError, ModelServeWarning, UsageError
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
 from pytest_modelserve.evidence.failure_text import failure_text
 
 Parameters = ParamSpec("Parameters")
+_PACKAGE = Path(__file__).parent
 
 
 def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Parameters, Evidence]:
@@ -24,7 +27,12 @@ def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Pa
     @functools.wraps(measure)
     def assert_(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Evidence:
         __tracebackhide__ = True
-        evidence = measure(*args, **kwargs)
+        try:
+            evidence = measure(*args, **kwargs)
+        except (UsageError, InputError) as error:
+            if _called_other_code(error):
+                raise
+            raise error.with_traceback(None) from error.__cause__  # pytest then shows the call alone
         record(evidence)
         _raise_unless_passed(evidence)
         return evidence
@@ -37,6 +45,12 @@ def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Pa
         f"{measure.__doc__}"
     )
     return assert_
+
+
+def _called_other_code(error: Exception) -> bool:
+    """Return whether the traceback leaves this package, for example into a model or a metric of the user."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return not all(Path(file).is_relative_to(_PACKAGE) for file in files)
 
 
 def _raise_unless_passed(evidence: Evidence) -> None:

@@ -291,13 +291,13 @@ def save_artifact(
     path = Path(path).absolute()
     inline = sum(tensor_bytes(tensor) for tensor in tensors_of(model) if tensor.HasField("raw_data"))
     is_moved = external_data or inline > INLINE_LIMIT_BYTES
-    labelled = copy_without_weights(model)
-    write_label(labelled, Label(name, variant, tuple(lineage)))
+    labeled = copy_without_weights(model)
+    write_label(labeled, Label(name, variant, tuple(lineage)))
     try:
         if is_moved:
-            restore_weights(labelled, model)
-            _move_out(labelled, path)
-        sha256 = _write(path, serialize(labelled, None if is_moved else model))
+            restore_weights(labeled, model)
+            _move_out(labeled, path)
+        sha256 = _write(path, serialize(labeled, None if is_moved else model))
     except OSError as error:
         raise ArtifactError(f"cannot write the model {path}: {error.strerror or error}") from error
     return describe_file(path, sha256)

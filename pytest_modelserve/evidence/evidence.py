@@ -26,7 +26,7 @@ MAX_JSON_BYTES = 16 * 1024
 """The longest evidence that is attached to a test report: a 3 MB property makes a 4 MB JUnit file."""
 
 Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cosine", "dB", "ms", "bytes", "count", ""]
-"""proportion: 0 to 1, shown in per cent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
+"""proportion: 0 to 1, shown in percent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
 equal; tolerance: a multiple of the tolerated error."""
 
 _PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "torch", "onnxsim")

@@ -107,7 +107,7 @@ def format_budget(budget: Budget, unit: Unit) -> str:
 
 
 def format_probability(probability: float) -> str:
-    """Return a probability in per cent: two significant digits below 0.5, six above ("3.4 %", "99.98 %")."""
+    """Return a probability in percent: two significant digits below 0.5, six above ("3.4 %", "99.98 %")."""
     digits = 2 if probability < 0.5 else 6
     return f"{float(f'{100 * probability:.{digits}g}'):g} %"
 

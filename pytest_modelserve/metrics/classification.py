@@ -20,7 +20,7 @@ def class_labels(values: NDArray[Any], *, what: str, blank: NDArray[np.bool_] | 
     nor strings.
     """
     if values.ndim != 1:
-        raise InputError(f"{what} have shape {values.shape}: one label a row is needed, shape (rows,){_hint(values)}")
+        raise InputError(f"{what} must have shape (rows,), one label per row; got {values.shape}{_hint(values)}")
     if values.dtype.kind in "iu":
         return values
     if values.dtype.kind == "b":
@@ -31,13 +31,13 @@ def class_labels(values: NDArray[Any], *, what: str, blank: NDArray[np.bool_] | 
         return values
     if values.dtype.kind in "OT":  # strings of onnxruntime, and numpy's variable-width text
         return _strings(values.astype(object), what)
-    raise InputError(f"{what} have dtype {values.dtype}: class labels are integers or strings")
+    raise InputError(f"{what} must be integers or strings; got dtype {values.dtype}")
 
 
 def _hint(values: NDArray[Any]) -> str:
     if values.ndim != 2:
         return ""
-    return "; use labels.ravel()" if values.shape[1] == 1 else "; for one column a class use labels.argmax(axis=1)"
+    return "; use labels.ravel()" if values.shape[1] == 1 else "; for one column per class use labels.argmax(axis=1)"
 
 
 def _whole(values: NDArray[Any], what: str, blank: NDArray[np.bool_]) -> NDArray[Any]:
@@ -45,7 +45,7 @@ def _whole(values: NDArray[Any], what: str, blank: NDArray[np.bool_]) -> NDArray
     if missing.size:
         raise InputError(
             f"{what} hold NaN in {missing.size} of {len(values)} rows, first in row {missing[0]}: "
-            "leave out the rows that have no label"
+            "leave out rows without a label"
         )
     known = np.where(blank, 0, values)
     fractions = np.flatnonzero((np.trunc(known) != known) | (np.abs(known) >= 2.0**63))
@@ -91,9 +91,9 @@ def decode(scores: NDArray[Any], how: Decoding | None = None) -> Decoded:
     and for labels that are neither integers, booleans, integral floats nor strings.
     """
     if not isinstance(scores, np.ndarray):
-        raise InputError(f"scores to decode are a numpy array, not {type(scores).__name__}")
+        raise InputError(f"scores must be a numpy array; got {type(scores).__name__}")
     if scores.ndim == 0:
-        raise InputError("scores to decode have one row an input: a single number has none")
+        raise InputError("scores must have one row for each input; got a single number")
     if how is None:
         is_column = scores.ndim == 1 or scores.shape[1:] == (1,)
         how = "labels" if is_column and scores.dtype.kind in "iubUOT" else "argmax"
@@ -115,7 +115,7 @@ def _argmax(scores: NDArray[Any]) -> NDArray[Any]:
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise InputError(
             f"decode='argmax' needs scores of shape (rows, classes) with at least two classes, not {scores.shape}; "
-            "for one score a row use decode='threshold', for labels decode='labels'"
+            "for one score per row use decode='threshold', for labels decode='labels'"
         )
     if scores.dtype.kind not in "fiub":
         raise InputError(f"decode='argmax' needs numbers, not {scores.dtype}; for labels use decode='labels'")
@@ -126,8 +126,8 @@ def _argmax(scores: NDArray[Any]) -> NDArray[Any]:
 def _column(scores: NDArray[Any], how: str) -> NDArray[Any]:
     if scores.ndim > 2 or (scores.ndim == 2 and scores.shape[1] != 1):
         raise InputError(
-            f"decode={how!r} needs one value a row, shape (rows,) or (rows, 1), not {scores.shape}; "
-            "for one score a class use decode='argmax'"
+            f"decode={how!r} needs one value per row, shape (rows,) or (rows, 1), not {scores.shape}; "
+            "for one score per class use decode='argmax'"
         )
     if how == "threshold" and scores.dtype.kind != "f":
         raise InputError(f"decode='threshold' needs probabilities, not {scores.dtype}; for labels use decode='labels'")
@@ -144,9 +144,9 @@ def _rows_with_nan(scores: NDArray[Any]) -> NDArray[np.bool_]:
 def _one_a_row(labels: object, scores: NDArray[Any]) -> NDArray[Any]:
     """Check the length of decoded labels, as a user's callable may return anything."""
     if not isinstance(labels, np.ndarray):
-        raise InputError(f"decode= returned {type(labels).__name__}: a numpy array of one label a row is needed")
+        raise InputError(f"decode= must return a numpy array with one label per row; got {type(labels).__name__}")
     if labels.shape[:1] != scores.shape[:1]:
-        raise InputError(f"decode= returned shape {labels.shape} for {len(scores)} rows: one label a row is needed")
+        raise InputError(f"decode= must return one label per row; got shape {labels.shape} for {len(scores)} rows")
     return labels
 
 
@@ -176,8 +176,8 @@ def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDAr
         )
     if (truth == truth[0]).all():
         raise InputError(
-            f"all {len(truth)} labels are {truth[0].item()!r}: a constant model would be perfect on one class "
-            "alone; add rows of another class"
+            f"all {len(truth)} labels are {truth[0].item()!r}, so a constant model would be perfect: "
+            "add rows of another class"
         )
     return truth, predictions
 
@@ -271,7 +271,7 @@ def top_k_rows(scores: NDArray[Any], labels: ArrayLike, k: int) -> tuple[NDArray
         raise InputError(f"top-{k} accuracy needs scores of shape (rows, classes), not {scores.shape} {scores.dtype}")
     classes = scores.shape[1]
     if classes <= k:
-        raise InputError(f"among the {k} highest of {classes} classes every label is found: top-{k} says nothing here")
+        raise InputError(f"top-{k} accuracy needs more than {k} classes, got {classes}: use a smaller number")
     invalid = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(len(scores), dtype=np.bool_)
     highest = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :k]
     truth, _ = class_pairs(Decoded(highest[:, 0], invalid), labels)
@@ -292,8 +292,8 @@ def positive_scores(scores: NDArray[Any]) -> NDArray[np.float64]:
     """
     if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] > 2):
         raise InputError(
-            f"an area under the ROC curve needs one score a row or one for each of two classes, not shape "
-            f"{scores.shape} of {scores.dtype}; of more classes pick one in the model, or give a callable as metric="
+            f"roc_auc needs one score per row, or one for each of two classes; got shape {scores.shape} of "
+            f"{scores.dtype}: for more classes, return the score of one class, or pass a callable as metric="
         )
     values = scores.astype(np.float64).reshape(len(scores), -1)
     if values.shape[1] == 1:

@@ -81,7 +81,7 @@ class TensorComparison:
         elif not self.compared:
             found.append("text and numbers cannot be compared")
         if self.nan is not None:
-            where = "in one and not in the other at" if self.equal_nan else "not allowed, found at"
+            where = "in only one of the two, at" if self.equal_nan else "not allowed, found at"
             found.append(f"NaN {where} {self._describe(self.nan)}")
         if self.inf is not None:
             found.append(f"infinities differ at {self._describe(self.inf)}")
@@ -142,7 +142,7 @@ class OutputComparison:
         assert tensor.worst is not None  # beyond > 0
         where = tensor.format_place(tensor.worst)
         if tensor.is_exact:
-            how = f"differ and have to be equal, first at {where}"
+            how = f"differ but must be equal, first at {where}"
         else:
             rtol, atol = (tolerance_of(tensor.name, given) for given in (self.rtol, self.atol))
             tolerance = f"rtol {rtol:g}, atol {atol:g}"
@@ -209,7 +209,7 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
     for name, given in (("rtol", rtol), ("atol", atol)):
         for value in given.values() if isinstance(given, Mapping) else (given,):
             if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is a finite number of at least 0, not {value}")
+                raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
 
 
 def pair_outputs(candidate: Outputs, reference: Outputs) -> dict[str, NDArray[Any]]:

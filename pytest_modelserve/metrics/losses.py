@@ -59,14 +59,14 @@ def paired_numbers(predictions: NDArray[Any], targets: ArrayLike) -> tuple[NDArr
             f"each predicted number{_hint(truth, predictions)}"
         )
     if not truth.ndim or not truth.size:
-        raise InputError(f"targets have shape {truth.shape}: there is no row to judge by")
+        raise InputError(f"targets must have at least one row; got shape {truth.shape}")
     _check_finite(truth)
     return predictions, truth
 
 
 def _numbers(what: str, values: NDArray[Any]) -> NDArray[np.float64]:
     if values.dtype.kind not in "fiu":
-        raise InputError(f"{what} have dtype {values.dtype}: an error is taken of numbers")
+        raise InputError(f"{what} must be numbers; got dtype {values.dtype}")
     return values.astype(np.float64)
 
 
@@ -79,7 +79,7 @@ def _check_finite(truth: NDArray[np.float64]) -> None:
     if bad.size:
         raise InputError(
             f"targets hold NaN or infinities in {bad.size} of {len(truth)} rows, first in row {bad[0]}: leave out the "
-            "rows that have no target"
+            "rows without a target"
         )
 
 
@@ -137,8 +137,8 @@ def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
         raise UsageError(unknown_choice("scores", kind, get_args(Scores)))
     if scores.dtype.kind not in "fiu" or scores.ndim not in (1, 2) or scores.size == 0:
         raise InputError(
-            f"scores of shape {scores.shape} and dtype {scores.dtype} are no {kind}: numbers of shape (rows, classes), "
-            "or (rows,) for class 1 of two, are needed"
+            f"scores={kind!r} needs numbers of shape (rows, classes), or (rows,) for class 1 of two; got shape "
+            f"{scores.shape} of {scores.dtype}"
         )
     values = scores.astype(np.float64).reshape(len(scores), -1)
     whole = values[~np.isnan(values).any(axis=1)]
@@ -150,7 +150,7 @@ def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
             raise InputError(
                 f"scores='probabilities', but row {row} holds "
                 f"{values[row][(values[row] < 0) | (values[row] > 1)][0]:g}: "
-                "a probability lies from 0 to 1; say scores='logits', or put a Softmax behind the model"
+                "probabilities lie between 0 and 1; use scores='logits', or add a Softmax to the model"
             )
         if values.shape[1] > 1 and (np.abs(sums - 1) > SUM_TOLERANCE).any():
             row = int(np.flatnonzero(np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE)[0])
@@ -161,8 +161,8 @@ def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
     elif len(whole) and inside and _are_probabilities(whole, sums):
         raise InputError(
             f"scores='logits', but all {len(whole)} rows lie from 0 to 1"
-            f"{' and add up to 1' if values.shape[1] > 1 else ' and reach from end to end'}: these are "
-            "probabilities, say scores='probabilities'"
+            f"{' and add up to 1' if values.shape[1] > 1 else ' and cover that range'}: these are "
+            "probabilities, so use scores='probabilities'"
         )
     return values
 
@@ -203,8 +203,8 @@ def _columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]
         raise InputError(f"there are {len(truth)} labels for {len(values)} rows of outputs")
     if truth.dtype.kind == "U":
         raise InputError(
-            f"labels are strings (first {truth[0].item()!r}): the probability of a label is found by its column, give "
-            f"integers from 0 to {classes - 1}"
+            f"labels must be the column numbers of their probabilities, 0 to {classes - 1}; got strings (first "
+            f"{truth[0].item()!r})"
         )
     outside = np.flatnonzero((truth < 0) | (truth >= classes))
     if outside.size:

@@ -82,7 +82,7 @@ def check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
         raise InputError(f"outputs of shape {reference.shape} hold no rows: nothing can be measured")
     for side, array in (("candidate", candidate), ("reference", reference)):
         if array.dtype.kind == "b" or kind_of(array.dtype) not in ("real", "exact"):
-            raise InputError(f"{side} has dtype {array.dtype}: fidelity is measured on real numbers")
+            raise InputError(f"{side} must hold real numbers; got dtype {array.dtype}")
         if not np.isfinite(array).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"{side} holds {array[first]} at {list(first)}: fidelity is measured on finite numbers")
@@ -207,7 +207,7 @@ def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min
     where no row is decided, UsageError for a margin that is negative or not finite.
     """
     if not (math.isfinite(min_margin) and min_margin >= 0):
-        raise UsageError(f"min_margin is a finite number of at least 0, not {min_margin}")
+        raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
     matches, margins = top1_matches(candidate, reference), decision_margins(reference)
     decided = margins > min_margin
     if not decided.any():

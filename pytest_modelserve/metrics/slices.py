@@ -59,7 +59,7 @@ class Slices:
     def __post_init__(self) -> None:
         """Check that the arguments belong together."""
         if not isinstance(self.columns, Mapping):
-            raise UsageError(f"slices map names to columns, got {type(self.columns).__name__}")
+            raise UsageError(f"slices must map names to columns, got {type(self.columns).__name__}")
         budgets = self.budgets
         if len(budgets) > 1:
             raise UsageError(f"Slices: {' and '.join(f'{name}=' for name in budgets)} exclude each other: give one")
@@ -67,9 +67,9 @@ class Slices:
             given, missing = (f"{next(iter(budgets))}=", "min_rows=") if budgets else ("min_rows=", "a budget")
             raise UsageError(f"Slices: {given} needs {missing}: give both to test slices, or neither to be informed")
         if budgets and not self.columns:
-            raise UsageError(f"Slices: {next(iter(budgets))}= is the budget of a slice, and there are no columns")
+            raise UsageError(f"Slices: {next(iter(budgets))}= is a budget of slices, but there are no columns")
         if self.min_rows is not None and self.min_rows < 1:
-            raise UsageError(f"Slices: min_rows is a count of at least 1, got {self.min_rows}")
+            raise UsageError(f"Slices: min_rows must be a count of at least 1, got {self.min_rows}")
 
     @classmethod
     def of(cls, slices: Slices | Mapping[str, Column] | None) -> Slices:
@@ -145,9 +145,9 @@ def bins(values: ArrayLike, edges: ArrayLike) -> NDArray[np.str_]:
     """
     numbers, steps = np.asarray(values), np.asarray(edges)
     if numbers.ndim != 1 or numbers.dtype.kind not in "fiub":
-        raise InputError(f"values to bin are numbers, one a row; got shape {numbers.shape} of {numbers.dtype}")
+        raise InputError(f"values must be numbers of shape (rows,); got shape {numbers.shape} of {numbers.dtype}")
     if steps.ndim != 1 or steps.dtype.kind not in "fiu" or not steps.size or not (np.diff(steps) > 0).all():
-        raise InputError(f"edges of bins are strictly rising numbers; got {edges!r}")
+        raise InputError(f"edges must be strictly increasing numbers; got {edges!r}")
     texts = [f"{edge:g}" for edge in steps]
     names = [f"< {texts[0]}", *(f"[{low}, {high})" for low, high in pairwise(texts)), f">= {texts[-1]}"]
     found = np.array(names)[np.searchsorted(steps, numbers, side="right")]
@@ -161,7 +161,7 @@ def _parts(name: str, column: Column, inputs: Any, n: int) -> list[Part]:
         raise InputError(f"slice {name!r} has shape {values.shape}; it needs one value for each of the {n} rows")
     if callable(column) and values.dtype.kind == "b":
         if not values.any():
-            raise InputError(f"slice {name!r} holds for none of the {n} rows")
+            raise InputError(f"slice {name!r} has none of the {n} rows")
         return [Part(name, values)]
     kinds, inverse = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
     if len(kinds) > MAX_VALUES:

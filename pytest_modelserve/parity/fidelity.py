@@ -35,6 +35,11 @@ from pytest_modelserve.serving.inputs import Inputs, count_rows
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
 
+_ADVICE = (
+    "if the candidate was quantized, keep its most sensitive layers in full precision; a retrained model has other "
+    "outputs, so test it with assert_accuracy_parity"
+)
+
 
 def measure_output_fidelity(
     candidate: Predictor,
@@ -131,9 +136,11 @@ def measure_output_fidelity(
         n=n,
         n_unit="rows",
         method=Method("every row compared, worst output decides"),
-        summary="outputs differ from the reference's by more than allowed" if failed else "outputs keep the signal",
+        summary="outputs differ from the reference's by more than allowed"
+        if failed
+        else "outputs are within their budgets",
         findings=(*findings, diagnosis.finding) if diagnosis.finding else findings,
-        advice=(diagnosis.advice or "keep the most sensitive layers in full precision") if failed else "",
+        advice=(diagnosis.advice or _ADVICE) if failed else "",
         details={**details, **diagnosis.details},
         duration_s=time.perf_counter() - started,
     )

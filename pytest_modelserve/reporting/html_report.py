@@ -91,14 +91,12 @@ def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample
     """Return session creation plus first call, by the clock of the budget."""
     cpu = _ascending(map(sum, zip(details["session CPU"], details["first call CPU"], strict=True)))
     if quantity.name == "start CPU":
-        return Sample(unit, "answered within this CPU time", _MEDIAN, cpu)
+        return Sample(unit, "took at most this CPU time", _MEDIAN, cpu)
     wall = list(map(sum, zip(details["session"], details["first call"], strict=True)))
     if "run delay" in details:
         undisturbed = _ascending(time - delay for time, delay in zip(wall, details["run delay"], strict=True))
-        return Sample(
-            unit, "answered within this time undisturbed", _MEDIAN, undisturbed, _ascending(wall), "wall time"
-        )
-    return Sample(unit, "answered within this time", _MEDIAN, _ascending(wall), cpu)
+        return Sample(unit, "took at most this long undisturbed", _MEDIAN, undisturbed, _ascending(wall), "wall time")
+    return Sample(unit, "took at most this long", _MEDIAN, _ascending(wall), cpu)
 
 
 def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -> Sample | None:

@@ -57,7 +57,7 @@ _ADVICE = {
     Verdict.PASS: "",
     Verdict.FAIL: "train with such rows (augmentation), reject them before the model, or give the corruption its own "
     "budget",
-    Verdict.INCONCLUSIVE: "give more labelled rows, a larger max_drop, or fewer and milder severities",
+    Verdict.INCONCLUSIVE: "give more labeled rows, a larger max_drop, or fewer and milder severities",
 }
 
 

@@ -239,8 +239,7 @@ def check_name(name: str) -> None:
     """Raise UsageError unless `name` can name a file on every system."""
     if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
         raise UsageError(
-            f"model name {name!r}: letters, digits, '.', '_' and '-' make a name, and a letter or digit starts it, "
-            "as it names files too"
+            f"model name {name!r} is invalid: use letters, digits, '.', '_' and '-', and begin with a letter or digit"
         )
 
 
@@ -263,9 +262,8 @@ def _as_example(path: TreePath, value: object, what: str) -> NDArray[Any]:
     where = f"{what}: {path_name(path)!r}" if path else what
     if isinstance(value, (bool, int, float, complex, str)) or value is None:
         raise InputError(
-            f"{where} is the {type(value).__name__} {value!r}, and what a model takes is arrays: pass "
-            "np.asarray(...) of the model's dtype, leave a parameter with a default out, or set the value in the "
-            "module"
+            f"{where} must be an array; got the {type(value).__name__} {value!r}: pass np.asarray(...) of the model's "
+            "dtype, leave out a parameter with a default, or set the value in the module"
         )
     array = as_array(where, value)
     check_arrays({"": array}, where)
@@ -281,7 +279,7 @@ def check_arrays(arrays: Mapping[str, object], what: str) -> None:
     for name, array in arrays.items():
         where = f"{what}: {name!r}" if name else what
         if not isinstance(array, np.ndarray):
-            raise InputError(f"{where} is no numpy array but {type(array).__name__}")
+            raise InputError(f"{where} must be a numpy array; got {type(array).__name__}")
         if array.dtype.hasobject:
             raise InputError(f"{where} has dtype object, which torch cannot take")
         if array.size == 0:

@@ -254,9 +254,9 @@ def test_one_of_several_inputs_and_outputs_can_be_named(make_model, saved, store
     np.testing.assert_array_equal(run(prepared, a=a, b=b)["sum"], a + 2 * b)
     # The model has values of its own called "label" and "probabilities": they make room.
     steps = [Softmax(), ArgMax()]
-    labelled = compose(artifact, postprocess=steps, output="sum", keep=["probabilities", "out"], store=store)
-    assert [spec.name for spec in labelled.signature.outputs] == ["label", "probabilities", "out"]
-    given = run(labelled, a=a, b=b)
+    labeled = compose(artifact, postprocess=steps, output="sum", keep=["probabilities", "out"], store=store)
+    assert [spec.name for spec in labeled.signature.outputs] == ["label", "probabilities", "out"]
+    given = run(labeled, a=a, b=b)
     np.testing.assert_array_equal(given["label"], (a + b).argmax(1))
     np.testing.assert_array_equal(given["out"], (a + b) * (a - b))
 

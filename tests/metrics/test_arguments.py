@@ -30,18 +30,33 @@ def compared(candidate):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: decode(np.zeros((3, 1)), "argmax"), "with at least two classes, not (3, 1); for one score a row use"),
+        (
+            lambda: decode(np.zeros((3, 1)), "argmax"),
+            "with at least two classes, not (3, 1); for one score per row use",
+        ),
         (lambda: decode(np.array([["a", "b"]]), "argmax"), "decode='argmax' needs numbers, not <U1; for labels use"),
-        (lambda: decode(np.zeros((3, 2)), "threshold"), "not (3, 2); for one score a class use decode='argmax'"),
+        (lambda: decode(np.zeros((3, 2)), "threshold"), "not (3, 2); for one score per class use decode='argmax'"),
         (lambda: decode(np.zeros(3, int), "threshold"), "needs probabilities, not int64; for labels use"),
         (lambda: decode(np.array([1.0, 0.25]), "labels"), "predictions hold 0.25 in row 1: class labels are whole"),
         (lambda: decode(np.array([math.inf, 0.0]), "labels"), "predictions hold inf in row 0"),
-        (lambda: decode(ZEROS, lambda scores: scores[:2]), "decode= returned shape (2,) for 3 rows"),
-        (lambda: decode(ZEROS, lambda scores: scores.size), "decode= returned int: a numpy array"),
-        (lambda: decode(np.zeros((3, 2)), lambda scores: scores), "predictions have shape (3, 2): one label a row"),
-        (lambda: decode(ZEROS, lambda scores: scores + 1j), "predictions have dtype complex128"),
-        (lambda: decode([1.0, 2.0], "argmax"), "scores to decode are a numpy array, not list"),
-        (lambda: decode(np.array(1.0), "argmax"), "one row an input"),
+        (
+            lambda: decode(ZEROS, lambda scores: scores[:2]),
+            "decode= must return one label per row; got shape (2,) for 3 rows",
+        ),
+        (
+            lambda: decode(ZEROS, lambda scores: scores.size),
+            "decode= must return a numpy array with one label per row; got int",
+        ),
+        (
+            lambda: decode(np.zeros((3, 2)), lambda scores: scores),
+            "predictions must have shape (rows,), one label per row; got (3, 2)",
+        ),
+        (
+            lambda: decode(ZEROS, lambda scores: scores + 1j),
+            "predictions must be integers or strings; got dtype complex128",
+        ),
+        (lambda: decode([1.0, 2.0], "argmax"), "scores must be a numpy array; got list"),
+        (lambda: decode(np.array(1.0), "argmax"), "one row for each input"),
         (lambda: correct([], []), "there are no rows: accuracy needs at least one row of each of two classes"),
         (lambda: correct([0, 1, 2], [0, 1]), "there are 2 labels for 3 rows of outputs"),
         (lambda: correct([0, 1], np.zeros(0, int)), "there are 0 labels for 2 rows of outputs"),
@@ -49,12 +64,12 @@ def compared(candidate):
         (lambda: correct([0, 1], [0.5, 1.0]), "labels hold 0.5 in row 0: class labels are whole numbers"),
         (
             lambda: correct([0, 1], [[0], [1]]),
-            "labels have shape (2, 1): one label a row is needed, shape (rows,); use",
+            "labels must have shape (rows,), one label per row; got (2, 1); use",
         ),
-        (lambda: correct([0, 1], np.eye(2)), "for one column a class use labels.argmax(axis=1)"),
+        (lambda: correct([0, 1], np.eye(2)), "for one column per class use labels.argmax(axis=1)"),
         (lambda: correct([0, 1], OBJECTS), "labels hold None (NoneType) in row 1"),
         (lambda: correct([3, 1], ["cat", "dog"]), "strings (first 'cat') and predictions are integers (first 3)"),
-        (lambda: correct([7, 1, 7], [7, 7, 7]), "all 3 labels are 7: a constant model would be perfect"),
+        (lambda: correct([7, 1, 7], [7, 7, 7]), "all 3 labels are 7, so a constant model would be perfect"),
         (
             lambda: metrics.positive_label(np.array([3, 5]), None),
             "labels are 3, 5: give the positive class as pos_label=",
@@ -65,7 +80,7 @@ def compared(candidate):
         ),
         (lambda: metrics.positive_label(np.arange(7), 8), "which are 0, 1, 2, 3, 4 and 2 more"),
         (lambda: metrics.positive_label(np.array([0, 1]), "1"), "pos_label='1' is none of the labels, which are 0, 1"),
-        (lambda: top_k(LOGITS, LABELS, 4), "among the 4 highest of 4 classes every label is found"),
+        (lambda: top_k(LOGITS, LABELS, 4), "top-4 accuracy needs more than 4 classes, got 4"),
         (lambda: top_k(LOGITS[:, 0], LABELS, 1), "needs scores of shape (rows, classes), not (40,) float64"),
         (
             lambda: top_k(LOGITS[:3], [0, 7, 1], 2),
@@ -75,11 +90,11 @@ def compared(candidate):
         (lambda: absolute(np.zeros((3, 1)), ZEROS), "each predicted number, targets.reshape(3, 1)"),
         (lambda: absolute(ZEROS, np.zeros(2)), "targets have shape (2,) where the predictions have (3,)"),
         (lambda: absolute(ZEROS, [1.0, math.nan, math.inf]), "NaN or infinities in 2 of 3 rows, first in row 1"),
-        (lambda: absolute(ZEROS, ["a", "b", "c"]), "targets have dtype <U1"),
-        (lambda: absolute(np.zeros(3, object), ZEROS), "predictions have dtype object"),
-        (lambda: absolute(ZEROS, [True, False, True]), "targets have dtype bool"),
-        (lambda: absolute(np.zeros((0, 2)), np.zeros((0, 2))), "targets have shape (0, 2): there is no row"),
-        (lambda: absolute(np.zeros((2, 0)), np.zeros((2, 0))), "targets have shape (2, 0): there is no row"),
+        (lambda: absolute(ZEROS, ["a", "b", "c"]), "targets must be numbers; got dtype <U1"),
+        (lambda: absolute(np.zeros(3, object), ZEROS), "predictions must be numbers; got dtype object"),
+        (lambda: absolute(ZEROS, [True, False, True]), "targets must be numbers; got dtype bool"),
+        (lambda: absolute(np.zeros((0, 2)), np.zeros((0, 2))), "targets must have at least one row; got shape (0, 2)"),
+        (lambda: absolute(np.zeros((2, 0)), np.zeros((2, 0))), "targets must have at least one row; got shape (2, 0)"),
         (lambda: squares(np.arange(3.0), np.ones(3)), "all 3 targets are equal: R² is undefined without variance"),
         (lambda: compared({}), "the candidate has no outputs to compare"),
         (lambda: compared({"y": [1.0]}), "candidate output 'y' is not an array but list"),
@@ -97,14 +112,19 @@ def test_invalid_input_is_named(call, message):
 @pytest.mark.parametrize(
     ("scores", "labels", "kind", "message"),
     [
-        (LOGITS, LABELS, "probabilities", "scores='probabilities', but row 0 holds -0.396315: a probability lies from"),
+        (
+            LOGITS,
+            LABELS,
+            "probabilities",
+            "scores='probabilities', but row 0 holds -0.396315: probabilities lie between",
+        ),
         (SOFTMAX * 0.9, LABELS, "probabilities", "scores='probabilities', but row 0 adds up to 0.9"),
         (SOFTMAX, LABELS, "logits", "scores='logits', but all 40 rows lie from 0 to 1 and add up to 1"),
-        (np.array([0.01, 0.99, 0.5]), [0, 1, 1], "logits", "but all 3 rows lie from 0 to 1 and reach from end to end"),
+        (np.array([0.01, 0.99, 0.5]), [0, 1, 1], "logits", "but all 3 rows lie from 0 to 1 and cover that range"),
         (LOGITS, LABELS + 1, "logits", "label 4 in row 1 has no column"),
         (LOGITS, LABELS[:-1], "logits", "there are 39 labels for 40 rows of outputs"),
-        (LOGITS, ["a"] * 40, "logits", "labels are strings (first 'a')"),
-        (np.array([["a"]]), [0], "logits", "scores of shape (1, 1) and dtype <U1 are no logits"),
+        (LOGITS, ["a"] * 40, "logits", "got strings (first 'a')"),
+        (np.array([["a"]]), [0], "logits", "got shape (1, 1) of <U1"),
     ],
 )
 def test_invalid_scores_are_named(losses, scores, labels, kind, message):
@@ -123,7 +143,7 @@ def test_invalid_scores_are_named(losses, scores, labels, kind, message):
         (np.array(1.0), np.array(1.0), "outputs of shape () hold no rows"),
         (np.ones((1, 2)), np.array([[1.0, math.nan]]), "reference holds nan at [0, 1]"),
         (np.array([[math.inf, 1.0]]), np.ones((1, 2)), "candidate holds inf at [0, 0]"),
-        (np.array([["a", "b"]]), np.ones((1, 2)), "candidate has dtype <U1"),
+        (np.array([["a", "b"]]), np.ones((1, 2)), "candidate must hold real numbers; got dtype <U1"),
         ([[1.0, 2.0]], np.ones((1, 2)), "candidate is a numpy array, not list"),
     ],
 )
@@ -134,7 +154,7 @@ def test_invalid_pair_is_named(measure, candidate, reference, message):
 
 @pytest.mark.parametrize("value", [-1e-9, math.inf, math.nan])
 def test_invalid_tolerance_is_named(value):
-    with pytest.raises(UsageError, match="atol is a finite number of at least 0"):
+    with pytest.raises(UsageError, match="atol must be a finite number of at least 0"):
         metrics.check_tolerances(0.0, value)
 
 

@@ -159,5 +159,5 @@ def test_two_columns_are_ordered_as_the_probability_of_class_one():
 
 
 def test_scores_of_more_classes_have_no_curve():
-    with pytest.raises(InputError, match="an area under the ROC curve needs one score a row or one for each of two"):
+    with pytest.raises(InputError, match="roc_auc needs one score per row, or one for each of two"):
         positive_scores(SCORES)

@@ -113,8 +113,7 @@ def test_nan_is_told_on_its_own_and_stays_out_of_the_maxima():
     reference = np.array([[1.5, 2.0], [np.nan, np.nan]], np.float32)
     found = compare(candidate, reference)
     assert found.structural_problems == (
-        "output 'y': NaN in one and not in the other at 2 of 4 elements, first at [0, 1] (candidate nan, "
-        "reference 2.0)",
+        "output 'y': NaN in only one of the two, at 2 of 4 elements, first at [0, 1] (candidate nan, reference 2.0)",
     )
     assert found.tensors[0].max_abs_error == 0.5
     assert found.tensors[0].beyond == 1
@@ -125,7 +124,7 @@ def test_infinities_are_told_on_their_own_and_stay_out_of_the_maxima():
     reference = np.array([np.inf, np.inf, np.inf, 3.0, np.inf])
     found = compare(candidate, reference)
     assert found.structural_problems == (
-        "output 'y': NaN in one and not in the other at 1 of 5 elements, first at [4] (candidate nan, reference inf)",
+        "output 'y': NaN in only one of the two, at 1 of 5 elements, first at [4] (candidate nan, reference inf)",
         "output 'y': infinities differ at 3 of 5 elements, first at [1] (candidate 1.0, reference inf)",
     )
     assert found.tensors[0].worst_multiple == 0
@@ -166,7 +165,7 @@ def test_integers_and_booleans_have_to_be_equal_and_their_error_is_exact(candida
 def test_integer_sentences_speak_of_no_tolerance():
     found = compare(np.array([1, 2, 3]), np.array([1, 5, 4]))
     assert found.numeric_problems == (
-        "output 'y': 2 of 3 elements differ and have to be equal, first at [1] (candidate 2, reference 5)",
+        "output 'y': 2 of 3 elements differ but must be equal, first at [1] (candidate 2, reference 5)",
     )
 
 
@@ -175,7 +174,7 @@ def test_strings_have_to_be_equal_however_they_are_stored():
     found = compare(objects, fixed)
     assert found.structural_problems == ()
     assert found.numeric_problems == (
-        "output 'y': 1 of 2 elements differ and have to be equal, first at [1] (candidate 'do', reference 'dog')",
+        "output 'y': 1 of 2 elements differ but must be equal, first at [1] (candidate 'do', reference 'dog')",
     )
     assert found.tensors[0].max_abs_error is None
     assert compare(fixed, fixed.astype(object)).agrees
@@ -290,7 +289,7 @@ def test_each_output_can_have_a_tolerance_of_its_own():
         "output 'b': 1 of 1 elements are beyond rtol 0.1, atol 0.1; the worst is 2.5 × its tolerance at [0] "
         "(candidate 1.5, reference 1.0)",
     )
-    with pytest.raises(UsageError, match="atol is a finite number of at least 0, not -1"):
+    with pytest.raises(UsageError, match="atol must be a finite number of at least 0, got -1"):
         compare_outputs(candidate, candidate, rtol=0, atol={"a": 0, "b": -1})
 
 

@@ -103,7 +103,7 @@ def test_no_elements_have_no_distances():
 
 def test_every_bfloat16_is_as_far_from_one_as_its_rank_says():
     numbers = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
-    with np.errstate(invalid="ignore"):  # signalling NaNs are among them
+    with np.errstate(invalid="ignore"):  # signaling NaNs are among them
         wide = numbers.astype(np.float32)
     ordered = np.unique(wide[np.isfinite(wide)]).astype(ml_dtypes.bfloat16)
     rank_of_one = int(np.searchsorted(ordered.astype(np.float32), 1.0))

@@ -193,7 +193,7 @@ def test_the_largest_flipped_margin_is_where_differences_end():
 def test_a_threshold_that_no_row_reaches_is_refused():
     with pytest.raises(InputError, match="no row is decided by more than min_margin 3"):
         agreement_by_margin(MARGINS, MARGINS, min_margin=3)
-    with pytest.raises(UsageError, match="min_margin is a finite number of at least 0, not -1"):
+    with pytest.raises(UsageError, match="min_margin must be a finite number of at least 0, got -1"):
         agreement_by_margin(MARGINS, MARGINS, min_margin=-1)
     with pytest.raises(InputError, match="at least two classes"):
         decision_margins(np.ones((3, 1)))

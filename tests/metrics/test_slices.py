@@ -24,10 +24,10 @@ def test_bins_name_their_edges():
 @pytest.mark.parametrize(
     ("values", "edges", "message"),
     [
-        ([[1.0]], [1], "values to bin are numbers, one a row; got shape (1, 1) of float64"),
-        (["a"], [1], "values to bin are numbers, one a row; got shape (1,) of <U1"),
-        ([1.0], [2, 1], "edges of bins are strictly rising numbers; got [2, 1]"),
-        ([1.0], [], "edges of bins are strictly rising numbers; got []"),
+        ([[1.0]], [1], "values must be numbers of shape (rows,); got shape (1, 1) of float64"),
+        (["a"], [1], "values must be numbers of shape (rows,); got shape (1,) of <U1"),
+        ([1.0], [2, 1], "edges must be strictly increasing numbers; got [2, 1]"),
+        ([1.0], [], "edges must be strictly increasing numbers; got []"),
     ],
 )
 def test_invalid_bins_are_refused(values, edges, message):
@@ -59,7 +59,7 @@ def test_slice_without_a_value_has_no_figure():
     ("columns", "message"),
     [
         ({"x": np.arange(N)}, "slice 'x' has 200 different values: put them into bins, 'x': ms.bins(values, edges)"),
-        ({"x": lambda inputs: inputs[:, 0] < 0}, "slice 'x' holds for none of the 200 rows"),
+        ({"x": lambda inputs: inputs[:, 0] < 0}, "slice 'x' has none of the 200 rows"),
         ({"x": lambda inputs: inputs}, "slice 'x' has shape (200, 1); it needs one value for each of the 200 rows"),
     ],
 )
@@ -74,10 +74,10 @@ def test_columns_that_do_not_fit_are_refused(columns, message):
     [
         (SITE, {"max_drop": 0.1}, "Slices: max_drop= needs min_rows=: give both to test slices, or neither"),
         (SITE, {"min_rows": 9}, "Slices: min_rows= needs a budget: give both to test slices, or neither"),
-        ({}, {"max_drop": 0.1, "min_rows": 9}, "Slices: max_drop= is the budget of a slice, and there are no columns"),
+        ({}, {"max_drop": 0.1, "min_rows": 9}, "Slices: max_drop= is a budget of slices, but there are no columns"),
         (SITE, {"max_drop": 0.1, "max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
-        (SITE, {"max_drop": 0.1, "min_rows": 0}, "Slices: min_rows is a count of at least 1, got 0"),
-        (SITE["site"], {}, "slices map names to columns, got ndarray"),
+        (SITE, {"max_drop": 0.1, "min_rows": 0}, "Slices: min_rows must be a count of at least 1, got 0"),
+        (SITE["site"], {}, "slices must map names to columns, got ndarray"),
     ],
 )
 def test_arguments_that_do_not_belong_together_are_refused(columns, budget, message):

@@ -26,7 +26,7 @@ from pytest_modelserve.stats.two_sample_tests import distribution_distance
 
 EVEN = np.array([-2.625, -0.625, 0.375, 0.875, 4.375])  # odd multiples, 3 mod 4, of 1/8
 RELATIVE = np.array([0.001953125, 0.25, 0.28125, 7.0, 1024.0])
-SIGNALLING = np.array([0x7FF0000000000001], dtype=np.uint64).view(np.float64)[0]
+SIGNALING = np.array([0x7FF0000000000001], dtype=np.uint64).view(np.float64)[0]
 NEITHER = np.array([-1.0, 0.1, 0.3, 1e9])
 
 
@@ -36,7 +36,7 @@ def searched(values, edges):
 
 
 def hard_values(edges):
-    """The edges, their neighbours among doubles, everything special, and numbers around them."""
+    """The edges, their neighbors among doubles, everything special, and numbers around them."""
     special = [0.0, -0.0, math.inf, -math.inf, 5e-324, -5e-324, 1.7e308, -1.7e308]
     near = [np.nextafter(edges, -math.inf), edges, np.nextafter(edges, math.inf), special]
     spread = np.random.default_rng(0).normal(0, np.abs(edges).max() / 3, 5000)
@@ -56,7 +56,7 @@ def test_counts_are_those_of_a_search(edges, cells):
 
 
 @pytest.mark.parametrize("edges", [EVEN, RELATIVE, NEITHER], ids=["even", "relative", "none"])
-@pytest.mark.parametrize("nan", [math.nan, -math.nan, SIGNALLING], ids=["nan", "negative nan", "signalling nan"])
+@pytest.mark.parametrize("nan", [math.nan, -math.nan, SIGNALING], ids=["nan", "negative nan", "signaling nan"])
 def test_nan_is_in_no_bin_wherever_it_stands(edges, nan):
     values = hard_values(edges)
     for place in (0, len(values) // 2, len(values)):

@@ -45,8 +45,8 @@ def data(draw):
     return columns, [slice(low, high) for low, high in itertools.pairwise([0, *ends, rows]) if low < high]
 
 
-def without_neighbours(profile):
-    """The columns without what is known of neighbouring rows, of which every cut parts two."""
+def without_neighbors(profile):
+    """The columns without what is known of neighboring rows, of which every cut parts two."""
     alone = [dataclasses.replace(column, lag=LagOne(0.0, 0)) for column in profile.columns]
     return [dataclasses.replace(column, backward=0) if column.kind == "datetime" else column for column in alone]
 
@@ -63,7 +63,7 @@ def test_profiles_of_parts_add_up_to_that_of_all_rows(drawn):
     merged = parts[0]
     for one in parts[1:]:
         merged = merged.merge(one)
-    assert without_neighbours(merged) == without_neighbours(part(columns, slice(None)))
+    assert without_neighbors(merged) == without_neighbors(part(columns, slice(None)))
 
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
@@ -111,7 +111,7 @@ def test_many_rows_merge_to_the_same_bits():
             merged = merged.merge(shards[index])
         digests.add(merged.digest)
     assert len(digests) == 1
-    assert without_neighbours(merged) == without_neighbours(reference_profile(columns, like=like))
+    assert without_neighbors(merged) == without_neighbors(reference_profile(columns, like=like))
     assert merged.column("y").mean == pytest.approx(1e9, abs=1e-4)
     assert merged.column("y").std == pytest.approx(1e-3, rel=0.02)
 

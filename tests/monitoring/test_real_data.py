@@ -1,4 +1,4 @@
-"""Drift that is known to be there, and drift that is not: carbon dioxide by decade, tumours by order of the file."""
+"""Drift that is known to be there, and drift that is not: carbon dioxide by decade, tumors by order of the file."""
 
 import datetime
 import re
@@ -71,7 +71,7 @@ def test_weekly_changes_less_their_seasonal_mean_do_not_drift(weekly):
 
 
 @pytest.fixture(scope="module")
-def tumours(data_folder):
+def tumors(data_folder):
     return {column.name: column.values for column in read_table(data_folder / "breast_cancer.csv").columns}
 
 
@@ -80,8 +80,8 @@ def split(columns, order):
     return {n: v[first] for n, v in columns.items()}, {n: v[rest] for n, v in columns.items()}
 
 
-def test_tumours_in_the_order_of_the_file_drift_above_all_in_their_label(tumours):
-    first, rest = split(tumours, np.arange(569))
+def test_tumors_in_the_order_of_the_file_drift_above_all_in_their_label(tumors):
+    first, rest = split(tumors, np.arange(569))
     evidence = measure_drift(rest, reference_profile(first), max_distance=0.10)
     assert evidence.verdict is Verdict.FAIL
     assert evidence.findings[0] == (
@@ -91,9 +91,9 @@ def test_tumours_in_the_order_of_the_file_drift_above_all_in_their_label(tumours
     assert len(evidence.details["moved"]) == 5
 
 
-def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(tumours):
+def test_tumors_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(tumors):
     for seed in range(5):
-        first, rest = split(tumours, np.random.default_rng(seed).permutation(569))
+        first, rest = split(tumors, np.random.default_rng(seed).permutation(569))
         profile = reference_profile(first)
         assert measure_drift(rest, profile, max_distance=0.30).verdict is Verdict.PASS
         tight = measure_drift(rest, profile, max_distance=0.10)
@@ -104,8 +104,8 @@ def test_tumours_split_at_random_do_not_drift_and_lack_rows_for_a_tight_budget(t
         )
 
 
-def test_tumours_split_at_random_are_whole_and_a_unit_slip_is_not(tumours):
-    first, rest = split(tumours, np.random.default_rng(0).permutation(569))
+def test_tumors_split_at_random_are_whole_and_a_unit_slip_is_not(tumors):
+    first, rest = split(tumors, np.random.default_rng(0).permutation(569))
     profile = reference_profile(first)
     assert measure_data_quality(rest, profile, max_rate=0.10).verdict is Verdict.PASS
     slipped = {**rest, "mean_area": rest["mean_area"] / 100}

@@ -56,7 +56,7 @@ output parity: outputs differ from the reference's
         (lambda y: {"a": y.astype(np.float64), "b": Y}, "output 'a': dtype is float64 where the reference has float32"),
         (
             lambda y: {"a": np.where(y == 5, np.nan, y), "b": Y},
-            "output 'a': NaN in one and not in the other at 1 of 12",
+            "output 'a': NaN in only one of the two, at 1 of 12",
         ),
         (lambda y: {"b": Y}, "output 'a' is missing from the candidate"),
         (lambda y: {"a": y, "b": Y, "c": Y}, "output 'c' is unknown to the reference"),

@@ -191,13 +191,11 @@ def test_log_ratios_become_ratios(record_of, tmp_path):
 def test_starts_are_told_by_the_clock_of_their_budget(record_of):
     details = {"session": [3, 4], "first call": [1, 1], "session CPU": [2, 3], "first call CPU": [1, 0.5]}
     wall = found(evidence(record_of, details, name="start"))
-    assert wall == Sample("calls", "answered within this time", 0.5, (4.0, 5.0), (3.0, 3.5))
+    assert wall == Sample("calls", "took at most this long", 0.5, (4.0, 5.0), (3.0, 3.5))
     disturbed = found(evidence(record_of, {**details, "run delay": [1.0, 0.5]}, name="start"))
-    assert disturbed == Sample(
-        "calls", "answered within this time undisturbed", 0.5, (3.0, 4.5), (4.0, 5.0), "wall time"
-    )
+    assert disturbed == Sample("calls", "took at most this long undisturbed", 0.5, (3.0, 4.5), (4.0, 5.0), "wall time")
     cpu = found(evidence(record_of, details, name="start CPU"))
-    assert cpu == Sample("calls", "answered within this CPU time", 0.5, (3.0, 3.5))
+    assert cpu == Sample("calls", "took at most this CPU time", 0.5, (3.0, 3.5))
 
 
 def test_memory_and_leaks_travel_in_the_evidence(record_of):

@@ -12,7 +12,7 @@ r = ms.relations
 Range = ms.strategies.Range
 OUTSIDE = np.array([[0, 0, 0], [7, 0, 0]], np.float32)
 NUMBERS = Signature((TensorSpec("x", "float32", ("n", 3)),), ())
-MIXED = Signature((TensorSpec("age", "int64", ("n", 2)), TensorSpec("colour", "str", ("n", 1))), ())
+MIXED = Signature((TensorSpec("age", "int64", ("n", 2)), TensorSpec("color", "str", ("n", 1))), ())
 
 
 def searched(strategy, count=1000):
@@ -35,11 +35,11 @@ def test_no_row_leaves_a_range_and_its_ends_are_tried():
 
 def test_a_feature_with_choices_has_no_other_values():
     ranges = {
-        ("age", 0): Range(18, 99), ("age", 1): Range(choices=(1, 5, 9)), "colour": Range(choices=("red", "blue", "teal")),
+        ("age", 0): Range(18, 99), ("age", 1): Range(choices=(1, 5, 9)), "color": Range(choices=("red", "blue", "teal")),
     }  # fmt: skip
     rows = searched(ms.strategies.inputs(MIXED, ranges=ranges))
     assert set(rows["age"][:, 1]) == {1, 5, 9}
-    assert set(rows["colour"][:, 0]) == {"red", "blue", "teal"}
+    assert set(rows["color"][:, 0]) == {"red", "blue", "teal"}
     assert rows["age"][:, 0].min() == 18
     assert rows["age"][:, 0].max() == 99
 
@@ -85,7 +85,7 @@ def test_an_invalid_range_is_rejected(build, message):
         (NUMBERS, {"ranges": {"y": Range(0, 1)}}, "unknown input 'y': Known: 'x'"),
         (NUMBERS, {"ranges": {0: (0, 1)}}, "ranges[0] is a tuple: expected an ms.strategies.Range(low, high)"),
         (MIXED, {"ranges": {0: Range(0, 1)}}, "ranges[0] is ambiguous for a model of 2 inputs: use (input, column)"),
-        (MIXED, {"ranges": {"colour": Range(0, 1)}}, "input 'colour' is text: pass choices of text instead of Range(0, 1)"),
+        (MIXED, {"ranges": {"color": Range(0, 1)}}, "input 'color' is text: pass choices of text instead of Range(0, 1)"),
         (MIXED, {"ranges": {"age": Range(0.2, 0.8)}}, "input 'age' is int64, and Range(0.2, 0.8) contains no integer"),
         (MIXED, {"ranges": {"age": Range(choices=(0.5,))}}, "input 'age' is int64, which cannot represent Range(choices=(0.5,))"),
         (MIXED, {"ranges": {"age": Range(choices=("a",))}}, "input 'age' is int64: pass numbers instead of Range(choices=('a',))"),

@@ -38,12 +38,12 @@ def test_a_function_is_given_what_predict_was_given():
 
 
 def test_a_function_that_works_in_place_leaves_the_inputs_alone():
-    def centred(x):
+    def centered(x):
         x -= x.mean()
         return x
 
     array = X.copy()
-    predictor = CallablePredictor(centred)
+    predictor = CallablePredictor(centered)
     assert predictor.predict(array)["output"].tolist() == [-0.5, 0.5]
     assert array.tolist() == X.tolist()
 

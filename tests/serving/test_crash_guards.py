@@ -56,7 +56,7 @@ def recurrent(operator):
     }
 
 
-def quantised_lstm():
+def quantized_lstm():
     names = ["x", "w", "r", "", "", "", "", "", "scale", "zero", "scale", "zero"]
     return recurrent("LSTM") | {
         "nodes": [NODE("DynamicQuantizeLSTM", names, ["y"], hidden_size=5, domain="com.microsoft")],
@@ -113,7 +113,7 @@ DEADLY = {
     "gru-batch": (recurrent("GRU"), empty(2, 0, 3)),
     "gru-time": (recurrent("GRU"), empty(0, 2, 3)),
     "lstm-batch": (recurrent("LSTM"), empty(2, 0, 3)),
-    "quantised-lstm-batch": (quantised_lstm(), empty(2, 0, 3)),
+    "quantized-lstm-batch": (quantized_lstm(), empty(2, 0, 3)),
     "gru-in-branch": (in_branches(recurrent("GRU")), empty(2, 0, 3)),
     "div-int32": (division("int32"), divided("int32", LEAST["int32"])),
     "div-int64": (division("int64"), divided("int64", LEAST["int64"])),

@@ -20,7 +20,7 @@ def autoregressive(rng, n, coefficient):
 
 
 @pytest.mark.parametrize("coefficient", [-0.5, 0.0, 0.3, 0.9])
-def test_estimate_is_near_spearmans_correlation_of_neighbours(coefficient):
+def test_estimate_is_near_spearmans_correlation_of_neighbors(coefficient):
     values = autoregressive(np.random.default_rng(8), 3000, coefficient)
     lag = rank_autocorrelation(values[np.newaxis])
     assert lag.pairs == 2999
@@ -110,7 +110,7 @@ def test_short_memory_is_found():
     assert share_found(lambda rng: autoregression(rng, 50, 0.5), repeats=200) >= 0.65
 
 
-def test_slow_drift_below_noise_is_found_although_neighbours_hardly_agree():
+def test_slow_drift_below_noise_is_found_although_neighbors_hardly_agree():
     rng = np.random.default_rng(5)
     drift = autoregression(rng, 1000, 0.97) * np.sqrt(1 - 0.97**2)
     values = np.sqrt(0.15) * drift + np.sqrt(0.85) * rng.standard_normal(1000)

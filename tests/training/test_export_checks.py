@@ -203,7 +203,7 @@ def test_nan_has_to_stand_where_the_module_has_it(check):
         return {"y": np.where(x == x.min(), np.nan, x).astype(np.float32)}
 
     assert check(holed, holed)
-    with pytest.raises(ExportError, match="NaN in one and not in the other at 1 of 8 elements"):
+    with pytest.raises(ExportError, match="NaN in only one of the two, at 1 of 8 elements"):
         check(lambda x: {"y": x}, holed)
 
 
@@ -307,7 +307,7 @@ def test_padding_row_that_is_nan_in_one_model_alone_is_refused_with_what_to_do(c
     message = str(caught.value)
     assert message.startswith(
         f"outputs of the exported model (candidate) differ from eager torch (reference) at an all-padding row ({sort}):"
-        " output 'y': NaN in one and not in the other at 3 of 6 elements, first at [1, 0]"
+        " output 'y': NaN in only one of the two, at 3 of 6 elements, first at [1, 0]"
     )
     assert message.endswith(
         "What to do: give such rows one position to attend to, set their outputs (masked_fill), or build "

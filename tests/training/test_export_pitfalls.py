@@ -113,7 +113,7 @@ def test_padding_row_that_eager_torch_hides_and_the_export_does_not_is_refused(s
     with pytest.raises(ExportError) as caught:
         export(Padded().eval(), IDS, dynamic=("batch", "time"), store=store)
     message = str(caught.value)
-    assert "at an all-padding row (integers 0): output 'scores': NaN in one and not in the other at 2 of 4" in message
+    assert "at an all-padding row (integers 0): output 'scores': NaN in only one of the two, at 2 of 4" in message
     assert "build nn.TransformerEncoder with enable_nested_tensor=False" in message
 
 

@@ -76,8 +76,8 @@ def test_source_keeps_its_data_when_the_mapping_is_changed_later():
 def test_name_that_is_no_file_name_is_refused(name):
     with pytest.raises(UsageError) as caught:
         source(name=name)
-    rule = "letters, digits, '.', '_' and '-' make a name, and a letter or digit starts it, as it names files too"
-    assert str(caught.value) == f"model name {name!r}: {rule}"
+    rule = "use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+    assert str(caught.value) == f"model name {name!r} is invalid: {rule}"
 
 
 @pytest.mark.parametrize("role", ["build", "fit"])

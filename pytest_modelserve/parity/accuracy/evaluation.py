@@ -269,7 +269,7 @@ class Evaluation:
             if plan is None:
                 advice = f"give more rows, or {looser}"
             elif plan.rows is None:
-                advice = f"give a {self.budget_name} other than the very value measured"
+                advice = f"give a {self.budget_name} that differs from the measured value"
             else:
                 advice = f"give about {plan.rows:,} labeled rows, or {looser}"
             return f"not enough rows to decide whether {self._question}", estimate.advice or advice

@@ -122,7 +122,7 @@ def _problems(tensor: TensorComparison, *, allow_dtype: bool) -> Iterator[str]:
     if tensor.candidate_shape != tensor.reference_shape:
         yield f"shape is {list(tensor.candidate_shape)} where the reference has {list(tensor.reference_shape)}"
     if tensor.nan is not None:
-        yield f"NaN in one and not in the other at {tensor.nan.count} of {tensor.n} elements"
+        yield f"NaN in only one of the two, at {tensor.nan.count} of {tensor.n} elements"
     if tensor.inf is not None:
         yield f"infinities differ at {tensor.inf.count} of {tensor.n} elements"
 

@@ -1,4 +1,4 @@
-"""Relations about one output by itself: finite, probabilities, with missing values, refused, or as labelled."""
+"""Relations about one output by itself: finite, probabilities, with missing values, refused, or as labeled."""
 
 from __future__ import annotations
 
@@ -390,8 +390,8 @@ class minimum_functionality(Relation):
             copy = "" if first == 0 else f" for perturbed copy {first}"
             return f"the label is {found[first][row]!r}{copy} and {expected[row]!r} is expected"
 
-        labelled = np.array([label is not None for label in expected], np.bool_)
-        return Violations(labelled & wrong.any(axis=0), None, message)
+        labeled = np.array([label is not None for label in expected], np.bool_)
+        return Violations(labeled & wrong.any(axis=0), None, message)
 
     def _expected(self, rows: Feed, base: Feed) -> list[Label | None]:
         """Look up the label of each row in the table by its values; None for rows that are not in it."""

@@ -239,7 +239,7 @@ def test_output_of_several_numbers_a_row_is_one_row(level):
     [
         (TARGETS.reshape(N, 1), r"targets have shape \(400, 1\)"),
         (np.where(np.arange(N) == 7, np.nan, TARGETS), "targets hold NaN or infinities in 1 of 400 rows"),
-        (TARGETS.astype(str), "targets have dtype <U"),
+        (TARGETS.astype(str), "targets must be numbers; got dtype <U"),
     ],
 )
 def test_targets_that_do_not_fit_are_one_clear_error(level, targets, message):

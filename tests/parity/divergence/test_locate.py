@@ -199,7 +199,7 @@ def test_first_of_two_faults_is_located(locate):
 def test_nan_is_located_where_it_first_appears(locate):
     found = locate(weight("b1", lambda b: np.where(np.arange(16) == 2, F32("nan"), b)))
     assert (found.node, found.tensor, found.index) == ("node_a", "a", (0, 2))
-    assert found.problem == "NaN in one and not in the other at 6 of 96 elements"
+    assert found.problem == "NaN in only one of the two, at 6 of 96 elements"
     assert np.isnan(found.candidate_value)
 
 
