@@ -23,6 +23,7 @@ from pytest_modelserve.stats import (
     auc_of,
     average_of,
     bca_bounds,
+    bca_bounds_against,
     delta_method_bounds,
     mean_bounds,
     mean_of,
@@ -269,7 +270,7 @@ def grouped(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
 
 
 def resampled(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
-    """Simulate BCa bounds for a mean, with a tenth of the repeats and the resamples of the gate."""
+    """Simulate BCa bounds for a mean at its budget, a tenth of the repeats: all resamples, and as many as decide."""
     few = max(repeats // 10, 1)
     for name, draw, truth in (
         ("normal", lambda n: rng.standard_normal(n), 0.0),
@@ -277,14 +278,20 @@ def resampled(rng: np.random.Generator, repeats: int) -> Iterator[Row]:
         ("-normal²", lambda n: -(rng.standard_normal(n) ** 2), -1.0),
     ):
         for n in (50, 200):
-            found = []
+            found, decided, counts = [], [], []
             for seed in range(few):
                 values = draw(n)
-                bounds = bca_bounds(
-                    lambda rows, values=values: values[rows].sum() / rows.size, n, seed=seed, expanded=True, **LEVELS
-                )
+
+                def mean(rows: NDArray[np.intp], values: Floats = values) -> float:
+                    return float(values[rows].sum() / rows.size)
+
+                bounds = bca_bounds(mean, n, seed=seed, expanded=True, **LEVELS)
                 found.append((bounds.low, bounds.high))
+                bounds, count = bca_bounds_against(mean, n, limit=truth, seed=seed, **LEVELS)
+                decided.append((bounds.low, bounds.high))
+                counts.append(count)
             yield from ends("BCa", f"{name}, n={n}", few, truth, found)
+            yield from ends("BCa as decides", f"{name}, n={n}, {np.mean(counts):,.0f} resamples", few, truth, decided)
 
 
 STUDIES = {"counted": counted, "ranked": ranked, "explained": explained, "grouped": grouped, "resampled": resampled}

@@ -1,7 +1,7 @@
 """Confidence intervals, tests, and power and sample sizes: arrays in, frozen dataclasses out."""
 
 from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
-from pytest_modelserve.stats.bootstrap import bca_bounds, resamples_for
+from pytest_modelserve.stats.bootstrap import bca_bounds, bca_bounds_against, resamples_for
 from pytest_modelserve.stats.delta_method import (
     Linearized,
     area_variance,
@@ -42,6 +42,7 @@ __all__ = [
     "auc_of",
     "average_of",
     "bca_bounds",
+    "bca_bounds_against",
     "binomial_bounds",
     "block_ids",
     "block_means",

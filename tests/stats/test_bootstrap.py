@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pytest_modelserve.stats import bca_bounds, bootstrap as bca, resamples_for
+from pytest_modelserve.stats import bca_bounds, bca_bounds_against, bootstrap as bca, resamples_for
 
 # Test A of spatial perception, 26 children: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, table 14.1.
 SPATIAL = np.array(
@@ -130,3 +130,37 @@ def test_ends_miss_about_as_often_as_they_say():
         missed += [bounds.low > 0, bounds.high < 0]
     assert (missed / 250).min() >= 0.015
     assert (missed / 250).max() <= 0.105
+
+
+FAR = {"low_level": 0.999, "high_level": 0.95}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fewer_resamples_put_every_limit_on_the_same_side_as_all(seed):
+    """Limits from 12 standard errors below the mean to 12 above it, of skewed values."""
+    values = np.random.default_rng(seed).exponential(size=60)
+    mean = lambda rows: float(values[rows].mean())  # noqa: E731
+    full = bca_bounds(mean, 60, **FAR, expanded=True, seed=seed)
+    error = values.std(ddof=1) / np.sqrt(60)
+    for limit in values.mean() + error * np.array([-12, -8, -5, -1, 0.5, 3, 5, 12]):
+        bounds, count = bca_bounds_against(mean, 60, limit=limit, **FAR, seed=seed)
+        assert (bounds.low > limit, bounds.high < limit) == (full.low > limit, full.high < limit)
+        assert count <= 10_000
+
+
+def test_limits_far_from_the_estimate_take_two_hundred_resamples_and_near_failures_all():
+    values = np.random.default_rng(0).standard_normal(500)
+    mean = lambda rows: float(values[rows].mean())  # noqa: E731
+    error = values.std() / np.sqrt(500)
+    counts = [bca_bounds_against(mean, 500, limit=values.mean() + z * error, **FAR)[1] for z in (5, -8, 1, -1, -3.4)]
+    assert counts == [200, 200, 1000, 200, 10_000]
+
+
+def test_end_at_a_limit_that_is_the_truth_misses_about_as_often_as_it_says():
+    """The mean of 40 normal values, 200 worlds, with a budget at the truth: PASS, which is wrong, in 5 to 6 %."""
+    passed = 0
+    for seed in range(200):
+        values = np.random.default_rng(seed).standard_normal(40)
+        statistic = lambda rows, values=values: float(values[rows].sum() / rows.size)  # noqa: E731
+        passed += bca_bounds_against(statistic, 40, limit=0.0, low_level=0.95, high_level=0.95, seed=seed)[0].high < 0
+    assert 0.015 <= passed / 200 <= 0.105

@@ -79,7 +79,9 @@ class Evaluation:
         `data` are the inputs as the caller gave them, for the functions among the columns of the slices.
         """
         if callable(choice):
-            metric: Metric[Any] = CustomMetric(choice, higher_is_better=score_budget[1] is not None)
+            is_score = score_budget[1] is not None
+            limit = score_budget[1] if is_score else error_budget[1]
+            metric: Metric[Any] = CustomMetric(choice, higher_is_better=is_score, limit=limit or 0.0)
         else:
             metric = metric_named(choice)
         name, limit = _chosen_budget(choice, metric, score_budget, error_budget)

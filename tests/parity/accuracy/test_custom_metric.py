@@ -1,5 +1,8 @@
 """A user's own metric: the bootstrap, in pairs."""
 
+import re
+import time
+
 import numpy as np
 import pytest
 
@@ -43,19 +46,61 @@ def test_level_has_three_verdicts(level):
     for max_value, verdict in ((2.0, "PASS"), (0.8, "INCONCLUSIVE"), (0.3, "FAIL")):
         evidence = level(OLD, TARGETS, metric=mean_error, max_value=max_value, **FEW)
         assert evidence.verdict == verdict
-    assert evidence.details == {"resamples": 500, "seed": 0}
-    assert evidence.method.name == "BCa bootstrap, 500 resamples"
+    assert evidence.details["resamples"] == 200
+    assert evidence.method.name == "BCa bootstrap, 200 resamples"
 
 
-def test_default_alpha_takes_ten_thousand_resamples(level):
-    calls = []
+@pytest.mark.parametrize(
+    ("max_value", "verdict", "calls"), [(9.0, "PASS", 350), (0.79, "INCONCLUSIVE", 2200), (0.2, "FAIL", 350)]
+)
+def test_metric_is_called_no_oftener_than_the_budget_needs(level, max_value, verdict, calls):
+    evidence = level(OLD, TARGETS, metric=mean_error, max_value=max_value)
+    assert evidence.verdict == verdict
+    assert evidence.details["metric_calls"] <= calls
 
-    def metric(labels, predictions):
-        calls.append(len(labels))
-        return 0.5
 
-    level(OLD, TARGETS, metric=metric, min_value=0.4)
-    assert sum(length == N for length in calls) >= 10_000
+def test_failure_near_the_budget_takes_ten_thousand_resamples(level):
+    fails = next(
+        evidence
+        for limit in np.arange(0.8, 0.3, -0.01)
+        if (evidence := level(OLD, TARGETS, metric=mean_error, max_value=limit)).verdict is ms.Verdict.FAIL
+    )
+    assert fails.details["resamples"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        (lambda labels, predictions: np.abs(labels - predictions).sum() / len(labels), "mae"),
+        (lambda labels, predictions: np.sqrt(((labels - predictions) ** 2).mean()), "rmse"),
+        (lambda labels, predictions: np.quantile(np.abs(labels - predictions), 0.9), None),
+        (lambda labels, predictions: 0.5, None),
+    ],
+)
+def test_evidence_names_the_metric_that_a_function_equals(level, metric, name):
+    evidence = level(OLD, TARGETS, metric=metric, max_value=9, **FEW)
+    found = [finding.partition("metric=")[2].split("'")[1] for finding in evidence.findings]
+    assert found == ([] if name is None else [name])
+
+
+def test_function_of_decoded_labels_is_compared_with_the_metrics_of_labels(level):
+    scores, labels = RNG.standard_normal((N, 3)), np.arange(N) % 3
+    evidence = level(
+        scores, labels, metric=lambda truth, found: np.mean(truth == found), min_value=0.01, decode="argmax", **FEW
+    )
+    assert "metric='accuracy'" in evidence.findings[0]
+
+
+def test_slow_metric_is_announced_with_its_time(level, caplog):
+    first = iter([0.3] * 3)
+
+    def slow(labels, predictions):
+        time.sleep(next(first, 0))
+        return mean_error(labels, predictions)
+
+    with caplog.at_level("INFO"):
+        level(OLD, TARGETS, metric=slow, max_value=9)
+    assert re.search(r"resampling slow: at most 2,000 calls of [\d.]+ ms, \d+ s", caplog.text)
 
 
 def test_metric_is_given_outputs_or_with_decode_labels(level):
@@ -80,7 +125,7 @@ def test_groups_are_resampled_whole(level):
     )
     widths = [e.quantities[0].interval.high - e.quantities[0].interval.low for e in (alone, together)]
     assert widths[1] > 1.8 * widths[0]
-    assert together.method.name == "BCa bootstrap, 500 resamples over 12 groups"
+    assert together.method.name.endswith(" resamples over 12 groups")
     one = level(outputs, TARGETS, metric=mean_error, max_value=1, groups=np.zeros(N), **FEW)
     assert (one.verdict, one.quantities[0].interval.high) == ("INCONCLUSIVE", np.inf)
 
