@@ -75,7 +75,7 @@ def test_epsilon_that_the_exporter_drops_is_named_with_its_source_line(store, ad
     with pytest.raises(ExportError) as caught:
         export(UnitLength(add_epsilon).eval(), FEATURES, store=store)
     message = str(caught.value)
-    assert "at a row of zeros: output 'output': NaN in one and not in the other" in message
+    assert "at a row of zeros: output 'output': NaN in only one of the two" in message
     assert f"The likely cause: the exporter dropped {constant} (node '" in message
     assert f"', {operator}, {__file__}:" in message
     assert message.endswith("or a limit such as x.clamp_min(1e-12), which is kept")
