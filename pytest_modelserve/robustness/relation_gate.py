@@ -100,7 +100,8 @@ def measure_relation(
     started = time.perf_counter()
     with open_models(predictor, inputs=inputs) as (rows, (served,)):
         subprocess = isolated_predictor(served, isolate=isolate, time_limit_s=time_limit_s)
-        model, space, first, given_seed = _start(subprocess or served, rows, domain)
+        given = inputs if isinstance(inputs, GeneratedInputs) else rows
+        model, space, first, given_seed = _start(subprocess or served, given, domain)
         seed = given_seed if seed is None else seed
         try:
             count = _candidates(relation, candidates, generated=first is not None)

@@ -127,6 +127,11 @@ def test_a_relation_is_searched_from_a_strategy_and_from_each_example(classifier
     assert f"seed {feed.seed}" in evidence.method.name
 
 
+def test_an_example_without_rows_starts_a_search_from_the_rows_of_the_strategy(classifier, rows):
+    empty = ms.strategies.inputs(classifier, like=rows).at(rows=0)
+    assert ms.measure_relation(classifier, empty, r.finite_outputs()).n == 100
+
+
 def test_a_domain_for_a_strategy_that_has_its_own_is_rejected(classifier):
     with pytest.raises(ms.UsageError, match=r"domain is that of the strategy, \('like', 'edges'\)"):
         ms.measure_relation(classifier, ms.strategies.inputs(classifier), r.simplex(), domain="far")
