@@ -16,6 +16,7 @@ from pytest_modelserve.monitoring.columns import Column
 
 _SIZES = tuple(dict.fromkeys(round(2 ** (step / 4)) for step in range(4, 161)))
 """Sample sizes, 2 to 2⁴⁰ rows, for which copies are stored: a chord between two is at most 1 % too high."""
+_ALLOWANCE = 3.0
 _UNIT = 1024
 """Copies are stored in units of 1/1024, so that profiles merge to the same bits in any order."""
 
@@ -81,31 +82,77 @@ class RepeatedRows:
 
     def rate(self, size: int) -> float:
         """Return the expected proportion of copies among `size` rows, up to the largest number of rows."""
+        sizes, copies = self._copies()
+        return float(np.interp(size, sizes, copies)) / size
+
+    def rate_variance(self, size: int) -> float:
+        """Return an upper bound of the variance of `rate(size)` over data sets of independent rows.
+
+        Leaving out a row changes the number of different rows by one if no other equals it, so that the variance of
+        that number is at most the expected number of such rows (Efron and Stein 1981, Annals of Statistics 9, 586–596);
+        of samples of size s of n rows it is s/n of it. A few more rows allow for its own error.
+        """
+        sizes, copies = self._copies()
+        after = int(np.searchsorted(sizes[:-1], size, side="left")) or 1
+        alone = size * (1 - (copies[after] - copies[after - 1]) / (sizes[after] - sizes[after - 1]))
+        if size == self.total:
+            alone = self.once
+        return (max(float(alone), 0.0) + _ALLOWANCE) / size / max(self.total, size)
+
+    def _copies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return all sample sizes whose copies are known, and these."""
         copies = {1: 0.0} | {at: c / _UNIT / n * at for (c, n), at in zip(self.curve, _SIZES, strict=False)}
         if self.total == self.among:
             copies[self.among] = self.rows
-        return float(np.interp(size, list(copies), list(copies.values()))) / size
+        return np.array(list(copies), dtype=np.float64), np.array(list(copies.values()), dtype=np.float64)
 
     def rate_of_more(self, size: int, *, z: float = 0.0) -> float:
-        """Return the expected proportion of copies among more rows than the largest number, or less.
+        """Return the expected proportion of copies among more rows than the largest number; with `z` a lower bound.
 
-        Different rows D, `once` f₁ and `twice` f₂ give about f₁²/2f₂ that were not seen; the more rows, the fewer of
-        them are left (Chao 1987, Biometrics 43, 783–791; Chao et al. 2014, Ecological Monographs 84, 45–67). With `z`
-        standard errors more of them, by their lognormal distribution, the proportion is a lower bound.
+        Of D different rows, f₁ that occur `once` and f₂ that occur `twice` give about f₁²/2f₂ that were not seen; the
+        more rows, the fewer of them are left (Chao 1987, Biometrics 43, 783–791; Chao et al. 2014, Ecological
+        Monographs 84, 45–67). That is too few if some rows are far more frequent than others. The lower bound has as
+        many as Chao and Lee (1992, JASA 87, 210–217) estimate, if they are more, and is `z` standard errors lower. The
+        error is the smaller of two: that of multinomial counts of counts, which is too large if few rows have a copy,
+        and that of f₂ alone, which is too large if many have.
         """
         top, part = self.largest, self.largest / self.total
-        distinct, once, twice = top * (1 - self.rate(top)), self.once * part, self.twice * part
-        more = size - top
-        if not twice:
-            return max(1 - (distinct + more * once / top) / size, 0.0)
-        ratio = once / twice
-        unseen = once * ratio / 2
-        if not unseen:
-            return 1 - distinct / size
-        variance = twice * (ratio**2 / 2 + ratio**3 + ratio**4 / 4)
-        unseen *= math.exp(z * math.sqrt(math.log1p(variance / unseen**2)))
-        found = -unseen * math.expm1(more * math.log1p(-once / (top * unseen + once)))
-        return max(1 - (distinct + found) / size, 0.0)
+        once, twice = self.once * part, self.twice * part
+        others = top * (1 - self.rate(top)) - once - twice
+
+        def distinct(once: float, twice: float) -> float:
+            return others + once + twice + _found(size - top, top, once, twice)
+
+        rate = max(1 - distinct(once, twice) / size, 0.0)
+        if not z:
+            return rate
+        fewer = max(twice - z * math.sqrt(twice + 1), 0.0)
+        of_twice = distinct(once + 2 * (twice - fewer), fewer) - distinct(once, twice)
+        slopes = (
+            distinct(once + 1, twice) - distinct(once, twice),
+            distinct(once, twice + 1) - distinct(once, twice),
+            1,
+        )
+        counts = (once, twice, others)
+        every = others + once + twice + (once**2 / 2 / twice if twice else once**2 / 2)
+        mean = sum(slope * n for slope, n in zip(slopes, counts, strict=True)) / every
+        variance = sum(slope**2 * n for slope, n in zip(slopes, counts, strict=True)) - mean**2 * every
+        error = min(z * math.sqrt(max(variance, 0.0)), max(of_twice, 0.0))
+        coverage = 1 - once / top
+        if once and twice:
+            seen = others + once + twice
+            uneven = max(seen / coverage * 2 * self.rate(2) - 1, 0.0)
+            unseen = max(seen / coverage + once / coverage * uneven - seen, once**2 / 2 / twice)
+            error += _found(size - top, top, once, once**2 / 2 / unseen) - _found(size - top, top, once, twice)
+        return max(rate - error / size, 0.0)
+
+
+def _found(more: int, top: int, once: float, twice: float) -> float:
+    """Return the expected number of unseen different rows in `more` rows."""
+    if not twice or not once:
+        return more * once / top
+    unseen = once**2 / 2 / twice
+    return -unseen * math.expm1(more * math.log1p(-once / (top * unseen + once)))
 
 
 def _distinct(times: NDArray[np.float64], kinds: NDArray[np.float64], n: int, size: int) -> float:

@@ -234,16 +234,19 @@ def duplicate_rate(after: RepeatedRows, rows: int, before: RepeatedRows, referen
     More rows have more copies, so that both rates are those of samples of one size. The p-value is Fisher's for samples
     as large as the smaller data set: the number of copies varies less than a binomial one (occupied cells are
     negatively associated: Joag-Dev and Proschan 1983, Annals of Statistics 11, 286–295), so that the test is
-    conservative. The difference and its bound are those of samples as large as the data. If these have more rows than
-    the profile, its rate is extrapolated (`RepeatedRows.rate_of_more`).
+    conservative. The difference and its bound, by the smaller of a binomial variance and `RepeatedRows.rate_variance`,
+    are those of samples as large as the data. If these have more rows than the profile, its rate is extrapolated
+    (`RepeatedRows.rate_of_more`).
     """
     size, common = after.largest, min(after.largest, before.largest)
     now = after.rate(size)
-    high = rate_bound(math.ceil(now * rows), rows, blocks.current)
+    reach = _Z * math.sqrt(after.rate_variance(size) * blocks.current)
+    high = min(rate_bound(math.ceil(now * rows), rows, blocks.current), now + reach)
     if size <= before.largest:
         then = before.rate(size)
         least, n = in_blocks(math.floor(then * reference_rows), reference_rows, blocks.reference, up=False)
-        low = min(binomial_bounds(least, n, low_level=CONFIDENCE, high_level=CONFIDENCE).low, then)
+        reach = _Z * math.sqrt(before.rate_variance(size) * blocks.reference)
+        low = min(max(binomial_bounds(least, n, low_level=CONFIDENCE, high_level=CONFIDENCE).low, then - reach), then)
     else:
         then, low = before.rate_of_more(size), before.rate_of_more(size, z=_Z * math.sqrt(blocks.reference))
     few = in_blocks(math.floor(after.rate(common) * rows), rows, blocks.current, up=False)

@@ -154,6 +154,20 @@ def test_unchanged_rows_of_few_or_many_kinds_alarm_no_more_often_than_alpha(rows
     assert np.mean(np.array(p_values) <= 0.05) <= 0.05
 
 
+@pytest.mark.parametrize(("rows", "profile_rows"), [(300, 1000), (1000, 1000), (3000, 1000)])
+@pytest.mark.parametrize("cells", [30, 1000, 30_000])
+def test_the_bound_of_the_increase_of_copies_is_below_the_truth_in_few_samples(rows, profile_rows, cells):
+    rng = np.random.default_rng(3)
+
+    def copies(size):
+        return RepeatedRows.of(np.bincount(rng.integers(0, cells, size)))
+
+    uppers = [duplicates(copies(rows), copies(profile_rows)).upper for _ in range(200)]
+    assert np.mean(np.array(uppers) < -1e-9) <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
+    if cells == 30:
+        assert max(uppers) < 0.02
+
+
 def test_duplicates_of_merged_shards_count_as_rows_of_one_shard():
     kinds = np.random.default_rng(1).integers(0, 20_000, 3000)
     one, two, now = (RepeatedRows.of(np.bincount(rows)) for rows in np.split(kinds, 3))
