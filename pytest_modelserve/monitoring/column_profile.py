@@ -13,8 +13,8 @@ from typing import Literal
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring.columns import Number
+from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.histogram import Exact, added, moments
-from pytest_modelserve.stats.autocorrelation import LagOne
 
 MAX_CATEGORIES = 100
 MAX_CATEGORY_LENGTH = 100
@@ -32,7 +32,7 @@ class NumericColumn:
 
     There are one more `counts` than `edges`; a value on an edge lies above it. `rows` are all rows; `nulls` are in no
     bin. Infinities are in the outermost bins; minimum, maximum, mean and std (of the population) ignore them, and are 0
-    if no value is finite. `lag` is the rank autocorrelation of neighboring rows.
+    if no value is finite. `dependence` is that of neighboring rows.
 
     `sums` are the exact sums of the finite values and of their squares, so that profiles merge to the same mean and std
     in any order; None if an engine added them up, which rounds. `below` and `above` are the rows outside the finite
@@ -53,7 +53,7 @@ class NumericColumn:
     std: float
     edges: tuple[float, ...]
     counts: tuple[int, ...]
-    lag: LagOne
+    dependence: Dependence
     below: int = 0
     above: int = 0
     sums: Exact | None = None
@@ -100,7 +100,7 @@ class NumericColumn:
     def merged(self, other: NumericColumn) -> NumericColumn:
         """Return the profile of both columns' rows, with exactly the counts of profiling them at once.
 
-        The autocorrelation is the mean of both. Without `sums`, mean and std agree to rounding (Chan, Golub and LeVeque
+        Their dependence is merged. Without `sums`, mean and std agree to rounding (Chan, Golub and LeVeque
         1979).
         """
         if self.edges != other.edges:
@@ -123,7 +123,7 @@ class NumericColumn:
             std=std,
             edges=self.edges,
             counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
-            lag=_merged_lag(self.lag, other.lag),
+            dependence=self.dependence.merged(other.dependence),
             below=self.below + other.below,
             above=self.above + other.above,
             sums=sums,
@@ -146,7 +146,7 @@ class CategoricalColumn:
     nulls: int
     categories: tuple[str, ...]
     counts: tuple[int, ...]
-    lag: LagOne
+    dependence: Dependence
     kind: Literal["category"] = "category"
 
     def __post_init__(self) -> None:
@@ -156,13 +156,13 @@ class CategoricalColumn:
             )
 
     @classmethod
-    def of(cls, name: str, counts: Mapping[str, int], *, nulls: int, lag: LagOne) -> CategoricalColumn:
+    def of(cls, name: str, counts: Mapping[str, int], *, nulls: int, dependence: Dependence) -> CategoricalColumn:
         """Return the profile of these `counts`: by category if they are few and short, else by hash bucket."""
         rows = sum(counts.values()) + nulls
         if len(counts) <= MAX_CATEGORIES and all(len(category) <= MAX_CATEGORY_LENGTH for category in counts):
             named = sorted(counts.items())
-            return cls(name, rows, nulls, tuple(c for c, _ in named), tuple(n for _, n in named), lag)
-        return cls(name, rows, nulls, (), _in_buckets(counts.items()), lag)
+            return cls(name, rows, nulls, tuple(c for c, _ in named), tuple(n for _, n in named), dependence)
+        return cls(name, rows, nulls, (), _in_buckets(counts.items()), dependence)
 
     @property
     def source(self) -> None:
@@ -192,15 +192,16 @@ class CategoricalColumn:
 
     def merged(self, other: CategoricalColumn) -> CategoricalColumn:
         """Return the profile of both columns' rows, exactly as if they had been counted at once."""
-        rows, nulls, lag = self.rows + other.rows, self.nulls + other.nulls, _merged_lag(self.lag, other.lag)
+        rows, nulls = self.rows + other.rows, self.nulls + other.nulls
+        dependence = self.dependence.merged(other.dependence)
         if not self.known or not other.known:
-            return replace(self if self.known else other, rows=rows, nulls=nulls, lag=lag)
+            return replace(self if self.known else other, rows=rows, nulls=nulls, dependence=dependence)
         if self.hashed or other.hashed:
             counts = tuple(a + b for a, b in zip(hash_bucket_counts(self), hash_bucket_counts(other), strict=True))
-            return CategoricalColumn(self.name, rows, nulls, (), counts, lag)
+            return CategoricalColumn(self.name, rows, nulls, (), counts, dependence)
         named = Counter(dict(zip(self.categories, self.counts, strict=True)))
         named.update(dict(zip(other.categories, other.counts, strict=True)))
-        return CategoricalColumn.of(self.name, named, nulls=nulls, lag=lag)
+        return CategoricalColumn.of(self.name, named, nulls=nulls, dependence=dependence)
 
 
 ProfiledColumn = NumericColumn | CategoricalColumn
@@ -231,16 +232,6 @@ def _merged_moments(one: NumericColumn, other: NumericColumn) -> tuple[float, fl
     between = math.sqrt(weight * (1 - weight)) * difference
     std = math.hypot(math.sqrt(1 - weight) * one.std, math.sqrt(weight) * other.std, between)
     return one.mean + weight * difference, std
-
-
-def _merged_lag(one: LagOne, other: LagOne) -> LagOne:
-    """Return the mean autocorrelation over both sides' pairs, the same in any order of many.
-
-    estimate · pairs is rounded to a multiple of 2⁻²⁰, which a double holds for fewer than 2³² pairs.
-    """
-    pairs = one.pairs + other.pairs
-    total = sum(round(lag.estimate * lag.pairs * 2**20) for lag in (one, other))
-    return LagOne(min(max(total / (pairs * 2**20), -1.0), 1.0) if pairs else 0.0, pairs)
 
 
 def _wider(one: NumericColumn, other: NumericColumn) -> Number:

@@ -79,7 +79,15 @@ class Blocks:
     current: int = 1
 
 
-def in_blocks(successes: int, n: int, block: int, *, up: bool) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Inflations:
+    """The estimated variance inflation of each side: n rows count as n/inflation."""
+
+    reference: float = 1.0
+    current: float = 1.0
+
+
+def in_blocks(successes: int, n: int, block: float, *, up: bool) -> tuple[int, int]:
     """Return (successes, n) in blocks: n // block, at least 1, with the same proportion rounded up or down."""
-    blocks = max(n // block, 1)
+    blocks = max(int(n // block), 1)
     return (-(-successes * blocks // n) if up else successes * blocks // n), blocks

@@ -15,6 +15,7 @@ import numpy as np
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import Column, Number, is_length, length_name
+from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.histogram import Floats, Integers, choose_edges
 from pytest_modelserve.monitoring.lazy_columns import LazyColumn, LazyRows, Totals, count_texts, lazy_columns, totals
 from pytest_modelserve.monitoring.lazy_histogram import Cells, edges_and_below
@@ -23,7 +24,6 @@ from pytest_modelserve.monitoring.read_options import ReadOptions, describe_text
 from pytest_modelserve.monitoring.readers import Frame, NoRowsError, Table
 from pytest_modelserve.monitoring.schema import match_columns
 from pytest_modelserve.progress import progress
-from pytest_modelserve.stats.autocorrelation import LagOne
 
 _COLUMNS_PER_QUERY = 32
 """Columns with totals in one query: a dozen expressions each."""
@@ -51,8 +51,8 @@ def scan(
     The engine counts: one query for every 32 columns, one or two more for each numeric column, one for each text
     column. With `like`, counts are exactly those of the same rows in memory. Without it, edges are chosen from counts
     of about 32,768 cells. The engine adds up means and deviations, which rounds (`sums` are None). Rows have no order:
-    `lag` has no pairs and `backward` is None. There are no associations, no sketch and no duplicates. Up to a million
-    different texts of a column are read, for their lengths.
+    `dependence` has no rows and `backward` is None. There are no associations, no sketch and no duplicates. Up to a
+    million different texts of a column are read, for their lengths.
 
     Raises InputError, naming the column, for types that cannot be profiled, an all-null or all-infinite column, more
     texts, times in a session's zone that is not UTC, a frame without rows (or with one, without `like`), and errors of
@@ -171,7 +171,7 @@ def _length_totals(texts: Mapping[str, int], *, rows: int) -> tuple[Totals, Cell
     return of_lengths, Cells.of_values(values, counts)
 
 
-_NO_LAG = LagOne(0.0, 0)
+_ORDER_UNKNOWN = Dependence()
 """Rows of a query have no order, and therefore no neighbors."""
 
 
@@ -218,8 +218,8 @@ def profile_texts(
     """Profile a text column, given the number of rows of each text."""
     if not texts and isinstance(like, CategoricalColumn):  # all null: no category is new, and none is lost
         n = of_column.rows
-        return CategoricalColumn(column.name, n, n, like.categories, (0,) * len(like.counts), _NO_LAG)
-    return CategoricalColumn.of(column.name, texts, nulls=of_column.nulls, lag=_NO_LAG)
+        return CategoricalColumn(column.name, n, n, like.categories, (0,) * len(like.counts), _ORDER_UNKNOWN)
+    return CategoricalColumn.of(column.name, texts, nulls=of_column.nulls, dependence=_ORDER_UNKNOWN)
 
 
 def _numeric_column(
@@ -241,7 +241,7 @@ def _numeric_column(
         std=of_column.std,
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
-        lag=_NO_LAG,
+        dependence=_ORDER_UNKNOWN,
         below=of_column.below,
         above=of_column.above,
         source=source,

@@ -14,15 +14,15 @@ from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import Kind, is_length
 from pytest_modelserve.monitoring.correlations import Associations
+from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.read_options import ReadOptions
 from pytest_modelserve.monitoring.sketch import Sketch
-from pytest_modelserve.stats.autocorrelation import LagOne
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1: the first. 2: rows outside a range, exact sums, dates, lengths of texts and embeddings, and associations, sketch
-and duplicates. 3: options of reading, and duplicates by the number of rows. A release reads its own version and refuses
-any other by name."""
+and duplicates. 3: options of reading, and duplicates by the number of rows. 4: block length and
+variance inflation instead of an autocorrelation. A release reads its own version and refuses any other by name."""
 _FORMAT = "pytest_modelserve reference profile"
 
 
@@ -235,7 +235,7 @@ def _merged(one: ProfiledColumn, other: ProfiledColumn) -> ProfiledColumn:
 
 def _column(data: Mapping[str, Any]) -> ProfiledColumn:
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    fields["lag"] = LagOne(**data["lag"])
+    fields["dependence"] = Dependence(**data["dependence"])
     return CategoricalColumn(**fields) if data["kind"] == "category" else NumericColumn(**fields)
 
 

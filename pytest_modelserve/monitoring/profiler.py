@@ -1,4 +1,4 @@
-"""Profiles of rows in memory: counts, sums, autocorrelation and duplicates of each data set."""
+"""Profiles of rows in memory: counts, sums, dependence and duplicates of each data set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import EMBEDDING_BINS, Column, Kind, escaped
 from pytest_modelserve.monitoring.correlations import associate, choose_features
+from pytest_modelserve.monitoring.dependence import estimate_dependence
 from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.histogram import choose_edges, count_values, exact_sums, moments
 from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
@@ -26,7 +27,6 @@ from pytest_modelserve.monitoring.read_options import (
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import matched_columns
 from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of
-from pytest_modelserve.stats.autocorrelation import LagOne, agreement_autocorrelation, rank_autocorrelation
 
 
 def reference_profile(
@@ -203,7 +203,7 @@ def profile_column(
         std=std,
         edges=tuple(edges.tolist()),
         counts=tuple(count_values(known, edges).tolist()),
-        lag=autocorrelation(column),
+        dependence=estimate_dependence(column),
         below=int(np.searchsorted(finite, low, side="left")),
         above=int(finite.size - np.searchsorted(finite, high, side="right")),
         backward=backward_rows(column.values) if kind == "datetime" else None,
@@ -217,10 +217,10 @@ def _profile_categories(column: Column, like: ProfiledColumn | None, options: Re
     if options is not None and not column.declared and (found := text_of_numbers(counts, options)):
         row = column.values.tolist().index(found[0])
         raise InputError(describe_text_of_numbers(column.name, f" in row {row}", *found))
-    nulls, lag = len(column.values) - counts.total(), autocorrelation(column)
+    nulls, dependence = len(column.values) - counts.total(), estimate_dependence(column)
     if not counts and isinstance(like, CategoricalColumn):  # all null: no category is new, and none is lost
-        return CategoricalColumn(column.name, nulls, nulls, like.categories, (0,) * len(like.counts), lag)
-    return CategoricalColumn.of(column.name, counts, nulls=nulls, lag=lag)
+        return CategoricalColumn(column.name, nulls, nulls, like.categories, (0,) * len(like.counts), dependence)
+    return CategoricalColumn.of(column.name, counts, nulls=nulls, dependence=dependence)
 
 
 def count_categories(column: Column) -> Counter[str]:
@@ -236,28 +236,3 @@ def backward_rows(values: NDArray[Any]) -> int:
     """Count the times (n,), in any unit, that are earlier than the one before, without NaN."""
     known = values[~np.isnan(values)] if np.isnan(values).any() else values
     return int(np.count_nonzero(known[1:] < known[:-1]))
-
-
-# Autocorrelation of neighboring rows.
-
-_SEGMENTS, _SEGMENT_ROWS = 8, 256
-"""2,048 rows give the autocorrelation to ±0.02; more would cost as much as counting all of 200,000."""
-
-
-def autocorrelation(column: Column) -> LagOne:
-    """Return the autocorrelation at lag one of a column, over at most 8 segments of 256 rows."""
-    segments = _segments(column.values)
-    if column.kind != "category":
-        return rank_autocorrelation(segments)
-    codes = {None: -1}
-    return agreement_autocorrelation(
-        np.array([[codes.setdefault(value, len(codes) - 1) for value in row] for row in segments.tolist()])
-    )
-
-
-def _segments(values: NDArray[Any]) -> NDArray[Any]:
-    """Return all rows as one segment, or segments spread evenly over them, shape (segments, rows)."""
-    if len(values) <= _SEGMENTS * _SEGMENT_ROWS:
-        return values[np.newaxis]
-    starts = np.linspace(0, len(values) - _SEGMENT_ROWS, _SEGMENTS).astype(np.int64)
-    return np.stack([values[start : start + _SEGMENT_ROWS] for start in starts])

@@ -19,17 +19,16 @@ from pytest_modelserve.monitoring.column_profile import (
     hash_bucket_counts,
 )
 from pytest_modelserve.monitoring.columns import Column, Kind
+from pytest_modelserve.monitoring.dependence import Dependence, estimate_dependence
 from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
 from pytest_modelserve.monitoring.histogram import Floats, Integers, chunks, count_values
 from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
 from pytest_modelserve.monitoring.profiler import (
-    autocorrelation,
     backward_rows,
     count_categories,
 )
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import match_columns
-from pytest_modelserve.stats.autocorrelation import LagOne
 
 Pairs = tuple[tuple["WindowColumn", ProfiledColumn], ...]
 """Columns of the data with those of the profile, in the profile's order."""
@@ -184,8 +183,8 @@ class WindowColumn(ABC):
         """Return the median of the finite values, of counts an estimate; NaN if there are none."""
 
     @abstractmethod
-    def lag(self) -> LagOne:
-        """Return the autocorrelation of neighboring rows."""
+    def dependence(self) -> Dependence:
+        """Return the dependence of neighboring rows."""
 
     @abstractmethod
     def backward(self) -> int | None:
@@ -230,8 +229,8 @@ class RowsColumn(WindowColumn):
         finite = self._finite()
         return float(np.median(finite)) if finite.size else np.nan
 
-    def lag(self) -> LagOne:
-        return autocorrelation(self.column)
+    def dependence(self) -> Dependence:
+        return estimate_dependence(self.column)
 
     def backward(self) -> int:
         return backward_rows(self.column.values)
@@ -294,8 +293,8 @@ class CountedColumn(WindowColumn):
         column = self._numbers()
         return column.median if column.finite else np.nan
 
-    def lag(self) -> LagOne:
-        return self.column.lag
+    def dependence(self) -> Dependence:
+        return self.column.dependence
 
     def backward(self) -> int | None:
         return self._numbers().backward

@@ -1,6 +1,7 @@
 """Confidence intervals, tests, and power and sample sizes: arrays in, frozen dataclasses out."""
 
 from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
+from pytest_modelserve.stats.block_length import BlockLength, optimal_block_length, variance_inflation
 from pytest_modelserve.stats.bootstrap import bca_bounds, bca_bounds_against, resamples_for
 from pytest_modelserve.stats.delta_method import (
     Linearized,
@@ -31,6 +32,7 @@ from pytest_modelserve.stats.sample_size import (
 from pytest_modelserve.stats.sampling_design import Sampling, SamplingUnits
 
 __all__ = [
+    "BlockLength",
     "BlockMeans",
     "Bounds",
     "Linearized",
@@ -57,6 +59,7 @@ __all__ = [
     "mean_power",
     "median_bounds",
     "noninferiority_power",
+    "optimal_block_length",
     "paired_difference_bounds",
     "proportion_rows_needed",
     "quantile_bounds",
@@ -70,4 +73,5 @@ __all__ = [
     "tango_statistic",
     "unit_values",
     "values_needed",
+    "variance_inflation",
 ]

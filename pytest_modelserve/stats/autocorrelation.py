@@ -1,10 +1,9 @@
-"""Autocorrelation at lag one of numbers and categories, and a variance-ratio test of serial dependence."""
+"""Mean ranks, and a variance-ratio test of serial dependence."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,69 +11,6 @@ from scipy.special import ndtri
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import check_vector
-
-
-@dataclass(frozen=True, slots=True)
-class LagOne:
-    """An autocorrelation at lag one, −1 to 1, from `pairs` of neighbors; 0 from 0 pairs where nothing varies."""
-
-    estimate: float
-    pairs: int
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.estimate <= 1 or self.pairs < 0:
-            raise UsageError(
-                f"estimate must lie in [-1, 1] with at least 0 pairs, got {self.estimate} and {self.pairs}"
-            )
-
-    def low(self, z: float) -> float:
-        """Return the estimate less `z` standard errors of 1/√pairs; at least −1, and −1 without pairs.
-
-        1/√pairs is the error for independent rows (Bartlett 1946) and too large for dependent ones.
-        """
-        return max(self.estimate - z / math.sqrt(self.pairs), -1.0) if self.pairs else -1.0
-
-
-def rank_autocorrelation(values: ArrayLike) -> LagOne:
-    """Return Spearman's correlation of each value with the next one in its segment; ties have their mean rank.
-
-    `values` (segments, length) are ranked together, so that different levels of segments count as dependence. A pair
-    with a NaN is left out. Values that are all equal give 0 from 0 pairs.
-
-    UsageError for anything but two axes.
-    """
-    numbers = _table(np.asarray(values, dtype=np.float64))
-    known = ~np.isnan(numbers)
-    scores = np.zeros(numbers.shape)
-    scores[known] = centered_ranks(numbers[known])
-    squares = float(np.dot(scores.ravel(), scores.ravel()))
-    pairs = int(np.count_nonzero(known[:, :-1] & known[:, 1:]))
-    if not squares or not pairs:
-        return LagOne(0.0, 0)
-    products = float((scores[:, :-1] * scores[:, 1:]).sum())  # NaN has score 0
-    estimate = products / pairs / (squares / int(np.count_nonzero(known)))
-    return LagOne(min(max(estimate, -1.0), 1.0), pairs)
-
-
-def agreement_autocorrelation(codes: NDArray[np.int64]) -> LagOne:
-    """Return the chance-corrected agreement of neighboring categories: (P(equal) − Σp²)/(1 − Σp²).
-
-    `codes` (segments, length) are numbers from 0 for categories and −1 for an unknown one, whose pairs are left out.
-    For two categories it is their ordinary autocorrelation. A single category gives 0 from 0 pairs. Source:
-    Scott's π of each row with its neighbor; Scott (1955), Public Opinion Quarterly 19, 321–325.
-
-    UsageError for anything but two axes.
-    """
-    table = _table(codes)
-    known = table >= 0
-    together = known[:, :-1] & known[:, 1:]
-    pairs = int(together.sum())
-    proportions = np.bincount(table[known]) / max(int(known.sum()), 1)
-    expected = float(np.dot(proportions, proportions))
-    if not pairs or expected >= 1:
-        return LagOne(0.0, 0)
-    equal = float(((table[:, :-1] == table[:, 1:]) & together).sum()) / pairs
-    return LagOne(min(max((equal - expected) / (1 - expected), -1.0), 1.0), pairs)
 
 
 def centered_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,12 +27,6 @@ def centered_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
         ranks[order] = np.repeat(first + (sizes - 1) / 2, sizes)
     ranks -= (values.size - 1) / 2
     return ranks
-
-
-def _table(values: NDArray[Any]) -> NDArray[Any]:
-    if values.ndim != 2:
-        raise UsageError(f"values must have shape (segments, length), got {values.shape}")
-    return values
 
 
 # Error rate over all spans together. In simulations, 0.4 to 2 % of independent samples are taken for dependent.

@@ -189,15 +189,19 @@ class CorrelationChange:
 
 
 def correlation_change(
-    reference: Correlations, current: Correlations, *, reference_block: float = 1, current_block: float = 1
+    reference: Correlations,
+    current: Correlations,
+    *,
+    reference_block: float | Floats = 1,
+    current_block: float | Floats = 1,
 ) -> CorrelationChange:
     """Test the changes of correlations between `reference` and `current`, pair by pair.
 
     The p-value is that of the difference of Fisher-transformed correlations over its standard error. The variances of
     both samples are pooled and come from fourth moments. They are at least the normal ones, and allow for unobserved
     rows (9/n: three rows, the 95 % bound). `highs` are |change| + 1.645 standard errors with separate variances. Rows
-    in blocks of `block` count as n/block. A pair that is unknown in either sample has no change, a p-value of 1 and a
-    bound of 2.
+    in blocks of `block`, one or (pairs,), count as n/block. A pair that is unknown in either sample has no change, a
+    p-value of 1 and a bound of 2.
     """
     n, m = reference.rows / reference_block, current.rows / current_block
     known = (
@@ -336,11 +340,17 @@ def _standard(ratio: Floats, freedom: float) -> Floats:
 
 
 def permutation_p_value(
-    blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, most: int, rng: np.random.Generator
+    blocks: tuple[FeatureBlock, ...],
+    current: NDArray[np.bool_],
+    *,
+    most: int,
+    rng: np.random.Generator,
+    group_rows: int = 1,
 ) -> float:
     """Return the p-value of `discriminant` by at most `most` random permutations of the labels.
 
-    Exact: exchangeable rows give a value of at most p with probability at most p. Ends early at the twentieth
+    Each `group_rows` rows in a row keep one label. Exact: exchangeable rows, or groups of rows, give a value of at most
+    p with probability at most p. Ends early at the twentieth
     permutation with at least the observed statistic. Source: Besag and Clifford (1991), Biometrika 78, 301-304.
     1 where all rows are equal.
     """
@@ -351,7 +361,8 @@ def permutation_p_value(
     observed = discriminant(light, current)[0]
     exceeding = done = 0
     while done < most:
-        batch = rng.permuted(np.broadcast_to(current, (min(_BATCH, most - done), current.size)), axis=1)
+        labels = np.broadcast_to(current[::group_rows], (min(_BATCH, most - done), current.size // group_rows))
+        batch = np.repeat(rng.permuted(labels, axis=1), group_rows, axis=1)
         above = discriminant(light, batch) >= observed - _SAME
         if exceeding + above.sum() >= _EXCEEDANCES:
             last = int(np.flatnonzero(above)[_EXCEEDANCES - exceeding - 1])
@@ -375,11 +386,12 @@ class HeldOutScores:
 
 
 def held_out_scores(
-    blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, rng: np.random.Generator
+    blocks: tuple[FeatureBlock, ...], current: NDArray[np.bool_], *, rng: np.random.Generator, group_rows: int = 1
 ) -> HeldOutScores:
     """Score each row by a ridge discriminant that was fitted to the four fifths of the rows without its own.
 
     `blocks` are those of `feature_blocks` for all rows, `current` (n,) marks the current ones, at least one a fold.
+    Each `group_rows` rows in a row are in one fold.
     """
     seen = [block.axes[:, :_AXES] / np.sqrt(block.variances[0]) for block in blocks if block.variances.size]
     if not seen:
@@ -387,8 +399,8 @@ def held_out_scores(
     rows = np.hstack(seen)
     fold = np.empty(current.size, dtype=np.int64)
     for label in (False, True):
-        size = int((current == label).sum())
-        fold[current == label] = rng.permutation(np.arange(size) % FOLDS)
+        groups = int((current == label).sum()) // group_rows
+        fold[current == label] = np.repeat(rng.permutation(np.arange(groups) % FOLDS), group_rows)
     scores = np.empty(current.size)
     for held_out in range(FOLDS):
         fitted, out = fold != held_out, fold == held_out

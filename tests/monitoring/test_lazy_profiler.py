@@ -13,8 +13,8 @@ import pytest_modelserve as ms
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring import ReferenceProfile, lazy_columns, reference_profile
 from pytest_modelserve.monitoring.column_profile import NumericColumn
+from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.lazy_profiler import scan
-from pytest_modelserve.stats.autocorrelation import LagOne
 
 ROWS = 2_000
 
@@ -156,8 +156,8 @@ def counted(profile):
 
 def _exact(column):
     if not isinstance(column, NumericColumn):
-        return replace(column, lag=LagOne(0.0, 0))
-    return replace(column, lag=LagOne(0.0, 0), sums=None, backward=None, mean=0.0, std=0.0)
+        return replace(column, dependence=Dependence())
+    return replace(column, dependence=Dependence(), sums=None, backward=None, mean=0.0, std=0.0)
 
 
 def moments(profile):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring import reference_profile
-from pytest_modelserve.stats.autocorrelation import LagOne
+from pytest_modelserve.monitoring.dependence import Dependence
 
 ROWS = 60
 LIKE_ROWS = {
@@ -47,7 +47,7 @@ def data(draw):
 
 def without_neighbors(profile):
     """The columns without what is known of neighboring rows, of which every cut parts two."""
-    alone = [dataclasses.replace(column, lag=LagOne(0.0, 0)) for column in profile.columns]
+    alone = [dataclasses.replace(column, dependence=Dependence()) for column in profile.columns]
     return [dataclasses.replace(column, backward=0) if column.kind == "datetime" else column for column in alone]
 
 

@@ -11,9 +11,9 @@ from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring import ReferenceProfile, measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, hash_bucket
+from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.readers import read_table
-from pytest_modelserve.stats.autocorrelation import LagOne
 
 
 def test_a_column_of_numbers_keeps_counts_and_moments():
@@ -66,22 +66,23 @@ def test_fifty_columns_fit_into_500_kb():
 
 def test_categories_that_become_too_many_by_merging_are_hashed():
     def column(names):
-        return CategoricalColumn.of("x", dict.fromkeys(names, 3), nulls=1, lag=LagOne(0.0, 0))
+        return CategoricalColumn.of("x", dict.fromkeys(names, 3), nulls=1, dependence=Dependence())
 
     low, high = [f"n{index}" for index in range(60)], [f"n{index}" for index in range(40, 110)]
     merged = column(low).merged(column(high))
     counts = {name: 3 * ((name in low) + (name in high)) for name in {*low, *high}}
-    assert merged == CategoricalColumn.of("x", counts, nulls=2, lag=LagOne(0.0, 0))
+    assert merged == CategoricalColumn.of("x", counts, nulls=2, dependence=Dependence())
     assert merged.hashed
     assert merged.merged(column(low)).counts == column(low).merged(merged).counts
 
 
-def test_infinities_and_autocorrelations_merge():
+def test_infinities_and_dependence_merge():
     like = reference_profile({"x": np.arange(50.0)})
     other = reference_profile({"x": np.array([np.inf, 1.0, 1.0, -np.inf])}, like=like)
     merged = like.merge(other).column("x")
     assert (merged.negative_infinities, merged.positive_infinities, merged.mean) == (1, 1, pytest.approx(1227 / 52))
-    assert merged.lag.pairs == like.columns[0].lag.pairs + other.columns[0].lag.pairs
+    assert merged.dependence == like.columns[0].dependence.merged(other.columns[0].dependence)
+    assert merged.dependence.rows == 54
 
 
 @pytest.mark.parametrize(
@@ -119,12 +120,12 @@ def edited(profile, change):
         (lambda p: "[1, 2]", "is not a reference profile: write one with ReferenceProfile.save"),
         (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=4)),
-            "has schema version 4, and this release reads 3: install the release that wrote it, or profile the data again",
+            lambda p: edited(p, lambda data: data.update(schema_version=5)),
+            "has schema version 5, and this release reads 4: install the release that wrote it, or profile the data again",
         ),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=2)),
-            "has schema version 2, and this release reads 3: install the release that wrote it, or profile the data again",
+            lambda p: edited(p, lambda data: data.update(schema_version=3)),
+            "has schema version 3, and this release reads 4: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_modelserve import stats
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats import autocorrelation, delta_method, proportions, quantiles, two_sample_tests as two
+from pytest_modelserve.stats import delta_method, proportions, quantiles, two_sample_tests as two
 
 NAN, YES_NO = math.nan, np.array([True, False])
 LEVELS = {"low_level": 0.999, "high_level": 0.95}
@@ -96,8 +96,10 @@ LOW = "low_level must be above 0.5 and below 1"
         (lambda: medians(["a"]), "samples must be numbers of shape"),
         *((partial(stats.quantile_bounds, [1], q, **LEVELS), "quantile must be above 0") for q in (0.0, 1.0, 95, NAN)),
         (lambda: quantiles.dependent_quantile_bounds([], 0.5, **LEVELS), "samples must not be empty"),
-        (lambda: autocorrelation.rank_autocorrelation([1, 2, 3]), r"shape \(segments, length\), got \(3,\)"),
-        (lambda: autocorrelation.LagOne(1.5, 3), r"estimate must lie in \[-1, 1\]"),
+        (lambda: stats.optimal_block_length([1.0, math.inf]), "values must be finite or NaN"),
+        (lambda: stats.optimal_block_length(np.zeros((4, 4, 4))), r"got shape \(4, 4, 4\)"),
+        (lambda: stats.variance_inflation(np.arange(20.0), 20), "bandwidth must be below the 20 values, got 20"),
+        (lambda: stats.variance_inflation(np.arange(20.0), -1), "bandwidth must be"),
         (lambda: stats.serial_dependence([1.0, NAN]), "values must be finite"),
         (lambda: two.effective_rows(-1, 5), "reference must be at least 0 rows, got -1"),
         (lambda: two.effective_rows(5, NAN), "current must be at least 0 rows"),

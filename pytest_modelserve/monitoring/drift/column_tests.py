@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn
-from pytest_modelserve.monitoring.decision import Blocks, in_blocks
+from pytest_modelserve.monitoring.decision import Blocks, Inflations, in_blocks
 from pytest_modelserve.monitoring.window import WindowColumn
 from pytest_modelserve.stats.proportions import fisher_p_value
 from pytest_modelserve.stats.two_sample_tests import (
@@ -29,9 +29,9 @@ class DriftTest:
     """One comparison of the data with the profile.
 
     `distance` lies between 0 and 1, `p_value` is its probability if nothing changed, and `upper` is the bound that the
-    true distance exceeds in fewer than 5 % of samples. Both numbers of rows are non-null rows divided by their block.
-    `unit` is the standard error of the distance times √n_effective, of pairs only. `outliers` are the rows of the data
-    that are least similar to the profile's.
+    true distance exceeds in fewer than 5 % of samples. Both numbers of rows are non-null rows divided by their block or
+    inflation. `unit` is the standard error of the distance times √n_effective, of pairs only. `outliers` are the rows
+    of the data that are least similar to the profile's.
     """
 
     name: str
@@ -56,7 +56,7 @@ class DriftTest:
         return repr(self.name) if self.kind == "column" else self.name
 
 
-def compare_column(column: WindowColumn, reference: ProfiledColumn, blocks: Blocks) -> DriftTest:
+def compare_column(column: WindowColumn, reference: ProfiledColumn, blocks: Blocks | Inflations) -> DriftTest:
     """Compare one column with its profile; InputError if it has no finite value and no category."""
     if column.kind is None:
         raise InputError(f"column {column.name!r} is null in every row: remove it from the data and the profile")
@@ -73,7 +73,7 @@ _LEVEL, _KOLMOGOROV = 0.01, 1.6276
 """A level, and the distance times √n that is significant at it by Kolmogorov's test."""
 
 
-def compare_numbers(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks) -> DriftTest:
+def compare_numbers(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks | Inflations) -> DriftTest:
     """Compare two counts (bins,) between the same edges by the distance of their distribution functions.
 
     The p-value is Kolmogorov's, or Fisher's for the edge with the largest difference, doubled to be two-sided, times
@@ -94,7 +94,7 @@ def compare_numbers(name: str, reference: ArrayLike, current: ArrayLike, *, bloc
     return DriftTest(name, "column", distance, p_value, distance_bound(distance, n), *rows)
 
 
-def _edge_p_value(before: NDArray[np.float64], after: NDArray[np.float64], blocks: Blocks) -> float:
+def _edge_p_value(before: NDArray[np.float64], after: NDArray[np.float64], blocks: Blocks | Inflations) -> float:
     """Return the two-sided p-value of Fisher's test at the edge with the largest difference."""
     below_before, below_after = np.cumsum(before), np.cumsum(after)
     edge = int(np.abs(below_before / below_before[-1] - below_after / below_after[-1]).argmax())
@@ -103,14 +103,16 @@ def _edge_p_value(before: NDArray[np.float64], after: NDArray[np.float64], block
     )
 
 
-def _two_sided_p_value(before: int, n_before: int, after: int, n_after: int, blocks: Blocks) -> float:
+def _two_sided_p_value(before: int, n_before: int, after: int, n_after: int, blocks: Blocks | Inflations) -> float:
     """Return Fisher's p-value, doubled; with blocks, counts are rounded so that the difference does not grow."""
     counts = [(after, n_after, blocks.current), (before, n_before, blocks.reference)]
     higher, lower = sorted(counts, key=lambda count: count[0] / count[1], reverse=True)
     return 2 * fisher_p_value(*in_blocks(*higher, up=False), *in_blocks(*lower, up=True))
 
 
-def compare_categories(name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks) -> DriftTest:
+def compare_categories(
+    name: str, reference: ArrayLike, current: ArrayLike, *, blocks: Blocks | Inflations
+) -> DriftTest:
     """Compare two counts (categories,) by the largest difference of a category's proportion.
 
     The p-value is Fisher's for that category, doubled to be two-sided, times the number of categories (Bonferroni).

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 
-from scipy.special import ndtri
-
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, check_error_rates
-from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, decide
+from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, check_error_rates
+from pytest_modelserve.monitoring.decision import CONFIDENCE, decide
+from pytest_modelserve.monitoring.drift.effective_rows import SOURCE, EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, describe_methods, plan_rows, run_tests
 from pytest_modelserve.monitoring.drift.report import advice, details, findings, summary
 from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
 from pytest_modelserve.monitoring.readers import Data
-from pytest_modelserve.monitoring.window import Pairs, read_window
-from pytest_modelserve.stats.autocorrelation import LagOne
+from pytest_modelserve.monitoring.window import read_window
 
 
 def measure_drift(
@@ -39,9 +37,11 @@ def measure_drift(
     1.36/√n with n = N·m/(N + m), or plus 1.645 standard errors for pairs; data beyond the budget pass in fewer than
     5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide.
 
-    Rows must be independent, or depend on each other within blocks of `block` neighboring rows: N and m then count as
-    N/block and m/block. If neither `block` nor `profile.block` is given, rows with a significant autocorrelation above
-    0.1 at lag one make the verdict INCONCLUSIVE. Weaker dependence is not detected.
+    Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
+    is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of the
+    longest block length (Politis and White 2004). Evidence and text report both. Only a memory of at most
+    about √n rows is recognized; sorted or trending rows are judged as if theirs were that long. With `block`, n rows
+    count as n/block.
 
     Args:
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. Nulls (None, NaN, NaT)
@@ -50,8 +50,8 @@ def measure_drift(
         profile: The profile of the training data.
         max_distance: The largest allowed distance, between 0 and 1.
         alpha: The probability that unchanged data fail.
-        block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning.
-            Default: `profile.block`.
+        block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning, as
+            where independent rows were sorted. Default: `profile.block`, or an estimate for each column.
         name: The name of the data in reports. Default: the stem of the file, or "data".
 
     Returns:
@@ -81,13 +81,10 @@ def measure_drift(
     if window.rows < 2:
         raise InputError(f"{window.name} has one row: drift needs at least 2 rows")
     pairs = window.checked(profile).without_times()
-    given = block or (window.profile.block if window.profile else None)
-    blocks = Blocks(profile.block or given or 1, given or profile.block or 1)
-    tests = run_tests(Comparison(window, profile, blocks, max_distance, alpha))
-    dependence = "" if given or profile.block else describe_dependence(pairs, data=window.name)
+    effective = EffectiveRows.of(window, profile, block=block)
+    tests = run_tests(Comparison(window, profile, effective, max_distance, alpha))
     result = decide(tests.weighted(), budget=max_distance, alpha=alpha)
-    interval = Interval(0.0, 1.0, 1 - alpha, CONFIDENCE) if dependence else result.interval
-    distance = Quantity("distance", result.headline.distance, "", interval, Budget("at_most", max_distance))
+    distance = Quantity("distance", result.headline.distance, "", result.interval, Budget("at_most", max_distance))
     verdict = distance.verdict
     assert verdict is not None
     plan = plan_rows(tests, max_distance=max_distance, rows=window.rows, profile_rows=profile.rows)
@@ -98,50 +95,22 @@ def measure_drift(
         quantities=(distance,),
         n=window.rows,
         n_unit="rows",
-        method=_method(tests, blocks),
-        summary=summary(verdict, result, tests, dependence=dependence),
+        method=_method(tests, effective),
+        summary=summary(verdict, result, tests, effective),
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=findings(verdict, result, tests, pairs, max_distance=max_distance, plan=plan, dependence=dependence),
-        advice=advice(verdict, plan=plan, rows=window.rows, max_distance=max_distance, dependence=dependence),
-        details=details(result, tests, plan),
+        findings=findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
+        advice=advice(verdict, effective, plan=plan, rows=window.rows, max_distance=max_distance),
+        details=details(result, tests, plan, effective),
         duration_s=time.perf_counter() - started,
     )
 
 
-def _method(tests: DriftTests, blocks: Blocks) -> Method:
+def _method(tests: DriftTests, effective: EffectiveRows) -> Method:
     methods, sources = describe_methods(tests)
-    in_blocks = "" if blocks == Blocks() else f", or in blocks of {blocks.current} (profile: {blocks.reference})"
     return Method(
         f"low end a test of no change ({methods})",
-        sources,
-        f"independent rows{in_blocks}; the low end is the observed distance if significant, else 0, and not a bound"
+        f"{sources}; {SOURCE}" if effective.dependent else sources,
+        f"{effective.assumption()}; the low end is the observed distance if significant, else 0, and not a bound"
         + "".join(f"; {reason}" for reason in tests.skipped),
     )
-
-
-MAX_AUTOCORRELATION = 0.1
-"""Rows with a larger autocorrelation are not treated as independent. At 0.1 in a chain that forgets geometrically, a
-sum varies 22 % more than one of independent rows, and an alpha of 0.01 is in truth 0.026."""
-DEPENDENCE_ALPHA = 0.001
-"""The probability, over all columns, that rows with no more dependence than that are called dependent."""
-
-
-def describe_dependence(pairs: Pairs, *, data: str) -> str:
-    """Describe the strongest dependence of neighboring rows in the data or the profile; "" if there is none."""
-    lags = [(column.lag(), column.name, data) for column, _ in pairs]
-    lags += [(reference.lag, reference.name, "the profile") for _, reference in pairs]
-    strong = [found for found in lags if strongly_dependent(found[0], columns=len(lags))]
-    if not strong:
-        return ""
-    lag, name, where = max(strong, key=lambda found: found[0].estimate)
-    others = f" and in {len(strong) - 1} more" if len(strong) > 1 else ""
-    return (
-        f"neighboring rows depend on each other: autocorrelation {lag.estimate:.2f} at lag one in column {name!r} of "
-        f"{where}{others}; the effective number of rows is unknown"
-    )
-
-
-def strongly_dependent(lag: LagOne, *, columns: int) -> bool:
-    """Return True if the autocorrelation is significantly above 0.1, at an error rate of 0.001 over all `columns`."""
-    return lag.low(-float(ndtri(DEPENDENCE_ALPHA / columns))) > MAX_AUTOCORRELATION

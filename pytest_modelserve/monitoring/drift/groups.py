@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy.special import ndtri
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.monitoring.correlations import MAX_ROWS, associate
-from pytest_modelserve.monitoring.decision import Blocks
 from pytest_modelserve.monitoring.drift.column_tests import DriftTest, Kind, compare_column
+from pytest_modelserve.monitoring.drift.effective_rows import EffectiveRows
 from pytest_modelserve.monitoring.drift.multivariate_tests import (
     compare_associations,
     compare_rows,
@@ -38,7 +39,7 @@ class Comparison:
 
     window: Window
     profile: ReferenceProfile
-    blocks: Blocks
+    effective: EffectiveRows
     max_distance: float
     alpha: float
 
@@ -100,7 +101,10 @@ def run_tests(comparison: Comparison) -> DriftTests:
 
 def _compare_columns(comparison: Comparison) -> tuple[Tests, str]:
     window = comparison.window
-    tests = tuple(compare_column(column, reference, comparison.blocks) for column, reference in window.without_times())
+    tests = tuple(
+        compare_column(column, reference, comparison.effective.blocks(reference.name))
+        for column, reference in window.without_times()
+    )
     if not tests:
         raise InputError(f"{window.name} has only columns of times, which are not compared: add other columns")
     times = [reference.name for _, reference in window.pairs if reference.kind == "datetime"]
@@ -108,27 +112,29 @@ def _compare_columns(comparison: Comparison) -> tuple[Tests, str]:
 
 
 def _compare_pairs(comparison: Comparison) -> tuple[Tests, str]:
-    window, profile, blocks = comparison.window, comparison.profile, comparison.blocks
+    window, profile = comparison.window, comparison.profile
     if profile.associations is None:
         return (), ""
+    blocks = [comparison.effective.blocks(feature.column) for feature in profile.associations.features]
     if window.profile is not None:
         current = window.profile.associations
         if current is None or current.features != profile.associations.features:
             return (), f"correlations were not compared: {window.name} has none that were made like {profile.name!r}"
     else:
+        longest = max(block.current for block in blocks)
         current = associate(
             [column.column for column, _ in window.pairs if isinstance(column, RowsColumn)],
             [reference for _, reference in window.pairs],
             profile.associations.features,
-            at_most=pair_rows_to_read(comparison.max_distance, profile.associations, block=blocks.current),
+            at_most=pair_rows_to_read(comparison.max_distance, profile.associations, block=longest),
         )
-    # Rows that are spread over more rows lie further from each other, so that fewer of them share a block.
+    # Rows that are spread over more rows lie further from each other, so that they depend less on each other.
     reference_rate, current_rate = profile.associations.rows / profile.rows, current.rows / window.rows
     return compare_associations(
         profile.associations,
         current,
-        reference_block=max(blocks.reference * reference_rate, 1.0),
-        current_block=max(blocks.current * current_rate, 1.0),
+        reference_block=np.array([1 + (block.reference - 1) * reference_rate for block in blocks]),
+        current_block=np.array([1 + (block.current - 1) * current_rate for block in blocks]),
     ), ""
 
 
@@ -150,7 +156,7 @@ def _compare_rows(comparison: Comparison) -> tuple[Tests, str]:
         profile.sketch,
         current,
         profile.columns,
-        blocks=comparison.blocks,
+        blocks=comparison.effective.lengths,
         level=comparison.alpha * ALPHA_PROPORTION,
     )
     outliers: tuple[int, ...] = ()

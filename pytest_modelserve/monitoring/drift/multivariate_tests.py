@@ -36,11 +36,16 @@ _SPARE = 3.0
 
 
 def compare_associations(
-    reference: Associations, current: Associations, *, reference_block: float = 1, current_block: float = 1
+    reference: Associations,
+    current: Associations,
+    *,
+    reference_block: float | Floats = 1,
+    current_block: float | Floats = 1,
 ) -> tuple[DriftTest, ...]:
     """Compare the normal-score correlation of each pair of features of different columns; the distance is half of it.
 
-    n rows count as n/block; a block is at least 1. Pairs with a feature that does not vary in the data are left out:
+    n rows count as n/block, with blocks of at least 1: one for all features, or one for each (features,), of which a
+    pair has the larger one. Pairs with a feature that does not vary in the data are left out:
     they have no correlation, and the test of their column finds the change.
     """
     pairs = list(combinations(reference.features, 2))
@@ -51,6 +56,9 @@ def compare_associations(
     compared = np.array([one.column != other.column for one, other in pairs], dtype=np.bool_)
     compared &= np.isfinite(after.estimates) | (after.rows < FEWEST_PAIRS)
     before, after = before.of(compared), after.of(compared)
+    reference_block, current_block = (
+        _of_pairs(block, len(reference.features))[compared] for block in (reference_block, current_block)
+    )
     change = correlation_change(before, after, reference_block=reference_block, current_block=current_block)
     variances = np.fmax(np.fmax(before.variances, after.variances), 0.0)
     names = [f"{one.label} with {other.label}" for (one, other), used in zip(pairs, compared, strict=True) if used]
@@ -70,7 +78,14 @@ def compare_associations(
     )
 
 
-def pair_rows_to_read(max_distance: float, reference: Associations, *, block: int) -> int:
+def _of_pairs(blocks: float | Floats, features: int) -> Floats:
+    """Return the larger block of each pair of features."""
+    of_features = np.broadcast_to(np.asarray(blocks, dtype=np.float64), (features,))
+    first, second = np.triu_indices(features, 1)
+    return np.maximum(of_features[first], of_features[second])
+
+
+def pair_rows_to_read(max_distance: float, reference: Associations, *, block: float) -> int:
     """Return the number of rows of the data to read: 2,000 blocks to 50,000 rows, depending on `max_distance`."""
     units = -float(ndtri(0.05 / max(len(reference.sums) // len(POWERS), 1))) + 1.645
     needed = _SPARE * (units / 2 / max_distance) ** 2 * block
@@ -90,18 +105,22 @@ def compare_rows(
     """Compare whole rows of two sketches with these `columns` by a classifier two-sample test, without times.
 
     The p-value is that of a kernel discriminant by permutation of rows, precise enough for `level`. The distance is the
-    Kolmogorov-Smirnov distance of held-out scores of the same kind of classifier. At most one row of each block is
-    read. With fewer than 20 rows on either side the distance is 0, and the p-value and the upper bound are 1.
+    Kolmogorov-Smirnov distance of held-out scores of the same kind of classifier. The rows of a block keep together in
+    permutations and folds, and count as one. With fewer than 20 rows, or 5 blocks of several, on either side the
+    distance is 0, and the p-value and the upper bound are 1.
 
     `outliers` are the five sketch rows of `current` that are least similar to the reference.
     """
     _, before, after = aligned(reference, current)
-    block = max(blocks.reference, blocks.current)  # equal blocks, so that rows of both data sets are exchangeable
-    before = before[spread(len(before), max(reference.seen // block, 1))]
-    positions = spread(len(after), max(current.seen // block, 1))
-    after = after[positions]
-    if min(len(before), len(after)) < MIN_ROWS:
+    # Equal blocks with equally many rows of each sketch, so that those of both data sets are exchangeable.
+    block = max(blocks.reference, blocks.current)
+    sides = ((len(before), reference.seen), (len(after), current.seen))
+    group_rows = max(min(math.floor(rows * block / seen) for rows, seen in sides), 1)
+    groups = [min(max(int(seen // block), 1), rows // group_rows) for rows, seen in sides]
+    if min(groups) < (MIN_ROWS if group_rows == 1 else FOLDS):
         return _rows_test(0.0, 1.0, 0, 0, ())
+    chosen, positions = (spread(rows, count * group_rows) for (rows, _), count in zip(sides, groups, strict=True))
+    before, after = before[chosen], after[positions]
     compared = [index for index, column in enumerate(columns) if column.kind != "datetime"]
     categorical = np.array([isinstance(columns[index], CategoricalColumn) for index in compared])
     rows = feature_matrix(np.concatenate((before, after))[:, compared], categorical)
@@ -109,10 +128,16 @@ def compare_rows(
     rng = np.random.default_rng(_SEED)
     features = feature_blocks(rows, rng=rng)
     fewest, most = _PERMUTATIONS
-    p_value = permutation_p_value(features, is_current, most=min(max(math.ceil(5 / level), fewest), most), rng=rng)
-    scored = held_out_scores(features, is_current, rng=rng)
+    p_value = permutation_p_value(
+        features,
+        is_current,
+        most=min(max(math.ceil(5 / level), fewest), most),
+        rng=rng,
+        group_rows=group_rows,
+    )
+    scored = held_out_scores(features, is_current, rng=rng, group_rows=group_rows)
     outliers = positions[np.argsort(-scored.scores[is_current], kind="stable")[:5]]
-    return _rows_test(scored.distance, p_value, len(before), len(after), tuple(outliers.tolist()))
+    return _rows_test(scored.distance, p_value, groups[0], groups[1], tuple(outliers.tolist()))
 
 
 def _rows_test(distance: float, p_value: float, before: float, after: float, outliers: tuple[int, ...]) -> DriftTest:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from scipy.special import kolmogi
 
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.column_profile import (
@@ -21,6 +22,7 @@ from pytest_modelserve.monitoring.column_profile import (
 from pytest_modelserve.monitoring.correlations import MAX_ROWS
 from pytest_modelserve.monitoring.decision import DriftResult
 from pytest_modelserve.monitoring.drift.column_tests import DriftTest
+from pytest_modelserve.monitoring.drift.effective_rows import EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import DriftTests, Plan, count
 from pytest_modelserve.monitoring.formats import format_difference, format_rate_change, format_value
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
@@ -31,12 +33,11 @@ _MAX_COLUMNS = 100
 _MAX_PAIRS = 20
 
 
-def summary(verdict: Verdict, result: DriftResult[DriftTest], tests: DriftTests, *, dependence: str) -> str:
+def summary(verdict: Verdict, result: DriftResult[DriftTest], tests: DriftTests, effective: EffectiveRows) -> str:
     """Return one sentence on all tests."""
-    if dependence:
-        return "neighboring rows depend on each other, so drift was not decided"
     if verdict is Verdict.INCONCLUSIVE:
-        return "not enough rows to decide whether drift exceeds max_distance"
+        few = "not enough independent blocks of rows" if effective.dependent else "not enough rows"
+        return f"{few} to decide whether drift exceeds max_distance"
     if verdict is Verdict.PASS:
         return f"no distance exceeds max_distance ({', '.join(count(*group) for group in tests.groups.items())})"
     moved = Counter(test.kind for test in result.beyond)
@@ -54,31 +55,81 @@ def findings(
     result: DriftResult[DriftTest],
     tests: DriftTests,
     pairs: Pairs,
+    effective: EffectiveRows,
     *,
     max_distance: float,
+    alpha: float,
     plan: Plan,
-    dependence: str,
 ) -> tuple[str, ...]:
-    """Return the reasons for the verdict, the largest distance first."""
+    """Return the reasons for the verdict, the largest distance first, and the dependence of the rows."""
+    dependence = (effective.describe(),) if effective.dependent else ()
     every = tests.every()
-    if dependence:
-        seen = [test for test in every if test.distance > max_distance]
-        return dependence, *_changes(seen, pairs, "observed, but not decided: ")
     if verdict is Verdict.FAIL:
-        return _changes(result.beyond, pairs)
+        return *_changes(result.beyond, pairs), *_not_significant(tests, result, max_distance, effective), *dependence
     if verdict is Verdict.PASS:
         within = ", ".join(f"{test.label} {test.distance:.3f}" for test in result.significant[:_MAX_FINDINGS])
-        return (f"significant, but within max_distance ({len(result.significant)}): {within}",) if within else ()
+        significant = (f"significant, but within max_distance ({len(result.significant)}): {within}",) if within else ()
+        return *significant, *dependence
     undecided = sorted((test for test in every if test.upper > max_distance), key=lambda test: -test.distance)
     distances = ", ".join(f"{t.label} {t.distance:.3f} (at most {t.upper:.3f})" for t in undecided[:_MAX_FINDINGS])
     return (
+        *(_missing_blocks(tests, pairs, effective, max_distance=max_distance, alpha=alpha) if dependence else ()),
+        *dependence,
         f"{len(undecided)} of {len(every)} distances are undecided: {distances}",
         f"these rows would have passed max_distance={_round_up(plan.passed)}; unchanged data of as many rows pass "
         f"{_round_up(plan.passable)} in 95 % of cases",
     )
 
 
-def advice(verdict: Verdict, *, plan: Plan, rows: int, max_distance: float, dependence: str) -> str:
+def _not_significant(
+    tests: DriftTests, result: DriftResult[DriftTest], max_distance: float, effective: EffectiveRows
+) -> tuple[str, ...]:
+    """Return the columns beside those of a FAIL that moved, but not significantly in few blocks."""
+    moved = sorted(tests.of("column"), key=lambda test: -test.distance)
+    others = [t for t in moved if t.distance > max_distance and t not in result.significant]
+    if not effective.dependent or not others:
+        return ()
+    named = ", ".join(f"{test.label} {test.distance:.3f}" for test in others[:_MAX_FINDINGS])
+    return (f"also beyond max_distance, but not significant in so few blocks ({len(others)}): {named}",)
+
+
+def _missing_blocks(
+    tests: DriftTests, pairs: Pairs, effective: EffectiveRows, *, max_distance: float, alpha: float
+) -> tuple[str, ...]:
+    """Return for each column that moved, but not significantly, the blocks that it has and those that it lacks."""
+    columns = tests.of("column")
+    level = alpha * next(proportion for proportion, group in tests.weighted() if group is columns) / len(columns)
+    moved = sorted((test for test in columns if test.distance > max_distance), key=lambda test: -test.distance)
+    lines = []
+    for test in moved[:_MAX_FINDINGS]:
+        column, reference = next(pair for pair in pairs if pair[1].name == test.name)
+        then, now = effective.reference[test.name].block, effective.current[test.name].block
+        before, after = reference.rows / then, column.rows / now
+        lacking = _lacking_blocks(test, (float(kolmogi(level)) / test.distance) ** 2, before, after)
+        lines.append(
+            f"{test.label} distance {test.distance:.3f} is not significant in {before:,.0f} blocks of {then:.0f} rows "
+            f"in the profile and {after:,.0f} of {now:.0f} in the data: {lacking} needed; {_column_detail(test, pairs)}"
+        )
+    return (*lines, f"and {len(moved) - _MAX_FINDINGS} more") if len(moved) > _MAX_FINDINGS else tuple(lines)
+
+
+def _lacking_blocks(test: DriftTest, needed: float, before: float, after: float) -> str:
+    """Return the blocks that either side lacks, if `needed` effective rows make the distance significant.
+
+    If the larger side is more than twice as large as needed, only the smaller one has to grow.
+    """
+    larger = max(test.reference_rows, test.current_rows)
+    wanted = needed * larger / (larger - needed) if larger > 2 * needed else 2 * needed
+    sides = (("in the profile", before, test.reference_rows), ("of data", after, test.current_rows))
+    more = [
+        f"about {math.ceil(blocks * (wanted / rows - 1)):,} more blocks {side}"
+        for side, blocks, rows in sides
+        if rows < wanted
+    ]
+    return f"{' and '.join(more)} are" if more else "slightly more rows are"
+
+
+def advice(verdict: Verdict, effective: EffectiveRows, *, plan: Plan, rows: int, max_distance: float) -> str:
     """Return the next step; empty after PASS."""
     if verdict is Verdict.PASS:
         return ""
@@ -86,11 +137,13 @@ def advice(verdict: Verdict, *, plan: Plan, rows: int, max_distance: float, depe
         return (
             "find the upstream change of these columns; if it is intended, retrain on newer data and profile that data"
         )
-    if dependence:
-        return (
-            "pass block= the number of neighboring rows that depend on each other (52 for a year of weekly rows), "
-            "or block=1 if the order of the rows has no meaning"
-        )
+    enough = _enough_rows(plan, rows=rows, max_distance=max_distance)
+    if effective.dependent:
+        return f"{enough}; if independent rows were sorted, so that their order has no meaning, pass block=1"
+    return enough
+
+
+def _enough_rows(plan: Plan, *, rows: int, max_distance: float) -> str:
     if max_distance < plan.floor:
         return (
             f"raise max_distance to {_round_up(plan.floor)}: correlations are read from at most {MAX_ROWS:,} rows, and "
@@ -108,7 +161,9 @@ def advice(verdict: Verdict, *, plan: Plan, rows: int, max_distance: float, depe
     return f"provide about {plan.rows:,} rows, or raise max_distance"
 
 
-def details(result: DriftResult[DriftTest], tests: DriftTests, plan: Plan) -> Mapping[str, Any]:
+def details(
+    result: DriftResult[DriftTest], tests: DriftTests, plan: Plan, effective: EffectiveRows
+) -> Mapping[str, Any]:
     """Return the figures of the largest distances, and the plan."""
     figures: dict[str, Any] = {
         "moved": [test.name for test in result.beyond[:_MAX_COLUMNS] if test.kind != "pair"],
@@ -122,6 +177,8 @@ def details(result: DriftResult[DriftTest], tests: DriftTests, plan: Plan) -> Ma
             figures["outlier_rows"] = list(group[0].outliers)
         elif kind != "column":
             figures[f"{kind}s"] = _figures(group, _MAX_PAIRS)
+    if effective.dependent:
+        figures["dependence"] = effective.figures()
     return {**figures, **asdict(plan)}
 
 
@@ -130,10 +187,13 @@ def _figures(tests: Sequence[DriftTest], most: int) -> dict[str, list[float]]:
     return {t.name: [round(t.distance, 5), round(t.upper, 5), float(f"{t.p_value:.3g}")] for t in ranked}
 
 
-def _changes(tests: Sequence[DriftTest], pairs: Pairs, prefix: str = "") -> tuple[str, ...]:
+def _changes(
+    tests: Sequence[DriftTest],
+    pairs: Pairs,
+) -> tuple[str, ...]:
     ranked = sorted(tests, key=lambda test: -test.distance)
     shown = [*ranked[:_MAX_FINDINGS], *(test for test in ranked[_MAX_FINDINGS:] if test.kind == "rows")]
-    lines = [f"{prefix}{t.label} distance {t.distance:.3f}: {t.detail or _column_detail(t, pairs)}" for t in shown]
+    lines = [f"{t.label} distance {t.distance:.3f}: {t.detail or _column_detail(t, pairs)}" for t in shown]
     return (*lines, f"and {len(ranked) - _MAX_FINDINGS} more") if len(ranked) > _MAX_FINDINGS else tuple(lines)
 
 
