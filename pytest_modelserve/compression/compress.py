@@ -253,7 +253,7 @@ def _build(artifact: Artifact, run: _Run, variant: str, target: Path) -> Artifac
         if opener is not None:
             _check_opens(result.path, opener)
         with serve_result(without_change_check(result)) as candidate:  # nobody else writes to the folder of a build
-            check_outputs(candidate, cases, is_exact=run.recipe.is_exact)
+            check_outputs(candidate, cases, is_exact=run.recipe.is_exact, is_calibrated=run.calibration is not None)
     if not is_unchanged(artifact):
         raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
     return result

@@ -46,7 +46,8 @@ from pytest_modelserve.compression.recipe import (
 from pytest_modelserve.compression.saturation import saturation_note
 from pytest_modelserve.compression.validation import serve_result
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
-from pytest_modelserve.metrics.signal_quality import RowSignalQuality
+from pytest_modelserve.metrics.channel_quality import RowSignalQuality
+from pytest_modelserve.metrics.channels import Channel, by_channel, channel_axes
 from pytest_modelserve.metrics.tolerance import MIN_QUANTIZED_SQNR_DB
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ _MASK = -1000.0
 # networks no value with 80 numbers has less than 96 levels; masks of 0 and 1 have 2 for 2.
 _COARSE_LEVELS = 8
 _MIN_NUMBERS = 10 * _COARSE_LEVELS
+# A channel is lost if its range is less than a step although it has several distinct numbers.
+_MIN_LOST_NUMBERS = 4
 # Enough values to find that many numbers; sorting all activations of an image would take seconds.
 _SAMPLE_SIZE = 100_000
 
@@ -246,7 +249,7 @@ def _no_scale(names: list[str], nodes: Iterable[onnx.NodeProto], excluded: Itera
 def _check_output_sqnr(
     quantized: onnx.ModelProto, prepared: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
 ) -> None:
-    """Raise RecipeError if the SQNR of a floating output is below 10 dB on the first 64 calibration rows.
+    """Raise RecipeError if the SQNR of a floating output or channel is below 10 dB on the first 64 calibration rows.
 
     The ranges come from these rows, so only the quantization steps can be the cause.
     """
@@ -254,12 +257,15 @@ def _check_output_sqnr(
     write_model(quantized, path)
     outputs = [value.name for value in quantized.graph.output]
     quality = _output_quality(path, outputs, prepared.activations, context.batches())
-    worst = min(quality, key=lambda name: quality[name].sqnr_db, default=None)
-    if worst is None or quality[worst].sqnr_db >= MIN_QUANTIZED_SQNR_DB:
+    figures = {name: found.worst() for name, found in quality.items()}
+    worst = min(figures, key=lambda name: figures[name].value, default=None)
+    if worst is None or figures[worst].value >= MIN_QUANTIZED_SQNR_DB:
         return
+    figure = figures[worst].below(MIN_QUANTIZED_SQNR_DB)
+    where = f"output {worst!r}" if figure.channel is None else f"output {worst!r} {figure.channel}"
     raise RecipeError(
-        f"output {worst!r} has an SQNR of {quality[worst].sqnr_db:.1f} dB on the calibration data (minimum "
-        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB): {_cause(quantized, prepared, ranges, context)}"
+        f"{where} has an SQNR of {figure.value:.1f} dB on the calibration data (minimum "
+        f"{MIN_QUANTIZED_SQNR_DB:.0f} dB): {_cause(quantized, prepared, ranges, context, figure.channel)}"
     )
 
 
@@ -290,10 +296,21 @@ def _first_rows(batches: Iterable[Inputs]) -> Iterator[Inputs]:
 
 
 def _cause(
-    quantized: onnx.ModelProto, prepared: PreparedModel, ranges: Mapping[str, Range], context: RecipeContext
+    quantized: onnx.ModelProto,
+    prepared: PreparedModel,
+    ranges: Mapping[str, Range],
+    context: RecipeContext,
+    channel: Channel | None,
 ) -> str:
     values = prepared.activations.of(next(context.batches()))
     coarse = tuple(coarse_activations(quantized, ranges, values))
+    lost = _lost_channel(quantized, prepared, values) if channel is not None and not coarse else None
+    if lost is not None:
+        nodes = tuple(sorted({*context.exclude, *nodes_around((lost.value,), prepared.nodes)}))
+        return (
+            f"{lost}; exclude={nodes!r} leaves the nodes that write or read this value in float, each input with its "
+            "own steps; 'int8-dynamic' rounds weights only"
+        )
     is_clipped = context.range_method != MIN_MAX
     if not coarse:
         unclipped = "calibration_method='min-max', which clips nothing, or " if is_clipped else ""
@@ -319,6 +336,60 @@ def _cause(
 
 
 @dataclass(frozen=True, slots=True)
+class LostChannel:
+    """A channel of the activation `value` that goes from `low` to `high`, which is less than one step."""
+
+    operator: str
+    node: str
+    value: str
+    step: float
+    channel: Channel
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operator} {self.node!r} writes {self.value!r} in steps of {self.step:.2g}, more than the whole of "
+            f"its {self.channel} (from {self.low:.3g} to {self.high:.3g})"
+        )
+
+
+def _lost_channel(
+    quantized: onnx.ModelProto, prepared: PreparedModel, values: Mapping[str, NDArray[np.float32]]
+) -> LostChannel | None:
+    """Return the last activation of the graph with a step that is larger than the range of one of its channels."""
+    writers = {output: node for node in prepared.nodes for output in node.output}
+    for quantized_name, step, _ in reversed(tuple(_quantization_steps(quantized))):
+        # The quantizer renames what a node writes where the value is an output of the graph.
+        name = quantized_name.removesuffix("_QuantizeLinear_Input")
+        node = writers.get(name)
+        if node is None or name not in values or node.name not in nodes_around((name,), (node,)):
+            continue
+        for axis in channel_axes(values[name].shape):
+            channels = by_channel(values[name], axis)
+            low, high = channels.min(axis=1), channels.max(axis=1)
+            for index in np.flatnonzero((high > low) & (high - low < step)):
+                if np.unique(channels[index, :_SAMPLE_SIZE]).size >= _MIN_LOST_NUMBERS:
+                    where = Channel(axis, int(index))
+                    return LostChannel(
+                        node.op_type, node.name, name, step, where, float(low[index]), float(high[index])
+                    )
+    return None
+
+
+def _quantization_steps(quantized: onnx.ModelProto) -> Iterator[tuple[str, float, int]]:
+    """Yield the name, the step and the zero point of each quantized activation, in the order of the graph."""
+    import onnx
+
+    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for node in quantized.graph.node:
+        if node.op_type == "QuantizeLinear" and all(name in stored for name in node.input[1:3]):
+            step, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
+            if step.size == 1:
+                yield node.input[0], float(step), int(zero)
+
+
+@dataclass(frozen=True, slots=True)
 class CoarseActivation:
     """The activation `name` with a range from `low` to `high` that is too wide for 8 bits, of steps of `step`."""
 
@@ -335,16 +406,11 @@ def coarse_activations(
     quantized: onnx.ModelProto, ranges: Mapping[str, Range], values: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[CoarseActivation]:
     """Yield those of `values` that have many distinct numbers and at most 8 levels after quantization by `ranges`."""
-    import onnx
-
-    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    for node in quantized.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] not in values:
+    for name, step, zero in _quantization_steps(quantized):
+        if name not in values:
             continue
-        step, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
-        seen = values[node.input[0]]
-        steps = np.rint(seen.astype(np.float64) / float(step))
-        levels = np.unique(np.clip(steps, -128 - int(zero), 127 - int(zero)).astype(np.int16)).size
+        seen = values[name]
+        steps = np.rint(seen.astype(np.float64) / step)
+        levels = np.unique(np.clip(steps, -128 - zero, 127 - zero).astype(np.int16)).size
         if levels <= _COARSE_LEVELS and np.unique(seen.reshape(-1)[:_SAMPLE_SIZE]).size >= _MIN_NUMBERS:
-            range_ = ranges[node.input[0]]
-            yield CoarseActivation(node.input[0], float(range_.low), float(range_.high), float(step))
+            yield CoarseActivation(name, float(ranges[name].low), float(ranges[name].high), step)

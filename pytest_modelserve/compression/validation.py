@@ -14,6 +14,8 @@ from pytest_modelserve._onnx.graph import all_nodes, tensors_of
 from pytest_modelserve.artifacts import Artifact, TensorSpec, read_graph, signature_of
 from pytest_modelserve.errors import ArtifactError, ModelServeError, RecipeError
 from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.metrics.channel_quality import destroyed_channel
+from pytest_modelserve.metrics.channels import channel_scale
 from pytest_modelserve.metrics.tolerance import GRAPH_OPTIMIZATION_ATOL, GRAPH_OPTIMIZATION_RTOL
 from pytest_modelserve.serving import Predictor, serve
 
@@ -26,6 +28,10 @@ _ROWS = (2, 5)
 # For a free axis of unknown traced size: short sequences first, then the sizes of small and of usual images.
 _SIZES = (8, 16, 32, 64, 224, 1)
 _NUMERIC = "fiub"
+_DESTROYED_ADVICE = (
+    "weights of very different sizes share a scale or a type there; exclude= with the first nodes of "
+    "sensitivity(artifact, recipe, rows), or 'int8-static', which has a scale for each channel of a weight"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,11 +202,14 @@ def serve_result(result: Artifact | Path) -> Predictor:
         raise RecipeError(f"onnxruntime rejects the result: {error}") from error
 
 
-def check_outputs(candidate: Predictor, cases: Sequence[ValidationCase], *, is_exact: bool) -> None:
+def check_outputs(
+    candidate: Predictor, cases: Sequence[ValidationCase], *, is_exact: bool, is_calibrated: bool = False
+) -> None:
     """Raise RecipeError unless `candidate` runs all cases with outputs that can be trusted.
 
-    Outputs of an exact recipe agree with the source to 1e-4 of each value plus 1e-5 of the largest; any other's are
-    finite wherever the source's are.
+    Outputs of an exact recipe agree with the source to 1e-4 of each value plus 1e-5 of the largest of its channels; any
+    other's are finite wherever the source's are, and no channel is destroyed. A calibrated recipe may destroy one here:
+    it was checked on the calibration data, whose range random inputs leave.
     """
     for case in cases:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in case.inputs.items())
@@ -212,12 +221,14 @@ def check_outputs(candidate: Predictor, cases: Sequence[ValidationCase], *, is_e
             _check_same(got, case.outputs, shapes)
         else:
             _check_finite(got, case.outputs, shapes)
+            if not is_calibrated:
+                _check_channels(got, case.outputs, shapes)
 
 
 def _check_same(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
     for name, reference in expected.items():
-        finite = np.abs(reference[np.isfinite(reference)]) if reference.dtype.kind == "f" else np.zeros(0)
-        atol = GRAPH_OPTIMIZATION_ATOL * float(finite.max(initial=0.0))
+        scale = channel_scale(reference).for_shape(reference.shape) if reference.dtype.kind == "f" else 0.0
+        atol = {name: GRAPH_OPTIMIZATION_ATOL * scale}
         found = compare_outputs({name: got[name]}, {name: reference}, rtol=GRAPH_OPTIMIZATION_RTOL, atol=atol)
         if not found.agrees:
             problems = "; ".join((*found.structural_problems, *found.numeric_problems))
@@ -236,3 +247,10 @@ def _check_finite(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArra
                 raise RecipeError(
                     f"output {name!r} has {lost} NaN or infinite values on random {shapes} where the source has none"
                 )
+
+
+def _check_channels(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], shapes: str) -> None:
+    for name, reference in expected.items():
+        destroyed = destroyed_channel(got[name], reference) if reference.dtype.kind == "f" else ""
+        if destroyed:
+            raise RecipeError(f"output {name!r} {destroyed} on random {shapes}: {_DESTROYED_ADVICE}")

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.metrics.elementwise import dtype_name, exact_differences, has_ulps, kind_of, real_differences
+from pytest_modelserve.metrics.channels import add_counts, describe_channels, narrowest
+from pytest_modelserve.metrics.elementwise import (
+    Bound,
+    dtype_name,
+    exact_differences,
+    has_ulps,
+    kind_of,
+    real_differences,
+)
 
 Scalar = float | int | bool | str
 # None where the batches of a stream have different lengths.
 Shape = tuple[int | None, ...]
-Tolerance = float | Mapping[str, float]
+Tolerance = float | Mapping[str, Bound]
+"""One number, or by output one number or an array that broadcasts to the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class TensorComparison:
     (`compared` is False), text has no errors, and `max_ulp` exists for bfloat16, float16, float32 and float64 only. The
     one denominator is the reference. `worst_multiple` is the largest error as a multiple of its tolerance
     `atol + rtol * |reference|`; integers, booleans and text have no tolerance, so that it is 0.0 or infinite. `worst`
-    is the place of it, None where nothing differs; `beyond` counts the elements above 1.
+    is the place of it, None where nothing differs; `rtol` and `atol` are its tolerance. `beyond` counts the elements
+    above 1, and `beyond_by` those of each channel: axis to index to count.
     """
 
     name: str
@@ -56,8 +65,11 @@ class TensorComparison:
     reference_shape: Shape
     compared: bool
     beyond: int = 0
+    beyond_by: Mapping[int, Mapping[int, int]] = field(default_factory=dict, hash=False)
     worst_multiple: float | None = None
     worst: Place | None = None
+    rtol: float = 0.0
+    atol: float = 0.0
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     max_ulp: int | None = None
@@ -69,6 +81,26 @@ class TensorComparison:
     def is_exact(self) -> bool:
         """Whether no tolerance applies, as neither side holds floating-point numbers."""
         return not (_is_real(self.candidate_dtype) or _is_real(self.reference_dtype))
+
+    @property
+    def channels(self) -> str:
+        """The channels of all elements beyond their tolerance: "channel 4 of axis 1"; "" if every channel has some."""
+        found = narrowest(self.beyond_by, self.reference_shape)
+        return "" if found is None else describe_channels(*found)
+
+    @property
+    def numeric_problem(self) -> str:
+        """A sentence on the elements beyond their tolerance, with the worst of them; "" if there are none."""
+        if not self.beyond or self.worst is None:
+            return ""
+        where = self.format_place(self.worst)
+        if self.is_exact:
+            how = f"differ but must be equal, first at {where}"
+        else:
+            tolerance = f"rtol {self.rtol:g}, atol {self.atol:g}"
+            how = f"are beyond {tolerance}; the worst is {self.worst_multiple:.3g} × its tolerance at {where}"
+        output = " ".join(filter(None, (f"output {self.name!r}", self.channels)))
+        return f"{output}: {self.beyond} of {self.n} elements {how}"
 
     @property
     def structural_problems(self) -> tuple[str, ...]:
@@ -99,16 +131,11 @@ class TensorComparison:
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
-    """Comparison of all outputs: those of both models in the reference's order, and the names that only one has.
-
-    A tolerance is one number, or a mapping with one for each real output.
-    """
+    """Comparison of all outputs: those of both models in the reference's order, and the names that only one has."""
 
     tensors: tuple[TensorComparison, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    rtol: Tolerance
-    atol: Tolerance
 
     @property
     def n(self) -> int:
@@ -131,26 +158,15 @@ class OutputComparison:
     @property
     def numeric_problems(self) -> tuple[str, ...]:
         """One sentence for each output with elements beyond their tolerance, with the worst element."""
-        return tuple(self._describe(tensor) for tensor in self.tensors if tensor.beyond)
+        return tuple(tensor.numeric_problem for tensor in self.tensors if tensor.beyond)
 
     @property
     def agrees(self) -> bool:
         """Whether names, dtypes, shapes, NaN and infinities are equal and every error is within its tolerance."""
         return not self.structural_problems and not self.numeric_problems
 
-    def _describe(self, tensor: TensorComparison) -> str:
-        assert tensor.worst is not None  # beyond > 0
-        where = tensor.format_place(tensor.worst)
-        if tensor.is_exact:
-            how = f"differ but must be equal, first at {where}"
-        else:
-            rtol, atol = (tolerance_of(tensor.name, given) for given in (self.rtol, self.atol))
-            tolerance = f"rtol {rtol:g}, atol {atol:g}"
-            how = f"are beyond {tolerance}; the worst is {tensor.worst_multiple:.3g} × its tolerance at {where}"
-        return f"output {tensor.name!r}: {tensor.beyond} of {tensor.n} elements {how}"
 
-
-def tolerance_of(name: str, given: Tolerance) -> float:
+def tolerance_of(name: str, given: Tolerance) -> Bound:
     """Return the tolerance of the output `name`; 0.0 for one that has none, such as integers and text."""
     return given.get(name, 0.0) if isinstance(given, Mapping) else given
 
@@ -175,11 +191,11 @@ def compare_outputs(
     """Compare all outputs element by element, and list the names that only one model has.
 
     A floating-point element is within tolerance when |candidate - reference| <= atol + rtol * |reference|, where either
-    is one number or a mapping that has one for every real output of the reference; integers, booleans and strings have
-    to be equal. NaN agrees with NaN unless `equal_nan` is False, an infinity with the same infinity; every other pair
-    with one of them is counted separately and not part of a maximum. A different dtype or shape is a structural
-    problem; values of different dtypes are still compared, as float64. The arrays are read in chunks: the extra memory
-    stays below 4 MB.
+    is one number or a mapping that has, for every real output of the reference, one number or an array that broadcasts
+    to the output; integers, booleans and strings have to be equal. NaN agrees with NaN unless `equal_nan` is False, an
+    infinity with the same infinity; every other pair with one of them is counted separately and not part of a maximum.
+    A different dtype or shape is a structural problem; values of different dtypes are still compared, as float64. The
+    arrays are read in chunks: the extra memory stays below 4 MB.
 
     The dtypes of ml_dtypes are numbers: bfloat16, float8, int4. UsageError for a tolerance that is negative or not
     finite; InputError for no outputs, anything but arrays, and dtypes that are neither numbers nor text (complex,
@@ -199,8 +215,6 @@ def compare_outputs(
         ),
         missing=tuple(name for name in reference if name not in candidate),
         unexpected=tuple(name for name in candidate if name not in reference),
-        rtol=rtol,
-        atol=atol,
     )
 
 
@@ -208,7 +222,7 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
     """Raise UsageError for a tolerance that is negative or not finite."""
     for name, given in (("rtol", rtol), ("atol", atol)):
         for value in given.values() if isinstance(given, Mapping) else (given,):
-            if not (math.isfinite(value) and value >= 0):
+            if not (np.isfinite(value).all() and np.min(value) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
 
 
@@ -240,7 +254,7 @@ def _check_comparable(side: str, name: str, array: object) -> None:
 
 
 def _compare(
-    name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: float, atol: float, equal_nan: bool
+    name: str, candidate: NDArray[Any], reference: NDArray[Any], rtol: Bound, atol: Bound, equal_nan: bool
 ) -> TensorComparison:
     is_text = kind_of(reference.dtype) == "text"
     result = TensorComparison(
@@ -259,11 +273,15 @@ def _compare(
         found = exact_differences(candidate, reference)
     else:
         found = real_differences(candidate, reference, rtol=rtol, atol=atol, equal_nan=equal_nan)
+    worst = _place(found.worst, candidate, reference)
     return replace(
         result,
         beyond=found.beyond,
+        beyond_by=found.beyond_by,
         worst_multiple=found.max_multiple,
-        worst=_place(found.worst, candidate, reference),
+        worst=worst,
+        rtol=_bound_at(worst, rtol, reference),
+        atol=_bound_at(worst, atol, reference),
         max_abs_error=None if is_text else found.max_abs,
         max_rel_error=None if is_text else found.max_rel,
         max_ulp=found.max_ulp if has_ulps(candidate.dtype, reference.dtype) else None,
@@ -284,6 +302,13 @@ def _place(flat: int | None, candidate: NDArray[Any], reference: NDArray[Any]) -
         return None
     index = tuple(int(i) for i in np.unravel_index(flat, reference.shape))
     return Place(index, candidate=_scalar(candidate[index]), reference=_scalar(reference[index]))
+
+
+def _bound_at(place: Place | None, bound: Bound, reference: NDArray[Any]) -> float:
+    """Return the tolerance of the element at `place`."""
+    if place is None:
+        return 0.0
+    return float(np.broadcast_to(bound, reference.shape)[place.index])
 
 
 def _scalar(element: Any) -> Scalar:
@@ -348,7 +373,7 @@ def _both(earlier: TensorComparison, later: TensorComparison) -> TensorCompariso
     dtypes = later if earlier.candidate_dtype == earlier.reference_dtype else earlier
     differs = next((part for part in (earlier, later) if part.candidate_shape != part.reference_shape), None)
     shape = _joined_shape(earlier.reference_shape, later.reference_shape)
-    later_is_worse = (later.worst_multiple or 0.0) > (earlier.worst_multiple or 0.0)
+    worse = later if (later.worst_multiple or 0.0) > (earlier.worst_multiple or 0.0) else earlier
     return TensorComparison(
         name=earlier.name,
         n=earlier.n + later.n,
@@ -358,8 +383,11 @@ def _both(earlier: TensorComparison, later: TensorComparison) -> TensorCompariso
         reference_shape=shape if differs is None else differs.reference_shape,
         compared=earlier.compared and later.compared,
         beyond=earlier.beyond + later.beyond,
+        beyond_by=add_counts(earlier.beyond_by, later.beyond_by),
         worst_multiple=_largest(earlier.worst_multiple, later.worst_multiple),
-        worst=later.worst if later_is_worse else earlier.worst,
+        worst=worse.worst,
+        rtol=worse.rtol,
+        atol=worse.atol,
         max_abs_error=_largest(earlier.max_abs_error, later.max_abs_error),
         max_rel_error=_largest(earlier.max_rel_error, later.max_rel_error),
         max_ulp=_merged(max, earlier.max_ulp, later.max_ulp),

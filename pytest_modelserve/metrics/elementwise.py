@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve.metrics.channels import add_counts, count_by_channel
+
+Bound = float | NDArray[np.float64]
+"""A tolerance: one number, or an array that broadcasts to the output."""
 Kind = Literal["real", "exact", "text"]
 
 # Bits behind the leading one: IEEE 754 (2019), table 3.5; bfloat16 and the 8-bit formats as ONNX describes them.
@@ -101,8 +105,9 @@ class Differences:
 
     `max_abs`, `max_rel` and `max_multiple` cover pairs in which both values are finite: the largest error, the largest
     error over |reference|, and the largest error over its tolerance. `worst` is the first index of `max_multiple`, None
-    where nothing differs; `beyond` counts the pairs whose multiple exceeds 1. `nan_differ` counts places where exactly
-    one value is NaN; `inf_differ` those without NaN where one value is infinite and the other is not the same infinity.
+    where nothing differs; `beyond` counts the pairs whose multiple exceeds 1, and `beyond_by` those of each channel.
+    `nan_differ` counts places where exactly one value is NaN; `inf_differ` those without NaN where one value is
+    infinite and the other is not the same infinity.
     """
 
     max_abs: float = 0.0
@@ -111,6 +116,7 @@ class Differences:
     max_ulp: int = 0
     worst: int | None = None
     beyond: int = 0
+    beyond_by: Mapping[int, Mapping[int, int]] = field(default_factory=dict, hash=False)
     nan_differ: int = 0
     nan_first: int | None = None
     inf_differ: int = 0
@@ -125,6 +131,7 @@ class Differences:
             max_ulp=max(self.max_ulp, later.max_ulp),
             worst=later.worst if later.max_multiple > self.max_multiple else self.worst,
             beyond=self.beyond + later.beyond,
+            beyond_by=add_counts(self.beyond_by, later.beyond_by) if later.beyond_by else self.beyond_by,
             nan_differ=self.nan_differ + later.nan_differ,
             nan_first=later.nan_first if self.nan_first is None else self.nan_first,
             inf_differ=self.inf_differ + later.inf_differ,
@@ -133,11 +140,11 @@ class Differences:
 
 
 def real_differences(
-    candidate: NDArray[Any], reference: NDArray[Any], *, rtol: float, atol: float, equal_nan: bool = True
+    candidate: NDArray[Any], reference: NDArray[Any], *, rtol: Bound, atol: Bound, equal_nan: bool = True
 ) -> Differences:
     """Return the differences of two real arrays of one shape with the tolerance `atol + rtol * |reference|`.
 
-    They are computed in float64.
+    They are computed in float64. `rtol` and `atol` are numbers or arrays that broadcast to the outputs.
     Where the tolerance is 0 the multiple of any error is infinite, and where the reference is 0 so is its relative
     error. `max_ulp` stays 0 unless both dtypes are the same float with countable steps. With `equal_nan=False` every
     NaN counts in `nan_differ`, otherwise only those without a NaN on the other side.
@@ -145,9 +152,10 @@ def real_differences(
     with_ulps = has_ulps(candidate.dtype, reference.dtype)
     total = Differences()
     with np.errstate(all="ignore"):  # overflow and NaN are detected in the result
-        for start, a, b in _chunks(candidate, reference):
-            found = _finite_chunk(start, a, b, rtol, atol, with_ulps)
-            total = total.then(found or _any_chunk(start, a, b, rtol, atol, with_ulps, equal_nan))
+        for start, a, b, *bounds in _chunks(candidate, reference, rtol, atol):
+            chunk_rtol, chunk_atol = bounds or (rtol, atol)
+            chunk = _Chunk(start, reference.shape, chunk_rtol, chunk_atol, with_ulps)
+            total = total.then(_finite_chunk(chunk, a, b) or _any_chunk(chunk, a, b, equal_nan))
     return total
 
 
@@ -157,7 +165,7 @@ def exact_differences(candidate: NDArray[Any], reference: NDArray[Any]) -> Diffe
     `max_abs` and `max_rel` are exact integers rounded to float64 for numbers and stay 0 for strings.
     """
     total = Differences()
-    for start, a, b in _chunks(candidate, reference):
+    for start, a, b, *_ in _chunks(candidate, reference):
         places = np.flatnonzero(a != b)
         if places.size:
             is_text = kind_of(a.dtype) == "text"
@@ -165,88 +173,101 @@ def exact_differences(candidate: NDArray[Any], reference: NDArray[Any]) -> Diffe
             first = start + int(places[0])
             total = total.then(
                 Differences(
-                    max_abs=largest, max_rel=relative, max_multiple=np.inf, worst=first, beyond=int(places.size)
+                    max_abs=largest,
+                    max_rel=relative,
+                    max_multiple=np.inf,
+                    worst=first,
+                    beyond=int(places.size),
+                    beyond_by=count_by_channel(start + places, reference.shape),
                 )
             )
     return total
 
 
-def _chunks(candidate: NDArray[Any], reference: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-    """Yield both arrays in C order as native one-dimensional chunks: views where possible, else small copies."""
+def _chunks(candidate: NDArray[Any], reference: NDArray[Any], *bounds: Bound) -> Iterator[tuple[Any, ...]]:
+    """Yield the start and both arrays in C order as native one-dimensional chunks: views where possible, else copies.
+
+    If one of the `bounds` is an array, all of them follow, as arrays of the same length.
+    """
+    operands = [candidate, reference]
+    if any(isinstance(bound, np.ndarray) for bound in bounds):
+        operands += [np.broadcast_to(bound, reference.shape) for bound in bounds]
     start = 0
     pieces = np.nditer(
-        [candidate, reference],
+        operands,
         flags=["external_loop", "buffered", "zerosize_ok", "refs_ok"],
-        op_flags=[["readonly", "nbo", "aligned"], ["readonly", "nbo", "aligned"]],
+        op_flags=[["readonly", "nbo", "aligned"]] * len(operands),
         order="C",
         buffersize=_CHUNK,
     )
-    for a, b in pieces:
-        if a.size:
-            yield start, a, b
-        start += a.size
+    for chunk in pieces:
+        if chunk[0].size:
+            yield start, *chunk
+        start += chunk[0].size
 
 
-def _finite_chunk(
-    start: int, a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float, with_ulps: bool
-) -> Differences | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chunk:
+    """Where a chunk starts in an output of `shape`, and its tolerances."""
+
+    start: int
+    shape: tuple[int, ...]
+    rtol: Bound
+    atol: Bound
+    with_ulps: bool
+
+
+def _finite_chunk(chunk: _Chunk, a: NDArray[Any], b: NDArray[Any]) -> Differences | None:
     """Return the differences of a chunk without NaN and infinities, or None if an error is not finite."""
     error = np.subtract(a, b, dtype=np.float64)
     np.abs(error, out=error)
     max_abs = float(error.max())
     if not np.isfinite(max_abs):
         return None
-    return _differences(start, a, b, error, max_abs, rtol, atol, with_ulps)
+    return _differences(chunk, a, b, error, max_abs)
 
 
-def _any_chunk(
-    start: int, a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float, with_ulps: bool, equal_nan: bool
-) -> Differences:
+def _any_chunk(chunk: _Chunk, a: NDArray[Any], b: NDArray[Any], equal_nan: bool) -> Differences:
     nan_a, nan_b = np.isnan(a), np.isnan(b)
     finite = np.isfinite(a) & np.isfinite(b)
     nan_places = np.flatnonzero(nan_a != nan_b if equal_nan else nan_a | nan_b)
     inf_places = np.flatnonzero(~finite & ~nan_a & ~nan_b & (a != b))
     a, b = np.where(finite, a, a.dtype.type(0)), np.where(finite, b, b.dtype.type(0))
     error = np.abs(np.subtract(a, b, dtype=np.float64))
-    found = _differences(start, a, b, error, float(error.max()), rtol, atol, with_ulps)
+    found = _differences(chunk, a, b, error, float(error.max()))
     return found.then(
         Differences(
             nan_differ=int(nan_places.size),
-            nan_first=start + int(nan_places[0]) if nan_places.size else None,
+            nan_first=chunk.start + int(nan_places[0]) if nan_places.size else None,
             inf_differ=int(inf_places.size),
-            inf_first=start + int(inf_places[0]) if inf_places.size else None,
+            inf_first=chunk.start + int(inf_places[0]) if inf_places.size else None,
         )
     )
 
 
 def _differences(
-    start: int,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    error: NDArray[np.float64],
-    max_abs: float,
-    rtol: float,
-    atol: float,
-    with_ulps: bool,
+    chunk: _Chunk, a: NDArray[Any], b: NDArray[Any], error: NDArray[np.float64], max_abs: float
 ) -> Differences:
     if max_abs == 0:
         return Differences()
     size = np.abs(b, dtype=np.float64)
     max_rel = float(np.fmax.reduce(error / size, initial=0.0))  # fmax ignores 0/0
-    tolerance = np.multiply(size, rtol, out=size)
-    tolerance += atol
+    tolerance = np.multiply(size, chunk.rtol, out=size)
+    tolerance += chunk.atol
     multiple = np.divide(error, tolerance, out=error)
-    if atol == 0:
+    if np.ndim(chunk.atol) or chunk.atol == 0:
         multiple[np.isnan(multiple)] = 0  # 0/0: no error under no tolerance
     worst = int(multiple.argmax())
     max_multiple = float(multiple[worst])
+    beyond = np.flatnonzero(multiple > 1) if max_multiple > 1 else np.zeros(0, np.intp)
     return Differences(
         max_abs=max_abs,
         max_rel=max_rel,
         max_multiple=max_multiple,
-        max_ulp=int(ulp_distance(a, b).max()) if with_ulps else 0,
-        worst=start + worst,
-        beyond=int(np.count_nonzero(multiple > 1)) if max_multiple > 1 else 0,
+        max_ulp=int(ulp_distance(a, b).max()) if chunk.with_ulps else 0,
+        worst=chunk.start + worst,
+        beyond=beyond.size,
+        beyond_by=count_by_channel(chunk.start + beyond, chunk.shape) if beyond.size else {},
     )
 
 

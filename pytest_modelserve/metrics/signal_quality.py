@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ def signal_to_quantization_noise_db(candidate: NDArray[Any], reference: NDArray[
     """
     check_pair(candidate, reference)
     # Powers are taken relative to the largest magnitude: squares of float64 overflow from 1e154 on.
-    largest = max(_largest(candidate), _largest(reference)) or 1.0
+    largest = max(largest_magnitude(candidate), largest_magnitude(reference)) or 1.0
     signal = noise = 0.0
     for c, r in _chunks(candidate, reference):
         c, r = c / largest, r / largest
@@ -88,7 +88,8 @@ def check_pair(candidate: NDArray[Any], reference: NDArray[Any]) -> None:
             raise InputError(f"{side} holds {array[first]} at {list(first)}: fidelity is measured on finite numbers")
 
 
-def _largest(array: NDArray[Any]) -> float:
+def largest_magnitude(array: NDArray[Any]) -> float:
+    """Return the largest magnitude of finite numbers."""
     return max(abs(float(array.max())), abs(float(array.min())))
 
 
@@ -224,65 +225,3 @@ def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min
         flipped=flipped.size,
         largest_flipped=float(flipped.max()) if flipped.size else None,
     )
-
-
-def worst_sqnr_db(candidate: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> float:
-    """Return the smallest signal-to-quantization-noise ratio of the floating outputs, in decibels; inf without any.
-
-    It covers the values that are finite in `reference`; -inf where one of these is not finite in `candidate`.
-    """
-    return min(
-        (_finite_sqnr_db(candidate[name], array) for name, array in reference.items() if array.dtype.kind == "f"),
-        default=math.inf,
-    )
-
-
-def _finite_sqnr_db(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    finite = np.isfinite(reference)
-    if not finite.any():
-        return math.inf
-    if not np.isfinite(candidate[finite]).all():
-        return -math.inf
-    return signal_to_quantization_noise_db(candidate[finite], reference[finite])
-
-
-@dataclass(slots=True)
-class RowSignalQuality:
-    """Power of the signal and of the noise of one output in each row."""
-
-    signals: list[NDArray[np.float64]] = field(default_factory=list)
-    noises: list[NDArray[np.float64]] = field(default_factory=list)
-
-    def add(self, candidate: NDArray[Any], reference: NDArray[Any]) -> None:
-        """Add rows `(n, ...)` where `reference` is finite; there, other values of `candidate` are infinite noise."""
-        finite = np.isfinite(reference)
-        expected = np.where(finite, reference, 0).astype(np.float64)
-        error = np.where(finite, candidate, 0).astype(np.float64) - expected
-        self.signals.append(_row_powers(expected))
-        self.noises.append(_row_powers(np.where(np.isfinite(error), error, np.inf)))
-
-    @property
-    def sqnr_db(self) -> float:
-        """The larger of two ratios, in decibels: that of all rows together, and the median over rows with a signal.
-
-        inf where no row has a signal. Either can be low in a sound model. That of all rows is low where calibration
-        clips one outlying row, as "entropy" and "percentile" do; the median is low where most rows are tiny compared
-        with the important ones, as scores of rare events are.
-        """
-        signal, noise = np.concatenate(self.signals or [np.zeros(0)]), np.concatenate(self.noises or [np.zeros(0)])
-        if not signal.any():
-            return math.inf
-        rows = _decibels(signal[signal > 0], noise[signal > 0])
-        return float(max(np.median(rows), _decibels(signal.sum(keepdims=True), noise.sum(keepdims=True))[0]))
-
-
-def _row_powers(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows = np.atleast_1d(array)
-    powers: NDArray[np.float64] = np.square(rows).sum(axis=tuple(range(1, rows.ndim)))
-    return powers
-
-
-def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore"):
-        decibels: NDArray[np.float64] = 10 * (np.log10(signal) - np.log10(noise))
-    return decibels

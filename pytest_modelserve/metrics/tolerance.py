@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.metrics.channels import KNOWN_VALUES, ChannelValues, by_channel, channel_scale
 from pytest_modelserve.metrics.comparison import Outputs, check_tolerances
 from pytest_modelserve.metrics.elementwise import dtype_name, kind_of, machine_epsilon
 
 Feed = dict[str, NDArray[Any]]
 
 # The table of rounding tolerances. `*_EPSILONS` are multiples of the machine epsilon of an output's dtype, relative to
-# the output's largest magnitude; `*_SQNR_DB` bound the signal-to-quantization-noise ratio where precision is lower.
+# the scale of an element's channels (`channel_scale`); `*_SQNR_DB` bound the signal-to-quantization-noise ratio where
+# precision is lower.
 
 # Output parity without given tolerances, if reruns agree to the bit: eight operators in a row that each round by one
 # epsilon in either model.
@@ -67,35 +69,40 @@ GRAPH_OPTIMIZATION_ATOL = 1e-5
 MIN_QUANTIZED_SQNR_DB = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CalibratedTolerance:
     """Tolerance of one output from reruns: an error of `relative * (scale + |reference|)` is rounding.
 
-    `scale` is the output's largest finite magnitude. `differences` are the largest differences of each rerun from the
-    outputs, in their own units. `steps` is the smallest tolerance, `OUTPUT_PARITY_EPSILONS` epsilons.
+    `scale` holds the largest finite magnitudes, of the output and of each channel. `differences` are the largest
+    differences of each rerun from the outputs, in their own units, and `relative` is the tolerance by channel, relative
+    to its scale: 4 times the largest difference, and at least `steps`, `OUTPUT_PARITY_EPSILONS` epsilons.
     """
 
     output: str
     dtype: str
-    scale: float
+    scale: ChannelValues
     differences: Mapping[str, float]
     steps: float
+    relative: ChannelValues
 
     @property
     def observed(self) -> float:
-        """The largest difference of any rerun, relative to the scale; 0.0 where nothing differs."""
+        """The largest difference of any rerun, relative to the output's scale; 0.0 where nothing differs."""
         largest = max(self.differences.values(), default=0.0)
-        return largest / self.scale if largest else 0.0
-
-    @property
-    def relative(self) -> float:
-        """The tolerance, relative to the scale."""
-        return max(RERUN_FACTOR * self.observed, self.steps)
+        return largest / self.scale.largest if largest else 0.0
 
     @property
     def is_rounding(self) -> bool:
         """Whether at least half of the dtype's digits are equal in all runs; larger differences are not rounding."""
         return self.observed <= math.sqrt(machine_epsilon(self.dtype))
+
+    def rtol(self, shape: Sequence[int]) -> NDArray[np.float64]:
+        """Return the relative part for an output of `shape`, as an array that broadcasts to it."""
+        return self.relative.for_shape(shape)
+
+    def atol(self, shape: Sequence[int]) -> NDArray[np.float64]:
+        """Return the absolute part for an output of `shape`, as an array that broadcasts to it."""
+        return self.rtol(shape) * self.scale.for_shape(shape)
 
 
 def calibrate_tolerances(outputs: Outputs, reruns: Mapping[str, Outputs]) -> tuple[CalibratedTolerance, ...]:
@@ -104,29 +111,58 @@ def calibrate_tolerances(outputs: Outputs, reruns: Mapping[str, Outputs]) -> tup
     Elements that are not finite in one of the two are ignored. InputError where a rerun has another shape.
     """
     return tuple(
-        CalibratedTolerance(
-            output=name,
-            dtype=dtype_name(array.dtype),
-            scale=_scale(array),
-            differences={how: _difference(how, name, again[name], array) for how, again in reruns.items()},
-            steps=OUTPUT_PARITY_EPSILONS * machine_epsilon(array.dtype.name),
-        )
+        _calibrated(name, array, {how: _difference(how, name, again[name], array) for how, again in reruns.items()})
         for name, array in outputs.items()
         if kind_of(array.dtype) == "real"
     )
 
 
-def _scale(array: NDArray[Any]) -> float:
-    wide = array.astype(np.float64)
-    return float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
+def _calibrated(name: str, array: NDArray[Any], differences: Mapping[str, NDArray[np.float64]]) -> CalibratedTolerance:
+    scale = channel_scale(array)
+    epsilon = machine_epsilon(array.dtype.name)
+    steps = OUTPUT_PARITY_EPSILONS * epsilon
+    errors = np.max(list(differences.values()), axis=0) if differences else np.zeros(array.shape)
+    rounding = rounding_by_channel(errors, scale, epsilon)
+    ratio = rounding.largest / scale.largest if rounding.largest else 0.0
+    axes = {axis: np.maximum(found / scale.axes[axis], steps) for axis, found in rounding.axes.items()}
+    return CalibratedTolerance(
+        output=name,
+        dtype=dtype_name(array.dtype),
+        scale=scale,
+        differences={how: float(error.max(initial=0.0)) for how, error in differences.items()},
+        steps=steps,
+        relative=ChannelValues(max(ratio, steps, *(float(found.max()) for found in axes.values())), axes),
+    )
 
 
-def _difference(how: str, name: str, again: NDArray[Any], array: NDArray[Any]) -> float:
+def rounding_by_channel(errors: NDArray[np.float64], scale: ChannelValues, epsilon: float) -> ChannelValues:
+    """Return the tolerance that observed rounding `errors` of an output justify, for the output and by channel.
+
+    It is `RERUN_FACTOR` times the largest error. The error of a channel can be small by chance, so that each is also
+    allowed the relative error of the others: the median, or the largest where there are less than 16 values a channel,
+    up to half of the digits.
+    """
+    largest = RERUN_FACTOR * float(errors.max(initial=0.0))
+    axes = {}
+    for axis, own in scale.axes.items():
+        if axis >= errors.ndim or errors.shape[axis] != len(own) or not errors.size:
+            continue
+        found = by_channel(errors, axis).max(axis=1)
+        relative = found / own
+        values = errors.size // len(own)
+        usual = RERUN_FACTOR * float(np.median(relative) if values >= KNOWN_VALUES else relative.max())
+        allowed = min(usual, math.sqrt(epsilon)) * own
+        axes[axis] = np.minimum(np.maximum(RERUN_FACTOR * found, allowed), largest)
+    return ChannelValues(largest, axes)
+
+
+def _difference(how: str, name: str, again: NDArray[Any], array: NDArray[Any]) -> NDArray[np.float64]:
     if again.shape != array.shape:
         raise InputError(f"output {name!r} has shape {again.shape} {how} and {array.shape} else: no rounding does that")
     first, second = again.astype(np.float64), array.astype(np.float64)
     both = np.isfinite(first) & np.isfinite(second)
-    return float(np.abs(first[both] - second[both]).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        return np.where(both, np.abs(first - second), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,23 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve._files import new_file
 from pytest_modelserve.artifacts import digest_of
 from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.metrics import OutputComparison, Outputs, Tolerance, compare_outputs, pair_outputs
+from pytest_modelserve.metrics import (
+    CalibratedTolerance,
+    OutputComparison,
+    Outputs,
+    Tolerance,
+    compare_outputs,
+    pair_outputs,
+)
 from pytest_modelserve.parity.diagnosis import Diagnosis
 from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import write_npz
@@ -33,18 +45,29 @@ _TIME_LIMIT_S = 30.0
 _MAX_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Criterion:
-    """When two outputs agree: the tolerances, each one number or one for each output, and whether NaN equals NaN."""
+    """When two outputs agree: within the tolerances, given or `calibrated`, and whether NaN equals NaN."""
 
-    rtol: Tolerance
-    atol: Tolerance
+    rtol: Tolerance = 0.0
+    atol: Tolerance = 0.0
     equal_nan: bool = True
+    calibrated: tuple[CalibratedTolerance, ...] = ()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of `compare_outputs`."""
-        return {"rtol": self.rtol, "atol": self.atol, "equal_nan": self.equal_nan}
+    def compare(self, candidate: Outputs, reference: Outputs) -> OutputComparison:
+        """Return the comparison of the outputs of one call."""
+        rtol, atol = self.tolerances(reference)
+        return compare_outputs(candidate, reference, rtol=rtol, atol=atol, equal_nan=self.equal_nan)
+
+    def tolerances(self, reference: Outputs) -> tuple[Tolerance, Tolerance]:
+        """Return the relative and the absolute tolerances for outputs of the shapes of `reference`."""
+        if not self.calibrated:
+            return self.rtol, self.atol
+        shapes = {each: reference[each.output].shape for each in self.calibrated if each.output in reference}
+        return (
+            {each.output: each.rtol(shape) for each, shape in shapes.items()},
+            {each.output: each.atol(shape) for each, shape in shapes.items()},
+        )
 
     def __str__(self) -> str:
         return f"rtol {self.rtol:g}, atol {self.atol:g}{'' if self.equal_nan else ', no NaN allowed'}"
@@ -82,6 +105,8 @@ def save_failing_input(
     try:
         reduced = _Reduction(candidate, reference, failing, criterion).smallest()
         path = _save(reduced.exchange, reference)
+        if criterion.calibrated:
+            save_tolerances(_tolerance_file(path), *criterion.tolerances(reduced.exchange.outputs))
     except Exception as error:  # a disk's, a runtime's or our own: none of them changes the verdict
         return Diagnosis(f"could not save the failing input: {error}")
     details: dict[str, Any] = {"path": str(path)}
@@ -178,7 +203,7 @@ class _Reduction:
             outputs = pair_outputs(self._candidate.predict(self._part(start, stop)), expected)
             if self._recorded is not None and is_part and _shapes_differ(outputs, expected):
                 return False  # an output whose first axis is not its rows, the keys of a map for example, was cut
-            return not compare_outputs(outputs, expected, **self._criterion.options).agrees
+            return not self._criterion.compare(outputs, expected).agrees
         except Exception:  # the model has a fixed batch size: not the failure that is reduced
             return False
 
@@ -227,11 +252,36 @@ def _recorded_model(reference: Predictor) -> Subject:
     return replace(reference.subject, variant=variant)
 
 
+def _tolerance_file(recording: Path) -> Path:
+    return recording.with_name(f"{recording.stem}-tolerances.npz")
+
+
+def save_tolerances(path: Path, rtol: Tolerance, atol: Tolerance) -> None:
+    """Write the tolerances of each output to `path`."""
+    assert isinstance(rtol, Mapping)
+    assert isinstance(atol, Mapping)
+    arrays = {f"{kind}:{name}": bound for kind, of in (("rtol", rtol), ("atol", atol)) for name, bound in of.items()}
+    with new_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_tolerances(path: Path) -> tuple[Tolerance, Tolerance]:
+    """Return the tolerances that `save_tolerances` wrote; ArtifactError for another file."""
+    found: dict[str, dict[str, NDArray[np.float64]]] = {"rtol": {}, "atol": {}}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for member in archive.files:
+                kind, _, name = member.partition(":")
+                found[kind][name] = archive[member]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ArtifactError(f"{path} holds no tolerances of a failing input: {error}") from error
+    return found["rtol"], found["atol"]
+
+
 def _replay_command(candidate: Path, recording: Path, criterion: Criterion) -> str:
     words = ["python", "-m", "pytest_modelserve.parity.replay", str(candidate), str(recording)]
-    for option, given in (("--rtol", criterion.rtol), ("--atol", criterion.atol)):
-        values = (
-            [f"{name}={value!r}" for name, value in given.items()] if isinstance(given, Mapping) else [f"{given!r}"]
-        )
-        words += [word for value in values for word in (option, value)]
+    if criterion.calibrated:
+        words += ["--tolerances", str(_tolerance_file(recording))]
+    else:
+        words += ["--rtol", f"{criterion.rtol!r}", "--atol", f"{criterion.atol!r}"]
     return shlex.join(words if criterion.equal_nan else [*words, "--no-equal-nan"])

@@ -24,10 +24,14 @@ from pytest_modelserve.metrics import (
     kind_of,
     kl_divergences,
     pair_outputs,
-    row_cosines,
-    signal_to_quantization_noise_db,
     slice_figures,
     top1_agreement,
+)
+from pytest_modelserve.metrics.channel_quality import (
+    ChannelFigure,
+    channel_cosine,
+    channel_sqnr_db,
+    describe_channels_of,
 )
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_quantization
 from pytest_modelserve.serving.inputs import Inputs, count_rows
@@ -56,17 +60,22 @@ def measure_output_fidelity(
 ) -> Evidence:
     """Measure how much of the reference's signal the floating-point outputs of `candidate` keep.
 
-    For models of a lower precision: fp16, int8, int4. Give at least one budget; the worst output decides, and `details`
-    hold the figures of each. The verdict, PASS or FAIL, holds for these inputs; nothing is estimated. Missing outputs,
-    other shapes and values that are not finite on one side fail, each with its own finding.
+    For models of a lower precision: fp16, int8, int4. Give at least one budget; the worst channel of the worst output
+    decides, and `details` hold the figures of each output. A channel is an index of any axis but the first, such as a
+    class of (n, c), a map of (n, c, h, w) or a feature of (n, t, c), so that scores beside boxes in pixels count.
+    Findings name the channels that are constant in one of the models. The verdict, PASS or FAIL, holds for these
+    inputs; nothing is estimated. Missing outputs, other shapes and values that are not finite on one side fail, each
+    with its own finding.
 
     Args:
         candidate: The model to check.
         reference: The model to compare with.
         inputs: An array `(rows, ...)`, or a mapping from input names to arrays.
-        min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output as a whole, in decibels. Usual
-            floors are 55 dB for fp16, 25 dB for int8 and 18 dB for int4.
-        min_cosine: Budget for the lowest cosine similarity of paired rows, 0 to 1.
+        min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output, in decibels. Usual floors are
+            55 dB for fp16, 25 dB for int8 and 18 dB for int4. The ratio of a channel counts with 12 dB added, as weak
+            channels have the noise of strong ones in a sound model; that of a channel whose noise is as large as its
+            signal counts as it is. Channels of a distribution, such as classes behind a softmax, count as one.
+        min_cosine: Budget for the lowest cosine similarity of paired rows and, likewise, of paired channels, 0 to 1.
         min_agreement: Budget for the proportion of rows with the same top class, 0 to 1.
         min_margin: With `min_agreement`: count only rows whose two highest reference scores differ by more than this.
             Rows that the reference hardly decides flip under any rounding.
@@ -123,7 +132,8 @@ def measure_output_fidelity(
         findings, details = problems, {}
     else:
         quantities = tuple(measure.quantity(found, expected) for measure in measures)
-        findings = () if min_margin is None else _describe_margins(found, expected, min_margin)
+        findings = _describe_channels(measures, found, expected)
+        findings += () if min_margin is None else _describe_margins(found, expected, min_margin)
         findings += _describe_slices(parts, measures, found, expected)
         details = _details(parts, measures, found, expected)
     failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
@@ -135,7 +145,7 @@ def measure_output_fidelity(
         quantities=quantities,
         n=n,
         n_unit="rows",
-        method=Method("every row compared, worst output decides"),
+        method=Method("every row compared, worst channel decides"),
         summary="outputs differ from the reference's by more than allowed"
         if failed
         else "outputs are within their budgets",
@@ -153,11 +163,22 @@ class _Measure:
     name: str
     unit: Unit
     budget: Budget
-    of: Callable[[NDArray[Any], NDArray[Any]], float]
+    of: Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]
 
     def worst(self, candidate: Outputs, reference: Outputs) -> float:
-        values = (self.of(candidate[name], array) for name, array in reference.items())
-        return min(values) if self.is_floor else max(values)
+        return self.worst_output(candidate, reference)[1].value
+
+    def worst_output(self, candidate: Outputs, reference: Outputs) -> tuple[str, ChannelFigure]:
+        figures = {name: self.figure(candidate[name], array) for name, array in reference.items()}
+        name = (min if self.is_floor else max)(figures, key=lambda output: figures[output].value)
+        return name, figures[name]
+
+    def figure(self, candidate: NDArray[Any], reference: NDArray[Any]) -> ChannelFigure:
+        """Return the figure of an output, with the channel that fails the budget although the output does not."""
+        found = self.of(candidate, reference)
+        if found.channel is None or self.budget.allows(found.value):
+            return ChannelFigure(found.value, None, found.whole)
+        return found.below(self.budget.limit)
 
     def quantity(self, candidate: Outputs, reference: Outputs) -> Quantity:
         return Quantity(self.name, self.worst(candidate, reference), self.unit, budget=self.budget)
@@ -198,11 +219,11 @@ def _measures(
         raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
     found = []
     if min_sqnr_db is not None:
-        found.append(_Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), signal_to_quantization_noise_db))
+        found.append(_Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), channel_sqnr_db))
     if min_cosine is not None:
-        found.append(_Measure("cosine", "cosine", Budget("at_least", min_cosine), _lowest_cosine))
+        found.append(_Measure("cosine", "cosine", Budget("at_least", min_cosine), channel_cosine))
     if min_agreement is not None:
-        agreement = top1_agreement if min_margin is None else _agreement_beyond(min_margin)
+        agreement = _agreement if min_margin is None else _agreement_beyond(min_margin)
         found.append(_Measure("agreement", "proportion", Budget("at_least", min_agreement), agreement))
     if max_kl is not None and scores is not None:
         if scores not in get_args(Scores):
@@ -215,16 +236,36 @@ def _measures(
     return tuple(found)
 
 
-def _lowest_cosine(candidate: NDArray[Any], reference: NDArray[Any]) -> float:
-    return float(row_cosines(candidate, reference).min())
+def _of_output(value: float) -> ChannelFigure:
+    return ChannelFigure(value, None, value)
 
 
-def _agreement_beyond(min_margin: float) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    return lambda candidate, reference: agreement_by_margin(candidate, reference, min_margin=min_margin).agreement
+def _agreement(candidate: NDArray[Any], reference: NDArray[Any]) -> ChannelFigure:
+    return _of_output(top1_agreement(candidate, reference))
 
 
-def _mean_kl(scores: Scores) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    return lambda candidate, reference: float(np.mean(kl_divergences(candidate, reference, scores=scores)))
+def _agreement_beyond(min_margin: float) -> Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]:
+    return lambda candidate, reference: _of_output(
+        agreement_by_margin(candidate, reference, min_margin=min_margin).agreement
+    )
+
+
+def _mean_kl(scores: Scores) -> Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]:
+    return lambda candidate, reference: _of_output(float(np.mean(kl_divergences(candidate, reference, scores=scores))))
+
+
+def _describe_channels(measures: Sequence[_Measure], found: Outputs, expected: Outputs) -> tuple[str, ...]:
+    """Name the channel that fails a budget, and channels that are constant in one of the models."""
+    sentences = []
+    for measure in measures:
+        name, figure = measure.worst_output(found, expected)
+        if figure.channel is not None:
+            sentences.append(
+                f"output {name!r} {figure.channel}: {measure.format(figure.value)}, the worst of all channels"
+            )
+    for name, array in expected.items():
+        sentences += [f"output {name!r} {sentence}" for sentence in describe_channels_of(found[name], array)]
+    return tuple(sentences)
 
 
 def _describe_margins(candidate: Outputs, reference: Outputs, min_margin: float) -> tuple[str, ...]:
@@ -275,8 +316,9 @@ def _select(outputs: Outputs, rows: NDArray[np.bool_]) -> Outputs:
 
 
 def _details(parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs, expected: Outputs) -> dict[str, Any]:
-    """Return the figures of every output, if there are several, and of every output in every slice."""
+    """Return the figures of every output, if there are several or a channel decides, and of each in every slice."""
     outputs = [{"name": name, **_figures(measures, found[name], array)} for name, array in expected.items()]
+    channels = any(key.endswith(" channel") for figures in outputs for key in figures)
     slices = [
         {"slice": part.label, "rows": part.n, "output": name}
         | _figures(measures, found[name][part.rows], array[part.rows])
@@ -284,19 +326,23 @@ def _details(parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs
         for name, array in expected.items()
     ]
     return {
-        **({"outputs": outputs} if len(outputs) > 1 else {}),
+        **({"outputs": outputs} if len(outputs) > 1 or channels else {}),
         **({"slices": slices} if slices else {}),
     }
 
 
-def _figures(measures: Sequence[_Measure], candidate: NDArray[Any], reference: NDArray[Any]) -> dict[str, float | None]:
-    """Return each measure, None if it does not apply: no row of a slice is decided."""
-    figures: dict[str, float | None] = {}
+def _figures(measures: Sequence[_Measure], candidate: NDArray[Any], reference: NDArray[Any]) -> dict[str, Any]:
+    """Return each measure with the channel that decides it, None if it does not apply: no row of a slice is decided."""
+    figures: dict[str, Any] = {}
     for measure in measures:
         try:
-            figures[measure.name] = measure.of(candidate, reference)
+            figure = measure.figure(candidate, reference)
         except InputError:
             figures[measure.name] = None
+            continue
+        figures[measure.name] = figure.value
+        if figure.channel is not None:
+            figures[f"{measure.name} channel"] = str(figure.channel)
     return figures
 
 

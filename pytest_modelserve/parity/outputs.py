@@ -15,10 +15,10 @@ from pytest_modelserve.metrics import (
     OutputComparison,
     calibrate_tolerances,
     check_tolerances,
-    compare_outputs,
     join_comparisons,
     pair_outputs,
 )
+from pytest_modelserve.metrics.channels import describe_constant_channels
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_divergence
 from pytest_modelserve.parity.failing_inputs import Criterion, FailingBatch, save_failing_input, worst_row
@@ -53,12 +53,15 @@ def measure_output_parity(
     Without `rtol` and `atol` the tolerance is calibrated on the first 64 rows. The reference runs on them once more in
     other ways: a torch module in float64; an ONNX file in float64 by onnx's reference evaluator (if that knows its
     operators), without graph optimizations, and row by row. The tolerance is four times the largest change of its
-    outputs and at least 16 machine epsilons, relative to the output's largest magnitude plus the element's. It is one
-    number an output: give `rtol` and `atol` if its columns have very different scales.
+    outputs and at least 16 machine epsilons, relative to the largest magnitude of the element's channel plus the
+    element's. A channel is an index of any axis but the first: a class of (n, c), a map of (n, c, h, w), a feature of
+    (n, t, c). A channel of zeros has the scale of its output, and one of less than 16 values up to 10^(4 / values)
+    times its own.
 
-    After a FAIL between two files the evidence names the first diverging node; between a file and eager torch, the
-    stage at fault. The smallest failing input is saved with the reference's outputs in `.modelserve/failures` of the
-    working directory, or in the folder of the environment variable MODELSERVE_FAILURES.
+    A FAIL names the channels that all differing elements have in common. After a FAIL between two files the evidence
+    names the first diverging node; between a file and eager torch, the stage at fault. The smallest failing input is
+    saved with the reference's outputs in `.modelserve/failures` of the working directory, or in the folder of the
+    environment variable MODELSERVE_FAILURES.
 
     Args:
         candidate: The model to check.
@@ -97,7 +100,7 @@ def measure_output_parity(
     if rtol is None or atol is None:
         batch_size(first)  # zero rows are refused before anything runs
         calibration = calibrate(reference, first)
-        criterion = Criterion(calibration.rtol, calibration.atol, equal_nan)
+        criterion = Criterion(equal_nan=equal_nan, calibrated=calibration.tolerances)
     else:
         check_tolerances(rtol, atol)
         criterion = Criterion(rtol, atol, equal_nan)
@@ -106,38 +109,29 @@ def measure_output_parity(
     return _evidence(run, comparison, calibration, started)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Tolerances of each real output, and the runs that they come from."""
+    """Tolerances of each real output, the runs that they come from, and sentences on constant channels."""
 
     tolerances: tuple[CalibratedTolerance, ...]
     runs: tuple[str, ...]
-
-    @property
-    def rtol(self) -> dict[str, float]:
-        """The relative part by output."""
-        return {each.output: each.relative for each in self.tolerances}
-
-    @property
-    def atol(self) -> dict[str, float]:
-        """The absolute part by output, in the output's units."""
-        return {each.output: each.relative * each.scale for each in self.tolerances}
+    constant: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"tolerance calibrated: {RERUN_FACTOR:g} × the largest change of the reference's outputs when it runs "
-            f"{' and '.join(self.runs)}, at least {OUTPUT_PARITY_EPSILONS} machine epsilons; relative to the output's "
-            "scale plus the element"
+            f"{' and '.join(self.runs)}, at least {OUTPUT_PARITY_EPSILONS} machine epsilons; relative to the scale of "
+            "the element's channels plus the element"
         )
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """One sentence for each output."""
+        """One sentence for each output, and one for its constant channels."""
         return tuple(
-            f"output {each.output!r}: tolerance {each.relative:.3g} of its scale {each.scale:.3g}; largest change of "
-            f"the reference: {', '.join(f'{value:.3g} {how}' for how, value in each.differences.items())}"
+            f"output {each.output!r}: tolerance {_tolerance_text(each)}; largest change of the reference: "
+            f"{', '.join(f'{value:.3g} {how}' for how, value in each.differences.items())}"
             for each in self.tolerances
-        )
+        ) + tuple(self.constant)
 
     @property
     def details(self) -> list[dict[str, Any]]:
@@ -145,13 +139,25 @@ class Calibration:
         return [
             {
                 "output": each.output,
-                "floor": each.relative,
-                "scale": each.scale,
+                "floor": each.relative.largest,
+                "scale": each.scale.largest,
+                "smallest_scale": each.scale.smallest()[0],
                 "differences": dict(each.differences),
                 "steps": each.steps,
             }
             for each in self.tolerances
         ]
+
+
+def _tolerance_text(each: CalibratedTolerance) -> str:
+    scale, channel = each.scale.smallest()
+    if channel is None:
+        return f"{each.relative.largest:.3g} of its scale {each.scale.largest:.3g}"
+    of_channel = float(each.relative.axes[channel.axis][channel.index])
+    return (
+        f"{each.relative.largest:.3g} of the scale of a channel, at most {each.scale.largest:.3g}; {of_channel:.3g} of "
+        f"{scale:.3g} in {channel}"
+    )
 
 
 def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
@@ -175,7 +181,12 @@ def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
                 f"output {each.output!r} of {reference.subject} changes by {each.observed:.3g} of its scale when it "
                 f"runs {how}, which is more than rounding of {each.dtype}: pass both rtol and atol"
             )
-    return Calibration(tolerances, tuple(reruns))
+    constant = tuple(
+        f"output {each.output!r}: {sentence}"
+        for each in tolerances
+        if (sentence := describe_constant_channels(outputs[each.output]))
+    )
+    return Calibration(tolerances, tuple(reruns), constant)
 
 
 @dataclass(slots=True)
@@ -194,7 +205,7 @@ class _Run:
             rows = batch_size(batch)
             expected = self.reference.predict(batch)
             outputs = pair_outputs(self.candidate.predict(batch), expected)
-            part = compare_outputs(outputs, expected, **self.criterion.options)
+            part = self.criterion.compare(outputs, expected)
             del expected, outputs  # before the next ones are computed
             if not part.agrees:
                 row, error = worst_row(part, rows)
@@ -213,7 +224,7 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
         rows = slice_rows(run.failing.batch, _DIVERGENCE_ROWS, first=run.failing.row)
         divergence = diagnose_divergence(run.candidate, run.reference, rows)
         saved = save_failing_input(run.candidate, run.reference, run.failing, run.criterion)
-    advice = divergence.advice or "find the first operator that differs: compare both graphs with outputs at every node"
+    advice = divergence.advice or _advice(run.candidate, run.reference)
     return Evidence(
         gate="output parity",
         subject=run.candidate.subject,
@@ -235,6 +246,7 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
                     "name": tensor.name,
                     "elements": tensor.n,
                     "beyond_tolerance": tensor.beyond,
+                    **({"channels": tensor.channels} if tensor.channels else {}),
                     "max_abs_error": tensor.max_abs_error,
                     "max_rel_error": tensor.max_rel_error,
                     "max_ulp": tensor.max_ulp,
@@ -247,6 +259,29 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
         },
         duration_s=duration_s,
     )
+
+
+def _advice(candidate: Predictor, reference: Predictor) -> str:
+    """Return how the first operator that differs can be found, which takes two models with a graph."""
+    for predictor in (reference, candidate):
+        if predictor.transport == "recorded":
+            return (
+                f"{predictor.subject} holds recorded outputs and no operators: to find the one that differs, pass the "
+                "model that was recorded instead, as ms.serve(path)"
+            )
+        if predictor.transport == "callable":
+            return (
+                f"{predictor.subject} is a Python function, in which no operator can be named: wrap the model that it "
+                "calls, as ms.serve(module) or ms.serve(path); if it calls a service, record its outputs with "
+                "ms.record_answers and compare with them"
+            )
+        if predictor.artifact is None and predictor.transport != "torch":
+            return (
+                f"{predictor.subject} has no graph: pass its file, as ms.serve(path), to find the operator that differs"
+            )
+    if candidate.artifact is None:
+        return f"export {candidate.subject} and compare its file, to find the operator that differs"
+    return "find the first operator that differs: compare both graphs with outputs at every node"
 
 
 def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:

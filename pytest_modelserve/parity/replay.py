@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.metrics import Tolerance, compare_outputs, pair_outputs
-from pytest_modelserve.parity.failing_inputs import Criterion
+from pytest_modelserve.metrics import Tolerance, pair_outputs
+from pytest_modelserve.parity.failing_inputs import Criterion, load_tolerances
 from pytest_modelserve.parity.recordings import Recording, open_recording
 from pytest_modelserve.serving import Predictor, serve
 
@@ -21,9 +21,12 @@ AGREES, DIFFERS, FAILED = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one replay and return its exit status; differences are printed, errors go to standard error."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.tolerances is None and not (options.rtol and options.atol):
+        parser.error("the following arguments are required: --rtol and --atol, or --tolerances")
     try:
-        rtol, atol = _tolerance("--rtol", options.rtol), _tolerance("--atol", options.atol)
+        rtol, atol = _tolerances(options)
         with serve(options.candidate) as candidate:
             signature = candidate.signature if options.recording.is_dir() else None
             recording = open_recording(options.recording, signature=signature)
@@ -53,14 +56,27 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}",
             action="append",
-            required=True,
             metavar="[OUTPUT=]NUMBER",
             help=f"tolerance, {meaning}; for one output if its name precedes it, once for each output",
         )
     parser.add_argument(
+        "--tolerances",
+        type=Path,
+        metavar="FILE",
+        help="calibrated tolerances that were saved with a failing input, instead of --rtol and --atol",
+    )
+    parser.add_argument(
         "--no-equal-nan", dest="equal_nan", action="store_false", help="count NaN in both outputs as a difference"
     )
     return parser
+
+
+def _tolerances(options: argparse.Namespace) -> tuple[Tolerance, Tolerance]:
+    if options.tolerances is not None:
+        if options.rtol or options.atol:
+            raise ModelServeError("--tolerances replaces --rtol and --atol: give one or the others")
+        return load_tolerances(options.tolerances)
+    return _tolerance("--rtol", options.rtol), _tolerance("--atol", options.atol)
 
 
 def _tolerance(option: str, given: Sequence[str]) -> Tolerance:
@@ -81,7 +97,7 @@ def _problems(candidate: Predictor, recording: Recording, criterion: Criterion) 
     several = len(recording.exchanges) > 1
     for index, exchange in enumerate(recording.exchanges):
         outputs = pair_outputs(candidate.predict(exchange.inputs), exchange.outputs)
-        compared = compare_outputs(outputs, exchange.outputs, **criterion.options)
+        compared = criterion.compare(outputs, exchange.outputs)
         for problem in (*compared.structural_problems, *compared.numeric_problems):
             yield f"request {index}: {problem}" if several else problem
 

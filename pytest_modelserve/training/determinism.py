@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ExportError
 from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.metrics.channels import channel_scale
 from pytest_modelserve.metrics.elementwise import kind_of, machine_epsilon
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS
 from pytest_modelserve.training.export_errors import innermost_line
@@ -117,15 +117,11 @@ def _agree(first: Outputs, second: Outputs) -> bool:
     if {name: array.shape for name, array in first.items()} != {name: array.shape for name, array in second.items()}:
         return False
     tolerances = {
-        name: OUTPUT_PARITY_EPSILONS * machine_epsilon(array.dtype.name) * _largest(array)
+        name: OUTPUT_PARITY_EPSILONS * machine_epsilon(array.dtype.name) * channel_scale(array).for_shape(array.shape)
         for name, array in first.items()
         if kind_of(array.dtype) == "real"
     }
     return compare_outputs(second, first, rtol=dict.fromkeys(tolerances, 0.0), atol=tolerances).agrees
-
-
-def _largest(array: NDArray[Any]) -> float:
-    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
 def _random_operator(run: Callable[[], object]) -> str:

@@ -20,12 +20,14 @@ from pytest_modelserve.errors import (
     UnsupportedOperatorError,
 )
 from pytest_modelserve.metrics import compare_outputs
+from pytest_modelserve.metrics.channels import ChannelValues, channel_scale
 from pytest_modelserve.metrics.tolerance import (
     EXPORT_EDGE_ROW_PROPORTION,
     EXPORT_EPSILONS,
     EXPORT_INPUT_EPSILONS,
     EXPORT_MOVE_FACTOR,
     RERUN_FACTOR,
+    rounding_by_channel,
 )
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.training.export_errors import DroppedConstant, innermost_line
@@ -176,9 +178,10 @@ def check_agreement(
     """Return the `probes` if the outputs match in all of them, with the tolerances that were loosened.
 
     NaN must be at the same places, and integers and bools must be equal. Floating outputs may differ by 256 roundings
-    of the largest value of that output in this run and the `ordinary` runs: an extreme run loosens only its own
-    tolerance. Where that is not enough, they may differ by 4 times the reference's own rounding error on these inputs
-    (`rounding_errors`), up to half of the digits, or 1 % of the largest value on a row of zeros or padding. If rounding
+    of the largest value of the element's channels in this run and the `ordinary` runs (`channel_scale`): an extreme run
+    loosens only its own tolerance. Where that is not enough, they may differ by 4 times the reference's own rounding
+    error in these channels (`rounding_by_channel`), up to half of the digits of the output, or 1 % of its largest value
+    on a row of zeros or padding. If rounding
     determines the outputs, there is no such limit, they may also differ by 16 times the reference's own change when its
     inputs are perturbed by 16 roundings, and integers are not compared. `given` replaces the first two.
 
@@ -189,20 +192,21 @@ def check_agreement(
     errors: dict[int, dict[str, NDArray[np.float64]]] = {}
     loosened: dict[int, dict[str, float]] = {index: {} for index in range(len(probes))}
     for name in ordinary[0].expected:
-        usual = max(_largest(probe.expected[name]) for probe in ordinary)
         for index, probe in enumerate(probes):
-            tolerance = _tolerance(name, probe, usual, given)
-            problem = _disagreement(name, probe, tolerance, given, tracing)
+            scale = _scale(name, probe, ordinary)
+            atol = _atol(name, probe, scale, given)
+            problem = _disagreement(name, probe, atol, given, tracing)
             if problem is None:
                 continue
             if given is None and _is_finite_difference(name, probe):
                 if index not in errors:
                     errors[index] = rounding_errors(reference, probe.inputs, probe.expected)
-                loose = replace(tolerance, atol=_rounding_tolerance(name, probe, usual, errors[index]))
-                if loose.atol > tolerance.atol and _disagreement(name, probe, loose, given, tracing) is None:
-                    loosened[index][name] = loose.atol
-                    continue
-                problem = _noise_error(problem, name, probe, errors[index])
+                if name in errors[index]:
+                    loose = np.maximum(atol, _rounding_atol(name, probe, scale, errors[index][name]))
+                    if _disagreement(name, probe, loose, given, tracing) is None:
+                        loosened[index][name] = float(loose.max())
+                        continue
+                    problem = _noise_error(problem, name, probe, atol, errors[index][name])
             if dropped and not isinstance(problem, BakedAxisError):
                 raise ExportError(f"{str(problem).partition('. What to do: ')[0]}. {_dropped_advice(dropped)}")
             raise problem
@@ -228,15 +232,15 @@ def _dropped_advice(dropped: Sequence[DroppedConstant]) -> str:
 
 
 def _disagreement(
-    name: str, probe: Probe, tolerance: GivenTolerance, given: GivenTolerance | None, tracing: Tracing
+    name: str, probe: Probe, atol: NDArray[np.float64], given: GivenTolerance | None, tracing: Tracing
 ) -> ExportError | None:
-    """Return the error to raise if output `name` differs by more than `tolerance`, otherwise None."""
+    """Return the error to raise if output `name` differs by more than `atol`, and `rtol` if given, otherwise None."""
     got, expected = _comparable_output(name, probe), probe.expected[name]
-    found = compare_outputs({name: got}, {name: expected}, rtol=tolerance.rtol, atol=tolerance.atol)
+    found = compare_outputs({name: got}, {name: expected}, rtol=given.rtol if given else 0.0, atol={name: atol})
     if found.agrees:
         return None
     problems = "; ".join((*found.structural_problems, *found.numeric_problems))
-    basis = given or f"{EXPORT_EPSILONS} roundings of the largest value"
+    basis = given or f"{EXPORT_EPSILONS} roundings of the largest value of each channel"
     message = (
         f"outputs of the exported model (candidate) differ from eager torch (reference) at {probe}: {problems}; the "
         f"tolerance is {basis}"
@@ -263,30 +267,44 @@ def _is_finite_difference(name: str, probe: Probe) -> bool:
     return bool((np.isfinite(got) == np.isfinite(expected)).all())
 
 
-def _largest(array: NDArray[Any]) -> float:
-    if array.dtype.kind != "f":
-        return 0.0
-    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+def _scale(name: str, probe: Probe, ordinary: Sequence[Probe]) -> ChannelValues:
+    """Return the scale of an output by channel; axes whose size changes between the ordinary runs hold no channels."""
+    runs = [run.expected[name] for run in ordinary]
+    if all(probe is not run for run in ordinary):
+        runs.append(probe.expected[name])
+    return channel_scale(*(run for run in runs if run.dtype.kind == "f"))
 
 
-def _tolerance(name: str, probe: Probe, usual: float, given: GivenTolerance | None) -> GivenTolerance:
+def _atol(name: str, probe: Probe, scale: ChannelValues, given: GivenTolerance | None) -> NDArray[np.float64]:
     expected = probe.expected[name]
     if expected.dtype.kind != "f":
-        return GivenTolerance(0.0, 0.0)
+        return np.zeros(())
     sensitivity = _input_sensitivity(name, probe)
     if given is not None:
-        return replace(given, atol=given.atol + sensitivity)
-    largest = max(usual, _largest(expected))
-    return GivenTolerance(0.0, EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * (largest or 1.0) + sensitivity)
+        return np.asarray(given.atol + sensitivity)
+    sizes = scale.for_shape(expected.shape) if scale.largest else np.ones(())
+    return np.asarray(EXPORT_EPSILONS * float(np.finfo(expected.dtype).eps) * sizes + sensitivity)
+
+
+def _rounding_atol(name: str, probe: Probe, scale: ChannelValues, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the absolute tolerance that the reference's own rounding `errors` on the inputs of `probe` justify."""
+    expected = probe.expected[name]
+    epsilon = float(np.finfo(expected.dtype).eps)
+    if probe.kind is not None and probe.kind.rounded:
+        return np.asarray(RERUN_FACTOR * float(errors.max(initial=0.0)) + _input_sensitivity(name, probe))
+    proportion = math.sqrt(epsilon) if probe.kind is None else EXPORT_EDGE_ROW_PROPORTION
+    tolerance = rounding_by_channel(errors, scale, epsilon).for_shape(expected.shape)
+    return np.minimum(tolerance, proportion * scale.largest) + _input_sensitivity(name, probe)
 
 
 def _noise_error(
-    problem: ExportError, name: str, probe: Probe, errors: Mapping[str, NDArray[np.float64]]
+    problem: ExportError, name: str, probe: Probe, atol: NDArray[np.float64], errors: NDArray[np.float64]
 ) -> ExportError:
-    """Return `problem`, with other advice if the output itself is mostly the rounding error of the reference."""
-    error = float(errors[name].max(initial=0.0)) if name in errors else 0.0
-    difference = _largest(probe.got[name].astype(np.float64) - probe.expected[name].astype(np.float64))
-    if not 0 < difference <= RERUN_FACTOR * error:
+    """Return `problem`, with other advice if what differs is mostly the rounding error of the reference."""
+    difference = np.abs(probe.got[name].astype(np.float64) - probe.expected[name].astype(np.float64))
+    beyond = difference > atol
+    error = float(errors[beyond].max(initial=0.0))
+    if not 0 < float(difference[beyond].max(initial=0.0)) <= RERUN_FACTOR * error:
         return problem
     message = str(problem).partition(". What to do: ")[0]
     return ExportError(
@@ -295,21 +313,11 @@ def _noise_error(
     )
 
 
-def _rounding_tolerance(name: str, probe: Probe, usual: float, errors: Mapping[str, NDArray[np.float64]]) -> float:
-    """Return the absolute tolerance that the reference's own rounding `errors` on the inputs of `probe` justify."""
-    expected = probe.expected[name]
-    tolerance = RERUN_FACTOR * float(errors[name].max(initial=0.0)) if name in errors else 0.0
-    if probe.kind is None or not probe.kind.rounded:
-        half_of_the_digits = math.sqrt(float(np.finfo(expected.dtype).eps))
-        proportion = half_of_the_digits if probe.kind is None else EXPORT_EDGE_ROW_PROPORTION
-        tolerance = min(tolerance, proportion * max(usual, _largest(expected)))
-    return tolerance + _input_sensitivity(name, probe)
-
-
 def _input_sensitivity(name: str, probe: Probe) -> float:
     if name not in probe.shifted or probe.expected[name].dtype.kind != "f":
         return 0.0
-    return EXPORT_MOVE_FACTOR * _largest(probe.shifted[name] - probe.expected[name])
+    moved = np.abs(probe.shifted[name] - probe.expected[name])
+    return EXPORT_MOVE_FACTOR * float(moved[np.isfinite(moved)].max(initial=0.0))
 
 
 def _comparable_output(name: str, probe: Probe) -> NDArray[Any]:

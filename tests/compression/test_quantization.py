@@ -270,3 +270,14 @@ def test_int8_static_says_that_it_does_not_enter_branches(branching, refusal, we
         "among Gemm ×1, Greater ×1, If ×1, MatMul ×1, ReduceSum ×1; int8-static does not quantize inside branches and "
         "loops (If 'node_y'): use 'int8-dynamic', which enters them"
     )
+
+
+def test_weights_of_which_one_column_vanishes_are_refused_with_the_channel(mlp, refusal, store, weight):
+    """int8-dynamic has one scale a weight: beside a column 100,000 times larger, another becomes 0."""
+    weights = weight(32, 4)
+    weights[:, 2] *= 1e-5
+    source = mlp(w2=weights, b2=np.zeros(4, np.float32))
+    message = refusal(source, "int8-dynamic")
+    assert "output 'y' channel 2 of axis 1: channel 2 is 0 where the reference goes from " in message
+    assert "exclude= with the first nodes of sensitivity(artifact, recipe, rows)" in message
+    assert compress(source, "int8-dynamic", exclude="node_y", store=store).variant == "int8-dynamic"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.artifacts import LineageStep, Signature, TensorSpec
-from pytest_modelserve.compression.validation import draw_cases
+from pytest_modelserve.compression.validation import ValidationCase, check_outputs, draw_cases
 from pytest_modelserve.errors import InputError, RecipeError
 from pytest_modelserve.serving import serve
 
@@ -120,3 +120,23 @@ def test_model_that_runs_on_nothing_drawn_is_reported():
 
     with pytest.raises(RecipeError, match="the model rejected all random inputs for x"):
         trials(refuse, spec("batch", 4))
+
+
+SMALL = np.random.default_rng(0).uniform(0.5, 1, (5, 3)).astype(np.float32) * np.array([1e4, 1, 1], np.float32)
+
+
+def test_exact_recipe_has_the_tolerance_of_each_channel():
+    """An error of 0.001 is a ten-millionth of the first column and a thousandth of the second."""
+    cases = (ValidationCase({"x": SMALL}, {"y": SMALL}),)
+    off = SMALL + np.array([0, 1e-2, 0], np.float32)
+    check_outputs(serve(lambda x: {"y": SMALL}, name="same"), cases, is_exact=True)
+    with pytest.raises(RecipeError, match=r"output 'y' channel 1 of axis 1: 5 of 15 elements are beyond"):
+        check_outputs(serve(lambda x: {"y": off}, name="off"), cases, is_exact=True)
+
+
+def test_inexact_recipe_may_round_a_channel_and_not_lose_it():
+    cases = (ValidationCase({"x": SMALL}, {"y": SMALL}),)
+    check_outputs(serve(lambda x: {"y": SMALL * np.float32(0.9)}, name="rounded"), cases, is_exact=False)
+    lost = SMALL * np.array([1, 0, 1], np.float32)
+    with pytest.raises(RecipeError, match=r"output 'y' channel 1 of axis 1: channel 1 is 0 where the reference goes"):
+        check_outputs(serve(lambda x: {"y": lost}, name="lost"), cases, is_exact=False)

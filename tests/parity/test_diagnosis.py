@@ -156,7 +156,7 @@ def test_failure_text_names_the_node_to_exclude(pair):
 output fidelity: outputs differ from the reference's by more than allowed
 
   SQNR       {evidence.quantities[0].value:.1f} dB
-  method     every row compared, worst output decides, n = 200 rows
+  method     every row compared, worst channel decides, n = 200 rows
   budget     at least 60.0 dB
   verdict    FAIL: the value lies below the budget
 

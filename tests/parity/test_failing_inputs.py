@@ -57,7 +57,7 @@ output parity: outputs differ from the reference's
   budget     at most 1.00 × tolerance
   verdict    FAIL: the value lies above the budget
 
-  output 'y': 2 of 120 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [7, 2] (candidate 0.0, reference -1.0)
+  output 'y' channel 2 of axis 1: 2 of 120 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [7, 2] (candidate 0.0, reference -1.0)
   first diverging node: Relu 'node_y', given the reference's inputs to it; tensor 'y' at [0, 2] is 0 where the reference has -1; operator is Relu where the reference has Identity
   smallest failing input (row 7) saved; replay it with: {command}
   candidate  it's  sha256 {digests[0]}…
@@ -69,7 +69,7 @@ output parity: outputs differ from the reference's
     with pytest.raises(SystemExit, match="1"):
         runpy.run_path(replay.__file__, run_name="__main__")
     assert capsys.readouterr().out == (
-        "output 'y': 1 of 3 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [0, 2] "
+        "output 'y' channel 2 of axis 1: 1 of 3 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [0, 2] "
         "(candidate 0.0, reference -1.0)\n"
         "it's differs from ref / recorded: 1 request\n"
     )
@@ -168,10 +168,11 @@ def test_command_has_the_calibrated_tolerances_and_counts_nan_alike(operator):
     with ms.serve(operator("Neg")) as served, ms.serve(operator("Identity")) as expected:
         evidence = ms.measure_output_parity(served, expected, X, equal_nan=False)
     words = shlex.split(evidence.details["failing_input"]["command"])
-    rtol, atol = words[words.index("--rtol") + 1], words[words.index("--atol") + 1]
-    assert rtol.startswith("y=")
-    assert float(atol.removeprefix("y=")) > 0
+    rtol, atol = failing_inputs.load_tolerances(Path(words[words.index("--tolerances") + 1]))
+    assert rtol.keys() == atol.keys() == {"y"}
+    assert (atol["y"] > 0).all()
     assert words[-1] == "--no-equal-nan"
+    assert replay.main(words[3:]) == replay.DIFFERS
 
 
 def test_folder_that_cannot_be_written_hides_no_failure(failures):

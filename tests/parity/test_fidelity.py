@@ -63,6 +63,47 @@ def test_worst_output_decides_and_each_has_its_figures(answering):
     assert kl.quantities[0].value == pytest.approx(KL, rel=1e-6)
 
 
+BOXES_AND_SCORES = np.concatenate(
+    [np.random.default_rng(0).uniform(0, 640, (20, 4, 5)), np.random.default_rng(1).uniform(0.4, 0.6, (20, 3, 5))],
+    axis=1,
+).astype(np.float32)
+DETECTIONS = np.zeros((20, 1), np.float32)
+
+
+@pytest.mark.parametrize("budget", [{"min_sqnr_db": 18}, {"min_cosine": 0.99}], ids=["SQNR", "cosine"])
+@pytest.mark.parametrize(
+    ("axes", "named"), [((0, 1, 2), "of axis 1"), ((0, 2, 1), "of axis 2")], ids=["maps", "features"]
+)
+def test_scores_that_are_zero_beside_boxes_in_pixels_fail_by_name(answering, budget, axes, named: str):
+    lost = BOXES_AND_SCORES.copy()
+    lost[:, 5] = 0
+    evidence = ms.measure_output_fidelity(
+        answering(lost.transpose(axes)), answering(BOXES_AND_SCORES.transpose(axes)), DETECTIONS, **budget
+    )
+    assert evidence.verdict is ms.Verdict.FAIL
+    figure, constant = evidence.findings
+    assert figure.startswith(f"output 'output' channel 5 {named}: ")
+    assert constant.startswith(f"output 'output' channel 5 {named}: constant in the candidate and not in the reference")
+    assert f"channel 5 {named}" in evidence.details["outputs"][0].values()
+
+
+def test_channel_that_agreement_does_not_see_is_named(answering):
+    scores = np.array([[0.7, 0.2, 0.3], [0.8, 0.1, 0.2], [0.1, 0.3, 0.9], [0.2, 0.6, 0.4]], np.float32)
+    lost = scores * np.array([1, 1, 0], np.float32) + np.array([0, 0, 0.5], np.float32)
+    evidence = ms.measure_output_fidelity(answering(lost), answering(scores), ROWS, min_agreement=0.5)
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.findings[0].startswith("output 'output' channel 2 of axis 1: constant in the candidate")
+
+
+def test_constant_channel_of_the_reference_is_named(answering):
+    fixed = Y.copy()
+    fixed[:, 1] = 3
+    evidence = ms.assert_output_fidelity(answering(fixed), answering(fixed), ROWS, min_sqnr_db=25)
+    assert evidence.findings == (
+        "output 'output' channel 1 of axis 1 is constant on these rows, so that they show nothing about it",
+    )
+
+
 def test_class_that_the_candidate_rules_out_fails_any_budget(answering):
     never = np.array([[1, 0]] * 4, np.float32)
     evidence = ms.measure_output_fidelity(answering(never), answering(EVEN), ROWS, max_kl=1e9, scores="probabilities")

@@ -80,4 +80,4 @@ def test_missing_file_and_missing_option_exit_with_two(model, tmp_path, capsys):
     assert capsys.readouterr().err == f"error: cannot read the recording {missing}: there is no such file or folder\n"
     with pytest.raises(SystemExit, match="2"):
         main([model, str(missing), "--rtol", "0"])
-    assert "the following arguments are required: --atol" in capsys.readouterr().err
+    assert "the following arguments are required: --rtol and --atol, or --tolerances" in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_another_output_is_refused_with_the_sizes_and_the_figures(check, double)
         "outputs of the exported model (candidate) differ from eager torch (reference) at batch = 3: output 'y': "
         "12 of 12 elements are beyond rtol 0, atol 0.000488281; the worst is 1.02e+03 × its tolerance at"
     )
-    assert message.endswith("; the tolerance is 256 roundings of the largest value")
+    assert message.endswith("; the tolerance is 256 roundings of the largest value of each channel")
 
 
 def test_difference_of_roundings_is_tolerated_and_a_thousandth_is_not(check, double):
@@ -196,6 +196,20 @@ def test_tolerance_follows_the_size_of_each_output(check):
 
     with pytest.raises(ExportError, match="output 'small'"):
         check(off, two)
+
+
+@pytest.mark.parametrize("shape", ["(n, c)", "(n, t, c)", "(n, c, h, w)"])
+def test_error_of_a_small_channel_beside_a_large_one_is_found(check, shape):
+    axes = {"(n, c)": ((), -1), "(n, t, c)": ((3,), -1), "(n, c, h, w)": ((3, 2), 1)}[shape]
+
+    def columns(x, off=0.0):
+        channels = [x[:, 0] * 6e4 + 6e4, x[:, 1] + np.float32(off)]
+        maps = [np.multiply.outer(each, np.ones(axes[0], np.float32)) for each in channels]
+        return {"y": np.stack(maps, axis=axes[1]).astype(np.float32)}
+
+    assert check(columns, columns)
+    with pytest.raises(ExportError, match=r"output 'y' channel 1 of axis \d: .* of the largest value of each channel"):
+        check(lambda x: columns(x, 0.01), columns)
 
 
 def test_nan_has_to_stand_where_the_module_has_it(check):

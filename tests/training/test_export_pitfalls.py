@@ -161,3 +161,15 @@ def test_attention_with_weights_keeps_the_sequence_free(store, check_outputs):
     )
     longer = RNG.standard_normal((3, 11, 8)).astype(np.float32)
     check_outputs(artifact, module, longer)
+
+
+def test_epsilon_that_matters_in_a_small_column_beside_a_large_one_is_found(store):
+    class PriceAndVolatility(nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :1], torch.sqrt(x[:, 1:] + 1e-8) * 1e4], 1)
+
+    rows = np.array([[60_000, 0], [61_000, 4e-9]], np.float32)
+    with pytest.raises(ExportError) as caught:
+        export(PriceAndVolatility().eval(), rows, store=store)
+    assert "output 'output' channel 1 of axis 1: 2 of 4 elements are beyond" in str(caught.value)
+    assert "The likely cause: the exporter dropped `+ 1e-08`" in str(caught.value)
