@@ -74,7 +74,7 @@ DETECTIONS = np.zeros((20, 1), np.float32)
 @pytest.mark.parametrize(
     ("axes", "named"), [((0, 1, 2), "of axis 1"), ((0, 2, 1), "of axis 2")], ids=["maps", "features"]
 )
-def test_scores_that_are_zero_beside_boxes_in_pixels_fail_by_name(answering, budget, axes, named: str):
+def test_scores_that_are_zero_beside_boxes_in_pixels_fail_by_name(answering, budget, axes, named):
     lost = BOXES_AND_SCORES.copy()
     lost[:, 5] = 0
     evidence = ms.measure_output_fidelity(

@@ -113,13 +113,6 @@ def test_budget_and_interval_lie_where_their_numbers_do():
     assert drawing.interval == f"M{low} {middle}H{high}M{low} {middle - 8}v16M{high} {middle - 8}v16"
 
 
-def test_budget_of_at_least_allows_the_other_side():
-    at_least = Quantity("rate", 2.0, "ratio", None, Budget("at_least", 1.5))
-    drawing = draw_distribution(sample((1.0, 2.0, 3.0)), at_least)
-    assert (drawing.allowed_from, drawing.allowed_to) == (drawing.limit_at, RIGHT)
-    assert drawing.interval == ""
-
-
 @pytest.mark.parametrize("low", [-math.inf, 0.0])
 def test_open_end_of_an_interval_reaches_the_edge_without_a_cap_and_stretches_nothing(low):
     drawing = draw_distribution(sample((1.0, 2.0, 3.0)), quantity(low=low))
@@ -186,11 +179,3 @@ def test_line_budget_and_interval_start_at_the_first_reading_and_end_at_the_last
 def test_interval_with_an_open_end_is_no_fan():
     assert draw_growth(READINGS, growth_quantity(low=-math.inf)).fan == ""
     assert draw_growth(READINGS, growth_quantity(high=math.inf)).fan == ""
-
-
-def test_growth_is_described_in_words():
-    drawing = draw_growth(READINGS, growth_quantity())
-    assert drawing.title == "Growth of resident memory over 300 calls"
-    assert drawing.description == (
-        "After 300 calls it has grown by 4.0 KiB, at most by 4.0 KiB; the budget is ≤ 10 B a call, 2.9 KiB in all."
-    )

@@ -1,9 +1,10 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 import pytest_modelserve as ms
+from tests.onnx_models import make_model
 
 
 @pytest.fixture
@@ -11,22 +12,8 @@ def onnx_model(tmp_path):
     """Saves a model of `nodes`; inputs and outputs by name as (dtype, shape)."""
 
     def save(nodes, inputs, outputs, **constants):
-        def infos(specs):
-            return [
-                helper.make_tensor_value_info(
-                    name,
-                    onnx.TensorProto.STRING if dtype == "str" else helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
-                    shape,
-                )
-                for name, (dtype, shape) in specs.items()
-            ]
-
-        tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-        graph = helper.make_graph(nodes, "graph", infos(inputs), infos(outputs), tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-        model.ir_version = 10
         path = tmp_path / "model.onnx"
-        onnx.save(model, path)
+        onnx.save(make_model(nodes, inputs, outputs, constants), path)
         return path
 
     return save

@@ -114,13 +114,6 @@ def test_resamples_without_a_value_count_as_beyond_either_end():
     assert (bounds.low, bounds.high) == (-np.inf, np.inf)
 
 
-def test_acceleration_hardly_changes_where_many_rows_are_left_out_at_a_time():
-    values = np.random.default_rng(0).exponential(size=1000)
-    mean = lambda rows: float(values[rows].mean())  # noqa: E731
-    expected = scipy_stats.skew(values) / (6 * np.sqrt(1000))
-    assert bca._acceleration(mean, np.arange(1000)[:, None]) == pytest.approx(expected, rel=0.25)
-
-
 def test_ends_miss_about_as_often_as_they_say():
     """The mean of 40 normal values, 250 worlds: each end at 95 % misses in 5 to 6 %."""
     missed = np.zeros(2)

@@ -99,35 +99,6 @@ def test_interval_of_a_rise_is_that_of_the_differences_row_by_row(change):
     assert interval.high >= t.ppf(0.95) - 1e-12
 
 
-def test_failure_text_of_an_error_in_full(answering):
-    """Errors of 1 and 2 in turn, and a hundred rows that are worse by 1."""
-    predictions = TARGETS + 1 + np.arange(N) % 2 + (np.arange(N) // 20 % 4 == 0)
-    with pytest.raises(ms.GateFailure) as failure:
-        ms.assert_accuracy(
-            answering(predictions, "gru"),
-            np.zeros((N, 1)),
-            TARGETS,
-            metric="mae",
-            max_value=1.2,
-            sampling=ms.Sampling(block=20),
-            slices={"shift": np.arange(N) // 20 % 4},
-        )
-    assert (
-        str(failure.value)
-        == """\
-MAE: higher than allowed
-
-  MAE        1.75
-  interval   [1.39, 1.96]  low at 99.9 %, high at 95 %, Student t and Hall over 20 blocks of 20 rows, n = 400 rows
-  budget     at most 1.20
-  verdict    FAIL: the whole interval lies above the budget
-
-  worst slice shift=0: 2.5 over 100 rows
-  candidate  gru
-  next       retrain, or look at the rows with the largest errors"""
-    )
-
-
 def test_dependent_errors_without_a_block_are_never_decided(level, change):
     """However far the budget is: an interval that is too short would pass, or fail, where it must not."""
     errors, drift = dependent_errors(N), np.repeat(RNG.standard_normal(N // 20), 20)

@@ -184,32 +184,6 @@ def test_coefficient_of_determination(level, change):
     assert pair.verdict is ms.Verdict.FAIL
 
 
-def test_inconclusive_text_of_an_f_score_in_full(answering):
-    with pytest.raises(ms.GateInconclusive) as failure:
-        ms.assert_accuracy(
-            answering(noisy(LABELS, 0.05), "model"),
-            np.zeros((N, 1)),
-            LABELS,
-            metric="f1",
-            output=ms.Output(decode="labels"),
-            min_value=0.91,
-        )
-    needed = failure.value.evidence.details["rows_needed"]
-    assert (
-        str(failure.value)
-        == f"""\
-F1: not enough rows to decide whether F1 reaches min_value
-
-  F1         0.922
-  interval   [0.893, 0.971]  low at 95 %, high at 99.9 %, delta method, Student t and Hall, n = 600 rows
-  budget     at least 0.910
-  verdict    INCONCLUSIVE: the interval contains the limit of the budget
-
-  candidate  model
-  next       give about {needed:,} labeled rows, or a smaller min_value"""
-    )
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "top_2_accuracy"])
 def test_nan_rows_count_as_wrong_where_right_rows_are_counted(level, metric):
     scores = np.eye(4)[CLASSES]

@@ -328,15 +328,6 @@ def test_sequences_are_passed_through(locate, build):
     assert locate(attribute("j", "axis", 0), model).node == "node_j"
 
 
-def test_single_input_and_output_match_whatever_their_names(locate):
-    def rename(model):
-        model.graph.input[0].name = node(model, "a").input[0] = "features"
-        model.graph.output[0].name = node(model, "y").output[0] = "scores"
-        operator("e", "Sub")(model)
-
-    assert locate(rename).node == "node_e"
-
-
 def test_large_graph_is_compared_in_batches(locate, build, rows, monkeypatch):
     """40 layers, all changed in the last bits, the last one for good: held memory stays below the limit."""
     depth = 40
