@@ -35,7 +35,7 @@ def measure_accuracy(
     sampling: Sampling | None = None,
     slices: Slices | Mapping[str, Column] | None = None,
 ) -> Evidence:
-    """Measure a task metric of one model against a budget: a score's floor or an error's ceiling.
+    """Measure a task metric of one model against a budget: a minimum for scores, a maximum for errors.
 
     Choose one metric. Metrics of class labels: "accuracy", "balanced_accuracy" (mean recall of the classes), of the
     positive class "precision", "recall", "f1" (any beta: "f0.5", "f2"), and over all classes "precision_macro",
