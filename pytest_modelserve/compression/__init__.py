@@ -2,6 +2,7 @@
 
 from pytest_modelserve.compression.calibration import CalibrationData, CalibrationMethod
 from pytest_modelserve.compression.compress import RECIPES, compress
+from pytest_modelserve.compression.fp16_overflow import describe_overflow
 from pytest_modelserve.compression.recipe import LayerSensitivity, NodeSelection, Recipe
 from pytest_modelserve.compression.sensitivity import (
     SENSITIVITY_RECIPES,
@@ -20,6 +21,7 @@ __all__ = [
     "Recipe",
     "SensitivityRanking",
     "compress",
+    "describe_overflow",
     "rank_layers",
     "sensitivity",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,16 @@ from pytest_modelserve._onnx.graph import (
     subgraph_nodes,
     weight_dtypes,
 )
-from pytest_modelserve._onnx.serialization import copy_without_weights, large_arrays, restore_weights
-from pytest_modelserve.compression.recipe import Inputs, Recipe, RecipeContext, RecipeResult
-from pytest_modelserve.errors import ArtifactError, InputError, RecipeError
+from pytest_modelserve._onnx.serialization import copy_without_weights, restore_weights
+from pytest_modelserve.compression.fp16_overflow import LARGEST, cast_inputs, describe_overflow
+from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult
+from pytest_modelserve.errors import RecipeError
 
 if TYPE_CHECKING:
     import onnx
 
-# IEEE 754 binary16: the largest finite number, and the smallest positive one (2**-24) as onnxruntime's converter
-# writes it.
-LARGEST, SMALLEST = 65504.0, 5.96e-08
+# The smallest positive number of IEEE 754 binary16 (2**-24), as onnxruntime's converter writes it.
+SMALLEST = 5.96e-08
 # float16 rounds a number by up to 2**-11 of itself.
 _ROUNDING = 2.0**-11
 # Operators and places of inputs whose output follows the relative size of each value: x / 1e-9 is not x / 6e-8.
@@ -233,8 +233,9 @@ def _remove_cast_detours(graph: onnx.GraphProto) -> None:
     """
     import onnx
 
-    half = _casts(graph, onnx.TensorProto.FLOAT16)
-    detours = {output: half[input] for output, input in _casts(graph, onnx.TensorProto.FLOAT).items() if input in half}
+    half = cast_inputs(graph, onnx.TensorProto.FLOAT16)
+    single = cast_inputs(graph, onnx.TensorProto.FLOAT)
+    detours = {output: half[name] for output, name in single.items() if name in half}
     for node in all_nodes(graph):
         for place, name in enumerate(node.input):
             node.input[place] = detours.get(name, name)
@@ -246,15 +247,6 @@ def _remove_cast_detours(graph: onnx.GraphProto) -> None:
             del node.attribute[:]
     _remove_unread_casts(graph)
     sort_nodes(graph)
-
-
-def _casts(graph: onnx.GraphProto, elem_type: int) -> dict[str, str]:
-    """Return the input of each Cast to `elem_type` by its output."""
-    return {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Cast" and any(item.name == "to" and item.i == elem_type for item in node.attribute)
-    }
 
 
 def _remove_unread_casts(graph: onnx.GraphProto) -> None:
@@ -298,80 +290,13 @@ def _check_result(
 
 
 def _check_overflow(source: onnx.ModelProto, converted: onnx.ModelProto, context: RecipeContext) -> None:
-    """Raise RecipeError if values that are float16 in `converted` exceed 65504 in `source`.
-
-    The inputs are the calibration data, or random ones without. Outputs do not show it: onnxruntime's CPU provider
-    computes most float16 nodes in float32 without the casts between them, so that a value that is infinite on a GPU is
-    finite here.
-    """
-    where, largest = "on the calibration data", dict[str, float]()
-    for values in _values(source, _half_values(source, converted), context.batches()):
-        largest = _larger(largest, values)
-    if not largest:
-        where = "on random inputs"
-        for values in _values(source, _half_values(source, converted), [context.inputs]):
-            largest = _larger(largest, values)
-    beyond = [name for name, size in largest.items() if size > LARGEST]
-    if not beyond:
-        return
-    writer = next((node for node in source.graph.node if beyond[0] in node.output), None)
-    value = f"value {beyond[0]!r} of {_format_nodes([writer])}" if writer is not None else f"input {beyond[0]!r}"
-    others = f" ({len(beyond) - 1} more values do)" if len(beyond) > 1 else ""
-    nodes = [node for node in source.graph.node if not set(beyond).isdisjoint((*node.input, *node.output))]
-    names = tuple(dict.fromkeys((*context.exclude, *name_nodes(nodes))))
-    raise RecipeError(
-        f"{value} reaches {largest[beyond[0]]:g} {where}, beyond the largest fp16, {LARGEST:g}{others}: hardware that "
-        f"computes in fp16 gets infinity; exclude={names!r} leaves the nodes that write or read such values in fp32, "
-        "or scale the inputs"
-    )
-
-
-def _larger(largest: Mapping[str, float], values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """Return the largest finite magnitude of each of `values`, or that of before."""
-    return {
-        name: max(largest.get(name, 0.0), float(np.abs(value[np.isfinite(value)]).max(initial=0.0)))
-        for name, value in values.items()
-    }
-
-
-def _values(
-    source: onnx.ModelProto, names: Sequence[str], batches: Iterable[Inputs]
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the values of `names`, inputs among them, for each of `batches`."""
-    import onnx
-
-    from pytest_modelserve._onnx.sessions import open_graph_session, run_session
-
-    inputs = {value.name for value in source.graph.input}
-    inner = [name for name in names if name not in inputs]
-    shown = copy_without_weights(source)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inner)
-    try:
-        session = open_graph_session(shown, large_arrays(shown, source)) if inner else None
-        for batch in batches:
-            found = run_session(session, batch, inner) if session is not None else {}
-            yield {name: np.asarray(found[name] if name in found else batch[name]) for name in names}
-    except (ArtifactError, InputError) as error:
-        raise RecipeError(f"onnxruntime does not show the values inside the model: {error}") from error
-
-
-def _half_values(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
-    """Return the float32 inputs and values of `source` that `converted` writes in float16 or casts to it, in order."""
-    import onnx
-
-    half = {
-        value.name
-        for value in converted.graph.value_info
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
-    }
-    written = {name for node in converted.graph.node for name in node.output if name in half}
-    written.update(_casts(converted.graph, onnx.TensorProto.FLOAT16).values())
-    # The converter numbers what was an output before its last cast.
-    outputs = {value.name: f"graph_output_cast_{number}" for number, value in enumerate(source.graph.output)}
-    inputs = (value.name for value in source.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-    names = (*inputs, *(name for node in source.graph.node for name in node.output))
-    return [name for name in names if name in written or outputs.get(name) in written]
+    """Raise RecipeError if values overflow on the calibration data, or on random inputs without."""
+    if next(context.batches(), None) is not None:
+        found = describe_overflow(source, converted, context.batches(), "the calibration data", context.exclude)
+    else:
+        found = describe_overflow(source, converted, [context.inputs], "random inputs", context.exclude)
+    if found:
+        raise RecipeError(found)
 
 
 def _notes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,7 +74,9 @@ def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: In
 
     A process ranks a pair of files once; later failures get the same ranking.
     """
-    step = _quantization_step(candidate.artifact, reference.artifact)
+    from pytest_modelserve.compression import SENSITIVITY_RECIPES
+
+    step = _step_between(candidate.artifact, reference.artifact, SENSITIVITY_RECIPES)
     if step is None or candidate.artifact is None or reference.artifact is None:
         return Diagnosis()
     pair = candidate.artifact.sha256, reference.artifact.sha256
@@ -91,22 +93,41 @@ def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: In
     return diagnosis
 
 
+def diagnose_overflow(candidate: Predictor, reference: Predictor, inputs: Inputs) -> str:
+    """Describe values that overflow in fp16 on up to 64 rows of `inputs`.
+
+    Empty if nothing overflows, or unless the recipe "fp16" made `candidate` from the file of `reference`. Never raises.
+    """
+    step = _step_between(candidate.artifact, reference.artifact, ("fp16",))
+    if step is None or candidate.artifact is None or reference.artifact is None:
+        return ""
+    from pytest_modelserve.artifacts import load_with_weights, read_graph
+    from pytest_modelserve.compression import describe_overflow
+    from pytest_modelserve.serving.inputs import checked_feed
+
+    try:
+        feed = checked_feed(_every(_stride(inputs, reference.artifact), inputs), reference.artifact.signature)
+        source, converted = load_with_weights(reference.artifact), read_graph(candidate.artifact.path)
+        excluded = _names(step.settings.get("exclude", ()))
+        return describe_overflow(source, converted, [feed], "these rows", excluded)
+    except Exception as error:  # a tool's, a runtime's or our own: none of them changes the verdict
+        return f"looking for values that overflow in fp16 failed: {error}"
+
+
 def _located(finding: str, name: str, details: Mapping[str, Any]) -> Diagnosis:
     advice = "begin at that place: correct the candidate, or allow for the difference with rtol and atol"
     return Diagnosis(finding, advice, {name: details})
 
 
-def _quantization_step(candidate: Artifact | None, reference: Artifact | None) -> LineageStep | None:
-    """Return the first recipe of single layers between `reference` and `candidate`, None if there is none."""
+def _step_between(candidate: Artifact | None, reference: Artifact | None, recipes: Sequence[str]) -> LineageStep | None:
+    """Return the first of `recipes` between `reference` and `candidate`, None if there is none."""
     if candidate is None or reference is None:
         return None
-    from pytest_modelserve.compression import SENSITIVITY_RECIPES
-
     parents = [step.parent for step in candidate.lineage]
     if reference.sha256 not in parents:
         return None
     since = candidate.lineage[parents.index(reference.sha256) :]
-    return next((step for step in since if step.settings.get("recipe") in SENSITIVITY_RECIPES), None)
+    return next((step for step in since if step.settings.get("recipe") in recipes), None)
 
 
 def _calibration_misfit(step: LineageStep, candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:

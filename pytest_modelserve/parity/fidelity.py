@@ -33,7 +33,7 @@ from pytest_modelserve.metrics.channel_quality import (
     channel_sqnr_db,
     describe_channels_of,
 )
-from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_quantization
+from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_overflow, diagnose_quantization
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def measure_output_fidelity(
     class of (n, c), a map of (n, c, h, w) or a feature of (n, t, c), so that scores beside boxes in pixels count.
     Findings name the channels that are constant in one of the models. The verdict, PASS or FAIL, holds for these
     inputs; nothing is estimated. Missing outputs, other shapes and values that are not finite on one side fail, each
-    with its own finding.
+    with its own finding. A further finding names values inside a model in fp16 that overflow on hardware that computes
+    in fp16, although outputs here are finite.
 
     Args:
         candidate: The model to check.
@@ -138,6 +139,7 @@ def measure_output_fidelity(
         details = _details(parts, measures, found, expected)
     failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
     diagnosis = diagnose_quantization(candidate, reference, inputs) if failed else Diagnosis()
+    overflow = diagnose_overflow(candidate, reference, inputs)
     return Evidence(
         gate="output fidelity",
         subject=candidate.subject,
@@ -149,7 +151,7 @@ def measure_output_fidelity(
         summary="outputs differ from the reference's by more than allowed"
         if failed
         else "outputs are within their budgets",
-        findings=(*findings, diagnosis.finding) if diagnosis.finding else findings,
+        findings=(*findings, *filter(None, (diagnosis.finding, overflow))),
         advice=(diagnosis.advice or _ADVICE) if failed else "",
         details={**details, **diagnosis.details},
         duration_s=time.perf_counter() - started,

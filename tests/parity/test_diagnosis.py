@@ -119,6 +119,25 @@ def pair(deep, pipeline):
     return pipeline.serve(pipeline.compress(deep, "int8-dynamic")), pipeline.serve(deep)
 
 
+def test_overflow_inside_a_model_in_fp16_is_named_although_outputs_here_are_sound(artifact, pipeline):
+    """A row over the root of its mean square: the CPU computes in float32 what a GPU computes in fp16."""
+    weights = {"w": np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32), "last": np.array([1])}
+    nodes = [
+        ("Mul", ["x", "x"], "squares", {}),
+        ("ReduceMean", ["squares", "last"], "mean", {}),
+        ("Sqrt", ["mean"], "size", {}),
+        ("Div", ["x", "size"], "unit", {}),
+        ("MatMul", ["unit", "w"], "y", {}),
+    ]
+    source = artifact("rms", nodes, weights)
+    candidate, reference = pipeline.serve(pipeline.compress(source, "fp16")), pipeline.serve(source)
+    evidence = ms.measure_output_fidelity(candidate, reference, ROWS * np.float32(500), min_sqnr_db=55)
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.findings[-1].startswith("value 'squares' of Mul 'node_squares' reaches ")
+    assert "exclude=('node_squares', 'node_mean', 'node_size')" in evidence.findings[-1]
+    assert ms.measure_output_fidelity(candidate, reference, ROWS, min_sqnr_db=55).findings == ()
+
+
 @pytest.mark.parametrize("factor", [255, 1 / 255])
 def test_calibration_in_another_unit_is_named_instead_of_a_node(artifact, pipeline, factor):
     """Pixels to 255 where shares are served, or the reverse: every node by itself is sound."""
