@@ -1,4 +1,4 @@
-"""Child processes: call a function in another process, with a time limit and its output kept apart."""
+"""Child processes: call a function in another process, with a time limit and its output captured."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class ChildProcess:
             self._process.join(_EXIT_S)
         self._process.kill()
         self._process.join()
-        with suppress(ValueError):  # a parent that ignores SIGCHLD is never told of the end
+        with suppress(ValueError):  # a parent that ignores SIGCHLD gets no exit status
             self._process.close()
         self._log.unlink()
 

@@ -409,7 +409,7 @@ class FileState:
     def is_surely_unchanged(self, path: Path) -> bool:
         """Return True if the file at `path` certainly has the content that was read.
 
-        A write changes the times, except within the same tick of the clock. The answer is therefore False for a file
+        A write changes the times, except within the same tick of the clock. The result is therefore False for a file
         that was read right after a write (the "racy" entries of git's index).
         """
         return self._is_settled and self.matches(file_state(path))

@@ -72,8 +72,8 @@ class Store:
     def get_or_build(self, key: str, build: Callable[[Path], None], *, what: str) -> Path:
         """Return the folder of the entry `key`, built first if it is missing or damaged.
 
-        Of several processes one builds and the others wait, with a progress bar on a terminal. If the builder dies,
-        one of the others takes over. On a hit every file is checked against the manifest. Exceptions of `build` pass
+        Of several processes one builds and the others wait, with a progress bar on a terminal. If the builder is
+        killed, another one builds. On a hit every file is checked against the manifest. Exceptions of `build` pass
         through and leave nothing behind.
 
         Args:

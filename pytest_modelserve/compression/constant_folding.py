@@ -1,4 +1,4 @@
-"""Constant folding that keeps models small: constants that take more room folded than computed stay computed."""
+"""Constant folding that does not enlarge models: constants that are larger when folded are not folded."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _unfolded_note(growing: list[_Constant]) -> str:
 
 
 def _growing_constants(model: onnx.ModelProto, total: int) -> list[_Constant]:
-    """Return the constants of the main graph, read by other nodes, that take more room folded."""
+    """Return the constants of the main graph, read by other nodes, that are larger when folded."""
     import onnx
 
     try:

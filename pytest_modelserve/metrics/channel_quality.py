@@ -72,7 +72,7 @@ def channel_sqnr_db(candidate: NDArray[Any], reference: NDArray[Any]) -> Channel
     added to the ratio of each, unless its noise has 0.8 of the power of its signal or more: then it is destroyed. A
     channel without signal, below 1e-10 of the largest, is judged with that of the average channel. One of less than 16
     values can be small by chance and has more allowance. Channels over which the output is a distribution share one
-    scale and are not judged apart.
+    scale and are not judged separately.
 
     Raises:
         InputError: No elements, different shapes, NaN, infinities, or anything but real numbers.

@@ -37,7 +37,7 @@ def measure_cold_start(
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
-    """Measure how long a model takes to open and to answer its first call, against one or two budgets.
+    """Measure how long a model takes to open and to make its first prediction, against one or two budgets.
 
     Each start is a new interpreter, whose imports are not counted. `max_ms` is judged by undisturbed time, as in
     `measure_latency`: wall time less what other processes took. With several threads, or where the system does not

@@ -220,9 +220,9 @@ def describe_invalid_rows(
     )
 
 
-def invalid_reference(message: str, *, does: str = "that answers NaN") -> InputError:
+def invalid_reference(message: str) -> InputError:
     """Return the error for a reference with invalid rows, which `message` describes."""
-    return InputError(f"{message}: a reference {does} cannot judge; clean the inputs or mend the reference")
+    return InputError(f"{message}: a reference needs valid outputs in every row; clean the inputs or fix the reference")
 
 
 def _rows_with_nan(inputs: Inputs) -> int:

@@ -126,7 +126,7 @@ def delta_method_bounds(
     the units are groups of `rows` rows in total and do vary, n is here the number of rows, as rows of a group then do
     not all share a kind.
 
-    Simulated (benchmarks/metric_error_rates.py): for metrics that count right and wrong answers the high end at 95 %
+    Simulated (benchmarks/metric_error_rates.py): for metrics of right and wrong predictions the high end at 95 %
     misses in at most 6 %, where the delta method alone misses in up to 40 %, for the AUC in at most 7 %, for R² with
     normal errors in 8 % (n = 50) to 6 % (n = 1,000), with errors of t₅ in 12 % to 8 %; for the error rate of 20 groups
     of which some err as a whole in 15 %, of 50 in 8 %. The low end at 99.9 % misses in at most 0.1 % of all of these.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 ROWS_LISTED = 50
-"""Row numbers kept in the details: enough to look at, few enough to travel."""
+"""Number of row numbers in the details, whose size is limited."""
 
 
 class Levels(TypedDict):

@@ -120,7 +120,7 @@ class Evaluation:
         what = self.metric.invalid_values
         finding = describe_invalid_rows(predictor, name, outputs, rows.invalid, self.inputs, what=what)
         if is_reference:
-            raise invalid_reference(finding, does="that answers NaN" if what == "NaN" else "without an answer")
+            raise invalid_reference(finding)
         return replace(rows, finding=finding)
 
     def invalid_evidence(self, rows: Rows[Any], subject: Subject, reference: Subject | None = None) -> Evidence | None:
