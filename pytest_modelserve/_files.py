@@ -20,8 +20,9 @@ _CHUNK = bytes(1 << 20)
 def write_file(path: Path, chunks: Iterable[bytes]) -> None:
     """Write `chunks` to `path` atomically: temporary file in the same folder, fsync, rename.
 
-    The folder must exist. OSError passes through; the temporary file is removed except after a kill.
+    The folder is made. OSError passes through; the temporary file is removed except after a kill.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path)
     try:
         with open(temporary, "xb") as file:
@@ -55,20 +56,22 @@ def disk_full_error(error: BaseException) -> OSError | None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` when the block succeeds, and is removed when it fails.
+    """Yield a temporary path that replaces `path` when the block succeeds, and is removed when it fails; make its folder.
 
     Raises:
         ArtifactError: The folder cannot be written.
     """
     temporary = _temporary_path(path)
     try:
-        yield temporary
-        flush_file(temporary)
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            flush_file(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot write the recording {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path} exists already: choose another folder, or remove it first")
     temporary = _temporary_path(path)
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*.pb"):
             flush_file(file)

@@ -369,7 +369,6 @@ def store_baseline(artifact: Artifact, path: Path) -> Artifact:
         raise ArtifactError(f"the model {artifact.path} has changed since it was opened: open it again")
     content = _one_file(artifact)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, [content])
     except OSError as error:
         raise ArtifactError(

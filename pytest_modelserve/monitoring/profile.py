@@ -177,10 +177,10 @@ class ReferenceProfile:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the profile to `path` as JSON, replacing the file in one step, and return the path.
+        """Write the profile to `path` as JSON, replacing the file in one step, and return the path; make the folder.
 
         Raises:
-            ArtifactError: The folder is missing or not writable.
+            ArtifactError: The folder cannot be made or written.
         """
         from pytest_modelserve._files import write_file
 

@@ -150,8 +150,14 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path, people):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtifactError, match=r"^the profile .*binary\.json cannot be read: "):
         ReferenceProfile.load(tmp_path / "binary.json")
-    with pytest.raises(ArtifactError, match=r"^the profile cannot be written to .*missing/profile\.json: "):
-        reference_profile(people(100, 4)).save(tmp_path / "missing" / "profile.json")
+    with pytest.raises(ArtifactError, match=r"^the profile cannot be written to .*binary\.json/profile\.json: "):
+        reference_profile(people(100, 4)).save(tmp_path / "binary.json" / "profile.json")
+
+
+def test_save_makes_the_folder(tmp_path, people):
+    profile = reference_profile(people(100, 4))
+    path = profile.save(tmp_path / "profiles" / "nightly" / "people.json")
+    assert ReferenceProfile.load(path) == profile
 
 
 def test_the_digest_is_of_everything(people):

@@ -129,9 +129,12 @@ def test_file_is_replaced_only_by_a_complete_one_and_a_folder_never(tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet", "b/a.npz", "b/a"])
-def test_missing_folder_is_an_artifact_error(tmp_path, model, name):
-    with pytest.raises(ms.ArtifactError, match="No such file or directory"):
-        ms.record_answers(model, X, tmp_path / "missing" / name)
+def test_missing_folder_is_made_and_a_file_in_its_place_is_an_artifact_error(tmp_path, model, name):
+    ms.record_answers(model, X, tmp_path / "missing" / name)
+    assert ms.open_recording(tmp_path / "missing" / name).inputs
+    (tmp_path / "file").touch()
+    with pytest.raises(ms.ArtifactError, match="cannot write the recording"):
+        ms.record_answers(model, X, tmp_path / "file" / name)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
