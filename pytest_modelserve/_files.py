@@ -56,7 +56,7 @@ def disk_full_error(error: BaseException) -> OSError | None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` when the block succeeds, and is removed when it fails; make its folder.
+    """Make the folder and yield a temporary path that replaces `path` when the block succeeds, else is removed.
 
     Raises:
         ArtifactError: The folder cannot be written.
