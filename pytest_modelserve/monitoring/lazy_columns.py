@@ -72,23 +72,38 @@ class LazyRows:
 
 @dataclass(frozen=True, slots=True)
 class LazyColumn:
-    """A column as an expression: numbers as doubles, times as seconds since 1970; `kind` is None for the null type."""
+    """A column as an expression: numbers as doubles, times as seconds since 1970.
+
+    `kind` is None for the null type, and for values that cannot be read; `error` then says why.
+    """
 
     name: str
     kind: Kind | None
     values: narwhals.Expr
+    error: str = ""
 
 
-def lazy_columns(rows: LazyRows) -> list[LazyColumn]:
+def lazy_columns(rows: LazyRows, *, profiling: bool) -> list[LazyColumn]:
     """Return all columns of `rows`.
 
     Raises InputError, naming the column, for values that are not numbers, text or times, for embeddings, and for times
-    in the zone of a session that is not UTC, of which engines give only the local hours.
+    in the zone of a session that is not UTC, of which engines give only the local hours. Unless `profiling`, the column
+    holds the error.
     """
+    import narwhals
+
     schema = rows.schema()
     if not schema:
         raise InputError(f"{rows.name}: there are no columns")
-    return [_column(rows, name, dtype) for name, dtype in schema.items()]
+    columns = []
+    for name, dtype in schema.items():
+        try:
+            columns.append(_column(rows, name, dtype))
+        except InputError as error:
+            if profiling:
+                raise
+            columns.append(LazyColumn(name, None, narwhals.col(name).is_null(), str(error)))
+    return columns
 
 
 def _column(rows: LazyRows, name: str, dtype: Any) -> LazyColumn:

@@ -114,8 +114,8 @@ def _scanned(rows: LazyRows, bins: int, options: ReadOptions) -> tuple[ProfiledC
 
 
 def _read_totals(rows: LazyRows, references: Mapping[str, ProfiledColumn]) -> list[tuple[LazyColumn, Totals]]:
-    """Return all columns with their totals; InputError if there are no rows."""
-    columns = lazy_columns(rows)
+    """Return all columns with their totals, like `references` if there are any; NoRowsError if there are no rows."""
+    columns = lazy_columns(rows, profiling=not references)
     parts = [columns[start : start + _COLUMNS_PER_QUERY] for start in range(0, len(columns), _COLUMNS_PER_QUERY)]
     every = [
         of_column
@@ -124,12 +124,15 @@ def _read_totals(rows: LazyRows, references: Mapping[str, ProfiledColumn]) -> li
     ]
     if not every[0].rows:
         raise NoRowsError(f"{rows.name}: there are no rows")
-    for column, of_column in zip(columns, every, strict=True):
-        if column.kind is None and of_column.known:
-            raise InputError(
+    for index, (column, of_column) in enumerate(zip(columns, every, strict=True)):
+        if column.kind is None and of_column.known and not column.error:
+            error = (
                 f"{rows.name}: column {column.name!r} holds values that are not numbers, text or times: convert or "
                 "remove it"
             )
+            if not references:
+                raise InputError(error)
+            columns[index] = replace(column, error=error)
     return list(zip(columns, every, strict=True))
 
 
@@ -140,6 +143,7 @@ def _schema_table(rows: LazyRows, found: Sequence[tuple[LazyColumn, Totals]], pr
             column.name,
             column.kind if of_column.known else None,
             np.empty(0) if of_column.invalid is None else np.array([of_column.invalid]),
+            error=column.error,
         )
         for column, of_column in found
     ]

@@ -232,6 +232,16 @@ def test_a_type_without_a_distribution_is_refused():
     )
 
 
+def test_a_type_that_cannot_be_read_fails_its_column_and_all_others_are_judged(engine):
+    rows = polars.DataFrame({"x": np.arange(100.0), "y": np.arange(100.0)})
+    profile = ms.reference_profile(rows)
+    today = rows.with_columns(polars.struct("x").alias("x"), polars.when(polars.col("y") > 50).then("y").alias("y"))
+    evidence = ms.measure_data_quality(engine(today), profile, max_rate=0.1)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert "column 'x' holds " in evidence.findings[0]
+    assert evidence.findings[1].startswith("'y' null in 0.0 %")
+
+
 def test_a_column_of_infinities_is_refused():
     assert refusal(polars.LazyFrame({"x": [np.inf, -np.inf, None]})) == (
         "column 'x' is infinite in every non-null row: exclude=('x',) leaves it out"
