@@ -93,11 +93,12 @@ class RepeatedRows:
         of samples of size s of n rows it is s/n of it. A few more rows allow for its own error.
         """
         sizes, copies = self._copies()
-        after = int(np.searchsorted(sizes[:-1], size, side="left")) or 1
-        alone = size * (1 - (copies[after] - copies[after - 1]) / (sizes[after] - sizes[after - 1]))
         if size == self.total:
-            alone = self.once
-        return (max(float(alone), 0.0) + _ALLOWANCE) / size / max(self.total, size)
+            alone = float(self.once)
+        else:
+            after = int(np.searchsorted(sizes[:-1], size, side="left")) or 1
+            alone = size * (1 - float(np.diff(copies)[after - 1] / np.diff(sizes)[after - 1]))
+        return (max(alone, 0.0) + _ALLOWANCE) / size / max(self.total, size)
 
     def _copies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return all sample sizes whose copies are known, and these."""
