@@ -1,9 +1,9 @@
 """Error rates and overhead of the gates on time and memory: `python benchmarks/latency_gates.py [--trials 100]`.
 
-Tables, on this host as it is ("idle") and beside two busy loops ("busy"), with the same seeds: the relative gate on a
+Tables, on this host as it is ("idle") and with two busy loops ("busy"), with the same seeds: the relative gate on a
 model against itself and against slower ones, with fresh sessions in each trial, and the absolute gate on budgets around
-the model's p95 of a quiet host. Rates have exact 95 % intervals (Clopper-Pearson). Then what timing adds to a call,
-inside and outside the timed window, against a bare loop; and how much repeated measurements of memory differ. Each row
+the model's p95 of a quiet host. Rates have exact 95 % intervals (Clopper-Pearson). Then the overhead of timing, inside
+and outside the timed window, above a bare loop; and the spread of repeated measurements of memory. Each row
 and part prints its goal.
 
 The default of 100 trials takes about a quarter of an hour. The figures that the project claims come from

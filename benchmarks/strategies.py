@@ -6,7 +6,7 @@ same run, `hypothesis.extra.numpy.arrays` generates rows of the same shape, rang
 model evaluates them one by one.
 
 The planted fault fires if one coordinate is in the upper tenth of its range and another in the lower tenth. For the
-image it is the upper and lower quarter, because a random image has one chance in a hundred to be in both tenths. No
+image it is the upper and lower quarter, because a random image is in both tenths with a probability of 1 %. No
 base row has both. The fault fires below the maximum and above the minimum only, so that no edge case fires it in one
 step. It is searched for with ten seeds: seconds until it is found and minimized, and the remaining features, at most
 twice the two that it needs. Hypothesis searches for the same fault with its own arrays on the two smaller shapes, once,
