@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 DEMO_VENV ?= .venv-demo
 DEMO_READY := $(DEMO_VENV)/.ready
 PIP := -m pip install --quiet --disable-pip-version-check
+DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo demo-all test lint format bench clean
+.PHONY: help demo demo-all docs test lint format bench clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +32,13 @@ lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(DOCS_BUILD) --quiet
 
-format: $(READY)  ## write the stub for editors and put the code into its one format
+docs: $(READY)  ## build the documentation into build/site, with every warning an error
+	@$(BIN)/python docs/generate.py
+	@$(DOCS_BUILD)
+
+format: $(READY)  ## write the generated files and put the code into its one format
 	$(BIN)/python docs/generate.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

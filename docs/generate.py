@@ -1,17 +1,30 @@
-"""Write what is generated from the package's own tables: `python docs/generate.py` (part of `make format`)."""
+# ruff: noqa: E501 (the text of pages stands in one piece)
+"""Write what is generated from the package's own tables: `python docs/generate.py` (part of `make format`).
+
+These are the stub for editors and the pages of metrics, relations, corruptions and the reference.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import pytest_modelserve
+import pytest_modelserve as ms
+from pytest_modelserve.parity.accuracy.metrics import METRICS
+from pytest_modelserve.robustness.corruptions import Corruption
+from pytest_modelserve.robustness.relations import Relation
 
-STUB = Path(pytest_modelserve.__file__).with_suffix(".pyi")
+STUB = Path(ms.__file__).with_suffix(".pyi")
+DOCS = Path(__file__).parent
+NOTICE = "<!-- Written by `python docs/generate.py`. -->\n"
 
 
 def stub_text() -> str:
     """Return the stub of the package, so that editors and type checkers see the names that load at first use."""
-    gates, names = pytest_modelserve._GATES, pytest_modelserve._NAMES
+    gates, names = ms._GATES, ms._NAMES
     lines = [
         "# Written by `python docs/generate.py` from the tables in __init__.py.",
         "from pytest_modelserve import (",
@@ -29,5 +42,111 @@ def stub_text() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_page() -> str:
+    """Return the page with one row for each named metric."""
+    rows = []
+    for name, metric in METRICS.items():
+        reads = "labels" if "decode" in metric.options else "probabilities" if "scores" in metric.options else "scores"
+        reads = "numbers" if metric.of_targets else reads
+        budget = "`min_value=`, `max_drop=`" if metric.higher_is_better else "`max_value=`, `max_rise=`"
+        options = ", ".join(f"`{option}`" for option in sorted(metric.options))
+        rows.append(f"| `{name}` | {metric.title} | {reads} | {budget} | {options} |")
+    return "\n".join(
+        [
+            NOTICE,
+            "# Metrics\n",
+            "`assert_accuracy` and `assert_accuracy_parity` take one of these names as `metric=`, or a function of labels",
+            'and outputs that returns one float. Any k and β can be named: `"top_3_accuracy"`, `"f0.5"`, `"f2_macro"`.\n',
+            "`decode`, `scores` and `pos_label` are options of `output=ms.Output(...)`; `sample_weight` is one of",
+            "`sampling=ms.Sampling(...)`. Every named metric also takes `groups`, `block` and `slices`.\n",
+            "| name | title | reads | budgets | options |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "The [reference](reference/parity.md) says which interval each metric has, and how far its error rates are",
+            "from their nominal values.\n",
+        ]
+    )
+
+
+def relations_page() -> str:
+    """Return the page with one section for each relation."""
+    sections = []
+    for name, relation in sorted(inspect.getmembers(ms.relations, inspect.isclass)):
+        if name in ("Relation", "Violations", "relation") or not issubclass(relation, Relation):
+            continue
+        sections += [f"## {name}\n", *_description(relation), *_example(relation, f"ms.relations.{name}")]
+    return "\n".join(
+        [
+            NOTICE,
+            "# Relations\n",
+            "A relation is a property that holds without labels. `ms.assert_relation(model, rows, relation)` searches for",
+            "a row that violates it and minimizes what it finds. Each relation applies to some models only, as it says.\n",
+            *sections,
+            "## relation\n",
+            *_description(ms.relations.relation),
+            *_example(ms.relations.relation, "ms.relations.relation"),
+        ]
+    )
+
+
+def corruptions_page() -> str:
+    """Return the page with one section for each corruption."""
+    sections = []
+    for name, function in sorted(inspect.getmembers(ms.corruptions, inspect.isfunction)):
+        if not name.startswith("_") and function.__module__ == Corruption.__module__:
+            sections += [f"## {name}\n", *_description(function), *_example(function, f"ms.corruptions.{name}")]
+    return "\n".join(
+        [
+            NOTICE,
+            "# Corruptions\n",
+            "`ms.assert_corruption_accuracy(model, inputs, labels, corruptions=[...], max_drop=)` measures the accuracy at",
+            "every severity of each corruption. `low=` and `high=` are the limits of the inputs, 0 and 255 for pixels.\n",
+            *sections,
+        ]
+    )
+
+
+def reference_pages() -> Iterator[tuple[str, str]]:
+    """Yield the name and text of each reference page, one for each subpackage of public names."""
+    public: dict[str, list[tuple[str, Any]]] = {}
+    for gate, (module, measure) in ms._GATES.items():
+        public.setdefault(module, []).append((f"{gate} and {measure}", getattr(ms, measure)))
+    for module, names in ms._NAMES.items():
+        public.setdefault(module, []).extend((name, getattr(ms, name)) for name in names)
+    for module, objects in sorted(public.items()):
+        lines = [NOTICE, f"# {module}\n"]
+        for title, value in objects:
+            if inspect.ismodule(value) or not hasattr(value, "__qualname__"):
+                continue
+            lines += [f"## {title}\n", f"::: {value.__module__}.{value.__qualname__}", "    options:"]
+            lines += ["      show_root_heading: false", "      show_root_toc_entry: false\n"]
+        yield module, "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of every generated file."""
+    written = {STUB: stub_text(), DOCS / "metrics.md": metrics_page(), DOCS / "relations.md": relations_page()}
+    written[DOCS / "corruptions.md"] = corruptions_page()
+    return written | {DOCS / "reference" / f"{name}.md": text for name, text in reference_pages()}
+
+
+def _description(value: Any) -> list[str]:
+    """Return the paragraphs of a docstring before its arguments and example."""
+    text = inspect.getdoc(value) or ""
+    return [re.split(r"\n\n?(?:Args|Attributes|Returns|Raises|Example):", text)[0].strip() + "\n"]
+
+
+def _example(value: Any, call: str) -> list[str]:
+    """Return the line of the docstring's example that holds `call`."""
+    lines = (
+        line.strip().removeprefix(">>> ").removeprefix("... ") for line in (inspect.getdoc(value) or "").split("\n")
+    )
+    found = next((line for line in lines if f"{call}(" in line), None)
+    return [] if found is None else ["```python", found.removesuffix(".verdict.name"), "```\n"]
+
+
 if __name__ == "__main__":
-    STUB.write_text(stub_text(), encoding="utf-8")
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")

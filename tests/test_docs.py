@@ -1,6 +1,7 @@
 """The examples of README and docs run as they are printed, and the tables list what exists."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_nightly_job_runs(pytester):
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["2 gates: 2 PASS, *"])
+
+
+def test_generated_pages_and_the_stub_are_those_of_the_package():
+    written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+    stale = [path.name for path, text in written.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run `make format`"
 
 
 def test_every_public_assertion_is_in_the_table_of_gates():

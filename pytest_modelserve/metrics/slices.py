@@ -44,8 +44,11 @@ class Slices:
 
     Example:
         >>> slices = Slices({"age": bins([17, 30, 70], [18, 65])}, max_drop=0.05, min_rows=1)
-        >>> [part.label for part in slices.parts(None, 3)]
-        ['age=< 18', 'age=>= 65', 'age=[18, 65)']
+        >>> for part in slices.parts(None, 3):
+        ...     print(part.label, part.n)
+        age=< 18 1
+        age=>= 65 1
+        age=[18, 65) 1
     """
 
     columns: Mapping[str, Column]

@@ -92,7 +92,9 @@ def export(
         opset: The opset to write (default: the exporter's choice).
         external_data: Store tensors of 1 KiB and more in a separate file. Models above 1 GiB always do.
         time_limit_s: Longest run of the exporter in seconds.
-        rtol, atol: Outputs may differ by `atol + rtol * |eager torch|`. Both or neither; the lineage records them.
+        rtol: Relative tolerance of the outputs, which may differ by `atol + rtol * |eager torch|`. Give it with `atol`,
+            or neither; the lineage records both.
+        atol: Absolute tolerance of the outputs.
         check_rows: Kinds of edge-case rows to check: "padding" (one value throughout in integers or booleans), "zeros"
             and "extremes". Leave out a kind that is never served; the lineage records it.
         store: Where results are kept (default: the pipeline's store).
