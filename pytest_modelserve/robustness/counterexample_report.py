@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,10 @@ from pytest_modelserve.robustness.coordinates import Coordinates, flatten_rows, 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
     from pytest_modelserve.robustness.minimizer import Counterexample
+    from pytest_modelserve.robustness.relations import Relation
 
 COUNTEREXAMPLES_FOLDER = Path(".modelserve", "counterexamples")
+_PLAIN = (str, int, float, bool, tuple, type(None))
 _MAX_CHANGES = 12
 _MAX_NUMBERS = 8
 _MAX_LITERAL_ELEMENTS = 64
@@ -48,6 +52,19 @@ def change_lines(found: Counterexample, names: Sequence[str] | None) -> Iterator
         yield f"  and {len(found.changes) - _MAX_CHANGES:,} more"
 
 
+def feature_lines(relation: Relation, coordinates: Coordinates, names: Sequence[str] | None) -> Iterator[str]:
+    """Yield the names of the features that the relation is about: "feature 3 is 'income'"; nothing without `names`."""
+    one = getattr(relation, "feature", None)
+    features = getattr(relation, "features", () if one is None else (one,))
+    if names is None:
+        return
+    of = getattr(relation, "input", None)
+    part = next((part for part in coordinates.slices if of in (None, part.name)), coordinates.slices[0])
+    for feature in features:
+        place = feature if isinstance(feature, int) else int(np.ravel_multi_index(feature, part.shape))
+        yield f"feature {feature} is {names[part.offset + place % part.size]!r}"
+
+
 def output_lines(found: Counterexample, predictor: BatchedPredictor) -> Iterator[str]:
     """Yield each output of the first changed row before and after, such as "output 'y'  0.1 0.9 → 0.8 0.2"."""
     if not found.changes:
@@ -67,11 +84,33 @@ def input_literal(inputs: Mapping[str, NDArray[Any]]) -> str | None:
     return "{" + ", ".join(f"{name!r}: {_array_literal(array)}" for name, array in inputs.items()) + "}"
 
 
-def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...]) -> Path:
-    """Save a counterexample in one step and return its path.
+def search_identity(relation: Relation, base: Mapping[str, NDArray[Any]]) -> str:
+    """Return what tells one search of a test from another: the parameters of its relation and its base rows.
 
-    Its name comes from `about` and the running test, so that the same failure replaces its file: a search under
-    hypothesis fails many times. OSError or ArtifactError if the folder cannot be written.
+    Under hypothesis it is the parameters alone: every example has other rows, and a failing test has hundreds of them.
+    """
+    parameters: dict[str, object] = {}
+    if is_dataclass(relation):
+        parameters = {each.name: getattr(relation, each.name) for each in fields(relation)}
+    plain = {name: value for name, value in parameters.items() if isinstance(value, _PLAIN)}
+    control = sys.modules.get("hypothesis.control")
+    if control is not None and control.currently_in_test_context():
+        return repr(plain)
+    rows = hashlib.sha256()
+    for name, array in base.items():
+        is_text = array.dtype.kind in "OUT"
+        content = repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes()
+        rows.update(f"{name} {array.dtype.name} {array.shape} ".encode() + content)
+    return f"{plain} {rows.hexdigest()}"
+
+
+def save_inputs(
+    inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...], identity: str = ""
+) -> Path:
+    """Save all inputs of a counterexample as one file, in one step, and return its path.
+
+    Its name comes from `about`, `identity` and the running test, so that the same failure replaces its file and another
+    does not. OSError or ArtifactError if the folder cannot be written.
     """
     from pytest_modelserve.parity.failing_inputs import git_ignored_folder  # the parity gates load onnxruntime
     from pytest_modelserve.parity.recordings.exchange import Exchange
@@ -79,7 +118,7 @@ def save_inputs(inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tupl
 
     words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    digest = hashlib.sha256("|".join((*about, test)).encode()).hexdigest()
+    digest = hashlib.sha256("|".join((*about, identity, test)).encode()).hexdigest()
     path = git_ignored_folder(folder) / f"{words}-{digest[:8]}.npz"
     write_npz(path, [Exchange(inputs, {})], Subject(about[0]))
     return path

@@ -14,9 +14,11 @@ from pytest_modelserve.robustness.coordinates import Feed
 from pytest_modelserve.robustness.counterexample_report import (
     COUNTEREXAMPLES_FOLDER,
     change_lines,
+    feature_lines,
     input_literal,
     output_lines,
     save_inputs,
+    search_identity,
 )
 from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
@@ -110,7 +112,7 @@ def measure_relation(
                 relation, model, space, candidates=count, seed=seed, batch=max_batch, first=first
             )
             report_to_hypothesis(search.max_excess, f"{relation.name} of {served.subject}")
-            findings = tuple(_findings(model, relation, search, feature_names, save_to))
+            findings = tuple(_findings(model, relation, search, space, feature_names, save_to))
         finally:
             model.close()
             if subprocess is not None:
@@ -197,6 +199,7 @@ def _findings(
     model: BatchedPredictor,
     relation: Relation,
     search: SearchResult,
+    space: SearchSpace,
     names: Sequence[str] | None,
     save_to: str | Path | None,
 ) -> Iterator[str]:
@@ -215,6 +218,7 @@ def _findings(
         )
     elif found.message:
         yield found.message
+    yield from feature_lines(relation, space.coordinates, names)
     yield from change_lines(found, names)
     if not found.crash:
         yield from output_lines(found, model)
@@ -222,7 +226,8 @@ def _findings(
     example = input_literal(rows)
     if save_to is not None:
         try:
-            path = save_inputs(rows, Path(save_to), about=(model.subject.name, model.subject.variant, relation.name))
+            about = (model.subject.name, model.subject.variant, relation.name)
+            path = save_inputs(rows, Path(save_to), about=about, identity=search_identity(relation, space.base))
         except (OSError, ArtifactError) as error:
             yield f"save_to: the rows could not be saved: {error}"
         else:

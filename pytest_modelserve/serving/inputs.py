@@ -149,11 +149,24 @@ def _check_shape(array: NDArray[Any], spec: TensorSpec) -> None:
     expected = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
     came = f"input {spec.name!r} has shape {list(array.shape)} where the model takes [{expected}]"
     if array.ndim != len(spec.shape):
-        hint = "; a single row needs a batch axis, x[np.newaxis]" if array.ndim == len(spec.shape) - 1 else ""
+        hint = _missing_axis(array.shape, spec.shape)
         raise InputError(f"{came}: rank {array.ndim} instead of {len(spec.shape)}{hint}")
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
             raise InputError(f"{came}: axis {axis} is {size} instead of {dim}")
+
+
+def _missing_axis(shape: tuple[int, ...], expected: tuple[int | str | None, ...]) -> str:
+    """Return how to add the axis that an array lacks: rows without their axis of size 1, or a single row."""
+    if len(shape) != len(expected) - 1:
+        return ""
+    single = [axis for axis, dim in enumerate(expected) if axis and dim == 1]
+    for axis in single:
+        others = expected[:axis] + expected[axis + 1 :]
+        if all(size == dim for size, dim in zip(shape, others, strict=True) if isinstance(dim, int)):
+            index = ", ".join([":"] * axis + ["None"])
+            return f"; an axis of size 1 is missing, x[{index}]"
+    return "; a single row needs a batch axis, x[np.newaxis]"
 
 
 def _check_shared_dims(feed: Feed, signature: Signature) -> None:

@@ -60,6 +60,28 @@ def test_saved_rows_violate_the_relation_again(quiet_rows, tmp_path):
     assert (tmp_path / ".gitignore").read_text() == "*\n"
 
 
+def test_each_counterexample_of_a_test_has_a_file_of_its_own(rows, tmp_path):
+    """Two inputs, two features, and two sets of rows: one relation, six failures."""
+    model = ms.serve(lambda feed: -feed["a"][:, :2].sum(axis=1) - feed["b"][:, :2].sum(axis=1))
+    for part in (rows[:10], rows[10:]):
+        for name, feature in (("a", 0), ("b", 0), ("b", 1)):
+            relation = r.monotone(feature, input=name)
+            evidence = ms.measure_relation(model, {"a": part, "b": part}, relation, candidates=0, save_to=tmp_path)
+            assert f"feature {feature} of input {name!r}" in evidence.findings[1]
+    assert len(list(tmp_path.glob("*.npz"))) == 6
+    again = ms.measure_relation(model, {"a": part, "b": part}, relation, candidates=0, save_to=tmp_path)
+    assert again.verdict is ms.Verdict.FAIL
+    assert len(list(tmp_path.glob("*.npz"))) == 6
+
+
+def test_feature_of_a_relation_is_named(rows):
+    model = ms.serve(lambda feed: -feed["b"][:, 1])
+    names = [f"{name}{column}" for name in "ab" for column in range(rows.shape[1])]
+    both = {"a": rows, "b": rows}
+    evidence = ms.measure_relation(model, both, r.monotone(1, input="b"), feature_names=names, save_to=None)
+    assert "feature 1 is 'b1'" in evidence.findings
+
+
 def test_without_candidates_only_the_given_rows_are_checked(rows):
     predicted = []
     model = ms.serve(lambda x: predicted.append(x) or x)

@@ -15,6 +15,8 @@ from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows,
 
 ONE = Signature((TensorSpec("x", "float32", ("batch", 3)),), ())
 TWO = Signature((TensorSpec("ids", "int64", ("batch", "time")), TensorSpec("mask", "bool", ("batch", "time"))), ())
+COLUMN = Signature((TensorSpec("x", "float32", ("batch", 1)),), ())
+IMAGE = Signature((TensorSpec("x", "float32", (None, 1, 8, 8)),), ())
 SQUARE = Signature((TensorSpec("x", "float32", ("n", "n")),), ())
 TEXT = Signature((TensorSpec("t", "str", (None,)),), ())
 ROWS = np.zeros((2, 3), np.float32)
@@ -109,6 +111,18 @@ def test_what_does_not_fit_is_refused(inputs, message):
             TEXT,
             np.array(["a", None], dtype=object),
             "input 't' holds None (NoneType) where the model takes text: pass strings",
+        ),
+        (
+            COLUMN,
+            ROWS[:, 0],
+            "input 'x' has shape [2] where the model takes [batch, 1]: rank 1 instead of 2; an axis of size 1 is "
+            "missing, x[:, None]",
+        ),
+        (
+            IMAGE,
+            np.zeros((2, 8, 8), np.float32),
+            "input 'x' has shape [2, 8, 8] where the model takes [?, 1, 8, 8]: rank 3 instead of 4; an axis of size 1 "
+            "is missing, x[:, None]",
         ),
         (TEXT, np.array([b"a"]), "input 't' has dtype bytes8 where the model takes text: pass strings"),
         (TEXT, np.array([1.0]), "input 't' has dtype float64 where the model takes text: pass strings"),

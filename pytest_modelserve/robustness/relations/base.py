@@ -296,6 +296,11 @@ def select_input(rows: Feed, name: str | None) -> str:
     return name
 
 
+def of_input(name: str | None) -> str:
+    """Return " of input 'x'" for the name of an input, "" for the only one of a model."""
+    return "" if name is None else f" of input {name!r}"
+
+
 def columns_of(array: NDArray[Any], features: Features, name: str) -> NDArray[np.intp]:
     """Return the flat columns of features in rows (n, ...). Raises `InputError` for one that a row does not have."""
     shape = array.shape[1:]

@@ -26,6 +26,7 @@ from pytest_modelserve.robustness.relations.base import (
     comma_separated,
     compare_variants,
     element_tolerance,
+    of_input,
     select_input,
     single_element,
     with_columns,
@@ -86,12 +87,13 @@ class monotone(ToleranceRelation):
 
     @property
     def name(self) -> str:
-        return f"{self.direction} in {self.feature}"
+        return f"{self.direction} in {self.feature}{of_input(self.input)}"
 
     @property
     def definition(self) -> str:
         never = "lowers" if self.direction == "increasing" else "raises"
-        return f"a higher feature {self.feature} never {never} the output, within {self.tolerance}"
+        feature = f"{self.feature}{of_input(self.input)}"
+        return f"a higher feature {feature} never {never} the output, within {self.tolerance}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         name = select_input(candidates, self.input)
@@ -111,7 +113,8 @@ class monotone(ToleranceRelation):
 
         def message(row: int) -> str:
             step = int(excess[:, row].argmax())
-            raised = f"feature {self.feature} from {ladder[step, row]!s} to {ladder[step + 1, row]!s}"
+            feature = f"{self.feature}{of_input(self.input)}"
+            raised = f"feature {feature} from {ladder[step, row]!s} to {ladder[step + 1, row]!s}"
             return f"raising {raised} moves output {output!r} from {outputs[step, row]!s} to {outputs[step + 1, row]!s}"
 
         return Violations.beyond(excess.max(axis=0), message)
@@ -185,14 +188,14 @@ class directional(ToleranceRelation):
 
     @property
     def name(self) -> str:
-        return f"{self.feature} moves output {self.moves}"
+        return f"{self.feature}{of_input(self.input)} moves output {self.moves}"
 
     @property
     def definition(self) -> str:
         most = "" if self.at_most == math.inf else f" and at most {self.at_most:g}"
         return (
-            f"{self.by:+g} in feature {self.feature} moves the output {self.moves} by at least {self.at_least:g}{most},"
-            f" within {self.tolerance}"
+            f"{self.by:+g} in feature {self.feature}{of_input(self.input)} moves the output {self.moves} by at least "
+            f"{self.at_least:g}{most}, within {self.tolerance}"
         )
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
@@ -214,8 +217,8 @@ class directional(ToleranceRelation):
         found = Violations.beyond(
             np.where(np.isnan(way), np.inf, excess),
             lambda row: (
-                f"moving feature {self.feature} from {start[row]!s} to {end[row]!s} moves output {output!r} from "
-                f"{before[row]!s} to {after[row]!s}"
+                f"moving feature {self.feature}{of_input(self.input)} from {start[row]!s} to {end[row]!s} moves output "
+                f"{output!r} from {before[row]!s} to {after[row]!s}"
             ),
         )
         return only_where(fits & (start != end) & np.isfinite(start.astype(np.float64)), found)
@@ -266,18 +269,18 @@ class invariant_to(ToleranceRelation):
 
     @property
     def name(self) -> str:
-        return f"invariance to {comma_separated(as_features(self.features))}"
+        return f"invariance to {comma_separated(as_features(self.features))}{of_input(self.input)}"
 
     @property
     def definition(self) -> str:
         what = "decision" if self.decision else "output"
-        names = comma_separated(as_features(self.features))
+        names = f"{comma_separated(as_features(self.features))}{of_input(self.input)}"
         return f"other values of features {names} change no {what}, within {self.tolerance}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         name = select_input(candidates, self.input)
         columns = columns_of(candidates[name], self.features, name)
-        names = comma_separated(as_features(self.features))
+        names = f"{comma_separated(as_features(self.features))}{of_input(self.input)}"
         others = _distinct(base[name].reshape(len(base[name]), -1)[:, columns])
         if len(others) < 2:
             raise InputError(f"base rows must differ in features {names}, and all are the same: add other rows")
