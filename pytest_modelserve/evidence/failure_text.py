@@ -53,9 +53,11 @@ def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Ite
     assert quantity.budget is not None
     assert quantity.verdict is not None
     yield _row(quantity.name, format_in_words(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
-    sample = f"{evidence.method.name}, n = {evidence.n} {evidence.n_unit}"
+    size = f"n = {evidence.n} {evidence.n_unit}"
+    sample = f"{evidence.method.name}, {size}"
     if quantity.interval is None:
-        yield _row("method", sample)
+        has_intervals = any(each.interval is not None for each in evidence.quantities)
+        yield _row("sample", size) if has_intervals else _row("method", sample)  # the method is that of the intervals
     else:
         low, high = map(format_probability, (quantity.interval.low_level, quantity.interval.high_level))
         interval = format_interval(quantity.interval, quantity.unit)

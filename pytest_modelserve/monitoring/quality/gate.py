@@ -323,7 +323,7 @@ def _inspect_times(
 
 SUMMARIES = {
     Verdict.PASS: "no rule is broken, and no rate of faulty rows exceeds the profile's by more than max_rate",
-    Verdict.FAIL: "data quality check failed",
+    Verdict.FAIL: "the data break a rule, or a rate of faulty rows exceeds max_rate",
     Verdict.INCONCLUSIVE: "not enough rows to decide whether a rate of faulty rows exceeds max_rate",
 }
 _MAX_FINDINGS = 10

@@ -58,7 +58,10 @@ def test_infinities_break_a_rule_where_the_profile_makes_so_many_impossible(peop
     window["age"][:12] = [math.inf, -math.inf, math.inf] * 4
     evidence = measure_data_quality(window, profile, max_rate=0.01)
     assert evidence.findings == ("column 'age' is infinite in 12 of 2,000 rows",)
-    assert failure_text(evidence).startswith("data quality: data quality check failed\n\n  broken rules 1\n")
+    assert failure_text(evidence).startswith(
+        "data quality: the data break a rule, or a rate of faulty rows exceeds max_rate\n\n"
+        "  broken rules 1\n  sample     n = 2000 rows\n"
+    )
 
 
 def test_few_infinities_are_a_rate_where_the_profile_has_none(people, profile):
