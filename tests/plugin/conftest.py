@@ -68,7 +68,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.fixture(params=[(), ("-n", "2")], ids=["one process", "-n 2"])
+@pytest.fixture(params=[(), ("-n", "1")], ids=["one process", "xdist"])
 def processes(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """Every promise about evidence holds with and without xdist."""
     arguments: tuple[str, ...] = request.param

@@ -33,6 +33,7 @@ def test_each_verdict_reaches_the_document(
     assert document()["false_fail_probability_at_most"] == pytest.approx(0.003)
 
 
+@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two workers"])
 def test_session_fixture_evidence_is_told_once_and_is_the_fixtures(
     project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields
 ) -> None:

@@ -26,7 +26,7 @@ def test_inconclusive_policy(project: pytest.Pytester, policy: str, outcomes: di
 
 def test_policy_of_the_ini_file_reaches_the_workers(project: pytest.Pytester) -> None:
     project.makepyfile(UNDECIDED)
-    result = project.runpytest_inprocess("-o", "modelserve_inconclusive=skip", "-n", "2")
+    result = project.runpytest_inprocess("-o", "modelserve_inconclusive=skip", "-n", "1")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["1 gate: 0 PASS, 0 FAIL, 1 INCONCLUSIVE*"])
 

@@ -234,19 +234,6 @@ DESCRIBED = {
     ("relation", "definition"),
     [
         (
-            r.set_permutation("items", equivariant=True, rtol=0, atol=0.1),
-            "another order of the elements along axis 'items' gives the outputs in that order, within rtol 0, atol 0.1",
-        ),
-        (
-            r.scale_equivariant(10.0, (1, 2), degree=2, rtol=0, atol=0.1),
-            "features 1, 2 times 10 multiply every output by 10 to the power 2, within rtol 0, atol 0.1",
-        ),
-        (
-            r.unit_change(0, factor=1.8, offset=32, declared=5, values=("C", "F"), rtol=0, atol=0.1),
-            "rows with 'C' in feature 5 have the same output with 'F' there and features 0 times 1.8 plus 32, within "
-            "rtol 0, atol 0.1",
-        ),
-        (
             r.missing_values((1, 2), imputed=(0.5, 1), max_change=2, rtol=0, atol=0.1),
             "without features 1, 2, each and all, every output is finite, and that of 0.5, 1 in their place within "
             "rtol 0, atol 0.1, and moves by at most 2",

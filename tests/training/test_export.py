@@ -286,5 +286,5 @@ def test_axis_fixed_inside_the_graph_is_refused_and_not_stored(store):
 def test_missing_package_names_the_extra(store, monkeypatch, package):
     module = nn.Linear(6, 2).eval()
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match="which is not installed"):
+    with pytest.raises(MissingDependencyError, match=f"export needs {package}, which is not installed"):
         export(module, ROW, store=store)
