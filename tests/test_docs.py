@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,16 @@ def test_links_between_pages_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize(("name", "schema"), [("github", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")])
+def test_ci_files_fit_their_schema_and_run_pytest_with_options_that_exist(pytester, name, schema):
+    path = ROOT / "docs" / "ci" / f"{name}.yml"
+    checked = pytester.run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path)
+    assert checked.ret == 0
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    options = re.search(r"pytest [^-]*((?:--[a-z-]+=\S+ ?)+)", text)[1].split()
+    pytester.makepyfile("def test_nothing(): pass")
+    pytester.runpytest(*options).assert_outcomes(passed=1)
+    written = {option.partition("=")[2] for option in options}
+    assert all((pytester.path / name).is_file() for name in written)
