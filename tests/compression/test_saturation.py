@@ -1,7 +1,5 @@
 """Saturation of pairs of int8 products on processors without VNNI."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

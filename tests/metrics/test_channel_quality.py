@@ -1,7 +1,5 @@
 """Signal quality by channel: strong and weak channels, destroyed ones, and quality row by row."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

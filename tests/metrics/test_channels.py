@@ -1,7 +1,5 @@
 """Channels of an output: their scale, and which of them differences have in common."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Dependence of neighboring rows: estimated from every kind of column, at two scales, and merged."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

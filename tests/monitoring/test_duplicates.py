@@ -1,7 +1,5 @@
 """Copies of rows in samples of every size, by theory and by drawing samples."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import numpy as np

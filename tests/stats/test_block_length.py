@@ -1,7 +1,5 @@
 """Block length against figures of arch, and variance inflation against chains whose inflation is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.signal import lfilter

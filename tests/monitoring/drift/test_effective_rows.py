@@ -1,7 +1,5 @@
 """Drift of rows that are sorted or depend on their neighbors, with an estimated block and with a given one."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

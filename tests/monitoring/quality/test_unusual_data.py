@@ -1,7 +1,5 @@
 """Unusual data that have not changed: no crash, and no more FAIL than alpha."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
