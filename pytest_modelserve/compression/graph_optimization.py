@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, all_nodes, graph_summary
 from pytest_modelserve._onnx.serialization import needs_external_data, write_model
 from pytest_modelserve._processes import native_stderr_held
-from pytest_modelserve.compression.constant_folding import rewrite_without_growth
+from pytest_modelserve.compression.folded_constants import rewrite_without_growth
 from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 

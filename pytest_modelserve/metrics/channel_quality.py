@@ -14,11 +14,11 @@ from pytest_modelserve.metrics.channels import (
     NEGLIGIBLE,
     Channel,
     by_channel,
-    chance_factor,
     channel_axes,
     constant_channels,
     describe_channels,
     describe_constant_channels,
+    few_values_factor,
 )
 from pytest_modelserve.metrics.losses import SUM_TOLERANCE
 from pytest_modelserve.metrics.signal_quality import (
@@ -168,22 +168,22 @@ class _ChannelPowers:
         lost: NDArray[np.bool_] = (self.low == self.high) & varies & ~self.is_silent()
         return lost
 
-    def judged(self) -> NDArray[np.float64]:
-        """Return the power against which the noise of each channel is judged."""
-        judged = self.signal * _POWER_ALLOWANCE * chance_factor(self.values) ** 2
-        judged = np.where(self.is_lost(), self._variation(), judged)
-        judged = np.where(self.is_destroyed(), self.signal, judged)
-        return np.where(self.is_silent(), self.signal.mean(), judged)
+    def reference_power(self) -> NDArray[np.float64]:
+        """Return the power with which the noise of each channel is compared."""
+        power = self.signal * _POWER_ALLOWANCE * few_values_factor(self.values) ** 2
+        power = np.where(self.is_lost(), self._variation(), power)
+        power = np.where(self.is_destroyed(), self.signal, power)
+        return np.where(self.is_silent(), self.signal.mean(), power)
 
     def decibels(self) -> NDArray[np.float64]:
         """Return the signal-to-quantization-noise ratio of each channel."""
-        return _ratio_db(self.judged(), self.noise)
+        return _ratio_db(self.reference_power(), self.noise)
 
     def cosines(self) -> NDArray[np.float64]:
         """Return the cosine similarity of each channel, the error reduced by the allowance; 1 without a signal."""
         with np.errstate(divide="ignore", invalid="ignore"):
             cosines = self.product / np.sqrt(self.signal * self.candidate)
-            squares = (1 / cosines**2 - 1).clip(0) * self.signal / self.judged()
+            squares = (1 / cosines**2 - 1).clip(0) * self.signal / self.reference_power()
             cosines = np.where(cosines > 0, 1 / np.sqrt(1 + squares), cosines)
         cosines = np.where(self.candidate > 0, cosines, 0.0)
         return np.where(self.is_silent(), 1.0, cosines)

@@ -47,7 +47,7 @@ def describe_channels(axis: int, indices: Sequence[int]) -> str:
     return f"channels {', '.join(map(str, indices[:_LISTED]))}{more} of axis {axis}"
 
 
-def chance_factor(values: int) -> float:
+def few_values_factor(values: int) -> float:
     """Return the factor by which the magnitude of a channel with few values may be too small by chance.
 
     `values` normal numbers are all below 1 / factor standard deviations once in 10,000 channels: the probability of one
@@ -93,7 +93,7 @@ class ChannelValues:
 def channel_scale(*runs: NDArray[Any]) -> ChannelValues:
     """Return the largest finite magnitude of a real output and of each of its channels, over several runs.
 
-    A channel of few values is given `chance_factor` times its magnitude, at most that of the output. A channel of zeros
+    A channel of few values has `few_values_factor` times its magnitude, at most that of the output. A channel of zeros
     has no scale of its own, nor has one below 1e-10 of the largest value: it has that of the output. An axis whose size
     is not the same in all runs holds no channels.
     """
@@ -106,7 +106,7 @@ def channel_scale(*runs: NDArray[Any]) -> ChannelValues:
             own = np.max([by_channel(size, axis).max(axis=1, initial=0.0) for size in sizes], axis=0)
             values = sum(run.size for run in runs) // runs[0].shape[axis]
             is_residue = own <= NEGLIGIBLE * largest
-            axes[axis] = np.where(is_residue, largest, np.minimum(own * chance_factor(values), largest))
+            axes[axis] = np.where(is_residue, largest, np.minimum(own * few_values_factor(values), largest))
     return ChannelValues(largest, axes)
 
 

@@ -198,12 +198,12 @@ def text_of_numbers(counts: Mapping[str, int], options: ReadOptions) -> tuple[st
     The text is the one that prevents the column from being numbers: a marker such as "NA", or a foreign format.
     """
     likely = [text for text, _ in zip(counts, range(_SAMPLE_SIZE), strict=False)]
-    if sum(_looks_numeric(text, options) for text in likely) < len(likely) / 2:
+    if sum(_is_nearly_numeric(text, options) for text in likely) < len(likely) / 2:
         return None
     zeros = re.compile(r"[+-]?0\d+")
     if options.leading_zeros == "text" and any(zeros.match(text.strip()) for text in counts):
         return None
-    other = {text: rows for text, rows in counts.items() if not _looks_numeric(text, options)}
+    other = {text: rows for text, rows in counts.items() if not _is_nearly_numeric(text, options)}
     if sum(other.values()) > (1 - MOSTLY_NUMBERS) * sum(counts.values()):
         return None
     if other:
@@ -223,7 +223,7 @@ def describe_text_of_numbers(column: str, where: str, text: str, remedy: str) ->
     )
 
 
-def _looks_numeric(text: str, options: ReadOptions) -> bool:
+def _is_nearly_numeric(text: str, options: ReadOptions) -> bool:
     return options.number(text) is not None or _remedy(text) != ""
 
 

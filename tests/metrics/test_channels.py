@@ -5,12 +5,12 @@ import pytest
 
 from pytest_modelserve.metrics.channels import (
     Channel,
-    chance_factor,
     channel_axes,
     channel_scale,
     count_by_channel,
     describe_channels,
     describe_constant_channels,
+    few_values_factor,
     narrowest,
 )
 
@@ -54,7 +54,7 @@ def test_scale_over_runs_is_that_of_the_larger_and_free_axes_hold_no_channels():
 def test_scale_of_few_values_is_too_small_once_in_ten_thousand_channels(values):
     """Simulated: the largest of a few normal values, times the factor, is below one standard deviation."""
     largest = np.abs(np.random.default_rng(values).standard_normal((400_000, values))).max(axis=1)
-    assert (largest * chance_factor(values) < 1).mean() <= 2e-4
+    assert (largest * few_values_factor(values) < 1).mean() <= 2e-4
 
 
 def test_narrowest_axis_is_the_one_with_the_fewest_channels():
