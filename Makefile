@@ -11,7 +11,7 @@ DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo demo-all docs test lint format bench clean
+.PHONY: help demo demo-all docs dist test lint format bench clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ demo: $(DEMO_READY)  ## run one model's gates, from training to verdicts, as a u
 
 demo-all: $(READY)  ## run the gates of every example model on real data
 	@$(BIN)/pytest example_models -q --no-header $(REPORTS)
+
+dist: $(READY)  ## build wheel and sdist into dist, and check them as the package index does
+	@$(BIN)/python $(PIP) --group dist
+	@rm -rf dist
+	@$(BIN)/python -m build -q .
+	@$(BIN)/twine check --strict dist/*
 
 test: $(READY)  ## run the whole suite (PARALLEL= for one process)
 	$(BIN)/pytest $(PARALLEL) -q
