@@ -75,7 +75,7 @@ def measure_latency(
 
     Dependent calls, in bursts of load for example, are counted in blocks (`stats.quantiles.dependent_quantile_bounds`);
     too few blocks are INCONCLUSIVE. The error rates hold for exchangeable calls, and approximately for dependent ones.
-    No analysis begins after 5 s and no call after `time_limit_s`.
+    No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
         predictor: The served model.
@@ -123,7 +123,7 @@ def measure_latency(
             decisive=choose_decisive_time(predictor, clock, is_reported=run_delay is not None),
             must_be_undisturbed=clock == "undisturbed",
         )
-        timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks.wall))
+        timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks))
     bounds = timed.bounds
     verdict = bounds.verdict(max_ms)
     name = f"p{100 * quantile:g}"
@@ -357,7 +357,7 @@ class LatencyDesign:
             times = times.followed_by(more)
             bounds = self._bounds(times, schedule, typical_ns / 1e6, decisive)
             is_decided = bounds.verdict(self.limit) is not Verdict.INCONCLUSIVE
-            if is_decided or len(times) < wanted or budget.used_ns > _PATIENCE_NS:
+            if is_decided or len(times) < wanted or budget.undisturbed_ns > _PATIENCE_NS:
                 break
         return TimedCalls(decisive, times, bounds, typical_ns / 1e6, schedule, analysis)
 

@@ -25,7 +25,15 @@ from pytest_modelserve.evidence import (
     keep_samples,
 )
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
-from pytest_modelserve.performance.timing import Calls, Clock, Clocks, PairTimer, TimeBudget, host_state, plan_pairs
+from pytest_modelserve.performance.timing import (
+    Calls,
+    Clocks,
+    PairTimer,
+    TimeBudget,
+    host_state,
+    plan_pairs,
+    run_delay_clock,
+)
 from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
 from pytest_modelserve.stats import interim_error_rate, median_bounds
@@ -73,7 +81,7 @@ def measure_slowdown(
 
     Both error rates are split equally over the analyses (Bonferroni): a candidate beyond its budget passes at most once
     in 20, and one within it fails at most once in 1,000. Pairs (below 1.09: session pairs) are assumed to be
-    exchangeable. No analysis begins after 5 s and no call after `time_limit_s`.
+    exchangeable. No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
         candidate: The served model that may be slower.
@@ -108,19 +116,19 @@ def measure_slowdown(
     check_error_rates(confidence=confidence, alpha=alpha)
     check_not_empty(inputs)
     began = time.perf_counter()
-    clocks = Clocks()
-    design = ComparisonDesign(
-        inputs=inputs,
-        budget=Budget("at_most", max_ratio),
-        confidence=confidence,
-        alpha=alpha,
-        compared=clocks.wall if clock == "wall" else clocks.process_cpu,
-        wall=clocks.wall,
-        quantile=quantile,
-        rng=random.Random(seed),
-        time_limit_s=time_limit_s,
-    )
-    result = compare_models(design, candidate, reference)
+    with run_delay_clock() as run_delay:
+        design = ComparisonDesign(
+            inputs=inputs,
+            budget=Budget("at_most", max_ratio),
+            confidence=confidence,
+            alpha=alpha,
+            clock=clock,
+            clocks=replace(Clocks(), run_delay=run_delay),
+            quantile=quantile,
+            rng=random.Random(seed),
+            time_limit_s=time_limit_s,
+        )
+        result = compare_models(design, candidate, reference)
     estimate = result.estimate
     name = "slowdown" + (f" p{100 * quantile:g}" if quantile is not None else "")
     quantity = Quantity(name, estimate.slowdown, "ratio", estimate.interval, design.budget)
@@ -298,21 +306,21 @@ def _time_limit_finding(estimate: SlowdownEstimate, time_limit_s: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonDesign:
-    """A group-sequential comparison of two models; `compared` is the clock of the ratio, `wall` that of the limit."""
+    """A group-sequential comparison of two models by `clock`."""
 
     inputs: Inputs
     budget: Budget
     confidence: float
     alpha: float
-    compared: Clock
-    wall: Clock
+    clock: ComparedClock
+    clocks: Clocks
     quantile: float | None
     rng: random.Random
     time_limit_s: float
 
     def estimate_by_pairs(self, pair: Pair) -> SlowdownEstimate:
         """Compare two sessions by up to 800 pairs of timings."""
-        limit = TimeBudget(self.time_limit_s, self.wall)
+        limit = TimeBudget(self.time_limit_s, self.clocks)
         calls = self._calls(pair)
         timer, warm_up_ratio = self._warmed_up(calls, limit)
 
@@ -324,7 +332,7 @@ class ComparisonDesign:
 
     def estimate_by_sessions(self, pair: Pair) -> SlowdownEstimate:
         """Compare two models by pairs of rebuilt sessions, each the median of its timings."""
-        limit = TimeBudget(self.time_limit_s, self.wall)
+        limit = TimeBudget(self.time_limit_s, self.clocks)
         warm_up_ratio = math.nan
 
         def more(n: int) -> list[float]:
@@ -357,7 +365,7 @@ class ComparisonDesign:
             bounds = median_bounds(ratios, low_level=low_level, high_level=high_level)
             interval = Interval(math.exp(bounds.low), math.exp(bounds.high), low_level, high_level)
             found = SlowdownEstimate(math.exp(bounds.estimate), interval, tuple(ratios))
-            if found.verdict(self.budget) is not Verdict.INCONCLUSIVE or limit.used_ns > _PATIENCE_NS:
+            if found.verdict(self.budget) is not Verdict.INCONCLUSIVE or limit.undisturbed_ns > _PATIENCE_NS:
                 break
         return found
 
@@ -369,8 +377,9 @@ class ComparisonDesign:
         return 1 - interim_error_rate(fail_error, len(sizes)), 1 - interim_error_rate(pass_error, len(sizes))
 
     def _warmed_up(self, calls: Calls, limit: TimeBudget) -> tuple[PairTimer, float]:
+        compared = self.clocks.wall if self.clock == "wall" else self.clocks.process_cpu
         with limit.timed():
-            return plan_pairs(calls, clock=self.compared, wall=self.wall, quantile=self.quantile)
+            return plan_pairs(calls, clock=compared, wall=self.clocks.wall, quantile=self.quantile)
 
     def _calls(self, pair: Pair) -> Calls:
         candidate, reference = pair

@@ -284,16 +284,26 @@ def _user() -> str:
 class TimeBudget:
     """A limit on the time that a gate takes, without the time for which it waits for the host lock."""
 
-    def __init__(self, limit_s: float, wall: Clock) -> None:
-        self._wall = wall
+    def __init__(self, limit_s: float, clocks: Clocks) -> None:
+        self._wall = clocks.wall
+        self._run_delay = clocks.run_delay or (lambda: 0)
         self._limit_ns = round(limit_s * 1e9)
-        self._began = wall()
+        self._began = self._wall()
+        self._delayed_before = self._run_delay()
         self._waited_ns = 0
 
     @property
     def used_ns(self) -> int:
         """The time used so far."""
         return self._wall() - self._began - self._waited_ns
+
+    @property
+    def undisturbed_ns(self) -> int:
+        """The time used so far, without that for which other processes had the CPU where the system reports it.
+
+        A gate's patience is measured by it, so that a busy host makes the gate slower and not undecided.
+        """
+        return self.used_ns - (self._run_delay() - self._delayed_before)
 
     @property
     def is_used_up(self) -> bool:

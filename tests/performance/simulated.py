@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.evidence import Subject
+from pytest_modelserve.performance.timing import Clock, Clocks
+
+
+def simulate_clocks(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, *, run_delay: Clock | None = None, **clocks: Clock
+) -> None:
+    """Replace the clocks of a gate's module; without `run_delay` this is a system that does not report it."""
+    monkeypatch.setattr(module, "Clocks", lambda: Clocks(**{"process_cpu": lambda: 0, "cpu": lambda: 0, **clocks}))
+    monkeypatch.setattr(module, "run_delay_clock", lambda: nullcontext(run_delay))
 
 
 class FakeClock:

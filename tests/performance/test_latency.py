@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from pytest_modelserve.evidence.recorder import Recorder, recording
 from pytest_modelserve.performance import latency
 from pytest_modelserve.performance.latency import LatencyDesign, plan_interim_analyses
 from pytest_modelserve.performance.latency_bounds import DecisiveTime, choose_decisive_time, latency_bounds
-from pytest_modelserve.performance.timing import CallTimes, Clock, Clocks, TimeBudget, run_delay_clock
+from pytest_modelserve.performance.timing import CallTimes, Clocks, TimeBudget, run_delay_clock
 from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-from tests.performance.simulated import FakeClock, Host, Served
+from tests.performance.simulated import FakeClock, Host, Served, simulate_clocks
 
 X = np.zeros((1, 1), np.float32)
 LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
@@ -40,12 +39,6 @@ def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallT
     if not sort:
         np.random.default_rng(0).shuffle(spread)
     return CallTimes(wall * spread, cpu * spread)
-
-
-def simulated(monkeypatch: pytest.MonkeyPatch, *, run_delay: Clock | None = None, **clocks: Any) -> None:
-    """Replace the clocks; without `run_delay` this is a system that does not report it."""
-    monkeypatch.setattr(latency, "Clocks", lambda: Clocks(**{"process_cpu": lambda: 0, "cpu": lambda: 0, **clocks}))
-    monkeypatch.setattr(latency, "run_delay_clock", lambda: nullcontext(run_delay))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +103,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *, waits_ms: float = 0.0, calls
         wall.spend((calls_ms + waits_ms) * MS + taken)
         return x
 
-    simulated(monkeypatch, wall=wall, cpu=cpu, process_cpu=cpu, run_delay=delay)
+    simulate_clocks(monkeypatch, latency, wall=wall, cpu=cpu, process_cpu=cpu, run_delay=delay)
     return ms.serve(model, name="interrupted")
 
 
@@ -149,7 +142,7 @@ def test_waiting_of_the_model_itself_counts(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(0)
-    simulated(monkeypatch, wall=host, cpu=host)
+    simulate_clocks(monkeypatch, latency, wall=host, cpu=host)
     evidence = ms.measure_latency(Served(host, 100_000), X, max_ms=1000)
     assert evidence.details["clock"] == "wall"
     assert evidence.findings[0].startswith(
@@ -187,7 +180,7 @@ def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: py
         process.spend(3 * MS)  # three threads, of which the calling one waits
         return x
 
-    simulated(monkeypatch, wall=wall, process_cpu=process, run_delay=lambda: 0)
+    simulate_clocks(monkeypatch, latency, wall=wall, process_cpu=process, run_delay=lambda: 0)
     evidence = ms.measure_latency(ms.serve(model), X, max_ms=5)
     assert evidence.findings[0].endswith(": other threads of this process compute during a call")
     with pytest.raises(ms.UsageError, match="as other threads of this process compute during a call"):
@@ -213,7 +206,7 @@ def test_several_batches_are_called_in_random_order(monkeypatch: pytest.MonkeyPa
         clock.spend(MS * len(x))
         return x
 
-    simulated(monkeypatch, wall=clock, cpu=clock)
+    simulate_clocks(monkeypatch, latency, wall=clock, cpu=clock)
     small, large = np.zeros((1, 2), np.float32), np.zeros((5, 3), np.float32)
     evidence = ms.measure_latency(ms.serve(model), [small, small, small, large], max_ms=6, quantile=0.95)
     assert evidence.quantities[0].value == 5.0
@@ -272,7 +265,7 @@ def test_both_error_rates_are_split_over_the_analyses() -> None:
 
 def test_fast_calls_go_on_for_a_quarter_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
-    simulated(monkeypatch, wall=clock, cpu=clock)
+    simulate_clocks(monkeypatch, latency, wall=clock, cpu=clock)
     assert ms.measure_latency(ms.serve(clock.call(50_000)), X, max_ms=1).n == 5000
 
 
@@ -287,7 +280,7 @@ def wandering(durations: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> ms
         clock.spend(MS * duration)
         return x
 
-    simulated(monkeypatch, wall=clock, cpu=clock)
+    simulate_clocks(monkeypatch, latency, wall=clock, cpu=clock)
     return ms.serve(model)
 
 
@@ -318,6 +311,23 @@ def test_no_analysis_begins_after_five_seconds(monkeypatch: pytest.MonkeyPatch) 
     """Calls take eight times as long as those of the warm-up: 640 of them are over after 5.1 s."""
     evidence = ms.measure_latency(wandering(repeat(8.0), monkeypatch), X, max_ms=8 - 1e-9, quantile=0.95)
     assert evidence.details["interim_analyses_made"] == 1
+
+
+@pytest.mark.parametrize(("counts", "analyses"), [(False, 1), (True, 3)])
+def test_what_other_processes_take_is_not_counted(monkeypatch: pytest.MonkeyPatch, counts: bool, analyses: int) -> None:
+    """After the warm-up, calls of 1 to 2 ms wait 7 ms, for the CPU or for something else; the p95 is the budget."""
+    wall, delay, warm = FakeClock(), FakeClock(), count()
+    durations = iter(np.random.default_rng(1).uniform(1, 2, 10_000))
+
+    def model(x: Any) -> Any:
+        waits = 0 if next(warm) < 10 else 7
+        delay.spend(MS * waits * counts)
+        wall.spend(MS * (next(durations) + waits))
+        return x
+
+    simulate_clocks(monkeypatch, latency, wall=wall, run_delay=delay)
+    evidence = ms.measure_latency(ms.serve(model), X, max_ms=1.95 if counts else 8.95)
+    assert evidence.details["interim_analyses_made"] == analyses
 
 
 def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +377,7 @@ def test_interim_analyses_keep_both_error_rates(
         timed = design.run(
             lambda clock=clock, durations=durations: clock.spend(next(durations)),
             clocks=Clocks(wall=clock, cpu=clock),
-            budget=TimeBudget(60.0, clock),
+            budget=TimeBudget(60.0, Clocks(wall=clock)),
         )
         verdicts[timed.bounds.verdict(p95)] += 1
         most = max(most, timed.analyses)
@@ -389,7 +399,7 @@ def test_slow_model_ends_at_the_time_limit(
     monkeypatch: pytest.MonkeyPatch, seconds: int, calls: int, timed: int
 ) -> None:
     clock = FakeClock()
-    simulated(monkeypatch, wall=clock, cpu=lambda: 0)
+    simulate_clocks(monkeypatch, latency, wall=clock, cpu=lambda: 0)
     evidence = ms.measure_latency(ms.serve(clock.call(seconds * 1e9)), X, max_ms=200_000, time_limit_s=60)
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.n == timed
@@ -424,7 +434,7 @@ def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
 
 def test_host_state_is_in_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(0)
-    simulated(monkeypatch, wall=host, cpu=host)
+    simulate_clocks(monkeypatch, latency, wall=host, cpu=host)
     evidence = ms.measure_latency(Served(host, 1_000_000), X, max_ms=1000)
     assert evidence.details["host"]["load_average"] >= 0
 

@@ -13,8 +13,9 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.performance import slowdown
-from pytest_modelserve.performance.timing import Clocks, PairTimer, plan_pairs
-from tests.performance.simulated import FakeClock, Host, Served
+from pytest_modelserve.performance.timing import PairTimer, plan_pairs
+from pytest_modelserve.stats import Bounds
+from tests.performance.simulated import FakeClock, Host, Served, simulate_clocks
 
 X = np.zeros((1, 1), np.float32)
 
@@ -56,7 +57,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
 
     def judge(true_slowdown: float, max_ratio: float = 1.10, seed: int = 0, **options: Any) -> ms.Evidence:
         host = Host(seed)
-        monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=host, process_cpu=host))
+        simulate_clocks(monkeypatch, slowdown, wall=host, process_cpu=host)
         candidate, reference = ms.serve(host.call(200_000 * true_slowdown)), ms.serve(host.call(200_000))
         return ms.measure_slowdown(candidate, reference, X, max_ratio=max_ratio, seed=seed, **options)
 
@@ -72,7 +73,7 @@ def rebuilding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
         true_slowdown: float, max_ratio: float, seed: int = 0, session_spread: float = 0.015, **options: Any
     ) -> ms.Evidence:
         host = Host(seed)
-        monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=host))
+        simulate_clocks(monkeypatch, slowdown, wall=host)
         candidate = Served(host, 200_000 * true_slowdown, session_spread=session_spread, name="candidate")
         reference = Served(host, 200_000, session_spread=session_spread, name="reference")
         return ms.measure_slowdown(candidate, reference, X, max_ratio=max_ratio, seed=seed, **options)
@@ -131,7 +132,7 @@ def test_quantile_sees_a_tail_that_the_median_does_not(monkeypatch: pytest.Monke
         clock.spend(300_000 if next(calls) % 10 == 0 else 100_000)
         return x
 
-    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=clock))
+    simulate_clocks(monkeypatch, slowdown, wall=clock)
     candidate, reference = ms.serve(with_tail), ms.serve(clock.call(100_000))
     assert ms.measure_slowdown(candidate, reference, X, max_ratio=1.5).verdict is ms.Verdict.PASS
     tail = ms.measure_slowdown(candidate, reference, X, max_ratio=1.5, quantile=0.95)
@@ -188,7 +189,7 @@ def test_small_margin_error_rates_hold_where_sessions_differ(rebuilding: Callabl
 def test_small_margin_of_predictors_that_cannot_be_rebuilt_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two callables that cost the same to the nanosecond: without widening, the interval would have no width."""
     clock = FakeClock()
-    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=clock))
+    simulate_clocks(monkeypatch, slowdown, wall=clock)
     model = ms.serve(clock.call(100_000), name="steady")
     evidence = ms.measure_slowdown(model, model, X, max_ratio=1.05)
     assert evidence.verdict is ms.Verdict.PASS
@@ -213,7 +214,7 @@ def test_cpu_time_leaves_out_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=lambda: wall[0], process_cpu=lambda: cpu[0]))
+    simulate_clocks(monkeypatch, slowdown, wall=lambda: wall[0], process_cpu=lambda: cpu[0])
     waiting, working = ms.serve(call(100_000)), ms.serve(call(0))
     assert ms.measure_slowdown(waiting, working, X, max_ratio=1.2).verdict is ms.Verdict.FAIL
     assert ms.measure_slowdown(waiting, working, X, max_ratio=1.2, clock="cpu").verdict is ms.Verdict.PASS
@@ -230,9 +231,27 @@ def test_rebuilt_session_has_the_settings_of_the_first(small_model: ms.Artifact)
         assert not served.closed
 
 
+@pytest.mark.parametrize(("counts", "pairs"), [(False, 20), (True, 800)])
+def test_no_analysis_begins_after_five_seconds_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, counts: bool, pairs: int
+) -> None:
+    """Calls of 1 ms and 99 ms of waiting, for the CPU or for something else, and a budget that no pairs decide."""
+    wall, delay = FakeClock(), FakeClock()
+
+    def model(x: Any) -> Any:
+        wall.spend(100e6)
+        delay.spend(99e6 * counts)
+        return x
+
+    simulate_clocks(monkeypatch, slowdown, wall=wall, run_delay=delay)
+    first, second = ms.serve(model), ms.serve(model)
+    monkeypatch.setattr(slowdown, "median_bounds", lambda ratios, **_: Bounds(0.0, -1.0, 1.0, 0.999, 0.95))
+    assert ms.measure_slowdown(first, second, X, max_ratio=1.2, time_limit_s=1000).n == pairs
+
+
 def test_slow_model_ends_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
-    monkeypatch.setattr(slowdown, "Clocks", lambda: Clocks(wall=clock))
+    simulate_clocks(monkeypatch, slowdown, wall=clock)
     model = ms.serve(clock.call(40e9))
     evidence = ms.measure_slowdown(model, model, X, max_ratio=1.5, time_limit_s=60)
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
@@ -278,11 +297,13 @@ def test_invalid_argument_is_refused(options: dict[str, Any], message: str) -> N
 
 
 def test_real_clock_sees_four_times_the_work() -> None:
-    def work(times: int) -> Callable[[Any], Any]:
-        return lambda _: np.linalg.matrix_power(M, 2**times)
+    """CPU time of one thread, which other processes do not change."""
 
-    M = np.eye(100)
+    def work(times: int) -> Callable[[Any], Any]:
+        return lambda _: [np.sin(M) for _ in range(times)]
+
+    M = np.ones(10_000)
     light, heavy = ms.serve(work(2), name="light"), ms.serve(work(8), name="heavy")
-    with pytest.raises(ms.GateFailure, match="slowdown: the candidate is slower than its budget allows"):
-        ms.assert_not_slower(heavy, light, X, max_ratio=1.2)
-    assert ms.assert_not_slower(light, heavy, X, max_ratio=1.2).quantities[0].value < 0.9
+    with pytest.raises(ms.GateFailure, match="slowdown CPU: the candidate is slower than its budget allows"):
+        ms.assert_not_slower(heavy, light, X, max_ratio=1.2, clock="cpu")
+    assert ms.assert_not_slower(light, heavy, X, max_ratio=1.2, clock="cpu").quantities[0].value < 0.9
