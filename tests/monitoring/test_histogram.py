@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import ks_2samp
 
@@ -217,14 +217,12 @@ def fractions(sums):
     return tuple(mantissa * Fraction(2) ** exponent for mantissa, exponent in (sums[:2], sums[2:]))
 
 
-@settings(deadline=None)
 @given(values=LISTS)
 def test_sums_are_those_of_fractions(values):
     exact = [Fraction(value) for value in values.tolist()]
     assert fractions(exact_sums(values)) == (sum(exact), sum(value * value for value in exact))
 
 
-@settings(deadline=None)
 @given(values=LISTS, cut=st.integers(0, 40))
 def test_sums_of_parts_add_up_in_any_order(values, cut):
     one, other = exact_sums(values[:cut][::-1].copy()), exact_sums(values[cut:])
@@ -238,7 +236,6 @@ def test_sums_over_several_steps_are_exact(scale):
     assert fractions(exact_sums(values)) == (sum(exact), sum(value * value for value in exact))
 
 
-@settings(deadline=None)
 @given(values=arrays(np.float64, st.integers(1, 40), elements=DOUBLES))
 def test_moments_are_those_of_the_standard_library(values):
     mean, std = moments(exact_sums(values), len(values))

@@ -20,7 +20,7 @@ def column(values, **options):
     return scanned
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(reference=NUMBERS, current=NUMBERS, bins=BINS)
 def test_counts_are_those_of_the_values(reference, current, bins):
     profile = reference_profile({"x": np.array(reference)}, bins=bins)
@@ -31,7 +31,7 @@ def test_counts_are_those_of_the_values(reference, current, bins):
         assert getattr(scanned, what) == getattr(in_memory, what)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=NUMBERS, bins=BINS)
 def test_chosen_edges_lose_no_row(values, bins):
     scanned = column(np.array(values), bins=bins)

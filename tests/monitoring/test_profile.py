@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.monitoring import reference_profile
@@ -55,7 +55,7 @@ def part(columns, rows):
     return reference_profile({name: values[rows] for name, values in columns.items()}, like=LIKE)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(drawn=data())
 def test_profiles_of_parts_add_up_to_that_of_all_rows(drawn):
     columns, cuts = drawn
@@ -66,7 +66,7 @@ def test_profiles_of_parts_add_up_to_that_of_all_rows(drawn):
     assert without_neighbors(merged) == without_neighbors(part(columns, slice(None)))
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(drawn=data())
 def test_the_order_of_merging_leaves_no_trace(drawn):
     columns, cuts = drawn

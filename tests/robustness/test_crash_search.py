@@ -146,7 +146,7 @@ def test_a_model_that_does_not_return_is_reported_with_the_row(looping):
     rows[5, 1] = 2**62
     started = time.monotonic()
     evidence = ms.measure_relation(looping, rows, r.finite_outputs(), time_limit_s=0.3, save_to=None)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[1].startswith("the process that serves loop did not return within ")
     assert "base row 5 violates it unchanged" in evidence.findings[2]
@@ -154,7 +154,7 @@ def test_a_model_that_does_not_return_is_reported_with_the_row(looping):
 
 
 def test_the_time_limit_grows_with_the_number_of_rows(classifier, rows):
-    with SubprocessPredictor(classifier, time_limit_s=5) as model:
+    with SubprocessPredictor(classifier, time_limit_s=60) as model:
         many = np.tile(rows, (5000, 1))
         model.predict(rows[:1])
         model._fastest_row_s = 0.1

@@ -1,5 +1,6 @@
 """Minimization of violations and crashes: the needed features, simple numbers and texts, few trials."""
 
+import re
 import time
 
 import numpy as np
@@ -203,13 +204,13 @@ def test_minimization_stops_in_time_with_rows_that_still_crash(needed, monkeypat
     process = CrashingProcess(lambda x: (x[:, needed] > 0.5).all(axis=1), seconds=0.02)
     least, _ = minimized_crash(np.ones((1, 400)), np.zeros((1, 400)), process)
     assert process({"x": least.rows["x"]}) is not None
-    assert least.message == f"{CRASH}; minimization stopped after 0 s, simpler rows may crash it too"
+    assert re.fullmatch(rf"{CRASH}; minimization stopped after \d+ s, simpler rows may crash it too", least.message)
     assert process.crashes < 20
 
 
 def test_time_limits_of_the_trials_extend_the_time(monkeypatch):
     monkeypatch.setattr(minimizer, "CRASH_TIME_S", 0.0)
     process = CrashingProcess(lambda x: x[:, 3] > 0.5, seconds=0.01)
-    error = ProcessCrashError("timed out", time_limit_s=0.02)
+    error = ProcessCrashError("timed out", time_limit_s=60)
     least, _ = minimized_crash(np.ones((1, 8)), np.zeros((1, 8)), process, error)
     assert least.changes == ((0, 3),)
