@@ -111,7 +111,7 @@ def compress(
             "percentile" drops the largest absolute values; "entropy" minimizes the Kullback-Leibler divergence between
             2,048 bins and their 128 levels. "entropy" clips hard: on unbounded outputs it loses up to 19 dB against
             "min-max".
-        percentile: Per cent of absolute values inside the range of "percentile" (default 99.999).
+        percentile: Percentage of absolute values inside the range of "percentile" (default 99.999).
         exclude: Nodes to leave unconverted, by name or as layers from `sensitivity`. Their inputs are still rounded
             where the node before them rounds its output.
         reduce_range: Keep the weights of the int8 recipes within 7 bits. x86 processors without VNNI add pairs of int8

@@ -31,10 +31,10 @@ def sorted_by_class(columns, labels, *, descending=False):
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("with_label", [False, True])
-def test_tumours_sorted_by_class_fail_without_a_block(data_folder, with_label, descending):
-    tumours = {column.name: column.values for column in read_table(data_folder / "breast_cancer.csv").columns}
-    labels = tumours["benign"] if with_label else tumours.pop("benign")
-    evidence = sorted_by_class(tumours, labels, descending=descending)
+def test_tumors_sorted_by_class_fail_without_a_block(data_folder, with_label, descending):
+    tumors = {column.name: column.values for column in read_table(data_folder / "breast_cancer.csv").columns}
+    labels = tumors["benign"] if with_label else tumors.pop("benign")
+    evidence = sorted_by_class(tumors, labels, descending=descending)
     assert evidence.verdict is Verdict.FAIL
     assert "neighboring rows depend on each other (estimated): the profile in blocks of about " in evidence.findings[-1]
 
