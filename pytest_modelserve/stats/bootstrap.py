@@ -128,9 +128,12 @@ def bca_bounds_against(
     assert found is not None
 
     def end(side: int, level: float) -> float:
-        if (side == sign and not is_far) or len(draws) >= resamples_for(low_level=level, high_level=level):
-            return found.end(quantiles[side])
-        return found.normal_end(quantiles[side])
+        quantile, is_decisive = quantiles[side], side == sign and not is_far
+        if len(draws) >= resamples_for(low_level=level, high_level=level) or (is_decisive and len(draws) == needed):
+            return found.end(quantile)
+        if is_decisive:  # resamples beyond the limit ended the resampling: the end must be beyond it too
+            return side * max(side * found.normal_end(quantile), side * found.outermost(quantile))
+        return found.normal_end(quantile)
 
     low, high = min(end(-1, low_level), estimate), max(end(1, high_level), estimate)
     return Bounds(estimate, low, high, low_level, high_level), len(draws)
@@ -220,6 +223,12 @@ class _Resampled:
         # NaN counts as beyond either end.
         index = math.floor(rank) - (self.count - ordered.size) if lower else math.ceil(rank)
         return float(ordered[index - 1]) if 1 <= index <= ordered.size else beyond
+
+    def outermost(self, quantile: float) -> float:
+        """Return the lowest or the highest of the resamples; infinite if one of them is NaN."""
+        if self.ordered.size < self.count:
+            return math.copysign(math.inf, quantile)
+        return float(self.ordered[0] if quantile < 0 else self.ordered[-1])
 
     def normal_end(self, quantile: float) -> float:
         """Return the end with the normal quantile in place of that of the resamples."""

@@ -100,7 +100,14 @@ def measure_drift(
         confidence=CONFIDENCE,
         alpha=alpha,
         findings=findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
-        advice=advice(verdict, effective, plan=plan, rows=window.rows, max_distance=max_distance),
+        advice=advice(
+            verdict,
+            effective,
+            plan=plan,
+            rows=window.rows,
+            profile_rows=profile.rows,
+            max_distance=max_distance,
+        ),
         details=details(result, tests, plan, effective),
         duration_s=time.perf_counter() - started,
     )

@@ -129,7 +129,9 @@ def _lacking_blocks(test: DriftTest, needed: float, before: float, after: float)
     return f"{' and '.join(more)} are" if more else "slightly more rows are"
 
 
-def advice(verdict: Verdict, effective: EffectiveRows, *, plan: Plan, rows: int, max_distance: float) -> str:
+def advice(
+    verdict: Verdict, effective: EffectiveRows, *, plan: Plan, rows: int, profile_rows: int, max_distance: float
+) -> str:
     """Return the next step; empty after PASS."""
     if verdict is Verdict.PASS:
         return ""
@@ -137,28 +139,42 @@ def advice(verdict: Verdict, effective: EffectiveRows, *, plan: Plan, rows: int,
         return (
             "find the upstream change of these columns; if it is intended, retrain on newer data and profile that data"
         )
-    enough = _enough_rows(plan, rows=rows, max_distance=max_distance)
+    enough = _enough_rows(plan, rows=rows, profile_rows=profile_rows, max_distance=max_distance)
     if effective.dependent:
         return f"{enough}; if independent rows were sorted, so that their order has no meaning, pass block=1"
     return enough
 
 
-def _enough_rows(plan: Plan, *, rows: int, max_distance: float) -> str:
+def _enough_rows(plan: Plan, *, rows: int, profile_rows: int, max_distance: float) -> str:
+    """Return which side has too few rows, and how many are enough."""
     if max_distance < plan.floor:
         return (
             f"raise max_distance to {_round_up(plan.floor)}: correlations are read from at most {MAX_ROWS:,} rows, and "
             "whole rows from a sketch; or profile without them"
         )
     if plan.sketch_rows:
-        return f"store more raw rows in the profile (sketch_rows={plan.sketch_rows}), or raise max_distance"
+        as_many = " and test as many" if rows < plan.sketch_rows else ""
+        if plan.sketch_rows > profile_rows:
+            more = f"the profile has too few rows ({profile_rows:,}): profile about {plan.sketch_rows:,} rows with "
+        else:
+            more = "store more raw rows in the profile: "
+        return f"{more}sketch_rows={plan.sketch_rows}{as_many}, or raise max_distance"
     if plan.rows is None:
         return (
-            f"the profile has too few rows: profile about {plan.profile_rows:,} rows and test as many, "
-            "or raise max_distance"
+            f"the profile has too few rows ({profile_rows:,}) for data of any size: profile about "
+            f"{plan.profile_rows:,} rows and test as many, or raise max_distance"
         )
     if plan.rows <= rows:
         return "unchanged data of this size pass in 95 % of cases: inspect what is undecided, or provide more rows"
-    return f"provide about {plan.rows:,} rows, or raise max_distance"
+    if plan.profile_rows > profile_rows:
+        return (
+            f"provide about {plan.rows:,} rows in place of {rows:,} against this profile of {profile_rows:,}, or "
+            f"profile about {plan.profile_rows:,} rows and test as many, or raise max_distance"
+        )
+    return (
+        f"provide about {plan.rows:,} rows in place of {rows:,} (the {profile_rows:,} of the profile are enough), or "
+        "raise max_distance"
+    )
 
 
 def details(

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Method, Quantity
 from pytest_modelserve.metrics import Output, decode
-from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Levels, Mask
+from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Levels, Mask, Plan
 from pytest_modelserve.parity.accuracy.metrics import METRICS, Metric, MetricFunction, Rows
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import Bounds, Sampling, SamplingUnits, bca_bounds_against
@@ -26,6 +27,8 @@ SEED = 0
 _LOGGER = logging.getLogger(__name__)
 _LONG_S = 10
 """Resampling that may take longer than this is logged."""
+_POWER = 0.9
+"""The probability with which planned rows decide."""
 _MIN_COMPARED = 10
 """The fewest rows on which a metric is compared with the named ones."""
 
@@ -103,7 +106,8 @@ class Bootstrap(Estimate):
     candidate: Rows[Pair]
     reference: Rows[Pair] | None = None
     mask: Mask | None = None
-    resamples: dict[str, int] = field(default_factory=dict)
+    found: list[tuple[Bounds, int]] = field(default_factory=list)
+    """The bounds and the number of resamples, once they are known."""
 
     @property
     def n(self) -> int:
@@ -130,10 +134,12 @@ class Bootstrap(Estimate):
                 raise InputError(f"metric is {value} over all {n} rows of the {name}; it must be finite")
         if self.units.count < 2:
             return Bounds(self.value, -math.inf, math.inf, **levels)
-        bounds, self.resamples["count"] = bca_bounds_against(
-            self._at, n, limit=self.metric.limit, ids=self.units.ids, seed=SEED, steps=self._resampling, **levels
-        )
-        return bounds
+        self.found[:] = [
+            bca_bounds_against(
+                self._at, n, limit=self.metric.limit, ids=self.units.ids, seed=SEED, steps=self._resampling, **levels
+            )
+        ]
+        return self.found[0][0]
 
     def _resampling(self, steps: range) -> Iterable[int]:
         """Return the steps with a progress bar that tells how long they take at most."""
@@ -145,14 +151,26 @@ class Bootstrap(Estimate):
             _LOGGER.info("%s", text)
         return progress(steps, text, total=len(steps))
 
-    def plan(self, limit: float, rates: ErrorRates) -> None:
-        """Return None: nothing is known of how an arbitrary function scatters."""
+    @property
+    def _resamples(self) -> int:
+        return self.found[0][1] if self.found else 0
+
+    def plan(self, limit: float, rates: ErrorRates) -> Plan | None:
+        """Return how many rows decide 9 times in 10, were the metric as measured, by the width of the interval."""
+        if not self.found or self.found[0][0].estimate == limit:
+            return None
+        bounds = self.found[0][0]
+        of_low, of_high, of_power = ndtri(bounds.low_level), ndtri(bounds.high_level), ndtri(_POWER)
+        error = (bounds.high - bounds.low) / (of_low + of_high)
+        if not math.isfinite(error):
+            return None
+        decisive = of_high if limit > bounds.estimate else of_low
+        return Plan(math.ceil(self.n * ((decisive + of_power) * error / (limit - bounds.estimate)) ** 2))
 
     def method(self, levels: Levels) -> Method:
         independent = "independent rows" if self.units.are_rows else "independent groups or blocks"
-        count = self.resamples.get("count", 0)
         return Method(
-            f"BCa bootstrap, {count:,} resamples{self.units}",
+            f"BCa bootstrap, {self._resamples:,} resamples{self.units}",
             "Efron 1987, JASA 82:171-185; expanded: Hesterberg 2015, The American Statistician 69:371-386; no more "
             "resamples than decide: Gandy 2009, JASA 104:1504-1511",
             f"{independent}; a metric that is a smooth function of the rows (no quantile of few); levels are "
@@ -180,4 +198,4 @@ class Bootstrap(Estimate):
         )
 
     def details(self, levels: Levels) -> dict[str, Any]:
-        return {"resamples": self.resamples.get("count", 0), "seed": SEED, "metric_calls": self.metric.calls}
+        return {"resamples": self._resamples, "seed": SEED, "metric_calls": self.metric.calls}

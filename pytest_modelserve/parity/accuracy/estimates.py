@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 ROWS_LISTED = 50
+_POWER = 0.9
+_MOST_ROWS = 1_000_000
+"""Of paired proportions: for a failure that needs more no number is given."""
 """Number of row numbers in the details, whose size is limited."""
 
 
@@ -209,7 +212,31 @@ class PairedProportions(Estimate):
             alpha=rates.alpha,
         )
         needed = rows_needed(discordance=discordance, margin=limit, confidence=rates.confidence)
-        return Plan(needed, probabilities.inconclusive, needed)
+        # Where these rows are enough for an equal model, the drop that they show is what more rows have to decide.
+        rows = needed if needed > self.n else self._rows_for_drop(discordance, limit, rates)
+        return Plan(rows, probabilities.inconclusive, needed)
+
+    def _rows_for_drop(self, discordance: float, limit: float, rates: ErrorRates) -> int | None:
+        """Return about how many rows decide 9 times in 10, were the drop as measured; None at the very limit."""
+        drop = self.value
+        if drop == limit:
+            return None
+        truth = {"discordance": max(discordance, abs(drop)), "difference": drop, "margin": limit}
+        if drop < limit:
+            return rows_needed(**truth, confidence=rates.confidence)
+
+        def fails(n: int) -> float:
+            return noninferiority_power(n, **truth, confidence=rates.confidence, alpha=rates.alpha).fails
+
+        low, high = self.n, 2 * self.n
+        while high < _MOST_ROWS and fails(high) < _POWER:
+            low, high = high, 2 * high
+        if high >= _MOST_ROWS:
+            return None
+        while high - low > low // 50 + 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fails(middle) >= _POWER else (middle, high)
+        return high
 
     def method(self, levels: Levels) -> Method:
         return Method(

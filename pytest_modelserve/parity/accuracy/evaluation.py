@@ -273,7 +273,12 @@ class Evaluation:
             elif plan.rows is None:
                 advice = f"give a {self.budget_name} that differs from the measured value"
             else:
-                advice = f"give about {plan.rows:,} labeled rows, or {looser}"
+                decide = (
+                    "a model equal to its reference passes"
+                    if plan.rows == plan.equal_rows
+                    else f"{'this change of ' if self.is_change else ''}{title} as measured here is decided"
+                )
+                advice = f"give about {plan.rows:,} labeled rows, with which {decide} 9 times in 10, or {looser}"
             return f"not enough rows to decide whether {self._question}", estimate.advice or advice
         if not self.is_change:
             if verdict is Verdict.PASS:

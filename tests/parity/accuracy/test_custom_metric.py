@@ -172,3 +172,12 @@ def test_nan_outputs_fail_or_cannot_judge(change):
     assert "holds NaN in 1 of 120 rows, first in row 3" in evidence.findings[0]
     with pytest.raises(ms.InputError, match="valid outputs in every row"):
         change(OLD, bad, TARGETS, metric=mean_error, max_rise=1, **FEW)
+
+
+@pytest.mark.parametrize("max_value", [0.8, 0.85, 0.9])
+def test_inconclusive_evidence_plans_about_the_rows_that_the_named_metric_plans(level, max_value):
+    evidence = level(OLD, TARGETS, metric=mean_error, max_value=max_value)
+    named = level(OLD, TARGETS, metric="mae", max_value=max_value)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.details["rows_needed"] == pytest.approx(named.details["rows_needed"], rel=0.4)
+    assert f"give about {evidence.details['rows_needed']:,} labeled rows, with which mean_error " in evidence.advice

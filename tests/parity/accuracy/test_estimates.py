@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from scipy.signal import lfilter
 
 import pytest_modelserve as ms
+from pytest_modelserve.stats import noninferiority_power
 
 N = 400
 RNG = np.random.default_rng(0)
@@ -145,7 +146,10 @@ def test_rows_that_were_said_to_decide_do(level):
     for metric, max_value in (("mae", 0.84), ("rmse", 1.02)):
         evidence = level(TARGETS + ERRORS, TARGETS, metric=metric, max_value=max_value)
         needed = evidence.details["rows_needed"]
-        assert evidence.advice == f"give about {needed:,} labeled rows, or a larger max_value"
+        assert evidence.advice == (
+            f"give about {needed:,} labeled rows, with which {evidence.gate} as measured here is decided 9 times in 10, "
+            "or a larger max_value"
+        )
         more = np.tile(ERRORS, math.ceil(needed / N))
         assert level(more, np.zeros(len(more)), metric=metric, max_value=max_value).verdict is ms.Verdict.PASS
 
@@ -167,7 +171,7 @@ def test_inconclusive_rise_says_what_would_decide(change):
     rose = int((np.abs(OTHER) > np.abs(ERRORS)).sum())
     assert moved == f"the error rose in {rose} rows and fell in {N - rose}"
     assert equal.startswith("a model equal to its reference would be INCONCLUSIVE with these 400 rows in ")
-    assert evidence.advice == f"give about {evidence.details['rows_needed']:,} labeled rows, or a larger max_rise"
+    assert evidence.advice.startswith(f"give about {evidence.details['rows_needed']:,} labeled rows, with which ")
 
 
 def test_same_model_passes_at_a_budget_of_zero_and_a_perfect_one_at_any(level, change):
@@ -285,3 +289,37 @@ def test_blocks_are_consecutive_groups(level):
     )
     assert blocks.quantities == groups.quantities
     assert blocks.method.name == "delta method, Student t and Hall over 50 blocks of 8 rows"
+
+
+@pytest.mark.parametrize("right", [0.93, 0.86], ids=["a pass", "a failure"])
+def test_planned_rows_decide_an_accuracy_nine_times_in_ten(right):
+    """300 new samples of the planned size, of a model whose accuracy is the one measured."""
+
+    def measure(wrong):
+        labels = np.arange(wrong.size) % 2
+        return ms.measure_accuracy(labels ^ wrong, labels=labels, min_value=0.9)
+
+    evidence = measure(np.arange(100) < round(100 * (1 - right)))
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    rows, rng = evidence.details["rows_needed"], np.random.default_rng(0)
+    decided = [measure(rng.random(rows) > right).verdict is not ms.Verdict.INCONCLUSIVE for _ in range(300)]
+    assert 0.85 <= np.mean(decided) <= 0.96
+
+
+@pytest.mark.parametrize(("lost", "max_drop"), [(50, 0.016), (11, 0.008)], ids=["a failure", "a pass"])
+def test_planned_rows_of_a_drop_that_enough_rows_for_an_equal_model_leave_open_decide_nine_times_in_ten(lost, max_drop):
+    """Planned for the drop that was measured, 2.5 and 0.55 points."""
+
+    def measure(wrong):
+        labels = np.arange(wrong.size) % 2
+        return ms.measure_accuracy_parity(labels ^ wrong, labels, labels=labels, max_drop=max_drop)
+
+    evidence = measure(np.arange(2000) < lost)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert "this change of accuracy as measured here is decided" in evidence.advice
+    rows, drop = evidence.details["rows_needed"], lost / 2000
+    chances = noninferiority_power(
+        rows, discordance=drop, difference=drop, margin=max_drop, confidence=0.95, alpha=0.001
+    )  # by enumeration
+    assert rows > 2000
+    assert 0.84 <= max(chances.passes, chances.fails) <= 0.97

@@ -74,7 +74,10 @@ def test_inconclusive_parity_says_what_would_decide(voting):
         "a model equal to its reference would be INCONCLUSIVE with these 2000 rows in 79% of samples; with about "
         "22,377 rows it passes 9 times in 10"
     )
-    assert evidence.advice == "give about 22,377 labeled rows, or a larger max_drop"
+    assert evidence.advice == (
+        "give about 22,377 labeled rows, with which a model equal to its reference passes 9 times in 10, or a larger "
+        "max_drop"
+    )
 
 
 def test_details_name_the_rows_that_changed(voting):
