@@ -111,12 +111,13 @@ def _kind_error(column: Column, expected: ProfiledColumn) -> str | None:
         invalid = _first(column.values, lambda values: ~np.isnan(values) & (values != 0) & (values != 1))
     if invalid is None:
         return None
-    return f"column {column.name!r} holds {invalid:g}, the profile {KIND_NAMES[expected.kind]}"
+    where = f" in row {invalid}" * (len(column.values) > 1)  # an engine returns one value and no row
+    return f"column {column.name!r} holds {column.values[invalid]:g}{where}, the profile {KIND_NAMES[expected.kind]}"
 
 
-def _first(values: NDArray[Any], invalid: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> float | None:
+def _first(values: NDArray[Any], invalid: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> int | None:
     for rows in chunks(len(values)):
-        found = values[rows][invalid(values[rows])]
+        found = np.flatnonzero(invalid(values[rows]))
         if found.size:
-            return float(found[0])
+            return int(rows.start + found[0])
     return None

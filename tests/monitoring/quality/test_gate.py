@@ -46,7 +46,7 @@ def test_every_broken_rule_is_reported(people, profile):
     assert evidence.findings[:6] == (
         "column 'age' is missing; is the new column 'Age' its new name?",
         "column 'extra' is not in the profile",
-        "column 'member' holds 0.5, the profile booleans",
+        "column 'member' holds 0.5 in row 0, the profile booleans",
         "column 'children' is 2 in every row; in the profile it varies",
         "column 'city' is 'Bern' in every row; in the profile it varies",
         "column 'street' is null in every row",
