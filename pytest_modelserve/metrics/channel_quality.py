@@ -14,10 +14,10 @@ from pytest_modelserve.metrics.channels import (
     NEGLIGIBLE,
     Channel,
     by_channel,
-    channel_axes,
     constant_channels,
     describe_channels,
     describe_constant_channels,
+    feature_axes,
     few_values_factor,
 )
 from pytest_modelserve.metrics.losses import SUM_TOLERANCE
@@ -208,7 +208,7 @@ class _SignalPowers:
         largest = max(largest_magnitude(candidate), largest_magnitude(reference)) or 1.0
         axes = {
             axis: _ChannelPowers.empty(reference.shape[axis])
-            for axis in channel_axes(reference.shape)
+            for axis in feature_axes(reference.shape)
             if not _is_distribution(reference, axis)
         }
         signal = noise = 0.0
@@ -242,7 +242,7 @@ def describe_channels_of(candidate: NDArray[Any], reference: NDArray[Any]) -> tu
     Constant in the candidate only, a channel is destroyed; constant in the reference, its change cannot be judged.
     """
     sentences = []
-    for axis in channel_axes(reference.shape):
+    for axis in feature_axes(reference.shape):
         lost = constant_channels(candidate, axis) & ~constant_channels(reference, axis)
         if lost.any():
             sentences.append(
@@ -296,7 +296,7 @@ class RowSignalQuality:
         is_first = not self.signals
         self.signals.append(_row_powers(expected))
         self.noises.append(_row_powers(error))
-        for axis in channel_axes(expected.shape):
+        for axis in feature_axes(expected.shape):
             if is_first:
                 self.channels[axis], self.by_row[axis] = _ChannelPowers.empty(expected.shape[axis]), []
         for axis in list(self.channels):
@@ -308,7 +308,7 @@ class RowSignalQuality:
             self.by_row[axis].append(np.stack([np.square(each).sum(axis=others) for each in (expected, error)]))
 
     def _has_channels(self, axis: int, expected: NDArray[np.float64]) -> bool:
-        is_same = axis in channel_axes(expected.shape) and expected.shape[axis] == len(self.channels[axis].signal)
+        is_same = axis in feature_axes(expected.shape) and expected.shape[axis] == len(self.channels[axis].signal)
         return is_same and not _is_distribution(expected, axis)
 
     @property

@@ -39,6 +39,21 @@ def channel_axes(shape: Sequence[int | None]) -> tuple[int, ...]:
     return tuple(axis for axis in range(1, len(shape)) if 1 < (shape[axis] or 0) <= _MAX_CHANNELS)
 
 
+def feature_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes of `channel_axes` that hold features and no positions of an image or a volume.
+
+    Of up to three axes, all but the first do. Of more, axis 1 does, and the last one behind two equal sizes or if it is
+    smaller than the one before it; in (n, h, h, c) axis 1 does not. A pixel that never holds an object is not lost.
+    """
+    axes = channel_axes(shape)
+    if len(shape) <= 3:
+        return axes
+    before, width, last = shape[-3:]
+    is_last = last != width and (before == width or last < width)
+    is_first = len(shape) > 4 or not (shape[1] == shape[2] != shape[3])
+    return tuple(axis for axis in axes if (axis == 1 and is_first) or (axis == len(shape) - 1 and is_last))
+
+
 def describe_channels(axis: int, indices: Sequence[int]) -> str:
     """Return "channel 4 of axis 1", or up to five: "channels 4, 5, 6, 7, 8 and 3 more of axis 1"."""
     if len(indices) == 1:
@@ -123,7 +138,7 @@ def describe_constant_channels(array: NDArray[Any]) -> str:
     An output that is constant as a whole has none, nor has one of a single row.
     """
     found = []
-    for axis in channel_axes(array.shape):
+    for axis in feature_axes(array.shape):
         constant = constant_channels(array, axis)
         if len(array) > 1 and constant.any() and not constant.all():
             found.append(describe_channels(axis, np.flatnonzero(constant).tolist()))

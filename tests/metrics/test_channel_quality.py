@@ -169,6 +169,15 @@ def test_probabilities_that_add_up_to_one_share_a_scale():
     assert channel_sqnr_db(candidate, reference).channel is None
 
 
+def test_border_of_a_mask_that_is_never_an_object_is_no_lost_channel():
+    """Probabilities near 0 in the first rows of pixels are 0 in 8 bits."""
+    reference = RNG.uniform(0, 1, (16, 2, 8, 8))
+    reference[:, :, 0] *= 1e-3
+    candidate = np.rint(reference * 255) / 255
+    assert (candidate[:, :, 0] == 0).all()
+    assert channel_sqnr_db(candidate, reference).value > 45
+
+
 def test_row_quality_finds_the_destroyed_channel_over_batches():
     found = RowSignalQuality()
     for part in (slice(0, 10), slice(10, 32)):

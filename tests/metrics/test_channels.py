@@ -10,6 +10,7 @@ from pytest_modelserve.metrics.channels import (
     count_by_channel,
     describe_channels,
     describe_constant_channels,
+    feature_axes,
     few_values_factor,
     narrowest,
 )
@@ -24,6 +25,25 @@ RNG = np.random.default_rng(0)
 )
 def test_channels_are_the_indices_of_every_axis_but_the_rows(shape, axes):
     assert channel_axes(shape) == axes
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((8, 3), (1,)),
+        ((8, 12, 64), (1, 2)),
+        ((8, 3, 32, 32), (1,)),
+        ((8, 3, 32, 64), (1,)),
+        ((8, 32, 32, 3), (3,)),
+        ((8, 7, 7, 512), (3,)),
+        ((8, 20, 32, 3), (1, 3)),
+        ((8, 3, 80, 80, 85), (1, 4)),
+        ((8, 2, 16, 32, 32), (1,)),
+    ],
+    ids=["columns", "sequence", "maps", "wide maps", "maps last", "small maps last", "unclear", "anchors", "volume"],
+)
+def test_positions_of_images_are_no_features(shape, axes):
+    assert feature_axes(shape) == axes
 
 
 def test_each_column_has_its_own_scale():
