@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -226,15 +227,39 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
                 raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
 
 
-def pair_outputs(candidate: Outputs, reference: Outputs) -> dict[str, NDArray[Any]]:
+def pair_outputs(
+    candidate: Outputs, reference: Outputs, aliases: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, NDArray[Any]]:
     """Return the candidate's outputs under the names by which they are compared.
 
     If each model has a single output, the candidate's takes the reference's name, as the tensor of a torch module has
-    none. Otherwise names are unchanged.
+    none. Otherwise `aliases` map names of the candidate to the reference's. The keys of a map under such a name are
+    left out: an estimator returns only its values.
     """
     if len(candidate) == len(reference) == 1:
         return dict(zip(reference, candidate.values(), strict=True))
-    return dict(candidate)
+    renamed = {name: aliases[name] for name in candidate if name not in reference and aliases.get(name) in reference}
+    keys = {f"{name}.keys" for name in renamed}
+    return {renamed.get(name, name): array for name, array in candidate.items() if name not in keys}
+
+
+def align_values(candidate: Outputs, reference: Outputs) -> tuple[Outputs, Outputs]:
+    """Return both models' outputs in the wider dtype of each pair, and the candidate's in the reference's shape.
+
+    A shape differs only by axes of length 1. What cannot be aligned is returned as it is.
+    """
+    aligned, expected = dict(candidate), dict(reference)
+    for name, like in reference.items():
+        array = aligned.get(name)
+        if array is None:
+            continue
+        if array.shape != like.shape and [n for n in array.shape if n != 1] == [n for n in like.shape if n != 1]:
+            array = array.reshape(like.shape)
+        if array.dtype.kind in "biuf" and like.dtype.kind in "biuf":
+            wider = np.result_type(array, like)
+            array, expected[name] = array.astype(wider), like.astype(wider)
+        aligned[name] = array
+    return aligned, expected
 
 
 def _check_comparable(side: str, name: str, array: object) -> None:

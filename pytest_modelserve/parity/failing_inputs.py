@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from pytest_modelserve.metrics import (
     OutputComparison,
     Outputs,
     Tolerance,
+    align_values,
     compare_outputs,
     pair_outputs,
 )
@@ -32,7 +33,8 @@ from pytest_modelserve.parity.diagnosis import Diagnosis
 from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import write_npz
 from pytest_modelserve.parity.recordings.recording import outputs_key, request_key
-from pytest_modelserve.serving.inputs import Inputs, batch_size, slice_rows
+from pytest_modelserve.serving.conversion import Frame
+from pytest_modelserve.serving.inputs import Inputs, batch_size, checked_feed, slice_rows
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
@@ -47,15 +49,24 @@ _MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Criterion:
-    """When two outputs agree: within the tolerances, given or `calibrated`, and whether NaN equals NaN."""
+    """When two outputs agree: within the tolerances, given or `calibrated`, and whether NaN equals NaN.
+
+    `by_value` compares other dtypes, and shapes that differ by axes of length 1; `aliases` are names of the candidate's
+    outputs, mapped to the reference's.
+    """
 
     rtol: Tolerance = 0.0
     atol: Tolerance = 0.0
     equal_nan: bool = True
     calibrated: tuple[CalibratedTolerance, ...] = ()
+    by_value: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def compare(self, candidate: Outputs, reference: Outputs) -> OutputComparison:
         """Return the comparison of the outputs of one call."""
+        candidate = pair_outputs(candidate, reference, self.aliases)
+        if self.by_value:
+            candidate, reference = align_values(candidate, reference)
         rtol, atol = self.tolerances(reference)
         return compare_outputs(candidate, reference, rtol=rtol, atol=atol, equal_nan=self.equal_nan)
 
@@ -70,7 +81,8 @@ class Criterion:
         )
 
     def __str__(self) -> str:
-        return f"rtol {self.rtol:g}, atol {self.atol:g}{'' if self.equal_nan else ', no NaN allowed'}"
+        by_value = ", dtypes and axes of length 1 by value" if self.by_value else ""
+        return f"rtol {self.rtol:g}, atol {self.atol:g}{'' if self.equal_nan else ', no NaN allowed'}{by_value}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,12 +199,14 @@ class _Reduction:
             batch = self._failing.batch
             outputs = self._reference.predict(batch) if self._recorded is None else self._recorded
             again = "" if rows is None else ", which did not fail a second time"
-            return _Reduced(Exchange(batch, outputs), f"batch {self._failing.call}{again}", None)
+            return _Reduced(Exchange(self._arrays(batch), outputs), f"batch {self._failing.call}{again}", None)
         start, stop = found
         before = self._failing.rows_before or 0
         first, last = before + start, before + stop - 1
         description = f"row {first}" if first == last else f"rows {first} to {last}"
-        return _Reduced(Exchange(self._part(start, stop), self._expected(start, stop)), description, (first, last + 1))
+        return _Reduced(
+            Exchange(self._arrays(self._part(start, stop)), self._expected(start, stop)), description, (first, last + 1)
+        )
 
     def _fails(self, start: int, stop: int) -> bool:
         is_part = stop - start != self._failing.rows
@@ -200,7 +214,7 @@ class _Reduction:
             return False  # what fails so far is small enough
         try:
             expected = self._expected(start, stop)
-            outputs = pair_outputs(self._candidate.predict(self._part(start, stop)), expected)
+            outputs = pair_outputs(self._candidate.predict(self._part(start, stop)), expected, self._criterion.aliases)
             if self._recorded is not None and is_part and _shapes_differ(outputs, expected):
                 return False  # an output whose first axis is not its rows, the keys of a map for example, was cut
             return not self._criterion.compare(outputs, expected).agrees
@@ -209,6 +223,11 @@ class _Reduction:
 
     def _part(self, start: int, stop: int) -> Inputs:
         return slice_rows(self._failing.batch, stop - start, first=start)
+
+    def _arrays(self, batch: Inputs) -> Inputs:
+        """Return a frame as the arrays that the candidate takes, so that the saved input can be replayed."""
+        signature = self._candidate.signature
+        return checked_feed(batch, signature) if isinstance(batch, Frame) and signature is not None else batch
 
     def _expected(self, start: int, stop: int) -> Outputs:
         if self._recorded is None:

@@ -34,10 +34,11 @@ from pytest_modelserve.metrics.channel_quality import (
     describe_channels_of,
 )
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_overflow, diagnose_quantization
-from pytest_modelserve.serving.inputs import Inputs, count_rows
+from pytest_modelserve.serving.inputs import count_rows
+from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Servable
 
 _ADVICE = (
     "if the candidate was quantized, keep its most sensitive layers in full precision; a retrained model has other "
@@ -46,9 +47,9 @@ _ADVICE = (
 
 
 def measure_output_fidelity(
-    candidate: Predictor,
-    reference: Predictor,
-    inputs: Inputs,
+    candidate: Servable,
+    reference: Servable,
+    inputs: Any = None,
     *,
     min_sqnr_db: float | None = None,
     min_cosine: float | None = None,
@@ -69,9 +70,10 @@ def measure_output_fidelity(
     in fp16, although outputs here are finite.
 
     Args:
-        candidate: The model to check.
-        reference: The model to compare with.
-        inputs: An array `(rows, ...)`, or a mapping from input names to arrays.
+        candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
+        reference: The model to compare with, or its ready outputs.
+        inputs: An array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays; leave it
+            out where both models are ready outputs.
         min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output, in decibels. Usual floors are
             55 dB for fp16, 25 dB for int8 and 18 dB for int4. The ratio of a channel counts with 12 dB added, as weak
             channels have the noise of strong ones in a sound model; that of a channel whose noise is as large as its
@@ -111,39 +113,40 @@ def measure_output_fidelity(
         scores=scores,
     )
     started = time.perf_counter()
-    n = count_rows(inputs)
-    given = Slices.of(slices)
-    if given.budgets:
-        raise UsageError(
-            f"Slices: {next(iter(given.budgets))}= does not apply to output fidelity, whose slices only inform"
-        )
-    parts = given.parts(inputs, n)
-    outputs = reference.predict(inputs)
-    found = pair_outputs(candidate.predict(inputs), outputs)
-    expected = {name: array for name, array in outputs.items() if kind_of(array.dtype) == "real"}
-    if not expected:
-        raise UsageError(f"{reference.subject} has no floating-point output: compare labels with assert_output_parity")
-    if parts:
-        _check_rows(expected, n)
-    problems = tuple(text for name, array in expected.items() if (text := _problem(name, found.get(name), array)))
-    if problems:
-        quantities: tuple[Quantity, ...] = (
-            Quantity("mismatches", len(problems), "count", budget=Budget("at_most", 0)),
-        )
-        findings, details = problems, {}
-    else:
-        quantities = tuple(measure.quantity(found, expected) for measure in measures)
-        findings = _describe_channels(measures, found, expected)
-        findings += () if min_margin is None else _describe_margins(found, expected, min_margin)
-        findings += _describe_slices(parts, measures, found, expected)
-        details = _details(parts, measures, found, expected)
-    failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
-    diagnosis = diagnose_quantization(candidate, reference, inputs) if failed else Diagnosis()
-    overflow = diagnose_overflow(candidate, reference, inputs)
+    with open_models(candidate, reference, inputs=inputs, ready=True) as (batch, (new, old)):
+        n = count_rows(batch)
+        given = Slices.of(slices)
+        if given.budgets:
+            raise UsageError(
+                f"Slices: {next(iter(given.budgets))}= does not apply to output fidelity, whose slices only inform"
+            )
+        parts = given.parts(inputs, n)
+        outputs = old.predict(batch)
+        found = pair_outputs(new.predict(batch), outputs, old.aliases)
+        expected = {name: array for name, array in outputs.items() if kind_of(array.dtype) == "real"}
+        if not expected:
+            raise UsageError(f"{old.subject} has no floating-point output: compare labels with assert_output_parity")
+        if parts:
+            _check_rows(expected, n)
+        problems = tuple(text for name, array in expected.items() if (text := _problem(name, found.get(name), array)))
+        if problems:
+            quantities: tuple[Quantity, ...] = (
+                Quantity("mismatches", len(problems), "count", budget=Budget("at_most", 0)),
+            )
+            findings, details = problems, {}
+        else:
+            quantities = tuple(measure.quantity(found, expected) for measure in measures)
+            findings = _describe_channels(measures, found, expected)
+            findings += () if min_margin is None else _describe_margins(found, expected, min_margin)
+            findings += _describe_slices(parts, measures, found, expected)
+            details = _details(parts, measures, found, expected)
+        failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
+        diagnosis = diagnose_quantization(new, old, batch) if failed else Diagnosis()
+        overflow = diagnose_overflow(new, old, batch)
     return Evidence(
         gate="output fidelity",
-        subject=candidate.subject,
-        reference=reference.subject,
+        subject=new.subject,
+        reference=old.subject,
         quantities=quantities,
         n=n,
         n_unit="rows",

@@ -6,9 +6,9 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.metrics import (
     CalibratedTolerance,
@@ -16,17 +16,18 @@ from pytest_modelserve.metrics import (
     calibrate_tolerances,
     check_tolerances,
     join_comparisons,
-    pair_outputs,
 )
 from pytest_modelserve.metrics.channels import describe_constant_channels
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_divergence
 from pytest_modelserve.parity.failing_inputs import Criterion, FailingBatch, save_failing_input, worst_row
 from pytest_modelserve.serving.inputs import Inputs, batch_size, iterate_batches, slice_rows
+from pytest_modelserve.serving.ready_outputs import ReadyOutputs
 from pytest_modelserve.serving.reference_runs import alternative_runs
+from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Predictor, Servable
 
 # Rows of the first batch for the calibration: enough for a few hundred outputs, and a model that takes 100 ms a row is
 # done in seconds.
@@ -36,19 +37,21 @@ _DIVERGENCE_ROWS = 64
 
 
 def measure_output_parity(
-    candidate: Predictor,
-    reference: Predictor,
-    inputs: Inputs | Iterable[Inputs],
+    candidate: Servable,
+    reference: Servable,
+    inputs: Any = None,
     *,
     rtol: float | None = None,
     atol: float | None = None,
     equal_nan: bool = True,
+    dtype: Literal["exact", "value"] | None = None,
 ) -> Evidence:
     """Measure whether every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
 
     For models of the same precision: an export, another runtime, another opset. Names, dtypes, shapes and the places of
     NaN and infinities must agree exactly; each mismatch is one finding. Two single outputs are compared whatever their
-    names. The verdict, PASS or FAIL, holds for these inputs; nothing is estimated.
+    names, and those of an estimator by the names that skl2onnx gives them. The verdict, PASS or FAIL, holds for these
+    inputs; nothing is estimated.
 
     Without `rtol` and `atol` the tolerance is calibrated on the first 64 rows. The reference runs on them once more in
     other ways: a torch module in float64; an ONNX file in float64 by onnx's reference evaluator (if that knows its
@@ -64,14 +67,18 @@ def measure_output_parity(
     environment variable MODELSERVE_FAILURES.
 
     Args:
-        candidate: The model to check.
-        reference: The model to compare with, or a recording of its outputs.
-        inputs: One batch: an array `(rows, ...)` or a mapping from input names to arrays. Data larger than memory is
-            given as an iterable of batches, for example a generator: each is compared before the next is taken, and
+        candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
+        reference: The model to compare with, a recording of its outputs, or its ready outputs.
+        inputs: One batch: an array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays;
+            leave it out where both models are ready outputs. Data larger than memory is given as an iterable of
+            batches, for example a generator or a DataLoader of inputs: each is compared before the next is taken, and
             elements are reported by their row in the whole.
         rtol: Relative tolerance, a finite number of at least 0. Give it with `atol`, or neither.
         atol: Absolute tolerance, in the output's units.
         equal_nan: Whether NaN equals NaN at the same place. If False, any NaN fails.
+        dtype: "exact" demands equal dtypes and shapes; "value" compares numbers of other dtypes, and shapes that differ
+            by axes of length 1. By default "value" for estimators, which compute in float64, and ready outputs;
+            otherwise "exact". The method in the evidence says so.
 
     Returns:
         Evidence with the largest error as a multiple of its tolerance, and the number of structural mismatches.
@@ -91,22 +98,30 @@ def measure_output_parity(
     """
     if (rtol is None) != (atol is None):
         raise UsageError("rtol and atol must be given together, or neither to calibrate them")
+    if dtype not in (None, "exact", "value"):
+        raise UsageError(unknown_choice("dtype", dtype, ("exact", "value")))
     started = time.perf_counter()
-    batches = iterate_batches(inputs)
-    first = next(batches, None)
-    if first is None:
-        raise InputError("inputs: there is no batch; give at least one row")
-    calibration = None
-    if rtol is None or atol is None:
-        batch_size(first)  # zero rows are refused before anything runs
-        calibration = calibrate(reference, first)
-        criterion = Criterion(equal_nan=equal_nan, calibrated=calibration.tolerances)
-    else:
-        check_tolerances(rtol, atol)
-        criterion = Criterion(rtol, atol, equal_nan)
-    run = _Run(candidate, reference, criterion)
-    comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
-    return _evidence(run, comparison, calibration, started)
+    with open_models(candidate, reference, inputs=inputs, ready=True) as (data, (new, old)):
+        batches = iterate_batches(data)
+        first = next(batches, None)
+        if first is None:
+            raise InputError("inputs: there is no batch; give at least one row")
+        by_value = dtype == "value" or (dtype is None and any(map(_has_other_dtypes, (new, old))))
+        calibration = None
+        if rtol is None or atol is None:
+            batch_size(first)  # zero rows are refused before anything runs
+            calibration = calibrate(old, first)
+            criterion = Criterion(equal_nan=equal_nan, calibrated=calibration.tolerances, by_value=by_value)
+        else:
+            check_tolerances(rtol, atol)
+            criterion = Criterion(rtol, atol, equal_nan, by_value=by_value, aliases=old.aliases)
+        run = _Run(new, old, criterion)
+        comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
+        return _evidence(run, comparison, calibration, started)
+
+
+def _has_other_dtypes(predictor: Predictor) -> bool:
+    return predictor.transport == "estimator" or isinstance(predictor, ReadyOutputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +219,7 @@ class _Run:
         for batch in batches:
             rows = batch_size(batch)
             expected = self.reference.predict(batch)
-            outputs = pair_outputs(self.candidate.predict(batch), expected)
+            outputs = self.candidate.predict(batch)
             part = self.criterion.compare(outputs, expected)
             del expected, outputs  # before the next ones are computed
             if not part.agrees:
@@ -220,7 +235,7 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
     duration_s = time.perf_counter() - started
     problems = (*comparison.structural_problems, *comparison.numeric_problems)
     divergence = saved = Diagnosis()
-    if run.failing is not None:
+    if run.failing is not None and not any(isinstance(each, ReadyOutputs) for each in (run.candidate, run.reference)):
         rows = slice_rows(run.failing.batch, _DIVERGENCE_ROWS, first=run.failing.row)
         divergence = diagnose_divergence(run.candidate, run.reference, rows)
         saved = save_failing_input(run.candidate, run.reference, run.failing, run.criterion)
@@ -274,6 +289,11 @@ def _advice(candidate: Predictor, reference: Predictor) -> str:
                 f"{predictor.subject} is a Python function, in which no operator can be named: wrap the model that it "
                 "calls, as ms.serve(module) or ms.serve(path); if it calls a service, record its outputs with "
                 "ms.record_answers and compare with them"
+            )
+        if predictor.transport == "estimator":
+            return (
+                f"{predictor.subject} is an estimator, whose steps have no counterpart in the graph: convert and "
+                "compare its steps one by one"
             )
         if predictor.artifact is None and predictor.transport != "torch":
             return (
