@@ -286,6 +286,8 @@ def _check_result(
         raise RecipeError(f"there is nothing left to convert: exclude= leaves {names} in fp32")
     if "float16" not in dtypes.values():
         reasons = "".join(f"; {constant.reason}" for constant in constants)
+        if "float64" in dtypes.values():
+            reasons += "; its weights are float64: export the model in float32"
         raise RecipeError(f"no float32 initializer became fp16 among {format_node_counts(source)}{reasons}")
 
 

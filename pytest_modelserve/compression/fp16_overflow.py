@@ -95,15 +95,16 @@ def _half_values(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[st
     """Return the float32 inputs and values of `source` that `converted` writes in float16 or casts to it, in order."""
     import onnx
 
-    half = {
-        value.name
-        for value in converted.graph.value_info
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    declared = (*converted.graph.value_info, *converted.graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in declared}
+    written = {
+        name for node in converted.graph.node for name in node.output if types.get(name) == onnx.TensorProto.FLOAT16
     }
-    written = {name for node in converted.graph.node for name in node.output if name in half}
-    written.update(cast_inputs(converted.graph, onnx.TensorProto.FLOAT16).values())
+    # A cast of integers or truth values to float16 was one to float32 in the source.
+    casts = cast_inputs(converted.graph, onnx.TensorProto.FLOAT16).values()
+    written.update(name for name in casts if types.get(name) == onnx.TensorProto.FLOAT)
     # The converter numbers what was an output before its last cast.
     outputs = {value.name: f"graph_output_cast_{number}" for number, value in enumerate(source.graph.output)}
-    inputs = (value.name for value in source.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-    names = (*inputs, *(name for node in source.graph.node for name in node.output))
+    names = [value.name for value in source.graph.input]
+    names += [name for node in source.graph.node for name in node.output]
     return [name for name in names if name in written or outputs.get(name) in written]

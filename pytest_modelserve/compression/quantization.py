@@ -277,8 +277,17 @@ def nothing_to_quantize(
         return RecipeError(f"there is nothing left to quantize: exclude= leaves {names} in float")
     return RecipeError(
         f"there is nothing to quantize: no {operators} with constant float32 weights among {format_node_counts(model)}"
-        f"{hint}"
+        f"{hint or _other_way(operators, model)}"
     )
+
+
+def _other_way(operators: str, model: onnx.ModelProto) -> str:
+    """Return what to do about weights that the recipe does not quantize."""
+    if "float64" in weight_dtypes(model).values():
+        return "; its weights are float64: export the model in float32"
+    if "Conv" in node_counts(model) and "MatMul" in operators:
+        return "; 'int8-static' quantizes convolutions"
+    return ""
 
 
 def matmul_names(layers: tuple[str, ...]) -> list[str]:

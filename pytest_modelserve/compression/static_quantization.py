@@ -207,7 +207,7 @@ def _quantize(
     except Exception as error:
         # It does not say which scale failed.
         found = [*_infinite(model), *(name for name, range_ in ranges.items() if not range_.is_finite)]
-        raise (_no_scale(found, prepared.nodes, context.exclude) if found else quantizer_error(error)) from error
+        raise (_no_scale(found, model, prepared, ranges, context) if found else quantizer_error(error)) from error
     stored = {tensor.name for tensor in quantized.graph.initializer}
     if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node):
         hint = "".join(f"; {note}: use 'int8-dynamic', which enters them" for note in _subgraph_notes(model))
@@ -217,7 +217,7 @@ def _quantize(
     if infinite:
         # The scale of a bias is the product of two others.
         values = [name for name in infinite if not name.endswith("_quantized")] or infinite
-        raise _no_scale(values, prepared.nodes, context.exclude)
+        raise _no_scale(values, model, prepared, ranges, context)
     return quantized
 
 
@@ -234,12 +234,28 @@ def _infinite(model: onnx.ModelProto, names: Container[str] | None = None) -> It
     return (name for name, array in weight_arrays(model, names) if not np.isfinite(array).all())
 
 
-def _no_scale(names: list[str], nodes: Iterable[onnx.NodeProto], excluded: Iterable[str]) -> RecipeError:
-    around = tuple(sorted({*excluded, *nodes_around(names, nodes)}))
+def _no_scale(
+    names: list[str],
+    model: onnx.ModelProto,
+    prepared: PreparedModel,
+    ranges: Mapping[str, Range],
+    context: RecipeContext,
+) -> RecipeError:
+    around = tuple(sorted({*context.exclude, *nodes_around(names, prepared.nodes)}))
+    is_masked = any(name in ranges and ranges[name].low == -np.inf for name in names) or any(
+        np.isneginf(array).any() for _, array in weight_arrays(model, names)
+    )
+    if is_masked:
+        cause = "NaN or infinite on the calibration data, as behind a mask of -inf"
+        alternative = "a mask of -30 has a scale; 'int8-dynamic' quantizes no mask"
+    elif set(_infinite(model, names)):
+        cause, alternative = "weights are infinite", "or correct the weights"
+    else:
+        cause = "NaN or infinite on the calibration data"
+        alternative = "or calibrate on rows for which they are finite"
     return RecipeError(
-        f"no int8 scale for {', '.join(map(repr, names))}: NaN or infinite on the calibration data, as behind a mask "
-        f"of -inf; exclude={around!r} leaves the nodes that write or read such values in float; a mask of -30 has a "
-        "scale; 'int8-dynamic' quantizes no mask"
+        f"no int8 scale for {', '.join(map(repr, names))}: {cause}; exclude={around!r} leaves the nodes that write or "
+        f"read such values in float; {alternative}"
     )
 
 

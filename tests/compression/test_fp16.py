@@ -246,6 +246,16 @@ def test_value_that_leaves_an_excluded_node_for_fp16_is_found(root_mean_square, 
     assert "value 'squares' of Mul 'node_squares' reaches 4e+06 on" in message
 
 
+def test_truth_values_that_become_fp16_do_not_overflow(saved, store, weight):
+    nodes = [
+        ("Greater", ["x", "zero"], "positive", {}),
+        ("Cast", ["positive"], "one_or_zero", {"to": TensorProto.FLOAT}),
+        ("MatMul", ["one_or_zero", "w"], "y", {}),
+    ]
+    source = saved(nodes, ROW, {"y": ["batch", 8]}, {"w": weight(8, 8), "zero": scalar(0)})
+    assert dtypes(compress(source, "fp16", store=store))["w"] == "float16"
+
+
 def test_input_beyond_fp16_is_named(mlp, refusal, weight):
     rows = weight(4, 8)
     rows[2, 1] = 70_000
@@ -334,5 +344,6 @@ def test_model_without_float32_weights_is_refused(mlp, refusal):
     shapes = {"w1": (8, 3), "b1": (3,), "w2": (3, 4), "b2": (4,)}
     source = mlp(**{name: np.ones(shape) for name, shape in shapes.items()})
     assert refusal(source, "fp16") == (
-        "recipe 'fp16' on net / fp32: no float32 initializer became fp16 among Gemm ×2, Relu ×1"
+        "recipe 'fp16' on net / fp32: no float32 initializer became fp16 among Gemm ×2, Relu ×1; its weights "
+        "are float64: export the model in float32"
     )

@@ -109,7 +109,7 @@ def test_model_without_products_is_refused(saved, refusal, weight, recipe):
     source = saved([("Conv", ["x", "k"], "y", {})], {"x": ["batch", 2, 8]}, {"y": None}, {"k": weight(3, 2, 1)})
     assert refusal(source, recipe) == (
         f"recipe '{recipe}' on net / fp32: there is nothing to quantize: no {operators} with constant float32 weights "
-        "among Conv ×1"
+        "among Conv ×1; 'int8-static' quantizes convolutions"
     )
 
 
@@ -133,7 +133,8 @@ def test_model_without_products_is_refused(saved, refusal, weight, recipe):
         (
             "int8-dynamic",
             np.float64(1),
-            "there is nothing to quantize: no MatMul, Gemm, LSTM or Gather with constant float32 weights among MatMul ×1",
+            "there is nothing to quantize: no MatMul, Gemm, LSTM or Gather with constant float32 weights among MatMul ×1; "
+            "its weights are float64: export the model in float32",
         ),
         ("int4-weights", np.float64(1), "the weights of MatMul 'node_y' are float64: export the model in float32"),
     ],
