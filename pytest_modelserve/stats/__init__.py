@@ -1,7 +1,13 @@
 """Confidence intervals, tests, and power and sample sizes: arrays in, frozen dataclasses out."""
 
 from pytest_modelserve.stats.autocorrelation import SerialDependence, serial_dependence
-from pytest_modelserve.stats.block_length import BlockLength, optimal_block_length, variance_inflation
+from pytest_modelserve.stats.block_length import (
+    BlockLength,
+    ShortMemory,
+    optimal_block_length,
+    short_memory,
+    variance_inflation,
+)
 from pytest_modelserve.stats.bootstrap import bca_bounds, bca_bounds_against, resamples_for
 from pytest_modelserve.stats.delta_method import (
     Linearized,
@@ -39,6 +45,7 @@ __all__ = [
     "Sampling",
     "SamplingUnits",
     "SerialDependence",
+    "ShortMemory",
     "VerdictProbabilities",
     "area_variance",
     "auc_of",
@@ -70,6 +77,7 @@ __all__ = [
     "rule_of_three_bound",
     "samples_for_quantile",
     "serial_dependence",
+    "short_memory",
     "tango_statistic",
     "unit_values",
     "values_needed",

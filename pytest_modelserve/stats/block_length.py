@@ -26,16 +26,13 @@ Floats = NDArray[np.float64]
 class BlockLength:
     """The lengths that minimize the error of a bootstrap's variance: of circular blocks, and the stationary mean.
 
-    `correlation` is the autocorrelation at lag one, and `bandwidth` the largest lag used. `dependent` is False where
-    the first lags are not significant; the lengths then estimate noise. Fewer than 16 values, or values that are all
-    equal, give lengths of 1 and a bandwidth of 0.
+    `bandwidth` is the largest lag used. Fewer than 16 values, or values that are all equal, give lengths of 1 and a
+    bandwidth of 0.
     """
 
     circular: float
     stationary: float
     bandwidth: int
-    correlation: float
-    dependent: bool
 
 
 def optimal_block_length(values: ArrayLike) -> BlockLength:
@@ -54,15 +51,15 @@ def optimal_block_length(values: ArrayLike) -> BlockLength:
     squares = (deviations**2).sum(axis=1)
     total = float(squares.sum())
     if n < _FEWEST or not total:
-        return BlockLength(1.0, 1.0, 0, 0.0, dependent=False)
-    run = max(5, int(math.log10(n)))
+        return BlockLength(1.0, 1.0, 0)
+    run = _run(n)
     longest = math.ceil(math.sqrt(n)) + run
     covariances = _autocovariances(deviations, longest)
     # The squares that each lag leaves, without the first and without the last values.
     left = (total - np.cumsum(squares)[: longest + 1]) * (total - np.cumsum(squares[::-1])[: longest + 1])
     with np.errstate(divide="ignore", invalid="ignore"):
         correlations = np.abs(covariances) * n / np.sqrt(np.maximum(left, 0.0))
-    insignificant = np.nan_to_num(correlations, nan=0.0) < _CRITICAL * math.sqrt(math.log10(n) / n)
+    insignificant = np.nan_to_num(correlations, nan=0.0) < _critical(n)
     first = next((lag for lag in range(1, longest + 1 - run) if insignificant[lag : lag + run].all()), None)
     bandwidth = longest if first is None else min(2 * first, longest)
     lags = np.arange(1, bandwidth + 1)
@@ -71,8 +68,32 @@ def optimal_block_length(values: ArrayLike) -> BlockLength:
     most = math.ceil(min(3 * math.sqrt(n), n / 3))
     ratio = (slope / level) ** 2 * n if level else math.inf
     circular, stationary = (min((factor * ratio) ** (1 / 3), most) for factor in (3 / 2, 1.0))
-    correlation = float(covariances[1] / covariances[0])
-    return BlockLength(circular, stationary, bandwidth, correlation, dependent=first != 1)
+    return BlockLength(circular, stationary, bandwidth)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortMemory:
+    """The autocorrelation at lag one, and whether any of the first max(5, log₁₀ n) lags is significant."""
+
+    correlation: float
+    significant: bool
+
+
+def short_memory(values: ArrayLike) -> ShortMemory:
+    """Return whether `values` (n,), or (n, k) together, depend on the next ones: a tenth of the time of a block length.
+
+    Each lag is compared with the 2·√(log₁₀ n/n) of `optimal_block_length`, which takes 0.01 to 1 % of independent
+    values for dependent. NaN count as the mean. Fewer than 16 values are never significant.
+
+    UsageError as for `optimal_block_length`.
+    """
+    deviations = _deviations(values)
+    n, total = len(deviations), float(np.vdot(deviations, deviations))
+    if n < 2 or not total:
+        return ShortMemory(0.0, significant=False)
+    lags = range(1, min(_run(n), n - 1) + 1)
+    correlations = [float(np.vdot(deviations[lag:], deviations[:-lag])) / total for lag in lags]
+    return ShortMemory(correlations[0], n >= _FEWEST and max(map(abs, correlations)) >= _critical(n))
 
 
 def variance_inflation(values: ArrayLike, bandwidth: int) -> float:
@@ -96,6 +117,16 @@ def variance_inflation(values: ArrayLike, bandwidth: int) -> float:
     window = _flat_top(np.arange(1, bandwidth + 1) / bandwidth)
     inflation = 1 + 2 * float(window @ covariances[1:]) / float(covariances[0])
     return max(inflation * (1 + _CORRECTION * bandwidth / len(deviations)), 1.0)
+
+
+def _run(n: int) -> int:
+    """Return the number of lags in a row that must not be significant."""
+    return max(5, int(math.log10(n)))
+
+
+def _critical(n: int) -> float:
+    """Return the autocorrelation from which a lag is significant."""
+    return _CRITICAL * math.sqrt(math.log10(n) / n)
 
 
 def _deviations(values: ArrayLike) -> Floats:

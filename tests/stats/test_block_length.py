@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from pytest_modelserve.stats import optimal_block_length, variance_inflation
+from pytest_modelserve.stats import optimal_block_length, short_memory, variance_inflation
 
 
 def chain(seed, n, coefficient):
@@ -42,7 +42,7 @@ SERIES = {
 def test_lengths_are_those_of_an_independent_implementation(name, stationary, circular):
     found = optimal_block_length(SERIES[name])
     assert (found.stationary, found.circular) == pytest.approx((stationary, circular), abs=1e-6)
-    assert found.dependent is (name != "independent, 200")
+    assert short_memory(SERIES[name]).significant is (name != "independent, 200")
 
 
 def test_lengths_of_many_chains_scatter_around_the_optimum_of_their_autocovariances():
@@ -65,7 +65,12 @@ def test_inflation_of_a_chain_is_that_of_the_sum_of_its_autocorrelations(coeffic
 
 def test_independent_values_are_rarely_called_dependent():
     rng = np.random.default_rng(7)
-    assert np.mean([optimal_block_length(rng.normal(size=500)).dependent for _ in range(1000)]) <= 0.01
+    assert np.mean([short_memory(rng.normal(size=500)).significant for _ in range(1000)]) <= 0.01
+
+
+def test_the_first_autocorrelation_is_that_of_numpy():
+    values = SERIES["autoregression 0.7, 1,000"]
+    assert short_memory(values).correlation == pytest.approx(np.corrcoef(values[1:], values[:-1])[0, 1], abs=0.005)
 
 
 def test_missing_values_thin_a_chain_out_and_leave_less_inflation():
@@ -87,7 +92,8 @@ def test_columns_of_indicators_add_their_autocovariances():
 @pytest.mark.parametrize("values", [np.arange(15.0), np.full(100, 0.1), []], ids=["few", "equal", "none"])
 def test_values_that_say_nothing_have_blocks_of_one(values):
     found = optimal_block_length(values)
-    assert (found.circular, found.stationary, found.bandwidth, found.dependent) == (1.0, 1.0, 0, False)
+    assert (found.circular, found.stationary, found.bandwidth) == (1.0, 1.0, 0)
+    assert not short_memory(values).significant
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e150])
