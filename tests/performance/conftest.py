@@ -1,7 +1,5 @@
 """A small real model, for the tests that need a file."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +9,7 @@ import pytest_modelserve as ms
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> ms.Artifact:
+def small_model(tmp_path_factory):
     """y = relu(x W), 64 × 64, between nodes named as `compose` names them."""
     weights = numpy_helper.from_array(np.eye(64, dtype=np.float32), "W")
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 64]) for name in "xy")

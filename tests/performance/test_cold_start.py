@@ -1,9 +1,5 @@
 """Budgets of the first answer, over given starts."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,18 +9,18 @@ from pytest_modelserve.performance.cold_start import median_starts
 from pytest_modelserve.performance.fresh_worker import FreshStart
 
 X = np.ones((4, 64), np.float32)
-RATES: dict[str, Any] = {"confidence": 0.95, "alpha": 0.001}
+RATES = {"confidence": 0.95, "alpha": 0.001}
 
 
-def start(wall: float, cpu: float, run_delay: float | None = None) -> FreshStart:
+def start(wall, cpu, run_delay=None):
     return FreshStart(wall * 0.8, cpu * 0.8, wall * 0.2, cpu * 0.2, 0, 1, run_delay)
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> Any:
+def starts(monkeypatch):
     """Fresh processes that take so many milliseconds of wall and CPU time."""
 
-    def given(wall: float, cpu: float, run_delay: float | None = None) -> None:
+    def given(wall, cpu, run_delay=None):
         monkeypatch.setattr(
             cold_start, "start_in_fresh_process", lambda job, inputs, time_limit_s: start(wall, cpu, run_delay)
         )
@@ -43,9 +39,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Any:
         (8, 20, {"max_ms": 10, "max_cpu_ms": 10}, ms.Verdict.FAIL, 11),
     ],
 )
-def test_verdicts_by_two_clocks(
-    starts: Any, small_model: ms.Artifact, wall: float, cpu: float, budgets: Any, verdict: ms.Verdict, n: int
-) -> None:
+def test_verdicts_by_two_clocks(starts, small_model, wall, cpu, budgets, verdict, n):
     starts(wall, cpu)
     evidence = ms.measure_cold_start(small_model, X, **budgets)
     assert (evidence.verdict, evidence.n) == (verdict, n)
@@ -59,9 +53,7 @@ def test_verdicts_by_two_clocks(
         (50, 20, 30, ms.Verdict.FAIL),
     ],
 )
-def test_time_of_other_processes_does_not_count(
-    starts: Any, small_model: ms.Artifact, wall: float, cpu: float, run_delay: float, verdict: ms.Verdict
-) -> None:
+def test_time_of_other_processes_does_not_count(starts, small_model, wall, cpu, run_delay, verdict):
     starts(wall, cpu, run_delay)
     evidence = ms.measure_cold_start(small_model, X, max_ms=10)
     assert evidence.verdict is verdict
@@ -69,7 +61,7 @@ def test_time_of_other_processes_does_not_count(
     assert (values["start"], values["wall start"]) == pytest.approx((wall - run_delay, wall))
 
 
-def test_session_and_first_call_have_their_own_figures(starts: Any, small_model: ms.Artifact) -> None:
+def test_session_and_first_call_have_their_own_figures(starts, small_model):
     starts(20, 10)
     evidence = ms.measure_cold_start(small_model, X, max_ms=15)
     values = {quantity.name: quantity.value for quantity in evidence.quantities}
@@ -79,14 +71,14 @@ def test_session_and_first_call_have_their_own_figures(starts: Any, small_model:
     )
 
 
-def test_several_threads_cannot_excuse_wall_time() -> None:
+def test_several_threads_cannot_excuse_wall_time():
     (quantity,) = median_starts([start(20, 60)] * 10, max_cpu_ms=None, max_ms=10, **RATES)
     assert quantity.verdict is ms.Verdict.FAIL
     assert quantity.interval is not None
     assert quantity.interval.low == pytest.approx(20)
 
 
-def test_real_start_is_inside_a_minute(small_model: ms.Artifact) -> None:
+def test_real_start_is_inside_a_minute(small_model):
     evidence = ms.assert_cold_start(small_model, X, max_cpu_ms=60_000, confidence=0.6)
     assert evidence.verdict is ms.Verdict.PASS
     assert evidence.n == 3
@@ -100,6 +92,6 @@ def test_real_start_is_inside_a_minute(small_model: ms.Artifact) -> None:
         ({"max_cpu_ms": float("nan")}, "max_cpu_ms"),
     ],
 )
-def test_invalid_budget_is_refused(budgets: Any, message: str, small_model: ms.Artifact) -> None:
+def test_invalid_budget_is_refused(budgets, message, small_model):
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_cold_start(small_model, X, **budgets)

@@ -1,18 +1,12 @@
 """Latency budgets on given durations; a single test reads a real clock."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from itertools import count, repeat
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 import pytest_modelserve as ms
@@ -25,7 +19,7 @@ from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 from tests.performance.simulated import FakeClock, Host, Served, simulate_clocks
 
 X = np.zeros((1, 1), np.float32)
-LEVELS: dict[str, Any] = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
+LEVELS = {"quantile": 0.95, "low_level": 0.999, "high_level": 0.95}
 MS = 1e6
 UNDISTURBED = DecisiveTime()
 WALL = DecisiveTime("no schedstat")
@@ -33,7 +27,7 @@ WALL_REQUESTED = DecisiveTime(wall_requested=True)
 GUARDED = DecisiveTime("no schedstat", guarded_by_cpu=True)
 
 
-def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallTimes:
+def times(wall, cpu, n=472, *, sort=False):
     """Durations from 0.5 to 1.5 times the given ones, evenly spread, in random order."""
     spread = np.linspace(0.5, 1.5, n)
     if not sort:
@@ -50,13 +44,11 @@ def times(wall: float, cpu: float, n: int = 472, *, sort: bool = False) -> CallT
         (4.0, 1.0, ms.Verdict.INCONCLUSIVE),  # the host was busy, the model was not slow
     ],
 )
-def test_without_run_delay_pass_rests_on_wall_time_and_fail_on_both_clocks(
-    wall: float, cpu: float, verdict: ms.Verdict
-) -> None:
+def test_without_run_delay_pass_rests_on_wall_time_and_fail_on_both_clocks(wall, cpu, verdict):
     assert latency_bounds(times(wall, cpu), **LEVELS, decisive=GUARDED).verdict(2.0) is verdict
 
 
-def test_busy_host_is_a_finding() -> None:
+def test_busy_host_is_a_finding():
     assert latency_bounds(times(4.0, 1.0), **LEVELS, decisive=GUARDED).findings(2.0)[1:] == (
         "noisy host: the call is too slow by wall time (5.8 ms), but not by the thread's own CPU time (1.45 ms)",
     )
@@ -65,13 +57,13 @@ def test_busy_host_is_a_finding() -> None:
     )
 
 
-def test_model_that_waits_is_judged_by_wall_time_alone_and_a_finding_says_so() -> None:
+def test_model_that_waits_is_judged_by_wall_time_alone_and_a_finding_says_so():
     bounds = latency_bounds(times(4.0, 0.0), **LEVELS, decisive=WALL)
     assert bounds.verdict(2.0) is ms.Verdict.FAIL
     assert bounds.findings(2.0)[0] == "judged by wall time, which contains the load of the host: no schedstat"
 
 
-def disturbed(work: float, delay: float, n: int = 472, every: int = 10) -> CallTimes:
+def disturbed(work, delay, n=472, every=10):
     """Calls around `work` milliseconds, one in `every` of which waits `delay` milliseconds for a CPU."""
     calm = times(work, work, n).wall_ms
     waits = np.where(np.arange(n) % every == 0, delay, 0.0)
@@ -87,16 +79,16 @@ def disturbed(work: float, delay: float, n: int = 472, every: int = 10) -> CallT
         (4.0, 40.0, ms.Verdict.FAIL),  # a slow model is found on a busy host, too
     ],
 )
-def test_time_of_other_processes_decides_nothing(work: float, delay: float, verdict: ms.Verdict) -> None:
+def test_time_of_other_processes_decides_nothing(work, delay, verdict):
     assert latency_bounds(disturbed(work, delay), **LEVELS, decisive=UNDISTURBED).verdict(2.0) is verdict
     assert latency_bounds(disturbed(1.0, 40.0), **LEVELS, decisive=WALL_REQUESTED).verdict(2.0) is ms.Verdict.FAIL
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, *, waits_ms: float = 0.0, calls_ms: float = 1.0) -> ms.Predictor:
+def interrupted(monkeypatch, *, waits_ms=0.0, calls_ms=1.0):
     """A model that works, and waits by itself; every fifth call another process takes the CPU for 4 ms."""
     wall, cpu, delay, calls = FakeClock(), FakeClock(), FakeClock(), count()
 
-    def model(x: Any) -> Any:
+    def model(x):
         taken = 4 * MS if next(calls) % 5 == 0 else 0
         cpu.spend(calls_ms * MS)
         delay.spend(taken)
@@ -107,7 +99,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *, waits_ms: float = 0.0, calls
     return ms.serve(model, name="interrupted")
 
 
-def test_busy_host_passes_and_evidence_has_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_host_passes_and_evidence_has_both_times(monkeypatch):
     evidence = ms.assert_latency(interrupted(monkeypatch), X, max_ms=2)
     values = {quantity.name: quantity.value for quantity in evidence.quantities}
     assert values == {"p95": 1.0, "median": 1.0, "wall p95": 5.0, "disturbed calls": pytest.approx(0.2, abs=0.01)}
@@ -116,7 +108,7 @@ def test_busy_host_passes_and_evidence_has_both_times(monkeypatch: pytest.Monkey
     assert evidence.findings == ("busy host: 20 % of the calls waited for a CPU, and by wall time p95 is 5 ms",)
 
 
-def test_samples_have_wall_time_and_undisturbed_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_samples_have_wall_time_and_undisturbed_time(monkeypatch, tmp_path):
     with recording(Recorder("t", "t", samples=tmp_path)):
         evidence = ms.measure_latency(interrupted(monkeypatch), X, max_ms=2)
     with np.load(next(tmp_path.glob("*.npz"))) as arrays:
@@ -124,7 +116,7 @@ def test_samples_have_wall_time_and_undisturbed_time(monkeypatch: pytest.MonkeyP
         assert arrays["wall_ms"].size == evidence.n
 
 
-def test_wall_time_is_judged_where_it_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wall_time_is_judged_where_it_is_requested(monkeypatch):
     evidence = ms.measure_latency(interrupted(monkeypatch), X, max_ms=2, clock="wall")
     assert evidence.verdict is ms.Verdict.FAIL
     values = {quantity.name: quantity.value for quantity in evidence.quantities}
@@ -134,13 +126,13 @@ def test_wall_time_is_judged_where_it_is_requested(monkeypatch: pytest.MonkeyPat
     assert evidence.findings == ("busy host: 20 % of the calls waited for a CPU, and by undisturbed time p95 is 1 ms",)
 
 
-def test_waiting_of_the_model_itself_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_of_the_model_itself_counts(monkeypatch):
     evidence = ms.measure_latency(interrupted(monkeypatch, waits_ms=3.0, calls_ms=0.1), X, max_ms=2)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.quantities[0].value == pytest.approx(3.1)
 
 
-def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch):
     host = Host(0)
     simulate_clocks(monkeypatch, latency, wall=host, cpu=host)
     evidence = ms.measure_latency(Served(host, 100_000), X, max_ms=1000)
@@ -152,7 +144,7 @@ def test_system_without_run_delay_is_judged_by_wall_time_and_says_so(monkeypatch
         ms.measure_latency(Served(host, 100_000), X, max_ms=1000, clock="undisturbed")
 
 
-def test_session_of_several_threads_is_judged_by_wall_time(small_model: ms.Artifact) -> None:
+def test_session_of_several_threads_is_judged_by_wall_time(small_model):
     """Its other threads go on while the calling thread waits for a CPU."""
     with ms.serve(small_model, threads=2) as served:
         decisive = choose_decisive_time(served, "auto", is_reported=True)
@@ -161,10 +153,10 @@ def test_session_of_several_threads_is_judged_by_wall_time(small_model: ms.Artif
             choose_decisive_time(served, "undisturbed", is_reported=True)
 
 
-def test_model_in_another_process_is_judged_by_wall_time(small_model: ms.Artifact) -> None:
+def test_model_in_another_process_is_judged_by_wall_time(small_model):
     with (
         ms.serve(small_model) as served,
-        SubprocessPredictor(served, time_limit_s=60) as model,  # type: ignore[arg-type]
+        SubprocessPredictor(served, time_limit_s=60) as model,
     ):
         evidence = ms.measure_latency(model, np.zeros((4, 64), np.float32), max_ms=10_000, quantile=0.5)
     assert evidence.details["clock"] == "wall"
@@ -172,10 +164,10 @@ def test_model_in_another_process_is_judged_by_wall_time(small_model: ms.Artifac
     assert [quantity.name for quantity in evidence.quantities] == ["p50", "median"]
 
 
-def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch):
     wall, process = FakeClock(), FakeClock()
 
-    def model(x: Any) -> Any:
+    def model(x):
         wall.spend(1 * MS)
         process.spend(3 * MS)  # three threads, of which the calling one waits
         return x
@@ -187,7 +179,7 @@ def test_callable_with_threads_of_its_own_is_judged_by_wall_time(monkeypatch: py
         ms.measure_latency(ms.serve(model), X, max_ms=5, clock="undisturbed")
 
 
-def test_real_run_delay_is_left_out(small_model: ms.Artifact) -> None:
+def test_real_run_delay_is_left_out(small_model):
     with run_delay_clock() as clock:
         if clock is None:
             pytest.skip("this system does not report run delays")
@@ -198,11 +190,11 @@ def test_real_run_delay_is_left_out(small_model: ms.Artifact) -> None:
     assert 0 <= values["disturbed calls"] <= 1
 
 
-def test_several_batches_are_called_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_batches_are_called_in_random_order(monkeypatch):
     """A quarter of the calls has the large batch, whose time is that of its rows: the p95 is one of them."""
     clock = FakeClock()
 
-    def model(x: Any) -> Any:
+    def model(x):
         clock.spend(MS * len(x))
         return x
 
@@ -217,7 +209,7 @@ def test_several_batches_are_called_in_random_order(monkeypatch: pytest.MonkeyPa
     assert sum(batch["calls"] for batch in evidence.details["batches"]) == evidence.n
 
 
-def test_bursts_count_as_one_call_each() -> None:
+def test_bursts_count_as_one_call_each():
     """A tenth of the calls is slow, in bursts of 20: the p95 is that of a burst, and 944 calls are few of those."""
     rng = np.random.default_rng(1)
     durations = np.where(np.repeat(rng.random(48) < 0.1, 20)[:944], 4.0, 1.0) * rng.uniform(0.9, 1.1, 944)
@@ -227,7 +219,7 @@ def test_bursts_count_as_one_call_each() -> None:
     assert bounds.findings(2.0)[-1].startswith("calls near the quantile depend on each other ")
 
 
-def test_drift_is_inconclusive() -> None:
+def test_drift_is_inconclusive():
     bounds = latency_bounds(times(1.0, 1.0, sort=True), **LEVELS, decisive=WALL_REQUESTED)
     assert bounds.verdict(20.0) is ms.Verdict.INCONCLUSIVE
     assert bounds.interval.high == math.inf
@@ -249,12 +241,12 @@ def test_drift_is_inconclusive() -> None:
         (3000.0, (59,)),  # the fewest that can pass
     ],
 )
-def test_analyses_lie_between_a_quarter_of_a_second_and_five(typical_ms: float, calls: tuple[int, ...]) -> None:
+def test_analyses_lie_between_a_quarter_of_a_second_and_five(typical_ms, calls):
     schedule = plan_interim_analyses(0.95, low_error=0.001, high_error=0.05, typical_ns=typical_ms * MS)
     assert schedule.calls == calls
 
 
-def test_both_error_rates_are_split_over_the_analyses() -> None:
+def test_both_error_rates_are_split_over_the_analyses():
     schedule = plan_interim_analyses(0.95, low_error=0.001, high_error=0.05, typical_ns=0.05 * MS)
     assert schedule.low_level == pytest.approx(1 - 0.001 / 4)
     assert schedule.high_level == pytest.approx(1 - 0.05 / 4)
@@ -263,17 +255,17 @@ def test_both_error_rates_are_split_over_the_analyses() -> None:
     assert (schedule.low_level, schedule.high_level, schedule.fewest) == (0.999, 0.95, 59)
 
 
-def test_fast_calls_go_on_for_a_quarter_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_calls_go_on_for_a_quarter_of_a_second(monkeypatch):
     clock = FakeClock()
     simulate_clocks(monkeypatch, latency, wall=clock, cpu=clock)
     assert ms.measure_latency(ms.serve(clock.call(50_000)), X, max_ms=1).n == 5000
 
 
-def wandering(durations: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> ms.Predictor:
+def wandering(durations, monkeypatch):
     """A model whose calls take the given milliseconds, and one millisecond each in the warm-up of ten calls."""
     clock, warm = FakeClock(), count()
 
-    def model(x: Any) -> Any:
+    def model(x):
         duration = 1.0 if next(warm) < 10 else next(durations, None)
         if duration is None:
             raise RuntimeError("no more calls")
@@ -285,9 +277,7 @@ def wandering(durations: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> ms
 
 
 @pytest.mark.parametrize(("max_ms", "verdict"), [(3.0, ms.Verdict.PASS), (1.2, ms.Verdict.FAIL)])
-def test_first_analysis_decides_a_clear_case(
-    monkeypatch: pytest.MonkeyPatch, max_ms: float, verdict: ms.Verdict
-) -> None:
+def test_first_analysis_decides_a_clear_case(monkeypatch, max_ms, verdict):
     evidence = ms.measure_latency(
         wandering(iter(np.random.default_rng(0).uniform(1, 2, 1000)), monkeypatch), X, max_ms=max_ms
     )
@@ -297,7 +287,7 @@ def test_first_analysis_decides_a_clear_case(
     assert evidence.method.source.endswith("; Bonferroni over the interim analyses")
 
 
-def test_close_case_is_analyzed_again_with_more_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_case_is_analyzed_again_with_more_calls(monkeypatch):
     """The p95 is 1.95 and the budget 1.96: 640 calls do not decide, 5,000 do."""
     model = wandering(iter(np.random.default_rng(1).uniform(1, 2, 10_000)), monkeypatch)
     evidence = ms.measure_latency(model, X, max_ms=1.96)
@@ -307,19 +297,19 @@ def test_close_case_is_analyzed_again_with_more_calls(monkeypatch: pytest.Monkey
     assert evidence.n == sizes[evidence.details["interim_analyses_made"] - 1] > 640
 
 
-def test_no_analysis_begins_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_analysis_begins_after_five_seconds(monkeypatch):
     """Calls take eight times as long as those of the warm-up: 640 of them are over after 5.1 s."""
     evidence = ms.measure_latency(wandering(repeat(8.0), monkeypatch), X, max_ms=8 - 1e-9, quantile=0.95)
     assert evidence.details["interim_analyses_made"] == 1
 
 
 @pytest.mark.parametrize(("counts", "analyses"), [(False, 1), (True, 3)])
-def test_what_other_processes_take_is_not_counted(monkeypatch: pytest.MonkeyPatch, counts: bool, analyses: int) -> None:
+def test_what_other_processes_take_is_not_counted(monkeypatch, counts, analyses):
     """After the warm-up, calls of 1 to 2 ms wait 7 ms, for the CPU or for something else; the p95 is the budget."""
     wall, delay, warm = FakeClock(), FakeClock(), count()
     durations = iter(np.random.default_rng(1).uniform(1, 2, 10_000))
 
-    def model(x: Any) -> Any:
+    def model(x):
         waits = 0 if next(warm) < 10 else 7
         delay.spend(MS * waits * counts)
         wall.spend(MS * (next(durations) + waits))
@@ -330,7 +320,7 @@ def test_what_other_processes_take_is_not_counted(monkeypatch: pytest.MonkeyPatc
     assert evidence.details["interim_analyses_made"] == analyses
 
 
-def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dependent_calls_are_followed_by_more(monkeypatch):
     """Calls of 1 ms, and of 2 ms in bursts of 10 that take a fifth of the time, under a budget between them."""
     model = wandering(iter(bursty(np.random.default_rng(0), 6000)), monkeypatch)
     evidence = ms.measure_latency(model, X, max_ms=1.9)
@@ -338,7 +328,7 @@ def test_dependent_calls_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -
     assert evidence.details["interim_analyses_made"] > 1
 
 
-def bursty(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+def bursty(rng, n):
     """0.9 to 1.1, and twice that in bursts of mean length 10 that take a fifth of the calls, from a stationary start."""
     lengths = np.empty(n, dtype=np.int64)
     inside = np.arange(n) % 2 == int(rng.random() < 0.2) ^ 1
@@ -346,7 +336,7 @@ def bursty(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return rng.uniform(0.9, 1.1, n) * np.where(np.repeat(inside, lengths)[:n], 2, 1)
 
 
-def autoregressive(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+def autoregressive(rng, n):
     """exp(0.2 z) with z standard normal, each 0.6 times the previous one plus noise."""
     z = lfilter([0.8], [1, -0.6], rng.normal(size=n + 50))[50:]
     return np.exp(0.2 * z)
@@ -361,16 +351,14 @@ def autoregressive(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     ],
     ids=["independent", "autoregressive", "bursts of 10"],
 )
-def test_interim_analyses_keep_both_error_rates(
-    draw: Callable[[np.random.Generator, int], NDArray[np.float64]], p95: float
-) -> None:
+def test_interim_analyses_keep_both_error_rates(draw, p95):
     """The p95 is exactly the budget, so that PASS and FAIL are both wrong.
 
     Both rates are 5 %, so that 60 runs show them: more than 10 errors of a kind have a probability of 1 in 3,000.
     """
     rng = np.random.default_rng(7)
     design = LatencyDesign(0.95, p95, pass_error=0.05, fail_error=0.05, decisive=WALL)
-    verdicts: Counter[ms.Verdict] = Counter()
+    verdicts = Counter()
     most = 0
     for _ in range(60):
         clock, durations = FakeClock(), iter(np.concatenate([np.ones(10), draw(rng, 6000)]) * MS)
@@ -386,7 +374,7 @@ def test_interim_analyses_keep_both_error_rates(
     assert most == 3
 
 
-def test_model_that_raises_tells_which_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_that_raises_tells_which_call(monkeypatch):
     durations = np.random.default_rng(1).uniform(1, 2, 1000)
     for made, note in ((4, "raised by timed call 5 of 640"), (1000, "raised by timed call 1001 of 1789")):
         with pytest.raises(RuntimeError, match="no more calls") as error:
@@ -395,9 +383,7 @@ def test_model_that_raises_tells_which_call(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("seconds", "calls", "timed"), [(3, 20, 19), (100, 1, 0)])
-def test_slow_model_ends_at_the_time_limit(
-    monkeypatch: pytest.MonkeyPatch, seconds: int, calls: int, timed: int
-) -> None:
+def test_slow_model_ends_at_the_time_limit(monkeypatch, seconds, calls, timed):
     clock = FakeClock()
     simulate_clocks(monkeypatch, latency, wall=clock, cpu=lambda: 0)
     evidence = ms.measure_latency(ms.serve(clock.call(seconds * 1e9)), X, max_ms=200_000, time_limit_s=60)
@@ -412,7 +398,7 @@ def test_slow_model_ends_at_the_time_limit(
     )
 
 
-def test_failed_budget_lists_the_costliest_operators(monkeypatch: pytest.MonkeyPatch, small_model: ms.Artifact) -> None:
+def test_failed_budget_lists_the_costliest_operators(monkeypatch, small_model):
     with ms.serve(small_model) as served, pytest.raises(ms.GateFailure) as failure:
         ms.assert_latency(served, np.zeros((4, 64), np.float32), max_ms=1e-6)
     text = str(failure.value)
@@ -421,8 +407,8 @@ def test_failed_budget_lists_the_costliest_operators(monkeypatch: pytest.MonkeyP
     assert failure.value.evidence.details["operators"][0].keys() == {"node", "operator", "proportion"}
 
 
-def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
-    def slow(x: Any) -> Any:
+def test_real_clock_sees_a_slow_call_and_a_fast_one():
+    def slow(x):
         time.sleep(0.004)
         return x
 
@@ -432,7 +418,7 @@ def test_real_clock_sees_a_slow_call_and_a_fast_one() -> None:
     assert evidence.quantities[0].value > 4
 
 
-def test_host_state_is_in_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_state_is_in_the_details(monkeypatch):
     host = Host(0)
     simulate_clocks(monkeypatch, latency, wall=host, cpu=host)
     evidence = ms.measure_latency(Served(host, 1_000_000), X, max_ms=1000)
@@ -450,12 +436,12 @@ def test_host_state_is_in_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_ms": 1, "time_limit_s": 0}, "time_limit_s must be a positive number of seconds"),
     ],
 )
-def test_invalid_budget_is_refused(budget: dict[str, Any], message: str) -> None:
+def test_invalid_budget_is_refused(budget, message):
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_latency(ms.serve(lambda x: x), X, **budget)
 
 
-def test_input_without_rows_is_refused() -> None:
+def test_input_without_rows_is_refused():
     with pytest.raises(ms.InputError, match=r"input 'a' is empty \(shape \(0, 3\)\)"):
         ms.measure_latency(ms.serve(lambda x: x), {"a": np.zeros((0, 3))}, max_ms=1)
 
@@ -468,6 +454,6 @@ def test_input_without_rows_is_refused() -> None:
         ([X, X[:0]], r"the input is empty \(shape \(0, 1\)\)"),
     ],
 )
-def test_invalid_batches_are_refused(batches: Any, message: str) -> None:
+def test_invalid_batches_are_refused(batches, message):
     with pytest.raises(ms.InputError, match=message):
         ms.measure_latency(ms.serve(lambda x: x), batches, max_ms=1)

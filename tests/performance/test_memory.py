@@ -1,10 +1,6 @@
 """Memory budgets over given starts, and growth of memory on given readings."""
 
-from __future__ import annotations
-
 from itertools import cycle
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +16,10 @@ ROW = np.ones((1, 1), np.float32)
 
 
 @pytest.fixture
-def peaks(monkeypatch: pytest.MonkeyPatch) -> Any:
+def peaks(monkeypatch):
     """Fresh processes whose peaks, in MiB above a baseline of 70, are these in turn."""
 
-    def given(*mib: float) -> None:
+    def given(*mib):
         turn = cycle(mib)
         monkeypatch.setattr(
             memory,
@@ -34,7 +30,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> Any:
     return given
 
 
-def test_verdict_follows_the_median_peak(peaks: Any, small_model: ms.Artifact) -> None:
+def test_verdict_follows_the_median_peak(peaks, small_model):
     peaks(10, 10.1, 9.9)
     passed = ms.measure_memory(small_model, X, max_mib=11)
     assert (passed.verdict, passed.n, passed.n_unit) == (ms.Verdict.PASS, 6, "fresh processes")
@@ -44,12 +40,12 @@ def test_verdict_follows_the_median_peak(peaks: Any, small_model: ms.Artifact) -
     assert (straddling.verdict, straddling.n) == (ms.Verdict.INCONCLUSIVE, 10)
 
 
-def test_one_outlying_process_does_not_decide(peaks: Any, small_model: ms.Artifact) -> None:
+def test_one_outlying_process_does_not_decide(peaks, small_model):
     peaks(30, *[10] * 9)
     assert ms.measure_memory(small_model, X, max_mib=11).verdict is ms.Verdict.PASS
 
 
-def test_failure_text_has_baseline_and_spread(peaks: Any, small_model: ms.Artifact) -> None:
+def test_failure_text_has_baseline_and_spread(peaks, small_model):
     peaks(*[20, 20.25] * 5)
     with pytest.raises(ms.GateFailure) as failure:
         ms.assert_memory(small_model, X, max_mib=8)
@@ -72,12 +68,12 @@ memory: serving takes more memory than its budget allows
     ("options", "message"),
     [({"max_mib": 0}, "max_mib must be a positive number of MiB; got 0"), ({"max_mib": 1, "alpha": 2}, "alpha")],
 )
-def test_invalid_memory_budget_is_refused(options: Any, message: str, small_model: ms.Artifact) -> None:
+def test_invalid_memory_budget_is_refused(options, message, small_model):
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_memory(small_model, X, **options)
 
 
-def test_host_without_proc_is_named(monkeypatch: pytest.MonkeyPatch, small_model: ms.Artifact, tmp_path: Path) -> None:
+def test_host_without_proc_is_named(monkeypatch, small_model, tmp_path):
     missing = tmp_path / "status"
     monkeypatch.setattr(memory, "check_host", lambda: resident_bytes(missing))
     with pytest.raises(ms.ModelServeError) as error:
@@ -85,7 +81,7 @@ def test_host_without_proc_is_named(monkeypatch: pytest.MonkeyPatch, small_model
     assert str(error.value) == (f"VmRSS is missing from {missing}, from which memory is read: run this gate on Linux")
 
 
-def test_memory_is_read_in_bytes(tmp_path: Path) -> None:
+def test_memory_is_read_in_bytes(tmp_path):
     status = tmp_path / "status"
     status.write_text("Name:\tpython\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
     assert (resident_bytes(status), peak_bytes(status)) == (1 << 20, 2 << 20)
@@ -94,7 +90,7 @@ def test_memory_is_read_in_bytes(tmp_path: Path) -> None:
         peak_bytes(status)
 
 
-def test_peak_is_reset_where_the_kernel_allows_it() -> None:
+def test_peak_is_reset_where_the_kernel_allows_it():
     big = np.ones(64 * MIB, np.uint8)
     before = peak_bytes()
     assert big.all()

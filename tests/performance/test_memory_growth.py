@@ -1,15 +1,10 @@
 """Growth of memory on given readings, with inputs that change from call to call, and on reload."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +21,11 @@ KIB = 1024
 ROW = np.ones((1, 1), np.float32)
 
 
-def growth_evidence(monkeypatch: pytest.MonkeyPatch, memory_after: Any, max_kib: float = 1.0) -> ms.Evidence:
+def growth_evidence(monkeypatch, memory_after, max_kib=1.0):
     """The evidence for a model after whose n-th call the process holds `memory_after(n)` bytes."""
     calls = [0]
 
-    def model(x: Any) -> Any:
+    def model(x):
         calls[0] += 1
         return x
 
@@ -38,7 +33,7 @@ def growth_evidence(monkeypatch: pytest.MonkeyPatch, memory_after: Any, max_kib:
     return ms.measure_memory_growth(ms.serve(model), ROW, max_kib_per_call=max_kib)
 
 
-def in_steps(bytes_per_call: float) -> Any:
+def in_steps(bytes_per_call):
     """As a heap grows: by 132 KiB where the last ones are full."""
     return lambda n: (100 << 20) + 132 * KIB * math.ceil(n * bytes_per_call / (132 * KIB))
 
@@ -53,30 +48,30 @@ def in_steps(bytes_per_call: float) -> Any:
         (4.0, ms.Verdict.FAIL),
     ],
 )
-def test_heap_that_grows_in_steps(monkeypatch: pytest.MonkeyPatch, kib_per_call: float, verdict: ms.Verdict) -> None:
+def test_heap_that_grows_in_steps(monkeypatch, kib_per_call, verdict):
     evidence = growth_evidence(monkeypatch, in_steps(kib_per_call * KIB))
     assert evidence.verdict is verdict
     assert evidence.quantities[0].value == pytest.approx(kib_per_call * KIB, rel=0.1)
 
 
-def test_growth_during_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_during_warm_up_does_not_count(monkeypatch):
     evidence = growth_evidence(monkeypatch, lambda n: (100 << 20) + min(n, 1000) * 100 * KIB)
     assert evidence.verdict is ms.Verdict.PASS
     assert evidence.quantities[0].value == 0
 
 
-def test_single_jump_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_jump_decides_nothing(monkeypatch):
     evidence = growth_evidence(monkeypatch, lambda n: (100 << 20) + (50 << 20) * (n > 4000))
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
 
 
-def test_memory_that_oscillates_is_not_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_oscillates_is_not_a_leak(monkeypatch):
     rng = np.random.default_rng(0)
     evidence = growth_evidence(monkeypatch, lambda n: (100 << 20) + rng.integers(0, 256 * KIB))
     assert evidence.verdict is ms.Verdict.PASS
 
 
-def test_error_rates_hold_for_a_heap_that_grows_by_chance() -> None:
+def test_error_rates_hold_for_a_heap_that_grows_by_chance():
     """Steps that come by chance, exactly at the budget on average; both rates at 10 %. Of 400 runs at most 61 may be
     wrong at 10 % in less than 1 in 1,000."""
     rng = np.random.default_rng(1)
@@ -93,23 +88,23 @@ def test_error_rates_hold_for_a_heap_that_grows_by_chance() -> None:
     assert failed <= 61
 
 
-def test_high_end_allows_for_growth_hidden_in_a_heap_step() -> None:
+def test_high_end_allows_for_growth_hidden_in_a_heap_step():
     _, interval = growth_per_call(
         Readings(np.full(21, 5e6), 264), Budget("at_most", 1024), confidence=0.95, alpha=0.001
     )
     assert (interval.low, interval.high) == (0, pytest.approx(132 * KIB / 5280))
 
 
-def test_smaller_budget_takes_more_calls() -> None:
+def test_smaller_budget_takes_more_calls():
     assert calls_needed(1024) == 5280
     assert calls_needed(102.4) == 52_800
     assert calls_needed(1 << 30) == 400
 
 
-def test_failure_text_has_total_growth_and_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_text_has_total_growth_and_segments(monkeypatch):
     calls = [0]
 
-    def model(x: Any) -> Any:
+    def model(x):
         calls[0] += 1
         return x
 
@@ -131,7 +126,7 @@ memory growth: memory grows with every call
     )
 
 
-def test_slow_model_ends_at_the_time_limit() -> None:
+def test_slow_model_ends_at_the_time_limit():
     for limit_s, calls in ((300.0, 200), (50.0, 0)):
         clock = FakeClock()
         readings = read_memory(clock.call(1e9), 400, read=lambda: 5, wall=clock, time_limit_s=limit_s)
@@ -140,10 +135,10 @@ def test_slow_model_ends_at_the_time_limit() -> None:
         assert (interval.low, interval.high) == (-math.inf, math.inf)
 
 
-def test_model_that_raises_tells_which_call() -> None:
+def test_model_that_raises_tells_which_call():
     made = count(1)
 
-    def call() -> None:
+    def call():
         if next(made) == 150:
             raise RuntimeError("no")
 
@@ -152,10 +147,10 @@ def test_model_that_raises_tells_which_call() -> None:
     assert error.value.__notes__ == ["raised by call 150 of 500"]
 
 
-def test_real_leak_is_found() -> None:
-    kept: list[mmap.mmap] = []
+def test_real_leak_is_found():
+    kept = []
 
-    def leak(x: Any) -> Any:
+    def leak(x):
         """Keep pages that are new: an object could move into a hole that earlier tests left in the heap."""
         kept.append(mmap.mmap(-1, 200_000))
         kept[-1].write(bytes(200_000))
@@ -168,7 +163,7 @@ def test_real_leak_is_found() -> None:
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])
-def test_invalid_growth_budget_is_refused(budget: float) -> None:
+def test_invalid_growth_budget_is_refused(budget):
     with pytest.raises(ms.UsageError, match="max_kib_per_call must be a positive number of KiB"):
         ms.measure_memory_growth(ms.serve(lambda x: x), ROW, max_kib_per_call=budget)
 
@@ -176,29 +171,29 @@ def test_invalid_growth_budget_is_refused(budget: float) -> None:
 class Keeper:
     """A model that keeps 256 KiB of new pages for every new input, which it tells by its bytes."""
 
-    def __init__(self) -> None:
-        self.kept: dict[bytes, mmap.mmap] = {}
+    def __init__(self):
+        self.kept = {}
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x):
         key = np.asarray(x).tobytes()
         if key not in self.kept:
             self.kept[key] = mmap.mmap(-1, 256 * KIB)  # new pages: an object could move into a hole of the heap
             self.kept[key].write(bytes(256 * KIB))
         return x
 
-    def close(self) -> None:
+    def close(self):
         for pages in self.kept.values():
             pages.close()
 
 
 @pytest.fixture
-def keeper() -> Iterator[Keeper]:
+def keeper():
     model = Keeper()
     yield model
     model.close()
 
 
-def test_leak_on_new_inputs_is_found_with_one_batch(keeper: Keeper) -> None:
+def test_leak_on_new_inputs_is_found_with_one_batch(keeper):
     rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     evidence = ms.measure_memory_growth(ms.serve(keeper), rows, max_kib_per_call=100)
     assert evidence.verdict is ms.Verdict.FAIL
@@ -206,13 +201,13 @@ def test_leak_on_new_inputs_is_found_with_one_batch(keeper: Keeper) -> None:
     assert evidence.details["inputs"] == "varied inputs"
 
 
-def test_leak_on_new_inputs_is_found_with_inputs_from_a_callable(keeper: Keeper) -> None:
+def test_leak_on_new_inputs_is_found_with_inputs_from_a_callable(keeper):
     rng = np.random.default_rng(0)
     with pytest.raises(ms.GateFailure, match="memory grows with every call"):
         ms.assert_no_leak(ms.serve(keeper), lambda: rng.integers(0, 1 << 30, (1, 4)), max_kib_per_call=100)
 
 
-def test_leak_on_new_inputs_is_found_with_batches_of_two_shapes(keeper: Keeper) -> None:
+def test_leak_on_new_inputs_is_found_with_batches_of_two_shapes(keeper):
     """Half of the calls has a batch that cannot change, one row of ids."""
     rows, ids = np.random.default_rng(0).normal(size=(4, 8)), np.arange(8)[None]
     evidence = ms.measure_memory_growth(ms.serve(keeper), [rows, ids], max_kib_per_call=100)
@@ -220,7 +215,7 @@ def test_leak_on_new_inputs_is_found_with_batches_of_two_shapes(keeper: Keeper) 
     assert evidence.quantities[0].value == pytest.approx(128 * KIB, rel=0.05)
 
 
-def test_leak_on_new_inputs_is_found_with_text_of_several_rows(keeper: Keeper) -> None:
+def test_leak_on_new_inputs_is_found_with_text_of_several_rows(keeper):
     """The rows come in another order, and the evidence says that none is new."""
     rows = np.array([f"line {number}" for number in range(12)])
     evidence = ms.measure_memory_growth(ms.serve(keeper), rows, max_kib_per_call=100)
@@ -228,7 +223,7 @@ def test_leak_on_new_inputs_is_found_with_text_of_several_rows(keeper: Keeper) -
     assert evidence.findings[0].startswith("rows were reordered and no new ones made")
 
 
-def test_host_keeps_its_memory_when_a_leak_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keeps_its_memory_when_a_leak_is_large(monkeypatch):
     """A leak of 2 MiB and a budget of 1 KiB: 6,600 calls would take 13 GiB."""
     evidence = growth_evidence(monkeypatch, lambda n: (100 << 20) + n * (2 << 20))
     assert evidence.verdict is ms.Verdict.FAIL
@@ -237,7 +232,7 @@ def test_host_keeps_its_memory_when_a_leak_is_large(monkeypatch: pytest.MonkeyPa
     assert evidence.findings[0].startswith("no more calls after 1,0")
 
 
-def test_leak_that_fills_the_limit_within_a_few_calls_is_a_failure() -> None:
+def test_leak_that_fills_the_limit_within_a_few_calls_is_a_failure():
     made = count()
     readings = read_memory(
         lambda: next(made), 400, read=lambda: next(made) << 27, wall=lambda: 0, time_limit_s=1, most_growth=2 << 30
@@ -247,31 +242,31 @@ def test_leak_that_fills_the_limit_within_a_few_calls_is_a_failure() -> None:
     assert Budget("at_most", 1 << 20).verdict(value, interval) is ms.Verdict.FAIL
 
 
-def test_half_of_the_available_memory_is_left(tmp_path: Path) -> None:
+def test_half_of_the_available_memory_is_left(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       24684332 kB\nMemAvailable:   1048576 kB\n")
     assert memory_growth.available_bytes(meminfo) == 1 << 30
     assert memory_growth.available_bytes(tmp_path / "missing") == math.inf
 
 
-def test_repeated_inputs_hide_a_leak_on_new_ones(keeper: Keeper) -> None:
+def test_repeated_inputs_hide_a_leak_on_new_ones(keeper):
     rows = np.ones((4, 8), np.float32)
     assert ms.assert_no_leak(ms.serve(keeper), rows, max_kib_per_call=100, vary=False).verdict is ms.Verdict.PASS
 
 
-def test_batches_of_several_shapes_are_called_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_several_shapes_are_called_equally_often(monkeypatch):
     monkeypatch.setattr(memory_growth, "resident_bytes", lambda: 5)
-    seen: Counter[int] = Counter()
+    seen = Counter()
     model = ms.serve(lambda x: seen.update([len(x)]) or x)
     evidence = ms.assert_no_leak(model, [ROW, np.ones((2, 1)), np.ones((3, 1))], max_kib_per_call=1000)
     assert evidence.n == 420  # 20 segments of 21 calls
     assert max(seen.values()) - min(seen.values()) <= 1
 
 
-def test_error_on_varied_inputs_has_a_note() -> None:
+def test_error_on_varied_inputs_has_a_note():
     rows = np.array([[1.0, 1.0], [2.0, 2.0]])
 
-    def strict(x: Any) -> Any:
+    def strict(x):
         if not np.isin(x, (1.0, 2.0)).all():
             raise ValueError("not a whole number")
         return x
@@ -285,13 +280,13 @@ def test_error_on_varied_inputs_has_a_note() -> None:
     assert ms.assert_no_leak(ms.serve(strict), rows, max_kib_per_call=1000, vary=False).n == 400
 
 
-def test_error_on_the_given_inputs_is_not_blamed_on_their_variation(small_model: ms.Artifact) -> None:
+def test_error_on_the_given_inputs_is_not_blamed_on_their_variation(small_model):
     with ms.serve(small_model) as served, pytest.raises(ms.InputError, match="float64 where the model takes") as error:
         ms.assert_no_leak(served, np.ones((4, 64)), max_kib_per_call=1000, reload=True)
     assert error.value.__notes__ == ["raised by call 1 of 500"]
 
 
-def test_time_limit_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_is_a_finding(monkeypatch):
     clock = FakeClock()
     monkeypatch.setattr(memory_growth, "Clocks", lambda: Clocks(wall=clock))
     evidence = ms.measure_memory_growth(ms.serve(clock.call(1e9)), ROW, max_kib_per_call=1000, time_limit_s=300)
@@ -300,12 +295,12 @@ def test_time_limit_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def leaky_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def leaky_sessions(monkeypatch):
     """Sessions that leave 512 KiB behind when they are closed."""
-    kept: list[mmap.mmap] = []
+    kept = []
     original = OnnxPredictor.close
 
-    def close(self: OnnxPredictor) -> None:
+    def close(self):
         kept.append(mmap.mmap(-1, 512 * KIB))
         kept[-1].write(bytes(512 * KIB))
         original(self)
@@ -316,7 +311,7 @@ def leaky_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pages.close()
 
 
-def test_leak_on_reload_is_found(leaky_sessions: None, small_model: ms.Artifact) -> None:
+def test_leak_on_reload_is_found(leaky_sessions, small_model):
     rows = np.ones((4, 64), np.float32)
     with ms.serve(small_model) as served:
         assert ms.assert_no_leak(served, rows, max_kib_per_call=200).verdict is ms.Verdict.PASS
@@ -327,7 +322,7 @@ def test_leak_on_reload_is_found(leaky_sessions: None, small_model: ms.Artifact)
     assert evidence.quantities[0].value == pytest.approx(512 * KIB, rel=0.2)
 
 
-def test_clean_model_passes_with_new_inputs_and_on_reload(small_model: ms.Artifact) -> None:
+def test_clean_model_passes_with_new_inputs_and_on_reload(small_model):
     rows = [np.random.default_rng(0).normal(size=(n, 64)).astype(np.float32) for n in (1, 4, 16)]
     with ms.serve(small_model) as served:
         assert ms.assert_no_leak(served, rows, max_kib_per_call=20).verdict is ms.Verdict.PASS
@@ -342,6 +337,6 @@ def test_clean_model_passes_with_new_inputs_and_on_reload(small_model: ms.Artifa
         ({"vary": "yes"}, "vary must be True or False; got 'yes'"),
     ],
 )
-def test_invalid_option_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_option_is_refused(options, message):
     with pytest.raises(ms.UsageError, match=re.escape(message)):
         ms.measure_memory_growth(ms.serve(lambda x: x + 1, name="add_one"), ROW, max_kib_per_call=1, **options)

@@ -1,12 +1,8 @@
 """The paired comparison on a simulated clock: durations are drawn, and nothing waits."""
 
-from __future__ import annotations
-
 import math
 import random
-from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +16,8 @@ from tests.performance.simulated import FakeClock, Host, Served, simulate_clocks
 X = np.zeros((1, 1), np.float32)
 
 
-def test_order_within_pairs_is_random() -> None:
-    order: list[int] = []
+def test_order_within_pairs_is_random():
+    order = []
     ticks = count()
     calls = (lambda: order.append(0), lambda: order.append(1))
     PairTimer(lambda: next(ticks), lambda: 0).log_ratios(calls, 100, rng=random.Random(0))
@@ -29,13 +25,13 @@ def test_order_within_pairs_is_random() -> None:
     assert 30 < sum(order[::2]) < 70
 
 
-def test_ratio_is_of_the_two_blocks() -> None:
+def test_ratio_is_of_the_two_blocks():
     clock = FakeClock()
     ratios = PairTimer(clock, clock, repeats=3).log_ratios((clock.call(300), clock.call(100)), 2, rng=random.Random(0))
     assert [round(math.exp(ratio), 6) for ratio in ratios] == [3.0, 3.0]
 
 
-def test_blocks_take_a_fifth_of_a_millisecond_of_the_slower_model() -> None:
+def test_blocks_take_a_fifth_of_a_millisecond_of_the_slower_model():
     clock = FakeClock()
     calls = (clock.call(10_000), clock.call(20_000))
     assert plan_pairs(calls, clock=clock, wall=clock, quantile=None) == (PairTimer(clock, clock, None, 10), 0.5)
@@ -44,7 +40,7 @@ def test_blocks_take_a_fifth_of_a_millisecond_of_the_slower_model() -> None:
 
 
 @pytest.mark.parametrize("quantile", [None, 0.9])
-def test_no_call_begins_after_the_deadline(quantile: float | None) -> None:
+def test_no_call_begins_after_the_deadline(quantile):
     clock = FakeClock()
     timer = PairTimer(clock, clock, quantile, repeats=1)
     ratios = timer.log_ratios((clock.call(10), clock.call(10)), 100, rng=random.Random(0), deadline_ns=45)
@@ -52,10 +48,10 @@ def test_no_call_begins_after_the_deadline(quantile: float | None) -> None:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
+def judged(monkeypatch):
     """The evidence for a true slowdown on a simulated host."""
 
-    def judge(true_slowdown: float, max_ratio: float = 1.10, seed: int = 0, **options: Any) -> ms.Evidence:
+    def judge(true_slowdown, max_ratio=1.10, seed=0, **options):
         host = Host(seed)
         simulate_clocks(monkeypatch, slowdown, wall=host, process_cpu=host)
         candidate, reference = ms.serve(host.call(200_000 * true_slowdown)), ms.serve(host.call(200_000))
@@ -65,13 +61,11 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
 
 
 @pytest.fixture
-def rebuilding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
+def rebuilding(monkeypatch):
     """As `judged`, for models whose sessions can be built again and differ by `session_spread`."""
     monkeypatch.setattr(slowdown, "another_session", lambda predictor: predictor.again())
 
-    def judge(
-        true_slowdown: float, max_ratio: float, seed: int = 0, session_spread: float = 0.015, **options: Any
-    ) -> ms.Evidence:
+    def judge(true_slowdown, max_ratio, seed=0, session_spread=0.015, **options):
         host = Host(seed)
         simulate_clocks(monkeypatch, slowdown, wall=host)
         candidate = Served(host, 200_000 * true_slowdown, session_spread=session_spread, name="candidate")
@@ -85,27 +79,25 @@ def rebuilding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ms.Evidence]:
     ("true_slowdown", "verdict"),
     [(1.0, ms.Verdict.PASS), (1.10, ms.Verdict.INCONCLUSIVE), (1.25, ms.Verdict.FAIL), (0.5, ms.Verdict.PASS)],
 )
-def test_verdict_follows_the_true_slowdown(
-    judged: Callable[..., ms.Evidence], true_slowdown: float, verdict: ms.Verdict
-) -> None:
+def test_verdict_follows_the_true_slowdown(judged, true_slowdown, verdict):
     evidence = judged(true_slowdown)
     assert evidence.verdict is verdict
     assert evidence.quantities[0].value == pytest.approx(true_slowdown, rel=0.05)
 
 
-def test_few_pairs_decide_a_clear_case(judged: Callable[..., ms.Evidence]) -> None:
+def test_few_pairs_decide_a_clear_case(judged):
     assert judged(0.5).n == 20
     assert judged(2.0).n == 40  # 20, and 20 that confirm
     assert judged(1.10).n == 800
 
 
-def test_model_against_itself_never_fails(judged: Callable[..., ms.Evidence]) -> None:
+def test_model_against_itself_never_fails(judged):
     verdicts = [judged(1.0, seed=seed).verdict for seed in range(40)]
     assert verdicts.count(ms.Verdict.FAIL) == 0
     assert verdicts.count(ms.Verdict.PASS) >= 38
 
 
-def test_error_rates_hold_over_the_interim_analyses(rebuilding: Callable[..., ms.Evidence]) -> None:
+def test_error_rates_hold_over_the_interim_analyses(rebuilding):
     """A candidate exactly on its budget, both rates raised to 20 % so that 60 runs show them: neither verdict may come
     more often than that (one-sided binomial test at 1 in 1,000: 22 of 60)."""
     options = {"session_spread": 0.0, "confidence": 0.8, "alpha": 0.2}
@@ -116,19 +108,17 @@ def test_error_rates_hold_over_the_interim_analyses(rebuilding: Callable[..., ms
 
 
 @pytest.mark.parametrize(("true_slowdown", "verdict"), [(1.0, ms.Verdict.PASS), (1.3, ms.Verdict.FAIL)])
-def test_quantiles_and_cpu_time_are_compared_too(
-    judged: Callable[..., ms.Evidence], true_slowdown: float, verdict: ms.Verdict
-) -> None:
+def test_quantiles_and_cpu_time_are_compared_too(judged, true_slowdown, verdict):
     tail = judged(true_slowdown, 1.2, quantile=0.9)
     assert (tail.gate, tail.quantities[0].name, tail.verdict) == ("slowdown p90", "slowdown p90", verdict)
     cpu = judged(true_slowdown, clock="cpu")
     assert (cpu.gate, cpu.verdict) == ("slowdown CPU", verdict)
 
 
-def test_quantile_sees_a_tail_that_the_median_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantile_sees_a_tail_that_the_median_does_not(monkeypatch):
     clock, calls = FakeClock(), count(1)
 
-    def with_tail(x: Any) -> Any:
+    def with_tail(x):
         clock.spend(300_000 if next(calls) % 10 == 0 else 100_000)
         return x
 
@@ -140,7 +130,7 @@ def test_quantile_sees_a_tail_that_the_median_does_not(monkeypatch: pytest.Monke
     assert tail.quantities[0].value == pytest.approx(3.0)
 
 
-def test_failure_is_confirmed_with_rebuilt_sessions(rebuilding: Callable[..., ms.Evidence]) -> None:
+def test_failure_is_confirmed_with_rebuilt_sessions(rebuilding):
     evidence = rebuilding(1.5, 1.10)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[0].startswith("confirmed: × 1.")
@@ -148,10 +138,8 @@ def test_failure_is_confirmed_with_rebuilt_sessions(rebuilding: Callable[..., ms
     assert evidence.n == 40
 
 
-def test_failure_that_rebuilt_sessions_do_not_show_is_inconclusive(
-    rebuilding: Callable[..., ms.Evidence], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def as_fast_as_the_reference(predictor: Served) -> Served:
+def test_failure_that_rebuilt_sessions_do_not_show_is_inconclusive(rebuilding, monkeypatch):
+    def as_fast_as_the_reference(predictor):
         return Served(predictor.host, 200_000, name=predictor.subject.name)
 
     monkeypatch.setattr(slowdown, "another_session", as_fast_as_the_reference)
@@ -162,21 +150,21 @@ def test_failure_that_rebuilt_sessions_do_not_show_is_inconclusive(
 
 
 def test_predictor_that_cannot_be_rebuilt_is_confirmed_with_the_same_session(
-    judged: Callable[..., ms.Evidence],
-) -> None:
+    judged,
+):
     evidence = judged(2.0)
     assert evidence.verdict is ms.Verdict.FAIL
     assert evidence.findings[0].endswith("with the same sessions, as run cannot be rebuilt")
 
 
-def test_small_margin_rests_on_many_sessions(rebuilding: Callable[..., ms.Evidence]) -> None:
+def test_small_margin_rests_on_many_sessions(rebuilding):
     passed, failed = rebuilding(0.98, 1.05), rebuilding(1.15, 1.05)
     assert (passed.verdict, passed.n, passed.n_unit) == (ms.Verdict.PASS, 6, "session pairs")
     assert (failed.verdict, failed.n) == (ms.Verdict.FAIL, 12)
     assert failed.findings[0].startswith("single session pairs range from × 1.")
 
 
-def test_small_margin_error_rates_hold_where_sessions_differ(rebuilding: Callable[..., ms.Evidence]) -> None:
+def test_small_margin_error_rates_hold_where_sessions_differ(rebuilding):
     """A candidate exactly on its budget of 5 % whose sessions scatter by 2 % each: one session pair alone would say
     PASS or FAIL nearly always. As above, 22 of 60 runs."""
     verdicts = [
@@ -186,7 +174,7 @@ def test_small_margin_error_rates_hold_where_sessions_differ(rebuilding: Callabl
     assert verdicts.count(ms.Verdict.FAIL) <= 22
 
 
-def test_small_margin_of_predictors_that_cannot_be_rebuilt_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_margin_of_predictors_that_cannot_be_rebuilt_is_widened(monkeypatch):
     """Two callables that cost the same to the nanosecond: without widening, the interval would have no width."""
     clock = FakeClock()
     simulate_clocks(monkeypatch, slowdown, wall=clock)
@@ -203,11 +191,11 @@ def test_small_margin_of_predictors_that_cannot_be_rebuilt_is_widened(monkeypatc
     assert close.verdict is ms.Verdict.PASS
 
 
-def test_cpu_time_leaves_out_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_time_leaves_out_waiting(monkeypatch):
     wall, cpu = [0], [0]
 
-    def call(waits_ns: int) -> Callable[[Any], Any]:
-        def run(x: Any) -> Any:
+    def call(waits_ns):
+        def run(x):
             wall[0] += 100_000 + waits_ns
             cpu[0] += 100_000
             return x
@@ -220,7 +208,7 @@ def test_cpu_time_leaves_out_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ms.measure_slowdown(waiting, working, X, max_ratio=1.2, clock="cpu").verdict is ms.Verdict.PASS
 
 
-def test_rebuilt_session_has_the_settings_of_the_first(small_model: ms.Artifact) -> None:
+def test_rebuilt_session_has_the_settings_of_the_first(small_model):
     with ms.serve(small_model, threads=2, variant="fp32") as served:
         with slowdown.rebuilt((served, served), rng=random.Random(0)) as (again, other):
             assert again is not served
@@ -232,13 +220,11 @@ def test_rebuilt_session_has_the_settings_of_the_first(small_model: ms.Artifact)
 
 
 @pytest.mark.parametrize(("counts", "pairs"), [(False, 20), (True, 800)])
-def test_no_analysis_begins_after_five_seconds_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, counts: bool, pairs: int
-) -> None:
+def test_no_analysis_begins_after_five_seconds_of_its_own(monkeypatch, counts, pairs):
     """Calls of 1 ms and 99 ms of waiting, for the CPU or for something else, and a budget that no pairs decide."""
     wall, delay = FakeClock(), FakeClock()
 
-    def model(x: Any) -> Any:
+    def model(x):
         wall.spend(100e6)
         delay.spend(99e6 * counts)
         return x
@@ -249,7 +235,7 @@ def test_no_analysis_begins_after_five_seconds_of_its_own(
     assert ms.measure_slowdown(first, second, X, max_ratio=1.2, time_limit_s=1000).n == pairs
 
 
-def test_slow_model_ends_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_model_ends_at_the_time_limit(monkeypatch):
     clock = FakeClock()
     simulate_clocks(monkeypatch, slowdown, wall=clock)
     model = ms.serve(clock.call(40e9))
@@ -261,10 +247,10 @@ def test_slow_model_ends_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> N
     assert clock.now == 2 * 40e9  # one warm-up call of each
 
 
-def test_model_that_raises_tells_which_pair() -> None:
+def test_model_that_raises_tells_which_pair():
     calls = count(1)
 
-    def fails(x: Any) -> Any:
+    def fails(x):
         if next(calls) > 50:
             raise RuntimeError("out of memory")
         return x
@@ -275,7 +261,7 @@ def test_model_that_raises_tells_which_pair() -> None:
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.9, 1.02, float("nan"), float("inf")])
-def test_budget_below_the_resolution_is_refused(budget: float) -> None:
+def test_budget_below_the_resolution_is_refused(budget):
     model = ms.serve(lambda x: x)
     with pytest.raises(ms.UsageError, match=r"max_ratio must be at least 1.03"):
         ms.measure_slowdown(model, model, X, max_ratio=budget)
@@ -290,16 +276,16 @@ def test_budget_below_the_resolution_is_refused(budget: float) -> None:
         ({"inputs": np.zeros((0, 3), np.float32)}, r"the input is empty \(shape \(0, 3\)\)"),
     ],
 )
-def test_invalid_argument_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_refused(options, message):
     model = ms.serve(lambda x: x)
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_slowdown(model, model, **{"inputs": X, "max_ratio": 1.1, **options})
 
 
-def test_real_clock_sees_four_times_the_work() -> None:
+def test_real_clock_sees_four_times_the_work():
     """CPU time of one thread, which other processes do not change."""
 
-    def work(times: int) -> Callable[[Any], Any]:
+    def work(times):
         return lambda _: [np.sin(M) for _ in range(times)]
 
     M = np.ones(10_000)

@@ -1,11 +1,8 @@
 """Timed calls on given clocks, the host lock, and the state of the host."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from pytest_modelserve.performance.timing import (
 from tests.performance.simulated import FakeClock
 
 
-def test_calls_are_timed_by_both_clocks() -> None:
+def test_calls_are_timed_by_both_clocks():
     clock = FakeClock()
     found = time_calls(clock.call(1e6), 3, clocks=Clocks(wall=clock, cpu=lambda: 0))
     assert found.wall_ms.tolist() == [1.0, 1.0, 1.0]
@@ -32,11 +29,11 @@ def test_calls_are_timed_by_both_clocks() -> None:
     assert found.cpu_ms.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_run_delay_is_subtracted_from_wall_time() -> None:
+def test_run_delay_is_subtracted_from_wall_time():
     wall, delay = FakeClock(), FakeClock()
     delays = iter([0, 4e6, 0])
 
-    def call() -> None:
+    def call():
         interrupted = next(delays)
         delay.spend(interrupted)
         wall.spend(1e6 + interrupted)
@@ -47,12 +44,12 @@ def test_run_delay_is_subtracted_from_wall_time() -> None:
     assert found.disturbed == pytest.approx(1 / 3)
 
 
-def test_delay_between_two_calls_is_not_subtracted() -> None:
+def test_delay_between_two_calls_is_not_subtracted():
     times = CallTimes(np.array([1.0, 1.0]), delay_ms=np.array([4.0, 0.25]))
     assert times.undisturbed_ms.tolist() == [1.0, 0.75]
 
 
-def test_parts_of_a_run_are_joined_by_every_clock() -> None:
+def test_parts_of_a_run_are_joined_by_every_clock():
     first, later = CallTimes(np.ones(2), delay_ms=np.zeros(2)), CallTimes(np.ones(1), delay_ms=np.ones(1))
     joined = CallTimes(np.zeros(0)).followed_by(first).followed_by(later)
     assert joined.cpu_ms is None
@@ -60,14 +57,14 @@ def test_parts_of_a_run_are_joined_by_every_clock() -> None:
     assert joined.delay_ms.tolist() == [0, 0, 1]
 
 
-def thread_folder(root: Path, text: str) -> Path:
+def thread_folder(root, text):
     path = root / str(threading.get_native_id()) / "schedstat"
     path.parent.mkdir()
     path.write_text(text)
     return path
 
 
-def test_run_delay_is_the_second_figure_of_schedstat(tmp_path: Path) -> None:
+def test_run_delay_is_the_second_figure_of_schedstat(tmp_path):
     path = thread_folder(tmp_path, "36070318 105240634 25\n")
     with run_delay_clock(tmp_path) as clock:
         assert clock is not None
@@ -76,7 +73,7 @@ def test_run_delay_is_the_second_figure_of_schedstat(tmp_path: Path) -> None:
         assert clock() == 205_240_634
 
 
-def test_system_that_does_not_count_has_no_run_delay(tmp_path: Path) -> None:
+def test_system_that_does_not_count_has_no_run_delay(tmp_path):
     with run_delay_clock(tmp_path) as missing:
         assert missing is None
     thread_folder(tmp_path, "0 0 0\n")
@@ -84,7 +81,7 @@ def test_system_that_does_not_count_has_no_run_delay(tmp_path: Path) -> None:
         assert uncounted is None
 
 
-def test_kernel_counts_what_other_processes_take() -> None:
+def test_kernel_counts_what_other_processes_take():
     """Run delay and CPU time never exceed wall time together, and the run delay never falls."""
     with run_delay_clock() as clock:
         if clock is None:
@@ -98,40 +95,40 @@ def test_kernel_counts_what_other_processes_take() -> None:
         assert 0 <= delay <= wall - cpu + 1_000_000
 
 
-def test_no_call_begins_after_the_deadline() -> None:
+def test_no_call_begins_after_the_deadline():
     clock = FakeClock()
     assert len(time_calls(clock.call(10), 100, clocks=Clocks(wall=clock, cpu=lambda: 0), deadline_ns=35)) == 4
 
 
-def test_garbage_collector_is_off_during_calls_and_restored() -> None:
+def test_garbage_collector_is_off_during_calls_and_restored():
     seen = []
     time_calls(lambda: seen.append(gc.isenabled()), 1, clocks=Clocks())
     assert seen == [False]
     assert gc.isenabled()
 
 
-def test_warm_up_ignores_the_first_calls() -> None:
+def test_warm_up_ignores_the_first_calls():
     durations = iter([9_000] * 5 + [10] * 5)
     clock = FakeClock()
     assert warm_up(lambda: clock.spend(next(durations)), clock=clock) == 10
 
 
-def test_warm_up_of_slow_calls_ends_early() -> None:
+def test_warm_up_of_slow_calls_ends_early():
     clock = FakeClock()
     assert warm_up(clock.call(1.5e9), clock=clock) == 1.5e9
     assert clock.now == 2 * 1.5e9
 
 
-def test_error_during_warm_up_names_the_call() -> None:
+def test_error_during_warm_up_names_the_call():
     with pytest.raises(ZeroDivisionError) as error:
         warm_up(lambda: 1 // 0, clock=lambda: 0)
     assert error.value.__notes__ == ["raised by warm-up call 1 of 10"]
 
 
-def test_one_thread_holds_the_host_lock_at_a_time(tmp_path: Path) -> None:
+def test_one_thread_holds_the_host_lock_at_a_time(tmp_path):
     inside, most = [0], [0]
 
-    def work() -> None:
+    def work():
         for _ in range(20):
             with host_lock(tmp_path) as held:
                 assert held
@@ -147,7 +144,7 @@ def test_one_thread_holds_the_host_lock_at_a_time(tmp_path: Path) -> None:
     assert most == [1]
 
 
-def test_gate_runs_without_a_lock_that_is_not_free_or_cannot_be_written(tmp_path: Path) -> None:
+def test_gate_runs_without_a_lock_that_is_not_free_or_cannot_be_written(tmp_path):
     with host_lock(tmp_path) as first, host_lock(tmp_path, timeout_s=0.02) as second:
         assert (first, second) == (True, False)
     (tmp_path / "occupied").write_text("")
@@ -155,10 +152,10 @@ def test_gate_runs_without_a_lock_that_is_not_free_or_cannot_be_written(tmp_path
         assert not held
 
 
-def test_user_without_a_name_holds_the_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_name_holds_the_lock_too(tmp_path, monkeypatch):
     """A container may run under a number that no user has."""
 
-    def no_name() -> str:
+    def no_name():
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(timing.getpass, "getuser", no_name)
@@ -167,19 +164,19 @@ def test_user_without_a_name_holds_the_lock_too(tmp_path: Path, monkeypatch: pyt
         assert [path.name for path in tmp_path.iterdir()] == ["pytest_modelserve-timing-unknown.lock"]
 
 
-def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
+def test_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), host_lock(tmp_path):
         raise RuntimeError
     with host_lock(tmp_path, timeout_s=0.02) as held:
         assert held
 
 
-def test_waiting_for_the_lock_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_waiting_for_the_lock_is_not_counted(monkeypatch, tmp_path):
     clock = FakeClock()
     budget = TimeBudget(1.0, Clocks(wall=clock))
     original = timing.host_lock
 
-    def slow_lock() -> object:
+    def slow_lock():
         clock.spend(5e9)
         return original(tmp_path)
 
@@ -194,7 +191,7 @@ def test_waiting_for_the_lock_is_not_counted(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     for name, text in {
         "proc/pressure/cpu": "some avg10=12.50 avg60=0.58 avg300=11.06 total=3252601104\nfull avg10=0.00 avg60=0.00\n",
         "sys/fs/cgroup/cpu.max": "150000 100000\n",
@@ -206,18 +203,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_host_state_has_what_the_kernel_reports(root: Path) -> None:
+def test_host_state_has_what_the_kernel_reports(root):
     state = host_state(root)
     assert state.pop("load_average") >= 0
     assert state == {"pressure_stall_percent": 12.5, "cpu_quota": 1.5, "governor": "powersave"}
 
 
-def test_missing_quota_is_left_out(root: Path) -> None:
+def test_missing_quota_is_left_out(root):
     (root / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
     assert "cpu_quota" not in host_state(root)
 
 
-def test_first_version_of_cgroups_is_read_too(tmp_path: Path) -> None:
+def test_first_version_of_cgroups_is_read_too(tmp_path):
     folder = tmp_path / "sys/fs/cgroup/cpu"
     folder.mkdir(parents=True)
     (folder / "cpu.cfs_period_us").write_text("100000\n")
