@@ -130,7 +130,11 @@ def __getattr__(name: str) -> object:
     elif name == "planning":
         value = importlib.import_module(f"{__name__}.planning")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from difflib import get_close_matches
+
+        near = [] if name.startswith("_") else get_close_matches(name, __all__, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     globals()[name] = value
     return value
 

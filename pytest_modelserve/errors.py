@@ -62,8 +62,8 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
 
     known = list(choices)
     near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}: {hint}Known: {', '.join(map(repr, known))}"
+    hint = f"did you mean {near[0]!r}? Known" if near else "known"
+    return f"unknown {what} {given!r}: {hint}: {', '.join(map(repr, known))}"
 
 
 def require(package: str, purpose: str, *, extra: str = "torch") -> ModuleType:

@@ -55,5 +55,7 @@ def test_stub_for_editors_lists_the_public_names():
 def test_misspelt_name_is_an_attribute_error():
     import pytest
 
-    with pytest.raises(AttributeError, match="module 'pytest_modelserve' has no attribute 'asert_size'"):
+    with pytest.raises(
+        AttributeError, match="module 'pytest_modelserve' has no attribute 'asert_size': did you mean 'assert_size'"
+    ):
         ms.asert_size  # noqa: B018

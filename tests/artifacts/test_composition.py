@@ -325,7 +325,7 @@ def test_external_weights_under_the_name_of_the_result_are_refused(linear, store
         ({}, "compose needs at least one step, in preprocess= or postprocess="),
         ({"preprocess": [Scale(2.0)]}, "the model has 2 inputs, 'a', 'b'"),
         ({"postprocess": [Softmax()]}, "the model has 2 outputs, 'out', 'sum'"),
-        ({"preprocess": [Scale(2.0)], "input": "c"}, "unknown input 'c': Known: 'a', 'b'"),
+        ({"preprocess": [Scale(2.0)], "input": "c"}, "unknown input 'c': known: 'a', 'b'"),
         ({"postprocess": [Softmax()], "output": "sun"}, "unknown output 'sun': did you mean 'sum'? Known"),
         ({"postprocess": [Softmax()], "output": "sum", "keep": ["outt"]}, "unknown output to keep 'outt'"),
         ({"postprocess": [Softmax()], "output": "sum", "keep": ["probabilities"]}, "keep= names 'probabilities'"),

@@ -254,7 +254,7 @@ def bad(position, value):
             "calibration= does not fit the model: input 'x' has shape [3, 5] where the model takes [batch, 4]",
         ),
         (iter([np.ones((2, 4))]), "batch 0 of calibration= does not fit the model: input 'x' has dtype float64 where"),
-        ({"z": ones(2, 4)}, "calibration= does not fit the model: unknown input 'z': Known: 'x'"),
+        ({"z": ones(2, 4)}, "calibration= does not fit the model: unknown input 'z': known: 'x'"),
         (7, "calibration= is a int: pass an array, a mapping from input names to arrays, or an iterable of such"),
     ],
 )

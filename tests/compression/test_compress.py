@@ -62,7 +62,7 @@ def test_same_recipe_on_the_same_artifact_runs_once(mlp, store, monkeypatch):
     ("recipe", "message"),
     [
         ("simplfy", f"unknown recipe 'simplfy': did you mean 'simplify'? Known: {KNOWN}"),
-        (["simplify", "bitnet"], f"unknown recipe 'bitnet': Known: {KNOWN}"),
+        (["simplify", "bitnet"], f"unknown recipe 'bitnet': known: {KNOWN}"),
         ([], f"recipe is empty; known: {KNOWN}"),
     ],
 )

@@ -204,13 +204,13 @@ def test_all_null_and_all_infinite_columns_say_how_to_leave_them_out():
     [
         ({"exclude": "x"}, "exclude must be a collection of texts; got 'x': pass ('x',)"),
         ({"exclude": ["legcy"]}, "exclude: unknown column 'legcy': did you mean 'legacy'? Known: 'legacy'"),
-        ({"types": {"y": "float"}}, "types: unknown column 'y': Known: 'legacy'"),
-        ({"types": {"legacy": "number"}}, "types: column 'legacy': unknown kind 'number': Known"),
+        ({"types": {"y": "float"}}, "types: unknown column 'y': known: 'legacy'"),
+        ({"types": {"legacy": "number"}}, "types: column 'legacy': unknown kind 'number': known"),
         ({"separator": ";;"}, "separator must be one character (';', for example); got ';;'"),
         ({"decimal": ";"}, "decimal must be '.' or ','; got ';'"),
         ({"thousands": "."}, "thousands must be one character that no number has and that differs from decimal"),
         ({"null_values": "NA"}, "null_values must be a collection of texts; got 'NA': pass ('NA',)"),
-        ({"leading_zeros": "keep"}, "unknown leading_zeros 'keep': Known: 'number', 'text'"),
+        ({"leading_zeros": "keep"}, "unknown leading_zeros 'keep': known: 'number', 'text'"),
     ],
 )
 def test_an_invalid_option_is_one_clear_error(options, message):

@@ -206,7 +206,7 @@ def test_whole_numbers_beyond_64_bits_and_decimals_become_doubles(tmp_path):
         ("latin.csv", "a\ngrün\n".encode("latin-1"), "latin.csv cannot be read as CSV: "),
         ("empty.parquet", b"", "empty.parquet cannot be read as Parquet: "),
         ("text.parquet", b"this is no Parquet file at all", "text.parquet cannot be read as Parquet: "),
-        ("table.xlsx", b"", "table.xlsx: unknown kind of file '.xlsx': Known: '.csv', '.parquet'"),
+        ("table.xlsx", b"", "table.xlsx: unknown kind of file '.xlsx': known: '.csv', '.parquet'"),
         ("table.cvs", b"", "table.cvs: unknown kind of file '.cvs': did you mean '.csv'? Known: '.csv', '.parquet'"),
     ],
 )
@@ -332,7 +332,7 @@ def test_a_pattern_that_matches_nothing_or_another_kind_of_file_is_named(tmp_pat
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError) as caught:
         read_table(tmp_path / "*")
-    assert str(caught.value) == f"{tmp_path / 'notes.txt'}: unknown kind of file '.txt': Known: '.csv', '.parquet'"
+    assert str(caught.value) == f"{tmp_path / 'notes.txt'}: unknown kind of file '.txt': known: '.csv', '.parquet'"
 
 
 def test_a_truncated_file_among_many_is_named(tmp_path):

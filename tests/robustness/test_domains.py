@@ -82,7 +82,7 @@ def test_an_invalid_range_is_rejected(build, message):
         (NUMBERS, {"ranges": {0: Range(0, 1)}, "like": OUTSIDE}, "like= has 7.0 at x[0] of row 1, outside Range(0, 1)"),
         (NUMBERS, {"ranges": {"x": Range(0, 1), 2: Range(5, 6)}}, "ranges 'x' and 2 both declare feature 2 of input 'x'"),
         (NUMBERS, {"ranges": {3: Range(0, 1)}}, "input 'x' has rows of shape [3]: there is no feature 3"),
-        (NUMBERS, {"ranges": {"y": Range(0, 1)}}, "unknown input 'y': Known: 'x'"),
+        (NUMBERS, {"ranges": {"y": Range(0, 1)}}, "unknown input 'y': known: 'x'"),
         (NUMBERS, {"ranges": {0: (0, 1)}}, "ranges[0] is a tuple: expected an ms.strategies.Range(low, high)"),
         (MIXED, {"ranges": {0: Range(0, 1)}}, "ranges[0] is ambiguous for a model of 2 inputs: use (input, column)"),
         (MIXED, {"ranges": {"color": Range(0, 1)}}, "input 'color' is text: pass choices of text instead of Range(0, 1)"),

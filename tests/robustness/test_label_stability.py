@@ -107,7 +107,7 @@ def test_inputs_by_name_and_models_in_onnxruntime(classifier, rows):
         ({"inputs": np.zeros((0, 10), np.float32)}, "inputs must have rows, and there are none"),
         ({"inputs": NAMED, "transform": lambda x: {}}, "transform must return the inputs x, got none"),
         ({"inputs": NAMED, "transform": lambda x: 3}, "transform must return the type of its rows, dict, got int"),
-        ({"output": "p"}, "unknown output 'p': Known: 'output'"),
+        ({"output": "p"}, "unknown output 'p': known: 'output'"),
     ],
 )
 def test_invalid_arguments_are_refused(options, message, many):

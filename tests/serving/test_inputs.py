@@ -83,8 +83,8 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
         (ROWS[np.newaxis], "input 'x' has shape [1, 2, 3] where the model takes [batch, 3]: rank 3 instead of 2"),
         (ROWS[:, :2], "input 'x' has shape [2, 2] where the model takes [batch, 3]: axis 1 is 2 instead of 3"),
         ({"xx": ROWS}, "unknown input 'xx': did you mean 'x'? Known: 'x'"),
-        ({"x": ROWS, "y": ROWS}, "unknown input 'y': Known: 'x'"),
-        ({1: ROWS}, "unknown input 1: Known: 'x'"),
+        ({"x": ROWS, "y": ROWS}, "unknown input 'y': known: 'x'"),
+        ({1: ROWS}, "unknown input 1: known: 'x'"),
         ({}, "input 'x' is missing: the model takes 'x'"),
         (
             torch.zeros(2, 3, dtype=torch.float64),
