@@ -212,7 +212,7 @@ def text_of_numbers(counts: Mapping[str, int], options: ReadOptions) -> tuple[st
     for text in counts:
         if options.number(text) is None:
             return text, _remedy(text)
-    return next(iter(counts)), "convert them, or declare them"
+    return next(iter(counts)), "convert them"
 
 
 def describe_text_of_numbers(column: str, where: str, text: str, remedy: str) -> str:
