@@ -48,7 +48,7 @@ def test_another_model_fails_with_the_row(tmp_path, linear, name):
     onnx.save(changed, tmp_path / "changed.onnx")
     with ms.serve(tmp_path / "changed.onnx") as candidate, pytest.raises(ms.GateFailure) as caught:
         ms.assert_output_parity(candidate, recording, recording.inputs, rtol=1e-3, atol=1e-3)
-    assert "output 'y': 10 of 20 elements are beyond rtol 0.001" in str(caught.value)
+    assert "output 'y' channel 0 of axis 1: 10 of 20 elements are beyond rtol 0.001" in str(caught.value)
     assert recording.subject.sha256 is not None
     assert f"recorded  sha256 {recording.subject.sha256[:12]}" in str(caught.value)
 

@@ -29,7 +29,9 @@ def test_a_difference_in_one_probability_of_a_map_is_found():
         ms.serve(lambda x: outputs), recording, recording.inputs, rtol=sklearn_cases.RTOL, atol=sklearn_cases.ATOL
     )
     (finding, *_) = evidence.findings
-    assert finding.startswith("output 'output_probability': 1 of 1000 elements are beyond rtol 0.0001, atol 1e-05")
+    assert finding.startswith(
+        "output 'output_probability' channel 3 of axis 1: 1 of 1000 elements are beyond rtol 0.0001"
+    )
     assert "at [7, 3]" in finding
 
 
