@@ -8,6 +8,9 @@ identifiers beyond 2⁵³, dates, text. Profile and rows have 50 to 20,000 rows 
 part of the worlds (`--large`) the rows are 20,000 to 600,000. It prints the number of crashes, the verdicts, and the
 rate of FAIL with its bounds of Clopper and Pearson, at a budget of 0.01 and at one of nothing, where significance alone
 decides.
+
+One kind is left out: a rare value far outside a smooth distribution (999 among ages) that the profile happens to miss.
+The rule on tails calls it a fault, because nothing tells it from one.
 """
 
 from __future__ import annotations

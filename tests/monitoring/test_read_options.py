@@ -286,3 +286,9 @@ def test_long_identifiers_of_files_are_exact_also_in_parts(tmp_path, suffix, fir
             getattr(frame, f"write_{suffix}")(tmp_path / folder / f"{part}.{suffix}")
     evidence = measure_data_quality(tmp_path / "today", reference_profile(tmp_path / "training"), max_rate=0.02)
     assert evidence.verdict is Verdict.PASS
+
+
+def test_a_marker_of_digits_is_null_in_csv_files(tmp_path):
+    (tmp_path / "training.csv").write_text("age,city\n" + "40,Bern\n999,Graz\n50,Bern\n" * 30)
+    age = reference_profile(tmp_path / "training.csv", null_values=("999",)).column("age")
+    assert (age.kind, age.nulls, age.maximum) == ("integer", 30, 50)
