@@ -91,9 +91,11 @@ def _growing_constants(model: onnx.ModelProto, total: int) -> list[_Constant]:
         if name not in read_outside or name in outputs or value is None or len(writer.output) > 1:
             continue
         size = _size(value)
+        if size is None or not _grows(total, total + size):
+            continue
         nodes = _ancestors(writer, writers)
         freed = sum(tensor_bytes(stored[each]) for each in _exclusive(nodes, model.graph) if each in stored)
-        if size is not None and _grows(total, total + size - freed):
+        if _grows(total, total + size - freed):
             found.append(_Constant(value, nodes, size, freed))
     return sorted(found, key=lambda each: each.freed - each.size)
 
@@ -111,18 +113,13 @@ def _constant_nodes(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def _ancestors(node: onnx.NodeProto, writers: dict[str, onnx.NodeProto]) -> tuple[onnx.NodeProto, ...]:
-    """Return `node` and the nodes before it, in order."""
-    found: dict[int, onnx.NodeProto] = {}
-
-    def visit(each: onnx.NodeProto) -> None:
-        if id(each) not in found:
-            for name in each.input:
-                if name in writers:
-                    visit(writers[name])
-            found[id(each)] = each
-
-    visit(node)
-    return tuple(found.values())
+    """Return `node` and the nodes before it in the order of `writers`, which is that of the graph."""
+    needed, found = set(node.input), [node]
+    for name, writer in reversed(writers.items()):
+        if name in needed and writer is not found[-1]:
+            found.append(writer)
+            needed.update(writer.input)
+    return tuple(reversed(found))
 
 
 def _exclusive(nodes: tuple[onnx.NodeProto, ...], graph: onnx.GraphProto) -> set[str]:
