@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ def without_figures(lines):
     return [" ".join(re.sub(r"[-\d.]+( [µm]s)?", "0", line).split()) for line in lines]
 
 
-def two_class_model(path, weights):
+def linear_model(path, weights):
     """Save a linear classifier as an ONNX file."""
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", len(weights)])]
-    outputs = [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])]
+    outputs = [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", weights.shape[1]])]
     stored = [numpy_helper.from_array(weights.astype(np.float32), "w")]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["logits"])], "g", inputs, outputs, stored)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
@@ -40,8 +41,8 @@ def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester):
     weights = rng.standard_normal((20, 2))
     x = rng.standard_normal((2000, 20)).astype(np.float32)
     np.savez(pytester.path / "holdout.npz", x=x, y=(x @ weights).argmax(axis=1))
-    two_class_model(pytester.path / "champion.onnx", weights)
-    two_class_model(pytester.path / "candidate.onnx", weights + 0.003 * rng.standard_normal(weights.shape))
+    linear_model(pytester.path / "champion.onnx", weights)
+    linear_model(pytester.path / "candidate.onnx", weights + 0.003 * rng.standard_normal(weights.shape))
     pytester.makepyfile(test_release=blocks("README.md", "python")[0])
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
@@ -54,6 +55,34 @@ def test_example_of_all_stages_runs(pytester):
     example = next(block for block in blocks("docs/stages.md", "python") if "def test_" in block)
     pytester.makepyfile(test_release=example)
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_examples_of_robustness_run(pytester, monkeypatch):
+    monkeypatch.setenv("CI", "true")  # hypothesis then has no deadline, which a busy host would exceed
+    linear_model(pytester.path / "score.onnx", np.ones((5, 1)))
+    relations, corruptions = blocks("docs/robustness.md", "python")
+    pytester.makepyfile(
+        test_relations=f"""
+import hypothesis
+import numpy as np
+import pytest_modelserve as ms
+
+rows = np.random.default_rng(0).standard_normal((20, 5), np.float32)
+predictor = ms.serve("score.onnx")
+{relations}""",
+        test_corruptions=f"""
+import numpy as np
+import pytest_modelserve as ms
+
+images = np.random.default_rng(0).integers(0, 256, (2000, 8, 8)).astype(np.float32)
+images[::2] *= 0.5
+labels = (images.mean((1, 2)) > 96).astype(int)
+predictor = ms.serve(lambda x: (x.mean((1, 2)) > 96).astype(int))
+
+def test_corruptions():
+{textwrap.indent(corruptions, "    ")}""",
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
 def test_nightly_job_runs(pytester):
