@@ -328,6 +328,9 @@ def _notes(
     blocked = [f"{op} ×{n}" for op, n in node_counts(model).items() if op in DEFAULT_OP_BLOCK_LIST]
     if blocked:
         yield f"left in fp32, as onnxruntime's converter always does: {', '.join(blocked)}"
+    outer = [node for node in model.graph.node if any(subgraph_nodes(node))]
+    if outer:
+        yield f"not searched for overflow: values inside branches and loops ({_format_nodes(outer)})"
 
 
 def _format_nodes(nodes: Sequence[onnx.NodeProto]) -> str:

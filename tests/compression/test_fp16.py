@@ -324,6 +324,7 @@ def test_tiny_constant_that_a_branch_adds_is_noted(saved, store, weight):
     assert small.lineage[-1].notes[0] == (
         "1 of the 1 values of 'c' became ±5.96e-08, the smallest fp16: a branch or loop adds it to values in fp16"
     )
+    assert small.lineage[-1].notes[-1] == "not searched for overflow: values inside branches and loops (If 'node_y')"
 
 
 def test_model_of_which_every_constant_is_too_small_is_refused_with_the_value(saved, refusal):
