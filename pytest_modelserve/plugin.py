@@ -283,7 +283,7 @@ class ReportingHooks:
         rows = () if collector is None else collector.rows()
         if collector is None or not any(row.record or self._paths for row in rows):
             return
-        from pytest_modelserve.reporting import error_bound_line, summary_line, table_lines
+        from pytest_modelserve.reporting import error_bound, error_bound_line, summary_line, table_lines
 
         terminalreporter.write_sep("=", "modelserve")
         for line in table_lines(rows):
@@ -295,7 +295,7 @@ class ReportingHooks:
         names = {"json": "evidence", "html": "page"}
         reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
         terminalreporter.write_line(summary_line(rows, collector.without_evidence) + reports)
-        if any(row.record for row in rows):
+        if error_bound(rows):  # a gate that estimates nothing has no error rate
             terminalreporter.write_line(error_bound_line(rows))
 
     def _relative(self, path: Path) -> str:

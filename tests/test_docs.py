@@ -132,3 +132,11 @@ def test_ci_files_fit_their_schema_and_run_pytest_with_options_that_exist(pytest
     pytester.runpytest(*options).assert_outcomes(passed=1)
     written = {option.partition("=")[2] for option in options}
     assert all((pytester.path / name).is_file() for name in written)
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.md")))
+def test_example_page_runs_as_one_test_file(pytester, page):
+    pytester.makepyfile("\n\n".join(blocks(f"docs/examples/{page}.md", "python")))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] >= 2

@@ -2,7 +2,7 @@
 
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.html_report import render_page
-from pytest_modelserve.reporting.terminal import TableLine, error_bound_line, summary_line, table_lines
+from pytest_modelserve.reporting.terminal import TableLine, error_bound, error_bound_line, summary_line, table_lines
 
 __all__ = [
     "ReportCollector",
@@ -10,6 +10,7 @@ __all__ = [
     "RunCounts",
     "TableLine",
     "as_json",
+    "error_bound",
     "error_bound_line",
     "render_page",
     "run_document",
