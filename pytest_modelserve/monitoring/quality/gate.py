@@ -140,7 +140,7 @@ def measure_data_quality(
         confidence=CONFIDENCE,
         alpha=alpha,
         findings=_findings(broken, result, rates, max_rate=max_rate),
-        advice=_advice(verdict, rates, max_rate=max_rate, rows=window.rows, block=terms.blocks.current),
+        advice=_advice(verdict, broken, rates, max_rate=max_rate, rows=window.rows, block=terms.blocks.current),
         details=_details(broken, rates),
         duration_s=time.perf_counter() - started,
     )
@@ -353,11 +353,16 @@ def _findings(
     return (*found[:_MAX_FINDINGS], *more)
 
 
-def _advice(verdict: Verdict, rates: Sequence[Rate], *, max_rate: float, rows: int, block: int) -> str:
+def _advice(
+    verdict: Verdict, broken: Sequence[str], rates: Sequence[Rate], *, max_rate: float, rows: int, block: int
+) -> str:
     if verdict is Verdict.PASS:
         return ""
     if verdict is Verdict.FAIL:
-        return "repair what writes these columns, or make a new profile if the change is intended"
+        additional = any(message.endswith("is not in the profile") for message in broken)
+        return "repair what writes these columns, or make a new profile if the change is intended" + (
+            "; reference_profile(..., exclude=) leaves columns out of later data" * additional
+        )
     power = 1 - (1 - _POWER) / len(rates)
     needed = [_rows_needed(rate, max_rate, power) for rate in rates]
     if None in needed:
