@@ -52,3 +52,14 @@ def test_drift_of_the_diagnosis_in_file_order_is_detected(breast_cancer: BreastC
     first = ms.reference_profile(columns_of(breast_cancer.columns, rows[:300], benign[:300]), name="first 300 rows")
     rest = columns_of(breast_cancer.columns, rows[300:], benign[300:])
     ms.assert_no_drift(rest, first, max_distance=0.1, name="tumors after row 300")
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects that malignant cases are gone")
+def test_drift_of_sorted_rows_is_detected_without_a_block(breast_cancer: BreastCancer) -> None:
+    """Sorted by diagnosis, neighboring rows are alike: the gate estimates how many independent rows they are worth."""
+    order = np.argsort(breast_cancer.in_file_order.benign, kind="stable")
+    rows, benign = breast_cancer.in_file_order.rows[order], breast_cancer.in_file_order.benign[order]
+    cut = 2 * len(order) // 3
+    first = ms.reference_profile(columns_of(breast_cancer.columns, rows[:cut], benign[:cut]), name="first two thirds")
+    rest = columns_of(breast_cancer.columns, rows[cut:], benign[cut:])
+    ms.assert_no_drift(rest, first, max_distance=0.1, name="tumors, last third")

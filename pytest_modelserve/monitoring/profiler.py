@@ -68,7 +68,7 @@ def reference_profile(
         like: A profile with the same columns whose edges are used, so that the two can be merged or compared. The data
             may then be a single row, and columns may be all null.
         block: The number of neighboring rows that may depend on each other (52 for a year of weekly rows); 1 if none
-            do. Used by every comparison with this profile.
+            do. Used by every comparison with this profile. Default: each comparison estimates it for each column.
         bins: The number of bins of a numeric column, 2 to 1024. There may be up to twice as many.
         associations: Whether to store sums over pairs of at most 64 columns, for their correlations.
         sketch_rows: The number of raw rows to store for the comparison of whole rows (2,000, for example), spread
