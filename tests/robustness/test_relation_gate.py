@@ -225,7 +225,7 @@ def test_an_output_without_a_row_for_each_row_is_an_input_error(rows):
         ({"relation": r.batch_invariance(), "max_batch": 1}, "max_batch must be at least 2 for batch invariance"),
         ({"relation": r.relation("x", print, unit="set")}, "unit of the relation 'x' must be 'row' or 'batch'"),
         ({"inputs": np.zeros((0, 10), np.float32)}, "inputs are empty"),
-        ({"inputs": [[1.0]]}, "input 'input'"),
+        ({"inputs": "rows"}, "input 'input'"),
     ],
 )
 def test_invalid_arguments_are_refused(options, message, rows):

@@ -1,6 +1,7 @@
 """Requests for an export: inputs, axes and keys, and modules and options that are refused before the exporter runs."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -75,27 +76,22 @@ def test_pruning_that_was_made_permanent_is_accepted():
     assert key(lambda: prune.remove(pruned(), "weight"))
 
 
-class Frame:
-    """What a data frame has that counts here."""
-
-    def to_numpy(self):
-        return ROW
+def test_tensors_are_examples_as_arrays_are():
+    assert key(examples=torch.from_numpy(ROWS)) == key(examples=ROWS)
 
 
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        (torch.zeros(1, 6), "example_inputs is a torch.Tensor, not a numpy array: pass .detach().cpu().numpy()"),
-        ({"x": torch.zeros(1, 6)}, "example_inputs: 'x' is a torch.Tensor, not a numpy array"),
-        (Frame(), "example_inputs is a Frame, not a numpy array: pass .to_numpy() of the model's dtype"),
+        (pd.DataFrame({"x": [1.0]}), "example_inputs is a DataFrame, not an array: pass a numpy array, a tensor"),
         ([[1.0, 2.0]], "example_inputs are a list of numbers: pass np.asarray(...) of the model's dtype"),
-        ({"x": 2.0}, "example_inputs: 'x' is the float 2.0, and what a model takes is arrays"),
+        ({"x": 2.0}, "example_inputs: 'x' must be an array; got the float 2.0"),
         (np.zeros((0, 6), np.float32), "example_inputs has shape (0, 6): there are no values in it"),
         ({"x": np.array([["a"]])}, "example_inputs: 'x' has dtype <U1, which torch cannot take"),
         ({}, "example_inputs are empty: there is no array in them"),
         ((), "example_inputs are empty: there is no array in them"),
     ],
-    ids=["tensor", "named tensor", "frame", "lists", "scalar", "no rows", "text", "no names", "nothing"],
+    ids=["frame", "lists", "scalar", "no rows", "text", "no names", "nothing"],
 )
 def test_examples_that_are_no_arrays_are_refused(store, examples, message):
     with pytest.raises(InputError) as caught:

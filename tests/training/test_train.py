@@ -106,7 +106,10 @@ def test_fit_of_another_signature_is_refused():
     ("data", "message"),
     [
         ({}, "data of source 'small' are empty: there is no array in them"),
-        ({"x": [1.0]}, "data of source 'small': 'x' is no numpy array but list"),
+        (
+            {"x": 1.0},
+            "data of source 'small': 'x' is a float, not an array: pass a numpy array, a tensor, a list or a frame",
+        ),
         ({"x": np.zeros((0, 4))}, "data of source 'small': 'x' has shape (0, 4): there are no values in it"),
         ({"x": np.array(["a", None])}, "data of source 'small': 'x' has dtype object, which torch cannot take"),
         (ROWS, "data of source 'small' must be a mapping from names to arrays; got ndarray"),
