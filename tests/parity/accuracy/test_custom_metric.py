@@ -1,5 +1,7 @@
 """A user's own metric: the bootstrap, in pairs."""
 
+import io
+import itertools
 import re
 import time
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
+from pytest_modelserve.progress import progress_to
 
 N = 120
 RNG = np.random.default_rng(0)
@@ -91,16 +94,22 @@ def test_function_of_decoded_labels_is_compared_with_the_metrics_of_labels(level
     assert "metric='accuracy'" in evidence.findings[0]
 
 
-def test_slow_metric_is_announced_with_its_time(level, caplog):
-    first = iter([0.3] * 3)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_slow_metric_is_announced_with_its_time_and_shows_a_bar(level, caplog):
+    calls, terminal = itertools.count(), Terminal()
 
     def slow(labels, predictions):
-        time.sleep(next(first, 0))
+        time.sleep(0.3 if next(calls) in (0, 1, 2, 150, 151) else 0)
         return mean_error(labels, predictions)
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), progress_to(terminal):
         level(OLD, TARGETS, metric=slow, max_value=9)
     assert re.search(r"resampling slow: at most 2,000 calls of [\d.]+ ms, \d+ s", caplog.text)
+    assert "resampling slow: at most 2,000 calls" in terminal.getvalue()
 
 
 def test_metric_is_given_outputs_or_with_decode_labels(level):
