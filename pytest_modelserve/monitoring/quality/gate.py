@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, DriftResul
 from pytest_modelserve.monitoring.histogram import Integers
 from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
 from pytest_modelserve.monitoring.quality.rates import (
+    UNSEEN,
     CountedCategories,
     Rate,
     disorder_rate,
@@ -140,7 +141,15 @@ def measure_data_quality(
         confidence=CONFIDENCE,
         alpha=alpha,
         findings=_findings(broken, result, rates, max_rate=max_rate),
-        advice=_advice(verdict, broken, rates, max_rate=max_rate, rows=window.rows, block=terms.blocks.current),
+        advice=_advice(
+            verdict,
+            broken,
+            rates,
+            max_rate=max_rate,
+            rows=window.rows,
+            profile_rows=profile.rows,
+            block=terms.blocks.current,
+        ),
         details=_details(broken, rates),
         duration_s=time.perf_counter() - started,
     )
@@ -354,7 +363,14 @@ def _findings(
 
 
 def _advice(
-    verdict: Verdict, broken: Sequence[str], rates: Sequence[Rate], *, max_rate: float, rows: int, block: int
+    verdict: Verdict,
+    broken: Sequence[str],
+    rates: Sequence[Rate],
+    *,
+    max_rate: float,
+    rows: int,
+    profile_rows: int,
+    block: int,
 ) -> str:
     if verdict is Verdict.PASS:
         return ""
@@ -366,11 +382,43 @@ def _advice(
     power = 1 - (1 - _POWER) / len(rates)
     needed = [_rows_needed(rate, max_rate, power) for rate in rates]
     if None in needed:
-        return "profile more rows: the profile has too few to compare rates of faulty rows to within max_rate"
+        short = [rate for rate, count in zip(rates, needed, strict=True) if count is None]
+        larger = max(_profile_factor(rate, max_rate, power, profile_rows / block) for rate in short)
+        return (
+            f"the profile has too few rows ({profile_rows:,}) to compare rates of faulty rows to within max_rate: "
+            f"profile about {math.ceil(larger * profile_rows):,} rows and test as many, or raise max_rate"
+        )
     most = max(count for count in needed if count is not None) * block
     if most <= rows:
         return "data like the profile's pass with this many rows in 95 % of cases: inspect the undecided rates"
-    return f"provide about {most:,} rows, or raise max_rate"
+    return f"provide about {most:,} rows in place of {rows:,}, or raise max_rate"
+
+
+_STEP = 1.1
+_MOST_TIMES = 1e6
+
+
+def _profile_factor(rate: Rate, max_rate: float, power: float, profile_blocks: float) -> float:
+    """Return how many times as many rows in the profile and in the data let data like the profile's pass.
+
+    The rate of values that the profile has not seen falls with its rows; of other rates the profile's own stays, and
+    the distance of its lower bound falls with the root.
+    """
+    factor = 1.0
+    while factor < _MOST_TIMES:
+        factor *= _STEP
+        is_unseen = rate.fault == UNSEEN
+        base = rate.base / factor if is_unseen else rate.base
+        larger = replace(
+            rate,
+            base=base,
+            expected=base + (rate.expected - rate.base) / factor,
+            margin=rate.margin / (factor if is_unseen else math.sqrt(factor)),
+        )
+        needed = _rows_needed(larger, max_rate, power)
+        if needed is not None and needed <= factor * profile_blocks:
+            break
+    return factor
 
 
 def _rows_needed(rate: Rate, max_rate: float, power: float) -> int | None:

@@ -27,6 +27,8 @@ from pytest_modelserve.stats.proportions import (
 
 _Z = 1.6449
 """The normal quantile of the upper bounds."""
+UNSEEN = "new category"
+"""The fault of values that the profile has not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ def new_category_rate(counted: CountedCategories, blocks: Blocks) -> Rate:
     upper = now - expected + math.hypot(rate_bound(unseen, rows, blocks.current) - now, margin)
     return Rate(
         column=reference.name,
-        fault="new category",
+        fault=UNSEEN,
         distance=now - expected,
         p_value=unseen_p_value(_each_in_blocks(before, blocks.reference), _each_in_blocks(after, blocks.current)),
         upper=min(upper, 1.0) if counted.named else 1.0,

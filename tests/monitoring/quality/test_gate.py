@@ -1,6 +1,7 @@
 """The data-quality gate: rules, rates, and its three verdicts."""
 
 import math
+import re
 from datetime import UTC, datetime
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_hashed_columns_have_no_rate_of_new_categories(people, profile):
 def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
     evidence = measure_data_quality(people(100, 1), profile, max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == "provide about 628 rows, or raise max_rate"
+    assert evidence.advice == "provide about 628 rows in place of 100, or raise max_rate"
     passed = [measure_data_quality(people(628, seed), profile, max_rate=0.01).verdict for seed in range(2, 22)]
     assert passed.count(Verdict.PASS) >= 18
     assert Verdict.FAIL not in passed
@@ -230,9 +231,17 @@ def test_too_few_rows_say_how_many_would_do_and_those_do(people, profile):
 def test_too_small_a_profile_is_said_to_be_so(people):
     evidence = measure_data_quality(people(2000, 1), reference_profile(people(100, 0)), max_rate=0.01)
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.advice == (
-        "profile more rows: the profile has too few to compare rates of faulty rows to within max_rate"
+    advice = re.fullmatch(
+        r"the profile has too few rows \(100\) to compare rates of faulty rows to within max_rate: profile about ([\d,]+) "
+        r"rows and test as many, or raise max_rate",
+        evidence.advice,
     )
+    rows = int(advice[1].replace(",", ""))
+    profiles = (reference_profile(people(rows, 2 * seed)) for seed in range(1, 21))
+    passed = [
+        measure_data_quality(people(rows, 2 * seed + 1), p, max_rate=0.01).passed for seed, p in enumerate(profiles)
+    ]
+    assert sum(passed) >= 18
 
 
 def test_blocks_of_the_profile_make_rows_count_less(people):
