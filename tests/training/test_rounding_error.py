@@ -205,7 +205,7 @@ def test_given_tolerance_can_be_tighter_than_the_default(store):
     [
         ({"rtol": 1e-3}, "rtol and atol require each other"),
         ({"atol": 1e-3}, "rtol and atol require each other"),
-        ({"rtol": -1.0, "atol": 0.0}, "rtol is a finite number of at least 0"),
+        ({"rtol": -1.0, "atol": 0.0}, "rtol must be a finite number of at least 0, got -1"),
         ({"check_rows": ("paddings",)}, "check_rows: unknown kind of row 'paddings': did you mean 'padding'?"),
         ({"check_rows": "padding"}, "check_rows must be a tuple of names; got 'padding'"),
     ],

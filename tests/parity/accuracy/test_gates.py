@@ -95,7 +95,9 @@ def test_row_with_nan_scores_is_wrong_in_a_candidate_and_refused_in_a_reference(
         "output 'output' of candidate holds NaN in 300 of 2000 rows, first in row 0 (1 rows of the inputs hold NaN): "
         "counted as wrong"
     )
-    with pytest.raises(ms.InputError, match=r"^output 'output' of fp32 holds NaN in 300 of .*: a reference needs valid outputs"):
+    with pytest.raises(
+        ms.InputError, match=r"^output 'output' of fp32 holds NaN in 300 of .*: a reference needs valid outputs"
+    ):
         ms.measure_accuracy_parity(voting(LABELS), answering(scores, "fp32"), rows, LABELS, max_drop=0.01)
 
 
