@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import datetime
 import functools
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec
-from pytest_modelserve.errors import InputError, MissingDependencyError, UsageError, unknown_choice
-from pytest_modelserve.evidence import Environment
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.robustness.base_rows import (
     BaseRowGenerator,
     axis_name,
@@ -35,7 +32,9 @@ from pytest_modelserve.robustness.batched_predictor import as_rows, batch_size_o
 from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
 from pytest_modelserve.robustness.counterexample_report import saved
 from pytest_modelserve.robustness.domains import Domain, Range, Ranges, check_domain, check_ranges, check_rows
+from pytest_modelserve.robustness.hypothesis_package import hypothesis_package
 from pytest_modelserve.robustness.mutations import SearchSpace, mutate
+from pytest_modelserve.robustness.profile_rows import batches, rows
 from pytest_modelserve.serving import Predictor
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.robustness.operator_inputs import OperatorUse
 
-__all__ = ["Range", "inputs", "malformed_inputs", "saved", "seeds", "settings"]
+__all__ = ["Range", "batches", "inputs", "malformed_inputs", "rows", "saved", "seeds", "settings"]
 
 Source = Signature | Predictor | Artifact
 Layout = Literal["plain", "fortran", "strided", "read-only"]
@@ -110,7 +109,7 @@ def inputs(
         >>> INPUTS.at(rows=3, edits=1, seed=7)["input"].shape
         (3, 2)
     """
-    st = _hypothesis().strategies
+    st = hypothesis_package().strategies
     found = input_source(source, like=like, max_batch=max_batch, domain=domain, empty=empty, ranges=ranges)
     size = found.space(dict.fromkeys(found.free_axes, MAX_DIM)).coordinates.size
     arguments: dict[str, Any] = {
@@ -157,7 +156,7 @@ def malformed_inputs(
         >>> BAD.at("input 'input': dtype")["input"].dtype
         dtype('float32')
     """
-    st = _hypothesis().strategies
+    st = hypothesis_package().strategies
     found = input_source(source, like=like, max_batch=8, domain=("like",), empty=False)
     at = functools.partial(generate_malformed, found)
     strategy: Any = st.builds(at, st.sampled_from(fault_names(found)), seed=st.integers(0, _MAX_SEED))
@@ -185,7 +184,7 @@ def seeds() -> SearchStrategy[int]:
         ...     ms.assert_relation(model, rows, ms.relations.finite_outputs(), seed=seed, candidates=10)
         >>> test_outputs_are_finite()
     """
-    return _hypothesis().strategies.integers(0, _MAX_SEED)  # type: ignore[no-any-return]
+    return hypothesis_package().strategies.integers(0, _MAX_SEED)  # type: ignore[no-any-return]
 
 
 def settings(**overrides: Any) -> hypothesis.settings:
@@ -207,7 +206,7 @@ def settings(**overrides: Any) -> hypothesis.settings:
         >>> ms.strategies.settings(max_examples=20).max_examples
         20
     """
-    package = _hypothesis()
+    package = hypothesis_package()
     current = package.settings()
     slow = (package.HealthCheck.too_slow, package.HealthCheck.data_too_large, package.HealthCheck.large_base_example)
     defaults: dict[str, Any] = {
@@ -461,25 +460,3 @@ def _edit_counts(size: int) -> list[int]:
     """Return numbers of mutations from none to all on a log scale: 0, 1, 2, 4, 8 and so on."""
     powers = [2**k for k in range(size.bit_length())]
     return [0, *powers, *([size] if size not in powers and size else [])]
-
-
-# What the first call of a gate would import or read. Hypothesis times each example and reports a first one that takes
-# longer than its deadline of 200 ms as flaky, because the repetition is fast.
-_OF_FIRST_CALLS = ("pytest_modelserve.assertions", "pytest_modelserve.parity", "onnx.reference.ops")
-
-
-def _hypothesis() -> ModuleType:
-    """Return hypothesis, after what gates in an example need has been loaded."""
-    for module in _OF_FIRST_CALLS:
-        importlib.import_module(module)
-    Environment.current()
-    try:
-        import hypothesis
-        import hypothesis.strategies
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "hypothesis":
-            raise
-        raise MissingDependencyError(
-            "strategies require hypothesis, which is not installed: pip install 'pytest-modelserve[robustness]'"
-        ) from error
-    return hypothesis
