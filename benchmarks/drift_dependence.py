@@ -63,8 +63,8 @@ def chain_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             failed[alpha] += evidence.details["distances"]["x"][2] <= alpha
         unaware += fails(then, now, ALPHA, block=1)
     for alpha in alphas:
-        yield f"chain of {COEFFICIENT}, {FEWEST} to {MOST:,} rows".ljust(46) + rate(failed[alpha], worlds, alpha)
-    yield "    as independent rows (block=1)".ljust(46) + rate(unaware, worlds, ALPHA)
+        yield f"chain of {COEFFICIENT}, {FEWEST} to {MOST:,} rows".ljust(52) + rate(failed[alpha], worlds, alpha)
+    yield "    as independent rows (block=1)".ljust(52) + rate(unaware, worlds, ALPHA)
 
 
 def memory_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -79,7 +79,7 @@ def memory_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
     for name, draw in processes:
         for then, now in ((200, 200), (200, 2_000), (1_000, 1_000), (5_000, 5_000)):
             failed = sum(fails(draw(then), draw(now), ALPHA) for _ in range(worlds))
-            yield f"{name}, {then:,} against {now:,} rows".ljust(46) + rate(failed, worlds, ALPHA)
+            yield f"{name}, {then:,} against {now:,} rows".ljust(52) + rate(failed, worlds, ALPHA)
 
 
 def kind_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -97,7 +97,7 @@ def kind_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
             for _ in range(worlds):
                 then, now = (transform(rng, values) for values in chain(rng, (2, rows), COEFFICIENT))
                 failed += fails(then, now, ALPHA)
-            yield f"{name} of a chain of {COEFFICIENT}, {rows:,} rows".ljust(46) + rate(failed, worlds, ALPHA)
+            yield f"{name} of a chain of {COEFFICIENT}, {rows:,} rows".ljust(52) + rate(failed, worlds, ALPHA)
 
 
 def group_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
@@ -114,7 +114,7 @@ def group_rows(rng: np.random.Generator, worlds: int) -> Iterator[str]:
                 failed["whole rows"] += evidence.details["rows_as_a_whole"][2] <= 0.05 / 4
             for name, count in failed.items():
                 alpha = 0.05 if name == "gate" else 0.05 / 4
-                yield f"6 chains of {coefficient}, {rows:,} rows, {name}".ljust(46) + rate(count, worlds, alpha)
+                yield f"6 chains of {coefficient}, {rows:,} rows, {name}".ljust(52) + rate(count, worlds, alpha)
 
 
 STUDIES = {"chains": (chain_rows, 1), "memories": (memory_rows, 4), "kinds": (kind_rows, 4), "groups": (group_rows, 40)}

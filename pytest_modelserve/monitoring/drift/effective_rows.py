@@ -19,6 +19,10 @@ SOURCE = "Politis & White 2004, Econometric Reviews 23:53-70; Patton, Politis & 
 DEPENDENCE_ALPHA = 0.01
 """The probability, over all columns, that independent rows are taken for dependent ones. That costs little: the
 estimates of most columns are then 1."""
+_LENGTHS = 3
+"""Block lengths that keep together in a permutation. One length is best for the error of a variance, but neighboring
+blocks still depend on each other: six unchanged chains of 0.7 with 400 rows have p-values up to 5 % in 9 % of data sets
+with one length, in 6 % with two, and in 4 % with three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,11 @@ class EffectiveRows:
 
     @property
     def lengths(self) -> Blocks:
-        """The longest block of each side, in rows."""
+        """The rows of each side that keep together in a permutation."""
         if not self.reference:
             return self.given
-        return Blocks(*(math.ceil(max(found.block for found in side.values())) for side in self._sides))
+        longest = (max(found.block for found in side.values()) for side in self._sides)
+        return Blocks(*(math.ceil(_LENGTHS * block) for block in longest))
 
     @property
     def dependent(self) -> bool:

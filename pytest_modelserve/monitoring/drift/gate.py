@@ -38,8 +38,8 @@ def measure_drift(
     5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
-    is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of the
-    longest block length (Politis and White 2004). Evidence and text report both. Only a memory of at most
+    is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
+    three block lengths (Politis and White 2004). Evidence and text report both. Only a memory of at most
     about √n rows is recognized; sorted or trending rows are judged as if theirs were that long. With `block`, n rows
     count as n/block.
 
