@@ -29,15 +29,17 @@ _LANES = (4, 16)
 def rounding_errors(reference: Predictor, inputs: Outputs, expected: Outputs) -> dict[str, NDArray[np.float64]]:
     """Return, for each real output of `reference`, the largest difference of each element in any re-ordered run.
 
-    `expected` holds the outputs for `inputs`. The module runs in float64, with sums, means, variances, normalizations
-    and average pooling accumulated term by term in 4 and in 16 lanes, and with every such sum of n terms moved at
-    random by sqrt(n) epsilons of the sum of magnitudes, which is how far another order usually moves it (Higham and
-    Mary 2019). Runs that fail are left out; a predictor that is not a torch module has no run.
+    `expected` holds the outputs for `inputs`. The module runs in float64, and with sums, means, variances,
+    normalizations and average pooling accumulated term by term in 4 and in 16 lanes. Another run moves every such sum,
+    and every product of matrices and convolution, of n terms at random by sqrt(n) epsilons of the sum of magnitudes,
+    which is how far another order usually moves it (Higham and Mary 2019). Runs that fail are left out; a predictor
+    that is not a torch module has no run.
     """
     if not isinstance(reference, TorchPredictor):
         return {}
     runs: list[Callable[[Any], Any]] = [*alternative_runs(reference).values()]
-    runs += [_reordered(reference, _lane_sum(lanes)) for lanes in _LANES] + [_reordered(reference, _moved_sum())]
+    runs += [_reordered(reference, _replacements(_lane_sum(lanes))) for lanes in _LANES]
+    runs += [_reordered(reference, {**_replacements(_moved_sum()), **_moved_products()})]
     errors = {
         name: np.zeros(array.shape, np.float64)
         for name, array in expected.items()
@@ -63,11 +65,9 @@ def _try(run: Callable[[Any], Any], inputs: Outputs) -> Outputs | None:
     return outputs
 
 
-def _reordered(reference: TorchPredictor, total: Sum) -> Callable[[Any], Outputs]:
-    """Return a run of `reference` in which `total` computes every sum of floats."""
+def _reordered(reference: TorchPredictor, replacements: Mapping[Any, Callable[..., Any]]) -> Callable[[Any], Outputs]:
+    """Return a run of `reference` with `replacements` in place of operators of torch."""
     from torch.utils._python_dispatch import TorchDispatchMode
-
-    replacements = _replacements(total)
 
     class Reordered(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -114,6 +114,37 @@ def _moved_sum() -> Sum:
         return (flat.sum(-1) + moved.to(flat.dtype)).reshape(shape)
 
     return total
+
+
+def _moved_products() -> dict[Any, Callable[..., Any]]:
+    """Return torch's products of matrices and convolutions, each of whose results is moved as another order moves it.
+
+    A difference between two runs of one product may be 0 by chance, where its terms cancel; the sum of their magnitudes
+    is not.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(product: Any, terms: Callable[[Sequence[Any]], int]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            result: Tensor = product(*args, **kwargs)
+            size = product(*(each.abs() if isinstance(each, torch.Tensor) else each for each in args), **kwargs)
+            signs = torch.randint(0, 2, result.shape, generator=generator) * 2 - 1
+            steps: float = terms(args) ** 0.5 * torch.finfo(result.dtype).eps
+            moved: Tensor = result + (size.abs() * signs * steps).to(result.dtype)
+            return moved
+
+        return run
+
+    return {
+        aten.mm.default: rounded(aten.mm.default, lambda args: args[1].shape[-2]),
+        aten.bmm.default: rounded(aten.bmm.default, lambda args: args[1].shape[-2]),
+        aten.addmm.default: rounded(aten.addmm.default, lambda args: args[2].shape[-2]),
+        aten.baddbmm.default: rounded(aten.baddbmm.default, lambda args: args[2].shape[-2]),
+        aten.convolution.default: rounded(aten.convolution.default, lambda args: args[1][0].numel()),
+    }
 
 
 def _with_last(values: Tensor, axes: Sequence[int]) -> tuple[Tensor, list[int]]:

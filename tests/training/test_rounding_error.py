@@ -69,6 +69,33 @@ def test_long_sums_are_exported(store, make, example):
     assert "a row of zeros; a row of large values" in notes[0]
 
 
+class TiedEmbedding(nn.Module):
+    """The logits of 500 tokens: in some columns the terms of a product cancel almost exactly."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(500, 64)
+
+    def forward(self, ids):
+        return torch.tanh(self.embedding(ids)) @ self.embedding.weight.T
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_columns_whose_terms_cancel_are_rounding(store, seed):
+    torch.manual_seed(seed)
+    assert export(TiedEmbedding().eval(), np.full((2, 5), 3), store=store, dynamic=("batch",))
+
+
+def test_a_difference_that_cancels_by_chance_has_the_rounding_error_of_its_terms():
+    layer = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1000.0, -1000.0]]))
+    rows = np.ones((1, 2), np.float32)
+    reference = serve(layer.eval())
+    error = rounding_errors(reference, {"input": rows}, reference.predict(rows))["output"]
+    assert error[0, 0] == pytest.approx(2000 * np.sqrt(2) * np.finfo(np.float32).eps)
+
+
 def test_tolerance_from_rounding_is_in_the_lineage(store):
     notes = export(seeded(pooled_after_relu), image(416), store=store, name="long").lineage[-1].notes
     assert any(
