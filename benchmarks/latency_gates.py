@@ -6,8 +6,8 @@ the model's p95 of a quiet host. Rates have exact 95 % intervals (Clopper-Pearso
 and outside the timed window, above a bare loop; and the spread of repeated measurements of memory. Each row
 and part prints its goal.
 
-The default of 100 trials takes about a quarter of an hour. The figures that the project claims come from
-`--only equal slower --trials 3000` and `--only budget --trials 500`, which take three hours.
+The default of 100 trials takes about twenty minutes. The figures that the project claims come from
+`--only equal slower --trials 3000` and `--only budget --trials 500`, which take about four hours.
 """
 
 from __future__ import annotations
