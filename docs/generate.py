@@ -6,9 +6,13 @@ These are the stub for editors and the pages of metrics, relations, corruptions 
 
 from __future__ import annotations
 
+import ast
 import inspect
+import json
 import re
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +29,79 @@ NOTICE = "<!-- Written by `python docs/generate.py`. -->\n"
 def stub_text() -> str:
     """Return the stub of the package, so that editors and type checkers see the names that load at first use."""
     gates, names = ms._GATES, ms._NAMES
+    types: dict[str, tuple[str, str]] = {}
+    functions = [line for _, measure in sorted(gates.values()) for line in _stub_of(getattr(ms, measure), types)]
     lines = [
         "# Written by `python docs/generate.py` from the tables in __init__.py.",
         "from pytest_modelserve import (",
     ]
     lines += ["    planning as planning,", ")"]
     modules = {module: set(exported) for module, exported in names.items()}
-    for module, measure in gates.values():
-        modules.setdefault(module, set()).add(measure)
     for module, exported in sorted(modules.items()):
         lines.append(f"from pytest_modelserve.{module} import (")
         lines += [f"    {name} as {name}," for name in sorted(exported)]
         lines.append(")")
-    lines += ["", *(f"{name} = {measure}" for name, (_, measure) in sorted(gates.items()))]
+    lines += [
+        f"from {module} import {name} as {used}" if name else f"import {module} as {used}"
+        for used, (module, name) in sorted(types.items())
+    ]
+    lines += ["", *functions, *(f"{name} = {measure}" for name, (_, measure) in sorted(gates.items()))]
     lines += ["", "__all__: list[str]"]
     return "\n".join(lines) + "\n"
+
+
+def _stub_of(function: Callable[..., Any], types: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """Yield the lines of a function with its label, and add the types of its annotations: name used, module, name."""
+    imported = _imports_of(function.__module__)
+
+    class Renamed(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.Name:
+            if node.id not in imported:
+                return node
+            used, number = f"_{node.id}", 1
+            while types.setdefault(used, imported[node.id]) != imported[node.id]:
+                used, number = f"_{node.id}{number + 1}", number + 1
+            return ast.Name(used)
+
+    def shown(annotation: str) -> str:
+        return ast.unparse(Renamed().visit(ast.parse(annotation, mode="eval"))).replace("'", '"')
+
+    signature = inspect.signature(function)
+    yield f"def {function.__name__}("
+    is_keyword = False
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and not is_keyword:
+            is_keyword = True
+            yield "    *,"
+        default = "" if parameter.default is parameter.empty else f" = {_default(parameter.default)}"
+        yield f"    {name}: {shown(parameter.annotation)}{default},"
+    yield f") -> {shown(signature.return_annotation)}:"
+    yield textwrap.indent(f'r"""{inspect.getdoc(function)}"""\n...\n', "    ")
+
+
+def _default(value: Any) -> str:
+    return (
+        str(value)
+        if isinstance(value, (int, float, type(None)))
+        else json.dumps(value)
+        if isinstance(value, str)
+        else "..."
+    )
+
+
+def _imports_of(module: str) -> dict[str, tuple[str, str]]:
+    """Return where each name comes from that a module imports or defines, also for type checkers alone."""
+    found = {}
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
+            found |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: (alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = (module, node.targets[0].id)
+        elif isinstance(node, ast.ClassDef):
+            found[node.name] = (module, node.name)
+    return found
 
 
 def metrics_page() -> str:

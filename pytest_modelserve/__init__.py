@@ -114,9 +114,9 @@ _NAMES = {
 """The other public names, by the module that defines them."""
 
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
-_HOMES |= {measure: module for module, measure in _GATES.values()}
+_MEASURES = {measure: module for module, measure in _GATES.values()}
 
-__all__ = sorted({*_GATES, *_HOMES, "planning"})
+__all__ = sorted({*_GATES, *_MEASURES, *_HOMES, "planning"})
 
 
 def __getattr__(name: str) -> object:
@@ -124,7 +124,11 @@ def __getattr__(name: str) -> object:
     if name in _GATES:
         from pytest_modelserve.assertions import assertion
 
-        value = assertion(name, getattr(importlib.import_module(f"{__name__}.{_GATES[name][0]}"), _GATES[name][1]))
+        value = assertion(name, getattr(importlib.import_module(__name__), _GATES[name][1]))
+    elif name in _MEASURES:
+        from pytest_modelserve.assertions import measurement
+
+        value = measurement(getattr(importlib.import_module(f"{__name__}.{_MEASURES[name]}"), name))
     elif name in _HOMES:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     elif name == "planning":

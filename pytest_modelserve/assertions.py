@@ -1,11 +1,16 @@
-"""Assertions: each `assert_X` is its `measure_X`, recorded, and raised unless the verdict is PASS."""
+"""Assertions: each `assert_X` is its `measure_X`, recorded, and raised unless the verdict is PASS.
+
+Both take a `label`, which is added here.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec
 
@@ -15,10 +20,38 @@ from pytest_modelserve.evidence.failure_text import failure_text
 
 Parameters = ParamSpec("Parameters")
 _PACKAGE = Path(__file__).parent
+_LABEL = '    label: Name of this check in its failure text and in reports, for example "night images".\n'
+_MAX_LABEL = 200  # evidence in a test report has at most 16 KiB
+
+
+def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters, Evidence]:
+    """Return `measure` with one more keyword, `label`, which its evidence carries."""
+
+    @functools.wraps(measure)
+    def measure_(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Evidence:
+        label = _checked_label(kwargs.pop("label", ""))
+        evidence = measure(*args, **kwargs)
+        return replace(evidence, label=label) if label else evidence
+
+    signature = inspect.signature(measure)
+    added = inspect.Parameter("label", inspect.Parameter.KEYWORD_ONLY, default="", annotation="str")
+    measure_.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), added]
+    )
+    measure_.__doc__ = (inspect.getdoc(measure) or "").replace("\nReturns:", f"{_LABEL}\nReturns:", 1)
+    return measure_
+
+
+def _checked_label(label: object) -> str:
+    if not isinstance(label, str):
+        raise UsageError(f'label must be a string, for example label="night images", got {type(label).__name__}')
+    if len(label) > _MAX_LABEL:
+        raise UsageError(f"label must have at most {_MAX_LABEL} characters, got {len(label)}")
+    return label
 
 
 def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Parameters, Evidence]:
-    """Return `measure` as an assertion called `name`: it records its evidence, and returns it only if it is PASS.
+    """Return a measurement as an assertion called `name`: it records its evidence, and returns it only if it is PASS.
 
     The assertion raises GateFailure for FAIL and GateInconclusive for INCONCLUSIVE, each with the failure text as its
     message and the evidence as `.evidence`.

@@ -1,5 +1,7 @@
 """What a test sees of an assertion that rejects its arguments."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -28,3 +30,50 @@ def test_error_of_this_package_inside_a_function_of_the_user_shows_that_function
     with pytest.raises(ms.InputError, match="rows of another year") as error:
         ms.assert_accuracy(ms.serve(model), np.ones((3, 2)), [0, 1, 1], min_value=0.5)
     assert shown_functions(error)[-1] == "model"
+
+
+LABELS = np.array([0, 1, 2] * 100)
+WRONG = np.zeros(300, int)
+
+
+def test_label_names_the_check_in_evidence_text_and_repr():
+    evidence = ms.measure_accuracy(np.eye(3)[WRONG], labels=LABELS, min_value=0.9, label="night images")
+    assert evidence.label == "night images"
+    assert str(evidence).startswith("accuracy [night images]: ")
+    assert repr(evidence).startswith("<Evidence accuracy [night images] of ")
+    assert ms.Evidence.from_json(evidence.to_json()).label == "night images"
+    with pytest.raises(ms.GateFailure, match=r"^accuracy \[night images\]: "):
+        ms.assert_accuracy(np.eye(3)[WRONG], labels=LABELS, min_value=0.9, label="night images")
+
+
+def test_label_is_checked_before_anything_is_measured():
+    def model(x):
+        raise AssertionError("called")
+
+    with pytest.raises(ms.UsageError, match=r'label must be a string, for example label="night images", got int'):
+        ms.measure_accuracy(model, np.ones((3, 2)), [0, 1, 1], min_value=0.5, label=3)
+    with pytest.raises(ms.UsageError, match="label must have at most 200 characters, got 300"):
+        ms.assert_accuracy(model, np.ones((3, 2)), [0, 1, 1], min_value=0.5, label="x" * 300)
+
+
+@pytest.mark.parametrize("name", [name for pair in ms._GATES.items() for name in (pair[0], pair[1][1])])
+def test_every_gate_documents_its_label(name):
+    gate = getattr(ms, name)
+    assert list(inspect.signature(gate).parameters)[-1] == "label"
+    assert "\n    label: Name of this check" in inspect.getdoc(gate)
+
+
+def test_label_stands_in_the_table_and_the_json_document(pytester):
+    pytester.makepyfile(
+        """
+        import numpy as np
+        import pytest_modelserve as ms
+
+        def test_night():
+            ms.assert_accuracy(np.eye(2)[[0, 1] * 50], labels=[0, 1] * 50, min_value=0.9, label="night images")
+        """
+    )
+    done = pytester.runpytest_subprocess("--modelserve-json=run.json", "--modelserve-html=run.html")
+    done.stdout.fnmatch_lines(["*accuracy [[]night images[]] *PASS*"])
+    assert '"label": "night images"' in (pytester.path / "run.json").read_text("utf-8")
+    assert "accuracy [night images]" in (pytester.path / "run.html").read_text("utf-8")

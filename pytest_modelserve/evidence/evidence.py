@@ -169,7 +169,8 @@ class Evidence:
 
     `gate` is the title of the gate. `quantities[0]` is the main quantity. `alpha` bounds the probability of FAIL for a
     subject inside its budget, and is 0 if nothing is estimated. `findings` and `advice` are sentences for people,
-    `details` holds JSON builtins for programs. `n` is the sample size in `n_unit`s ("rows", "calls", "pairs").
+    `details` holds JSON builtins for programs. `n` is the sample size in `n_unit`s ("rows", "calls", "pairs"). `label`
+    is the name that the caller gave to the check.
     """
 
     gate: str
@@ -187,6 +188,7 @@ class Evidence:
     details: Mapping[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0
     environment: Environment = field(default_factory=Environment.current)
+    label: str = ""
 
     def __post_init__(self) -> None:
         if not self.quantities:
@@ -281,6 +283,7 @@ class Evidence:
             details=data["details"],
             duration_s=data["duration_s"],
             environment=Environment(**data["environment"]),
+            label=data["label"],
         )
 
 

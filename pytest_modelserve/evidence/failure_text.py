@@ -15,20 +15,25 @@ def failure_text(evidence: Evidence) -> str:
     return "\n".join(_lines(evidence))
 
 
+def labeled_gate(evidence: Evidence) -> str:
+    """Return the title of the gate with the label of the call: "accuracy parity [night images]"."""
+    return f"{evidence.gate} [{printable(evidence.label)}]" if evidence.label else evidence.gate
+
+
 def evidence_line(evidence: Evidence) -> str:
     """Return evidence in one line: "size of digits: PASS, size 88 B ≤ 1.0 KiB, n = 1 files"."""
     quantity = evidence.decisive
     interval = "" if evidence.interval is None else f" {format_interval(evidence.interval, quantity.unit)}"
     subject = printable(str(evidence.subject)) + ("" if evidence.reference is None else f" vs {evidence.reference}")
     return (
-        f"{evidence.gate} of {subject}: {evidence.verdict}, {quantity.name} "
+        f"{labeled_gate(evidence)} of {subject}: {evidence.verdict}, {quantity.name} "
         f"{format_value(quantity.value, quantity.unit)}{interval} {format_budget(evidence.budget, quantity.unit)}, "
         f"n = {evidence.n} {evidence.n_unit}"
     )
 
 
 def _lines(evidence: Evidence) -> Iterator[str]:
-    yield f"{evidence.gate}: {printable(evidence.summary)}"
+    yield f"{labeled_gate(evidence)}: {printable(evidence.summary)}"
     context = _context(evidence)
     for quantity in evidence.quantities:
         if quantity.budget is not None:

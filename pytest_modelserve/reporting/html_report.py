@@ -20,6 +20,7 @@ from pytest_modelserve.evidence.failure_text import (
     format_interval,
     format_probability,
     format_value,
+    labeled_gate,
     printable,
 )
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
@@ -211,7 +212,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
             **_NOTHING,
             **row,
             "model": evidence.subject.name,
-            "gate": evidence.gate,
+            "gate": labeled_gate(evidence),
             "subject": format_variant(evidence.subject, evidence.reference),
             "figures": _figures(quantity),
             "plot": plot_of(quantity),

@@ -13,6 +13,7 @@ from pytest_modelserve.evidence.failure_text import (
     format_number,
     format_probability,
     format_value,
+    labeled_gate,
     printable,
 )
 
@@ -103,7 +104,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     quantity = evidence.decisive
     value = format_value(quantity.value, quantity.unit)
     return (
-        evidence.gate,
+        labeled_gate(evidence),
         printable(format_variant(evidence.subject, evidence.reference)),
         value if quantity.unit == "ratio" else f"{quantity.name} {value}",
         "" if evidence.interval is None else format_interval(evidence.interval, quantity.unit),
