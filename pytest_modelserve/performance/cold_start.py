@@ -21,12 +21,12 @@ from pytest_modelserve.performance.fresh_process import (
 )
 from pytest_modelserve.performance.fresh_worker import FreshStart
 from pytest_modelserve.performance.timing import host_state
-from pytest_modelserve.serving import Inputs
+from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_positive
 
 
 def measure_cold_start(
-    artifact: Artifact | str | os.PathLike[str],
+    artifact: Artifact | Predictor | str | os.PathLike[str],
     inputs: Inputs,
     *,
     max_cpu_ms: float | None = None,
@@ -49,7 +49,7 @@ def measure_cold_start(
     decide, after 10 (11 with two budgets). With two budgets each takes half of `alpha`.
 
     Args:
-        artifact: An artifact, or the path of an ONNX file.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
         inputs: One batch, shape (rows, ...) for each input.
         max_cpu_ms: The largest CPU time of the whole process, in milliseconds; host load hardly changes it.
         max_ms: The largest time from opening the file to the first prediction, in milliseconds.

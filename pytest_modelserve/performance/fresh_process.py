@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pytest_modelserve._processes import call_in_child, format_log
-from pytest_modelserve.artifacts import Artifact, Signature, open_artifact
+from pytest_modelserve.artifacts import Artifact, Signature
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Verdict
 from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
@@ -22,6 +21,7 @@ from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
 from pytest_modelserve.serving.inputs import check_not_empty
+from pytest_modelserve.serving.serve import as_artifact
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # The method of `start_until_decided` and `median_interval`.
@@ -38,7 +38,7 @@ Start = Callable[[], FreshStart]
 
 
 def fresh_job(
-    model: Artifact | str | os.PathLike[str],
+    model: object,
     batches: Sequence[Inputs],
     *,
     providers: Sequence[str],
@@ -47,17 +47,12 @@ def fresh_job(
 ) -> tuple[Artifact, FreshJob, list[Feed]]:
     """Return the artifact, the job of a fresh process, and each batch by name, after one prediction in this process.
 
-    UsageError for anything but an artifact or a path, and for a model with inputs that are not tensors; InputError for
+    UsageError for anything but a file (`as_artifact`), and for a model with inputs that are not tensors; InputError for
     inputs that do not fit.
     """
-    if not isinstance(model, (Artifact, str, os.PathLike)):
-        raise UsageError(
-            f"artifact must be an Artifact or the path of an ONNX file, got {type(model).__name__}: only a file can be "
-            "served in a fresh process"
-        )
+    artifact = as_artifact(model)
     for batch in batches:
         check_not_empty(batch)
-    artifact = model if isinstance(model, Artifact) else open_artifact(model)
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
         raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")

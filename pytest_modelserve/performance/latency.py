@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +41,16 @@ from pytest_modelserve.performance.timing import (
     time_calls,
     warm_up,
 )
-from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving import Servable
 from pytest_modelserve.serving.inputs import check_positive, check_quantile
+from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Bounds, interim_error_rate, samples_for_quantile
 from pytest_modelserve.stats.quantiles import DependentBounds
 
 
 def measure_latency(
-    predictor: Predictor,
-    inputs: Batches,
+    predictor: Servable,
+    inputs: Batches | Any,
     *,
     max_ms: float,
     quantile: float = 0.95,
@@ -78,7 +79,7 @@ def measure_latency(
     No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
-        predictor: The served model.
+        predictor: The model: whatever `ms.serve` takes.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes, which are called in random order. A call predicts all rows of one batch.
         max_ms: The largest latency allowed, in milliseconds.
@@ -110,60 +111,61 @@ def measure_latency(
         raise UsageError(unknown_choice("clock", clock, get_args(LatencyClock)))
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    batches = batches_of(inputs)
-    began = time.perf_counter()
-    calls = BatchCalls(predictor, batches)
-    with run_delay_clock() as run_delay:
-        clocks = replace(Clocks(), run_delay=run_delay)
-        design = LatencyDesign(
-            quantile,
-            max_ms,
-            pass_error=1 - confidence,
-            fail_error=alpha,
-            decisive=choose_decisive_time(predictor, clock, is_reported=run_delay is not None),
-            must_be_undisturbed=clock == "undisturbed",
+    with open_models(predictor, inputs=inputs) as (given, (served,)):
+        batches = batches_of(given)
+        began = time.perf_counter()
+        calls = BatchCalls(served, batches)
+        with run_delay_clock() as run_delay:
+            clocks = replace(Clocks(), run_delay=run_delay)
+            design = LatencyDesign(
+                quantile,
+                max_ms,
+                pass_error=1 - confidence,
+                fail_error=alpha,
+                decisive=choose_decisive_time(served, clock, is_reported=run_delay is not None),
+                must_be_undisturbed=clock == "undisturbed",
+            )
+            timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks))
+        bounds = timed.bounds
+        verdict = bounds.verdict(max_ms)
+        name = f"p{100 * quantile:g}"
+        costs = measure_operator_costs(served, largest_batch(batches)) if verdict is Verdict.FAIL else None
+        return Evidence(
+            gate=f"latency {name}",
+            subject=served.subject,
+            quantities=(
+                Quantity(name, bounds.estimate, "ms", bounds.interval, Budget("at_most", max_ms)),
+                Quantity("median", timed.median_ms, "ms"),
+                *_disturbance(timed, quantile),
+            ),
+            n=len(timed.times),
+            n_unit="calls",
+            method=_method(timed),
+            summary=_SUMMARIES[verdict].format(name=name),
+            confidence=confidence,
+            alpha=alpha,
+            findings=(
+                *bounds.findings(max_ms),
+                *_disturbance_finding(timed, quantile, max_ms),
+                *_time_limit_finding(timed, time_limit_s),
+                *((str(costs),) if costs else ()),
+            ),
+            advice=_ADVICE[verdict] if timed.in_time else _MORE_TIME,
+            details={
+                "quantile": quantile,
+                "clock": timed.decisive.clock,
+                "calls": len(timed.times),
+                "interim_analyses": list(timed.schedule.calls),
+                "interim_analyses_made": timed.analyses,
+                "warm_up_median_ms": timed.typical_ms,
+                "block": bounds.high.block,
+                "host": host_state(),
+                **calls.details(timed.decisive_ms),
+                **(costs.details() if costs else {}),
+                **keep_samples(**_samples(timed)),
+            },
+            duration_s=time.perf_counter() - began,
         )
-        timed = design.run(calls, clocks=clocks, budget=TimeBudget(time_limit_s, clocks))
-    bounds = timed.bounds
-    verdict = bounds.verdict(max_ms)
-    name = f"p{100 * quantile:g}"
-    costs = measure_operator_costs(predictor, largest_batch(batches)) if verdict is Verdict.FAIL else None
-    return Evidence(
-        gate=f"latency {name}",
-        subject=predictor.subject,
-        quantities=(
-            Quantity(name, bounds.estimate, "ms", bounds.interval, Budget("at_most", max_ms)),
-            Quantity("median", timed.median_ms, "ms"),
-            *_disturbance(timed, quantile),
-        ),
-        n=len(timed.times),
-        n_unit="calls",
-        method=_method(timed),
-        summary=_SUMMARIES[verdict].format(name=name),
-        confidence=confidence,
-        alpha=alpha,
-        findings=(
-            *bounds.findings(max_ms),
-            *_disturbance_finding(timed, quantile, max_ms),
-            *_time_limit_finding(timed, time_limit_s),
-            *((str(costs),) if costs else ()),
-        ),
-        advice=_ADVICE[verdict] if timed.in_time else _MORE_TIME,
-        details={
-            "quantile": quantile,
-            "clock": timed.decisive.clock,
-            "calls": len(timed.times),
-            "interim_analyses": list(timed.schedule.calls),
-            "interim_analyses_made": timed.analyses,
-            "warm_up_median_ms": timed.typical_ms,
-            "block": bounds.high.block,
-            "host": host_state(),
-            **calls.details(timed.decisive_ms),
-            **(costs.details() if costs else {}),
-            **keep_samples(**_samples(timed)),
-        },
-        duration_s=time.perf_counter() - began,
-    )
 
 
 def _disturbance(timed: TimedCalls, quantile: float) -> tuple[Quantity, ...]:

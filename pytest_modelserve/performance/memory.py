@@ -26,6 +26,7 @@ from pytest_modelserve.performance.fresh_process import (
 )
 from pytest_modelserve.performance.fresh_worker import FreshStart, check_host
 from pytest_modelserve.performance.timing import host_state
+from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import check_positive
 
 _MIB = 1 << 20
@@ -34,7 +35,7 @@ _CALLS = 5
 
 
 def measure_memory(
-    artifact: Artifact | str | os.PathLike[str],
+    artifact: Artifact | Predictor | str | os.PathLike[str],
     inputs: Batches,
     *,
     max_mib: float,
@@ -56,7 +57,7 @@ def measure_memory(
     distributed.
 
     Args:
-        artifact: An artifact, or the path of an ONNX file.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes.
         max_mib: The largest addition to memory allowed, in MiB.

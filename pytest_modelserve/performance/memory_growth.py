@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,9 @@ from pytest_modelserve.performance.batches import InputSource, InputStream
 from pytest_modelserve.performance.fresh_worker import resident_bytes
 from pytest_modelserve.performance.slowdown import another_session, can_be_rebuilt
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
-from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving import Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive
+from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import mean_bounds
 
 ReadBytes = Callable[[], int]
@@ -49,8 +51,8 @@ _FEWEST_SEGMENTS = 5
 
 
 def measure_memory_growth(
-    predictor: Predictor,
-    inputs: InputStream,
+    predictor: Servable,
+    inputs: InputStream | Any,
     *,
     max_kib_per_call: float,
     vary: bool = True,
@@ -78,7 +80,7 @@ def measure_memory_growth(
     and no GPU.
 
     Args:
-        predictor: The served model.
+        predictor: The model: whatever `ms.serve` takes.
         inputs: One batch, shape (rows, ...) for each input; a list of batches of different shapes, which are called in
             turn; or a callable without parameters, or any other iterable, that makes the inputs of each call and whose
             inputs are not varied.
@@ -112,56 +114,57 @@ def measure_memory_growth(
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     _check_flags(vary=vary, reload=reload)
-    if reload and not can_be_rebuilt(predictor):
-        raise UsageError(
-            f"reload=True needs a model file in onnxruntime, as ms.serve(path) gives; {predictor.subject} cannot be "
-            "served anew"
+    with open_models(predictor, inputs=inputs) as (given, (served,)):
+        if reload and not can_be_rebuilt(served):
+            raise UsageError(
+                f"reload=True needs a model file in onnxruntime, as ms.serve(path) gives; {served.subject} cannot be "
+                "served anew"
+            )
+        began = time.perf_counter()
+        source = InputSource(given, vary=vary, seed=seed)
+        budget = Budget("at_most", max_kib_per_call * 1024)
+        readings = read_memory(
+            _varied_call(served, source, reload=reload),
+            calls_needed(budget.limit, batches=len(source.batches)),
+            read=resident_bytes,
+            wall=Clocks().wall,
+            time_limit_s=time_limit_s,
+            most_growth=min(_MOST_GROWTH, available_bytes() / 2),
         )
-    began = time.perf_counter()
-    source = InputSource(inputs, vary=vary, seed=seed)
-    budget = Budget("at_most", max_kib_per_call * 1024)
-    readings = read_memory(
-        _varied_call(predictor, source, reload=reload),
-        calls_needed(budget.limit, batches=len(source.batches)),
-        read=resident_bytes,
-        wall=Clocks().wall,
-        time_limit_s=time_limit_s,
-        most_growth=min(_MOST_GROWTH, available_bytes() / 2),
-    )
-    value, interval = growth_per_call(readings, budget, confidence=confidence, alpha=alpha)
-    quantity = Quantity("growth per reload" if reload else "growth per call", value, "bytes", interval, budget)
-    assert quantity.verdict is not None
-    return Evidence(
-        gate="memory growth" + (" on reload" if reload else ""),
-        subject=predictor.subject,
-        quantities=(
-            quantity,
-            Quantity("total growth", float(readings.bytes[-1] - readings.bytes[0]), "bytes"),
-            Quantity("resident", float(readings.bytes[-1]), "bytes"),
-        ),
-        n=readings.calls,
-        n_unit="reloads" if reload else "calls",
-        method=Method(
-            f"mean growth over {len(readings.bytes) - 1} segments, Student's t or Hall's transformation, "
-            f"{source.method}",
-            "Student (1908); Hall (1992), Journal of the Royal Statistical Society B 54, 221–228",
-            "growths of segments are independent and identically distributed",
-        ),
-        summary=_GROWTH_SUMMARIES[quantity.verdict].format(unit="reload" if reload else "call"),
-        confidence=confidence,
-        alpha=alpha,
-        findings=tuple(filter(None, (source.finding(), _early_end_finding(readings, time_limit_s)))),
-        advice="" if quantity.verdict is Verdict.PASS else _GROWTH_ADVICE[reload],
-        details={
-            "resident_bytes": [int(reading) for reading in readings.bytes],
-            "calls_per_segment": readings.segment,
-            "inputs": source.method,
-            "seed": seed,
-            "host": host_state(),
-            **keep_samples(resident_bytes=readings.bytes),
-        },
-        duration_s=time.perf_counter() - began,
-    )
+        value, interval = growth_per_call(readings, budget, confidence=confidence, alpha=alpha)
+        quantity = Quantity("growth per reload" if reload else "growth per call", value, "bytes", interval, budget)
+        assert quantity.verdict is not None
+        return Evidence(
+            gate="memory growth" + (" on reload" if reload else ""),
+            subject=served.subject,
+            quantities=(
+                quantity,
+                Quantity("total growth", float(readings.bytes[-1] - readings.bytes[0]), "bytes"),
+                Quantity("resident", float(readings.bytes[-1]), "bytes"),
+            ),
+            n=readings.calls,
+            n_unit="reloads" if reload else "calls",
+            method=Method(
+                f"mean growth over {len(readings.bytes) - 1} segments, Student's t or Hall's transformation, "
+                f"{source.method}",
+                "Student (1908); Hall (1992), Journal of the Royal Statistical Society B 54, 221–228",
+                "growths of segments are independent and identically distributed",
+            ),
+            summary=_GROWTH_SUMMARIES[quantity.verdict].format(unit="reload" if reload else "call"),
+            confidence=confidence,
+            alpha=alpha,
+            findings=tuple(filter(None, (source.finding(), _early_end_finding(readings, time_limit_s)))),
+            advice="" if quantity.verdict is Verdict.PASS else _GROWTH_ADVICE[reload],
+            details={
+                "resident_bytes": [int(reading) for reading in readings.bytes],
+                "calls_per_segment": readings.segment,
+                "inputs": source.method,
+                "seed": seed,
+                "host": host_state(),
+                **keep_samples(resident_bytes=readings.bytes),
+            },
+            duration_s=time.perf_counter() - began,
+        )
 
 
 def _check_flags(**flags: object) -> None:

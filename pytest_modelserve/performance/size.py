@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Verdict
+from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import check_positive
+from pytest_modelserve.serving.serve import as_artifact
 
 
 def measure_size(
-    candidate: Artifact,
-    reference: Artifact | None = None,
+    candidate: Artifact | Predictor | str | os.PathLike[str],
+    reference: Artifact | Predictor | str | os.PathLike[str] | None = None,
     *,
     max_ratio: float | None = None,
     max_bytes: int | None = None,
@@ -18,7 +22,7 @@ def measure_size(
     """Measure the size of an artifact. Nothing is estimated, so the verdict is PASS or FAIL.
 
     Args:
-        candidate: The artifact to measure.
+        candidate: The artifact to measure, its path, or a predictor that serves it.
         reference: The artifact whose weights are compared; required with `max_ratio`.
         max_ratio: The largest ratio of the bytes of weights (initializers with external data), candidate to reference.
             In small models the files would hide the effect of compression behind metadata.
@@ -42,28 +46,29 @@ def measure_size(
         check_positive("max_ratio", max_ratio, "times the bytes of the reference")
     if max_bytes is not None:
         check_positive("max_bytes", max_bytes, "bytes")
+    new, old = as_artifact(candidate), None if reference is None else as_artifact(reference)
     quantities = []
-    if max_ratio is not None and reference is not None:
-        if reference.initializer_bytes == 0:
-            raise UsageError(f"reference {reference.subject} holds no weights to compare with: give max_bytes instead")
-        ratio = candidate.initializer_bytes / reference.initializer_bytes
+    if max_ratio is not None and old is not None:
+        if old.initializer_bytes == 0:
+            raise UsageError(f"reference {old.subject} holds no weights to compare with: give max_bytes instead")
+        ratio = new.initializer_bytes / old.initializer_bytes
         quantities.append(Quantity("weights", ratio, "ratio", budget=Budget("at_most", max_ratio)))
     if max_bytes is not None:
-        quantities.append(Quantity("files", candidate.file_bytes, "bytes", budget=Budget("at_most", max_bytes)))
+        quantities.append(Quantity("files", new.file_bytes, "bytes", budget=Budget("at_most", max_bytes)))
     too_large = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
     return Evidence(
         gate="size",
-        subject=candidate.subject,
-        reference=None if reference is None else reference.subject,
+        subject=new.subject,
+        reference=None if old is None else old.subject,
         quantities=tuple(quantities),
         n=1,
         n_unit="artifact",
         method=Method("byte count"),
         summary="the artifact is larger than its budget" if too_large else "the artifact is within its budget",
         findings=(
-            f"weights {candidate.initializer_bytes:,} bytes"
-            + ("" if reference is None else f", reference {reference.initializer_bytes:,}")
-            + f"; files {candidate.file_bytes:,} bytes",
+            f"weights {new.initializer_bytes:,} bytes"
+            + ("" if old is None else f", reference {old.initializer_bytes:,}")
+            + f"; files {new.file_bytes:,} bytes",
         ),
         advice="compress it (`int8-dynamic`), or prune it before export" if too_large else "",
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence import (
@@ -34,8 +33,9 @@ from pytest_modelserve.performance.timing import (
     plan_pairs,
     run_delay_clock,
 )
-from pytest_modelserve.serving import Inputs, Predictor
+from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
+from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 ComparedClock = Literal["wall", "cpu"]
@@ -54,9 +54,9 @@ _PATIENCE_NS = 5_000_000_000
 
 
 def measure_slowdown(
-    candidate: Predictor,
-    reference: Predictor,
-    inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
+    candidate: Servable,
+    reference: Servable,
+    inputs: Any,
     *,
     max_ratio: float,
     quantile: float | None = None,
@@ -84,8 +84,8 @@ def measure_slowdown(
     exchangeable. No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
-        candidate: The served model that may be slower.
-        reference: The served model that it is compared with.
+        candidate: The model that may be slower: whatever `ms.serve` takes.
+        reference: The model that it is compared with.
         inputs: One batch, shape (rows, ...) for each input.
         max_ratio: The largest ratio of times allowed; 1.10 allows 10 % more time. At least 1.03.
         quantile: Compare this quantile of the latencies, in (0, 1); by default blocks of calls are compared.
@@ -114,54 +114,55 @@ def measure_slowdown(
     _check(max_ratio, quantile, clock)
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_not_empty(inputs)
-    began = time.perf_counter()
-    with run_delay_clock() as run_delay:
-        design = ComparisonDesign(
-            inputs=inputs,
-            budget=Budget("at_most", max_ratio),
+    with open_models(candidate, reference, inputs=inputs) as (batch, (new, old)):
+        check_not_empty(batch)
+        began = time.perf_counter()
+        with run_delay_clock() as run_delay:
+            design = ComparisonDesign(
+                inputs=batch,
+                budget=Budget("at_most", max_ratio),
+                confidence=confidence,
+                alpha=alpha,
+                clock=clock,
+                clocks=replace(Clocks(), run_delay=run_delay),
+                quantile=quantile,
+                rng=random.Random(seed),
+                time_limit_s=time_limit_s,
+            )
+            result = compare_models(design, new, old)
+        estimate = result.estimate
+        name = "slowdown" + (f" p{100 * quantile:g}" if quantile is not None else "")
+        quantity = Quantity(name, estimate.slowdown, "ratio", estimate.interval, design.budget)
+        assert quantity.verdict is not None
+        costs = measure_operator_costs(new, batch) if quantity.verdict is Verdict.FAIL else None
+        return Evidence(
+            gate=name + (" CPU" if clock == "cpu" else ""),
+            subject=new.subject,
+            reference=old.subject,
+            quantities=(quantity,),
+            n=len(estimate.log_ratios),
+            n_unit=result.unit,
+            method=Method(
+                f"sign interval of the median log-ratio, one of {len(result.interim_analyses)} interim analyses",
+                "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the interim analyses",
+                result.assumptions,
+            ),
+            summary=_SUMMARIES[quantity.verdict],
             confidence=confidence,
             alpha=alpha,
-            clock=clock,
-            clocks=replace(Clocks(), run_delay=run_delay),
-            quantile=quantile,
-            rng=random.Random(seed),
-            time_limit_s=time_limit_s,
+            findings=(*result.findings, *((str(costs),) if costs else ())),
+            advice=_ADVICE[quantity.verdict] if estimate.in_time else "raise time_limit_s, or give fewer rows",
+            details={
+                "interim_analyses": list(result.interim_analyses),
+                "seed": seed,
+                "clock": clock,
+                "session_spread": SESSION_SPREAD,
+                "host": host_state(),
+                **(costs.details() if costs else {}),
+                **keep_samples(log_ratios=np.array(estimate.log_ratios)),
+            },
+            duration_s=time.perf_counter() - began,
         )
-        result = compare_models(design, candidate, reference)
-    estimate = result.estimate
-    name = "slowdown" + (f" p{100 * quantile:g}" if quantile is not None else "")
-    quantity = Quantity(name, estimate.slowdown, "ratio", estimate.interval, design.budget)
-    assert quantity.verdict is not None
-    costs = measure_operator_costs(candidate, inputs) if quantity.verdict is Verdict.FAIL else None
-    return Evidence(
-        gate=name + (" CPU" if clock == "cpu" else ""),
-        subject=candidate.subject,
-        reference=reference.subject,
-        quantities=(quantity,),
-        n=len(estimate.log_ratios),
-        n_unit=result.unit,
-        method=Method(
-            f"sign interval of the median log-ratio, one of {len(result.interim_analyses)} interim analyses",
-            "David & Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1; Bonferroni over the interim analyses",
-            result.assumptions,
-        ),
-        summary=_SUMMARIES[quantity.verdict],
-        confidence=confidence,
-        alpha=alpha,
-        findings=(*result.findings, *((str(costs),) if costs else ())),
-        advice=_ADVICE[quantity.verdict] if estimate.in_time else "raise time_limit_s, or give fewer rows",
-        details={
-            "interim_analyses": list(result.interim_analyses),
-            "seed": seed,
-            "clock": clock,
-            "session_spread": SESSION_SPREAD,
-            "host": host_state(),
-            **(costs.details() if costs else {}),
-            **keep_samples(log_ratios=np.array(estimate.log_ratios)),
-        },
-        duration_s=time.perf_counter() - began,
-    )
 
 
 def _check(max_ratio: float, quantile: float | None, clock: str) -> None:

@@ -450,7 +450,7 @@ def test_input_without_rows_is_refused():
     ("batches", "message"),
     [
         ([], "inputs hold no batch"),
-        ([[1.0, 2.0]], "batch 0 of the inputs must be an array or a mapping from names to arrays; got list"),
+        ([None], "batch 0 of the inputs must be an array or a mapping from names to arrays; got NoneType"),
         ([X, X[:0]], r"the input is empty \(shape \(0, 1\)\)"),
     ],
 )

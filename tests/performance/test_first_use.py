@@ -1,0 +1,31 @@
+"""What a user holds in the performance gates: paths, sessions, functions, lists and frames."""
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+
+import pytest_modelserve as ms
+
+
+def test_a_function_and_a_list_of_rows_are_timed():
+    assert ms.measure_latency(lambda x: np.asarray(x).sum(axis=1), [[1.0, 2.0]], max_ms=1000).verdict is ms.Verdict.PASS
+
+
+def test_a_path_is_opened_once_and_closed(small_model):
+    frame = pd.DataFrame(np.ones((4, 64), np.float32))
+    assert ms.measure_latency(small_model.path, frame, max_ms=1000).verdict is ms.Verdict.PASS
+    session = onnxruntime.InferenceSession(str(small_model.path), providers=["CPUExecutionProvider"])
+    assert ms.measure_slowdown(session, small_model, frame, max_ratio=50).verdict is ms.Verdict.PASS
+
+
+def test_size_takes_paths_and_predictors(small_model):
+    with ms.serve(small_model) as predictor:
+        assert ms.measure_size(predictor, small_model.path, max_ratio=1.0).verdict is ms.Verdict.PASS
+    with pytest.raises(ms.UsageError, match="artifact must be an Artifact, the path of an ONNX file, or a predictor"):
+        ms.measure_size(np.ones(3), max_bytes=1)
+
+
+def test_ready_outputs_cannot_be_timed():
+    with pytest.raises(ms.UsageError, match="this gate calls the model, and ready outputs holds ready outputs"):
+        ms.measure_latency(np.ones((4, 2)), np.ones((4, 2)), max_ms=1)
