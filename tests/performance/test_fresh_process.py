@@ -109,7 +109,7 @@ def test_first_analysis_cannot_fail():
 
 
 def test_only_a_file_can_be_served_in_a_fresh_process():
-    with pytest.raises(ms.UsageError, match="artifact must be an Artifact, the path .*; got CallablePredictor"):
+    with pytest.raises(ms.UsageError, match=r"artifact must be an Artifact, the path .*; got CallablePredictor"):
         job(ms.serve(lambda x: x))
 
 
