@@ -204,7 +204,7 @@ def _columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]
     if truth.dtype.kind == "U":
         raise InputError(
             f"labels must be the column numbers of their probabilities, 0 to {classes - 1}; got strings (first "
-            f"{truth[0].item()!r})"
+            f"{truth[0].item()!r}): encode them, such as with np.searchsorted(sorted_classes, labels)"
         )
     outside = np.flatnonzero((truth < 0) | (truth >= classes))
     if outside.size:

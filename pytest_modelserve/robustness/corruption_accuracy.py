@@ -27,7 +27,7 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.relations.base import single_output
-from pytest_modelserve.serving.inputs import labeled_rows
+from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import (
     Bounds,

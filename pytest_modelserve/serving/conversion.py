@@ -105,18 +105,23 @@ def cast_exactly(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
     return cast if same.all() else None
 
 
-def cast_checked(what: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return `array` as numbers of `dtype`; InputError names the first value that changes."""
+def cast_numbers(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
+    """Return numbers as `dtype`, or None if that changes a value, and anything else as it is."""
     if dtype == "str" or array.dtype.kind not in "biuf" or np.dtype(dtype).kind not in "biuf":
         return array
-    exact = cast_exactly(array, dtype)
+    return cast_exactly(array, dtype)
+
+
+def cast_checked(what: str, array: NDArray[Any], dtype: str, *, how: str = "") -> NDArray[Any]:
+    """Return `array` as numbers of `dtype`; InputError names the first value that changes, and `how` to cast it."""
+    exact = cast_numbers(array, dtype)
     if exact is not None:
         return exact
     flat = array.reshape(-1)
     row = next(index for index in range(flat.size) if cast_exactly(flat[index : index + 1], dtype) is None)
     raise InputError(
         f"{what} has dtype {array.dtype.name} where the model takes {dtype}, and value {row}, {flat[row]!s}, changes: "
-        f"cast it with .astype({dtype!r}) if that is intended"
+        f"{how or f'cast it with .astype({dtype!r})'} if that is intended"
     )
 
 

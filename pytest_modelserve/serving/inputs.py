@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.serving.conversion import Frame, as_array, cast_checked, is_frame
+from pytest_modelserve.serving.conversion import Frame, as_array, cast_checked, cast_numbers, is_frame
 
 if TYPE_CHECKING:
     from pytest_modelserve.artifacts import Signature, TensorSpec
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 Feed = dict[str, NDArray[Any]]
+
+_CLASSIFIER_OUTPUTS = (("label", "probabilities"), ("output_label", "output_probability"))
 
 
 def checked_feed(inputs: object, signature: Signature) -> Feed:
@@ -86,15 +88,28 @@ def _frame_feed(frame: Frame, signature: Signature) -> Feed:
         and (first.name not in frame or len(frame) > 1)
     ):
         return {first.name: _checked_array(frame.matrix(first.dtype), first)}
-    feed = {}
+    feed, changed = {}, {}
     for spec in signature.inputs:
         if spec.name not in frame:
             raise InputError(
                 f"the frame has no column for input {spec.name!r}: {unknown_choice('column', spec.name, frame)}"
             )
-        column = cast_checked(f"column {spec.name!r}", frame[spec.name], spec.dtype)
+        column = cast_numbers(frame[spec.name], spec.dtype)
+        if column is None:
+            changed[spec.name] = spec.dtype
+            continue
         feed[spec.name] = _checked_array(column[:, np.newaxis] if spec.shape and len(spec.shape) == 2 else column, spec)
+    for name, dtype in changed.items():  # the first raises, with the call for all of them
+        cast_checked(f"column {name!r}", frame[name], dtype, how=f"cast with {_cast_call(frame, changed)}")
     return feed
+
+
+def _cast_call(frame: Frame, dtypes: Mapping[str, str]) -> str:
+    """Return the call that casts these columns of the user's frame, such as frame.astype({'age': 'float32'})."""
+    if hasattr(frame.native, "iloc"):
+        return f"frame.astype({dict(dtypes)})"
+    kinds = (f"{name!r}: pl.{dtype.title().replace('Ui', 'UI')}" for name, dtype in dtypes.items())
+    return f"frame.cast({{{', '.join(kinds)}}})"
 
 
 def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
@@ -206,21 +221,38 @@ def count_rows(inputs: Inputs) -> int:
     return rows
 
 
-def select_output(predictor: Predictor, inputs: Inputs, output: str | None) -> tuple[str, NDArray[Any]]:
+def select_output(
+    predictor: Predictor, inputs: Inputs, output: str | None, *, reads_labels: bool | None = None
+) -> tuple[str, NDArray[Any]]:
     """Return the name and value of the output `output`, which is required if the model has several.
 
-    UsageError if it is missing, or not a name of an output.
+    A classifier of scikit-learn has two, so that `reads_labels` decides: its labels if True, its probabilities if
+    False. UsageError if the output is missing, or not a name of an output.
     """
     outputs = predictor.predict(inputs)
+    if output is None and len(outputs) > 1:
+        if reads_labels is None or (pair := _classifier_outputs(outputs)) is None:
+            raise UsageError(_several_outputs(predictor, outputs))
+        output = pair[0] if reads_labels else pair[1]
     if output is None:
-        if len(outputs) > 1:
-            names = ", ".join(map(repr, outputs))
-            raise UsageError(f"output= is required: {predictor.subject} has several outputs ({names})")
         return next(iter(outputs.items()))
     output = output if output in outputs else predictor.aliases.get(output, output)
     if output not in outputs:
         raise UsageError(f"{predictor.subject}: {unknown_choice('output', output, outputs)}")
     return output, outputs[output]
+
+
+def _classifier_outputs(outputs: Mapping[str, object]) -> tuple[str, str] | None:
+    """Return the names of labels and probabilities if the outputs are these, as scikit-learn's converters call them."""
+    names = [name for name in outputs if name != "output_probability.keys"]  # the classes, with zipmap
+    return next((pair for pair in _CLASSIFIER_OUTPUTS if set(names) == set(pair)), None)
+
+
+def _several_outputs(predictor: Predictor, outputs: Mapping[str, object]) -> str:
+    names = ", ".join(map(repr, outputs))
+    hint = "; for scores of several classes call their columns score_0, score_1, and so on: they are one output"
+    ready = predictor.transport == "recorded"
+    return f"output= is required: {predictor.subject} has several outputs ({names}){hint if ready else ''}"
 
 
 def describe_invalid_rows(
@@ -298,30 +330,6 @@ def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     if isinstance(batch, Mapping):
         return {name: array[first : first + limit] for name, array in batch.items()}
     return batch[first : first + limit]
-
-
-def labeled_rows(inputs: Any, labels: Any) -> tuple[Any, NDArray[Any]]:
-    """Return inputs and labels; those of an iterable of pairs, such as a DataLoader, are concatenated.
-
-    UsageError for missing labels. InputError for labels without an array.
-    """
-    if labels is not None:
-        return inputs, as_array("labels", labels)
-    if inputs is None or is_one_batch(inputs) or not isinstance(inputs, Iterable):
-        raise UsageError("labels is missing: pass one label for each row, labels=")
-    pairs = [pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else None for pair in inputs]
-    if not pairs or None in pairs:
-        raise UsageError("labels is missing: inputs yields no pairs (inputs, labels), so pass labels=")
-    batches, parts = zip(*((as_batch(x), as_array("labels", y)) for x, y in filter(None, pairs)), strict=True)
-    return _concat_batches(batches), np.concatenate(parts)
-
-
-def _concat_batches(batches: Sequence[Inputs]) -> Inputs:
-    """Return batches of arrays, or of mappings with the same names, as one."""
-    first = batches[0]
-    if isinstance(first, Mapping):
-        return {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in first}
-    return np.concatenate([np.asarray(batch) for batch in batches])
 
 
 def check_positive(name: str, value: float, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class ReadyOutputs(Predictor):
     def __init__(self, outputs: object, *, name: str | None = None, variant: str | None = None) -> None:
         if isinstance(outputs, (str, os.PathLike)):
             path = Path(outputs)
-            found = _read(path)
+            found = read_outputs(path)
             default = path.name
         else:
             found = _named(outputs)
@@ -99,7 +99,8 @@ def _named(outputs: object) -> dict[str, NDArray[Any]]:
     return {"output": as_array("the ready outputs", outputs)}
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def read_outputs(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays or columns of a file by name; ArtifactError for a file that cannot be read."""
     if not path.is_file():
         raise ArtifactError(f"the file of outputs {path} does not exist")
     kind = path.suffix.lower()
@@ -110,13 +111,42 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         polars = require("polars", f"reading {path.name}", extra="data")
-        return _columns(Frame(polars.read_csv(path) if kind == ".csv" else polars.read_parquet(path)))
+        return _columns(Frame(_without_index(polars.read_csv(path)) if kind == ".csv" else polars.read_parquet(path)))
     except (ValueError, OSError, EOFError) as error:
         raise ArtifactError(f"the file of outputs {path} cannot be read: {error}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "polars":
             raise
         raise ArtifactError(f"the file of outputs {path} cannot be read: {error}") from error
+
+
+def _without_index(table: Any) -> Any:
+    """Return a Polars frame without the row numbers that pandas writes as a first column without a name."""
+    first = table.columns[0] if table.columns else None
+    numbers = first == "" and len(table.columns) > 1 and table[first].to_list() == list(range(len(table)))
+    return table[:, 1:] if numbers else table
+
+
+def check_same_order(served: Sequence[Predictor]) -> None:
+    """Raise InputError if ready outputs with ids hold the same ids in another order: they are compared row by row."""
+    ready = [each.outputs for each in served if isinstance(each, ReadyOutputs) and len(each.outputs) > 1]
+    for other in ready[1:]:
+        shared = [name for name in ready[0] if name in other and _are_same_ids(ready[0][name], other[name])]
+        if shared and not any(np.array_equal(ready[0][name], other[name]) for name in shared):
+            ours, theirs = ready[0][shared[0]], other[shared[0]]
+            row = int(np.flatnonzero(ours != theirs)[0])
+            raise InputError(
+                f"the ready outputs have the same rows in another order: column {shared[0]!r} is {ours[row]!r} and "
+                f"{theirs[row]!r} in row {row}; sort both by {shared[0]!r}, and the labels with them"
+            )
+
+
+def _are_same_ids(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    """Return whether two columns hold the same values, each once."""
+    if ours.ndim != 1 or ours.dtype.kind not in "iuO" or ours.shape != theirs.shape:
+        return False
+    ids = set(ours.tolist())
+    return len(ids) == len(ours) and ids == set(theirs.tolist())
 
 
 def _columns(frame: Frame) -> dict[str, NDArray[Any]]:

@@ -18,7 +18,7 @@ from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
 from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
 from pytest_modelserve.serving.predictor import CallablePredictor, Predictor
-from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, is_ready
+from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
             served = [each if isinstance(each, ReadyOutputs) else RowPredictor(each, batch) for each in served]
         if len(set(rows.values())) > 1:
             raise InputError(f"ready outputs and inputs have different numbers of rows: {rows}")
+        check_same_order(served)
         yield np.arange(outputs[0].n), served
 
 

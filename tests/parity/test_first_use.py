@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pandas as pd
+import polars as pl
 import pytest
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
@@ -87,3 +88,44 @@ def test_ready_outputs_are_compared_without_a_model(tmp_path):
 def test_an_unknown_way_to_compare_dtypes_is_refused():
     with pytest.raises(ms.UsageError, match="unknown dtype 'values': did you mean 'value'"):
         ms.measure_output_parity(np.abs, np.abs, np.ones((2, 2)), dtype="values")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+def test_metrics_of_labels_read_the_labels_of_a_classifier_without_output(pipeline, converted, metric):
+    evidence = ms.measure_accuracy_parity(converted, pipeline, FRAME, LABELS, max_drop=0.05, metric=metric)
+    assert evidence.verdict is ms.Verdict.PASS
+    assert evidence.value == 0
+    assert ms.measure_accuracy(converted, FRAME, LABELS, min_value=0.5).value == np.mean(
+        pipeline.predict(FRAME) == LABELS
+    )
+
+
+def test_metrics_of_scores_read_the_probabilities_of_a_classifier_without_output(pipeline, converted):
+    column = (LABELS == "yes").astype(int)
+    output = ms.Output(scores="probabilities")
+    evidence = ms.measure_accuracy(converted, FRAME, column, max_value=1.0, metric="log_loss", output=output)
+    expected = -np.log(pipeline.predict_proba(FRAME)[np.arange(300), column]).mean()
+    assert evidence.value == pytest.approx(expected, rel=1e-5)
+    assert ms.measure_accuracy(converted, FRAME, column, min_value=0.5, metric="roc_auc").passed
+
+
+def test_a_custom_metric_still_needs_the_name_of_the_output(converted):
+    with pytest.raises(ms.UsageError, match=r"output= is required: .* \('output_label'|\('label'"):
+        ms.measure_accuracy(converted, FRAME, LABELS, min_value=0.5, metric=lambda labels, outputs: 1.0)
+
+
+def test_a_frame_whose_values_would_change_names_one_call_that_casts_all_columns(tmp_path):
+    types = [(name, FloatTensorType([None, 1])) for name in ("age", "income")]
+    data = pd.DataFrame({"age": FRAME["age"] + 0.1, "income": FRAME["age"] * 1.7})
+    columns = make_column_transformer((StandardScaler(), ["age", "income"]))
+    onnx.save(
+        to_onnx(make_pipeline(columns, LinearRegression()).fit(data, data["age"]), initial_types=types),
+        tmp_path / "m.onnx",
+    )
+    cast = r"cast with frame.astype\({'age': 'float32', 'income': 'float32'}\) if that is intended"
+    with ms.serve(tmp_path / "m.onnx") as predictor:
+        with pytest.raises(ms.InputError, match=f"column 'age' has dtype float64 .* changes: {cast}"):
+            predictor.predict(data)
+        with pytest.raises(ms.InputError, match=r"frame.cast\({'age': pl.Float32, 'income': pl.Float32}\)"):
+            predictor.predict(pl.from_pandas(data))
+        predictor.predict(data.astype({"age": "float32", "income": "float32"}))

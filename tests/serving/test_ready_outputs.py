@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 
+from pytest_modelserve import measure_accuracy, measure_accuracy_parity
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.serving import serve
 from pytest_modelserve.serving.serve import open_models
@@ -98,3 +99,49 @@ def test_models_and_inputs_that_do_not_fit_are_refused(models, inputs, ready, me
     with pytest.raises(UsageError) as caught, open_models(*models, inputs=inputs, ready=ready):
         pass
     assert str(caught.value).startswith(message)
+
+
+def test_row_numbers_that_pandas_wrote_are_no_output(tmp_path):
+    pd.DataFrame({"pred": ["a", "b", "a"]}).to_csv(tmp_path / "p.csv")
+    assert list(serve(tmp_path / "p.csv").outputs) == ["pred"]
+    pd.DataFrame({"pred": ["a", "b", "a"]}, index=[5, 6, 9]).to_csv(tmp_path / "ids.csv")
+    assert list(serve(tmp_path / "ids.csv").outputs) == ["", "pred"]
+
+
+def test_the_same_ids_in_another_order_are_refused():
+    champion = pd.DataFrame({"id": ["a", "b", "c"], "pred": [0, 1, 1]})
+    candidate = champion.iloc[[0, 2, 1]]
+    with pytest.raises(InputError, match="column 'id' is 'c' and 'b' in row 1; sort both by 'id', and the labels"):
+        measure_accuracy_parity(candidate, champion, labels=[0, 1, 0], max_drop=0.5, output="pred")
+
+
+def test_ranks_beside_ids_in_one_order_are_no_ids():
+    champion = pd.DataFrame({"id": [7, 8, 9], "rank": [0, 1, 2]})
+    candidate = champion.assign(rank=[2, 0, 1])
+    assert measure_accuracy_parity(candidate, champion, labels=[0, 1, 0], max_drop=0.9, output="rank").n == 3
+
+
+@pytest.mark.parametrize("form", ["csv", "frame"])
+def test_labels_are_the_one_column_of_a_file_or_frame(tmp_path, form):
+    frame = pd.DataFrame({"label": ["a", "b", "b"]})
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    labels = tmp_path / "labels.csv" if form == "csv" else frame
+    assert measure_accuracy(["a", "b", "a"], labels=labels, min_value=0.1).value == pytest.approx(2 / 3)
+
+
+def test_labels_that_are_no_column_are_refused_with_what_to_pass(tmp_path):
+    frame = pd.DataFrame({"id": [1, 2], "label": ["a", "b"]})
+    with pytest.raises(InputError, match=r"labels has 2 columns \('id', 'label'\): pass the one that holds the labels"):
+        measure_accuracy(["a", "b"], labels=frame, min_value=0.1)
+    with pytest.raises(InputError, match=r"labels is 'label': pass an array, .* or the path of a file"):
+        measure_accuracy(["a", "b"], labels="label", min_value=0.1)
+    with pytest.raises(
+        UsageError, match=r'beside ready outputs, too: assert_accuracy\("predictions.csv", labels=labels'
+    ):
+        measure_accuracy(["a", "b"], np.array(["a", "b"]), min_value=0.1)
+
+
+def test_unnumbered_scores_of_classes_are_told_how_to_be_one_output():
+    scores = pd.DataFrame({"cat": [0.9, 0.2], "dog": [0.1, 0.8]})
+    with pytest.raises(UsageError, match="call their columns score_0, score_1, and so on: they are one output"):
+        measure_accuracy(scores, labels=[0, 1], min_value=0.1)

@@ -12,7 +12,7 @@ from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates
 from pytest_modelserve.parity.accuracy.evaluation import Evaluation
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice
-from pytest_modelserve.serving.inputs import labeled_rows
+from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:

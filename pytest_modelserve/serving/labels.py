@@ -1,0 +1,63 @@
+"""Labels of the rows: given beside the inputs, read from a file, or yielded with them by a DataLoader."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.serving.conversion import as_array, is_frame
+from pytest_modelserve.serving.inputs import Inputs, as_batch, is_one_batch
+from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, read_outputs
+
+
+def labeled_rows(inputs: Any, labels: Any) -> tuple[Any, NDArray[Any]]:
+    """Return inputs and labels; those of an iterable of pairs, such as a DataLoader, are concatenated.
+
+    Labels may be the path of a file, or a frame, with one column. UsageError for missing labels. InputError for labels
+    without an array.
+    """
+    if labels is not None:
+        return inputs, _as_labels(labels)
+    if inputs is None or is_one_batch(inputs) or not isinstance(inputs, Iterable):
+        raise UsageError(
+            "labels is missing: pass one label for each row as labels=, beside ready outputs, too: "
+            'assert_accuracy("predictions.csv", labels=labels, ...)'
+        )
+    pairs = [pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else None for pair in inputs]
+    if not pairs or None in pairs:
+        raise UsageError("labels is missing: inputs yields no pairs (inputs, labels), so pass labels=")
+    batches, parts = zip(*((as_batch(x), as_array("labels", y)) for x, y in filter(None, pairs)), strict=True)
+    return _concat_batches(batches), np.concatenate(parts)
+
+
+def _as_labels(labels: Any) -> NDArray[Any]:
+    if isinstance(labels, (str, os.PathLike)):
+        path = Path(labels)
+        if path.suffix.lower() not in FILE_SUFFIXES:
+            raise InputError(
+                f"labels is {str(labels)!r}: pass an array, a tensor, a list, a column of a frame, or the path of a "
+                f"file ({', '.join(FILE_SUFFIXES)}) with one column"
+            )
+        columns: Mapping[str, NDArray[Any]] = read_outputs(path)
+    elif is_frame(labels):
+        columns = as_batch(labels)  # type: ignore[assignment]  # of a frame a mapping
+    else:
+        return as_array("labels", labels)
+    if len(columns) != 1:
+        names = ", ".join(map(repr, columns))
+        raise InputError(f"labels has {len(columns)} columns ({names}): pass the one that holds the labels")
+    return next(iter(columns.values()))
+
+
+def _concat_batches(batches: Sequence[Inputs]) -> Inputs:
+    """Return batches of arrays, or of mappings with the same names, as one."""
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in first}
+    return np.concatenate([np.asarray(batch) for batch in batches])
