@@ -34,7 +34,9 @@ def day(champion: ms.Predictor, images: NDArray[np.uint8]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def profile(champion: ms.Predictor, digits: Digits) -> ms.ReferenceProfile:
-    return ms.reference_profile(day(champion, digits.training.images), name="training digits", sketch_rows=1200)
+    images = day(champion, digits.training.images)
+    types = {"prediction": "category"}  # digits are classes here, and no numbers
+    return ms.reference_profile(images, name="training digits", sketch_rows=1200, types=types)
 
 
 def corrupted(corruption: ms.corruptions.Corruption, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

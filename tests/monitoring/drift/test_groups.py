@@ -47,7 +47,7 @@ def test_a_sketch_that_is_too_small_for_the_budget_asks_for_a_larger_one():
     evidence = measure_drift(night, profile, max_distance=0.20, block=1)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     wanted = evidence.details["sketch_rows"]
-    assert evidence.advice == f"store more raw rows in the profile (sketch_rows={wanted}), or raise max_distance"
+    assert evidence.advice == f"store more raw rows in the profile: sketch_rows={wanted}, or raise max_distance"
     enough = reference_profile(rng.normal(size=(5_000, 2)), sketch_rows=wanted)
     assert measure_drift(night, enough, max_distance=0.20, block=1).verdict is Verdict.PASS
 
