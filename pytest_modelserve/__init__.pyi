@@ -99,7 +99,6 @@ from pytest_modelserve.performance.latency_bounds import LatencyClock as _Latenc
 from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
-from numpy.typing import NDArray as _NDArray
 from pytest_modelserve.metrics import Output as _Output
 from pathlib import Path as _Path
 from pytest_modelserve.serving import Predictor as _Predictor
@@ -201,8 +200,8 @@ def measure_drift(
     5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
-    is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of the
-    longest block length (Politis and White 2004). Evidence and text report both. Only a memory of at most
+    is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
+    three block lengths (Politis and White 2004). Evidence and text report both. Only a memory of at most
     about √n rows is recognized; sorted or trending rows are judged as if theirs were that long. With `block`, n rows
     count as n/block.
 
@@ -490,7 +489,7 @@ def measure_output_parity(
     ...
 
 def measure_cold_start(
-    artifact: _Artifact | str | _os.PathLike[str],
+    artifact: _Artifact | _Predictor | str | _os.PathLike[str],
     inputs: _Inputs,
     *,
     max_cpu_ms: float | None = None,
@@ -514,7 +513,7 @@ def measure_cold_start(
     decide, after 10 (11 with two budgets). With two budgets each takes half of `alpha`.
 
     Args:
-        artifact: An artifact, or the path of an ONNX file.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
         inputs: One batch, shape (rows, ...) for each input.
         max_cpu_ms: The largest CPU time of the whole process, in milliseconds; host load hardly changes it.
         max_ms: The largest time from opening the file to the first prediction, in milliseconds.
@@ -538,8 +537,8 @@ def measure_cold_start(
     ...
 
 def measure_latency(
-    predictor: _Predictor,
-    inputs: _Batches,
+    predictor: _Servable,
+    inputs: _Batches | _Any,
     *,
     max_ms: float,
     quantile: float = 0.95,
@@ -569,7 +568,7 @@ def measure_latency(
     No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
-        predictor: The served model.
+        predictor: The model: whatever `ms.serve` takes.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes, which are called in random order. A call predicts all rows of one batch.
         max_ms: The largest latency allowed, in milliseconds.
@@ -598,7 +597,7 @@ def measure_latency(
     ...
 
 def measure_memory(
-    artifact: _Artifact | str | _os.PathLike[str],
+    artifact: _Artifact | _Predictor | str | _os.PathLike[str],
     inputs: _Batches,
     *,
     max_mib: float,
@@ -621,7 +620,7 @@ def measure_memory(
     distributed.
 
     Args:
-        artifact: An artifact, or the path of an ONNX file.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes.
         max_mib: The largest addition to memory allowed, in MiB.
@@ -645,8 +644,8 @@ def measure_memory(
     ...
 
 def measure_memory_growth(
-    predictor: _Predictor,
-    inputs: _InputStream,
+    predictor: _Servable,
+    inputs: _InputStream | _Any,
     *,
     max_kib_per_call: float,
     vary: bool = True,
@@ -675,7 +674,7 @@ def measure_memory_growth(
     and no GPU.
 
     Args:
-        predictor: The served model.
+        predictor: The model: whatever `ms.serve` takes.
         inputs: One batch, shape (rows, ...) for each input; a list of batches of different shapes, which are called in
             turn; or a callable without parameters, or any other iterable, that makes the inputs of each call and whose
             inputs are not varied.
@@ -708,8 +707,8 @@ def measure_memory_growth(
     ...
 
 def measure_size(
-    candidate: _Artifact,
-    reference: _Artifact | None = None,
+    candidate: _Artifact | _Predictor | str | _os.PathLike[str],
+    reference: _Artifact | _Predictor | str | _os.PathLike[str] | None = None,
     *,
     max_ratio: float | None = None,
     max_bytes: int | None = None,
@@ -718,7 +717,7 @@ def measure_size(
     r"""Measure the size of an artifact. Nothing is estimated, so the verdict is PASS or FAIL.
 
     Args:
-        candidate: The artifact to measure.
+        candidate: The artifact to measure, its path, or a predictor that serves it.
         reference: The artifact whose weights are compared; required with `max_ratio`.
         max_ratio: The largest ratio of the bytes of weights (initializers with external data), candidate to reference.
             In small models the files would hide the effect of compression behind metadata.
@@ -737,9 +736,9 @@ def measure_size(
     ...
 
 def measure_slowdown(
-    candidate: _Predictor,
-    reference: _Predictor,
-    inputs: _NDArray[_Any] | _Mapping[str, _NDArray[_Any]],
+    candidate: _Servable,
+    reference: _Servable,
+    inputs: _Any,
     *,
     max_ratio: float,
     quantile: float | None = None,
@@ -768,8 +767,8 @@ def measure_slowdown(
     exchangeable. No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.
 
     Args:
-        candidate: The served model that may be slower.
-        reference: The served model that it is compared with.
+        candidate: The model that may be slower: whatever `ms.serve` takes.
+        reference: The model that it is compared with.
         inputs: One batch, shape (rows, ...) for each input.
         max_ratio: The largest ratio of times allowed; 1.10 allows 10 % more time. At least 1.03.
         quantile: Compare this quantile of the latencies, in (0, 1); by default blocks of calls are compared.

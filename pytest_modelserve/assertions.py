@@ -16,7 +16,7 @@ from typing import ParamSpec
 
 from pytest_modelserve.errors import InputError, ModelServeWarning, UsageError
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
-from pytest_modelserve.evidence.failure_text import failure_text
+from pytest_modelserve.evidence.failure_text import failure_message
 
 Parameters = ParamSpec("Parameters")
 _PACKAGE = Path(__file__).parent
@@ -89,9 +89,9 @@ def _called_other_code(error: Exception) -> bool:
 def _raise_unless_passed(evidence: Evidence) -> None:
     __tracebackhide__ = True
     if evidence.verdict is Verdict.FAIL:
-        raise GateFailure(failure_text(evidence), evidence)
+        raise GateFailure(failure_message(evidence), evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE:
         recorder = current_recorder()
         if recorder is None or recorder.inconclusive != "warn":
-            raise GateInconclusive(failure_text(evidence), evidence)
-        warnings.warn(failure_text(evidence), ModelServeWarning, stacklevel=3)
+            raise GateInconclusive(failure_message(evidence), evidence)
+        warnings.warn(failure_message(evidence), ModelServeWarning, stacklevel=3)

@@ -72,10 +72,23 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The permitted values of a quantity: `at_most` or `at_least` the `limit`, which is itself permitted."""
+    """The permitted values of a quantity: `at_most` or `at_least` the `limit`, which is itself permitted.
+
+    `argument` is the argument of the gate that gave it, such as "max_drop=0.01", or "" if none did.
+    """
 
     kind: Literal["at_most", "at_least"]
     limit: float
+    argument: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, name: str, value: float, *, unit: float = 1.0) -> Budget:
+        """Return the budget of the argument `name=value`, whose name starts with "max" or "min".
+
+        `unit` is the size of one in the unit of the quantity, 1024 for KiB and bytes.
+        """
+        kind: Literal["at_most", "at_least"] = "at_least" if name.startswith("min") else "at_most"
+        return cls(kind, value * unit, f"{name}={float(value):.15g}")
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit):

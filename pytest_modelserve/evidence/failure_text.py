@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit
 
 
+MAX_LINES = 18  # a failure should fit on a screen with the call above it
+_LINES_OF_QUANTITY = 5  # with the empty line before it
+
+
 def failure_text(evidence: Evidence) -> str:
-    """Return the message of a GateFailure or GateInconclusive; its first line is a summary."""
-    return "\n".join(_lines(evidence))
+    """Return the whole text of evidence; its first line is a summary."""
+    judged = [quantity for quantity in evidence.quantities if quantity.budget is not None]
+    return "\n".join(_lines(evidence, judged, evidence.findings))
+
+
+def failure_message(evidence: Evidence) -> str:
+    """Return the message of a GateFailure or GateInconclusive: the failure text, in at most MAX_LINES.
+
+    A longer text keeps the decisive quantity, the first findings, then the quantities with the worst verdicts.
+    """
+    text = failure_text(evidence)
+    if text.count("\n") < MAX_LINES:
+        return text
+    judged = [quantity for quantity in evidence.quantities if quantity.budget is not None]
+    others = [quantity for quantity in judged if quantity is not evidence.decisive]
+    others.sort(key=lambda quantity: ("FAIL", "INCONCLUSIVE", "PASS").index(str(quantity.verdict)))
+    room = MAX_LINES - len(_ends(evidence)) - 3 - _LINES_OF_QUANTITY  # summary, empty line and the rest have 3
+    findings = evidence.findings[:room]
+    left_out = others[(room - len(findings)) // _LINES_OF_QUANTITY :]
+    counts = {"more quantities": len(left_out), "more findings": len(evidence.findings) - len(findings)}
+    numbers = ", ".join(f"{name}: {number}" for name, number in counts.items() if number)
+    rest = _row("the rest", f"{numbers}; --modelserve-html=PATH and --modelserve-json=PATH write all")
+    return "\n".join(_lines(evidence, [q for q in judged if q not in left_out], findings, rest))
 
 
 def labeled_gate(evidence: Evidence) -> str:
@@ -32,22 +57,31 @@ def evidence_line(evidence: Evidence) -> str:
     )
 
 
-def _lines(evidence: Evidence) -> Iterator[str]:
+def _lines(
+    evidence: Evidence, judged: Sequence[Quantity], findings: Sequence[str], rest: str | None = None
+) -> Iterator[str]:
     yield f"{labeled_gate(evidence)}: {printable(evidence.summary)}"
     context = _context(evidence)
-    for quantity in evidence.quantities:
-        if quantity.budget is not None:
-            yield ""
-            yield from _quantity_lines(quantity, evidence, context)
-            context = ""
+    for quantity in judged:
+        yield ""
+        yield from _quantity_lines(quantity, evidence, context)
+        context = ""
     yield ""
-    for finding in evidence.findings:
+    for finding in findings:
         yield f"  {printable(finding)}"
-    yield _row("candidate", _identity(evidence.subject))
+    if rest is not None:
+        yield rest
+    yield from _ends(evidence)
+
+
+def _ends(evidence: Evidence) -> list[str]:
+    """Return the last lines: the models and what to do next."""
+    lines = [_row("candidate", _identity(evidence.subject))]
     if evidence.reference is not None:
-        yield _row("reference", _identity(evidence.reference))
+        lines.append(_row("reference", _identity(evidence.reference)))
     if evidence.advice:
-        yield _row("next", printable(evidence.advice))
+        lines.append(_row("next", printable(evidence.advice)))
+    return lines
 
 
 def _row(label: str, text: str) -> str:
@@ -68,7 +102,8 @@ def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Ite
         interval = format_interval(quantity.interval, quantity.unit)
         yield _row("interval", f"{interval}  low at {low}, high at {high}, {sample}")
     kind = quantity.budget.kind.replace("_", " ")
-    yield _row("budget", f"{kind} {format_in_words(quantity.budget.limit, quantity.unit)}")
+    argument = f" ({printable(quantity.budget.argument)})" if quantity.budget.argument else ""
+    yield _row("budget", f"{kind} {format_in_words(quantity.budget.limit, quantity.unit)}{argument}")
     yield _row("verdict", f"{quantity.verdict}: {verdict_reason(quantity)}")
 
 

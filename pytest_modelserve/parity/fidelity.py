@@ -224,18 +224,18 @@ def _measures(
         raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
     found = []
     if min_sqnr_db is not None:
-        found.append(_Measure("SQNR", "dB", Budget("at_least", min_sqnr_db), channel_sqnr_db))
+        found.append(_Measure("SQNR", "dB", Budget.of("min_sqnr_db", min_sqnr_db), channel_sqnr_db))
     if min_cosine is not None:
-        found.append(_Measure("cosine", "cosine", Budget("at_least", min_cosine), channel_cosine))
+        found.append(_Measure("cosine", "cosine", Budget.of("min_cosine", min_cosine), channel_cosine))
     if min_agreement is not None:
         agreement = _agreement if min_margin is None else _agreement_beyond(min_margin)
-        found.append(_Measure("agreement", "proportion", Budget("at_least", min_agreement), agreement))
+        found.append(_Measure("agreement", "proportion", Budget.of("min_agreement", min_agreement), agreement))
     if max_kl is not None and scores is not None:
         if scores not in get_args(Scores):
             raise UsageError(unknown_choice("scores", scores, get_args(Scores)))
         if not (math.isfinite(max_kl) and max_kl >= 0):
             raise UsageError(f"max_kl must be a finite number of nats of at least 0, got {max_kl}")
-        found.append(_Measure("KL in nats", "", Budget("at_most", max_kl), _mean_kl(scores)))
+        found.append(_Measure("KL in nats", "", Budget.of("max_kl", max_kl), _mean_kl(scores)))
     if not found:
         raise UsageError("give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl")
     return tuple(found)

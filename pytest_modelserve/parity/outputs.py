@@ -244,7 +244,7 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
         gate="output parity",
         subject=run.candidate.subject,
         reference=run.reference.subject,
-        quantities=_quantities(comparison),
+        quantities=_quantities(comparison, "" if calibration else str(run.criterion)),
         n=run.calls if run.rows is None else run.rows,
         n_unit="calls" if run.rows is None else "rows",
         method=Method(f"every element compared, {calibration or run.criterion}"),
@@ -304,9 +304,9 @@ def _advice(candidate: Predictor, reference: Predictor) -> str:
     return "find the first operator that differs: compare both graphs with outputs at every node"
 
 
-def _quantities(comparison: OutputComparison) -> tuple[Quantity, ...]:
+def _quantities(comparison: OutputComparison, arguments: str) -> tuple[Quantity, ...]:
     """Return the worst error, and the count of structural mismatches only if there are any: most runs have none."""
-    error = Quantity("error", comparison.worst_multiple, "tolerance", budget=Budget("at_most", 1.0))
+    error = Quantity("error", comparison.worst_multiple, "tolerance", budget=Budget("at_most", 1.0, arguments))
     structural = len(comparison.structural_problems)
     if not structural:
         return (error,)

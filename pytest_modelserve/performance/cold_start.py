@@ -128,9 +128,9 @@ def median_starts(
         interval = replace(interval, low=min(interval.low, cpu_interval.low))
     quantities = []
     if max_cpu_ms is not None:
-        quantities.append(Quantity("start CPU", cpu, "ms", cpu_interval, Budget("at_most", max_cpu_ms)))
+        quantities.append(Quantity("start CPU", cpu, "ms", cpu_interval, Budget.of("max_cpu_ms", max_cpu_ms)))
     if max_ms is not None:
-        quantities.append(Quantity("start", start, "ms", interval, Budget("at_most", max_ms)))
+        quantities.append(Quantity("start", start, "ms", interval, Budget.of("max_ms", max_ms)))
     return tuple(quantities)
 
 

@@ -134,7 +134,7 @@ def measure_latency(
             gate=f"latency {name}",
             subject=served.subject,
             quantities=(
-                Quantity(name, bounds.estimate, "ms", bounds.interval, Budget("at_most", max_ms)),
+                Quantity(name, bounds.estimate, "ms", bounds.interval, Budget.of("max_ms", max_ms)),
                 Quantity("median", timed.median_ms, "ms"),
                 *_disturbance(timed, quantile),
             ),

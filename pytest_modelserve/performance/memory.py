@@ -84,7 +84,7 @@ def measure_memory(
     check_host()
     began = time.perf_counter()
     artifact, job, feeds = fresh_job(artifact, batches_of(inputs), providers=providers, threads=threads, calls=_CALLS)
-    budget = Budget("at_most", max_mib * _MIB)
+    budget = Budget.of("max_mib", max_mib, unit=_MIB)
 
     def peak(starts: Sequence[FreshStart]) -> Quantity:
         value, interval = median_interval([s.added_bytes for s in starts], confidence=confidence, alpha=alpha)

@@ -122,7 +122,7 @@ def measure_memory_growth(
             )
         began = time.perf_counter()
         source = InputSource(given, vary=vary, seed=seed)
-        budget = Budget("at_most", max_kib_per_call * 1024)
+        budget = Budget.of("max_kib_per_call", max_kib_per_call, unit=1024)
         readings = read_memory(
             _varied_call(served, source, reload=reload),
             calls_needed(budget.limit, batches=len(source.batches)),

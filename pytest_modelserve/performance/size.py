@@ -52,9 +52,9 @@ def measure_size(
         if old.initializer_bytes == 0:
             raise UsageError(f"reference {old.subject} holds no weights to compare with: give max_bytes instead")
         ratio = new.initializer_bytes / old.initializer_bytes
-        quantities.append(Quantity("weights", ratio, "ratio", budget=Budget("at_most", max_ratio)))
+        quantities.append(Quantity("weights", ratio, "ratio", budget=Budget.of("max_ratio", max_ratio)))
     if max_bytes is not None:
-        quantities.append(Quantity("files", new.file_bytes, "bytes", budget=Budget("at_most", max_bytes)))
+        quantities.append(Quantity("files", new.file_bytes, "bytes", budget=Budget.of("max_bytes", max_bytes)))
     too_large = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
     return Evidence(
         gate="size",

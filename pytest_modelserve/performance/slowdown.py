@@ -120,7 +120,7 @@ def measure_slowdown(
         with run_delay_clock() as run_delay:
             design = ComparisonDesign(
                 inputs=batch,
-                budget=Budget("at_most", max_ratio),
+                budget=Budget.of("max_ratio", max_ratio),
                 confidence=confidence,
                 alpha=alpha,
                 clock=clock,

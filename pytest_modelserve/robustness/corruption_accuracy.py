@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,7 +255,12 @@ def _budgets(corruptions: Sequence[Corruption], max_drop: float | Mapping[str, f
             raise UsageError(f"max_drop has no budget for {name!r}")
         if not 0 < drops[name] < 1:
             raise UsageError(f"max_drop must be between 0 and 1 (0.05 is five points), got {drops[name]}")
-    return {name: Budget("at_most", drop) for name, drop in drops.items()}
+    budgets = {name: Budget.of("max_drop", drop) for name, drop in drops.items()}
+    if isinstance(max_drop, Mapping):
+        return {
+            name: replace(budget, argument=f"max_drop[{name!r}]={drops[name]:g}") for name, budget in budgets.items()
+        }
+    return budgets
 
 
 def _feed(inputs: Inputs, input_name: str | None) -> tuple[dict[str, NDArray[Any]], str]:

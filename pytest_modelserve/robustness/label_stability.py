@@ -116,7 +116,7 @@ def measure_label_stability(
             copy = transformed(transform, given, np.random.default_rng(part) if seeded else None)
             copies.append(_labels(batch, {next(iter(rows)): copy} if batch.pass_array else copy, read))
     found = _Agreement(original, tuple(copies), units)
-    levels = levels_for(budget := Budget("at_least", min_agreement), confidence=confidence, alpha=alpha)
+    levels = levels_for(budget := Budget.of("min_agreement", min_agreement), confidence=confidence, alpha=alpha)
     bounds = binomial_bounds(found.agreeing, units.count, low_level=levels[0], high_level=levels[1])
     proportion = Quantity("labels kept", bounds.estimate, "proportion", Interval.of(bounds), budget)
     needed = proportion_rows_needed(bounds.estimate, min_agreement, confidence=confidence, alpha=alpha)

@@ -176,7 +176,7 @@ output fidelity: outputs differ from the reference's by more than allowed
 
   SQNR       {evidence.quantities[0].value:.1f} dB
   method     every row compared, worst channel decides, n = 200 rows
-  budget     at least 60.0 dB
+  budget     at least 60.0 dB (min_sqnr_db=60)
   verdict    FAIL: the value lies below the budget
 
   most sensitive to int8-dynamic when quantized alone (50 of 200 rows): Gemm 'node_b', SQNR {first:.1f} dB; next Gemm '{others[0]}' {second:.1f} dB, Gemm '{others[1]}' {third:.1f} dB

@@ -54,7 +54,7 @@ output parity: outputs differ from the reference's
 
   error      1000 × tolerance
   method     every element compared, rtol 0.001, atol 0, n = 40 rows
-  budget     at most 1.00 × tolerance
+  budget     at most 1.00 × tolerance (rtol 0.001, atol 0)
   verdict    FAIL: the value lies above the budget
 
   output 'y' channel 2 of axis 1: 2 of 120 elements are beyond rtol 0.001, atol 0; the worst is 1e+03 × its tolerance at [7, 2] (candidate 0.0, reference -1.0)

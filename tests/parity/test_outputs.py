@@ -39,7 +39,7 @@ output parity: outputs differ from the reference's
 
   error      12.5 × tolerance
   method     every element compared, rtol 0.01, atol 0, n = 4 rows
-  budget     at most 1.00 × tolerance
+  budget     at most 1.00 × tolerance (rtol 0.01, atol 0)
   verdict    FAIL: the value lies above the budget
 
   output 'output' channel 1 of axis 1: 1 of 12 elements are beyond rtol 0.01, atol 0; the worst is 12.5 × its tolerance at [2, 1] (candidate 9.0, reference 8.0)

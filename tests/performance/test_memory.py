@@ -56,7 +56,7 @@ memory: serving takes more memory than its budget allows
 
   peak       20.0 MiB   (spread 256.0 KiB → baseline 70.0 MiB)
   interval   [20.0 MiB, 20.2 MiB]  low at 99.9 %, high at 97.5 %, sign interval of the median, one of 2 interim analyses, n = 10 fresh processes
-  budget     at most 8.0 MiB
+  budget     at most 8.0 MiB (max_mib=8)
   verdict    FAIL: the whole interval lies above the budget
 
   candidate  small  sha256 {small_model.sha256[:12]}…

@@ -118,7 +118,7 @@ memory growth: memory grows with every call
 
   growth per call 4.0 KiB   (total growth 20.6 MiB → resident 125.8 MiB)
   interval   [4.0 KiB, 4.0 KiB]  low at 99.9 %, high at 95 %, mean growth over 20 segments, Student's t or Hall's transformation, varied inputs, n = 5280 calls
-  budget     at most 1.0 KiB
+  budget     at most 1.0 KiB (max_kib_per_call=1)
   verdict    FAIL: the whole interval lies above the budget
 
   candidate  cache

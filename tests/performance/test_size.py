@@ -32,7 +32,7 @@ size: the artifact is larger than its budget
 
   weights    × 0.80
   method     byte count, n = 1 artifact
-  budget     at most × 0.30
+  budget     at most × 0.30 (max_ratio=0.3)
   verdict    FAIL: the value lies above the budget
 
   weights 800 bytes, reference 1,000; files 1,000 bytes

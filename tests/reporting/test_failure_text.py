@@ -6,6 +6,7 @@ import pytest
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity, Subject
 from pytest_modelserve.evidence.failure_text import (
+    failure_message,
     failure_text,
     format_budget,
     format_interval,
@@ -57,6 +58,43 @@ def test_names_from_a_model_file_cannot_command_the_terminal(record_of):
     text = failure_text(record_of(subject=Subject("evil\x1b[2J", "a\nb\x00")).evidence)
     assert "\x1b" not in text
     assert "evil\\x1b[2J / a\\nb\\x00" in text
+
+
+def test_budget_names_the_argument_that_gave_it(record_of):
+    quantities = (Quantity("peak", 3000.0, "bytes", budget=Budget.of("max_kib", 2, unit=1024)),)
+    assert "\n  budget     at most 2.0 KiB (max_kib=2)\n" in failure_text(record_of(quantities=quantities).evidence)
+    assert Budget.of("min_value", 0.1 + 0.2) == Budget("at_least", 0.1 + 0.2)
+    assert Budget.of("min_value", 0.1 + 0.2).argument == "min_value=0.3"
+    assert Budget.of("max_bytes", 1_234_567).argument == "max_bytes=1234567"
+
+
+def test_long_message_is_cut_and_says_where_the_rest_is(record_of):
+    findings = tuple(f"finding {number}" for number in range(40))
+    evidence = record_of(0.0142, 0.0333, findings=findings, advice="look").evidence
+    lines = failure_message(evidence).splitlines()
+    assert len(lines) == 18
+    assert lines[7:15] == [
+        *(f"  finding {number}" for number in range(7)),
+        "  the rest   more findings: 33; --modelserve-html=PATH and --modelserve-json=PATH write all",
+    ]
+    assert lines[-1] == "  next       look"
+    assert failure_text(evidence).count("finding ") == str(evidence).count("finding ") == 40
+
+
+def test_cut_message_keeps_the_failing_quantity_wherever_it_stands(record_of):
+    passing = [Quantity(f"good {n}", 1.0, "", budget=Budget("at_least", 0)) for n in range(5)]
+    failing = Quantity("bad", -1.0, "", budget=Budget("at_least", 0))
+    text = failure_message(record_of(quantities=(*passing, failing), findings=("why",)).evidence)
+    assert text.count("verdict  ") == 2
+    assert "verdict    FAIL" in text
+    assert "the rest   more quantities: 4; " in text
+    assert text.count("\n") < 18
+
+
+def test_message_of_up_to_eighteen_lines_is_the_whole_text(record_of):
+    evidence = record_of(0.0142, 0.0333, findings=tuple("abcdefgh")).evidence
+    assert failure_message(evidence) == failure_text(evidence)
+    assert failure_text(evidence).count("\n") == 16
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def measure_drift(
     effective = EffectiveRows.of(window, profile, block=block)
     tests = run_tests(Comparison(window, profile, effective, max_distance, alpha))
     result = decide(tests.weighted(), budget=max_distance, alpha=alpha)
-    distance = Quantity("distance", result.headline.distance, "", result.interval, Budget("at_most", max_distance))
+    distance = Quantity(
+        "distance", result.headline.distance, "", result.interval, Budget.of("max_distance", max_distance)
+    )
     verdict = distance.verdict
     assert verdict is not None
     plan = plan_rows(tests, max_distance=max_distance, rows=window.rows, profile_rows=profile.rows)

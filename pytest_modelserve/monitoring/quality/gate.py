@@ -119,7 +119,7 @@ def measure_data_quality(
     quantities = [Quantity("broken rules", len(broken), "count", budget=Budget("at_most", 0))]
     result = decide([(1.0, rates)], budget=max_rate, alpha=alpha) if rates else None
     if result is not None:
-        budget = Budget("at_most", max_rate)
+        budget = Budget.of("max_rate", max_rate)
         increase = Quantity("rate increase", result.headline.distance, "proportion_difference", result.interval, budget)
         quantities.insert(1 if broken else 0, increase)
     verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)

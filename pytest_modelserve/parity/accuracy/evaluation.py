@@ -211,6 +211,8 @@ class Evaluation:
 
     def _quantity(self, estimate: Estimate, limit: float, rates: ErrorRates, label: str = "") -> Quantity:
         budget = self._budget(limit)
+        if label:
+            budget = replace(budget, argument=f"Slices({budget.argument})")
         try:
             bounds = estimate.bounds(rates.levels(budget))
         except UsageError as error:
@@ -222,7 +224,7 @@ class Evaluation:
         return Quantity(f"{name} {label}".strip(), bounds.estimate, unit, Interval.of(bounds), budget)
 
     def _budget(self, limit: float) -> Budget:
-        return Budget("at_least" if self.budget_name.startswith("min") else "at_most", limit)
+        return Budget.of(self.budget_name, limit)
 
     def _check_sizes(self, parts: Mapping[str, Estimate], whole: Estimate, limit: float) -> None:
         assert self.slices.min_rows is not None

@@ -42,7 +42,7 @@ drift: 3 of 6 columns differ from the profile by more than max_distance
 
   distance   0.297
   interval   [0.297, 0.330]  low at 99 %, high at 95 %, low end a test of no change (Kolmogorov-Smirnov, Fisher; Holm over 6 columns; normal-score correlations by fourth moments; Holm over 18 pairs), n = 2000 rows
-  budget     at most 0.100
+  budget     at most 0.100 (max_distance=0.1)
   verdict    FAIL: the whole interval lies above the budget
 
   'city' distance 0.297: 'Wien' 0.0 % → 29.7 % (+29.7 points), 'Bern' 50.6 % → 34.8 % (-15.8 points), 'Graz' 29.3 % → 21.4 % (-7.9 points)

@@ -55,7 +55,7 @@ accuracy parity: the candidate loses more accuracy than its budget
 
   drop       2.60 points   (reference 99.55 % → candidate 96.95 %)
   interval   [1.36, 3.33]  low at 99.9 %, high at 95 %, Tango paired score, n = 2000 rows
-  budget     at most 1.00 points
+  budget     at most 1.00 points (max_drop=0.01)
   verdict    FAIL: the whole interval lies above the budget
 
   70 rows changed correctness: 61 lost, 9 gained; worst slice half=0: 5.2 points
