@@ -105,6 +105,9 @@ class RecordingHooks:
             report.__dict__.pop("wasxfail", None)
         elif value is not None and _is_verdict(value):
             report.__dict__[_FAILED_BY_GATE] = True  # an attribute, which xdist transports
+            crash = getattr(report.longrepr, "reprcrash", None)
+            if crash is not None and not isinstance(value, BaseExceptionGroup):
+                crash.message = str(value).partition("\n")[0]  # the short summary has no room for the exception's name
         return report
 
 

@@ -73,6 +73,27 @@ def test_failure_text_stands_in_the_report_without_our_frames(project: pytest.Py
     result.stdout.no_fnmatch_line("*assertions.py*")
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n1",), ("--modelserve-inconclusive=fail", "-vv")], ids=" ".join)
+def test_short_summary_shows_the_sentence_of_the_verdict(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    project.makepyfile(
+        test_x="""
+        from gates import gate
+        def test_bad(): gate(600)
+        def test_open(): gate(200)
+        def test_other(): raise ValueError("no such file")
+        """
+    )
+    lines = project.runpytest_inprocess(*arguments).outlines
+    assert [line for line in lines if line.startswith("FAILED")] == [
+        "FAILED test_x.py::test_bad - accuracy: lower than required",
+        "FAILED test_x.py::test_open - accuracy: not enough rows to decide whether accuracy reaches min_value",
+        "FAILED test_x.py::test_other - ValueError: no such file",
+    ]
+
+
 def test_plugin_is_inert_where_it_is_not_used(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import pytest, sys
