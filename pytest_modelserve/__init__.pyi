@@ -116,7 +116,7 @@ import os as _os
 
 def measure_data_quality(
     data: _Data | _ReferenceProfile,
-    profile: _ReferenceProfile,
+    profile: _ReferenceProfile | str | _os.PathLike[str],
     *,
     max_rate: float,
     alpha: float = 0.001,
@@ -148,7 +148,7 @@ def measure_data_quality(
     Args:
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. None, NaN and NaT are
             null. Data without rows are FAIL.
-        profile: The profile of the training data.
+        profile: The profile of the training data, or the path of its file.
         max_rate: The largest allowed increase of a rate, between 0 and 1.
         alpha: The probability that data like the profile's fail by a rate.
         closed: Names of columns whose categories are all in the profile.
@@ -178,7 +178,7 @@ def measure_data_quality(
 
 def measure_drift(
     data: _Data | _ReferenceProfile,
-    profile: _ReferenceProfile,
+    profile: _ReferenceProfile | str | _os.PathLike[str],
     *,
     max_distance: float,
     alpha: float = 0.01,
@@ -209,7 +209,7 @@ def measure_drift(
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. Nulls (None, NaN, NaT)
             are ignored, as `measure_data_quality` tests them. Times are ignored, because they always advance. An
             infinity counts as the smallest or the largest number. At least two rows are needed.
-        profile: The profile of the training data.
+        profile: The profile of the training data, or the path of its file.
         max_distance: The largest allowed distance, between 0 and 1.
         alpha: The probability that unchanged data fail.
         block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning, as

@@ -2,6 +2,7 @@
 
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
+    as_artifact,
     is_unchanged,
     load_model,
     load_with_weights,
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "TensorSpec",
     "TopK",
+    "as_artifact",
     "compose",
     "default_store",
     "digest_of",

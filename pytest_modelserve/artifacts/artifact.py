@@ -81,6 +81,15 @@ class Artifact:
         return Subject(self.name, self.variant, self.sha256)
 
 
+_TORCH = ": load it with torch, and pass the module, or what export(module, rows) returns"
+_PICKLE = ": load it, and pass the estimator"
+_OTHER_FORMATS = {
+    **dict.fromkeys((".pt", ".pth", ".pt2", ".ckpt", ".safetensors"), _TORCH),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _PICKLE),
+}
+"""What to do with the files of other libraries."""
+
+
 def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, variant: str | None = None) -> Artifact:
     """Open the ONNX model at `path`: hash its files and read its graph, without loading weights.
 
@@ -107,6 +116,18 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
     )
 
 
+def as_artifact(model: Artifact | str | os.PathLike[str]) -> Artifact:
+    """Return an artifact as it is, and the one at a path opened; UsageError for anything else."""
+    if isinstance(model, Artifact):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return open_artifact(model)
+    raise UsageError(
+        f"artifact is a {type(model).__name__}, not an Artifact: pass the path of an ONNX file, or what export(...) or "
+        "compose(...) returns"
+    )
+
+
 def describe_file(path: Path, model_sha256: bytes | None) -> Artifact:
     """Open the artifact at the absolute `path`; `model_sha256` is the digest of the model file if known."""
     try:
@@ -120,7 +141,8 @@ def describe_file(path: Path, model_sha256: bytes | None) -> Artifact:
         if not file_state(path).matches(state):
             raise ArtifactError("it was modified while it was read: open it again")
     except ArtifactError as error:
-        raise ArtifactError(f"cannot open the model {path}: {error}") from error.__cause__
+        hint = _OTHER_FORMATS.get(path.suffix.lower(), "")
+        raise ArtifactError(f"cannot open the model {path}: {error}{hint}") from error.__cause__
     except OSError as error:
         raise ArtifactError(f"cannot open the model {path}: {error.strerror or error}") from error
     return Artifact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_modelserve._onnx.graph import rename_value, unused_prefix
-from pytest_modelserve.artifacts.artifact import Artifact, load_model, open_artifact, save_artifact
+from pytest_modelserve.artifacts.artifact import Artifact, as_artifact, load_model, open_artifact, save_artifact
 from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, TensorSpec, signature_of, spec_of, value_info
 from pytest_modelserve.artifacts.store import Store, default_store
@@ -32,7 +33,7 @@ _FILE = "model.onnx"
 
 
 def compose(
-    artifact: Artifact,
+    artifact: Artifact | str | os.PathLike[str],
     *,
     preprocess: Sequence[Step] = (),
     postprocess: Sequence[Step] = (),
@@ -51,7 +52,7 @@ def compose(
     (`steps_artifact`) and then the model gives the same bits.
 
     Args:
-        artifact: The model, of opset 13 or later.
+        artifact: The model, of opset 13 or later, or the path of its ONNX file.
         preprocess: Steps before the input.
         postprocess: Steps after the output.
         store: Where the result is kept, under a key of the artifact, the steps and the library versions.
@@ -73,6 +74,7 @@ def compose(
         >>> print(served.signature)  # doctest: +SKIP
         image: uint8[batch, 64] -> label: int64[batch]
     """
+    artifact = as_artifact(artifact)
     settings = {"input": input, "input_dtype": input_dtype, "output": output, "keep": tuple(keep)}
     _check_settings(preprocess, postprocess, settings)
     step = _lineage_step("compose", artifact.sha256, settings, preprocess=preprocess, postprocess=postprocess)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Signature, digest_of
 from pytest_modelserve.errors import ArtifactError, InputError, RecipeError, UsageError, unknown_choice
-from pytest_modelserve.serving.inputs import checked_feed
+from pytest_modelserve.serving.inputs import checked_feed, is_one_batch, without_labels
 
 if TYPE_CHECKING:
     from pytest_modelserve._onnx.sessions import Activations
@@ -86,7 +86,8 @@ def open_calibration(
     folder, one batch at a time: it may be a generator, or a loader that shuffles.
 
     Args:
-        given: An array, a mapping from input names to arrays, or an iterable of such batches.
+        given: An array, a tensor, a frame, a mapping from input names to arrays, or an iterable of such batches. The
+            labels of a DataLoader's pairs are left out.
         signature: The signature of the model.
         what: Name of the argument, for messages.
 
@@ -94,7 +95,7 @@ def open_calibration(
         RecipeError: No rows, NaN or infinite values, or batches that the model does not accept.
         ArtifactError: The temporary folder is full.
     """
-    if isinstance(given, (np.ndarray, Mapping)):
+    if isinstance(given, Mapping) or is_one_batch(given):
         yield _in_memory(_split(_checked(given, signature, what), signature), what)
     elif isinstance(given, (list, tuple)):
         yield _in_memory(_checked_batches(given, signature, what), what)
@@ -207,7 +208,7 @@ def _digest(digests: Iterable[str], what: str) -> str:
 
 def _checked_batches(given: Iterable[Batch], signature: Signature, what: str) -> Iterator[Inputs]:
     for number, batch in enumerate(given):
-        yield _checked(batch, signature, f"batch {number} of {what}")
+        yield _checked(without_labels(batch), signature, f"batch {number} of {what}")
 
 
 def _checked(batch: object, signature: Signature, where: str) -> Inputs:

@@ -19,6 +19,7 @@ from pytest_modelserve.artifacts import (
     Artifact,
     LineageStep,
     Store,
+    as_artifact,
     default_store,
     digest_of,
     is_unchanged,
@@ -73,7 +74,7 @@ _EXPORT_VARIANTS = ("", "fp32")
 
 
 def compress(
-    artifact: Artifact,
+    artifact: Artifact | str | os.PathLike[str],
     recipe: str | Sequence[str],
     *,
     calibration: CalibrationData | None = None,
@@ -102,7 +103,7 @@ def compress(
     unchanged.
 
     Args:
-        artifact: The model to convert.
+        artifact: The model to convert, or the path of its ONNX file.
         recipe: A name from `RECIPES`, or several in order. The variant is named by them: "simplify+int8-dynamic".
         calibration: Representative inputs, required by "int8-static" and optional for "fp16": an array, a mapping from
             input names to arrays, or an iterable of such batches, of which one at a time is in memory. The order of
@@ -136,11 +137,7 @@ def compress(
         >>> small.variant  # doctest: +SKIP
         'int8-dynamic'
     """
-    if not isinstance(artifact, Artifact):
-        raise UsageError(
-            f"artifact is a {type(artifact).__name__}, not an Artifact: pass what open_artifact(path), export(...) or "
-            "compose(...) returns"
-        )
+    artifact = as_artifact(artifact)
     names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     if not names:
         raise UsageError(f"recipe is empty; known: {', '.join(map(repr, RECIPES))}")

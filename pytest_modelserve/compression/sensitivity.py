@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Artifact, load_with_weights, save_artifact
+from pytest_modelserve.artifacts import Artifact, as_artifact, load_with_weights, save_artifact
 from pytest_modelserve.compression.calibration import (
     MIN_MAX,
     Batch,
@@ -35,7 +36,7 @@ SENSITIVITY_RECIPES = tuple(name for name, recipe in RECIPES.items() if recipe.h
 
 
 def sensitivity(
-    artifact: Artifact,
+    artifact: Artifact | str | os.PathLike[str],
     recipe: str,
     inputs: Batch,
     *,
@@ -51,7 +52,7 @@ def sensitivity(
     is stored.
 
     Args:
-        artifact: The unquantized model.
+        artifact: The unquantized model, or the path of its ONNX file.
         recipe: "int8-dynamic", "int8-static" or "int4-weights".
         inputs: Representative inputs: one array, or a mapping from input names to arrays. Also the calibration data of
             "int8-static".
@@ -70,7 +71,9 @@ def sensitivity(
         >>> ranking = sensitivity(artifact, "int8-static", rows)  # doctest: +SKIP
         >>> compress(artifact, "int8-static", calibration=rows, exclude=ranking[:2], store=store)  # doctest: +SKIP
     """
-    return rank_layers(artifact, recipe, inputs, calibration_method=calibration_method, percentile=percentile).ranked
+    return rank_layers(
+        as_artifact(artifact), recipe, inputs, calibration_method=calibration_method, percentile=percentile
+    ).ranked
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ class ReferenceProfile:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> ReferenceProfile:
+    def load(cls, path: str | os.PathLike[str]) -> ReferenceProfile:
         """Read the profile that `save` wrote.
 
         Raises:
@@ -210,16 +210,16 @@ def array_names(profile: ReferenceProfile) -> Sequence[str] | None:
     return None if profile.reading.exclude else profile.input_names
 
 
-def check_profile(profile: object, data: object, *, argument: str = "profile") -> None:
-    """Raise UsageError, with what to do, if `profile` is no profile."""
+def as_profile(
+    profile: ReferenceProfile | str | os.PathLike[str], data: object, *, argument: str = "profile"
+) -> ReferenceProfile:
+    """Return a profile, loaded if it is a path; UsageError, with what to do, for anything else."""
     if isinstance(profile, ReferenceProfile):
-        return
+        return profile
     if isinstance(data, ReferenceProfile):
         raise UsageError(f"data and {argument} are in the wrong order: pass the data first, then the profile")
     if isinstance(profile, (str, os.PathLike)):
-        raise UsageError(
-            f"{argument} must be a ReferenceProfile; got a path: pass ReferenceProfile.load({str(profile)!r})"
-        )
+        return ReferenceProfile.load(profile)
     raise UsageError(
         f"{argument} must be a ReferenceProfile; got {type(profile).__name__}: pass reference_profile(...) of it"
     )

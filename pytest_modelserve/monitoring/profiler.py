@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
@@ -16,7 +17,7 @@ from pytest_modelserve.monitoring.correlations import associate, choose_features
 from pytest_modelserve.monitoring.dependence import estimate_dependence
 from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.histogram import choose_edges, count_values, exact_sums, moments
-from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, as_profile
 from pytest_modelserve.monitoring.read_options import (
     LeadingZeros,
     ReadOptions,
@@ -34,7 +35,7 @@ def reference_profile(
     *,
     name: str = "reference",
     columns: Sequence[str] | None = None,
-    like: ReferenceProfile | None = None,
+    like: ReferenceProfile | str | os.PathLike[str] | None = None,
     block: int | None = None,
     bins: int = 256,
     associations: bool = True,
@@ -115,7 +116,7 @@ def reference_profile(
         leading_zeros,
     )
     if like is not None:
-        check_profile(like, data, argument="like")
+        like = as_profile(like, data, argument="like")
         if options != ReadOptions():
             raise UsageError("like= reads data as the profile was read: remove the other options of reading")
         options = like.reading

@@ -22,7 +22,7 @@ from pytest_modelserve.monitoring.columns import Column, Kind
 from pytest_modelserve.monitoring.dependence import Dependence, estimate_dependence
 from pytest_modelserve.monitoring.duplicates import RepeatedRows, repeated_rows
 from pytest_modelserve.monitoring.histogram import Floats, Integers, chunks, count_values
-from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names, check_profile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names
 from pytest_modelserve.monitoring.profiler import (
     backward_rows,
     count_categories,
@@ -69,10 +69,9 @@ def read_window(data: Data | ReferenceProfile, profile: ReferenceProfile, *, nam
     """Read `data` for a comparison with `profile`; columns that do not match are schema errors of the window.
 
     `data` are rows (`read_table`), a lazy frame that its engine counts (`scan_like`), or a profile made `like` this
-    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges, NoRowsError
-    for data without rows, and UsageError for anything but a profile.
+    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges, and
+    NoRowsError for data without rows.
     """
-    check_profile(profile, data)
     if isinstance(data, ReferenceProfile):
         return _counted_window(data, profile, name or data.name)
     if is_lazy(data):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec
+from pytest_modelserve.artifacts import Artifact, Signature, TensorSpec, as_artifact
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.robustness.base_rows import (
     BaseRowGenerator,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Range", "batches", "inputs", "malformed_inputs", "rows", "saved", "seeds", "settings"]
 
-Source = Signature | Predictor | Artifact
+Source = Signature | Predictor | Artifact | str | os.PathLike[str]
 Layout = Literal["plain", "fortran", "strided", "read-only"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 MAX_DIM = 8
@@ -80,7 +81,7 @@ def inputs(
     an example.
 
     Args:
-        source: A Signature, a Predictor or an Artifact.
+        source: The path of an ONNX file, an Artifact, a Predictor or a Signature.
         like: Rows of the model (n, ...) with n >= 1: a mapping, or an array for a single input. Values are then taken
             from these rows or lie between them, axes have their lengths, and integers stay within their range.
         max_batch: The maximum number of rows. Inputs have 1 to `max_batch` rows if the model's batch size is free.
@@ -138,7 +139,7 @@ def malformed_inputs(
     is assigned to a variable `BAD`.
 
     Args:
-        source: A Signature, a Predictor or an Artifact.
+        source: The path of an ONNX file, an Artifact, a Predictor or a Signature.
         like: Rows of the model (n, ...), as for `inputs`.
 
     Returns:
@@ -334,8 +335,13 @@ def input_source(
     ranges: Ranges | None = None,
 ) -> InputSource:
     """Return the generator of the strategy `inputs`. It does not need hypothesis."""
+    if isinstance(source, (str, os.PathLike)):
+        source = as_artifact(source)
     if not isinstance(source, (Signature, Predictor, Artifact)):
-        raise UsageError(f"source is a {type(source).__name__}: expected a Signature, a Predictor or an Artifact")
+        raise UsageError(
+            f"source is a {type(source).__name__}: expected the path of an ONNX file, an Artifact, a Predictor or a "
+            "Signature"
+        )
     if max_batch < 1:
         raise UsageError(f"max_batch must be at least 1, got {max_batch}")
     chosen = check_domain(domain)

@@ -22,7 +22,7 @@ def as_array(what: str, value: object) -> NDArray[Any]:
         return value
     kind = type(value)
     library = kind.__module__.partition(".")[0]
-    if library == "torch":
+    if library == "torch" and hasattr(value, "detach"):
         return _from_tensor(what, value)
     if library in ("pandas", "polars") and hasattr(value, "to_numpy") and not is_frame(value):
         return _from_series(value)

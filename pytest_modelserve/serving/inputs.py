@@ -282,8 +282,9 @@ def _rows_with_nan(inputs: Inputs) -> int:
 def iterate_batches(inputs: object, signature: Signature | None = None) -> Iterator[Inputs]:
     """Yield the batches of `inputs` as arrays, mappings of arrays or Frames.
 
-    Whatever `is_one_batch` accepts is one batch; any other iterable is consumed once. `signature` gives lists of
-    numbers their dtypes. InputError for inputs that are not iterable, and for an item that is no batch.
+    Whatever `is_one_batch` accepts is one batch; any other iterable is consumed once. Of a DataLoader's pairs the
+    labels are left out. `signature` gives lists of numbers their dtypes. InputError for inputs that are not iterable,
+    and for an item that is no batch.
     """
     if is_one_batch(inputs):
         yield as_batch(inputs, signature)
@@ -293,10 +294,20 @@ def iterate_batches(inputs: object, signature: Signature | None = None) -> Itera
             "inputs must be an array, a tensor, a frame, a mapping from names to arrays, or an iterable of such "
             f"batches; got {type(inputs).__name__}"
         )
-    for index, batch in enumerate(inputs):
+    for index, item in enumerate(inputs):
+        batch = without_labels(item)
         if not is_one_batch(batch):
             raise InputError(f"batch {index} of the inputs {_wrong_batch(batch)}")
         yield as_batch(batch, signature)
+
+
+def without_labels(batch: object) -> object:
+    """Return the inputs of a DataLoader's pair, whose labels are one value a row, and any other batch as it is."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(map(is_one_batch, batch)):
+        return batch
+    inputs, labels = batch
+    has_rows = isinstance(inputs, Mapping) or is_frame(inputs) or np.ndim(inputs) >= 2
+    return inputs if has_rows and np.ndim(labels) == 1 else batch
 
 
 def _wrong_batch(batch: object) -> str:

@@ -104,8 +104,10 @@ class Forward:
         rest = tuple(values[len(positional) :])
         rest_name = self._open(Parameter.VAR_POSITIONAL)
         if rest and rest_name is None:
+            hint = "; of a pair of inputs and labels pass the inputs alone" if len(values) == 2 else ""
             raise InputError(
                 f"got {len(values)} inputs by position, but forward() takes {len(positional)}: {_quoted(positional)}"
+                f"{hint}"
             )
         bound = dict(zip(positional, values, strict=False))
         missing = [name for name in self.required if name not in bound]

@@ -303,6 +303,11 @@ def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | N
         return model.module(), model.source.example_inputs if examples is None else examples
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a TrainedModel or a torch module; got {type(model).__name__}")
+    if type(examples).__name__ == "DataLoader":
+        raise InputError(
+            "example_inputs is a DataLoader: pass some rows of its inputs, such as rows[:2] of "
+            "rows, labels = next(iter(loader))"
+        )
     if examples is None:
         raise InputError(
             "example_inputs is required for a torch module: one array, a tuple by position, or a mapping by parameter "

@@ -104,6 +104,16 @@ def test_a_damaged_file_gets_one_clear_error(linear, tmp_path, damage, message):
     assert str(caught.value) == f"cannot open the model {path}: {message}"
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("m.pt", "load it with torch, and pass the module"), ("m.joblib", "load it, and pass the estimator")],
+)
+def test_a_file_of_another_library_is_told_what_to_pass(tmp_path, name, hint):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(ArtifactError, match=f"truncated, or not an ONNX model: {hint}"):
+        open_artifact(tmp_path / name)
+
+
 def test_every_cut_of_a_model_is_an_artifact_error(linear, tmp_path):
     content = linear(2, 2).SerializeToString()
     path = tmp_path / "model.onnx"

@@ -5,7 +5,9 @@ import tracemalloc
 from contextlib import redirect_stdout
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import (
     EntropyCalibrater,
@@ -13,6 +15,7 @@ from onnxruntime.quantization.calibrate import (
     MinMaxCalibrater,
     PercentileCalibrater,
 )
+from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_modelserve._onnx.sessions import Activations
 from pytest_modelserve.artifacts import Signature, TensorSpec, load_model
@@ -208,6 +211,17 @@ def test_digest_is_of_the_values_and_not_of_the_container():
     assert digest(batches) == digest(iter(batches))
     assert digest(batches) != digest(batches[::-1])
     assert digest(batches) != digest(batches[:1])
+
+
+@pytest.mark.parametrize("given", [torch.ones(70, 4), pd.DataFrame(ones(70, 4)), ones(70, 4).tolist()])
+def test_whatever_is_one_batch_for_a_model_is_one_for_calibration(given):
+    given = given.astype("float32") if isinstance(given, pd.DataFrame) else given
+    assert sizes(given) == [((32, 4),), ((32, 4),), ((6, 4),)]
+
+
+def test_labels_of_a_loader_of_pairs_are_left_out():
+    loader = DataLoader(TensorDataset(torch.ones(5, 4), torch.arange(5)), batch_size=3)
+    assert sizes(loader) == [((3, 4),), ((2, 4),)]
 
 
 def test_loader_that_shuffles_is_read_once():

@@ -76,6 +76,11 @@ def test_no_empty_batch_is_generated_if_onnxruntime_would_crash(onnx_model):
         model.predict(feed)
 
 
+def test_a_path_has_the_inputs_of_its_model(classifier):
+    for feed in examples_of(ms.strategies.inputs(str(classifier.artifact.path)), 10):
+        checked_feed(feed, classifier.signature)
+
+
 def test_arrays_have_every_memory_layout(classifier):
     arrays = [feed["x"] for feed in examples_of(ms.strategies.inputs(classifier, max_batch=4))]
     assert any(not array.flags.writeable for array in arrays)
@@ -150,7 +155,7 @@ def test_a_domain_for_a_strategy_that_has_its_own_is_rejected(classifier):
         ),
         (Signature((TensorSpec("x", "float32", ("n",)),), ()), {"like": {"y": np.zeros(3)}}, "like= has no input 'x'"),
         (ms.serve(len, name="f"), {}, "f has no signature: pass like=, rows that the model accepts"),
-        ("model.onnx", {}, "source is a str: expected a Signature, a Predictor or an Artifact"),
+        (7, {}, "source is a int: expected the path of an ONNX file, an Artifact, a Predictor or a Signature"),
     ],
 )  # fmt: skip
 def test_an_unsupported_source_is_rejected(source, options, message):

@@ -197,8 +197,13 @@ def test_a_frame_keeps_its_type_for_a_function_and_its_rows_when_sliced():
     ]
 
 
-def test_a_pair_of_a_data_loader_is_refused_with_the_right_call():
+def test_of_a_data_loader_of_pairs_the_labels_are_left_out():
     loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4)), batch_size=2)
+    assert [batch.shape for batch in iterate_batches(loader)] == [(2, 3), (2, 3)]
+
+
+def test_a_pair_whose_second_item_may_be_an_input_is_refused_with_the_right_call():
+    loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 3)), batch_size=2)
     with pytest.raises(InputError, match=r"batch 0 of the inputs is a pair, .*pass \(x for x, _ in loader\)"):
         list(iterate_batches(loader))
     assert [len(batch) for batch in iterate_batches(x for x, _ in loader)] == [2, 2]

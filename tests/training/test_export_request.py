@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.data import DataLoader
 
 from pytest_modelserve.errors import ExportError, InputError, UsageError
 from pytest_modelserve.training import export, export_request as request
@@ -108,6 +109,11 @@ def test_inputs_on_which_the_module_itself_fails_are_refused_with_its_error(stor
     ("options", "error", "message"),
     [
         ({"example_inputs": None}, InputError, "example_inputs is required for a torch module"),
+        (
+            {"example_inputs": DataLoader([1])},
+            InputError,
+            r"example_inputs is a DataLoader: pass some rows of its inputs",
+        ),
         ({"model": "model.onnx"}, UsageError, "model must be a TrainedModel or a torch module; got str"),
         *(({"opset": value}, UsageError, "opset must be an integer of at least 1") for value in (0, -1, 18.0, True)),
         *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from pytest_modelserve.errors import InputError, UsageError
@@ -10,14 +11,14 @@ from pytest_modelserve.monitoring.decision import CONFIDENCE, decide
 from pytest_modelserve.monitoring.drift.effective_rows import SOURCE, EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, describe_methods, plan_rows, run_tests
 from pytest_modelserve.monitoring.drift.report import advice, details, findings, summary
-from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.window import read_window
 
 
 def measure_drift(
     data: Data | ReferenceProfile,
-    profile: ReferenceProfile,
+    profile: ReferenceProfile | str | os.PathLike[str],
     *,
     max_distance: float,
     alpha: float = 0.01,
@@ -47,7 +48,7 @@ def measure_drift(
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. Nulls (None, NaN, NaT)
             are ignored, as `measure_data_quality` tests them. Times are ignored, because they always advance. An
             infinity counts as the smallest or the largest number. At least two rows are needed.
-        profile: The profile of the training data.
+        profile: The profile of the training data, or the path of its file.
         max_distance: The largest allowed distance, between 0 and 1.
         alpha: The probability that unchanged data fail.
         block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning, as
@@ -75,7 +76,7 @@ def measure_drift(
         raise UsageError(f"max_distance must lie between 0 and 1 (0.1, for example); got {max_distance}")
     if block is not None and block < 1:
         raise UsageError(f"block must be a number of rows, at least 1; got {block}")
-    check_profile(profile, data)
+    profile = as_profile(profile, data)
     started = time.perf_counter()
     window = read_window(data, profile, name=name)
     if window.rows < 2:

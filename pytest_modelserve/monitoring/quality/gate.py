@@ -19,7 +19,7 @@ from pytest_modelserve.monitoring.column_profile import CategoricalColumn, Numer
 from pytest_modelserve.monitoring.columns import is_length
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, DriftResult, decide
 from pytest_modelserve.monitoring.histogram import Integers
-from pytest_modelserve.monitoring.profile import ReferenceProfile, check_profile
+from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.quality.rates import (
     UNSEEN,
     CountedCategories,
@@ -51,7 +51,7 @@ from pytest_modelserve.stats.proportions import rows_for_rate_increase
 
 def measure_data_quality(
     data: Data | ReferenceProfile,
-    profile: ReferenceProfile,
+    profile: ReferenceProfile | str | os.PathLike[str],
     *,
     max_rate: float,
     alpha: float = 0.001,
@@ -82,7 +82,7 @@ def measure_data_quality(
     Args:
         data: Anything that `reference_profile` accepts, or a profile made with `like=profile`. None, NaN and NaT are
             null. Data without rows are FAIL.
-        profile: The profile of the training data.
+        profile: The profile of the training data, or the path of its file.
         max_rate: The largest allowed increase of a rate, between 0 and 1.
         alpha: The probability that data like the profile's fail by a rate.
         closed: Names of columns whose categories are all in the profile.
@@ -108,7 +108,7 @@ def measure_data_quality(
         >>> evidence.verdict.name, evidence.findings[0]
         ('FAIL', "'age' null in 0.0 % → 5.0 % (+5.0 points)")
     """
-    check_profile(profile, data)
+    profile = as_profile(profile, data)
     terms = _terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
     started = time.perf_counter()
     try:

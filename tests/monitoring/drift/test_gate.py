@@ -8,7 +8,7 @@ import pytest
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.evidence.failure_text import failure_text
-from pytest_modelserve.monitoring import measure_drift, reference_profile
+from pytest_modelserve.monitoring import measure_data_quality, measure_drift, reference_profile
 from pytest_modelserve.monitoring.decision import Blocks, decide
 from pytest_modelserve.monitoring.drift.column_tests import compare_categories, compare_numbers
 
@@ -257,3 +257,20 @@ def test_times_move_on_and_are_no_drift(people):
     only = reference_profile({"at": with_times(0, 1)["at"]})
     with pytest.raises(InputError, match="data has only columns of times, which are not compared: add other columns"):
         measure_drift({"at": with_times(1, 1)["at"]}, only, max_distance=0.15)
+
+
+def test_a_profile_is_also_given_by_the_path_of_its_file(people, tmp_path):
+    profile = reference_profile(people(3000, 0))
+    profile.save(tmp_path / "people.json")
+    for path in (tmp_path / "people.json", str(tmp_path / "people.json")):
+        drift = measure_drift(people(3000, 1), path, max_distance=0.1)
+        assert drift.interval == measure_drift(people(3000, 1), profile, max_distance=0.1).interval
+        assert measure_data_quality(people(3000, 1), path, max_rate=0.1).passed
+        assert reference_profile(people(50, 1), like=path).columns[0].name == profile.columns[0].name
+
+
+def test_a_profile_that_is_none_is_refused_with_the_right_call(people):
+    with pytest.raises(
+        UsageError, match=r"profile must be a ReferenceProfile; got dict: pass reference_profile\(...\)"
+    ):
+        measure_drift(people(50, 0), people(50, 0), max_distance=0.1)
