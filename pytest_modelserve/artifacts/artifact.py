@@ -116,15 +116,16 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
     )
 
 
-def as_artifact(model: Artifact | str | os.PathLike[str]) -> Artifact:
-    """Return an artifact as it is, and the one at a path opened; UsageError for anything else."""
-    if isinstance(model, Artifact):
-        return model
-    if isinstance(model, (str, os.PathLike)):
-        return open_artifact(model)
+def as_artifact(subject: object) -> Artifact:
+    """Return the artifact of a path, an artifact, or a predictor that serves a file; otherwise raise UsageError."""
+    if isinstance(subject, (str, os.PathLike)):
+        return open_artifact(subject)
+    artifact = subject if isinstance(subject, Artifact) else getattr(subject, "artifact", None)
+    if isinstance(artifact, Artifact):
+        return artifact
     raise UsageError(
-        f"artifact is a {type(model).__name__}, not an Artifact: pass the path of an ONNX file, or what export(...) or "
-        "compose(...) returns"
+        "artifact must be an Artifact, the path of an ONNX file, or a predictor that serves one; got "
+        f"{type(subject).__name__}: the file itself is needed"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pytest_modelserve._processes import call_in_child, format_log
-from pytest_modelserve.artifacts import Artifact, Signature
+from pytest_modelserve.artifacts import Artifact, Signature, as_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Verdict
 from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
@@ -21,7 +21,6 @@ from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
 from pytest_modelserve.serving.inputs import check_not_empty
-from pytest_modelserve.serving.serve import as_artifact
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # The method of `start_until_decided` and `median_interval`.

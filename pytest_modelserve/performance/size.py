@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from pytest_modelserve.artifacts import Artifact
+from pytest_modelserve.artifacts import Artifact, as_artifact
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Verdict
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import check_positive
-from pytest_modelserve.serving.serve import as_artifact
 
 
 def measure_size(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
-from pytest_modelserve.artifacts import Artifact, open_artifact
+from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame
@@ -154,20 +154,6 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
             raise InputError(f"ready outputs and inputs have different numbers of rows: {rows}")
         check_same_order(served)
         yield np.arange(outputs[0].n), served
-
-
-def as_artifact(subject: object) -> Artifact:
-    """Return the artifact of a path, an artifact, or a predictor that serves a file; otherwise raise UsageError."""
-    if isinstance(subject, Artifact):
-        return subject
-    if isinstance(subject, (str, os.PathLike)):
-        return open_artifact(subject)
-    if isinstance(subject, Predictor) and subject.artifact is not None:
-        return subject.artifact
-    raise UsageError(
-        f"artifact must be an Artifact, the path of an ONNX file, or a predictor that serves one; got "
-        f"{type(subject).__name__}: this gate opens the file itself"
-    )
 
 
 def _is_session(target: object) -> bool:

@@ -231,7 +231,7 @@ def test_file_that_was_damaged_after_it_was_opened_is_refused(mlp, store):
 def test_a_path_is_opened_and_anything_else_is_a_usage_error(mlp, store):
     artifact = mlp()
     assert compress(str(artifact.path), "fp16", store=store).sha256 == compress(artifact, "fp16", store=store).sha256
-    with pytest.raises(UsageError, match="artifact is a int, not an Artifact: pass the path of an ONNX file"):
+    with pytest.raises(UsageError, match=r"artifact must be an Artifact, the path of an ONNX file, .*; got int"):
         compress(7, "fp16", store=store)
 
 
