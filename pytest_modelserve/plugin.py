@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
     PROPERTY,
@@ -105,10 +105,18 @@ class RecordingHooks:
             report.__dict__.pop("wasxfail", None)
         elif value is not None and _is_verdict(value):
             report.__dict__[_FAILED_BY_GATE] = True  # an attribute, which xdist transports
-            crash = getattr(report.longrepr, "reprcrash", None)
-            if crash is not None and not isinstance(value, BaseExceptionGroup):
-                crash.message = str(value).partition("\n")[0]  # the short summary has no room for the exception's name
+            if not isinstance(value, BaseExceptionGroup):
+                _summarize(report, str(value).partition("\n")[0])
+        elif isinstance(value, ModelServeError):
+            _summarize(report, f"{type(value).__name__}: {value}")
         return report
+
+
+def _summarize(report: pytest.TestReport, sentence: str) -> None:
+    """Set the line of the short summary and of the table, which has no room for the module of an exception."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = sentence
 
 
 def _is_verdict(error: BaseException) -> bool:

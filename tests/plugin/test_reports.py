@@ -80,10 +80,12 @@ def test_short_summary_shows_the_sentence_of_the_verdict(
     monkeypatch.setenv("COLUMNS", "120")
     project.makepyfile(
         test_x="""
+        import pytest_modelserve as ms
         from gates import gate
         def test_bad(): gate(600)
         def test_open(): gate(200)
         def test_other(): raise ValueError("no such file")
+        def test_ours(): raise ms.InputError("x has no rows: pass some")
         """
     )
     lines = project.runpytest_inprocess(*arguments).outlines
@@ -91,6 +93,7 @@ def test_short_summary_shows_the_sentence_of_the_verdict(
         "FAILED test_x.py::test_bad - accuracy: lower than required",
         "FAILED test_x.py::test_open - accuracy: not enough rows to decide whether accuracy reaches min_value",
         "FAILED test_x.py::test_other - ValueError: no such file",
+        "FAILED test_x.py::test_ours - InputError: x has no rows: pass some",
     ]
 
 
