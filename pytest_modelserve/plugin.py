@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -164,6 +165,7 @@ class ReportingHooks:
         self._failed_subtests: set[str] = set()
         self._runs_tests = False
         self._is_started = False
+        self._started = time.time()
 
     def _reports(self) -> ReportCollector:
         if self._collector is None:
@@ -273,6 +275,8 @@ class ReportingHooks:
         )
         document = run_document(
             collector.rows(),
+            started=self._started,
+            root=self._config.rootpath,
             counts=counts,
             complete=complete,
             exit_status=exit_status,

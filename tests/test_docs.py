@@ -43,6 +43,7 @@ def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester):
     np.savez(pytester.path / "holdout.npz", x=x, y=(x @ weights).argmax(axis=1))
     linear_model(pytester.path / "champion.onnx", weights)
     linear_model(pytester.path / "candidate.onnx", weights + 0.003 * rng.standard_normal(weights.shape))
+    pytester.makeini("[pytest]")
     pytester.makepyfile(test_release=blocks("README.md", "python")[0])
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)

@@ -29,7 +29,7 @@ Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cos
 """proportion: 0 to 1, shown in percent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
 equal; tolerance: a multiple of the tolerated error."""
 
-_PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "torch", "onnxsim")
+_PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn", "onnxsim")
 
 
 class Verdict(StrEnum):

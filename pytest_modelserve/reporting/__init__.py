@@ -2,7 +2,14 @@
 
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.html_report import render_page
-from pytest_modelserve.reporting.terminal import TableLine, error_bound, error_bound_line, summary_line, table_lines
+from pytest_modelserve.reporting.terminal import (
+    TableLine,
+    error_bound,
+    error_bound_line,
+    failures_first,
+    summary_line,
+    table_lines,
+)
 
 __all__ = [
     "ReportCollector",
@@ -12,6 +19,7 @@ __all__ = [
     "as_json",
     "error_bound",
     "error_bound_line",
+    "failures_first",
     "render_page",
     "run_document",
     "summary_line",

@@ -9,13 +9,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
-from pytest_modelserve.reporting.terminal import error_bound
+from pytest_modelserve.evidence.evidence import Environment
+from pytest_modelserve.reporting.terminal import error_bound, failures_first
 
 RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"]
 
@@ -194,22 +196,57 @@ def as_json(document: dict[str, Any]) -> str:
 def run_document(
     rows: Sequence[Row],
     *,
+    started: float,
+    root: Path,
     counts: RunCounts,
     complete: bool,
     exit_status: int | None,
     without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the document as JSON builtins; `exit_status` is None until the run has ended."""
+    """Return the document as JSON builtins.
+
+    `started` is the time of the start in seconds since 1970, `root` a folder of the git tree under test, if it is one.
+    `exit_status` is None until the run has ended.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "generator": package_versions(("pytest-modelserve", "pytest")),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "commit": commit_of(root),
+        "environment": asdict(Environment.current()),
         "complete": complete,
         "exit_status": exit_status,
         "counts": asdict(counts),
         "false_fail_probability_at_most": error_bound(rows),
-        "gates": [_gate(row) for row in rows],
+        "gates": [_gate(row) for row in failures_first(rows)],
         "without_evidence": {outcome: list(node_ids) for outcome, node_ids in without_evidence.items()},
     }
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit that is checked out in the git tree around `folder`, or None outside git.
+
+    The files of git are read: a git command would start a process, and may refuse a folder of another user.
+    """
+    found = next((each / ".git" for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+    if found is None:
+        return None
+    try:
+        if found.is_file():  # of a worktree or a submodule: "gitdir: PATH"
+            found = found.parent / found.read_text("utf-8").removeprefix("gitdir:").strip()
+        head = (found / "HEAD").read_text("utf-8").strip()
+        if not head.startswith("ref:"):
+            return head or None
+        branch = head.removeprefix("ref:").strip()
+        common = found / "commondir"
+        shared = found / common.read_text("utf-8").strip() if common.exists() else found
+        for of_branch in (found / branch, shared / branch):
+            if of_branch.exists():
+                return of_branch.read_text("utf-8").strip()
+        packed = (line.split() for line in (shared / "packed-refs").read_text("utf-8").splitlines())
+        return next((line[0] for line in packed if line[1:] == [branch]), None)
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def write_report(path: Path, text: str, *, option: str) -> None:

@@ -180,12 +180,29 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> s
         counts[gate["verdict"]] += gate["judged"]
     return environment.get_template("page.html.j2").render(
         run=document,
+        context=_context(document),
         counts=", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number or verdict in VERDICTS),
         error_bound=format_probability(document["false_fail_probability_at_most"]),
         rows=list(_rows(document["gates"], folder)),
         without_evidence={
             outcome: list(map(printable, node_ids)) for outcome, node_ids in document["without_evidence"].items()
         },
+    )
+
+
+def _context(document: Mapping[str, Any]) -> str:
+    """Return when, from which commit, where and with which versions the run was made."""
+    environment = document["environment"]
+    return printable(
+        " · ".join(
+            [
+                document["started"].replace("T", " ").replace("+00:00", " UTC"),
+                *([f"commit {document['commit']}"] if document["commit"] else []),
+                f"{environment['cpus']} CPUs, {environment['cpu'] or environment['machine']}, {environment['system']}",
+                f"Python {environment['python']}",
+                *(f"{name} {version}" for name, version in environment["packages"].items()),
+            ]
+        )
     )
 
 

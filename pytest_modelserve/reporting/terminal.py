@@ -18,7 +18,8 @@ from pytest_modelserve.evidence.failure_text import (
 )
 
 if TYPE_CHECKING:
-    from pytest_modelserve.evidence import Subject
+    from pytest_modelserve.evidence import Interval, Subject
+    from pytest_modelserve.evidence.evidence import Unit
     from pytest_modelserve.reporting.collector import Row, RowVerdict
 
 _NO_VERDICT = "no verdict"
@@ -40,9 +41,9 @@ class TableLine:
 
 
 def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
-    """Return the rows in aligned columns, grouped by model; tests without a verdict stand at the end."""
+    """Return the rows in aligned columns, grouped by model; failures come first, and models with failures."""
     groups: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in failures_first(rows):
         groups.setdefault(_NO_VERDICT if row.record is None else row.record.evidence.subject.name, []).append(row)
     cells = {id(row): _cells(row) for row in rows}
     gates = [cells[id(row)] for row in rows if row.record is not None]
@@ -55,6 +56,17 @@ def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
             padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], of_group, strict=True)]
             space = " " * (verdict_width - len(row.verdict) + 2)
             yield TableLine("  " + "  ".join(padded) + "  ", row.verdict, space + _notes(row))
+
+
+def failures_first(rows: Sequence[Row]) -> list[Row]:
+    """Return unexpected FAIL, ERROR and CRASHED, then INCONCLUSIVE, then the other rows, each in the given order."""
+
+    def rank(row: Row) -> int:
+        if row.expected or row.superseded or row.verdict == "PASS":
+            return 2
+        return 1 if row.verdict == "INCONCLUSIVE" else 0
+
+    return sorted(rows, key=rank)
 
 
 def count_verdicts(rows: Sequence[Row]) -> str:
@@ -107,9 +119,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         labeled_gate(evidence),
         printable(format_variant(evidence.subject, evidence.reference)),
         value if quantity.unit == "ratio" else f"{quantity.name} {value}",
-        "" if evidence.interval is None else format_interval(evidence.interval, quantity.unit),
+        "" if evidence.interval is None else _interval_with_levels(evidence.interval, quantity.unit),
         format_budget(evidence.budget, quantity.unit),
     )
+
+
+def _interval_with_levels(interval: Interval, unit: Unit) -> str:
+    """Return the interval with the levels of both bounds: "[-0.20, 0.50] 99.9/95 %"."""
+    low = format_probability(interval.low_level).removesuffix(" %")
+    return f"{format_interval(interval, unit)} {low}/{format_probability(interval.high_level)}"
 
 
 def format_variant(subject: Subject, reference: Subject | None) -> str:
@@ -121,7 +139,8 @@ def format_variant(subject: Subject, reference: Subject | None) -> str:
 
 
 def _notes(row: Row) -> str:
-    """Return the sample size and remarks on the row, or why there is no verdict."""
+    """Return the sample size, remarks on the row and its test or fixture, or why there is no verdict."""
+    owner = []
     if row.record is None:
         error = printable(row.error)
         notes = [error if len(error) <= _ERROR_WIDTH else f"{error[:_ERROR_WIDTH]}…"]
@@ -129,7 +148,8 @@ def _notes(row: Row) -> str:
         notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
         if row.record.examples > 1:
             notes.append(f"worst of {row.record.examples} examples")
-    return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns)])
+        owner.append(printable(row.record.owner))
+    return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns), *owner])
 
 
 def remarks(expected: bool, judged: bool, attempt: int, reruns: int) -> Iterator[str]:

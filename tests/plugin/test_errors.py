@@ -34,11 +34,11 @@ def test_crash_before_or_after_a_gate_is_an_error_in_the_table_the_document_and_
     result.assert_outcomes(passed=1, failed=2, errors=1)
     missing = "FileNotFoundError: [Errno 2] No such file or directory:"
     assert fields_of_gates("verdict", "node_id", "outcome", "error") == [
-        ("PASS", "test_it.py::test_between", "failed", None),
-        ("PASS", "test_it.py::test_good", "passed", None),
         ("ERROR", "test_it.py::test_before", "failed", f"{missing} 'wrong.txt'"),
         ("ERROR", "test_it.py::test_setup", "failed", f"setup: {missing} 'rows.npy'"),
         ("ERROR", "test_it.py::test_between", "failed", "ValueError: invalid literal for int() with base 10: 'x'"),
+        ("PASS", "test_it.py::test_between", "failed", None),
+        ("PASS", "test_it.py::test_good", "passed", None),
     ]
     assert document()["complete"] is True
     assert document()["without_evidence"] == {"failed": ["test_it.py::test_before", "test_it.py::test_setup"]}
@@ -77,8 +77,8 @@ def test_module_that_fails_or_is_skipped_at_collection_is_listed_and_the_run_is_
     project.makepyfile(test_skipped="import pytest\npytest.importorskip('no_such_module')\ndef test_it(): pass\n")
     project.runpytest_inprocess("--continue-on-collection-errors", *processes)
     assert fields_of_gates("verdict", "node_id", "error") == [
-        ("PASS", "test_good.py::test_it", None),
         ("ERROR", "test_lost.py", "collection: FileNotFoundError: [Errno 2] No such file or directory: 'rows.npy'"),
+        ("PASS", "test_good.py::test_it", None),
     ]
     assert document()["without_evidence"] == {"failed": ["test_lost.py"], "skipped": ["test_skipped.py"]}
     assert document()["complete"] is False
@@ -124,7 +124,7 @@ def test_candidate_that_passes_although_its_failure_is_expected_is_an_error(
         def test_bad_candidate(): gate(100)
     """)
     project.runpytest_inprocess().assert_outcomes(failed=1)
-    assert fields_of_gates("verdict", "error") == [("PASS", None), ("ERROR", "[XPASS(strict)] shuffled")]
+    assert fields_of_gates("verdict", "error") == [("ERROR", "[XPASS(strict)] shuffled"), ("PASS", None)]
 
 
 SUBTESTS = {
@@ -159,9 +159,9 @@ def test_failure_inside_a_subtest_is_a_failure(
     project.runpytest_inprocess(*processes)
     missing = "[later]: FileNotFoundError: [Errno 2] No such file or directory: 'wrong.txt'"
     assert fields_of_gates("verdict", "outcome", "expected", "error") == [
-        ("PASS", "failed", False, None),
         ("FAIL", "failed", False, None),
         ("ERROR", "failed", False, missing),
+        ("PASS", "failed", False, None),
     ]
     assert document()["complete"] is True
 

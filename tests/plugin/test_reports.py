@@ -22,15 +22,15 @@ EXAMPLE = """
 
 
 def test_table_is_the_same_with_and_without_workers(project: pytest.Pytester, processes: tuple[str, ...]) -> None:
-    project.makepyfile(EXAMPLE)
+    project.makepyfile(test_x=EXAMPLE)
     result = project.runpytest_inprocess(*processes)
     lines = result.stdout.lines
     start = next(i for i, line in enumerate(lines) if line.strip("=") == " modelserve ")
     assert lines[start + 1 : start + 7] == [
         "wrong100",
-        "  accuracy    accuracy 95.00 %  [94.12, 96.38]  ≥ 90.00 %  PASS  n 2000",
+        "  accuracy    accuracy 95.00 %  [94.12, 96.38] 95/99.9 %  ≥ 90.00 %  PASS  n 2000 · test_x.py::test_good",
         "wrong600",
-        "  accuracy    accuracy 70.00 %  [68.27, 73.12]  ≥ 90.00 %  FAIL  n 2000 · expected",
+        "  accuracy    accuracy 70.00 %  [68.27, 73.12] 95/99.9 %  ≥ 90.00 %  FAIL  n 2000 · expected · test_x.py::test_bad_candidate",
         "2 gates: 1 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE · evidence evidence.json",
         "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
         "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 0.2 %, "

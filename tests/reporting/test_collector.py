@@ -1,7 +1,14 @@
 """From reports to rows."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from pytest_modelserve.evidence import PROPERTY
 from pytest_modelserve.reporting import ReportCollector
+from pytest_modelserve.reporting.collector import commit_of
 
 
 def report(gathering, *records, node_id="test_a", outcome="passed", xfail=False):
@@ -134,3 +141,50 @@ def test_tests_and_modules_without_evidence_are_listed_by_outcome(record_of):
     report(gathering, node_id="test_a")
     assert gathering.without_evidence == {"passed": ["test_a", "test_c"], "skipped": ["module"]}
     assert not gathering.is_collected
+
+
+COMMIT, OTHER = "1234" * 10, "abcd" * 10
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A git tree on branch main, whose commit stands in a loose ref."""
+    git = tmp_path / "tree" / ".git"
+    (git / "refs/heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "refs/heads/main").write_text(f"{COMMIT}\n")
+    return git.parent
+
+
+def test_commit_is_that_of_the_branch_that_is_checked_out(tree):
+    (tree / "a/b").mkdir(parents=True)
+    assert commit_of(tree / "a/b") == COMMIT
+    (tree / ".git/refs/heads/main").unlink()
+    assert commit_of(tree) is None
+    (tree / ".git/packed-refs").write_text(f"# pack-refs\n{OTHER} refs/heads/a\n{COMMIT} refs/heads/main\n^{OTHER}\n")
+    assert commit_of(tree) == COMMIT
+
+
+def test_commit_of_a_detached_head_of_a_worktree_and_outside_git(tree, tmp_path):
+    worktree = tmp_path / "worktree"
+    linked = tree / ".git/worktrees/w"
+    for folder in (worktree, linked):
+        folder.mkdir(parents=True)
+    (worktree / ".git").write_text(f"gitdir: {linked}\n")
+    (linked / "commondir").write_text("../..\n")
+    (linked / "HEAD").write_text("ref: refs/heads/main\n")
+    assert commit_of(worktree) == COMMIT
+    (linked / "HEAD").write_text(f"{OTHER}\n")
+    assert commit_of(worktree) == OTHER
+    (linked / "HEAD").unlink()
+    assert commit_of(worktree) is None
+    assert commit_of(tmp_path) is None
+
+
+def test_commit_is_that_which_git_says():
+    git = shutil.which("git")
+    root = Path(__file__).parents[2]
+    if git is None or not (root / ".git").exists():
+        pytest.skip("no git, or no git tree")
+    said = subprocess.run([git, "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert commit_of(Path(__file__).parent) == said.stdout.strip()

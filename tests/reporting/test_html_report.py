@@ -1,7 +1,9 @@
 """The HTML page and the samples that it draws."""
 
 import math
+import platform
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,6 +17,8 @@ from pytest_modelserve.reporting.html_report import Readings, Sample, Unreadable
 def page(*rows, complete=True, folder=None, without_evidence=None):
     document = run_document(
         rows,
+        started=1_790_000_000.0,
+        root=Path(__file__).parent,
         counts=RunCounts(2, 1, 1, 0),
         complete=complete,
         exit_status=0,
@@ -32,6 +36,20 @@ def test_page_tells_every_gate_and_asks_for_nothing_else(record_of):
     assert "drop 0.15 pt [-0.20, 0.50], budget ≤ 1.00 pt" in html
     assert "test_gone" in html
     assert not re.search(r"(?:src|href)=|@import|url\(", html)
+
+
+def test_page_says_when_where_and_with_what_it_was_made(record_of):
+    html = page(Row("test_a", "PASS", record_of(), "passed"))
+    assert '<p class="note">2026-09-21 14:13:20 UTC · ' in html
+    for part in (f"Python {platform.python_version()}", f"numpy {np.__version__}", "onnxruntime 1.", " CPUs, "):
+        assert part in html
+
+
+def test_page_has_no_sentence_on_error_rates_without_a_statistical_gate(record_of):
+    size = (Quantity("files", 88.0, "bytes", budget=Budget("at_most", 100)),)
+    sentence = "gives at least one statistical FAIL"
+    assert sentence in page(Row("test_a", "PASS", record_of(), "passed"))
+    assert sentence not in page(Row("test_a", "PASS", record_of(quantities=size, alpha=0.0), "passed"))
 
 
 def test_incomplete_run_says_so(record_of):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pytest_modelserve.evidence import Budget, Quantity, Subject
-from pytest_modelserve.reporting import Row, error_bound_line, summary_line, table_lines
+from pytest_modelserve.reporting import Row, error_bound_line, failures_first, summary_line, table_lines
 
 
 def row(record, **changes):
@@ -21,22 +21,24 @@ def test_rows_stand_in_columns_under_their_model(record_of):
         Row("test_x.py::test_lost", "ERROR", None, "failed", error="setup: FileNotFoundError: m.onnx"),
     ]
     assert [str(line) for line in table_lines(rows)] == [
-        "digits_cnn",
-        "  accuracy parity  int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50]   ≤ 1.00 pt  PASS     n 2000",
-        "  accuracy parity  shuffled vs fp32     drop 25.00 pt  [20.00, 30.00]  ≤ 1.00 pt  FAIL     n 2000 · expected",
-        "mlp",
-        "  slowdown                              × 0.83                         ≤ × 1.10   PASS     n 50 · worst of 7 examples",
         "no verdict",
         "  test_x.py::test_gone  CRASHED  its worker crashed",
         "  test_x.py::test_lost  ERROR    setup: FileNotFoundError: m.onnx",
+        "digits_cnn",
+        "  accuracy parity  int8-static vs fp32  drop 0.15 pt   [-0.20, 0.50] 99.9/95 %   ≤ 1.00 pt  PASS     n 2000 · test_a",
+        "  accuracy parity  shuffled vs fp32     drop 25.00 pt  [20.00, 30.00] 99.9/95 %  ≤ 1.00 pt  FAIL     "
+        "n 2000 · expected · test_a",
+        "mlp",
+        "  slowdown                              × 0.83                                   ≤ × 1.10   PASS     "
+        "n 50 · worst of 7 examples · test_a",
     ]
 
 
 def test_reruns_say_what_they_cost(record_of):
     rows = [row(record_of(0.02, 0.03), superseded=True, reruns=1), row(record_of(attempt=2), reruns=1)]
     _, first, second = map(str, table_lines(rows))
-    assert first.endswith("attempt 1, rerun: does not count")
-    assert second.endswith("attempt 2: error rates do not hold under reruns")
+    assert first.endswith("attempt 1, rerun: does not count · test_a")
+    assert second.endswith("attempt 2: error rates do not hold under reruns · test_a")
     assert summary_line(rows) == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE"
 
 
@@ -66,3 +68,18 @@ def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of):
         "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 3.4 %, "
         "the sum of the alphas; INCONCLUSIVE is not counted."
     )
+
+
+def test_failures_stand_first_and_their_model_too(record_of):
+    good, bad, undecided = record_of(), record_of(0.02, 0.03), record_of(0.0, 0.02)
+    other = {"subject": Subject("other")}
+    rows = [
+        row(good, node_id="a"),
+        row(undecided, node_id="b"),
+        row(bad, node_id="c", superseded=True),
+        row(record_of(**other), node_id="d"),
+        row(record_of(0.02, 0.03, **other), node_id="e", expected=True),
+        row(record_of(0.02, 0.03, **other), node_id="f"),
+    ]
+    assert [line.node_id for line in failures_first(rows)] == ["f", "b", "a", "c", "d", "e"]
+    assert [line.before for line in table_lines(rows) if line.verdict is None] == ["other", "digits_cnn"]
