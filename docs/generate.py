@@ -1,7 +1,7 @@
 # ruff: noqa: E501 (the text of pages stands in one piece)
 """Write what is generated from the package's own tables: `python docs/generate.py` (part of `make format`).
 
-These are the stub for editors and the pages of metrics, relations, corruptions and the reference.
+These are the stub for editors and the pages of metrics, relations, corruptions, benchmarks and the reference.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def metrics_page() -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            "The [reference](reference/parity.md) says which interval each metric has, and how far its error rates are",
-            "from their nominal values.\n",
+            "[Statistics](statistics.md) says which interval each metric has, and how far its error rates are from their",
+            "nominal values.\n",
         ]
     )
 
@@ -169,6 +169,34 @@ def corruptions_page() -> str:
     )
 
 
+def benchmarks_page() -> str:
+    """Return the page with one row for each script in benchmarks/."""
+    rows = []
+    for path in sorted((DOCS.parent / "benchmarks").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "__main__" not in text or path.stem.endswith("_peer"):
+            continue  # a module of others, or the process that runs another tool
+        first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        prints = re.sub(r":? `python [^`]*`", "", first).removeprefix("Benchmark: ").rstrip(".")
+        named = re.search(r"python (-m benchmarks\.\w+|benchmarks/\w+\.py)", text)
+        module = re.search(r"^from (?:benchmarks|fixtures)", text, re.MULTILINE) or not named
+        command = f"python -m benchmarks.{path.stem}" if module else named[0]
+        rows.append(f"| `{command}` | {prints} |")
+    return "\n".join(
+        [
+            NOTICE,
+            "# Benchmarks\n",
+            "Every figure in these pages is printed by one of these scripts, from the root of a clone with the",
+            "development environment (`make test` installs it). Each docstring says what the columns mean; most scripts",
+            "take fewer repetitions by an option. `make bench` runs most of them.\n",
+            "| command | prints |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 def reference_pages() -> Iterator[tuple[str, str]]:
     """Yield the name and text of each reference page, one for each subpackage of public names."""
     public: dict[str, list[tuple[str, Any]]] = {}
@@ -190,6 +218,7 @@ def pages() -> dict[Path, str]:
     """Return the text of every generated file."""
     written = {STUB: stub_text(), DOCS / "metrics.md": metrics_page(), DOCS / "relations.md": relations_page()}
     written[DOCS / "corruptions.md"] = corruptions_page()
+    written[DOCS / "benchmarks.md"] = benchmarks_page()
     return written | {DOCS / "reference" / f"{name}.md": text for name, text in reference_pages()}
 
 

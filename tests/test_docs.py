@@ -141,3 +141,7 @@ def test_example_page_runs_as_one_test_file(pytester, page):
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
     assert result.ret == 0
     assert result.parseoutcomes()["passed"] >= 2
+
+
+def test_readme_fits_on_two_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
