@@ -257,6 +257,16 @@ class Evidence:
         """Return one line: pytest shows the values of a failed assertion."""
         return f"<Evidence {evidence_line(self)}>"
 
+    def _repr_html_(self) -> str:
+        """Return the HTML that notebooks show: one line, which opens to the failure text."""
+        from html import escape
+
+        is_open = "" if self.passed else " open"
+        return (
+            f"<details{is_open}><summary>{escape(evidence_line(self))}</summary>"
+            f"<pre>{escape(failure_text(self))}</pre></details>"
+        )
+
     def to_json(self, *, max_bytes: int = MAX_JSON_BYTES) -> str:
         """Return one JSON object of at most `max_bytes` in UTF-8.
 

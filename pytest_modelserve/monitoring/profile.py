@@ -24,6 +24,7 @@ SCHEMA_VERSION = 4
 and duplicates. 3: options of reading, and duplicates by the number of rows. 4: block length and
 variance inflation instead of an autocorrelation. A release reads its own version and refuses any other by name."""
 _FORMAT = "pytest_modelserve reference profile"
+_SHOWN_COLUMNS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,15 @@ class ReferenceProfile:
         if len(set(self.names)) != len(self.columns):
             raise UsageError("columns of a profile must have different names")
         object.__setattr__(self, "digest", _digest(self.content()))
+
+    def __repr__(self) -> str:
+        """Return one line: the counts of the columns fill pages."""
+        shown = ", ".join(f"{column.name!r} {column.kind}" for column in self.columns[:_SHOWN_COLUMNS])
+        more = ", …" if len(self.columns) > _SHOWN_COLUMNS else ""
+        return (
+            f"<ReferenceProfile {self.name!r}: {self.rows:,} rows, {len(self.columns)} columns ({shown}{more}), "
+            f"sha256 {self.digest[:12]}…>"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pytest_modelserve.evidence import (
     Evidence,
     Interval,
     Quantity,
+    Subject,
     Verdict,
     check_error_rates,
     holm_step_down,
@@ -186,6 +187,14 @@ def test_evidence_shows_what_decides_and_prints_its_failure_text(evidence_of):
     )
     assert str(evidence).startswith("slowdown: accuracy stays within its budget\n")
     assert "on a busy host" in str(evidence)
+
+
+def test_notebook_shows_one_line_that_opens_to_the_text(evidence_of):
+    good, bad = evidence_of(), evidence_of(0.03, 0.02, subject=Subject("<script>alert(1)</script>"))
+    assert good._repr_html_().startswith("<details><summary>accuracy parity of digits / int8 vs digits / fp32: PASS, ")
+    assert bad._repr_html_().startswith("<details open><summary>accuracy parity of &lt;script&gt;alert(1)")
+    assert "  verdict    FAIL: the whole interval lies above the budget\n" in bad._repr_html_()
+    assert "<script" not in bad._repr_html_()
 
 
 def test_passed_is_pass_alone(evidence_of):

@@ -343,3 +343,16 @@ def test_an_embedding_is_counted_in_few_bins():
 def test_an_embedding_of_768_numbers_fits_into_800_kb():
     embedding = np.random.default_rng(1).normal(size=(2000, 768)).astype(np.float32)
     assert len(reference_profile({"e": embedding}, associations=False).to_json().encode()) <= 800_000
+
+
+def test_profile_shows_its_size_and_first_columns_in_one_line():
+    data = {f"column {number}": np.arange(2000.0) for number in range(9)}
+    profile = reference_profile(data, name="people")
+    assert repr(profile) == (
+        "<ReferenceProfile 'people': 2,000 rows, 9 columns ('column 0' numeric, 'column 1' numeric, "
+        f"'column 2' numeric, 'column 3' numeric, 'column 4' numeric, …), sha256 {profile.digest[:12]}…>"
+    )
+    one = reference_profile({"city": ["a", "b"]}, name="cities")
+    assert (
+        repr(one) == f"<ReferenceProfile 'cities': 2 rows, 1 columns ('city' categorical), sha256 {one.digest[:12]}…>"
+    )
