@@ -64,8 +64,9 @@ class ReferenceProfile:
         """Return one line: the counts of the columns fill pages."""
         shown = ", ".join(f"{column.name!r} {column.kind}" for column in self.columns[:_SHOWN_COLUMNS])
         more = ", …" if len(self.columns) > _SHOWN_COLUMNS else ""
+        columns = f"{len(self.columns)} column{'' if len(self.columns) == 1 else 's'}"
         return (
-            f"<ReferenceProfile {self.name!r}: {self.rows:,} rows, {len(self.columns)} columns ({shown}{more}), "
+            f"<ReferenceProfile {self.name!r}: {self.rows:,} rows, {columns} ({shown}{more}), "
             f"sha256 {self.digest[:12]}…>"
         )
 

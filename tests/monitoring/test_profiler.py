@@ -349,10 +349,8 @@ def test_profile_shows_its_size_and_first_columns_in_one_line():
     data = {f"column {number}": np.arange(2000.0) for number in range(9)}
     profile = reference_profile(data, name="people")
     assert repr(profile) == (
-        "<ReferenceProfile 'people': 2,000 rows, 9 columns ('column 0' numeric, 'column 1' numeric, "
-        f"'column 2' numeric, 'column 3' numeric, 'column 4' numeric, …), sha256 {profile.digest[:12]}…>"
+        "<ReferenceProfile 'people': 2,000 rows, 9 columns ('column 0' float, 'column 1' float, "
+        f"'column 2' float, 'column 3' float, 'column 4' float, …), sha256 {profile.digest[:12]}…>"
     )
     one = reference_profile({"city": ["a", "b"]}, name="cities")
-    assert (
-        repr(one) == f"<ReferenceProfile 'cities': 2 rows, 1 columns ('city' categorical), sha256 {one.digest[:12]}…>"
-    )
+    assert repr(one) == f"<ReferenceProfile 'cities': 2 rows, 1 column ('city' category), sha256 {one.digest[:12]}…>"
