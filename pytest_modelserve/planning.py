@@ -1,17 +1,25 @@
-"""Sample size before labeling: how many labeled rows an accuracy gate needs."""
+"""Sample size: how many rows an accuracy, label stability, drift or data quality gate needs."""
 
 from __future__ import annotations
 
 import math
+import os
+import warnings
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from pytest_modelserve import stats
-from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.errors import ModelServeWarning, UsageError, unknown_choice
+from pytest_modelserve.monitoring import ReferenceProfile, measure_drift
+from pytest_modelserve.monitoring.profile import as_profile
+from pytest_modelserve.monitoring.quality.gate import plan_rows
 
-_PROPORTIONS = ("accuracy", "top_k_accuracy", "recall")
+_PROPORTIONS = ("accuracy", "top_k_accuracy", "recall", "label_stability")
+_TYPICAL_DISCORDANCE = 0.02
+"""Networks on the digits data: 0.001 after int8, 0.011 after int4, 0.010 to 0.017 between two seeds of training."""
 _MEAN_LOSSES = ("mae", "log_loss", "brier_score")
 
 
@@ -31,20 +39,24 @@ def rows_needed(
     alpha: float = 0.001,
     power: float = 0.9,
 ) -> int:
-    """Return about how many labeled rows make an accuracy gate PASS with probability `power`.
+    """Return about how many rows make an accuracy or label stability gate PASS with probability `power`.
 
-    `paired=True` plans `assert_accuracy_parity`, `paired=False` plans `assert_accuracy`. For every other metric run the
+    `paired=True` plans `assert_accuracy_parity`, `paired=False` plans `assert_accuracy`; "label_stability" plans
+    `assert_label_stability`, which needs no labels and is never paired. For every other metric run the
     gate on a pilot: where it is INCONCLUSIVE, read `evidence.details["rows_needed"]`. For AUC the variance is that of
     Hanley and McNeil (1982), Radiology 143, 29–36, and (1983), 148, 839–843.
 
     Args:
-        metric: "accuracy", "top_k_accuracy" (any k), "recall", "roc_auc", "mae", "log_loss" or "brier_score".
+        metric: "accuracy", "top_k_accuracy" (any k), "recall", "roc_auc", "mae", "log_loss", "brier_score" or
+            "label_stability".
         margin: The gate's `max_drop` or `max_rise`. Unpaired, how far the true value lies inside the budget: 0.02 for a
             model of 92 % and `min_value=0.9`.
         difference: The true drop or rise; 0 for a model equal to its reference.
-        discordance: Proportion of rows on which one of two models is right and the other wrong. Needed by accuracy,
-            top-k accuracy and recall (there of the positive rows), paired.
-        value: The metric's value. Needed by AUC, and unpaired by accuracy, top-k accuracy and recall.
+        discordance: Proportion of rows on which one of two models is right and the other wrong, for accuracy, top-k
+            accuracy and recall (there of the positive rows), paired. Default: 0.02, or twice the difference, and a
+            warning that says so.
+        value: The metric's value. Needed by AUC and label stability, and unpaired by accuracy, top-k accuracy and
+            recall.
         positive_rate: Proportion of positive rows. Needed by recall and AUC.
         correlation: Correlation of two AUCs, 0.9 or more for a quantized model. Needed by AUC, paired.
         pilot: One difference of losses a row, (n,); unpaired, one loss a row. Needed by losses.
@@ -65,6 +77,8 @@ def rows_needed(
         >>> rows_needed("accuracy", 0.01, discordance=0.02)
         1901
     """
+    if metric == "label_stability":
+        paired = False
     name = "top_k_accuracy" if metric.startswith("top_") and metric.endswith("_accuracy") else metric
     _check_arguments(
         f"metric={metric!r} with paired={paired}",
@@ -76,6 +90,8 @@ def rows_needed(
         pilot=pilot,
         standard_deviation=standard_deviation,
     )
+    if metric == "label_stability" and difference:
+        raise UsageError("difference is not supported by metric='label_stability', where only the margin counts")
     if positive_rate is not None and not 0 < positive_rate < 1:
         raise UsageError(f"positive_rate must be above 0 and below 1, got {positive_rate}")
     if not margin > difference:
@@ -100,7 +116,15 @@ def rows_needed(
         if needed is None:
             raise UsageError("pilot has one row and thus no variance: give two or more")
         return needed
-    if discordance is not None:
+    if paired:
+        if discordance is None:
+            discordance = max(_TYPICAL_DISCORDANCE, 2 * abs(difference))
+            warnings.warn(
+                f"discordance was not given: planned for {discordance:g}, as of a quantized or retrained model that "
+                "differs little; measure it on a pilot, as the proportion of rows on which one model alone is right",
+                ModelServeWarning,
+                stacklevel=2,
+            )
         counted: int | None = stats.rows_needed(
             discordance=discordance, margin=margin, difference=difference, confidence=confidence, power=power
         )
@@ -111,14 +135,98 @@ def rows_needed(
     return math.ceil(counted / (1.0 if positive_rate is None else positive_rate))
 
 
+def rows_for_drift(
+    profile: ReferenceProfile | str | os.PathLike[str],
+    max_distance: float,
+    *,
+    alpha: float = 0.01,
+    block: int | None = None,
+) -> int:
+    """Return about how many rows `assert_no_drift` needs: unchanged data of so many pass in 95 % of cases.
+
+    Args:
+        profile: The profile of the training data, or its path.
+        max_distance: The budget of the gate.
+        alpha: The gate's probability that unchanged data fail.
+        block: The gate's number of neighboring rows that may depend on each other.
+
+    Returns:
+        The number of rows, about that of the advice of an INCONCLUSIVE gate.
+
+    Raises:
+        UsageError: The profile is too small for this budget; the message says how many rows it needs.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> profile = ms.reference_profile({"age": np.random.default_rng(0).normal(40, 12, 10_000)})
+        >>> rows_for_drift(profile, 0.1)
+        798
+    """
+    profile = as_profile(profile, None)
+    plan = measure_drift(profile, profile, max_distance=max_distance, alpha=alpha, block=block).details
+    if max_distance < plan["floor"]:
+        raise UsageError(
+            f"max_distance must be at least {plan['floor']:.3g} for this profile, got {max_distance}: pairs and whole "
+            "rows are compared on a limited number of rows; or profile without them"
+        )
+    if plan["sketch_rows"]:
+        needed = plan["sketch_rows"]
+        raise UsageError(f"profile has too few raw rows for max_distance={max_distance}: pass sketch_rows={needed:,}")
+    if plan["rows"] is None:
+        raise _too_small(profile, plan["profile_rows"], f"max_distance={max_distance}")
+    return int(plan["rows"])
+
+
+def rows_for_quality(
+    profile: ReferenceProfile | str | os.PathLike[str],
+    max_rate: float,
+    *,
+    alpha: float = 0.001,
+    closed: Collection[str] = (),
+) -> int:
+    """Return about how many rows `assert_data_quality` needs: data like the profile's pass in 95 % of cases.
+
+    Args:
+        profile: The profile of the training data, or its path.
+        max_rate: The budget of the gate.
+        alpha: The gate's probability that data like the profile's fail by a rate.
+        closed: The gate's columns whose categories are all in the profile.
+
+    Returns:
+        The number of rows, about that of the advice of an INCONCLUSIVE gate.
+
+    Raises:
+        UsageError: The profile is too small for this budget; the message says how many rows it needs.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> profile = ms.reference_profile({"age": np.random.default_rng(0).normal(40, 12, 10_000)})
+        >>> rows_for_quality(profile, 0.01)
+        473
+    """
+    profile = as_profile(profile, None)
+    plan = plan_rows(profile, max_rate=max_rate, alpha=alpha, closed=closed)
+    if plan.rows is None:
+        raise _too_small(profile, plan.profile_rows, f"max_rate={max_rate}")
+    return plan.rows
+
+
+def _too_small(profile: ReferenceProfile, needed: int, budget: str) -> UsageError:
+    return UsageError(
+        f"profile has too few rows ({profile.rows:,}) for {budget}: profile about {needed:,} rows and test as many"
+    )
+
+
 def _required(name: str, *, paired: bool) -> tuple[str, ...]:
-    """Return the arguments that a metric needs; "a|b" means one of the two."""
+    """Return the arguments that a metric needs; "a|b" means one of the two, "a?" that it is optional."""
     if name in _MEAN_LOSSES:
         return ("pilot|standard_deviation",)
     if name == "roc_auc":
         return ("value", "positive_rate", "correlation") if paired else ("value", "positive_rate")
     if name in _PROPORTIONS:
-        first = "discordance" if paired else "value"
+        first = "discordance?" if paired else "value"
         return (first, "positive_rate") if name == "recall" else (first,)
     known = (*_PROPORTIONS, "roc_auc", *_MEAN_LOSSES)
     raise UsageError(
@@ -130,10 +238,12 @@ def _required(name: str, *, paired: bool) -> tuple[str, ...]:
 def _check_arguments(case: str, required: tuple[str, ...], **given: object) -> None:
     for need in required:
         names = need.split("|")
+        if need.endswith("?"):
+            continue
         if sum(given[name] is not None for name in names) != 1:
             one_of = "one of " if len(names) > 1 else ""
             raise UsageError(f"{case} needs {one_of}{' and '.join(f'{name}=' for name in names)}")
-    allowed = {name for need in required for name in need.split("|")}
+    allowed = {name for need in required for name in need.removesuffix("?").split("|")}
     for name, value in given.items():
         if value is not None and name not in allowed:
             raise UsageError(f"{name} is not supported by {case}: remove it")

@@ -1,5 +1,7 @@
 """Rows needed: the gates' own figures, closed forms, and what planning refuses."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,9 @@ def test_variance_of_an_area_is_exact_for_exponential_scores():
 @pytest.mark.parametrize(
     ("metric", "margin", "arguments", "message"),
     [
-        ("accuracy", 0.01, {}, "metric='accuracy' with paired=True needs discordance="),
+        ("recall", 0.01, {}, "metric='recall' with paired=True needs positive_rate="),
+        ("label_stability", 0.01, {}, "metric='label_stability' with paired=False needs value="),
+        ("label_stability", 0.01, {"value": 0.9, "difference": 0.001}, "difference is not supported by"),
         ("accuracy", 0.01, {"paired": False}, "metric='accuracy' with paired=False needs value="),
         ("accuracy", 0.01, {"discordance": 0.02, "value": 0.9}, "value is not supported by metric='accuracy'"),
         ("mae", 0.01, {}, "metric='mae' with paired=True needs one of pilot= and standard_deviation="),
@@ -107,3 +111,72 @@ def test_invalid_plans_are_one_clear_error(metric, margin, arguments, message):
     with pytest.raises(ms.UsageError) as caught:
         rows_needed(metric, margin, **arguments)
     assert str(caught.value).startswith(message)
+
+
+def test_rows_for_accuracy_without_a_discordance_say_which_they_took():
+    with pytest.warns(ms.ModelServeWarning, match="discordance was not given: planned for 0.02, as of"):
+        assert rows_needed("accuracy", 0.01) == rows_needed("accuracy", 0.01, discordance=0.02)
+    with pytest.warns(ms.ModelServeWarning, match="planned for 0.04"):
+        planned = rows_needed("recall", 0.03, difference=0.02, positive_rate=0.5)
+    assert planned == rows_needed("recall", 0.03, difference=0.02, discordance=0.04, positive_rate=0.5)
+
+
+def test_rows_for_label_stability_make_the_gate_pass_as_often_as_planned():
+    n = rows_needed("label_stability", 0.02, value=0.97)
+    assert n == rows_needed("accuracy", 0.02, value=0.97, paired=False)
+    rng, passed = np.random.default_rng(0), []
+    for _ in range(100):
+        rows = np.where(rng.random((n, 1)) < 0.97, 1.0, -1.0).astype(np.float32)
+        evidence = ms.measure_label_stability(
+            ms.serve(lambda x: np.hstack([x, np.zeros_like(x)])), rows, lambda x: abs(x), min_agreement=0.95
+        )
+        passed.append(evidence.passed)
+    assert 0.8 <= np.mean(passed) <= 1.0
+
+
+def people(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    age = np.where(rng.random(rows) < 0.02, np.nan, rng.normal(40, 12, rows))
+    return {"age": age, "city": rng.choice(["a", "b", "c"], rows)}
+
+
+def test_rows_for_drift_are_those_that_the_gate_tells_and_pass():
+    profile = ms.reference_profile(people(10_000))
+    planned = ms.planning.rows_for_drift(profile, 0.1)
+    undecided = ms.measure_drift(people(300, seed=1), profile, max_distance=0.1)
+    assert undecided.details["rows"] == pytest.approx(planned, rel=0.02)
+    passed = [ms.measure_drift(people(planned, seed), profile, max_distance=0.1).passed for seed in range(1, 41)]
+    assert np.mean(passed) >= 0.85
+    assert ms.planning.rows_for_drift(profile, 0.1, block=7) > 5 * planned
+
+
+def test_rows_for_quality_are_those_that_the_gate_tells_and_pass():
+    profile = ms.reference_profile(people(10_000))
+    planned = ms.planning.rows_for_quality(profile, 0.02)
+    undecided = ms.measure_data_quality(people(200, seed=1), profile, max_rate=0.02)
+    told = re.match(r"provide about ([\d,]+) rows in place of 200", undecided.advice)
+    assert int(told[1].replace(",", "")) == pytest.approx(planned, rel=0.1)  # a profile has no rate of repeated values
+    passed = [ms.measure_data_quality(people(planned, seed), profile, max_rate=0.02).passed for seed in range(1, 41)]
+    assert np.mean(passed) >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("plan", "budget", "message"),
+    [
+        (
+            ms.planning.rows_for_drift,
+            0.1,
+            r"profile has too few rows \(200\) for max_distance=0.1: profile about [\d,]+ r",
+        ),
+        (
+            ms.planning.rows_for_quality,
+            0.001,
+            r"profile has too few rows \(200\) for max_rate=0.001: profile about [\d,]+",
+        ),
+        (ms.planning.rows_for_drift, 0.0001, "max_distance must be at least "),
+        (ms.planning.rows_for_quality, 2.0, "max_rate must lie between 0 and 1"),
+    ],
+)
+def test_profile_that_is_too_small_and_budgets_out_of_range_are_one_clear_error(plan, budget, message):
+    with pytest.raises(ms.UsageError, match=message):
+        plan(ms.reference_profile(people(200)), budget)

@@ -379,19 +379,40 @@ def _advice(
         return "repair what writes these columns, or make a new profile if the change is intended" + (
             "; reference_profile(..., exclude=) leaves columns out of later data" * additional
         )
-    power = 1 - (1 - _POWER) / len(rates)
-    needed = [_rows_needed(rate, max_rate, power) for rate in rates]
-    if None in needed:
-        short = [rate for rate, count in zip(rates, needed, strict=True) if count is None]
-        larger = max(_profile_factor(rate, max_rate, power, profile_rows / block) for rate in short)
+    plan = _plan(rates, max_rate=max_rate, profile_rows=profile_rows, block=block)
+    if plan.rows is None:
         return (
             f"the profile has too few rows ({profile_rows:,}) to compare rates of faulty rows to within max_rate: "
-            f"profile about {math.ceil(larger * profile_rows):,} rows and test as many, or raise max_rate"
+            f"profile about {plan.profile_rows:,} rows and test as many, or raise max_rate"
         )
-    most = max(count for count in needed if count is not None) * block
-    if most <= rows:
+    if plan.rows <= rows:
         return "data like the profile's pass with this many rows in 95 % of cases: inspect the undecided rates"
-    return f"provide about {most:,} rows in place of {rows:,}, or raise max_rate"
+    return f"provide about {plan.rows:,} rows in place of {rows:,}, or raise max_rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rows with which data like the profile's pass; None if the profile needs `profile_rows` rows first."""
+
+    rows: int | None
+    profile_rows: int
+
+
+def plan_rows(profile: ReferenceProfile, *, max_rate: float, alpha: float, closed: Collection[str]) -> Plan:
+    """Return the plan for data like the profile's."""
+    terms = _terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=None, now=None)
+    _, rates = _inspect(read_window(profile, profile), profile, terms)
+    return _plan(rates, max_rate=max_rate, profile_rows=profile.rows, block=terms.blocks.current)
+
+
+def _plan(rates: Sequence[Rate], *, max_rate: float, profile_rows: int, block: int) -> Plan:
+    power = 1 - (1 - _POWER) / len(rates)
+    needed = [_rows_needed(rate, max_rate, power) for rate in rates]
+    short = [rate for rate, count in zip(rates, needed, strict=True) if count is None]
+    if short:
+        larger = max(_profile_factor(rate, max_rate, power, profile_rows / block) for rate in short)
+        return Plan(None, math.ceil(larger * profile_rows))
+    return Plan(max(count for count in needed if count is not None) * block, profile_rows)
 
 
 _STEP = 1.1
