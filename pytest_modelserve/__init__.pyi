@@ -391,8 +391,8 @@ def measure_output_fidelity(
     Args:
         candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
         reference: The model to compare with, or its ready outputs.
-        inputs: An array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays; leave it
-            out where both models are ready outputs.
+        inputs: An array, a tensor or a list `(rows, ...)`, a frame, a mapping from input names to arrays, or
+            an iterable of such batches; leave it out where both models are ready outputs.
         min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output, in decibels. Usual floors are
             55 dB for fp16, 25 dB for int8 and 18 dB for int4. The ratio of a channel counts with 12 dB added, as weak
             channels have the noise of strong ones in a sound model; that of a channel whose noise is as large as its
@@ -875,7 +875,8 @@ def measure_label_stability(
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
-        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays.
+        inputs: An array, a tensor or a list (n, ...), a frame, a mapping of input names to arrays, or an
+            iterable of such batches.
         transform: Function of `inputs`, or of `inputs` and a numpy generator. It returns them changed in a way that
             should change no label (another brightness, a synonym), each row by itself.
         min_agreement: Lowest proportion of rows that passes, between 0 and 1.
@@ -933,8 +934,9 @@ def measure_relation(
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
-        inputs: Rows to start from: an array, a tensor or a list (n, ...), a frame, or a mapping of input names to
-            arrays; or a strategy of `ms.strategies.inputs`, or what it generated under `@given`.
+        inputs: Rows to start from: an array, a tensor or a list (n, ...), a frame, a mapping of input names to
+            arrays, or an iterable of such batches; or a strategy of `ms.strategies.inputs`, or what it generated under
+            `@given`.
         relation: A relation of `ms.relations`.
         candidates: Number of rows to check; 1,000, or 100 for each example under `@given`. 0 checks the given rows
             only.

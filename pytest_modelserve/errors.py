@@ -57,11 +57,13 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
 
     >>> unknown_choice("recipe", "simplfy", ["simplify", "int8-dynamic"])
     "unknown recipe 'simplfy': did you mean 'simplify'? Known: 'simplify', 'int8-dynamic'"
+    >>> unknown_choice("recipe", "int8", ["simplify", "int8-dynamic"])
+    "unknown recipe 'int8': did you mean 'int8-dynamic'? Known: 'simplify', 'int8-dynamic'"
     """
     import difflib  # imported here because every pytest run imports this module
 
     known = list(choices)
-    near = difflib.get_close_matches(str(given), known, n=1)
+    near = difflib.get_close_matches(str(given), known, n=1) or [name for name in known if name.startswith(f"{given}-")]
     hint = f"did you mean {near[0]!r}? Known" if near else "known"
     return f"unknown {what} {given!r}: {hint}: {', '.join(map(repr, known))}"
 

@@ -172,7 +172,8 @@ def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDAr
     if (truth.dtype.kind == "U") != (predictions.dtype.kind == "U"):
         raise InputError(
             f"labels are {_label_kind(truth)} and predictions are {_label_kind(predictions)}: give labels of the same "
-            "kind, or a callable as decode= that returns that kind"
+            "kind, or output=ms.Output(decode=) with a function that returns it, such as "
+            "lambda scores: sorted_classes[scores.argmax(axis=1)]"
         )
     if (truth == truth[0]).all():
         raise InputError(
@@ -247,8 +248,8 @@ def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | st
         if classes == [0, 1]:
             return 1
         raise InputError(
-            f"labels are {_format_labels(classes)}: give the positive class as pos_label=, or use a macro average "
-            "('precision_macro', 'recall_macro', 'f1_macro')"
+            f"labels are {_format_labels(classes)}: give the positive class as output=ms.Output(pos_label=), or "
+            "choose a macro average ('precision_macro', 'recall_macro', 'f1_macro')"
         )
     if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
         raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_format_labels(classes)}")

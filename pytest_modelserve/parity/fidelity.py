@@ -34,7 +34,7 @@ from pytest_modelserve.metrics.channel_quality import (
     describe_channels_of,
 )
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_overflow, diagnose_quantization
-from pytest_modelserve.serving.inputs import count_rows
+from pytest_modelserve.serving.inputs import as_one_batch, count_rows
 from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def measure_output_fidelity(
     Args:
         candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
         reference: The model to compare with, or its ready outputs.
-        inputs: An array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays; leave it
-            out where both models are ready outputs.
+        inputs: An array, a tensor or a list `(rows, ...)`, a frame, a mapping from input names to arrays, or
+            an iterable of such batches; leave it out where both models are ready outputs.
         min_sqnr_db: Budget for the signal-to-quantization-noise ratio of each output, in decibels. Usual floors are
             55 dB for fp16, 25 dB for int8 and 18 dB for int4. The ratio of a channel counts with 12 dB added, as weak
             channels have the noise of strong ones in a sound model; that of a channel whose noise is as large as its
@@ -113,6 +113,7 @@ def measure_output_fidelity(
         scores=scores,
     )
     started = time.perf_counter()
+    inputs = as_one_batch(inputs)
     with open_models(candidate, reference, inputs=inputs, ready=True) as (batch, (new, old)):
         n = count_rows(batch)
         given = Slices.of(slices)

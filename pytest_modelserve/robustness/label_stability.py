@@ -27,6 +27,7 @@ from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, bat
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.relations.base import single_output
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
+from pytest_modelserve.serving.inputs import as_one_batch
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Sampling, SamplingUnits, binomial_bounds, proportion_rows_needed
 
@@ -66,7 +67,8 @@ def measure_label_stability(
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
-        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays.
+        inputs: An array, a tensor or a list (n, ...), a frame, a mapping of input names to arrays, or an
+            iterable of such batches.
         transform: Function of `inputs`, or of `inputs` and a numpy generator. It returns them changed in a way that
             should change no label (another brightness, a synonym), each row by itself.
         min_agreement: Lowest proportion of rows that passes, between 0 and 1.
@@ -105,7 +107,7 @@ def measure_label_stability(
             "sample_weight is not supported by exact binomial bounds, which count every row once: remove it"
         )
     seeded = _check_draws(transform, draws)
-    with open_models(predictor, inputs=inputs) as (given, (served,)):
+    with open_models(predictor, inputs=as_one_batch(inputs)) as (given, (served,)):
         batch, rows = batched(served, given)
         if batch.batch_size == 0 or not row_count(rows):
             raise InputError("inputs must have rows, and there are none")

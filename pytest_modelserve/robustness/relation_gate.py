@@ -24,6 +24,7 @@ from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
 from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
+from pytest_modelserve.serving.inputs import as_one_batch
 from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def measure_relation(
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
-        inputs: Rows to start from: an array, a tensor or a list (n, ...), a frame, or a mapping of input names to
-            arrays; or a strategy of `ms.strategies.inputs`, or what it generated under `@given`.
+        inputs: Rows to start from: an array, a tensor or a list (n, ...), a frame, a mapping of input names to
+            arrays, or an iterable of such batches; or a strategy of `ms.strategies.inputs`, or what it generated under
+            `@given`.
         relation: A relation of `ms.relations`.
         candidates: Number of rows to check; 1,000, or 100 for each example under `@given`. 0 checks the given rows
             only.
@@ -100,7 +102,7 @@ def measure_relation(
         'PASS'
     """
     started = time.perf_counter()
-    with open_models(predictor, inputs=inputs) as (rows, (served,)):
+    with open_models(predictor, inputs=as_one_batch(inputs)) as (rows, (served,)):
         subprocess = isolated_predictor(served, isolate=isolate, time_limit_s=time_limit_s)
         given = inputs if isinstance(inputs, GeneratedInputs) else rows
         model, space, first, given_seed = _start(subprocess or served, given, domain)

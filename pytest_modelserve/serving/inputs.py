@@ -168,7 +168,8 @@ def _check_shape(array: NDArray[Any], spec: TensorSpec) -> None:
         raise InputError(f"{came}: rank {array.ndim} instead of {len(spec.shape)}{hint}")
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
-            raise InputError(f"{came}: axis {axis} is {size} instead of {dim}")
+            hint = f"; its batch axis is fixed: pass batches of {dim}, or convert the model with a free batch axis"
+            raise InputError(f"{came}: axis {axis} is {size} instead of {dim}{hint if axis == 0 else ''}")
 
 
 def _missing_axis(shape: tuple[int, ...], expected: tuple[int | str | None, ...]) -> str:
@@ -299,6 +300,27 @@ def iterate_batches(inputs: object, signature: Signature | None = None) -> Itera
         if not is_one_batch(batch):
             raise InputError(f"batch {index} of the inputs {_wrong_batch(batch)}")
         yield as_batch(batch, signature)
+
+
+def as_one_batch(inputs: Any) -> Any:
+    """Return the batches of an iterable, such as a DataLoader, as one, and anything else as it is."""
+    if is_one_batch(inputs) or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+        return inputs
+    batches = list(iterate_batches(inputs))
+    if not batches:
+        raise InputError("inputs are empty: at least one row is needed")
+    return concat_batches(batches)
+
+
+def concat_batches(batches: Sequence[Inputs]) -> Inputs:
+    """Return batches of arrays, or of mappings with the same names, as one; InputError for rows of different shapes."""
+    first = batches[0]
+    try:
+        if isinstance(first, Mapping):
+            return {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in first}
+        return np.concatenate([np.asarray(batch) for batch in batches])
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"the batches of the inputs do not fit together: {error}") from None
 
 
 def without_labels(batch: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.serving.conversion import as_array, is_frame
-from pytest_modelserve.serving.inputs import Inputs, as_batch, is_one_batch
+from pytest_modelserve.serving.inputs import as_batch, concat_batches, is_one_batch
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, read_outputs
 
 
@@ -33,7 +33,7 @@ def labeled_rows(inputs: Any, labels: Any) -> tuple[Any, NDArray[Any]]:
     if not pairs or None in pairs:
         raise UsageError("labels is missing: inputs yields no pairs (inputs, labels), so pass labels=")
     batches, parts = zip(*((as_batch(x), as_array("labels", y)) for x, y in filter(None, pairs)), strict=True)
-    return _concat_batches(batches), np.concatenate(parts)
+    return concat_batches(batches), np.concatenate(parts)
 
 
 def _as_labels(labels: Any) -> NDArray[Any]:
@@ -51,13 +51,8 @@ def _as_labels(labels: Any) -> NDArray[Any]:
         return as_array("labels", labels)
     if len(columns) != 1:
         names = ", ".join(map(repr, columns))
-        raise InputError(f"labels has {len(columns)} columns ({names}): pass the one that holds the labels")
+        raise InputError(
+            f"labels has {len(columns)} columns ({names}): pass the one that holds the labels, such as "
+            "pandas.read_csv(path)['label']"
+        )
     return next(iter(columns.values()))
-
-
-def _concat_batches(batches: Sequence[Inputs]) -> Inputs:
-    """Return batches of arrays, or of mappings with the same names, as one."""
-    first = batches[0]
-    if isinstance(first, Mapping):
-        return {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in first}
-    return np.concatenate([np.asarray(batch) for batch in batches])

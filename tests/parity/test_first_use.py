@@ -129,3 +129,21 @@ def test_a_frame_whose_values_would_change_names_one_call_that_casts_all_columns
         with pytest.raises(ms.InputError, match=r"frame.cast\({'age': pl.Float32, 'income': pl.Float32}\)"):
             predictor.predict(pl.from_pandas(data))
         predictor.predict(data.astype({"age": "float32", "income": "float32"}))
+
+
+@pytest.mark.parametrize("batches", [list, iter, lambda parts: [(part, np.arange(len(part))) for part in parts]])
+def test_gates_over_all_rows_take_batches_and_pairs_of_a_loader(batches):
+    x = RNG.standard_normal((30, 4)).astype(np.float32)
+    model = ms.serve(lambda rows: rows * np.float32(1.5))
+    parts = np.array_split(x, 3)
+    assert ms.measure_output_fidelity(model, model, batches(parts), min_sqnr_db=20).n == 30
+    assert ms.measure_label_stability(model, batches(parts), lambda rows: rows, min_agreement=0.5).n == 30
+    assert ms.measure_relation(model, batches(parts), ms.relations.batch_invariance(), candidates=50).passed
+
+
+def test_batches_that_are_no_one_batch_are_one_clear_error():
+    model = ms.serve(lambda rows: rows)
+    with pytest.raises(ms.InputError, match="the batches of the inputs do not fit together"):
+        ms.measure_output_fidelity(model, model, [np.ones((2, 3)), np.ones((2, 4))], min_sqnr_db=20)
+    with pytest.raises(ms.InputError, match="inputs are empty"):
+        ms.measure_output_fidelity(model, model, iter([]), min_sqnr_db=20)

@@ -197,6 +197,14 @@ def test_a_frame_keeps_its_type_for_a_function_and_its_rows_when_sliced():
     ]
 
 
+def test_a_fixed_batch_axis_is_named_with_what_to_do():
+    signature = Signature((TensorSpec("x", "float32", (2, 3)),), ())
+    with pytest.raises(
+        InputError, match="axis 0 is 5 instead of 2; its batch axis is fixed: pass batches of 2, or convert"
+    ):
+        checked_feed(np.zeros((5, 3), np.float32), signature)
+
+
 def test_of_a_data_loader_of_pairs_the_labels_are_left_out():
     loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4)), batch_size=2)
     assert [batch.shape for batch in iterate_batches(loader)] == [(2, 3), (2, 3)]
