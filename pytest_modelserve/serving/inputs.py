@@ -118,7 +118,8 @@ def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
     if not isinstance(inputs, Mapping):
         if len(names) != 1:
             raise InputError(
-                f"inputs must be a mapping from names to arrays: the model has {len(names)} inputs ({quoted})"
+                "inputs must be a mapping from names to arrays, or a frame with these columns: the model has "
+                f"{len(names)} inputs ({quoted})"
             )
         return {names[0]: inputs}
     for name in inputs:
