@@ -21,19 +21,25 @@ from pytest_modelserve.evidence.failure_text import failure_message
 Parameters = ParamSpec("Parameters")
 _PACKAGE = Path(__file__).parent
 _LABEL = '    label: Name of this check in its failure text and in reports, for example "night images".\n'
+_NUMBERS = ("float", "float | None", "int", "int | None", "float | Mapping[str, float]")
 _MAX_LABEL = 200  # evidence in a test report has at most 16 KiB
 
 
 def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters, Evidence]:
     """Return `measure` with one more keyword, `label`, which its evidence carries."""
 
+    signature = inspect.signature(measure)
+    numbers = {name for name, each in signature.parameters.items() if str(each.annotation) in _NUMBERS}
+
     @functools.wraps(measure)
     def measure_(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Evidence:
         label = _checked_label(kwargs.pop("label", ""))
+        for name in numbers & kwargs.keys():
+            if isinstance(kwargs[name], str):
+                raise UsageError(f"{name} must be a number, got the text {kwargs[name]!r}")
         evidence = measure(*args, **kwargs)
         return replace(evidence, label=label) if label else evidence
 
-    signature = inspect.signature(measure)
     added = inspect.Parameter("label", inspect.Parameter.KEYWORD_ONLY, default="", annotation="str")
     measure_.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), added]

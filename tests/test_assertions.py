@@ -77,3 +77,82 @@ def test_label_stands_in_the_table_and_the_json_document(pytester):
     done.stdout.fnmatch_lines(["*accuracy [[]night images[]] *PASS*"])
     assert '"label": "night images"' in (pytester.path / "run.json").read_text("utf-8")
     assert "accuracy [night images]" in (pytester.path / "run.html").read_text("utf-8")
+
+
+X = np.zeros((300, 2), np.float32)
+ROWS_MODEL = ms.serve(lambda x: np.eye(2)[np.zeros(len(x), int)], name="model")
+ZEROS = np.zeros(300, int)
+
+
+@pytest.mark.parametrize(
+    ("gate", "arguments", "options", "message"),
+    [
+        ("accuracy", (ROWS_MODEL, X, ZEROS), {"min_value": "0.9"}, "min_value must be a number, got the text '0.9'"),
+        (
+            "accuracy",
+            (ROWS_MODEL, X, ZEROS),
+            {"min_value": 0.9, "confidence": "95"},
+            "confidence must be a number, got",
+        ),
+        ("size", ("model.onnx",), {"max_bytes": "1MB"}, "max_bytes must be a number, got the text '1MB'"),
+        (
+            "accuracy",
+            (ROWS_MODEL, X, ZEROS),
+            {"min_value": 0.9, "slices": ["site"]},
+            "slices must map names to columns",
+        ),
+        (
+            "accuracy",
+            (ROWS_MODEL, X, ZEROS),
+            {"min_value": 0.9, "sampling": ZEROS},
+            "sampling must be ms.Sampling(groups=",
+        ),
+        (
+            "accuracy_parity",
+            (ROWS_MODEL, X, ROWS_MODEL, ZEROS),
+            {"max_drop": 0.1},
+            "inputs is the predictor model: pass the",
+        ),
+        ("output_parity", (ROWS_MODEL, X, ROWS_MODEL), {}, "inputs is the predictor model: pass the models first"),
+        (
+            "relation",
+            (ROWS_MODEL, X, ms.relations.determinism),
+            {},
+            "relation is the class determinism: call it, as ms.rel",
+        ),
+        ("relation", (ROWS_MODEL, X, "determinism"), {}, "relation must be one of ms.relations, such as "),
+        ("relation", (ROWS_MODEL, ms.relations.determinism(), X), {}, "relation must be one of ms.relations, such as "),
+        (
+            "relation",
+            (ROWS_MODEL, X, [ms.relations.determinism()]),
+            {},
+            "relation must be one relation, got several: call",
+        ),
+        (
+            "no_drift",
+            (X, X),
+            {"max_distance": 0.1},
+            "profile must be a ReferenceProfile; got ndarray: pass reference_prof",
+        ),
+    ],
+)
+def test_wrong_and_swapped_arguments_show_the_right_call(gate, arguments, options, message):
+    with pytest.raises(ms.UsageError) as error:
+        getattr(ms, f"assert_{gate}")(*arguments, **options)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("corruptions", "message"),
+    [
+        ("noise", "corruptions must be a list, got str: pass corruptions=[ms.corruptions.noise(low=0, high=255)]"),
+        (ms.corruptions.noise(low=0, high=1), "corruptions must be a list, got Corruption: pass corruptions=["),
+        ([ms.corruptions.noise], "corruptions holds noise, which is no corruption: pass corruptions=[ms.corruptions.n"),
+        (["noise"], "corruptions holds the text 'noise': pass ms.corruptions.noise(...), with the range of the inputs"),
+        ([3], "corruptions holds 3, which is no corruption"),
+    ],
+)
+def test_what_is_no_list_of_corruptions_shows_the_right_call(corruptions, message):
+    with pytest.raises(ms.UsageError) as error:
+        ms.assert_corruption_accuracy(ROWS_MODEL, X, ZEROS, corruptions=corruptions, max_drop=0.1)
+    assert str(error.value).startswith(message)

@@ -26,6 +26,7 @@ from pytest_modelserve.evidence import (
 )
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.progress import progress
+from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations.base import single_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
@@ -42,7 +43,6 @@ from pytest_modelserve.stats import (
 )
 
 if TYPE_CHECKING:
-    from pytest_modelserve.robustness.corruptions import Corruption
     from pytest_modelserve.serving import Inputs, Predictor, Servable
 
 _MAX_QUANTITIES = 5
@@ -123,7 +123,7 @@ def measure_corruption_accuracy(
         feed, name = _feed(batch, input_name)
         correct = _correctness(served, labels, Output.of(output))
         clean = correct(feed, nan_allowed=False)
-        units = (sampling or Sampling()).units(len(clean))
+        units = Sampling.of(sampling).units(len(clean))
         weights = units.weights
         grid = [(corruption, severity) for corruption in corruptions for severity in corruption.severities]
         cells = []
@@ -234,13 +234,21 @@ def _dependence(cells: Sequence[_Cell]) -> list[str]:
     return [f"no interval for {', '.join(dependent)}: neighboring blocks depend on each other; use a larger block"]
 
 
+_CORRUPTIONS = "pass corruptions=[ms.corruptions.noise(low=0, high=255)], for example"
+
+
 def _budgets(corruptions: Sequence[Corruption], max_drop: float | Mapping[str, float]) -> dict[str, Budget]:
+    if isinstance(corruptions, (str, Corruption)):
+        raise UsageError(f"corruptions must be a list, got {type(corruptions).__name__}: {_CORRUPTIONS}")
     for corruption in corruptions:
         if isinstance(corruption, str):
             raise UsageError(
                 f"corruptions holds the text {corruption!r}: pass ms.corruptions.{corruption}(...), with the range of "
                 "the inputs"
             )
+        if not isinstance(corruption, Corruption):
+            name = getattr(corruption, "__name__", repr(corruption))
+            raise UsageError(f"corruptions holds {name}, which is no corruption: {_CORRUPTIONS}")
     names = [corruption.name for corruption in corruptions]
     if not names:
         raise UsageError("corruptions is empty: give at least one, such as ms.corruptions.noise(low=0, high=255)")

@@ -101,7 +101,7 @@ def measure_label_stability(
     check_error_rates(confidence=confidence, alpha=alpha)
     if not 0 < min_agreement < 1:
         raise UsageError(f"min_agreement must be a proportion between 0 and 1 (0.95, say), got {min_agreement}")
-    sampled, read = sampling or Sampling(), Output.of(output)
+    sampled, read = Sampling.of(sampling), Output.of(output)
     if sampled.sample_weight is not None:
         raise UsageError(
             "sample_weight is not supported by exact binomial bounds, which count every row once: remove it"

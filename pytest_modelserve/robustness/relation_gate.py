@@ -22,6 +22,7 @@ from pytest_modelserve.robustness.counterexample_report import (
 )
 from pytest_modelserve.robustness.minimizer import Counterexample
 from pytest_modelserve.robustness.mutations import SearchSpace
+from pytest_modelserve.robustness.relations.base import Relation
 from pytest_modelserve.robustness.search import SearchResult, report_to_hypothesis, search_counterexample
 from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
 from pytest_modelserve.serving.inputs import as_one_batch
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from pytest_modelserve.robustness.domains import Domain
-    from pytest_modelserve.robustness.relations.base import Relation
     from pytest_modelserve.serving import Inputs, Predictor, Servable
 
 _CANDIDATES = 1000
@@ -102,6 +102,7 @@ def measure_relation(
         'PASS'
     """
     started = time.perf_counter()
+    _check_relation(relation)
     with open_models(predictor, inputs=as_one_batch(inputs)) as (rows, (served,)):
         subprocess = isolated_predictor(served, isolate=isolate, time_limit_s=time_limit_s)
         given = inputs if isinstance(inputs, GeneratedInputs) else rows
@@ -174,6 +175,19 @@ def _candidates(relation: Relation, candidates: int | None, *, generated: bool) 
     if candidates:
         raise UsageError(f"candidates is not supported by {relation.name}, which checks the given rows only: remove it")
     return 0
+
+
+def _check_relation(relation: object) -> None:
+    if isinstance(relation, Relation):
+        return
+    if isinstance(relation, type) and issubclass(relation, Relation):
+        raise UsageError(
+            f"relation is the class {relation.__name__}: call it, as ms.relations.{relation.__name__}(...)"
+        )
+    if isinstance(relation, (list, tuple)):
+        raise UsageError("relation must be one relation, got several: call the gate once for each")
+    shown = f"the text {relation!r}" if isinstance(relation, str) else type(relation).__name__
+    raise UsageError(f"relation must be one of ms.relations, such as ms.relations.batch_invariance(), got {shown}")
 
 
 def _check(

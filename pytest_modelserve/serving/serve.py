@@ -128,6 +128,8 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
         UsageError: The gate needs a model and got ready outputs, or `inputs` is missing.
         InputError: Ready outputs and inputs have different numbers of rows.
     """
+    if isinstance(inputs, Predictor):
+        raise UsageError(f"inputs is the predictor {inputs.subject}: pass the models first, then the inputs")
     with ExitStack() as stack:
         served = [each if isinstance(each, Predictor) else stack.enter_context(serve(each)) for each in models]
         outputs = [each for each in served if isinstance(each, ReadyOutputs)]

@@ -33,6 +33,20 @@ class Sampling:
     block: int | None = None
     sample_weight: ArrayLike | None = None
 
+    @staticmethod
+    def of(sampling: Sampling | None) -> Sampling:
+        """Return the sampling of a gate's argument; independent rows for None.
+
+        Raises:
+            UsageError: For anything else.
+        """
+        if sampling is None or isinstance(sampling, Sampling):
+            return sampling or Sampling()
+        raise UsageError(
+            "sampling must be ms.Sampling(groups=ids), ms.Sampling(block=52) or ms.Sampling(sample_weight=weights), "
+            f"got {type(sampling).__name__}"
+        )
+
     def units(self, n: int) -> SamplingUnits:
         """Return the sampling units of `n` rows.
 

@@ -85,7 +85,7 @@ class Evaluation:
         else:
             metric = metric_named(choice)
         name, limit = _chosen_budget(choice, metric, score_budget, error_budget)
-        read, sampling, divided = Output.of(output), sampling or Sampling(), Slices.of(slices)
+        read, sampling, divided = Output.of(output), Sampling.of(sampling), Slices.of(slices)
         _check_budget(metric, name, limit, is_plain=sampling.groups is sampling.block is sampling.sample_weight is None)
         for slice_name, slice_limit in divided.budgets.items():
             if slice_name != name:
