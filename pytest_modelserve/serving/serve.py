@@ -145,15 +145,17 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
                 batch = checked_feed(batch, signature)  # once, and not in each of many calls
             yield batch, served
             return
-        rows = {str(each.subject): each.n for each in outputs}
+        rows = [f"{each.subject} {each.n}" for each in outputs]
+        counts = {each.n for each in outputs}
         if inputs is not None:
             if not is_one_batch(inputs):
                 raise UsageError("inputs must be one batch where ready outputs are compared: concatenate the batches")
             batch = as_batch(inputs, signature)
-            rows["inputs"] = count_rows(batch)
+            counts.add(count_rows(batch))
+            rows.append(f"inputs {count_rows(batch)}")
             served = [each if isinstance(each, ReadyOutputs) else RowPredictor(each, batch) for each in served]
-        if len(set(rows.values())) > 1:
-            raise InputError(f"ready outputs and inputs have different numbers of rows: {rows}")
+        if len(counts) > 1:
+            raise InputError(f"ready outputs and inputs have different numbers of rows: {', '.join(rows)}")
         check_same_order(served)
         yield np.arange(outputs[0].n), served
 

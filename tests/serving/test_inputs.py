@@ -99,7 +99,11 @@ def test_what_does_not_fit_is_refused(inputs, message):
 @pytest.mark.parametrize(
     ("signature", "inputs", "message"),
     [
-        (TWO, ROWS, "inputs must be a mapping from names to arrays, or a frame with these columns: the model has 2 inputs ('ids', 'mask')"),
+        (
+            TWO,
+            ROWS,
+            "inputs must be a mapping from names to arrays, or a frame with these columns: the model has 2 inputs ('ids', 'mask')",
+        ),
         (TWO, {"ids": np.zeros((1, 1), np.int64)}, "input 'mask' is missing: the model takes 'ids', 'mask'"),
         (
             TWO,
