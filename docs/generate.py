@@ -181,7 +181,8 @@ def benchmarks_page() -> str:
         named = re.search(r"python (-m benchmarks\.\w+|benchmarks/\w+\.py)", text)
         module = re.search(r"^from (?:benchmarks|fixtures)", text, re.MULTILINE) or not named
         command = f"python -m benchmarks.{path.stem}" if module else named[0]
-        rows.append(f"| `{command}` | {prints} |")
+        shown = prints if prints.startswith("onnx") else f"{prints[0].upper()}{prints[1:]}"
+        rows.append(f"| `{command}` | {shown} |")
     return "\n".join(
         [
             NOTICE,

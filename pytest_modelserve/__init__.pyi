@@ -269,15 +269,17 @@ def measure_accuracy(
         predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
         inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; leave it out for
             ready outputs. A DataLoader of pairs holds inputs and labels.
-        labels: Class labels (n,): integers, booleans, whole floats or strings. Column numbers for "top_5_accuracy",
-            "log_loss" and "brier_score". Targets of the output's shape for "mae", "rmse" and "r2".
+        labels: Class labels (n,): integers, booleans, whole floats or strings; or a file or frame with one column.
+            Column numbers for "top_5_accuracy", "log_loss" and "brier_score". Targets of the output's shape for "mae",
+            "rmse" and "r2".
         metric: A metric's name, or a callable.
         min_value: Lowest score that passes; a fraction between 0 and 1 (R²: below 1).
         max_value: Highest error that passes, in the units of the target for "mae" and "rmse".
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded, whether scores
-            are logits, and which class is positive. Required where the model has several outputs.
+            are logits, and which class is positive. Required where the model has several outputs, unless
+            they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
         slices: Names to columns: the evidence names the worst slice. `ms.Slices` with a budget tests each slice.
         label: Name of this check in its failure text and in reports, for example "night images".

@@ -233,7 +233,8 @@ def select_output(
     """
     outputs = predictor.predict(inputs)
     if output is None and len(outputs) > 1:
-        if reads_labels is None or (pair := _classifier_outputs(outputs)) is None:
+        pair = None if predictor.transport == "recorded" else _classifier_outputs(outputs)
+        if reads_labels is None or pair is None:  # in a file, a column `label` may be the true one
             raise UsageError(_several_outputs(predictor, outputs))
         output = pair[0] if reads_labels else pair[1]
     if output is None:

@@ -147,6 +147,12 @@ def test_labels_that_are_no_column_are_refused_with_what_to_pass(tmp_path):
         measure_accuracy(["a", "b"], np.array(["a", "b"]), min_value=0.1)
 
 
+def test_a_column_of_labels_beside_probabilities_is_not_taken_for_the_predicted_one():
+    rows = pd.DataFrame({"label": [0, 1], "probabilities_0": [0.1, 0.2], "probabilities_1": [0.9, 0.8]})
+    with pytest.raises(UsageError, match=r"output= is required: ready outputs has several outputs \('label', 'prob"):
+        measure_accuracy(rows, labels=[0, 1], min_value=0.1)
+
+
 def test_unnumbered_scores_of_classes_are_told_how_to_be_one_output():
     scores = pd.DataFrame({"cat": [0.9, 0.2], "dog": [0.1, 0.8]})
     with pytest.raises(UsageError, match="call their columns score_0, score_1, and so on: they are one output"):
