@@ -386,6 +386,11 @@ def pytest_configure(config: pytest.Config) -> None:
             "baselines; run it on your machine and commit the files"
         )
     samples = _path_setting(config, "json").parent / "samples" if _setting(config, "json") else None
+    config.addinivalue_line(
+        "markers",
+        "modelserve_slow: a test whose gates take long, such as latency, leaks or searches; leave such tests out with "
+        '-m "not modelserve_slow"',
+    )
     config.pluginmanager.register(RecordingHooks(policy, samples), "modelserve-recording")
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
@@ -394,9 +399,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-reporting")
 
 
+# Without -v, `pytest --fixtures` shows the first paragraph of the docstring alone.
 @pytest.fixture(scope="session")
 def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    """Return the pipeline of this run: it trains, exports, compresses and serves models, and closes them at the end."""
+    """Return the pipeline of this run; it keeps results in the cache, and closes its predictors at the end.
+    modelserve.train(source)                 train a ms.ModelSource with the seed of the run
+    modelserve.export(model, example_inputs) export a torch module or trained model to ONNX, and check the result
+    modelserve.compress(artifact, recipe)    convert an artifact, for example by "int8-dynamic"
+    modelserve.compose(artifact, ...)        put preprocessing and postprocessing into the graph
+    modelserve.prepare(steps, rows)          preprocess training data with the same steps
+    modelserve.open_artifact(path)           open an ONNX file
+    modelserve.serve(model)                  return a predictor of an artifact, a path, a module or a function
+    modelserve.baseline(name, candidate)     return the stored model of this name
+    modelserve.close()                       close the predictors before the end of the run
+    """
     from pytest_modelserve.pipeline import Pipeline
     from pytest_modelserve.progress import progress_to
 

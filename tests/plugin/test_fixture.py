@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+
+import pytest_modelserve as ms
 
 TRAINING = """
     import numpy as np, pytest, torch
@@ -80,3 +83,33 @@ def test_bars_leave_a_redirected_standard_output_alone(pytester: pytest.Pytester
         """
     )
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_fixture_lists_every_method_of_the_pipeline(pytester: pytest.Pytester) -> None:
+    shown = pytester.runpytest_inprocess("--fixtures", "-p", "no:cacheprovider").stdout.str()
+    methods = {name for name in dir(ms.Pipeline) if not name.startswith("_")}
+    assert set(re.findall(r"^ +modelserve\.(\w+)\(", shown, re.MULTILINE)) == methods
+
+
+def test_marker_of_slow_tests_is_registered_and_leaves_them_out(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.modelserve_slow
+        def test_slow(): pass
+        def test_quick(): pass
+        """
+    )
+    result = pytester.runpytest_inprocess("--strict-markers", "-m", "not modelserve_slow", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, deselected=1)
+    pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.modelserve_slow: a test whose gates *"]
+    )
+
+
+def test_help_has_every_option_in_one_group(pytester: pytest.Pytester) -> None:
+    shown = pytester.runpytest_inprocess("--help").stdout.str()
+    group = shown.partition("modelserve: model acceptance gates:\n")[2].partition("\n\n")[0]
+    options = set(re.findall(r"--modelserve-\w+", shown))
+    assert len(options) == 7
+    assert set(re.findall(r"^  (--modelserve-\w+)", group, re.MULTILINE)) == options
