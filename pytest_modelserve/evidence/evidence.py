@@ -332,6 +332,10 @@ class GateInconclusive(Exception):  # noqa: N818 (it reports a verdict)
         return type(self), (str(self), self.evidence)
 
 
+# Tracebacks show the name that users import.
+GateFailure.__module__ = GateInconclusive.__module__ = "pytest_modelserve"
+
+
 def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[float, float]:
     """Return the levels of (low, high) that give PASS at `confidence` and FAIL at error rate `alpha`.
 

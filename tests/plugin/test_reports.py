@@ -65,7 +65,7 @@ def test_failure_text_stands_in_the_report_without_our_frames(project: pytest.Py
     result = project.runpytest_inprocess()
     result.stdout.fnmatch_lines(
         [
-            "E*GateFailure: accuracy: lower than required",
+            "E *pytest_modelserve.GateFailure: accuracy: lower than required",
             "E*accuracy   70.00 %",
             "E*verdict    FAIL: the whole interval lies below the budget",
         ]
