@@ -71,6 +71,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python benchmarks/error_rates.py
 	$(BIN)/python benchmarks/drop_error_rates.py
+	$(BIN)/python benchmarks/typical_discordance.py
 	$(BIN)/python benchmarks/metric_error_rates.py
 	$(BIN)/python benchmarks/regression_error_rates.py
 	$(BIN)/python benchmarks/drift.py

@@ -19,7 +19,8 @@ from pytest_modelserve.monitoring.quality.gate import plan_rows
 
 _PROPORTIONS = ("accuracy", "top_k_accuracy", "recall", "label_stability")
 _TYPICAL_DISCORDANCE = 0.02
-"""Networks on the digits data: 0.001 after int8, 0.011 after int4, 0.010 to 0.017 between two seeds of training."""
+"""Networks on the digits data: 0.001 after int8, 0.011 after int4, 0.010 to 0.017 between two seeds of training
+(`python benchmarks/typical_discordance.py`)."""
 _MEAN_LOSSES = ("mae", "log_loss", "brier_score")
 
 
