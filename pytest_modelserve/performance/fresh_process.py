@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
 from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
-from pytest_modelserve.serving.inputs import check_not_empty
+from pytest_modelserve.serving.inputs import check_not_empty, checked_feed
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # The method of `start_until_decided` and `median_interval`.
@@ -65,7 +65,7 @@ def fresh_job(
         threads=threads,
         calls=calls,
     )
-    return artifact, job, [_by_name(batch, artifact.signature) for batch in batches]
+    return artifact, job, [checked_feed(batch, artifact.signature) for batch in batches]
 
 
 def start_in_fresh_process(job: FreshJob, feeds: list[Feed], *, time_limit_s: float) -> FreshStart:
@@ -119,7 +119,3 @@ def median_interval(values: Sequence[float], *, confidence: float, alpha: float)
     may_fail = len(values) >= interim_starts(confidence=confidence, alpha=alpha)[1]
     low = bounds.low if may_fail else 0.0
     return bounds.estimate, Interval(low, bounds.high, bounds.low_level, bounds.high_level)
-
-
-def _by_name(inputs: Inputs, signature: Signature) -> Feed:
-    return dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+import torch
 
 import pytest_modelserve as ms
 
@@ -24,6 +25,12 @@ def test_size_takes_paths_and_predictors(small_model):
         assert ms.measure_size(predictor, small_model.path, max_ratio=1.0).verdict is ms.Verdict.PASS
     with pytest.raises(ms.UsageError, match="artifact must be an Artifact, the path of an ONNX file, or a predictor"):
         ms.measure_size(np.ones(3), max_bytes=1)
+
+
+def test_frames_and_tensors_start_fresh_processes(small_model):
+    frame = pd.DataFrame(np.ones((2, 64), np.float32))
+    assert ms.measure_cold_start(small_model.path, frame, max_cpu_ms=60_000).verdict is ms.Verdict.PASS
+    assert ms.measure_memory(small_model, torch.ones(2, 64), max_mib=10_000).verdict is ms.Verdict.PASS
 
 
 def test_ready_outputs_cannot_be_timed():
