@@ -110,7 +110,7 @@ _MARGIN = 2
 # Fewer samples beyond a level do not show whether they come in bursts.
 _FEWEST_BEYOND = 10
 # Of bursts that leave too few blocks to rank, the proportion beyond a level is known badly: it must be so much smaller
-# than that beyond the quantile. Simulated with 4 to 40 bursts a sample, the end then misses as often as without the rule.
+# than that beyond the quantile. Simulated with 4 to 40 bursts a sample, the end misses as often as without the rule.
 _FEW_BLOCKS_SHARE = 0.1
 
 
@@ -189,8 +189,8 @@ class _Ends:
             block = dependence_block(self.values >= self.ordered[n - self._tested(above)])
             rank = self._ranks(n // block).high if block else math.inf
             supported = -1 if math.isinf(rank) else n * (n // block - int(rank)) // (n // block)
-            share = 1.0 if not block else _FEW_BLOCKS_SHARE
-            if above <= supported or (math.isinf(rank) and self._are_rare_throughout(above, share)):
+            is_rare = supported < 0 and self._are_rare_throughout(above, few_blocks=block > 0)
+            if above <= supported or is_rare:
                 return float(self.ordered[n - 1 - above])
             above = supported if supported >= 0 else above // 2
         return math.inf
@@ -211,12 +211,15 @@ class _Ends:
             below = supported if supported >= 0 else max(2 * below - n, 0)
         return -math.inf
 
-    def _are_rare_throughout(self, above: int, share: float) -> bool:
-        """Return whether few samples, at most `share` of those beyond the quantile, lie beyond the end in all eighths.
+    def _are_rare_throughout(self, above: int, *, few_blocks: bool) -> bool:
+        """Return whether few samples lie beyond the end in all eighths of the sample; with `few_blocks`, very few.
 
         In a drift no block contains the dependence, and of long bursts too few blocks remain to rank one, but a level
         far beyond most samples is still above the quantile.
         """
+        if few_blocks and above < _FEWEST_BEYOND:
+            return False  # none beyond it in a drift is no sign of a bound
+        share = _FEW_BLOCKS_SHARE if few_blocks else 1.0
         beyond = self.values > self.ordered[self.values.size - 1 - above]
         proportions = np.array([part.mean() for part in np.array_split(beyond, _FEWEST_BLOCKS)])
         width = stdtrit(_FEWEST_BLOCKS - 1, self.high_level) * proportions.std(ddof=1) / math.sqrt(_FEWEST_BLOCKS)
