@@ -101,7 +101,7 @@ def test_recipe_that_treats_no_single_layer_is_a_usage_error(deep, weight, recip
     with pytest.raises(UsageError) as caught:
         sensitivity(deep(), recipe, weight(8, 64))
     assert str(caught.value).startswith(f"unknown recipe of single layers '{recipe}': ")
-    assert str(caught.value).endswith("known: 'int8-dynamic', 'int8-static', 'int4-weights'")
+    assert "'int8-dynamic', 'int8-static', 'int4-weights'" in str(caught.value)
 
 
 def test_model_without_layers_is_refused(saved, weight):
