@@ -110,7 +110,9 @@ _MARGIN = 2
 # Fewer samples beyond a level do not show whether they come in bursts.
 _FEWEST_BEYOND = 10
 # Of bursts that leave too few blocks to rank, the proportion beyond a level is known badly: it must be so much smaller
-# than that beyond the quantile. Simulated with 4 to 40 bursts a sample, the end misses as often as without the rule.
+# than that beyond the quantile. In 300 simulated samples of 20,000, with slow periods of 2,000 and 4,000 in a tenth and
+# three tenths of the time, the end misses in 30.3 (rare), 8.3 (long) and 1.3 %; without the rule in 30.3, 8.0 and
+# 1.0 %, where 36, 16 and 13 % of the ends are infinite.
 _FEW_BLOCKS_SHARE = 0.1
 
 
@@ -133,8 +135,9 @@ def dependent_quantile_bounds(
     An end at a level t claims that a proportion of samples lies beyond t, so the dependence of exceeding t matters.
     Each end starts at the order statistic of `quantile_bounds`. Where `dependence_block` finds that samples beyond it
     come in blocks, it moves to the order statistic of n // block independent samples, where dependence is measured
-    again, and so on outwards. Without dependence these are `quantile_bounds`. An end that no level supports is
-    infinite.
+    again, and so on outwards. Without dependence these are `quantile_bounds`. Where too few blocks remain to rank one,
+    a high end is also a level that at least 10 samples exceed, but in all eighths of the sample a tenth of those that
+    may, by Student's t over the eighths. An end that no level supports is infinite.
 
     Bursts that are rarer than the sample is long cannot be seen. Simulated with 472 samples of bursts of 3 to 40
     (tests/stats/test_quantiles.py): a low end, on which FAIL rests, keeps its level. A high end keeps it where each

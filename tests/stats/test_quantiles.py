@@ -180,7 +180,7 @@ def test_an_upper_bound_over_few_periods_of_low_speed_keeps_its_level():
     slow_share, misses = 0.3, 0
     quantile = 2 * (1 + 0.05 * float(norm.ppf(1 - 0.05 / slow_share)))
     for seed in range(100):
-        times = two_speeds(4000, 400, slow_share, np.random.default_rng(seed))
+        times = two_speeds(20_000, 2000, slow_share, np.random.default_rng(seed))
         misses += dependent_quantile_bounds(times, 0.95, low_level=0.9995, high_level=0.975).bounds.high < quantile
     assert binomtest(misses, 100, 0.025, alternative="greater").pvalue > 0.01
 
