@@ -94,6 +94,8 @@ def _called_other_code(error: Exception) -> bool:
 
 def _raise_unless_passed(evidence: Evidence) -> None:
     __tracebackhide__ = True
+    if evidence.verdict is None:  # a measurement must not pass as an assertion
+        raise TypeError(f"evidence of {evidence.gate!r} has no quantity with a budget")
     if evidence.verdict is Verdict.FAIL:
         raise GateFailure(failure_message(evidence), evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE:

@@ -21,6 +21,7 @@ import pytest
 from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
+    NOT_JUDGED,
     PROPERTY,
     GateFailure,
     GateInconclusive,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_modelserve.reporting import ReportCollector
 
 
+_COLORS = {"PASS": "green", "INCONCLUSIVE": "yellow", "measured": "cyan"}
 _FAILED_BY_GATE = "modelserve_failed_by_gate"
 
 
@@ -245,7 +247,7 @@ class ReportingHooks:
     def _add(self, node_id: str, *, outcome: str, properties: Sequence[tuple[str, object]] = (), **others: Any) -> None:
         """Pass a report on; without reports to write, keep those that did not pass until there is evidence."""
         report = {"node_id": node_id, "outcome": outcome, "properties": properties, **others}
-        if self._collector is not None or any(name == PROPERTY for name, _ in properties):
+        if self._collector is not None or any(name in (PROPERTY, NOT_JUDGED) for name, _ in properties):
             self._reports().add_report(**report)
         elif outcome != "passed" or self._paths:
             self._early.append(report)
@@ -281,6 +283,7 @@ class ReportingHooks:
             complete=complete,
             exit_status=exit_status,
             without_evidence=collector.without_evidence,
+            not_judged=collector.not_judged,
         )
         folder = self._paths["json"].parent if "json" in self._paths else None
         writers: dict[str, Callable[..., str]] = {
@@ -296,20 +299,29 @@ class ReportingHooks:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         collector = self._collector
         rows = () if collector is None else collector.rows()
-        if collector is None or not any(row.record or self._paths for row in rows):
+        if collector is None or not (collector.not_judged or any(row.record or self._paths for row in rows)):
             return
-        from pytest_modelserve.reporting import error_bound, error_bound_line, summary_line, table_lines
+        from pytest_modelserve.reporting import (
+            error_bound,
+            error_bound_line,
+            not_judged_lines,
+            summary_line,
+            table_lines,
+        )
 
         terminalreporter.write_sep("=", "modelserve")
         for line in table_lines(rows):
             terminalreporter.write(line.before)
             if line.verdict is not None:
-                color = {"PASS": "green", "INCONCLUSIVE": "yellow"}.get(line.verdict, "red")
+                color = _COLORS.get(line.verdict, "red")
                 terminalreporter.write(line.verdict, **{color: True})
             terminalreporter.write_line(line.after)
+        for reason in not_judged_lines(collector.not_judged):
+            terminalreporter.write_line(reason)
         names = {"json": "evidence", "html": "page"}
         reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
-        terminalreporter.write_line(summary_line(rows, collector.without_evidence) + reports)
+        counts = summary_line(rows, collector.without_evidence, collector.not_judged)
+        terminalreporter.write_line(counts + reports)
         if error_bound(rows):  # a gate that estimates nothing has no error rate
             terminalreporter.write_line(error_bound_line(rows))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
+from pytest_modelserve.assertions import assertion
 
 
 def shown_functions(error):
@@ -156,3 +157,13 @@ def test_what_is_no_list_of_corruptions_shows_the_right_call(corruptions, messag
     with pytest.raises(ms.UsageError) as error:
         ms.assert_corruption_accuracy(ROWS_MODEL, X, ZEROS, corruptions=corruptions, max_drop=0.1)
     assert str(error.value).startswith(message)
+
+
+def test_measurement_without_a_budget_does_not_pass_as_an_assertion():
+    measured = ms.measure_accuracy(np.eye(3)[WRONG], labels=LABELS, min_value=0.9).without_budgets()
+
+    def measure():
+        return measured
+
+    with pytest.raises(TypeError, match="has no quantity with a budget"):
+        assertion("assert_it", measure)()

@@ -20,6 +20,7 @@ from pytest_modelserve.evidence.evidence import (
 )
 from pytest_modelserve.evidence.recorder import (
     INCONCLUSIVE_POLICIES,
+    NOT_JUDGED,
     PROPERTY,
     InconclusivePolicy,
     Record,
@@ -32,6 +33,7 @@ from pytest_modelserve.evidence.recorder import (
 
 __all__ = [
     "INCONCLUSIVE_POLICIES",
+    "NOT_JUDGED",
     "PROPERTY",
     "SCHEMA_VERSION",
     "Budget",

@@ -206,13 +206,17 @@ class Evidence:
     def __post_init__(self) -> None:
         if not self.quantities:
             raise ValueError("evidence needs at least one quantity")
-        if all(quantity.verdict is None for quantity in self.quantities):
-            raise ValueError("evidence needs at least one quantity with a budget")
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of the quantities."""
-        return max((q.verdict for q in self.quantities if q.verdict is not None), key=lambda v: v.severity)
+    def verdict(self) -> Verdict | None:
+        """The worst verdict of the quantities; None for a measurement, which has no budget."""
+        found = (q.verdict for q in self.quantities if q.verdict is not None)
+        return max(found, key=lambda verdict: verdict.severity, default=None)
+
+    @property
+    def severity(self) -> int:
+        """That of the verdict, and -1 for a measurement."""
+        return -1 if self.verdict is None else self.verdict.severity
 
     @property
     def passed(self) -> bool:
@@ -221,7 +225,7 @@ class Evidence:
 
     @property
     def decisive(self) -> Quantity:
-        """The quantity that decides the verdict: the first with the worst one."""
+        """The quantity that decides the verdict: the first with the worst one; the first of a measurement."""
         return next(quantity for quantity in self.quantities if quantity.verdict is self.verdict)
 
     @property
@@ -235,11 +239,14 @@ class Evidence:
         return self.decisive.interval
 
     @property
-    def budget(self) -> Budget:
-        """The budget of the decisive quantity."""
-        budget = self.decisive.budget
-        assert budget is not None
-        return budget
+    def budget(self) -> Budget | None:
+        """The budget of the decisive quantity; None for a measurement."""
+        return self.decisive.budget
+
+    def without_budgets(self) -> Evidence:
+        """Return the same figures as a measurement: without budgets, verdict, advice and error rate of FAIL."""
+        quantities = tuple(replace(quantity, budget=None) for quantity in self.quantities)
+        return replace(self, quantities=quantities, alpha=0.0, advice="", summary="measured, without a budget")
 
     def __bool__(self) -> bool:
         """Raise TypeError: `assert measure_accuracy(...)` would pass whatever the verdict."""
@@ -415,7 +422,7 @@ def _plain(evidence: Evidence, shortened: list[str]) -> dict[str, Any]:
     data["schema_version"] = SCHEMA_VERSION
     data["title"] = data.pop("gate")
     data["gate"] = snake_case(evidence.gate)
-    data["verdict"] = evidence.verdict.value
+    data["verdict"] = None if evidence.verdict is None else evidence.verdict.value
     data["shortened"] = shortened
     return dict(data)
 

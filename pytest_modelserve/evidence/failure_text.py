@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit
 
 
+MEASURED = "measured"
+"""What stands in the place of a verdict where there is no budget."""
+
 MAX_LINES = 18  # a failure should fit on a screen with the call above it
 _LINES_OF_QUANTITY = 5  # with the empty line before it
 
 
 def failure_text(evidence: Evidence) -> str:
     """Return the whole text of evidence; its first line is a summary."""
-    judged = [quantity for quantity in evidence.quantities if quantity.budget is not None]
+    judged = [quantity for quantity in evidence.quantities if quantity.budget is not None or evidence.verdict is None]
     return "\n".join(_lines(evidence, judged, evidence.findings))
 
 
@@ -49,10 +52,11 @@ def evidence_line(evidence: Evidence) -> str:
     """Return evidence in one line: "size of digits: PASS, size 88 B ≤ 1.0 KiB, n = 1 files"."""
     quantity = evidence.decisive
     interval = "" if evidence.interval is None else f" {format_interval(evidence.interval, quantity.unit)}"
+    budget = "" if evidence.budget is None else f" {format_budget(evidence.budget, quantity.unit)}"
     subject = printable(str(evidence.subject)) + ("" if evidence.reference is None else f" vs {evidence.reference}")
     return (
-        f"{labeled_gate(evidence)} of {subject}: {evidence.verdict}, {quantity.name} "
-        f"{format_value(quantity.value, quantity.unit)}{interval} {format_budget(evidence.budget, quantity.unit)}, "
+        f"{labeled_gate(evidence)} of {subject}: {evidence.verdict or MEASURED}, {quantity.name} "
+        f"{format_value(quantity.value, quantity.unit)}{interval}{budget}, "
         f"n = {evidence.n} {evidence.n_unit}"
     )
 
@@ -89,8 +93,6 @@ def _row(label: str, text: str) -> str:
 
 
 def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
-    assert quantity.budget is not None
-    assert quantity.verdict is not None
     yield _row(quantity.name, format_in_words(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
     size = f"n = {evidence.n} {evidence.n_unit}"
     sample = f"{evidence.method.name}, {size}"
@@ -101,6 +103,8 @@ def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Ite
         low, high = map(format_probability, (quantity.interval.low_level, quantity.interval.high_level))
         interval = format_interval(quantity.interval, quantity.unit)
         yield _row("interval", f"{interval}  low at {low}, high at {high}, {sample}")
+    if quantity.budget is None:
+        return
     kind = quantity.budget.kind.replace("_", " ")
     argument = f" ({printable(quantity.budget.argument)})" if quantity.budget.argument else ""
     yield _row("budget", f"{kind} {format_in_words(quantity.budget.limit, quantity.unit)}{argument}")
@@ -109,6 +113,8 @@ def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Ite
 
 def _context(evidence: Evidence) -> str:
     """Return the quantities without a budget in one line: "reference 94.20 % → candidate 91.60 %"."""
+    if evidence.verdict is None:  # each has lines of its own
+        return ""
     reported = [f"{q.name} {format_in_words(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
     return " → ".join(reported) if len(reported) == 2 else ", ".join(reported)
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 InconclusivePolicy = Literal["fail", "skip", "warn"]
 PROPERTY = "modelserve"
 """The name of the user property that holds one record in a test report."""
+NOT_JUDGED = "modelserve_not_judged"
+"""The name of the user property that holds the reason why a check judged nothing."""
 
 INCONCLUSIVE_POLICIES: tuple[InconclusivePolicy, ...] = ("fail", "skip", "warn")
 
@@ -80,7 +82,7 @@ def _key(subject: Any) -> str:
 
 def worse_of(first: Record, second: Record) -> Record:
     """Return the record with the worse verdict, with the sums of the examples and of the alphas."""
-    worse = second if second.evidence.verdict.severity > first.evidence.verdict.severity else first
+    worse = second if second.evidence.severity > first.evidence.severity else first
     alpha = min(first.evidence.alpha + second.evidence.alpha, 1.0)
     return replace(
         worse,

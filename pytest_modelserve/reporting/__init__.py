@@ -7,6 +7,7 @@ from pytest_modelserve.reporting.terminal import (
     error_bound,
     error_bound_line,
     failures_first,
+    not_judged_lines,
     summary_line,
     table_lines,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "error_bound",
     "error_bound_line",
     "failures_first",
+    "not_judged_lines",
     "render_page",
     "run_document",
     "summary_line",

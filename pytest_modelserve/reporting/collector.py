@@ -15,17 +15,18 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.evidence import PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
+from pytest_modelserve.evidence import NOT_JUDGED, PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
 from pytest_modelserve.evidence.evidence import Environment
 from pytest_modelserve.reporting.terminal import error_bound, failures_first
 
-RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"]
+RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of the gate table; `record` is None for a test that ended without a verdict, and `error` says why.
 
+    `verdict` is None for a measurement, which has evidence and no budget.
     ERROR is a failure that is not the verdict of a gate, CRASHED a test that crashed its worker. `expected` marks a
     FAIL that the test expects: an xfail, or a failure that a passing test caught. `superseded` marks an attempt that
     was rerun; it is listed and does not count.
@@ -53,6 +54,7 @@ class ReportCollector:
         self._reruns: dict[str, int] = {}
         self._crashed: dict[str, None] = {}
         self._order: dict[str, int] = {}
+        self._not_judged: dict[str, str] = {}
 
     def expect(self, node_ids: Iterable[str]) -> None:
         """Set the order of the tests; rows follow it, whichever worker is first."""
@@ -88,6 +90,8 @@ class ReportCollector:
             if name == PROPERTY:
                 record = Record.from_json(str(value))
                 self._records.setdefault((record.identity, record.attempt), {})[record.node_id] = record
+            elif name == NOT_JUDGED:
+                self._not_judged[node_id] = str(value)
 
     def add_crash(self, node_id: str) -> None:
         """Add a test that crashed its worker."""
@@ -107,6 +111,11 @@ class ReportCollector:
     def expected_failures(self) -> int:
         """The number of tests that failed as their xfail mark says."""
         return sum(outcome == "xfailed" for outcome in self._outcomes.values())
+
+    @property
+    def not_judged(self) -> dict[str, str]:
+        """The tests that could judge nothing, each with the reason."""
+        return dict(sorted(self._not_judged.items(), key=lambda found: self._rank(found[0])))
 
     @property
     def without_evidence(self) -> dict[str, list[str]]:
@@ -158,7 +167,7 @@ class ReportCollector:
         verdict = record.evidence.verdict
         return Row(
             node_id=record.node_id,
-            verdict=verdict.value,
+            verdict=None if verdict is None else verdict.value,
             record=record,
             outcome=outcome,
             expected=verdict is Verdict.FAIL and outcome in ("xfailed", "passed"),
@@ -173,7 +182,7 @@ def _merge(copies: tuple[Record, ...]) -> Record:
 
     Equal measurements count as one analysis of the data; the alphas of different ones are added.
     """
-    worst = max(copies, key=lambda record: record.evidence.verdict.severity)
+    worst = max(copies, key=lambda record: record.evidence.severity)
     analyses = {record.evidence.quantities: record.evidence.alpha for record in copies}
     return replace(worst, evidence=replace(worst.evidence, alpha=min(1.0, sum(analyses.values()))))
 
@@ -202,6 +211,7 @@ def run_document(
     complete: bool,
     exit_status: int | None,
     without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    not_judged: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the document as JSON builtins.
 
@@ -220,6 +230,7 @@ def run_document(
         "false_fail_probability_at_most": error_bound(rows),
         "gates": [_gate(row) for row in failures_first(rows)],
         "without_evidence": {outcome: list(node_ids) for outcome, node_ids in without_evidence.items()},
+        "not_judged": dict(not_judged),
     }
 
 

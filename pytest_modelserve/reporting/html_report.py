@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 from pytest_modelserve.evidence import Evidence, Quantity
 from pytest_modelserve.evidence.failure_text import (
+    MEASURED,
     failure_text,
     format_budget,
     format_interval,
@@ -175,9 +176,9 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    counts = dict.fromkeys((*VERDICTS, *NO_VERDICTS), 0)
+    counts = dict.fromkeys((*VERDICTS, *NO_VERDICTS, MEASURED), 0)
     for gate in document["gates"]:
-        counts[gate["verdict"]] += gate["judged"]
+        counts[gate["verdict"] or MEASURED] += gate["judged"]
     return environment.get_template("page.html.j2").render(
         run=document,
         context=_context(document),
@@ -216,7 +217,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
     for gate in gates:
         row = {
             "test": printable(gate["node_id"]),
-            "verdict": gate["verdict"],
+            "verdict": gate["verdict"] or MEASURED,
             "expected": gate["expected"],
             "remarks": list(remarks(gate["expected"], gate["judged"], gate["attempt"], gate["reruns"])),
         }
@@ -248,7 +249,7 @@ def _drawn(evidence: Evidence, quantity: Quantity, folder: Path | None) -> dict[
 
 def _drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Distribution | Growth | None:
     samples = samples_of(evidence, quantity, folder=folder)
-    if samples is None or not math.isfinite(quantity.value):
+    if samples is None or quantity.budget is None or not math.isfinite(quantity.value):
         return None
     if isinstance(samples, Readings):
         return draw_growth(samples, quantity)
@@ -256,16 +257,15 @@ def _drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Dis
 
 
 def _figures(quantity: Quantity) -> str:
-    assert quantity.budget is not None
     interval = "" if quantity.interval is None else f" {format_interval(quantity.interval, quantity.unit)}"
     value = f"{quantity.name} {format_value(quantity.value, quantity.unit)}"
-    return f"{value}{interval}, budget {format_budget(quantity.budget, quantity.unit)}"
+    budget = "" if quantity.budget is None else f", budget {format_budget(quantity.budget, quantity.unit)}"
+    return f"{value}{interval}{budget}"
 
 
 def plot_of(quantity: Quantity) -> Plot | None:
-    """Return the interval plot, or None if the value is not finite; an infinite bound reaches the edge."""
-    assert quantity.budget is not None
-    if not math.isfinite(quantity.value):
+    """Return the interval plot, or None without a budget or a finite value; an infinite bound reaches the edge."""
+    if quantity.budget is None or not math.isfinite(quantity.value):
         return None
     ends = (
         (quantity.value, quantity.value)

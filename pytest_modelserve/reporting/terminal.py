@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.evidence.failure_text import (
+    MEASURED,
     format_budget,
     format_interval,
     format_number,
@@ -20,7 +21,7 @@ from pytest_modelserve.evidence.failure_text import (
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Interval, Subject
     from pytest_modelserve.evidence.evidence import Unit
-    from pytest_modelserve.reporting.collector import Row, RowVerdict
+    from pytest_modelserve.reporting.collector import Row
 
 _NO_VERDICT = "no verdict"
 _ERROR_WIDTH = 120
@@ -33,7 +34,7 @@ class TableLine:
     """A line in three parts, so that only the verdict is colored; a heading has no verdict."""
 
     before: str
-    verdict: RowVerdict | None = None
+    verdict: str | None = None
     after: str = ""
 
     def __str__(self) -> str:
@@ -48,20 +49,23 @@ def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
     cells = {id(row): _cells(row) for row in rows}
     gates = [cells[id(row)] for row in rows if row.record is not None]
     widths = [max((len(row[column]) for row in gates), default=0) for column in range(5)]
-    verdict_width = max((len(row.verdict) for row in rows), default=0)
+    verdict_width = max((len(row.verdict or MEASURED) for row in rows), default=0)
     for model, members in groups.items():
         yield TableLine(printable(model))
         of_group = widths if members[0].record else [max(len(cells[id(row)][0]) for row in members)]
         for row in members:
             padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], of_group, strict=True)]
-            space = " " * (verdict_width - len(row.verdict) + 2)
-            yield TableLine("  " + "  ".join(padded) + "  ", row.verdict, space + _notes(row))
+            verdict = row.verdict or MEASURED
+            space = " " * (verdict_width - len(verdict) + 2)
+            yield TableLine("  " + "  ".join(padded) + "  ", verdict, space + _notes(row))
 
 
 def failures_first(rows: Sequence[Row]) -> list[Row]:
-    """Return unexpected FAIL, ERROR and CRASHED, then INCONCLUSIVE, then the other rows, each in the given order."""
+    """Return unexpected FAIL, ERROR and CRASHED, INCONCLUSIVE, PASS, then measurements, in the given order."""
 
     def rank(row: Row) -> int:
+        if row.verdict is None:
+            return 3
         if row.expected or row.superseded or row.verdict == "PASS":
             return 2
         return 1 if row.verdict == "INCONCLUSIVE" else 0
@@ -79,10 +83,19 @@ def count_verdicts(rows: Sequence[Row]) -> str:
     return ", ".join(parts + [f"{counts[v]} {v}" for v in NO_VERDICTS if counts[v]])
 
 
-def summary_line(rows: Sequence[Row], without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({})) -> str:
-    """Return the number of gates by verdict, and of tests that neither passed nor left evidence or an error."""
-    gates = sum(row.record is not None and not row.superseded for row in rows)
-    listed = {row.node_id for row in rows if row.record is None}
+def summary_line(
+    rows: Sequence[Row],
+    without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    not_judged: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the number of gates by verdict, of measurements, of what was not judged, and of tests without evidence.
+
+    Tests count as such if they neither passed nor left evidence, an error or the reason why they judged nothing.
+    """
+    recorded = [row for row in rows if row.record is not None and not row.superseded]
+    gates = sum(row.verdict is not None for row in recorded)
+    others_counted = {MEASURED: len(recorded) - gates, "not judged": len(not_judged)}
+    listed = {row.node_id for row in rows if row.record is None} | not_judged.keys()
     others = {
         outcome: number
         for outcome, node_ids in without_evidence.items()
@@ -91,8 +104,17 @@ def summary_line(rows: Sequence[Row], without_evidence: Mapping[str, Sequence[st
     ended = ", ".join(f"{number} {outcome}" for outcome, number in others.items())
     return (
         f"{gates} gate{'' if gates == 1 else 's'}: {count_verdicts(rows)}"
-        f"{f' · without evidence: {ended}' if ended else ''}"
+        + "".join(f" · {number} {what}" for what, number in others_counted.items() if number)
+        + (f" · without evidence: {ended}" if ended else "")
     )
+
+
+def not_judged_lines(not_judged: Mapping[str, str]) -> Iterator[str]:
+    """Return what could not be judged and why, one line each, under a heading."""
+    if not_judged:
+        yield "not judged"
+    for node_id, reason in not_judged.items():
+        yield f"  {printable(node_id)}  {_shortened(reason)}"
 
 
 def error_bound(rows: Sequence[Row]) -> float:
@@ -120,7 +142,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         printable(format_variant(evidence.subject, evidence.reference)),
         value if quantity.unit == "ratio" else f"{quantity.name} {value}",
         "" if evidence.interval is None else _interval_with_levels(evidence.interval, quantity.unit),
-        format_budget(evidence.budget, quantity.unit),
+        "" if evidence.budget is None else format_budget(evidence.budget, quantity.unit),
     )
 
 
@@ -142,14 +164,18 @@ def _notes(row: Row) -> str:
     """Return the sample size, remarks on the row and its test or fixture, or why there is no verdict."""
     owner = []
     if row.record is None:
-        error = printable(row.error)
-        notes = [error if len(error) <= _ERROR_WIDTH else f"{error[:_ERROR_WIDTH]}…"]
+        notes = [_shortened(row.error)]
     else:
         notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
         if row.record.examples > 1:
             notes.append(f"worst of {row.record.examples} examples")
         owner.append(printable(row.record.owner))
     return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns), *owner])
+
+
+def _shortened(reason: str) -> str:
+    text = printable(reason.partition("\n")[0])
+    return text if len(text) <= _ERROR_WIDTH else f"{text[:_ERROR_WIDTH]}…"
 
 
 def remarks(expected: bool, judged: bool, attempt: int, reruns: int) -> Iterator[str]:

@@ -77,11 +77,6 @@ def test_verdict_is_the_worst_of_its_quantities(evidence_of):
     assert evidence_of(quantities=(good, Quantity("told only", 5, ""))).verdict is Verdict.PASS
 
 
-def test_evidence_without_a_budget_is_a_bug(evidence_of):
-    with pytest.raises(ValueError, match="at least one quantity with a budget"):
-        evidence_of(quantities=(Quantity("told only", 5, ""),))
-
-
 def interval(low, high):
     return Interval(low, high, 0.999, 0.95)
 
@@ -203,3 +198,12 @@ def test_passed_is_pass_alone(evidence_of):
         False,
         False,
     ]
+
+
+def test_evidence_without_budgets_is_a_measurement_and_comes_back_from_json(evidence_of):
+    measured = evidence_of().without_budgets()
+    assert (measured.verdict, measured.budget, measured.alpha, measured.passed) == (None, None, 0.0, False)
+    assert Evidence.from_json(measured.to_json()) == measured
+    assert "measured, without a budget" in str(measured)
+    assert "budget   " not in str(measured)
+    assert "measured, drop" in repr(measured)

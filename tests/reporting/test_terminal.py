@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from pytest_modelserve.evidence import Budget, Quantity, Subject
-from pytest_modelserve.reporting import Row, error_bound_line, failures_first, summary_line, table_lines
+from pytest_modelserve.reporting import (
+    Row,
+    error_bound,
+    error_bound_line,
+    failures_first,
+    not_judged_lines,
+    summary_line,
+    table_lines,
+)
 
 
 def row(record, **changes):
@@ -83,3 +91,23 @@ def test_failures_stand_first_and_their_model_too(record_of):
     ]
     assert [line.node_id for line in failures_first(rows)] == ["f", "b", "a", "c", "d", "e"]
     assert [line.before for line in table_lines(rows) if line.verdict is None] == ["other", "digits_cnn"]
+
+
+def test_measurement_stands_last_without_a_verdict_and_is_counted_by_itself(record_of):
+    measured = record_of(alpha=0.5)
+    measured = replace(measured, evidence=measured.evidence.without_budgets())
+    rows = [replace(row(record_of()), record=measured, verdict=None), row(record_of())]
+    assert [str(line) for line in table_lines(rows)] == [
+        "digits_cnn",
+        "  accuracy parity  int8-static vs fp32  drop 0.15 pt  [-0.20, 0.50] 99.9/95 %  ≤ 1.00 pt  PASS      n 2000 · test_a",
+        "  accuracy parity  int8-static vs fp32  drop 0.15 pt  [-0.20, 0.50] 99.9/95 %             measured  n 2000 · test_a",
+    ]
+    assert summary_line(rows) == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE · 1 measured"
+    assert error_bound(rows) == 0.001
+
+
+def test_what_was_not_judged_is_listed_with_its_reason(record_of):
+    reasons = {"m.onnx::latency": "its inputs\x1b[31m are unknown\nsecond line"}
+    assert list(not_judged_lines(reasons)) == ["not judged", r"  m.onnx::latency  its inputs\x1b[31m are unknown"]
+    line = summary_line([row(record_of())], {"skipped": ["m.onnx::latency", "test_b"]}, reasons)
+    assert line == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE · 1 not judged · without evidence: 1 skipped"
