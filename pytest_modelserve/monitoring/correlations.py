@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,16 @@ class Associations:
             raise UsageError("the profiles have different features: make one of them with like=the other")
         sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
         return Associations(self.features, self.rows + other.rows, sums)
+
+    def of_columns(self, names: Collection[str]) -> Associations | None:
+        """Return the associations of the features of these columns; None if there is no pair of columns."""
+        kept = [index for index, feature in enumerate(self.features) if feature.column in names]
+        if len({self.features[index].column for index in kept}) < 2:
+            return None
+        pairs = list(combinations(range(len(self.features)), 2))
+        places = [place for place, (a, b) in enumerate(pairs) if a in kept and b in kept]
+        sums = np.array(self.sums, dtype=object).reshape(len(pairs), len(POWERS))[places]
+        return Associations(tuple(self.features[index] for index in kept), self.rows, tuple(sums.ravel().tolist()))
 
     def content(self) -> dict[str, Any]:
         """Return all fields as JSON builtins; rising scores as the number of bins with each score from −20 to 20."""

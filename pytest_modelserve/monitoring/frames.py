@@ -56,7 +56,7 @@ def read_names(names: Sequence[str], options: ReadOptions, *, profiling: bool) -
         for name in options.exclude:  # later data may have it
             if name not in names and difflib.get_close_matches(name, names):
                 raise UsageError(f"exclude: {unknown_choice('column', name, names)}")
-    return [name for name in names if name not in options.exclude and not _INDEX.fullmatch(str(name))]
+    return [name for name in names if options.reads(name) and not _INDEX.fullmatch(str(name))]
 
 
 def index_names(metadata: bytes | str | None) -> set[str]:

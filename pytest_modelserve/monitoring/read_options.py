@@ -24,6 +24,7 @@ class ReadOptions:
     """How data are read: columns left out, declared types, and the format of numbers and nulls in text.
 
     `separator` is None if it was not given: CSV files then have commas. `thousands` is "" for numbers without one.
+    `only` are the columns that one comparison reads, None for all; profiles do not store it.
     """
 
     exclude: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class ReadOptions:
     thousands: str = ""
     null_values: tuple[str, ...] = ()
     leading_zeros: LeadingZeros = "number"
+    only: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.types, Mapping):
@@ -53,13 +55,19 @@ class ReadOptions:
             raise UsageError(unknown_choice("leading_zeros", self.leading_zeros, get_args(LeadingZeros)))
 
     def content(self) -> dict[str, Any]:
-        """Return all options as JSON builtins."""
-        return {**asdict(self), "exclude": list(self.exclude), "null_values": list(self.null_values)}
+        """Return all options but `only` as JSON builtins."""
+        stored = {**asdict(self), "exclude": list(self.exclude), "null_values": list(self.null_values)}
+        del stored["only"]
+        return stored
 
     @classmethod
     def of_content(cls, data: Mapping[str, Any]) -> ReadOptions:
         """Return the options that `content` was made of."""
         return cls(**{**data, "exclude": tuple(data["exclude"]), "null_values": tuple(data["null_values"])})
+
+    def reads(self, column: str) -> bool:
+        """Return whether the column `column` is read."""
+        return column not in self.exclude and (self.only is None or column in self.only)
 
     @property
     def plain_numbers(self) -> bool:

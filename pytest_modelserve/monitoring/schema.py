@@ -1,21 +1,75 @@
-"""Schema check: match the columns of data with those of a profile."""
+"""Schema check: match the columns of data with those of a profile, or with the chosen ones of them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.monitoring.column_profile import ProfiledColumn
 from pytest_modelserve.monitoring.columns import KIND_NAMES, Column, is_length
 from pytest_modelserve.monitoring.histogram import chunks
 from pytest_modelserve.monitoring.profile import ReferenceProfile
+from pytest_modelserve.monitoring.read_options import ReadOptions, names_of
 from pytest_modelserve.monitoring.readers import Table
+
+_MAX_NAMES = 5
+
+
+def choose_columns(
+    profile: ReferenceProfile, columns: Collection[str] | None, exclude: Collection[str]
+) -> ReferenceProfile:
+    """Return `profile` with some of its columns; data that are compared with it are read without all others.
+
+    `columns` names those to compare, `exclude` those to leave out, which the data alone may have. An embedding is one
+    column, and the lengths of texts follow them. Copies of rows are not compared where a column of the profile is left
+    out, because they are counted over all columns.
+
+    Raises UsageError for an unknown name, for both arguments, and where no column is left.
+    """
+    left_out, known = names_of(exclude, "exclude"), list(_widths(profile.columns))
+    if columns is None:
+        for name in left_out:
+            if name not in known and difflib.get_close_matches(name, known):
+                raise UsageError(f"exclude: {unknown_choice('column', name, known)}")
+        reading = replace(profile.reading, exclude=(*profile.reading.exclude, *left_out))
+    else:
+        if left_out:
+            raise UsageError("columns and exclude cannot be given together: name the columns to compare, or the others")
+        for name in (chosen := names_of(columns, "columns")):
+            if name not in known:
+                raise UsageError(f"columns: {unknown_choice('column', name, known)}")
+        reading = replace(profile.reading, only=chosen)
+    if reading == profile.reading:
+        return profile
+    if not any(map(reading.reads, known)):
+        raise UsageError(f"{'exclude leaves' if columns is None else 'columns names'} no column to compare")
+    return restricted(profile, reading)
+
+
+def restricted(profile: ReferenceProfile, reading: ReadOptions) -> ReferenceProfile:
+    """Return the profile of the columns that `reading` reads."""
+    places = [index for index, column in enumerate(profile.columns) if reading.reads(column.source or column.name)]
+    if len(places) == len(profile.columns):
+        return replace(profile, reading=reading)
+    chosen = tuple(profile.columns[index] for index in places)
+    associations = profile.associations and profile.associations.of_columns({column.name for column in chosen})
+    sketch = profile.sketch and profile.sketch.of_columns(places)
+    return replace(profile, columns=chosen, associations=associations, sketch=sketch, duplicates=None, reading=reading)
+
+
+def describe_choice(whole: ReferenceProfile, profile: ReferenceProfile) -> str:
+    """Return the sentence on the columns of `whole` that are left out of `profile`; "" for none."""
+    kept, every = _widths(profile.columns), _widths(whole.columns)
+    missing = [name for name in every if name not in kept]
+    more = f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
+    names = ", ".join(map(repr, missing[:_MAX_NAMES]))
+    return f"compared {len(kept)} of the profile's {len(every)} columns, without {names}{more}" if missing else ""
 
 
 @dataclass(frozen=True, slots=True)

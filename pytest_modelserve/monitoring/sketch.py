@@ -62,6 +62,11 @@ class Sketch:
         ]
         return Sketch.of(np.concatenate(parts), seen=seen, vocabularies=vocabularies)
 
+    def of_columns(self, places: Sequence[int]) -> Sketch:
+        """Return the same rows with the columns at `places` alone."""
+        vocabularies = tuple(self.vocabularies[place] for place in places)
+        return Sketch.of(self.values()[:, list(places)], seen=self.seen, vocabularies=vocabularies)
+
     def content(self) -> dict[str, Any]:
         """Return all fields as JSON builtins."""
         return {

@@ -28,7 +28,7 @@ from pytest_modelserve.monitoring.profiler import (
     count_categories,
 )
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
-from pytest_modelserve.monitoring.schema import match_columns
+from pytest_modelserve.monitoring.schema import match_columns, restricted
 
 Pairs = tuple[tuple["WindowColumn", ProfiledColumn], ...]
 """Columns of the data with those of the profile, in the profile's order."""
@@ -65,19 +65,25 @@ class Window:
         return self.profile.duplicates if self.profile is not None else None
 
 
-def read_window(data: Data | ReferenceProfile, profile: ReferenceProfile, *, name: str | None = None) -> Window:
+def read_window(
+    data: Data | ReferenceProfile,
+    profile: ReferenceProfile,
+    *,
+    name: str | None = None,
+    whole: ReferenceProfile | None = None,
+) -> Window:
     """Read `data` for a comparison with `profile`; columns that do not match are schema errors of the window.
 
     `data` are rows (`read_table`), a lazy frame that its engine counts (`scan_like`), or a profile made `like` this
-    one. `name` is their name in messages. Raises InputError for data that cannot be read and other edges, and
-    NoRowsError for data without rows.
+    one. `name` is their name in messages. `whole` is the profile before columns were chosen. Raises InputError for data
+    that cannot be read and other edges, and NoRowsError for data without rows.
     """
     if isinstance(data, ReferenceProfile):
-        return _counted_window(data, profile, name or data.name)
+        return _counted_window(restricted(data, profile.reading), profile, name or data.name)
     if is_lazy(data):
         return _scanned_window(cast(Frame, data), profile, name or "data")
     table = read_table(
-        data, names=array_names(profile), name=name, options=profile.reading, kinds=profile.kinds
+        data, names=array_names(whole or profile), name=name, options=profile.reading, kinds=profile.kinds
     ).with_lengths_of(profile.length_sources)
     matching = match_columns(table, profile)
     pairs: Pairs = tuple((RowsColumn(column), reference) for column, reference in matching.pairs)

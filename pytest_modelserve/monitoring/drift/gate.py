@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, check_error_rates
@@ -13,6 +14,7 @@ from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, de
 from pytest_modelserve.monitoring.drift.report import advice, details, findings, summary
 from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.readers import Data
+from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
 from pytest_modelserve.monitoring.window import read_window
 
 
@@ -23,6 +25,8 @@ def measure_drift(
     max_distance: float,
     alpha: float = 0.01,
     block: int | None = None,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
     name: str | None = None,
 ) -> Evidence:
     """Measure how far `data` differ from `profile`: each column, each pair of columns, and whole rows.
@@ -53,6 +57,9 @@ def measure_drift(
         alpha: The probability that unchanged data fail.
         block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning, as
             where independent rows were sorted. Default: `profile.block`, or an estimate for each column.
+        columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
+            all are compared.
+        exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
         name: The name of the data in reports. Default: the stem of the file, or "data".
 
     Returns:
@@ -60,7 +67,7 @@ def measure_drift(
 
     Raises:
         InputError: The columns do not fit the profile, a column has no finite value, or there is only one row.
-        UsageError: A budget is out of range.
+        UsageError: A budget is out of range, or `columns` or `exclude` has an unknown name.
 
     Example:
         >>> import numpy as np
@@ -76,9 +83,10 @@ def measure_drift(
         raise UsageError(f"max_distance must lie between 0 and 1 (0.1, for example); got {max_distance}")
     if block is not None and block < 1:
         raise UsageError(f"block must be a number of rows, at least 1; got {block}")
-    profile = as_profile(profile, data)
+    whole = as_profile(profile, data)
+    profile = choose_columns(whole, columns, exclude)
     started = time.perf_counter()
-    window = read_window(data, profile, name=name)
+    window = read_window(data, profile, name=name, whole=whole)
     if window.rows < 2:
         raise InputError(f"{window.name} has one row: drift needs at least 2 rows")
     pairs = window.checked(profile).without_times()
@@ -94,7 +102,7 @@ def measure_drift(
     return Evidence(
         gate="drift",
         subject=Subject(window.name),
-        reference=Subject(profile.name, sha256=profile.digest),
+        reference=Subject(whole.name, sha256=whole.digest),
         quantities=(distance,),
         n=window.rows,
         n_unit="rows",
@@ -102,7 +110,10 @@ def measure_drift(
         summary=summary(verdict, result, tests, effective),
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
+        findings=(
+            *findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
+            *filter(None, [describe_choice(whole, profile)]),
+        ),
         advice=advice(
             verdict,
             effective,

@@ -45,6 +45,7 @@ from pytest_modelserve.monitoring.quality.rules import (
     too_old,
 )
 from pytest_modelserve.monitoring.readers import Data, NoRowsError
+from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
 from pytest_modelserve.monitoring.window import NumericSummary, RowsColumn, Window, WindowColumn, read_window
 from pytest_modelserve.stats.proportions import rows_for_rate_increase
 
@@ -58,6 +59,8 @@ def measure_data_quality(
     closed: Collection[str] = (),
     max_age_s: Mapping[str, float] | None = None,
     now: datetime | float | None = None,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
     name: str | None = None,
 ) -> Evidence:
     """Measure how many more rows of each column of `data` are faulty than in `profile`.
@@ -88,6 +91,9 @@ def measure_data_quality(
         closed: Names of columns whose categories are all in the profile.
         max_age_s: The largest age of the newest time, in seconds, by column.
         now: The time at which ages are measured: a datetime with a time zone, or seconds since 1970.
+        columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
+            all are compared.
+        exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
         name: The name of the data in reports. Default: the stem of the file, or "data".
 
     Returns:
@@ -95,7 +101,8 @@ def measure_data_quality(
 
     Raises:
         InputError: The data cannot be read, or are a profile with other edges.
-        UsageError: A budget is out of range, or `closed` or `max_age_s` name a column without categories or times.
+        UsageError: A budget is out of range, `closed` or `max_age_s` name a column without categories or times, or
+            `columns` or `exclude` has an unknown name.
 
     Example:
         >>> import numpy as np
@@ -108,11 +115,12 @@ def measure_data_quality(
         >>> evidence.verdict.name, evidence.findings[0]
         ('FAIL', "'age' null in 0.0 % → 5.0 % (+5.0 points)")
     """
-    profile = as_profile(profile, data)
+    whole = as_profile(profile, data)
+    profile = choose_columns(whole, columns, exclude)
     terms = _terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
     started = time.perf_counter()
     try:
-        window = read_window(data, profile, name=name)
+        window = read_window(data, profile, name=name, whole=whole)
     except NoRowsError:
         window = Window(_name_of(data, name), 0, (), ("there are no rows",))
     broken, rates = _inspect(window, profile, terms)
@@ -127,7 +135,7 @@ def measure_data_quality(
     return Evidence(
         gate="data quality",
         subject=Subject(window.name),
-        reference=Subject(profile.name, sha256=profile.digest),
+        reference=Subject(whole.name, sha256=whole.digest),
         quantities=tuple(quantities),
         n=window.rows,
         n_unit="rows",
@@ -140,7 +148,10 @@ def measure_data_quality(
         summary=SUMMARIES[verdict],
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=_findings(broken, result, rates, max_rate=max_rate),
+        findings=(
+            *_findings(broken, result, rates, max_rate=max_rate),
+            *filter(None, [describe_choice(whole, profile)]),
+        ),
         advice=_advice(
             verdict,
             broken,
@@ -244,7 +255,7 @@ def _inspect(window: Window, profile: ReferenceProfile, terms: _Terms) -> tuple[
         rules, of_column = _inspect_column(column, reference, terms, sample)
         broken += [message for message in rules if message]
         rates += of_column
-    repeated = window.repeated_rows()
+    repeated = None if profile.duplicates is None else window.repeated_rows()
     if profile.duplicates is not None and repeated is not None and len(window.pairs) == len(profile.columns):
         rates.append(duplicate_rate(repeated, window.rows, profile.duplicates, profile.rows, terms.blocks))
     return broken, rates
@@ -377,7 +388,7 @@ def _advice(
     if verdict is Verdict.FAIL:
         additional = any(message.endswith("is not in the profile") for message in broken)
         return "repair what writes these columns, or make a new profile if the change is intended" + (
-            "; reference_profile(..., exclude=) leaves columns out of later data" * additional
+            "; exclude= leaves columns out" * additional
         )
     plan = _plan(rates, max_rate=max_rate, profile_rows=profile_rows, block=block)
     if plan.rows is None:
