@@ -100,6 +100,7 @@ from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
 from pytest_modelserve.metrics import Output as _Output
+from pytest_modelserve.metrics import OutputNames as _OutputNames
 from pathlib import Path as _Path
 from pytest_modelserve.serving import Predictor as _Predictor
 from pytest_modelserve.monitoring.profile import ReferenceProfile as _ReferenceProfile
@@ -123,6 +124,8 @@ def measure_data_quality(
     closed: _Collection[str] = ...,
     max_age_s: _Mapping[str, float] | None = None,
     now: _datetime | float | None = None,
+    columns: _Collection[str] | None = None,
+    exclude: _Collection[str] = ...,
     name: str | None = None,
     label: str = "",
 ) -> _Evidence:
@@ -154,6 +157,9 @@ def measure_data_quality(
         closed: Names of columns whose categories are all in the profile.
         max_age_s: The largest age of the newest time, in seconds, by column.
         now: The time at which ages are measured: a datetime with a time zone, or seconds since 1970.
+        columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
+            all are compared.
+        exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
         name: The name of the data in reports. Default: the stem of the file, or "data".
         label: Name of this check in its failure text and in reports, for example "night images".
 
@@ -162,7 +168,8 @@ def measure_data_quality(
 
     Raises:
         InputError: The data cannot be read, or are a profile with other edges.
-        UsageError: A budget is out of range, or `closed` or `max_age_s` name a column without categories or times.
+        UsageError: A budget is out of range, `closed` or `max_age_s` name a column without categories or times, or
+            `columns` or `exclude` has an unknown name.
 
     Example:
         >>> import numpy as np
@@ -183,6 +190,8 @@ def measure_drift(
     max_distance: float,
     alpha: float = 0.01,
     block: int | None = None,
+    columns: _Collection[str] | None = None,
+    exclude: _Collection[str] = ...,
     name: str | None = None,
     label: str = "",
 ) -> _Evidence:
@@ -214,6 +223,9 @@ def measure_drift(
         alpha: The probability that unchanged data fail.
         block: The number of neighboring rows that may depend on each other; 1 if the order of rows has no meaning, as
             where independent rows were sorted. Default: `profile.block`, or an estimate for each column.
+        columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
+            all are compared.
+        exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
         name: The name of the data in reports. Default: the stem of the file, or "data".
         label: Name of this check in its failure text and in reports, for example "night images".
 
@@ -222,7 +234,7 @@ def measure_drift(
 
     Raises:
         InputError: The columns do not fit the profile, a column has no finite value, or there is only one row.
-        UsageError: A budget is out of range.
+        UsageError: A budget is out of range, or `columns` or `exclude` has an unknown name.
 
     Example:
         >>> import numpy as np
@@ -378,6 +390,7 @@ def measure_output_fidelity(
     max_kl: float | None = None,
     scores: _Scores | None = None,
     slices: _Slices | _Mapping[str, _Column] | None = None,
+    outputs: _OutputNames | None = None,
     label: str = "",
 ) -> _Evidence:
     r"""Measure how much of the reference's signal the floating-point outputs of `candidate` keep.
@@ -407,14 +420,16 @@ def measure_output_fidelity(
         scores: With `max_kl`: whether the outputs are "logits" or "probabilities".
         slices: Names mapped to one value a row (`ms.bins` makes them of numbers) or to a predicate over the inputs.
             They inform: the worst slice of each budget is reported, and `details` hold every slice of every output.
+        outputs: Name of the reference's output to compare, or several names; by default all that hold floating-point
+            numbers.
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
         Evidence with one quantity for each budget.
 
     Raises:
-        UsageError: No budget, one out of range, `min_margin` or `scores` without its budget, or a reference without a
-            floating-point output.
+        UsageError: No budget, one out of range, `min_margin` or `scores` without its budget, an unknown name in
+            `outputs`, or a reference without a floating-point output.
         InputError: No rows, slices that do not fit, or outputs that a budget does not apply to: fewer than two classes,
             values that are no probabilities, no decided row.
 
@@ -436,6 +451,7 @@ def measure_output_parity(
     atol: float | None = None,
     equal_nan: bool = True,
     dtype: _Literal["exact", "value"] | None = None,
+    outputs: _OutputNames | None = None,
     label: str = "",
 ) -> _Evidence:
     r"""Measure whether every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
@@ -471,6 +487,8 @@ def measure_output_parity(
         dtype: "exact" demands equal dtypes and shapes; "value" compares numbers of other dtypes, and shapes that differ
             by axes of length 1. By default "value" for estimators, which compute in float64, and ready outputs;
             otherwise "exact". The method in the evidence says so.
+        outputs: Name of the reference's output to compare, or several names. By default all are compared, and an output
+            that only the candidate has is a mismatch.
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
@@ -479,7 +497,8 @@ def measure_output_parity(
     Raises:
         InputError: There are no rows.
         UsageError: One tolerance without the other, a negative or infinite one; or none, for a reference that cannot
-            run another way (a callable, a recording) or whose outputs then change by more than rounding.
+            run another way (a callable, a recording) or whose outputs then change by more than rounding. An unknown
+            name in `outputs`.
 
     Example:
         >>> import numpy as np
@@ -830,7 +849,7 @@ def measure_corruption_accuracy(
             or one for each by name.
         input_name: The input to corrupt; required where `inputs` has several.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
-            the model has several outputs.
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
         seed: Seed of the corruptions.
         confidence: Confidence of PASS.
@@ -885,7 +904,7 @@ def measure_label_stability(
         draws: Number of copies of each row; above 1 only if `transform` takes a generator.
         seed: Seed of the generators.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
-            the model has several outputs.
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, as `ms.Sampling`. Each is one trial, which counts if all of its
             rows keep their labels. Weights are not supported.
         confidence: Confidence of PASS.

@@ -30,7 +30,7 @@ from pytest_modelserve.metrics.comparison import (
 )
 from pytest_modelserve.metrics.elementwise import dtype_name, kind_of, machine_epsilon, ulp_distance
 from pytest_modelserve.metrics.losses import Loss, Scores, row_brier_scores, row_log_losses, row_losses, row_squares
-from pytest_modelserve.metrics.output import Output
+from pytest_modelserve.metrics.output import Output, OutputNames, choose_outputs, output_names
 from pytest_modelserve.metrics.signal_quality import (
     MarginAgreement,
     agreement_by_margin,
@@ -55,6 +55,7 @@ __all__ = [
     "MarginAgreement",
     "Output",
     "OutputComparison",
+    "OutputNames",
     "Outputs",
     "Part",
     "Place",
@@ -69,6 +70,7 @@ __all__ = [
     "bins",
     "calibrate_tolerances",
     "check_tolerances",
+    "choose_outputs",
     "class_labels",
     "class_pairs",
     "class_rows",
@@ -81,6 +83,7 @@ __all__ = [
     "kind_of",
     "kl_divergences",
     "machine_epsilon",
+    "output_names",
     "pair_outputs",
     "positive_label",
     "positive_rows",

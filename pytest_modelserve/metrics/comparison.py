@@ -199,13 +199,13 @@ def compare_outputs(
     arrays are read in chunks: the extra memory stays below 4 MB.
 
     The dtypes of ml_dtypes are numbers: bfloat16, float8, int4. UsageError for a tolerance that is negative or not
-    finite; InputError for no outputs, anything but arrays, and dtypes that are neither numbers nor text (complex,
-    bytes, records, other objects).
+    finite; InputError for a reference without outputs, anything but arrays, and dtypes that are neither numbers nor
+    text (complex, bytes, records, other objects).
     """
     check_tolerances(rtol, atol)
+    if not reference:
+        raise InputError("the reference has no outputs to compare")
     for side, outputs in (("candidate", candidate), ("reference", reference)):
-        if not outputs:
-            raise InputError(f"the {side} has no outputs to compare")
         for name, array in outputs.items():
             _check_comparable(side, name, array)
     return OutputComparison(

@@ -1,15 +1,21 @@
-"""The output of a model that a gate reads, and how."""
+"""The outputs of a model that a gate reads, and how."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
     from pytest_modelserve.metrics.classification import Decoding
     from pytest_modelserve.metrics.losses import Scores
+
+OutputNames = str | Collection[str]
+"""The name of one output, or of several."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +50,34 @@ class Output:
         if isinstance(output, Output):
             return output
         raise UsageError(f"output is a name or ms.Output(name, ...), got {type(output).__name__}")
+
+
+def output_names(outputs: OutputNames | None) -> tuple[str, ...] | None:
+    """Return the names of the outputs that a gate reads, None for all; UsageError for anything but names."""
+    if outputs is None or isinstance(outputs, str):
+        return None if outputs is None else (outputs,)
+    if not isinstance(outputs, Collection) or not outputs or not all(isinstance(name, str) for name in outputs):
+        raise UsageError(f"outputs must be the name of an output, or several names, got {outputs!r}")
+    return tuple(outputs)
+
+
+def choose_outputs(
+    outputs: Mapping[str, Value],
+    names: OutputNames | None,
+    *,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+    model: object = "",
+) -> dict[str, Value]:
+    """Return the outputs of these names, in the model's order, or all for None.
+
+    `aliases` map other names to those of `outputs`. UsageError for an unknown name, with the nearest known one.
+    """
+    chosen = output_names(names)
+    if chosen is None:
+        return dict(outputs)
+    known = {name if name in outputs else aliases.get(name, name) for name in chosen}
+    for name in chosen:
+        if name not in outputs and aliases.get(name) not in outputs:
+            text = unknown_choice("output", name, outputs)
+            raise UsageError(f"{model}: {text}" if model else text)
+    return {name: value for name, value in outputs.items() if name in known}

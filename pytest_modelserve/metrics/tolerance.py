@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics.channels import KNOWN_VALUES, ChannelValues, by_channel, channel_scale
 from pytest_modelserve.metrics.comparison import Outputs, check_tolerances
 from pytest_modelserve.metrics.elementwise import dtype_name, kind_of, machine_epsilon
@@ -257,15 +257,6 @@ def _multiples(
         distance = np.abs(here - there) / tolerance.absolute(expected, magnitude)
     same = (here == there) | (np.isnan(here) & np.isnan(there))
     return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
-
-
-def select_output(outputs: Feed, output: str | None) -> Feed:
-    """Return the named output, or all for None; UsageError for an unknown name."""
-    if output is None:
-        return outputs
-    if output not in outputs:
-        raise UsageError(unknown_choice("output", output, outputs))
-    return {output: outputs[output]}
 
 
 def decision_differences(

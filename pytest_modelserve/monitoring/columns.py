@@ -7,6 +7,7 @@ import decimal
 import numbers
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.progress import progress
-from pytest_modelserve.serving import Predictor, named_outputs
+from pytest_modelserve.serving import Predictor, Servable, named_outputs
+from pytest_modelserve.serving.serve import as_predictor, is_torch_module
 
 Number = Literal["float", "integer", "boolean", "datetime"]
 Kind = Literal["float", "integer", "boolean", "datetime", "category"]
@@ -346,8 +348,8 @@ def _is_null(value: Any) -> bool:
 
 # Embeddings of images, texts and other data.
 
-Encoder = Predictor | Callable[[Any], Any]
-"""A served model, or a callable, that takes a batch and returns one row of numbers for each item."""
+Encoder = Servable
+"""What `serve` takes: a model, or a function, that takes a batch and returns one row of numbers for each item."""
 
 
 def with_embedding(
@@ -359,8 +361,8 @@ def with_embedding(
 
     Args:
         items: An array (n, ...), of images for example, or a sequence, of texts for example.
-        encoder: A served model or a callable. It takes up to `batch_size` items as a slice, and returns an array
-            (rows, d), an array (rows,) for one number each, or several of them by name.
+        encoder: A function, or any other model that `ms.serve` takes. It takes up to `batch_size` items as a slice, and
+            returns an array (rows, d), an array (rows,) for one number each, or several of them by name.
         batch_size: The number of items in each call.
 
     Returns:
@@ -383,17 +385,20 @@ def with_embedding(
         raise InputError("items is empty: there is nothing to encode")
     parts: dict[str, list[NDArray[Any]]] = {}
     starts = range(0, len(items), batch_size)
-    for start in progress(starts, "encoding", total=len(starts)):
-        batch = items[start : start + batch_size]
-        for name, rows in _encode(encoder, batch).items():
-            parts.setdefault(name, []).append(rows)
+    is_function = callable(encoder) and not is_torch_module(encoder)
+    opened: AbstractContextManager[Any] = nullcontext(encoder) if is_function else as_predictor(encoder)
+    with opened as model:
+        for start in progress(starts, "encoding", total=len(starts)):
+            batch = items[start : start + batch_size]
+            for name, rows in _encode(model, batch).items():
+                parts.setdefault(name, []).append(rows)
     for name, rows_of in parts.items():
         if len(rows_of) < len(starts):
             raise InputError(f"encoder returned {name!r} for some batches and not for others")
     return {name: np.concatenate(rows_of) for name, rows_of in parts.items()}
 
 
-def _encode(encoder: Encoder, batch: Any) -> dict[str, NDArray[Any]]:
+def _encode(encoder: Predictor | Callable[[Any], Any], batch: Any) -> dict[str, NDArray[Any]]:
     outputs = encoder.predict(batch) if isinstance(encoder, Predictor) else named_outputs(encoder(batch))
     found = {name: np.asarray(values) for name, values in outputs.items()}
     for name, values in found.items():

@@ -23,10 +23,13 @@ from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics import (
     CalibratedTolerance,
     OutputComparison,
+    OutputNames,
     Outputs,
     Tolerance,
     align_values,
+    choose_outputs,
     compare_outputs,
+    output_names,
     pair_outputs,
 )
 from pytest_modelserve.parity.diagnosis import Diagnosis
@@ -52,7 +55,7 @@ class Criterion:
     """When two outputs agree: within the tolerances, given or `calibrated`, and whether NaN equals NaN.
 
     `by_value` compares other dtypes, and shapes that differ by axes of length 1; `aliases` are names of the candidate's
-    outputs, mapped to the reference's.
+    outputs, mapped to the reference's. `outputs` are the names of the reference's that are compared, None for all.
     """
 
     rtol: Tolerance = 0.0
@@ -61,10 +64,18 @@ class Criterion:
     calibrated: tuple[CalibratedTolerance, ...] = ()
     by_value: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
+    outputs: OutputNames | None = None
+
+    def chosen(self, reference: Outputs, model: object = "") -> Outputs:
+        """Return those outputs of the reference that are compared; UsageError for an unknown name."""
+        return choose_outputs(reference, self.outputs, aliases=self.aliases, model=model)
 
     def compare(self, candidate: Outputs, reference: Outputs) -> OutputComparison:
         """Return the comparison of the outputs of one call."""
+        reference = self.chosen(reference)
         candidate = pair_outputs(candidate, reference, self.aliases)
+        if self.outputs is not None:
+            candidate = {name: array for name, array in candidate.items() if name in reference}
         if self.by_value:
             candidate, reference = align_values(candidate, reference)
         rtol, atol = self.tolerances(reference)
@@ -190,14 +201,17 @@ class _Reduction:
         self._criterion = criterion
         self._deadline = time.perf_counter() + _TIME_LIMIT_S
         # A recording knows whole requests only: the outputs of some rows are a part of the outputs of all.
-        self._recorded = reference.predict(failing.batch) if reference.transport == "recorded" else None
+        is_recorded = reference.transport == "recorded"
+        self._recorded = criterion.chosen(reference.predict(failing.batch)) if is_recorded else None
 
     def smallest(self) -> _Reduced:
         rows = self._failing.rows
         found = None if rows is None else smallest_failing_rows(rows, self._failing.row, self._fails)
         if found is None:
             batch = self._failing.batch
-            outputs = self._reference.predict(batch) if self._recorded is None else self._recorded
+            outputs = (
+                self._criterion.chosen(self._reference.predict(batch)) if self._recorded is None else self._recorded
+            )
             again = "" if rows is None else ", which did not fail a second time"
             return _Reduced(Exchange(self._arrays(batch), outputs), f"batch {self._failing.call}{again}", None)
         start, stop = found
@@ -231,7 +245,7 @@ class _Reduction:
 
     def _expected(self, start: int, stop: int) -> Outputs:
         if self._recorded is None:
-            return self._reference.predict(self._part(start, stop))
+            return self._criterion.chosen(self._reference.predict(self._part(start, stop)))
         rows = self._failing.rows
         return {
             name: array[start:stop] if array.shape[:1] == (rows,) else array for name, array in self._recorded.items()
@@ -303,4 +317,6 @@ def _replay_command(candidate: Path, recording: Path, criterion: Criterion) -> s
         words += ["--tolerances", str(_tolerance_file(recording))]
     else:
         words += ["--rtol", f"{criterion.rtol!r}", "--atol", f"{criterion.atol!r}"]
+    for name in output_names(criterion.outputs) or ():
+        words += ["--output", name]
     return shlex.join(words if criterion.equal_nan else [*words, "--no-equal-nan"])

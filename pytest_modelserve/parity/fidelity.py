@@ -15,11 +15,13 @@ from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Unit, Verdict
 from pytest_modelserve.metrics import (
     Column,
+    OutputNames,
     Outputs,
     Part,
     Scores,
     Slices,
     agreement_by_margin,
+    choose_outputs,
     dtype_name,
     kind_of,
     kl_divergences,
@@ -58,6 +60,7 @@ def measure_output_fidelity(
     max_kl: float | None = None,
     scores: Scores | None = None,
     slices: Slices | Mapping[str, Column] | None = None,
+    outputs: OutputNames | None = None,
 ) -> Evidence:
     """Measure how much of the reference's signal the floating-point outputs of `candidate` keep.
 
@@ -86,13 +89,15 @@ def measure_output_fidelity(
         scores: With `max_kl`: whether the outputs are "logits" or "probabilities".
         slices: Names mapped to one value a row (`ms.bins` makes them of numbers) or to a predicate over the inputs.
             They inform: the worst slice of each budget is reported, and `details` hold every slice of every output.
+        outputs: Name of the reference's output to compare, or several names; by default all that hold floating-point
+            numbers.
 
     Returns:
         Evidence with one quantity for each budget.
 
     Raises:
-        UsageError: No budget, one out of range, `min_margin` or `scores` without its budget, or a reference without a
-            floating-point output.
+        UsageError: No budget, one out of range, `min_margin` or `scores` without its budget, an unknown name in
+            `outputs`, or a reference without a floating-point output.
         InputError: No rows, slices that do not fit, or outputs that a budget does not apply to: fewer than two classes,
             values that are no probabilities, no decided row.
 
@@ -122,11 +127,15 @@ def measure_output_fidelity(
                 f"Slices: {next(iter(given.budgets))}= does not apply to output fidelity, whose slices only inform"
             )
         parts = given.parts(inputs, n)
-        outputs = old.predict(batch)
-        found = pair_outputs(new.predict(batch), outputs, old.aliases)
-        expected = {name: array for name, array in outputs.items() if kind_of(array.dtype) == "real"}
-        if not expected:
-            raise UsageError(f"{old.subject} has no floating-point output: compare labels with assert_output_parity")
+        chosen = choose_outputs(old.predict(batch), outputs, aliases=old.aliases, model=old.subject)
+        expected = {name: array for name, array in chosen.items() if kind_of(array.dtype) == "real"}
+        others = [name for name in chosen if name not in expected]
+        if not expected or (others and outputs is not None):
+            what = f"output {others[0]!r} of {old.subject} holds no" if outputs else f"{old.subject} has no"
+            raise UsageError(
+                f"{what} floating-point {'numbers' if outputs else 'output'}: compare labels with assert_output_parity"
+            )
+        found = pair_outputs(new.predict(batch), chosen, old.aliases)
         if parts:
             _check_rows(expected, n)
         problems = tuple(text for name, array in expected.items() if (text := _problem(name, found.get(name), array)))

@@ -13,9 +13,12 @@ from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.metrics import (
     CalibratedTolerance,
     OutputComparison,
+    OutputNames,
     calibrate_tolerances,
     check_tolerances,
+    choose_outputs,
     join_comparisons,
+    output_names,
 )
 from pytest_modelserve.metrics.channels import describe_constant_channels
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
@@ -45,6 +48,7 @@ def measure_output_parity(
     atol: float | None = None,
     equal_nan: bool = True,
     dtype: Literal["exact", "value"] | None = None,
+    outputs: OutputNames | None = None,
 ) -> Evidence:
     """Measure whether every output of `candidate` equals the reference's within `atol + rtol * |reference|`.
 
@@ -79,6 +83,8 @@ def measure_output_parity(
         dtype: "exact" demands equal dtypes and shapes; "value" compares numbers of other dtypes, and shapes that differ
             by axes of length 1. By default "value" for estimators, which compute in float64, and ready outputs;
             otherwise "exact". The method in the evidence says so.
+        outputs: Name of the reference's output to compare, or several names. By default all are compared, and an output
+            that only the candidate has is a mismatch.
 
     Returns:
         Evidence with the largest error as a multiple of its tolerance, and the number of structural mismatches.
@@ -86,7 +92,8 @@ def measure_output_parity(
     Raises:
         InputError: There are no rows.
         UsageError: One tolerance without the other, a negative or infinite one; or none, for a reference that cannot
-            run another way (a callable, a recording) or whose outputs then change by more than rounding.
+            run another way (a callable, a recording) or whose outputs then change by more than rounding. An unknown
+            name in `outputs`.
 
     Example:
         >>> import numpy as np
@@ -98,6 +105,7 @@ def measure_output_parity(
     """
     if (rtol is None) != (atol is None):
         raise UsageError("rtol and atol must be given together, or neither to calibrate them")
+    output_names(outputs)  # anything but names is refused before a model runs
     if dtype not in (None, "exact", "value"):
         raise UsageError(unknown_choice("dtype", dtype, ("exact", "value")))
     started = time.perf_counter()
@@ -110,11 +118,13 @@ def measure_output_parity(
         calibration = None
         if rtol is None or atol is None:
             batch_size(first)  # zero rows are refused before anything runs
-            calibration = calibrate(old, first)
-            criterion = Criterion(equal_nan=equal_nan, calibrated=calibration.tolerances, by_value=by_value)
+            calibration = calibrate(old, first, outputs=outputs)
+            criterion = Criterion(
+                equal_nan=equal_nan, calibrated=calibration.tolerances, by_value=by_value, outputs=outputs
+            )
         else:
             check_tolerances(rtol, atol)
-            criterion = Criterion(rtol, atol, equal_nan, by_value=by_value, aliases=old.aliases)
+            criterion = Criterion(rtol, atol, equal_nan, by_value=by_value, aliases=old.aliases, outputs=outputs)
         run = _Run(new, old, criterion)
         comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
         return _evidence(run, comparison, calibration, started)
@@ -175,7 +185,7 @@ def _tolerance_text(each: CalibratedTolerance) -> str:
     )
 
 
-def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
+def calibrate(reference: Predictor, batch: Inputs, *, outputs: OutputNames | None = None) -> Calibration:
     """Return the tolerances that rounding in `reference` itself needs on the first 64 rows of `batch`.
 
     Runs that its model does not support are left out. UsageError if it cannot run another way, or if its outputs then
@@ -184,11 +194,11 @@ def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
     """
     runs = alternative_runs(reference)
     sample = slice_rows(batch, _CALIBRATION_ROWS)
-    outputs = reference.predict(sample)
+    expected = choose_outputs(reference.predict(sample), outputs, aliases=reference.aliases, model=reference.subject)
     if batch_size(sample) is None:
         runs.pop("row by row", None)
     reruns = {how: again for how, run in runs.items() if (again := run(sample)) is not None}
-    tolerances = calibrate_tolerances(outputs, reruns)
+    tolerances = calibrate_tolerances(expected, reruns)
     for each in tolerances:
         if not each.is_rounding:
             how = max(each.differences, key=lambda name: each.differences[name])
@@ -199,7 +209,7 @@ def calibrate(reference: Predictor, batch: Inputs) -> Calibration:
     constant = tuple(
         f"output {each.output!r}: {sentence}"
         for each in tolerances
-        if (sentence := describe_constant_channels(outputs[each.output]))
+        if (sentence := describe_constant_channels(expected[each.output]))
     )
     return Calibration(tolerances, tuple(reruns), constant)
 
@@ -218,7 +228,7 @@ class _Run:
     def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
         for batch in batches:
             rows = batch_size(batch)
-            expected = self.reference.predict(batch)
+            expected = self.criterion.chosen(self.reference.predict(batch), self.reference.subject)
             outputs = self.candidate.predict(batch)
             part = self.criterion.compare(outputs, expected)
             del expected, outputs  # before the next ones are computed
@@ -247,7 +257,7 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
         quantities=_quantities(comparison, "" if calibration else str(run.criterion)),
         n=run.calls if run.rows is None else run.rows,
         n_unit="calls" if run.rows is None else "rows",
-        method=Method(f"every element compared, {calibration or run.criterion}"),
+        method=Method(f"every element compared{_of_outputs(run.criterion.outputs)}, {calibration or run.criterion}"),
         summary="outputs differ from the reference's" if problems else "outputs equal the reference's",
         findings=(
             *problems,
@@ -274,6 +284,12 @@ def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration 
         },
         duration_s=duration_s,
     )
+
+
+def _of_outputs(outputs: OutputNames | None) -> str:
+    """Return " of output 'y'" for the outputs that were chosen."""
+    names = output_names(outputs)
+    return f" of output{'s' * (len(names) > 1)} {', '.join(map(repr, names))}" if names else ""
 
 
 def _advice(candidate: Predictor, reference: Predictor) -> str:

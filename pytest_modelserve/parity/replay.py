@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.metrics import Tolerance, pair_outputs
+from pytest_modelserve.metrics import Tolerance
 from pytest_modelserve.parity.failing_inputs import Criterion, load_tolerances
 from pytest_modelserve.parity.recordings import Recording, open_recording
 from pytest_modelserve.serving import Predictor, serve
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with serve(options.candidate) as candidate:
             signature = candidate.signature if options.recording.is_dir() else None
             recording = open_recording(options.recording, signature=signature)
-            problems = list(_problems(candidate, recording, Criterion(rtol, atol, options.equal_nan)))
+            criterion = Criterion(rtol, atol, options.equal_nan, outputs=options.output)
+            problems = list(_problems(candidate, recording, criterion))
     except ModelServeError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         help="calibrated tolerances that were saved with a failing input, instead of --rtol and --atol",
     )
     parser.add_argument(
+        "--output", action="append", metavar="NAME", help="an output to compare, once for each (default: all)"
+    )
+    parser.add_argument(
         "--no-equal-nan", dest="equal_nan", action="store_false", help="count NaN in both outputs as a difference"
     )
     return parser
@@ -96,8 +100,7 @@ def _tolerance(option: str, given: Sequence[str]) -> Tolerance:
 def _problems(candidate: Predictor, recording: Recording, criterion: Criterion) -> Iterator[str]:
     several = len(recording.exchanges) > 1
     for index, exchange in enumerate(recording.exchanges):
-        outputs = pair_outputs(candidate.predict(exchange.inputs), exchange.outputs)
-        compared = criterion.compare(outputs, exchange.outputs)
+        compared = criterion.compare(candidate.predict(exchange.inputs), exchange.outputs)
         for problem in (*compared.structural_problems, *compared.numeric_problems):
             yield f"request {index}: {problem}" if several else problem
 

@@ -27,7 +27,7 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.corruptions import Corruption
-from pytest_modelserve.robustness.relations.base import single_output
+from pytest_modelserve.serving.inputs import select_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import (
@@ -92,7 +92,7 @@ def measure_corruption_accuracy(
             or one for each by name.
         input_name: The input to corrupt; required where `inputs` has several.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
-            the model has several outputs.
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
         seed: Seed of the corruptions.
         confidence: Confidence of PASS.
@@ -291,7 +291,8 @@ def _correctness(predictor: Predictor, labels: ArrayLike, output: Output) -> Cal
     """Return a function from inputs to the rows (n,) that the model gets right."""
 
     def correct(feed: Mapping[str, NDArray[Any]], *, nan_allowed: bool) -> NDArray[np.bool_]:
-        _, scores = single_output(predictor.predict(feed.get("", feed)), output.name)
+        found = predictor.predict(feed.get("", feed))
+        _, scores = select_output(predictor, found, output.name, reads_labels=True)
         decoded = decode(scores, output.decode)
         if decoded.invalid.any() and not nan_allowed:
             raise InputError(

@@ -25,9 +25,8 @@ from pytest_modelserve.metrics import Decoded, Output, decode
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
-from pytest_modelserve.robustness.relations.base import single_output
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
-from pytest_modelserve.serving.inputs import as_one_batch
+from pytest_modelserve.serving.inputs import as_one_batch, select_output
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Sampling, SamplingUnits, binomial_bounds, proportion_rows_needed
 
@@ -75,7 +74,7 @@ def measure_label_stability(
         draws: Number of copies of each row; above 1 only if `transform` takes a generator.
         seed: Seed of the generators.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
-            the model has several outputs.
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, as `ms.Sampling`. Each is one trial, which counts if all of its
             rows keep their labels. Weights are not supported.
         confidence: Confidence of PASS.
@@ -209,5 +208,5 @@ def _check_draws(transform: Transform, draws: int) -> bool:
 
 
 def _labels(predictor: BatchedPredictor, rows: Feed, output: Output) -> Decoded:
-    _, scores = single_output(predictor.predict(rows), output.name)
+    _, scores = select_output(predictor.predictor, predictor.predict(rows), output.name, reads_labels=True)
     return decode(scores, output.decode)

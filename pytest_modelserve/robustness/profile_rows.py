@@ -17,13 +17,14 @@ from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, Categorica
 from pytest_modelserve.monitoring.columns import is_length
 from pytest_modelserve.monitoring.correlations import Feature
 from pytest_modelserve.robustness.hypothesis_package import hypothesis_package
+from pytest_modelserve.serving.serve import as_predictor
 from pytest_modelserve.stats.two_sample_tests import correlations_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from pytest_modelserve.artifacts import TensorSpec
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Servable
 
 _MAX_SEED = 2**32 - 1
 Floats = NDArray[np.float64]
@@ -73,14 +74,15 @@ def rows(profile: ReferenceProfile, *, min_rows: int = 1, max_rows: int = 1000) 
 
 
 def batches(
-    profile: ReferenceProfile, predictor: Predictor | None = None, *, max_batch: int = 64
+    profile: ReferenceProfile, predictor: Servable | None = None, *, max_batch: int = 64
 ) -> SearchStrategy[Any]:
     """Return a strategy of batches of a model's inputs, of any size, drawn as `rows` draws them.
 
     Args:
         profile: The profile of the training data.
-        predictor: The model. A single input gets all columns, in the profile's order; several get the columns of their
-            names. Without a model, or for one without a signature, a batch is an array (rows, columns) of float64.
+        predictor: The model: whatever `ms.serve` takes. A single input gets all columns, in the profile's order;
+            several get the columns of their names. Without a model, or for one without a signature, a batch is an array
+            (rows, columns) of float64.
         max_batch: The largest number of rows.
 
     Returns:
@@ -102,7 +104,10 @@ def batches(
         raise UsageError(f"max_batch must be at least 1; got {max_batch}")
     st = hypothesis_package().strategies
     sampler = _Sampler.of(profile)
-    specs = () if predictor is None or predictor.signature is None else predictor.signature.inputs
+    specs: tuple[TensorSpec, ...] = ()
+    if predictor is not None:
+        with as_predictor(predictor) as model:
+            specs = () if model.signature is None else model.signature.inputs
 
     def draw(rows: int, seed: int) -> Any:
         return _as_inputs(_generate(sampler, rows=rows, seed=seed), specs)

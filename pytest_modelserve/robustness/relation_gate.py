@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
@@ -103,7 +104,10 @@ def measure_relation(
     """
     started = time.perf_counter()
     _check_relation(relation)
-    with open_models(predictor, inputs=as_one_batch(inputs)) as (rows, (served,)):
+    others = () if relation.reference is None else (relation.reference,)
+    with open_models(predictor, *others, inputs=as_one_batch(inputs)) as (rows, (served, *references)):
+        for other in references:
+            relation = _with_reference(relation, other)
         subprocess = isolated_predictor(served, isolate=isolate, time_limit_s=time_limit_s)
         given = inputs if isinstance(inputs, GeneratedInputs) else rows
         model, space, first, given_seed = _start(subprocess or served, given, domain)
@@ -125,7 +129,7 @@ def measure_relation(
     return Evidence(
         gate="relation",
         subject=model.subject,
-        reference=None if relation.reference is None else relation.reference.subject,
+        reference=references[0].subject if references else None,
         quantities=(
             Quantity(f"{relation.name}: violations", int(found is not None), "count", budget=Budget("at_most", 0)),
         ),
@@ -167,6 +171,15 @@ def _start(
     if isinstance(inputs, GeneratedInputs):
         return model, inputs.space, (inputs.rows, inputs.origin), inputs.seed
     return model, source.space(), None, 0
+
+
+def _with_reference(relation: Relation, served: Predictor) -> Relation:
+    """Return the relation with its reference served."""
+    given = relation.reference
+    if given is served:
+        return relation
+    own = cast(Any, relation)  # a dataclass
+    return replace(own, **{each.name: served for each in fields(own) if getattr(own, each.name) is given})  # type: ignore[no-any-return]
 
 
 def _candidates(relation: Relation, candidates: int | None, *, generated: bool) -> int:

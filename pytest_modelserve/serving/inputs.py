@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.metrics import choose_outputs
 from pytest_modelserve.serving.conversion import Frame, as_array, cast_checked, cast_numbers, is_frame
 
 if TYPE_CHECKING:
@@ -224,25 +225,20 @@ def count_rows(inputs: Inputs) -> int:
 
 
 def select_output(
-    predictor: Predictor, inputs: Inputs, output: str | None, *, reads_labels: bool | None = None
+    predictor: Predictor, outputs: Mapping[str, NDArray[Any]], output: str | None, *, reads_labels: bool | None = None
 ) -> tuple[str, NDArray[Any]]:
-    """Return the name and value of the output `output`, which is required if the model has several.
+    """Return the name and value of `output` among the outputs of `predictor`; required if it has several.
 
     A classifier of scikit-learn has two, so that `reads_labels` decides: its labels if True, its probabilities if
     False. UsageError if the output is missing, or not a name of an output.
     """
-    outputs = predictor.predict(inputs)
     if output is None and len(outputs) > 1:
         pair = None if predictor.transport == "recorded" else _classifier_outputs(outputs)
         if reads_labels is None or pair is None:  # in a file, a column `label` may be the true one
             raise UsageError(_several_outputs(predictor, outputs))
         output = pair[0] if reads_labels else pair[1]
-    if output is None:
-        return next(iter(outputs.items()))
-    output = output if output in outputs else predictor.aliases.get(output, output)
-    if output not in outputs:
-        raise UsageError(f"{predictor.subject}: {unknown_choice('output', output, outputs)}")
-    return output, outputs[output]
+    chosen = choose_outputs(outputs, output, aliases=predictor.aliases, model=predictor.subject)
+    return next(iter(chosen.items()))
 
 
 def _classifier_outputs(outputs: Mapping[str, object]) -> tuple[str, str] | None:

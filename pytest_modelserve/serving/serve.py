@@ -94,7 +94,7 @@ def serve(
     _check_settings(target, providers, 1)
     if isinstance(target, Predictor):
         raise UsageError(f"{target!r} is served already: pass it as it is")
-    if _is_torch_module(target):
+    if is_torch_module(target):
         subject = Subject(type(target).__name__, "torch")
         return TorchPredictor(target, subject=_renamed(subject, name, variant), threads=threads)
     if isinstance(target, type):
@@ -110,6 +110,16 @@ def serve(
         f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
         "a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
     )
+
+
+@contextmanager
+def as_predictor(target: Servable) -> Iterator[Predictor]:
+    """Yield a predictor as it is, or anything else served, which is closed afterwards."""
+    if isinstance(target, Predictor):
+        yield target
+        return
+    with serve(target) as predictor:
+        yield predictor
 
 
 @contextmanager
@@ -131,7 +141,7 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
     if isinstance(inputs, Predictor):
         raise UsageError(f"inputs is the predictor {inputs.subject}: pass the models first, then the inputs")
     with ExitStack() as stack:
-        served = [each if isinstance(each, Predictor) else stack.enter_context(serve(each)) for each in models]
+        served = [stack.enter_context(as_predictor(each)) for each in models]
         outputs = [each for each in served if isinstance(each, ReadyOutputs)]
         if outputs and not ready:
             raise UsageError(f"this gate calls the model, and {outputs[0].subject} holds ready outputs: pass the model")
@@ -172,7 +182,8 @@ def _check_settings(target: object, providers: Sequence[str], threads: int) -> N
         raise UsageError(f"threads={threads} does not apply to {_describe(target)}, which sets its own: remove it")
 
 
-def _is_torch_module(target: object) -> TypeGuard[nn.Module]:
+def is_torch_module(target: object) -> TypeGuard[nn.Module]:
+    """Return True for a module of torch, which is not imported here."""
     # Whoever holds a module has imported torch; nobody else should wait for that import.
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(target, torch.nn.Module)

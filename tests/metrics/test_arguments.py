@@ -96,7 +96,7 @@ def compared(candidate):
         (lambda: absolute(np.zeros((0, 2)), np.zeros((0, 2))), "targets must have at least one row; got shape (0, 2)"),
         (lambda: absolute(np.zeros((2, 0)), np.zeros((2, 0))), "targets must have at least one row; got shape (2, 0)"),
         (lambda: squares(np.arange(3.0), np.ones(3)), "all 3 targets are equal: R² is undefined without variance"),
-        (lambda: compared({}), "the candidate has no outputs to compare"),
+        (lambda: metrics.compare_outputs({}, {}, rtol=0, atol=0), "the reference has no outputs to compare"),
         (lambda: compared({"y": [1.0]}), "candidate output 'y' is not an array but list"),
         (lambda: compared({"y": np.array([1j])}), "candidate output 'y' has dtype complex128; numbers, booleans and"),
         (lambda: compared({"y": OBJECTS}), "candidate output 'y' holds Python objects (NoneType)"),

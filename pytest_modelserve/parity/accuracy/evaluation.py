@@ -114,7 +114,8 @@ class Evaluation:
     def read(self, predictor: Predictor, *, is_reference: bool = False) -> Rows[Any]:
         """Return what the metric reads of a model's outputs; InputError for a reference with invalid outputs."""
         reads_labels = None if isinstance(self.metric, CustomMetric) else "decode" in self.metric.options
-        name, outputs = select_output(predictor, self.inputs, self.output.name, reads_labels=reads_labels)
+        found = predictor.predict(self.inputs)
+        name, outputs = select_output(predictor, found, self.output.name, reads_labels=reads_labels)
         rows = self.metric.read(outputs, self.labels, self.output)
         if not rows.invalid.size:
             return rows

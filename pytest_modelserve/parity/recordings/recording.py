@@ -20,20 +20,21 @@ from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
 from pytest_modelserve.parity.recordings.onnx_test_data import OnnxTestDataExchanges, write_onnx_test_data
 from pytest_modelserve.parity.recordings.parquet import Columns, ParquetExchanges, write_parquet
-from pytest_modelserve.serving import Inputs, Predictor
+from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import iterate_batches
+from pytest_modelserve.serving.serve import as_predictor
 
 _SUFFIXES = (".npz", ".parquet", "")
 _VARIANT = "recorded"
 
 
-def record_answers(predictor: Predictor, inputs: Inputs | Iterable[Inputs], path: str | os.PathLike[str]) -> Recording:
+def record_answers(predictor: Servable, inputs: Inputs | Iterable[Inputs], path: str | os.PathLike[str]) -> Recording:
     """Run `predictor` on `inputs`, write requests and outputs to `path`, and open the recording.
 
     Nothing appears at `path` before everything is written: an error, also of the predictor, leaves what was there.
 
     Args:
-        predictor: The model to record.
+        predictor: The model to record: whatever `ms.serve` takes.
         inputs: One request (an array or a mapping from names to arrays), or an iterable of requests, taken one by one.
         path: The suffix selects the format. `.npz` stores every dtype and shape; `.parquet` stores arrays with one
             value for each row; a folder (no suffix) is ONNX test data and must not exist yet. A file is replaced.
@@ -55,14 +56,15 @@ def record_answers(predictor: Predictor, inputs: Inputs | Iterable[Inputs], path
         4
     """
     path = _checked(path)
-    exchanges = _exchanges(predictor, inputs)
-    if path.suffix == ".npz":
-        write_npz(path, exchanges, predictor.subject)
-    elif path.suffix == ".parquet":
-        write_parquet(path, exchanges)
-    else:
-        write_onnx_test_data(path, exchanges, predictor.signature)
-    return open_recording(path, signature=predictor.signature if path.suffix == "" else None)
+    with as_predictor(predictor) as model:
+        exchanges = _exchanges(model, inputs)
+        if path.suffix == ".npz":
+            write_npz(path, exchanges, model.subject)
+        elif path.suffix == ".parquet":
+            write_parquet(path, exchanges)
+        else:
+            write_onnx_test_data(path, exchanges, model.signature)
+    return open_recording(path, signature=model.signature if path.suffix == "" else None)
 
 
 def open_recording(

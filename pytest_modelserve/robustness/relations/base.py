@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.metrics import kind_of
+from pytest_modelserve.metrics import OutputNames, choose_outputs, kind_of, output_names
 from pytest_modelserve.metrics.tolerance import (
     OutputDifferences,
     RoundingTolerance,
     decision_differences,
     output_differences,
-    select_output,
 )
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 
 if TYPE_CHECKING:
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Servable
 
 Unit = Literal["row", "batch"]
 Message = str | Callable[[int], str]
@@ -86,8 +85,8 @@ class Relation(ABC):
         return True
 
     @property
-    def reference(self) -> Predictor | None:
-        """The model that the outputs are compared with, if there is one."""
+    def reference(self) -> Servable | None:
+        """The model that the outputs are compared with, if there is one: whatever `ms.serve` takes."""
         return None
 
     @abstractmethod
@@ -116,12 +115,14 @@ class Relation(ABC):
 class ToleranceRelation(Relation):
     """A relation between outputs, within `rtol` and `atol` or, without both, within rounding."""
 
-    output: str | None = None
+    output: OutputNames | None = None
     rtol: float | None = None
     atol: float | None = None
 
     def __post_init__(self) -> None:
         RoundingTolerance.of(self.rtol, self.atol)
+        if not isinstance(self.output, str):
+            self._normalize(output=output_names(self.output))
 
     @property
     def tolerance(self) -> RoundingTolerance:
@@ -190,15 +191,16 @@ def checked(relation: Relation, predictor: BatchedPredictor, candidates: Feed, b
 # Outputs
 
 
-def single_output(outputs: Feed, output: str | None) -> tuple[str, NDArray[Any]]:
+def single_output(outputs: Feed, output: OutputNames | None) -> tuple[str, NDArray[Any]]:
     """Return the name and array of `output`, or of the only output. Raises `UsageError` if there are several."""
-    selected = select_output(outputs, output)
+    selected = choose_outputs(outputs, output)
     if len(selected) != 1:
-        raise UsageError(f"output= is missing: the model has {len(selected)} outputs, {', '.join(selected)}")
+        what = "is missing: the model has" if output is None else "must be one name here, got"
+        raise UsageError(f"output= {what} {len(selected)} outputs, {', '.join(selected)}")
     return next(iter(selected.items()))
 
 
-def single_element(outputs: Feed, output: str | None, element: int | None) -> tuple[str, NDArray[Any]]:
+def single_element(outputs: Feed, output: OutputNames | None, element: int | None) -> tuple[str, NDArray[Any]]:
     """Return the name of an output and its number at `element` in each row, (n,).
 
     Raises `UsageError` if the output or the element is ambiguous, and for outputs without an order.
@@ -244,12 +246,12 @@ def compare_variants(
     *,
     sources: Sequence[str],
     tolerance: RoundingTolerance,
-    output: str | None,
+    output: OutputNames | None,
     decision: bool = False,
 ) -> Violations:
     """Return the rows for which one of the variants, all predicted in one call, has another output or decision."""
     count = row_count(rows)
-    outputs = select_output(predictor.predict(concat_rows([rows, *variants])), output)
+    outputs = choose_outputs(predictor.predict(concat_rows([rows, *variants])), output)
     expected, *found = (take_rows(outputs, slice(k * count, (k + 1) * count)) for k in range(len(variants) + 1))
     magnitudes = predictor.magnitudes(base)
     if not decision:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.metrics import kind_of
+from pytest_modelserve.metrics import OutputNames, kind_of
 from pytest_modelserve.metrics.tolerance import RoundingTolerance
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count
 from pytest_modelserve.robustness.domains import as_dtype
@@ -237,7 +237,7 @@ class invariant_to(ToleranceRelation):
         decision: Compare the arg-max (or the label) instead of all outputs.
         draws: Number of base rows whose values are tried; at least 2.
         input: Name of the input, if the model has several.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -307,7 +307,7 @@ class local_stability(Relation):
         max_change: Greatest move of an output; None compares decisions.
         draws: Number of directions; at least 2.
         input: Name of the input to change; None changes all real ones.
-        output: Name of the output, if the model has several.
+        output: Name of the output, if the model has several; with `max_change`, several names or None for all.
 
     Raises:
         UsageError: A parameter is invalid.
@@ -328,7 +328,7 @@ class local_stability(Relation):
     max_change: float | None = None
     draws: int = 8
     input: str | None = None
-    output: str | None = None
+    output: OutputNames | None = None
     name = "local stability"
 
     def __post_init__(self) -> None:

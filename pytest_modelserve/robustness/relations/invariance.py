@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.metrics import pair_outputs
+from pytest_modelserve.metrics import choose_outputs, pair_outputs
 from pytest_modelserve.metrics.tolerance import (
     RoundingTolerance,
     decision_differences,
     output_differences,
-    select_output,
 )
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, magnitude
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
@@ -26,10 +25,11 @@ from pytest_modelserve.robustness.relations.base import (
     largest_differences,
     single_output,
 )
+from pytest_modelserve.serving import Predictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.artifacts import TensorSpec
-    from pytest_modelserve.serving import Predictor
+    from pytest_modelserve.serving import Servable
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class agreement(ToleranceRelation):
     quantized model does not: compare its decisions.
 
     Args:
-        other: The reference. It is not isolated.
+        other: The reference: whatever `ms.serve` takes. It is not isolated.
         decision: Compare the arg-max (or the label) instead of all outputs; scores within the tolerance are a tie.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -54,12 +54,12 @@ class agreement(ToleranceRelation):
     Example:
         >>> import numpy as np
         >>> import pytest_modelserve as ms
-        >>> reference, model = ms.serve(lambda x: 2 * x), ms.serve(lambda x: x + x)
-        >>> ms.assert_relation(model, np.ones((3, 2)), ms.relations.agreement(reference)).verdict.name
+        >>> same = ms.relations.agreement(lambda x: 2 * x)
+        >>> ms.assert_relation(lambda x: x + x, np.ones((3, 2)), same).verdict.name
         'PASS'
     """
 
-    other: Predictor
+    other: Servable
     _: KW_ONLY
     decision: bool = False
     name = "agreement"
@@ -69,15 +69,16 @@ class agreement(ToleranceRelation):
         return f"both models give the same {'decision' if self.decision else 'output'}, within {self.tolerance}"
 
     @property
-    def reference(self) -> Predictor:
+    def reference(self) -> Servable:
         return self.other
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
+        assert isinstance(self.other, Predictor)  # the gate has served it
         other = predictor.wrap(self.other)
-        expected = select_output(other.predict(candidates), self.output)
+        expected = choose_outputs(other.predict(candidates), self.output)
         outputs = pair_outputs(predictor.predict(candidates), expected)
         if missing := [name for name in expected if name not in outputs]:
-            raise UsageError(f"{predictor.subject} has no output {missing[0]!r}, which {self.other.subject} has")
+            raise UsageError(f"{predictor.subject} has no output {missing[0]!r}, which {other.subject} has")
         outputs = {name: outputs[name] for name in expected}
         magnitudes = {name: magnitude(array) for name, array in other.predict(base).items()}
         difference = output_differences(outputs, expected, self.tolerance, magnitudes)
@@ -85,7 +86,7 @@ class agreement(ToleranceRelation):
         if self.decision:
             name, labels = single_output(expected, None)
             excess = decision_differences(outputs[name], labels, self.tolerance, magnitudes[name])
-        sources = f"by {predictor.subject}", f"by {self.other.subject}"
+        sources = f"by {predictor.subject}", f"by {other.subject}"
         return Violations.beyond(excess, lambda row: difference.sentence(row, *sources))
 
 
@@ -97,7 +98,7 @@ class batch_invariance(ToleranceRelation):
     an attention mask made from the whole batch, and dynamic quantization are typical violations.
 
     Args:
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -125,10 +126,10 @@ class batch_invariance(ToleranceRelation):
         return f"a row has the same output in a batch as alone, within {self.tolerance}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
-        together = select_output(predictor.predict(candidates), self.output)
+        together = choose_outputs(predictor.predict(candidates), self.output)
         rows = range(row_count(candidates))
         each = [predictor.predict(take_rows(candidates, slice(row, row + 1))) for row in rows]
-        alone = select_output(concat_rows(each), self.output)
+        alone = choose_outputs(concat_rows(each), self.output)
         difference = output_differences(together, alone, self.tolerance, predictor.magnitudes(base))
         return largest_differences([difference], [f"in a batch of {len(rows)}"], "alone")
 
@@ -141,7 +142,7 @@ class row_permutation(ToleranceRelation):
     carried from row to row are typical violations. It tries the reversed order and a rotation by one place.
 
     Args:
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -169,10 +170,10 @@ class row_permutation(ToleranceRelation):
         return f"rows in another order have the same outputs in that order, within {self.tolerance}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
-        expected = select_output(predictor.predict(candidates), self.output)
+        expected = choose_outputs(predictor.predict(candidates), self.output)
         differences = []
         for order in _orders(row_count(candidates)):
-            outputs = select_output(predictor.predict(take_rows(candidates, order)), self.output)
+            outputs = choose_outputs(predictor.predict(take_rows(candidates, order)), self.output)
             restored = take_rows(outputs, np.argsort(order))
             differences.append(output_differences(restored, expected, self.tolerance, predictor.magnitudes(base)))
         return largest_differences(differences, ("reversed", "rotated by one place"), "in this order")
@@ -190,7 +191,7 @@ class determinism(ToleranceRelation):
         new_session: Also open the model again. This needs a model that is served from a file. The session is opened in
             this process, or in another process if the search is isolated.
         threads: Numbers of threads to open the model with.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, together with `atol`. Without both, outputs must be equal bit for bit, and on other
             numbers of threads within 256 units in the last place of the output's largest magnitude.
         atol: Absolute tolerance.
@@ -233,7 +234,7 @@ class determinism(ToleranceRelation):
         return f"{same}, and on {listed} threads the same {_within(self.tolerance)}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
-        expected = select_output(predictor.predict(candidates), self.output)
+        expected = choose_outputs(predictor.predict(candidates), self.output)
         calls = [(predictor, "on a repeated call", self._repeated)] * self.repeats
         if self.new_session:
             calls.append((predictor.new_session(), "in a new session", self._repeated))
@@ -242,7 +243,7 @@ class determinism(ToleranceRelation):
             calls.append((predictor.new_session(threads=count), threads, self.tolerance))
         magnitudes = predictor.magnitudes(base) if self.threads else {}
         differences = [
-            output_differences(select_output(other.predict(candidates), self.output), expected, tolerance, magnitudes)
+            output_differences(choose_outputs(other.predict(candidates), self.output), expected, tolerance, magnitudes)
             for other, _, tolerance in calls
         ]
         return largest_differences(differences, [source for _, source, _ in calls], "at first")
@@ -264,7 +265,7 @@ class padding_invariance(ToleranceRelation):
             the axis. An attention mask is padded with 0.
         axis: The axis of steps; the rows are axis 0.
         by: Numbers of steps to add; at least 1.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -301,10 +302,10 @@ class padding_invariance(ToleranceRelation):
         return f"{steps} more steps of padding at the end of axis {self.axis} change no output, within {self.tolerance}"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
-        expected = select_output(predictor.predict(candidates), self.output)
+        expected = choose_outputs(predictor.predict(candidates), self.output)
         differences = []
         for steps in self.by:
-            padded = select_output(predictor.predict(self._padded(candidates, steps)), self.output)
+            padded = choose_outputs(predictor.predict(self._padded(candidates, steps)), self.output)
             outputs = _without_steps(padded, expected, steps)
             differences.append(output_differences(outputs, expected, self.tolerance, predictor.magnitudes(base)))
         return largest_differences(differences, [f"with {steps} more steps of padding" for steps in self.by], "without")
@@ -338,7 +339,7 @@ class set_permutation(ToleranceRelation):
         inputs: Names of the inputs to permute together, such as elements and their mask. None permutes all with that
             axis name, or all inputs if `axis` is a number.
         output_axis: The axis of elements in the outputs, if it is another one; only with `equivariant=True`.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -385,12 +386,12 @@ class set_permutation(ToleranceRelation):
     def check(self, predictor: BatchedPredictor, candidates: Feed, base: Feed) -> Violations:
         axes = self._axes(predictor, candidates)
         count = _common_size(candidates, axes)
-        expected = select_output(predictor.predict(candidates), self.output)
+        expected = choose_outputs(predictor.predict(candidates), self.output)
         output_axes = self._output_axes(predictor, expected, count) if self.equivariant else {}
         differences = []
         for order in _orders(count):
             permuted = {**candidates, **{name: np.take(candidates[name], order, axis) for name, axis in axes.items()}}
-            outputs = dict(select_output(predictor.predict(permuted), self.output))
+            outputs = dict(choose_outputs(predictor.predict(permuted), self.output))
             for name, axis in output_axes.items():
                 if outputs[name].shape == expected[name].shape:
                     outputs[name] = np.take(outputs[name], np.argsort(order), axis)

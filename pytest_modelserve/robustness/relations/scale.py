@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.metrics import kind_of, machine_epsilon
-from pytest_modelserve.metrics.tolerance import output_differences, select_output
+from pytest_modelserve.metrics import choose_outputs, kind_of, machine_epsilon
+from pytest_modelserve.metrics.tolerance import output_differences
 from pytest_modelserve.robustness.domains import as_dtype
 from pytest_modelserve.robustness.relations.base import (
     Feature,
@@ -85,7 +85,7 @@ class scale_invariant(_ScaleRelation):
         features: Columns or indices in one row; None scales all real inputs.
         decision: Compare the arg-max (or the label) instead of all outputs.
         input: Name of the input, if the model has several and `features` are given.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -136,7 +136,7 @@ class scale_equivariant(_ScaleRelation):
         features: Columns or indices in one row; None scales all real inputs.
         degree: Power other than 0; a whole number if `factor` is negative.
         input: Name of the input, if the model has several and `features` are given.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 
@@ -176,10 +176,10 @@ class scale_equivariant(_ScaleRelation):
         for values in scaled.values():
             tolerance = tolerance.after_rewriting(values)
         by = self.factor**self.degree
-        outputs = select_output(predictor.predict(candidates), self.output)
+        outputs = choose_outputs(predictor.predict(candidates), self.output)
         expected = {name: _times(name, array, by) for name, array in outputs.items()}
         magnitudes = {name: size * abs(by) for name, size in predictor.magnitudes(base).items()}
-        found = select_output(predictor.predict(scaled), self.output)
+        found = choose_outputs(predictor.predict(scaled), self.output)
         difference = output_differences(found, expected, tolerance, magnitudes)
         return only_where(fits, largest_differences([difference], [self._source], f"as {by:g} times the output"))
 
@@ -200,7 +200,7 @@ class unit_change(ToleranceRelation):
         values: The unit before and after, as `declared` holds it.
         input: Name of the input with `features`, if the model has several.
         declared_input: Name of the input with `declared`, if it is another one.
-        output: Name of the output to compare; None compares all.
+        output: Name of the output to compare, or several names; None compares all.
         rtol: Relative tolerance, with `atol`; without both, that of rounding.
         atol: Absolute tolerance.
 

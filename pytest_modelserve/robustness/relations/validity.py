@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.metrics import Decoding, decode, kind_of, machine_epsilon
+from pytest_modelserve.metrics import Decoding, OutputNames, choose_outputs, decode, kind_of, machine_epsilon
 from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.metrics.tolerance import (
     RELATION_EPSILONS,
     RoundingTolerance,
     output_differences,
-    select_output,
 )
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
 from pytest_modelserve.robustness.relations.base import (
@@ -53,7 +52,7 @@ class finite_outputs(Relation):
     Division by zero, a logarithm of zero and float16 overflow are typical violations.
 
     Args:
-        output: Name of the output to check; None checks all.
+        output: Name of the output to check, or several names; None checks all.
 
     A violation is a row of finite numbers with NaN or infinity in an output. There is no tolerance.
 
@@ -65,12 +64,12 @@ class finite_outputs(Relation):
         'PASS'
     """
 
-    output: str | None = None
+    output: OutputNames | None = None
     name = "finite outputs"
     definition = "finite inputs have outputs without NaN and infinities"
 
     def check(self, predictor: BatchedPredictor, candidates: Feed, _base: Feed) -> Violations:
-        outputs = select_output(predictor.predict(candidates), self.output)
+        outputs = choose_outputs(predictor.predict(candidates), self.output)
         return Violations(
             finite_rows(candidates) & ~finite_rows(outputs), None, lambda row: self._describe(outputs, row)
         )
@@ -155,7 +154,7 @@ class missing_values(ToleranceRelation):
         max_change: Greatest move of an output, in its units.
         marker: What the model takes for a missing value: NaN, or a value for text and integers ("", -1).
         input: Name of the input, if the model has several.
-        output: Name of the output to check; None checks all.
+        output: Name of the output to check, or several names; None checks all.
         rtol: Relative tolerance of `imputed`, with `atol`; without both, that of rounding.
         atol: Absolute tolerance of `imputed`.
 
@@ -206,7 +205,7 @@ class missing_values(ToleranceRelation):
             values.append(self.imputed)
         variants = [self._filled(candidates, name, columns, places, of) for of in values for places in subsets]
         count = row_count(candidates)
-        outputs = select_output(predictor.predict(concat_rows([candidates, *variants])), self.output)
+        outputs = choose_outputs(predictor.predict(concat_rows([candidates, *variants])), self.output)
         original, *parts = (take_rows(outputs, slice(k * count, (k + 1) * count)) for k in range(1 + len(variants)))
         tolerance = self.tolerance.after_rewriting(candidates[name])  # imputed values are rounded to the input's dtype
         otherwise_finite = _finite_elsewhere(candidates, name, columns)

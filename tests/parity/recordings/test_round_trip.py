@@ -145,3 +145,8 @@ def test_text_is_the_same_request_in_every_dtype(tmp_path, name):
         assert replayed(model, recording).verdict is ms.Verdict.PASS
     for form in (words, words.astype("U9"), words.astype(object)):
         assert recording.predict(form)["output"].tolist() == ["a!", "bé!", "!"]
+
+
+def test_a_file_is_recorded_without_serving_it(tmp_path, linear):
+    recording = ms.record_answers(linear, X, tmp_path / "answers.npz")
+    assert replayed(linear, recording).verdict is ms.Verdict.PASS
