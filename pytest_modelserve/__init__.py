@@ -96,6 +96,12 @@ _NAMES = {
         "prepare",
         "train",
     ),
+    "reporting": (
+        "log_to_mlflow",
+        "otlp_json",
+        "prometheus_text",
+        "read_report",
+    ),
     "robustness": (
         "corruptions",
         "relations",

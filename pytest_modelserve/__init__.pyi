@@ -67,6 +67,12 @@ from pytest_modelserve.pipeline import (
     prepare as prepare,
     train as train,
 )
+from pytest_modelserve.reporting import (
+    log_to_mlflow as log_to_mlflow,
+    otlp_json as otlp_json,
+    prometheus_text as prometheus_text,
+    read_report as read_report,
+)
 from pytest_modelserve.robustness import (
     corruptions as corruptions,
     relations as relations,

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 _COLORS = {"PASS": "green", "INCONCLUSIVE": "yellow", "measured": "cyan"}
 _FAILED_BY_GATE = "modelserve_failed_by_gate"
+_REPORTS = {
+    "json": ("evidence", "as one JSON document"),
+    "html": ("page", "as one HTML page"),
+    "markdown": ("markdown", "as Markdown of at most 64 KiB for a pull request, failures first"),
+    "code-quality": ("code quality", "of gates that did not pass as a code-quality report of GitLab"),
+    "ctrf": ("CTRF", "as a Common Test Report Format document"),
+    "prometheus": ("metrics", "as metrics in Prometheus' text format"),
+    "otlp": ("OTLP", "as metrics in OpenTelemetry's JSON encoding (OTLP)"),
+}
+"""Each option that writes a report: what the table calls the file, and what it holds."""
 
 
 class RecordingHooks:
@@ -161,6 +171,7 @@ class ReportingHooks:
         self._config = config
         self._paths = paths
         self._collector: ReportCollector | None = None
+        self._document: dict[str, Any] | None = None
         self._early: list[dict[str, Any]] = []
         self._order: Sequence[str] = ()
         self._deselected = 0
@@ -242,6 +253,7 @@ class ReportingHooks:
             properties=report.user_properties,
             error=error,
             is_subtest=context is not None,
+            place=_place(report),
         )
 
     def _add(self, node_id: str, *, outcome: str, properties: Sequence[tuple[str, object]] = (), **others: Any) -> None:
@@ -266,7 +278,31 @@ class ReportingHooks:
         return ran_through and everything and ended == selected > 0
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
-        from pytest_modelserve.reporting import RunCounts, as_json, render_page, run_document, write_report
+        """Write every report that can be written; raise for the first that cannot."""
+        from pytest_modelserve import reporting
+
+        document = self._document = self._run_document(complete=complete, exit_status=exit_status)
+        folder = self._paths["json"].parent if "json" in self._paths else None
+        writers: dict[str, Callable[[dict[str, Any]], str]] = {
+            "json": reporting.as_json,
+            "html": partial(reporting.render_page, folder=folder),
+            "markdown": reporting.markdown_report,
+            "code-quality": reporting.code_quality_json,
+            "ctrf": reporting.ctrf_json,
+            "prometheus": reporting.prometheus_text,
+            "otlp": reporting.otlp_json,
+        }
+        errors = []
+        for kind, path in self._paths.items():
+            try:
+                reporting.write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
+            except UsageError as error:
+                errors.append(str(error))
+        if errors:
+            raise pytest.UsageError("; ".join(errors))
+
+    def _run_document(self, *, complete: bool, exit_status: int | None) -> dict[str, Any]:
+        from pytest_modelserve.reporting import RunCounts, run_document
 
         collector = self._reports()
         counts = RunCounts(
@@ -275,7 +311,7 @@ class ReportingHooks:
             ended=len(collector.node_ids),
             expected_failures=collector.expected_failures,
         )
-        document = run_document(
+        return run_document(
             collector.rows(),
             started=self._started,
             root=self._config.rootpath,
@@ -285,18 +321,8 @@ class ReportingHooks:
             without_evidence=collector.without_evidence,
             not_judged=collector.not_judged,
         )
-        folder = self._paths["json"].parent if "json" in self._paths else None
-        writers: dict[str, Callable[..., str]] = {
-            "json": as_json,
-            "html": partial(render_page, folder=folder),
-        }
-        try:
-            for kind, path in self._paths.items():
-                write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from error
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         collector = self._collector
         rows = () if collector is None else collector.rows()
         if collector is None or not (collector.not_judged or any(row.record or self._paths for row in rows)):
@@ -318,15 +344,38 @@ class ReportingHooks:
             terminalreporter.write_line(line.after)
         for reason in not_judged_lines(collector.not_judged):
             terminalreporter.write_line(reason)
-        names = {"json": "evidence", "html": "page"}
-        reports = "".join(f" · {names[kind]} {self._relative(path)}" for kind, path in self._paths.items())
+        reports = "".join(f" · {_REPORTS[kind][0]} {self._relative(path)}" for kind, path in self._paths.items())
         counts = summary_line(rows, collector.without_evidence, collector.not_judged)
         terminalreporter.write_line(counts + reports)
         if error_bound(rows):  # a gate that estimates nothing has no error rate
             terminalreporter.write_line(error_bound_line(rows))
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            self._report_to_github(terminalreporter, exitstatus)
+
+    def _report_to_github(self, terminalreporter: pytest.TerminalReporter, exit_status: int) -> None:
+        """Annotate the lines of failing tests, and add the run to the summary of the job."""
+        from pytest_modelserve.reporting import github_annotations, markdown_report
+
+        complete = self._is_complete(exit_status)
+        document = self._document or self._run_document(complete=complete, exit_status=exit_status)
+        for command in github_annotations(document):
+            terminalreporter.write_line(command)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            try:
+                with open(summary, "a", encoding="utf-8") as file:
+                    file.write(f"\n{markdown_report(document)}")
+            except OSError as error:
+                reason = error.strerror or error
+                terminalreporter.write_line(f"modelserve: cannot write the job summary to {summary}: {reason}")
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self._config.invocation_params.dir)
+
+
+def _place(report: pytest.TestReport) -> tuple[str, int | None] | None:
+    """Return the file of a test, relative to the root directory, and its line; None for a report without them."""
+    file, line, _ = getattr(report, "location", None) or ("", None, "")
+    return (str(file), None if line is None else line + 1) if file else None
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -352,8 +401,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare each option with its ini setting; the command line takes precedence."""
     group = parser.getgroup("modelserve", "modelserve: model acceptance gates")
     for name, metavar, default, text in (
-        ("json", "PATH", "", "write the evidence of the run to PATH as one JSON document (default: not written)"),
-        ("html", "PATH", "", "write the evidence of the run to PATH as one HTML page (default: not written)"),
+        *((kind, "PATH", "", f"write the evidence of the run to PATH {form} (default: not written)")
+          for kind, (_, form) in _REPORTS.items()),
         ("inconclusive", "fail|skip|warn", "fail", "the outcome of a test whose gate is INCONCLUSIVE (default: fail)"),
         ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
          "(default: .modelserve/cache in the root directory)"),
@@ -407,7 +456,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
-        paths = {kind: _path_setting(config, kind) for kind in ("json", "html") if _setting(config, kind)}
+        paths = {kind: _path_setting(config, kind) for kind in _REPORTS if _setting(config, kind)}
         config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-reporting")
 
 

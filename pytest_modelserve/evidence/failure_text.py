@@ -53,9 +53,9 @@ def evidence_line(evidence: Evidence) -> str:
     quantity = evidence.decisive
     interval = "" if evidence.interval is None else f" {format_interval(evidence.interval, quantity.unit)}"
     budget = "" if evidence.budget is None else f" {format_budget(evidence.budget, quantity.unit)}"
-    subject = printable(str(evidence.subject)) + ("" if evidence.reference is None else f" vs {evidence.reference}")
+    subject = printable(f"{evidence.subject}{'' if evidence.reference is None else f' vs {evidence.reference}'}")
     return (
-        f"{labeled_gate(evidence)} of {subject}: {evidence.verdict or MEASURED}, {quantity.name} "
+        f"{labeled_gate(evidence)} of {subject}: {evidence.verdict or MEASURED}, {printable(quantity.name)} "
         f"{format_value(quantity.value, quantity.unit)}{interval}{budget}, "
         f"n = {evidence.n} {evidence.n_unit}"
     )
@@ -93,9 +93,10 @@ def _row(label: str, text: str) -> str:
 
 
 def _quantity_lines(quantity: Quantity, evidence: Evidence, context: str) -> Iterator[str]:
-    yield _row(quantity.name, format_in_words(quantity.value, quantity.unit) + (f"   ({context})" if context else ""))
-    size = f"n = {evidence.n} {evidence.n_unit}"
-    sample = f"{evidence.method.name}, {size}"
+    value = format_in_words(quantity.value, quantity.unit) + (f"   ({context})" if context else "")
+    yield _row(printable(quantity.name), value)
+    size = printable(f"n = {evidence.n} {evidence.n_unit}")
+    sample = f"{printable(evidence.method.name)}, {size}"
     if quantity.interval is None:
         has_intervals = any(each.interval is not None for each in evidence.quantities)
         yield _row("sample", size) if has_intervals else _row("method", sample)  # the method is that of the intervals
@@ -115,7 +116,9 @@ def _context(evidence: Evidence) -> str:
     """Return the quantities without a budget in one line: "reference 94.20 % → candidate 91.60 %"."""
     if evidence.verdict is None:  # each has lines of its own
         return ""
-    reported = [f"{q.name} {format_in_words(q.value, q.unit)}" for q in evidence.quantities if q.budget is None]
+    reported = [
+        f"{printable(q.name)} {format_in_words(q.value, q.unit)}" for q in evidence.quantities if q.budget is None
+    ]
     return " → ".join(reported) if len(reported) == 2 else ", ".join(reported)
 
 
@@ -178,8 +181,11 @@ def printable(text: str) -> str:
     """Return `text` with each control character (ANSI escapes, line ends, NUL) as its escape sequence.
 
     Names in model files may contain them; a terminal would execute ANSI escapes, and JUnit XML cannot hold a NUL.
+    The starts of GitHub's workflow commands, "::" at the start of a line and "##[" anywhere, are broken up, too.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = shown.replace("##[", r"#\x23[")
+    return shown.replace("::", r"\x3a:", 1) if shown.lstrip().startswith("::") else shown
 
 
 def _significant(value: float) -> str:

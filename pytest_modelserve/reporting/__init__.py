@@ -1,7 +1,10 @@
-"""Reports of a run: the terminal table, the JSON document and the HTML page."""
+"""Reports of a run: the terminal table, the JSON document, and the formats that are made from it."""
 
+from pytest_modelserve.reporting.ci import code_quality_json, ctrf_json, github_annotations
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
+from pytest_modelserve.reporting.exports import log_to_mlflow, otlp_json, prometheus_text, read_report
 from pytest_modelserve.reporting.html_report import render_page
+from pytest_modelserve.reporting.markdown import markdown_report
 from pytest_modelserve.reporting.terminal import (
     TableLine,
     error_bound,
@@ -18,10 +21,18 @@ __all__ = [
     "RunCounts",
     "TableLine",
     "as_json",
+    "code_quality_json",
+    "ctrf_json",
     "error_bound",
     "error_bound_line",
     "failures_first",
+    "github_annotations",
+    "log_to_mlflow",
+    "markdown_report",
     "not_judged_lines",
+    "otlp_json",
+    "prometheus_text",
+    "read_report",
     "render_page",
     "run_document",
     "summary_line",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +22,8 @@ from pytest_modelserve.evidence.evidence import Environment
 from pytest_modelserve.reporting.terminal import error_bound, failures_first
 
 RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"] | None
+Place = tuple[str, int | None]
+"""The file of a test, relative to the root directory, and its line, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Row:
     `verdict` is None for a measurement, which has evidence and no budget.
     ERROR is a failure that is not the verdict of a gate, CRASHED a test that crashed its worker. `expected` marks a
     FAIL that the test expects: an xfail, or a failure that a passing test caught. `superseded` marks an attempt that
-    was rerun; it is listed and does not count.
+    was rerun; it is listed and does not count. `place` is the file and the line of the test.
     """
 
     node_id: str
@@ -41,6 +45,7 @@ class Row:
     attempt: int = 1
     reruns: int = 0
     error: str = ""
+    place: Place = ("", None)
 
 
 class ReportCollector:
@@ -55,6 +60,7 @@ class ReportCollector:
         self._crashed: dict[str, None] = {}
         self._order: dict[str, int] = {}
         self._not_judged: dict[str, str] = {}
+        self._places: dict[str, Place] = {}
 
     def expect(self, node_ids: Iterable[str]) -> None:
         """Set the order of the tests; rows follow it, whichever worker is first."""
@@ -70,11 +76,14 @@ class ReportCollector:
         properties: Iterable[tuple[str, object]] = (),
         error: str = "",
         is_subtest: bool = False,
+        place: Place | None = None,
     ) -> None:
         """Add the report of one phase of a test; a later phase repeats the records of the earlier ones.
 
         `error` is the reason of a failure that is not the verdict of a gate.
         """
+        if place is not None:
+            self._places[node_id] = place
         if error:
             self._errors[node_id, self._reruns.get(node_id, 0) + 1, error] = None
         if when == "collect":
@@ -140,7 +149,7 @@ class ReportCollector:
             if node_id not in self._crashed
         ]
         crashes = [Row(node_id, "CRASHED", None, "crashed", error="its worker crashed") for node_id in self._crashed]
-        return tuple(rows + errors + crashes)
+        return tuple(replace(row, place=self._places.get(row.node_id, row.place)) for row in rows + errors + crashes)
 
     def _rank(self, node_id: str) -> int:
         return self._order.get(node_id, len(self._order))
@@ -215,20 +224,23 @@ def run_document(
 ) -> dict[str, Any]:
     """Return the document as JSON builtins.
 
-    `started` is the time of the start in seconds since 1970, `root` a folder of the git tree under test, if it is one.
-    `exit_status` is None until the run has ended.
+    `started` is the time of the start in seconds since 1970. `root` is pytest's root directory; the files of tests are
+    named relative to the git tree around it, if there is one. `exit_status` is None until the run has ended.
     """
+    tree = _git_tree(root)
+    prefix = "" if tree is None else root.relative_to(tree).as_posix()
     return {
         "schema_version": SCHEMA_VERSION,
         "generator": package_versions(("pytest-modelserve", "pytest")),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "duration_s": round(max(0.0, time.time() - started), 3),
         "commit": commit_of(root),
         "environment": asdict(Environment.current()),
         "complete": complete,
         "exit_status": exit_status,
         "counts": asdict(counts),
         "false_fail_probability_at_most": error_bound(rows),
-        "gates": [_gate(row) for row in failures_first(rows)],
+        "gates": [_gate(row, prefix) for row in failures_first(rows)],
         "without_evidence": {outcome: list(node_ids) for outcome, node_ids in without_evidence.items()},
         "not_judged": dict(not_judged),
     }
@@ -239,9 +251,10 @@ def commit_of(folder: Path) -> str | None:
 
     The files of git are read: a git command would start a process, and may refuse a folder of another user.
     """
-    found = next((each / ".git" for each in (folder, *folder.parents) if (each / ".git").exists()), None)
-    if found is None:
+    tree = _git_tree(folder)
+    if tree is None:
         return None
+    found = tree / ".git"
     try:
         if found.is_file():  # of a worktree or a submodule: "gitdir: PATH"
             found = found.parent / found.read_text("utf-8").removeprefix("gitdir:").strip()
@@ -258,6 +271,10 @@ def commit_of(folder: Path) -> str | None:
         return next((line[0] for line in packed if line[1:] == [branch]), None)
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _git_tree(folder: Path) -> Path | None:
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
 
 
 def write_report(path: Path, text: str, *, option: str) -> None:
@@ -281,7 +298,9 @@ def write_report(path: Path, text: str, *, option: str) -> None:
         raise UsageError(f"{option}: cannot write the report to {path}: {reason}; use a writable path") from error
 
 
-def _gate(row: Row) -> dict[str, Any]:
+def _gate(row: Row, prefix: str) -> dict[str, Any]:
+    file, line = row.place
+    file = file or row.node_id.partition("::")[0]
     common = {
         "node_id": row.node_id,
         "verdict": row.verdict,
@@ -291,6 +310,8 @@ def _gate(row: Row) -> dict[str, Any]:
         "attempt": row.attempt,
         "reruns": row.reruns,
         "error": row.error or None,
+        "file": posixpath.normpath(posixpath.join(prefix, file.replace(os.sep, "/"))),
+        "line": line,
     }
     if row.record is None:
         return {**common, "owner": row.node_id, "index": 0, "examples": 0, "evidence": None}

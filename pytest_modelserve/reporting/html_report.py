@@ -25,7 +25,7 @@ from pytest_modelserve.evidence.failure_text import (
     printable,
 )
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
-from pytest_modelserve.reporting.terminal import NO_VERDICTS, VERDICTS, format_variant, remarks
+from pytest_modelserve.reporting.terminal import VERDICTS, format_variant, remarks
 
 _MEDIAN = 0.5
 _DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
@@ -176,7 +176,7 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    counts = dict.fromkeys((*VERDICTS, *NO_VERDICTS, MEASURED), 0)
+    counts = dict.fromkeys((*VERDICTS, "ERROR", "CRASHED", MEASURED), 0)
     for gate in document["gates"]:
         counts[gate["verdict"] or MEASURED] += gate["judged"]
     return environment.get_template("page.html.j2").render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _NO_VERDICT = "no verdict"
 _ERROR_WIDTH = 120
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
-NO_VERDICTS = ("ERROR", "CRASHED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,25 @@ def failures_first(rows: Sequence[Row]) -> list[Row]:
 def count_verdicts(rows: Sequence[Row]) -> str:
     """Count rows by verdict, "30 PASS, 4 FAIL (all expected), 0 INCONCLUSIVE"; superseded ones do not count."""
     counted = [row for row in rows if not row.superseded]
-    counts = {v: sum(row.verdict == v for row in counted) for v in (*VERDICTS, *NO_VERDICTS)}
-    expected = sum(row.expected for row in counted)
-    how_many = "all" if expected == counts["FAIL"] else expected
-    parts = [f"{counts[v]} {v}" + (f" ({how_many} expected)" if v == "FAIL" and expected else "") for v in VERDICTS]
-    return ", ".join(parts + [f"{counts[v]} {v}" for v in NO_VERDICTS if counts[v]])
+    counts: Counter[str] = Counter(row.verdict for row in counted if row.verdict is not None)
+    return format_counts(counts, expected=sum(row.expected for row in counted))
+
+
+def format_counts(counts: Mapping[str, int], *, expected: int) -> str:
+    """Return the numbers of PASS, FAIL and INCONCLUSIVE, and of the other verdicts if there are any."""
+    how_many = "all" if expected == counts.get("FAIL") else expected
+    parts = [f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS]
+    if expected:
+        parts[VERDICTS.index("FAIL")] += f" ({how_many} expected)"
+    return ", ".join(
+        parts + [f"{number} {v}" for v, number in sorted(counts.items(), reverse=True) if number and v not in VERDICTS]
+    )
+
+
+def format_others(measured: int, not_judged: int) -> str:
+    """Return the number of measurements without a budget and of what was not judged: " · 3 measured · 1 not judged"."""
+    numbers = {MEASURED: measured, "not judged": not_judged}
+    return "".join(f" · {number} {what}" for what, number in numbers.items() if number)
 
 
 def summary_line(
@@ -94,7 +108,6 @@ def summary_line(
     """
     recorded = [row for row in rows if row.record is not None and not row.superseded]
     gates = sum(row.verdict is not None for row in recorded)
-    others_counted = {MEASURED: len(recorded) - gates, "not judged": len(not_judged)}
     listed = {row.node_id for row in rows if row.record is None} | not_judged.keys()
     others = {
         outcome: number
@@ -104,7 +117,7 @@ def summary_line(
     ended = ", ".join(f"{number} {outcome}" for outcome, number in others.items())
     return (
         f"{gates} gate{'' if gates == 1 else 's'}: {count_verdicts(rows)}"
-        + "".join(f" · {number} {what}" for what, number in others_counted.items() if number)
+        + format_others(len(recorded) - gates, len(not_judged))
         + (f" · without evidence: {ended}" if ended else "")
     )
 
@@ -140,7 +153,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         labeled_gate(evidence),
         printable(format_variant(evidence.subject, evidence.reference)),
-        value if quantity.unit == "ratio" else f"{quantity.name} {value}",
+        value if quantity.unit == "ratio" else f"{printable(quantity.name)} {value}",
         "" if evidence.interval is None else _interval_with_levels(evidence.interval, quantity.unit),
         "" if evidence.budget is None else format_budget(evidence.budget, quantity.unit),
     )
