@@ -26,6 +26,7 @@ _GATES = {
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
     "assert_output_parity": ("parity", "measure_output_parity"),
     "assert_relation": ("robustness", "measure_relation"),
+    "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_size": ("performance", "measure_size"),
 }
 """Each assertion, with the subpackage and the function that measures what it asserts."""
@@ -77,6 +78,7 @@ _NAMES = {
     ),
     "monitoring": (
         "ReferenceProfile",
+        "output_columns",
         "reference_profile",
         "with_embedding",
     ),

@@ -48,6 +48,7 @@ from pytest_modelserve.metrics import (
 )
 from pytest_modelserve.monitoring import (
     ReferenceProfile as ReferenceProfile,
+    output_columns as output_columns,
     reference_profile as reference_profile,
     with_embedding as with_embedding,
 )
@@ -115,7 +116,8 @@ from pytest_modelserve.stats import Sampling as _Sampling
 from pytest_modelserve.metrics import Scores as _Scores
 from hypothesis.strategies import SearchStrategy as _SearchStrategy
 from collections.abc import Sequence as _Sequence
-from pytest_modelserve.serving import Servable as _Servable
+from pytest_modelserve.serving.serve import Servable as _Servable
+from pytest_modelserve.serving import Servable as _Servable2
 from pytest_modelserve.metrics import Slices as _Slices
 from pytest_modelserve.robustness.transformations import Transform as _Transform
 from datetime import datetime as _datetime
@@ -252,8 +254,63 @@ def measure_drift(
         ('FAIL', ['age'])"""
     ...
 
+def measure_results(
+    outputs: _Servable | _ReferenceProfile,
+    profile: _ReferenceProfile | str | _os.PathLike[str],
+    *,
+    max_distance: float,
+    max_alert_change: float | None = None,
+    max_rate: float | None = None,
+    inputs: _Any = None,
+    output: _Output | str | None = None,
+    alpha: float = 0.01,
+    block: int | None = None,
+    name: str | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure whether the outputs of a model are valid and distributed as in a profile of earlier outputs; no labels.
+
+    The profile is `reference_profile(output_columns(outputs))`. Three things are compared. Every output must be finite
+    and, of probabilities, from 0 to 1 with a sum of 1: one invalid row is FAIL. The distances of the drift gate, of the
+    classes, confidence, entropy, probabilities and alerts, are judged by `max_distance`, and the change of the rate of
+    alerts also by `max_alert_change`. The rules and rates of the data-quality gate find outputs that became constant,
+    a repeated default, and outputs outside the profile's range; their budget is `max_rate`.
+
+    FAIL: an invalid row, a broken rule, or a difference that is significant and exceeds its budget. Unchanged outputs
+    fail with probability at most `alpha`, of which distances have 60 %, or 80 % without `max_alert_change`. PASS: every
+    upper bound is within its budget.
+
+    Args:
+        outputs: Ready outputs, or a model: whatever `ms.serve` takes; or a profile of outputs made with `like=`.
+        profile: The profile of earlier outputs, or the path of its file.
+        max_distance: The largest allowed distance, between 0 and 1: for classes the change of a class's share.
+        max_alert_change: The largest allowed change of the rate of alerts. Needs a profile made with `alert_at=`.
+        max_rate: The largest allowed increase of a rate of faulty outputs. Default: `max_distance`.
+        inputs: The rows that a model predicts; leave it out for ready outputs.
+        output: The output to read, by name or as `ms.Output`, as in `output_columns`.
+        alpha: The probability that unchanged outputs fail.
+        block: The number of neighboring rows that may depend on each other, as in `measure_drift`.
+        name: The name of the outputs in reports. Default: that of the model or file.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. `details` holds the distances and rates, and the share of each class, before and now.
+
+    Raises:
+        InputError: Outputs of another number of classes or another kind, or a single row.
+        UsageError: A profile that was not made of outputs, and a budget out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> profile = ms.reference_profile(ms.output_columns(rng.beta(2, 5, 10_000), alert_at=0.5))
+        >>> ms.measure_results(rng.beta(3, 4, 2_000), profile, max_distance=0.1).verdict.name
+        'FAIL'"""
+    ...
+
 def measure_accuracy(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -327,8 +384,8 @@ def measure_accuracy(
     ...
 
 def measure_accuracy_parity(
-    candidate: _Servable,
-    reference: _Servable,
+    candidate: _Servable2,
+    reference: _Servable2,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -385,8 +442,8 @@ def measure_accuracy_parity(
     ...
 
 def measure_output_fidelity(
-    candidate: _Servable,
-    reference: _Servable,
+    candidate: _Servable2,
+    reference: _Servable2,
     inputs: _Any = None,
     *,
     min_sqnr_db: float | None = None,
@@ -449,8 +506,8 @@ def measure_output_fidelity(
     ...
 
 def measure_output_parity(
-    candidate: _Servable,
-    reference: _Servable,
+    candidate: _Servable2,
+    reference: _Servable2,
     inputs: _Any = None,
     *,
     rtol: float | None = None,
@@ -564,7 +621,7 @@ def measure_cold_start(
     ...
 
 def measure_latency(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _Batches | _Any,
     *,
     max_ms: float,
@@ -671,7 +728,7 @@ def measure_memory(
     ...
 
 def measure_memory_growth(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _InputStream | _Any,
     *,
     max_kib_per_call: float,
@@ -763,8 +820,8 @@ def measure_size(
     ...
 
 def measure_slowdown(
-    candidate: _Servable,
-    reference: _Servable,
+    candidate: _Servable2,
+    reference: _Servable2,
     inputs: _Any,
     *,
     max_ratio: float,
@@ -824,7 +881,7 @@ def measure_slowdown(
     ...
 
 def measure_corruption_accuracy(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _Any,
     labels: _Any = None,
     *,
@@ -881,7 +938,7 @@ def measure_corruption_accuracy(
     ...
 
 def measure_label_stability(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _Any,
     transform: _Transform,
     *,
@@ -935,7 +992,7 @@ def measure_label_stability(
     ...
 
 def measure_relation(
-    predictor: _Servable,
+    predictor: _Servable2,
     inputs: _Inputs | _SearchStrategy[_Any] | _Any,
     relation: _Relation,
     *,
@@ -1013,6 +1070,7 @@ assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity
 assert_relation = measure_relation
+assert_results_healthy = measure_results
 assert_size = measure_size
 
 __all__: list[str]

@@ -104,7 +104,7 @@ def row_log_losses(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> NDA
     Statistical Society B 14, 107–114.
     """
     values = _checked(scores, kind)
-    columns = _columns(labels, values)
+    columns = label_columns(labels, values)
     if kind == "probabilities":
         tiny = float(np.finfo(scores.dtype if scores.dtype.kind == "f" else np.float64).eps)
         logarithms = np.log(np.clip(_distributions(values), tiny, 1 - tiny))
@@ -121,14 +121,28 @@ def row_brier_scores(scores: NDArray[Any], labels: ArrayLike, kind: Scores) -> N
     `row_log_losses`. Source: Brier (1950), Monthly Weather Review 78, 1–3.
     """
     values = _checked(scores, kind)
-    columns = _columns(labels, values)
-    probabilities = _distributions(values) if kind == "probabilities" else np.exp(_log_softmax(values))
+    columns = label_columns(labels, values)
+    probabilities = _probabilities(values, kind)
     hits = np.zeros_like(probabilities)
     hits[np.arange(len(values)), columns] = 1
     distances = ((probabilities - hits) ** 2).sum(axis=1)
     return np.asarray(
         np.where(_not_finite(values), np.nan, distances / 2 if probabilities.shape[1] == 2 else distances)
     )
+
+
+def class_probabilities(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
+    """Return the probability of each class, (n, classes) with at least two columns; NaN in rows that are not finite.
+
+    `scores` are read as by `row_log_losses`, and raise the same errors. Probabilities are divided by their sums.
+    """
+    values = _checked(scores, kind)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_probabilities(values, kind))
+
+
+def _probabilities(values: NDArray[np.float64], kind: Scores) -> NDArray[np.float64]:
+    return _distributions(values) if kind == "probabilities" else np.exp(_log_softmax(values))
 
 
 def _checked(scores: NDArray[Any], kind: Scores) -> NDArray[np.float64]:
@@ -195,8 +209,11 @@ def _not_finite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(~np.isfinite(values).all(axis=1))
 
 
-def _columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the column of each row's label."""
+def label_columns(labels: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the column of each row's label, (n,); one column of `values` (n, columns) is class 1 of two.
+
+    InputError for labels that are not the numbers of columns, and for another number of rows.
+    """
     truth = class_labels(np.asarray(labels), what="labels")
     classes = max(values.shape[1], 2)
     if len(truth) != len(values):
