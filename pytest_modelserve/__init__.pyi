@@ -214,7 +214,9 @@ def measure_drift(
     use a quarter of `alpha` (Holm over pairs, one permutation test); columns use the rest (Holm). Unchanged data fail
     with probability at most `alpha`. PASS: every upper bound is at most `max_distance`. The bound is the distance plus
     1.36/√n with n = N·m/(N + m), or plus 1.645 standard errors for pairs; data beyond the budget pass in fewer than
-    5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide.
+    5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide. FAIL also: a column is missing,
+    additional, of another kind, unreadable in some row, or without any value; the other columns are tested all the
+    same.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
     is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
@@ -241,7 +243,7 @@ def measure_drift(
         The evidence. `details` holds the distance, upper bound and p-value of each column, and the planned rows.
 
     Raises:
-        InputError: The columns do not fit the profile, a column has no finite value, or there is only one row.
+        InputError: No column can be compared, or there is only one row.
         UsageError: A budget is out of range, or `columns` or `exclude` has an unknown name.
 
     Example:

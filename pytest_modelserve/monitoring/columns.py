@@ -117,7 +117,10 @@ _KINDS_OF_VALUES = {
     "duration": "durations",
     "float": "numbers",
 }
-_ONE_KIND = "a column must hold only numbers, only text, only booleans, only dates, or only durations"
+_ONE_KIND = (
+    "a column must hold only numbers, only text, only booleans, only dates, or only durations: repair it, or leave it "
+    "out with exclude="
+)
 
 
 def as_columns(name: object, values: ArrayLike, *, null_values: Collection[str] = ()) -> list[Column]:

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from pytest_modelserve.monitoring.columns import Kind
+
 _DAY_S = 86_400
 _UNITS_S = ((_DAY_S, "days"), (3600, "hours"), (60, "minutes"))
 
@@ -42,3 +44,12 @@ def format_age(seconds: float) -> str:
     """Format a duration in the largest unit of which it has at least two: "36.0 hours"."""
     size, unit = next(((size, unit) for size, unit in _UNITS_S if seconds >= 2 * size), (1, "s"))
     return f"{seconds / size:.1f} {unit}"
+
+
+_ALL_NEW = 0.95
+
+
+def suggest_exclusion(column: str, kind: Kind, moved: float) -> str:
+    """Return what to do about an identifier or a counter: whole numbers of which a proportion `moved` is new; or ""."""
+    counts = kind == "integer" and moved >= _ALL_NEW
+    return f"; if it is an identifier or a counter, leave it out with exclude=({column!r},)" * counts

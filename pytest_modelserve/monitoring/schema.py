@@ -54,13 +54,19 @@ def choose_columns(
 
 def restricted(profile: ReferenceProfile, reading: ReadOptions) -> ReferenceProfile:
     """Return the profile of the columns that `reading` reads."""
-    places = [index for index, column in enumerate(profile.columns) if reading.reads(column.source or column.name)]
+    names = {column.name for column in profile.columns if reading.reads(column.source or column.name)}
+    return replace(with_columns(profile, names), reading=reading)
+
+
+def with_columns(profile: ReferenceProfile, names: Collection[str]) -> ReferenceProfile:
+    """Return the profile of the columns of these names, without the number of copies of whole rows."""
+    places = [index for index, column in enumerate(profile.columns) if column.name in names]
     if len(places) == len(profile.columns):
-        return replace(profile, reading=reading)
+        return profile
     chosen = tuple(profile.columns[index] for index in places)
-    associations = profile.associations and profile.associations.of_columns({column.name for column in chosen})
+    associations = profile.associations and profile.associations.of_columns(names)
     sketch = profile.sketch and profile.sketch.of_columns(places)
-    return replace(profile, columns=chosen, associations=associations, sketch=sketch, duplicates=None, reading=reading)
+    return replace(profile, columns=chosen, associations=associations, sketch=sketch, duplicates=None)
 
 
 def describe_choice(whole: ReferenceProfile, profile: ReferenceProfile) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -28,7 +28,7 @@ from pytest_modelserve.monitoring.profiler import (
     count_categories,
 )
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
-from pytest_modelserve.monitoring.schema import match_columns, restricted
+from pytest_modelserve.monitoring.schema import match_columns, restricted, with_columns
 
 Pairs = tuple[tuple["WindowColumn", ProfiledColumn], ...]
 """Columns of the data with those of the profile, in the profile's order."""
@@ -48,11 +48,26 @@ class Window:
     table: Table | None = None
     profile: ReferenceProfile | None = None
 
-    def checked(self, profile: ReferenceProfile) -> Window:
-        """Return this window; InputError if it has schema errors."""
-        if self.schema_errors:
-            raise InputError(f"{self.name} does not fit the profile {profile.name!r}: {'; '.join(self.schema_errors)}")
-        return self
+    def comparable(self, profile: ReferenceProfile) -> tuple[Window, ReferenceProfile]:
+        """Return this window and the profile with the columns that have values on both sides.
+
+        Columns without a finite value join those that do not match the profile. Raises InputError if nothing but times
+        is left because of them.
+        """
+        causes = {True: "null in every row", False: "infinite in every non-null row"}
+        empty = {
+            column.name: f"column {column.name!r} is {causes[column.kind is None]}"
+            for column, _ in self.without_times()
+            if not column.has_values()
+        }
+        errors = (*self.schema_errors, *empty.values())
+        pairs = tuple(pair for pair in self.pairs if pair[1].name not in empty)
+        names = {reference.name for _, reference in pairs}
+        window = replace(self, pairs=pairs, schema_errors=errors)
+        if errors and not window.without_times():
+            raise InputError(f"{self.name} has no column to compare with {profile.name!r}: {'; '.join(errors)}")
+        counts = with_columns(self.profile, names) if self.profile is not None else None
+        return replace(window, profile=counts), with_columns(profile, names)
 
     def without_times(self) -> Pairs:
         """Return the pairs of columns except times, which always advance."""
@@ -164,6 +179,10 @@ class WindowColumn(ABC):
         """The number of rows, nulls included."""
 
     @abstractmethod
+    def has_values(self) -> bool:
+        """Return whether some row has a category or a finite number."""
+
+    @abstractmethod
     def counts(self, reference: NumericColumn) -> Integers:
         """Count the non-null values in each bin (bins,) of `reference`."""
 
@@ -214,6 +233,11 @@ class RowsColumn(WindowColumn):
     def rows(self) -> int:
         return len(self.column.values)
 
+    def has_values(self) -> bool:
+        if self.kind in (None, "category"):
+            return self.kind is not None
+        return any(np.isfinite(self.column.values[rows]).any() for rows in chunks(len(self.column.values)))
+
     def counts(self, reference: NumericColumn) -> Integers:
         return count_values(self.column.values, reference.edges)
 
@@ -263,6 +287,9 @@ class CountedColumn(WindowColumn):
     @property
     def rows(self) -> int:
         return self.column.rows
+
+    def has_values(self) -> bool:
+        return bool(self.column.finite if isinstance(self.column, NumericColumn) else self.column.known)
 
     def counts(self, reference: NumericColumn) -> Integers:
         column = self._numbers()

@@ -151,7 +151,7 @@ AXES = (
     "column 'a' has shape {}, expected (n,) for a column or (n, d) for an embedding: turn images and texts into "
     "embeddings with `with_embedding`"
 )
-ALONE = "a column must hold only numbers, only text, only booleans, only dates, or only durations"
+ALONE = "a column must hold only numbers, only text, only booleans, only dates, or only durations: repair it, or leave it out with exclude="
 
 
 @pytest.mark.parametrize(

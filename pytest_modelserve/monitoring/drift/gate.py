@@ -11,7 +11,7 @@ from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subje
 from pytest_modelserve.monitoring.decision import CONFIDENCE, decide
 from pytest_modelserve.monitoring.drift.effective_rows import SOURCE, EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, describe_methods, plan_rows, run_tests
-from pytest_modelserve.monitoring.drift.report import advice, details, findings, summary
+from pytest_modelserve.monitoring.drift.report import advice, details, findings, shown, summary
 from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
@@ -40,7 +40,9 @@ def measure_drift(
     use a quarter of `alpha` (Holm over pairs, one permutation test); columns use the rest (Holm). Unchanged data fail
     with probability at most `alpha`. PASS: every upper bound is at most `max_distance`. The bound is the distance plus
     1.36/√n with n = N·m/(N + m), or plus 1.645 standard errors for pairs; data beyond the budget pass in fewer than
-    5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide.
+    5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide. FAIL also: a column is missing,
+    additional, of another kind, unreadable in some row, or without any value; the other columns are tested all the
+    same.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
     is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
@@ -66,7 +68,7 @@ def measure_drift(
         The evidence. `details` holds the distance, upper bound and p-value of each column, and the planned rows.
 
     Raises:
-        InputError: The columns do not fit the profile, a column has no finite value, or there is only one row.
+        InputError: No column can be compared, or there is only one row.
         UsageError: A budget is out of range, or `columns` or `exclude` has an unknown name.
 
     Example:
@@ -84,12 +86,13 @@ def measure_drift(
     if block is not None and block < 1:
         raise UsageError(f"block must be a number of rows, at least 1; got {block}")
     whole = as_profile(profile, data)
-    profile = choose_columns(whole, columns, exclude)
+    chosen = choose_columns(whole, columns, exclude)
     started = time.perf_counter()
-    window = read_window(data, profile, name=name, whole=whole)
+    window = read_window(data, chosen, name=name, whole=whole)
     if window.rows < 2:
         raise InputError(f"{window.name} has one row: drift needs at least 2 rows")
-    pairs = window.checked(profile).without_times()
+    window, profile = window.comparable(chosen)
+    pairs, faults = window.without_times(), window.schema_errors
     effective = EffectiveRows.of(window, profile, block=block)
     tests = run_tests(Comparison(window, profile, effective, max_distance, alpha))
     result = decide(tests.weighted(), budget=max_distance, alpha=alpha)
@@ -98,21 +101,23 @@ def measure_drift(
     )
     verdict = distance.verdict
     assert verdict is not None
+    faulty = Quantity("faulty columns", len(faults), "count", budget=Budget("at_most", 0))
     plan = plan_rows(tests, max_distance=max_distance, rows=window.rows, profile_rows=profile.rows)
     return Evidence(
         gate="drift",
         subject=Subject(window.name),
         reference=Subject(whole.name, sha256=whole.digest),
-        quantities=(distance,),
+        quantities=(faulty, distance) if faults else (distance,),
         n=window.rows,
         n_unit="rows",
         method=_method(tests, effective),
-        summary=summary(verdict, result, tests, effective),
+        summary=summary(verdict, result, tests, effective, faults=faults),
         confidence=CONFIDENCE,
         alpha=alpha,
         findings=(
+            *shown(faults),
             *findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
-            *filter(None, [describe_choice(whole, profile)]),
+            *filter(None, [describe_choice(whole, chosen)]),
         ),
         advice=advice(
             verdict,
@@ -121,8 +126,9 @@ def measure_drift(
             rows=window.rows,
             profile_rows=profile.rows,
             max_distance=max_distance,
+            faults=faults,
         ),
-        details=details(result, tests, plan, effective),
+        details=details(result, tests, plan, effective, faults=faults),
         duration_s=time.perf_counter() - started,
     )
 

@@ -88,7 +88,7 @@ class DriftTests:
 
 
 def run_tests(comparison: Comparison) -> DriftTests:
-    """Run every test for which the profile has data; InputError for a column without any value."""
+    """Run every test for which the profile has data; InputError if there are only times."""
     groups, skipped = {}, []
     for kind, group in GROUPS.items():
         tests, reason = group.run(comparison)

@@ -24,7 +24,7 @@ from pytest_modelserve.monitoring.decision import DriftResult
 from pytest_modelserve.monitoring.drift.column_tests import DriftTest
 from pytest_modelserve.monitoring.drift.effective_rows import EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import DriftTests, Plan, count
-from pytest_modelserve.monitoring.formats import format_difference, format_rate_change, format_value
+from pytest_modelserve.monitoring.formats import format_difference, format_rate_change, format_value, suggest_exclusion
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
 
 _MAX_FINDINGS = 10
@@ -33,8 +33,23 @@ _MAX_COLUMNS = 100
 _MAX_PAIRS = 20
 
 
-def summary(verdict: Verdict, result: DriftResult[DriftTest], tests: DriftTests, effective: EffectiveRows) -> str:
-    """Return one sentence on all tests."""
+def summary(
+    verdict: Verdict,
+    result: DriftResult[DriftTest],
+    tests: DriftTests,
+    effective: EffectiveRows,
+    *,
+    faults: Sequence[str],
+) -> str:
+    """Return one sentence on the columns that cannot be compared, and on all tests."""
+    of_tests = _summary_of_tests(verdict, result, tests, effective)
+    columns = f"{len(faults)} column{'s' * (len(faults) != 1)}"
+    return f"{columns} cannot be compared with the profile; of the others, {of_tests}" if faults else of_tests
+
+
+def _summary_of_tests(
+    verdict: Verdict, result: DriftResult[DriftTest], tests: DriftTests, effective: EffectiveRows
+) -> str:
     if verdict is Verdict.INCONCLUSIVE:
         few = "not enough independent blocks of rows" if effective.dependent else "not enough rows"
         return f"{few} to decide whether drift exceeds max_distance"
@@ -48,6 +63,12 @@ def summary(verdict: Verdict, result: DriftResult[DriftTest], tests: DriftTests,
     ]
     verb = "differs" if len(result.beyond) == 1 and not moved["rows"] else "differ"
     return f"{' and '.join(subjects)} {verb} from the profile by more than max_distance"
+
+
+def shown(messages: Sequence[str]) -> tuple[str, ...]:
+    """Return the first messages, and how many more there are."""
+    more = (f"and {len(messages) - _MAX_FINDINGS} more",) if len(messages) > _MAX_FINDINGS else ()
+    return (*messages[:_MAX_FINDINGS], *more)
 
 
 def findings(
@@ -130,9 +151,18 @@ def _lacking_blocks(test: DriftTest, needed: float, before: float, after: float)
 
 
 def advice(
-    verdict: Verdict, effective: EffectiveRows, *, plan: Plan, rows: int, profile_rows: int, max_distance: float
+    verdict: Verdict,
+    effective: EffectiveRows,
+    *,
+    plan: Plan,
+    rows: int,
+    profile_rows: int,
+    max_distance: float,
+    faults: Sequence[str],
 ) -> str:
     """Return the next step; empty after PASS."""
+    if faults:
+        return "repair what writes these columns, or leave them out with exclude=; then test again"
     if verdict is Verdict.PASS:
         return ""
     if verdict is Verdict.FAIL:
@@ -178,9 +208,14 @@ def _enough_rows(plan: Plan, *, rows: int, profile_rows: int, max_distance: floa
 
 
 def details(
-    result: DriftResult[DriftTest], tests: DriftTests, plan: Plan, effective: EffectiveRows
+    result: DriftResult[DriftTest],
+    tests: DriftTests,
+    plan: Plan,
+    effective: EffectiveRows,
+    *,
+    faults: Sequence[str],
 ) -> Mapping[str, Any]:
-    """Return the figures of the largest distances, and the plan."""
+    """Return the columns that cannot be compared, the figures of the largest distances, and the plan."""
     figures: dict[str, Any] = {
         "moved": [test.name for test in result.beyond[:_MAX_COLUMNS] if test.kind != "pair"],
         "distances": _figures(tests.of("column"), _MAX_COLUMNS),
@@ -193,6 +228,8 @@ def details(
             figures["outlier_rows"] = list(group[0].outliers)
         elif kind != "column":
             figures[f"{kind}s"] = _figures(group, _MAX_PAIRS)
+    if faults:
+        figures["faulty_columns"] = list(shown(faults))
     if effective.dependent:
         figures["dependence"] = effective.figures()
     return {**figures, **asdict(plan)}
@@ -215,7 +252,8 @@ def _changes(
 
 def _column_detail(test: DriftTest, pairs: Pairs) -> str:
     column, reference = next(pair for pair in pairs if pair[0].name == test.name)
-    return describe_change(column, reference) + describe_gain(column, reference)
+    exclusion = suggest_exclusion(test.name, reference.kind, test.distance)
+    return describe_change(column, reference) + describe_gain(column, reference) + exclusion
 
 
 def _round_up(distance: float) -> str:

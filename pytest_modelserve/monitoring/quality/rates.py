@@ -14,7 +14,7 @@ from pytest_modelserve.monitoring.column_profile import AlignedCounts, Categoric
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, in_blocks
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
-from pytest_modelserve.monitoring.formats import format_rate_change
+from pytest_modelserve.monitoring.formats import format_rate_change, suggest_exclusion
 from pytest_modelserve.monitoring.histogram import Integers, count_values
 from pytest_modelserve.monitoring.window import NumericSummary, WindowColumn
 from pytest_modelserve.stats import binomial_bounds
@@ -90,7 +90,8 @@ def range_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks
         upper=rate_bound(outside, summary.finite, blocks.current),
         expected=min(2 / (reference_blocks + 1), 1.0),
         detail=f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
-        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}",
+        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}"
+        f"{suggest_exclusion(reference.name, reference.kind, outside / summary.finite)}",
     )
 
 
