@@ -5,6 +5,7 @@ import runpy
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -120,6 +121,19 @@ def test_links_between_pages_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / page.parent / link).exists()]
     assert missing == []
+
+
+def test_links_of_the_distributed_readme_are_absolute(monkeypatch):
+    interface = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["AbsoluteLinks"]()
+    hook.root = str(ROOT)
+    metadata = {"urls": {"Repository": "https://home.example/project"}}
+    hook.update(metadata)
+    links = re.findall(r"\]\(([^)]+)\)", metadata["readme"]["text"])
+    assert "https://home.example/project/blob/main/docs/gates.md#performance" in links
+    base = "https://home.example/project/blob/main/"
+    assert [link for link in links if not (ROOT / link.removeprefix(base).partition("#")[0]).exists()] == []
 
 
 @pytest.mark.parametrize(("name", "schema"), [("github", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")])
