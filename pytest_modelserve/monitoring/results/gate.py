@@ -164,8 +164,9 @@ def _alert_change(
     alone = ReferenceProfile(profile.name, (profile.column(name),), profile.block)
     if isinstance(data, ReferenceProfile):
         data = ReferenceProfile(data.name, (data.column(name),), data.block)
-    window = read_window(data if isinstance(data, ReferenceProfile) else {name: data[name]}, alone)
-    ((column, reference),) = window.checked(alone).pairs
+    compared = read_window(data if isinstance(data, ReferenceProfile) else {name: data[name]}, alone)
+    window, _ = compared.comparable(alone)
+    ((column, reference),) = window.pairs
     assert isinstance(reference, NumericColumn)
     blocks = EffectiveRows.of(window, alone, block=block).blocks(name)
     n, before_n = column.rows, reference.known
