@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import ParamSpec
 
-from pytest_modelserve.errors import InputError, ModelServeWarning, UsageError
+from pytest_modelserve.errors import ModelServeError, ModelServeWarning, UsageError, without_internals
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
 from pytest_modelserve.evidence.failure_text import failure_message
 
 Parameters = ParamSpec("Parameters")
-_PACKAGE = Path(__file__).parent
 _LABEL = '    label: Name of this check in its failure text and in reports, for example "night images".\n'
 _NUMBERS = ("float", "float | None", "int", "int | None", "float | Mapping[str, float]")
 _MAX_LABEL = 200  # evidence in a test report has at most 16 KiB
@@ -68,10 +65,8 @@ def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Pa
         __tracebackhide__ = True
         try:
             evidence = measure(*args, **kwargs)
-        except (UsageError, InputError) as error:
-            if _called_other_code(error):
-                raise
-            raise error.with_traceback(None) from error.__cause__  # pytest then shows the call alone
+        except ModelServeError as error:
+            raise without_internals(error)  # noqa: B904 (it is the same error)
         record(evidence)
         _raise_unless_passed(evidence)
         return evidence
@@ -84,12 +79,6 @@ def assertion(name: str, measure: Callable[Parameters, Evidence]) -> Callable[Pa
         f"{measure.__doc__}"
     )
     return assert_
-
-
-def _called_other_code(error: Exception) -> bool:
-    """Return whether the traceback leaves this package, for example into a model or a metric of the user."""
-    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
-    return not all(Path(file).is_relative_to(_PACKAGE) for file in files)
 
 
 def _raise_unless_passed(evidence: Evidence) -> None:

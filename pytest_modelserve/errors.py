@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 
@@ -86,3 +89,25 @@ def require(package: str, purpose: str, *, extra: str = "torch") -> ModuleType:
         raise MissingDependencyError(
             f"{purpose} needs {package}, which is not installed: pip install 'pytest-modelserve[{extra}]'"
         ) from error
+
+
+def without_internals(error: ModelServeError) -> ModelServeError:
+    """Return `error` for the caller of a public function: without the lines of this package, and without its cause.
+
+    The message holds both. An error in whose traceback, or in that of a cause, there is code of the user keeps them.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if any(_is_of_user(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(seen.__traceback__)):
+            return error
+        seen = seen.__cause__
+    error.__cause__, error.__suppress_context__ = None, True
+    return error.with_traceback(None)
+
+
+def _is_of_user(filename: str) -> bool:
+    """Return whether a file is of neither this package, nor the standard library, nor an installed package."""
+    path = Path(filename)
+    if path.is_relative_to(Path(__file__).parent) or {"site-packages", "dist-packages"} & {*path.parts}:
+        return False
+    return not filename.startswith("<") and not path.is_relative_to(sysconfig.get_path("stdlib"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from pytest_modelserve import artifacts, serving
 from pytest_modelserve.artifacts import Artifact, Step, Store, TensorSpec, default_store, open_artifact, steps_artifact
 from pytest_modelserve.artifacts.artifact import baseline_path, store_baseline
-from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.errors import ArtifactError, ModelServeError, without_internals
 from pytest_modelserve.evidence import current_recorder
 from pytest_modelserve.serving import Predictor
 
@@ -50,8 +50,12 @@ class _Stage:
 
         @functools.wraps(stage)
         def method(pipeline: Pipeline, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             defaults = {name: getattr(pipeline, name) for name in settings if kwargs.get(name) is None}
-            result = stage(*args, **{**kwargs, **defaults})
+            try:
+                result = stage(*args, **{**kwargs, **defaults})
+            except ModelServeError as error:
+                raise without_internals(error)  # noqa: B904 (it is the same error)
             if isinstance(result, Predictor):
                 pipeline._served.append(result)
             return result

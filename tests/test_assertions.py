@@ -33,6 +33,36 @@ def test_error_of_this_package_inside_a_function_of_the_user_shows_that_function
     assert shown_functions(error)[-1] == "model"
 
 
+def test_file_that_onnxruntime_refuses_shows_the_line_of_the_call_alone(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ms.ArtifactError) as error:
+        ms.assert_size(path, max_bytes=1)
+    assert shown_functions(error) == ["test_file_that_onnxruntime_refuses_shows_the_line_of_the_call_alone"]
+    assert error.value.__cause__ is None
+
+
+def test_argument_that_a_dataclass_refuses_shows_the_line_of_the_call_alone():
+    with pytest.raises(ms.UsageError) as error:
+        ms.assert_accuracy([0, 1, 1], labels=[0, 1, 1], min_value=0.5, sampling={"block": 0})
+    assert shown_functions(error) == ["test_argument_that_a_dataclass_refuses_shows_the_line_of_the_call_alone"]
+
+
+def test_stage_of_the_fixture_shows_the_line_of_the_call_alone(modelserve):
+    with pytest.raises(ms.UsageError) as error:
+        modelserve.serve(None)
+    assert shown_functions(error) == ["test_stage_of_the_fixture_shows_the_line_of_the_call_alone"]
+
+
+def test_error_of_a_model_of_the_user_is_kept_as_the_cause():
+    def model(x):
+        raise KeyError("no such row")
+
+    with pytest.raises(KeyError) as error:
+        ms.assert_accuracy(ms.serve(model), np.ones((3, 2)), [0, 1, 1], min_value=0.5)
+    assert shown_functions(error)[-1] == "model"
+
+
 LABELS = np.array([0, 1, 2] * 100)
 WRONG = np.zeros(300, int)
 
