@@ -79,7 +79,7 @@ def read_output(
     """Return the subject and one output of ready outputs or of a model that predicts `inputs`, (n, ...)."""
     opened: AbstractContextManager[Any] = open_models(outputs, inputs=as_one_batch(inputs), ready=True)
     with opened as (batch, (model,)):
-        _, values = select_output(model, batch, output.name, reads_labels=reads_labels)
+        _, values = select_output(model, model.predict(batch), output.name, reads_labels=reads_labels)
         return model.subject, np.asarray(values)
 
 
