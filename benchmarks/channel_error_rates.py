@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.metrics import calibrate_tolerances, compare_outputs
-from pytest_modelserve.metrics.channel_quality import channel_sqnr_db
+from pytest_modelserve.metrics.output_quality import channel_sqnr_db
 
 NETWORKS = 200
 ROWS = (1, 2, 3, 4, 8, 16, 64, 500)

@@ -543,9 +543,10 @@ def measure_output_parity(
         candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
         reference: The model to compare with, a recording of its outputs, or its ready outputs.
         inputs: One batch: an array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays;
-            leave it out where both models are ready outputs. Data larger than memory is given as an iterable of
-            batches, for example a generator or a DataLoader of inputs: each is compared before the next is taken, and
-            elements are reported by their row in the whole.
+            leave it out where both models are ready outputs. More than 1,024 rows are predicted and compared in parts,
+            if each row has outputs of its own; `[rows]` is always one call. Data larger than memory is given as an
+            iterable of batches, for example a generator or a DataLoader of inputs: each is one call, compared before
+            the next is taken, and elements are reported by their row in the whole.
         rtol: Relative tolerance, a finite number of at least 0. Give it with `atol`, or neither.
         atol: Absolute tolerance, in the output's units.
         equal_nan: Whether NaN equals NaN at the same place. If False, any NaN fails.

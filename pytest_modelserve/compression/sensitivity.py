@@ -24,7 +24,7 @@ from pytest_modelserve.compression.calibration import (
 from pytest_modelserve.compression.compress import RECIPES
 from pytest_modelserve.compression.recipe import LayerSensitivity, RecipeContext
 from pytest_modelserve.errors import RecipeError, UsageError, unknown_choice
-from pytest_modelserve.metrics.channel_quality import worst_sqnr_db
+from pytest_modelserve.metrics.output_quality import worst_sqnr_db
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import serve
 

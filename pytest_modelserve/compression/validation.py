@@ -14,8 +14,8 @@ from pytest_modelserve._onnx.graph import all_nodes, tensors_of
 from pytest_modelserve.artifacts import Artifact, TensorSpec, read_graph, signature_of
 from pytest_modelserve.errors import ArtifactError, ModelServeError, RecipeError
 from pytest_modelserve.metrics import compare_outputs
-from pytest_modelserve.metrics.channel_quality import destroyed_channel
 from pytest_modelserve.metrics.channels import channel_scale
+from pytest_modelserve.metrics.output_quality import destroyed_channel
 from pytest_modelserve.metrics.tolerance import GRAPH_OPTIMIZATION_ATOL, GRAPH_OPTIMIZATION_RTOL
 from pytest_modelserve.serving import Predictor, serve
 

@@ -137,11 +137,17 @@ def describe_constant_channels(array: NDArray[Any]) -> str:
 
     An output that is constant as a whole has none, nor has one of a single row.
     """
-    found = []
-    for axis in feature_axes(array.shape):
-        constant = constant_channels(array, axis)
-        if len(array) > 1 and constant.any() and not constant.all():
-            found.append(describe_channels(axis, np.flatnonzero(constant).tolist()))
+    constant = {axis: constant_channels(array, axis) for axis in feature_axes(array.shape)}
+    return describe_constant(constant, rows=len(array) if array.ndim else 0)
+
+
+def describe_constant(channels: Mapping[int, NDArray[np.bool_]], *, rows: int) -> str:
+    """Return the sentence of `describe_constant_channels` from the constant channels of each axis."""
+    found = [
+        describe_channels(axis, np.flatnonzero(constant).tolist())
+        for axis, constant in channels.items()
+        if rows > 1 and constant.any() and not constant.all()
+    ]
     if not found:
         return ""
     return (

@@ -188,6 +188,56 @@ class MarginAgreement:
         return self.agreeing / self.decided
 
 
+@dataclass(frozen=True, slots=True)
+class MarginCounts:
+    """Counts of a `MarginAgreement`, which add up over rows; `largest` is the largest reference margin of any row."""
+
+    rows: int
+    decided: int
+    agreeing: int
+    min_margin: float
+    flipped: int
+    largest_flipped: float
+    largest: float
+
+    @classmethod
+    def of(cls, candidate: NDArray[Any], reference: NDArray[Any], *, min_margin: float) -> MarginCounts:
+        """Return the counts of rows of scores `(..., classes)`; InputError for what `top1_matches` refuses."""
+        matches, margins = top1_matches(candidate, reference), decision_margins(reference)
+        decided, flipped = margins > min_margin, margins[~matches]
+        return cls(
+            rows=margins.size,
+            decided=int(decided.sum()),
+            agreeing=int((matches & decided).sum()),
+            min_margin=min_margin,
+            flipped=flipped.size,
+            largest_flipped=float(flipped.max(initial=-1.0)),
+            largest=float(margins.max()),
+        )
+
+    def merged(self, other: MarginCounts) -> MarginCounts:
+        """Return the counts of the rows of both."""
+        return MarginCounts(
+            self.rows + other.rows,
+            self.decided + other.decided,
+            self.agreeing + other.agreeing,
+            self.min_margin,
+            self.flipped + other.flipped,
+            max(self.largest_flipped, other.largest_flipped),
+            max(self.largest, other.largest),
+        )
+
+    def agreement(self) -> MarginAgreement:
+        """Return the agreement of the decided rows; InputError if there are none."""
+        if not self.decided:
+            raise InputError(
+                f"no row is decided by more than min_margin {self.min_margin:g}: the largest margin of the reference "
+                f"is {self.largest:.3g}"
+            )
+        largest = self.largest_flipped if self.flipped else None
+        return MarginAgreement(self.rows, self.decided, self.agreeing, self.min_margin, self.flipped, largest)
+
+
 def decision_margins(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return the highest score less the second highest, for scores `(..., classes)`: `(...)`, at least 0.
 
@@ -209,19 +259,4 @@ def agreement_by_margin(candidate: NDArray[Any], reference: NDArray[Any], *, min
     """
     if not (math.isfinite(min_margin) and min_margin >= 0):
         raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
-    matches, margins = top1_matches(candidate, reference), decision_margins(reference)
-    decided = margins > min_margin
-    if not decided.any():
-        raise InputError(
-            f"no row is decided by more than min_margin {min_margin:g}: the largest margin of the reference is "
-            f"{margins.max():.3g}"
-        )
-    flipped = margins[~matches]
-    return MarginAgreement(
-        rows=margins.size,
-        decided=int(decided.sum()),
-        agreeing=int((matches & decided).sum()),
-        min_margin=min_margin,
-        flipped=flipped.size,
-        largest_flipped=float(flipped.max()) if flipped.size else None,
-    )
+    return MarginCounts.of(candidate, reference, min_margin=min_margin).agreement()

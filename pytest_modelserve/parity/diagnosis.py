@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pytest_modelserve.metrics.channel_quality import worst_sqnr_db
+from pytest_modelserve.metrics.output_quality import worst_sqnr_db
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 

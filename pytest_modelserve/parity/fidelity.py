@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,28 +20,23 @@ from pytest_modelserve.metrics import (
     Outputs,
     Part,
     Scores,
+    SliceFigure,
     Slices,
-    agreement_by_margin,
     choose_outputs,
     dtype_name,
     kind_of,
-    kl_divergences,
+    output_names,
     pair_outputs,
-    slice_figures,
-    top1_agreement,
 )
-from pytest_modelserve.metrics.channel_quality import (
-    ChannelFigure,
-    channel_cosine,
-    channel_sqnr_db,
-    describe_channels_of,
-)
+from pytest_modelserve.metrics.channel_quality import ChannelFigure
+from pytest_modelserve.metrics.output_quality import OutputQuality, Wanted
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_overflow, diagnose_quantization
-from pytest_modelserve.serving.inputs import as_one_batch, count_rows
+from pytest_modelserve.parity.row_parts import RowPart, WholeBatchError, over_parts
+from pytest_modelserve.serving.inputs import as_one_batch, count_rows, is_one_batch
 from pytest_modelserve.serving.serve import open_models
 
 if TYPE_CHECKING:
-    from pytest_modelserve.serving import Servable
+    from pytest_modelserve.serving import Predictor, Servable
 
 _ADVICE = (
     "if the candidate was quantized, keep its most sensitive layers in full precision; a retrained model has other "
@@ -117,7 +113,10 @@ def measure_output_fidelity(
         max_kl=max_kl,
         scores=scores,
     )
+    wanted = Wanted(min_cosine is not None, min_agreement is not None, min_margin, scores)
+    output_names(outputs)  # anything but names is refused before a model runs
     started = time.perf_counter()
+    is_one_call = not is_one_batch(inputs)
     inputs = as_one_batch(inputs)
     with open_models(candidate, reference, inputs=inputs, ready=True) as (batch, (new, old)):
         n = count_rows(batch)
@@ -126,30 +125,27 @@ def measure_output_fidelity(
             raise UsageError(
                 f"Slices: {next(iter(given.budgets))}= does not apply to output fidelity, whose slices only inform"
             )
-        parts = given.parts(inputs, n)
-        chosen = choose_outputs(old.predict(batch), outputs, aliases=old.aliases, model=old.subject)
-        expected = {name: array for name, array in chosen.items() if kind_of(array.dtype) == "real"}
-        others = [name for name in chosen if name not in expected]
-        if not expected or (others and outputs is not None):
-            what = f"output {others[0]!r} of {old.subject} holds no" if outputs else f"{old.subject} has no"
-            raise UsageError(
-                f"{what} floating-point {'numbers' if outputs else 'output'}: compare labels with assert_output_parity"
-            )
-        found = pair_outputs(new.predict(batch), chosen, old.aliases)
-        if parts:
-            _check_rows(expected, n)
-        problems = tuple(text for name, array in expected.items() if (text := _problem(name, found.get(name), array)))
-        if problems:
+        slice_parts = given.parts(inputs, n)
+
+        def pair(part: RowPart) -> Pair:
+            of_reference, of_candidate = part.outputs
+            expected = _real_outputs(old, of_reference, outputs)
+            return pair_outputs(of_candidate, expected, old.aliases), expected
+
+        found = over_parts(
+            (old, new), batch, lambda rows: _Fidelity.of(rows, pair, slice_parts, wanted), is_one_call=is_one_call
+        )
+        if found.problems:
             quantities: tuple[Quantity, ...] = (
-                Quantity("mismatches", len(problems), "count", budget=Budget("at_most", 0)),
+                Quantity("mismatches", len(found.problems), "count", budget=Budget("at_most", 0)),
             )
-            findings, details = problems, {}
+            findings, details = found.problems, {}
         else:
-            quantities = tuple(measure.quantity(found, expected) for measure in measures)
-            findings = _describe_channels(measures, found, expected)
-            findings += () if min_margin is None else _describe_margins(found, expected, min_margin)
-            findings += _describe_slices(parts, measures, found, expected)
-            details = _details(parts, measures, found, expected)
+            quantities = tuple(measure.quantity(found.outputs) for measure in measures)
+            findings = _describe_channels(measures, found.outputs)
+            findings += () if min_margin is None else _describe_margins(found.outputs)
+            findings += _describe_slices(measures, found.slices)
+            details = _details(measures, found)
         failed = any(quantity.verdict is Verdict.FAIL for quantity in quantities)
         diagnosis = diagnose_quantization(new, old, batch) if failed else Diagnosis()
         overflow = diagnose_overflow(new, old, batch)
@@ -171,32 +167,94 @@ def measure_output_fidelity(
     )
 
 
+Qualities = Mapping[str, OutputQuality]
+Pair = tuple[Outputs, Outputs]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fidelity:
+    """The quality of each output over all rows and over each slice, or why the outputs cannot be compared."""
+
+    outputs: Qualities
+    slices: tuple[tuple[Part, Qualities], ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, row_parts: Iterator[RowPart], pair: Callable[[RowPart], Pair], slices: Sequence[Part], wanted: Wanted
+    ) -> _Fidelity:
+        """Add up the outputs of all rows; WholeBatchError where those of all rows at once are needed.
+
+        `pair` returns the outputs of a part that are compared, the candidate's and the reference's.
+        """
+        outputs: dict[str, OutputQuality] = {}
+        by_slice: list[dict[str, OutputQuality]] = [{} for _ in slices]
+
+        def add(own: dict[str, OutputQuality], name: str, candidate: NDArray[Any], reference: NDArray[Any]) -> None:
+            if part.is_whole:
+                own[name] = OutputQuality.of(candidate, reference, wanted)
+            else:
+                own.setdefault(name, OutputQuality(wanted)).add(candidate, reference)
+
+        for part in row_parts:
+            found, expected = pair(part)
+            if slices and part.is_whole:
+                _check_rows(expected, len(slices[0].rows))
+            named = ((name, found.get(name), array) for name, array in expected.items())
+            if problems := tuple(filter(None, (_problem(*each) for each in named))):
+                if part.is_whole:
+                    return cls({}, problems=problems)
+                raise WholeBatchError
+            for name, array in expected.items():
+                add(outputs, name, found[name], array)
+                for each, own in zip(slices, by_slice, strict=True):
+                    rows = each.rows[part.start : part.start + len(array)]
+                    if rows.any():
+                        add(own, name, found[name][rows], array[rows])
+        every = [quality.finish() for own in (outputs, *by_slice) for quality in own.values()]
+        if any(quality.needs_scale for quality in every):
+            raise WholeBatchError
+        return cls(outputs, tuple(zip(slices, by_slice, strict=True)))
+
+
+def _real_outputs(reference: Predictor, outputs: Outputs, names: OutputNames | None) -> Outputs:
+    """Return the chosen outputs of the reference that hold floating-point numbers; UsageError if there are none."""
+    chosen = choose_outputs(outputs, names, aliases=reference.aliases, model=reference.subject)
+    real = {name: array for name, array in chosen.items() if kind_of(array.dtype) == "real"}
+    others = [name for name in chosen if name not in real]
+    if names is not None and others:
+        raise UsageError(
+            f"output {others[0]!r} of {reference.subject} holds no floating-point numbers: compare labels with "
+            "assert_output_parity"
+        )
+    if not real:
+        raise UsageError(f"{reference.subject} has no floating-point output: compare labels with assert_output_parity")
+    return real
+
+
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A function of the candidate's and the reference's output, with its budget."""
+    """A figure of an output, with its budget."""
 
     name: str
     unit: Unit
     budget: Budget
-    of: Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]
+    of: Callable[[OutputQuality], ChannelFigure]
 
-    def worst(self, candidate: Outputs, reference: Outputs) -> float:
-        return self.worst_output(candidate, reference)[1].value
-
-    def worst_output(self, candidate: Outputs, reference: Outputs) -> tuple[str, ChannelFigure]:
-        figures = {name: self.figure(candidate[name], array) for name, array in reference.items()}
+    def worst_output(self, outputs: Qualities) -> tuple[str, ChannelFigure]:
+        figures = {name: self.figure(quality) for name, quality in outputs.items()}
         name = (min if self.is_floor else max)(figures, key=lambda output: figures[output].value)
         return name, figures[name]
 
-    def figure(self, candidate: NDArray[Any], reference: NDArray[Any]) -> ChannelFigure:
+    def figure(self, quality: OutputQuality) -> ChannelFigure:
         """Return the figure of an output, with the channel that fails the budget although the output does not."""
-        found = self.of(candidate, reference)
+        found = self.of(quality)
         if found.channel is None or self.budget.allows(found.value):
             return ChannelFigure(found.value, None, found.whole)
         return found.below(self.budget.limit)
 
-    def quantity(self, candidate: Outputs, reference: Outputs) -> Quantity:
-        return Quantity(self.name, self.worst(candidate, reference), self.unit, budget=self.budget)
+    def quantity(self, outputs: Qualities) -> Quantity:
+        return Quantity(self.name, self.worst_output(outputs)[1].value, self.unit, budget=self.budget)
 
     def format(self, value: float) -> str:
         """Return name and value: "SQNR 12.3 dB", "agreement 97.2 %"."""
@@ -234,18 +292,18 @@ def _measures(
         raise UsageError(f"min_margin must be a finite number of at least 0, got {min_margin}")
     found = []
     if min_sqnr_db is not None:
-        found.append(_Measure("SQNR", "dB", Budget.of("min_sqnr_db", min_sqnr_db), channel_sqnr_db))
+        found.append(_Measure("SQNR", "dB", Budget.of("min_sqnr_db", min_sqnr_db), OutputQuality.sqnr_db))
     if min_cosine is not None:
-        found.append(_Measure("cosine", "cosine", Budget.of("min_cosine", min_cosine), channel_cosine))
+        found.append(_Measure("cosine", "cosine", Budget.of("min_cosine", min_cosine), OutputQuality.cosine))
     if min_agreement is not None:
-        agreement = _agreement if min_margin is None else _agreement_beyond(min_margin)
+        agreement = _agreement if min_margin is None else _agreement_by_margin
         found.append(_Measure("agreement", "proportion", Budget.of("min_agreement", min_agreement), agreement))
     if max_kl is not None and scores is not None:
         if scores not in get_args(Scores):
             raise UsageError(unknown_choice("scores", scores, get_args(Scores)))
         if not (math.isfinite(max_kl) and max_kl >= 0):
             raise UsageError(f"max_kl must be a finite number of nats of at least 0, got {max_kl}")
-        found.append(_Measure("KL in nats", "", Budget.of("max_kl", max_kl), _mean_kl(scores)))
+        found.append(_Measure("KL in nats", "", Budget.of("max_kl", max_kl), _mean_kl))
     if not found:
         raise UsageError("give at least one of min_sqnr_db, min_cosine, min_agreement and max_kl")
     return tuple(found)
@@ -255,39 +313,37 @@ def _of_output(value: float) -> ChannelFigure:
     return ChannelFigure(value, None, value)
 
 
-def _agreement(candidate: NDArray[Any], reference: NDArray[Any]) -> ChannelFigure:
-    return _of_output(top1_agreement(candidate, reference))
+def _agreement(quality: OutputQuality) -> ChannelFigure:
+    return _of_output(quality.agreement())
 
 
-def _agreement_beyond(min_margin: float) -> Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]:
-    return lambda candidate, reference: _of_output(
-        agreement_by_margin(candidate, reference, min_margin=min_margin).agreement
-    )
+def _agreement_by_margin(quality: OutputQuality) -> ChannelFigure:
+    return _of_output(quality.agreement_by_margin().agreement)
 
 
-def _mean_kl(scores: Scores) -> Callable[[NDArray[Any], NDArray[Any]], ChannelFigure]:
-    return lambda candidate, reference: _of_output(float(np.mean(kl_divergences(candidate, reference, scores=scores))))
+def _mean_kl(quality: OutputQuality) -> ChannelFigure:
+    return _of_output(quality.mean_kl())
 
 
-def _describe_channels(measures: Sequence[_Measure], found: Outputs, expected: Outputs) -> tuple[str, ...]:
+def _describe_channels(measures: Sequence[_Measure], outputs: Qualities) -> tuple[str, ...]:
     """Name the channel that fails a budget, and channels that are constant in one of the models."""
     sentences = []
     for measure in measures:
-        name, figure = measure.worst_output(found, expected)
+        name, figure = measure.worst_output(outputs)
         if figure.channel is not None:
             sentences.append(
                 f"output {name!r} {figure.channel}: {measure.format(figure.value)}, the worst of all channels"
             )
-    for name, array in expected.items():
-        sentences += [f"output {name!r} {sentence}" for sentence in describe_channels_of(found[name], array)]
+    for name, quality in outputs.items():
+        sentences += [f"output {name!r} {sentence}" for sentence in quality.describe_channels()]
     return tuple(sentences)
 
 
-def _describe_margins(candidate: Outputs, reference: Outputs, min_margin: float) -> tuple[str, ...]:
+def _describe_margins(outputs: Qualities) -> tuple[str, ...]:
     """Describe for each output which rows `min_margin` left out, and which rows changed their top class."""
     sentences = []
-    for name, array in reference.items():
-        found = agreement_by_margin(candidate[name], array, min_margin=min_margin)
+    for name, quality in outputs.items():
+        found = quality.agreement_by_margin()
         flips = "no row changes its top class"
         if found.largest_flipped is not None:
             flips = (
@@ -309,36 +365,28 @@ def _check_rows(outputs: Outputs, n: int) -> None:
             )
 
 
-def _describe_slices(
-    parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs, expected: Outputs
-) -> tuple[str, ...]:
+def _describe_slices(measures: Sequence[_Measure], slices: Sequence[tuple[Part, Qualities]]) -> tuple[str, ...]:
     """Describe the worst slice of each measure."""
     sentences = []
     for measure in measures:
-        figures = slice_figures(parts, _figure(measure, found, expected))
+        figures = []
+        for part, outputs in slices:
+            with suppress(UsageError):  # no row of the slice is decided
+                figures.append(SliceFigure(measure.worst_output(outputs)[1].value, part.label, part.n))
         worst = (min if measure.is_floor else max)(figures, default=None)
         if worst is not None:
             sentences.append(f"worst slice {worst.label}: {measure.format(worst.value)} over {worst.n} rows")
     return tuple(sentences)
 
 
-def _figure(measure: _Measure, found: Outputs, expected: Outputs) -> Callable[[NDArray[np.bool_]], float]:
-    return lambda rows: measure.worst(_select(found, rows), _select(expected, rows))
-
-
-def _select(outputs: Outputs, rows: NDArray[np.bool_]) -> Outputs:
-    return {name: array[rows] for name, array in outputs.items()}
-
-
-def _details(parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs, expected: Outputs) -> dict[str, Any]:
+def _details(measures: Sequence[_Measure], found: _Fidelity) -> dict[str, Any]:
     """Return the figures of every output, if there are several or a channel decides, and of each in every slice."""
-    outputs = [{"name": name, **_figures(measures, found[name], array)} for name, array in expected.items()]
+    outputs = [{"name": name, **_figures(measures, quality)} for name, quality in found.outputs.items()]
     channels = any(key.endswith(" channel") for figures in outputs for key in figures)
     slices = [
-        {"slice": part.label, "rows": part.n, "output": name}
-        | _figures(measures, found[name][part.rows], array[part.rows])
-        for part in parts
-        for name, array in expected.items()
+        {"slice": part.label, "rows": part.n, "output": name} | _figures(measures, quality)
+        for part, qualities in found.slices
+        for name, quality in qualities.items()
     ]
     return {
         **({"outputs": outputs} if len(outputs) > 1 or channels else {}),
@@ -346,12 +394,12 @@ def _details(parts: Sequence[Part], measures: Sequence[_Measure], found: Outputs
     }
 
 
-def _figures(measures: Sequence[_Measure], candidate: NDArray[Any], reference: NDArray[Any]) -> dict[str, Any]:
+def _figures(measures: Sequence[_Measure], quality: OutputQuality) -> dict[str, Any]:
     """Return each measure with the channel that decides it, None if it does not apply: no row of a slice is decided."""
     figures: dict[str, Any] = {}
     for measure in measures:
         try:
-            figure = measure.figure(candidate, reference)
+            figure = measure.figure(quality)
         except InputError:
             figures[measure.name] = None
             continue

@@ -14,6 +14,7 @@ from pytest_modelserve.metrics import (
     CalibratedTolerance,
     OutputComparison,
     OutputNames,
+    Outputs,
     calibrate_tolerances,
     check_tolerances,
     choose_outputs,
@@ -24,7 +25,8 @@ from pytest_modelserve.metrics.channels import describe_constant_channels
 from pytest_modelserve.metrics.tolerance import OUTPUT_PARITY_EPSILONS, RERUN_FACTOR
 from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_divergence
 from pytest_modelserve.parity.failing_inputs import Criterion, FailingBatch, save_failing_input, worst_row
-from pytest_modelserve.serving.inputs import Inputs, batch_size, iterate_batches, slice_rows
+from pytest_modelserve.parity.row_parts import RowPart, over_parts
+from pytest_modelserve.serving.inputs import Inputs, batch_size, is_one_batch, iterate_batches, slice_rows
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs
 from pytest_modelserve.serving.reference_runs import alternative_runs
 from pytest_modelserve.serving.serve import open_models
@@ -74,9 +76,10 @@ def measure_output_parity(
         candidate: The model to check, or its ready outputs: whatever `ms.serve` takes.
         reference: The model to compare with, a recording of its outputs, or its ready outputs.
         inputs: One batch: an array, a tensor or a list `(rows, ...)`, a frame, or a mapping from input names to arrays;
-            leave it out where both models are ready outputs. Data larger than memory is given as an iterable of
-            batches, for example a generator or a DataLoader of inputs: each is compared before the next is taken, and
-            elements are reported by their row in the whole.
+            leave it out where both models are ready outputs. More than 1,024 rows are predicted and compared in parts,
+            if each row has outputs of its own; `[rows]` is always one call. Data larger than memory is given as an
+            iterable of batches, for example a generator or a DataLoader of inputs: each is one call, compared before
+            the next is taken, and elements are reported by their row in the whole.
         rtol: Relative tolerance, a finite number of at least 0. Give it with `atol`, or neither.
         atol: Absolute tolerance, in the output's units.
         equal_nan: Whether NaN equals NaN at the same place. If False, any NaN fails.
@@ -125,7 +128,7 @@ def measure_output_parity(
         else:
             check_tolerances(rtol, atol)
             criterion = Criterion(rtol, atol, equal_nan, by_value=by_value, aliases=old.aliases, outputs=outputs)
-        run = _Run(new, old, criterion)
+        run = _Run(new, old, criterion, in_parts=is_one_batch(data))
         comparison = join_comparisons(run.compared(itertools.chain([first], batches)))
         return _evidence(run, comparison, calibration, started)
 
@@ -221,6 +224,7 @@ class _Run:
     candidate: Predictor
     reference: Predictor
     criterion: Criterion
+    in_parts: bool
     calls: int = field(default=0, init=False)
     rows: int | None = field(default=0, init=False)  # None as soon as one batch has no rows
     failing: FailingBatch | None = field(default=None, init=False)
@@ -228,10 +232,7 @@ class _Run:
     def compared(self, batches: Iterable[Inputs]) -> Iterator[tuple[int, OutputComparison]]:
         for batch in batches:
             rows = batch_size(batch)
-            expected = self.criterion.chosen(self.reference.predict(batch), self.reference.subject)
-            outputs = self.candidate.predict(batch)
-            part = self.criterion.compare(outputs, expected)
-            del expected, outputs  # before the next ones are computed
+            part = over_parts((self.reference, self.candidate), batch, self._compare, is_one_call=not self.in_parts)
             if not part.agrees:
                 row, error = worst_row(part, rows)
                 if self.failing is None or error > self.failing.error:
@@ -239,6 +240,12 @@ class _Run:
             self.calls += 1
             self.rows = None if rows is None or self.rows is None else self.rows + rows
             yield rows or 0, part
+
+    def _compare(self, parts: Iterator[RowPart]) -> OutputComparison:
+        return join_comparisons((part.rows or 0, self._compare_part(*part.outputs)) for part in parts)
+
+    def _compare_part(self, reference: Outputs, candidate: Outputs) -> OutputComparison:
+        return self.criterion.compare(candidate, self.criterion.chosen(reference, self.reference.subject))
 
 
 def _evidence(run: _Run, comparison: OutputComparison, calibration: Calibration | None, started: float) -> Evidence:

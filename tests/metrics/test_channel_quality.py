@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.metrics import row_cosines, signal_to_quantization_noise_db
-from pytest_modelserve.metrics.channel_quality import (
-    RowSignalQuality,
+from pytest_modelserve.metrics.channel_quality import RowSignalQuality
+from pytest_modelserve.metrics.channels import Channel
+from pytest_modelserve.metrics.output_quality import (
     channel_cosine,
     channel_sqnr_db,
     describe_channels_of,
     destroyed_channel,
     worst_sqnr_db,
 )
-from pytest_modelserve.metrics.channels import Channel
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((65, 20))
