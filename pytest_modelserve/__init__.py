@@ -14,6 +14,7 @@ import importlib
 _GATES = {
     "assert_accuracy": ("parity", "measure_accuracy"),
     "assert_accuracy_parity": ("parity", "measure_accuracy_parity"),
+    "assert_calibrated": ("monitoring", "measure_calibration"),
     "assert_cold_start": ("performance", "measure_cold_start"),
     "assert_corruption_accuracy": ("robustness", "measure_corruption_accuracy"),
     "assert_data_quality": ("monitoring", "measure_data_quality"),
@@ -25,6 +26,7 @@ _GATES = {
     "assert_not_slower": ("performance", "measure_slowdown"),
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
     "assert_output_parity": ("parity", "measure_output_parity"),
+    "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_size": ("performance", "measure_size"),

@@ -123,6 +123,61 @@ from pytest_modelserve.robustness.transformations import Transform as _Transform
 from datetime import datetime as _datetime
 import os as _os
 
+def measure_calibration(
+    outputs: _Servable,
+    labels: _Any,
+    *,
+    max_error: float,
+    per_class: bool = False,
+    bins: int = 15,
+    block: int = 1,
+    inputs: _Any = None,
+    output: _Output | str | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the calibration error of probabilities: how far they are from the frequencies of the labels.
+
+    Rows are sorted into bins of about equal size by their probability. The calibration error is the root mean square of
+    the bins' differences between mean probability and frequency, debiased: it is never below the expected calibration
+    error, the mean of these differences, which the evidence has, too. For two classes the probability of class 1 is
+    tested; for more the confidence, that is the probability of the predicted class, against whether it is right.
+
+    Args:
+        outputs: Ready probabilities (n, classes), or (n,) for class 1 of two; or a model: whatever `ms.serve` takes.
+        labels: One label a row, (n,): the number of its column.
+        max_error: The largest calibration error that passes, between 0 and 1: 0.05 is five points.
+        per_class: Whether to test the probability of each class; every class then has the budget.
+        bins: The number of bins; at most one for every 20 rows.
+        block: The number of neighboring rows that may depend on each other; they count as one.
+        inputs: The rows that a model predicts; leave it out for ready outputs.
+        output: The output to read, by name or as `ms.Output`; `scores="logits"` for logits.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. `details["reliability"]` holds the curve of the probability that was tested, of the worst classes
+        with `per_class`: lists of the same length, `confidence`, `accuracy` and `n` of each bin, and `low` and `high`,
+        the exact 95 % interval of its accuracy.
+
+    Raises:
+        InputError: Outputs that are no probabilities, labels that are not their columns, or labels of one class.
+        UsageError: An argument out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> probability = rng.random(5_000)
+        >>> labels = rng.random(5_000) < probability
+        >>> ms.measure_calibration(probability, labels, max_error=0.05).verdict.name
+        'PASS'
+        >>> ms.measure_calibration(probability**2, labels, max_error=0.05).verdict.name
+        'FAIL'"""
+    ...
+
 def measure_data_quality(
     data: _Data | _ReferenceProfile,
     profile: _ReferenceProfile | str | _os.PathLike[str],
@@ -256,6 +311,55 @@ def measure_drift(
         ('FAIL', ['age'])"""
     ...
 
+def measure_prediction_coverage(
+    outputs: _Servable,
+    labels: _Any,
+    *,
+    min_coverage: float,
+    max_coverage: float | None = None,
+    block: int | None = None,
+    inputs: _Any = None,
+    output: str | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the coverage of prediction intervals or sets: the proportion of rows whose label lies inside.
+
+    The bounds are the exact ones of Clopper and Pearson (1934). Rows of a series depend on their neighbors: `block`
+    rows count as one. Without `block`, misses are tested for serial dependence (Lo and MacKinlay 1988); if it is found,
+    rows count as many as the variance ratio leaves, which the evidence says.
+
+    Args:
+        outputs: Intervals (n, 2) with the low and high end of each row, or columns "low" and "high" ("lower" and
+            "upper"); or sets (n, classes) of booleans. Ready, or of a model: whatever `ms.serve` takes.
+        labels: One number a row, (n,), of intervals; the number of its column, of sets.
+        min_coverage: The lowest coverage that passes, below the nominal one: 0.88 for intervals of 90 %.
+        max_coverage: The highest coverage that passes: higher, and the intervals are wider than they need to be.
+        block: The number of neighboring rows that may depend on each other. Default: estimated from the misses.
+        inputs: The rows that a model predicts; leave it out for ready outputs.
+        output: The name of the output to read.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL, over both budgets.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence, with the mean width of the intervals, or size of the sets. An interval with NaN misses.
+
+    Raises:
+        InputError: Ends in the wrong order, and labels that do not fit.
+        UsageError: An argument out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> center, labels = np.zeros(2_000), rng.normal(size=2_000)
+        >>> intervals = np.column_stack([center - 1.645, center + 1.645])
+        >>> ms.measure_prediction_coverage(intervals, labels, min_coverage=0.88).verdict.name
+        'PASS'"""
+    ...
+
 def measure_results(
     outputs: _Servable | _ReferenceProfile,
     profile: _ReferenceProfile | str | _os.PathLike[str],
@@ -278,9 +382,9 @@ def measure_results(
     alerts also by `max_alert_change`. The rules and rates of the data-quality gate find outputs that became constant,
     a repeated default, and outputs outside the profile's range; their budget is `max_rate`.
 
-    FAIL: an invalid row, a broken rule, or a difference that is significant and exceeds its budget. Unchanged outputs
-    fail with probability at most `alpha`, of which distances have 60 %, or 80 % without `max_alert_change`. PASS: every
-    upper bound is within its budget.
+    FAIL: an invalid row, another number of classes, a broken rule, or a difference that is significant and exceeds its
+    budget. Unchanged outputs fail with probability at most `alpha`, of which distances have 60 %, or 80 % without
+    `max_alert_change`. PASS: every upper bound is within its budget.
 
     Args:
         outputs: Ready outputs, or a model: whatever `ms.serve` takes; or a profile of outputs made with `like=`.
@@ -299,7 +403,7 @@ def measure_results(
         The evidence. `details` holds the distances and rates, and the share of each class, before and now.
 
     Raises:
-        InputError: Outputs of another number of classes or another kind, or a single row.
+        InputError: Outputs of another kind, or a single row.
         UsageError: A profile that was not made of outputs, and a budget out of range.
 
     Example:
@@ -1061,6 +1165,7 @@ def measure_relation(
 
 assert_accuracy = measure_accuracy
 assert_accuracy_parity = measure_accuracy_parity
+assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start
 assert_corruption_accuracy = measure_corruption_accuracy
 assert_data_quality = measure_data_quality
@@ -1072,6 +1177,7 @@ assert_no_leak = measure_memory_growth
 assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity
+assert_prediction_coverage = measure_prediction_coverage
 assert_relation = measure_relation
 assert_results_healthy = measure_results
 assert_size = measure_size

@@ -103,6 +103,22 @@ def test_nightly_job_runs(pytester):
     result.stdout.fnmatch_lines(["2 gates: 2 PASS, *"])
 
 
+def test_examples_of_results_over_time_run(pytester):
+    rng = np.random.default_rng(0)
+    scores, targets = rng.beta(1, 3, 4000), rng.normal(size=2000)
+    np.save(pytester.path / "validation_scores.npy", rng.beta(1, 3, 8000))
+    np.save(pytester.path / "scores.npy", scores)
+    np.save(pytester.path / "labels.npy", (rng.random(4000) < scores).astype(int))
+    np.save(pytester.path / "targets.npy", targets)
+    rows = "".join("-1.645,1.645\n" for _ in targets)
+    (pytester.path / "intervals.csv").write_text("low,high\n" + rows, encoding="utf-8")
+    pytester.makepyfile(
+        "import numpy as np\nimport pytest_modelserve as ms\n\n" + "\n".join(blocks("docs/results.md", "python"))
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    assert result.ret == 0, result.stdout.str()
+
+
 def test_generated_pages_and_the_stub_are_those_of_the_package():
     written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     stale = [path.name for path, text in written.items() if path.read_text(encoding="utf-8") != text]

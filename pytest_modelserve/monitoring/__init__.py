@@ -5,12 +5,19 @@ from pytest_modelserve.monitoring.drift import measure_drift
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiler import reference_profile
 from pytest_modelserve.monitoring.quality import measure_data_quality
-from pytest_modelserve.monitoring.results import measure_results, output_columns
+from pytest_modelserve.monitoring.results import (
+    measure_calibration,
+    measure_prediction_coverage,
+    measure_results,
+    output_columns,
+)
 
 __all__ = [
     "ReferenceProfile",
+    "measure_calibration",
     "measure_data_quality",
     "measure_drift",
+    "measure_prediction_coverage",
     "measure_results",
     "output_columns",
     "reference_profile",

@@ -28,6 +28,12 @@ from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, me
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
 from pytest_modelserve.stats.proportions import binomial_bounds, proportion_rows_needed
 from pytest_modelserve.stats.quantiles import median_bounds, quantile_bounds, samples_for_quantile
+from pytest_modelserve.stats.reliability import (
+    ReliabilityCurve,
+    calibration_error_bounds,
+    calibration_rows_needed,
+    reliability_curve,
+)
 from pytest_modelserve.stats.sample_size import (
     VerdictProbabilities,
     mean_power,
@@ -42,6 +48,7 @@ __all__ = [
     "BlockMeans",
     "Bounds",
     "Linearized",
+    "ReliabilityCurve",
     "Sampling",
     "SamplingUnits",
     "SerialDependence",
@@ -55,6 +62,8 @@ __all__ = [
     "binomial_bounds",
     "block_ids",
     "block_means",
+    "calibration_error_bounds",
+    "calibration_rows_needed",
     "delong_covariance",
     "delta_method_bounds",
     "delta_method_power",
@@ -71,6 +80,7 @@ __all__ = [
     "proportion_rows_needed",
     "quantile_bounds",
     "ratio_of",
+    "reliability_curve",
     "resamples_for",
     "root_of",
     "rows_needed",

@@ -52,9 +52,9 @@ def measure_results(
     alerts also by `max_alert_change`. The rules and rates of the data-quality gate find outputs that became constant,
     a repeated default, and outputs outside the profile's range; their budget is `max_rate`.
 
-    FAIL: an invalid row, a broken rule, or a difference that is significant and exceeds its budget. Unchanged outputs
-    fail with probability at most `alpha`, of which distances have 60 %, or 80 % without `max_alert_change`. PASS: every
-    upper bound is within its budget.
+    FAIL: an invalid row, another number of classes, a broken rule, or a difference that is significant and exceeds its
+    budget. Unchanged outputs fail with probability at most `alpha`, of which distances have 60 %, or 80 % without
+    `max_alert_change`. PASS: every upper bound is within its budget.
 
     Args:
         outputs: Ready outputs, or a model: whatever `ms.serve` takes; or a profile of outputs made with `like=`.
@@ -72,7 +72,7 @@ def measure_results(
         The evidence. `details` holds the distances and rates, and the share of each class, before and now.
 
     Raises:
-        InputError: Outputs of another number of classes or another kind, or a single row.
+        InputError: Outputs of another kind, or a single row.
         UsageError: A profile that was not made of outputs, and a budget out of range.
 
     Example:
@@ -138,7 +138,7 @@ def measure_results(
         summary=_SUMMARIES[verdict] + ("" if verdict is Verdict.PASS else f": {', '.join(beyond)}"),
         confidence=CONFIDENCE,
         alpha=alpha,
-        findings=tuple(findings),
+        findings=tuple(dict.fromkeys(findings)),
         advice=_advice(verdict, invalid, ranked[0].advice if ranked else ""),
         details={
             "class_shares": _class_shares(data, profile),
