@@ -9,6 +9,7 @@ from pytest_modelserve.stats.block_length import (
     variance_inflation,
 )
 from pytest_modelserve.stats.bootstrap import bca_bounds, bca_bounds_against, resamples_for
+from pytest_modelserve.stats.change_points import ChangePoint, change_points
 from pytest_modelserve.stats.delta_method import (
     Linearized,
     area_variance,
@@ -47,6 +48,7 @@ __all__ = [
     "BlockLength",
     "BlockMeans",
     "Bounds",
+    "ChangePoint",
     "Linearized",
     "ReliabilityCurve",
     "Sampling",
@@ -64,6 +66,7 @@ __all__ = [
     "block_means",
     "calibration_error_bounds",
     "calibration_rows_needed",
+    "change_points",
     "delong_covariance",
     "delta_method_bounds",
     "delta_method_power",
