@@ -1,4 +1,4 @@
-"""Commands of `python -m pytest_modelserve`: the environment for bug reports, and the cache."""
+"""Commands of `python -m pytest_modelserve`: the environment for bug reports, the cache, and the history of builds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 
 from pytest_modelserve.artifacts import default_store
-from pytest_modelserve.errors import ModelServeError
+from pytest_modelserve.errors import ModelServeError, UsageError
 
 _CORE = ("pytest", "numpy", "scipy", "onnx", "onnxruntime")
 _EXTRAS = {
@@ -31,8 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("info", help="print versions, execution providers and the cache (default)")
     cache = commands.add_parser("cache", help="list the cache of trained, exported and compressed models")
     cache.add_argument("action", nargs="?", choices=("list", "clean"), default="list", help="default: list")
+    history = commands.add_parser("history", help="draw each quantity over builds, with its change points")
+    history.add_argument("folder", metavar="DIR", type=Path, help="the folder of --modelserve-history")
+    history.add_argument("--last", metavar="N", type=int, default=100, help="number of builds (default: 100)")
+    history.add_argument(
+        "--error-rate",
+        metavar="P",
+        type=float,
+        default=0.05,
+        help="probability of any change point if nothing changed (default: 0.05)",
+    )
     options = parser.parse_args(arguments)
-    lines = _cache_lines(clean=options.action == "clean") if options.command == "cache" else _info_lines()
+    if options.command == "cache":
+        lines = _cache_lines(clean=options.action == "clean")
+    elif options.command == "history":
+        lines = _history_lines(options.folder, last=options.last, error_rate=options.error_rate)
+    else:
+        lines = _info_lines()
     try:
         for line in lines:
             print(line)
@@ -99,6 +115,14 @@ def _cache_lines(*, clean: bool) -> Iterator[str]:
     for entry in store.entries():
         yield f"{_size(entry.size):>10}  {entry.what}"
     yield _cache_summary().strip()
+
+
+def _history_lines(folder: Path, *, last: int, error_rate: float) -> Iterator[str]:
+    from pytest_modelserve.reporting import history_lines, read_history
+
+    if last < 1:
+        raise UsageError(f"--last must be at least 1, got {last}")
+    yield from history_lines(read_history(folder, last=last).with_changes(error_rate), error_rate=error_rate)
 
 
 def _version(name: str) -> str:

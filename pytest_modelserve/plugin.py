@@ -167,9 +167,11 @@ class ReportingHooks:
     The reporting subpackage is imported at the first record, because most pytest runs have none.
     """
 
-    def __init__(self, config: pytest.Config, paths: Mapping[str, Path]) -> None:
+    def __init__(self, config: pytest.Config, paths: Mapping[str, Path], history: Path | None = None) -> None:
         self._config = config
         self._paths = paths
+        self._history = history
+        self._writes = bool(paths) or history is not None
         self._collector: ReportCollector | None = None
         self._document: dict[str, Any] | None = None
         self._early: list[dict[str, Any]] = []
@@ -220,7 +222,7 @@ class ReportingHooks:
 
     def _start(self) -> None:
         """Replace the reports of an earlier run before the first test: if this run is killed, they must not remain."""
-        if self._paths and self._runs_tests and self._order and not self._is_started:
+        if self._writes and self._runs_tests and self._order and not self._is_started:
             self._is_started = True
             self._write(complete=False, exit_status=None)
 
@@ -261,12 +263,12 @@ class ReportingHooks:
         report = {"node_id": node_id, "outcome": outcome, "properties": properties, **others}
         if self._collector is not None or any(name in (PROPERTY, NOT_JUDGED) for name, _ in properties):
             self._reports().add_report(**report)
-        elif outcome != "passed" or self._paths:
+        elif outcome != "passed" or self._writes:
             self._early.append(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if self._paths and self._runs_tests and (self._order or self._early):
+        if self._writes and self._runs_tests and (self._order or self._early):
             self._write(complete=self._is_complete(exitstatus), exit_status=int(exitstatus))
 
     def _is_complete(self, exit_status: int) -> bool:
@@ -278,7 +280,7 @@ class ReportingHooks:
         return ran_through and everything and ended == selected > 0
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
-        """Write every report that can be written; raise for the first that cannot."""
+        """Add a run that ended to the history, write every report that can be written, and raise for the others."""
         from pytest_modelserve import reporting
 
         document = self._document = self._run_document(complete=complete, exit_status=exit_status)
@@ -293,6 +295,14 @@ class ReportingHooks:
             "otlp": reporting.otlp_json,
         }
         errors = []
+        if self._history is not None:
+            ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+            try:
+                reporting.check_folder(self._history)
+                if ran_through and document["gates"]:
+                    reporting.append_run(self._history, document)
+            except UsageError as error:
+                errors.append(str(error))
         for kind, path in self._paths.items():
             try:
                 reporting.write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
@@ -325,7 +335,7 @@ class ReportingHooks:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         collector = self._collector
         rows = () if collector is None else collector.rows()
-        if collector is None or not (collector.not_judged or any(row.record or self._paths for row in rows)):
+        if collector is None or not (collector.not_judged or any(row.record or self._writes for row in rows)):
             return
         from pytest_modelserve.reporting import (
             error_bound,
@@ -357,7 +367,7 @@ class ReportingHooks:
         from pytest_modelserve.reporting import github_annotations, markdown_report
 
         complete = self._is_complete(exit_status)
-        document = self._document or self._run_document(complete=complete, exit_status=exit_status)
+        document = self._document or self._run_document(complete=complete, exit_status=int(exit_status))
         for command in github_annotations(document):
             terminalreporter.write_line(command)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -403,6 +413,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, metavar, default, text in (
         *((kind, "PATH", "", f"write the evidence of the run to PATH {form} (default: not written)")
           for kind, (_, form) in _REPORTS.items()),
+        ("history", "DIR", "", "add the evidence of the run to the folder DIR, for the HTML page and "
+         "`python -m pytest_modelserve history DIR` (default: not written)"),
         ("inconclusive", "fail|skip|warn", "fail", "the outcome of a test whose gate is INCONCLUSIVE (default: fail)"),
         ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
          "(default: .modelserve/cache in the root directory)"),
@@ -457,7 +469,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
         paths = {kind: _path_setting(config, kind) for kind in _REPORTS if _setting(config, kind)}
-        config.pluginmanager.register(ReportingHooks(config, paths), "modelserve-reporting")
+        history = _path_setting(config, "history") if _setting(config, "history") else None
+        config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
 
 
 # Without -v, `pytest --fixtures` shows the first paragraph of the docstring alone.

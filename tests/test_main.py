@@ -58,6 +58,16 @@ def test_an_invalid_setting_is_an_error_of_one_line(capsys, monkeypatch):
     assert printed.err == "error: MODELSERVE_CACHE_GB must be a positive number of gigabytes; got 'ten'\n"
 
 
+def test_history_of_a_missing_folder_and_a_wrong_number_are_errors_of_one_line(capsys, tmp_path):
+    code, printed = run(capsys, "history", str(tmp_path / "none"))
+    assert (code, printed.err) == (2, f"error: {tmp_path / 'none'} cannot be read: No such file or directory\n")
+    code, printed = run(capsys, "history", str(tmp_path), "--last=0")
+    assert (code, printed.err) == (2, "error: --last must be at least 1, got 0\n")
+    code, printed = run(capsys, "history", str(tmp_path), "--error-rate=2")
+    assert code == 2
+    assert printed.err.startswith("error: error_rate must be above 0")
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

@@ -3,6 +3,7 @@
 from pytest_modelserve.reporting.ci import code_quality_json, ctrf_json, github_annotations
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
 from pytest_modelserve.reporting.exports import log_to_mlflow, otlp_json, prometheus_text, read_report
+from pytest_modelserve.reporting.history import append_run, check_folder, history_lines, read_history
 from pytest_modelserve.reporting.html_report import render_page
 from pytest_modelserve.reporting.markdown import markdown_report
 from pytest_modelserve.reporting.terminal import (
@@ -20,18 +21,22 @@ __all__ = [
     "Row",
     "RunCounts",
     "TableLine",
+    "append_run",
     "as_json",
+    "check_folder",
     "code_quality_json",
     "ctrf_json",
     "error_bound",
     "error_bound_line",
     "failures_first",
     "github_annotations",
+    "history_lines",
     "log_to_mlflow",
     "markdown_report",
     "not_judged_lines",
     "otlp_json",
     "prometheus_text",
+    "read_history",
     "read_report",
     "render_page",
     "run_document",

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_modelserve.__main__ import main
+
 EXAMPLE = """
     from gates import gate
 
@@ -137,3 +139,34 @@ def test_names_from_outside_command_neither_terminal_nor_code_host(project: pyte
     assert "\x1b" not in text
     assert "</script>" not in Path(project.path, "page.html").read_text().replace("</script>\n", "", 1)
     assert "::" not in [line.strip()[:2] for line in on_github.read_text().splitlines()]
+
+
+def test_every_run_joins_the_history_and_the_command_draws_it(
+    project: pytest.Pytester, processes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.makepyfile(test_x=EXAMPLE)
+    for _ in range(2):
+        project.runpytest_inprocess("--modelserve-history=history", *processes)
+    files = list(Path(project.path, "history").iterdir())
+    assert {path.suffix for path in files} == {".json"}
+    assert len(files) == 2
+    capsys.readouterr()
+    assert main(["history", str(project.path / "history")]) == 0
+    shown = capsys.readouterr().out
+    assert "2 builds from" in shown
+    assert "wrong600" in shown
+
+
+def test_interrupted_run_does_not_join_the_history(project: pytest.Pytester) -> None:
+    project.makepyfile("from gates import gate\ndef test_it():\n    gate(100)\n    raise KeyboardInterrupt\n")
+    project.runpytest_subprocess("--modelserve-history=history")
+    assert list(Path(project.path, "history").iterdir()) == []
+
+
+def test_history_that_cannot_be_written_ends_the_run_before_its_first_test(project: pytest.Pytester) -> None:
+    project.makepyfile(test_x=EXAMPLE)
+    result = project.runpytest_inprocess("--modelserve-history=gates.py/history", "-o", "addopts=")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --modelserve-history: cannot write to *gates.py/history: *use a writable folder"]
+    )
