@@ -75,6 +75,7 @@ def main() -> None:
     def fidelity(inputs: object) -> object:
         return ms.assert_output_fidelity(served["a"], served["b"], inputs, min_sqnr_db=40, min_cosine=0.99)
 
+    labels = reference.argmax(axis=1)
     calls: dict[str, Call] = {
         "np.testing.assert_allclose": lambda: np.testing.assert_allclose(candidate, reference, rtol=RTOL, atol=ATOL),
         "compare_outputs": lambda: compare_outputs({"y": candidate}, {"y": reference}, rtol=RTOL, atol=ATOL),
@@ -83,6 +84,9 @@ def main() -> None:
         "assert_output_parity, streamed": lambda: parity(batches()),
         "assert_output_fidelity": lambda: fidelity(rows),
         "assert_output_fidelity, one call": lambda: fidelity([rows]),
+        "assert_accuracy_parity": lambda: ms.assert_accuracy_parity(
+            served["a"], served["b"], rows, labels, max_drop=0.01
+        ),
     }
     times = interleaved(calls)
     bare_name = "np.testing.assert_allclose"

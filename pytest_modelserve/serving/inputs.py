@@ -255,11 +255,11 @@ def _several_outputs(predictor: Predictor, outputs: Mapping[str, object]) -> str
 
 
 def describe_invalid_rows(
-    predictor: Predictor, name: str, scores: NDArray[Any], bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
+    predictor: Predictor, name: str, rows: int, bad: NDArray[np.intp], inputs: Inputs, *, what: str = "NaN"
 ) -> str:
-    """Return the sentence on the rows `bad` of `scores`, the output `name`, that hold `what`."""
+    """Return the sentence on the rows `bad` of all `rows` of the output `name` that hold `what`."""
     return (
-        f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {len(scores)} rows, first in row "
+        f"output {name!r} of {predictor.subject} holds {what} in {bad.size} of {rows} rows, first in row "
         f"{bad[0]} ({_rows_with_nan(inputs)} rows of the inputs hold NaN)"
     )
 

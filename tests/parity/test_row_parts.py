@@ -86,6 +86,41 @@ def test_values_whose_squares_leave_float64_are_scaled(factor):
     assert found.value == pytest.approx(40, abs=1e-6)
 
 
+LABELS = elementwise(X)["scores"].argmax(axis=1)
+METRICS = {
+    "accuracy": {"max_drop": 0.01},
+    "top_2_accuracy": {"max_drop": 0.01},
+    "f1_macro": {"max_drop": 0.01},
+    "log_loss": {"max_rise": 0.01, "output": ms.Output("scores", scores="logits")},
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_accuracy_of_parts_is_that_of_one_call(metric):
+    def one_call(model):
+        return lambda x: {**model(x), "rows": np.zeros(3)}  # an output without rows
+
+    options = {"output": "scores", **METRICS[metric]}
+    parts = ms.measure_accuracy_parity(noisy, elementwise, X, LABELS, metric=metric, **options)
+    whole = ms.measure_accuracy_parity(one_call(noisy), one_call(elementwise), X, LABELS, metric=metric, **options)
+    assert (parts.quantities, parts.findings, parts.details) == (whole.quantities, whole.findings, whole.details)
+
+
+def test_rows_with_nan_and_decoders_of_the_user_are_read_as_in_one_call():
+    nan = ms.measure_accuracy(broken, X, LABELS, output="scores", min_value=0.5)
+    assert f"holds NaN in {int((np.abs(X[:, 0]) > 3.2).sum())} of {N} rows, first in row" in nan.findings[0]
+    counted, sizes = calls_of(lambda x: elementwise(x)["scores"])
+    ms.measure_accuracy(counted, X, LABELS, output=ms.Output(decode=lambda s: s.argmax(axis=1)), min_value=0.5)
+    assert sizes == [N]
+
+
+def test_labels_sorted_by_class_are_read_in_parts():
+    order = np.argsort(LABELS, kind="stable")
+    counted, sizes = calls_of(elementwise)
+    ms.measure_accuracy(counted, X[order], LABELS[order], output="scores", min_value=0.5)
+    assert max(sizes) < N
+
+
 def calls_of(model):
     """Return the model, and the list of the numbers of rows of its calls."""
     sizes = []

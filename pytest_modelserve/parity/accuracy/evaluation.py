@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
@@ -25,6 +26,7 @@ from pytest_modelserve.metrics import Column, Output, Part, Slices, slice_figure
 from pytest_modelserve.parity.accuracy.custom_metric import CustomMetric
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates, Estimate, Plan
 from pytest_modelserve.parity.accuracy.metrics import Metric, MetricChoice, Rows, metric_named
+from pytest_modelserve.parity.row_parts import RowPart, over_parts
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import (
     Inputs,
@@ -113,17 +115,40 @@ class Evaluation:
 
     def read(self, predictor: Predictor, *, is_reference: bool = False) -> Rows[Any]:
         """Return what the metric reads of a model's outputs; InputError for a reference with invalid outputs."""
-        reads_labels = None if isinstance(self.metric, CustomMetric) else "decode" in self.metric.options
-        found = predictor.predict(self.inputs)
-        name, outputs = select_output(predictor, found, self.output.name, reads_labels=reads_labels)
-        rows = self.metric.read(outputs, self.labels, self.output)
+        name, rows = over_parts(
+            (predictor,),
+            self.inputs,
+            lambda parts: self._read_parts(predictor, parts),
+            is_one_call=self._needs_all_rows,
+        )
         if not rows.invalid.size:
             return rows
         what = self.metric.invalid_values
-        finding = describe_invalid_rows(predictor, name, outputs, rows.invalid, self.inputs, what=what)
+        finding = describe_invalid_rows(predictor, name, self.n, rows.invalid, self.inputs, what=what)
         if is_reference:
             raise invalid_reference(finding)
         return replace(rows, finding=finding)
+
+    @property
+    def _needs_all_rows(self) -> bool:
+        """Whether the metric, or a function that decodes labels, may compare outputs of several rows."""
+        return not self.metric.reduces_rows or callable(self.output.decode)
+
+    def _read_parts(self, predictor: Predictor, parts: Iterator[RowPart]) -> tuple[str, Rows[Any]]:
+        """Return the name of the output that is read, and what the metric reads of all rows of it."""
+        name, reduced = "", []
+        for part in parts:
+            name, outputs = self._select(predictor, part.outputs[0])
+            if part.is_whole:
+                return name, self.metric.read(outputs, self.labels, self.output)
+            labels = self.labels[part.start : part.start + len(outputs)]
+            reduced.append(self.metric.reduce(outputs, labels, self.output))
+        joined = tuple(np.concatenate(arrays) for arrays in zip(*reduced, strict=True))
+        return name, self.metric.read_reduced(joined, self.labels, self.output)
+
+    def _select(self, predictor: Predictor, outputs: Mapping[str, NDArray[Any]]) -> tuple[str, NDArray[Any]]:
+        reads_labels = None if isinstance(self.metric, CustomMetric) else "decode" in self.metric.options
+        return select_output(predictor, outputs, self.output.name, reads_labels=reads_labels)
 
     def invalid_evidence(self, rows: Rows[Any], subject: Subject, reference: Subject | None = None) -> Evidence | None:
         """Return the FAIL of a model with invalid outputs, or None where it has none or they count as wrong."""

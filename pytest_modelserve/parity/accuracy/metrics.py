@@ -81,10 +81,20 @@ class Metric(ABC, Generic[T]):
     invalid_values = "NaN"
     has_exact_change = False
     """Whether two models are compared as paired proportions, whose drop has a budget above 0."""
+    reduces_rows = False
+    """Whether `reduce` is defined: what the metric needs of a row's outputs follows from that row alone."""
 
     @abstractmethod
     def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[T]:
         """Return what the metric needs of one model's outputs (n, ...); raise InputError for data that do not fit."""
+
+    def reduce(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> tuple[NDArray[Any], ...]:
+        """Return what is left of the outputs of some rows, as arrays (n,); `read_reduced` reads those of all rows."""
+        raise NotImplementedError
+
+    def read_reduced(self, reduced: tuple[NDArray[Any], ...], labels: NDArray[Any], output: Output) -> Rows[T]:
+        """Return what `read` returns for the outputs that were reduced."""
+        raise NotImplementedError
 
     @abstractmethod
     def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
@@ -135,6 +145,27 @@ class LinearizedMetric(Metric[T]):
         return DeltaMethod(self, units, candidate, reference)
 
 
+class LabelMetric(LinearizedMetric[T]):
+    """A metric of the predicted labels: `count` compares them with the true ones."""
+
+    reduces_rows = True
+
+    @abstractmethod
+    def count(self, decoded: Decoded, labels: NDArray[Any], output: Output) -> T:
+        """Return what the metric needs of predicted and true labels, (n,) each."""
+
+    def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[T]:
+        return self.read_reduced(self.reduce(outputs, labels, output), labels, output)
+
+    def reduce(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> tuple[NDArray[Any], ...]:
+        decoded = decode(outputs, output.decode)
+        return decoded.labels, decoded.invalid
+
+    def read_reduced(self, reduced: tuple[NDArray[Any], ...], labels: NDArray[Any], output: Output) -> Rows[T]:
+        decoded = Decoded(*reduced)
+        return Rows(self.count(decoded, labels, output), np.flatnonzero(decoded.invalid))
+
+
 class _ProportionMetric(LinearizedMetric[T]):
     """A proportion of rows that are right: exact bounds where every row is independent and counts once."""
 
@@ -164,15 +195,14 @@ class _ProportionMetric(LinearizedMetric[T]):
         return PairedProportions(before, self.trials(candidate.data)[0], counted)
 
 
-class Accuracy(_ProportionMetric[Mask]):
+class Accuracy(LabelMetric[Mask], _ProportionMetric[Mask]):
     """The proportion of rows whose label is predicted."""
 
     title = "accuracy"
     nan_is_wrong = True
 
-    def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[Mask]:
-        decoded = decode(outputs, output.decode)
-        return Rows(correct_rows(decoded, labels), np.flatnonzero(decoded.invalid))
+    def count(self, decoded: Decoded, labels: NDArray[Any], output: Output) -> Mask:
+        return correct_rows(decoded, labels)
 
     def estimate(self, data: Mask, mask: Mask, weights: Weights) -> Linearized:
         return mean_of(data[mask].astype(np.float64), _masked(weights, mask), largest=1.0)
@@ -189,19 +219,21 @@ class TopKAccuracy(Accuracy):
     def __init__(self, k: int) -> None:
         self.k, self.title = k, f"top-{k} accuracy"
 
-    def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[Mask]:
-        hits, invalid = top_k_rows(outputs, labels, self.k)
+    def reduce(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> tuple[NDArray[Any], ...]:
+        return top_k_rows(outputs, labels, self.k)
+
+    def read_reduced(self, reduced: tuple[NDArray[Any], ...], labels: NDArray[Any], output: Output) -> Rows[Mask]:
+        hits, invalid = reduced
         return Rows(hits, np.flatnonzero(invalid))
 
 
-class _OneClass(LinearizedMetric[ClassRows]):
+class _OneClass(LabelMetric[ClassRows]):
     """A metric of one class, the positive one; `Macro` averages it over all."""
 
     options = frozenset({"decode", "pos_label", "sample_weight"})
 
-    def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[ClassRows]:
-        decoded = decode(outputs, output.decode)
-        return Rows(positive_rows(decoded, labels, output.pos_label), np.flatnonzero(decoded.invalid))
+    def count(self, decoded: Decoded, labels: NDArray[Any], output: Output) -> ClassRows:
+        return positive_rows(decoded, labels, output.pos_label)
 
 
 class Recall(_OneClass, _ProportionMetric[ClassRows]):
@@ -256,7 +288,7 @@ class FBeta(_OneClass):
         return Linearized(found.value, found.influence, found.largest * spread)
 
 
-class Macro(LinearizedMetric[tuple[ClassRows, ...]]):
+class Macro(LabelMetric[tuple[ClassRows, ...]]):
     """The mean of a metric over the classes of the labels."""
 
     def __init__(self, of_class: Recall | Precision | FBeta, title: str) -> None:
@@ -264,9 +296,8 @@ class Macro(LinearizedMetric[tuple[ClassRows, ...]]):
         # A wrong prediction is a miss of one class and, except for recall, a false alarm of another.
         self.touched = 1 if isinstance(of_class, Recall) else 2
 
-    def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[tuple[ClassRows, ...]]:
-        decoded = decode(outputs, output.decode)
-        return Rows(class_rows(decoded, labels), np.flatnonzero(decoded.invalid))
+    def count(self, decoded: Decoded, labels: NDArray[Any], output: Output) -> tuple[ClassRows, ...]:
+        return class_rows(decoded, labels)
 
     def estimate(self, data: tuple[ClassRows, ...], mask: Mask, weights: Weights) -> Linearized:
         present = (one for one in data if _weight_of(one.actual[mask], _masked(weights, mask)) > 0)
@@ -335,6 +366,7 @@ class MeanLoss(LinearizedMetric[NDArray[np.float64]]):
     """The mean of a loss of each row."""
 
     higher_is_better = False
+    reduces_rows = True
     limits = (0.0, math.inf)
     invalid_values = "NaN or infinities"
     is_mean_loss = True
@@ -352,7 +384,15 @@ class MeanLoss(LinearizedMetric[NDArray[np.float64]]):
         """Return the loss of each row, (n,), not finite where the output is not."""
 
     def read(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> Rows[NDArray[np.float64]]:
-        losses = self.losses(outputs, labels, output)
+        return self.read_reduced(self.reduce(outputs, labels, output), labels, output)
+
+    def reduce(self, outputs: NDArray[Any], labels: NDArray[Any], output: Output) -> tuple[NDArray[Any], ...]:
+        return (self.losses(outputs, labels, output),)
+
+    def read_reduced(
+        self, reduced: tuple[NDArray[Any], ...], labels: NDArray[Any], output: Output
+    ) -> Rows[NDArray[np.float64]]:
+        (losses,) = reduced
         return Rows(losses, np.flatnonzero(~np.isfinite(losses)), losses)
 
     def estimate(self, data: NDArray[np.float64], mask: Mask, weights: Weights) -> Linearized:
