@@ -130,7 +130,7 @@ ZEROS = np.zeros(300, int)
             "accuracy",
             (ROWS_MODEL, X, ZEROS),
             {"min_value": 0.9, "slices": ["site"]},
-            "slices must map names to columns",
+            "slices must be a frame, or map names to columns",
         ),
         (
             "accuracy",

@@ -89,13 +89,15 @@ def try_to_open(path: bytes) -> bytes:
 
 _NEWER_OPSET = re.compile(r"Opset (\d+) is under development")
 _SUPPORTED_OPSET = re.compile(r"support for domain (\S+) is till opset (\d+)")
+_MISSING_LOCALE = re.compile(r"Failed to construct locale with name:(\S+?):")
 _NEWER_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 
 
 def reason(error: Exception) -> str:
     """Return onnxruntime's message on one line without its tag; the original is the cause of the exception.
 
-    For an opset or IR version that is too new the message says what onnxruntime supports.
+    For an opset or IR version that is too new the message says what onnxruntime supports, and for a missing locale and
+    mixed floats what to do.
     """
     text = str(error)
     runtime = f"onnxruntime {onnxruntime.__version__}"
@@ -113,7 +115,17 @@ def reason(error: Exception) -> str:
             f"the model has opset {opset[1]}, and {runtime} supports {limit}: upgrade onnxruntime, or export with "
             "an older opset"
         )
-    return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())
+    locale = _MISSING_LOCALE.search(text)
+    if locale:
+        language = locale[1].partition(".")[0]
+        return (
+            f"it changes the case of text in the locale {locale[1]}, which this machine does not have: install it (on "
+            f"Debian `apt-get install locales && localedef -i {language} -f UTF-8 {locale[1]}`), or convert the model "
+            "with skl2onnx's option locale='C'"
+        )
+    mixed = "; convert number columns as float32: skl2onnx leaves parts of a model of float64 inputs in float32"
+    message = " ".join(text.removeprefix("[ONNXRuntimeError] : ").split())
+    return message + mixed * ("Type Error" in text and "tensor(double)" in text)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -115,7 +115,7 @@ def _argmax(scores: NDArray[Any]) -> NDArray[Any]:
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise InputError(
             f"decode='argmax' needs scores of shape (rows, classes) with at least two classes, not {scores.shape}; "
-            "for one score per row use decode='threshold', for labels decode='labels'"
+            "for one score per row use output=ms.Output(decode='threshold'), for labels ms.Output(decode='labels')"
         )
     if scores.dtype.kind not in "fiub":
         raise InputError(f"decode='argmax' needs numbers, not {scores.dtype}; for labels use decode='labels'")
@@ -248,8 +248,8 @@ def positive_label(truth: NDArray[Any], pos_label: int | str | None) -> int | st
         if classes == [0, 1]:
             return 1
         raise InputError(
-            f"labels are {_format_labels(classes)}: give the positive class as output=ms.Output(pos_label=), or "
-            "choose a macro average ('precision_macro', 'recall_macro', 'f1_macro')"
+            f"labels are {_format_labels(classes)}: give the positive class, such as "
+            f"output=ms.Output(pos_label={classes[-1]!r}); precision, recall and F1 also have macro averages"
         )
     if isinstance(pos_label, str) is not isinstance(classes[0], str) or pos_label not in classes:
         raise InputError(f"pos_label={pos_label!r} is none of the labels, which are {_format_labels(classes)}")

@@ -29,9 +29,9 @@ class Slices:
     A gate that takes `slices=` also takes the plain mapping: `slices={"site": site}`.
 
     Args:
-        columns: Name to one value a row, (n,), or to a function of the inputs that returns such a column. A function
-            that returns booleans makes one slice: the rows where it holds. Columns of more than 100 values are
-            refused: see `ms.bins`.
+        columns: Name to one value a row, (n,), or to a function of the inputs that returns such a column; or a frame
+            of such columns. A function that returns booleans makes one slice: the rows where it holds. Columns of more
+            than 100 values are refused: see `ms.bins`.
         min_value: Lowest score that each slice may have (`assert_accuracy`).
         max_value: Highest error that each slice may have (`assert_accuracy`).
         max_drop: Largest drop of a score that each slice may have (`assert_accuracy_parity`).
@@ -62,13 +62,19 @@ class Slices:
     def __post_init__(self) -> None:
         """Check that the arguments belong together."""
         if not isinstance(self.columns, Mapping):
-            raise UsageError(f"slices must map names to columns, got {type(self.columns).__name__}")
+            if not hasattr(self.columns, "columns"):
+                raise UsageError(
+                    f"slices must be a frame, or map names to columns, got {type(self.columns).__name__}: pass "
+                    '{"site": column}'
+                )
+            frame: Any = self.columns
+            object.__setattr__(self, "columns", {name: np.asarray(frame[name]) for name in frame.columns})
         budgets = self.budgets
         if len(budgets) > 1:
             raise UsageError(f"Slices: {' and '.join(f'{name}=' for name in budgets)} exclude each other: give one")
         if bool(budgets) is not (self.min_rows is not None):
             given, missing = (f"{next(iter(budgets))}=", "min_rows=") if budgets else ("min_rows=", "a budget")
-            raise UsageError(f"Slices: {given} needs {missing}: give both to test slices, or neither to be informed")
+            raise UsageError(f"Slices: {given} needs {missing}: give both to test slices, or neither to report them")
         if budgets and not self.columns:
             raise UsageError(f"Slices: {next(iter(budgets))}= is a budget of slices, but there are no columns")
         if self.min_rows is not None and self.min_rows < 1:

@@ -324,7 +324,10 @@ def _advice(candidate: Predictor, reference: Predictor) -> str:
             )
     if candidate.artifact is None:
         return f"export {candidate.subject} and compare its file, to find the operator that differs"
-    return "find the first operator that differs: compare both graphs with outputs at every node"
+    return (
+        "ms.locate_divergence(candidate, reference, inputs) compares the tensors that both graphs have; bound the "
+        "noise of a quantized or half-precision candidate with ms.assert_output_fidelity instead"
+    )
 
 
 def _quantities(comparison: OutputComparison, arguments: str) -> tuple[Quantity, ...]:

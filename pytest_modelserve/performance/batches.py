@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
 from pytest_modelserve.serving import Inputs, Predictor
-from pytest_modelserve.serving.inputs import batch_size, check_not_empty
+from pytest_modelserve.serving.inputs import as_batch, batch_size, check_not_empty, is_one_batch
 
 Batches = Inputs | Sequence[Inputs]
 InputStream = Batches | Iterable[Inputs] | Callable[[], Inputs]
@@ -24,21 +24,34 @@ _PERTURBATION = 0.01
 def batches_of(inputs: Batches) -> tuple[Inputs, ...]:
     """Return the batches of `inputs`: those of a list or tuple, else one.
 
-    InputError for a list without batches or of anything but arrays and mappings, and for a batch without rows.
+    Tensors and frames become arrays. InputError for a list without batches or of anything else, for an iterable such as
+    a DataLoader, and for a batch without rows.
     """
-    batches = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
-    if not batches:
+    if not isinstance(inputs, (list, tuple)):
+        check_batch(inputs)
+        return (inputs,)  # type: ignore[return-value]
+    if not inputs:
         raise InputError("inputs hold no batch: pass an array, a mapping of arrays, or a list of these")
-    if isinstance(inputs, (list, tuple)):
-        for number, batch in enumerate(batches):
-            if not isinstance(batch, (np.ndarray, Mapping)):
-                raise InputError(
-                    f"batch {number} of the inputs must be an array or a mapping from names to arrays; got "
-                    f"{type(batch).__name__}: pass np.asarray(...) for one batch"
-                )
+    for number, batch in enumerate(inputs):
+        if not is_one_batch(batch) or isinstance(batch, list):
+            raise InputError(
+                f"batch {number} of the inputs must be an array or a mapping from names to arrays; got "
+                f"{type(batch).__name__}: pass np.asarray(...) for one batch"
+            )
+    batches = tuple(map(as_batch, inputs))
     for batch in batches:
         check_not_empty(batch)
     return batches
+
+
+def check_batch(inputs: object) -> None:
+    """Raise InputError for a batch without rows, and for an iterable of batches, such as a DataLoader."""
+    if _is_stream(inputs):
+        raise InputError(
+            f"inputs is a {type(inputs).__name__}: time and memory are those of a call, so pass one batch as it is "
+            "served, such as next(iter(loader))[0][:1]"
+        )
+    check_not_empty(inputs)
 
 
 def largest_batch(batches: Sequence[Inputs]) -> Inputs:

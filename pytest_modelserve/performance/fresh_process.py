@@ -16,11 +16,12 @@ from pytest_modelserve._processes import call_in_child, format_log
 from pytest_modelserve.artifacts import Artifact, Signature, as_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Verdict
+from pytest_modelserve.performance.batches import check_batch
 from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart
 from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, serve
-from pytest_modelserve.serving.inputs import check_not_empty, checked_feed
+from pytest_modelserve.serving.inputs import checked_feed
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 # The method of `start_until_decided` and `median_interval`.
@@ -51,7 +52,7 @@ def fresh_job(
     """
     artifact = as_artifact(model)
     for batch in batches:
-        check_not_empty(batch)
+        check_batch(batch)
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
         raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")

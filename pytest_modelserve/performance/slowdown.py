@@ -23,6 +23,7 @@ from pytest_modelserve.evidence import (
     check_error_rates,
     keep_samples,
 )
+from pytest_modelserve.performance.batches import check_batch
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.performance.timing import (
     Calls,
@@ -34,7 +35,7 @@ from pytest_modelserve.performance.timing import (
     run_delay_clock,
 )
 from pytest_modelserve.serving import Inputs, Predictor, Servable
-from pytest_modelserve.serving.inputs import check_not_empty, check_positive, check_quantile
+from pytest_modelserve.serving.inputs import check_positive, check_quantile
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
@@ -115,7 +116,7 @@ def measure_slowdown(
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     with open_models(candidate, reference, inputs=inputs) as (batch, (new, old)):
-        check_not_empty(batch)
+        check_batch(batch)
         began = time.perf_counter()
         with run_delay_clock() as run_delay:
             design = ComparisonDesign(

@@ -33,7 +33,8 @@ def as_array(what: str, value: object) -> NDArray[Any]:
         try:
             return _of_strings(np.asarray(value))
         except ValueError as error:
-            raise InputError(f"{what} is a {kind.__name__} of items of different shapes: {error}") from None
+            message = f"{what} is a {kind.__name__} of items of different shapes: pad them to one"
+            raise InputError(f"{message} ({error})") from None
     if hasattr(value, "__array__") and not is_frame(value):
         return np.asarray(value)
     raise InputError(f"{what} is a {kind.__name__}, not an array: pass a numpy array, a tensor, a list or a frame")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 Feed = dict[str, NDArray[Any]]
 
+_MAX_NAMES = 10
 _CLASSIFIER_OUTPUTS = (("label", "probabilities"), ("output_label", "output_probability"))
 
 
@@ -171,7 +172,9 @@ def _check_shape(array: NDArray[Any], spec: TensorSpec) -> None:
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
             hint = f"; its batch axis is fixed: pass batches of {dim}, or convert the model with a free batch axis"
-            raise InputError(f"{came}: axis {axis} is {size} instead of {dim}{hint if axis == 0 else ''}")
+            if axis:
+                hint = "; if its size varies, export the model with that axis in `dynamic`"
+            raise InputError(f"{came}: axis {axis} is {size} instead of {dim}{hint}")
 
 
 def _missing_axis(shape: tuple[int, ...], expected: tuple[int | str | None, ...]) -> str:
@@ -248,10 +251,14 @@ def _classifier_outputs(outputs: Mapping[str, object]) -> tuple[str, str] | None
 
 
 def _several_outputs(predictor: Predictor, outputs: Mapping[str, object]) -> str:
-    names = ", ".join(map(repr, outputs))
+    names = [repr(name) for name in outputs]
+    listed = ", ".join(names[:_MAX_NAMES]) + ", …" * (len(names) > _MAX_NAMES)
     hint = "; for scores of several classes call their columns score_0, score_1, and so on: they are one output"
     ready = predictor.transport == "recorded"
-    return f"output= is required: {predictor.subject} has several outputs ({names}){hint if ready else ''}"
+    return (
+        f"output= is required: {predictor.subject} has several outputs ({listed}): give one, output={names[-1]}"
+        f"{hint if ready else ''}"
+    )
 
 
 def describe_invalid_rows(

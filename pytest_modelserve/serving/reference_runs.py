@@ -46,7 +46,7 @@ def alternative_runs(reference: Predictor) -> dict[str, AlternativeRun]:
                 "row by row": lambda inputs: _row_by_row(onnx_reference, inputs),
             }
     raise UsageError(
-        f"{reference.describe()} cannot be run another way to estimate its rounding error: pass both rtol and atol, "
+        f"{reference.describe()}, cannot be run another way to estimate its rounding error: pass both rtol and atol, "
         "such as rtol=1e-4, atol=1e-5 for a candidate that computes in float32"
     )
 

@@ -106,6 +106,8 @@ def serve(
         return EstimatorPredictor(target, name=name, variant=variant)
     if callable(target):
         return CallablePredictor(target, name=name, variant=variant or "")
+    if hasattr(target, "SerializeToString"):
+        raise UsageError("a model in memory cannot be served: save it, onnx.save(model, path), and pass the path")
     raise UsageError(
         f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
         "a torch module, a TrainedModel, an estimator, a callable, or ready outputs"

@@ -41,7 +41,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _SOURCE_LINE = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _BAKED_BY = (
     "forward depends on that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that size; write it "
-    "for any size, or remove the axis from `dynamic`"
+    "for any size, name the axis of every input that has this size in `dynamic`, or remove it from there"
 )
 
 _FLOAT_ADVICE = (

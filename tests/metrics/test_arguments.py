@@ -72,7 +72,7 @@ def compared(candidate):
         (lambda: correct([7, 1, 7], [7, 7, 7]), "all 3 labels are 7, so a constant model would be perfect"),
         (
             lambda: metrics.positive_label(np.array([3, 5]), None),
-            "labels are 3, 5: give the positive class as output=ms.Output",
+            "labels are 3, 5: give the positive class, such as output=ms.Output(pos_label=5)",
         ),
         (
             lambda: metrics.positive_label(np.array(["a", "b"]), 1),

@@ -77,7 +77,7 @@ def test_columns_that_do_not_fit_are_refused(columns, message):
         ({}, {"max_drop": 0.1, "min_rows": 9}, "Slices: max_drop= is a budget of slices, but there are no columns"),
         (SITE, {"max_drop": 0.1, "max_rise": 0.1}, "Slices: max_drop= and max_rise= exclude each other: give one"),
         (SITE, {"max_drop": 0.1, "min_rows": 0}, "Slices: min_rows must be a count of at least 1, got 0"),
-        (SITE["site"], {}, "slices must map names to columns, got ndarray"),
+        (SITE["site"], {}, 'slices must be a frame, or map names to columns, got ndarray: pass {"site": column}'),
     ],
 )
 def test_arguments_that_do_not_belong_together_are_refused(columns, budget, message):

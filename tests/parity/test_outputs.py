@@ -316,6 +316,14 @@ def test_advice_fits_a_reference_without_a_graph(operator, tmp_path, reference, 
     assert "both graphs" not in evidence.advice
 
 
+def test_advice_for_a_quantized_candidate_names_the_gate_for_noise(build, save):
+    float_path = save(build([("MatMul", ["x", "w"], "y", {})], {"w": np.eye(3, dtype=np.float32) / 3}), "net")
+    quantized = ms.compress(float_path, "int8-dynamic")
+    evidence = ms.measure_output_parity(quantized, float_path, X / 3, rtol=0, atol=1e-9)
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.advice.endswith("of a quantized or half-precision candidate with ms.assert_output_fidelity instead")
+
+
 def test_stream_is_calibrated_on_its_first_batch(pair):
     evidence = ms.measure_output_parity(*pair, (WIDE[start : start + 50] for start in range(0, 200, 50)))
     assert (evidence.verdict, evidence.n) == (ms.Verdict.PASS, 200)

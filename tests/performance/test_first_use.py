@@ -36,3 +36,23 @@ def test_frames_and_tensors_start_fresh_processes(small_model):
 def test_ready_outputs_cannot_be_timed():
     with pytest.raises(ms.UsageError, match="this gate calls the model, and ready outputs holds ready outputs"):
         ms.measure_latency(np.ones((4, 2)), np.ones((4, 2)), max_ms=1)
+
+
+def test_tensors_and_frames_of_several_shapes_are_timed(small_model):
+    batches = [torch.ones(1, 64), pd.DataFrame(np.ones((4, 64), np.float32)), np.ones((2, 64), np.float32)]
+    assert ms.measure_latency(small_model.path, batches, max_ms=1000).verdict is ms.Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("gate", "models", "budget"),
+    [
+        (ms.measure_latency, 1, {"max_ms": 1000}),
+        (ms.measure_slowdown, 2, {"max_ratio": 2}),
+        (ms.measure_memory, 1, {"max_mib": 1000}),
+        (ms.measure_cold_start, 1, {"max_ms": 1000}),
+    ],
+)
+def test_data_loader_is_refused_because_time_and_memory_are_those_of_a_call(small_model, gate, models, budget):
+    loader = torch.utils.data.DataLoader(torch.ones(8, 64), batch_size=4)
+    with pytest.raises(ms.InputError, match=r"^inputs is a DataLoader: .* such as next\(iter\(loader\)\)\[0\]\[:1\]$"):
+        gate(*[small_model] * models, loader, **budget)

@@ -336,7 +336,10 @@ def test_a_float64_output_of_float32_inputs_has_the_tolerance_of_the_inputs(rela
         (lambda: r.simplex(rtol=1), "unexpected keyword argument"),
         (lambda: r.batch_invariance(rtol=1e-3), "rtol and atol"),
         (lambda: r.monotone(0, "up"), "unknown direction 'up': known: 'increasing', 'decreasing'"),
-        (lambda: r.monotone("age"), "features must be columns (int) or indices in one row (tuple of ints), got 'age'"),
+        (
+            lambda: r.monotone("age"),
+            "features must be columns (int) or indices in one row (tuple of ints), got 'age': for an input of this name pass input='age' and the column in it",
+        ),
         (lambda: r.invariant_to(()), "features is empty: give one or more columns"),
         (lambda: r.invariant_to(1, draws=1), "draws must be a whole number of at least 2, got 1"),
         (lambda: r.local_stability(0), "eps must be a finite number above 0, got 0"),

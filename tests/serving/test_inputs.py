@@ -62,7 +62,7 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
     ("inputs", "message"),
     [
         (1.0, "input 'x' is a float, not an array: pass a numpy array, a tensor, a list or a frame"),
-        ([[1.0, 2.0], [3.0]], "input 'x' is a list of items of different shapes: "),
+        ([[1.0, 2.0], [3.0]], "input 'x' is a list of items of different shapes: pad them to one ("),
         (
             np.ma.array(ROWS, mask=ROWS > 0),
             "input 'x' is a masked array, and a model ignores the mask: fill it with .filled(...)",
@@ -81,7 +81,11 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
             "batch axis, x[np.newaxis]",
         ),
         (ROWS[np.newaxis], "input 'x' has shape [1, 2, 3] where the model takes [batch, 3]: rank 3 instead of 2"),
-        (ROWS[:, :2], "input 'x' has shape [2, 2] where the model takes [batch, 3]: axis 1 is 2 instead of 3"),
+        (
+            ROWS[:, :2],
+            "input 'x' has shape [2, 2] where the model takes [batch, 3]: axis 1 is 2 instead of 3; if its size varies, "
+            "export the model with that axis in `dynamic`",
+        ),
         ({"xx": ROWS}, "unknown input 'xx': did you mean 'x'? Known: 'x'"),
         ({"x": ROWS, "y": ROWS}, "unknown input 'y': known: 'x'"),
         ({1: ROWS}, "unknown input 1: known: 'x'"),

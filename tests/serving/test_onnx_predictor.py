@@ -290,6 +290,26 @@ def test_the_unoptimized_predictor_runs_the_graph_as_stored(linear):
 
 AVAILABLE = onnxruntime.get_available_providers()
 KNOWN = ", ".join(map(repr, AVAILABLE))
+
+
+def test_a_locale_that_the_machine_lacks_is_an_error_with_what_to_install(onnx_file):
+    lower = NODE("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX.UTF-8")
+    path = onnx_file([lower], {"x": ("object", ["n"])}, {"y": ("object", ["m"])})
+    assert refusal(path, ArtifactError) == (
+        f"onnxruntime refuses the model {path}: it changes the case of text in the locale xx_XX.UTF-8, which this "
+        "machine does not have: install it (on Debian `apt-get install locales && localedef -i xx_XX -f UTF-8 "
+        "xx_XX.UTF-8`), or convert the model with skl2onnx's option locale='C'"
+    )
+
+
+def test_a_model_of_mixed_floats_is_an_error_with_the_conversion_that_avoids_them(onnx_file):
+    mixed = NODE("Mul", ["x", "w"], ["y"])
+    path = onnx_file([mixed], {"x": ("float64", ["n"]), "w": ("float32", ["n"])}, {"y": ("float64", ["n"])})
+    assert refusal(path, ArtifactError).endswith(
+        "; convert number columns as float32: skl2onnx leaves parts of a model of float64 inputs in float32"
+    )
+
+
 needs_no_cuda = pytest.mark.skipif("CUDAExecutionProvider" in AVAILABLE, reason="this build has the CUDA provider")
 
 

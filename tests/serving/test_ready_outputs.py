@@ -139,7 +139,10 @@ def test_labels_that_are_no_column_are_refused_with_what_to_pass(tmp_path):
     frame = pd.DataFrame({"id": [1, 2], "label": ["a", "b"]})
     with pytest.raises(InputError, match=r"labels has 2 columns \('id', 'label'\): pass the one that holds the labels"):
         measure_accuracy(["a", "b"], labels=frame, min_value=0.1)
-    with pytest.raises(InputError, match=r"labels is 'label': pass an array, .* or the path of a file"):
+    with pytest.raises(
+        InputError,
+        match=r"labels is 'label', which is no column of the inputs: pass an array, .* or the path of a file",
+    ):
         measure_accuracy(["a", "b"], labels="label", min_value=0.1)
     with pytest.raises(
         UsageError, match=r'beside ready outputs, too: assert_accuracy\("predictions.csv", labels=labels'

@@ -117,5 +117,5 @@ def test_a_module_that_insists_on_float32_says_so():
 
 
 def test_a_function_cannot_be_run_another_way():
-    with pytest.raises(UsageError, match="mine, a Python callable cannot be run another way to estimate its rounding"):
+    with pytest.raises(UsageError, match="mine, a Python callable, cannot be run another way to estimate its rounding"):
         alternative_runs(CallablePredictor(lambda x: x, name="mine"))

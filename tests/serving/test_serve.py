@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -82,11 +83,12 @@ def test_a_missing_file_is_an_artifact_error(tmp_path):
         (Trained, {}, "target Trained is a class: serve an instance of it"),
         (7, {}, "an object of type int cannot be served"),
         (b"model", {}, "an object of type bytes cannot be served"),
+        (onnx.ModelProto(), {}, "a model in memory cannot be served: save it, onnx.save(model, path), and pass the"),
         (double, {"threads": 2}, "threads=2 does not apply to double, which sets its own: remove it"),
         (double, {"providers": CUDA}, "providers=('CUDAExecutionProvider',) apply to ONNX files only"),
         (Trained(), {"threads": 0}, "threads must be an integer of at least 1; got 0"),
     ],
-    ids=["url", "class", "int", "bytes", "threads", "providers", "no-threads"],
+    ids=["url", "class", "int", "bytes", "proto", "threads", "providers", "no-threads"],
 )
 def test_what_cannot_be_served_is_refused(target, settings, message):
     with pytest.raises(UsageError) as caught:

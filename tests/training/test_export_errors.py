@@ -141,7 +141,7 @@ def test_axis_that_the_trace_fixes_is_refused_with_its_input_also_inside_a_mappi
     assert str(caught.value).splitlines()[0] == (
         "export of m failed: the exporter fixed axis 0 of input 'right' ('rows' in `dynamic`) at its "
         "traced size 2: forward depends on that size, in an `if`, a loop over the axis, .tolist(), or a parameter of that "
-        "size; write it for any size, or remove the axis from `dynamic`"
+        "size; write it for any size, name the axis of every input that has this size in `dynamic`, or remove it from there"
     )
 
 

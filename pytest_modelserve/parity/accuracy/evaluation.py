@@ -380,7 +380,8 @@ def _check_budget(metric: Metric[Any], name: str, limit: float, *, is_plain: boo
         raise UsageError(f"{name} must be a finite number{units}, got {limit}")
     bounds = [f"above {low:g}"] if math.isfinite(low) else []
     bounds += [f"below {high:g}"] if math.isfinite(high) else ["finite"]
-    raise UsageError(f"{name} must be {' and '.join(bounds)}{units}, got {limit}")
+    proportion = f": write {limit} % as {limit / 100:g}" * (high == 1 < limit < 100)
+    raise UsageError(f"{name} must be {' and '.join(bounds)}{units}, got {limit}{proportion}")
 
 
 def _check_options(choice: MetricChoice, metric: Metric[Any], output: Output, sampling: Sampling) -> None:

@@ -277,13 +277,17 @@ def _decision(output: NDArray[Any]) -> str:
 
 def as_features(features: Features) -> tuple[Feature, ...]:
     """Return one or several features as a tuple. Raises `UsageError` for none, and for what is not a whole number."""
-    given: tuple[Any, ...] = (features,) if isinstance(features, int) else tuple(features)
+    given: tuple[Any, ...] = (features,) if isinstance(features, (int, str)) else tuple(features)
     if not given:
         raise UsageError("features is empty: give one or more columns")
     for feature in given:
         parts = feature if isinstance(feature, tuple) else (feature,)
         if not parts or any(isinstance(part, bool) or not isinstance(part, int) for part in parts):
-            raise UsageError(f"features must be columns (int) or indices in one row (tuple of ints), got {feature!r}")
+            named = f": for an input of this name pass input={feature!r} and the column in it, such as 0"
+            raise UsageError(
+                f"features must be columns (int) or indices in one row (tuple of ints), got {feature!r}"
+                f"{named if isinstance(feature, str) else ''}"
+            )
     return given
 
 

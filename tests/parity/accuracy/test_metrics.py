@@ -258,7 +258,7 @@ def test_unknown_metrics_are_named(level, metric):
     [
         ("roc_auc", np.zeros(N, int), "all 600 labels are 0"),
         ("roc_auc", CLASSES, "labels have 4 classes: the area under the ROC curve takes two"),
-        ("roc_auc", LABELS + 3, "labels are 3, 4: give the positive class as output=ms.Output"),
+        ("roc_auc", LABELS + 3, r"labels are 3, 4: give the positive class, such as output=ms.Output\(pos_label=4\)"),
         ("roc_auc", LABELS[:-1], "there are 599 labels for 600 rows of outputs"),
         ("balanced_accuracy", np.zeros(N, int), "all 600 labels are 0"),
         ("top_2_accuracy", LABELS, "top-2"),
