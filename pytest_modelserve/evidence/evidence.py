@@ -29,6 +29,8 @@ Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cos
 """proportion: 0 to 1, shown in percent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
 equal; tolerance: a multiple of the tolerated error."""
 
+_DRAWINGS = ("histograms", "reliability", "roc")
+"""Details that only the reports read."""
 _PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn", "onnxsim")
 
 
@@ -277,11 +279,13 @@ class Evidence:
     def to_json(self, *, max_bytes: int = MAX_JSON_BYTES) -> str:
         """Return one JSON object of at most `max_bytes` in UTF-8.
 
-        If it would be longer, `details` are left out first, then most findings; `shortened` lists what is missing.
+        If it would be longer, what reports draw is left out first, then all `details`, then most findings; `shortened`
+        lists what is missing.
         JSON has neither NaN nor infinities: they become null, "Infinity" and "-Infinity".
         """
         for shortened, evidence in (
             ([], self),
+            (["drawings"], replace(self, details={k: v for k, v in self.details.items() if k not in _DRAWINGS})),
             (["details"], replace(self, details={})),
             (["details", "findings"], replace(self, details={}, findings=tuple(f[:200] for f in self.findings[:5]))),
         ):

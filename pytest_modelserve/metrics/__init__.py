@@ -13,6 +13,7 @@ from pytest_modelserve.metrics.classification import (
     positive_label,
     positive_rows,
     positive_scores,
+    roc_curve,
     top_k_rows,
 )
 from pytest_modelserve.metrics.comparison import (
@@ -88,6 +89,7 @@ __all__ = [
     "positive_label",
     "positive_rows",
     "positive_scores",
+    "roc_curve",
     "row_brier_scores",
     "row_cosines",
     "row_log_losses",

@@ -301,3 +301,27 @@ def positive_scores(scores: NDArray[Any]) -> NDArray[np.float64]:
         return values[:, 0]
     with np.errstate(invalid="ignore"):
         return np.asarray(values[:, 1] - values[:, 0])
+
+
+def roc_curve(
+    scores: NDArray[np.float64],
+    positive: NDArray[np.bool_],
+    weights: NDArray[np.float64] | None = None,
+    *,
+    points: int = 33,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return false and true positive rates (k,) over falling thresholds, from (0, 0) to (1, 1), k at most `points`.
+
+    Rows of equal scores enter together; points are spread evenly along the curve. `scores` and `positive` are (n,),
+    with at least one row of each class. Source: Fawcett (2006), Pattern Recognition Letters 27, 861-874.
+    """
+    order = np.argsort(-scores, kind="stable")
+    weight = np.ones(len(scores)) if weights is None else weights
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    rates = []
+    for rows in (~positive, positive):
+        counted = np.cumsum((weight * rows)[order])
+        rates.append(np.append(0.0, counted[last] / counted[-1]))
+    along = rates[0] + rates[1]
+    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], points)).clip(max=along.size - 1))
+    return rates[0][kept], rates[1][kept]

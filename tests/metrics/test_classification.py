@@ -11,6 +11,7 @@ from pytest_modelserve.metrics import (
     decode,
     positive_rows,
     positive_scores,
+    roc_curve,
     top_k_rows,
 )
 
@@ -161,3 +162,23 @@ def test_two_columns_are_ordered_as_the_probability_of_class_one():
 def test_scores_of_more_classes_have_no_curve():
     with pytest.raises(InputError, match="roc_auc needs one score per row, or one for each of two"):
         positive_scores(SCORES)
+
+
+def test_roc_curve_is_that_of_every_threshold():
+    scores = np.array([0.9, 0.8, 0.8, 0.4, 0.3])
+    positive = np.array([True, True, False, False, True])
+    false, true = roc_curve(scores, positive)
+    assert false.tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert true == pytest.approx([0.0, 1 / 3, 2 / 3, 2 / 3, 1.0])
+    weighted = roc_curve(scores, positive, np.array([2.0, 1, 1, 1, 1]))
+    assert weighted[1] == pytest.approx([0.0, 0.5, 0.75, 0.75, 1.0])
+
+
+def test_thinned_roc_curve_has_the_area_of_the_whole_one():
+    rng = np.random.default_rng(0)
+    positive = rng.random(5000) < 0.3
+    scores = positive + rng.normal(size=5000)
+    whole, thinned = roc_curve(scores, positive, points=10**6), roc_curve(scores, positive)
+    assert thinned[0].size <= 33
+    assert np.trapezoid(thinned[1], thinned[0]) == pytest.approx(np.trapezoid(whole[1], whole[0]), abs=0.003)
+    assert [thinned[0][0], thinned[1][0], thinned[0][-1], thinned[1][-1]] == [0, 0, 1, 1]

@@ -128,7 +128,7 @@ def measure_drift(
             max_distance=max_distance,
             faults=faults,
         ),
-        details=details(result, tests, plan, effective, faults=faults),
+        details=details(result, tests, plan, effective, pairs=pairs, faults=faults),
         duration_s=time.perf_counter() - started,
     )
 

@@ -24,6 +24,7 @@ from pytest_modelserve.monitoring.decision import DriftResult
 from pytest_modelserve.monitoring.drift.column_tests import DriftTest
 from pytest_modelserve.monitoring.drift.effective_rows import EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import DriftTests, Plan, count
+from pytest_modelserve.monitoring.drift.histograms import histograms_of
 from pytest_modelserve.monitoring.formats import format_difference, format_rate_change, format_value, suggest_exclusion
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
 
@@ -213,9 +214,10 @@ def details(
     plan: Plan,
     effective: EffectiveRows,
     *,
+    pairs: Pairs,
     faults: Sequence[str],
 ) -> Mapping[str, Any]:
-    """Return the columns that cannot be compared, the figures of the largest distances, and the plan."""
+    """Return the columns that cannot be compared, the figures of the largest distances, histograms, and the plan."""
     figures: dict[str, Any] = {
         "moved": [test.name for test in result.beyond[:_MAX_COLUMNS] if test.kind != "pair"],
         "distances": _figures(tests.of("column"), _MAX_COLUMNS),
@@ -228,6 +230,9 @@ def details(
             figures["outlier_rows"] = list(group[0].outliers)
         elif kind != "column":
             figures[f"{kind}s"] = _figures(group, _MAX_PAIRS)
+    moved = [test.name for test in sorted(result.beyond, key=lambda test: -test.distance) if test.kind == "column"]
+    if moved:
+        figures["histograms"] = histograms_of(moved, pairs)
     if faults:
         figures["faulty_columns"] = list(shown(faults))
     if effective.dependent:

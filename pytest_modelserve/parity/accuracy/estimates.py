@@ -443,7 +443,17 @@ class DeltaMethod(Estimate):
         )
 
     def details(self, levels: Levels) -> dict[str, Any]:
-        return {"blocks": self._values.size, **self._worst_rows()}
+        return {"blocks": self._values.size, **self._worst_rows(), **self._curves()}
+
+    def _curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the ROC curves of a metric that has them."""
+        models = {"reference": self.reference, "candidate": self.candidate}
+        curves = [
+            {"label": label, **curve}
+            for label, rows in models.items()
+            if rows is not None and (curve := self.metric.curve(rows.data, self._mask, self.units.weights))
+        ]
+        return {"roc": curves} if curves else {}
 
     def _worst_rows(self) -> dict[str, list[int]]:
         """Return the rows with the largest losses, or in which the loss rose most, worst first."""

@@ -25,6 +25,7 @@ from pytest_modelserve.metrics import (
     positive_label,
     positive_rows,
     positive_scores,
+    roc_curve,
     row_brier_scores,
     row_log_losses,
     row_losses,
@@ -137,6 +138,10 @@ class LinearizedMetric(Metric[T]):
     def from_bounded(self, value: float) -> float:
         """Return a value of `bounded_estimate` on the metric's scale."""
         return value
+
+    def curve(self, data: T, mask: Mask, weights: Weights) -> dict[str, list[float]]:
+        """Return what reports draw of one model, as coordinates; {} if there is nothing."""
+        return {}
 
     def level(self, rows: Rows[T], units: SamplingUnits) -> Estimate:
         return DeltaMethod(self, units, rows)
@@ -333,6 +338,11 @@ class RocAuc(LinearizedMetric[tuple[NDArray[Any], Mask]]):
     def estimate(self, data: tuple[NDArray[Any], Mask], mask: Mask, weights: Weights) -> Linearized:
         values, positive = data
         return auc_of(values[mask], positive[mask], _masked(weights, mask))
+
+    def curve(self, data: tuple[NDArray[Any], Mask], mask: Mask, weights: Weights) -> dict[str, list[float]]:
+        values, positive = data
+        false, true = roc_curve(values[mask], positive[mask], _masked(weights, mask))
+        return {"false_positive_rate": false.round(4).tolist(), "true_positive_rate": true.round(4).tolist()}
 
 
 class R2(LinearizedMetric[tuple[NDArray[Any], NDArray[Any]]]):

@@ -150,7 +150,9 @@ def test_many_classes_take_little_memory(level):
 def test_difference_of_areas_scatters_as_delong_says(change):
     base = RNG.standard_normal(N)
     old, new = base + 1.5 * BALANCED, base + 0.3 * RNG.standard_normal(N) + 1.4 * BALANCED
-    drop = change(new, old, BALANCED, metric="roc_auc", max_drop=0.05).quantities[0]
+    evidence = change(new, old, BALANCED, metric="roc_auc", max_drop=0.05)
+    assert [curve["label"] for curve in evidence.details["roc"]] == ["reference", "candidate"]
+    drop = evidence.quantities[0]
     areas, covariance = delong_covariance(np.array([old, new]), BALANCED == 1)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert drop.value == pytest.approx(areas[0] - areas[1])
