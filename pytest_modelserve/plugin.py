@@ -431,6 +431,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "environment variable CI is set (default: off)",
     )
 
+    for name, metavar, text in (
+        ("inputs", "PATH", "rows for the model files that are named: .npz, .npy, .csv or .parquet (default: generated "
+         "from the signature)"),
+        ("against", "PATH", "the model that the model files that are named are compared with (default: none)"),
+        ("labels", "COLUMN|PATH", "labels of --modelserve-inputs: a column of it, or a file of one column "
+         "(default: none)"),
+    ):  # fmt: skip
+        group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
+    group.addoption(
+        "--modelserve-set",
+        metavar="CHECK.ARGUMENT=VALUE",
+        action="append",
+        default=[],
+        help="an argument of a check of a model file, such as its budget: latency.max_ms=2; may be repeated (default: "
+        "checks that need a budget are measurements)",
+    )
+    group.addoption(
+        "--modelserve-time-limit",
+        metavar="S",
+        type=float,
+        default=120.0,
+        help="seconds that a model file may take to open, and for one call (default: 120)",
+    )
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect contracts, and model files that the command line names."""
+    name = file_path.name.lower()
+    if not name.endswith((".onnx", ".modelgate.toml")):
+        return None
+    if name.endswith(".onnx") and not parent.session.isinitpath(file_path):
+        return None
+    from pytest_modelserve.contracts.items import collect_file
+
+    return collect_file(file_path, parent)
+
 
 def _setting(config: pytest.Config, name: str) -> str:
     given = config.getoption(f"--modelserve-{name}")
@@ -458,6 +494,8 @@ def pytest_configure(config: pytest.Config) -> None:
             "--modelserve-update: refused because the environment variable CI is set, and CI compares against these "
             "baselines; run it on your machine and commit the files"
         )
+    _check_model_options(config)
+    config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = _path_setting(config, "json").parent / "samples" if _setting(config, "json") else None
     config.addinivalue_line(
         "markers",
@@ -471,6 +509,19 @@ def pytest_configure(config: pytest.Config) -> None:
         paths = {kind: _path_setting(config, kind) for kind in _REPORTS if _setting(config, kind)}
         history = _path_setting(config, "history") if _setting(config, "history") else None
         config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
+
+
+def _check_model_options(config: pytest.Config) -> None:
+    """Raise UsageError for options of model files that no model file is named for, or that are wrong."""
+    given = [name for name in ("inputs", "against", "labels", "set") if config.getoption(f"--modelserve-{name}")]
+    if not given:
+        return
+    if not any(str(argument).partition("::")[0].lower().endswith(".onnx") for argument in config.args):
+        option = f"--modelserve-{given[0]}"
+        raise pytest.UsageError(f"{option} is for model files: name one, as in pytest candidate.onnx {option} …")
+    from pytest_modelserve.contracts.items import file_options
+
+    file_options(config)
 
 
 # Without -v, `pytest --fixtures` shows the first paragraph of the docstring alone.

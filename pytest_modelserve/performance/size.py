@@ -22,7 +22,7 @@ def measure_size(
 
     Args:
         candidate: The artifact to measure, its path, or a predictor that serves it.
-        reference: The artifact whose weights are compared; required with `max_ratio`.
+        reference: The artifact whose weights are compared; required with `max_ratio`, for information without it.
         max_ratio: The largest ratio of the bytes of weights (initializers with external data), candidate to reference.
             In small models the files would hide the effect of compression behind metadata.
         max_bytes: The largest number of bytes of all files of the candidate, external data included.
@@ -31,16 +31,16 @@ def measure_size(
         Evidence with the ratio of weights, the bytes of files, or both.
 
     Raises:
-        UsageError: No budget is given, one is not positive and finite, or the reference holds no weights. Also where
-            only one of `max_ratio` and `reference` is given.
+        UsageError: No budget is given, one is not positive and finite, `max_ratio` is given without a reference, or the
+            reference holds no weights.
 
     Example:
         `ms.assert_size(int8, fp32, max_ratio=0.3)` fails unless the weights take at most 30 % of their bytes in fp32.
     """
     if max_ratio is None and max_bytes is None:
         raise UsageError("a budget is missing: give max_ratio (with a reference), max_bytes, or both")
-    if (max_ratio is None) != (reference is None):
-        raise UsageError("max_ratio requires a reference, and a reference requires max_ratio: give both or neither")
+    if max_ratio is not None and reference is None:
+        raise UsageError("max_ratio requires a reference: give both")
     if max_ratio is not None:
         check_positive("max_ratio", max_ratio, "times the bytes of the reference")
     if max_bytes is not None:

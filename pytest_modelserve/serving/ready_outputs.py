@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,23 +102,33 @@ def _named(outputs: object) -> dict[str, NDArray[Any]]:
 
 def read_outputs(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays or columns of a file by name; ArtifactError for a file that cannot be read."""
+    found = read_columns(path, what="the file of outputs")
+    return _columns(found) if isinstance(found, Frame) else dict(found)
+
+
+def read_columns(path: Path, *, what: str) -> Mapping[str, NDArray[Any]]:
+    """Return the arrays of a .npy or .npz file by name, or the columns of a .csv or .parquet file as a Frame.
+
+    The array of a .npy file is called "output". Raises ArtifactError for a file that cannot be read; `what` begins its
+    message.
+    """
     if not path.is_file():
-        raise ArtifactError(f"the file of outputs {path} does not exist")
+        raise ArtifactError(f"{what} {path} does not exist")
     kind = path.suffix.lower()
     try:
         if kind == ".npy":
             return {"output": np.load(path, allow_pickle=False)}
         if kind == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         polars = require("polars", f"reading {path.name}", extra="data")
-        return _columns(Frame(_without_index(polars.read_csv(path)) if kind == ".csv" else polars.read_parquet(path)))
-    except (ValueError, OSError, EOFError) as error:
-        raise ArtifactError(f"the file of outputs {path} cannot be read: {error}") from error
+        return Frame(_without_index(polars.read_csv(path)) if kind == ".csv" else polars.read_parquet(path))
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ArtifactError(f"{what} {path} cannot be read: {error}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "polars":
             raise
-        raise ArtifactError(f"the file of outputs {path} cannot be read: {error}") from error
+        raise ArtifactError(f"{what} {path} cannot be read: {error}") from error
 
 
 def _without_index(table: Any) -> Any:

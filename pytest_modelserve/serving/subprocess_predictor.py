@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve._processes import ChildProcess, Crash
+from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.serving.predictor import Inputs, Predictor
 from pytest_modelserve.serving.subprocess_worker import Reply, ServingJob
@@ -37,30 +39,44 @@ class ProcessCrashError(ModelServeError):
 
 
 class SubprocessPredictor(Predictor):
-    """The model of `predictor` served in a new interpreter, which starts again after a crash.
+    """A model file served in a new interpreter, which starts again after a crash.
 
+    `model` is its artifact, or the predictor whose providers and threads are taken over.
     `predict` raises ProcessCrashError if the process crashes or exceeds its time limit: `time_limit_s`, or for many
-    rows 20 times the fastest time of as many rows, if that is longer. Inputs on which onnxruntime is known to crash are
-    not rejected, unlike in `predictor`. `starts` counts the processes so far.
+    rows 20 times the fastest time of as many rows, if that is longer. Opening the file may take `start_limit_s`. Inputs
+    on which onnxruntime is known to crash are rejected only if `guarded`. `starts` counts the processes so far.
     """
 
     transport = "own process"
 
-    def __init__(self, predictor: OnnxPredictor, *, time_limit_s: float, threads: int | None = None) -> None:
-        super().__init__(predictor.subject, predictor.signature)
-        self.artifact = predictor.artifact
+    artifact: Artifact
+
+    def __init__(
+        self,
+        model: OnnxPredictor | Artifact,
+        *,
+        time_limit_s: float,
+        threads: int | None = None,
+        guarded: bool = False,
+        start_limit_s: float = _START_LIMIT_S,
+    ) -> None:
+        artifact = model if isinstance(model, Artifact) else model.artifact
+        super().__init__(artifact.subject, artifact.signature)
+        self.artifact = artifact
         self.time_limit_s = time_limit_s
         self.starts = 0
-        self._predictor = predictor
+        self._model, self._start_limit_s = model, start_limit_s
         self._job = ServingJob(
-            path=os.path.abspath(predictor.artifact.path),
-            sha256=predictor.artifact.sha256,
-            name=predictor.artifact.name,
-            variant=predictor.artifact.variant,
-            providers=predictor.providers,
-            threads=predictor.threads if threads is None else threads,
-            optimize=predictor.optimize,
+            path=os.path.abspath(artifact.path),
+            sha256=artifact.sha256,
+            name=artifact.name,
+            variant=artifact.variant,
+            guarded=guarded,
         )
+        if not isinstance(model, Artifact):
+            self._job = replace(self._job, providers=model.providers, threads=model.threads, optimize=model.optimize)
+        if threads is not None:
+            self._job = replace(self._job, threads=threads)
         self._fastest_row_s: float | None = None
         self._child: ChildProcess | None = None
 
@@ -69,7 +85,7 @@ class SubprocessPredictor(Predictor):
         if self.closed:
             raise self._closed_error()
         if self._child is None:
-            self._start()
+            self.start()
         rows = _row_count(inputs)
         limit_s = max(self.time_limit_s, _SLOWEST_RATIO * rows * (self._fastest_row_s or 0.0))
         started = time.monotonic()
@@ -80,22 +96,26 @@ class SubprocessPredictor(Predictor):
 
     def again(self, *, threads: int | None) -> SubprocessPredictor:
         """Return another predictor of the same model, in another process."""
-        return SubprocessPredictor(self._predictor, time_limit_s=self.time_limit_s, threads=threads)
+        return SubprocessPredictor(
+            self._model, time_limit_s=self.time_limit_s, threads=threads, guarded=self._job.guarded
+        )
 
     def describe(self) -> str:
-        """Return one line: the description of the predictor, and that another process serves the model."""
-        return f"{self._predictor.describe()}, in a process of its own"
+        """Return one line: the description of the model, and that another process serves it."""
+        model = self.subject if isinstance(self._model, Artifact) else self._model.describe()
+        return f"{model}, in a process of its own"
 
     def close(self) -> None:
         """End the process."""
         super().close()
         self._end()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process and open the model, as the first `predict` does; ModelServeError if that fails."""
         self.starts += 1
         self._child = ChildProcess("pytest_modelserve.serving.subprocess_worker:serve")
         try:
-            reply = self._exchange(self._job, _START_LIMIT_S)
+            reply = self._exchange(self._job, self._start_limit_s)
         except ProcessCrashError as error:
             raise ModelServeError(f"while {self.subject} was opened in a process of its own, {error}") from None
         if reply.outputs is None:

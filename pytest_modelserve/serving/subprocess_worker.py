@@ -24,9 +24,10 @@ class ServingJob:
     sha256: str
     name: str
     variant: str
-    providers: tuple[str, ...]
-    threads: int
-    optimize: bool
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: int = 1
+    optimize: bool = True
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,5 +75,5 @@ def _opened(job: ServingJob) -> OnnxPredictor:
     if artifact.sha256 != job.sha256:
         raise ArtifactError(f"the model {job.path} changed after it was opened: open it again")
     return OnnxPredictor(
-        artifact, providers=job.providers, threads=job.threads, optimize=job.optimize, guarded=False
+        artifact, providers=job.providers, threads=job.threads, optimize=job.optimize, guarded=job.guarded
     )  # fmt: skip

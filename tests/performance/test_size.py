@@ -47,7 +47,6 @@ size: the artifact is larger than its budget
     [
         (None, {}, "a budget is missing"),
         (None, {"max_ratio": 0.5}, "max_ratio requires a reference"),
-        (artifact(weights=1), {"max_bytes": 5}, "a reference requires max_ratio"),
         (None, {"max_bytes": 0}, "max_bytes must be a positive number of bytes; got 0"),
         (artifact(weights=1), {"max_ratio": float("inf")}, "max_ratio must be a positive number of times the bytes"),
         (artifact(weights=1), {"max_ratio": float("nan")}, "max_ratio must be a positive number of times the bytes"),

@@ -1,0 +1,1 @@
+"""Gates without Python: contracts in TOML, and model files on the command line of pytest."""

@@ -1,0 +1,95 @@
+"""A gate of a contract is the call that a test in Python makes."""
+
+import numpy as np
+import pytest
+
+import pytest_modelserve as ms
+from pytest_modelserve.contracts.gate_runner import GateRunner
+
+HEAD = 'subject = "candidate.onnx"\nreference = "champion.onnx"\ndata = "{data}"\nlabels = "y"\nslices = ["site"]\n'
+
+
+@pytest.fixture
+def run(contract):
+    """Run the one gate of a contract."""
+    runners = []
+
+    def call(text, data="holdout.npz"):
+        (gate,) = contract(HEAD.replace("{data}", data) + text)
+        runners.append(GateRunner())
+        return runners[-1].run(gate)
+
+    yield call
+    for runner in runners:
+        runner.close()
+
+
+def figures(evidence):
+    return evidence.verdict, evidence.quantities, evidence.n, evidence.reference, evidence.findings
+
+
+@pytest.mark.parametrize("data", ["holdout.npz", "holdout.csv"])
+def test_accuracy_parity_has_the_figures_of_the_call_in_python(run, project, data):
+    with np.load(project / "holdout.npz") as arrays:
+        x, y, site = (arrays[name] for name in ("x", "y", "site"))
+    models = project / "candidate.onnx", project / "champion.onnx"
+    expected = ms.measure_accuracy_parity(*models, x, y, max_drop=0.01, slices={"site": site})
+    assert figures(run('[gates.accuracy_parity]\nmax_drop = "1 %"\n', data)) == figures(expected)
+
+
+def test_rows_of_one_value_are_judged_alone_and_named(run, project):
+    with np.load(project / "holdout.npz") as arrays:
+        x, y, north = arrays["x"], arrays["y"], arrays["site"] == "a"
+    evidence = run('[gates.accuracy]\nmin_value = 0.5\nwhere = { site = "a" }\n')
+    assert evidence.value == ms.measure_accuracy(project / "candidate.onnx", x[north], y[north], min_value=0.5).value
+    assert (evidence.n, evidence.label) == (1000, "site=a")
+
+
+def test_failing_gate_raises_its_failure(run):
+    with pytest.raises(ms.GateFailure, match=r"budget     at most × 0.10 \(max_ratio=0.1\)"):
+        run("[gates.size]\nmax_ratio = 0.1\n")
+
+
+def test_ready_outputs_need_no_inputs(run, project):
+    with np.load(project / "holdout.npz") as arrays:
+        np.save(project / "ready.npy", np.eye(2)[arrays["y"]])
+    evidence = run('[gates.accuracy]\nsubject = "ready.npy"\nmin_value = "99 %"\n')
+    assert evidence.value == 1.0
+
+
+def test_model_can_be_a_function_and_have_settings(run, project, monkeypatch):
+    (project / "my_model.py").write_text(
+        "import numpy as np\ndef ones(x):\n    return np.ones((len(x), 2), np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(project)
+    evidence = run('[gates.accuracy]\nsubject = { path = "my_model:ones", name = "ones" }\nmin_value = 0.01\n')
+    assert evidence.subject.name == "ones"
+
+
+def test_data_gates_read_their_file_by_themselves(run, project):
+    profile = ms.reference_profile(str(project / "holdout.csv"))
+    profile.save(project / "profile.json")
+    evidence = run('[gates.no_drift]\nprofile = "profile.json"\nmax_distance = "10 %"\n', "holdout.csv")
+    assert evidence.passed
+
+
+def test_labels_of_a_file_are_read(run, project):
+    with np.load(project / "holdout.npz") as arrays:
+        np.save(project / "labels.npy", arrays["y"])
+    assert run('[gates.accuracy]\nlabels = "labels.npy"\nmin_value = "90 %"\ncolumns = ["x"]\n').n == 2000
+    with pytest.raises(ms.InputError, match="where and rows need the labels as a column"):
+        run('[gates.accuracy]\nlabels = "labels.npy"\nmin_value = "90 %"\nrows = 5\n')
+
+
+def test_feature_can_be_named_by_its_column(run, project, monkeypatch):
+    monkeypatch.chdir(project)
+    text = '[gates.relation]\nrelation = {{ type = "invariant_to", features = "{}" }}\ncandidates = 5\nrows = 20\n'
+    with pytest.raises(ms.GateFailure, match="invariance to 2 is violated"):
+        run(text.format("c2"), "holdout.csv")
+    with pytest.raises(ms.InputError, match="unknown column of the model 'c9': known: 'c0'"):
+        run(text.format("c9"), "holdout.csv")
+
+
+def test_misspelt_column_is_an_error_with_the_nearest_name(run):
+    with pytest.raises(ms.InputError, match=r"holdout.npz: unknown column 'sites': did you mean 'site'"):
+        run('[gates.accuracy]\nmin_value = 0\nslices = ["sites"]\n')
