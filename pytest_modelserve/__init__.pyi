@@ -910,7 +910,7 @@ def measure_size(
 
     Args:
         candidate: The artifact to measure, its path, or a predictor that serves it.
-        reference: The artifact whose weights are compared; required with `max_ratio`.
+        reference: The artifact whose weights are compared; required with `max_ratio`, for information without it.
         max_ratio: The largest ratio of the bytes of weights (initializers with external data), candidate to reference.
             In small models the files would hide the effect of compression behind metadata.
         max_bytes: The largest number of bytes of all files of the candidate, external data included.
@@ -920,8 +920,8 @@ def measure_size(
         Evidence with the ratio of weights, the bytes of files, or both.
 
     Raises:
-        UsageError: No budget is given, one is not positive and finite, or the reference holds no weights. Also where
-            only one of `max_ratio` and `reference` is given.
+        UsageError: No budget is given, one is not positive and finite, `max_ratio` is given without a reference, or the
+            reference holds no weights.
 
     Example:
         `ms.assert_size(int8, fp32, max_ratio=0.3)` fails unless the weights take at most 30 % of their bytes in fp32."""

@@ -94,6 +94,12 @@ def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     return hints | dict.fromkeys(hints.keys() & {"features"}, Features)
 
 
+def subject_of(function: Callable[..., Any]) -> str | None:
+    """Return the name of the first parameter if it is a model: the subject of an assertion."""
+    name, hint = next(iter(hints_of(function).items()))
+    return name if Model in union_members(hint) else None
+
+
 def required_by(function: Callable[..., Any]) -> list[str]:
     """Return the names of the parameters without a default."""
     parameters = inspect.signature(function).parameters

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 import pytest_modelserve as ms
-from pytest_modelserve.contracts.annotations import budgets_of, hints_of, required_by
+from pytest_modelserve.contracts.annotations import budgets_of, hints_of, required_by, subject_of
 from pytest_modelserve.contracts.gate_arguments import FUNCTION, FileKind, columns_in, convert, convert_arguments, shown
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence.failure_text import printable
@@ -95,8 +95,8 @@ class Contract(Source, kw_only=True):
 
 SHARED = ("slices", "output", "sampling")
 SOURCES = tuple(GateSource.__struct_fields__)
-_SUBJECTS = ("predictor", "candidate", "artifact")
-_FROM_SOURCE = (*_SUBJECTS, "inputs", "labels", "data", "profile")
+_FROM_SOURCE = ("reference", "inputs", "labels", "data", "profile")
+"""Parameters of assertions that the source says, besides the subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +265,15 @@ def _gate(
     """Return one gate, its own keys before those of the contract."""
     function = getattr(ms, assertion)
     hints = hints_of(function)
-    arguments = {name: value for name, value in table.items() if name not in SOURCES}
-    allowed = [name for name in hints if name not in _FROM_SOURCE and name != "reference"] + list(SOURCES)
+    own = [
+        name for name in hints if name not in (subject_of(function), *_FROM_SOURCE)
+    ]  # `columns` of a data gate is its own argument
+    arguments = {name: value for name, value in table.items() if name in own or name not in SOURCES}
+    allowed = dict.fromkeys([*own, *SOURCES])
     for name in arguments:
         if name not in allowed:
             raise place.child(name).error(unknown_choice("key", name, allowed))
-    source = _struct({name: value for name, value in table.items() if name in SOURCES}, GateSource, place)
+    source = _struct({name: value for name, value in table.items() if name not in arguments}, GateSource, place)
     for name in Source.__struct_fields__:
         _check_file(getattr(source, name), name, place.child(name))
         if getattr(source, name) is None:
@@ -306,8 +309,11 @@ def _missing(function: Any, source: GateSource, arguments: Mapping[str, Any], pl
     """Return why a gate is not active: its budget is not given. Raise the error for anything else that is missing."""
     required = [name for name in required_by(function) if name not in arguments]
     budgets = budgets_of(function)
-    from_source = dict.fromkeys(_SUBJECTS, "subject") | {"reference": "reference", "inputs": "data"}
-    from_source |= {name: name for name in ("labels", "data", "profile")}
+    from_source: dict[str | None, str] = {
+        subject_of(function): "subject",
+        **{name: name for name in _FROM_SOURCE},
+        "inputs": "data",
+    }
     for name in required:
         key = from_source.get(name)
         if key is None and name not in budgets:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_modelserve as ms
-from pytest_modelserve.contracts.annotations import hints_of
+from pytest_modelserve.contracts.annotations import hints_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, Model
 from pytest_modelserve.contracts.gate_arguments import (
     FUNCTION,
@@ -46,11 +46,11 @@ class GateRunner:
     def arguments(self, call: GateCall) -> dict[str, Any]:
         """Return the keyword arguments of a gate: models served, files read."""
         source, key = call.source, call.place
-        parameters = hints_of(getattr(ms, call.assertion))
+        assertion = getattr(ms, call.assertion)
+        parameters = hints_of(assertion)
         found: dict[str, Any] = {}
-        for name in ("predictor", "candidate", "artifact"):
-            if name in parameters:
-                found[name] = self.model(source.subject, key.child("subject"))
+        if (subject := subject_of(assertion)) is not None:
+            found[subject] = self.model(source.subject, key.child("subject"))
         if "reference" in parameters and source.reference is not None:
             found["reference"] = self.model(source.reference, key.child("reference"))
         if "profile" in parameters:

@@ -137,3 +137,9 @@ x = 2
 y.z = 3
 """
     assert line_of(text, keys) == line
+
+
+def test_key_that_the_assertion_has_itself_is_its_argument(contract, project):
+    ms.reference_profile(str(project / "holdout.csv")).save(project / "profile.json")
+    (gate,) = contract(HEAD + '[gates.no_drift]\nprofile = "profile.json"\nmax_distance = 0.1\ncolumns = ["c0"]\n')
+    assert (gate.arguments["columns"], gate.source.columns) == (("c0",), None)

@@ -93,3 +93,8 @@ def test_feature_can_be_named_by_its_column(run, project, monkeypatch):
 def test_misspelt_column_is_an_error_with_the_nearest_name(run):
     with pytest.raises(ms.InputError, match=r"holdout.npz: unknown column 'sites': did you mean 'site'"):
         run('[gates.accuracy]\nmin_value = 0\nslices = ["sites"]\n')
+
+
+def test_subject_is_the_first_parameter_whatever_its_name(run):
+    text = "[gates.calibrated]\nmax_error = 0.9\noutput = { name = 'logits', scores = 'logits' }\n"
+    assert run(text).subject.name == "candidate"
