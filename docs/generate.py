@@ -210,8 +210,8 @@ def reference_pages() -> Iterator[tuple[str, str]]:
         for title, value in objects:
             if inspect.ismodule(value) or not hasattr(value, "__qualname__"):
                 continue
-            lines += [f"## {title}\n", f"::: {value.__module__}.{value.__qualname__}", "    options:"]
-            lines += ["      show_root_heading: false", "      show_root_toc_entry: false\n"]
+            lines += [f"::: {value.__module__}.{value.__qualname__}", "    options:", f"      heading: {title}"]
+            lines += [f"      toc_label: {title.partition(' ')[0]}\n"]
         yield module, "\n".join(lines)
 
 

@@ -449,8 +449,8 @@ def measure_accuracy(
     Args:
         predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
         inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; leave it out for
-            ready outputs. A DataLoader of pairs holds inputs and labels. More than 1,024 rows are predicted in parts, if
-            each row has outputs of its own.
+            ready outputs. A DataLoader of pairs holds inputs and labels. More than 1,024 rows are predicted in parts,
+            if each row has outputs of its own.
         labels: Class labels (n,): integers, booleans, whole floats or strings; a file or frame with one column; or the
             name of a column of `inputs`, or of an entry of its batches. Column numbers for "top_5_accuracy", "log_loss"
             and "brier_score". Targets of the output's shape for "mae", "rmse" and "r2".

@@ -173,5 +173,20 @@ def test_example_page_runs_as_one_test_file(pytester, page):
     assert result.parseoutcomes()["passed"] >= 2
 
 
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r"- (\S+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted([*listed, "index.md"]) == sorted(pages)
+
+
+def test_doctests_of_the_reference_are_shown_as_code():
+    griffe = pytest.importorskip("griffe")
+    extension = griffe.load_extensions(ROOT / "docs" / "griffe_examples.py")
+    module = griffe.load("pytest_modelserve.metrics.slices", search_paths=[ROOT], extensions=extension)
+    section = module["bins"].docstring.parse("google")[-1]
+    assert section.kind is griffe.DocstringSectionKind.examples
+    assert section.value[0][1].startswith(">>> bins(")
+
+
 def test_readme_fits_on_two_screens():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
