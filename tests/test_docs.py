@@ -173,6 +173,11 @@ def test_example_page_runs_as_one_test_file(pytester, page):
     assert result.parseoutcomes()["passed"] >= 2
 
 
+def test_code_in_tables_has_no_escaped_bars_which_are_shown_as_they_stand():
+    rows = [line for path in (ROOT / "docs").rglob("*.md") for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row for row in rows if row.startswith("|") and re.search(r"`[^`|]*\\\|", row)] == []
+
+
 def test_every_page_is_in_the_navigation():
     listed = re.findall(r"- (\S+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
