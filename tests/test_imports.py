@@ -8,11 +8,13 @@ import pytest_modelserve as ms
 
 ROOT = Path(ms.__file__).parents[1]
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock")
+WHERE_A_GATE_RUNS = ("pytest_modelserve.evidence.evidence", "pytest_modelserve.reporting")
 
 
 def _loaded(arguments, where):
-    """The heavy packages that a fresh interpreter has loaded after running `arguments`."""
-    report = f"import sys; print('loaded:', *[m for m in {HEAVY!r} if m in sys.modules])"
+    """The heavy modules that a fresh interpreter has loaded after running `arguments`."""
+    heavy = (*HEAVY, *WHERE_A_GATE_RUNS)
+    report = f"import sys; print('loaded:', *[m for m in {heavy!r} if m in sys.modules])"
     code = f"import runpy, sys; sys.argv = {arguments!r}\ntry: runpy.run_module(sys.argv[0])\nexcept SystemExit: pass\n"
     done = subprocess.run(
         [sys.executable, "-c", code + report], cwd=where, capture_output=True, text=True, timeout=60, check=True

@@ -1,4 +1,4 @@
-"""The result of a gate: quantities with intervals, budgets and verdicts, and the exceptions that carry it."""
+"""The result of a gate: quantities with intervals, budgets and verdicts, and their JSON."""
 
 from __future__ import annotations
 
@@ -319,32 +319,6 @@ class Evidence:
             environment=Environment(**data["environment"]),
             label=data["label"],
         )
-
-
-class GateFailure(AssertionError):  # noqa: N818 (it reports a verdict)
-    """A gate failed: the subject is outside its budget. `evidence` holds the measurements."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateFailure], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)
-
-
-class GateInconclusive(Exception):  # noqa: N818 (it reports a verdict)
-    """A gate could not decide. It is not a GateFailure, so `xfail(raises=GateFailure)` does not accept it."""
-
-    def __init__(self, message: str, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[type[GateInconclusive], tuple[str, Evidence]]:
-        return type(self), (str(self), self.evidence)
-
-
-# Tracebacks show the name that users import.
-GateFailure.__module__ = GateInconclusive.__module__ = "pytest_modelserve"
 
 
 def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[float, float]:

@@ -6,27 +6,24 @@ no context before Python 3.14, uses the recorder of the test that runs in this p
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
-import secrets
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_modelserve.errors import ModelServeWarning
-from pytest_modelserve.evidence.evidence import Evidence
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from pytest_modelserve.evidence.evidence import Evidence
+    from pytest_modelserve.evidence.records import Record
 
 
 InconclusivePolicy = Literal["fail", "skip", "warn"]
@@ -36,59 +33,6 @@ NOT_JUDGED = "modelserve_not_judged"
 """The name of the user property that holds the reason why a check judged nothing."""
 
 INCONCLUSIVE_POLICIES: tuple[InconclusivePolicy, ...] = ("fail", "skip", "warn")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Evidence with its owner. `attempt` counts reruns from 1, `examples` those of `@given`."""
-
-    owner: str
-    node_id: str
-    index: int
-    attempt: int
-    examples: int
-    evidence: Evidence
-
-    @property
-    def identity(self) -> tuple[str, str, str, str, int]:
-        """The key that is equal if the same call is made again, in another process or on a rerun."""
-        reference = self.evidence.reference
-        return (self.owner, self.evidence.gate, _key(self.evidence.subject), _key(reference), self.index)
-
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
-        return json.dumps(
-            {
-                "owner": self.owner,
-                "node_id": self.node_id,
-                "index": self.index,
-                "attempt": self.attempt,
-                "examples": self.examples,
-                "evidence": json.loads(self.evidence.to_json(max_bytes=15 * 1024)),
-            },
-            ensure_ascii=False,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Record:
-        """Return the record that `to_json` wrote."""
-        data = json.loads(text)
-        return cls(**{**data, "evidence": Evidence.from_json(json.dumps(data["evidence"]))})
-
-
-def _key(subject: Any) -> str:
-    return "" if subject is None else (subject.sha256 or str(subject))
-
-
-def worse_of(first: Record, second: Record) -> Record:
-    """Return the record with the worse verdict, with the sums of the examples and of the alphas."""
-    worse = second if second.evidence.severity > first.evidence.severity else first
-    alpha = min(first.evidence.alpha + second.evidence.alpha, 1.0)
-    return replace(
-        worse,
-        examples=first.examples + second.examples,
-        evidence=replace(worse.evidence, alpha=alpha),
-    )
 
 
 class Recorder:
@@ -127,11 +71,13 @@ class Recorder:
                 stacklevel=3,
             )
             return
+        from pytest_modelserve.evidence.records import Record, key_of, worse_of
+
         with self._lock:
             example = _current_example()
             if example is not self._example:
                 self._example, self._calls = example, {}
-            call = (evidence.gate, _key(evidence.subject), _key(evidence.reference))
+            call = (evidence.gate, key_of(evidence.subject), key_of(evidence.reference))
             index = self._calls.get(call, 0)
             self._calls[call] = index + 1
             record = Record(self.owner, self.node_id, index, self.attempt, 1, evidence)
@@ -194,6 +140,10 @@ def keep_samples(**arrays: NDArray[np.float64]) -> dict[str, Any]:
     folder = None if recorder is None else recorder.samples
     if folder is None:
         return {}
+    import hashlib
+    import io
+    import secrets
+
     import numpy as np
 
     buffer = io.BytesIO()
