@@ -75,6 +75,10 @@ class Artifact:
     initializer_bytes: int
     file_states: tuple[FileState, ...] = field(default=(), compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        """Return one line: all fields fill a page of a failing test."""
+        return f"<Artifact {self.subject}: {self.signature}, sha256 {self.sha256[:12]}…>"
+
     @property
     def subject(self) -> Subject:
         """Return the artifact as evidence names it."""

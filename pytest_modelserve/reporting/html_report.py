@@ -222,7 +222,7 @@ def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[
             "remarks": list(remarks(gate["expected"], gate["judged"], gate["attempt"], gate["reruns"])),
         }
         if gate["evidence"] is None:
-            yield {**_NOTHING, **row, "subject": row["test"], "figures": printable(gate["error"])}
+            yield {**_NOTHING, **row, "figures": printable(gate["error"])}
             continue
         evidence = Evidence.from_json(json.dumps(gate["evidence"]))
         quantity = evidence.decisive

@@ -126,7 +126,8 @@ def _by_name(inputs: object, signature: Signature) -> Mapping[str, object]:
         return {names[0]: inputs}
     for name in inputs:
         if name not in names:
-            raise InputError(unknown_choice("input", name, names))
+            labels = "; labels are no input: name them as labels=, or leave them out" * (name in ("label", "labels"))
+            raise InputError(unknown_choice("input", name, names) + labels)
     missing = [name for name in names if name not in inputs]
     if missing:
         raise InputError(f"input {missing[0]!r} is missing: the model takes {quoted}")

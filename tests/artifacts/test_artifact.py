@@ -35,6 +35,14 @@ def test_an_artifact_knows_what_its_file_says(linear, saved):
     assert (renamed.name, renamed.variant) == ("champion", "")
 
 
+def test_an_artifact_is_shown_on_one_line(linear, saved):
+    artifact = saved(linear(4, 3), name="digits", variant="fp32")
+    assert repr(artifact) == (
+        "<Artifact digits / fp32: features: float32[batch, 4] -> logits: float32[batch, 3], "
+        f"sha256 {artifact.sha256[:12]}…>"
+    )
+
+
 def test_a_file_that_was_not_made_here_is_named_by_its_stem(linear, tmp_path):
     onnx.save(linear(), tmp_path / "from_elsewhere.onnx")
     artifact = open_artifact(tmp_path / "from_elsewhere.onnx")

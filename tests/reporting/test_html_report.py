@@ -67,6 +67,7 @@ def test_errors_reruns_and_tests_without_evidence_stand_on_the_page(record_of):
     )
     assert "<title>modelserve: 1 PASS, 0 FAIL, 0 INCONCLUSIVE, 1 ERROR</title>" in html
     assert "setup: FileNotFoundError: &lt;m.onnx&gt;" in html
+    assert '<td></td>\n<td><small class="note">test_lost</small></td>\n<td></td>' in html  # in the column of tests
     assert "attempt 1, rerun: does not count" in html
     assert "attempt 2: error rates do not hold under reruns" in html
     assert "Tests without evidence of their own, skipped: 1" in html

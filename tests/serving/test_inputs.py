@@ -88,6 +88,10 @@ def test_text_is_taken_however_numpy_stores_it(dtype):
         ),
         ({"xx": ROWS}, "unknown input 'xx': did you mean 'x'? Known: 'x'"),
         ({"x": ROWS, "y": ROWS}, "unknown input 'y': known: 'x'"),
+        (
+            {"x": ROWS, "labels": ROWS},
+            "unknown input 'labels': known: 'x'; labels are no input: name them as labels=, or",
+        ),
         ({1: ROWS}, "unknown input 1: known: 'x'"),
         ({}, "input 'x' is missing: the model takes 'x'"),
         (
