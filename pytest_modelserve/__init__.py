@@ -21,6 +21,7 @@ _GATES = {
     "assert_label_stability": ("robustness", "measure_label_stability"),
     "assert_latency": ("performance", "measure_latency"),
     "assert_memory": ("performance", "measure_memory"),
+    "assert_no_alarm": ("monitoring", "measure_alarm"),
     "assert_no_drift": ("monitoring", "measure_drift"),
     "assert_no_leak": ("performance", "measure_memory_growth"),
     "assert_not_slower": ("performance", "measure_slowdown"),
@@ -79,9 +80,13 @@ _NAMES = {
         "bins",
     ),
     "monitoring": (
+        "Monitor",
+        "MonitorEvent",
+        "MonitorPlan",
         "ReferenceProfile",
         "output_columns",
         "reference_profile",
+        "streams",
         "with_embedding",
     ),
     "parity": (

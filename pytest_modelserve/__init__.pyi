@@ -47,9 +47,13 @@ from pytest_modelserve.metrics import (
     bins as bins,
 )
 from pytest_modelserve.monitoring import (
+    Monitor as Monitor,
+    MonitorEvent as MonitorEvent,
+    MonitorPlan as MonitorPlan,
     ReferenceProfile as ReferenceProfile,
     output_columns as output_columns,
     reference_profile as reference_profile,
+    streams as streams,
     with_embedding as with_embedding,
 )
 from pytest_modelserve.parity import (
@@ -91,6 +95,7 @@ from pytest_modelserve.training import (
     TrainedModel as TrainedModel,
 )
 from typing import Any as _Any
+from numpy.typing import ArrayLike as _ArrayLike
 from pytest_modelserve.artifacts import Artifact as _Artifact
 from pytest_modelserve.performance.batches import Batches as _Batches
 from collections.abc import Collection as _Collection
@@ -106,6 +111,7 @@ from pytest_modelserve.performance.latency_bounds import LatencyClock as _Latenc
 from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
+from pytest_modelserve.monitoring.monitor.monitor import Monitor as _Monitor
 from pytest_modelserve.metrics import Output as _Output
 from pytest_modelserve.metrics import OutputNames as _OutputNames
 from pathlib import Path as _Path
@@ -120,8 +126,57 @@ from pytest_modelserve.serving.serve import Servable as _Servable
 from pytest_modelserve.serving import Servable as _Servable2
 from pytest_modelserve.metrics import Slices as _Slices
 from pytest_modelserve.robustness.transformations import Transform as _Transform
+from datetime import date as _date
 from datetime import datetime as _datetime
 import os as _os
+
+def measure_alarm(
+    monitor: _Monitor,
+    window: str | int | _date | None = None,
+    *,
+    data: _Data | _ReferenceProfile | None = None,
+    outputs: _ArrayLike | None = None,
+    ids: _ArrayLike | None = None,
+    latency_ms: _ArrayLike | None = None,
+    scores: _Mapping[str, _Any] | None = None,
+    slot: int | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Add a window to a monitor, and measure the evidence of all windows so far: `monitor.check`.
+
+    FAIL: some stream has shifted by more than is tolerated, with a probability of any false alarm over the monitor's
+    life of at most its `alpha`. PASS: nothing alarmed. INCONCLUSIVE: nothing alarmed, but the rows so far cannot tell
+    a tolerated shift from none; the message says how many it takes.
+
+    Args:
+        monitor: The monitor.
+        window: The name of the window. Default: none is added, and the evidence so far is judged.
+        data: The rows, for `streams.columns`.
+        outputs: The model's outputs, for `streams.results` and `streams.accuracy`.
+        ids: The id of each row, if labels will be added.
+        latency_ms: The durations of calls, for `streams.latency`.
+        scores: The values of your own streams, by name.
+        slot: The slot of the window, if its name is not a date or a number.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. `details` holds the e-value, and each changed stream with its shift and when it started.
+
+    Raises:
+        UsageError: An argument belongs to no stream, or the window was added with other values.
+        InputError: The data do not fit the reference.
+        ArtifactError: The state is damaged, of another version, or cannot be locked or written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> slow = ms.streams.latency(rng.gamma(4, 2.0, 5_000), max_increase=0.02)
+        >>> monitor = ms.Monitor("fraud", [slow], state=pathlib.Path(tempfile.mkdtemp()) / "fraud.state")
+        >>> ms.measure_alarm(monitor, 0, latency_ms=rng.gamma(4, 2.0, 5_000)).verdict.name
+        'PASS'"""
+    ...
 
 def measure_calibration(
     outputs: _Servable,
@@ -1173,6 +1228,7 @@ assert_data_quality = measure_data_quality
 assert_label_stability = measure_label_stability
 assert_latency = measure_latency
 assert_memory = measure_memory
+assert_no_alarm = measure_alarm
 assert_no_drift = measure_drift
 assert_no_leak = measure_memory_growth
 assert_not_slower = measure_slowdown

@@ -2,6 +2,7 @@
 
 from pytest_modelserve.monitoring.columns import with_embedding
 from pytest_modelserve.monitoring.drift import measure_drift
+from pytest_modelserve.monitoring.monitor import Monitor, MonitorEvent, MonitorPlan, measure_alarm, streams
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiler import reference_profile
 from pytest_modelserve.monitoring.quality import measure_data_quality
@@ -13,7 +14,11 @@ from pytest_modelserve.monitoring.results import (
 )
 
 __all__ = [
+    "Monitor",
+    "MonitorEvent",
+    "MonitorPlan",
     "ReferenceProfile",
+    "measure_alarm",
     "measure_calibration",
     "measure_data_quality",
     "measure_drift",
@@ -21,5 +26,6 @@ __all__ = [
     "measure_results",
     "output_columns",
     "reference_profile",
+    "streams",
     "with_embedding",
 ]

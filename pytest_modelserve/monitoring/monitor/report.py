@@ -1,0 +1,199 @@
+"""The evidence of a monitor, with its findings and advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
+from pytest_modelserve.evidence.failure_text import format_value
+from pytest_modelserve.monitoring.monitor.evaluation import Change, Evaluation, Evaluator
+
+_MAX_FINDINGS = 5
+_CONFIDENCE = 0.95
+_LARGEST_LOG = 690.0
+"""The largest e-value that is shown is e to this power, near the largest double."""
+
+_METHOD = Method(
+    "e-process, a mixture over the start of the change",
+    "Ville 1939; Robbins 1970; Howard et al. 2021; Clopper & Pearson 1934 (rates of the reference)",
+    "rows are independent, or count as many as their dependence leaves; means of a slot are normal; without a change, "
+    "the true values of all windows lie within the tolerance",
+)
+
+
+def alarm_evidence(
+    found: Evaluation,
+    evaluator: Evaluator,
+    *,
+    name: str,
+    alpha: float,
+    windows: int,
+    latest: int,
+    title: Callable[[int], str],
+    revised: tuple[str, str] | None,
+    duration_s: float,
+) -> Evidence:
+    """Return the evidence of all windows so far.
+
+    `title` names a slot, and `revised` is a window whose labels came, with the verdict before.
+    """
+    quantities = [
+        Quantity(
+            "e-value",
+            math.exp(min(found.log_e, _LARGEST_LOG)),
+            "",
+            budget=Budget("at_most", math.exp(found.log_limit), f"alpha={alpha:g}"),
+        )
+    ]
+    short = _too_few_rows(found, evaluator)
+    worst = _least_resolved(found, evaluator)
+    if worst is not None:
+        stream, resolution = evaluator.streams[worst], float(found.resolutions[worst])
+        quantities.append(
+            Quantity(
+                "distinguishable shift",
+                resolution,
+                stream.unit,
+                Interval(0.0, resolution, _CONFIDENCE, _CONFIDENCE),
+                Budget("at_most", stream.tolerated, stream.argument),
+            )
+        )
+    verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
+    return Evidence(
+        gate="alarm",
+        subject=Subject(name),
+        quantities=tuple(quantities),
+        n=windows,
+        n_unit="windows",
+        method=_METHOD,
+        summary=_summary(verdict, found, title, windows),
+        confidence=_CONFIDENCE,
+        alpha=alpha,
+        findings=_findings(verdict, found, evaluator, short, title, revised),
+        advice=_advice(verdict, found, evaluator, short, title, over=latest >= evaluator.life),
+        details={
+            "log10_e_value": round(found.log_e / math.log(10), 3),
+            "windows": windows,
+            "latest": title(latest),
+            "changes": [_change(change, title) for change in found.changes],
+            "too_few_rows": [evaluator.streams[place].name for place in short[:20]],
+        },
+        duration_s=duration_s,
+    )
+
+
+def _least_resolved(found: Evaluation, evaluator: Evaluator) -> int | None:
+    """Return the stream whose distinguishable shift is the largest multiple of its tolerance; None without any."""
+    limited = np.flatnonzero(evaluator.tolerated > 0)
+    if not limited.size:
+        return None
+    return int(limited[(found.resolutions[limited] / evaluator.tolerated[limited]).argmax()])
+
+
+def _too_few_rows(found: Evaluation, evaluator: Evaluator) -> list[int]:
+    """Return the streams with too few rows to tell their tolerated shift from none, those with fewest first."""
+    limited = evaluator.tolerated > 0
+    short = np.flatnonzero(limited & (found.resolutions > evaluator.tolerated))
+    return sorted((int(place) for place in short), key=lambda place: (found.rows[place], place))
+
+
+def _summary(verdict: Verdict, found: Evaluation, title: Callable[[int], str], windows: int) -> str:
+    if verdict is Verdict.FAIL:
+        first = found.changes[0]
+        more = f" and {len(found.changes) - 1} more streams" if len(found.changes) > 1 else ""
+        return f"{first.stream.name}{more} changed by more than is tolerated, since {title(first.since)}"
+    if verdict is Verdict.INCONCLUSIVE:
+        return f"no alarm in {_count(windows, 'window')}, but too few rows to tell the tolerated shift from none"
+    return f"no alarm in {_count(windows, 'window')}"
+
+
+def _findings(
+    verdict: Verdict,
+    found: Evaluation,
+    evaluator: Evaluator,
+    short: list[int],
+    title: Callable[[int], str],
+    revised: tuple[str, str] | None,
+) -> tuple[str, ...]:
+    findings = [_describe(change, title) for change in found.changes[:_MAX_FINDINGS]]
+    if len(found.changes) > _MAX_FINDINGS:
+        findings.append(f"{len(found.changes) - _MAX_FINDINGS} more streams changed")
+    if revised is not None and revised[1] and revised[1] != verdict:
+        findings.append(f"the labels of {revised[0]} revised the verdict: {revised[1]} → {verdict}")
+    if verdict is Verdict.INCONCLUSIVE:
+        needed, _ = evaluator.needed_rows()
+        for place in short[:_MAX_FINDINGS]:
+            stream = evaluator.streams[place]
+            takes = f"takes {needed[place]:,.0f}" if math.isfinite(needed[place]) else "is out of reach"
+            findings.append(
+                f"{stream.name}: {found.rows[place]:,.0f} rows so far, and a shift of "
+                f"{format_value(stream.tolerated, stream.unit)} ({stream.argument}) {takes}"
+            )
+        if len(short) > _MAX_FINDINGS:
+            findings.append(f"{len(short) - _MAX_FINDINGS} more streams have too few rows")
+    return tuple(findings)
+
+
+def _advice(
+    verdict: Verdict,
+    found: Evaluation,
+    evaluator: Evaluator,
+    short: list[int],
+    title: Callable[[int], str],
+    *,
+    over: bool,
+) -> str:
+    if verdict is Verdict.FAIL:
+        return (
+            f"compare the rows since {title(found.changes[0].earliest)} with earlier ones; if the change is meant to "
+            "stay, make a new reference from them, and start a monitor with a new state file"
+        )
+    if verdict is Verdict.INCONCLUSIVE:
+        needed, references = evaluator.needed_rows()
+        never = [place for place in short if math.isinf(needed[place])]
+        if never:
+            rows = max(references[place] for place in never)
+            return f"make the reference from about {rows:,.0f} rows, and check as many, or tolerate a larger shift"
+        more = max(needed[place] - found.rows[place] for place in short)
+        return f"check about {more:,.0f} more rows, or tolerate a larger shift"
+    if over:
+        return (
+            f"the life of {evaluator.life} slots is over, and new changes are found later: make a new reference, and "
+            "start a monitor with a new state file"
+        )
+    return ""
+
+
+def _describe(change: Change, title: Callable[[int], str]) -> str:
+    stream = change.stream
+    span = title(change.earliest)
+    if change.latest != change.earliest:
+        span += f" to {title(change.latest)}"
+    return f"{stream.name}: {_shift(change)} since {title(change.since)} (start with probability 90 %: {span})"
+
+
+def _shift(change: Change) -> str:
+    stream = change.stream
+    if stream.kind == "rate":
+        before = stream.events / stream.rows
+        return f"{100 * before:.2f} % → {100 * (before + change.shift):.2f} %"
+    return f"{change.shift:+.3g}{' sd' if stream.sd == 1 else ''}"
+
+
+def _change(change: Change, title: Callable[[int], str]) -> dict[str, Any]:
+    return {
+        "stream": change.stream.name,
+        "shift": round(change.shift, 6),
+        "since": title(change.since),
+        "earliest": title(change.earliest),
+        "latest": title(change.latest),
+        "since_slot": change.since,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
