@@ -29,8 +29,8 @@ import pytest_modelserve as ms
 from benchmarks.polygraphy_peer import Peer
 from fixtures.families import FAMILIES
 from fixtures.mutants import Mutant, Original, load, original
-from fixtures.mutants.draft import every_value
 from pytest_modelserve.progress import progress
+from pytest_modelserve.selftest.draft import every_value
 
 GOAL_RUNS = 10
 ROUNDS, PAIRS_EACH = 7, 3
@@ -91,7 +91,7 @@ def encoder(pipeline: ms.Pipeline) -> Original:
     artifact = pipeline.export(module, ids, dynamic=(), name="encoder_6x384")
     model = onnx.load(artifact.path)
     inputs = {model.graph.input[0].name: ids}
-    return Original(artifact.name, model, artifact, artifact, inputs, every_value(model, inputs))
+    return Original(artifact.name, model, every_value(model, inputs), artifact, artifact, inputs)
 
 
 def _measure(mutant: Mutant, source: Original, folder: Path, peer: Peer | None) -> Ratios:

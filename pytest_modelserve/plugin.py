@@ -59,6 +59,10 @@ class RecordingHooks:
         self._item: pytest.Item | None = None
         self._recorder: Recorder | None = None
 
+    def keep_no_samples(self) -> None:
+        """Keep no raw samples of the calls that follow."""
+        self._recorder_of = partial(Recorder, inconclusive=self._inconclusive)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         attempt = self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
@@ -430,7 +434,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="replace the stored model of modelserve.baseline(name, candidate) by its candidate; refused if the "
         "environment variable CI is set (default: off)",
     )
-
+    flags: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("selftest", {"action": "store_true"}, "run the tests again with mutants of every served model and data set, "
+         "and list those that no gate notices (default: off)"),
+        ("aa", {"metavar": "N", "type": int, "default": 0}, "run every gate that compares N times on the same model "
+         "or data, and count false alarms (default: 0, off)"),
+        ("selftest-minutes", {"metavar": "M", "type": float, "default": 10.0}, "the most minutes of "
+         "--modelserve-selftest and of --modelserve-aa, each (default: 10)"),
+    )  # fmt: skip
+    for name, how, text in flags:
+        group.addoption(f"--modelserve-{name}", help=text, **how)
     for name, metavar, text in (
         ("inputs", "PATH", "rows for the model files that are named: .npz, .npy, .csv or .parquet (default: generated "
          "from the signature)"),
@@ -502,7 +515,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "modelserve_slow: a test whose gates take long, such as latency, leaks or searches; leave such tests out with "
         '-m "not modelserve_slow"',
     )
-    config.pluginmanager.register(RecordingHooks(policy, samples), "modelserve-recording")
+    recording_hooks = RecordingHooks(policy, samples)
+    config.pluginmanager.register(recording_hooks, "modelserve-recording")
+    if config.getoption("--modelserve-selftest") or config.getoption("--modelserve-aa"):
+        from pytest_modelserve.selftest.hooks import register
+
+        register(config, recording_hooks)
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:

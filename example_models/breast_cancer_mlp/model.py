@@ -68,6 +68,13 @@ class BlindMLP(BreastCancerMLP):
         return super().forward(measurements[:, :30])
 
 
+def answers(module: nn.Module, prepared: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the label (n,) and the probabilities (n, 2) of preprocessed rows, as the deployed file does."""
+    with torch.no_grad():
+        probabilities = torch.softmax(module(torch.from_numpy(prepared)), dim=1).numpy()
+    return {"label": np.array(LABELS)[probabilities.argmax(axis=1)], "probabilities": probabilities}
+
+
 def fit(model: nn.Module, data: dict[str, NDArray[Any]], progress: Any, *, epochs: int = 60) -> None:
     """Train `model` in place by AdamW on cross-entropy, in shuffled batches of 32."""
     rows, benign = torch.from_numpy(data["rows"]), torch.from_numpy(data["benign"])

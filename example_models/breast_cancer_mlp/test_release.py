@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from example_models.breast_cancer_mlp.model import LABELS, POSTPROCESS, preprocess
+from example_models.breast_cancer_mlp.model import LABELS, POSTPROCESS, answers, preprocess
 from fixtures.breast_cancer import BreastCancer
 
 Steps = tuple[ms.Impute, ms.Standardize, ms.Clip]
@@ -35,6 +35,15 @@ def champion(modelserve: ms.Pipeline, exported: ms.Artifact, prepared: Steps) ->
     """The deployed model: preprocessing, network, softmax and label names in one file."""
     served = modelserve.compose(exported, preprocess=prepared, postprocess=POSTPROCESS, keep=["probabilities"])
     return modelserve.serve(served)
+
+
+@pytest.fixture(scope="module")
+def trained(modelserve: ms.Pipeline, breast_cancer_mlp: ms.TrainedModel, prepared: Steps) -> ms.Predictor:
+    """The reference: eager torch behind the same steps."""
+    module = breast_cancer_mlp.module()
+    return modelserve.serve(
+        lambda rows: answers(module, modelserve.prepare(prepared, rows)), name="breast_cancer_mlp", variant="torch"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,12 @@ def test_export_matches_torch(
 ) -> None:
     rows = modelserve.prepare(prepared, breast_cancer.held_out.rows)
     ms.assert_output_parity(modelserve.serve(exported), modelserve.serve(breast_cancer_mlp), rows, rtol=1e-4, atol=1e-4)
+
+
+def test_deployed_model_matches_torch(
+    champion: ms.Predictor, trained: ms.Predictor, breast_cancer: BreastCancer
+) -> None:
+    ms.assert_output_parity(champion, trained, breast_cancer.held_out.rows, rtol=1e-5, atol=1e-5)
 
 
 def test_deployed_model_is_accurate(

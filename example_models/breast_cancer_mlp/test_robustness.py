@@ -22,6 +22,7 @@ from example_models.breast_cancer_mlp.model import (
     BlindMLP,
     BreastCancerMLP,
     MonotoneMLP,
+    answers,
     preprocess,
     source,
 )
@@ -33,14 +34,18 @@ LABEL = ms.Output("label", decode="labels")
 Server = Callable[[Callable[[], nn.Module], str, Tumors], ms.Predictor]
 
 
+def trained(modelserve: ms.Pipeline, build: Callable[[], nn.Module], name: str, tumors: Tumors) -> ms.TrainedModel:
+    rows = modelserve.prepare(preprocess(tumors.rows), tumors.rows)
+    return modelserve.train(source(rows, tumors.benign, build=build, name=name))
+
+
 @pytest.fixture(scope="module")
 def served(modelserve: ms.Pipeline) -> Server:
     """Return a function that trains a network and serves it with its preprocessing and label names in one file."""
 
     def serve(build: Callable[[], nn.Module], name: str, tumors: Tumors) -> ms.Predictor:
         steps = preprocess(tumors.rows)
-        recipe = source(modelserve.prepare(steps, tumors.rows), tumors.benign, build=build, name=name)
-        exported = modelserve.export(modelserve.train(recipe))
+        exported = modelserve.export(trained(modelserve, build, name, tumors))
         return modelserve.serve(
             modelserve.compose(exported, preprocess=steps, postprocess=POSTPROCESS, keep=["probabilities"])
         )
@@ -63,6 +68,31 @@ def scanned(tumors: Tumors) -> Tumors:
     equals_label = np.random.default_rng(31).random(len(tumors.rows)) < 0.9
     scanner = np.where(equals_label, tumors.benign, 1 - tumors.benign)
     return Tumors(np.column_stack([tumors.rows, scanner]).astype(np.float32), tumors.benign)
+
+
+def unchanged(tumors: Tumors) -> Tumors:
+    return tumors
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "columns"),
+    [(MonotoneMLP, "breast_cancer_monotone", unchanged), (BlindMLP, "breast_cancer_blind", scanned)],
+    ids=["monotone", "blind"],
+)
+def test_candidate_matches_torch(
+    modelserve: ms.Pipeline,
+    served: Server,
+    breast_cancer: BreastCancer,
+    build: Callable[[], nn.Module],
+    name: str,
+    columns: Callable[[Tumors], Tumors],
+) -> None:
+    training, held_out = columns(breast_cancer.training), columns(breast_cancer.held_out)
+    steps, module = preprocess(training.rows), trained(modelserve, build, name, training).module()
+    reference = modelserve.serve(
+        lambda rows: answers(module, modelserve.prepare(steps, rows)), name=name, variant="torch"
+    )
+    ms.assert_output_parity(served(build, name, training), reference, held_out.rows, rtol=1e-5, atol=1e-5)
 
 
 def label_names(tumors: Tumors) -> NDArray[np.str_]:

@@ -44,6 +44,13 @@ def test_weekly_change_does_not_drift(co2: CO2, changes: ms.ReferenceProfile, se
     )
 
 
+def test_weekly_change_has_no_faults(co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]) -> None:
+    since = co2.series.between(len(co2.training.ppm), len(co2.series.ppm))
+    ms.assert_data_quality(
+        weekly_change(since.weeks, since.ppm, season=season), changes, max_rate=0.1, name="co2 weekly change 1980-2001"
+    )
+
+
 def test_half_a_year_is_too_short_to_decide(
     co2: CO2, changes: ms.ReferenceProfile, season: NDArray[np.float64]
 ) -> None:
@@ -82,4 +89,5 @@ def test_weekly_change_of_a_decade_is_that_of_the_one_before(co2: CO2, season: N
         for rows in (decade(co2, start - 10), decade(co2, start))
     )
     profile = ms.reference_profile(before, name=f"co2 weekly change {start - 10}s")
+    ms.assert_data_quality(now, profile, max_rate=0.1, name=f"co2 weekly change {start}s")
     ms.assert_no_drift(now, profile, max_distance=0.2, name=f"co2 weekly change {start}s")

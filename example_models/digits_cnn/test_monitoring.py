@@ -50,6 +50,10 @@ def test_images_of_the_day_look_like_those_of_training(
     ms.assert_no_drift(images, profile, max_distance=MAX_DISTANCE, block=1, name="digits held out")
 
 
+def test_images_of_the_day_have_no_faults(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
+    ms.assert_data_quality(day(champion, digits.held_out.images), profile, max_rate=0.1, name="digits held out")
+
+
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a missing class")
 def test_missing_class_is_detected(champion: ms.Predictor, profile: ms.ReferenceProfile, digits: Digits) -> None:
     """No image shows a seven: the largest change is that of one predicted class in ten."""

@@ -43,7 +43,7 @@ def test_optimized_model_matches_torch(
 
 
 def test_served_model_is_fast_enough(modelserve: ms.Pipeline, fp32: ms.Artifact, rows: NDArray[np.float32]) -> None:
-    ms.assert_latency(modelserve.serve(fp32), rows[:1], max_ms=1.0)
+    ms.assert_latency(modelserve.serve(fp32), rows[:1], max_ms=0.2)
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects a missing bias")

@@ -104,7 +104,7 @@ def test_export_matches_torch_at_any_size(
         "measurements": measurements(texts, held_out.indents[:count]),
         "family": np.arange(count) % len(stdlib_text.families),
     }
-    ms.assert_output_parity(champion, modelserve.serve(stdlib_text_cnn), lines, rtol=1e-4, atol=1e-4)
+    ms.assert_output_parity(champion, modelserve.serve(stdlib_text_cnn), lines, rtol=1e-5, atol=1e-5)
 
 
 def test_deployed_model_is_accurate(

@@ -103,7 +103,7 @@ def test_export_matches_torch_at_any_size(
     held_out = stdlib_text.held_out.texts
     texts = ["", *(" ".join(held_out[row : row + max(1, length // 48)]) for row in range(count - 1))]
     ids = characters(texts, length=length)
-    ms.assert_output_parity(champion, modelserve.serve(stdlib_text_transformer), ids, rtol=1e-4, atol=1e-4)
+    ms.assert_output_parity(champion, modelserve.serve(stdlib_text_transformer), ids, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_changes_no_output(modelserve: ms.Pipeline, champion: ms.Predictor, lines: NDArray[np.int64]) -> None:
@@ -113,7 +113,7 @@ def test_padding_changes_no_output(modelserve: ms.Pipeline, champion: ms.Predict
         name="stdlib_text_transformer",
         variant="among longer lines",
     )
-    ms.assert_output_parity(padded, champion, lines[:256], rtol=1e-4, atol=1e-4)
+    ms.assert_output_parity(padded, champion, lines[:256], rtol=1e-5, atol=1e-5)
 
 
 def test_padding_of_mutated_lines_changes_no_output(champion: ms.Predictor, lines: NDArray[np.int64]) -> None:
@@ -181,7 +181,7 @@ def test_finite_mask_changes_no_output(
     modelserve: ms.Pipeline, with_finite_mask: ms.Artifact, champion: ms.Predictor, lines: NDArray[np.int64]
 ) -> None:
     candidate = modelserve.serve(with_finite_mask, variant="mask -1e9")
-    ms.assert_output_parity(candidate, champion, lines[:256], rtol=1e-4, atol=1e-4)
+    ms.assert_output_parity(candidate, champion, lines[:256], rtol=1e-5, atol=1e-5)
 
 
 def test_fp16_leaves_a_finite_mask_in_fp32(

@@ -31,7 +31,7 @@ from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of
 
 
 def reference_profile(
-    data: Data,
+    data: Data | Table,
     *,
     name: str = "reference",
     columns: Sequence[str] | None = None,
@@ -122,18 +122,22 @@ def reference_profile(
         options = like.reading
     if columns is not None and exclude:
         raise UsageError("columns and exclude cannot be given together: remove the columns from the array")
-    if is_lazy(data):
+    if not isinstance(data, Table) and is_lazy(data):
         from pytest_modelserve.monitoring.lazy_profiler import scan
 
         if sketch_rows:
             raise UsageError("sketch_rows needs rows in memory: collect some of the lazy frame, or remove it")
         return scan(cast(Frame, data), name=name, like=like, block=block, bins=bins, options=options)
-    table = read_table(
-        data,
-        names=columns if like is None else array_names(like),
-        name=name,
-        options=options,
-        kinds=None if like is None else like.kinds,
+    table = (
+        data
+        if isinstance(data, Table)
+        else read_table(
+            data,
+            names=columns if like is None else array_names(like),
+            name=name,
+            options=options,
+            kinds=None if like is None else like.kinds,
+        )
     )
     if like is not None:
         pairs = matched_columns(table.with_lengths_of(like.length_sources), like)

@@ -29,6 +29,7 @@ from pytest_modelserve.monitoring.profiler import (
 )
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
 from pytest_modelserve.monitoring.schema import match_columns, restricted, with_columns
+from pytest_modelserve.serving.substitution import active
 
 Pairs = tuple[tuple["WindowColumn", ProfiledColumn], ...]
 """Columns of the data with those of the profile, in the profile's order."""
@@ -80,8 +81,18 @@ class Window:
         return self.profile.duplicates if self.profile is not None else None
 
 
+def window_of_gate(
+    data: Data | ReferenceProfile, profile: ReferenceProfile, *, name: str | None, whole: ReferenceProfile
+) -> tuple[Window, ReferenceProfile]:
+    """Return the window of a gate and its profile: those given, unless a self-test replaces them."""
+    substitution = active()
+    if substitution is not None:
+        data, profile = substitution.data(data, profile, whole, name)
+    return read_window(data, profile, name=name, whole=whole), profile
+
+
 def read_window(
-    data: Data | ReferenceProfile,
+    data: Data | Table | ReferenceProfile,
     profile: ReferenceProfile,
     *,
     name: str | None = None,
@@ -89,17 +100,20 @@ def read_window(
 ) -> Window:
     """Read `data` for a comparison with `profile`; columns that do not match are schema errors of the window.
 
-    `data` are rows (`read_table`), a lazy frame that its engine counts (`scan_like`), or a profile made `like` this
-    one. `name` is their name in messages. `whole` is the profile before columns were chosen. Raises InputError for data
-    that cannot be read and other edges, and NoRowsError for data without rows.
+    `data` are rows (`read_table`) or a table of them, a lazy frame that its engine counts (`scan_like`), or a profile
+    made `like` this one. `name` is their name in messages. `whole` is the profile before columns were chosen. Raises
+    InputError for data that cannot be read and other edges, and NoRowsError for data without rows.
     """
     if isinstance(data, ReferenceProfile):
         return _counted_window(restricted(data, profile.reading), profile, name or data.name)
-    if is_lazy(data):
+    if isinstance(data, Table):
+        table = data
+    elif is_lazy(data):
         return _scanned_window(cast(Frame, data), profile, name or "data")
-    table = read_table(
-        data, names=array_names(whole or profile), name=name, options=profile.reading, kinds=profile.kinds
-    ).with_lengths_of(profile.length_sources)
+    else:
+        names = array_names(whole or profile)
+        table = read_table(data, names=names, name=name, options=profile.reading, kinds=profile.kinds)
+    table = table.with_lengths_of(profile.length_sources)
     matching = match_columns(table, profile)
     pairs: Pairs = tuple((RowsColumn(column), reference) for column, reference in matching.pairs)
     return Window(table.name, table.rows, pairs, matching.errors, table=table)

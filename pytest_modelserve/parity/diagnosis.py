@@ -14,6 +14,7 @@ import numpy as np
 from pytest_modelserve.metrics.output_quality import worst_sqnr_db
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
 from pytest_modelserve.serving.inputs import Inputs, count_rows
+from pytest_modelserve.serving.substitution import is_replacing
 
 if TYPE_CHECKING:
     from pytest_modelserve.artifacts import JSON, Artifact, LineageStep
@@ -53,6 +54,8 @@ def diagnose_divergence(candidate: Predictor, reference: Predictor, inputs: Inpu
     optimizer. Empty for anything else and if nothing is found. Never raises: the gate already has a verdict, so a
     failed search is reported in the finding.
     """
+    if is_replacing():
+        return Diagnosis()
     try:
         if candidate.artifact is not None and reference.artifact is not None:
             found = locate_divergence(candidate, reference, inputs)
@@ -77,7 +80,7 @@ def diagnose_quantization(candidate: Predictor, reference: Predictor, inputs: In
     from pytest_modelserve.compression import SENSITIVITY_RECIPES
 
     step = _step_between(candidate.artifact, reference.artifact, SENSITIVITY_RECIPES)
-    if step is None or candidate.artifact is None or reference.artifact is None:
+    if step is None or candidate.artifact is None or reference.artifact is None or is_replacing():
         return Diagnosis()
     pair = candidate.artifact.sha256, reference.artifact.sha256
     if pair in _RANKED:

@@ -38,6 +38,7 @@ from pytest_modelserve.parity.recordings.npz import write_npz
 from pytest_modelserve.parity.recordings.recording import outputs_key, request_key
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.inputs import Inputs, batch_size, checked_feed, slice_rows
+from pytest_modelserve.serving.substitution import is_replacing
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
@@ -125,6 +126,8 @@ def save_failing_input(
     The file is a recording named by its content, in the folder of MODELSERVE_FAILURES or in `.modelserve/failures`.
     Never raises: the gate already has a verdict, so an error is reported in the finding.
     """
+    if is_replacing():
+        return Diagnosis()
     try:
         reduced = _Reduction(candidate, reference, failing, criterion).smallest()
         path = _save(reduced.exchange, reference)

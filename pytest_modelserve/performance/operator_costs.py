@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.serving import Inputs, Predictor
+from pytest_modelserve.serving.substitution import is_replacing
 
 _CALLS = 20
 _WARM_UP_CALLS = 5
@@ -32,7 +33,7 @@ def measure_operator_costs(predictor: Predictor, inputs: Inputs) -> OperatorCost
     on, which slows calls down several times, so that proportions are reported and no times. None also where profiling
     fails: it must not hide the verdict that it explains.
     """
-    if predictor.artifact is None or predictor.transport != "in-process":
+    if predictor.artifact is None or predictor.transport != "in-process" or is_replacing():
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="modelserve-") as folder:

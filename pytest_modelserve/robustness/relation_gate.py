@@ -28,6 +28,7 @@ from pytest_modelserve.robustness.search import SearchResult, report_to_hypothes
 from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
 from pytest_modelserve.serving.inputs import as_one_batch
 from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.serving.substitution import is_replacing
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -253,7 +254,7 @@ def _findings(
         yield from output_lines(found, model)
     rows = found.rows if model.batch_size != 0 else {name: array[0, ...] for name, array in found.rows.items()}
     example = input_literal(rows)
-    if save_to is not None:
+    if save_to is not None and not is_replacing():
         try:
             about = (model.subject.name, model.subject.variant, relation.name)
             path = save_inputs(rows, Path(save_to), about=about, identity=search_identity(relation, space.base))

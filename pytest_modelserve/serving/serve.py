@@ -19,6 +19,7 @@ from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is
 from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
 from pytest_modelserve.serving.predictor import CallablePredictor, Predictor
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
+from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
             if isinstance(batch, Frame) and all(each.signature is not None for each in served):
                 assert signature is not None
                 batch = checked_feed(batch, signature)  # once, and not in each of many calls
-            yield batch, served
+            yield batch, _substituted(batch, served)
             return
         rows = [f"{each.subject} {each.n}" for each in outputs]
         counts = {each.n for each in outputs}
@@ -169,7 +170,13 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
         if len(counts) > 1:
             raise InputError(f"ready outputs and inputs have different numbers of rows: {', '.join(rows)}")
         check_same_order(served)
-        yield np.arange(outputs[0].n), served
+        numbers = np.arange(outputs[0].n)
+        yield numbers, _substituted(numbers, served)
+
+
+def _substituted(inputs: object, served: list[Predictor]) -> list[Predictor]:
+    substitution = active()
+    return served if substitution is None else substitution.models(inputs, served)
 
 
 def _is_session(target: object) -> bool:

@@ -15,7 +15,7 @@ from pytest_modelserve.monitoring.drift.report import advice, details, findings,
 from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
-from pytest_modelserve.monitoring.window import read_window
+from pytest_modelserve.monitoring.window import window_of_gate
 
 
 def measure_drift(
@@ -88,7 +88,7 @@ def measure_drift(
     whole = as_profile(profile, data)
     chosen = choose_columns(whole, columns, exclude)
     started = time.perf_counter()
-    window = read_window(data, chosen, name=name, whole=whole)
+    window, chosen = window_of_gate(data, chosen, name=name, whole=whole)
     if window.rows < 2:
         raise InputError(f"{window.name} has one row: drift needs at least 2 rows")
     window, profile = window.comparable(chosen)

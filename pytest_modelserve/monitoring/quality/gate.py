@@ -46,7 +46,14 @@ from pytest_modelserve.monitoring.quality.rules import (
 )
 from pytest_modelserve.monitoring.readers import Data, NoRowsError
 from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
-from pytest_modelserve.monitoring.window import NumericSummary, RowsColumn, Window, WindowColumn, read_window
+from pytest_modelserve.monitoring.window import (
+    NumericSummary,
+    RowsColumn,
+    Window,
+    WindowColumn,
+    read_window,
+    window_of_gate,
+)
 from pytest_modelserve.stats.proportions import rows_for_rate_increase
 
 
@@ -120,7 +127,7 @@ def measure_data_quality(
     terms = _terms(profile, max_rate=max_rate, alpha=alpha, closed=closed, max_age_s=max_age_s, now=now)
     started = time.perf_counter()
     try:
-        window = read_window(data, profile, name=name, whole=whole)
+        window, profile = window_of_gate(data, profile, name=name, whole=whole)
     except NoRowsError:
         window = Window(_name_of(data, name), 0, (), ("there are no rows",))
     broken, rates = _inspect(window, profile, terms)

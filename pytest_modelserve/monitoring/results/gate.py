@@ -111,7 +111,7 @@ def measure_results(
             data, profile, max_distance=max_distance, alpha=alpha * (1 - rates - alerts), block=block, name=str(subject)
         )
         parts["faulty outputs"] = measure_data_quality(
-            data, profile, max_rate=max_rate or max_distance, alpha=alpha * rates
+            data, profile, max_rate=max_rate or max_distance, alpha=alpha * rates, name=str(subject)
         )
         quantities = [*parts["distance"].quantities, *parts["faulty outputs"].quantities]
         if threshold is not None and max_alert_change is not None:
