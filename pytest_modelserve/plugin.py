@@ -288,10 +288,9 @@ class ReportingHooks:
         from pytest_modelserve import reporting
 
         document = self._document = self._run_document(complete=complete, exit_status=exit_status)
-        folder = self._paths["json"].parent if "json" in self._paths else None
         writers: dict[str, Callable[[dict[str, Any]], str]] = {
             "json": reporting.as_json,
-            "html": partial(reporting.render_page, folder=folder),
+            "html": self._page,
             "markdown": reporting.markdown_report,
             "code-quality": reporting.code_quality_json,
             "ctrf": reporting.ctrf_json,
@@ -314,6 +313,14 @@ class ReportingHooks:
                 errors.append(str(error))
         if errors:
             raise pytest.UsageError("; ".join(errors))
+
+    def _page(self, document: dict[str, Any]) -> str:
+        from pytest_modelserve.reporting import read_history, render_page
+
+        folder = self._paths["json"].parent if "json" in self._paths else None
+        is_drawn = self._history is not None and self._history.is_dir() and document["gates"]
+        history = read_history(self._history).with_changes() if self._history is not None and is_drawn else None
+        return render_page(document, folder=folder, history=history)
 
     def _run_document(self, *, complete: bool, exit_status: int | None) -> dict[str, Any]:
         from pytest_modelserve.reporting import RunCounts, run_document

@@ -52,7 +52,12 @@ class Entry:
     error: str
     remarks: tuple[str, ...]
     reruns: int
-    fingerprint: str
+    identity: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity."""
+        return hashlib.sha256(self.identity.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def gate(self) -> str:
@@ -153,7 +158,7 @@ def _entry(gate: Mapping[str, Any]) -> Entry:
         error=printable(gate["error"] or ""),
         remarks=tuple(remarks(gate["expected"], gate["judged"], gate["attempt"], gate["reruns"])),
         reruns=gate["reruns"],
-        fingerprint=hashlib.sha256(identity_of(gate).encode("utf-8", "surrogatepass")).hexdigest(),
+        identity=identity_of(gate),
     )
 
 

@@ -1,253 +1,199 @@
-"""The JSON document as one HTML page: intervals against budgets, with evidence and samples in each row."""
+"""The JSON document as one HTML page: what needs a decision first, each interval against its budget, drawings, filters.
+
+The page is one file. A content security policy lets it load nothing and run nothing but its own script.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import io
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-from pytest_modelserve.evidence import Evidence, Quantity
+from pytest_modelserve.evidence import Environment, Evidence, Quantity
 from pytest_modelserve.evidence.failure_text import (
-    MEASURED,
-    failure_text,
     format_budget,
     format_interval,
     format_probability,
     format_value,
-    labeled_gate,
     printable,
 )
+from pytest_modelserve.reporting.charts import Chart, charts_of, draw_history
+from pytest_modelserve.reporting.entries import GROUPS, Entry, Group, entries_of, headline
+from pytest_modelserve.reporting.history import History, format_time
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
-from pytest_modelserve.reporting.terminal import VERDICTS, format_variant, remarks
+from pytest_modelserve.reporting.samples import Readings, UnreadableSamplesError, samples_of
 
-_MEDIAN = 0.5
-_DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
-_FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
-
-
-class UnreadableSamplesError(Exception):
-    """Samples cannot be drawn; the message is one sentence for the page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Sorted values in the unit of the quantity, whose quantile `level` has the budget.
-
-    `of` names the observations ("calls"), `that` completes "the share of calls that …" ("took at most this long").
-    `second` are the values by `second_clock`, or () if they were not measured.
-    """
-
-    of: str
-    that: str
-    level: float
-    values: tuple[float, ...]
-    second: tuple[float, ...] = ()
-    second_clock: str = "CPU time"
-
-
-@dataclass(frozen=True, slots=True)
-class Readings:
-    """Resident memory in bytes after every `calls_each` calls, in order."""
-
-    resident: tuple[float, ...]
-    calls_each: int
-
-
-def samples_of(evidence: Evidence, quantity: Quantity, *, folder: Path | None) -> Sample | Readings | None:
-    """Return the samples behind `quantity`, or None if there are none.
-
-    `folder` is the folder of the document, which holds the sample files. Raises UnreadableSamplesError for a file that
-    is missing or whose content does not match the sha256 in its name.
-    """
-    details = evidence.details
-    try:
-        if "resident_bytes" in details:
-            return _readings(details)
-        sample = _sample(details, quantity, evidence.n_unit, folder)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UnreadableSamplesError("The samples have an unknown format.") from error
-    return sample if sample is not None and sample.values else None
-
-
-def _sample(details: Mapping[str, Any], quantity: Quantity, unit: str, folder: Path | None) -> Sample | None:
-    if "added_bytes" in details:
-        return Sample(unit, "added at most this much memory", _MEDIAN, _ascending(details["added_bytes"]))
-    if "first call CPU" in details:
-        return _starts(details, quantity, unit)
-    return _timing_sample(details, unit, folder) if "samples" in details else None
-
-
-def _readings(details: Mapping[str, Any]) -> Readings | None:
-    resident = tuple(map(float, details["resident_bytes"]))
-    return Readings(resident, int(details["calls_per_segment"])) if len(resident) > 1 else None
-
-
-def _starts(details: Mapping[str, Any], quantity: Quantity, unit: str) -> Sample:
-    """Return session creation plus first call, by the clock of the budget."""
-    cpu = _ascending(map(sum, zip(details["session CPU"], details["first call CPU"], strict=True)))
-    if quantity.name == "start CPU":
-        return Sample(unit, "took at most this CPU time", _MEDIAN, cpu)
-    wall = list(map(sum, zip(details["session"], details["first call"], strict=True)))
-    if "run delay" in details:
-        undisturbed = _ascending(time - delay for time, delay in zip(wall, details["run delay"], strict=True))
-        return Sample(unit, "took at most this long undisturbed", _MEDIAN, undisturbed, _ascending(wall), "wall time")
-    return Sample(unit, "took at most this long", _MEDIAN, _ascending(wall), cpu)
-
-
-def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -> Sample | None:
-    entry = details["samples"]
-    if "not_written" in entry:
-        raise UnreadableSamplesError(f"The samples were not written: {entry['not_written']}.")
-    arrays = _arrays(str(entry["file"]), folder)
-    if "log_ratios" in arrays:
-        ratios = tuple(map(math.exp, arrays["log_ratios"]))
-        return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
-    if "wall_ms" not in arrays:
-        return None
-    level, wall = details["quantile"], arrays["wall_ms"]
-    if "undisturbed_ms" in arrays:
-        return Sample(
-            unit, "took at most this long undisturbed", level, arrays["undisturbed_ms"], wall, second_clock="wall time"
-        )
-    return Sample(unit, "took at most this long", level, wall, arrays.get("cpu_ms", ()))
-
-
-def _arrays(file: str, folder: Path | None) -> dict[str, tuple[float, ...]]:
-    """Return the arrays to draw from a sample file, sorted and finite."""
-    name = _FILE.fullmatch(file)
-    if name is None:
-        raise ValueError(file)
-    if folder is None:
-        raise UnreadableSamplesError(f"The samples are only available with --modelserve-json: {file}.")
-    try:
-        content = (folder / file).read_bytes()
-    except OSError as error:
-        raise UnreadableSamplesError(f"The samples cannot be read: {file}: {error.strerror or error}.") from error
-    if hashlib.sha256(content).hexdigest() != name[1]:
-        raise UnreadableSamplesError(f"The samples are damaged: the content of {file} does not match its sha256.")
-    import numpy as np
-
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files if key in _DRAWN}
-    except (BadZipFile, EOFError, OSError) as error:
-        raise ValueError(file) from error
-    return {key: tuple(np.sort(array[np.isfinite(array)]).tolist()) for key, array in found.items()}
-
-
-def _ascending(values: Any) -> tuple[float, ...]:
-    return tuple(sorted(value for value in map(float, values) if math.isfinite(value)))
+_OPEN = 10
+"""The gates of a group that are open at first: more than these nobody reads without choosing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """The positions of a quantity, its interval and its budget on a line from 0 to 100."""
+    """The positions of a quantity, its interval and its budget on a line from 0 to 100; `limit` is None without one."""
 
     value: float
     low: float
     high: float
-    limit: float
+    limit: float | None
     allowed_from: float
     allowed_to: float
 
 
-def render_page(document: Mapping[str, Any], *, folder: Path | None = None) -> str:
-    """Return the page as one self-contained HTML text; names from model files are escaped.
+def render_page(document: Mapping[str, Any], *, folder: Path | None = None, history: History | None = None) -> str:
+    """Return the page as one self-contained HTML text; every name from outside is escaped.
 
     `folder` is the folder of the document with its sample files, which are drawn into the page. A missing or damaged
-    file is reported in its row.
+    file is reported in its gate. `history` adds the earlier builds of each gate.
     """
     # Imported here because most runs write no page, and both imports are slow.
     from importlib import resources
 
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+    def load(name: str) -> str:
+        return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
     environment = Environment(
-        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    counts = dict.fromkeys((*VERDICTS, "ERROR", "CRASHED", MEASURED), 0)
-    for gate in document["gates"]:
-        counts[gate["verdict"] or MEASURED] += gate["judged"]
-    return environment.get_template("page.html.j2").render(
+    entries = entries_of(document)
+    script = load("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    numbers = {group: sum(entry.group == group for entry in entries) for group in GROUPS}
+    bound = document["false_fail_probability_at_most"]
+    page = environment.get_template("page.html.j2").render(
         run=document,
-        context=_context(document),
-        counts=", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number or verdict in VERDICTS),
-        error_bound=format_probability(document["false_fail_probability_at_most"]),
-        rows=list(_rows(document["gates"], folder)),
+        headline=headline(document),
+        started=format_time(document["started"]),
+        environment=_environment_rows(document),
+        style=load("page.css"),
+        script=script,
+        script_digest=digest,
+        bound=format_probability(bound) if bound else "",
+        groups={group: (title, numbers[group]) for group, title in GROUPS.items() if numbers[group]},
+        models=_choices(entry.evidence.subject.name for entry in entries if entry.evidence is not None),
+        gates=_choices(entry.evidence.gate for entry in entries if entry.evidence is not None),
+        rows=list(_rows(document, entries, numbers, folder, history)),
+        problems=() if history is None else history.problems,
+        not_judged={printable(name): printable(reason) for name, reason in document["not_judged"].items()},
         without_evidence={
             outcome: list(map(printable, node_ids)) for outcome, node_ids in document["without_evidence"].items()
         },
     )
+    return page.encode("utf-8", "backslashreplace").decode()  # a name from a file system may hold lone surrogates
 
 
-def _context(document: Mapping[str, Any]) -> str:
+def _choices(names: Iterator[str]) -> list[str]:
+    return sorted({printable(name) for name in names}, key=str.lower)
+
+
+def _environment_rows(document: Mapping[str, Any]) -> dict[str, str]:
     """Return when, from which commit, where and with which versions the run was made."""
-    environment = document["environment"]
-    return printable(
-        " · ".join(
-            [
-                document["started"].replace("T", " ").replace("+00:00", " UTC"),
-                *([f"commit {document['commit']}"] if document["commit"] else []),
-                f"{environment['cpus']} CPUs, {environment['cpu'] or environment['machine']}, {environment['system']}",
-                f"Python {environment['python']}",
-                *(f"{name} {version}" for name, version in environment["packages"].items()),
-            ]
-        )
-    )
+    found = document["environment"]
+    rows = {
+        "commit": document["commit"] or "",
+        "took": f"{document['duration_s']:.0f} s",
+        "host": f"{found['cpus']} CPUs, {found['cpu'] or found['machine']}, {found['system']} {found['machine']}",
+        "Python": found["python"],
+        **found["packages"],
+    }
+    return {printable(name): printable(str(value)) for name, value in rows.items() if value}
 
 
-_NOTHING = dict.fromkeys(("model", "gate", "subject", "figures", "text", "unreadable"), "") | {
-    "plot": None,
-    "drawing": None,
-}
+def _rows(
+    document: Mapping[str, Any],
+    entries: Sequence[Entry],
+    numbers: Mapping[Group, int],
+    folder: Path | None,
+    history: History | None,
+) -> Iterator[dict[str, Any]]:
+    of_run = document["environment"]
+    for entry in entries:
+        opens = entry.group in ("failed", "inconclusive") and numbers[entry.group] <= _OPEN
+        row: dict[str, Any] = {"entry": entry, "is_open": opens, "model": "", "gate": "", "plot": None}
+        evidence = entry.evidence
+        if evidence is not None:
+            decisive = evidence.decisive
+            row |= {
+                "model": printable(evidence.subject.name),
+                "gate": printable(evidence.gate),
+                "plot": plot_of(decisive),
+                "quantities": [_quantity_row(quantity, evidence) for quantity in evidence.quantities],
+                "facts": _facts(evidence, of_run),
+                "findings": list(map(printable, evidence.findings)),
+                "advice": printable(evidence.advice),
+                **_drawn(evidence, decisive, folder),
+            }
+            if history is not None and (series := history.series.get((entry.identity, decisive.name))):
+                over_builds = draw_history(series, history.builds)
+                row["drawings"] += [] if over_builds is None else [over_builds]
+        yield row
 
 
-def _rows(gates: list[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[str, Any]]:
-    for gate in gates:
-        row = {
-            "test": printable(gate["node_id"]),
-            "verdict": gate["verdict"] or MEASURED,
-            "expected": gate["expected"],
-            "remarks": list(remarks(gate["expected"], gate["judged"], gate["attempt"], gate["reruns"])),
-        }
-        if gate["evidence"] is None:
-            yield {**_NOTHING, **row, "figures": printable(gate["error"])}
-            continue
-        evidence = Evidence.from_json(json.dumps(gate["evidence"]))
-        quantity = evidence.decisive
-        yield {
-            **_NOTHING,
-            **row,
-            "model": evidence.subject.name,
-            "gate": labeled_gate(evidence),
-            "subject": format_variant(evidence.subject, evidence.reference),
-            "figures": _figures(quantity),
-            "plot": plot_of(quantity),
-            "text": failure_text(evidence),
-            **_drawn(evidence, quantity, folder),
-        }
+def _quantity_row(quantity: Quantity, evidence: Evidence) -> dict[str, Any]:
+    interval = quantity.interval
+    levels = ""
+    if interval is not None:
+        levels = f"low {format_probability(interval.low_level)}, high {format_probability(interval.high_level)}"
+    argument = "" if quantity.budget is None else quantity.budget.argument
+    return {
+        "name": printable(quantity.name),
+        "value": format_value(quantity.value, quantity.unit),
+        "interval": "" if interval is None else format_interval(interval, quantity.unit),
+        "levels": levels,
+        "budget": "" if quantity.budget is None else format_budget(quantity.budget, quantity.unit),
+        "argument": printable(argument),
+        "verdict": quantity.verdict or "",
+        "plot": plot_of(quantity) if len(evidence.quantities) > 1 and quantity.budget is not None else None,
+    }
+
+
+def _facts(evidence: Evidence, of_run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the method, the models and the place where the gate was measured, as far as it is not that of the run."""
+    models = {"candidate": evidence.subject, "reference": evidence.reference}
+    method = evidence.method
+    facts = {
+        "sample": f"n = {evidence.n:,} {evidence.n_unit}",
+        "method": method.name,
+        "source": method.source,
+        "assumptions": method.assumptions,
+        **{name: f"{model}, sha256 {model.sha256}" for name, model in models.items() if model and model.sha256},
+        "error rates": _rates(evidence),
+        "measured on": _other_environment(evidence.environment, of_run),
+        "took": f"{evidence.duration_s:.2f} s",
+    }
+    return {name: printable(text) for name, text in facts.items() if text}
+
+
+def _rates(evidence: Evidence) -> str:
+    passing = "" if evidence.confidence is None else f"PASS at confidence {format_probability(evidence.confidence)}"
+    failing = f"false FAIL with probability at most {format_probability(evidence.alpha)}" if evidence.alpha else ""
+    return ", ".join(filter(None, (passing, failing)))
+
+
+def _other_environment(environment: Environment, of_run: Mapping[str, Any]) -> str:
+    here = {"Python": environment.python, "CPU": environment.cpu, "CPUs": environment.cpus, **environment.packages}
+    there = {"Python": of_run["python"], "CPU": of_run["cpu"], "CPUs": of_run["cpus"], **of_run["packages"]}
+    return ", ".join(f"{name} {value}" for name, value in here.items() if value != there.get(name))
 
 
 def _drawn(evidence: Evidence, quantity: Quantity, folder: Path | None) -> dict[str, Any]:
-    """Return the drawing of the samples, or the reason why there is none."""
+    """Return the drawings of a gate, and the reason why its samples are not drawn, if there are any."""
+    drawings: list[Chart | Distribution | Growth] = []
+    unreadable = ""
     try:
-        return {"drawing": _drawing(evidence, quantity, folder)}
+        drawing = _sample_drawing(evidence, quantity, folder)
+        drawings += [] if drawing is None else [drawing]
     except UnreadableSamplesError as reason:
-        return {"unreadable": printable(str(reason))}
+        unreadable = printable(str(reason))
+    return {"drawings": [*drawings, *charts_of(evidence)], "unreadable": unreadable}
 
 
-def _drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Distribution | Growth | None:
+def _sample_drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Distribution | Growth | None:
     samples = samples_of(evidence, quantity, folder=folder)
     if samples is None or quantity.budget is None or not math.isfinite(quantity.value):
         return None
@@ -256,36 +202,30 @@ def _drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Dis
     return draw_distribution(samples, quantity)
 
 
-def _figures(quantity: Quantity) -> str:
-    interval = "" if quantity.interval is None else f" {format_interval(quantity.interval, quantity.unit)}"
-    value = f"{quantity.name} {format_value(quantity.value, quantity.unit)}"
-    budget = "" if quantity.budget is None else f", budget {format_budget(quantity.budget, quantity.unit)}"
-    return f"{value}{interval}{budget}"
-
-
 def plot_of(quantity: Quantity) -> Plot | None:
-    """Return the interval plot, or None without a budget or a finite value; an infinite bound reaches the edge."""
-    if quantity.budget is None or not math.isfinite(quantity.value):
+    """Return the interval plot, or None if there is no finite value, or neither interval nor budget.
+
+    An infinite bound reaches the edge.
+    """
+    interval, budget = quantity.interval, quantity.budget
+    if not math.isfinite(quantity.value) or (interval is None and budget is None):
         return None
-    ends = (
-        (quantity.value, quantity.value)
-        if quantity.interval is None
-        else (quantity.interval.low, quantity.interval.high)
-    )
-    limit = quantity.budget.limit
-    finite = [end for end in (*ends, quantity.value, limit) if math.isfinite(end)]
+    ends = (quantity.value, quantity.value) if interval is None else (interval.low, interval.high)
+    limits = [] if budget is None else [budget.limit]
+    finite = [end for end in (*ends, quantity.value, *limits) if math.isfinite(end)]
     margin = 0.15 * (max(finite) - min(finite)) or 1.0
     start, width = min(finite) - margin, max(finite) - min(finite) + 2 * margin
 
     def place(x: float) -> float:
-        return round(min(100.0, max(0.0, 100 * (x - start) / width)), 2)
+        return round(min(100.0, max(0.0, 100 * (x - start) / width)), 1)
 
-    at_most = quantity.budget.kind == "at_most"
+    limit = None if budget is None else place(budget.limit)
+    at_most = budget is not None and budget.kind == "at_most"
     return Plot(
         value=place(quantity.value),
         low=place(ends[0]),
         high=place(ends[1]),
-        limit=place(limit),
-        allowed_from=0.0 if at_most else place(limit),
-        allowed_to=place(limit) if at_most else 100.0,
+        limit=limit,
+        allowed_from=0.0 if limit is None or at_most else limit,
+        allowed_to=0.0 if limit is None else limit if at_most else 100.0,
     )

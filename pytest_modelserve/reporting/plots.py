@@ -12,7 +12,7 @@ from pytest_modelserve.evidence.failure_text import format_budget, format_interv
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Interval, Quantity, Unit
-    from pytest_modelserve.reporting.html_report import Readings, Sample
+    from pytest_modelserve.reporting.samples import Readings, Sample
 
 _LOG_FROM = 8.0
 """The ratio of largest to smallest value from which the axis is logarithmic: on a linear one most values would share an
@@ -22,6 +22,8 @@ _MOST_TICKS = 8
 _SCALES: dict[Unit, tuple[tuple[float, str], ...]] = {
     "ms": ((1e-6, "ns"), (1e-3, "µs"), (1.0, "ms"), (1e3, "s")),
     "bytes": ((1.0, "B"), (1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")),
+    "proportion": ((0.01, "%"),),
+    "proportion_difference": ((0.01, "pt"),),
 }
 _NO_SCALE = ((1.0, ""),)
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting.html_report import Readings, Sample
 from pytest_modelserve.reporting.plots import (
     BOTTOM,
     GROWTH_LEFT,
@@ -21,6 +20,7 @@ from pytest_modelserve.reporting.plots import (
     draw_growth,
     quantile_of,
 )
+from pytest_modelserve.reporting.samples import Readings, Sample
 
 
 def labels(axis):

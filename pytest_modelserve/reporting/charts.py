@@ -1,0 +1,208 @@
+"""Histograms, reliability and ROC curves, and quantities over builds as coordinates for SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_modelserve.evidence.failure_text import format_budget, format_value, printable
+from pytest_modelserve.reporting.entries import short
+from pytest_modelserve.reporting.history import Build, Series, describe_change, format_time
+from pytest_modelserve.reporting.plots import BOTTOM, LEFT, RIGHT, TOP, axis_through
+
+if TYPE_CHECKING:
+    from pytest_modelserve.evidence import Evidence
+
+_SIDE = 440
+_MOST_LABELS = 8
+_LETTER = 11
+"""The width of a letter in drawing units."""
+_MOST_CURVES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text at a point; `anchor` is "" (centered), "e" (it ends there) or "s" (it starts there)."""
+
+    x: int
+    y: int
+    text: str
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing of `width` × `height` units: SVG paths with their classes, and labels.
+
+    `legend` has the class and the name of each series, `notes` sentences below the drawing.
+    """
+
+    title: str
+    description: str
+    paths: tuple[tuple[str, str], ...]
+    labels: tuple[Label, ...]
+    legend: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    width: int = 960
+    height: int = 204
+    kind: str = "chart"
+
+
+def charts_of(evidence: Evidence) -> list[Chart]:
+    """Return the histograms, reliability and ROC curves of evidence; those of an unknown form are left out."""
+    details = evidence.details
+    makers: tuple[tuple[str, Callable[[Any], Iterator[Chart]]], ...] = (
+        ("reliability", _reliability_curves),
+        ("roc", _roc_curves),
+        ("histograms", _histograms),
+    )
+    charts: list[Chart] = []
+    for name, make in makers:
+        try:
+            charts += make(details[name]) if name in details else ()
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError):
+            continue
+    return charts
+
+
+def _histograms(columns: Mapping[str, Mapping[str, Any]]) -> Iterator[Chart]:
+    for name, bins in columns.items():
+        yield draw_histogram(name, bins)
+
+
+def draw_histogram(column: str, bins: Mapping[str, Any]) -> Chart:
+    """Return the proportions of rows in each bin, of the profile beside those of the data.
+
+    `bins` has `profile` and `data` (bins,), and either `edges` between the bins or `categories` (bins,), as text.
+    """
+    before, after = [[float(share) for share in bins[name]] for name in ("profile", "data")]
+    count, largest = len(before), max(*before, *after)
+    if len(after) != count or not largest > 0:
+        raise ValueError(column)
+    slot = (RIGHT - LEFT) / count
+    bar = max(1, round(0.38 * slot))
+
+    def bars(shares: Sequence[float], offset: float) -> str:
+        heights = [round((BOTTOM - TOP) * share / largest) for share in shares]
+        return "".join(
+            f"M{round(LEFT + (number + offset) * slot)} {BOTTOM}v{-height}h{bar}v{height}z"
+            for number, height in enumerate(heights)
+            if height
+        )
+
+    labels = [Label(LEFT - 8, TOP + 10, f"{100 * largest:.3g} %", "e"), Label(LEFT - 8, BOTTOM, "0", "e")]
+    if "edges" in bins:
+        edges = list(map(str, bins["edges"]))
+        every = math.ceil(len(edges) / _MOST_LABELS)
+        labels += [Label(round(LEFT + (i + 1) * slot), 190, edges[i]) for i in range(0, len(edges), every)]
+    else:
+        fitting = max(3, int(slot / _LETTER))
+        names = [short(printable(str(name)), fitting) for name in bins["categories"]]
+        labels += [Label(round(LEFT + (i + 0.5) * slot), 190, name) for i, name in enumerate(names)]
+    farthest = max(range(count), key=lambda i: abs(after[i] - before[i]))
+    name = printable(column)
+    return Chart(
+        title=f"{name}: share of rows in each bin",
+        description=f"The largest change is in bin {farthest + 1} of {count}: {100 * before[farthest]:.1f} % of the "
+        f"profile, {100 * after[farthest]:.1f} % of the data.",
+        paths=(("axis", f"M{LEFT} {BOTTOM}H{RIGHT}"), ("before", bars(before, 0.1)), ("after", bars(after, 0.5))),
+        labels=tuple(labels),
+        legend=(("before", "profile"), ("after", "data")),
+    )
+
+
+def _square(title: str, description: str, across: str, up: str, paths: Sequence[tuple[str, str]], **more: Any) -> Chart:
+    """Return a chart of two proportions, with its diagonal."""
+    ends = (_at(0.0), _at(1.0), _height(0.0), _height(1.0))
+    axes = ("axis", f"M{ends[0]} {ends[3]}V{ends[2]}H{ends[1]}")
+    labels = (
+        Label(ends[0], _SIDE - 34, "0"),
+        Label(ends[1], _SIDE - 34, "1"),
+        Label((ends[0] + ends[1]) // 2, _SIDE - 10, across),
+        Label(ends[0] - 8, ends[3] + 14, "1", "e"),
+        Label(ends[0] + 6, ends[3] + 2, up, "s"),
+    )
+    diagonal = ("level", f"M{ends[0]} {ends[2]}L{ends[1]} {ends[3]}")
+    return Chart(title, description, (axes, diagonal, *paths), labels, width=_SIDE, height=_SIDE, **more)
+
+
+def _at(share: float) -> int:
+    return round(40 + 380 * min(1.0, max(0.0, share)))
+
+
+def _height(share: float) -> int:
+    return round(_SIDE - 60 - 364 * min(1.0, max(0.0, share)))
+
+
+def _reliability_curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    for curve in curves[:_MOST_CURVES]:
+        points = [tuple(map(float, point)) for point in zip(*(curve[k] for k in _RELIABILITY), strict=True)]
+        bars = "".join(f"M{_at(x)} {_height(low)}V{_height(high)}" for x, _, low, high in points)
+        dots = "".join(_dot(_at(x), _height(y)) for x, y, _, _ in points)
+        worst = max(points, key=lambda point: abs(point[1] - point[0]))
+        yield _square(
+            f"Calibration of {printable(str(curve['label']))}",
+            f"The largest gap is at a mean probability of {worst[0]:.3f}, where {worst[1]:.3f} of the rows are events.",
+            "mean probability",
+            "frequency",
+            [("whisker", bars), ("dots", dots)],
+        )
+
+
+_RELIABILITY = ("confidence", "accuracy", "low", "high")
+
+
+def _dot(x: int, y: int, r: int = 5) -> str:
+    return f"M{x - r} {y}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0"
+
+
+def _roc_curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    classes = {"reference": "before", "candidate": "after"}
+    paths = []
+    for curve in curves:
+        rates = zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True)
+        line = "L".join(f"{_at(float(false))} {_height(float(true))}" for false, true in rates)
+        paths.append((f"line {classes[curve['label']]}", f"M{line}"))
+    legend = tuple((classes[curve["label"]], str(curve["label"])) for curve in curves)
+    yield _square(
+        "ROC curve",
+        f"True over false positive rates of {' and '.join(name for _, name in legend)}.",
+        "false positive rate",
+        "true positive rate",
+        paths,
+        legend=legend,
+    )
+
+
+def draw_history(series: Series, builds: Sequence[Build]) -> Chart | None:
+    """Return a quantity over builds with its latest budget and its change points; None for fewer than two points."""
+    values, budget = series.values, series.points[-1].budget if series.points else None
+    if len(values) < 2:
+        return None
+    limits = [] if budget is None else [budget.limit]
+    up = axis_through((*values, *limits), start=BOTTOM, end=TOP, unit=series.unit, may_be_log=False)
+    across = axis_through(series.builds, start=LEFT, end=RIGHT, unit="count", may_be_log=False)
+    places = [(across.place(build), up.place(value)) for build, value in zip(series.builds, values, strict=True)]
+    paths = [("axis", f"M{LEFT} {BOTTOM}H{RIGHT}")]
+    if budget is not None:
+        paths.append(("limit", f"M{LEFT} {up.place(budget.limit)}H{RIGHT}"))
+    middles = [(series.builds[change.at - 1] + series.builds[change.at]) / 2 for change in series.changes]
+    paths.append(("change", "".join(f"M{across.place(middle)} {TOP}V{BOTTOM}" for middle in middles)))
+    paths.append(("curve", "M" + "L".join(f"{x} {y}" for x, y in places)))
+    paths.append(("dots", "".join(_dot(x, y, 6 if (x, y) == places[-1] else 3) for x, y in places)))
+    ticks = [
+        Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in up.ticks()[:: math.ceil(len(up.ticks()) / 4) or 1]
+    ]
+    first, last = (format_time(builds[series.builds[end]].started)[:10] for end in (0, -1))
+    dates = [Label(LEFT, 194, first, "s"), Label(RIGHT, 194, last, "e")]
+    against = "" if budget is None else f" The latest budget is {format_budget(budget, series.unit)}."
+    return Chart(
+        title=f"{series.quantity} over {len(values)} builds",
+        description=f"From {format_value(values[0], series.unit)} to {format_value(values[-1], series.unit)}, between "
+        f"{format_value(min(values), series.unit)} and {format_value(max(values), series.unit)}.{against}",
+        paths=tuple((name, path) for name, path in paths if path),
+        labels=(*ticks, *dates),
+        notes=tuple(f"Changed: {describe_change(series, change, builds)}" for change in series.changes),
+    )
