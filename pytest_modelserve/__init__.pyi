@@ -60,9 +60,13 @@ from pytest_modelserve.parity import (
     Divergence as Divergence,
     Exchange as Exchange,
     Recording as Recording,
+    Region as Region,
+    SliceSearch as SliceSearch,
+    find_slices as find_slices,
     locate_divergence as locate_divergence,
     open_recording as open_recording,
     record_answers as record_answers,
+    where as where,
 )
 from pytest_modelserve.pipeline import (
     Pipeline as Pipeline,
@@ -601,6 +605,119 @@ def measure_accuracy_parity(
         >>> model = ms.serve(lambda x: np.eye(2)[labels])
         >>> ms.measure_accuracy_parity(model, model, np.zeros((2000, 1)), labels, max_drop=0.01).verdict.name
         'PASS'"""
+    ...
+
+def measure_group_gap(
+    predictor: _Servable2,
+    inputs: _Any = None,
+    labels: _Any = None,
+    *,
+    groups: _Mapping[str, _Column] | _Column,
+    max_gap: float,
+    metric: str = "accuracy",
+    min_rows: int = 1,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the largest difference of a task metric between two groups, against a budget.
+
+    The interval is that of the largest true difference, over all pairs of groups: its high end is the highest one of
+    any pair, so that PASS needs every pair inside the budget; its low end is the highest low end, corrected for the
+    number of pairs. The differences of accuracy, top-k accuracy, precision and recall have bounds from exact binomial
+    ones. Other metrics, and groups, blocks or weights of `sampling`, take the delta method, as in `measure_accuracy`.
+
+    A small group has a wide interval, and leaves the gate INCONCLUSIVE: the evidence names it, and how many of its rows
+    would decide. `min_rows` leaves small groups out, which the evidence says.
+
+    Args:
+        predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
+        inputs: As in `measure_accuracy`.
+        labels: As in `measure_accuracy`.
+        groups: One group a row, (n,), or a function of the inputs that returns it; or names to several such columns,
+            each of which is tested by itself within one error rate. At most 100 groups a column; see `ms.bins`.
+        max_gap: Largest difference that passes: 0.05 is five percentage points.
+        metric: The name of a metric of `measure_accuracy`.
+        min_rows: Fewest rows of a group that is compared.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        output: The output to read, by name or as `ms.Output`.
+        sampling: Groups or blocks of dependent rows (patients, sessions), and sample weights, as `ms.Sampling`.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence, with the best and the worst group. Invalid outputs are handled as in `measure_accuracy`.
+
+    Raises:
+        UsageError: As `measure_accuracy`, and for a callable as metric.
+        InputError: As `measure_accuracy`, for fewer than two groups, and for a group in which the metric has no value.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> labels = np.arange(3000) % 2
+        >>> site = np.repeat(["Bern", "Graz", "Linz"], 1000)
+        >>> predicted = np.where((site == "Linz") & (np.arange(3000) % 5 == 0), 1 - labels, labels)
+        >>> evidence = ms.measure_group_gap(predicted, labels=labels, groups={"site": site}, max_gap=0.05)
+        >>> evidence.verdict.name, round(evidence.value, 3)
+        ('FAIL', 0.2)"""
+    ...
+
+def measure_lost_rows(
+    candidate: _Servable2,
+    reference: _Servable2,
+    inputs: _Any = None,
+    labels: _Any = None,
+    *,
+    max_lost: float,
+    metric: str = "accuracy",
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    slices: _Slices | _Mapping[str, _Column] | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the proportion of rows that the reference has right and the candidate wrong, against a budget.
+
+    Accuracy parity balances lost rows with gained ones: two models of equal accuracy may fail on different rows. Users
+    notice the rows that were right before. The proportion is of all rows, and has exact binomial bounds
+    (Clopper-Pearson). With groups, blocks or weights it takes those of the delta method, as `measure_accuracy` does.
+
+    Args:
+        candidate: The model to test, or its ready outputs: whatever `ms.serve` takes.
+        reference: The model that it replaces, or its ready outputs.
+        inputs: As in `measure_accuracy`; given to both models.
+        labels: As in `measure_accuracy`.
+        max_lost: Largest proportion of lost rows that passes: 0.01 is one row in a hundred.
+        metric: What makes a row right: "accuracy" (the label is predicted), or "top_5_accuracy" (any k).
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        output: The output to read, by name or as `ms.Output`.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices(..., max_lost=)` tests each slice.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence; it names lost and gained rows. A row with NaN outputs of the candidate counts as wrong.
+
+    Raises:
+        UsageError: For another metric, a budget outside (0, 1), and arguments that do not apply.
+        InputError: As `measure_accuracy`, and for NaN outputs of the reference.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> labels = np.arange(2000) % 2
+        >>> new, old = labels.copy(), labels.copy()
+        >>> new[:100] = 1 - new[:100]  # the candidate is wrong in other rows
+        >>> old[100:200] = 1 - old[100:200]
+        >>> ms.measure_accuracy_parity(new, old, labels=labels, max_drop=0.02).verdict.name
+        'PASS'
+        >>> ms.measure_lost_rows(new, old, labels=labels, max_lost=0.02).verdict.name
+        'FAIL'"""
     ...
 
 def measure_output_fidelity(
@@ -1225,6 +1342,8 @@ assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start
 assert_corruption_accuracy = measure_corruption_accuracy
 assert_data_quality = measure_data_quality
+assert_few_lost_rows = measure_lost_rows
+assert_group_gap = measure_group_gap
 assert_label_stability = measure_label_stability
 assert_latency = measure_latency
 assert_memory = measure_memory

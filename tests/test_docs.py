@@ -87,6 +87,27 @@ def test_corruptions():
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
+def test_slice_search_of_the_gates_page_prints_what_is_shown(capsys):
+    rng = np.random.default_rng(0)
+    people = {"age": rng.integers(18, 90, 4000), "region": rng.choice(["north", "south", "east", "west"], 4000)}
+    labels = rng.integers(0, 2, 4000)
+    old_north = (people["age"] > 61) & (people["region"] == "north")
+    wrong = {"fp32": rng.random(4000) < 0.03, "int8-static": rng.random(4000) < 0.03 + 0.2 * old_north}
+    served = {name: np.where(rows, 1 - labels, labels) for name, rows in wrong.items()}
+    names = {
+        "ms": ms,
+        "people": people,
+        "labels": labels,
+        "site": rng.choice(["Bern", "Graz"], 4000),
+        "candidate": ms.serve(served["int8-static"], name="int8-static"),
+        "reference": ms.serve(served["fp32"], name="fp32"),
+    }
+    search, gates = (block for block in blocks("docs/gates.md", "python") if "people" in block)
+    exec(search, names)
+    assert capsys.readouterr().out in blocks("docs/gates.md", "")
+    exec(gates, names)
+
+
 def test_nightly_job_runs(pytester):
     import polars
 

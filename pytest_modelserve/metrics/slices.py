@@ -36,6 +36,7 @@ class Slices:
         max_value: Highest error that each slice may have (`assert_accuracy`).
         max_drop: Largest drop of a score that each slice may have (`assert_accuracy_parity`).
         max_rise: Largest rise of an error that each slice may have (`assert_accuracy_parity`).
+        max_lost: Largest proportion of lost rows that each slice may have (`assert_few_lost_rows`).
         min_rows: Fewest rows that a tested slice may have; a smaller one is an InputError.
 
     Raises:
@@ -57,6 +58,7 @@ class Slices:
     max_value: float | None = None
     max_drop: float | None = None
     max_rise: float | None = None
+    max_lost: float | None = None
     min_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class Slices:
     def budgets(self) -> dict[str, float]:
         """The budgets that were given, by name: none or one."""
         given = {"min_value": self.min_value, "max_value": self.max_value}
-        given |= {"max_drop": self.max_drop, "max_rise": self.max_rise}
+        given |= {"max_drop": self.max_drop, "max_rise": self.max_rise, "max_lost": self.max_lost}
         return {name: limit for name, limit in given.items() if limit is not None}
 
     def parts(self, inputs: Any, n: int) -> tuple[Part, ...]:

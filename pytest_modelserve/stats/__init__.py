@@ -27,7 +27,11 @@ from pytest_modelserve.stats.delta_method import (
 from pytest_modelserve.stats.intervals import Bounds, holm, interim_error_rate
 from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, mean_bounds, unit_values
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
-from pytest_modelserve.stats.proportions import binomial_bounds, proportion_rows_needed
+from pytest_modelserve.stats.proportions import (
+    binomial_bounds,
+    proportion_difference_bounds,
+    proportion_rows_needed,
+)
 from pytest_modelserve.stats.quantiles import median_bounds, quantile_bounds, samples_for_quantile
 from pytest_modelserve.stats.reliability import (
     ReliabilityCurve,
@@ -80,6 +84,7 @@ __all__ = [
     "noninferiority_power",
     "optimal_block_length",
     "paired_difference_bounds",
+    "proportion_difference_bounds",
     "proportion_rows_needed",
     "quantile_bounds",
     "ratio_of",

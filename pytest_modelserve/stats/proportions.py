@@ -87,6 +87,44 @@ def rate_increase_bound(successes: int, n: int, reference_successes: int, refere
     return min(now.estimate - then.estimate + reach, 1.0)
 
 
+_NEWCOMBE_LEVEL = 0.95
+_NEWCOMBE_ROWS = 10
+"""Newcombe's bound is used up to this level, and beyond it if both samples have so many successes and failures. With
+fewer it misses at 0.999 in up to eight times as many samples as it may."""
+
+
+def proportion_difference_bounds(
+    successes: int, n: int, other_successes: int, other_n: int, *, low_level: float, high_level: float
+) -> Bounds:
+    """Return the difference of two independent proportions, `successes / n` less the other one, with bounds.
+
+    Each end is Newcombe's, as in `rate_increase_bound`; beyond 0.95 with fewer than ten successes or failures in a
+    sample it is the distance of the Clopper–Pearson bounds of both, each with half of the error rate. Enumerated for
+    true differences up to 0.3, 10 to 2,000 rows: an end misses in at most 1.1 times as many samples as it may at 0.95,
+    and in at most 1.3 times as many at 0.999.
+
+    UsageError as for `binomial_bounds`.
+    """
+    one, other = (successes, n), (other_successes, other_n)
+    return Bounds(
+        estimate=successes / n - other_successes / other_n,
+        low=-_largest_difference(*other, *one, check_level("low_level", low_level)),
+        high=_largest_difference(*one, *other, check_level("high_level", high_level)),
+        low_level=low_level,
+        high_level=high_level,
+    )
+
+
+def _largest_difference(successes: int, n: int, other_successes: int, other_n: int, level: float) -> float:
+    rarest = min(successes, n - successes, other_successes, other_n - other_successes)
+    if level <= _NEWCOMBE_LEVEL or rarest >= _NEWCOMBE_ROWS:
+        return rate_increase_bound(successes, n, other_successes, other_n, level=level)
+    half = (1 + level) / 2
+    one = binomial_bounds(successes, n, low_level=half, high_level=half)
+    other = binomial_bounds(other_successes, other_n, low_level=half, high_level=half)
+    return one.high - other.low
+
+
 def outside_range_p_value(outside: int, n: int, reference_n: int) -> float:
     """Return the p-value of at least `outside` of `n` values outside the range of `reference_n` exchangeable values.
 

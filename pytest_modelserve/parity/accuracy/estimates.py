@@ -28,6 +28,7 @@ from pytest_modelserve.stats import (
     noninferiority_power,
     paired_difference_bounds,
     proportion_rows_needed,
+    ratio_of,
     rows_needed,
     serial_dependence,
     values_needed,
@@ -101,6 +102,13 @@ class Estimate(ABC):
     def bounds(self, levels: Levels) -> Bounds:
         """Return the figure with its bounds; UsageError where it has no value."""
 
+    def linearized(self) -> Linearized:
+        """Return the figure with the influence of every row, (n,), 0 for those that it leaves out.
+
+        UsageError where it has no value, and for a metric that is not linearized.
+        """
+        raise UsageError("a callable as metric= has no value for each row: give the name of a metric")
+
     @abstractmethod
     def plan(self, limit: float, rates: ErrorRates) -> Plan | None:
         """Return how many rows would decide on `limit`; None where that is not known."""
@@ -154,7 +162,16 @@ class Proportion(Estimate):
         return replace(self, counted=self.counted & mask)
 
     def bounds(self, levels: Levels) -> Bounds:
-        return binomial_bounds(int(_counted(self).sum()), self.n, **levels)
+        return binomial_bounds(*self.counts, **levels)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of rows that are correct, and of those that count."""
+        return int(_counted(self).sum()), self.n
+
+    def linearized(self) -> Linearized:
+        right = (self.counted & self.correct).astype(np.float64)
+        return ratio_of(right, self.counted.astype(np.float64), spread=1.0)
 
     def plan(self, limit: float, rates: ErrorRates) -> Plan:
         right = int(_counted(self).sum()) / self.n
@@ -199,6 +216,10 @@ class PairedProportions(Estimate):
     def bounds(self, levels: Levels) -> Bounds:
         _counted(self)
         return paired_difference_bounds(self.lost.size, self.gained.size, self.n, **levels)
+
+    def linearized(self) -> Linearized:
+        drops = (self.reference.astype(np.float64) - self.correct) * self.counted
+        return ratio_of(drops, self.counted.astype(np.float64), spread=1.0)
 
     def plan(self, limit: float, rates: ErrorRates) -> Plan:
         # The unknown share of changed rows is taken as (changed + 1/2)/(n + 1): none seen does not mean none ever.
@@ -342,6 +363,16 @@ class DeltaMethod(Estimate):
         loss = self._loss_bounds(Levels(low_level=levels["high_level"], high_level=levels["low_level"]))
         return _clipped(Bounds(-loss.estimate, -loss.high, -loss.low, **levels), low, high)
 
+    def linearized(self) -> Linearized:
+        mask, weights = self._mask, self.units.weights
+        found = self._loss
+        if self.reference is None:
+            found = self.metric.estimate(self.candidate.data, mask, weights)
+        scale = mask.size / self.n
+        influence = np.zeros(mask.size)
+        influence[mask] = scale * found.influence
+        return Linearized(found.value, influence, scale * found.largest)
+
     def _loss_bounds(self, levels: Levels) -> Bounds:
         if not self._is_bounded:
             return Bounds(float(self._values.mean()), -math.inf, math.inf, **levels)
@@ -464,6 +495,37 @@ class DeltaMethod(Estimate):
             return {"worst_rows": np.argsort(-losses, kind="stable")[:ROWS_LISTED].tolist()}
         worst = np.argsort(before - losses, kind="stable")[:ROWS_LISTED]
         return {"worst_rows": [int(row) for row in worst if losses[row] > before[row]]}
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The difference of a figure between two estimates on different rows, by the delta method.
+
+    `is_series` says that rows in order may depend on each other; bounds are then infinite where they do.
+    """
+
+    one: Linearized
+    other: Linearized
+    rows: Mask
+    units: SamplingUnits
+    is_series: bool = False
+
+    @property
+    def value(self) -> float:
+        return self.one.value - self.other.value
+
+    @cached_property
+    def _values(self) -> NDArray[np.float64]:
+        influence = (self.one.influence - self.other.influence)[self.rows] * (self.rows.sum() / self.rows.size)
+        return self.units.over(self.rows).values(self.value + influence)
+
+    def bounds(self, levels: Levels) -> Bounds:
+        """Return the difference with its bounds."""
+        values, n = self._values, int(self.rows.sum())
+        if values.size < 2 or (self.is_series and serial_dependence(block_means(values).deviations) is not None):
+            return Bounds(self.value, -math.inf, math.inf, **levels)
+        largest = max(self.one.largest, self.other.largest) * n / self.rows.size
+        return delta_method_bounds(values, largest=largest, rows=n, **levels)
 
 
 def _clipped(bounds: Bounds, low: float, high: float) -> Bounds:

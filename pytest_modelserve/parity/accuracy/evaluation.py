@@ -98,7 +98,7 @@ class Evaluation:
                     "a bootstrap of its own: remove it"
                 )
             _check_budget(metric, f"Slices: {name}", slice_limit, is_plain=False)
-        _check_options(choice, metric, read, sampling)
+        check_options(choice, metric, read, sampling)
         n = count_rows(inputs)
         parts = divided.parts(data, n)
         return cls(metric, name, limit, rates, inputs, labels, n, read, sampling.units(n), divided, parts)
@@ -384,7 +384,8 @@ def _check_budget(metric: Metric[Any], name: str, limit: float, *, is_plain: boo
     raise UsageError(f"{name} must be {' and '.join(bounds)}{units}, got {limit}{proportion}")
 
 
-def _check_options(choice: MetricChoice, metric: Metric[Any], output: Output, sampling: Sampling) -> None:
+def check_options(choice: MetricChoice, metric: Metric[Any], output: Output, sampling: Sampling) -> None:
+    """Raise UsageError for options that do not apply to the metric, and for one that it needs."""
     what = f"metric={choice!r}" if isinstance(choice, str) else "a callable as metric="
     given = {
         "decode": output.decode,
