@@ -47,6 +47,7 @@ from pytest_modelserve.metrics import (
     bins as bins,
 )
 from pytest_modelserve.monitoring import (
+    Audit as Audit,
     Monitor as Monitor,
     MonitorEvent as MonitorEvent,
     MonitorPlan as MonitorPlan,
@@ -101,12 +102,14 @@ from pytest_modelserve.training import (
 from typing import Any as _Any
 from numpy.typing import ArrayLike as _ArrayLike
 from pytest_modelserve.artifacts import Artifact as _Artifact
+from pytest_modelserve.monitoring.results.audited_accuracy import Audit as _Audit
 from pytest_modelserve.performance.batches import Batches as _Batches
 from collections.abc import Collection as _Collection
 from pytest_modelserve.metrics import Column as _Column
 from pytest_modelserve.performance.slowdown import ComparedClock as _ComparedClock
 from pytest_modelserve.robustness.corruptions import Corruption as _Corruption
 from pytest_modelserve.monitoring.readers import Data as _Data
+from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Design
 from pytest_modelserve.robustness.domains import Domain as _Domain
 from pytest_modelserve.evidence import Evidence as _Evidence
 from pytest_modelserve.performance.batches import InputStream as _InputStream
@@ -179,6 +182,66 @@ def measure_alarm(
         >>> slow = ms.streams.latency(rng.gamma(4, 2.0, 5_000), max_increase=0.02)
         >>> monitor = ms.Monitor("fraud", [slow], state=pathlib.Path(tempfile.mkdtemp()) / "fraud.state")
         >>> ms.measure_alarm(monitor, 0, latency_ms=rng.gamma(4, 2.0, 5_000)).verdict.name
+        'PASS'"""
+    ...
+
+def measure_audited_accuracy(
+    outputs: _Servable,
+    audited_rows: _ArrayLike | _Audit,
+    labels: _Any,
+    *,
+    min_value: float,
+    design: _Design = "uniform",
+    ids: _ArrayLike | None = None,
+    sample_weight: _ArrayLike | None = None,
+    inputs: _Any = None,
+    output: _Output | str | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the accuracy of a model from the labels of some rows, and the scores of all.
+
+    The audited rows must have been drawn at random: `planning.audit_rows` draws them. The probability of each
+    predicted label says how likely it is to be right; where that agrees with the audited labels, the scores of the
+    other rows narrow the interval. The scores may be wrong: they then do not help, and the interval holds.
+
+    With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
+    corrected by the scores, with the weight of the smallest variance. With "stratified" the rows were drawn from strata
+    of the score, more from those where it is unsure; the bounds of the strata are combined (Zou and Donner 2008).
+
+    Args:
+        outputs: The outputs of all rows, ready or of a model: whatever `ms.serve` takes. Without probabilities, the
+            labels alone count.
+        audited_rows: The numbers of the labeled rows, (k,), or their ids where `ids` are given; or the `Audit`.
+        labels: The label of each audited row, (k,).
+        min_value: The lowest accuracy that passes, between 0 and 1.
+        design: How the rows were drawn; an `Audit` knows it.
+        ids: One id a row of the outputs.
+        sample_weight: The inverse of the probability with which each audited row was drawn, (k,), where it was drawn by
+            another design.
+        inputs: The rows that a model predicts; leave it out for ready outputs.
+        output: The output to read, by name or as `ms.Output`.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. `details` holds the design, the correlation of score and correctness, and the width of the
+        interval relative to that of the labels alone.
+
+    Raises:
+        InputError: Unknown or repeated rows, labels of one class, scores that are no probabilities, too few rows.
+        UsageError: An argument out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> probability = rng.beta(0.3, 0.3, 10_000)
+        >>> truth = (rng.random(10_000) < probability).astype(int)
+        >>> audit = ms.planning.audit_rows(probability, 500)
+        >>> ms.measure_audited_accuracy(probability, audit, truth[audit.rows], min_value=0.8).verdict.name
         'PASS'"""
     ...
 
@@ -1338,6 +1401,7 @@ def measure_relation(
 
 assert_accuracy = measure_accuracy
 assert_accuracy_parity = measure_accuracy_parity
+assert_audited_accuracy = measure_audited_accuracy
 assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start
 assert_corruption_accuracy = measure_corruption_accuracy

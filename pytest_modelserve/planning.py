@@ -1,4 +1,4 @@
-"""Sample size: how many rows an accuracy, label stability, drift or data quality gate needs."""
+"""Sample size: how many rows a gate needs, and which rows to label."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,9 +14,14 @@ from scipy.special import ndtri
 
 from pytest_modelserve import stats
 from pytest_modelserve.errors import ModelServeWarning, UsageError, unknown_choice
+from pytest_modelserve.metrics import Output
 from pytest_modelserve.monitoring import ReferenceProfile, measure_drift
 from pytest_modelserve.monitoring.profile import as_profile
 from pytest_modelserve.monitoring.quality.gate import plan_rows
+from pytest_modelserve.monitoring.results.audited_accuracy import Audit, ScoredPredictions
+from pytest_modelserve.monitoring.results.output_columns import read_output
+from pytest_modelserve.serving.serve import Servable
+from pytest_modelserve.stats.prediction_powered import score_strata, stratified_design
 
 _PROPORTIONS = ("accuracy", "top_k_accuracy", "recall", "label_stability")
 _TYPICAL_DISCORDANCE = 0.02
@@ -212,6 +218,88 @@ def rows_for_quality(
     if plan.rows is None:
         raise _too_small(profile, plan.profile_rows, f"max_rate={max_rate}")
     return plan.rows
+
+
+_WORTHWHILE = 0.97
+"""The score stratifies if it is expected to narrow the interval at least to this part of the labels' own."""
+
+
+def audit_rows(
+    outputs: Servable,
+    count: int | None = None,
+    *,
+    min_value: float | None = None,
+    value: float | None = None,
+    inputs: Any = None,
+    output: Output | str | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    power: float = 0.9,
+    seed: int = 0,
+) -> Audit:
+    """Return which rows to label for `assert_audited_accuracy`, and how many: a random part of the outputs.
+
+    The rows are drawn from strata of the score, more where the model is unsure. Where the scores say little, or there
+    are none, they are drawn uniformly. Equal outputs and seeds give equal rows.
+
+    Args:
+        outputs: The outputs of all rows, ready or of a model, as in `assert_audited_accuracy`.
+        count: The number of rows to label. Default: the number with which the model passes `min_value` with probability
+            `power`.
+        min_value: The budget of the gate; needed without `count`.
+        value: The true accuracy that is planned for. Default: the mean score.
+        inputs: The rows that a model predicts; leave it out for ready outputs.
+        output: The output to read, by name or as `ms.Output`.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        power: Probability of PASS.
+        seed: Seed of the draw.
+
+    Returns:
+        The audit: `rows` to label, and the `design` by which they were drawn.
+
+    Raises:
+        UsageError: Neither `count` nor `min_value`, a count beyond the rows, or a budget that the value does not reach.
+
+    Example:
+        >>> import numpy as np
+        >>> probability = np.random.default_rng(0).beta(0.3, 0.3, 10_000)
+        >>> audit_rows(probability, 500).design
+        'stratified'
+        >>> audit_rows(probability, min_value=0.82).count
+        368
+    """
+    read = Output.of(output)
+    _, values = read_output(outputs, inputs, read)
+    scores = ScoredPredictions.of(values, read).scores
+    if (count is None) == (min_value is None):
+        raise UsageError("audit_rows needs count=, the number of rows to label, or min_value=, the budget of the gate")
+    strata = None if scores is None else score_strata(scores)
+    if count is None:
+        assert min_value is not None
+        if value is None:
+            if scores is None:
+                raise UsageError("value is needed, the accuracy that is planned for: the outputs have no scores")
+            value = float(scores.mean())
+        if not min_value < value:
+            raise UsageError(f"value must be above min_value={min_value} for the model to pass, got {value:.4g}")
+        needed = stats.proportion_rows_needed(value, min_value, confidence=confidence, alpha=alpha, power=power)
+        assert needed is not None
+        count = min(needed, len(values))
+        if scores is not None and strata is not None and count >= 2 * (int(strata.max()) + 1):
+            count = math.ceil(count * min(stratified_design(scores, strata, count).width_ratio, 1.0) ** 2)
+    if not 3 <= count <= len(values):
+        raise UsageError(f"count must be from 3 to the {len(values):,} rows of the outputs, got {count:,}")
+    rng = np.random.default_rng(seed)
+    if scores is not None and strata is not None and count >= 2 * (int(strata.max()) + 1):
+        design = stratified_design(scores, strata, count)
+        if design.width_ratio <= _WORTHWHILE:
+            drawn = [
+                rng.choice(np.flatnonzero(strata == stratum), rows, replace=False)
+                for stratum, rows in enumerate(design.rows)
+            ]
+            return Audit(np.sort(np.concatenate(drawn)), "stratified", design.width_ratio)
+    return Audit(np.sort(rng.choice(len(values), count, replace=False)), "uniform", 1.0)
 
 
 def _too_small(profile: ReferenceProfile, needed: int, budget: str) -> UsageError:

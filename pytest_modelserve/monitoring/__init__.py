@@ -7,6 +7,8 @@ from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiler import reference_profile
 from pytest_modelserve.monitoring.quality import measure_data_quality
 from pytest_modelserve.monitoring.results import (
+    Audit,
+    measure_audited_accuracy,
     measure_calibration,
     measure_prediction_coverage,
     measure_results,
@@ -14,11 +16,13 @@ from pytest_modelserve.monitoring.results import (
 )
 
 __all__ = [
+    "Audit",
     "Monitor",
     "MonitorEvent",
     "MonitorPlan",
     "ReferenceProfile",
     "measure_alarm",
+    "measure_audited_accuracy",
     "measure_calibration",
     "measure_data_quality",
     "measure_drift",

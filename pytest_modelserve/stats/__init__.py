@@ -27,6 +27,13 @@ from pytest_modelserve.stats.delta_method import (
 from pytest_modelserve.stats.intervals import Bounds, holm, interim_error_rate
 from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, mean_bounds, unit_values
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
+from pytest_modelserve.stats.prediction_powered import (
+    StratifiedDesign,
+    prediction_powered_mean,
+    score_strata,
+    stratified_design,
+    stratified_proportion_bounds,
+)
 from pytest_modelserve.stats.proportions import (
     binomial_bounds,
     proportion_difference_bounds,
@@ -59,6 +66,7 @@ __all__ = [
     "SamplingUnits",
     "SerialDependence",
     "ShortMemory",
+    "StratifiedDesign",
     "VerdictProbabilities",
     "area_variance",
     "auc_of",
@@ -84,6 +92,7 @@ __all__ = [
     "noninferiority_power",
     "optimal_block_length",
     "paired_difference_bounds",
+    "prediction_powered_mean",
     "proportion_difference_bounds",
     "proportion_rows_needed",
     "quantile_bounds",
@@ -94,8 +103,11 @@ __all__ = [
     "rows_needed",
     "rule_of_three_bound",
     "samples_for_quantile",
+    "score_strata",
     "serial_dependence",
     "short_memory",
+    "stratified_design",
+    "stratified_proportion_bounds",
     "tango_statistic",
     "unit_values",
     "values_needed",
