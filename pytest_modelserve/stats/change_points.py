@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import check_count, check_error_rate, check_vector, holm
@@ -54,8 +53,8 @@ def change_points(
     cannot be significant and do not count.
 
     Within a changed series both ends of the interval are change points. The parts are searched again at `error_rate`
-    over the number of series, and a point is kept only if the values on both of its sides differ at that level by the
-    Mann-Whitney test. That level is approximate, because the places are estimates. Each place is where the absolute
+    over the number of series, and a point is kept only if the means on both of its sides differ at that level, again by
+    permutations. That level is approximate, because the places are estimates. Each place is where the absolute
     deviations from the medians on both sides are least.
 
     A trend or dependence between neighboring values is a deviation from exchangeability, too. Sources: Olshen,
@@ -107,7 +106,7 @@ def _points(values: Floats, search: _Search, p_value: float) -> tuple[ChangePoin
     places = sorted(search.places(values, is_significant=True))
     while len(places) > 1:
         parts = np.split(values, places)
-        p_values = [float(mannwhitneyu(a, b).pvalue) for a, b in pairwise(parts)]
+        p_values = [search.p_value(np.concatenate(sides), at=sides[0].size) for sides in pairwise(parts)]
         weakest = int(np.argmax(p_values))
         if p_values[weakest] <= search.level:
             break
@@ -135,23 +134,28 @@ class _Search:
     seed: int
     level: float
 
-    def p_value(self, values: Floats) -> float:
-        """Return Besag and Clifford's sequential p-value: it ends at the tenth statistic at least as large."""
+    def p_value(self, values: Floats, *, at: int | None = None) -> float:
+        """Return the p-value of any change, or of one at a given place.
+
+        It is Besag and Clifford's sequential one, which ends at the tenth statistic at least as large.
+        """
         scores = _scores(values)
-        statistic = self._largest(scores[None])[0]
+        statistic = self._largest(scores[None], at)[0]
         generator = np.random.default_rng(self.seed)
         exceeding = seen = 0
         while seen < self.permutations:
             rows = min(_CHUNK if seen else _EXCEEDANCES**2, self.permutations - seen)
             shuffled = generator.permuted(np.tile(np.sort(scores), (rows, 1)), axis=1)
-            reached = np.flatnonzero(self._largest(shuffled) >= statistic)
+            reached = np.flatnonzero(self._largest(shuffled, at) >= statistic)
             if exceeding + reached.size >= _EXCEEDANCES:
                 return _EXCEEDANCES / (seen + int(reached[_EXCEEDANCES - exceeding - 1]) + 1)
             exceeding += reached.size
             seen += rows
         return (exceeding + 1) / (self.permutations + 1)
 
-    def _largest(self, scores: Floats) -> Floats:
+    def _largest(self, scores: Floats, at: int | None) -> Floats:
+        if at is not None:
+            return np.asarray(np.round(np.abs(scores[:, :at].mean(axis=1) - scores[:, at:].mean(axis=1)), 9))
         found = [statistics.max(axis=1) for _, _, statistics in _differences(scores, self.min_segment)]
         return np.asarray(np.max(found, axis=0))
 
