@@ -110,17 +110,17 @@ def _number_streams(column: NumericColumn, inflation: float, *, max_shift: float
     outside = rate_stream(
         f"{column.name!r} outside its range", beyond, max(n, 1.0), max_increase, weight=_QUALITY_SHARE / 2
     )
-    streams += [_null_stream(column.name, column.nulls, column.rows, inflation, max_increase), outside]
+    streams = [_null_stream(column.name, column.nulls, column.rows, inflation, max_increase), outside, *streams]
 
     def count(window: WindowColumn) -> Measured:
         if window.kind is None:
-            all_null = np.append(np.zeros(len(names)), [window.rows, 0.0])
+            all_null = np.append(float(window.rows), np.zeros(len(names) + 1))
             return all_null, all_null
         summary = window.summary(column)
         known = summary.rows - summary.nulls
         totals = window.counts(column) @ matrix
         quality = [summary.nulls, summary.infinities + summary.below + summary.above]
-        return np.append(totals, quality), np.append(np.full(len(names), float(known)), [summary.rows, known])
+        return np.append(quality, totals), np.append(float(summary.rows), np.full(len(names) + 1, float(known)))
 
     return ColumnStreams(column.name, tuple(streams), count)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
-from pytest_modelserve.evidence.failure_text import format_value
 from pytest_modelserve.monitoring.monitor.evaluation import Change, Evaluation, Evaluator
 
 _MAX_FINDINGS = 5
@@ -51,11 +50,11 @@ def alarm_evidence(
     ]
     short = _too_few_rows(found, evaluator)
     worst = _least_resolved(found, evaluator)
-    if worst is not None:
+    if worst is not None and not found.alarmed:
         stream, resolution = evaluator.streams[worst], float(found.resolutions[worst])
         quantities.append(
             Quantity(
-                "distinguishable shift",
+                "resolution",
                 resolution,
                 stream.unit,
                 Interval(0.0, resolution, _CONFIDENCE, _CONFIDENCE),
@@ -91,7 +90,7 @@ def _least_resolved(found: Evaluation, evaluator: Evaluator) -> int | None:
     limited = np.flatnonzero(evaluator.tolerated > 0)
     if not limited.size:
         return None
-    return int(limited[(found.resolutions[limited] / evaluator.tolerated[limited]).argmax()])
+    return int(limited[np.round(found.resolutions[limited] / evaluator.tolerated[limited], 6).argmax()])
 
 
 def _too_few_rows(found: Evaluation, evaluator: Evaluator) -> list[int]:
@@ -103,9 +102,10 @@ def _too_few_rows(found: Evaluation, evaluator: Evaluator) -> list[int]:
 
 def _summary(verdict: Verdict, found: Evaluation, title: Callable[[int], str], windows: int) -> str:
     if verdict is Verdict.FAIL:
-        first = found.changes[0]
-        more = f" and {len(found.changes) - 1} more streams" if len(found.changes) > 1 else ""
-        return f"{first.stream.name}{more} changed by more than is tolerated, since {title(first.since)}"
+        first, *others = _by_column(found.changes)
+        name = repr(first.stream.column) if first.stream.column else first.stream.name
+        more = f" and {len(others)} more" if others else ""
+        return f"{name}{more} changed by more than is tolerated, since {title(first.since)}"
     if verdict is Verdict.INCONCLUSIVE:
         return f"no alarm in {_count(windows, 'window')}, but too few rows to tell the tolerated shift from none"
     return f"no alarm in {_count(windows, 'window')}"
@@ -119,23 +119,36 @@ def _findings(
     title: Callable[[int], str],
     revised: tuple[str, str] | None,
 ) -> tuple[str, ...]:
-    findings = [_describe(change, title) for change in found.changes[:_MAX_FINDINGS]]
-    if len(found.changes) > _MAX_FINDINGS:
-        findings.append(f"{len(found.changes) - _MAX_FINDINGS} more streams changed")
+    changes = _by_column(found.changes)
+    findings = [_describe(change, title) for change in changes[:_MAX_FINDINGS]]
+    if len(changes) > _MAX_FINDINGS:
+        findings.append(f"{len(changes) - _MAX_FINDINGS} more changed")
     if revised is not None and revised[1] and revised[1] != verdict:
         findings.append(f"the labels of {revised[0]} revised the verdict: {revised[1]} → {verdict}")
     if verdict is Verdict.INCONCLUSIVE:
-        needed, _ = evaluator.needed_rows()
-        for place in short[:_MAX_FINDINGS]:
-            stream = evaluator.streams[place]
-            takes = f"takes {needed[place]:,.0f}" if math.isfinite(needed[place]) else "is out of reach"
-            findings.append(
-                f"{stream.name}: {found.rows[place]:,.0f} rows so far, and a shift of "
-                f"{format_value(stream.tolerated, stream.unit)} ({stream.argument}) {takes}"
-            )
-        if len(short) > _MAX_FINDINGS:
-            findings.append(f"{len(short) - _MAX_FINDINGS} more streams have too few rows")
+        findings += _missing_rows(found, evaluator, short)
     return tuple(findings)
+
+
+def _missing_rows(found: Evaluation, evaluator: Evaluator, short: list[int]) -> list[str]:
+    """Return a sentence for each tolerance that cannot be told from none, on the stream that needs most rows."""
+    needed, references = evaluator.needed_rows()
+    groups: dict[str, list[int]] = {}
+    for place in sorted(short, key=lambda place: (-np.round(references[place]), place)):
+        groups.setdefault(evaluator.streams[place].argument, []).append(place)
+    findings = []
+    for argument, alike in groups.items():
+        worst = alike[0]
+        more = f" and {_count(len(alike) - 1, 'more stream')}" if len(alike) > 1 else ""
+        takes = (
+            f"takes {needed[worst]:,.0f}"
+            if math.isfinite(needed[worst])
+            else f"takes a reference of {references[worst]:,.0f} rows instead of {evaluator.reference_rows[worst]:,.0f}"
+        )
+        findings.append(
+            f"{evaluator.streams[worst].name}{more}: {found.rows[worst]:,.0f} rows so far, and {argument} {takes}"
+        )
+    return findings[:_MAX_FINDINGS]
 
 
 def _advice(
@@ -166,6 +179,14 @@ def _advice(
             "start a monitor with a new state file"
         )
     return ""
+
+
+def _by_column(changes: Sequence[Change]) -> list[Change]:
+    """Return the first change of each column."""
+    found: dict[str, Change] = {}
+    for change in changes:
+        found.setdefault(change.stream.column or change.stream.name, change)
+    return list(found.values())
 
 
 def _describe(change: Change, title: Callable[[int], str]) -> str:

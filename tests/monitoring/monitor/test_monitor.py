@@ -57,7 +57,7 @@ def test_tolerated_shift_passes(profile, tmp_path):
 def test_few_rows_are_inconclusive_with_the_rows_that_it_takes(monitor):
     evidence = monitor.check("2026-11-01", data=night(1, rows=300))
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
-    assert evidence.findings[0] == "'age' location: 300 rows so far, and a shift of 0.0300 (max_shift=0.03) takes 4,299"
+    assert evidence.findings[0] == "'age' location and 9 more streams: 300 rows so far, and max_shift=0.03 takes 4,299"
     assert "check about" in evidence.advice
 
 
@@ -66,7 +66,7 @@ def test_profile_that_is_too_small_is_inconclusive_with_the_rows_that_it_takes(t
     monitor = ms.Monitor("fraud", [ms.streams.columns(small)], state=tmp_path / "state")
     evidence = monitor.check(0, data=night(1))
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
-    assert "a shift of 0.0300 (max_shift=0.03) is out of reach" in evidence.findings[0]
+    assert "max_shift=0.03 takes a reference of 6,013 rows instead of 1,000" in evidence.findings[0]
     assert evidence.advice.startswith("make the reference from about 6,013 rows")
 
 

@@ -105,10 +105,10 @@ def test_constant_column_that_varies_is_found(rng, tmp_path):
 def test_rows_that_depend_on_their_neighbors_count_as_fewer(rng):
     values = np.repeat(rng.normal(size=400), 25)
     columns = ms.streams.columns(ms.reference_profile({"x": values}))
-    assert columns.streams[0].rows < 1_000
+    assert columns.streams[2].rows < 1_000
     totals, rows = columns.measure({"x": values[:2_500]})
-    assert rows[0] < 250
-    assert abs(totals[0] / rows[0]) < 0.5
+    assert rows[2] < 250
+    assert abs(totals[2] / rows[2]) < 0.5
 
 
 def test_counts_made_elsewhere_are_monitored_as_the_rows(rng):
