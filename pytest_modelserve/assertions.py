@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ParamSpec
 
-from pytest_modelserve.errors import ModelServeError, ModelServeWarning, UsageError, without_internals
+from pytest_modelserve.errors import ModelServeError, ModelServeWarning, UsageError, unknown_choice, without_internals
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict, current_recorder, record
 from pytest_modelserve.evidence.failure_text import failure_message
 
@@ -31,6 +31,7 @@ def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters,
     @functools.wraps(measure)
     def measure_(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Evidence:
         label = _checked_label(kwargs.pop("label", ""))
+        _check_call(signature, args, kwargs)
         for name in numbers & kwargs.keys():
             if isinstance(kwargs[name], str):
                 raise UsageError(f"{name} must be a number, got the text {kwargs[name]!r}")
@@ -43,6 +44,24 @@ def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters,
     )
     measure_.__doc__ = (inspect.getdoc(measure) or "").replace("\nReturns:", f"{_LABEL}\nReturns:", 1)
     return measure_
+
+
+def _check_call(signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Raise UsageError for an unknown argument, one too many by position, and a missing one."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = [*signature.parameters, "label"]
+        unknown = [name for name in kwargs if name not in names]
+        if unknown:
+            raise UsageError(unknown_choice("argument", unknown[0], names)) from None
+        by_position = [name for name, each in signature.parameters.items() if each.kind is not each.KEYWORD_ONLY]
+        if len(args) > len(by_position):
+            raise UsageError(
+                f"{len(args)} arguments by position, at most {len(by_position)} can be ({', '.join(by_position)}): "
+                f"give the others by name, such as {names[len(by_position)]}="
+            ) from None
+        raise UsageError(f"{error}: pass {', '.join(by_position)}, and budgets by name") from None
 
 
 def _checked_label(label: object) -> str:

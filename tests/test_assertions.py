@@ -63,6 +63,34 @@ def test_error_of_a_model_of_the_user_is_kept_as_the_cause():
     assert shown_functions(error)[-1] == "model"
 
 
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        (
+            4,
+            {},
+            "5 arguments by position, at most 4 can be (candidate, reference, inputs, labels): give the others by n",
+        ),
+        (
+            3,
+            {"min_drop": 0.1},
+            "unknown argument 'min_drop': did you mean 'max_drop'? Known: 'candidate', 'reference',",
+        ),
+        (
+            0,
+            {"max_drop": 0.1},
+            "missing a required argument: 'reference': pass candidate, reference, inputs, labels, and",
+        ),
+    ],
+    ids=["position", "unknown", "missing"],
+)
+@pytest.mark.parametrize("gate", [ms.assert_accuracy_parity, ms.measure_accuracy_parity], ids=["assert", "measure"])
+def test_arguments_that_a_gate_does_not_take_are_named(gate, args, options, message):
+    with pytest.raises(ms.UsageError) as error:
+        gate([0, 1], *[[0, 1]] * args, **options)
+    assert str(error.value).startswith(message)
+
+
 LABELS = np.array([0, 1, 2] * 100)
 WRONG = np.zeros(300, int)
 

@@ -158,14 +158,16 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
                 batch = checked_feed(batch, signature)  # once, and not in each of many calls
             yield batch, _substituted(batch, served)
             return
-        rows = [f"{each.subject} {each.n}" for each in outputs]
+        roles = ("candidate ", "reference ") if len(served) == 2 else ("",) * len(served)
+        named = zip(roles, served, strict=True)
+        rows = [f"{role}{each.subject} {each.n:,}" for role, each in named if isinstance(each, ReadyOutputs)]
         counts = {each.n for each in outputs}
         if inputs is not None:
             if not is_one_batch(inputs):
                 raise UsageError("inputs must be one batch where ready outputs are compared: concatenate the batches")
             batch = as_batch(inputs, signature)
             counts.add(count_rows(batch))
-            rows.append(f"inputs {count_rows(batch)}")
+            rows.append(f"inputs {count_rows(batch):,}")
             served = [each if isinstance(each, ReadyOutputs) else RowPredictor(each, batch) for each in served]
         if len(counts) > 1:
             raise InputError(f"ready outputs and inputs have different numbers of rows: {', '.join(rows)}")

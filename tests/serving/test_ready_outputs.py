@@ -95,7 +95,7 @@ def test_what_a_gate_opened_is_closed_and_what_it_was_given_stays_open():
             [SCORES, SCORES[:2]],
             None,
             True,
-            "ready outputs and inputs have different numbers of rows: ready outputs 3, ready outputs 2",
+            "ready outputs and inputs have different numbers of rows: candidate ready outputs 3, reference ready outputs 2",
         ),
         ([SCORES], np.zeros(2), True, "ready outputs and inputs have different numbers of rows: "),
         ([SCORES, np.abs], iter([np.zeros(3)]), True, "inputs must be one batch where ready outputs are compared"),
