@@ -146,6 +146,7 @@ class CheckedFile(pytest.File):
     def teardown(self) -> None:
         if self._model is not None:
             self._model.close()
+            self._model = None  # a self-test runs the checks again
 
 
 def collect_file(path: Path, parent: pytest.Collector) -> pytest.File:

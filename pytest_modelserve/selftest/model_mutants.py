@@ -203,8 +203,9 @@ def _halved(array: NDArray[Any], _: float) -> NDArray[Any]:
 
 @dataclass(slots=True)
 class Effect:
-    """Whether an alteration changed an output, and how much at the first call that did."""
+    """Whether an altered model was called, whether an output changed, and how much at the first call that did."""
 
+    called: bool = False
     changed: bool = False
     text: str = ""
 
@@ -227,7 +228,7 @@ class AlteredPredictor(Predictor):
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """Return the altered outputs."""
-        alteration = self._alteration
+        alteration, self._effect.called = self._alteration, True
         began = time.perf_counter()
         outputs = self._model.predict(inputs)
         if alteration.slower > 1:
@@ -299,7 +300,7 @@ class GraphSource:
             threads=source.threads,
             optimize=source.optimize,
         )
-        effect = Effect()
+        effect = Effect(called=True)
         for feed, expected in zip(self.batches, self.expected, strict=True):
             try:
                 outputs = predictor.predict(feed)

@@ -78,11 +78,13 @@ class Replacement(Substitution):
         self._key, self._model, self._table = key, model, table
         self.table: Table | None = None
         self.reason = ""
+        self.opened = 0
 
     def models(self, inputs: Any, served: list[Predictor]) -> list[Predictor]:  # noqa: ARG002 (of the hook)
         """Replace the subject; a reference with the same file stays."""
         if self._model is None or model_key(served[0].subject) != self._key:
             return served
+        self.opened += 1
         return [self._model(served[0]), *served[1:]]
 
     def data(self, data: Any, profile: Any, whole: Any, name: str | None) -> tuple[Any, Any]:
@@ -94,6 +96,7 @@ class Replacement(Substitution):
             return data, profile
         read = read_table(data, names=array_names(whole), name=name, options=profile.reading, kinds=profile.kinds)
         self.table = read if self.table is None else self.table
+        self.opened += 1
         return self._table(read), profile
 
 
@@ -281,7 +284,13 @@ class MutationTest:
                 return
             if outcome == "undecided":
                 gate, test = found, item.nodeid
-        if effect is not None and not effect.changed:
+        if not replacement.opened:
+            self._note("its tests did not open it again", candidate.subject.title)
+        elif effect is not None and not effect.called:
+            self._note(
+                "its gates run the file in another process, past altered inputs and outputs", candidate.subject.title
+            )
+        elif effect is not None and not effect.changed:
             self._add(candidate, "equivalent")
         else:
             text = effect.text if effect else ""
