@@ -92,7 +92,7 @@ def draw_histogram(column: str, bins: Mapping[str, Any]) -> Chart:
             if height
         )
 
-    labels = [Label(LEFT - 8, TOP + 10, f"{100 * largest:.3g} %", "e"), Label(LEFT - 8, BOTTOM, "0", "e")]
+    labels = [Label(LEFT - 8, TOP + 14, f"{100 * largest:.3g} %", "e"), Label(LEFT - 8, BOTTOM, "0", "e")]
     if "edges" in bins:
         edges = list(map(str, bins["edges"]))
         every = math.ceil(len(edges) / _MOST_LABELS)

@@ -19,8 +19,10 @@ MAX_BYTES = 64 * 1024
 """GitHub refuses a comment above 65,536 characters and a job summary above 1 MiB."""
 _SIGNS: dict[Group, str] = {"failed": "❌", "inconclusive": "⚠️", "measured": "📏", "passed": "✅"}
 _FOLDED: tuple[Group, ...] = ("passed", "expected", "superseded")
-_LEFT_OUT = 200  # bytes kept for the line on what was left out
+_FRAME = 6 * 1024
+"""Bytes for what is always written: headings, the context of at most 1,000 characters, and what was left out."""
 _MOST_TEXTS = 20
+_NO_BREAK = "\u00a0"
 
 
 def markdown_report(document: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) -> str:
@@ -31,9 +33,9 @@ def markdown_report(document: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) 
     """
     entries = entries_of(document)
     lines: list[str] = []
-    left_out, room = 0, max_bytes - _LEFT_OUT
-    for block in _blocks(document, entries):
-        size = sum(len(line.encode("utf-8", "replace")) + 1 for line in block)
+    left_out, room = 0, max_bytes - _FRAME
+    for block, is_frame in _blocks(document, entries):
+        size = 0 if is_frame else sum(len(line.encode("utf-8", "replace")) + 1 for line in block)
         if size > room:
             left_out += 1
             continue
@@ -44,17 +46,21 @@ def markdown_report(document: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) 
     return "\n".join(lines) + "\n"
 
 
-def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[list[str]]:
-    """Yield what is written whole or not at all."""
+_Block = tuple[list[str], bool]
+"""Lines that are written together, and whether they are always written."""
+
+
+def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[_Block]:
     worst: Group = next((entry.group for entry in entries if entry.group in _SIGNS), "passed")
-    yield [f"## {_SIGNS[worst]} Model gates: {headline(document)}", "", f"{code(context_of(document))}", ""]
+    context = code(short(context_of(document), 1000))
+    yield [f"## {_SIGNS[worst]} Model gates: {headline(document)}", "", context, ""], True
     if not document["complete"]:
         counts = document["counts"]
-        yield [
+        incomplete = (
             f"**This run is not complete:** {counts['ended']} of {counts['selected']} selected tests ended, "
-            f"{counts['deselected']} were deselected.",
-            "",
-        ]
+            f"{counts['deselected']} were deselected."
+        )
+        yield [incomplete, ""], True
     for group, title in GROUPS.items():
         members = [entry for entry in entries if entry.group == group]
         if members:
@@ -62,41 +68,47 @@ def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[l
     yield from _not_judged(document["not_judged"])
     if document["false_fail_probability_at_most"]:
         bound = format_probability(document["false_fail_probability_at_most"])
-        yield ["", f"Probability of any false FAIL in this run: at most {bound}, if the methods' assumptions hold."]
+        yield (
+            ["", f"Probability of any false FAIL in this run: at most {bound}, if the methods' assumptions hold."],
+            True,
+        )
 
 
-def _group(title: str, members: Sequence[Entry], *, is_folded: bool) -> Iterator[list[str]]:
+def _group(title: str, members: Sequence[Entry], *, is_folded: bool) -> Iterator[_Block]:
     heading = f"{title}: {len(members)}"
     opening = [f"<details><summary>{heading}</summary>", ""] if is_folded else [f"### {heading}", ""]
-    yield [*opening, "| verdict | gate | model | measured | budget | test |", "|---|---|---|---|---|---|"]
+    yield [*opening, "| verdict | gate | model | measured | budget | test |", "|---|---|---|---|---|---|"], True
     for entry in members:
-        yield [_row(entry)]
-    yield ["", "</details>", ""] if is_folded else [""]
+        yield [_row(entry)], False
+    yield ["", "</details>", ""] if is_folded else [""], True
     if members[0].group in ("failed", "inconclusive"):
         for entry in members[:_MOST_TEXTS]:
-            yield _text(entry)
+            yield _text(entry), False
 
 
-def _not_judged(reasons: Mapping[str, str]) -> Iterator[list[str]]:
+def _not_judged(reasons: Mapping[str, str]) -> Iterator[_Block]:
     if reasons:
-        yield [f"### Not judged: {len(reasons)}", ""]
+        yield [f"### Not judged: {len(reasons)}", ""], True
         for node_id, reason in reasons.items():
-            yield [f"- {code(node_id)}: {_plain(short(printable(reason), 400))}"]
+            yield [f"- {code(node_id)}: {_plain(short(printable(reason), 400))}"], False
 
 
 def _row(entry: Entry) -> str:
+    test = code(entry.node_id.rpartition("::")[2])  # the whole name makes the table too wide to read
     if entry.evidence is None:
-        cells = ["", "", code(short(entry.error)), "", code(entry.node_id)]
+        cells = ["", "", code(short(entry.error)), "", test]
     else:
         quantity = entry.evidence.decisive
         interval = "" if quantity.interval is None else f" {format_interval(quantity.interval, quantity.unit)}"
-        against = f" vs {code(entry.against)}" if entry.against else ""
+        against = f"<br>vs {code(entry.against)}" if entry.against else ""
+        value = f"**{format_value(quantity.value, quantity.unit)}**{interval}"
+        budget = "" if quantity.budget is None else format_budget(quantity.budget, quantity.unit)
         cells = [
-            code(entry.gate) if entry.evidence.label else entry.gate,
+            _plain(entry.gate),
             code(entry.subject) + against,
-            f"{code(quantity.name)} **{format_value(quantity.value, quantity.unit)}**{interval}",
-            "" if quantity.budget is None else format_budget(quantity.budget, quantity.unit),
-            code(entry.node_id),
+            f"{_plain(printable(quantity.name))} {value.replace(' ', _NO_BREAK)}",
+            budget.replace(" ", _NO_BREAK),
+            test,
         ]
     verdict = " ".join([f"**{entry.verdict}**", *(f"({remark})" for remark in entry.remarks)])
     return f"| {' | '.join([verdict, *cells])} |"
@@ -104,14 +116,17 @@ def _row(entry: Entry) -> str:
 
 def _text(entry: Entry) -> list[str]:
     lines = [printable(line) for line in entry.text.split("\n")]
+    lines.append(f"  test       {entry.node_id}")
     fence = "`" * max(3, 1 + _longest_run("\n".join(lines)))
     title = f"{_plain(entry.gate)} of {_plain(entry.subject)}"
     return [f"<details><summary>{title}</summary>", "", f"{fence}text", *lines, fence, "", "</details>", ""]
 
 
 def _plain(text: str) -> str:
-    """Return a text in which no character is markup, the start of a link or a mention."""
-    return re.sub(r"[\\`*_\[\]<>&~@#|!$:\"]", lambda found: f"&#{ord(found[0])};", text)
+    """Return a text in which nothing is markup, a link, a mention or the number of an issue."""
+    text = re.sub(r"[\\`*_\[\]<>&~|!$:\"]", lambda found: f"&#{ord(found[0])};", text.replace("www.", "www\u200b."))
+    # GitHub looks for mentions and numbers of issues in the decoded text.
+    return re.sub(r"[@#](?!\d+;)", lambda found: f"{found[0]}\u200b", text)
 
 
 def code(text: str) -> str:

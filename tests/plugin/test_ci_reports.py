@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -139,6 +140,7 @@ def test_names_from_outside_command_neither_terminal_nor_code_host(project: pyte
     assert "\x1b" not in text
     assert "</script>" not in Path(project.path, "page.html").read_text().replace("</script>\n", "", 1)
     assert "::" not in [line.strip()[:2] for line in on_github.read_text().splitlines()]
+    ElementTree.parse(project.path / "junit.xml")
 
 
 def test_every_run_joins_the_history_and_the_command_draws_it(
