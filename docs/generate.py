@@ -1,7 +1,8 @@
 # ruff: noqa: E501 (the text of pages stands in one piece)
 """Write what is generated from the package's own tables: `python docs/generate.py` (part of `make format`).
 
-These are the stub for editors and the pages of metrics, relations, corruptions, benchmarks and the reference.
+These are the stub for editors, the schema of contracts, and the pages of metrics, relations, corruptions, benchmarks and
+the reference.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest_modelserve as ms
+from pytest_modelserve.contracts.schema import contract_schema
 from pytest_modelserve.parity.accuracy.metrics import METRICS
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
 
+SCHEMA = Path(ms.__file__).parent / "contracts" / "modelgate.schema.json"
 STUB = Path(ms.__file__).with_suffix(".pyi")
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Written by `python docs/generate.py`. -->\n"
@@ -220,6 +223,7 @@ def pages() -> dict[Path, str]:
     written = {STUB: stub_text(), DOCS / "metrics.md": metrics_page(), DOCS / "relations.md": relations_page()}
     written[DOCS / "corruptions.md"] = corruptions_page()
     written[DOCS / "benchmarks.md"] = benchmarks_page()
+    written[SCHEMA] = json.dumps(contract_schema(), indent=1, ensure_ascii=False) + "\n"
     return written | {DOCS / "reference" / f"{name}.md": text for name, text in reference_pages()}
 
 

@@ -1,4 +1,4 @@
-"""Commands of `python -m pytest_modelserve`: the environment for bug reports, the cache, and the history of builds."""
+"""Commands of `python -m pytest_modelserve`: first contracts, the environment, the cache and the history of builds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0.05,
         help="probability of any change point if nothing changed (default: 0.05)",
     )
+    init = commands.add_parser("init", help="measure a model file and write a first contract for it")
+    init.add_argument("model", type=Path, help="the model file")
+    init.add_argument("--data", type=Path, required=True, help="rows: .npz, .npy, .csv or .parquet")
+    init.add_argument("--labels", help="the column of the rows that holds the labels, or a file of one column")
+    init.add_argument("--against", type=Path, help="the model that it is to replace")
+    init.add_argument("--output", type=Path, help="the contract (default: beside the model, MODEL.modelgate.toml)")
+    init.add_argument("--force", action="store_true", help="replace an existing contract")
     options = parser.parse_args(arguments)
-    if options.command == "cache":
+    if options.command == "init":
+        lines = _init_lines(options)
+    elif options.command == "cache":
         lines = _cache_lines(clean=options.action == "clean")
     elif options.command == "history":
         lines = _history_lines(options.folder, last=options.last, error_rate=options.error_rate)
@@ -56,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _init_lines(options: argparse.Namespace) -> Iterator[str]:
+    from pytest_modelserve.contracts.scaffold import write_first_contract
+
+    given = {name: getattr(options, name) for name in ("data", "labels", "against", "output")}
+    path, active, waiting = write_first_contract(options.model, **given, replace=options.force)
+    yield f"wrote {path}: {active} active gates, {waiting} that wait for a budget"
+    yield f"set the budgets that stand in comments, then run pytest {path}"
 
 
 def _info_lines() -> Iterator[str]:

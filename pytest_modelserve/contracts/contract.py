@@ -95,7 +95,7 @@ class Contract(Source, kw_only=True):
 
 SHARED = ("slices", "output", "sampling")
 SOURCES = tuple(GateSource.__struct_fields__)
-_FROM_SOURCE = ("reference", "inputs", "labels", "data", "profile")
+FROM_SOURCE = ("reference", "inputs", "labels", "data", "profile")
 """Parameters of assertions that the source says, besides the subject."""
 
 
@@ -206,7 +206,8 @@ def read_contract(path: Path, *, root: Path) -> tuple[GateCall, ...]:
 
 
 def _no_inputs(call: GateCall) -> set[str]:
-    labels = {call.source.labels} if call.source.labels else set()
+    named = call.source.labels
+    labels = {named} if named and not named.lower().endswith(FILE_SUFFIXES) else set()
     return columns_in(dict(call.arguments)) | set(call.source.where or ()) | labels
 
 
@@ -266,7 +267,7 @@ def _gate(
     function = getattr(ms, assertion)
     hints = hints_of(function)
     own = [
-        name for name in hints if name not in (subject_of(function), *_FROM_SOURCE)
+        name for name in hints if name not in (subject_of(function), *FROM_SOURCE)
     ]  # `columns` of a data gate is its own argument
     arguments = {name: value for name, value in table.items() if name in own or name not in SOURCES}
     allowed = dict.fromkeys([*own, *SOURCES])
@@ -311,7 +312,7 @@ def _missing(function: Any, source: GateSource, arguments: Mapping[str, Any], pl
     budgets = budgets_of(function)
     from_source: dict[str | None, str] = {
         subject_of(function): "subject",
-        **{name: name for name in _FROM_SOURCE},
+        **{name: name for name in FROM_SOURCE},
         "inputs": "data",
     }
     for name in required:

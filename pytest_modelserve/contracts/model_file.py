@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pytest_modelserve.evidence.failure_text import failure_message, printable
 from pytest_modelserve.parity.accuracy.metrics import METRICS
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.robustness import relations
+from pytest_modelserve.robustness.base_rows import may_be_parameter
 from pytest_modelserve.robustness.strategies import GeneratedInputs, input_source
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.inputs import slice_rows
@@ -276,6 +277,11 @@ class ModelFile:
     def _generated(self) -> GeneratedInputs:
         model = _UntilCrash(self._child)
         source = input_source(model, like=None, max_batch=8, domain=("like", "edges"), empty=False)
+        if isinstance(source.batch_size, int) and source.batch_size:
+            # Nothing says that a fixed first axis holds rows, so that all inputs together are one.
+            source = replace(source, batch_size=0, accepts=None, _spaces={})
+            if any(map(may_be_parameter, source.specs)):
+                source = replace(source, accepts=source.generator.rejection_filter(model, {}))
         if model.crash is not None:
             raise model.crash
         return source.at(rows=_GENERATED_ROWS, edits=0, seed=self.options.seed)

@@ -113,6 +113,8 @@ class Rows:
                 return {name: [name] for name in names}
             is_text = signature is None or len(names) > 1 or signature.inputs[0].dtype == "str"
             left = [name for name in self.columns if name not in others]
+            if len(left) == len(self.columns) and others:  # none of them is a column: a typo
+                self.column(min(others))
             chosen = [name for name in left if is_text or self.columns[name].dtype.kind in "biuf"]
         if len(names) == 1:
             return {names[0]: list(chosen)}
