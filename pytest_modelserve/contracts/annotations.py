@@ -14,6 +14,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin
 
 
@@ -36,10 +37,10 @@ class Features:
     """Columns of the model's input, by number or by name."""
 
 
-class PythonOnly:
-    """A value that exists in Python only."""
+class PythonObject:
+    """A value that TOML has no words for: an object of the user, as "module:name"."""
 
-    def __class_getitem__(cls, _: object) -> type[PythonOnly]:
+    def __class_getitem__(cls, _: object) -> type[PythonObject]:
         return cls
 
 
@@ -48,7 +49,7 @@ _WORDS: Mapping[str, object] = {
     **dict.fromkeys(("Inputs", "Batches", "InputStream", "Data"), DataFile),
     **dict.fromkeys(("ArrayLike", "NDArray", "Column"), Column),
     **dict.fromkeys(("Feature", "Features"), Features),
-    **dict.fromkeys(("ReferenceProfile", "SearchStrategy", "TrainedModel"), PythonOnly),
+    **dict.fromkeys(("ReferenceProfile", "SearchStrategy", "TrainedModel"), PythonObject),
 }
 _FAMILIES = {"Relation": "relations", "Corruption": "corruptions"}
 """Classes whose values a public module has constructors for, with its name."""
@@ -70,7 +71,7 @@ class _Names(dict[str, Any]):
                 try:
                     return getattr(importlib.import_module(found), attribute)
                 except ImportError:  # of an extra that is not installed
-                    return PythonOnly
+                    return PythonObject
         return getattr(builtins, name)
 
 
@@ -144,6 +145,13 @@ _SEQUENCES = (get_origin(Sequence[int]), get_origin(Collection[int]), get_origin
 def is_callable(member: Any) -> bool:
     """Return True for a type of functions."""
     return member is Callable or get_origin(member) is get_origin(Callable[[], None])
+
+
+def is_object(member: Any) -> bool:
+    """Return True for a class of this package that TOML has no words for."""
+    of_package = isinstance(member, type) and member.__module__.startswith("pytest_modelserve.")
+    is_said = member in (Model, DataFile, Column, Features) or is_dataclass(member) or is_family(member)
+    return of_package and not is_said
 
 
 def is_family(member: Any) -> bool:

@@ -25,6 +25,7 @@ from pytest_modelserve.contracts.annotations import (
     hints_of,
     is_callable,
     is_family,
+    is_object,
     mapping_item,
     required_by,
     sequence_item,
@@ -121,6 +122,11 @@ def convert(value: Any, hint: Any, key: Key, *, name: str = "") -> Any:
     raise key.error(f"expected {expected}; got {shown(value)}")
 
 
+def is_imported(hint: Any) -> bool:
+    """Return True for a type whose values are functions or objects of the user, as "module:name"."""
+    return is_callable(hint) or get_origin(hint) is type or is_object(hint)
+
+
 def describe(hint: Any) -> str:
     """Return in words what a value of one type is in TOML; "" for what cannot be said."""
     if get_origin(hint) is Literal:
@@ -131,6 +137,8 @@ def describe(hint: Any) -> str:
         return f"a table of {', '.join(hints_of(hint))}"  # type: ignore[arg-type]
     if is_callable(hint) or get_origin(hint) is type:
         return 'a function as "module:name"'
+    if is_object(hint):
+        return 'an object as "module:name"'
     if mapping_item(hint) is not None:
         return "a table"
     return "a list" if sequence_item(hint) is not None else _DESCRIPTIONS.get(hint, "")
@@ -146,6 +154,7 @@ _DESCRIPTIONS: Mapping[Any, str] = {
     str: "a text",
     bool: "true or false",
     datetime: "a date and time with an offset",
+    date: "a date",
     Path: "a path",
 }
 
@@ -158,14 +167,14 @@ def _text(value: str, members: Sequence[Any], key: Key, name: str) -> Any:
     if Model in members:
         target = value if FUNCTION.fullmatch(value) else str(key.file(value))
         return Late(lambda scope: scope.model(target))
+    if FUNCTION.fullmatch(value) and any(map(is_imported, members)):
+        return Late(lambda _: imported_function(value, key))
     if DataFile in members:
         return str(key.file(value, "pattern"))
     if Column in members:
         return _column(value)
     if Features in members:
         return Late(lambda scope: scope.feature(value))
-    if FUNCTION.fullmatch(value) and any(is_callable(member) or get_origin(member) is type for member in members):
-        return Late(lambda _: imported_function(value, key))
     if any(get_origin(member) is os.PathLike for member in members):
         return str(key.file(value))
     if Path in members:
@@ -209,7 +218,7 @@ def _list(value: list[Any], members: Sequence[Any], key: Key, name: str) -> Any:
 
 
 def _scalar(value: Any, members: Sequence[Any]) -> Any:
-    accepted: tuple[type, ...] = tuple(member for member in members if member in (bool, int, float, datetime))
+    accepted: tuple[type, ...] = tuple(member for member in members if member in (bool, int, float, datetime, date))
     if Features in members:
         accepted += (int,)
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,7 +20,6 @@ from pytest_modelserve.contracts.annotations import (
     Model,
     constructors_of,
     hints_of,
-    is_callable,
     is_family,
     mapping_item,
     required_by,
@@ -29,6 +28,7 @@ from pytest_modelserve.contracts.annotations import (
     union_members,
 )
 from pytest_modelserve.contracts.contract import FROM_SOURCE, Contract, GateSource
+from pytest_modelserve.contracts.gate_arguments import is_imported
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
 
@@ -42,6 +42,7 @@ _SIMPLE: Mapping[Any, list[Schema]] = {
     bool: [{"type": "boolean"}],
     int: [{"type": "integer"}],
     datetime: [{"type": "string", "format": "date-time"}],
+    date: [{"type": "string", "format": "date"}],
     Column: [
         _TEXT,
         {"type": "array"},
@@ -125,7 +126,7 @@ def _schema_of(hint: Any) -> Schema:
             found.append({"$ref": f"#/$defs/{member.__name__}"})
         elif is_dataclass(member) and isinstance(member, type):
             found.append(_object({name: _schema_of(each) for name, each in hints_of(member).items()}))
-        elif is_callable(member) or get_origin(member) is type:
+        elif is_imported(member):
             found.append(_TEXT)
         elif (item := mapping_item(member)) is not None:
             found.append({"type": "object", "additionalProperties": _schema_of(item)})

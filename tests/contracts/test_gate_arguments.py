@@ -131,6 +131,7 @@ def test_functions_are_named_by_module():
     assert said(ms.assert_accuracy, metric="numpy:mean")["metric"] is np.mean
     with pytest.raises(ms.UsageError, match="'numpy:averag' cannot be imported"):
         said(ms.assert_accuracy, metric="numpy:averag")
+    assert said(ms.assert_no_alarm, monitor="numpy:pi")["monitor"] is np.pi
     rejection = said(ms.assert_relation, relation={"type": "clean_rejection", "errors": "builtins:ValueError"})
     assert rejection["relation"].errors == (ValueError,)
 
