@@ -1,6 +1,6 @@
 """Error rates and delays of a monitor over simulated lives, and the cost of a step.
 
-    python benchmarks/monitor_lives.py [--lives 4000] [--seed 0] [--only quiet delays plan step]
+    python benchmarks/monitor_lives.py [--lives 4000] [--seed 0] [--only quiet delays plan step kills] [--ville PYTHON]
 
 A life has 20 numeric columns and 90 nights, and is looked at every night. Columns are simulated as counts in bins with
 equally many rows of the profile. For any continuous distribution (normal, t3, lognormal), the true rates of the bins
@@ -11,9 +11,14 @@ a boolean of 30 % and one of 1 %, and a count with mean 0.05. All streams of a c
 from __future__ import annotations
 
 import argparse
-import statistics
+import itertools
+import json
+import os
+import signal
+import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +31,7 @@ from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
 from pytest_modelserve.monitoring.monitor.stream import Stream, shift_rate
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import binomial_bounds
-from pytest_modelserve.stats.e_process import Starts, mixture_log_e
+from pytest_modelserve.stats.e_process import Starts, mean_log_e, mixture_log_e
 
 NIGHTS, COLUMNS, BINS, LIFE, ALPHA = 90, 20, 64, 365, 0.05
 BATCH = 10
@@ -229,37 +234,92 @@ def step(seed: int) -> None:
     """Print the time of a step beyond its gates, and the size of the state, over 1,000 windows."""
     rng = np.random.default_rng(seed)
     profile = ms.reference_profile({f"x{place}": rng.normal(size=10_000) for place in range(COLUMNS)})
-    window = ms.reference_profile({f"x{place}": rng.normal(size=1_000) for place in range(COLUMNS)}, like=profile)
+    windows = [
+        ms.reference_profile({f"x{place}": rng.normal(size=1_000) for place in range(COLUMNS)}, like=profile)
+        for _ in range(20)
+    ]
     state = Path(tempfile.mkdtemp()) / "state"
     columns = ms.streams.columns(profile)
-    monitor = ms.Monitor("stepped", [columns], state=state, life=1_000, start="2026-01-01")
-    total: list[float] = []
-    gates: list[float] = []
+    measured = [columns.measure(window) for window in windows]
+    without_gate = replace(columns, measure=lambda window: measured[window])
+    monitor = ms.Monitor("stepped", [without_gate], state=state, life=1_000, start="2026-01-01")
+    beyond = []
     for night in progress(range(1_000), "steps"):
-        started = time.perf_counter()
-        columns.measure(window)
-        gates.append(time.perf_counter() - started)
-        day = str(np.datetime64("2026-01-01") + night)
-        started = time.perf_counter()
-        monitor.check(day, data=window)
-        total.append(time.perf_counter() - started)
-    beyond = [1000 * (a - b) for a, b in zip(total, gates, strict=True)]
-    print(f"\nsteps of {COLUMNS} columns ({len(columns.streams)} streams), ms beyond the gate, median of 100 windows")
+        started = time.process_time(), time.perf_counter()
+        monitor.check(str(np.datetime64("2026-01-01") + night), data=night % len(windows))
+        beyond.append((1000 * (time.process_time() - started[0]), 1000 * (time.perf_counter() - started[1])))
+    print(f"\nsteps of {COLUMNS} columns ({len(columns.streams)} streams), beyond the gates, medians of 100 windows")
     for first in (0, 400, 900):
-        print(f"windows {first} to {first + 99}: {statistics.median(beyond[first : first + 100]):.2f} ms")
+        cpu, wall = np.median(beyond[first : first + 100], axis=0)
+        print(f"windows {first} to {first + 99}: {cpu:.2f} ms of CPU, {wall:.2f} ms with the disk")
     print(f"state after 1,000 windows: {state.stat().st_size / 1000:.0f} KB")
+
+
+def kills(seed: int, points: int = 200) -> None:
+    """Kill a job at random points, and print the windows that it had returned and the state has not."""
+    rng = np.random.default_rng(seed)
+    profile = ms.reference_profile({"x": rng.normal(size=500)})
+    window = ms.reference_profile({"x": rng.normal(size=20)}, like=profile)
+    groups, path = [ms.streams.columns(profile)], Path(tempfile.mkdtemp()) / "state"
+    lost = 0
+    for _ in progress(range(points), "kills"):
+        first = len(ms.Monitor("killed", groups, state=path).history())
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            monitor = ms.Monitor("killed", groups, state=path)
+            for slot in itertools.count(first):
+                monitor.check(slot, data=window)
+                os.write(write, b".")
+        os.close(write)
+        returned = len(os.read(read, 1))
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with open(read, "rb") as rest:
+            returned += len(rest.read())
+        lost += max(first + returned - ms.Monitor("killed", groups, state=path).check().n, 0)
+    print(f"\n{points} kills: {lost} windows lost of {ms.Monitor('killed', groups, state=path).check().n}")
+
+
+_VILLE = """
+import json, sys
+import numpy as np, ville
+found = []
+for seed in range(20):
+    test = ville.MSPRT(sigma=1.0, tau=0.1)
+    for value in np.random.default_rng(seed).normal(0.1 * (seed % 3), 1, 300):
+        test.update(value)
+    found.append(float(test.log_e_values_[-1]))
+print(json.dumps(found))
+"""
+
+
+def oracle(python: str) -> None:
+    """Print the largest difference of log e-values from those of the library ville, for an exact reference."""
+    done = subprocess.run([python, "-c", _VILLE], capture_output=True, text=True, check=True)
+    differences = []
+    for seed, expected in enumerate(json.loads(done.stdout)):
+        values = np.random.default_rng(seed).normal(0.1 * (seed % 3), 1, 300)
+        found = mean_log_e([[values.sum()]], [[300.0]], reference_rows=[1e15], tolerated=[0.0], side=[0])
+        differences.append(abs(float(found[0, 0]) - expected))
+    print(f"\n20 samples, largest difference of the log e-value from ville's MSPRT: {max(differences):.1e}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lives", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", default=["quiet", "delays", "plan", "step"])
+    parser.add_argument("--only", nargs="+", default=["quiet", "delays", "plan", "step", "kills"])
+    parser.add_argument("--ville", metavar="PYTHON", help="interpreter with the library ville, for a comparison")
     arguments = parser.parse_args()
     if "plan" in arguments.only:
         plan()
     if "step" in arguments.only:
         step(arguments.seed)
+    if "kills" in arguments.only:
+        kills(arguments.seed)
+    if arguments.ville:
+        oracle(arguments.ville)
     if "delays" in arguments.only:
         delays(min(arguments.lives, 200), arguments.seed)
     if "quiet" in arguments.only:

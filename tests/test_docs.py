@@ -140,6 +140,37 @@ def test_examples_of_results_over_time_run(pytester):
     assert result.ret == 0, result.stdout.str()
 
 
+def test_monitor_of_the_page_runs(pytester):
+    pytester.makepyfile(
+        test_monitor=next(block for block in blocks("docs/monitor.md", "python") if "Monitor(" in block)
+    )
+    pytester.makeconftest("""
+import types
+import numpy as np
+import pytest
+import pytest_modelserve as ms
+
+rng = np.random.default_rng(0)
+ms.reference_profile({"amount": rng.lognormal(size=10_000)}).save("profiles/fraud.profile.json")
+
+@pytest.fixture
+def night():
+    labels = rng.integers(0, 2, 6_000)
+    outputs, ids = np.where(rng.random(6_000) < 0.05, 1 - labels, labels), np.arange(6_000)
+    return types.SimpleNamespace(
+        date="2026-11-29",
+        rows={"amount": rng.lognormal(size=6_000)},
+        outputs=outputs,
+        ids=ids,
+        latency_ms=rng.choice([4.1, 3.8, 5.2], 6_000),
+        labels=types.SimpleNamespace(date="2026-11-29", ids=ids, labels=outputs),
+    )
+""")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
+    result.assert_outcomes(passed=2, warnings=1)  # the labels come after the assertion
+    assert (pytester.path / "monitor" / "fraud.state").exists()
+
+
 def test_generated_pages_and_the_stub_are_those_of_the_package():
     written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     stale = [path.name for path, text in written.items() if path.read_text(encoding="utf-8") != text]

@@ -202,7 +202,7 @@ def test_monitor_is_an_assertion_of_a_nightly_run(pytester, profile, tmp_path):
             rows = {"age": rng.normal(46, 12, 5_000), "income": rng.lognormal(8, 1, 5_000)}
             ms.assert_no_alarm(monitor, 12, data=rows)
     """)
-    result = pytester.runpytest("-q")
+    result = pytester.runpytest_subprocess("-q")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*alarm*e-value*FAIL*", "*1 FAIL*"])
     assert (pytester.path / "fraud.state").exists()
