@@ -27,6 +27,7 @@ _GATES = {
     "assert_no_alarm": ("monitoring", "measure_alarm"),
     "assert_no_drift": ("monitoring", "measure_drift"),
     "assert_no_leak": ("performance", "measure_memory_growth"),
+    "assert_no_overlap": ("monitoring", "measure_overlap"),
     "assert_not_slower": ("performance", "measure_slowdown"),
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
     "assert_output_parity": ("parity", "measure_output_parity"),

@@ -433,6 +433,59 @@ def measure_drift(
         ('FAIL', ['age'])"""
     ...
 
+def measure_overlap(
+    evaluation: _Data,
+    training: _Data | _ReferenceProfile | str | _os.PathLike[str],
+    *,
+    max_overlap: float = 0.0,
+    row_digest_key: str | None = None,
+    tolerance: float | _Mapping[str, float] | None = None,
+    exclude: _Collection[str] = ...,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    name: str | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how many rows of evaluation data stand in the training data.
+
+    A model has seen such rows, and its accuracy on them says little about others. Copies are found by digests of rows:
+    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough;
+    of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
+    bounds. With `tolerance` and the training rows themselves, near copies are found, too: rows that differ from some
+    training row by at most the tolerance in every number.
+
+    Args:
+        evaluation: Rows in memory or files, as for `reference_profile`; of an array the other axes are flattened.
+        training: The same of the training data, or its profile or the path of one (`.json`).
+        max_overlap: Largest proportion of rows that may stand in the training data. Rows of few categories coincide by
+            chance: allow for it here.
+        row_digest_key: The key of the profile.
+        tolerance: Largest difference of a number: in standard deviations of the training column, for all numeric
+            columns, or by name in units of the column; other columns have to be equal. Needs training rows.
+        exclude: Columns that are not compared, such as ids and labels.
+        confidence: Confidence of PASS, where a sample of the training rows is compared.
+        alpha: Error rate of FAIL, where a sample of the training rows is compared.
+        name: The name of the evaluation data in reports. Default: the stem of the file, or "data".
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence; `details` has the numbers of the first 50 rows, and of the training rows that they equal.
+
+    Raises:
+        UsageError: For a profile without digests, a missing or wrong key, and values out of range.
+        InputError: For data that cannot be read, and columns that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rows = np.random.default_rng(0).normal(size=(1000, 5))
+        >>> profile = ms.reference_profile(rows[:800], row_digest_key="secret")
+        >>> ms.measure_overlap(rows[800:], profile, row_digest_key="secret").verdict.name
+        'PASS'
+        >>> ms.measure_overlap(rows[790:], profile, row_digest_key="secret").details["rows"]
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"""
+    ...
+
 def measure_prediction_coverage(
     outputs: _Servable,
     labels: _Any,
@@ -1414,6 +1467,7 @@ assert_memory = measure_memory
 assert_no_alarm = measure_alarm
 assert_no_drift = measure_drift
 assert_no_leak = measure_memory_growth
+assert_no_overlap = measure_overlap
 assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity

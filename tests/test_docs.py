@@ -108,6 +108,12 @@ def test_slice_search_of_the_gates_page_prints_what_is_shown(capsys):
     exec(gates, names)
 
 
+def test_copies_of_the_gates_page_are_looked_for():
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    (example,) = (block for block in blocks("docs/gates.md", "python") if "row_digest_key" in block)
+    exec(example, {"ms": ms, "training": rows[:200], "holdout": rows[200:], "key": "secret"})
+
+
 def test_nightly_job_runs(pytester):
     import polars
 

@@ -3,6 +3,7 @@
 from pytest_modelserve.monitoring.columns import with_embedding
 from pytest_modelserve.monitoring.drift import measure_drift
 from pytest_modelserve.monitoring.monitor import Monitor, MonitorEvent, MonitorPlan, measure_alarm, streams
+from pytest_modelserve.monitoring.overlap import measure_overlap
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.profiler import reference_profile
 from pytest_modelserve.monitoring.quality import measure_data_quality
@@ -26,6 +27,7 @@ __all__ = [
     "measure_calibration",
     "measure_data_quality",
     "measure_drift",
+    "measure_overlap",
     "measure_prediction_coverage",
     "measure_results",
     "output_columns",

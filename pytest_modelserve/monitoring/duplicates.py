@@ -178,6 +178,8 @@ _STEP = 32_768
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """2⁶⁴ divided by the golden ratio: Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
 _HALF = np.uint64(32)
+_EXACT = 2**53
+"""Doubles hold every integer up to this size."""
 
 Hashes = NDArray[np.uint64]
 
@@ -225,6 +227,18 @@ def _keys(values: NDArray[Any]) -> Hashes:
     numbers: NDArray[np.float64] = np.add(values, 0.0, dtype=np.float64)  # −0 becomes 0
     np.copyto(numbers, np.nan, where=np.isnan(numbers))  # NaN has many bit patterns
     return numbers.view(np.uint64)
+
+
+def number_keys(values: NDArray[Any], exact: NDArray[Any] | None = None) -> Hashes:
+    """Return a 64-bit number for each number, equal only for equal ones of any dtype; `exact` are `Column.exact`."""
+    numbers: NDArray[np.float64] = np.add(values, 0.0, dtype=np.float64)
+    keys = _keys(numbers)
+    whole = values if exact is None and values.dtype.kind in "iu" else exact
+    if whole is not None and whole.size and max(int(whole.max()), -int(whole.min())) > _EXACT:
+        highest = np.nextafter(float(np.iinfo(whole.dtype).max), 0)  # doubles of the largest integers are beyond them
+        rounded = np.minimum(np.nan_to_num(numbers, nan=0.0), highest).astype(whole.dtype)
+        keys += (whole - rounded).astype(np.int64).view(np.uint64) * _MULTIPLIER
+    return keys
 
 
 def _codes(values: NDArray[Any]) -> Hashes:

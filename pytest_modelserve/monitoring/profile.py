@@ -17,6 +17,7 @@ from pytest_modelserve.monitoring.correlations import Associations
 from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.read_options import ReadOptions
+from pytest_modelserve.monitoring.row_digests import RowDigests
 from pytest_modelserve.monitoring.sketch import Sketch
 
 SCHEMA_VERSION = 4
@@ -41,6 +42,7 @@ class ReferenceProfile:
         sketch: Raw rows for the comparison of whole rows; None if not requested.
         duplicates: The number of rows that equal an earlier one; None if not counted.
         reading: How data were read; later data are read alike.
+        row_digests: Keyed digests of the rows, for `assert_no_overlap`; None if not requested.
         digest: A sha256 of everything else.
     """
 
@@ -51,6 +53,7 @@ class ReferenceProfile:
     sketch: Sketch | None = None
     duplicates: RepeatedRows | None = None
     reading: ReadOptions = field(default_factory=ReadOptions)
+    row_digests: RowDigests | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,8 +108,8 @@ class ReferenceProfile:
     def merge(self, other: ReferenceProfile) -> ReferenceProfile:
         """Return the profile of both data sets' rows, with exactly the counts of profiling them at once.
 
-        Associations, sketch and duplicates are merged if both profiles have them. Rows that equal one of the other data
-        set are not counted as duplicates.
+        Associations, sketch, duplicates and row digests are merged if both profiles have them. Rows that equal one of
+        the other data set are not counted as duplicates.
 
         Args:
             other: A profile with the same columns, edges and block: one made with `like=` this one.
@@ -133,6 +136,7 @@ class ReferenceProfile:
             associations=one.associations.merged(two.associations) if one.associations and two.associations else None,
             sketch=one.sketch.merged(two.sketch) if one.sketch and two.sketch else None,
             duplicates=one.duplicates.merged(two.duplicates) if one.duplicates and two.duplicates else None,
+            row_digests=one.row_digests.merged(two.row_digests) if one.row_digests and two.row_digests else None,
         )
 
     def content(self) -> dict[str, Any]:
@@ -145,6 +149,7 @@ class ReferenceProfile:
             "associations": self.associations.content() if self.associations else None,
             "sketch": self.sketch.content() if self.sketch else None,
             "duplicates": asdict(self.duplicates) if self.duplicates else None,
+            **({"row_digests": self.row_digests.content()} if self.row_digests else {}),
         }
 
     def to_json(self) -> str:
@@ -185,6 +190,7 @@ class ReferenceProfile:
             associations=Associations.of_content(associations) if associations else None,
             sketch=Sketch.of_content(sketch) if sketch else None,
             duplicates=RepeatedRows.of_content(data["duplicates"]) if data["duplicates"] else None,
+            row_digests=RowDigests.of_content(data["row_digests"]) if data.get("row_digests") else None,
         )
 
     def save(self, path: str | Path) -> Path:

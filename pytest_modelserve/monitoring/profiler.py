@@ -26,6 +26,7 @@ from pytest_modelserve.monitoring.read_options import (
     text_of_numbers,
 )
 from pytest_modelserve.monitoring.readers import Data, Frame, Table, is_lazy, read_table
+from pytest_modelserve.monitoring.row_digests import RowDigests, read_from_data
 from pytest_modelserve.monitoring.schema import matched_columns
 from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of
 
@@ -47,6 +48,7 @@ def reference_profile(
     thousands: str = "",
     null_values: Collection[str] = (),
     leading_zeros: LeadingZeros = "number",
+    row_digest_key: str | None = None,
 ) -> ReferenceProfile:
     """Profile a reference data set: counts and a few sums of each column, and no rows.
 
@@ -81,6 +83,9 @@ def reference_profile(
         thousands: The character between groups of three digits in text: "," in "1,234.50". Default: none.
         null_values: Texts that mean null, besides empty fields: ("NA", "n/a").
         leading_zeros: Whether numbers in CSV files that start with a zero (007) are numbers, or make the column text.
+        row_digest_key: A secret with which a digest of each row is stored, so that `assert_no_overlap` finds copies of
+            rows; whoever has it can ask whether a row that they know is in the data. At most a million digests
+            (11 MiB) are kept, of more rows a random sample.
 
     Returns:
         The profile.
@@ -125,6 +130,8 @@ def reference_profile(
     if not isinstance(data, Table) and is_lazy(data):
         from pytest_modelserve.monitoring.lazy_profiler import scan
 
+        if row_digest_key is not None:
+            raise UsageError("row_digest_key needs rows in memory: collect the lazy frame, or remove it")
         if sketch_rows:
             raise UsageError("sketch_rows needs rows in memory: collect some of the lazy frame, or remove it")
         return scan(cast(Frame, data), name=name, like=like, block=block, bins=bins, options=options)
@@ -156,6 +163,7 @@ def reference_profile(
         sketch=sketch_of(table.columns, profiled, wanted=sketch_rows) if sketch_rows else None,
         duplicates=repeated_rows(table.columns),
         reading=options,
+        row_digests=None if row_digest_key is None else RowDigests.of(read_from_data(table.columns), row_digest_key),
     )
 
 

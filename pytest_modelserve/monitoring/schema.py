@@ -66,7 +66,7 @@ def with_columns(profile: ReferenceProfile, names: Collection[str]) -> Reference
     chosen = tuple(profile.columns[index] for index in places)
     associations = profile.associations and profile.associations.of_columns(names)
     sketch = profile.sketch and profile.sketch.of_columns(places)
-    return replace(profile, columns=chosen, associations=associations, sketch=sketch, duplicates=None)
+    return replace(profile, columns=chosen, associations=associations, sketch=sketch, duplicates=None, row_digests=None)
 
 
 def describe_choice(whole: ReferenceProfile, profile: ReferenceProfile) -> str:
