@@ -434,7 +434,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
          "(default: baselines in the root directory)"),
     ):  # fmt: skip
         group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
-        parser.addini(f"modelserve_{name}", help=text, type="string", default=default)
+        parser.addini(_ini(name), help=text, type="string", default=default)
     group.addoption(
         "--modelserve-update",
         action="store_true",
@@ -488,9 +488,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return collect_file(file_path, parent)
 
 
+def _ini(name: str) -> str:
+    return f"modelserve_{name.replace('-', '_')}"
+
+
 def _setting(config: pytest.Config, name: str) -> str:
     given = config.getoption(f"--modelserve-{name}")
-    return str(config.getini(f"modelserve_{name}") if given is None else given)
+    return str(config.getini(_ini(name)) if given is None else given)
 
 
 def _path_setting(config: pytest.Config, name: str) -> Path:
@@ -498,7 +502,7 @@ def _path_setting(config: pytest.Config, name: str) -> Path:
     given = config.getoption(f"--modelserve-{name}")
     if given is not None:
         return Path(config.invocation_params.dir, given)
-    return Path(config.rootpath, str(config.getini(f"modelserve_{name}")))
+    return Path(config.rootpath, str(config.getini(_ini(name))))
 
 
 def pytest_configure(config: pytest.Config) -> None:
