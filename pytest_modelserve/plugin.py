@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
+from pytest_modelserve.errors import ModelServeError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
     NOT_JUDGED,
@@ -285,42 +285,11 @@ class ReportingHooks:
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
         """Add a run that ended to the history, write every report that can be written, and raise for the others."""
-        from pytest_modelserve import reporting
+        from pytest_modelserve.reporting import write_reports
 
-        document = self._document = self._run_document(complete=complete, exit_status=exit_status)
-        writers: dict[str, Callable[[dict[str, Any]], str]] = {
-            "json": reporting.as_json,
-            "html": self._page,
-            "markdown": reporting.markdown_report,
-            "code-quality": reporting.code_quality_json,
-            "ctrf": reporting.ctrf_json,
-            "prometheus": reporting.prometheus_text,
-            "otlp": reporting.otlp_json,
-        }
-        errors = []
-        if self._history is not None:
-            ran_through = exit_status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-            try:
-                reporting.check_folder(self._history)
-                if ran_through and document["gates"]:
-                    reporting.append_run(self._history, document)
-            except UsageError as error:
-                errors.append(str(error))
-        for kind, path in self._paths.items():
-            try:
-                reporting.write_report(path, writers[kind](document), option=f"--modelserve-{kind}")
-            except UsageError as error:
-                errors.append(str(error))
-        if errors:
-            raise pytest.UsageError("; ".join(errors))
-
-    def _page(self, document: dict[str, Any]) -> str:
-        from pytest_modelserve.reporting import read_history, render_page
-
-        folder = self._paths["json"].parent if "json" in self._paths else None
-        is_drawn = self._history is not None and self._history.is_dir() and document["gates"]
-        history = read_history(self._history).with_changes() if self._history is not None and is_drawn else None
-        return render_page(document, folder=folder, history=history)
+        self._document = self._run_document(complete=complete, exit_status=exit_status)
+        if problems := write_reports(self._document, self._paths, self._history):
+            raise pytest.UsageError("; ".join(problems))
 
     def _run_document(self, *, complete: bool, exit_status: int | None) -> dict[str, Any]:
         from pytest_modelserve.reporting import RunCounts, run_document
@@ -352,6 +321,7 @@ class ReportingHooks:
             error_bound,
             error_bound_line,
             not_judged_lines,
+            report_to_github,
             summary_line,
             table_lines,
         )
@@ -371,23 +341,10 @@ class ReportingHooks:
         if error_bound(rows):  # a gate that estimates nothing has no error rate
             terminalreporter.write_line(error_bound_line(rows))
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            self._report_to_github(terminalreporter, exitstatus)
-
-    def _report_to_github(self, terminalreporter: pytest.TerminalReporter, exit_status: int) -> None:
-        """Annotate the lines of failing tests, and add the run to the summary of the job."""
-        from pytest_modelserve.reporting import github_annotations, markdown_report
-
-        complete = self._is_complete(exit_status)
-        document = self._document or self._run_document(complete=complete, exit_status=int(exit_status))
-        for command in github_annotations(document):
-            terminalreporter.write_line(command)
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            try:
-                with open(summary, "a", encoding="utf-8") as file:
-                    file.write(f"\n{markdown_report(document)}")
-            except OSError as error:
-                reason = error.strerror or error
-                terminalreporter.write_line(f"modelserve: cannot write the job summary to {summary}: {reason}")
+            complete = self._is_complete(exitstatus)
+            document = self._document or self._run_document(complete=complete, exit_status=int(exitstatus))
+            for command in report_to_github(document, os.environ.get("GITHUB_STEP_SUMMARY")):
+                terminalreporter.write_line(command)
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self._config.invocation_params.dir)

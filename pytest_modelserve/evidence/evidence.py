@@ -412,8 +412,8 @@ def _json_value(value: Any) -> Any:
         return [_json_value(item) for item in value]
     if isinstance(value, bool) or value is None or type(value) is int:
         return value
-    if isinstance(value, str):
-        return str(value)
+    if isinstance(value, str):  # a file name may hold lone surrogates, which UTF-8 cannot hold
+        return str(value).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):  # numpy's float64 is one too

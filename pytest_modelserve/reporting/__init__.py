@@ -1,8 +1,9 @@
 """Reports of a run: the terminal table, the JSON document, and the formats that are made from it."""
 
 from pytest_modelserve.reporting.ci import code_quality_json, ctrf_json, github_annotations
-from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document, write_report
+from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document
 from pytest_modelserve.reporting.exports import log_to_mlflow, otlp_json, prometheus_text, read_report
+from pytest_modelserve.reporting.files import report_to_github, write_reports
 from pytest_modelserve.reporting.history import append_run, check_folder, history_lines, read_history
 from pytest_modelserve.reporting.html_report import render_page
 from pytest_modelserve.reporting.markdown import markdown_report
@@ -39,8 +40,9 @@ __all__ = [
     "read_history",
     "read_report",
     "render_page",
+    "report_to_github",
     "run_document",
     "summary_line",
     "table_lines",
-    "write_report",
+    "write_reports",
 ]

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import NOT_JUDGED, PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
 from pytest_modelserve.evidence.evidence import Environment
 from pytest_modelserve.reporting.terminal import error_bound, failures_first
@@ -275,27 +274,6 @@ def commit_of(folder: Path) -> str | None:
 
 def _git_tree(folder: Path) -> Path | None:
     return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
-
-
-def write_report(path: Path, text: str, *, option: str) -> None:
-    """Replace the file at `path` by `text` atomically.
-
-    Raises UsageError with the path and the `option` that set it if the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{option}: cannot write the report to {path}: {reason}; use a writable path") from error
 
 
 def _gate(row: Row, prefix: str) -> dict[str, Any]:

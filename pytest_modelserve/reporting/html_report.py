@@ -65,7 +65,7 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None, hist
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     numbers = {group: sum(entry.group == group for entry in entries) for group in GROUPS}
     bound = document["false_fail_probability_at_most"]
-    page = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         run=document,
         headline=headline(document),
         started=format_time(document["started"]),
@@ -84,7 +84,6 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None, hist
             outcome: list(map(printable, node_ids)) for outcome, node_ids in document["without_evidence"].items()
         },
     )
-    return page.encode("utf-8", "backslashreplace").decode()  # a name from a file system may hold lone surrogates
 
 
 def _choices(names: Iterator[str]) -> list[str]:

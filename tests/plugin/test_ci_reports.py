@@ -172,3 +172,21 @@ def test_history_that_cannot_be_written_ends_the_run_before_its_first_test(proje
     result.stderr.fnmatch_lines(
         ["ERROR: --modelserve-history: cannot write to *gates.py/history: *use a writable folder"]
     )
+
+
+def test_name_that_utf8_cannot_hold_is_in_every_report(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import numpy as np
+        import pytest_modelserve as ms
+        def test_good():
+            labels = np.arange(600) % 2
+            model = ms.serve(lambda x: np.eye(2, dtype=np.float32)[labels], name="a\\udcffb")
+            ms.assert_accuracy(model, np.zeros((600, 1), np.float32), labels, min_value=0.9)
+        """
+    )
+    kinds = ("json", "html", "markdown", "code-quality", "ctrf", "prometheus", "otlp")
+    options = [f"--modelserve-{kind}=out/{kind}" for kind in kinds]
+    assert project.runpytest_inprocess(*options, "--modelserve-history=history").ret == 0
+    for kind in ("json", "html", "markdown", "ctrf", "prometheus", "otlp"):
+        assert "a\\udcffb" in Path(project.path, "out", kind).read_text("utf-8").replace("\\\\", "\\"), kind
