@@ -147,6 +147,7 @@ def test_examples_of_results_over_time_run(pytester):
 
 
 def test_monitor_of_the_page_runs(pytester):
+    pytester.makeini("[pytest]")
     pytester.makepyfile(
         test_monitor=next(block for block in blocks("docs/monitor.md", "python") if "Monitor(" in block)
     )
