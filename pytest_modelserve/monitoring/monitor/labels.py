@@ -13,8 +13,10 @@ from pytest_modelserve.monitoring.monitor.state import ServedRows
 _SHOWN = 3
 
 
-def served_rows(ids: ArrayLike, outputs: ArrayLike) -> ServedRows:
-    """Return the served rows of a window: ids (n,), and outputs (n, classes) or predictions (n,).
+def served_rows(ids: ArrayLike, outputs: ArrayLike, *, are_values: bool) -> ServedRows:
+    """Return the served rows of a window: ids (n,), and the predictions of outputs (n, classes) or (n,).
+
+    Outputs (n,) are predicted numbers if `are_values`, else labels, or probabilities of class 1.
 
     Raises:
         InputError: Ids are missing or repeated, or their number is not that of the outputs.
@@ -23,8 +25,14 @@ def served_rows(ids: ArrayLike, outputs: ArrayLike) -> ServedRows:
     if predictions.ndim == 2:
         predictions = predictions[:, 0] if predictions.shape[1] == 1 else predictions.argmax(axis=1)
     if predictions.shape != keys.shape:
-        raise InputError(f"ids and outputs must have one entry for each row; got {keys.size} and {len(predictions)}")
+        raise InputError(f"ids and outputs must have one entry for each row; got {keys.size} and {predictions.size}")
     predictions = _plain("outputs", predictions)
+    if not are_values and predictions.dtype.kind == "f" and (predictions % 1 != 0).any():
+        if not ((predictions >= 0) & (predictions <= 1)).all():
+            raise InputError(
+                "outputs (n,) must be labels or probabilities of class 1; for numbers, give within= to accuracy"
+            )
+        predictions = (predictions >= 0.5).astype(np.int64)
     return ServedRows(keys, predictions, predictions.copy(), np.zeros(keys.size, dtype=bool))
 
 
@@ -47,7 +55,7 @@ def join_labels(served: ServedRows, ids: ArrayLike, labels: ArrayLike, *, window
             f"{_kind(served.outputs)}"
         )
     order = np.argsort(served.ids, kind="stable")
-    place = np.minimum(np.searchsorted(served.ids, keys, sorter=order), keys_last(served.ids))
+    place = np.minimum(np.searchsorted(served.ids, keys, sorter=order), served.ids.size - 1)
     rows = order[place]
     unknown = keys[served.ids[rows] != keys]
     if unknown.size:
@@ -75,11 +83,6 @@ def wrong_predictions(served: ServedRows, *, within: float | None) -> tuple[int,
     if within is None:
         return int(labels.size), int((outputs != labels).sum())
     return int(labels.size), int((np.abs(outputs.astype(np.float64) - labels.astype(np.float64)) > within).sum())
-
-
-def keys_last(ids: NDArray[Any]) -> int:
-    """Return the largest position of an id."""
-    return int(ids.size) - 1
 
 
 def _ids(ids: ArrayLike) -> NDArray[Any]:

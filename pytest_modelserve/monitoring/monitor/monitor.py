@@ -109,8 +109,8 @@ class Monitor:
         of_all = [stream for group in self._groups for stream in group.weighted(len(self._groups))]
         self._evaluator = Evaluator(of_all, alpha=self.alpha, life=life)
         self._quanta = np.array([QUANTA[stream.kind] for stream in of_all])
-        identity = (name, alpha, life, str(self._start), days, of_all, [(g.source, g.identity) for g in self._groups])
-        self._file = StateFile(Path(state), digest_of(repr(identity)), streams=len(of_all))
+        identity = [name, f"{alpha:g} {life} {self._start} {days}", *(group.identity for group in self._groups)]
+        self._file = StateFile(Path(state), digest_of(*identity, *map(str, of_all)), streams=len(of_all))
 
     def check(
         self,
@@ -248,12 +248,15 @@ class Monitor:
 
     def _place(self, window: str | int | date, slot: int | None) -> tuple[str, int]:
         """Return the name and the slot of a window."""
+        if isinstance(window, (np.datetime64, np.integer)):
+            window = window.item()
         if isinstance(window, bool) or not isinstance(window, (str, int, date)):
             raise UsageError(f"window must be a date, a slot, or text with slot=; got {type(window).__name__}")
+        name = str(window).removesuffix(" 00:00:00")  # a timestamp at midnight is the day
         if slot is not None:
-            return str(window), check_count("slot", slot)
+            return name, check_count("slot", slot)
         if isinstance(window, int):
-            return str(window), check_count("window", window)
+            return name, check_count("window", window)
         day = _date(window)
         if day is None:
             raise UsageError(f"window {window!r} is no date: pass slot=, the number of its slot from 0")
@@ -261,13 +264,15 @@ class Monitor:
             raise UsageError(f"window {window!r} is a date: pass slot=, or start=, the date of slot 0, to the Monitor")
         if day < self._start:
             raise UsageError(f"window {window!r} is before the monitor's start {self._start}")
-        return str(window), (day - self._start).days // self._days
+        return name, (day - self._start).days // self._days
 
     def _measure(self, values: Mapping[str, Any], *, has_ids: bool) -> tuple[Integers, Integers]:
         sources = {group.source for group in self._groups}
         if has_ids:
             sources.add("outputs")
         for source in values:
+            if source == "outputs" and source not in sources and "labels" in sources:
+                raise UsageError("outputs need ids= if labels will come, and ms.streams.results to be monitored alone")
             if source not in sources:
                 known = sorted(sources - {"labels"})
                 raise UsageError(f"no stream of the monitor reads it: {unknown_choice('argument', source, known)}")
@@ -287,10 +292,10 @@ class Monitor:
     def _served(self, values: Mapping[str, Any], ids: ArrayLike | None) -> ServedRows | None:
         if ids is None:
             return None
-        self._accuracy_group()
+        group = self._accuracy_group()
         if "outputs" not in values:
             raise UsageError("ids must be given with the outputs whose labels will come")
-        return served_rows(ids, values["outputs"])
+        return served_rows(ids, values["outputs"], are_values=group.within is not None)
 
     def _accuracy_group(self) -> StreamGroup:
         for group in self._groups:
@@ -304,10 +309,10 @@ class Monitor:
         labels = [place for place, group in enumerate(self._groups) if group.source == "labels"]
         if labels:
             place = sum(len(group.streams) for group in self._groups[: labels[0]])
-            for window, (labeled, wrong) in state.labels.items():
-                block = starts.block_of(state.windows[window][0])
-                totals[block, place] += wrong
-                rows[block, place] += labeled
+            blocks = starts.block_of([state.windows[window][0] for window in state.labels])
+            counts = np.array([*state.labels.values()], dtype=np.float64).reshape(-1, 2)
+            np.add.at(rows[:, place], blocks, counts[:, 0])
+            np.add.at(totals[:, place], blocks, counts[:, 1])
         return alarm_evidence(
             self._evaluator.evaluate(totals, rows, starts),
             self._evaluator,

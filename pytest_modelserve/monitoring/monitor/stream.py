@@ -41,6 +41,11 @@ class Stream:
     weight: float = 1.0
     column: str = ""
 
+    def __str__(self) -> str:
+        """Return what tells one stream from another, with figures that do not depend on the machine."""
+        figures = (self.rows, self.events, self.sd, self.tolerated, self.weight)
+        return " ".join([self.name, self.kind, str(self.side), *(f"{figure:.9g}" for figure in figures)])
+
 
 Measured = tuple[Floats, Floats]
 """Totals and numbers of rows (streams,) of one window."""

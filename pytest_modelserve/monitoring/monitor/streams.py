@@ -115,7 +115,7 @@ def accuracy(correct: int, rows: int, *, max_drop: float = 0.01, within: float |
     """Return the stream of wrong predictions, from labels that `Monitor.add_labels` adds when they are known.
 
     `Monitor.check` keeps the `outputs` of a window under their `ids` until then: the most probable class of
-    probabilities (n, classes), or labels and numbers (n,) as they are.
+    probabilities (n, classes), the class of probabilities of class 1 (n,), or labels and numbers (n,) as they are.
 
     Args:
         correct: The number of correct predictions on the reference rows.
@@ -178,7 +178,7 @@ def mean(name: str, reference: ArrayLike, *, max_shift: float, side: Literal[-1,
         found = _numbers(name, scores)
         return np.array([float(((found - center) / sd).sum())]), np.array([float(found.size)])
 
-    return StreamGroup(name, (stream,), measure, repr(center))
+    return StreamGroup(name, (stream,), measure, f"{center:.9g}")
 
 
 def _numbers(name: str, values: ArrayLike) -> Floats:

@@ -62,6 +62,12 @@ def test_probabilities_are_compared_by_their_largest_class(monitor):
     assert monitor.add_labels(0, ids.astype(str), labels).verdict is ms.Verdict.PASS
 
 
+def test_probabilities_of_class_1_are_compared_by_the_half(monitor):
+    monitor.check(0, outputs=[0.2, 0.9, 0.5, 0.4], ids=[1, 2, 3, 4])
+    monitor.add_labels(0, [1, 2, 3, 4], [0, 1, 0, 1])
+    assert monitor._file.read().labels == {"0": [4, 2]}
+
+
 def test_classes_may_be_text(monitor):
     ids, outputs, labels = served(0, wrong=0.3)
     monitor.check(0, outputs=outputs.astype(str), ids=ids)
@@ -122,6 +128,8 @@ def test_invalid_labels_are_refused_and_leave_the_state(monitor, ids, labels, ma
         ([[1]], [0], "ids must be integers or text of shape"),
         ([1], [np.nan], "outputs must not be NaN"),
         ([1], None, "ids must be given with the outputs"),
+        ([1], [3.7], "outputs .n,. must be labels or probabilities of class 1"),
+        (None, [1], "outputs need ids= if labels will come"),
     ],
 )
 def test_invalid_served_rows_are_refused(monitor, ids, outputs, match):

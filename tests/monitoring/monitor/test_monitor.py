@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from datetime import date
+from datetime import date, datetime
 
 import numpy as np
 import pytest
@@ -161,6 +161,13 @@ def test_windows_of_one_slot_add_up(profile, tmp_path):
         "2026-11-01", data={name: np.concatenate([morning[name], evening[name]]) for name in morning}
     )
     assert of_parts.value == of_whole.value
+
+
+def test_dates_of_every_kind_name_the_same_window(monitor):
+    days = ("2026-11-02", date(2026, 11, 2), datetime(2026, 11, 2), np.datetime64("2026-11-02"))
+    evidence = [monitor.check(day, data=night(1, rows=50)) for day in days][-1]
+    assert evidence.n == 1
+    assert evidence.details["latest"] == "2026-11-02"
 
 
 def test_alarm_within_a_life_of_weeks(profile, tmp_path):
