@@ -160,7 +160,7 @@ def _facts(evidence: Evidence, of_run: Mapping[str, Any]) -> dict[str, str]:
         "method": method.name,
         "source": method.source,
         "assumptions": method.assumptions,
-        **{name: f"{model}, sha256 {model.sha256}" for name, model in models.items() if model and model.sha256},
+        **{name: f"{model}, sha256 {model.sha256[:16]}…" for name, model in models.items() if model and model.sha256},
         "error rates": _rates(evidence),
         "measured on": _other_environment(evidence.environment, of_run),
         "took": f"{evidence.duration_s:.2f} s",
@@ -194,10 +194,10 @@ def _drawn(evidence: Evidence, quantity: Quantity, folder: Path | None) -> dict[
 
 def _sample_drawing(evidence: Evidence, quantity: Quantity, folder: Path | None) -> Distribution | Growth | None:
     samples = samples_of(evidence, quantity, folder=folder)
-    if samples is None or quantity.budget is None or not math.isfinite(quantity.value):
+    if samples is None or not math.isfinite(quantity.value):
         return None
     if isinstance(samples, Readings):
-        return draw_growth(samples, quantity)
+        return None if quantity.budget is None else draw_growth(samples, quantity)
     return draw_distribution(samples, quantity)
 
 

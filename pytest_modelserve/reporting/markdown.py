@@ -17,7 +17,7 @@ from pytest_modelserve.reporting.entries import GROUPS, Entry, Group, context_of
 
 MAX_BYTES = 64 * 1024
 """GitHub refuses a comment above 65,536 characters and a job summary above 1 MiB."""
-_SIGNS: dict[Group, str] = {"failed": "❌", "inconclusive": "⚠️", "measured": "📏", "passed": "✅"}
+_SIGNS: dict[Group, str] = {"failed": "❌", "inconclusive": "⚠️", "passed": "✅", "measured": "📏"}
 _FOLDED: tuple[Group, ...] = ("passed", "expected", "superseded")
 _FRAME = 6 * 1024
 """Bytes for what is always written: headings, the context of at most 1,000 characters, and what was left out."""
@@ -51,9 +51,10 @@ _Block = tuple[list[str], bool]
 
 
 def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[_Block]:
-    worst: Group = next((entry.group for entry in entries if entry.group in _SIGNS), "passed")
+    found = {entry.group for entry in entries}
+    sign = next((sign for group, sign in _SIGNS.items() if group in found), "✅")
     context = code(short(context_of(document), 1000))
-    yield [f"## {_SIGNS[worst]} Model gates: {headline(document)}", "", context, ""], True
+    yield [f"## {sign} Model gates: {headline(document)}", "", context, ""], True
     if not document["complete"]:
         counts = document["counts"]
         incomplete = (

@@ -145,7 +145,8 @@ class Heights:
 class Distribution:
     """A cumulative distribution with interval and budget, in drawing units; an SVG path that is not drawn is "".
 
-    `interval` is a bar with a cap at each finite end, `level_at` the vertical position of the quantile.
+    `interval` is a bar with a cap at each finite end, `level_at` the vertical position of the quantile. Without a
+    budget `limit` is "".
     """
 
     title: str
@@ -166,12 +167,12 @@ class Distribution:
 
 
 def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
-    """Return the drawing of a non-empty sample for a quantity with a budget."""
-    assert quantity.budget is not None
+    """Return the drawing of a non-empty sample for a quantity."""
+    budget = quantity.budget
     axis = axis_through(_axis_values(sample, quantity), start=LEFT, end=RIGHT, unit=quantity.unit)
     heights = Heights(len(sample.values), is_tail=sample.level >= _TAIL_FROM)
-    level_at, limit_at = heights.place(sample.level), axis.place(quantity.budget.limit)
-    at_most = quantity.budget.kind == "at_most"
+    level_at, limit_at = heights.place(sample.level), LEFT if budget is None else axis.place(budget.limit)
+    at_most = budget is None or budget.kind == "at_most"
     return Distribution(
         title=f"Share of {len(sample.values):,} {sample.of} that {sample.that}",
         description=_description(sample, quantity),
@@ -183,7 +184,7 @@ def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
         level_at=level_at,
         shares=_share_labels(sample.level, heights),
         limit_at=limit_at,
-        limit=format_budget(quantity.budget, quantity.unit),
+        limit="" if budget is None else format_budget(budget, quantity.unit),
         allowed_from=LEFT if at_most else limit_at,
         allowed_to=limit_at if at_most else RIGHT,
         ticks=axis.ticks(),
@@ -235,8 +236,9 @@ def _is_in_view(axis: Axis, values: Sequence[float]) -> bool:
 
 def _axis_values(sample: Sample, quantity: Quantity) -> Iterator[float]:
     """Return the values that the axis must contain; an open interval end (0 for a ratio or a time) is not one."""
-    assert quantity.budget is not None
-    yield from (sample.values[0], sample.values[-1], quantity.value, quantity.budget.limit)
+    yield from (sample.values[0], sample.values[-1], quantity.value)
+    if quantity.budget is not None:
+        yield quantity.budget.limit
     if quantity.interval is not None:
         yield from (end for end in (quantity.interval.low, quantity.interval.high) if end > 0 or sample.values[0] <= 0)
 
@@ -250,7 +252,6 @@ def _bar(axis: Axis, interval: Interval, at: int) -> str:
 
 def _description(sample: Sample, quantity: Quantity) -> str:
     """Return the values in the drawing as text."""
-    assert quantity.budget is not None
 
     def at_most(share: float) -> str:
         return format_value(quantile_of(sample.values, share), quantity.unit)
@@ -259,7 +260,7 @@ def _description(sample: Sample, quantity: Quantity) -> str:
     text = f"From {format_value(sample.values[0], quantity.unit)}: {shares}all at most {at_most(1.0)}."
     if quantity.interval is not None:
         text += f" {quantity.name} lies in {format_interval(quantity.interval, quantity.unit)}."
-    return f"{text} The budget is {format_budget(quantity.budget, quantity.unit)}."
+    return text if quantity.budget is None else f"{text} The budget is {format_budget(quantity.budget, quantity.unit)}."
 
 
 GROWTH_LEFT = 132

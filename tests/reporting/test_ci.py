@@ -64,6 +64,10 @@ def test_ctrf_counts_gates_and_tests_without_evidence(run_of_all_kinds):
     counts = {name: results["summary"][name] for name in ("tests", "passed", "failed", "skipped", "pending", "other")}
     assert counts == {"tests": 8, "passed": 3, "failed": 3, "skipped": 1, "pending": 0, "other": 1}
     assert results["summary"]["stop"] - results["summary"]["start"] == results["summary"]["duration"]
+    of_the_format = {
+        "name", "status", "duration", "suite", "message", "trace", "line", "rawStatus", "filePath", "retries", "flaky", "extra",
+    }  # fmt: skip
+    assert all(test.keys() <= of_the_format for test in results["tests"])
     skipped = next(test for test in results["tests"] if test["status"] == "skipped")
     assert skipped["message"] == "not judged: there are no labels"
     failed = next(test for test in results["tests"] if test.get("line") == 20)

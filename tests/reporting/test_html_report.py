@@ -144,6 +144,16 @@ def test_samples_beside_the_document_are_drawn_with_words_for_those_who_do_not_s
     assert limit.get("d") == f"M{end} 8V164"
 
 
+def test_measurement_without_a_budget_is_drawn_without_one(record_of, tmp_path):
+    quantity = Quantity("p95", 2.2, "ms", Interval(2.0, 2.5, 0.999, 0.95))
+    record = latency(record_of, tmp_path, quantities=(quantity,), alpha=0.0)
+    html = page(Row("m.onnx::latency", None, record, "passed"), folder=tmp_path)
+    svg = ElementTree.fromstring(re.findall(r"<figure>\s*(<svg.*?</svg>)", html, re.DOTALL)[0])
+    assert {path.get("class") for path in svg.iter("path")} == {"axis", "level", "second", "curve", "bar"}
+    assert "The budget is" not in html
+    assert "<b>measured</b>" in html
+
+
 def test_growth_of_memory_is_drawn(record_of):
     quantity = Quantity("growth per call", 10.0, "bytes", Interval(5.0, 15.0, 0.999, 0.95), Budget("at_most", 10.0))
     details = {"resident_bytes": [5000, 7000, 9000], "calls_per_segment": 100}
