@@ -5,15 +5,19 @@ Each call of a job takes one window and a state file, as a scheduled job would.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pytest_modelserve as ms
+from example_models.breast_cancer_mlp.monitoring import columns_of
 
 FIRST_YEAR = 1980
+NIGHTS = 10
 WEEKS_BETWEEN_FORECASTS = 13
 """One forecast a quarter is judged: the errors of neighboring weeks are nearly the same."""
 
@@ -65,6 +69,25 @@ def tumor_monitor(state: Path, profile: ms.ReferenceProfile) -> ms.Monitor:
     """Return the monitor of new tumors; with 369 reference rows, smaller tolerances could not be told from none."""
     streams = [ms.streams.columns(profile, max_shift=0.3, max_increase=0.05)]
     return ms.Monitor("tumors", streams, state=state, life=100)
+
+
+def tumor_nights(
+    columns: Sequence[str],
+    rows: NDArray[np.float32],
+    benign: NDArray[np.int64],
+    *,
+    texture: float = 1.0,
+    centimeters_from: int = NIGHTS,
+) -> list[dict[str, NDArray[Any]]]:
+    """Return ten nights of twenty tumors: the texture times a factor, and the radius in centimeters from a night on."""
+    found = []
+    for night, (of_night, outcome) in enumerate(zip(np.split(rows, NIGHTS), np.split(benign, NIGHTS), strict=True)):
+        changed = of_night.copy()
+        changed[:, columns.index("mean_texture")] *= texture
+        if night >= centimeters_from:
+            changed[:, columns.index("mean_radius")] /= 10
+        found.append(columns_of(columns, changed, outcome))
+    return found
 
 
 def _terms(weeks: NDArray[np.datetime64]) -> NDArray[np.float64]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import pytest_modelserve as ms
-from example_models.breast_cancer_mlp.monitoring import columns_of
-from example_models.night_job.job import FIRST_YEAR, TrendForecaster, Year, forecast_monitor, tumor_monitor, years
+from example_models.night_job.job import (
+    FIRST_YEAR,
+    TrendForecaster,
+    Year,
+    forecast_monitor,
+    tumor_monitor,
+    tumor_nights,
+    years,
+)
 from fixtures.breast_cancer import BreastCancer
 from fixtures.co2 import CO2
 from fixtures.golden import FOLDER
@@ -72,19 +76,6 @@ def test_window_and_labels_that_come_late_lead_to_the_same_verdict(
     assert [event.verdict for event in late.history()].count("FAIL") < 10  # revised by labels, and the history says so
 
 
-def nights(
-    breast_cancer: BreastCancer, *, radius_in_cm_from: int = 10, texture_factor: float = 1.0
-) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield ten nights of 20 tumors."""
-    for night in range(10):
-        part = slice(20 * night, 20 * night + 20)
-        rows = breast_cancer.held_out.rows[part].copy()
-        rows[:, breast_cancer.columns.index("mean_texture")] *= texture_factor
-        if night >= radius_in_cm_from:
-            rows[:, breast_cancer.columns.index("mean_radius")] /= 10
-        yield night, columns_of(breast_cancer.columns, rows, breast_cancer.held_out.benign[part])
-
-
 @pytest.fixture(scope="module")
 def profile() -> ms.ReferenceProfile:
     return ms.ReferenceProfile.load(FOLDER / "breast_cancer.profile.json")
@@ -95,8 +86,9 @@ def test_texture_that_reads_two_percent_higher_is_harmless(
 ) -> None:
     """The first nights have too few rows to tell a tolerated shift from none; then the monitor passes."""
     monitor = tumor_monitor(tmp_path / "tumors.state", profile)
-    windows = nights(breast_cancer, texture_factor=1.02)
-    verdicts = [str(monitor.check(night, data=rows).verdict) for night, rows in windows]
+    held_out = breast_cancer.held_out
+    windows = tumor_nights(breast_cancer.columns, held_out.rows, held_out.benign, texture=1.02)
+    verdicts = [str(monitor.check(night, data=rows).verdict) for night, rows in enumerate(windows)]
     assert verdicts == ["INCONCLUSIVE"] * 3 + ["PASS"] * 7
     ms.assert_no_alarm(monitor, label="ten nights")
 
@@ -106,7 +98,9 @@ def test_sudden_change_of_a_unit_is_detected_in_its_first_night(
     tmp_path: Path, profile: ms.ReferenceProfile, breast_cancer: BreastCancer
 ) -> None:
     monitor = tumor_monitor(tmp_path / "tumors.state", profile)
-    for night, rows in nights(breast_cancer, radius_in_cm_from=6):
+    held_out = breast_cancer.held_out
+    windows = tumor_nights(breast_cancer.columns, held_out.rows, held_out.benign, centimeters_from=6)
+    for night, rows in enumerate(windows):
         evidence = monitor.check(night, data=rows)
         if night < 6:
             assert evidence.verdict is not ms.Verdict.FAIL
