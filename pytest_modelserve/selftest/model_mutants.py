@@ -280,7 +280,7 @@ class GraphSource:
                 if place + 1 == count:
                     break
 
-    def served(self, mutant: Mutant | None) -> tuple[Predictor, Effect]:
+    def served(self, mutant: Mutant | None) -> tuple[OnnxPredictor, Effect]:
         """Serve the mutant, or the file written again, and compare it with the original on the rows of the gates.
 
         Raises ModelServeError if onnxruntime does not open it.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.frames import is_lazy
 from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.selftest.graph_mutations import Mutant
     from pytest_modelserve.selftest.hooks import SelfTestHooks
+    from pytest_modelserve.serving import OnnxPredictor
     from pytest_modelserve.serving.predictor import Predictor
 
 PER_KIND = 3
@@ -142,8 +144,13 @@ class MutationTest:
             waiting = []
             for index, subject in enumerate(subjects):
                 until = self._until(len(subjects) - index)
+                if time.monotonic() >= self._deadline:
+                    self._note("the time was up before its mutants were drawn", subject.title)
+                    continue
                 candidates = sorted(self._candidates(subject, Path(folder)), key=lambda each: each.place)
                 waiting.append(self._try(candidates, until))
+                if not waiting[-1]:  # the tensors of a large model take room
+                    self._sources.pop(subject.key, None)
             for left in filter(None, waiting):
                 for candidate in self._try(left, self._deadline):
                     self._add(candidate, "not tried")
@@ -262,12 +269,16 @@ class MutationTest:
         else:
             source = self._sources[subject.key]
             assert isinstance(source, GraphSource)
-            predictor, effect = source.served(change)
+            try:
+                predictor, effect = source.served(change)
+            except ModelServeError:
+                return  # it opens without optimizations alone, so no gate can be asked
             with predictor:
                 if effect.changed:
                     self._judge(candidate, Replacement(subject.key, model=lambda _: predictor), effect)
                 else:
                     self._add(candidate, "equivalent")
+            predictor.artifact.path.unlink()
 
     def _altered(self, subject: ModelSubject | DataSubject, change: Alteration) -> tuple[Replacement, Effect]:
         effect, source = Effect(), self._sources.get(subject.key)
@@ -302,7 +313,8 @@ class MutationTest:
             candidate.settings = f"× {factor:g}"
             before = len(self.results)
             self._judge(candidate, *self._altered(candidate.subject, slower_twin(factor)))
-            if self.results[-1].outcome == "noticed" or factor == SLOWDOWNS[-1]:
+            added = self.results[before:]
+            if not added or added[0].outcome == "noticed" or factor == SLOWDOWNS[-1]:
                 return
             del self.results[before:]
 
@@ -321,7 +333,7 @@ class MutationTest:
         subject = candidate.subject
         key = (subject.key, item.nodeid, SLOWER if candidate.kind == SLOWER else candidate.form)
         if key not in self._controls:
-            predictor = None
+            predictor: OnnxPredictor | None = None
             if candidate.form == "data":
                 control = Replacement(subject.key, table=lambda table: table)
             elif candidate.kind == SLOWER:  # the wrapper of an unchanged copy would take time, too
@@ -336,6 +348,7 @@ class MutationTest:
             self._controls[key] = not self._hooks.rerun(item, control).failed
             if predictor is not None:
                 predictor.close()
+                predictor.artifact.path.unlink()
             if not self._controls[key]:
                 self._note("its verdicts do not count: the test fails with an unchanged copy, too", item.nodeid)
         return self._controls[key]
