@@ -42,7 +42,6 @@ class Change:
     since: int
     earliest: int
     latest: int
-    rows: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,10 @@ class Evaluator:
             resolutions = _DISTINCT * self.sd * np.sqrt(1 / self.reference_rows + 1 / seen)
         return Evaluation(whole, self.log_limit, changes, resolutions, seen)
 
+    def unresolved(self, found: Evaluation) -> Integers:
+        """Return the streams whose rows so far cannot tell the tolerated shift from none, or that have no rows."""
+        return np.flatnonzero(np.where(self.tolerated > 0, found.resolutions > self.tolerated, found.rows == 0))
+
     def log_e_by_start(self, totals: Floats, rows: Floats) -> Floats:
         """Return the logarithm of each stream's e-value for each start of a change, (blocks, streams)."""
         found = np.empty_like(totals)
@@ -148,7 +151,7 @@ class Evaluator:
         post = totals[best:].sum() / rows[best:].sum()
         shift = post * stream.sd if stream.kind == "mean" else post - stream.events / stream.rows
         end = int(slots[last + 1]) - 1 if last + 1 < slots.size else int(slots[last])
-        return Change(stream, float(shift), int(slots[best]), int(slots[first]), end, float(rows.sum()))
+        return Change(stream, float(shift), int(slots[best]), int(slots[first]), end)
 
     # Planning.
 
@@ -156,13 +159,13 @@ class Evaluator:
         """Return the rows of all windows together that tell the tolerated shift of each stream from none.
 
         The first array is infinite where the reference is too small for any number of rows; the second has the rows
-        that the reference then needs, with as many in the windows. Both are 0 for a tolerance of 0.
+        that the reference then needs, with as many in the windows. For a tolerance of 0 they are 1 and 0.
         """
         with np.errstate(divide="ignore"):
             least = np.where(self.tolerated > 0, (_DISTINCT * self.sd / self.tolerated) ** 2, 0.0)
             more = 1 / np.maximum(least, 1e-9) - 1 / self.reference_rows
             windows = np.where(self.reference_rows > least, 1 / more, np.inf)
-        return np.where(least > 0, windows, 0.0), 2 * least
+        return np.where(least > 0, windows, 1.0), 2 * least
 
     def slots_to_alarm(self, place: int, shift: float, rows: int, *, reference_rows: float | None = None) -> int | None:
         """Return the slots, of `rows` rows each, after which a mean that moved by `shift` alarms with probability 90 %.

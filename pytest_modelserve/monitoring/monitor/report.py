@@ -86,18 +86,17 @@ def alarm_evidence(
 
 
 def _least_resolved(found: Evaluation, evaluator: Evaluator) -> int | None:
-    """Return the stream whose distinguishable shift is the largest multiple of its tolerance; None without any."""
-    limited = np.flatnonzero(evaluator.tolerated > 0)
-    if not limited.size:
+    """Return the stream whose resolution is the largest multiple of its tolerance; None without any."""
+    judged = np.flatnonzero((evaluator.tolerated > 0) | (found.rows == 0))
+    if not judged.size:
         return None
-    return int(limited[np.round(found.resolutions[limited] / evaluator.tolerated[limited], 6).argmax()])
+    with np.errstate(divide="ignore"):
+        return int(judged[np.round(found.resolutions[judged] / evaluator.tolerated[judged], 6).argmax()])
 
 
 def _too_few_rows(found: Evaluation, evaluator: Evaluator) -> list[int]:
-    """Return the streams with too few rows to tell their tolerated shift from none, those with fewest first."""
-    limited = evaluator.tolerated > 0
-    short = np.flatnonzero(limited & (found.resolutions > evaluator.tolerated))
-    return sorted((int(place) for place in short), key=lambda place: (found.rows[place], place))
+    """Return the streams with too few rows, those with fewest first."""
+    return sorted(evaluator.unresolved(found).tolist(), key=lambda place: (found.rows[place], place))
 
 
 def _summary(verdict: Verdict, found: Evaluation, title: Callable[[int], str], windows: int) -> str:

@@ -191,8 +191,6 @@ class StateFile:
             "sha256": hashlib.sha256(text).hexdigest(),
         }
         self._write(self.path, [json.dumps(head).encode(), b"\n", text])
-        for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of killed jobs: this one has the lock
-            leftover.unlink(missing_ok=True)
 
     def rows_path(self, window: str) -> Path:
         """Return the file of the served rows of a window."""
@@ -229,6 +227,8 @@ class StateFile:
             write_file(path, chunks)
         except OSError as error:
             raise ArtifactError(f"the monitor's state cannot be written to {path}: {error}") from error
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of killed jobs: this one has the lock
+            leftover.unlink(missing_ok=True)
 
 
 def _packed(values: Integers) -> str:

@@ -191,8 +191,10 @@ def test_assertion_raises_for_an_alarm_and_for_too_few_rows(monitor):
         ms.assert_no_alarm(monitor)
 
 
-def test_monitor_without_windows_is_inconclusive(monitor):
-    evidence = ms.measure_alarm(monitor)
+@pytest.mark.parametrize("tolerance", [0.03, 0.0])
+def test_monitor_without_windows_is_inconclusive(profile, tmp_path, tolerance):
+    columns = ms.streams.columns(profile, max_shift=tolerance, max_increase=tolerance)
+    evidence = ms.measure_alarm(ms.Monitor("fraud", [columns], state=tmp_path / "state"))
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
     assert evidence.n == 0
 

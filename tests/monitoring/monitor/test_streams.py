@@ -132,6 +132,20 @@ def test_outputs_are_monitored_by_class_and_confidence(rng, tmp_path):
     assert {"'class' = 'class 0'", "'confidence' location", "'entropy' location"} <= set(streams)
 
 
+def test_outputs_of_one_class_only_are_monitored(rng, tmp_path):
+    groups = [ms.streams.results(outputs_profile(np.full(10_000, 3)))]
+    assert changed(groups, tmp_path, {"outputs": np.full(5_000, 3)})[0] == "PASS"
+    assert changed(groups, tmp_path, {"outputs": rng.integers(3, 5, 500)})[0] == "FAIL"
+
+
+def test_columns_of_every_kind_are_monitored(people, tmp_path):
+    groups = [ms.streams.columns(ms.reference_profile(people(10_000, 0)))]
+    assert changed(groups, tmp_path, {"data": people(5_000, 1)}) == ("PASS", [])
+    verdict, streams = changed(groups, tmp_path, {"data": {**people(5_000, 1), "street": people(5_000, 1)["city"]}})
+    assert verdict == "FAIL"
+    assert any("street" in stream and "length" in stream for stream in streams)
+
+
 def test_invalid_outputs_are_a_rate(rng, tmp_path):
     groups = [ms.streams.results(outputs_profile(rng.random(10_000), alert_at=0.9))]
     assert changed(groups, tmp_path, {"outputs": rng.random(5_000)}) == ("PASS", [])
