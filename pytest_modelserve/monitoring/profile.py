@@ -217,6 +217,8 @@ class ReferenceProfile:
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ArtifactError(f"there is no profile {path}: write it with ReferenceProfile.save") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f"the profile {path} cannot be read: {error}") from error
         return cls.from_json(text, source=str(path))
