@@ -29,6 +29,7 @@ class GateRunner:
 
     def __init__(self) -> None:
         self._models: dict[tuple[Any, ...], Predictor] = {}
+        self._served: list[Predictor] = []
         self._rows: dict[Path, Rows] = {}
 
     def run(self, call: GateCall) -> Evidence:
@@ -82,13 +83,17 @@ class GateRunner:
         if identity not in self._models:
             if is_function:
                 target = imported_function(text, key)
-            self._models[identity] = target if isinstance(target, Predictor) else serve(target, **settings)
+            if not isinstance(target, Predictor):
+                target = serve(target, **settings)
+                self._served.append(target)
+            self._models[identity] = target
         return self._models[identity]
 
     def close(self) -> None:
-        """Close the models."""
-        while self._models:
-            self._models.popitem()[1].close()
+        """Close the models that were served here."""
+        self._models.clear()
+        while self._served:
+            self._served.pop().close()
 
     def _read(self, path: Path) -> Rows:
         if path not in self._rows:
