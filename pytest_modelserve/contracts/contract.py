@@ -151,7 +151,8 @@ class GateCall:
     """One gate of a contract: a call of its assertion, with what it reads.
 
     `name` tells it from the other gates of its contract. `arguments` hold late values. `inactive` is the reason why
-    it does not run, or "". `no_inputs` are the columns that the contract uses for anything but inputs of a model.
+    it does not run, or "". `is_slow` marks gates that start processes or repeat calls. `no_inputs` are the columns that
+    the contract uses for anything but inputs of a model.
     """
 
     name: str
@@ -160,6 +161,7 @@ class GateCall:
     source: GateSource
     arguments: Mapping[str, Any]
     inactive: str = ""
+    is_slow: bool = False
     no_inputs: frozenset[str] = frozenset()
 
 
@@ -288,7 +290,8 @@ def _gate(
     if source.where and "label" not in converted:
         converted["label"] = _condition(source.where)
     inactive = _missing(function, source, converted, place)
-    return GateCall(_name(gate, table), assertion, place, source, converted, inactive)
+    is_slow = ".performance." in function.__wrapped__.__module__ and gate != "size"
+    return GateCall(_name(gate, table), assertion, place, source, converted, inactive, is_slow)
 
 
 def _name(gate: str, table: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_modelserve as ms
+from pytest_modelserve.artifacts import Artifact, open_artifact
 from pytest_modelserve.contracts.annotations import hints_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, Model
 from pytest_modelserve.contracts.gate_arguments import (
@@ -22,6 +23,7 @@ from pytest_modelserve.errors import InputError, unknown_choice
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, ReadyOutputs
+from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
 
 class GateRunner:
@@ -84,6 +86,8 @@ class GateRunner:
             if is_function:
                 target = imported_function(text, key)
             if not isinstance(target, Predictor):
+                if not is_function and Path(target).suffix.lower() == ".onnx":
+                    target = _opened(target)
                 target = serve(target, **settings)
                 self._served.append(target)
             self._models[identity] = target
@@ -127,6 +131,20 @@ class GateRunner:
         if call.source.where or call.source.rows is not None:
             raise InputError("labels: where and rows need the labels as a column of the data")
         return str(path)
+
+
+# Digests of files that opened in another process before.
+_opened_before: set[str] = set()
+
+
+def _opened(path: str) -> Artifact:
+    """Open a model file, first in a process of its own, which it may kill or hang; ModelServeError says so."""
+    artifact = open_artifact(path)
+    if artifact.sha256 not in _opened_before:
+        with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:
+            child.start()
+        _opened_before.add(artifact.sha256)
+    return artifact
 
 
 @dataclass(frozen=True, slots=True)

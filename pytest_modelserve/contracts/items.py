@@ -95,6 +95,8 @@ class ContractFile(pytest.File):
             raise self.CollectError(str(error)) from error
         for call in calls:
             item: pytest.Item = ContractItem.from_parent(self, name=call.name, call=call)
+            if call.is_slow:
+                item.add_marker("modelserve_slow")
             yield item
 
     def teardown(self) -> None:

@@ -115,17 +115,17 @@ class SubprocessPredictor(Predictor):
         self.starts += 1
         self._child = ChildProcess("pytest_modelserve.serving.subprocess_worker:serve")
         try:
-            reply = self._exchange(self._job, self._start_limit_s)
+            reply = self._exchange(self._job, self._start_limit_s, description=f"opening {self.subject}")
         except ProcessCrashError as error:
             raise ModelServeError(f"while {self.subject} was opened in a process of its own, {error}") from None
         if reply.outputs is None:
             self._end()
             raise ModelServeError(f"{self.subject} could not be opened in a process of its own: {reply.message}")
 
-    def _exchange(self, message: object, limit_s: float) -> Reply:
+    def _exchange(self, message: object, limit_s: float, *, description: str = "") -> Reply:
         assert self._child is not None
         try:
-            result = self._child.call(pickle.dumps(message, protocol=5), timeout_s=limit_s)
+            result = self._child.call(pickle.dumps(message, protocol=5), timeout_s=limit_s, description=description)
         except BaseException:
             self._end()
             raise

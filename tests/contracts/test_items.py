@@ -117,7 +117,8 @@ def test_rows_that_do_not_fit_are_an_error_and_not_a_skip(run, pytester):
     result.stdout.fnmatch_lines(["*InputError: *axis 1 is 9 instead of 4*"])
 
 
-def test_file_that_kills_its_process_fails_to_open_and_the_rest_is_not_judged(run, pytester, document):
+@pytest.fixture
+def killer(pytester):
     """onnxruntime folds this division when it opens the file, and the processor raises SIGFPE."""
     least, minus = ("a", np.array([np.iinfo(np.int64).min])), ("b", np.array([-1]))
     save(
@@ -127,6 +128,9 @@ def test_file_that_kills_its_process_fails_to_open_and_the_rest_is_not_judged(ru
         [tensor("x", onnx.TensorProto.INT64, ["n", 1])],
         [least, minus],
     )
+
+
+def test_file_that_kills_its_process_fails_to_open_and_the_rest_is_not_judged(run, document, killer):
     result = run("killer.onnx")
     result.assert_outcomes(failed=1, skipped=len(CHECKS) - 1)
     result.stdout.fnmatch_lines(["*killed by SIGFPE*", "*not judged", "*the file does not open: *"])
@@ -217,10 +221,18 @@ def test_contract_passes_fails_and_names_what_is_not_judged(run, pytester, docum
     assert "not judged: no budget" in junit
 
 
+def test_model_that_kills_its_process_is_an_error_of_the_gates_of_a_contract(run, pytester, killer):
+    (pytester.path / "release.modelgate.toml").write_text(CONTRACT.replace("candidate.onnx", "killer.onnx"))
+    result = run()
+    result.assert_outcomes(failed=2, skipped=1)
+    result.stdout.fnmatch_lines(["*while killer was opened in a process of its own, *killed by SIGFPE*"])
+
+
 def test_contract_is_collected_and_selected_as_tests_are(run, pytester):
     (pytester.path / "release.modelgate.toml").write_text(CONTRACT)
     run("--collect-only", "-q").stdout.fnmatch_lines(["release.modelgate.toml::size"])
     run("-k", "parity").assert_outcomes(passed=1, deselected=2)
+    run("-m", "modelserve_slow", "--collect-only", "-q").stdout.fnmatch_lines(["release.modelgate.toml::memory"])
     run("release.modelgate.toml::accuracy_parity").assert_outcomes(passed=1)
 
 
