@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache.add_argument("action", nargs="?", choices=("list", "clean"), default="list", help="default: list")
     history = commands.add_parser("history", help="draw each quantity over builds, with its change points")
     history.add_argument("folder", metavar="DIR", type=Path, help="the folder of --modelserve-history")
+    history.add_argument("--html", metavar="PATH", type=Path, help="also write the drawings to PATH as one HTML page")
     history.add_argument("--last", metavar="N", type=int, default=100, help="number of builds (default: 100)")
     history.add_argument(
         "--error-rate",
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.command == "cache":
         lines = _cache_lines(clean=options.action == "clean")
     elif options.command == "history":
-        lines = _history_lines(options.folder, last=options.last, error_rate=options.error_rate)
+        lines = _history_lines(options.folder, options.html, last=options.last, error_rate=options.error_rate)
     else:
         lines = _info_lines()
     try:
@@ -135,12 +136,20 @@ def _cache_lines(*, clean: bool) -> Iterator[str]:
     yield _cache_summary().strip()
 
 
-def _history_lines(folder: Path, *, last: int, error_rate: float) -> Iterator[str]:
-    from pytest_modelserve.reporting import history_lines, read_history
+def _history_lines(folder: Path, page: Path | None, *, last: int, error_rate: float) -> Iterator[str]:
+    from pytest_modelserve._files import write_file
+    from pytest_modelserve.reporting import history_lines, read_history, render_history
 
     if last < 1:
         raise UsageError(f"--last must be at least 1, got {last}")
-    yield from history_lines(read_history(folder, last=last).with_changes(error_rate), error_rate=error_rate)
+    history = read_history(folder, last=last).with_changes(error_rate)
+    yield from history_lines(history, error_rate=error_rate)
+    if page is not None:
+        try:
+            write_file(page, [render_history(history).encode("utf-8", "backslashreplace")])
+        except OSError as error:
+            raise UsageError(f"--html: cannot write {page}: {error.strerror or error}; use a writable path") from error
+        yield f"page {page}"
 
 
 def _version(name: str) -> str:

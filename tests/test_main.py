@@ -68,6 +68,15 @@ def test_history_of_a_missing_folder_and_a_wrong_number_are_errors_of_one_line(c
     assert printed.err.startswith("error: error_rate must be above 0")
 
 
+def test_history_writes_a_page_or_says_why_not(capsys, tmp_path):
+    code, printed = run(capsys, "history", str(tmp_path), f"--html={tmp_path / 'page.html'}")
+    assert (code, printed.out.splitlines()[-1]) == (0, f"page {tmp_path / 'page.html'}")
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    code, printed = run(capsys, "history", str(tmp_path), f"--html={tmp_path / 'page.html' / 'x.html'}")
+    assert code == 2
+    assert printed.err.startswith("error: --html: cannot write")
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

@@ -5,7 +5,7 @@ from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCount
 from pytest_modelserve.reporting.exports import log_to_mlflow, otlp_json, prometheus_text, read_report
 from pytest_modelserve.reporting.files import report_to_github, write_reports
 from pytest_modelserve.reporting.history import append_run, check_folder, history_lines, read_history
-from pytest_modelserve.reporting.html_report import render_page
+from pytest_modelserve.reporting.html_report import render_history, render_page
 from pytest_modelserve.reporting.markdown import markdown_report
 from pytest_modelserve.reporting.terminal import (
     TableLine,
@@ -39,6 +39,7 @@ __all__ = [
     "prometheus_text",
     "read_history",
     "read_report",
+    "render_history",
     "render_page",
     "report_to_github",
     "run_document",

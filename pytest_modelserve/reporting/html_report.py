@@ -27,6 +27,7 @@ from pytest_modelserve.reporting.history import History, format_time
 from pytest_modelserve.reporting.plots import Distribution, Growth, draw_distribution, draw_growth
 from pytest_modelserve.reporting.samples import Readings, UnreadableSamplesError, samples_of
 
+_MOST_SERIES = 4
 _OPEN = 10
 """The gates of a group that are open at first: more than these nobody reads without choosing."""
 
@@ -49,28 +50,17 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None, hist
     `folder` is the folder of the document with its sample files, which are drawn into the page. A missing or damaged
     file is reported in its gate. `history` adds the earlier builds of each gate.
     """
-    # Imported here because most runs write no page, and both imports are slow.
-    from importlib import resources
-
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    def load(name: str) -> str:
-        return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-    environment = Environment(
-        loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     entries = entries_of(document)
-    script = load("page.js")
+    script = _load("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     numbers = {group: sum(entry.group == group for entry in entries) for group in GROUPS}
     bound = document["false_fail_probability_at_most"]
-    return environment.get_template("page.html.j2").render(
+    return _render(
+        "page.html.j2",
         run=document,
         headline=headline(document),
         started=format_time(document["started"]),
         environment=_environment_rows(document),
-        style=load("page.css"),
         script=script,
         script_digest=digest,
         bound=format_probability(bound) if bound else "",
@@ -84,6 +74,31 @@ def render_page(document: Mapping[str, Any], *, folder: Path | None = None, hist
             outcome: list(map(printable, node_ids)) for outcome, node_ids in document["without_evidence"].items()
         },
     )
+
+
+def render_history(history: History) -> str:
+    """Return each quantity over builds as one self-contained HTML page, those that changed first."""
+    charts: dict[str, list[tuple[str, Chart]]] = {}
+    for series in sorted(history.series.values(), key=lambda series: not series.changes):
+        if (chart := draw_history(series, history.builds)) is not None:
+            charts.setdefault(series.model, []).append((series.gate, chart))
+    changed = sum(bool(series.changes) for series in history.series.values())
+    return _render("history.html.j2", history=history, charts=charts, changed=changed)
+
+
+def _load(name: str) -> str:
+    from importlib import resources
+
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # most runs write no page, and the import is slow
+
+    environment = Environment(
+        loader=FunctionLoader(_load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(style=_load("page.css"), **values)
 
 
 def _choices(names: Iterator[str]) -> list[str]:
@@ -113,7 +128,7 @@ def _rows(
     of_run = document["environment"]
     for entry in entries:
         opens = entry.group in ("failed", "inconclusive") and numbers[entry.group] <= _OPEN
-        row: dict[str, Any] = {"entry": entry, "is_open": opens, "model": "", "gate": "", "plot": None}
+        row: dict[str, Any] = {"entry": entry, "is_open": opens, "model": "", "gate": "", "plot": None, "changed": ""}
         evidence = entry.evidence
         if evidence is not None:
             decisive = evidence.decisive
@@ -127,10 +142,21 @@ def _rows(
                 "advice": printable(evidence.advice),
                 **_drawn(evidence, decisive, folder),
             }
-            if history is not None and (series := history.series.get((entry.identity, decisive.name))):
-                over_builds = draw_history(series, history.builds)
-                row["drawings"] += [] if over_builds is None else [over_builds]
+            if history is not None:
+                row |= _over_builds(entry, evidence, history, row["drawings"])
         yield row
+
+
+def _over_builds(entry: Entry, evidence: Evidence, history: History, drawings: Sequence[Any]) -> dict[str, Any]:
+    """Return the drawings with those of the decisive quantity and of changed ones over builds, and the last change."""
+    found = [series for q in evidence.quantities if (series := history.series.get((entry.identity, q.name)))]
+    shown = [series for series in found if series.changes or series.quantity == printable(evidence.decisive.name)]
+    changed = [history.builds[series.builds[series.changes[-1].at]].started for series in found if series.changes]
+    over_builds = (draw_history(series, history.builds) for series in shown[:_MOST_SERIES])
+    return {
+        "drawings": [*drawings, *filter(None, over_builds)],
+        "changed": f"changed {format_time(max(changed))[:10]}" if changed else "",
+    }
 
 
 def _quantity_row(quantity: Quantity, evidence: Evidence) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_modelserve import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting import Row, append_run, history_lines, read_history
+from pytest_modelserve.reporting import Row, append_run, history_lines, read_history, render_history, render_page
 
 DAY = 86_400
 SCHEMA = json.loads((Path(__file__).parents[2] / "pytest_modelserve" / "evidence" / "schema.json").read_text("utf-8"))
@@ -146,3 +146,25 @@ def test_folder_without_permission_is_named(tmp_path, document_of):
     tmp_path.chmod(0o500)
     with pytest.raises(UsageError, match="Permission denied; use a writable folder"):
         append_run(tmp_path / "history", document_of())
+
+
+def test_page_of_a_gate_draws_its_builds_and_names_the_last_change(append, tmp_path):
+    for day in range(24):
+        path = append(day, (2.0 if day < 14 else 3.0) + 0.01 * (day * 7 % 5))
+    history = read_history(path.parent).with_changes()
+    html = render_page(json.loads(path.read_text("utf-8")), history=history)
+    assert "<em>changed 2026-10-15</em>" in html
+    assert "p95 over 24 builds" in html
+    assert "Changed: 2.02 ms → 3.02 ms from 2026-10-15 02:30 UTC on" in html
+    assert "changed" not in render_page(json.loads(path.read_text("utf-8")))
+
+
+def test_page_of_the_history_draws_every_quantity_and_asks_for_nothing(append, nasty_document, tmp_path):
+    for day in range(3):
+        path = append(day, 2.0 + day)
+    for second in range(2):
+        append_run(path.parent, {**nasty_document, "started": f"2026-10-09T02:30:0{second}+00:00"})
+    html = render_history(read_history(path.parent).with_changes())
+    assert "<h1>0 of 2 quantities changed in 5 builds</h1>" in html
+    assert html.count("<figure>") == 2
+    assert not re.search(r"<script|<img|https?:|\x1b", html)
