@@ -19,6 +19,7 @@ _GATES = {
     "assert_cold_start": ("performance", "measure_cold_start"),
     "assert_corruption_accuracy": ("robustness", "measure_corruption_accuracy"),
     "assert_data_quality": ("monitoring", "measure_data_quality"),
+    "assert_estimated_accuracy": ("monitoring", "measure_estimated_accuracy"),
     "assert_few_lost_rows": ("parity", "measure_lost_rows"),
     "assert_group_gap": ("parity", "measure_group_gap"),
     "assert_label_stability": ("robustness", "measure_label_stability"),

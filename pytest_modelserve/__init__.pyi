@@ -117,6 +117,7 @@ from pytest_modelserve.serving import Inputs as _Inputs
 from pytest_modelserve.performance.latency_bounds import LatencyClock as _LatencyClock
 from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
+from pytest_modelserve.monitoring.results.estimated_accuracy import Metric as _Metric
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
 from pytest_modelserve.monitoring.monitor.monitor import Monitor as _Monitor
 from pytest_modelserve.metrics import Output as _Output
@@ -431,6 +432,69 @@ def measure_drift(
         >>> evidence = ms.measure_drift({"age": rng.normal(46, 12, 2_000)}, profile, max_distance=0.1)
         >>> evidence.verdict.name, evidence.details["moved"]
         ('FAIL', ['age'])"""
+    ...
+
+def measure_estimated_accuracy(
+    outputs: _Servable,
+    calibration_outputs: _Servable,
+    calibration_labels: _Any,
+    *,
+    inputs: _Any,
+    calibration_inputs: _Any,
+    min_value: float | None = None,
+    max_value: float | None = None,
+    metric: _Metric = "accuracy",
+    output: _Output | str | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Estimate the accuracy of a model on rows without labels, from earlier rows with labels.
+
+    Calibration rows are weighted by how much more frequent rows like them have become: by the odds of a logistic
+    regression that distinguishes new inputs from earlier ones. With these weights the probability of being right is
+    fitted to the confidence (Platt scaling), and averaged over the new rows; for "mae" a linear regression predicts the
+    absolute error. The interval is that of the accuracy that is realized on these rows. It allows for both fits and for
+    chance in the rows.
+
+    **Without labels a change of concept cannot be seen**: the estimate holds if the labels given the inputs are
+    distributed as in calibration. `assert_audited_accuracy` does not need that. Rows unlike any calibration row are
+    INCONCLUSIVE: the effective calibration size, Kish's of the weights, must be at least 800.
+
+    Args:
+        outputs: The outputs of the new rows, ready or of a model: whatever `ms.serve` takes.
+        calibration_outputs: The outputs of the calibration rows, or the same model. These must not be training rows.
+        calibration_labels: The label of each calibration row, (n,): as for `assert_audited_accuracy`, or a number.
+        inputs: The inputs of the new rows: an array, a frame, or a mapping of columns; numbers or text, up to 256
+            columns. Give all inputs that may have changed, and that labels depend on.
+        calibration_inputs: The inputs of the calibration rows, alike.
+        min_value: The lowest accuracy that passes.
+        max_value: The largest mean absolute error that passes, for "mae".
+        metric: "accuracy" of classes, or "mae" of numbers.
+        output: The output to read, by name or as `ms.Output`.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence; `details` holds the effective calibration size.
+
+    Raises:
+        InputError: Outputs, labels and inputs that do not fit, labels of one class, or fewer than 30 rows.
+        UsageError: A budget of the other metric, or out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> before, now = rng.normal(size=(4_000, 2)), rng.normal(0.5, 1, size=(2_000, 2))
+        >>> score = lambda x: 1 / (1 + np.exp(-3 * x[:, 0]))
+        >>> labels = rng.random(4_000) < score(before)
+        >>> evidence = ms.measure_estimated_accuracy(
+        ...     score(now), score(before), labels, inputs=now, calibration_inputs=before, min_value=0.75
+        ... )
+        >>> evidence.verdict.name, evidence.summary
+        ('PASS', 'at least as accurate as required, if labels given the inputs are distributed as in calibration')"""
     ...
 
 def measure_overlap(
@@ -1459,6 +1523,7 @@ assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start
 assert_corruption_accuracy = measure_corruption_accuracy
 assert_data_quality = measure_data_quality
+assert_estimated_accuracy = measure_estimated_accuracy
 assert_few_lost_rows = measure_lost_rows
 assert_group_gap = measure_group_gap
 assert_label_stability = measure_label_stability

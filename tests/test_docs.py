@@ -137,6 +137,10 @@ def test_examples_of_results_over_time_run(pytester):
     np.save(pytester.path / "scores.npy", scores)
     np.save(pytester.path / "labels.npy", (rng.random(4000) < scores).astype(int))
     np.save(pytester.path / "targets.npy", targets)
+    np.save(pytester.path / "inputs.npy", scores[:, None])
+    before = rng.beta(1, 3, 3000)
+    labels = (rng.random(3000) < before).astype(int)
+    np.savez(pytester.path / "validation.npz", scores=before, labels=labels, inputs=before[:, None])
     rows = "".join("-1.645,1.645\n" for _ in targets)
     (pytester.path / "intervals.csv").write_text("low,high\n" + rows, encoding="utf-8")
     pytester.makepyfile(

@@ -10,6 +10,7 @@ from pytest_modelserve.stats.block_length import (
 )
 from pytest_modelserve.stats.bootstrap import bca_bounds, bca_bounds_against, resamples_for
 from pytest_modelserve.stats.change_points import ChangePoint, change_points
+from pytest_modelserve.stats.covariate_shift import ShiftedMean, shifted_mean
 from pytest_modelserve.stats.delta_method import (
     Linearized,
     area_variance,
@@ -65,6 +66,7 @@ __all__ = [
     "Sampling",
     "SamplingUnits",
     "SerialDependence",
+    "ShiftedMean",
     "ShortMemory",
     "StratifiedDesign",
     "VerdictProbabilities",
@@ -105,6 +107,7 @@ __all__ = [
     "samples_for_quantile",
     "score_strata",
     "serial_dependence",
+    "shifted_mean",
     "short_memory",
     "stratified_design",
     "stratified_proportion_bounds",
