@@ -78,6 +78,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/drift_error_rates.py
 	$(BIN)/python benchmarks/drift_families.py --worlds 200
 	$(BIN)/python benchmarks/quality_error_rates.py
+	$(BIN)/python benchmarks/monitor_lives.py --lives 200
 	$(BIN)/python -m benchmarks.drift_peers
 	$(BIN)/python benchmarks/drift_scale.py
 

@@ -113,18 +113,20 @@ def test_start_of_a_change_is_found():
     assert mixture_log_e(log_e, starts)[0] > np.log(20)
 
 
-def test_lives_without_a_change_alarm_in_at_most_their_error_rate():
+@pytest.mark.parametrize("tolerated", [0.0, 0.05])
+def test_lives_at_the_tolerated_shift_alarm_in_at_most_their_error_rate(tolerated):
     """400 lives of 60 nights with one stream, looked at every night; the mean of the reference is itself uncertain."""
     rng, lives, nights, rows, n0 = np.random.default_rng(0), 400, 60, 50, 1_000
-    true = rng.normal(scale=n0**-0.5, size=lives)
+    true = tolerated + rng.normal(scale=n0**-0.5, size=lives)
     totals = rng.normal(rows * true, rows**0.5, size=(nights, lives))
     alarmed = np.zeros(lives, dtype=bool)
-    reference = {"reference_rows": np.full(lives, n0), "tolerated": np.zeros(lives), "side": np.zeros(lives)}
+    reference = {"reference_rows": np.full(lives, n0), "tolerated": np.full(lives, tolerated), "side": np.zeros(lives)}
     for night in range(nights):
         starts = Starts.of(night, life=100)
+        blocks = starts.block_of(np.arange(night + 1))
         pooled = np.zeros((starts.slots.size, lives))
-        np.add.at(pooled, starts.block_of(np.arange(night + 1)), totals[: night + 1])
-        n = np.bincount(starts.block_of(np.arange(night + 1)))[:, np.newaxis] * np.full(lives, float(rows))
+        np.add.at(pooled, blocks, totals[: night + 1])
+        n = np.bincount(blocks)[:, np.newaxis] * np.full(lives, float(rows))
         alarmed |= mixture_log_e(mean_log_e(pooled, n, **reference), starts) >= np.log(20)
     assert alarmed.mean() <= 0.05
 

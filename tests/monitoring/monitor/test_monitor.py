@@ -309,6 +309,11 @@ def test_unknown_stream_of_a_plan_is_refused(monitor):
         monitor.plan(0.1, rows=100, stream="'age' locaton")
 
 
+def test_path_in_place_of_a_monitor_is_refused():
+    with pytest.raises(ms.UsageError, match=r"monitor must be a ms\.Monitor, .*; got str"):
+        ms.measure_alarm("fraud.state", 0)
+
+
 def test_every_permutation_of_three_windows_is_equal(profile, tmp_path):
     values = {slot: night(slot, rows=100) for slot in (0, 40, 90)}
     found = set()
