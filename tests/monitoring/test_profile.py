@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pytest_modelserve.errors import ArtifactError, UsageError
-from pytest_modelserve.monitoring import ReferenceProfile, reference_profile
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.monitoring import reference_profile
 from pytest_modelserve.monitoring.dependence import Dependence
 
 ROWS = 60
@@ -136,8 +136,3 @@ def test_dates_do_not_merge_with_numbers():
     column = dataclasses.replace(profile.columns[0], kind="float")
     with pytest.raises(UsageError, match="column 'x' has kind datetime in one profile and float in the other"):
         profile.merge(dataclasses.replace(profile, columns=(column,)))
-
-
-def test_a_missing_file_is_an_error_with_how_to_write_it(tmp_path):
-    with pytest.raises(ArtifactError, match=r"^there is no profile \S+night.json: write it with ReferenceProfile.save$"):
-        ReferenceProfile.load(tmp_path / "night.json")

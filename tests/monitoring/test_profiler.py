@@ -145,7 +145,7 @@ def test_a_file_that_is_no_sound_profile_is_named(tmp_path, people, text, messag
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path, people):
-    with pytest.raises(ArtifactError, match=r"^the profile .*nowhere\.json cannot be read: "):
+    with pytest.raises(ArtifactError, match=r"^there is no profile \S+nowhere\.json: write it with ReferenceP"):
         ReferenceProfile.load(tmp_path / "nowhere.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtifactError, match=r"^the profile .*binary\.json cannot be read: "):
