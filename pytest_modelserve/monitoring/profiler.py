@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import EMBEDDING_BINS, Column, Kind, escaped
-from pytest_modelserve.monitoring.correlations import associate, choose_features
+from pytest_modelserve.monitoring.correlations import Feature, associate, choose_features
 from pytest_modelserve.monitoring.dependence import estimate_dependence
 from pytest_modelserve.monitoring.duplicates import repeated_rows
 from pytest_modelserve.monitoring.histogram import choose_edges, count_values, exact_sums, moments
@@ -32,7 +32,7 @@ from pytest_modelserve.monitoring.sketch import MAX_SKETCH, sketch_of
 
 
 def reference_profile(
-    data: Data | Table,
+    data: Data,
     *,
     name: str = "reference",
     columns: Sequence[str] | None = None,
@@ -127,7 +127,7 @@ def reference_profile(
         options = like.reading
     if columns is not None and exclude:
         raise UsageError("columns and exclude cannot be given together: remove the columns from the array")
-    if not isinstance(data, Table) and is_lazy(data):
+    if is_lazy(data):
         from pytest_modelserve.monitoring.lazy_profiler import scan
 
         if row_digest_key is not None:
@@ -135,26 +135,20 @@ def reference_profile(
         if sketch_rows:
             raise UsageError("sketch_rows needs rows in memory: collect some of the lazy frame, or remove it")
         return scan(cast(Frame, data), name=name, like=like, block=block, bins=bins, options=options)
-    table = (
-        data
-        if isinstance(data, Table)
-        else read_table(
-            data,
-            names=columns if like is None else array_names(like),
-            name=name,
-            options=options,
-            kinds=None if like is None else like.kinds,
-        )
+    table = read_table(
+        data,
+        names=columns if like is None else array_names(like),
+        name=name,
+        options=options,
+        kinds=None if like is None else like.kinds,
     )
     if like is not None:
-        pairs = matched_columns(table.with_lengths_of(like.length_sources), like)
-        profiled = tuple(profile_column(column, like=expected) for column, expected in pairs)
-        table = Table(table.name, tuple(column for column, _ in pairs))
+        table, profiled, features = _profile_like(table, like)
     elif table.rows < 2:
         raise InputError("data has 1 row: a profile needs at least 2 rows (thousands recommended)")
     else:
         table, profiled = _profile_table(table, bins, options)
-    features = choose_features(profiled) if like is None else like.associations.features if like.associations else ()
+        features = choose_features(profiled)
     return ReferenceProfile(
         name,
         profiled,
@@ -165,6 +159,30 @@ def reference_profile(
         reading=options,
         row_digests=None if row_digest_key is None else RowDigests.of(read_from_data(table.columns), row_digest_key),
     )
+
+
+def profile_again(table: Table, like: ReferenceProfile, *, sketch_rows: int) -> ReferenceProfile:
+    """Return the profile of other rows that were read as those of `like`, with all that it holds but row digests."""
+    table, profiled, features = _profile_like(table, like)
+    return ReferenceProfile(
+        like.name,
+        profiled,
+        like.block,
+        associations=associate(table.columns, profiled, features) if features else None,
+        sketch=sketch_of(table.columns, profiled, wanted=sketch_rows) if sketch_rows else None,
+        duplicates=repeated_rows(table.columns),
+        reading=like.reading,
+    )
+
+
+def _profile_like(
+    table: Table, like: ReferenceProfile
+) -> tuple[Table, tuple[ProfiledColumn, ...], tuple[Feature, ...]]:
+    """Profile the columns of `like` between its edges; return them, and the columns whose pairs it compares."""
+    pairs = matched_columns(table.with_lengths_of(like.length_sources), like)
+    profiled = tuple(profile_column(column, like=expected) for column, expected in pairs)
+    features = like.associations.features if like.associations else ()
+    return Table(table.name, tuple(column for column, _ in pairs)), profiled, features
 
 
 def _profile_table(table: Table, bins: int, options: ReadOptions) -> tuple[Table, tuple[ProfiledColumn, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.monitoring.frames import is_lazy
 from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names
-from pytest_modelserve.monitoring.profiler import reference_profile
+from pytest_modelserve.monitoring.profiler import profile_again
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.selftest.data_faults import take_rows
 from pytest_modelserve.selftest.observation import DATA_GATES, model_key
@@ -94,14 +94,7 @@ class SameTwice(Substitution):
         order = np.random.default_rng(self._seed).permutation(table.rows)
         half = table.rows // 2
         sketch = 0 if profile.sketch is None else max(2, min(profile.sketch.rows, half))
-        reference = reference_profile(
-            take_rows(table, np.sort(order[half:])),
-            name=profile.name,
-            like=profile,
-            block=profile.block,
-            associations=profile.associations is not None,
-            sketch_rows=sketch,
-        )
+        reference = profile_again(take_rows(table, np.sort(order[half:])), profile, sketch_rows=sketch)
         return take_rows(table, np.sort(order[:half])), reference
 
     def close(self) -> None:
