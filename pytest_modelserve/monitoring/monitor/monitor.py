@@ -376,6 +376,8 @@ def measure_alarm(
         >>> ms.measure_alarm(monitor, 0, latency_ms=rng.gamma(4, 2.0, 5_000)).verdict.name
         'PASS'
     """
+    if not isinstance(monitor, Monitor):
+        raise UsageError(f"monitor must be a ms.Monitor, with a state file of its own; got {type(monitor).__name__}")
     return monitor.check(window, data=data, outputs=outputs, ids=ids, latency_ms=latency_ms, scores=scores, slot=slot)
 
 
