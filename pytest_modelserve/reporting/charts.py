@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_modelserve.evidence.failure_text import format_budget, format_value, printable
 from pytest_modelserve.reporting.entries import short
 from pytest_modelserve.reporting.history import Build, Series, describe_change, format_time
-from pytest_modelserve.reporting.plots import BOTTOM, LEFT, RIGHT, TOP, axis_through
+from pytest_modelserve.reporting.plots import BOTTOM, LEFT, RIGHT, TOP, axis_through, path_through
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Evidence
@@ -20,6 +20,7 @@ _MOST_LABELS = 8
 _LETTER = 11
 """The width of a letter in drawing units."""
 _MOST_CURVES = 3
+_MOST_DOTS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,10 @@ def draw_history(series: Series, builds: Sequence[Build]) -> Chart | None:
         paths.append(("limit", f"M{LEFT} {up.place(budget.limit)}H{RIGHT}"))
     middles = [(series.builds[change.at - 1] + series.builds[change.at]) / 2 for change in series.changes]
     paths.append(("change", "".join(f"M{across.place(middle)} {TOP}V{BOTTOM}" for middle in middles)))
-    paths.append(("curve", "M" + "L".join(f"{x} {y}" for x, y in places)))
-    paths.append(("dots", "".join(_dot(x, y, 6 if (x, y) == places[-1] else 3) for x, y in places)))
-    ticks = [
-        Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in up.ticks()[:: math.ceil(len(up.ticks()) / 4) or 1]
-    ]
+    paths.append(("curve", path_through(places)))
+    paths.append(("dots", "".join(_dot(x, y, 4) for x, y in places) if len(places) <= _MOST_DOTS else ""))
+    paths.append(("dots", _dot(*places[-1], 7)))
+    ticks = [Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in up.ticks()[:: max(1, len(up.ticks()) - 1)]]
     first, last = (format_time(builds[series.builds[end]].started)[:10] for end in (0, -1))
     dates = [Label(LEFT, 194, first, "s"), Label(RIGHT, 194, last, "e")]
     against = "" if budget is None else f" The latest budget is {format_budget(budget, series.unit)}."

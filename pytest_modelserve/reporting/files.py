@@ -16,6 +16,7 @@ from pytest_modelserve.reporting.html_report import render_page
 from pytest_modelserve.reporting.markdown import markdown_report
 
 Document = dict[str, Any]
+_DRAWN_BUILDS = 60
 _RAN_THROUGH = (0, 1)
 """The exit statuses of pytest for a run that was not interrupted: all passed, and some failed."""
 
@@ -28,8 +29,9 @@ def write_reports(document: Document, paths: Mapping[str, Path], history: Path |
     """
 
     def page(document: Document) -> str:
-        has_builds = history is not None and history.is_dir() and document["gates"]
-        builds = read_history(history).with_changes() if history is not None and has_builds else None
+        builds = None
+        if history is not None and history.is_dir() and document["gates"]:
+            builds = read_history(history, last=_DRAWN_BUILDS).with_changes()
         return render_page(document, folder=paths["json"].parent if "json" in paths else None, history=builds)
 
     writers: dict[str, Callable[[Document], str]] = {

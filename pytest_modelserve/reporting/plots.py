@@ -173,11 +173,12 @@ def draw_distribution(sample: Sample, quantity: Quantity) -> Distribution:
     heights = Heights(len(sample.values), is_tail=sample.level >= _TAIL_FROM)
     level_at, limit_at = heights.place(sample.level), LEFT if budget is None else axis.place(budget.limit)
     at_most = budget is None or budget.kind == "at_most"
+    second = sample.second if _is_in_view(axis, sample.second) else ()
     return Distribution(
         title=f"Share of {len(sample.values):,} {sample.of} that {sample.that}",
         description=_description(sample, quantity),
-        curve=_path(_vertices(sample.values, sample.level, axis, heights)),
-        second=_path(_vertices(sample.second, sample.level, axis, heights)) if _is_in_view(axis, sample.second) else "",
+        curve=path_through(_vertices(sample.values, sample.level, axis, heights)),
+        second=path_through(_vertices(second, sample.level, axis, heights)),
         second_clock=sample.second_clock,
         interval="" if quantity.interval is None else _bar(axis, quantity.interval, level_at),
         value_at=axis.place(quantity.value),
@@ -220,7 +221,7 @@ def _share_labels(level: float, heights: Heights) -> tuple[Tick, ...]:
     return tuple(labels)
 
 
-def _path(vertices: Iterator[tuple[int, int]]) -> str:
+def path_through(vertices: Iterable[tuple[int, int]]) -> str:
     """Return an SVG path in relative steps, which are half as long as absolute coordinates."""
     points = list(dict.fromkeys(vertices))
     if not points:

@@ -1,0 +1,66 @@
+"""Histograms, calibration and ROC curves as coordinates."""
+
+import re
+
+import pytest
+
+from pytest_modelserve.reporting.charts import charts_of, draw_histogram
+from pytest_modelserve.reporting.plots import BOTTOM, TOP
+
+
+def bars(path):
+    """The left edge and the height of each bar."""
+    return [(int(x), int(height)) for x, height in re.findall(r"M(\d+) \d+v-(\d+)", path)]
+
+
+def test_bars_are_as_high_as_their_shares_and_stand_side_by_side():
+    chart = draw_histogram("age", {"edges": ["10", "20"], "profile": [0.5, 0.25, 0.25], "data": [0.0, 0.2, 0.8]})
+    paths = dict(chart.paths)
+    before, after = bars(paths["before"]), bars(paths["after"])
+    height = BOTTOM - TOP
+    assert [h for _, h in before] == [round(height * share / 0.8) for share in (0.5, 0.25, 0.25)]
+    assert [h for _, h in after] == [round(height * share / 0.8) for share in (0.2, 0.8)]
+    assert before[1][0] < after[0][0] < before[2][0] < after[1][0]
+    assert [(label.text, label.anchor) for label in chart.labels] == [("80 %", "e"), ("0", "e"), ("10", ""), ("20", "")]
+    assert chart.description == "The largest change is in bin 3 of 3: 25.0 % of the profile, 80.0 % of the data."
+
+
+def test_long_names_of_categories_are_cut_and_printable():
+    names = ["a name that is much too long for its bar", "\x1b[2J", *list("cdefghi")]
+    chart = draw_histogram("c", {"categories": names, "profile": [1 / 9] * 9, "data": [1 / 9] * 9})
+    shown = [label.text for label in chart.labels][2:]
+    assert len(shown) == 9
+    assert all(len(text) <= 9 and text.isprintable() for text in shown)
+
+
+CURVE = {"label": "class 1", "confidence": [0.1, 0.9], "accuracy": [0.2, 0.7], "low": [0.1, 0.6], "high": [0.3, 0.8]}
+ROC = {"false_positive_rate": [0.0, 0.5, 1.0], "true_positive_rate": [0.0, 0.75, 1.0]}
+
+
+def test_curves_of_evidence_are_drawn_in_a_square(record_of):
+    details = {"reliability": [CURVE], "roc": [{"label": "candidate", **ROC}]}
+    calibration, roc = charts_of(record_of(details=details).evidence)
+    assert (calibration.width, roc.width) == (calibration.height, roc.height)
+    assert calibration.title == "Calibration of class 1"
+    assert calibration.description.startswith("The largest gap is at a mean probability of 0.900, where 0.700")
+    assert dict(calibration.paths)["whisker"].count("M") == 2
+    assert dict(roc.paths)["line after"] == "M40 380L230 107L420 16"
+    assert roc.legend == (("after", "candidate"),)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"roc": 3},
+        {"roc": [{"label": "someone", **ROC}]},
+        {"roc": [{"label": "candidate"}]},
+        {"reliability": [{**CURVE, "low": [0.1]}]},
+        {"reliability": [{**CURVE, "low": ["x", "y"]}]},
+        {"reliability": [{key: [] if key != "label" else "" for key in CURVE}]},
+        {"histograms": {"x": {"edges": [], "profile": [0.0], "data": [0.0]}}},
+        {"histograms": {"x": {"edges": ["1"], "profile": [0.5, 0.5], "data": [1.0]}}},
+        {"histograms": ["x"]},
+    ],
+)
+def test_details_of_an_unknown_form_are_not_drawn(record_of, details):
+    assert charts_of(record_of(details=details).evidence) == []
