@@ -92,7 +92,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: the assertion that it calls, "" for those without, and the measure of a run without budget."""
+    """One check: the assertion that it calls, "" if it calls none, and the options that it needs."""
 
     name: str
     assertion: str = ""
@@ -121,14 +121,16 @@ CHECKS = (
 )
 """Every check in order; those that need an option exist only with it."""
 
-_RELATIONS: Mapping[str, Callable[[], relations.Relation]] = {
+RELATIONS: Mapping[str, Callable[[], relations.Relation]] = {
     "deterministic": relations.determinism,
     "finite": relations.finite_outputs,
     "batch_invariance": relations.batch_invariance,
     "row_permutation": relations.row_permutation,
     "malformed_inputs": relations.clean_rejection,
 }
-_RECIPES = {"simplify": "simplify", "optimize": "optimize", "int8_dynamic": "int8-dynamic"}
+"""The relation of each check that has one."""
+RECIPES = {"simplify": "simplify", "optimize": "optimize", "int8_dynamic": "int8-dynamic"}
+"""The recipe of each check that compares a compressed variant."""
 
 
 def checks_for(options: Options) -> tuple[Check, ...]:
@@ -165,7 +167,7 @@ class ModelFile:
         if check.assertion and self._inputs_error is not None and check.name != "size":
             raise NotJudgedError(f"there are no inputs: {self._inputs_error}")
         try:
-            if check.name in _RELATIONS:
+            if check.name in RELATIONS:
                 return self._assert_relation(check)
             if not check.assertion:
                 return record(self._operators() if check.name == "operators" else self._providers())
@@ -339,7 +341,7 @@ class ModelFile:
         evidence = call(
             self._child,
             given,
-            _RELATIONS[check.name](),
+            RELATIONS[check.name](),
             **{"seed": self.options.seed, "save_to": self.options.counterexamples, **settings, **self._set(check)},
         )
         if self._given is not None:
@@ -402,8 +404,8 @@ class ModelFile:
             yield from budgets[:1]
 
     def _arguments(self, check: Check) -> tuple[Any, ...]:
-        if check.name in _RECIPES:
-            compressed = compress(self.artifact, _RECIPES[check.name], store=Store(self.options.cache))
+        if check.name in RECIPES:
+            compressed = compress(self.artifact, RECIPES[check.name], store=Store(self.options.cache))
             with_rows = self._batch if self._given is None else slice_rows(self._given, _COMPARED_ROWS)
             return self._served(compressed), self._model, with_rows
         if check.name in ("latency", "memory"):

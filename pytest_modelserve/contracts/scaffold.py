@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest_modelserve as ms
 from pytest_modelserve.contracts.annotations import budgets_of
 from pytest_modelserve.contracts.contract import SUFFIX
-from pytest_modelserve.contracts.model_file import Check, ModelFile, NotJudgedError, Options, checks_for
+from pytest_modelserve.contracts.model_file import (
+    RECIPES,
+    RELATIONS,
+    Check,
+    ModelFile,
+    NotJudgedError,
+    Options,
+    checks_for,
+)
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Recorder, package_versions, recording
 from pytest_modelserve.evidence.failure_text import format_interval, format_value, printable
 from pytest_modelserve.progress import progress
 
-_RELATIONS = {
-    "deterministic": "determinism",
-    "finite": "finite_outputs",
-    "batch_invariance": "batch_invariance",
-    "row_permutation": "row_permutation",
-    "malformed_inputs": "clean_rejection",
-}
 # What a call predicts, where a check times or weighs it: one row, as `pytest model.onnx` does.
 _ONE_ROW = ("latency", "memory", "slowdown")
 _EXAMPLES = {"ms": "… ms", "mib": "… MiB", "bytes": "… KiB", "db": "… dB"}
@@ -88,7 +89,7 @@ def write_first_contract(
 def _measured(model: Path, options: Options) -> Iterator[_Outcome]:
     """Yield what each check finds; a model that does not open is an error."""
     file = ModelFile(model, options)
-    checks = [check for check in checks_for(options) if check.name in _RELATIONS or budgets_of_check(check)]
+    checks = [check for check in checks_for(options) if check.name in RELATIONS or _budgets_of(check)]
     try:
         if not file.opening.passed:
             raise ModelServeError(f"{printable(str(model))}: {file.opening.summary}")
@@ -105,10 +106,9 @@ def _measured(model: Path, options: Options) -> Iterator[_Outcome]:
         file.close()
 
 
-def budgets_of_check(check: Check) -> list[str]:
+def _budgets_of(check: Check) -> list[str]:
     """Return the budgets of a check that a contract can have; the recipes are no gates of a file."""
-    is_recipe = check.name in ("simplify", "optimize", "int8_dynamic")
-    return budgets_of(getattr(ms, check.assertion)) if check.assertion and not is_recipe else []
+    return budgets_of(getattr(ms, check.assertion)) if check.assertion and check.name not in RECIPES else []
 
 
 def _head(model: Path, data: Path, labels: str | None, against: Path | None, folder: Path) -> Iterator[str]:
@@ -133,8 +133,8 @@ def _head(model: Path, data: Path, labels: str | None, against: Path | None, fol
 def _gate(outcome: _Outcome) -> list[str]:
     """Return the lines of one gate, commented out if it cannot be judged or fails."""
     check, evidence = outcome.check, outcome.evidence
-    if check.name in _RELATIONS:
-        lines = ["[[gates.relation]]", f'relation = "{_RELATIONS[check.name]}"']
+    if check.name in RELATIONS:
+        lines = ["[[gates.relation]]", f'relation = "{RELATIONS[check.name].__name__}"']
         if evidence is not None and evidence.passed:
             return lines
         return [f"# {printable(outcome.reason)}", *(f"# {line}" for line in lines)]
@@ -150,7 +150,7 @@ def _gate(outcome: _Outcome) -> list[str]:
     )
     # Those of error metrics are for contracts that choose one, and a ratio is one to the reference.
     unused = {"max_value", "max_rise"} | ({"max_ratio"} if evidence.reference is None else set())
-    budgets = [name for name in budgets_of_check(check) if name not in unused]
+    budgets = [name for name in _budgets_of(check) if name not in unused]
     return [*header, *rows, f"# measured: {printable(measured)}", *(f"# {name} = {_example(name)}" for name in budgets)]
 
 
