@@ -336,6 +336,7 @@ class ReportingHooks:
         for reason in not_judged_lines(collector.not_judged):
             terminalreporter.write_line(reason)
         reports = "".join(f" · {_REPORTS[kind][0]} {self._relative(path)}" for kind, path in self._paths.items())
+        reports += "" if self._history is None else f" · history {self._relative(self._history)}"
         counts = summary_line(rows, collector.without_evidence, collector.not_judged)
         terminalreporter.write_line(counts + reports)
         if error_bound(rows):  # a gate that estimates nothing has no error rate

@@ -17,6 +17,7 @@ from pytest_modelserve.evidence.evidence import snake_case
 from pytest_modelserve.reporting.entries import Entry, entries_of
 
 _VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "measured", "ERROR", "CRASHED")
+_REQUIRED = {"commit", "complete", "counts", "duration_s", "environment", "gates", "generator", "not_judged", "started"}
 _FIGURES = {
     "value": "A measured quantity of a gate, in the unit of its label.",
     "interval_low": "The lower bound of the confidence interval of a quantity.",
@@ -35,7 +36,7 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         The document, as `pytest_modelserve/evidence/schema.json` describes it.
 
     Raises:
-        InputError: The file cannot be read, is cut short, or has another schema version.
+        InputError: The file cannot be read, is cut short, has another schema version, or is no document of a run.
 
     Example:
         >>> import pytest_modelserve as ms
@@ -57,6 +58,8 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
             "again with --modelserve-json"
         )
     found: dict[str, Any] = document
+    if missing := _REQUIRED - found.keys():
+        raise InputError(f"{os.fspath(path)} is not the document of a run: it lacks {', '.join(sorted(missing))}")
     return found
 
 

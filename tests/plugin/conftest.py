@@ -60,13 +60,6 @@ def installed_modules_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SysModulesSnapshot, "restore", restore_all_but_packages)
 
 
-@pytest.fixture(autouse=True)
-def outside_of_github(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These projects report to no job, also where the job of this suite runs on GitHub."""
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A project with `from gates import gate`, whose tests run in processes of their own."""

@@ -148,7 +148,8 @@ def test_every_run_joins_the_history_and_the_command_draws_it(
 ) -> None:
     project.makepyfile(test_x=EXAMPLE)
     for _ in range(2):
-        project.runpytest_inprocess("--modelserve-history=history", *processes)
+        result = project.runpytest_inprocess("--modelserve-history=history", *processes)
+    result.stdout.fnmatch_lines(["3 gates: * evidence evidence.json * history history"])
     files = list(Path(project.path, "history").iterdir())
     assert {path.suffix for path in files} == {".json"}
     assert len(files) == 2

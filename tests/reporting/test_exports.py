@@ -146,6 +146,9 @@ def test_document_that_was_written_is_read_and_a_cut_one_is_an_error(run_of_all_
     path.write_text(text[:-20], encoding="utf-8")
     with pytest.raises(ms.InputError, match="no JSON document, or cut short"):
         ms.read_report(path)
+    path.write_text('{"schema_version": 2, "gates": []}')
+    with pytest.raises(ms.InputError, match="is not the document of a run: it lacks commit, complete, counts"):
+        ms.read_report(path)
     path.write_text('{"schema_version": 1}')
     with pytest.raises(ms.InputError, match="has schema version 1; this release reads version 2"):
         ms.read_report(path)
