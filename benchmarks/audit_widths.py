@@ -21,14 +21,14 @@ from scipy.special import expit
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import (
     binomial_bounds,
-    delta_method_bounds,
+    effective_proportion_bounds,
     prediction_powered_mean,
     score_strata,
     stratified_design,
     stratified_proportion_bounds,
 )
 
-CASES = ((0.0, 4.7), (0.0, 6.0), (2.0, 1.5))
+CASES = ((0.0, 4.9), (0.0, 6.0), (4.0, 1.5))
 """Mean and standard deviation of the logits."""
 COUNTS = (200, 500, 2_000)
 LEVELS = {"low_level": 0.975, "high_level": 0.975}
@@ -71,7 +71,10 @@ def main() -> None:
             right = (rng.random(10 * count) < (truth if useless else scores)).astype(float)
             rows = rng.choice(10 * count, count, replace=False)
             powered = prediction_powered_mean(right[rows], scores[rows], scores)
-            uniform = delta_method_bounds(powered.values, largest=powered.largest, **LEVELS)
+            variance = float(powered.influence.var(ddof=1)) / count
+            uniform = effective_proportion_bounds(
+                powered.value, variance, count, degrees_of_freedom=count - 1, **LEVELS
+            )
             strata = score_strata(scores)
             drawn = stratified_design(scores, strata, count).rows
             good = [right[rng.choice(np.flatnonzero(strata == s), n, replace=False)].sum() for s, n in enumerate(drawn)]

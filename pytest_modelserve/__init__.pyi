@@ -209,7 +209,8 @@ def measure_audited_accuracy(
 
     With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
     corrected by the scores, with the weight of the smallest variance. With "stratified" the rows were drawn from strata
-    of the score, more from those where it is unsure; the bounds of the strata are combined (Zou and Donner 2008).
+    of the score, more from those where it is unsure. The bounds are those of Clopper and Pearson for the number of
+    labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
         outputs: The outputs of all rows, ready or of a model: whatever `ms.serve` takes. Without probabilities, the

@@ -220,6 +220,7 @@ def rows_for_quality(
     return plan.rows
 
 
+_CORRELATED = 0.3
 _WORTHWHILE = 0.97
 """The score stratifies if it is expected to narrow the interval at least to this part of the labels' own."""
 
@@ -230,6 +231,7 @@ def audit_rows(
     *,
     min_value: float | None = None,
     value: float | None = None,
+    correlation: float | None = None,
     inputs: Any = None,
     output: Output | str | None = None,
     confidence: float = 0.95,
@@ -240,7 +242,8 @@ def audit_rows(
     """Return which rows to label for `assert_audited_accuracy`, and how many: a random part of the outputs.
 
     The rows are drawn from strata of the score, more where the model is unsure. Where the scores say little, or there
-    are none, they are drawn uniformly. Equal outputs and seeds give equal rows.
+    are none, they are drawn uniformly. Strata of a score that promises much and says nothing widen the interval by 5 to
+    8 %: pass the correlation that the last audit found. Equal outputs and seeds give equal rows.
 
     Args:
         outputs: The outputs of all rows, ready or of a model, as in `assert_audited_accuracy`.
@@ -248,6 +251,8 @@ def audit_rows(
             `power`.
         min_value: The budget of the gate; needed without `count`.
         value: The true accuracy that is planned for. Default: the mean score.
+        correlation: The correlation of score and being right in an earlier audit, from its `details`. Below 0.3 the
+            rows are drawn uniformly.
         inputs: The rows that a model predicts; leave it out for ready outputs.
         output: The output to read, by name or as `ms.Output`.
         confidence: Confidence of PASS.
@@ -274,7 +279,7 @@ def audit_rows(
     scores = ScoredPredictions.of(values, read).scores
     if (count is None) == (min_value is None):
         raise UsageError("audit_rows needs count=, the number of rows to label, or min_value=, the budget of the gate")
-    strata = None if scores is None else score_strata(scores)
+    strata = None if scores is None or (correlation is not None and correlation < _CORRELATED) else score_strata(scores)
     if count is None:
         assert min_value is not None
         if value is None:

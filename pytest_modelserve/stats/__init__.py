@@ -30,6 +30,7 @@ from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, me
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
 from pytest_modelserve.stats.prediction_powered import (
     StratifiedDesign,
+    effective_proportion_bounds,
     prediction_powered_mean,
     score_strata,
     stratified_design,
@@ -85,6 +86,7 @@ __all__ = [
     "delta_method_bounds",
     "delta_method_power",
     "delta_method_rows_needed",
+    "effective_proportion_bounds",
     "holm",
     "interim_error_rate",
     "mean_bounds",

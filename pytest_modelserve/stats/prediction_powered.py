@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainccinv, ndtri
+from scipy.special import betainccinv, ndtri, stdtrit
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.delta_method import Linearized, ratio_of
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 _STRATA = 5
 _NEYMAN = 0.5
 """The part of the rows that Neyman's allocation places; the rest is proportional to the sizes of the strata. If the
-score says nothing, all by Neyman's widen the interval by 10 to 16 %, half by at most 5 %; a good score gains nearly as
+score says nothing, half by Neyman's widen the interval by 5 to 8 %, all by 10 to 16 %; a good score gains nearly as
 much with half (`python benchmarks/audit_widths.py`)."""
 _FEWEST = 2
-_WILSON_LEVEL = 0.99
+"""Rows of each stratum: one has no variance."""
 
 
 def prediction_powered_mean(
@@ -61,48 +61,59 @@ def prediction_powered_mean(
     return Linearized(residual.value + slope * float(every.mean()), influence, residual.largest)
 
 
+def effective_proportion_bounds(
+    proportion: float, variance: float, n: int, *, degrees_of_freedom: int, low_level: float, high_level: float
+) -> Bounds:
+    """Return a `proportion` of `n` rows that was estimated with weights, strata or predictions, with bounds.
+
+    Those of Clopper and Pearson (1934) for the effective number of rows, proportion·(1 − proportion)/`variance`, times
+    the squared ratio of the normal quantile and Student's. Without variance the number of rows is `n`. Source: Korn and
+    Graubard (1998), Survey Methodology 24, 193–201. UsageError for a level outside (0.5, 1).
+    """
+    low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
+    p = min(max(proportion, 0.0), 1.0)
+
+    def rows(level: float) -> float:
+        size = p * (1 - p) / variance if 0 < p < 1 and variance > 0 else float(n)
+        return float(size * (ndtri(level) / stdtrit(degrees_of_freedom, level)) ** 2)
+
+    def low_end(p: float, size: float, level: float) -> float:
+        return float(betainccinv(p * size, size - p * size + 1, level)) if p > 0 else 0.0
+
+    low, high = low_end(p, rows(low_level), low_level), 1 - low_end(1 - p, rows(high_level), high_level)
+    return Bounds(p, min(low, p), max(high, p), low_level, high_level)
+
+
 def stratified_proportion_bounds(
     successes: ArrayLike, n: ArrayLike, sizes: ArrayLike, *, low_level: float, high_level: float
 ) -> Bounds:
     """Return the proportion Σ W·s/n over strata, with `successes` s of `n` rows of each and weights W from `sizes`.
 
-    All are (strata,). The squared distances of the bounds of all strata, weighted by W, add up to that of the
-    proportion: the method of variance estimates recovery of Zou and Donner (2008), Statistics in Medicine 27,
-    1693–1702, with Wilson's bounds (1927), Journal of the American Statistical Association 22, 209–212, and beyond
-    99 %, where these are too short, those of Clopper and Pearson (1934). The sizes are themselves a sample:
-    Σ W·(s/n − proportion)²/Σ sizes is added to the variance (Cochran 1977, section 12.2).
+    All are (strata,). The variance is Σ W²·r·(1 − r)/(n − 1) with the rate r of a stratum, plus Σ W·(r − proportion)²/Σ
+    sizes, as the sizes are a sample themselves (Cochran 1977, sections 5.9 and 12.2); bounds are those of
+    `effective_proportion_bounds`.
 
-    UsageError for different lengths, counts that are not possible and a level outside (0.5, 1).
+    UsageError for different lengths, counts that are not possible, a stratum with a single row and a level outside
+    (0.5, 1).
     """
-    low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
     good, drawn, whole = (check_vector(name, v) for name, v in (("successes", successes), ("n", n), ("sizes", sizes)))
     if not good.size == drawn.size == whole.size or not good.size:
         raise UsageError("successes, n and sizes must have one number for each stratum")
-    if not ((good >= 0) & (good <= drawn) & (drawn >= 1) & (drawn <= whole)).all():
-        raise UsageError("each stratum must have 0 <= successes <= n <= size, and n of at least 1")
+    if not ((good >= 0) & (good <= drawn) & (drawn >= _FEWEST) & (drawn <= whole)).all():
+        raise UsageError(f"each stratum must have 0 <= successes <= n <= size, and n of at least {_FEWEST}")
     weights, rates = whole / whole.sum(), good / drawn
-    estimate = float(weights @ rates)
-    between = float(weights @ (rates - estimate) ** 2) / float(whole.sum())
-
-    def distance(level: float, sign: float) -> float:
-        z, bounds = float(ndtri(level)), _wilson if level <= _WILSON_LEVEL else _clopper_pearson
-        gaps = weights * (bounds(good, drawn, level, sign) - rates)
-        return math.sqrt(float(gaps @ gaps) + z**2 * between)
-
-    low, high = estimate - distance(low_level, -1.0), estimate + distance(high_level, 1.0)
-    return Bounds(estimate, max(low, 0.0), min(high, 1.0), low_level, high_level)
-
-
-def _wilson(good: Floats, drawn: Floats, level: float, sign: float) -> Floats:
-    z, rates = float(ndtri(level)), good / drawn
-    half = z * np.sqrt(rates * (1 - rates) / drawn + z**2 / 4 / drawn**2)
-    return np.asarray((rates + z**2 / 2 / drawn + sign * half) / (1 + z**2 / drawn))
-
-
-def _clopper_pearson(good: Floats, drawn: Floats, level: float, sign: float) -> Floats:
-    if sign > 0:
-        return 1 - _clopper_pearson(drawn - good, drawn, level, -sign)
-    return np.where(good > 0, betainccinv(np.maximum(good, 1), drawn - good + 1, level), 0.0)
+    proportion = float(weights @ rates)
+    within = float((weights**2 * rates * (1 - rates) / (drawn - 1)).sum())
+    between = float(weights @ (rates - proportion) ** 2) / float(whole.sum())
+    rows = int(drawn.sum())
+    return effective_proportion_bounds(
+        proportion,
+        within + between,
+        rows,
+        degrees_of_freedom=rows - good.size,
+        low_level=low_level,
+        high_level=high_level,
+    )
 
 
 def score_strata(scores: ArrayLike) -> NDArray[np.intp]:
@@ -120,8 +131,12 @@ def score_strata(scores: ArrayLike) -> NDArray[np.intp]:
     deviations = np.cumsum(np.sqrt(ordered * (1 - ordered)))
     if deviations[-1] == 0:
         return np.zeros(p.size, dtype=np.intp)
-    edges = ordered[np.searchsorted(deviations, deviations[-1] * np.arange(1, _STRATA) / _STRATA)]
-    return np.asarray(np.unique(np.searchsorted(np.unique(edges), p, side="left"), return_inverse=True)[1])
+    edges = np.unique(ordered[np.searchsorted(deviations, deviations[-1] * np.arange(1, _STRATA) / _STRATA)])
+    ends = np.searchsorted(ordered, edges, side="right")  # the number of rows up to each edge
+    kept = [edge for edge, rows in zip(edges, np.diff(ends, prepend=0), strict=True) if rows >= _FEWEST]
+    if p.size - np.searchsorted(ordered, kept[-1:], side="right").sum() < _FEWEST:
+        kept = kept[:-1]
+    return np.searchsorted(np.array(kept), p, side="left")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from scipy.special import expit
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats import (
     binomial_bounds,
-    delta_method_bounds,
+    effective_proportion_bounds,
     prediction_powered_mean,
     score_strata,
     stratified_design,
@@ -74,7 +74,8 @@ def simulate(repeats, count, *, useless=False):
         scores, right = audited(rng, 10 * count, useless=useless)
         rows = rng.choice(10 * count, count, replace=False)
         powered = prediction_powered_mean(right[rows], scores[rows], scores)
-        uniform = delta_method_bounds(powered.values, largest=powered.largest, **LEVELS)
+        variance = powered.influence.var(ddof=1) / count
+        uniform = effective_proportion_bounds(powered.value, variance, count, degrees_of_freedom=count - 1, **LEVELS)
         strata = score_strata(scores)
         drawn = stratified_design(scores, strata, count).rows
         good = [right[rng.choice(np.flatnonzero(strata == s), n, replace=False)].sum() for s, n in enumerate(drawn)]
@@ -94,8 +95,8 @@ def test_score_narrows_the_interval_at_500_labels_and_keeps_the_level():
 
 def test_useless_score_costs_little():
     (uniform, stratified), _ = simulate(100, 200, useless=True)
-    assert uniform < 1.07
-    assert stratified < 1.05
+    assert uniform < 1.03
+    assert stratified < 1.09
 
 
 def test_strata_hold_about_equal_sums_of_standard_deviations():
@@ -105,6 +106,12 @@ def test_strata_hold_about_equal_sums_of_standard_deviations():
     np.testing.assert_allclose(sums, sums.mean(), rtol=0.01)
     assert score_strata(np.repeat([0.6, 0.9], 50)).tolist() == [0] * 50 + [1] * 50
     assert score_strata(np.ones(5)).tolist() == [0] * 5
+
+
+def test_strata_have_two_rows_at_least():
+    assert np.bincount(score_strata(np.array([0.5, *[0.9999] * 20, 1.0]))).min() >= 2
+    assert np.bincount(score_strata(np.array([0.9, 0.9, 0.91, *[1.0] * 50]))).min() >= 2
+    assert score_strata(np.array([0.5])).tolist() == [0]
 
 
 def test_design_spends_every_label_and_two_at_least_on_each_stratum():
@@ -120,9 +127,18 @@ def test_design_spends_every_label_and_two_at_least_on_each_stratum():
         stratified_design(scores, strata, 1)
 
 
-def test_single_stratum_has_the_bounds_of_wilson():
-    from scipy.stats import binomtest
+def test_single_stratum_has_nearly_the_bounds_of_clopper_and_pearson():
+    exact = binomial_bounds(180, 200, **LEVELS)
+    bounds = stratified_proportion_bounds([180], [200], [10**9], **LEVELS)
+    assert (bounds.low, bounds.high) == pytest.approx((exact.low, exact.high), abs=0.001)
 
-    exact = binomtest(180, 200).proportion_ci(0.95, method="wilson")
-    bounds = stratified_proportion_bounds([180], [200], [2000], **LEVELS)
-    assert (bounds.low, bounds.high) == pytest.approx((exact.low, exact.high))
+
+def test_all_rows_right_have_the_bounds_of_as_many_rows():
+    bounds = stratified_proportion_bounds([40, 60], [40, 60], [400, 600], **LEVELS)
+    assert bounds.high == 1
+    assert bounds.low == pytest.approx(binomial_bounds(100, 100, **LEVELS).low, abs=0.002)
+
+
+def test_stratum_with_one_row_is_refused():
+    with pytest.raises(UsageError, match="n of at least 2"):
+        stratified_proportion_bounds([1, 20], [1, 30], [10, 300], **LEVELS)

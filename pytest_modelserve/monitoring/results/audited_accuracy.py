@@ -26,8 +26,9 @@ from pytest_modelserve.metrics import Decoded, Output, correct_rows, decode
 from pytest_modelserve.monitoring.results.output_columns import read_output, read_probabilities
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import Servable
-from pytest_modelserve.stats import Bounds, binomial_bounds, delta_method_bounds, proportion_rows_needed
+from pytest_modelserve.stats import Bounds, binomial_bounds, proportion_rows_needed
 from pytest_modelserve.stats.prediction_powered import (
+    effective_proportion_bounds,
     prediction_powered_mean,
     score_strata,
     stratified_proportion_bounds,
@@ -95,7 +96,8 @@ def measure_audited_accuracy(
 
     With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
     corrected by the scores, with the weight of the smallest variance. With "stratified" the rows were drawn from strata
-    of the score, more from those where it is unsure; the bounds of the strata are combined (Zou and Donner 2008).
+    of the score, more from those where it is unsure. The bounds are those of Clopper and Pearson for the number of
+    labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
         outputs: The outputs of all rows, ready or of a model: whatever `ms.serve` takes. Without probabilities, the
@@ -221,10 +223,10 @@ def _estimate(
             raise InputError("design='stratified' needs outputs with probabilities: these are labels")
         strata = score_strata(scores)
         sizes, n = np.bincount(strata), np.bincount(strata[rows], minlength=int(strata.max()) + 1)
-        if (n == 0).any():
+        if (n < 2).any():
             raise InputError(
-                f"no audited row in {int((n == 0).sum())} of {n.size} strata of the score: pass the outputs that "
-                "planning.audit_rows drew from, or design='uniform' if the rows were drawn from all alike"
+                f"fewer than 2 audited rows in {int((n < 2).sum())} of {n.size} strata of the score: pass the outputs "
+                "that planning.audit_rows drew from, or design='uniform' if the rows were drawn from all alike"
             )
         good = np.bincount(strata[rows], weights=right, minlength=n.size)
 
@@ -232,8 +234,8 @@ def _estimate(
             return stratified_proportion_bounds(good, n, sizes, low_level=low, high_level=high)
 
         method = Method(
-            f"stratified by score ({n.size} strata), bounds combined",
-            "Zou & Donner 2008, Statistics in Medicine 27:1693-1702; Wilson 1927; Clopper & Pearson 1934; Neyman 1934",
+            f"stratified by score ({n.size} strata), Clopper-Pearson of effective rows",
+            "Neyman 1934, JRSS 97:558-625; Korn & Graubard 1998, Survey Methodology 24:193-201",
             f"{drawn}, within strata of the score",
         )
         return _Estimate(stratified, method, correlation)
@@ -250,16 +252,17 @@ def _estimate(
     every = np.zeros(len(rows)) if scores is None else scores
     audited = np.zeros(len(rows)) if scores is None else scores[rows]
     powered = prediction_powered_mean(right, audited, every, weights=weights)
+    labeled = len(rows)
+    variance = float(powered.influence.var(ddof=1)) / labeled
 
     def uniform(low: float, high: float) -> Bounds:
-        found = delta_method_bounds(powered.values, largest=powered.largest, low_level=low, high_level=high)
-        return Bounds(
-            min(max(found.estimate, 0.0), 1.0), max(min(found.low, 1.0), 0.0), min(max(found.high, 0.0), 1.0), low, high
+        return effective_proportion_bounds(
+            powered.value, variance, labeled, degrees_of_freedom=labeled - 1, low_level=low, high_level=high
         )
 
     method = Method(
-        "prediction-powered, Student t and Hall",
-        "Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453; Hall 1992, JRSS B 54:221-228",
+        "prediction-powered, Clopper-Pearson of effective rows",
+        "Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453; Korn & Graubard 1998, Survey Methodology 24:193-201",
         drawn if weights is None else f"{drawn} with the probabilities that sample_weight states",
     )
     return _Estimate(uniform, method, correlation)

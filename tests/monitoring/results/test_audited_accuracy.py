@@ -97,6 +97,9 @@ def test_equal_seeds_draw_equal_rows_and_others_do_not():
 def test_score_that_says_little_is_sampled_uniformly():
     scores = np.random.default_rng(7).uniform(0.8, 0.82, 2000)
     assert audit_rows(scores, 200).design == "uniform"
+    promising, _ = served(2000, 7)
+    assert audit_rows(promising, 200, correlation=0.5).design == "stratified"
+    assert audit_rows(promising, 200, correlation=0.1).design == "uniform"
 
 
 def test_unknown_and_repeated_rows_and_other_bad_input_are_refused():
@@ -119,7 +122,7 @@ def test_unknown_and_repeated_rows_and_other_bad_input_are_refused():
         measure_audited_accuracy(8 * probability, rows, labels[:50], min_value=0.8)
     with pytest.raises(ms.InputError, match=r"at least 3 rows, got 2"):
         measure_audited_accuracy(probability, [0, 1], [0, 1], min_value=0.8)
-    with pytest.raises(ms.InputError, match=r"no audited row in \d of 5 strata of the score"):
+    with pytest.raises(ms.InputError, match=r"fewer than 2 audited rows in \d of 5 strata of the score"):
         measure_audited_accuracy(np.sort(probability), [0, 1, 2], [0, 1, 0], min_value=0.8, design="stratified")
     with pytest.raises(ms.UsageError, match=r"unknown design 'random'"):
         measure_audited_accuracy(probability, rows, labels[:50], min_value=0.8, design="random")
