@@ -100,11 +100,29 @@ def cast_exactly(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
         cast = array.astype(dtype)
         if np.can_cast(array.dtype, cast.dtype, "safe") or not array.ndim or not array.size:
             return cast
-        step = max(1, _CHUNK * len(array) // array.size)  # rows whose values stay in the cache
-        for start in range(0, len(array), step):
-            if not _is_same(cast[start : start + step], array[start : start + step]):
+        given, found = array, cast
+        if array.flags.forc:  # in one piece, as the cast is, in the same order
+            given, found = (each.reshape(-1, order="A") for each in (array, cast))
+        step = max(1, _CHUNK * len(given) // given.size)  # values that stay in the cache
+        for start in range(0, len(given), step):
+            pair = found[start : start + step], given[start : start + step]
+            if not (_fits_float32(*pair) or _is_same(*pair)):
                 return None
     return cast
+
+
+def _fits_float32(cast: NDArray[Any], array: NDArray[Any]) -> bool:
+    """Return True if all digits of float64 numbers fit float32; False does not say that they do not.
+
+    The last 29 bits of the fraction are 0 in every number, and none leaves the range of normal numbers. This takes half
+    of the time of a comparison.
+    """
+    if array.dtype != np.float64 or cast.dtype != np.float32:
+        return False
+    if np.bitwise_or.reduce(array.view(np.uint64), axis=None) & (2**29 - 1):
+        return False
+    sizes = np.abs(cast)
+    return bool(sizes.min() >= np.finfo(np.float32).tiny and sizes.max() < np.inf)
 
 
 def _is_same(cast: NDArray[Any], array: NDArray[Any]) -> bool:
