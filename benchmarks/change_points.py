@@ -3,7 +3,7 @@
 Each row is a table of series over builds. "false" is the proportion of tables with any change point in a series without
 change; it may be 5 %. "found" is the proportion of changed series with a change point, "place" the proportion of those
 with exactly one that is at most one build away, "extra" the proportion with more than the change that there is.
-`--tables N` sets the number of tables (default: 400).
+`--tables N` sets the number of tables (default: 400), `--noise NAME` leaves out other noise.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _NOISE = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=int, default=400)
-    tables = parser.parse_args().tables
+    parser.add_argument("--noise", choices=sorted(_NOISE), nargs="*", default=list(_NOISE))
+    options = parser.parse_args()
+    tables = options.tables
     print("noise      series  builds  shift   false   found   place   extra")
-    for noise in _NOISE:
+    for noise in options.noise:
         for series, builds in ((1, 12), (20, 20), (100, 40)):
             for shift in (0.0, 2.0, 4.0):
                 row(noise, series, builds, shift, tables if series < 100 else tables // 4)

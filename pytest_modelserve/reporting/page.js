@@ -7,6 +7,10 @@
   const search = one("#search"), model = one("#model"), kind = one("#kind"), groups = all("[data-group]", one("#groups"));
   const shown = () => gates.filter((gate) => !gate.hidden);
 
+  function count() {
+    one("#count").textContent = `${shown().length} of ${gates.length} shown`;
+  }
+
   function apply() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const on = new Set(groups.filter((button) => button.getAttribute("aria-pressed") === "true").map((b) => b.dataset.group));
@@ -16,7 +20,7 @@
         || (kind.value !== "" && data.gate !== kind.value) || !words.every((word) => text.get(gate).includes(word));
     }
     for (const section of all("section.group")) section.hidden = !section.querySelector(".gate:not([hidden])");
-    one("#count").textContent = `${shown().length} of ${gates.length} shown`;
+    count();
     const state = new URLSearchParams();
     if (search.value) state.set("q", search.value);
     if (model.value) state.set("model", model.value);
@@ -28,7 +32,7 @@
   function restore() {
     const state = new URLSearchParams(location.hash.slice(1));
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (target) { target.open = true; target.scrollIntoView(); return; }
+    if (target) { target.open = true; target.scrollIntoView(); count(); return; }
     search.value = state.get("q") || "";
     model.value = state.get("model") || "";
     kind.value = state.get("gate") || "";

@@ -75,6 +75,12 @@ def test_filter_stands_in_the_address_and_is_restored_from_it(show: Any, run_of_
     assert page.run("location.hash") == "#show=expected"
 
 
+def test_address_of_a_gate_opens_it(show: Any, run_of_all_kinds: dict[str, Any]) -> None:
+    page = show(run_of_all_kinds, "#g1p")
+    assert page.run("document.getElementById('g1p').open") is True
+    assert page.run("document.querySelector('#count').textContent") == "8 of 8 shown"
+
+
 def test_keyboard_moves_and_opens(show: Any, run_of_all_kinds: dict[str, Any]) -> None:
     page = show(run_of_all_kinds, "#show=passed.expected")
     focused = "document.activeElement.closest('.gate').id"
