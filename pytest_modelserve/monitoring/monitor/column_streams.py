@@ -25,7 +25,7 @@ _LARGEST_SCORE, _LARGEST_SQUARE = 5.0, 10.0
 """Scores beyond these, in standard deviations, are those of rare values: the mean of a window is then far from normal,
 and only the exact rates of the cuts are monitored."""
 _CUTS = (0.25, 0.5, 0.75)
-_MAX_CATEGORIES = 15
+_BUCKET_GROUPS = 16
 _LOCATION_SHARE, _QUALITY_SHARE = 0.6, 0.1
 """Shares of a column's evidence; scale and cuts, or categories, have the rest."""
 
@@ -142,8 +142,9 @@ def number_scores(counts: Floats) -> tuple[list[str], Floats]:
     "other" is 1 for any value but that of a constant.
     """
     n, below, populated = counts.sum(), np.cumsum(counts), counts > 0
-    middle = np.clip((below - counts / 2) / n, 1e-12, 1 - 1e-12)
-    scores = _standardized(ndtri(middle), counts)
+    # Bins beyond the reference's extremes have the scores of these: the mean of a few huge scores is far from normal.
+    ranks = (below - counts / 2) / n
+    scores = _standardized(ndtri(np.clip(ranks, ranks[populated].min(), ranks[populated].max())), counts)
     squares = _standardized(scores**2, counts)
     found: list[tuple[str, Floats]] = []
     if populated.sum() > 2 and np.abs(scores[populated]).max() <= _LARGEST_SCORE:
@@ -175,16 +176,20 @@ def _standardized(scores: Floats, counts: Floats) -> Floats:
 def _category_streams(
     column: CategoricalColumn, inflation: float, *, max_shift: float, max_increase: float
 ) -> ColumnStreams:
-    """Return the rates of up to 15 categories or hash buckets, of all others, of new ones, and of nulls."""
+    """Return the rates of all categories, or of 16 groups of hash buckets, of new categories, and of nulls.
+
+    Only the most frequent categories of the reference would be a biased choice: their true rates are lower.
+    """
     n = column.known / inflation
     names: tuple[str | int, ...] = column.categories or tuple(range(len(column.counts)))
-    order = sorted(range(len(names)), key=lambda place: (-column.counts[place], place))
-    shown, rest = order[:_MAX_CATEGORIES], order[_MAX_CATEGORIES:]
-    bucket = " bucket" if column.hashed else ""
-    rates = [(f"{column.name!r}{bucket} = {names[place]!r}", column.counts[place]) for place in shown]
-    if rest:
-        rates.append((f"{column.name!r} in its rarest categories", sum(column.counts[place] for place in rest)))
-    streams = [shift_rate(title, events / inflation, n, max_shift, 1.0) for title, events in rates]
+    if column.hashed:
+        titles = [f"{column.name!r} in hash group {group}" for group in range(_BUCKET_GROUPS)]
+    else:
+        titles = [f"{column.name!r} = {name!r}" for name in names]
+    events = _grouped(column.counts, hashed=column.hashed)
+    streams = [
+        shift_rate(title, number / inflation, n, max_shift, 1.0) for title, number in zip(titles, events, strict=True)
+    ]
     if not column.hashed:
         # The rate of unseen categories: Good (1953), with the variance of Esty (1983) as further events.
         times = Counter(column.counts)
@@ -200,13 +205,18 @@ def _category_streams(
                 f"column {column.name!r} is counted in hash buckets, and in {len(names)} categories in the profile: "
                 "make the data's profile with like= the reference"
             )
-        totals = [after[place] for place in shown] + ([sum(after[place] for place in rest)] if rest else [])
+        totals = _grouped(after[: len(names)], hashed=column.hashed)
         totals += [] if column.hashed else [sum(after[len(names) :])]
         known = sum(after)
         rows = [*[known] * len(totals), window.rows]
         return np.array([*totals, window.rows - known], dtype=np.float64), np.array(rows, dtype=np.float64)
 
     return ColumnStreams(column.name, tuple(streams), count)
+
+
+def _grouped(counts: Sequence[int], *, hashed: bool) -> list[int]:
+    """Return the counts themselves, or of hash buckets those of 16 fixed groups."""
+    return [sum(counts[group::_BUCKET_GROUPS]) for group in range(_BUCKET_GROUPS)] if hashed else list(counts)
 
 
 def _null_stream(name: str, nulls: int, rows: int, inflation: float, max_increase: float) -> Stream:

@@ -38,9 +38,10 @@ def columns(
     """Return streams of each column of `profile`: how its values are distributed, and how many are nulls or outside.
 
     The location of a number is its normal score among the profile's bins, and the scale the square of it, in standard
-    deviations of the profile. The cuts are the rates of values below the quartiles. Up to 15 categories have a rate
-    each, all others one, and new ones one. Nulls, and numbers outside the profile's range, are rates. Times are left
-    out. Rows that depend on their neighbors count as fewer, as in `assert_no_drift`.
+    deviations of the profile. The cuts are the rates of values below the quartiles. Each category has a rate, and so
+    have new ones; text of more than 100 categories has the rates of 16 groups of a hash. Nulls, and numbers outside the
+    profile's range, are rates. Times are left out. Rows that depend on their neighbors count as fewer, as in
+    `assert_no_drift`.
 
     Args:
         profile: The profile of the reference, or the path of its file.
