@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest_modelserve as ms
 
 ROOT = Path(ms.__file__).parents[1]
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "scipy", "numpy", "hypothesis", "jinja2", "filelock", "msgspec")
 WHERE_A_GATE_RUNS = ("pytest_modelserve.evidence.evidence", "pytest_modelserve.reporting")
 
 
@@ -25,6 +25,7 @@ def _loaded(arguments, where):
 
 def test_plain_pytest_start_loads_nothing_heavy_because_of_us(tmp_path):
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
+    (tmp_path / "model.onnx").write_bytes(b"in the folder, and not named")
     # hypothesis brings a pytest plugin of its own, which loads hypothesis lazily; blocking it isolates what we load.
     start = ["pytest", "-q", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
     assert _loaded(start, tmp_path) == set()

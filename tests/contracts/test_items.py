@@ -2,14 +2,18 @@
 
 import json
 import multiprocessing.popen_spawn_posix  # noqa: F401 (a module that pytester would load a second time)
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import pytest_modelserve as ms
 from tests.plugin.conftest import installed_modules_stay_loaded  # noqa: F401 (an automatic fixture)
 
+SCHEMA = Path(ms.__file__).parent / "evidence" / "schema.json"
 CHECKS = [
     "opens",
     "deterministic",
@@ -59,6 +63,7 @@ def test_model_file_is_judged_and_measured_without_a_test(run, document):
     result.stdout.fnmatch_lines(["6 gates: 6 PASS, 0 FAIL, 0 INCONCLUSIVE * 7 measured*"])
     found = {gate["node_id"]: gate for gate in document()["gates"]}
     assert sorted(found) == sorted(f"candidate.onnx::{check}" for check in CHECKS if check != "memory")
+    jsonschema.validate(document(), json.loads(SCHEMA.read_text("utf-8")))
     latency = found["candidate.onnx::latency"]
     assert (latency["verdict"], latency["evidence"]["verdict"], latency["evidence"]["alpha"]) == (None, None, 0)
     assert [quantity["budget"] for quantity in latency["evidence"]["quantities"]] == [None] * 4
