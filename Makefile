@@ -67,6 +67,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.relation_runs
 	$(BIN)/python -m benchmarks.localization
 	$(BIN)/python -m benchmarks.localization_time
+	$(BIN)/python -m benchmarks.selftest
 	$(BIN)/python benchmarks/onnx_cases.py
 	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python benchmarks/error_rates.py
