@@ -460,7 +460,8 @@ def measure_estimated_accuracy(
 
     **Without labels a change of concept cannot be seen**: the estimate holds if the labels given the inputs are
     distributed as in calibration. `assert_audited_accuracy` does not need that. Rows unlike any calibration row are
-    INCONCLUSIVE: the effective calibration size, Kish's of the weights, must be at least 800.
+    INCONCLUSIVE: the effective calibration size, Kish's of the weights, must be at least 800, and no input may differ
+    by more than a quarter of a standard deviation after the weighting.
 
     Args:
         outputs: The outputs of the new rows, ready or of a model: whatever `ms.serve` takes.
@@ -478,7 +479,7 @@ def measure_estimated_accuracy(
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
-        The evidence; `details` holds the effective calibration size.
+        The evidence; `details` holds the effective calibration size, and the imbalance that remains.
 
     Raises:
         InputError: Outputs, labels and inputs that do not fit, labels of one class, or fewer than 30 rows.

@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 _RIDGE = 1.0
 """The penalty of the density ratio's squared coefficients, of standardized inputs: that of scikit-learn's default."""
 _STEPS, _CLOSE, _LONGEST_STEP, _TINY = 30, 1e-7, 4.0, 1e-8
+_EQUAL = 1e-9
+"""Relative differences that count as none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +26,15 @@ class ShiftedMean:
 
     `standard_error` is the root of two variances: of the estimate, through both fitted models, and of the outcomes of
     the new rows around their expectations. `effective_size` is Kish's number of calibration rows that count: (Σ w)²/Σ
-    w², with the density ratio w. `unweighted` is the estimate without weights.
+    w², with the density ratio w. `imbalance` is the largest difference of the mean of an input between weighted
+    calibration rows and new rows, in standard deviations: the weights cannot make up for new rows that are unlike any
+    other. `unweighted` is the estimate without weights.
     """
 
     estimate: float
     standard_error: float
     effective_size: float
+    imbalance: float
     unweighted: float
     is_proportion: bool
 
@@ -70,8 +75,8 @@ def shifted_mean(
     y = check_vector("outcomes", outcomes)
     n, m = y.size, len(new_inputs)
     _check(y, predictors, inputs, new_predictors, new_inputs)
-    both = _standardized(np.vstack([inputs, new_inputs]))
-    pairs = _standardized(np.vstack([predictors, new_predictors]))
+    both = _standardized(inputs, new_inputs)
+    pairs = _standardized(predictors, new_predictors)
     old, new = pairs[:n], pairs[n:]
     is_new = np.repeat([0.0, 1.0], [n, m])
     penalty = np.append(0.0, np.full(both.shape[1] - 1, _RIDGE))
@@ -82,6 +87,7 @@ def shifted_mean(
     weights *= effective / weights.sum()  # they count as so many rows
     is_proportion = bool(((y == 0) | (y == 1)).all())
     fit = _platt if is_proportion else _linear
+    imbalance = np.abs(weights @ both[:n] / weights.sum() - both[n:].mean(axis=0)).max()
     coefficients, curvature, residuals = fit(old, y, weights)
     fitted = new @ coefficients
     chances = expit(fitted) if is_proportion else fitted
@@ -98,6 +104,7 @@ def shifted_mean(
         estimate=float(chances.mean()),
         standard_error=math.sqrt(float(influence @ influence) + noise),
         effective_size=effective,
+        imbalance=float(imbalance),
         unweighted=float((expit(new @ plain) if is_proportion else new @ plain).mean()),
         is_proportion=is_proportion,
     )
@@ -115,12 +122,18 @@ def _check(y: Floats, predictors: Floats, inputs: Floats, new_predictors: Floats
         raise UsageError("outcomes must be finite, of at least 2 rows, and there must be new rows")
 
 
-def _standardized(values: Floats) -> Floats:
-    """Return an intercept and the columns that vary, with mean 0 and standard deviation 1."""
-    spread = values.std(axis=0)
-    kept = spread > 1e-12 * (1 + np.abs(values).max(axis=0))
-    columns = (values[:, kept] - values[:, kept].mean(axis=0)) / spread[kept]
-    return np.column_stack([np.ones(len(values)), columns])
+def _standardized(old: Floats, new: Floats) -> Floats:
+    """Return the rows of both with an intercept, and columns in standard deviations within one of them.
+
+    A column that is constant within both has a huge value in one of them if it differs, and is left out if not.
+    """
+    largest = np.maximum(np.abs(old).max(axis=0), np.abs(new).max(axis=0))
+    one, two = (values / np.where(largest > 0, largest, 1.0) for values in (old, new))
+    within = np.sqrt((len(one) * one.var(axis=0) + len(two) * two.var(axis=0)) / (len(one) + len(two)))
+    both = np.vstack([one, two])
+    kept = np.ptp(both, axis=0) > _EQUAL
+    columns = (both[:, kept] - both[:, kept].mean(axis=0)) / np.maximum(within[kept], _EQUAL)
+    return np.column_stack([np.ones(len(both)), columns])
 
 
 def _logistic(x: Floats, y: Floats, weights: Floats, penalty: Floats) -> tuple[Floats, Floats]:

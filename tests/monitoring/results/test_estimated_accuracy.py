@@ -52,12 +52,21 @@ def test_rows_that_are_harder_fail():
 
 
 def test_rows_outside_the_support_of_calibration_are_inconclusive_with_the_rows_that_would_do():
-    inputs, _ = labeled(2000, 3, shift=2.5)
+    inputs, _ = labeled(2000, 3, shift=1.7)
     evidence = estimated(inputs, min_value=0.5)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.details["effective_size"] < 800
     assert evidence.interval.low == 0
     assert "calibration rows like these" in evidence.advice
+
+
+def test_rows_apart_from_all_calibration_rows_are_inconclusive():
+    inputs, _ = labeled(2000, 3)
+    inputs[:, 3] += 100
+    evidence = estimated(inputs, min_value=0.5)
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.details["imbalance"] > 50
+    assert "no weights make up for an input whose mean differs by" in evidence.findings[1]
 
 
 def test_change_of_concept_is_not_seen_without_labels_and_200_audited_labels_fail():
