@@ -317,6 +317,8 @@ class ReportingHooks:
         rows = () if collector is None else collector.rows()
         if collector is None or not (collector.not_judged or any(row.record or self._writes for row in rows)):
             return
+        import textwrap
+
         from pytest_modelserve.reporting import (
             error_bound,
             error_bound_line,
@@ -327,7 +329,9 @@ class ReportingHooks:
         )
 
         terminalreporter.write_sep("=", "modelserve")
-        for line in table_lines(rows):
+        # A file or a log has no width of its own.
+        width = self._config.get_terminal_writer().fullwidth if terminalreporter.isatty() else None
+        for line in table_lines(rows, width):
             terminalreporter.write(line.before)
             if line.verdict is not None:
                 color = _COLORS.get(line.verdict, "red")
@@ -340,7 +344,8 @@ class ReportingHooks:
         counts = summary_line(rows, collector.without_evidence, collector.not_judged)
         terminalreporter.write_line(counts + reports)
         if error_bound(rows):  # a gate that estimates nothing has no error rate
-            terminalreporter.write_line(error_bound_line(rows))
+            sentence = error_bound_line(rows)
+            terminalreporter.write_line(sentence if width is None else textwrap.fill(sentence, width))
         if os.environ.get("GITHUB_ACTIONS") == "true":
             complete = self._is_complete(exitstatus)
             document = self._document or self._run_document(complete=complete, exit_status=int(exitstatus))

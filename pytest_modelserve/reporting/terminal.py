@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _NO_VERDICT = "no verdict"
 _ERROR_WIDTH = 120
+_INDENT = " " * 6
+# Widths that are tried for a column: its longest cell, and these quantiles of the lengths that occur.
+_PARTS = (1.0, 0.9, 0.75, 0.5, 0.25, 0.0)
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 
 
@@ -41,23 +44,139 @@ class TableLine:
         return f"{self.before}{self.verdict or ''}{self.after}".rstrip()
 
 
-def table_lines(rows: Sequence[Row]) -> Iterator[TableLine]:
-    """Return the rows in aligned columns, grouped by model; failures come first, and models with failures."""
+def table_lines(rows: Sequence[Row], width: int | None = None) -> Iterator[TableLine]:
+    """Return the rows in aligned columns, grouped by model; failures come first, and models with failures.
+
+    Lines fit into `width` characters where it is given: columns narrow, then each row takes two lines, and the test
+    stands where there is room, by its whole name or a part of it, and always below a row that needs attention.
+    """
     groups: dict[str, list[Row]] = {}
     for row in failures_first(rows):
         groups.setdefault(_NO_VERDICT if row.record is None else row.record.evidence.subject.name, []).append(row)
-    cells = {id(row): _cells(row) for row in rows}
-    gates = [cells[id(row)] for row in rows if row.record is not None]
-    widths = [max((len(row[column]) for row in gates), default=0) for column in range(5)]
-    verdict_width = max((len(row.verdict or MEASURED) for row in rows), default=0)
+    layout = _Layout.of([row for row in rows if row.record is not None], rows, width)
     for model, members in groups.items():
         yield TableLine(printable(model))
-        of_group = widths if members[0].record else [max(len(cells[id(row)][0]) for row in members)]
         for row in members:
-            padded = [cell.ljust(width) for cell, width in zip(cells[id(row)], of_group, strict=True)]
-            verdict = row.verdict or MEASURED
-            space = " " * (verdict_width - len(verdict) + 2)
-            yield TableLine("  " + "  ".join(padded) + "  ", verdict, space + _notes(row))
+            yield from layout.lines(row, members)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The widths of the columns; a longer cell pushes the rest of its row, and a row that is too long is folded.
+
+    `columns` is None where every row takes two lines.
+    """
+
+    columns: tuple[int, ...] | None
+    verdict: int
+    width: int | None
+
+    @classmethod
+    def of(cls, gates: Sequence[Row], rows: Sequence[Row], width: int | None) -> _Layout:
+        """Return the columns that fold the fewest rows of `gates` and displace the fewest cells.
+
+        Columns narrow one after the other, each time the one that costs least; the best of all steps counts.
+        """
+        verdict = max((len(row.verdict or MEASURED) for row in rows), default=0)
+        cells = [_cells(row) for row in gates]
+        sizes = [([*map(len, row)], verdict + 2 + len(_notes(gate))) for row, gate in zip(cells, gates, strict=True)]
+        lengths = [sorted({len(cell) for cell in column}) for column in zip(*cells, strict=True)]
+        steps = [
+            sorted({column[round(part * (len(column) - 1))] for part in _PARTS}, reverse=True) for column in lengths
+        ]
+        columns = [column.pop(0) for column in steps]
+        best = _cost(sizes, columns, width), tuple(columns)
+        while best[0] and any(steps):
+            tried = []
+            for index, column in enumerate(steps):
+                if column:
+                    narrower = [*columns[:index], column[0], *columns[index + 1 :]]
+                    tried.append((_cost(sizes, narrower, width), index, narrower))
+            cost, index, columns = min(tried)
+            steps[index].pop(0)
+            best = min(best, (cost, tuple(columns)), key=lambda pair: pair[0])
+        layout = cls(best[1], verdict, width)
+        folded = sum(layout._is_folded(row) for row in gates)
+        return cls(None, verdict, width) if 2 * folded > len(gates) else layout
+
+    def lines(self, row: Row, group: Sequence[Row]) -> Iterator[TableLine]:
+        """Return the lines of a row; `group` are the rows of the same model."""
+        if row.record is None:
+            yield from self._without_evidence(row, max(len(_cells(each)[0]) for each in group))
+            return
+        cells = _cells(row)
+        figures: tuple[str, ...] = ()
+        if self._is_folded(row):
+            widths = self.columns or [max(len(_cells(each)[column]) for each in group) for column in (0, 1)]
+            before, figures = _aligned(cells[:2], widths[:2]), cells[2:]
+        else:
+            assert self.columns is not None
+            before = _aligned(cells, self.columns)
+        line = TableLine(before, row.verdict or MEASURED, self._after(row))
+        name = _test_name(printable(row.record.owner), None if self.width is None else self.width - len(str(line)) - 3)
+        yield TableLine(before, line.verdict, line.after + (f" · {name}" if name else ""))
+        if figures:
+            yield TableLine(_INDENT + "  ".join(filter(None, figures)))
+        if not name and _needs_attention(row):
+            yield TableLine(_INDENT + printable(row.record.owner))
+
+    def _is_folded(self, row: Row) -> bool:
+        if self.columns is None or self.width is None:
+            return self.columns is None
+        line = TableLine(_aligned(_cells(row), self.columns), row.verdict or MEASURED, self._after(row))
+        return len(str(line)) > self.width
+
+    def _without_evidence(self, row: Row, longest: int) -> Iterator[TableLine]:
+        before = _aligned(_cells(row), [longest])
+        line = TableLine(before, row.verdict, self._after(row))
+        if self.width is None or len(str(line)) <= self.width:
+            yield line
+        else:
+            yield TableLine(before, row.verdict)
+            yield TableLine(_INDENT + _notes(row))
+
+    def _after(self, row: Row) -> str:
+        return " " * (self.verdict - len(row.verdict or MEASURED) + 2) + _notes(row)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return the cells in columns of these widths, with space for the verdict behind them."""
+    line, start = "", 2
+    for cell, width in zip(cells, widths, strict=True):
+        if cell:
+            line = (f"{line}  " if line else "").ljust(start) + cell
+        start += width + 2
+    return f"{line}  ".ljust(start)
+
+
+def _cost(rows: Sequence[tuple[Sequence[int], int]], widths: Sequence[int], width: int | None) -> int:
+    """Return how many cells do not begin where their column does, the verdict counted twice, and each folded row 8.
+
+    `rows` are the lengths of the cells of each row, and of what follows them.
+    """
+    starts = [2 + sum(widths[:column]) + 2 * column for column in range(len(widths) + 1)]
+    cost = 0
+    for cells, after in rows:
+        end = displaced = 0
+        for cell, start in zip(cells, starts, strict=False):
+            if cell:
+                displaced += end + 2 > start
+                end = max(end + 2, start) + cell
+        at = max(end + 2, starts[-1])
+        displaced += 2 * (at > starts[-1])
+        cost += 8 if width is not None and at + after > width else displaced
+    return cost
+
+
+def _test_name(owner: str, room: int | None) -> str:
+    """Return the name of a test, or as much of its end as there is room for: without folders, without its file; ""."""
+    file, _, test = owner.rpartition("/")[2].partition("::")
+    names = (owner, f"{file}::{test}" if test else file, test)
+    return next((name for name in names if room is None or len(name) <= room), "")
+
+
+def _needs_attention(row: Row) -> bool:
+    return row.verdict not in (None, "PASS") and not row.expected and not row.superseded
 
 
 def failures_first(rows: Sequence[Row]) -> list[Row]:
@@ -174,16 +293,14 @@ def format_variant(subject: Subject, reference: Subject | None) -> str:
 
 
 def _notes(row: Row) -> str:
-    """Return the sample size, remarks on the row and its test or fixture, or why there is no verdict."""
-    owner = []
+    """Return the sample size and remarks on the row, or why there is no verdict."""
     if row.record is None:
         notes = [_shortened(row.error)]
     else:
         notes = [f"n {format_number(row.record.evidence.n, 'count')}"]
         if row.record.examples > 1:
             notes.append(f"worst of {row.record.examples} examples")
-        owner.append(printable(row.record.owner))
-    return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns), *owner])
+    return " · ".join([*notes, *remarks(row.expected, not row.superseded, row.attempt, row.reruns)])
 
 
 def _shortened(reason: str) -> str:

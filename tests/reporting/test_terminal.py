@@ -111,3 +111,63 @@ def test_what_was_not_judged_is_listed_with_its_reason(record_of):
     assert list(not_judged_lines(reasons)) == ["not judged", r"  m.onnx::latency  its inputs\x1b[31m are unknown"]
     line = summary_line([row(record_of())], {"skipped": ["m.onnx::latency", "test_b"]}, reasons)
     assert line == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE · 1 not judged · without evidence: 1 skipped"
+
+
+def narrow_rows(record_of):
+    low = Quantity("slowdown", 0.83, "ratio", budget=Budget("at_most", 1.1))
+    slow = record_of(
+        gate="slowdown", subject=Subject("digits_cnn", "int8"), quantities=(low,), owner="tests/a/b.py::test_fast"
+    )
+    lost = record_of(
+        0.2, 0.3, subject=Subject("digits_cnn", "shuffled"), owner="tests/release/test_digits.py::test_parity"
+    )
+    return [row(record_of()), row(lost), row(slow)]
+
+
+def test_a_line_has_as_much_of_the_name_of_its_test_as_fits(record_of):
+    rows = narrow_rows(record_of)
+    names = {150: "tests/release/test_digits.py::test_parity", 140: "test_digits.py::test_parity", 118: "test_parity"}
+    for width, name in names.items():
+        lines = [str(line) for line in table_lines(rows, width)]
+        assert max(map(len, lines)) <= width
+        assert lines[1].endswith(f"FAIL  n 2000 · {name}")
+        assert len(lines) == 4
+
+
+def test_a_failed_row_without_room_names_its_test_below(record_of):
+    lines = [str(line) for line in table_lines(narrow_rows(record_of), 112)]
+    assert lines[1].endswith("FAIL  n 2000")
+    assert lines[2] == "      tests/release/test_digits.py::test_parity"
+    assert lines[-1].endswith("PASS  n 2000")
+
+
+def test_a_narrow_terminal_shows_each_row_in_two_lines(record_of):
+    assert [str(line) for line in table_lines(narrow_rows(record_of), 80)] == [
+        "digits_cnn",
+        "  accuracy parity  shuffled vs fp32     FAIL  n 2000 · test_parity",
+        "      drop 25.00 pt  [20.00, 30.00] 99.9/95 %  ≤ 1.00 pt",
+        "  accuracy parity  int8-static vs fp32  PASS  n 2000 · test_a",
+        "      drop 0.15 pt  [-0.20, 0.50] 99.9/95 %  ≤ 1.00 pt",
+        "  slowdown         int8 vs fp32         PASS  n 2000 · tests/a/b.py::test_fast",
+        "      × 0.83  ≤ × 1.10",
+    ]
+
+
+def test_a_row_with_a_long_cell_takes_two_lines_alone(record_of):
+    rows = narrow_rows(record_of)
+    long = Subject("digits_cnn", "a variant with a very long name of its own")
+    rows[2] = row(record_of(gate="accuracy", subject=long))
+    lines = [str(line) for line in table_lines(rows, 120)]
+    assert lines[1].index("≤ 1.00 pt") == lines[2].index("≤ 1.00 pt")
+    assert lines[3:] == [
+        "  accuracy         a variant with a very long name of its own vs fp32  PASS  n 2000 · test_a",
+        "      drop 0.15 pt  [-0.20, 0.50] 99.9/95 %  ≤ 1.00 pt",
+    ]
+
+
+def test_an_error_that_does_not_fit_stands_below_its_test():
+    lost = Row("tests/test_x.py::test_lost", "ERROR", None, "failed", error="FileNotFoundError: m.onnx " + "x" * 50)
+    assert [str(line) for line in table_lines([lost], 80)][1:] == [
+        "  tests/test_x.py::test_lost  ERROR",
+        "      FileNotFoundError: m.onnx " + "x" * 50,
+    ]
