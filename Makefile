@@ -6,15 +6,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_VENV ?= .venv-demo
 DEMO_READY := $(DEMO_VENV)/.ready
+BASE_VENV ?= .venv-base
+BASE_READY := $(BASE_VENV)/.ready
 PIP := -m pip install --quiet --disable-pip-version-check
 DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo demo-all docs dist test lint format bench clean
+.PHONY: help demo demo-all docs dist test test-base lint format bench clean
 
 help:  ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO_READY)  ## run one model's gates, from training to verdicts, as a user would install them
 	@echo "Release and monitoring gates of a network for handwritten digits:"
@@ -32,6 +34,9 @@ dist: $(READY)  ## build wheel and sdist into dist, and check them as the packag
 
 test: $(READY)  ## run the whole suite (PARALLEL= for one process)
 	$(BIN)/pytest $(PARALLEL) -q
+
+test-base: $(BASE_READY)  ## run the tests that need no extra, in an environment without extras (PYTHON=python3.13)
+	$(BASE_VENV)/bin/pytest tests $(PARALLEL) -q
 
 lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -52,6 +57,7 @@ format: $(READY)  ## write the generated files and put the code into its one for
 bench: $(READY)  ## print every figure that the project claims, each as a ratio within one run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/predict_overhead.py
+	$(BIN)/python benchmarks/frame_inputs.py
 	$(BIN)/python benchmarks/demo_twice.py
 	$(BIN)/python -m benchmarks.store_hits
 	$(BIN)/python -m benchmarks.compress_overhead
@@ -98,5 +104,12 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	@$(DEMO_VENV)/bin/python $(PIP) --constraint constraints.txt --editable ".[torch,compress,data,robustness]"
 	@touch $@
 
+$(BASE_READY): pyproject.toml
+	@echo "Installing the package without extras into $(BASE_VENV), a minute once ..."
+	@test -x $(BASE_VENV)/bin/python || $(PYTHON) -m venv $(BASE_VENV)
+	@$(BASE_VENV)/bin/python $(PIP) --upgrade "pip>=25.1"
+	@$(BASE_VENV)/bin/python $(PIP) --editable . pytest-xdist
+	@touch $@
+
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) $(DEMO_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) $(BASE_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache

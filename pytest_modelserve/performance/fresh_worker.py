@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.errors import ModelServeError
+from pytest_modelserve.performance.resident_memory import peak_bytes, reset_peak, resident_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_modelserve.artifacts import Signature
-
-STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +39,8 @@ class FreshStart:
     """Measurements of one start: wall time, CPU time of the whole process, and memory.
 
     `run_delay_ms` is the part of wall time for which the main thread was ready to run and did not; None where it is not
-    known. `baseline_bytes` is resident memory after the imports, `peak_bytes` its maximum until the last call.
+    known. `baseline_bytes` is resident memory after the imports, `peak_bytes` its maximum until the last call; both are
+    0 where the system does not report memory.
     """
 
     session_ms: float
@@ -69,7 +68,7 @@ def measure_start(job: FreshJob, batches: Callable[[], Sequence[Mapping[str, NDA
 
     names = [spec.name for spec in job.signature.outputs]
     reset_peak()  # a small model would be hidden by the peak of the imports
-    baseline = resident_bytes()
+    baseline = _reading(resident_bytes)
     feeds = [dict(batch) for batch in batches()]
     with run_delay_clock() as run_delay:
         waited = run_delay() if run_delay else 0
@@ -90,9 +89,17 @@ def measure_start(job: FreshJob, batches: Callable[[], Sequence[Mapping[str, NDA
         first_call_ms=(called - opened) / 1e6,
         first_call_cpu_ms=(called_cpu - opened_cpu) / 1e6,
         baseline_bytes=baseline,
-        peak_bytes=peak_bytes(),
+        peak_bytes=_reading(peak_bytes),
         run_delay_ms=run_delay_ms,
     )
+
+
+def _reading(read: Callable[[], int]) -> int:
+    """Return a reading of memory; 0 on a system without one, where the start can be timed all the same."""
+    try:
+        return read()
+    except ModelServeError:
+        return 0
 
 
 def run(payload: bytes) -> bytes:
@@ -104,40 +111,3 @@ def run(payload: bytes) -> bytes:
             return pickle.load(file)
 
     return json.dumps(asdict(measure_start(job, batches))).encode()
-
-
-def resident_bytes(status: Path = STATUS) -> int:
-    """Return the resident memory of this process (VmRSS); ModelServeError on a host without /proc."""
-    return _field("VmRSS", status)
-
-
-def peak_bytes(status: Path = STATUS) -> int:
-    """Return the peak of resident memory since the start, or since `reset_peak` (VmHWM).
-
-    getrusage's ru_maxrss survives exec: the child of a large process would begin with its parent's.
-    """
-    return _field("VmHWM", status)
-
-
-def reset_peak() -> bool:
-    """Reset the peak to the resident memory; return False where the kernel does not allow it."""
-    try:
-        _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): "5" resets the peak resident set size
-    except OSError:
-        return False
-    return True
-
-
-def check_host(status: Path = STATUS) -> None:
-    """Raise ModelServeError where this host has no /proc."""
-    resident_bytes(status)
-
-
-def _field(name: str, status: Path) -> int:
-    try:
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-    except (OSError, StopIteration) as error:
-        raise ModelServeError(
-            f"{name} is missing from {status}, from which memory is read: run this gate on Linux"
-        ) from error

@@ -24,7 +24,8 @@ from pytest_modelserve.performance.fresh_process import (
     start_in_fresh_process,
     start_until_decided,
 )
-from pytest_modelserve.performance.fresh_worker import FreshStart, check_host
+from pytest_modelserve.performance.fresh_worker import FreshStart
+from pytest_modelserve.performance.resident_memory import describe_source
 from pytest_modelserve.performance.timing import host_state
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.inputs import check_positive
@@ -73,7 +74,7 @@ def measure_memory(
     Raises:
         UsageError: A budget is not positive, or the model has inputs that are not tensors.
         InputError: The inputs do not fit the model, or a batch holds no row.
-        ModelServeError: This host has no /proc, or a process failed or took longer than `time_limit_s`.
+        ModelServeError: This host has neither /proc nor psutil, or a process failed or took longer than `time_limit_s`.
 
     Example:
         `ms.assert_memory("model.onnx", batch, max_mib=200)` starts six processes or more.
@@ -81,7 +82,7 @@ def measure_memory(
     check_positive("max_mib", max_mib, "MiB")
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
-    check_host()
+    source = describe_source()
     began = time.perf_counter()
     artifact, job, feeds = fresh_job(artifact, batches_of(inputs), providers=providers, threads=threads, calls=_CALLS)
     budget = Budget.of("max_mib", max_mib, unit=_MIB)
@@ -112,6 +113,7 @@ def measure_memory(
         summary=_SUMMARIES[verdict],
         confidence=confidence,
         alpha=alpha,
+        findings=(source,) if source else (),
         advice="" if verdict is Verdict.PASS else _ADVICE,
         details={
             "added_bytes": added,

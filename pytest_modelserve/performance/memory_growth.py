@@ -25,7 +25,7 @@ from pytest_modelserve.evidence import (
     levels_for,
 )
 from pytest_modelserve.performance.batches import InputSource, InputStream
-from pytest_modelserve.performance.fresh_worker import resident_bytes
+from pytest_modelserve.performance.resident_memory import resident_bytes
 from pytest_modelserve.performance.slowdown import another_session, can_be_rebuilt
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
 from pytest_modelserve.serving import Predictor, Servable
@@ -100,7 +100,7 @@ def measure_memory_growth(
         UsageError: `max_kib_per_call` or `time_limit_s` is not positive, `vary` or `reload` is not a bool, or `reload`
             is given for a predictor that cannot be served anew.
         InputError: The inputs hold no batch, a batch holds no row, or an iterable ends before the calls do.
-        ModelServeError: This host has no /proc.
+        ModelServeError: This host has neither /proc nor psutil.
         Exception: What the model raises, with a note of the number of the call.
 
     Example:

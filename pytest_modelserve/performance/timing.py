@@ -277,7 +277,7 @@ def host_lock(folder: Path | None = None, *, timeout_s: float = _LOCK_TIMEOUT_S)
 def _user() -> str:
     try:
         return "".join(letter if letter.isalnum() else "_" for letter in getpass.getuser())
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError, ImportError):  # a container's user without a name; Windows without one
         return "unknown"
 
 
