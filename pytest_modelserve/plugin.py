@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve.errors import ModelServeError, unknown_choice
+from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
     NOT_JUDGED,
@@ -32,7 +32,7 @@ from pytest_modelserve.evidence import (
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
-    from pytest_modelserve.reporting import ReportCollector
+    from pytest_modelserve.reporting import History, ReportCollector
 
 
 _COLORS = {"PASS": "green", "INCONCLUSIVE": "yellow", "measured": "cyan"}
@@ -178,6 +178,7 @@ class ReportingHooks:
         self._writes = bool(paths) or history is not None
         self._collector: ReportCollector | None = None
         self._document: dict[str, Any] | None = None
+        self._builds: History | None = None
         self._early: list[dict[str, Any]] = []
         self._order: Sequence[str] = ()
         self._deselected = 0
@@ -285,10 +286,17 @@ class ReportingHooks:
 
     def _write(self, *, complete: bool, exit_status: int | None) -> None:
         """Add a run that ended to the history, write every report that can be written, and raise for the others."""
-        from pytest_modelserve.reporting import write_reports
+        from pytest_modelserve.reporting import add_to_history, write_reports
 
-        self._document = self._run_document(complete=complete, exit_status=exit_status)
-        if problems := write_reports(self._document, self._paths, self._history):
+        document = self._document = self._run_document(complete=complete, exit_status=exit_status)
+        problems = []
+        if self._history is not None:
+            try:
+                self._builds = add_to_history(self._history, document)
+            except UsageError as error:
+                problems.append(str(error))
+        problems += write_reports(document, self._paths, self._builds)
+        if problems:
             raise pytest.UsageError("; ".join(problems))
 
     def _run_document(self, *, complete: bool, exit_status: int | None) -> dict[str, Any]:
@@ -349,7 +357,7 @@ class ReportingHooks:
         if os.environ.get("GITHUB_ACTIONS") == "true":
             complete = self._is_complete(exitstatus)
             document = self._document or self._run_document(complete=complete, exit_status=int(exitstatus))
-            for command in report_to_github(document, os.environ.get("GITHUB_STEP_SUMMARY")):
+            for command in report_to_github(document, os.environ.get("GITHUB_STEP_SUMMARY"), self._builds):
                 terminalreporter.write_line(command)
 
     def _relative(self, path: Path) -> str:

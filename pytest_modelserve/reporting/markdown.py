@@ -14,6 +14,7 @@ from pytest_modelserve.evidence.failure_text import (
     printable,
 )
 from pytest_modelserve.reporting.entries import GROUPS, Entry, Group, context_of, entries_of, headline, short
+from pytest_modelserve.reporting.history import History, describe_change
 
 MAX_BYTES = 64 * 1024
 """GitHub refuses a comment above 65,536 characters and a job summary above 1 MiB."""
@@ -22,19 +23,20 @@ _FOLDED: tuple[Group, ...] = ("passed", "expected", "superseded")
 _FRAME = 6 * 1024
 """Bytes for what is always written: headings, the context of at most 1,000 characters, and what was left out."""
 _MOST_TEXTS = 20
+_RECENT = 10
 _NO_BREAK = "\u00a0"
 
 
-def markdown_report(document: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) -> str:
+def markdown_report(document: Mapping[str, Any], *, history: History | None = None, max_bytes: int = MAX_BYTES) -> str:
     """Return the document as Markdown of at most `max_bytes` in UTF-8.
 
-    Names are code spans, where neither markup nor mentions work. What does not fit is counted at the end; rows of
-    passing gates are left out first.
+    With a history, quantities that changed in one of the last ten builds are listed. Names are code spans, where
+    neither markup nor mentions work. What does not fit is counted at the end; rows of passing gates are left out first.
     """
     entries = entries_of(document)
     lines: list[str] = []
     left_out, room = 0, max_bytes - _FRAME
-    for block, is_frame in _blocks(document, entries):
+    for block, is_frame in _blocks(document, entries, history):
         size = 0 if is_frame else sum(len(line.encode("utf-8", "replace")) + 1 for line in block)
         if size > room:
             left_out += 1
@@ -50,7 +52,7 @@ _Block = tuple[list[str], bool]
 """Lines that are written together, and whether they are always written."""
 
 
-def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[_Block]:
+def _blocks(document: Mapping[str, Any], entries: Sequence[Entry], history: History | None) -> Iterator[_Block]:
     found = {entry.group for entry in entries}
     sign = next((sign for group, sign in _SIGNS.items() if group in found), "✅")
     context = code(short(context_of(document), 1000))
@@ -67,6 +69,8 @@ def _blocks(document: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[_
         if members:
             yield from _group(title, members, is_folded=group in _FOLDED)
     yield from _not_judged(document["not_judged"])
+    if history is not None:
+        yield from _changes(history)
     if document["false_fail_probability_at_most"]:
         bound = format_probability(document["false_fail_probability_at_most"])
         yield (
@@ -92,6 +96,20 @@ def _not_judged(reasons: Mapping[str, str]) -> Iterator[_Block]:
         yield [f"### Not judged: {len(reasons)}", ""], True
         for node_id, reason in reasons.items():
             yield [f"- {code(node_id)}: {_plain(short(printable(reason), 400))}"], False
+
+
+def _changes(history: History) -> Iterator[_Block]:
+    recent = [
+        (series, change)
+        for series in history.series.values()
+        for change in series.changes[-1:]
+        if series.builds[change.at] >= len(history.builds) - _RECENT
+    ]
+    if recent:
+        yield [f"### Changed in the last {_RECENT} of {len(history.builds)} builds: {len(recent)}", ""], True
+        for series, change in recent:
+            what = f"{code(series.model)} {_plain(series.gate)}, {_plain(series.quantity)}"
+            yield [f"- {what}: {_plain(describe_change(series, change, history.builds))}"], False
 
 
 def _row(entry: Entry) -> str:

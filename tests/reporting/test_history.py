@@ -11,7 +11,15 @@ import pytest
 
 from pytest_modelserve import InputError, UsageError
 from pytest_modelserve.evidence import Budget, Interval, Quantity
-from pytest_modelserve.reporting import Row, append_run, history_lines, read_history, render_history, render_page
+from pytest_modelserve.reporting import (
+    Row,
+    append_run,
+    history_lines,
+    markdown_report,
+    read_history,
+    render_history,
+    render_page,
+)
 
 DAY = 86_400
 SCHEMA = json.loads((Path(__file__).parents[2] / "pytest_modelserve" / "evidence" / "schema.json").read_text("utf-8"))
@@ -157,6 +165,18 @@ def test_page_of_a_gate_draws_its_builds_and_names_the_last_change(append, tmp_p
     assert "p95 over 24 builds" in html
     assert "Changed: 2.02 ms → 3.02 ms from 2026-10-15 02:30 UTC on" in html
     assert "changed" not in render_page(json.loads(path.read_text("utf-8")))
+
+
+def test_markdown_lists_what_changed_lately(append):
+    for day in range(24):
+        path = append(day, (2.0 if day < 16 else 3.0) + 0.01 * (day * 7 % 5))
+    document = json.loads(path.read_text("utf-8"))
+    text = markdown_report(document, history=read_history(path.parent).with_changes())
+    assert "### Changed in the last 10 of 24 builds: 1" in text
+    assert "- `digits_cnn / int8-static` latency p95, p95: 2.02 ms → 3.02 ms from 2026-10-17" in text
+    for day in range(24, 30):
+        path = append(day, 3.0 + 0.01 * (day * 7 % 5))
+    assert "Changed in" not in markdown_report(document, history=read_history(path.parent).with_changes())
 
 
 def test_page_of_the_history_draws_every_quantity_and_asks_for_nothing(append, nasty_document, tmp_path):
