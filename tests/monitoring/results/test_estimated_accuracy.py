@@ -52,7 +52,7 @@ def test_rows_that_are_harder_fail():
 
 
 def test_rows_outside_the_support_of_calibration_are_inconclusive_with_the_rows_that_would_do():
-    inputs, _ = labeled(2000, 3, shift=1.7)
+    inputs, _ = labeled(2000, 3, shift=1.5)
     evidence = estimated(inputs, min_value=0.5)
     assert evidence.verdict is Verdict.INCONCLUSIVE
     assert evidence.details["effective_size"] < 800
