@@ -1183,7 +1183,7 @@ def measure_memory(
     Raises:
         UsageError: A budget is not positive, or the model has inputs that are not tensors.
         InputError: The inputs do not fit the model, or a batch holds no row.
-        ModelServeError: This host has no /proc, or a process failed or took longer than `time_limit_s`.
+        ModelServeError: This host has neither /proc nor psutil, or a process failed or took longer than `time_limit_s`.
 
     Example:
         `ms.assert_memory("model.onnx", batch, max_mib=200)` starts six processes or more."""
@@ -1241,7 +1241,7 @@ def measure_memory_growth(
         UsageError: `max_kib_per_call` or `time_limit_s` is not positive, `vary` or `reload` is not a bool, or `reload`
             is given for a predictor that cannot be served anew.
         InputError: The inputs hold no batch, a batch holds no row, or an iterable ends before the calls do.
-        ModelServeError: This host has no /proc.
+        ModelServeError: This host has neither /proc nor psutil.
         Exception: What the model raises, with a note of the number of the call.
 
     Example:
