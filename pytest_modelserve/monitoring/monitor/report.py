@@ -201,6 +201,8 @@ def _shift(change: Change) -> str:
     if stream.kind == "rate":
         before = stream.events / stream.rows
         return f"{100 * before:.2f} % → {100 * (before + change.shift):.2f} %"
+    if stream.unit == "proportion_difference":
+        return f"{100 * change.shift:+.2f} points"
     return f"{change.shift:+.3g}{' sd' if stream.sd == 1 else ''}"
 
 

@@ -18,12 +18,19 @@ from pytest_modelserve.metrics import Output
 from pytest_modelserve.monitoring.monitor.column_streams import ProfileStreams
 from pytest_modelserve.monitoring.monitor.stream import Measured, Stream, StreamGroup, rate_stream
 from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
-from pytest_modelserve.monitoring.results.output_columns import Columns, kind_of, read_output, threshold_of
+from pytest_modelserve.monitoring.results.output_columns import (
+    Columns,
+    kind_of,
+    read_output,
+    read_probabilities,
+    threshold_of,
+)
 
-__all__ = ["Stream", "StreamGroup", "accuracy", "columns", "latency", "mean", "rate", "results"]
+__all__ = ["Stream", "StreamGroup", "accuracy", "columns", "estimated_accuracy", "latency", "mean", "rate", "results"]
 
 Floats = NDArray[np.float64]
 
+_BINS = 10
 _INVALID_SHARE = 0.1
 """The share of invalid outputs in the evidence of the results."""
 
@@ -131,6 +138,41 @@ def accuracy(correct: int, rows: int, *, max_drop: float = 0.01, within: float |
     _check_tolerance("max_drop", max_drop)
     stream = rate_stream("wrong predictions", rows - correct, rows, max_drop, argument="max_drop")
     return StreamGroup("labels", (stream,), lambda _: (np.zeros(1), np.zeros(1)), repr(within), within)
+
+
+def estimated_accuracy(outputs: ArrayLike, labels: ArrayLike, *, max_drop: float = 0.01) -> StreamGroup:
+    """Return the stream of the accuracy that the confidence lets expect, without labels of later windows.
+
+    Reference rows are divided into ten bins of equal size by their confidence (Zadrozny and Elkan 2001, ICML 609–616).
+    Each row of a window counts with the accuracy of its bin. That finds rows that are harder for the model, and cannot
+    find labels that changed for the same inputs.
+
+    Args:
+        outputs: Probabilities (n, classes) of labeled reference rows, or (n,) of class 1 of two. `Monitor.check` takes
+            `outputs` of the same form.
+        labels: Their classes (n,), from 0.
+        max_drop: The tolerated drop of the expected accuracy, as a fraction.
+    """
+    _check_tolerance("max_drop", max_drop)
+    probabilities, classes = read_probabilities(np.asarray(outputs), Output.of(None)), np.asarray(labels)
+    if classes.shape != probabilities.shape[:1] or classes.dtype.kind not in "iub":
+        raise InputError(
+            f"labels must be classes from 0, one for each of {len(probabilities)} rows; got {classes.dtype} of shape "
+            f"{classes.shape}"
+        )
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
+    edges = np.unique(np.quantile(confidence, np.arange(1, _BINS) / _BINS))
+    bins = np.searchsorted(edges, confidence, side="right")
+    rows = np.bincount(bins, minlength=edges.size + 1)
+    rates = np.bincount(bins, right, minlength=edges.size + 1) / np.maximum(rows, 1)
+    found = mean("estimated accuracy", rates[bins], max_shift=max_drop, side=-1)
+    named = replace(found.streams[0], argument=f"max_drop={max_drop:g}", unit="proportion_difference")
+
+    def measure(values: Any) -> Measured:
+        later = read_probabilities(np.asarray(values), Output.of(None)).max(axis=1)
+        return found.measure(rates[np.searchsorted(edges, later, side="right")])
+
+    return replace(found, source="outputs", streams=(named,), measure=measure)
 
 
 def rate(name: str, events: int, rows: int, *, max_increase: float) -> StreamGroup:

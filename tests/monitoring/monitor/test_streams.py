@@ -193,6 +193,36 @@ def test_outputs_that_do_not_fit_are_refused(rng, tmp_path, outputs, match):
     assert not monitor._file.path.exists()
 
 
+def test_rows_that_became_harder_lower_the_estimated_accuracy(rng, tmp_path):
+    def served(rows, *, sharpness):
+        probabilities = 1 / (1 + np.exp(-rng.normal(0, sharpness, rows)))
+        return probabilities, (rng.random(rows) < probabilities).astype(int)
+
+    groups = [ms.streams.estimated_accuracy(*served(10_000, sharpness=3), max_drop=0.02)]
+    quiet = {"outputs": served(3_000, sharpness=3)[0]}
+    assert changed(groups, tmp_path, quiet) == ("PASS", [])
+    monitor = ms.Monitor("model", groups, state=tmp_path / "harder")
+    evidence = monitor.check(0, outputs=served(3_000, sharpness=1.5)[0])
+    assert evidence.verdict is ms.Verdict.FAIL
+    assert evidence.details["changes"][0]["shift"] == pytest.approx(-0.1, abs=0.03)
+    assert "estimated accuracy: -" in evidence.findings[0]
+    assert changed(groups, tmp_path, {"outputs": served(3_000, sharpness=6)[0]})[0] == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "match"),
+    [
+        ([0.2, 0.9], [1], "one for each of 2 rows"),
+        ([0.2, 0.9], ["a", "b"], "labels must be classes from 0"),
+        ([0.2, np.nan], [0, 1], "NaN in 1 of 2 rows"),
+        ([0.2, 0.9], [0, 1], "reference of 'estimated accuracy' must vary"),
+    ],
+)
+def test_invalid_reference_of_an_estimated_accuracy_is_refused(outputs, labels, match):
+    with pytest.raises(ms.UsageError, match=match):
+        ms.streams.estimated_accuracy(outputs, labels)
+
+
 def test_slower_calls_are_found(rng, tmp_path):
     groups = [ms.streams.latency(rng.gamma(4, 2.0, 5_000), quantile=0.9)]
     verdict, streams = changed(groups, tmp_path, {"latency_ms": 1.3 * rng.gamma(4, 2.0, 3_000)})
