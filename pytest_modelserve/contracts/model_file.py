@@ -32,7 +32,7 @@ from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.inputs import slice_rows
 from pytest_modelserve.serving.onnx_predictor import check_loadable
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
-from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
+from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, ProcessCrashError, SubprocessPredictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs
@@ -202,6 +202,7 @@ class ModelFile:
             self._child.start()
             if self._inputs_error is None:
                 self._child.predict(self._batch)
+                self._child.time_limit_s = min(self.options.time_limit_s, TIME_LIMIT_S)  # of rows in a search
                 findings.append(self._where_inputs_come_from)
         except InputError as found:
             if self.options.inputs is not None:
@@ -351,6 +352,9 @@ class ModelFile:
                 "generated inputs may lie outside the range that the model is made for, and some have NaN or infinite "
                 "outputs: give rows with --modelserve-inputs"
             )
+        if evidence.verdict is Verdict.FAIL and evidence.summary.startswith("the model "):  # crashes, or hangs
+            what = f"{evidence.summary} on inputs that were generated from the signature ({evidence.findings[1]})"
+            raise NotJudgedError(f"{what}: give rows with --modelserve-inputs")
         record(evidence)
         if evidence.verdict is Verdict.FAIL:
             raise GateFailure(failure_message(evidence), evidence)
