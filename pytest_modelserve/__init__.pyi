@@ -51,8 +51,11 @@ from pytest_modelserve.monitoring import (
     Monitor as Monitor,
     MonitorEvent as MonitorEvent,
     MonitorPlan as MonitorPlan,
+    OutputChange as OutputChange,
+    OutputDrift as OutputDrift,
     ReferenceProfile as ReferenceProfile,
     output_columns as output_columns,
+    output_drift as output_drift,
     reference_profile as reference_profile,
     streams as streams,
     with_embedding as with_embedding,
@@ -379,6 +382,9 @@ def measure_drift(
     block: int | None = None,
     columns: _Collection[str] | None = None,
     exclude: _Collection[str] = ...,
+    predictor: _Servable2 | None = None,
+    max_output_change: float | None = None,
+    output: _Output | str | None = None,
     name: str | None = None,
     label: str = "",
 ) -> _Evidence:
@@ -396,6 +402,11 @@ def measure_drift(
     5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide. FAIL also: a column is missing,
     additional, of another kind, unreadable in some row, or without any value; the other columns are tested all the
     same.
+
+    With `predictor` the consequence is judged: how far the outputs change if all columns are moved back to the
+    profile's distribution (see `output_drift`). Columns that moved and change the outputs by at most
+    `max_output_change` are then reported and do not fail, and whole rows only where no column moved. Pairs of columns
+    beyond `max_distance` still fail, as do columns that cannot be moved back.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
     is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
@@ -415,6 +426,10 @@ def measure_drift(
         columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
             all are compared.
         exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
+        predictor: The model whose inputs the data are, in memory; the profile needs `sketch_rows=`.
+        max_output_change: The largest allowed mean change of the outputs, in their units; of labels the proportion
+            that changes.
+        output: The output of `predictor` to read, by name or as `ms.Output`; with `decode=` labels are compared.
         name: The name of the data in reports. Default: the stem of the file, or "data".
         label: Name of this check in its failure text and in reports, for example "night images".
 

@@ -114,6 +114,22 @@ def test_copies_of_the_gates_page_are_looked_for():
     exec(example, {"ms": ms, "training": rows[:200], "holdout": rows[200:], "key": "secret"})
 
 
+def test_output_drift_of_the_monitoring_page_prints_what_is_shown(capsys):
+    rng = np.random.default_rng(0)
+    training, today = (
+        {
+            "income": rng.lognormal(0, 1, n) * (1 + shift),
+            "age": rng.integers(18, 90, n),
+            "clicks": rng.normal(3 * shift, 1, n),
+        }
+        for n, shift in ((4000, 0.0), (400, 0.4))
+    )
+    (example,) = (block for block in blocks("docs/monitoring.md", "python") if "output_drift" in block)
+    names = {"ms": ms, "training": training, "today": today, "model": lambda x: 1 / (1 + x["income"])}
+    exec(example.replace("max_output_change=0.05", "max_output_change=0.3"), names)
+    assert capsys.readouterr().out in blocks("docs/monitoring.md", "")
+
+
 def test_nightly_job_runs(pytester):
     import polars
 

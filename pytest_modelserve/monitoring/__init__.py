@@ -1,7 +1,7 @@
 """Gates on data: a stored profile of the training data, and comparisons of later data with it."""
 
 from pytest_modelserve.monitoring.columns import with_embedding
-from pytest_modelserve.monitoring.drift import measure_drift
+from pytest_modelserve.monitoring.drift import OutputChange, OutputDrift, measure_drift, output_drift
 from pytest_modelserve.monitoring.monitor import Monitor, MonitorEvent, MonitorPlan, measure_alarm, streams
 from pytest_modelserve.monitoring.overlap import measure_overlap
 from pytest_modelserve.monitoring.profile import ReferenceProfile
@@ -22,6 +22,8 @@ __all__ = [
     "Monitor",
     "MonitorEvent",
     "MonitorPlan",
+    "OutputChange",
+    "OutputDrift",
     "ReferenceProfile",
     "measure_alarm",
     "measure_audited_accuracy",
@@ -33,6 +35,7 @@ __all__ = [
     "measure_prediction_coverage",
     "measure_results",
     "output_columns",
+    "output_drift",
     "reference_profile",
     "streams",
     "with_embedding",

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, check_error_rates
-from pytest_modelserve.monitoring.decision import CONFIDENCE, decide
+from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, Verdict, check_error_rates
+from pytest_modelserve.monitoring.decision import CONFIDENCE, DriftResult, decide
+from pytest_modelserve.monitoring.drift.column_tests import DriftTest
 from pytest_modelserve.monitoring.drift.effective_rows import SOURCE, EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import Comparison, DriftTests, describe_methods, plan_rows, run_tests
+from pytest_modelserve.monitoring.drift.output_change import OutputDrift, output_drift
 from pytest_modelserve.monitoring.drift.report import advice, details, findings, shown, summary
 from pytest_modelserve.monitoring.profile import ReferenceProfile, as_profile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.monitoring.schema import choose_columns, describe_choice
 from pytest_modelserve.monitoring.window import window_of_gate
+
+if TYPE_CHECKING:
+    from pytest_modelserve.metrics import Output
+    from pytest_modelserve.serving import Servable
 
 
 def measure_drift(
@@ -27,6 +36,9 @@ def measure_drift(
     block: int | None = None,
     columns: Collection[str] | None = None,
     exclude: Collection[str] = (),
+    predictor: Servable | None = None,
+    max_output_change: float | None = None,
+    output: Output | str | None = None,
     name: str | None = None,
 ) -> Evidence:
     """Measure how far `data` differ from `profile`: each column, each pair of columns, and whole rows.
@@ -43,6 +55,11 @@ def measure_drift(
     5 % of samples. Otherwise INCONCLUSIVE, with the number of rows that would decide. FAIL also: a column is missing,
     additional, of another kind, unreadable in some row, or without any value; the other columns are tested all the
     same.
+
+    With `predictor` the consequence is judged: how far the outputs change if all columns are moved back to the
+    profile's distribution (see `output_drift`). Columns that moved and change the outputs by at most
+    `max_output_change` are then reported and do not fail, and whole rows only where no column moved. Pairs of columns
+    beyond `max_distance` still fail, as do columns that cannot be moved back.
 
     Rows may depend on their neighbors. If neither `block` nor `profile.block` is given, the dependence of each column
     is estimated: n rows count as n divided by the variance inflation, and whole rows are permuted in blocks of
@@ -62,6 +79,10 @@ def measure_drift(
         columns: Names of the columns to compare; other columns of the profile and of the data are ignored. By default
             all are compared.
         exclude: Names of columns to leave out, such as ids, which differ in every row; the data alone may have them.
+        predictor: The model whose inputs the data are, in memory; the profile needs `sketch_rows=`.
+        max_output_change: The largest allowed mean change of the outputs, in their units; of labels the proportion
+            that changes.
+        output: The output of `predictor` to read, by name or as `ms.Output`; with `decode=` labels are compared.
         name: The name of the data in reports. Default: the stem of the file, or "data".
 
     Returns:
@@ -85,6 +106,12 @@ def measure_drift(
         raise UsageError(f"max_distance must lie between 0 and 1 (0.1, for example); got {max_distance}")
     if block is not None and block < 1:
         raise UsageError(f"block must be a number of rows, at least 1; got {block}")
+    if (predictor is None) is not (max_output_change is None):
+        raise UsageError("predictor and max_output_change belong together: give both, or neither")
+    if max_output_change is not None and not 0 < max_output_change < math.inf:
+        raise UsageError(f"max_output_change must be a positive number, got {max_output_change}")
+    if output is not None and predictor is None:
+        raise UsageError("output is an output of predictor=: give both, or neither")
     whole = as_profile(profile, data)
     chosen = choose_columns(whole, columns, exclude)
     started = time.perf_counter()
@@ -94,8 +121,9 @@ def measure_drift(
     window, profile = window.comparable(chosen)
     pairs, faults = window.without_times(), window.schema_errors
     effective = EffectiveRows.of(window, profile, block=block)
-    tests = run_tests(Comparison(window, profile, effective, max_distance, alpha))
-    result = decide(tests.weighted(), budget=max_distance, alpha=alpha)
+    error = alpha if predictor is None else alpha / 2  # the other half is that of the outputs
+    tests = run_tests(Comparison(window, profile, effective, max_distance, error))
+    result = decide(tests.weighted(), budget=max_distance, alpha=error)
     distance = Quantity(
         "distance", result.headline.distance, "", result.interval, Budget.of("max_distance", max_distance)
     )
@@ -103,7 +131,7 @@ def measure_drift(
     assert verdict is not None
     faulty = Quantity("faulty columns", len(faults), "count", budget=Budget("at_most", 0))
     plan = plan_rows(tests, max_distance=max_distance, rows=window.rows, profile_rows=profile.rows)
-    return Evidence(
+    evidence = Evidence(
         gate="drift",
         subject=Subject(window.name),
         reference=Subject(whole.name, sha256=whole.digest),
@@ -116,7 +144,7 @@ def measure_drift(
         alpha=alpha,
         findings=(
             *shown(faults),
-            *findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=alpha, plan=plan),
+            *findings(verdict, result, tests, pairs, effective, max_distance=max_distance, alpha=error, plan=plan),
             *filter(None, [describe_choice(whole, chosen)]),
         ),
         advice=advice(
@@ -130,6 +158,53 @@ def measure_drift(
         ),
         details=details(result, tests, plan, effective, pairs=pairs, faults=faults),
         duration_s=time.perf_counter() - started,
+    )
+    if predictor is None or max_output_change is None:
+        return evidence
+    change = output_drift(
+        predictor, cast(Data, data), whole, output=output, columns=columns, exclude=exclude, alpha=error
+    )
+    judged = _judged_by_outputs(evidence, result, change, max_output_change)
+    return replace(judged, duration_s=time.perf_counter() - started)
+
+
+def _judged_by_outputs(
+    evidence: Evidence, result: DriftResult[DriftTest], drift: OutputDrift, max_output_change: float
+) -> Evidence:
+    """Return the evidence with the change of the outputs as its budget, where that covers all that moved."""
+    names = {each.name for each in drift.columns}
+    columns_moved = any(test.kind == "column" for test in result.beyond)
+    covered = all(
+        test.name in names if test.kind == "column" else columns_moved and test.kind == "rows" for test in result.beyond
+    )
+    together = drift.together
+    budget = Budget.of("max_output_change", max_output_change)
+    quantity = Quantity("output change", together.change, drift.unit, together.interval, budget)
+    others = tuple(replace(each, budget=None) if covered else each for each in evidence.quantities[-1:])
+    moved = sum(test.kind == "column" for test in result.beyond)
+    columns = f"{moved} moved column{'s' * (moved != 1)}" if moved else "the data"
+    limit = f"{'changes' if moved == 1 or not moved else 'change'} the outputs by {{}} than max_output_change"
+    summary, advice = {
+        Verdict.PASS: (f"{columns} {limit.format('no more')}", ""),
+        Verdict.FAIL: (f"{columns} {limit.format('more')}", "look at the columns that change the outputs, or retrain"),
+        Verdict.INCONCLUSIVE: (
+            f"not enough rows to decide whether {columns} {limit.format('more')}",
+            "give more rows, a profile with more sketch_rows, or a larger max_output_change",
+        ),
+    }[cast(Verdict, quantity.verdict)]
+    told = evidence.summary if not covered or len(evidence.quantities) > 1 else summary
+    return replace(
+        evidence,
+        quantities=(*evidence.quantities[:-1], quantity, *others),
+        summary=told,
+        method=Method(
+            f"columns moved back, Student t and Hall, over {drift.rows} rows",
+            f"optimal coupling of each column; Student 1908; Hall 1992; distances: {evidence.method.source}",
+            f"independent rows; the interval is wider by what chance changes; distances: {evidence.method.assumptions}",
+        ),
+        findings=(*drift.describe(), *evidence.findings),
+        advice=advice if told is summary else evidence.advice,
+        details={**evidence.details, "output_changes": {each.name: each.change for each in drift.columns[:50]}},
     )
 
 
