@@ -26,13 +26,13 @@ from sklearn.preprocessing import StandardScaler
 import pytest_modelserve as ms
 from fixtures import breast_cancer, digits, stdlib_lines
 from pytest_modelserve.evidence import Verdict
+from pytest_modelserve.monitoring.results.estimated_accuracy import MAX_IMBALANCE, SMALLEST_SIZE
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats.covariate_shift import shifted_mean
 
 Floats = NDArray[np.float64]
 SHIFTS = (0.5, 1.0)
 CALIBRATION, WINDOW = 4_000, 2_000
-SMALLEST = 800
 Population = tuple[Floats, NDArray[np.int64], Floats]
 """Inputs (n, d), labels (n,), and probabilities of class 1 (n,)."""
 
@@ -89,7 +89,7 @@ def simulate(population: Population, rng: np.random.Generator) -> tuple[float, f
     plain = 1.96 * math.sqrt(max(found.unweighted * (1 - found.unweighted), 1e-9) / WINDOW)
     flipped = float(np.where(rng.random(WINDOW) < 0.1, 1 - right[new], right[new]).mean())
     return (
-        found.effective_size,
+        found.effective_size if found.imbalance <= MAX_IMBALANCE else 0.0,
         found.estimate - realized,
         bounds.low <= realized <= bounds.high,
         abs(found.unweighted - realized) <= plain,
@@ -131,7 +131,7 @@ def main() -> None:
     )
     for name, population in populations(rng):
         found = [simulate(population(repeat), rng) for repeat in progress(range(arguments.repeats), name)]
-        used = np.array([each for each in found if each[0] >= SMALLEST], dtype=float)
+        used = np.array([each for each in found if each[0] >= SMALLEST_SIZE], dtype=float)
         _, labels, probabilities = population(0)
         accuracy = float(((probabilities > 0.5) == labels).mean())
         figures = 100 * used[:, 1:].mean(axis=0)
