@@ -12,6 +12,8 @@ from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quant
 from pytest_modelserve.monitoring.monitor.evaluation import Change, Evaluation, Evaluator
 
 _MAX_FINDINGS = 5
+_MAX_CHANGES = 40
+"""With more changes, evidence would be longer than a test report holds."""
 _CONFIDENCE = 0.95
 _LARGEST_LOG = 690.0
 """The largest e-value that is shown is e to this power, near the largest double."""
@@ -78,7 +80,8 @@ def alarm_evidence(
             "log10_e_value": round(found.log_e / math.log(10), 3),
             "windows": windows,
             "latest": title(latest),
-            "changes": [_change(change, title) for change in found.changes],
+            "changes": [_change(change, title) for change in found.changes[:_MAX_CHANGES]],
+            "changed_streams": len(found.changes),
             "too_few_rows": [evaluator.streams[place].name for place in short[:20]],
         },
         duration_s=duration_s,

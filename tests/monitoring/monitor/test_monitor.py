@@ -1,6 +1,7 @@
 """The monitor: its three verdicts, any order of windows, and invalid input."""
 
 import itertools
+import json
 import random
 from datetime import date, datetime
 
@@ -38,6 +39,16 @@ def test_shift_fails_and_names_the_stream_and_the_night_of_its_start(monitor):
         "since_slot": 8,
     }
     assert "compare the rows since 2026-11-09 with earlier ones" in failure_text(evidence)
+
+
+def test_evidence_of_many_changed_columns_fits_into_a_report(tmp_path):
+    rng = np.random.default_rng(0)
+    profile = ms.reference_profile({f"column {place}": rng.normal(size=500) for place in range(60)})
+    monitor = ms.Monitor("wide", [ms.streams.columns(profile, max_shift=0.3)], state=tmp_path / "state")
+    evidence = monitor.check(0, data={f"column {place}": rng.normal(3, 3, size=500) for place in range(60)})
+    stored = json.loads(evidence.to_json())
+    assert stored["shortened"] == []
+    assert stored["details"]["changed_streams"] > 100
 
 
 def test_gradual_drift_has_an_interval_of_its_start(monitor):
