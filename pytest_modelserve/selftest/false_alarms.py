@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,16 @@ class SameTwice(Substitution):
             predictor.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Repeated:
+    """A test with its repeats so far, and whether it has a gate that compares."""
+
+    item: Any
+    repeats: int = 0
+    compares: bool = True
+    counts: dict[tuple[str, int], GateCount] = field(default_factory=dict)
+
+
 class GateRepeats:
     """Counts of each gate that compares over `wanted` repeats of its test, or as many as the time allows."""
 
@@ -117,45 +128,44 @@ class GateRepeats:
         return sum(count.fails + count.errors for count in self.counts)
 
     def run(self) -> None:
-        """Repeat every test with a gate that compares; each gets its share of the time left."""
+        """Repeat every test with a gate that compares; each gets its share of the time, and then of what is left."""
         began = time.monotonic()
         seen = {node_id for each in self._hooks.observer.subjects() for node_id in each.tests}
-        tests = [item for node_id, item in self._hooks.items.items() if node_id in seen]
-        for index, item in enumerate(tests):
-            now = time.monotonic()
-            self._repeat(item, now + max(0.0, self._deadline - now) / (len(tests) - index))
+        waiting = [_Repeated(item) for node_id, item in self._hooks.items.items() if node_id in seen]
+        while waiting and time.monotonic() < self._deadline:
+            for index, test in enumerate(waiting):
+                now = time.monotonic()
+                self._repeat(test, now + max(0.0, self._deadline - now) / (len(waiting) - index))
+            waiting = [test for test in waiting if test.compares and test.repeats < self.wanted]
         self.seconds = time.monotonic() - began
         self._hooks.progress("")
 
-    def _repeat(self, item: Any, until: float) -> None:
-        counts: dict[tuple[str, int], GateCount] = {}
-        for repeat in range(self.wanted):
-            if time.monotonic() >= until:
-                break
+    def _repeat(self, test: _Repeated, until: float) -> None:
+        while test.compares and test.repeats < self.wanted and time.monotonic() < until:
             self._hooks.progress(
-                f"A/A: {repeat} of {self.wanted} repeats, {self.false_alarms} false alarms · {item.nodeid}"
+                f"A/A: {test.repeats} of {self.wanted} repeats, {self.false_alarms} false alarms · {test.item.nodeid}"
             )
-            same = SameTwice(repeat)
-            run = self._hooks.rerun(item, same)
+            same = SameTwice(test.repeats)
+            test.repeats += 1
+            run = self._hooks.rerun(test.item, same)
             same.close()
-            if not same.is_used:
+            test.compares = same.is_used
+            if not test.compares:
                 return
-            places: dict[str, int] = {}
             compared = [record.evidence for record in run.records if _compares_the_same(record.evidence)]
+            places = Counter[str]()
             for evidence in compared:
-                place = places[evidence.gate] = places.get(evidence.gate, -1) + 1
-                key = evidence.gate, place
-                if key not in counts:
-                    counts[key] = GateCount(evidence.gate, item.nodeid)
-                    self.counts.append(counts[key])
-                counts[key].add(evidence)
+                self._count(test, evidence.gate, places[evidence.gate]).add(evidence)
+                places[evidence.gate] += 1
             if run.failed and not any(each.verdict is not Verdict.PASS for each in compared):
-                key = f"error: {run.error}", 0
-                if key not in counts:
-                    counts[key] = GateCount(key[0], item.nodeid)
-                    self.counts.append(counts[key])
-                counts[key].runs += 1
-                counts[key].errors += 1
+                count = self._count(test, f"error: {run.error}", 0)
+                count.runs, count.errors = count.runs + 1, count.errors + 1
+
+    def _count(self, test: _Repeated, gate: str, place: int) -> GateCount:
+        if (gate, place) not in test.counts:
+            test.counts[gate, place] = GateCount(gate, test.item.nodeid)
+            self.counts.append(test.counts[gate, place])
+        return test.counts[gate, place]
 
 
 def _compares_the_same(evidence: Evidence) -> bool:
