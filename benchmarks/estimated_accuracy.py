@@ -83,7 +83,7 @@ def simulate(population: Population, rng: np.random.Generator) -> tuple[float, f
     right = ((probabilities > 0.5) == labels).astype(float)
     score = logit(np.clip(np.maximum(probabilities, 1 - probabilities), 0.5, 1 - 1e-9))[:, None]
     both = np.hstack([inputs, score])
-    found = shifted_mean(right[old], score[old], both[old], score[new], both[new])
+    found = shifted_mean(right[old], score[old], both[old], score[new], both[new], is_proportion=True)
     bounds = found.bounds(low_level=0.975, high_level=0.975)
     realized = float(right[new].mean())
     plain = 1.96 * math.sqrt(max(found.unweighted * (1 - found.unweighted), 1e-9) / WINDOW)

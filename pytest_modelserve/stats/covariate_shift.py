@@ -54,15 +54,21 @@ class ShiftedMean:
 
 
 def shifted_mean(
-    outcomes: ArrayLike, predictors: Floats, inputs: Floats, new_predictors: Floats, new_inputs: Floats
+    outcomes: ArrayLike,
+    predictors: Floats,
+    inputs: Floats,
+    new_predictors: Floats,
+    new_inputs: Floats,
+    *,
+    is_proportion: bool,
 ) -> ShiftedMean:
     """Return the mean outcome of m new rows, from the `outcomes` (n,) of n rows of another distribution.
 
     A logistic regression distinguishes new rows from old ones by their `inputs` (n, d) and `new_inputs` (m, d); its
     odds are the density ratio, which weights the n rows. With these weights outcomes are regressed on `predictors` (n,
-    p), and predicted for `new_predictors` (m, p). Outcomes that are all 0 or 1 have a logistic regression with the
-    targets of Platt (1999), Advances in Large Margin Classifiers, 61–74; other outcomes have a linear one. The estimate
-    is right if the outcomes given the inputs are distributed as before, and if one of both models is.
+    p), and predicted for `new_predictors` (m, p). Outcomes of 0 and 1, whose mean `is_proportion`, have a logistic
+    regression with the targets of Platt (1999), Advances in Large Margin Classifiers, 61–74; other outcomes have a
+    linear one. The estimate holds if outcomes given the inputs are distributed as before, and if either model is right.
 
     The variance adds the squared influences of all rows on the estimate: through the second regression, and through
     the density ratio on its weights.
@@ -74,7 +80,7 @@ def shifted_mean(
     """
     y = check_vector("outcomes", outcomes)
     n, m = y.size, len(new_inputs)
-    _check(y, predictors, inputs, new_predictors, new_inputs)
+    _check(y, predictors, inputs, new_predictors, new_inputs, is_proportion=is_proportion)
     both = _standardized(inputs, new_inputs)
     pairs = _standardized(predictors, new_predictors)
     old, new = pairs[:n], pairs[n:]
@@ -85,7 +91,6 @@ def shifted_mean(
     weights = np.exp(log_odds - log_odds.max())
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     weights *= effective / weights.sum()  # they count as so many rows
-    is_proportion = bool(((y == 0) | (y == 1)).all())
     fit = _platt if is_proportion else _linear
     imbalance = np.abs(weights @ both[:n] / weights.sum() - both[n:].mean(axis=0)).max()
     coefficients, curvature, residuals = fit(old, y, weights)
@@ -110,7 +115,9 @@ def shifted_mean(
     )
 
 
-def _check(y: Floats, predictors: Floats, inputs: Floats, new_predictors: Floats, new_inputs: Floats) -> None:
+def _check(
+    y: Floats, predictors: Floats, inputs: Floats, new_predictors: Floats, new_inputs: Floats, *, is_proportion: bool
+) -> None:
     for name, one, two in (("inputs", inputs, new_inputs), ("predictors", predictors, new_predictors)):
         if one.ndim != 2 or two.ndim != 2 or one.shape[1] != two.shape[1]:
             raise UsageError(f"{name} must be (rows, columns) with the same columns, got {one.shape} and {two.shape}")
@@ -118,6 +125,8 @@ def _check(y: Floats, predictors: Floats, inputs: Floats, new_predictors: Floats
             raise UsageError(f"{name} must be finite")
     if not len(inputs) == len(predictors) == y.size or len(new_inputs) != len(new_predictors):
         raise UsageError("outcomes, inputs and predictors must have the same rows")
+    if is_proportion and not ((y == 0) | (y == 1)).all():
+        raise UsageError("outcomes of a proportion must be 0 or 1")
     if y.size < 2 or not len(new_inputs) or not np.isfinite(y).all():
         raise UsageError("outcomes must be finite, of at least 2 rows, and there must be new rows")
 

@@ -21,7 +21,7 @@ def drawn(rng, rows, *, shift=0.0):
 
 def estimate(rng, *, shift, rows=3000, window=2000):
     old, new = drawn(rng, rows), drawn(rng, window, shift=shift)
-    found = shifted_mean(old[2], old[1], np.hstack(old[:2]), new[1], np.hstack(new[:2]))
+    found = shifted_mean(old[2], old[1], np.hstack(old[:2]), new[1], np.hstack(new[:2]), is_proportion=True)
     return found, new[2].mean()
 
 
@@ -65,25 +65,33 @@ def test_losses_are_predicted_by_a_linear_regression():
     def losses(inputs):
         return 2 + inputs[:, 0] + rng.exponential(size=len(inputs))
 
-    found = shifted_mean(losses(old), old, old, new, new)
+    found = shifted_mean(losses(old), old, old, new, new, is_proportion=False)
     bounds = found.bounds(low_level=0.999, high_level=0.999)
     assert bounds.low < losses(new).mean() < bounds.high
     assert found.estimate == pytest.approx(4, abs=0.15)
     assert not found.is_proportion
 
 
+def test_losses_that_are_all_equal_have_no_spread():
+    x = np.random.default_rng(6).normal(size=(100, 2))
+    found = shifted_mean(np.ones(100), x, x, x, x, is_proportion=False)
+    assert (found.estimate, found.standard_error) == (pytest.approx(1), pytest.approx(0, abs=1e-6))
+
+
 def test_outcomes_that_are_all_one_have_an_estimate_below_one():
     rng = np.random.default_rng(5)
     inputs, score, _ = drawn(rng, 500)
-    found = shifted_mean(np.ones(500), score, inputs, score, inputs)
+    found = shifted_mean(np.ones(500), score, inputs, score, inputs, is_proportion=True)
     assert 0.99 < found.estimate < 1
 
 
 def test_arrays_that_do_not_fit_are_refused():
     x, y = np.zeros((10, 2)), np.zeros(10)
     with pytest.raises(UsageError, match=r"inputs must be \(rows, columns\) with the same columns"):
-        shifted_mean(y, x, x, x, np.zeros((10, 3)))
+        shifted_mean(y, x, x, x, np.zeros((10, 3)), is_proportion=True)
     with pytest.raises(UsageError, match="must have the same rows"):
-        shifted_mean(y[:9], x, x, x, x)
+        shifted_mean(y[:9], x, x, x, x, is_proportion=True)
+    with pytest.raises(UsageError, match="outcomes of a proportion must be 0 or 1"):
+        shifted_mean(y + 0.5, x, x, x, x, is_proportion=True)
     with pytest.raises(UsageError, match="inputs must be finite"):
-        shifted_mean(y, x, np.full((10, 2), np.nan), x, x)
+        shifted_mean(y, x, np.full((10, 2), np.nan), x, x, is_proportion=True)

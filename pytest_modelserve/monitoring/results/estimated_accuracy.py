@@ -126,7 +126,12 @@ def measure_estimated_accuracy(
         _correctness(before, values, labels, read) if is_score else _errors(before, values, labels, old, new)
     )
     found = shifted_mean(
-        outcomes, predictors, np.hstack([old, predictors]), new_predictors, np.hstack([new, new_predictors])
+        outcomes,
+        predictors,
+        np.hstack([old, predictors]),
+        new_predictors,
+        np.hstack([new, new_predictors]),
+        is_proportion=is_score,
     )
     low, high = levels_for(budget, confidence=confidence, alpha=alpha)
     inside = found.effective_size >= SMALLEST_SIZE and found.imbalance <= MAX_IMBALANCE

@@ -147,7 +147,8 @@ def _label_columns(values: NDArray[Any], _: Output, __: float | None) -> Columns
 
 def _class_names(labels: NDArray[Any]) -> NDArray[np.str_]:
     """Return "class 3" for label 3, so that no name is taken for a number."""
-    return np.char.add("class ", labels.astype(np.str_))
+    values, places = np.unique(labels, return_inverse=True)
+    return np.char.add("class ", values.astype(np.str_))[places]
 
 
 def _value_columns(values: NDArray[Any], _: Output, __: float | None) -> Columns:
