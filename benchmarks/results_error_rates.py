@@ -67,7 +67,7 @@ CASES: Mapping[str, tuple[Draw, Draw, Mapping[str, Any]]] = {
     "unchanged, 10 classes": (classes(10), classes(10), TIGHT),
     "unchanged, usual budgets": (classes(4), classes(4), USUAL),
     "temperature 1.5": (classes(4), classes(4, 1.5), USUAL),
-    "a class gains about 12 points": (classes(4), classes(4, 1, 1.2), USUAL),
+    "a class gains 17 points": (classes(4), classes(4, 1, 1.2), USUAL),
     "2 points more alerts": (alerts, more_alerts, {**USUAL, "max_alert_change": 0.01}),
     "3 % are one default": (classes(4), with_default, USUAL),
     "one row of 2,000 is NaN": (classes(4), with_nan, USUAL),
