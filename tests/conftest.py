@@ -19,7 +19,7 @@ EXTRA_PACKAGES = (
 """What extras and the development group install."""
 MISSING = tuple(name for name in EXTRA_PACKAGES if find_spec(name) is None)
 _NEEDS = re.compile(
-    rf"(?:No module named '({'|'.join(MISSING)})\b|needs ({'|'.join(MISSING)}|scikit-learn), which is not installed)"
+    rf"(?:No module named '({'|'.join(MISSING)})\b|needs ({'|'.join(MISSING)}|scikit-learn|onnx-ir), which is not installed)"
 )
 
 if find_spec("hypothesis") is not None:

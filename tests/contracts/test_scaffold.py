@@ -8,6 +8,8 @@ from pytest_modelserve.contracts import scaffold
 from pytest_modelserve.contracts.contract import read_contract
 from pytest_modelserve.contracts.model_file import CHECKS
 
+pytest.importorskip("polars")
+
 
 @pytest.fixture
 def init(project, monkeypatch, capsys):

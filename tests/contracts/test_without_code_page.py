@@ -13,6 +13,8 @@ from tests.contracts.conftest import columns, linear_model
 from tests.plugin.conftest import installed_modules_stay_loaded  # noqa: F401 (an automatic fixture)
 from tests.test_docs import blocks
 
+pytest.importorskip("polars")
+
 PAGE = "docs/without_code.md"
 
 

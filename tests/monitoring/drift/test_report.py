@@ -61,8 +61,8 @@ def test_booleans_categories_and_what_did_not_move_tell_no_range():
 
 
 def test_dates_are_formatted_as_dates():
-    days = np.datetime64("2026-01-01") + np.arange(100)
-    found = told(days, days + 30)
+    days = np.datetime64("2026-01-01") + np.arange(100).astype("timedelta64[D]")
+    found = told(days, days + np.timedelta64(30, "D"))
     assert found.startswith("mean 2026-02-19")
     assert "(+30 days)" in found
     assert "most gained from 2026-0" in found

@@ -100,6 +100,7 @@ class Terminal(io.StringIO):
 
 
 def test_slow_metric_is_announced_with_its_time_and_shows_a_bar(level, caplog):
+    pytest.importorskip("tqdm")
     calls, terminal = itertools.count(), Terminal()
 
     def slow(labels, predictions):
