@@ -211,9 +211,9 @@ def measure_audited_accuracy(
     other rows narrow the interval. The scores may be wrong: they then do not help, and the interval holds.
 
     With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
-    corrected by the scores, with the weight of the smallest variance. With "stratified" the rows were drawn from strata
-    of the score, more from those where it is unsure. The bounds are those of Clopper and Pearson for the number of
-    labels that the estimate is worth (Korn and Graubard 1998).
+    corrected by the scores with the weight of the smallest variance, if at least five labels are right and five wrong.
+    With "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
+    those of Clopper and Pearson for the number of labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
         outputs: The outputs of all rows, ready or of a model: whatever `ms.serve` takes. Without probabilities, the

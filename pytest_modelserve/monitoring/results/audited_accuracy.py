@@ -35,6 +35,9 @@ from pytest_modelserve.stats.prediction_powered import (
 )
 
 Design = Literal["uniform", "stratified"]
+_FEWEST_OF_EACH = 5
+"""With fewer right or wrong labels the fit of the score is chance: of 20 labels of a model of 96 %, 18 % pass, not
+5 %. The labels alone count then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +98,9 @@ def measure_audited_accuracy(
     other rows narrow the interval. The scores may be wrong: they then do not help, and the interval holds.
 
     With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
-    corrected by the scores, with the weight of the smallest variance. With "stratified" the rows were drawn from strata
-    of the score, more from those where it is unsure. The bounds are those of Clopper and Pearson for the number of
-    labels that the estimate is worth (Korn and Graubard 1998).
+    corrected by the scores with the weight of the smallest variance, if at least five labels are right and five wrong.
+    With "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
+    those of Clopper and Pearson for the number of labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
         outputs: The outputs of all rows, ready or of a model: whatever `ms.serve` takes. Without probabilities, the
@@ -243,14 +246,14 @@ def _estimate(
         raise InputError(
             f"an audit needs at least 3 rows, got {len(rows)}: planning.audit_rows says how many are enough"
         )
-    if scores is None and weights is None:
+    helps = scores is not None and min(correct.sum(), (~correct).sum()) >= _FEWEST_OF_EACH
+    if not helps and weights is None:
         return _Estimate(
             lambda low, high: binomial_bounds(int(right.sum()), len(right), low_level=low, high_level=high),
             Method("Clopper-Pearson, labels alone", "Clopper & Pearson 1934, Biometrika 26:404-413", drawn),
-            None,
+            correlation,
         )
-    every = np.zeros(len(rows)) if scores is None else scores
-    audited = np.zeros(len(rows)) if scores is None else scores[rows]
+    every, audited = (scores, scores[rows]) if helps and scores is not None else (np.zeros(len(rows)),) * 2
     powered = prediction_powered_mean(right, audited, every, weights=weights)
     labeled = len(rows)
     variance = float(powered.influence.var(ddof=1)) / labeled

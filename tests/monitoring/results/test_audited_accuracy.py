@@ -67,6 +67,17 @@ def test_labels_without_scores_have_the_exact_bounds():
     assert evidence.value == (predicted == labels)[audit.rows].mean()
 
 
+def test_scores_do_not_count_with_fewer_than_five_wrong_labels():
+    probability = np.linspace(0.5, 1, 1000)
+    rows = np.arange(5, 1000, 20)
+    labels = np.ones(50, int)
+    labels[[3, 7, 12, 20]] = 0
+    evidence = measure_audited_accuracy(probability, rows, labels, min_value=0.8)
+    assert evidence.method.name == "Clopper-Pearson, labels alone"
+    labels[25] = 0
+    assert measure_audited_accuracy(probability, rows, labels, min_value=0.8).method.name.startswith("prediction-pow")
+
+
 def test_weights_correct_for_a_selection_by_the_user():
     probability, labels = served(20_000, 5)
     unsure = np.abs(probability - 0.5) < 0.3
