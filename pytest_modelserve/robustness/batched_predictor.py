@@ -240,6 +240,10 @@ def _may_crash(predictor: Predictor) -> bool:
 
 
 def _concat_outputs(parts: list[Feed]) -> Feed:
+    other = next((part for part in parts if part.keys() != parts[0].keys()), None)
+    if other is not None:  # of a sequence, whose items are outputs
+        names = ", ".join(sorted(other.keys() ^ parts[0].keys()))
+        raise InputError(f"outputs have different items for different rows: {names}")
     try:
         return parts[0] if len(parts) == 1 else concat_rows(parts)
     except ValueError as error:

@@ -5,6 +5,7 @@ import pytest
 from onnx import helper
 
 import pytest_modelserve as ms
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 
 r = ms.relations
 
@@ -234,3 +235,12 @@ def test_invalid_arguments_are_refused(options, message, rows):
     with pytest.raises(ms.UsageError) as error:
         ms.measure_relation(ms.serve(lambda x: x), inputs, relation, **arguments)
     assert message in str(error.value)
+
+
+def test_outputs_with_other_items_for_other_rows_are_an_input_error():
+    """A sequence is one output an item, and its length may differ from row to row."""
+    model = BatchedPredictor(
+        ms.serve(lambda x: {"y[0]": x, "y[1]": x} if x > 1 else {"y[0]": x}), batch_size=0, pass_array=True
+    )
+    with pytest.raises(ms.InputError, match=r"outputs have different items for different rows: y\[1\]"):
+        model.predict({"input": np.array([0.0, 2.0])})
