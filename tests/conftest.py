@@ -53,7 +53,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _skipped_without_extra(report: Any, node: pytest.Item | pytest.Collector) -> Any:
     """Return the report, as skipped if it failed for want of a package that is missing here."""
-    found = _NEEDS.search(str(report.longrepr)) if MISSING and report.failed else None
+    text = f"{report.longrepr}\n{getattr(report, 'capstdout', '')}"  # what a project of pytester printed
+    found = _NEEDS.search(text) if MISSING and report.failed else None
     if found:
         report.outcome = "skipped"
         report.longrepr = (str(node.path), 0, f"Skipped: needs {found[1] or found[2]}")

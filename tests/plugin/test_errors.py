@@ -169,6 +169,7 @@ def test_failure_inside_a_subtest_is_a_failure(
 def test_error_of_an_attempt_that_was_rerun_is_labeled(
     project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields
 ) -> None:
+    pytest.importorskip("pytest_rerunfailures")
     project.makepyfile("""
         from pathlib import Path
         from gates import gate

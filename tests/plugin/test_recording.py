@@ -107,6 +107,7 @@ def test_given_that_fails_leaves_the_failure(project: pytest.Pytester, fields_of
 def test_rerun_judges_the_last_attempt_and_tells_the_first(
     project: pytest.Pytester, processes: tuple[str, ...], fields_of_gates: Fields
 ) -> None:
+    pytest.importorskip("pytest_rerunfailures")
     project.makepyfile("""
         from pathlib import Path
         from gates import gate

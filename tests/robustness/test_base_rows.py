@@ -30,6 +30,7 @@ def source(strategy):
 
 
 def test_one_model_of_every_operator_gets_inputs_that_it_accepts(monkeypatch):
+    pytest.importorskip("hypothesis")
     for slow in ("averagepool", "lppool", "maxpool"):  # onnx computes reference outputs of these for 10 s
         module = f"onnx.backend.test.case.node.{slow}"
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
@@ -118,6 +119,7 @@ def test_base_rows_are_generated_for_any_inconsistent_graph(data, size):
 
 
 def test_sequences_are_generated_as_they_are_served_and_malformed_ones_are_rejected(tmp_path):
+    pytest.importorskip("hypothesis")
     sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))
     graph = helper.make_graph(
         [helper.make_node("ConcatFromSequence", ["items"], ["y"], axis=0)],
