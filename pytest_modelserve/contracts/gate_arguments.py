@@ -32,6 +32,7 @@ from pytest_modelserve.contracts.annotations import (
     union_members,
 )
 from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
 
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 """A function of the user, as "package.module:name"."""
@@ -107,7 +108,7 @@ def convert(value: Any, hint: Any, key: Key, *, name: str = "") -> Any:
     """
     members = union_members(hint)
     if Any in members:
-        return value
+        return _of_any_type(value, key)
     if isinstance(value, str):
         found = _text(value, members, key, name)
     elif isinstance(value, dict):
@@ -125,6 +126,15 @@ def convert(value: Any, hint: Any, key: Key, *, name: str = "") -> Any:
 def is_imported(hint: Any) -> bool:
     """Return True for a type whose values are functions or objects of the user, as "module:name"."""
     return is_callable(hint) or get_origin(hint) is type or is_object(hint)
+
+
+def _of_any_type(value: Any, key: Key) -> Any:
+    """Return a value that the signature leaves open, which is one for each row: a text names what holds them."""
+    if not isinstance(value, str):
+        return value
+    if FUNCTION.fullmatch(value):
+        return Late(lambda _: imported_function(value, key))
+    return str(key.file(value)) if value.lower().endswith(FILE_SUFFIXES) else _column(value)
 
 
 def describe(hint: Any) -> str:
@@ -147,6 +157,7 @@ def describe(hint: Any) -> str:
 _DESCRIPTIONS: Mapping[Any, str] = {
     Model: 'the path of a model file or of ready outputs, or a function as "module:name"',
     DataFile: "the path of a data file",
+    Any: 'a value, the name of a column, the path of a file of outputs, or an object as "module:name"',
     Column: "the name of a column, a list of values, or a table with column and bins",
     Features: "columns by number or by name",
     int: "a whole number",

@@ -125,6 +125,13 @@ def test_relations_and_corruptions_are_named_with_their_arguments():
     assert lost.severities == (0.1,)
 
 
+def test_argument_of_any_type_is_a_column_a_file_or_an_object():
+    found = said(ms.assert_estimated_accuracy, calibration_labels="site")["calibration_labels"]
+    assert found.tolist() == ["a", "b"]
+    assert said(ms.assert_estimated_accuracy, calibration_labels="y.npy") == {"calibration_labels": "y.npy"}
+    assert said(ms.assert_estimated_accuracy, calibration_labels="numpy:pi") == {"calibration_labels": np.pi}
+
+
 def test_functions_are_named_by_module():
     assert said(ms.assert_label_stability, transform="numpy:negative")["transform"] is np.negative
     assert said(ms.assert_accuracy, metric="f1_macro")["metric"] == "f1_macro"
