@@ -37,13 +37,15 @@ def _table(title: str, keys: Sequence[str], results: Sequence[MutantResult], *, 
         some = [each for each, own in zip(results, keys, strict=True) if own == key]
         counts = Counter(each.outcome for each in some)
         cells = "  ".join(f"{counts[column] or '-':>{len(column)}}" for column in _COLUMNS)
-        by = Counter(_short(each.gate) for each in some if each.outcome == "noticed")
+        by = Counter(_notice(each) for each in some if each.outcome == "noticed")
         named = "  " + ", ".join(f"{gate} {count}" for gate, count in by.most_common()) if gates else ""
         yield f"{key:{width}}  {len(some):5}  {cells}{named}".rstrip()
 
 
-def _short(gate: str) -> str:
-    return "error" if gate.startswith("error:") else gate
+def _notice(result: MutantResult) -> str:
+    """Return the gate that noticed a mutant, with the slowdown that it took."""
+    gate = "error" if result.gate.startswith("error:") else result.gate
+    return f"{gate} from {result.settings}" if result.kind == SLOWER else gate
 
 
 def _total(test: MutationTest) -> str:

@@ -170,27 +170,42 @@ def test_of_no_file():
     result.stdout.fnmatch_lines(["moved column *", "swapped classes *", "*its graph was not mutated: it is no file*"])
 
 
-def test_slower_twin_is_noticed_by_a_latency_gate_alone(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pytest_modelserve.selftest.mutation_test.SLOWDOWNS", (100.0,))
+def test_slower_twin_is_as_slow_as_it_takes_to_be_noticed(suite: pytest.Pytester) -> None:
+    """The gate counts the readings of a clock, of which the twin makes as many as its factor: 15 allow 2 and 5 times."""
     suite.makepyfile(
         """
-        import time
+        import types
         import numpy as np
-        import pytest_modelserve as ms
+        from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, record
+        from pytest_modelserve.selftest import model_mutants
+        from pytest_modelserve.serving.serve import open_models
 
-        def slow(x):
-            end = time.perf_counter() + 0.00002
-            while time.perf_counter() < end: pass
+        NOW = [0]
+
+        def tick():
+            NOW[0] += 1
+            return NOW[0]
+
+        def model(x):
             return x
 
-        def test_latency():
-            ms.assert_latency(slow, np.ones((1, 4)), max_ms=1, quantile=0.5, clock="wall", time_limit_s=60)
+        def test_latency(monkeypatch):
+            monkeypatch.setattr(model_mutants, "time", types.SimpleNamespace(perf_counter=tick))
+            before = NOW[0]
+            with open_models(model, inputs=np.ones((1, 4))) as (rows, (served,)):
+                served.predict(rows)
+            ticks = Quantity("p95", NOW[0] - before, "ms", budget=Budget.of("max_ms", 15))
+            evidence = Evidence(
+                gate="latency p95", subject=served.subject, quantities=(ticks,), n=1, n_unit="calls",
+                method=Method("readings of a clock"), summary="",
+            )
+            record(evidence)
+            assert evidence.passed
         """
     )
     result = suite.runpytest_inprocess("--modelserve-selftest")
-    result.stdout.fnmatch_lines(["kind*", "slower twin *1 * latency p50 1", "*only its time is measured"])
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["slower twin *1 * latency p95 from × 20 1", "*only its time is measured"])
 
 
 def test_faults_of_data_are_noticed_by_both_data_gates(suite: pytest.Pytester) -> None:
