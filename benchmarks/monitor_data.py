@@ -17,7 +17,7 @@ from scipy.signal import lfilter
 import pytest_modelserve as ms
 from benchmarks import unusual_data as kinds
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
+from pytest_modelserve.monitoring.monitor.stream_evidence import Evaluator
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.e_process import Starts

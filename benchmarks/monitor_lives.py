@@ -27,8 +27,8 @@ from scipy.special import logsumexp, ndtr, ndtri
 
 import pytest_modelserve as ms
 from pytest_modelserve.monitoring.monitor.column_streams import number_scores, stream_shares
-from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
 from pytest_modelserve.monitoring.monitor.stream import Stream, shift_rate
+from pytest_modelserve.monitoring.monitor.stream_evidence import Evaluator
 from pytest_modelserve.progress import progress
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.e_process import Starts, mean_log_e, mixture_log_e

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_modelserve as ms
-from pytest_modelserve.contracts.schema import contract_schema
+from pytest_modelserve.contracts.json_schema import contract_schema
 from pytest_modelserve.parity.accuracy.metrics import METRICS
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation

@@ -259,7 +259,7 @@ def _call(make: Callable[..., Any], arguments: dict[str, Any]) -> Late:
 
 
 def imported_function(value: str, key: Key) -> Any:
-    """Return the function called "package.module:name"."""
+    """Return the function that a text such as "package.module:name" names."""
     module, _, name = value.partition(":")
     try:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module))

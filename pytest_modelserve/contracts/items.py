@@ -60,7 +60,7 @@ class _Item(pytest.Item):
 
 
 class ContractItem(_Item):
-    """One gate of a contract."""
+    """One gate of a contract, as an item of pytest."""
 
     def __init__(self, *, call: GateCall, **others: Any) -> None:
         super().__init__(**others)
@@ -75,7 +75,7 @@ class ContractItem(_Item):
 
 
 class ContractFile(pytest.File):
-    """A contract."""
+    """A contract file, whose gates are collected as items."""
 
     _runner: GateRunner | None = None
 

@@ -3,10 +3,10 @@
 from pytest_modelserve.reporting.ci import code_quality_json, ctrf_json, github_annotations
 from pytest_modelserve.reporting.collector import ReportCollector, Row, RunCounts, as_json, run_document
 from pytest_modelserve.reporting.exports import log_to_mlflow, otlp_json, prometheus_text, read_report
-from pytest_modelserve.reporting.files import add_to_history, report_to_github, write_reports
 from pytest_modelserve.reporting.history import History, append_run, history_lines, read_history
 from pytest_modelserve.reporting.html_report import render_history, render_page
 from pytest_modelserve.reporting.markdown import markdown_report
+from pytest_modelserve.reporting.report_files import add_to_history, report_to_github, write_reports
 from pytest_modelserve.reporting.terminal import (
     TableLine,
     error_bound,

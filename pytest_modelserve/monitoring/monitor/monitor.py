@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence import Evidence
-from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
-from pytest_modelserve.monitoring.monitor.labels import join_labels, served_rows, wrong_predictions
+from pytest_modelserve.monitoring.monitor.late_labels import join_labels, served_rows, wrong_predictions
 from pytest_modelserve.monitoring.monitor.report import alarm_evidence
 from pytest_modelserve.monitoring.monitor.state import ServedRows, State, StateFile
 from pytest_modelserve.monitoring.monitor.stream import QUANTA, StreamGroup, digest_of
+from pytest_modelserve.monitoring.monitor.stream_evidence import Evaluator
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.readers import Data
 from pytest_modelserve.stats.e_process import Starts

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
-from pytest_modelserve.monitoring.monitor.evaluation import Change, Evaluation, Evaluator
+from pytest_modelserve.monitoring.monitor.stream_evidence import Change, Evaluation, Evaluator
 
 _MAX_FINDINGS = 5
 _MAX_CHANGES = 40

@@ -10,7 +10,7 @@ import pytest
 
 import pytest_modelserve as ms
 from pytest_modelserve.evidence.failure_text import failure_text
-from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
+from pytest_modelserve.monitoring.monitor.stream_evidence import Evaluator
 from pytest_modelserve.stats.e_process import Starts
 from tests.monitoring.monitor.conftest import night
 

@@ -6,7 +6,7 @@ import pytest
 import pytest_modelserve as ms
 from benchmarks import unusual_data as u
 from pytest_modelserve.monitoring.monitor.column_streams import number_scores
-from pytest_modelserve.monitoring.monitor.evaluation import Evaluator
+from pytest_modelserve.monitoring.monitor.stream_evidence import Evaluator
 from pytest_modelserve.stats.e_process import Starts
 
 

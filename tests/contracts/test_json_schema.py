@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.contracts.schema import contract_schema
+from pytest_modelserve.contracts.json_schema import contract_schema
 
 HEAD = 'subject = "candidate.onnx"\nreference = "champion.onnx"\ndata = "holdout.csv"\nlabels = "y"\n'
 VALID = (
