@@ -1,4 +1,4 @@
-"""The pytest plugin: options, the `modelserve` fixture, and the hooks that record evidence and write reports.
+"""The pytest plugin: the `modelserve` fixture, and the hooks that record evidence and write reports.
 
 pytest imports this module in every run of the environment. It imports nothing heavy, and has no visible effect until a
 test records evidence or an option is given.
@@ -29,6 +29,7 @@ from pytest_modelserve.evidence import (
     Recorder,
     recording,
 )
+from pytest_modelserve.options import REPORTS, declare_options, path_setting, setting
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -37,16 +38,6 @@ if TYPE_CHECKING:
 
 _COLORS = {"PASS": "green", "INCONCLUSIVE": "yellow", "measured": "cyan"}
 _FAILED_BY_GATE = "modelserve_failed_by_gate"
-_REPORTS = {
-    "json": ("evidence", "as one JSON document"),
-    "html": ("page", "as one HTML page"),
-    "markdown": ("markdown", "as Markdown of at most 64 KiB for a pull request, failures first"),
-    "code-quality": ("code quality", "of gates that did not pass as a code-quality report of GitLab"),
-    "ctrf": ("CTRF", "as a Common Test Report Format document"),
-    "prometheus": ("metrics", "as metrics in Prometheus' text format"),
-    "otlp": ("OTLP", "as metrics in OpenTelemetry's JSON encoding (OTLP)"),
-}
-"""Each option that writes a report: what the table calls the file, and what it holds."""
 
 
 class RecordingHooks:
@@ -347,7 +338,7 @@ class ReportingHooks:
             terminalreporter.write_line(line.after)
         for reason in not_judged_lines(collector.not_judged):
             terminalreporter.write_line(reason)
-        reports = "".join(f" · {_REPORTS[kind][0]} {self._relative(path)}" for kind, path in self._paths.items())
+        reports = "".join(f" · {REPORTS[kind][0]} {self._relative(path)}" for kind, path in self._paths.items())
         reports += "" if self._history is None else f" · history {self._relative(self._history)}"
         counts = summary_line(rows, collector.without_evidence, collector.not_judged)
         terminalreporter.write_line(counts + reports)
@@ -390,61 +381,8 @@ def _subtest(context: Any) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare each option with its ini setting; the command line takes precedence."""
-    group = parser.getgroup("modelserve", "modelserve: model acceptance gates")
-    for name, metavar, default, text in (
-        *((kind, "PATH", "", f"write the evidence of the run to PATH {form} (default: not written)")
-          for kind, (_, form) in _REPORTS.items()),
-        ("history", "DIR", "", "add the evidence of the run to the folder DIR, for the HTML page and "
-         "`python -m pytest_modelserve history DIR` (default: not written)"),
-        ("inconclusive", "fail|skip|warn", "fail", "the outcome of a test whose gate is INCONCLUSIVE (default: fail)"),
-        ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
-         "(default: .modelserve/cache in the root directory)"),
-        ("seed", "N", "0", "seed of training (default: 0)"),
-        ("baselines", "DIR", "baselines", "folder of the stored models of modelserve.baseline(), to be committed "
-         "(default: baselines in the root directory)"),
-    ):  # fmt: skip
-        group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
-        parser.addini(_ini(name), help=text, type="string", default=default)
-    group.addoption(
-        "--modelserve-update",
-        action="store_true",
-        help="replace the stored model of modelserve.baseline(name, candidate) by its candidate; refused if the "
-        "environment variable CI is set (default: off)",
-    )
-    flags: tuple[tuple[str, dict[str, Any], str], ...] = (
-        ("selftest", {"action": "store_true"}, "run the tests again with mutants of every served model and data set, "
-         "and list those that no gate notices (default: off)"),
-        ("aa", {"metavar": "N", "type": int, "default": 0}, "run every gate that compares N times on the same model "
-         "or data, and count false alarms (default: 0, off)"),
-        ("selftest-minutes", {"metavar": "M", "type": float, "default": 10.0}, "the most minutes of "
-         "--modelserve-selftest and of --modelserve-aa, each (default: 10)"),
-    )  # fmt: skip
-    for name, how, text in flags:
-        group.addoption(f"--modelserve-{name}", help=text, **how)
-    for name, metavar, text in (
-        ("inputs", "PATH", "rows for the model files that are named: .npz, .npy, .csv or .parquet (default: generated "
-         "from the signature)"),
-        ("against", "PATH", "the model that the model files that are named are compared with (default: none)"),
-        ("labels", "COLUMN|PATH", "labels of --modelserve-inputs: a column of it, or a file of one column "
-         "(default: none)"),
-    ):  # fmt: skip
-        group.addoption(f"--modelserve-{name}", metavar=metavar, default=None, help=text)
-    group.addoption(
-        "--modelserve-set",
-        metavar="CHECK.ARGUMENT=VALUE",
-        action="append",
-        default=[],
-        help="an argument of a check of a model file, such as its budget: latency.max_ms=2; may be repeated (default: "
-        "checks that need a budget are measurements)",
-    )
-    group.addoption(
-        "--modelserve-time-limit",
-        metavar="S",
-        type=float,
-        default=120.0,
-        help="seconds that a model file may take to open, and for one call (default: 120)",
-    )
+    """Declare the options."""
+    declare_options(parser)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -459,29 +397,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return collect_file(file_path, parent)
 
 
-def _ini(name: str) -> str:
-    return f"modelserve_{name.replace('-', '_')}"
-
-
-def _setting(config: pytest.Config, name: str) -> str:
-    given = config.getoption(f"--modelserve-{name}")
-    return str(config.getini(_ini(name)) if given is None else given)
-
-
-def _path_setting(config: pytest.Config, name: str) -> Path:
-    """Return a path setting: relative to the working directory on the command line, to the root in the ini file."""
-    given = config.getoption(f"--modelserve-{name}")
-    if given is not None:
-        return Path(config.invocation_params.dir, given)
-    return Path(config.rootpath, str(config.getini(_ini(name))))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Check the settings and register the hooks for the role of this process."""
-    policy = _setting(config, "inconclusive")
+    policy = setting(config, "inconclusive")
     if policy not in INCONCLUSIVE_POLICIES:
         raise pytest.UsageError(unknown_choice("--modelserve-inconclusive", policy, INCONCLUSIVE_POLICIES))
-    seed = _setting(config, "seed")
+    seed = setting(config, "seed")
     if not seed.isdecimal():
         raise pytest.UsageError(f"--modelserve-seed must be an integer of at least 0, got {seed!r}")
     if config.getoption("--modelserve-update") and os.environ.get("CI", "") not in ("", "0", "false"):
@@ -491,7 +412,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     _check_model_options(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
-    samples = _path_setting(config, "json").parent / "samples" if _setting(config, "json") else None
+    samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
     config.addinivalue_line(
         "markers",
         "modelserve_slow: a test whose gates take long, such as latency, leaks or searches; leave such tests out with "
@@ -506,8 +427,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerHooks(config), "modelserve-worker")
     else:
-        paths = {kind: _path_setting(config, kind) for kind in _REPORTS if _setting(config, kind)}
-        history = _path_setting(config, "history") if _setting(config, "history") else None
+        paths = {kind: path_setting(config, kind) for kind in REPORTS if setting(config, kind)}
+        history = path_setting(config, "history") if setting(config, "history") else None
         config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
 
 
@@ -542,11 +463,11 @@ def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     from pytest_modelserve.progress import progress_to
 
     config = request.config
-    store = _path_setting(config, "cache")
+    store = path_setting(config, "cache")
     pipeline = Pipeline(
         store,
-        seed=int(_setting(config, "seed")),
-        baselines=_path_setting(config, "baselines"),
+        seed=int(setting(config, "seed")),
+        baselines=path_setting(config, "baselines"),
         update=config.getoption("--modelserve-update"),
         root=config.rootpath,
     )

@@ -1,4 +1,4 @@
-"""What pytest collects: the gates of a contract, and the checks of a model file named on the command line."""
+"""Items of pytest: the gates of a contract, and the checks of a model file named on the command line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pytest_modelserve.contracts.contract import GateCall, read_contract
 from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import NOT_JUDGED, GateFailure, GateInconclusive
 from pytest_modelserve.evidence.failure_text import printable
+from pytest_modelserve.options import path_setting, setting
 
 if TYPE_CHECKING:
     from _pytest._code.code import TerminalRepr
@@ -27,7 +28,7 @@ Terminal = Callable[[pytest.Config], AbstractContextManager[TextIO]]
 
 
 class _Item(pytest.Item):
-    """A gate: it runs with progress on the terminal, and a failure is its text at the line of its file."""
+    """A gate that shows its progress on the terminal, and reports a failure at the line of its file."""
 
     line = 1
 
@@ -36,10 +37,10 @@ class _Item(pytest.Item):
 
         terminal: Terminal = self.config._modelserve_terminal  # type: ignore[attr-defined]
         with terminal(self.config) as stream, progress_to(stream):
-            self.judge()
+            self.run_gate()
 
-    def judge(self) -> None:
-        """Call the gate."""
+    def run_gate(self) -> None:
+        """Run the gate; raise unless it passes."""
         raise NotImplementedError
 
     def skip(self, reason: str) -> None:
@@ -67,7 +68,7 @@ class ContractItem(_Item):
         self.call = call
         self.line = call.place.line
 
-    def judge(self) -> None:
+    def run_gate(self) -> None:
         if self.call.inactive:
             self.skip(self.call.inactive)
         assert isinstance(self.parent, ContractFile)
@@ -81,7 +82,7 @@ class ContractFile(pytest.File):
 
     @property
     def runner(self) -> GateRunner:
-        """What runs the gates and holds the served models."""
+        """The runner of the gates, which holds the served models."""
         if self._runner is None:
             from pytest_modelserve.contracts.gate_runner import GateRunner
 
@@ -111,7 +112,7 @@ class CheckItem(_Item):
         super().__init__(**others)
         self.check = check
 
-    def judge(self) -> None:
+    def run_gate(self) -> None:
         from pytest_modelserve.contracts.model_file import NotJudgedError
 
         assert isinstance(self.parent, CheckedFile)
@@ -163,7 +164,7 @@ def collect_file(path: Path, parent: pytest.Collector) -> pytest.File:
 
 
 def file_options(config: pytest.Config) -> Any:
-    """Return the options of a model file; UsageError for one that cannot be."""
+    """Return the options of a model file; UsageError for an invalid one."""
     from pytest_modelserve.contracts.model_file import CHECKS, Options, checks_for
 
     def path(name: str) -> Path | None:
@@ -175,15 +176,14 @@ def file_options(config: pytest.Config) -> Any:
 
     labels = config.getoption("--modelserve-labels")
     is_file = labels is not None and Path(config.invocation_params.dir, labels).is_file()
-    limit = config.getoption("--modelserve-time-limit")
     options = Options(
         inputs=path("inputs"),
         against=path("against"),
         labels=str(path("labels")) if is_file else labels,
-        time_limit_s=limit,
-        cache=Path(config.rootpath, config.getoption("--modelserve-cache") or str(config.getini("modelserve_cache"))),
+        time_limit_s=config.getoption("--modelserve-time-limit"),
+        cache=path_setting(config, "cache"),
         counterexamples=Path(config.rootpath, ".modelserve", "counterexamples"),
-        seed=int(config.getoption("--modelserve-seed") or config.getini("modelserve_seed")),
+        seed=int(setting(config, "seed")),
         settings=_settings(config.getoption("--modelserve-set"), {check.name: check.assertion for check in CHECKS}),
     )
     unused = options.settings.keys() - {check.name for check in checks_for(options)}
@@ -195,16 +195,16 @@ def file_options(config: pytest.Config) -> Any:
 
 
 def _settings(given: list[str], assertions: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the arguments of checks that "latency.max_ms=2" and the like say."""
+    """Return the arguments of each check, from settings such as "latency.max_ms=2"."""
     import pytest_modelserve as ms
     from pytest_modelserve.contracts.gate_arguments import convert_arguments
 
     tables: dict[str, dict[str, Any]] = {}
-    for setting in given:
-        target, equals, text = setting.partition("=")
+    for assignment in given:
+        target, equals, text = assignment.partition("=")
         name, dot, argument = target.strip().partition(".")
         if not (equals and dot):
-            raise pytest.UsageError(f"--modelserve-set {printable(setting)!r}: expected CHECK.ARGUMENT=VALUE")
+            raise pytest.UsageError(f"--modelserve-set {printable(assignment)!r}: expected CHECK.ARGUMENT=VALUE")
         known = [check for check, assertion in assertions.items() if assertion]
         if name not in known:
             raise pytest.UsageError(f"--modelserve-set: {printable(unknown_choice('check', name, known))}")
