@@ -155,9 +155,9 @@ def measure_alarm(
 ) -> _Evidence:
     r"""Add a window to a monitor, and measure the evidence of all windows so far: `monitor.check`.
 
-    FAIL: some stream has shifted by more than is tolerated, with a probability of any false alarm over the monitor's
-    life of at most its `alpha`. PASS: nothing alarmed. INCONCLUSIVE: nothing alarmed, but the rows so far cannot tell
-    a tolerated shift from none; the message says how many it takes.
+    FAIL: some stream has shifted by more than is tolerated; any false alarm over the monitor's life has probability
+    at most `alpha`. PASS: nothing alarmed. INCONCLUSIVE: nothing alarmed, but the rows so far do not distinguish the
+    tolerated shift from none; the message says how many do.
 
     Args:
         monitor: The monitor.
@@ -206,13 +206,13 @@ def measure_audited_accuracy(
 ) -> _Evidence:
     r"""Measure the accuracy of a model from the labels of some rows, and the scores of all.
 
-    The audited rows must have been drawn at random: `planning.audit_rows` draws them. The probability of each
-    predicted label says how likely it is to be right; where that agrees with the audited labels, the scores of the
-    other rows narrow the interval. The scores may be wrong: they then do not help, and the interval holds.
+    The audited rows must have been drawn at random: `planning.audit_rows` draws them. The score of a
+    row is the probability of its predicted label. Where scores agree with the audited labels, the scores of the other
+    rows narrow the interval. Wrong scores do not help, and the interval holds.
 
-    With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
-    corrected by the scores with the weight of the smallest variance, if at least five labels are right and five wrong.
-    With "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
+    With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): scores correct
+    the labels, with the weight of the smallest variance. That takes at least five right and five wrong labels. With
+    "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
     those of Clopper and Pearson for the number of labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
@@ -221,7 +221,7 @@ def measure_audited_accuracy(
         audited_rows: The numbers of the labeled rows, (k,), or their ids where `ids` are given; or the `Audit`.
         labels: The label of each audited row, (k,).
         min_value: The lowest accuracy that passes, between 0 and 1.
-        design: How the rows were drawn; an `Audit` knows it.
+        design: How the rows were drawn; an `Audit` has it.
         ids: One id a row of the outputs.
         sample_weight: The inverse of the probability with which each audited row was drawn, (k,), where it was drawn by
             another design.
@@ -266,10 +266,10 @@ def measure_calibration(
 ) -> _Evidence:
     r"""Measure the calibration error of probabilities: how far they are from the frequencies of the labels.
 
-    Rows are sorted into bins of about equal size by their probability. The calibration error is the root mean square of
-    the bins' differences between mean probability and frequency, debiased: it is never below the expected calibration
-    error, the mean of these differences, which the evidence has, too. For two classes the probability of class 1 is
-    tested; for more the confidence, that is the probability of the predicted class, against whether it is right.
+    Rows are sorted into bins of about equal size by their probability. The calibration error is the debiased root mean
+    square of the bins' differences between mean probability and frequency. The evidence also has the expected
+    calibration error, the mean of these differences. For two classes the probability of class 1 is tested. For more
+    classes it is the confidence, the probability of the predicted class, against whether that class is right.
 
     Args:
         outputs: Ready probabilities (n, classes), or (n,) for class 1 of two; or a model: whatever `ms.serve` takes.
@@ -467,16 +467,15 @@ def measure_estimated_accuracy(
 ) -> _Evidence:
     r"""Estimate the accuracy of a model on rows without labels, from earlier rows with labels.
 
-    Calibration rows are weighted by how much more frequent rows like them have become: by the odds of a logistic
-    regression that distinguishes new inputs from earlier ones. With these weights the probability of being right is
-    fitted to the confidence (Platt scaling), and averaged over the new rows; for "mae" a linear regression predicts the
-    absolute error. The interval is that of the accuracy that is realized on these rows. It allows for both fits and for
-    chance in the rows.
+    Calibration rows are weighted by the density ratio of new to earlier inputs: the odds of a logistic regression that
+    distinguishes them. With these weights the probability of being right is fitted to the confidence (Platt scaling),
+    and averaged over the new rows. For "mae" a linear regression predicts the absolute error. The interval is that of
+    the accuracy realized on these rows. It allows for both fits and for chance in the rows.
 
-    **Without labels a change of concept cannot be seen**: the estimate holds if the labels given the inputs are
+    **Without labels a change of concept is not detected**: the estimate holds if the labels given the inputs are
     distributed as in calibration. `assert_audited_accuracy` does not need that. Rows unlike any calibration row are
-    INCONCLUSIVE: the effective calibration size, Kish's of the weights, must be at least 800, and no input may differ
-    by more than a quarter of a standard deviation after the weighting.
+    INCONCLUSIVE. Kish's effective calibration size must be at least 800. After the weighting no input may differ by
+    more than a quarter of a standard deviation.
 
     Args:
         outputs: The outputs of the new rows, ready or of a model: whatever `ms.serve` takes.
@@ -527,22 +526,22 @@ def measure_overlap(
     name: str | None = None,
     label: str = "",
 ) -> _Evidence:
-    r"""Measure how many rows of evaluation data stand in the training data.
+    r"""Measure the proportion of evaluation rows that also occur in the training data.
 
-    A model has seen such rows, and its accuracy on them says little about others. Copies are found by digests of rows:
-    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough;
-    of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
-    bounds. With `tolerance` and the training rows themselves, near copies are found, too: rows that differ from some
-    training row by at most the tolerance in every number.
+    The accuracy on such rows does not carry over to others. Copies are found by digests of rows:
+    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough.
+    Of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
+    bounds. `tolerance` also finds near copies: rows that differ from some training row by at most the tolerance in
+    every number. It needs the training rows themselves.
 
     Args:
         evaluation: Rows in memory or files, as for `reference_profile`; of an array the other axes are flattened.
         training: The same of the training data, or its profile or the path of one (`.json`).
-        max_overlap: Largest proportion of rows that may stand in the training data. Rows of few categories coincide by
+        max_overlap: Largest proportion of rows that may occur in the training data. Rows of few categories coincide by
             chance: allow for it here.
         row_digest_key: The key of the profile.
-        tolerance: Largest difference of a number: in standard deviations of the training column, for all numeric
-            columns, or by name in units of the column; other columns have to be equal. Needs training rows.
+        tolerance: Largest difference of a number: for all numeric columns in standard deviations of the training
+            column, or by name in units of the column. Other columns have to be equal.
         exclude: Columns that are not compared, such as ids and labels.
         confidence: Confidence of PASS, where a sample of the training rows is compared.
         alpha: Error rate of FAIL, where a sample of the training rows is compared.
@@ -583,12 +582,12 @@ def measure_prediction_coverage(
     r"""Measure the coverage of prediction intervals or sets: the proportion of rows whose label lies inside.
 
     The bounds are the exact ones of Clopper and Pearson (1934). Rows of a series depend on their neighbors: `block`
-    rows count as one. Without `block`, misses are tested for serial dependence (Lo and MacKinlay 1988); if it is found,
-    rows count as many as the variance ratio leaves, which the evidence says.
+    rows count as one. Without `block`, misses are tested for serial dependence (Lo and MacKinlay 1988). If it is found,
+    the effective number of rows follows from the variance ratio, and the evidence says so.
 
     Args:
         outputs: Intervals (n, 2) with the low and high end of each row, or columns "low" and "high" ("lower" and
-            "upper"); or sets (n, classes) of booleans. Ready, or of a model: whatever `ms.serve` takes.
+            "upper"). Sets are booleans (n, classes). Ready, or of a model: whatever `ms.serve` takes.
         labels: One number a row, (n,), of intervals; the number of its column, of sets.
         min_coverage: The lowest coverage that passes, below the nominal one: 0.88 for intervals of 90 %.
         max_coverage: The highest coverage that passes: higher, and the intervals are wider than they need to be.
@@ -633,10 +632,10 @@ def measure_results(
     r"""Measure whether the outputs of a model are valid and distributed as in a profile of earlier outputs; no labels.
 
     The profile is `reference_profile(output_columns(outputs))`. Three things are compared. Every output must be finite
-    and, of probabilities, from 0 to 1 with a sum of 1: one invalid row is FAIL. The distances of the drift gate, of the
-    classes, confidence, entropy, probabilities and alerts, are judged by `max_distance`, and the change of the rate of
-    alerts also by `max_alert_change`. The rules and rates of the data-quality gate find outputs that became constant,
-    a repeated default, and outputs outside the profile's range; their budget is `max_rate`.
+    and, of probabilities, from 0 to 1 with a sum of 1: one invalid row is FAIL. `max_distance` bounds the drift gate's
+    distances of classes, confidence, entropy, probabilities and alerts. `max_alert_change` also bounds the change of
+    the alert rate. `max_rate` bounds the rates of the data-quality gate: constant outputs, a repeated default, and
+    outputs outside the profile's range.
 
     FAIL: an invalid row, another number of classes, a broken rule, or a difference that is significant and exceeds its
     budget. Unchanged outputs fail with probability at most `alpha`, of which distances have 60 %, or 80 % without
@@ -821,20 +820,20 @@ def measure_group_gap(
 ) -> _Evidence:
     r"""Measure the largest difference of a task metric between two groups, against a budget.
 
-    The interval is that of the largest true difference, over all pairs of groups: its high end is the highest one of
-    any pair, so that PASS needs every pair inside the budget; its low end is the highest low end, corrected for the
-    number of pairs. The differences of accuracy, top-k accuracy, precision and recall have bounds from exact binomial
+    The interval is that of the largest true difference over all pairs of groups. Its high end is the highest of any
+    pair: PASS needs every pair inside the budget. Its low end is the highest low end, corrected for the number of
+    pairs. The differences of accuracy, top-k accuracy, precision and recall have bounds from exact binomial
     ones. Other metrics, and groups, blocks or weights of `sampling`, take the delta method, as in `measure_accuracy`.
 
-    A small group has a wide interval, and leaves the gate INCONCLUSIVE: the evidence names it, and how many of its rows
-    would decide. `min_rows` leaves small groups out, which the evidence says.
+    A small group has a wide interval and makes the gate INCONCLUSIVE: the evidence names it and the number of its rows
+    that would decide. `min_rows` leaves small groups out; the evidence names them.
 
     Args:
         predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
         inputs: As in `measure_accuracy`.
         labels: As in `measure_accuracy`.
-        groups: One group a row, (n,), or a function of the inputs that returns it; or names to several such columns,
-            each of which is tested by itself within one error rate. At most 100 groups a column; see `ms.bins`.
+        groups: One group a row, (n,), or a function of the inputs that returns it. Or names to several such columns:
+            each is tested by itself, within one error rate. At most 100 groups a column; see `ms.bins`.
         max_gap: Largest difference that passes: 0.05 is five percentage points.
         metric: The name of a metric of `measure_accuracy`.
         min_rows: Fewest rows of a group that is compared.

@@ -84,7 +84,7 @@ def profile() -> ms.ReferenceProfile:
 def test_texture_that_reads_two_percent_higher_is_harmless(
     tmp_path: Path, profile: ms.ReferenceProfile, breast_cancer: BreastCancer
 ) -> None:
-    """The first nights have too few rows to tell a tolerated shift from none; then the monitor passes."""
+    """The first nights have too few rows to distinguish a tolerated shift from none; then the monitor passes."""
     monitor = tumor_monitor(tmp_path / "tumors.state", profile)
     held_out = breast_cancer.held_out
     windows = tumor_nights(breast_cancer.columns, held_out.rows, held_out.benign, texture=1.02)

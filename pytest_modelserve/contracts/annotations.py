@@ -1,7 +1,7 @@
-"""Types of arguments, resolved from the annotations of a function, for values that TOML can say.
+"""Types of arguments, resolved from the annotations of a function, for values in TOML.
 
 Some types have no counterpart in TOML, such as models and arrays. Annotations name them, and these names stand for
-`Model`, `DataFile`, `Column` and `Features`, which a contract says as paths and names of columns.
+`Model`, `DataFile`, `Column` and `Features`, which a contract gives as paths and names of columns.
 """
 
 from __future__ import annotations

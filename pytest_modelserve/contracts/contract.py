@@ -1,4 +1,4 @@
-"""Contracts: files `*.modelgate.toml` that say which gates a model has to pass, checked before any gate runs."""
+"""Contracts: files `*.modelgate.toml` with the gates that a model has to pass, checked before any gate runs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Contract(Source, kw_only=True):
 SHARED = ("slices", "output", "sampling")
 SOURCES = tuple(GateSource.__struct_fields__)
 FROM_SOURCE = ("reference", "inputs", "labels", "data", "profile")
-"""Parameters of assertions that the source says, besides the subject."""
+"""Parameters of assertions that the source gives, besides the subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Place:
 class GateCall:
     """One gate of a contract: a call of its assertion, with what it reads.
 
-    `name` tells it from the other gates of its contract. `arguments` hold late values. `inactive` is the reason why
+    `name` is unique in its contract. `arguments` hold late values. `inactive` is the reason why
     it does not run, or "". `is_slow` marks gates that start processes or repeat calls. `no_inputs` are the columns that
     the contract uses for anything but inputs of a model.
     """
@@ -235,7 +235,7 @@ def _struct(table: Mapping[str, Any], kind: type[Any], place: Place) -> Any:
 
 
 def _check_file(value: Any, name: str, place: Place) -> None:
-    """Check the path that a key of the source says, if it says one."""
+    """Check the path of a key of the source, if it has one."""
     if isinstance(value, Model):
         value, place = value.path, place.child("path")
     if not isinstance(value, str) or name == "columns" or FUNCTION.fullmatch(value):

@@ -1,4 +1,4 @@
-"""Arguments of gates as TOML says them, checked against the signature of the assertion.
+"""Arguments of gates from TOML, checked against the signature of the assertion.
 
 There is no list of gates or arguments here, so that every assertion of the package can be said. Columns, models and
 functions of the user are `Late`: they are read when the gate runs, not when tests are collected.
@@ -102,9 +102,9 @@ def convert_arguments(function: Callable[..., Any], table: Mapping[str, Any], ke
 
 
 def convert(value: Any, hint: Any, key: Key, *, name: str = "") -> Any:
-    """Return `value` as the type `hint` asks for, or raise the error of `key`.
+    """Return `value` as the type `hint`, or raise the error of `key`.
 
-    `name` is that of the argument: its ending says the unit of a number ("max_ms").
+    `name` is that of the argument: its ending is the unit of a number ("max_ms").
     """
     members = union_members(hint)
     if Any in members:
@@ -302,12 +302,12 @@ _ENDINGS: tuple[tuple[str, str, Mapping[str, float], float, str], ...] = (
     ("_db", "a ratio in decibels", {"dB": 1.0}, 1.0, "25 dB"),
 )
 _OF_TARGETS = ("max_value", "max_rise", "atol", "by")
-"""Arguments in the unit of a target: a percentage would be one of nothing that the contract says."""
+"""Arguments in the unit of a target: a percentage would have no base in the contract."""
 _WITH_UNIT = re.compile(r"\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(\S+)\s*")
 
 
 def _with_unit(text: str, name: str, numbers: Sequence[type], key: Key) -> float:
-    """Return the number that `text` says in the unit of the argument `name`: "2 ms" for `max_ms` is 2."""
+    """Return the number of `text` in the unit of the argument `name`: "2 ms" for `max_ms` is 2."""
     rest = ("a number", {}, 1.0, "") if name in _OF_TARGETS else ("a proportion", {"%": 0.01}, 1.0, "5 %")
     what, units, own, example = next((each[1:] for each in _ENDINGS if name.endswith(each[0])), rest)
     match = _WITH_UNIT.fullmatch(text)

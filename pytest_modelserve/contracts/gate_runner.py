@@ -138,7 +138,7 @@ _opened_before: set[str] = set()
 
 
 def _opened(path: str) -> Artifact:
-    """Open a model file, first in a process of its own, which it may kill or hang; ModelServeError says so."""
+    """Open a model file, first in a process of its own; ModelServeError if it crashes or hangs there."""
     artifact = open_artifact(path)
     if artifact.sha256 not in _opened_before:
         with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:

@@ -1,4 +1,4 @@
-"""The JSON schema of contracts, for editors: keys and values as `contract.py` and the signatures of assertions say."""
+"""The JSON schema of contracts, for editors: keys from `contract.py`, values from the signatures of assertions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The checks of `pytest model.onnx`: what can be judged or measured of a file that comes without tests.
+"""The checks of `pytest model.onnx`: verdicts and measurements of a model file without tests.
 
-Each check is one call of a gate. A check with a definition (equal on a repeated call, finite) has a verdict; one that
-needs a budget is a measurement, unless the caller gives the budget. Whatever cannot be judged raises `NotJudgedError`.
+Each check is one call of a gate. A check with a definition (equal on a repeated call, finite) has a verdict. One that
+needs a budget is a measurement, unless the caller gives the budget. A check without a result raises `NotJudgedError`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, Process
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs
 
-# Rows of the search, and of the comparison with a compressed variant: enough for both, and little for a large model.
+# Rows of the search, and of the comparison with a compressed variant: few enough for a large model.
 _SEARCH_ROWS = 64
 _COMPARED_ROWS = 1000
 _GENERATED_ROWS = 8
@@ -62,12 +62,12 @@ _LOOSE: Mapping[str, float] = {
 
 
 class NotJudgedError(Exception):
-    """A check that judges nothing; the message is the reason."""
+    """A check without a result; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says beside the model file.
+    """Options of the command line for model files.
 
     Attributes:
         inputs: File of rows; without it inputs are generated from the signature.
@@ -155,7 +155,7 @@ class ModelFile:
         Raises:
             GateFailure: The verdict is FAIL.
             GateInconclusive: The data do not decide.
-            NotJudgedError: The check judges nothing; the message says why.
+            NotJudgedError: The check has no result; the message says why.
             InputError: The inputs or labels of the command line cannot be read or do not fit.
         """
         if self._unsupported:
@@ -173,7 +173,7 @@ class ModelFile:
                 return record(self._operators() if check.name == "operators" else self._providers())
             return self._assert_or_measure(check)
         except (UsageError, InputError) as error:
-            if self._is_asked_for(check):
+            if self._depends_on_options(check):
                 raise
             raise NotJudgedError(str(error)) from error
         except ModelServeError as error:
@@ -322,8 +322,8 @@ class ModelFile:
         free = all(spec.shape and not isinstance(spec.shape[0], int) for spec in self.artifact.signature.inputs)
         return slice_rows(self._batch, 1) if free and self._has_rows else self._batch
 
-    def _is_asked_for(self, check: Check) -> bool:
-        """Return whether an error of the check is one of the command line: a setting, labels that do not fit."""
+    def _depends_on_options(self, check: Check) -> bool:
+        """Return whether the command line can cause an error of the check: by a setting, labels or another model."""
         return check.name in self.options.settings or check.name == "parity" or "labels" in check.needs
 
     # The checks

@@ -1,4 +1,4 @@
-"""The overlap gate: rows of evaluation data that stand in the training data."""
+"""The overlap gate: rows of evaluation data that also occur in the training data."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def measure_overlap(
     alpha: float = 0.001,
     name: str | None = None,
 ) -> Evidence:
-    """Measure how many rows of evaluation data stand in the training data.
+    """Measure the proportion of evaluation rows that also occur in the training data.
 
-    A model has seen such rows, and its accuracy on them says little about others. Copies are found by digests of rows:
-    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough;
-    of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
-    bounds. With `tolerance` and the training rows themselves, near copies are found, too: rows that differ from some
-    training row by at most the tolerance in every number.
+    The accuracy on such rows does not carry over to others. Copies are found by digests of rows:
+    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough.
+    Of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
+    bounds. `tolerance` also finds near copies: rows that differ from some training row by at most the tolerance in
+    every number. It needs the training rows themselves.
 
     Args:
         evaluation: Rows in memory or files, as for `reference_profile`; of an array the other axes are flattened.
         training: The same of the training data, or its profile or the path of one (`.json`).
-        max_overlap: Largest proportion of rows that may stand in the training data. Rows of few categories coincide by
+        max_overlap: Largest proportion of rows that may occur in the training data. Rows of few categories coincide by
             chance: allow for it here.
         row_digest_key: The key of the profile.
-        tolerance: Largest difference of a number: in standard deviations of the training column, for all numeric
-            columns, or by name in units of the column; other columns have to be equal. Needs training rows.
+        tolerance: Largest difference of a number: for all numeric columns in standard deviations of the training
+            column, or by name in units of the column. Other columns have to be equal.
         exclude: Columns that are not compared, such as ids and labels.
         confidence: Confidence of PASS, where a sample of the training rows is compared.
         alpha: Error rate of FAIL, where a sample of the training rows is compared.
@@ -140,7 +140,7 @@ def measure_overlap(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Match:
-    """Which rows (n,) stand in the training data, and for which that is known; `exact` are those without a difference.
+    """Which rows (n,) occur in the training data, and for which that is known; `exact` are those without a difference.
 
     `partners` (n,) are the numbers of the training rows, where these are known.
     """
@@ -170,7 +170,7 @@ def _in_profile(
             "row_digest_key=...), or pass the training rows"
         )
     if key is None or not digests.has_key(key):
-        what = "missing" if key is None else "not the one that the profile was made with"
+        what = "missing" if key is None else "not the key that the profile was made with"
         raise UsageError(f"row_digest_key is {what}: pass the key of the profile {profile.name!r}")
     reading = replace(profile.reading, exclude=(*profile.reading.exclude, *names_of(exclude, "exclude")))
     table = read_table(_flat(evaluation), names=array_names(profile), name=name, options=reading, kinds=profile.kinds)
@@ -324,17 +324,17 @@ def _method(tolerance: object, *, sampled: bool) -> Method:
 
 def _summary(quantity: Quantity, found: int) -> str:
     if quantity.verdict is Verdict.INCONCLUSIVE:
-        return "the stored sample of digests does not decide whether rows stand in the training data"
+        return "the stored sample of digests does not decide whether rows occur in the training data"
     if quantity.verdict is Verdict.FAIL:
-        return "evaluation rows stand in the training data"
-    return "few enough rows stand in the training data" if found else "no row stands in the training data"
+        return "evaluation rows occur in the training data"
+    return "few enough rows occur in the training data" if found else "no row occurs in the training data"
 
 
 def _findings(match: _Match, n: int, chance: float) -> list[str]:
     rows, findings = np.flatnonzero(match.found), []
     if rows.size:
         shown = ", ".join(map(str, rows[:_SHOWN])) + (", …" if rows.size > _SHOWN else "")
-        findings.append(f"{rows.size:,} of {int(match.known.sum()):,} rows stand in the training data: rows {shown}")
+        findings.append(f"{rows.size:,} of {int(match.known.sum()):,} rows occur in the training data: rows {shown}")
         if match.partners is not None:
             findings.append(f"row {rows[0]} is training row {match.partners[rows[0]]}")
     if not match.known.all():

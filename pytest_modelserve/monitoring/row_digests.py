@@ -30,9 +30,9 @@ Digests = NDArray[np.uint64]
 class RowDigests:
     """The different digests of the rows of a data set, ascending: all of them, or the `MAX_DIGESTS` smallest.
 
-    A digest is 64 bits of BLAKE2b (RFC 7693) with a secret key, of the values of a row in the order of the columns'
-    names. Without the key nobody can ask whether a row is among them. The smallest digests are a random sample of the
-    different rows, the same whatever the order of the rows and of merging (bottom-k sketch, Cohen and Kaplan 2007).
+    A digest is 64 bits of BLAKE2b (RFC 7693) with a secret key, of a row's values in the order of the column names.
+    Without the key nobody can test whether a row is among them. The smallest digests are a random sample of the
+    different rows, in any order of rows and of merging (bottom-k sketch, Cohen and Kaplan 2007).
 
     `check` recognizes the key, `is_complete` says that no digest was left out.
     """

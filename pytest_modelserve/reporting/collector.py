@@ -117,7 +117,7 @@ class ReportCollector:
 
     @property
     def expected_failures(self) -> int:
-        """The number of tests that failed as their xfail mark says."""
+        """The number of tests that failed as expected by an xfail mark."""
         return sum(outcome == "xfailed" for outcome in self._outcomes.values())
 
     @property

@@ -155,8 +155,8 @@ def _number(value: float) -> str:
 def otlp_json(document: Mapping[str, Any]) -> str:
     """Return the judged gates as metrics in OTLP's JSON encoding, as `POST /v1/metrics` of a collector takes them.
 
-    There is one gauge for values, bounds and budgets each, whose points carry gate, model, test, quantity, unit and
-    verdict as attributes, and the run's environment as the resource. A number that is not finite has no point, because
+    Values, bounds and budgets are one gauge each. Attributes of its points are gate, model, test, quantity, unit and
+    verdict; the resource is the run's environment. A number that is not finite has no point, because
     JSON has none. Source: OpenTelemetry protocol specification, "JSON Protobuf Encoding".
 
     Args:

@@ -1,4 +1,4 @@
-"""Write the reports of a run: each file is replaced atomically, and one that cannot be written keeps no other away."""
+"""Write the reports of a run: each file is replaced atomically, and the others are written if one cannot be."""
 
 from __future__ import annotations
 

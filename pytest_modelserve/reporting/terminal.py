@@ -47,8 +47,8 @@ class TableLine:
 def table_lines(rows: Sequence[Row], width: int | None = None) -> Iterator[TableLine]:
     """Return the rows in aligned columns, grouped by model; failures come first, and models with failures.
 
-    Lines fit into `width` characters where it is given: columns narrow, then each row takes two lines, and the test
-    stands where there is room, by its whole name or a part of it, and always below a row that needs attention.
+    Lines fit into `width` characters where it is given: columns narrow, then each row takes two lines. The name of the
+    test is written as far as there is room, and always below a row that needs attention.
     """
     groups: dict[str, list[Row]] = {}
     for row in failures_first(rows):
@@ -257,7 +257,7 @@ def error_bound(rows: Sequence[Row]) -> float:
 def error_bound_line(rows: Sequence[Row]) -> str:
     """Return the sentence on the false-alarm probability of the whole run."""
     return (
-        "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and "
+        "If every subject is inside its budget (for comparisons with a profile: same distribution) and "
         "each method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most "
         f"{format_probability(error_bound(rows))}, the sum of the alphas; INCONCLUSIVE is not counted."
     )
@@ -309,7 +309,7 @@ def _shortened(reason: str) -> str:
 
 
 def remarks(expected: bool, judged: bool, attempt: int, reruns: int) -> Iterator[str]:
-    """Return what the outcome of the test and its reruns say about a row."""
+    """Return remarks on a row: expected failure, superseded attempt, reruns."""
     if expected:
         yield "expected"
     if not judged:

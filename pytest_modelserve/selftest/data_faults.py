@@ -158,7 +158,7 @@ def _lost(column: Column) -> Column | None:
 
 
 def _renamed(column: Column) -> Column | None:
-    """Give a share of the rows a category that the profile has not seen."""
+    """Give a share of the rows a category that the profile does not have."""
     if column.kind != "category":
         return None
     values = column.values.copy()

@@ -32,8 +32,8 @@ Outputs = Mapping[str, NDArray[Any]]
 ROUNDINGS = 128
 """An output differs if an element does by more than this many machine epsilons of itself plus its tensor's largest."""
 NOISE_DB = {4: 18.0, 8: 25.0, 16: 55.0}
-"""The noise of a conversion to that many bits, by which a reduced file may differ from its source: the budgets that
-docs/recipes.md shows to be met. A smaller change of such a file is no change of an answer."""
+"""Noise of a file in that many bits, in dB: the budgets that docs/recipes.md shows to be met. A smaller change is
+equivalent."""
 _EIGHT_BITS = ("Quantize", "DequantizeLinear", "Integer", "QLinear", "QGemm")
 
 

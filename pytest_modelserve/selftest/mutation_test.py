@@ -128,12 +128,12 @@ class MutationTest:
 
     @property
     def survivors(self) -> int:
-        """The number of mutants that change an answer and that no gate noticed."""
+        """The number of mutants that change an output and that no gate noticed."""
         return sum(result.outcome == "missed" for result in self.results)
 
     @property
     def tried(self) -> int:
-        """The number of mutants that change an answer and were tried."""
+        """The number of mutants that change an output and were tried."""
         return sum(result.outcome not in ("equivalent", "not tried") for result in self.results)
 
     def run(self) -> None:

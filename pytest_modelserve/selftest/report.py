@@ -19,7 +19,7 @@ def mutation_lines(test: MutationTest) -> list[str]:
     """Return the table by kind, the table by subject, the missed mutants with advice, and what was not mutated."""
     results = test.results
     if not results:
-        return ["no subject could be mutated, so this suite was not shown to be able to fail:", *_notes(test)]
+        return ["no subject could be mutated, so nothing shows that this suite can fail:", *_notes(test)]
     lines = list(_table("kind", [each.kind for each in results], results))
     lines += ["", *_table("subject", [each.subject for each in results], results, gates=False), "", _total(test)]
     for outcome, title in (("missed", "missed: no gate failed"), ("undecided", "undecided: a gate was INCONCLUSIVE")):
@@ -54,7 +54,7 @@ def _total(test: MutationTest) -> str:
     share = f" ({100 * counts['noticed'] / changing:.1f} %)" if changing else ""
     left = f", {counts['not tried']} not tried: raise --modelserve-selftest-minutes" if counts["not tried"] else ""
     return (
-        f"{changing} mutants change an answer, {counts['noticed']} noticed{share}, {counts['undecided']} undecided, "
+        f"{changing} mutants change an output, {counts['noticed']} noticed{share}, {counts['undecided']} undecided, "
         f"{counts['missed']} missed{left}; {counts['equivalent']} equivalent ones left out; {test.seconds:.0f} s"
     )
 
@@ -97,8 +97,8 @@ def _notes(test: MutationTest) -> Iterator[str]:
         yield f"  {', '.join(titles[:5])}{more}: {reason}"
     yield (
         f"  equivalent: no output on the rows of the gates differs by more than {ROUNDINGS} machine epsilons of its "
-        f"value plus its tensor's largest; of files in 16, 8 and 4 bits by more than noise of {NOISE_DB[16]:g}, "
-        f"{NOISE_DB[8]:g} and {NOISE_DB[4]:g} dB; faults of data smaller than {SHARE:.0%} are not made"
+        f"value plus its tensor's largest. Of files in 16, 8 and 4 bits: by more than noise of {NOISE_DB[16]:g}, "
+        f"{NOISE_DB[8]:g} and {NOISE_DB[4]:g} dB. Faults of data smaller than {SHARE:.0%} are not made"
     )
 
 
@@ -124,7 +124,7 @@ def alarm_lines(repeats: GateRepeats) -> Iterator[str]:
     )
     yield (
         f"{len(varying)} gates measured different values, {own_fails} false alarms in their {own} runs: at most "
-        f"{100 * rate_bound(own_fails, own):.2f} %; the others are deterministic, and repeats of them tell nothing more"
+        f"{100 * rate_bound(own_fails, own):.2f} %; the others are deterministic, and repeats add nothing"
     )
     if any(count.runs < repeats.wanted for count in repeats.counts):
         yield f"the time was up before {repeats.wanted} repeats of every gate: raise --modelserve-selftest-minutes"

@@ -45,7 +45,7 @@ def change_points(
     """Return the change points of each series, in order; () for a series without any.
 
     Each series is tested for exchangeability. The statistic is the largest standardized difference of the mean of an
-    interval from that of the other values, max |S_j - S_i| / √((j - i) (n - j + i)) with the partial sums S: it finds
+    interval from that of the other values, max |S_j - S_i| / √((j - i) (n - j + i)) with the partial sums S. It finds
     lasting changes and changes that went back. Values count as their deviations from the median in units of the median
     deviation, at most 5, so that outliers hide no change. The p-value comes from random permutations, which end early
     where it is large. Holm's procedure over the series keeps the probability that a series without change has a change
@@ -53,7 +53,7 @@ def change_points(
     cannot be significant and do not count.
 
     Within a changed series both ends of the interval are change points. The parts are searched again at `error_rate`
-    over the number of series, and a point is kept only if the means on both of its sides differ at that level, again by
+    over the number of series. A point is kept only if the means on both of its sides differ at that level, again by
     permutations. That level is approximate, because the places are estimates. Each place is where the absolute
     deviations from the medians on both sides are least.
 

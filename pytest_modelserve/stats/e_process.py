@@ -1,7 +1,7 @@
 """E-processes for a change of a mean or of a rate at an unknown time, against a reference sample of finite size.
 
-An e-process has an expectation of at most 1 at every time if nothing changed beyond what is tolerated, so that it ever
-reaches 1/α with probability at most α (Ville 1939). Here it is a mixture over the start τ of a change. A mixture keeps
+An e-process has an expectation of at most 1 at every time if no change exceeds the tolerance. It then ever reaches 1/α
+with probability at most α (Ville 1939). Here it is a mixture over the start τ of a change. A mixture keeps
 the property, and so does one that leaves some starts out. The value depends on the set of observations only, not on
 the order in which they arrive.
 
@@ -40,7 +40,7 @@ def mean_log_e(
     The change starts with block b, so that all rows from b on are compared. Without a tolerance the reference is the
     reference sample with all rows before b, and the mean effect is N(0, 0.1²) distributed: a likelihood ratio of
     location-invariant data. With a tolerance, or one side, the reference is the reference sample alone, and the effect
-    beyond the tolerance is half-normal: no more than the likelihood ratio at an effect of exactly the tolerance. Block
+    beyond the tolerance is half-normal: at most the likelihood ratio at an effect of exactly the tolerance. Block
     totals are taken as normal.
 
     Args:

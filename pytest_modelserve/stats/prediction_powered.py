@@ -16,8 +16,8 @@ from pytest_modelserve.stats.intervals import Bounds, check_count, check_level, 
 Floats = NDArray[np.float64]
 _STRATA = 5
 _NEYMAN = 0.5
-"""The part of the rows that Neyman's allocation places; the rest is proportional to the sizes of the strata. If the
-score says nothing, half by Neyman's widen the interval by 5 to 8 %, all by 10 to 16 %; a good score gains nearly as
+"""The part of the rows that Neyman's allocation places; the rest is proportional to the sizes of the strata. With
+an uninformative score, half by Neyman's widen the interval by 5 to 8 %, all by 10 to 16 %. A good score gains nearly as
 much with half (`python benchmarks/audit_widths.py`)."""
 _FEWEST = 2
 """Rows of each stratum: one has no variance."""
@@ -66,9 +66,10 @@ def effective_proportion_bounds(
 ) -> Bounds:
     """Return a `proportion` of `n` rows that was estimated with weights, strata or predictions, with bounds.
 
-    Those of Clopper and Pearson (1934) for the effective number of rows, proportion·(1 − proportion)/`variance`, times
-    the squared ratio of the normal quantile and Student's. Without variance the number of rows is `n`. Source: Korn and
-    Graubard (1998), Survey Methodology 24, 193–201. UsageError for a level outside (0.5, 1).
+    The bounds are those of Clopper and Pearson (1934) for the effective number of rows. That is proportion·(1 −
+    proportion)/`variance`, times the squared ratio of the normal quantile and Student's. Without variance the number of
+    rows is `n`. Source: Korn and Graubard (1998), Survey Methodology 24, 193–201. UsageError for a level outside (0.5,
+    1).
     """
     low_level, high_level = check_level("low_level", low_level), check_level("high_level", high_level)
     p = min(max(proportion, 0.0), 1.0)
@@ -119,7 +120,7 @@ def stratified_proportion_bounds(
 def score_strata(scores: ArrayLike) -> NDArray[np.intp]:
     """Return the stratum of each row, (n,) from 0, by its `scores` (n,): the predicted probability of being right.
 
-    Five strata, or fewer where scores are equal, whose sums of sqrt(p·(1 − p)) are about equal: the boundaries at which
+    There are five strata, or fewer where scores are equal. Their sums of sqrt(p·(1 − p)) are about equal, so that
     Neyman's allocation draws as many rows from each. Source: Dalenius and Hodges (1959), Journal of the American
     Statistical Association 54, 88–101; Cochran (1977), section 5A.7. UsageError for no scores, and scores outside
     [0, 1].
@@ -141,7 +142,7 @@ def score_strata(scores: ArrayLike) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StratifiedDesign:
-    """How many rows of each stratum to label: `rows` (strata,) of `sizes` (strata,).
+    """The number of rows to label in each stratum: `rows` (strata,) of `sizes` (strata,).
 
     `width_ratio` is the expected width of the interval over that of as many labels alone, if the scores are calibrated.
     """
@@ -154,8 +155,8 @@ class StratifiedDesign:
 def stratified_design(scores: ArrayLike, strata: NDArray[np.intp], count: int) -> StratifiedDesign:
     """Return how to spread `count` rows over the strata of `scores` (n,): half by Neyman's allocation.
 
-    Neyman's allocation, in proportion to size times the standard deviation sqrt(p·(1 − p)) of the mean score p, has the
-    smallest variance if the scores are calibrated; the other half is proportional to size. Every stratum has at least
+    Neyman's allocation has the smallest variance if the scores are calibrated: in proportion to size times the standard
+    deviation sqrt(p·(1 − p)) of the mean score p. The other half is proportional to size. Every stratum has at least
     two rows. Source: Neyman (1934), Journal of the Royal Statistical Society 97, 558–625. UsageError for a count of
     fewer than two rows a stratum, or more than all rows.
     """
@@ -170,7 +171,7 @@ def stratified_design(scores: ArrayLike, strata: NDArray[np.intp], count: int) -
     deviations = np.sqrt(np.maximum(means * (1 - means), 1e-6))
     share = _NEYMAN * weights * deviations / float(weights @ deviations) + (1 - _NEYMAN) * weights
     rows = np.clip(np.floor(share * count).astype(np.int64), np.minimum(_FEWEST, sizes), sizes)
-    while rows.sum() != count:  # the remainder, one by one, to the stratum that is shortest of its share
+    while rows.sum() != count:  # the remainder, one by one, to the stratum that lacks most
         more = rows.sum() < count
         room = rows < sizes if more else rows > np.minimum(_FEWEST, sizes)
         lacking = np.where(room, share * count - rows, -np.inf if more else np.inf)

@@ -1,4 +1,4 @@
-"""Evaluation rows that stand in the training data."""
+"""Evaluation rows that occur in the training data."""
 
 import numpy as np
 import pandas
@@ -41,7 +41,7 @@ def test_copies_are_found_with_their_row_numbers(training):
     assert evidence.verdict == "FAIL"
     assert evidence.value == 3 / 53
     assert evidence.details["rows"] == [0, 1, 2]
-    assert evidence.findings[0] == "3 of 53 rows stand in the training data: rows 0, 1, 2"
+    assert evidence.findings[0] == "3 of 53 rows occur in the training data: rows 0, 1, 2"
 
 
 def test_fresh_rows_pass_and_a_budget_allows_for_some_copies(training):
@@ -145,7 +145,7 @@ def test_profile_without_digests_is_as_before_and_one_with_them_survives_its_fil
     [
         ({"training": ms.reference_profile(TRAINING)}, "has no row digests"),
         ({"training": ms.reference_profile(TRAINING, row_digest_key="a")}, "row_digest_key is missing"),
-        ({"training": ms.reference_profile(TRAINING, row_digest_key="a"), "row_digest_key": "b"}, "is not the one"),
+        ({"training": ms.reference_profile(TRAINING, row_digest_key="a"), "row_digest_key": "b"}, "is not the key"),
         ({"training": ms.reference_profile(TRAINING, row_digest_key="a"), "tolerance": 0.1}, "needs the training rows"),
         ({"row_digest_key": "a"}, "training holds rows"),
         ({"training": {"age": [1]}}, "training has no column 'income'"),

@@ -32,7 +32,7 @@ def test_table_is_the_same_with_and_without_workers(project: pytest.Pytester, pr
         "wrong600",
         "  accuracy    accuracy 70.00 %  [68.27, 73.12] 95/99.9 %  ≥ 90.00 %  FAIL  n 2000 · expected · test_x.py::test_bad_candidate",
         "2 gates: 1 PASS, 1 FAIL (all expected), 0 INCONCLUSIVE · evidence evidence.json",
-        "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
+        "If every subject is inside its budget (for comparisons with a profile: same distribution) and each "
         "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 0.2 %, "
         "the sum of the alphas; INCONCLUSIVE is not counted.",
     ]

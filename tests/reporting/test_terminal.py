@@ -72,7 +72,7 @@ def test_summary_counts_tests_without_evidence_that_did_not_pass(record_of):
 def test_last_line_bounds_false_alarms_by_the_sum_of_alphas(record_of):
     rows = [row(record_of(alpha=0.017)), row(record_of(alpha=0.017)), row(record_of(alpha=0.5), superseded=True)]
     assert error_bound_line(rows) == (
-        "If every subject is inside its budget (for drift and data quality: same distribution as the profile) and each "
+        "If every subject is inside its budget (for comparisons with a profile: same distribution) and each "
         "method's stated assumptions hold, this run gives at least one statistical FAIL with probability at most 3.4 %, "
         "the sum of the alphas; INCONCLUSIVE is not counted."
     )

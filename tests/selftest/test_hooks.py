@@ -100,7 +100,7 @@ def test_suite_with_a_parity_gate_notices_every_mutant(suite: pytest.Pytester) -
     assert result.ret == 0
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["kind *made *equivalent *noticed*", "operator *output parity*"])
-    result.stdout.re_match_lines([r"\d\d mutants change an answer, (\d\d) noticed \(100.0 %\), 0 undecided, 0 missed;"])
+    result.stdout.re_match_lines([r"\d\d mutants change an output, (\d\d) noticed \(100.0 %\), 0 undecided, 0 missed;"])
 
 
 def test_without_the_parity_gate_the_missed_mutants_are_listed_and_the_run_fails(suite: pytest.Pytester) -> None:
@@ -234,7 +234,7 @@ def test_mutants_that_the_time_leaves_out_are_counted(suite: pytest.Pytester, mo
     suite.makepyfile(MODEL + PARITY)
     result = suite.runpytest_inprocess("--modelserve-selftest", "--modelserve-selftest-minutes=0.5")
     assert result.ret == 0
-    result.stdout.re_match_lines([r"\d+ mutants change an answer, .* \d+ not tried: raise --modelserve-selftest-minut"])
+    result.stdout.re_match_lines([r"\d+ mutants change an output, .* \d+ not tried: raise --modelserve-selftest-minut"])
 
 
 def test_suite_of_which_no_mutant_was_tried_fails(suite: pytest.Pytester) -> None:
@@ -248,7 +248,7 @@ def test_suite_whose_gates_cannot_fail_fails(suite: pytest.Pytester) -> None:
     suite.makepyfile("def test_nothing(): pass")
     result = suite.runpytest_inprocess("--modelserve-selftest")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["no subject could be mutated, so this suite was not shown to be able to fail:"])
+    result.stdout.fnmatch_lines(["no subject could be mutated, so nothing shows that this suite can fail:"])
 
 
 def test_same_model_twice_raises_no_alarm(suite: pytest.Pytester) -> None:

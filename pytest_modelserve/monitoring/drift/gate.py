@@ -164,14 +164,14 @@ def measure_drift(
     change = output_drift(
         predictor, cast(Data, data), whole, output=output, columns=columns, exclude=exclude, alpha=error
     )
-    judged = _judged_by_outputs(evidence, result, change, max_output_change)
-    return replace(judged, duration_s=time.perf_counter() - started)
+    evidence = _with_output_budget(evidence, result, change, max_output_change)
+    return replace(evidence, duration_s=time.perf_counter() - started)
 
 
-def _judged_by_outputs(
+def _with_output_budget(
     evidence: Evidence, result: DriftResult[DriftTest], drift: OutputDrift, max_output_change: float
 ) -> Evidence:
-    """Return the evidence with the change of the outputs as its budget, where that covers all that moved."""
+    """Return the evidence with the budget on the change of outputs, in place of distances that it covers."""
     names = {each.name for each in drift.columns}
     columns_moved = any(test.kind == "column" for test in result.beyond)
     covered = all(
@@ -192,18 +192,18 @@ def _judged_by_outputs(
             "give more rows, a profile with more sketch_rows, or a larger max_output_change",
         ),
     }[cast(Verdict, quantity.verdict)]
-    told = evidence.summary if not covered or len(evidence.quantities) > 1 else summary
+    decisive = evidence.summary if not covered or len(evidence.quantities) > 1 else summary
     return replace(
         evidence,
         quantities=(*evidence.quantities[:-1], quantity, *others),
-        summary=told,
+        summary=decisive,
         method=Method(
             f"columns moved back, Student t and Hall, over {drift.rows} rows",
             f"optimal coupling of each column; Student 1908; Hall 1992; distances: {evidence.method.source}",
             f"independent rows; the interval is wider by what chance changes; distances: {evidence.method.assumptions}",
         ),
         findings=(*drift.describe(), *evidence.findings),
-        advice=advice if told is summary else evidence.advice,
+        advice=advice if decisive is summary else evidence.advice,
         details={**evidence.details, "output_changes": {each.name: each.change for each in drift.columns[:50]}},
     )
 

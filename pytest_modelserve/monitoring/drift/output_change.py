@@ -1,4 +1,4 @@
-"""The effect of drift on a model's outputs: columns of the data moved back to the profile's distribution."""
+"""The effect of drift on a model's outputs: columns of the data are moved back to the profile's distribution."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def output_drift(
     alpha: float = 0.01,
     seed: int = 0,
 ) -> OutputDrift:
-    """Return how far the moved columns of data move a model's outputs, column by column and together.
+    """Return how much the drifted columns of data change a model's outputs, column by column and together.
 
-    Each column is moved back to the distribution of the profile's kept rows: a number becomes the number of the same
-    rank there, and of categories as few rows change as possible (the optimal coupling of both distributions). The
+    Each column is moved back to the distribution of the profile's kept rows by the optimal coupling of both
+    distributions. A number becomes the number of the same rank there, and as few rows as possible change category. The
     change of a row is the difference of its outputs: of labels 0 or 1, of numbers the largest absolute difference. A
-    column that moved and does not matter to the model changes nothing.
+    column that drifted without an effect on the model changes nothing.
 
-    The interval is that of the mean change of a row (Student's t and Hall), wider on both sides by what chance alone
-    changes if a column is replaced by a sample of itself of as many rows as both samples are worth. Only distributions
-    of single columns are moved back: what a changed correlation does to the outputs is not seen.
+    The interval is that of the mean change of a row (Student's t and Hall), with an allowance for chance on both
+    sides. The allowance is the change if a column is replaced by a sample of itself, of the effective size of both
+    samples. Only single columns are moved back: the effect of a changed correlation is not measured.
 
     Args:
         predictor: The model: whatever `ms.serve` takes, but not ready outputs.
@@ -214,7 +214,7 @@ class _Swap:
         """Return the column with the distribution of the kept values, in the type of the data."""
         return self._typed(self._coupled(self.reference, rng))
 
-    def by_chance(self, rng: np.random.Generator) -> Values:
+    def resampled(self, rng: np.random.Generator) -> Values:
         """Return the column with the distribution of a sample of itself, of as many rows as both samples are worth."""
         n, m = self.current.size, self.reference.size
         return self._typed(self._coupled(rng.choice(self.current, max(n * m // (n + m), 1)), rng))
@@ -270,13 +270,13 @@ class _Changes:
         """Return the change if these columns are moved back."""
         changes = self._changes({column: swap.moved_back(rng) for column, swap in swaps.items()})
         chance = [
-            float(self._changes({column: swap.by_chance(rng) for column, swap in swaps.items()}).mean())
+            float(self._changes({column: swap.resampled(rng) for column, swap in swaps.items()}).mean())
             for _ in range(_DRAWS)
         ]
-        mean, spread_of_chance = float(np.mean(chance)), float(np.std(chance, ddof=1))
+        mean, deviation = float(np.mean(chance)), float(np.std(chance, ddof=1))
         bounds = mean_bounds(changes, low_level=1 - alpha, high_level=confidence)
-        low = max(bounds.low - mean - _CHANCE_LOW * spread_of_chance, 0.0)
-        high = bounds.high + mean + _CHANCE_HIGH * spread_of_chance
+        low = max(bounds.low - mean - _CHANCE_LOW * deviation, 0.0)
+        high = bounds.high + mean + _CHANCE_HIGH * deviation
         return OutputChange(name, distance, bounds.estimate, Interval(low, high, 1 - alpha, confidence))
 
     def _changes(self, columns: Mapping[str, Values]) -> Floats:

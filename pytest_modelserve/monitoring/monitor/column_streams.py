@@ -22,8 +22,8 @@ from pytest_modelserve.monitoring.window import WindowColumn, read_window
 Floats = NDArray[np.float64]
 
 _LARGEST_SCORE, _LARGEST_SQUARE = 5.0, 10.0
-"""Scores beyond these, in standard deviations, are those of rare values: the mean of a window is then far from normal,
-and only the exact rates of the cuts are monitored."""
+"""Scores beyond these, in standard deviations, belong to rare values. The mean of a window is then far from normal, and
+only the exact rates of the cuts are monitored."""
 _CUTS = (0.25, 0.5, 0.75)
 _BUCKET_GROUPS = 16
 _LOCATION_SHARE, _QUALITY_SHARE = 0.6, 0.1
@@ -128,16 +128,17 @@ def _number_streams(column: NumericColumn, inflation: float, *, max_shift: float
 def _titles(names: Sequence[str], matrix: Floats, column: NumericColumn) -> list[str]:
     cuts = [column.edges[int(scores.sum()) - 1] for name, scores in zip(names, matrix.T, strict=True) if name == "cut"]
     short = [f"below {cut:.4g}" for cut in cuts]
-    told = iter(short if len(set(short)) == len(short) else [f"below {cut!r}" for cut in cuts])
+    cuts_named = iter(short if len(set(short)) == len(short) else [f"below {cut!r}" for cut in cuts])
     return [
-        next(told) if name == "cut" else f"other than {column.minimum:g}" if name == "other" else name for name in names
+        next(cuts_named) if name == "cut" else f"other than {column.minimum:g}" if name == "other" else name
+        for name in names
     ]
 
 
 def number_scores(counts: Floats) -> tuple[list[str], Floats]:
     """Return the names of a number's streams, and their scores in each bin (bins, streams).
 
-    "location" is the normal score of the middle of the bin's ranks, and "scale" its square; both have mean 0 and
+    "location" is the normal score of the middle of the bin's ranks, and "scale" its square. Both have mean 0 and
     variance 1 over the `counts` (bins,) of the reference, and are rounded to 2⁻¹². "cut" is 1 below an edge, else 0.
     "other" is 1 for any value but that of a constant.
     """

@@ -33,7 +33,7 @@ _MOST_ROWS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class MonitorEvent:
-    """One entry of a monitor's history: what came of which window, the verdict after it, and the alarmed streams."""
+    """An entry of a monitor's history: the window, what was added, the verdict after it, and the alarmed streams."""
 
     window: str
     what: str
@@ -43,11 +43,11 @@ class MonitorEvent:
 
 @dataclass(frozen=True, slots=True)
 class MonitorPlan:
-    """What it takes to find a shift with probability 90 %.
+    """The time and the reference size that find a shift with probability 90 %.
 
-    `slots` are those to the alarm with the reference as it is; None if its size puts the shift out of reach within the
-    life. `reference_rows` is the smallest reference with which the shift is found within the life; None if there is
-    none with windows of this size.
+    `slots` is the number of slots to the alarm with the present reference; None if it is too small to find the shift
+    within the life. `reference_rows` is the smallest reference that finds the shift within the life; None if windows of
+    this size never find it.
     """
 
     slots: int | None
@@ -58,9 +58,11 @@ class Monitor:
     """A sequence of windows of a served model with one false-alarm budget over its life.
 
     Each window adds to the evidence, an e-value, that some stream has shifted from its reference by more than is
-    tolerated. FAIL: the evidence reached the limit, which happens in a life without such a shift with probability at
-    most `alpha`, however often it is looked at. PASS: it did not, and the rows so far suffice to tell the tolerated
-    shift of each stream from none. INCONCLUSIVE: it did not, and they do not suffice. The message says how many would.
+    tolerated.
+
+    FAIL: the evidence reached the limit. In a life without such a shift this has probability at most `alpha`, however
+    often the monitor is checked. PASS: it did not, and the rows so far suffice to distinguish the tolerated shift of
+    each stream from none. INCONCLUSIVE: it did not, and more rows are needed; the message says how many.
 
     The verdict depends on the set of windows and labels alone: late, repeated and missing ones, in any order, lead to
     the same verdict. An alarm ends when later windows outweigh it, and the history keeps it.
@@ -206,11 +208,11 @@ class Monitor:
         return evidence
 
     def history(self) -> tuple[MonitorEvent, ...]:
-        """Return what happened, in the order in which it did: the newest 300 windows and labels, with the verdicts."""
+        """Return the newest 300 additions of windows and labels in order, with the verdict after each."""
         return tuple(MonitorEvent(*event) for event in self._file.read().events)
 
     def plan(self, shift: float, *, rows: int, stream: str | None = None) -> MonitorPlan:
-        """Return what it takes to find a shift of a mean that starts in the second slot.
+        """Plan the slots and the reference rows that find a shift of a mean from the second slot on.
 
         Args:
             shift: The shift: of `streams.columns` in standard deviations, of `streams.mean` in the units of the score.
@@ -344,9 +346,9 @@ def measure_alarm(
 ) -> Evidence:
     """Add a window to a monitor, and measure the evidence of all windows so far: `monitor.check`.
 
-    FAIL: some stream has shifted by more than is tolerated, with a probability of any false alarm over the monitor's
-    life of at most its `alpha`. PASS: nothing alarmed. INCONCLUSIVE: nothing alarmed, but the rows so far cannot tell
-    a tolerated shift from none; the message says how many it takes.
+    FAIL: some stream has shifted by more than is tolerated; any false alarm over the monitor's life has probability
+    at most `alpha`. PASS: nothing alarmed. INCONCLUSIVE: nothing alarmed, but the rows so far do not distinguish the
+    tolerated shift from none; the message says how many do.
 
     Args:
         monitor: The monitor.

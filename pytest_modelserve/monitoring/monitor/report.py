@@ -21,8 +21,8 @@ _LARGEST_LOG = 690.0
 _METHOD = Method(
     "e-process, a mixture over the start of the change",
     "Ville 1939; Robbins 1970; Howard et al. 2021; Clopper & Pearson 1934 (rates of the reference)",
-    "rows are independent, or count as many as their dependence leaves; means of a slot are normal; without a change, "
-    "the true values of all windows lie within the tolerance",
+    "rows are independent, or count as their estimated dependence leaves; means of a slot are normal; without a "
+    "change all true values lie within the tolerance",
 )
 
 
@@ -109,7 +109,7 @@ def _summary(verdict: Verdict, found: Evaluation, title: Callable[[int], str], w
         more = f" and {len(others)} more" if others else ""
         return f"{name}{more} changed by more than is tolerated, since {title(first.since)}"
     if verdict is Verdict.INCONCLUSIVE:
-        return f"no alarm in {_count(windows, 'window')}, but too few rows to tell the tolerated shift from none"
+        return f"no alarm in {_count(windows, 'window')}, but too few rows to distinguish the tolerated shift from none"
     return f"no alarm in {_count(windows, 'window')}"
 
 
@@ -133,7 +133,7 @@ def _findings(
 
 
 def _missing_rows(found: Evaluation, evaluator: Evaluator, short: list[int]) -> list[str]:
-    """Return a sentence for each tolerance that cannot be told from none, on the stream that needs most rows."""
+    """Return a sentence for each tolerance that needs more rows, on the stream that needs most."""
     needed, references = evaluator.needed_rows()
     groups: dict[str, list[int]] = {}
     for place in sorted(short, key=lambda place: (-np.round(references[place]), place)):
@@ -177,7 +177,7 @@ def _advice(
         return f"check about {more:,.0f} more rows, or tolerate a larger shift"
     if over:
         return (
-            f"the life of {evaluator.life} slots is over, and new changes are found later: make a new reference, and "
+            f"the life of {evaluator.life} slots is over, and new changes are found later: make a new reference and "
             "start a monitor with a new state file"
         )
     return ""

@@ -1,7 +1,7 @@
 """The state of a monitor: one file with the totals of all windows, and the served rows that wait for labels.
 
 The file has two lines of JSON: a head with a version and the sha256 of the second line, and the totals. It is replaced
-atomically under a lock, so that jobs at once add to each other and a killed one loses nothing that it had returned.
+atomically under a lock: concurrent jobs add to each other, and a killed job loses nothing that it had returned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MAX_EVENTS = 300
 
 @dataclass(slots=True)
 class State:
-    """Everything that a monitor knows.
+    """All data of a monitor.
 
     `totals` and `rows` (blocks, streams) belong to the blocks that start at `slots` (blocks,), rising; totals are in
     multiples of each stream's quantum. `windows` have their slot and a digest of what was measured, `labels` their
@@ -156,7 +156,7 @@ class StateFile:
         if head["identity"] != self.identity:
             raise UsageError(
                 f"{self.path} is the state of a monitor with another name, alpha, life, reference or tolerance: use "
-                "those that it was made with, or choose another file to start a new error budget"
+                "the same ones, or choose another file to start a new error budget"
             )
         data = json.loads(body)
         slots = np.array(data["slots"], dtype=np.int64)

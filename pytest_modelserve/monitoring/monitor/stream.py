@@ -42,7 +42,7 @@ class Stream:
     column: str = ""
 
     def __str__(self) -> str:
-        """Return what tells one stream from another, with figures that do not depend on the machine."""
+        """Return the identity of a stream, with figures that do not depend on the machine."""
         figures = (self.rows, self.events, self.sd, self.tolerated, self.weight)
         return " ".join([self.name, self.kind, str(self.side), *(f"{figure:.9g}" for figure in figures)])
 
@@ -55,7 +55,7 @@ Measured = tuple[Floats, Floats]
 class StreamGroup:
     """The streams that `measure` reads from one argument of `Monitor.check`, named `source`.
 
-    `identity` tells references apart: a state file belongs to one. `within` is that of `accuracy`.
+    `identity` is that of the reference: a state file belongs to one. `within` is that of `accuracy`.
     """
 
     source: str
@@ -107,7 +107,7 @@ def rate_stream(
 
 
 def digest_of(*parts: str | bytes) -> str:
-    """Return twelve characters of the sha256 of `parts`: enough to tell one window from another."""
+    """Return twelve characters of the sha256 of `parts`: enough to distinguish windows."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part.encode() if isinstance(part, str) else part)

@@ -26,7 +26,7 @@ Integers = NDArray[np.int64]
 _REFERENCE_SHARE = 0.1
 """The share of alpha for the limits of the reference's rates; the e-process has the rest."""
 _DISTINCT = 1.645
-"""Standard errors between a shift and none that are told apart at 95 %."""
+"""Standard errors between a shift and none that are distinguished at 95 %."""
 _POWER = 1.2816
 """Standard errors by which a plan exceeds the limit of an alarm: it is met with probability 90 %."""
 _SINCE = 0.9
@@ -50,7 +50,7 @@ class Evaluation:
 
     `log_e` is the logarithm of the e-value, which alarms from `log_limit` on. `changes` are the streams with evidence
     enough for an alarm each, or the strongest one of an alarm. `resolutions` (streams,) are the shifts that the rows so
-    far can tell from none, in the units of each stream; infinite without rows.
+    far distinguish from none, in the units of each stream; infinite without rows.
     """
 
     log_e: float
@@ -104,7 +104,7 @@ class Evaluator:
         return Evaluation(whole, self.log_limit, changes, resolutions, seen)
 
     def unresolved(self, found: Evaluation) -> Integers:
-        """Return the streams whose rows so far cannot tell the tolerated shift from none, or that have no rows."""
+        """Return the streams without rows, or whose rows do not distinguish the tolerated shift from none."""
         return np.flatnonzero(np.where(self.tolerated > 0, found.resolutions > self.tolerated, found.rows == 0))
 
     def log_e_by_start(self, totals: Floats, rows: Floats) -> Floats:
@@ -156,9 +156,9 @@ class Evaluator:
     # Planning.
 
     def needed_rows(self) -> tuple[Floats, Floats]:
-        """Return the rows of all windows together that tell the tolerated shift of each stream from none.
+        """Return the rows of all windows together that distinguish the tolerated shift of each stream from none.
 
-        The first array is infinite where the reference is too small for any number of rows; the second has the rows
+        The first array is infinite where the reference is too small for any number of rows. The second has the rows
         that the reference then needs, with as many in the windows. For a tolerance of 0 they are 1 and 0.
         """
         with np.errstate(divide="ignore"):

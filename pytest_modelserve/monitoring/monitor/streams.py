@@ -42,13 +42,12 @@ def columns(
     max_increase: float = 0.003,
     source: str = "data",
 ) -> StreamGroup:
-    """Return streams of each column of `profile`: how its values are distributed, and how many are nulls or outside.
+    """Return streams of each column of `profile`: its distribution, and the rates of nulls and of values outside.
 
-    The location of a number is its normal score among the profile's bins, and the scale the square of it, in standard
-    deviations of the profile. The cuts are the rates of values below the quartiles. Each category has a rate, and so
-    have new ones; text of more than 100 categories has the rates of 16 groups of a hash. Nulls, and numbers outside the
-    profile's range, are rates. Times are left out. Rows that depend on their neighbors count as fewer, as in
-    `assert_no_drift`.
+    The location of a number is its normal score among the profile's bins, and the scale the square of that score. The
+    cuts are the rates of values below the quartiles. Each category has a rate, and so have new ones; text of more than
+    100 categories has the rates of 16 groups of a hash. Nulls, and numbers outside the profile's range, are rates.
+    Times are left out. Rows that depend on their neighbors count as fewer, as in `assert_no_drift`.
 
     Args:
         profile: The profile of the reference, or the path of its file.
@@ -122,8 +121,8 @@ def latency(reference_ms: ArrayLike, *, quantile: float = 0.95, max_increase: fl
 def accuracy(correct: int, rows: int, *, max_drop: float = 0.01, within: float | None = None) -> StreamGroup:
     """Return the stream of wrong predictions, from labels that `Monitor.add_labels` adds when they are known.
 
-    `Monitor.check` keeps the `outputs` of a window under their `ids` until then: the most probable class of
-    probabilities (n, classes), the class of probabilities of class 1 (n,), or labels and numbers (n,) as they are.
+    `Monitor.check` keeps the `outputs` of a window under their `ids` until then. Of probabilities it keeps the
+    predicted class; labels and numbers (n,) stay as they are.
 
     Args:
         correct: The number of correct predictions on the reference rows.

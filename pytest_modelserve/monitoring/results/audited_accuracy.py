@@ -36,7 +36,7 @@ from pytest_modelserve.stats.prediction_powered import (
 
 Design = Literal["uniform", "stratified"]
 _FEWEST_OF_EACH = 5
-"""With fewer right or wrong labels the fit of the score is chance: of 20 labels of a model of 96 %, 18 % pass, not
+"""With fewer right or wrong labels the fit of the score is chance: with 20 labels, models of 96 % pass in 18 %, not
 5 %. The labels alone count then."""
 
 
@@ -46,7 +46,7 @@ class Audit:
 
     Attributes:
         rows: The numbers of the rows, ascending, (count,).
-        design: "uniform", or "stratified" by the score; `assert_audited_accuracy` must be told.
+        design: "uniform", or "stratified" by the score; `assert_audited_accuracy` needs it.
         width_ratio: The expected width of the interval over that of as many labels alone, if scores are calibrated.
     """
 
@@ -93,13 +93,13 @@ def measure_audited_accuracy(
 ) -> Evidence:
     """Measure the accuracy of a model from the labels of some rows, and the scores of all.
 
-    The audited rows must have been drawn at random: `planning.audit_rows` draws them. The probability of each
-    predicted label says how likely it is to be right; where that agrees with the audited labels, the scores of the
-    other rows narrow the interval. The scores may be wrong: they then do not help, and the interval holds.
+    The audited rows must have been drawn at random: `planning.audit_rows` draws them. The score of a
+    row is the probability of its predicted label. Where scores agree with the audited labels, the scores of the other
+    rows narrow the interval. Wrong scores do not help, and the interval holds.
 
-    With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): the labels,
-    corrected by the scores with the weight of the smallest variance, if at least five labels are right and five wrong.
-    With "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
+    With the design "uniform" the estimate is prediction-powered (Angelopoulos, Duchi and Zrnic 2023): scores correct
+    the labels, with the weight of the smallest variance. That takes at least five right and five wrong labels. With
+    "stratified" the rows were drawn from strata of the score, more from those where it is unsure. The bounds are
     those of Clopper and Pearson for the number of labels that the estimate is worth (Korn and Graubard 1998).
 
     Args:
@@ -108,7 +108,7 @@ def measure_audited_accuracy(
         audited_rows: The numbers of the labeled rows, (k,), or their ids where `ids` are given; or the `Audit`.
         labels: The label of each audited row, (k,).
         min_value: The lowest accuracy that passes, between 0 and 1.
-        design: How the rows were drawn; an `Audit` knows it.
+        design: How the rows were drawn; an `Audit` has it.
         ids: One id a row of the outputs.
         sample_weight: The inverse of the probability with which each audited row was drawn, (k,), where it was drawn by
             another design.
@@ -229,7 +229,7 @@ def _estimate(
         if (n < 2).any():
             raise InputError(
                 f"fewer than 2 audited rows in {int((n < 2).sum())} of {n.size} strata of the score: pass the outputs "
-                "that planning.audit_rows drew from, or design='uniform' if the rows were drawn from all alike"
+                "that planning.audit_rows drew from, or design='uniform' if they were drawn uniformly"
             )
         good = np.bincount(strata[rows], weights=right, minlength=n.size)
 
@@ -243,9 +243,7 @@ def _estimate(
         )
         return _Estimate(stratified, method, correlation)
     if len(rows) < 3:
-        raise InputError(
-            f"an audit needs at least 3 rows, got {len(rows)}: planning.audit_rows says how many are enough"
-        )
+        raise InputError(f"an audit needs at least 3 rows, got {len(rows)}: planning.audit_rows plans the number")
     helps = scores is not None and min(correct.sum(), (~correct).sum()) >= _FEWEST_OF_EACH
     if not helps and weights is None:
         return _Estimate(

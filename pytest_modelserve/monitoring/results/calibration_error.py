@@ -54,10 +54,10 @@ def measure_calibration(
 ) -> Evidence:
     """Measure the calibration error of probabilities: how far they are from the frequencies of the labels.
 
-    Rows are sorted into bins of about equal size by their probability. The calibration error is the root mean square of
-    the bins' differences between mean probability and frequency, debiased: it is never below the expected calibration
-    error, the mean of these differences, which the evidence has, too. For two classes the probability of class 1 is
-    tested; for more the confidence, that is the probability of the predicted class, against whether it is right.
+    Rows are sorted into bins of about equal size by their probability. The calibration error is the debiased root mean
+    square of the bins' differences between mean probability and frequency. The evidence also has the expected
+    calibration error, the mean of these differences. For two classes the probability of class 1 is tested. For more
+    classes it is the confidence, the probability of the predicted class, against whether that class is right.
 
     Args:
         outputs: Ready probabilities (n, classes), or (n,) for class 1 of two; or a model: whatever `ms.serve` takes.

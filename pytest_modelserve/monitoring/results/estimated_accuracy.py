@@ -36,7 +36,7 @@ from pytest_modelserve.stats.covariate_shift import ShiftedMean, shifted_mean
 Metric = Literal["accuracy", "mae"]
 Floats = NDArray[np.float64]
 SMALLEST_SIZE = 800
-"""With a smaller effective calibration size the interval covers less than it says (docs/results.md)."""
+"""With a smaller effective calibration size the interval covers less than its level (docs/results.md)."""
 MAX_IMBALANCE = 0.25
 """Of real data under shifts of one standard deviation, none of 300 sets with the size above exceeds it."""
 _FEWEST_ROWS, _MOST_COLUMNS, _MOST_CATEGORIES, _FEW_ERRORS = 30, 256, 20, 5
@@ -60,16 +60,15 @@ def measure_estimated_accuracy(
 ) -> Evidence:
     """Estimate the accuracy of a model on rows without labels, from earlier rows with labels.
 
-    Calibration rows are weighted by how much more frequent rows like them have become: by the odds of a logistic
-    regression that distinguishes new inputs from earlier ones. With these weights the probability of being right is
-    fitted to the confidence (Platt scaling), and averaged over the new rows; for "mae" a linear regression predicts the
-    absolute error. The interval is that of the accuracy that is realized on these rows. It allows for both fits and for
-    chance in the rows.
+    Calibration rows are weighted by the density ratio of new to earlier inputs: the odds of a logistic regression that
+    distinguishes them. With these weights the probability of being right is fitted to the confidence (Platt scaling),
+    and averaged over the new rows. For "mae" a linear regression predicts the absolute error. The interval is that of
+    the accuracy realized on these rows. It allows for both fits and for chance in the rows.
 
-    **Without labels a change of concept cannot be seen**: the estimate holds if the labels given the inputs are
+    **Without labels a change of concept is not detected**: the estimate holds if the labels given the inputs are
     distributed as in calibration. `assert_audited_accuracy` does not need that. Rows unlike any calibration row are
-    INCONCLUSIVE: the effective calibration size, Kish's of the weights, must be at least 800, and no input may differ
-    by more than a quarter of a standard deviation after the weighting.
+    INCONCLUSIVE. Kish's effective calibration size must be at least 800. After the weighting no input may differ by
+    more than a quarter of a standard deviation.
 
     Args:
         outputs: The outputs of the new rows, ready or of a model: whatever `ms.serve` takes.
@@ -164,7 +163,7 @@ def measure_estimated_accuracy(
         alpha=alpha,
         findings=(
             *_describe_support(found, len(before)),
-            "a change of the labels given the inputs (a change of concept) is not seen without labels",
+            "a change of the labels given the inputs (a change of concept) is not detected without labels",
         ),
         advice=_advice(verdict, found, len(before), inside=inside),
         details={

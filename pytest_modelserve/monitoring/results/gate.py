@@ -47,10 +47,10 @@ def measure_results(
     """Measure whether the outputs of a model are valid and distributed as in a profile of earlier outputs; no labels.
 
     The profile is `reference_profile(output_columns(outputs))`. Three things are compared. Every output must be finite
-    and, of probabilities, from 0 to 1 with a sum of 1: one invalid row is FAIL. The distances of the drift gate, of the
-    classes, confidence, entropy, probabilities and alerts, are judged by `max_distance`, and the change of the rate of
-    alerts also by `max_alert_change`. The rules and rates of the data-quality gate find outputs that became constant,
-    a repeated default, and outputs outside the profile's range; their budget is `max_rate`.
+    and, of probabilities, from 0 to 1 with a sum of 1: one invalid row is FAIL. `max_distance` bounds the drift gate's
+    distances of classes, confidence, entropy, probabilities and alerts. `max_alert_change` also bounds the change of
+    the alert rate. `max_rate` bounds the rates of the data-quality gate: constant outputs, a repeated default, and
+    outputs outside the profile's range.
 
     FAIL: an invalid row, another number of classes, a broken rule, or a difference that is significant and exceeds its
     budget. Unchanged outputs fail with probability at most `alpha`, of which distances have 60 %, or 80 % without

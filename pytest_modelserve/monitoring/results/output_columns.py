@@ -37,9 +37,9 @@ def output_columns(
 ) -> dict[str, NDArray[Any]]:
     """Return outputs of a model as columns for `reference_profile`, with which `assert_results_healthy` compares.
 
-    Of probabilities: "class" (the most probable one), "confidence" (its probability), and for two classes
-    "probability" (of class 1), otherwise "entropy" in nats and, up to 20 classes, "probability[0]", … Of labels:
-    "class". Of numbers: "value".
+    Probabilities have "class" (the most probable one) and "confidence" (its probability). Two classes have
+    "probability" (of class 1); more have "entropy" in nats and, up to 20 classes, "probability[0]", … Labels have
+    "class", numbers "value".
 
     Args:
         outputs: Ready outputs, or a model: whatever `ms.serve` takes. Probabilities are (n, classes), or (n,) for class
@@ -165,7 +165,7 @@ def _probability_columns(values: NDArray[Any], output: Output, alert_at: float |
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
         raise InputError(
             "outputs must be probabilities (rows, classes), or (rows,) for class 1 of two; got shape "
-            f"{values.shape} of {values.dtype}: for labels or numbers profile them with output_columns(..., kind=)"
+            f"{values.shape} of {values.dtype}: for labels or numbers use output_columns(..., kind=)"
         )
     numbers = values.astype(np.float64).reshape(len(values), -1)
     invalid: Rows = np.asarray(~np.isfinite(numbers).all(axis=1))

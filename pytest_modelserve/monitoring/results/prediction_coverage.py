@@ -1,4 +1,4 @@
-"""The coverage gate: prediction intervals and sets that contain as many labels as they promise."""
+"""The coverage gate: the proportion of labels inside prediction intervals or sets."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def measure_prediction_coverage(
     """Measure the coverage of prediction intervals or sets: the proportion of rows whose label lies inside.
 
     The bounds are the exact ones of Clopper and Pearson (1934). Rows of a series depend on their neighbors: `block`
-    rows count as one. Without `block`, misses are tested for serial dependence (Lo and MacKinlay 1988); if it is found,
-    rows count as many as the variance ratio leaves, which the evidence says.
+    rows count as one. Without `block`, misses are tested for serial dependence (Lo and MacKinlay 1988). If it is found,
+    the effective number of rows follows from the variance ratio, and the evidence says so.
 
     Args:
         outputs: Intervals (n, 2) with the low and high end of each row, or columns "low" and "high" ("lower" and
-            "upper"); or sets (n, classes) of booleans. Ready, or of a model: whatever `ms.serve` takes.
+            "upper"). Sets are booleans (n, classes). Ready, or of a model: whatever `ms.serve` takes.
         labels: One number a row, (n,), of intervals; the number of its column, of sets.
         min_coverage: The lowest coverage that passes, below the nominal one: 0.88 for intervals of 90 %.
         max_coverage: The highest coverage that passes: higher, and the intervals are wider than they need to be.

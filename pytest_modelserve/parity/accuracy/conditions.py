@@ -259,5 +259,5 @@ def _value(node: ast.expr, condition: str) -> Literal:
 def _unreadable(condition: str) -> UsageError:
     return UsageError(
         f"the condition {condition!r} cannot be read: join comparisons of a column with a value by `and`, as in "
-        "'age > 61 and region == \"north\" and income is missing'; put a name that is no plain word in backquotes"
+        "'age > 61 and region == \"north\" and income is missing'. Other names than plain words stand in backquotes"
     )

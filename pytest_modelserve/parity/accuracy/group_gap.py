@@ -47,20 +47,20 @@ def measure_group_gap(
 ) -> Evidence:
     """Measure the largest difference of a task metric between two groups, against a budget.
 
-    The interval is that of the largest true difference, over all pairs of groups: its high end is the highest one of
-    any pair, so that PASS needs every pair inside the budget; its low end is the highest low end, corrected for the
-    number of pairs. The differences of accuracy, top-k accuracy, precision and recall have bounds from exact binomial
+    The interval is that of the largest true difference over all pairs of groups. Its high end is the highest of any
+    pair: PASS needs every pair inside the budget. Its low end is the highest low end, corrected for the number of
+    pairs. The differences of accuracy, top-k accuracy, precision and recall have bounds from exact binomial
     ones. Other metrics, and groups, blocks or weights of `sampling`, take the delta method, as in `measure_accuracy`.
 
-    A small group has a wide interval, and leaves the gate INCONCLUSIVE: the evidence names it, and how many of its rows
-    would decide. `min_rows` leaves small groups out, which the evidence says.
+    A small group has a wide interval and makes the gate INCONCLUSIVE: the evidence names it and the number of its rows
+    that would decide. `min_rows` leaves small groups out; the evidence names them.
 
     Args:
         predictor: The model to test, or its ready outputs: whatever `ms.serve` takes.
         inputs: As in `measure_accuracy`.
         labels: As in `measure_accuracy`.
-        groups: One group a row, (n,), or a function of the inputs that returns it; or names to several such columns,
-            each of which is tested by itself within one error rate. At most 100 groups a column; see `ms.bins`.
+        groups: One group a row, (n,), or a function of the inputs that returns it. Or names to several such columns:
+            each is tested by itself, within one error rate. At most 100 groups a column; see `ms.bins`.
         max_gap: Largest difference that passes: 0.05 is five percentage points.
         metric: The name of a metric of `measure_accuracy`.
         min_rows: Fewest rows of a group that is compared.

@@ -49,7 +49,7 @@ def find_slices(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> SliceSearch:
-    """Search for regions of the inputs in which a candidate loses, and test them on rows that the search did not see.
+    """Search for regions of the inputs in which a candidate loses, and test them on rows that were not searched.
 
     A region is a few readable conditions, such as `age > 61 and region == "north"`. One half of the rows (of the
     groups, if there are any) is searched and shortlists regions; the other half tests them. A region is found if the
@@ -141,7 +141,7 @@ def find_slices(
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region of the shortlist, on the rows that the search did not see.
+    """A region of the shortlist, on the rows that were not searched.
 
     `n` is their number, `change` how much worse the candidate is than its reference, `interval` its simultaneous
     interval, and `p_value` is adjusted by Holm's method. `is_found` says that it is at most the error rate.
@@ -253,15 +253,15 @@ def _random_half(units: SamplingUnits, seed: int) -> Mask:
     return chosen if units.ids is None else chosen[units.ids]
 
 
-# The test of the shortlist, on the rows that the search did not see.
+# The test of the shortlist, on the rows that were not searched.
 
 
 class _Test:
     """A change of a metric on the rows `tested` (n,), and its tests of regions.
 
-    A region has lost if its change exceeds `min_change`, and that of the other rows: both have to be significant
-    (intersection-union test, Berger 1982, Technometrics 24, 295–300). Rows of the regions before it are left out, so
-    that a region does not pass by what it shares with them. Holm's method corrects for the shortlist.
+    A region has lost if its change exceeds both `min_change` and the change of the other rows, each significantly
+    (intersection-union test, Berger 1982, Technometrics 24, 295–300). Rows of earlier regions are left out, so that
+    shared rows count once. Holm's method corrects for the shortlist.
     """
 
     def __init__(self, estimate: Estimate, tested: Mask, units: SamplingUnits, *, is_series: bool) -> None:

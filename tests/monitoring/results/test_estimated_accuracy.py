@@ -40,7 +40,7 @@ def test_pass_states_its_assumption_in_the_first_line():
         "calibration"
     )
     assert evidence.interval.low < ((score(inputs) > 0.5) == labels).mean() < evidence.interval.high
-    assert any("change of concept) is not seen without labels" in finding for finding in evidence.findings)
+    assert any("change of concept) is not detected without labels" in finding for finding in evidence.findings)
 
 
 def test_rows_that_are_harder_fail():
