@@ -285,9 +285,9 @@ def measure_calibration(
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
-        The evidence. `details["reliability"]` holds the curve of the probability that was tested, of the worst classes
-        with `per_class`: lists of the same length, `confidence`, `accuracy` and `n` of each bin, and `low` and `high`,
-        the exact 95 % interval of its accuracy.
+        The evidence. `details["reliability"]` holds the curve of the probability that was tested; with `per_class` of the
+        worst classes. It has lists of the same length: `confidence`, `accuracy` and `n` of each bin, and the exact 95 %
+        interval of its accuracy from `low` to `high`.
 
     Raises:
         InputError: Outputs that are no probabilities, labels that are not their columns, or labels of one class.
@@ -644,7 +644,7 @@ def measure_results(
     Args:
         outputs: Ready outputs, or a model: whatever `ms.serve` takes; or a profile of outputs made with `like=`.
         profile: The profile of earlier outputs, or the path of its file.
-        max_distance: The largest allowed distance, between 0 and 1: for classes the change of a class's share.
+        max_distance: The largest allowed distance, between 0 and 1: for classes the change of a class's proportion.
         max_alert_change: The largest allowed change of the rate of alerts. Needs a profile made with `alert_at=`.
         max_rate: The largest allowed increase of a rate of faulty outputs. Default: `max_distance`.
         inputs: The rows that a model predicts; leave it out for ready outputs.
@@ -655,7 +655,7 @@ def measure_results(
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
-        The evidence. `details` holds the distances and rates, and the share of each class, before and now.
+        The evidence. `details` holds the distances and rates, and the proportion of each class, before and now.
 
     Raises:
         InputError: Outputs of another kind, or a single row.

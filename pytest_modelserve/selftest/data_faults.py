@@ -15,8 +15,8 @@ from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.readers import Table
 
 SHARE = 0.3
-"""Every fault changes this share of the rows of a column, or moves its distribution function so far. Smaller ones are
-left out: the budgets of data gates are about as large."""
+"""Every fault changes this proportion of the rows of a column, or moves its distribution function so far. Smaller ones
+are left out: the budgets of data gates are about as large."""
 _TOLERANCE = 1e-9
 SHIFT = 2.0
 """Standard deviations by which a column is shifted."""
@@ -77,7 +77,7 @@ def _of_column(name: str, change: Callable[[Column], Column | None]) -> Callable
 
 
 def _distance(new: Column, old: Column) -> float:
-    """Return the largest change of the distribution function, of the share of a category, or of that of nulls."""
+    """Return the largest change of the distribution function, of the proportion of a category, or of that of nulls."""
     known = _known(new), _known(old)
     nulls = abs(float(known[0].mean()) - float(known[1].mean()))
     values, before = new.values[known[0]], old.values[known[1]]
@@ -158,7 +158,7 @@ def _lost(column: Column) -> Column | None:
 
 
 def _renamed(column: Column) -> Column | None:
-    """Give a share of the rows a category that the profile does not have."""
+    """Give a part of the rows a category that the profile does not have."""
     if column.kind != "category":
         return None
     values = column.values.copy()

@@ -38,10 +38,10 @@ def mean_log_e(
     """Return the logarithm of the e-value of a changed mean for each start of the change, (blocks, streams).
 
     The change starts with block b, so that all rows from b on are compared. Without a tolerance the reference is the
-    reference sample with all rows before b, and the mean effect is N(0, 0.1²) distributed: a likelihood ratio of
-    location-invariant data. With a tolerance, or one side, the reference is the reference sample alone, and the effect
-    beyond the tolerance is half-normal: at most the likelihood ratio at an effect of exactly the tolerance. Block
-    totals are taken as normal.
+    reference sample with all rows before b, and the mean effect is N(0, 0.1²) distributed. The result is a likelihood
+    ratio of location-invariant data. With a tolerance, or one side, the reference is the reference sample alone. The
+    effect beyond the tolerance is half-normal, against an effect of exactly the tolerance. Block totals are taken as
+    normal.
 
     Args:
         totals: Sums of scores (blocks, streams) whose mean is 0 and variance 1 in the reference.

@@ -91,8 +91,8 @@ def stratified_proportion_bounds(
     """Return the proportion Σ W·s/n over strata, with `successes` s of `n` rows of each and weights W from `sizes`.
 
     All are (strata,). The variance is Σ W²·r·(1 − r)/(n − 1) with the rate r of a stratum, plus Σ W·(r − proportion)²/Σ
-    sizes, as the sizes are a sample themselves (Cochran 1977, sections 5.9 and 12.2); bounds are those of
-    `effective_proportion_bounds`.
+    sizes. The second term is there because the sizes are a sample themselves (Cochran 1977, sections 5.9 and 12.2).
+    Bounds are those of `effective_proportion_bounds`.
 
     UsageError for different lengths, counts that are not possible, a stratum with a single row and a level outside
     (0.5, 1).

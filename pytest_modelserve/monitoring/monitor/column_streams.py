@@ -161,7 +161,7 @@ def number_scores(counts: Floats) -> tuple[list[str], Floats]:
 
 
 def stream_shares(names: Sequence[str]) -> list[float]:
-    """Return the share of each of a number's streams in the evidence of its column."""
+    """Return the weight of each of a number's streams in the evidence of its column."""
     has_location = "location" in names
     others = (1 - _QUALITY_SHARE - _LOCATION_SHARE * has_location) / max(len(names) - has_location, 1)
     return [_LOCATION_SHARE if name == "location" else others for name in names]

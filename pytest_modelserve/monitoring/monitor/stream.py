@@ -25,7 +25,7 @@ class Stream:
 
     `rows` are the rows of the reference. Scores of a "mean" have mean 0 and variance 1 there, and `sd` and `tolerated`
     are in its own units. The reference has `events` of a "rate". `side` is 1 if only an increase matters, −1 for a
-    decrease, and 0 for both. `argument` is the argument that gave `tolerated`, and `weight` the stream's share of the
+    decrease, and 0 for both. `argument` is the argument that gave `tolerated`, and `weight` the stream's part of the
     evidence of its group. Of several streams of one `column`, the first is the easiest to understand.
     """
 
@@ -65,7 +65,7 @@ class StreamGroup:
     within: float | None = None
 
     def weighted(self, groups: int) -> tuple[Stream, ...]:
-        """Return the streams with their share of the evidence of a monitor with so many groups."""
+        """Return the streams with their weights in the evidence of a monitor with so many groups."""
         return tuple(replace(stream, weight=stream.weight / groups) for stream in self.streams)
 
 

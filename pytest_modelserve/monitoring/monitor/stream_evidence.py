@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _REFERENCE_SHARE = 0.1
-"""The share of alpha for the limits of the reference's rates; the e-process has the rest."""
+"""The part of alpha for the limits of the reference's rates; the e-process has the rest."""
 _DISTINCT = 1.645
 """Standard errors between a shift and none that are distinguished at 95 %."""
 _POWER = 1.2816

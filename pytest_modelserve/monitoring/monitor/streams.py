@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 _BINS = 10
 _INVALID_SHARE = 0.1
-"""The share of invalid outputs in the evidence of the results."""
+"""Weight of invalid outputs in the evidence of the results."""
 
 
 def columns(
@@ -102,7 +102,7 @@ def latency(reference_ms: ArrayLike, *, quantile: float = 0.95, max_increase: fl
         reference_ms: Durations (n,) of independent calls of the released model, in milliseconds. `Monitor.check` takes
             `latency_ms` (n,), from a comparable host.
         quantile: The quantile, between 0 and 1.
-        max_increase: The tolerated increase of the share of slow calls, as a fraction.
+        max_increase: The tolerated increase of the proportion of slow calls.
     """
     durations = _numbers("reference_ms", reference_ms)
     if not 0 < quantile < 1:

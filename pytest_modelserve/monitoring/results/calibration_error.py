@@ -72,9 +72,9 @@ def measure_calibration(
         alpha: Error rate of FAIL.
 
     Returns:
-        The evidence. `details["reliability"]` holds the curve of the probability that was tested, of the worst classes
-        with `per_class`: lists of the same length, `confidence`, `accuracy` and `n` of each bin, and `low` and `high`,
-        the exact 95 % interval of its accuracy.
+        The evidence. `details["reliability"]` holds the curve of the probability that was tested, with `per_class` of
+        the worst classes. It has lists of the same length: `confidence`, `accuracy` and `n` of each bin, and the exact 95 %
+        interval of its accuracy from `low` to `high`.
 
     Raises:
         InputError: Outputs that are no probabilities, labels that are not their columns, or labels of one class.

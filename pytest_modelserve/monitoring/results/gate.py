@@ -59,7 +59,7 @@ def measure_results(
     Args:
         outputs: Ready outputs, or a model: whatever `ms.serve` takes; or a profile of outputs made with `like=`.
         profile: The profile of earlier outputs, or the path of its file.
-        max_distance: The largest allowed distance, between 0 and 1: for classes the change of a class's share.
+        max_distance: The largest allowed distance, between 0 and 1: for classes the change of a class's proportion.
         max_alert_change: The largest allowed change of the rate of alerts. Needs a profile made with `alert_at=`.
         max_rate: The largest allowed increase of a rate of faulty outputs. Default: `max_distance`.
         inputs: The rows that a model predicts; leave it out for ready outputs.
@@ -69,7 +69,7 @@ def measure_results(
         name: The name of the outputs in reports. Default: that of the model or file.
 
     Returns:
-        The evidence. `details` holds the distances and rates, and the share of each class, before and now.
+        The evidence. `details` holds the distances and rates, and the proportion of each class, before and now.
 
     Raises:
         InputError: Outputs of another kind, or a single row.
@@ -211,7 +211,7 @@ def _advice(verdict: Verdict, invalid: int, of_worst: str) -> str:
 
 
 def _class_shares(data: Data, profile: ReferenceProfile) -> dict[str, list[float]]:
-    """Return the share of each class in the profile and now, the most frequent ones first."""
+    """Return the proportion of each class in the profile and now, the most frequent ones first."""
     if "class" not in profile.names:
         return {}
     shares = [_shares(profile.column("class")), _current_shares(data)]

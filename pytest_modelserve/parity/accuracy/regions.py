@@ -80,8 +80,8 @@ class _OpenRows:
 class RegionScan:
     """The features of the rows that are searched, and what each row adds to the change of the metric, (n,).
 
-    The score of a region of N rows with residual sum S is S/√(N·v + m·S/3), where v is the mean square of all rows and
-    m their largest residual. By Bernstein's inequality a score of s has probability at most exp(−s²/2). Residuals are
+    The score of a region of N rows with residual sum S is S/√(N·v + m·S/3): v is the mean square of all rows, m their
+    largest residual. By Bernstein's inequality a score of s has probability at most exp(−s²/2). Residuals are
     limited to 4 standard deviations, so that a few rows are no region. Regions of more conditions are more numerous,
     and their best score is higher by chance. The expected maximum of one normal value for each cell of bins is
     subtracted before they are compared.
