@@ -72,15 +72,20 @@ def features(text: str, indent: int) -> list[float]:
     return [*shares[:2], math.log(n), *shares[2:], float(indent)]
 
 
-def simulate(population: Population, rng: np.random.Generator) -> tuple[float, ...]:
-    """Return the effective size, the error of the estimate, and which intervals hold or miss the realized accuracy."""
-    inputs, labels, probabilities = population
+def resample(inputs: Floats, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the calibration rows, drawn evenly, and the rows of a window in which one input is shifted."""
     spread = inputs.std(axis=0)
     column = rng.choice(np.flatnonzero(spread > 0))
     z = np.clip((inputs[:, column] - inputs[:, column].mean()) / spread[column], -4, 4)
     tilt = np.exp(rng.choice(SHIFTS) * rng.choice([-1, 1]) * z)
-    old = rng.integers(0, len(labels), CALIBRATION)
-    new = rng.choice(len(labels), WINDOW, p=tilt / tilt.sum())
+    old = rng.integers(0, len(inputs), CALIBRATION)
+    return old, rng.choice(len(inputs), WINDOW, p=tilt / tilt.sum())
+
+
+def simulate(population: Population, rng: np.random.Generator) -> tuple[float, ...]:
+    """Return the effective size, the error of the estimate, and which intervals hold or miss the realized accuracy."""
+    inputs, labels, probabilities = population
+    old, new = resample(inputs, rng)
     right = ((probabilities > 0.5) == labels).astype(float)
     score = logit(np.clip(np.maximum(probabilities, 1 - probabilities), 0.5, 1 - 1e-9))[:, None]
     both = np.hstack([inputs, score])
