@@ -73,8 +73,8 @@ def measure_calibration(
 
     Returns:
         The evidence. `details["reliability"]` holds the curve of the probability that was tested, with `per_class` of
-        the worst classes. It has lists of the same length: `confidence`, `accuracy` and `n` of each bin, and the exact 95 %
-        interval of its accuracy from `low` to `high`.
+        the worst classes. It has lists of the same length: `confidence`, `accuracy` and `n` of each bin, and `low` and
+        `high`, the exact 95 % interval of its accuracy.
 
     Raises:
         InputError: Outputs that are no probabilities, labels that are not their columns, or labels of one class.
