@@ -21,6 +21,7 @@ from pytest_modelserve.monitoring.quality.gate import plan_rows
 from pytest_modelserve.monitoring.results.audited_accuracy import Audit, ScoredPredictions
 from pytest_modelserve.monitoring.results.output_columns import read_output
 from pytest_modelserve.serving.serve import Servable
+from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.stats.prediction_powered import score_strata, stratified_design
 
 _PROPORTIONS = ("accuracy", "top_k_accuracy", "recall", "label_stability")
@@ -293,6 +294,7 @@ def audit_rows(
         count = min(needed, len(values))
         if scores is not None and strata is not None and count >= 2 * (int(strata.max()) + 1):
             count = math.ceil(count * min(stratified_design(scores, strata, count).width_ratio, 1.0) ** 2)
+    check_count("count", count)
     if not 3 <= count <= len(values):
         raise UsageError(f"count must be from 3 to the {len(values):,} rows of the outputs, got {count:,}")
     rng = np.random.default_rng(seed)

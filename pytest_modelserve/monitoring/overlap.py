@@ -25,6 +25,7 @@ from pytest_modelserve.evidence import (
     check_error_rates,
     levels_for,
 )
+from pytest_modelserve.monitoring.column_profile import NumericColumn
 from pytest_modelserve.monitoring.columns import KIND_NAMES, Column
 from pytest_modelserve.monitoring.duplicates import number_keys
 from pytest_modelserve.monitoring.profile import ReferenceProfile, array_names
@@ -55,8 +56,8 @@ def measure_overlap(
     """Measure the proportion of evaluation rows that also occur in the training data.
 
     The accuracy on such rows does not carry over to others. Copies are found by digests of rows:
-    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough.
-    Of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
+    equal in every column, whatever the dtype, with null equal to null. Floats are compared in the lower precision. A
+    profile made with `row_digest_key` is enough. Of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
     bounds. `tolerance` also finds near copies: rows that differ from some training row by at most the tolerance in
     every number. It needs the training rows themselves.
 
@@ -178,7 +179,26 @@ def _in_profile(
     columns = read_from_data([column for column, _ in pairs])
     if tuple(sorted(column.name for column in columns)) != digests.columns:
         raise InputError(f"{table.name} lacks columns of the row digests: {', '.join(digests.columns)}")
-    return table, *digests.find(row_digests(columns, key))
+    rounded = [_like_profile(column, profile.column(column.name)) for column in columns]
+    found = digests.find(row_digests(columns, key))
+    if all(one is other for one, other in zip(columns, rounded, strict=True)):
+        return table, *found
+    return table, *max(digests.find(row_digests(rounded, key)), found, key=lambda each: int((each[0] & each[1]).sum()))
+
+
+def _like_profile(column: Column, kept: object) -> Column:
+    """Return a column of floats rounded to 32 bits if those of the profile seem to be; InputError for the reverse."""
+    if column.kind != "float" or not isinstance(kept, NumericColumn):
+        return column
+    ends = np.array([kept.minimum, kept.maximum])
+    with np.errstate(over="ignore"):
+        is_rounded = (ends.astype(np.float32) == ends).all()
+    if column.values.dtype.itemsize < 8 and not is_rounded:
+        raise InputError(
+            f"column {column.name!r} holds {column.values.dtype}, and the profile's rows were not rounded to it, so "
+            "that no row can equal one: give the evaluation rows as float64, from their source"
+        )
+    return _rounded(column, np.dtype(np.float32)) if is_rounded and (ends % 1).any() else column
 
 
 def _tables(evaluation: Data, training: Any, exclude: Collection[str], name: str | None) -> tuple[Table, Table]:
@@ -201,7 +221,23 @@ def _tables(evaluation: Data, training: Any, exclude: Collection[str], name: str
                 f"column {column.name!r} holds {KIND_NAMES[kind]} in the evaluation data and {KIND_NAMES[expected]} in "
                 "the training data"
             )
-    return table, Table(trained.name, tuple(theirs[column.name] for column in table.columns))
+    pairs = [(column, theirs[column.name]) for column in table.columns]
+    return (
+        replace(table, columns=tuple(_rounded(one, other.values.dtype) for one, other in pairs)),
+        Table(trained.name, tuple(_rounded(other, one.values.dtype) for one, other in pairs)),
+    )
+
+
+def _rounded(column: Column, dtype: np.dtype[Any]) -> Column:
+    """Return a column of floats in the precision of `dtype`, if that is lower: a rounded copy is a copy."""
+    if not (
+        column.kind == "float"
+        and column.values.dtype.kind == dtype.kind == "f"
+        and dtype.itemsize < column.values.dtype.itemsize
+    ):
+        return column
+    with np.errstate(over="ignore"):
+        return replace(column, values=column.values.astype(dtype))
 
 
 def _flat(data: Any) -> Any:

@@ -18,6 +18,10 @@ _RIDGE = 1.0
 _STEPS, _CLOSE, _LONGEST_STEP, _TINY = 30, 1e-7, 4.0, 1e-8
 _EQUAL = 1e-9
 """Relative differences that count as none."""
+_ROUNDED = 1e-6
+"""The relative difference that 32-bit floats may have from 64-bit ones."""
+_SMALLEST_SPREAD = 1e-4
+"""The smallest standard deviation of a column that differs, as a part of its range: the Hessian stays regular."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +32,15 @@ class ShiftedMean:
     the new rows around their expectations. `effective_size` is Kish's number of calibration rows that count: (Σ w)²/Σ
     w², with the density ratio w. `imbalance` is the largest difference of the mean of an input between weighted
     calibration rows and new rows, in standard deviations: the weights cannot make up for new rows that are unlike any
-    other. `unweighted` is the estimate without weights.
+    other. `outside` is the largest proportion of new rows that lie outside the range of the calibration rows in one
+    input: a model of their outcome is an extrapolation. `unweighted` is the estimate without weights.
     """
 
     estimate: float
     standard_error: float
     effective_size: float
     imbalance: float
+    outside: float
     unweighted: float
     is_proportion: bool
 
@@ -110,6 +116,7 @@ def shifted_mean(
         standard_error=math.sqrt(float(influence @ influence) + noise),
         effective_size=effective,
         imbalance=float(imbalance),
+        outside=_outside(inputs, new_inputs),
         unweighted=float((expit(new @ plain) if is_proportion else new @ plain).mean()),
         is_proportion=is_proportion,
     )
@@ -131,17 +138,27 @@ def _check(
         raise UsageError("outcomes must be finite, of at least 2 rows, and there must be new rows")
 
 
+def _outside(old: Floats, new: Floats) -> float:
+    """Return the largest proportion of new rows whose value in one column no old row reaches, on either side."""
+    if not old.shape[1]:
+        return 0.0
+    low, high = old.min(axis=0), old.max(axis=0)
+    margin = _ROUNDED * np.maximum(np.abs(low), np.abs(high))
+    return float(((new < low - margin) | (new > high + margin)).mean(axis=0).max())
+
+
 def _standardized(old: Floats, new: Floats) -> Floats:
     """Return the rows of both with an intercept, and columns in standard deviations within one of them.
 
-    A column that is constant within both has a huge value in one of them if it differs, and is left out if not.
+    A column that is constant within both has huge values if it differs between them, and is left out if not.
     """
     largest = np.maximum(np.abs(old).max(axis=0), np.abs(new).max(axis=0))
     one, two = (values / np.where(largest > 0, largest, 1.0) for values in (old, new))
     within = np.sqrt((len(one) * one.var(axis=0) + len(two) * two.var(axis=0)) / (len(one) + len(two)))
     both = np.vstack([one, two])
     kept = np.ptp(both, axis=0) > _EQUAL
-    columns = (both[:, kept] - both[:, kept].mean(axis=0)) / np.maximum(within[kept], _EQUAL)
+    least = np.ptp(both, axis=0)[kept] * _SMALLEST_SPREAD
+    columns = (both[:, kept] - both[:, kept].mean(axis=0)) / np.maximum(within[kept], least)
     return np.column_stack([np.ones(len(both)), columns])
 
 

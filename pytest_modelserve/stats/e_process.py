@@ -169,11 +169,13 @@ def block_starts(latest: int) -> NDArray[np.int64]:
         >>> block_starts(20).tolist()
         [0, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
     """
-    slots = np.arange(latest + 1)
-    age = latest - slots
-    level = np.where(age < _SINGLE_SLOTS, 0, np.floor(np.log2(np.maximum(age, 1) / _SINGLE_SLOTS)) + 1)
-    starts: NDArray[np.int64] = slots[slots % (1 << level.astype(np.int64)) == 0]
-    return starts
+    newest, size, span = latest, 1, _SINGLE_SLOTS
+    parts: list[NDArray[np.int64]] = []
+    while newest >= 0:
+        oldest = max(newest - span + 1, 0)
+        parts.append(np.arange(-(-oldest // size) * size, newest + 1, size, dtype=np.int64))
+        newest, size, span = oldest - 1, 2 * size, _SINGLE_SLOTS * size
+    return np.concatenate(parts[::-1])
 
 
 def mixture_log_e(log_e: ArrayLike, starts: Starts) -> Floats:

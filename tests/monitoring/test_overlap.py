@@ -167,3 +167,19 @@ def test_empty_key_and_lazy_rows_are_refused():
         ms.reference_profile(TRAINING, row_digest_key="")
     with pytest.raises(ms.UsageError, match="row_digest_key needs rows in memory"):
         ms.reference_profile(polars.LazyFrame({"x": [1, 2]}), row_digest_key="a")
+
+
+def test_copies_rounded_to_32_bits_are_copies():
+    training = np.random.default_rng(0).normal(size=(300, 3))
+    rounded = training.astype(np.float32)
+    profile = ms.reference_profile(rounded, row_digest_key="key")
+    assert ms.measure_overlap(rounded[:9], training).value == 1
+    assert ms.measure_overlap(training[:9], rounded).value == 1
+    assert ms.measure_overlap(training[:9], profile, row_digest_key="key").value == 1
+
+
+def test_rounded_rows_that_no_row_of_the_profile_can_equal_are_refused():
+    training = np.random.default_rng(0).normal(size=(300, 3))
+    profile = ms.reference_profile(training, row_digest_key="key")
+    with pytest.raises(ms.InputError, match="give the evaluation rows as float64"):
+        ms.measure_overlap(training[:9].astype(np.float32), profile, row_digest_key="key")

@@ -28,6 +28,7 @@ from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.inputs import as_batch, count_rows, select_output
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import mean_bounds
+from pytest_modelserve.stats.intervals import check_count
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor, Servable
@@ -99,6 +100,8 @@ def output_drift(
         [('column_0', 1.0), ('column_1', 0.0)]
     """
     check_error_rates(confidence=confidence, alpha=alpha)
+    check_count("max_rows", max_rows, minimum=1)
+    check_count("seed", seed)
     profile = choose_columns(as_profile(profile, data), columns, exclude)
     if profile.sketch is None:
         raise UsageError(
@@ -292,6 +295,10 @@ class _Changes:
     def _predict(self, inputs: Any) -> Values:
         found, reads_labels = self.model.predict(inputs), self.output.decode is not None
         name, outputs = select_output(self.model, found, self.output.name, reads_labels=reads_labels)
+        if not outputs.ndim or len(outputs) != count_rows(inputs):
+            raise InputError(
+                f"output {name!r} has shape {outputs.shape} for {count_rows(inputs)} rows: return one a row"
+            )
         if outputs.dtype.kind == "f" and np.isnan(outputs).any():
             rows = int(np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1).sum())
             raise InputError(f"output {name!r} holds NaN in {rows} of {len(outputs)} rows: their change has no value")

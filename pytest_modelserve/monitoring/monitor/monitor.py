@@ -28,6 +28,8 @@ from pytest_modelserve.stats.intervals import check_count, check_error_rate
 Integers = NDArray[np.int64]
 
 _ARGUMENTS = ("data", "outputs", "latency_ms")
+_LAST_SLOT = 10**12
+"""A larger number is no slot: seconds since 1970 are fewer."""
 _MOST_ROWS = 10**9
 
 
@@ -254,11 +256,15 @@ class Monitor:
             window = window.item()
         if isinstance(window, bool) or not isinstance(window, (str, int, date)):
             raise UsageError(f"window must be a date, a slot, or text with slot=; got {type(window).__name__}")
-        name = str(window).removesuffix(" 00:00:00")  # a timestamp at midnight is the day
+        if window != window:
+            raise UsageError("window must be a date; got NaT")
+        name = str(window).removesuffix(" 00:00:00").removesuffix("T00:00:00")  # a timestamp at midnight is the day
+        if not name or not name.isprintable():
+            raise UsageError(f"window must be a name of printable characters; got {window!r}")
         if slot is not None:
-            return name, check_count("slot", slot)
+            return name, _checked_slot("slot", slot)
         if isinstance(window, int):
-            return name, check_count("window", window)
+            return name, _checked_slot("window", window)
         day = _date(window)
         if day is None:
             raise UsageError(f"window {window!r} is no date: pass slot=, the number of its slot from 0")
@@ -328,7 +334,7 @@ class Monitor:
         )
 
     def _title(self, slot: int) -> str:
-        if self._start is None:
+        if self._start is None or slot * self._days > (date.max - self._start).days:
             return f"slot {slot}"
         return str(self._start + timedelta(days=slot * self._days))
 
@@ -390,6 +396,12 @@ def _checked_groups(groups: Sequence[StreamGroup]) -> tuple[StreamGroup, ...]:
     if len(set(names)) < len(names) or sum(group.source == "labels" for group in groups) > 1:
         raise UsageError("streams must be different: a group is given twice, or two have the same name")
     return tuple(groups)
+
+
+def _checked_slot(name: str, slot: int) -> int:
+    if check_count(name, slot) > _LAST_SLOT:
+        raise UsageError(f"{name} must be the number of a slot, counted from 0, at most {_LAST_SLOT:,}; got {slot}")
+    return slot
 
 
 def _start_date(start: str | date | None) -> date | None:

@@ -142,7 +142,7 @@ def measure_audited_accuracy(
     audited: Any = audited_rows
     if isinstance(audited, Audit):
         audited, design = audited.rows, audited.design
-    if design not in get_args(Design):
+    if not isinstance(design, str) or design not in get_args(Design):
         raise UsageError(unknown_choice("design", design, get_args(Design)))
     if design == "stratified" and sample_weight is not None:
         raise UsageError("sample_weight does not go with design='stratified', which weights the strata: remove one")
@@ -282,6 +282,8 @@ def _row_numbers(audited: ArrayLike, n: int, ids: ArrayLike | None) -> NDArray[n
         raise InputError(
             f"audited_rows must be row numbers or ids of shape (k,), at least one; got shape {given.shape}"
         )
+    if ids is None and given.dtype.kind == "b":
+        raise InputError("audited_rows is a mask: pass the row numbers, np.flatnonzero(mask)")
     if len(np.unique(given)) < given.size:
         names, counts = np.unique(given, return_counts=True)
         raise InputError(f"audited_rows holds {names[counts.argmax()]!s} {counts.max()} times: each row counts once")

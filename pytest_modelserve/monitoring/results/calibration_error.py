@@ -26,6 +26,7 @@ from pytest_modelserve.monitoring.results.output_columns import read_output, rea
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import Servable
 from pytest_modelserve.stats import binomial_bounds
+from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.stats.reliability import (
     ReliabilityCurve,
     calibration_error_bounds,
@@ -34,6 +35,8 @@ from pytest_modelserve.stats.reliability import (
 )
 
 _MAX_BINS = 50
+_FEWEST_BLOCKS = 20
+"""With fewer, the errors of different bins are those of the same few blocks."""
 _MAX_CURVES, _MAX_CLASSES = 5, 30
 _CURVE_LEVEL = 0.975
 """The level of each end of the interval of a bin in the curve."""
@@ -95,6 +98,7 @@ def measure_calibration(
     check_error_rates(confidence=confidence, alpha=alpha)
     if not 0 < max_error < 1:
         raise UsageError(f"max_error must lie between 0 and 1 (0.05, for example); got {max_error}")
+    check_count("block", block, minimum=1)
     if not 1 <= bins <= _MAX_BINS:
         raise UsageError(f"bins must be from 1 to {_MAX_BINS}; got {bins}")
     read = Output.of(output)
@@ -102,6 +106,11 @@ def measure_calibration(
     subject, values = read_output(outputs, inputs, read)
     probabilities = read_probabilities(values, read)
     truth = label_columns(labels, probabilities)
+    if len(truth) < block * _FEWEST_BLOCKS and block > 1:
+        raise InputError(
+            f"block={block} leaves {len(truth) // block} independent blocks of {len(truth)} rows, and at least "
+            f"{_FEWEST_BLOCKS} are needed: give more rows, or a smaller block"
+        )
     if (truth == truth[0]).all():
         raise InputError(f"all {len(truth)} labels are {truth[0]}: calibration needs rows of another class")
     classes = probabilities.shape[1]

@@ -39,6 +39,8 @@ SMALLEST_SIZE = 800
 """With a smaller effective calibration size the interval covers less than its level (docs/results.md)."""
 MAX_IMBALANCE = 0.25
 """Of real data under shifts of one standard deviation, none of 300 sets with the size above exceeds it."""
+MAX_OUTSIDE = 0.05
+"""More new rows outside the range of the calibration rows in one input are an extrapolation."""
 _FEWEST_ROWS, _MOST_COLUMNS, _MOST_CATEGORIES, _FEW_ERRORS = 30, 256, 20, 5
 _NEAREST = 1e-9
 _ASSUMPTION = "if labels given the inputs are distributed as in calibration"
@@ -133,7 +135,7 @@ def measure_estimated_accuracy(
         is_proportion=is_score,
     )
     low, high = levels_for(budget, confidence=confidence, alpha=alpha)
-    inside = found.effective_size >= SMALLEST_SIZE and found.imbalance <= MAX_IMBALANCE
+    inside = found.effective_size >= SMALLEST_SIZE and found.imbalance <= MAX_IMBALANCE and found.outside <= MAX_OUTSIDE
     unit: Unit = "proportion" if is_score else ""
     title = "accuracy" if is_score else "mean absolute error"
     estimate = Quantity(f"estimated {title}", found.estimate, unit, _interval(found, low, high, inside=inside), budget)
@@ -169,6 +171,7 @@ def measure_estimated_accuracy(
         details={
             "effective_size": round(found.effective_size, 1),
             "imbalance": float(f"{found.imbalance:.3g}"),
+            "outside": round(found.outside, 4),
             "calibration_rows": len(before),
         },
         duration_s=time.perf_counter() - started,
@@ -252,6 +255,9 @@ def _encoded(name: str, new: NDArray[Any], old: NDArray[Any]) -> tuple[Floats, F
             np.hstack([values, gaps.astype(np.float64)]) for values, gaps in zip(filled, missing, strict=True)
         )
         return first, second
+    numeric = [values.dtype.kind in "fiub" for values in (new, old)]
+    if numeric[0] != numeric[1] and all(values.dtype.kind != "O" for values in (new, old)):
+        raise InputError(f"{name!r} holds {new.dtype} in inputs and {old.dtype} in calibration_inputs: convert one")
     texts = [np.asarray(values).astype(np.str_).reshape(len(values), -1)[:, 0] for values in (new, old)]
     names, counts = np.unique(np.concatenate(texts), return_counts=True)
     kept = names[np.argsort(-counts, kind="stable")[:_MOST_CATEGORIES]]
@@ -284,19 +290,23 @@ def _summary(verdict: Verdict, *, inside: bool, is_score: bool) -> str:
 def _describe_support(found: ShiftedMean, rows: int) -> tuple[str, ...]:
     fewer = f", fewer than {SMALLEST_SIZE}" if found.effective_size < SMALLEST_SIZE else ""
     counted = f"the {rows:,} calibration rows count as {found.effective_size:,.0f} rows like these{fewer}"
-    if found.imbalance <= MAX_IMBALANCE:
-        return (counted,)
-    return (
-        counted,
-        f"no weights make up for an input whose mean differs by {found.imbalance:.3g} standard deviations afterwards",
-    )
+    findings = [counted]
+    if found.imbalance > MAX_IMBALANCE:
+        differs = f"differs by {found.imbalance:.3g} standard deviations afterwards"
+        findings.append(f"no weights make up for an input whose mean {differs}")
+    if found.outside > MAX_OUTSIDE:
+        findings.append(
+            f"{100 * found.outside:.1f} % of these rows lie outside the range of the calibration rows in one input, "
+            f"more than {100 * MAX_OUTSIDE:.0f} %"
+        )
+    return tuple(findings)
 
 
 def _advice(verdict: Verdict, found: ShiftedMean, rows: int, *, inside: bool) -> str:
     if verdict is Verdict.PASS:
         return ""
     audit = "audit some of these rows (assert_audited_accuracy)"
-    if not inside and found.imbalance <= MAX_IMBALANCE:
+    if not inside and found.imbalance <= MAX_IMBALANCE and found.outside <= MAX_OUTSIDE:
         needed = math.ceil(rows * SMALLEST_SIZE / found.effective_size)
         return f"{audit}, or label about {needed:,} calibration rows like these"
     if not inside:

@@ -24,6 +24,7 @@ from pytest_modelserve.serving.inputs import count_rows
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Bounds, Sampling, SamplingUnits, holm
+from pytest_modelserve.stats.intervals import check_count
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Servable
@@ -96,6 +97,10 @@ def find_slices(
         ['age > 61 and region == "north"']
     """
     read_as = _checked_metric(metric, depth, min_rows, shortlist)
+    check_count("seed", seed)
+    if not 0 <= min_change < (1 if read_as.unit == "proportion" else math.inf):
+        below = " and below 1" if read_as.unit == "proportion" else " and finite"
+        raise UsageError(f"min_change must be at least 0{below}, got {min_change}")
     rates = ErrorRates(0.95, alpha)
     data, labels = labeled_rows(inputs, labels)
     read, sampling = Output.of(output), Sampling.of(sampling)

@@ -154,3 +154,14 @@ def test_bad_input_is_refused(arguments, message):
 def test_arguments_of_the_gate_belong_together(budget, message):
     with pytest.raises(ms.UsageError, match=message):
         ms.measure_drift(people(50), PROFILE, max_distance=0.1, **budget)
+
+
+def test_outputs_of_another_number_of_rows_are_refused():
+    with pytest.raises(ms.InputError, match=r"has shape \(3,\) for 500 rows: return one a row"):
+        ms.output_drift(lambda rows: np.ones(3), people(500), SMALL)
+
+
+@pytest.mark.parametrize("options", [{"max_rows": 2.5}, {"max_rows": 0}, {"seed": -1}])
+def test_counts_that_are_none_are_refused(options):
+    with pytest.raises(ms.UsageError, match=f"{next(iter(options))} must be an integer"):
+        ms.output_drift(by_income, people(500), SMALL, **options)

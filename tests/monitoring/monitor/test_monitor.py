@@ -332,3 +332,27 @@ def test_every_permutation_of_three_windows_is_equal(profile, tmp_path):
         monitor = ms.Monitor("fraud", [ms.streams.columns(profile)], state=tmp_path / f"{number}")
         found.add([monitor.check(slot, data=values[slot]).value for slot in order][-1])
     assert len(found) == 1
+
+
+def test_slots_far_in_the_future_take_no_longer(monitor):
+    monitor.check("2026-11-01", data=night(1))
+    assert monitor.check("far", slot=10**12, data=night(2)).n == 2
+
+
+def test_midnight_in_any_spelling_is_the_day(monitor):
+    for window in ("2026-11-01", "2026-11-01T00:00:00", "2026-11-01 00:00:00", datetime(2026, 11, 1)):
+        assert monitor.check(window, data=night(1)).n == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "slot", "message"),
+    [
+        (np.datetime64("NaT"), None, "got"),
+        ("", 1, "printable characters"),
+        ("a\udcff", 1, "printable characters"),
+        ("a", 10**30, "must be the number of a slot"),
+    ],
+)
+def test_windows_that_name_nothing_are_refused(monitor, window, slot, message):
+    with pytest.raises(ms.UsageError, match=message):
+        monitor.check(window, slot=slot, data=night(1))

@@ -141,3 +141,16 @@ def test_unknown_and_repeated_rows_and_other_bad_input_are_refused():
         audit_rows(probability)
     with pytest.raises(ms.UsageError, match=r"count must be from 3 to the 100 rows"):
         audit_rows(probability, 101)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (np.arange(100) < 50, {}, "audited_rows is a mask: pass the row numbers"),
+        (np.arange(50), {"design": np.ones(100)}, "unknown design"),
+    ],
+)
+def test_masks_and_arrays_of_designs_are_refused(rows, options, message):
+    probability, labels = served(100, 0)
+    with pytest.raises(ms.UsageError, match=message):
+        measure_audited_accuracy(probability, rows, labels[:50], min_value=0.5, **options)

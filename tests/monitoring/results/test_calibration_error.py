@@ -82,3 +82,9 @@ def test_single_class_other_labels_and_scores_that_are_no_probabilities_are_refu
         measure_calibration(np.where(np.arange(50)[:, None] == 4, np.nan, probabilities), labels, max_error=0.05)
     with pytest.raises(ms.UsageError, match=r"max_error must lie between 0 and 1"):
         measure_calibration(probabilities, labels, max_error=5)
+
+
+def test_block_that_leaves_few_blocks_is_refused():
+    logits, labels = calibrated(1000, 0)
+    with pytest.raises(ms.InputError, match="leaves 2 independent blocks of 1000 rows, and at least 20 are needed"):
+        measure_calibration(softmax(logits, axis=1), labels, max_error=0.5, block=500)

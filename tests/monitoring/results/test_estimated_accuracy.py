@@ -167,3 +167,31 @@ def test_single_row_single_class_and_inputs_that_do_not_fit_are_refused():
         )
     with pytest.raises(ms.UsageError, match=r"metric='mae' has the budget max_value="):
         estimated(inputs, min_value=0.8, metric="mae")
+
+
+@pytest.mark.parametrize("spread", [4, 1e300])
+def test_rows_that_spread_beyond_the_calibration_rows_are_inconclusive(spread):
+    inputs, _ = labeled(2000, 3)
+    now = inputs.copy()
+    now[:, 3] *= spread
+    evidence = measure_estimated_accuracy(
+        score(inputs), score(BEFORE), LABELS, inputs=now, calibration_inputs=BEFORE, min_value=0.5
+    )
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+    assert evidence.details["outside"] > 0.05
+    assert "outside the range of the calibration rows" in evidence.findings[-2]
+
+
+def test_inputs_that_are_all_missing_are_inconclusive():
+    now = np.full((2000, 4), np.nan)
+    evidence = measure_estimated_accuracy(
+        score(BEFORE[:2000]), score(BEFORE), LABELS, inputs=now, calibration_inputs=BEFORE, min_value=0.5
+    )
+    assert evidence.verdict is Verdict.INCONCLUSIVE
+
+
+def test_numbers_and_texts_in_one_input_are_refused():
+    with pytest.raises(ms.InputError, match=r"'inputs' holds <U.* in inputs and float64 in calibration_inputs"):
+        measure_estimated_accuracy(
+            score(BEFORE), score(BEFORE), LABELS, inputs=BEFORE.astype(str), calibration_inputs=BEFORE, min_value=0.5
+        )

@@ -180,3 +180,9 @@ def test_bad_input_is_refused(options, message):
     rng = np.random.default_rng(0)
     with pytest.raises(ms.UsageError, match=message):
         ms.find_slices(**models(rng), **{"features": people(rng)} | options)
+
+
+@pytest.mark.parametrize("change", [float("nan"), -0.1, 2])
+def test_min_change_out_of_range_is_refused(change):
+    with pytest.raises(ms.UsageError, match="min_change must be at least 0 and below 1"):
+        planted(min_change=change)
