@@ -20,7 +20,7 @@ from pytest_modelserve.compression import compress
 from pytest_modelserve.contracts.annotations import budgets_of
 from pytest_modelserve.contracts.gate_arguments import columns_in, realized
 from pytest_modelserve.contracts.rows import Rows
-from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, UsageError
+from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, RecipeError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, GateFailure, Method, Quantity, Subject, Verdict, record
 from pytest_modelserve.evidence.failure_text import failure_message, printable
 from pytest_modelserve.parity.accuracy.metrics import METRICS
@@ -59,6 +59,10 @@ _LOOSE: Mapping[str, float] = {
     "max_value": 1e30,
     "max_rise": 1e30,
 }
+
+
+class UnreadableFileError(InputError):
+    """A file of the command line, other than the model, that cannot be read: an error of every check that needs it."""
 
 
 class NotJudgedError(Exception):
@@ -172,11 +176,11 @@ class ModelFile:
             if not check.assertion:
                 return record(self._operators() if check.name == "operators" else self._providers())
             return self._assert_or_measure(check)
-        except (UsageError, InputError) as error:
-            if self._depends_on_options(check):
-                raise
-            raise NotJudgedError(str(error)) from error
+        except UnreadableFileError:
+            raise
         except ModelServeError as error:
+            if self._depends_on_options(check) and not isinstance(error, RecipeError):
+                raise
             raise NotJudgedError(str(error)) from error
 
     def close(self) -> None:
@@ -255,14 +259,20 @@ class ModelFile:
 
     @cached_property
     def _champion(self) -> Predictor:
-        champion = serve(str(self.options.against))
+        try:
+            champion = serve(str(self.options.against))
+        except ArtifactError as error:
+            raise UnreadableFileError(f"--modelserve-against: {error}") from error
         self._opened.append(champion)
         return champion
 
     @cached_property
     def _rows(self) -> Rows | None:
         """The rows of the command line."""
-        return None if self.options.inputs is None else Rows.read(self.options.inputs)
+        try:
+            return None if self.options.inputs is None else Rows.read(self.options.inputs)
+        except ArtifactError as error:
+            raise UnreadableFileError(f"--modelserve-inputs: {error}") from error
 
     @cached_property
     def _labels_column(self) -> str | None:

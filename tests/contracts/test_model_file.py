@@ -63,3 +63,11 @@ def test_rows_that_are_given_and_have_infinite_outputs_fail(judged, tmp_path):
     np.savez(tmp_path / "rows.npz", x=np.full((3, 4), 100, np.float32))
     with pytest.raises(ms.GateFailure, match="values of output 'logits' are not finite"):
         judged("finite", weight=1e38, inputs=tmp_path / "rows.npz")
+
+
+@pytest.mark.parametrize(("option", "check"), [("inputs", "finite"), ("inputs", "opens"), ("against", "slowdown")])
+def test_file_of_the_command_line_that_cannot_be_read_is_an_error_of_every_check(judged, tmp_path, option, check):
+    cut = tmp_path / ("cut.npz" if option == "inputs" else "cut.onnx")
+    cut.write_bytes(b"PK cut")
+    with pytest.raises(ms.InputError, match=f"--modelserve-{option}: .*cut"):
+        judged(check, **{option: cut})
