@@ -1,4 +1,7 @@
 import importlib.metadata
+import os
+import subprocess
+import sys
 
 import onnxruntime
 import pytest
@@ -82,3 +85,13 @@ def test_help_names_every_command(capsys):
         command.main(["--help"])
     assert ended.value.code == 0
     assert "cache     list the cache" in capsys.readouterr().out
+
+
+def test_reader_that_closes_the_pipe_ends_the_command_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_modelserve"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
