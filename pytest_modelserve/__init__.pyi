@@ -528,11 +528,11 @@ def measure_overlap(
 ) -> _Evidence:
     r"""Measure the proportion of evaluation rows that also occur in the training data.
 
-    The accuracy on such rows does not carry over to others. Copies are found by digests of rows:
-    equal in every column, whatever the dtype, with null equal to null. A profile made with `row_digest_key` is enough.
-    Of more than a million different training rows it keeps a random sample, and the proportion has exact binomial
-    bounds. `tolerance` also finds near copies: rows that differ from some training row by at most the tolerance in
-    every number. It needs the training rows themselves.
+    The accuracy on such rows does not carry over to others. Copies are found by digests of rows: equal in every column,
+    whatever the dtype, with null equal to null. Floats are compared in the lower precision. A profile made with
+    `row_digest_key` is enough. Of more than a million different training rows it keeps a random sample, and the
+    proportion has exact binomial bounds. `tolerance` also finds near copies: rows that differ from some training row by
+    at most the tolerance in every number. It needs the training rows themselves.
 
     Args:
         evaluation: Rows in memory or files, as for `reference_profile`; of an array the other axes are flattened.

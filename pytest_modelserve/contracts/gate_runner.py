@@ -115,7 +115,11 @@ class GateRunner:
         rows = self._read(path)
         if source.where:
             rows = rows.where(source.where)
-        return rows if source.rows is None else rows.take(slice(0, source.rows))
+        if source.rows is None:
+            return rows
+        if source.rows > rows.n:
+            raise InputError(f"rows = {source.rows:,}, and {source.data} has {rows.n:,} of them: give at most as many")
+        return rows.take(slice(0, source.rows))
 
     def _inputs(self, call: GateCall, rows: Rows, models: list[Predictor]) -> Any:
         signature = next((model.signature for model in models if model.signature is not None), None)

@@ -98,3 +98,8 @@ def test_misspelt_column_is_an_error_with_the_nearest_name(run):
 def test_subject_is_the_first_parameter_whatever_its_name(run):
     text = "[gates.calibrated]\nmax_error = 0.9\noutput = { name = 'logits', scores = 'logits' }\n"
     assert run(text).subject.name == "candidate"
+
+
+def test_more_rows_than_there_are_is_an_error(run):
+    with pytest.raises(ms.InputError, match=r"rows = 9,999, and .* has 2,000 of them"):
+        run('[gates.accuracy]\nmin_value = "50 %"\nrows = 9999\n')

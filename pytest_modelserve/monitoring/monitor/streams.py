@@ -212,6 +212,8 @@ def mean(name: str, reference: ArrayLike, *, max_shift: float, side: Literal[-1,
     center, sd = float(values.mean()), float(values.std())
     if not sd:
         raise UsageError(f"reference of {name!r} must vary; all {values.size} values are {center:g}")
+    if side not in (-1, 0, 1):
+        raise UsageError(f"side must be 1, -1 or 0; got {side!r}")
     if not max_shift >= 0:
         raise UsageError(f"max_shift must be at least 0, in the units of the score; got {max_shift}")
     stream = Stream(name, "mean", values.size, max_shift, f"max_shift={max_shift:g}", sd=sd, side=side)

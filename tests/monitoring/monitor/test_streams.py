@@ -258,6 +258,7 @@ def test_own_scores_and_rates_are_monitored(rng, tmp_path):
         (lambda: ms.streams.rate("x", -1, 10, max_increase=0.1), "events must be between 0 and rows"),
         (lambda: ms.streams.mean("x", [1.0, 1.0], max_shift=0.1), "reference of 'x' must vary"),
         (lambda: ms.streams.mean("x", [1.0, 2.0], max_shift=-0.1), "max_shift must be at least 0"),
+        (lambda: ms.streams.mean("x", [1.0, 2.0], max_shift=0.1, side=5), "side must be 1, -1 or 0"),
         (lambda: ms.streams.results(ms.reference_profile({"x": [1.0, 2.0]})), "is not one of outputs"),
     ],
 )
