@@ -104,7 +104,7 @@ def latency(reference_ms: ArrayLike, *, quantile: float = 0.95, max_increase: fl
         quantile: The quantile, between 0 and 1.
         max_increase: The tolerated increase of the proportion of slow calls.
     """
-    durations = _numbers("reference_ms", reference_ms)
+    durations = _durations("reference_ms", reference_ms)
     if not 0 < quantile < 1:
         raise UsageError(f"quantile must lie between 0 and 1 (0.95, for example), got {quantile}")
     limit = float(np.quantile(durations, quantile, method="higher"))
@@ -113,7 +113,7 @@ def latency(reference_ms: ArrayLike, *, quantile: float = 0.95, max_increase: fl
     counted = rate(name, slow, durations.size, max_increase=max_increase)
 
     def measure(latency_ms: Any) -> Measured:
-        return counted.measure(_numbers("latency_ms", latency_ms) > limit)
+        return counted.measure(_durations("latency_ms", latency_ms) > limit)
 
     return replace(counted, source="latency_ms", measure=measure, identity=f"{limit!r}")
 
@@ -233,6 +233,13 @@ def _numbers(name: str, values: ArrayLike) -> Floats:
     if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
         raise InputError(f"{name} must be finite numbers of shape (n,), at least one; got shape {numbers.shape}")
     return numbers
+
+
+def _durations(name: str, values: ArrayLike) -> Floats:
+    durations = _numbers(name, values)
+    if (durations < 0).any():
+        raise InputError(f"{name} holds {durations.min():g}: a duration is at least 0")
+    return durations
 
 
 def _check_tolerance(name: str, value: float) -> None:

@@ -252,6 +252,7 @@ def test_own_scores_and_rates_are_monitored(rng, tmp_path):
         ),
         (lambda: ms.streams.columns([1.0]), "profile must be a ReferenceProfile"),
         (lambda: ms.streams.latency([1.0, np.nan]), "reference_ms must be finite numbers"),
+        (lambda: ms.streams.latency([1.0, -2.0]), "reference_ms holds -2: a duration is at least 0"),
         (lambda: ms.streams.latency([1.0, 2.0], quantile=95), "quantile must lie between 0 and 1"),
         (lambda: ms.streams.accuracy(11, 10), "correct must be between 0 and rows"),
         (lambda: ms.streams.accuracy(9, 10, within=-1), "within must be a positive number"),
