@@ -11,6 +11,8 @@ import pytest
 
 from pytest_modelserve.progress import progress, progress_to
 
+pytest.importorskip("tqdm")
+
 
 class Terminal(io.StringIO):
     def isatty(self):

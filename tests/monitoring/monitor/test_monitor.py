@@ -347,7 +347,7 @@ def test_midnight_in_any_spelling_is_the_day(monitor):
 @pytest.mark.parametrize(
     ("window", "slot", "message"),
     [
-        (np.datetime64("NaT"), None, "got"),
+        (np.datetime64("NaT", "D"), None, "got"),
         ("", 1, "printable characters"),
         ("a\udcff", 1, "printable characters"),
         ("a", 10**30, "must be the number of a slot"),
