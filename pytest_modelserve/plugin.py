@@ -381,7 +381,7 @@ def _subtest(context: Any) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options."""
+    """Declare the command-line options and the settings of the plugin."""
     declare_options(parser)
 
 

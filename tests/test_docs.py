@@ -112,6 +112,8 @@ def test_copies_of_the_gates_page_are_looked_for():
     rows = np.random.default_rng(0).normal(size=(300, 3))
     (example,) = (block for block in blocks("docs/gates.md", "python") if "row_digest_key" in block)
     exec(example, {"ms": ms, "training": rows[:200], "holdout": rows[200:], "key": "secret"})
+    with pytest.raises(ms.GateFailure):
+        exec(example, {"ms": ms, "training": rows[:250], "holdout": rows[200:], "key": "secret"})
 
 
 def test_output_drift_of_the_monitoring_page_prints_what_is_shown(capsys):
