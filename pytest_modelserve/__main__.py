@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_modelserve.artifacts import default_store
-from pytest_modelserve.errors import ModelServeError, UsageError
+from pytest_modelserve.errors import ModelServeError, UsageError, printable
 
 _CORE = ("pytest", "numpy", "scipy", "onnx", "onnxruntime")
 _EXTRAS = {
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = _info_lines()
     try:
         for line in lines:
-            print(line)
+            print(printable(line))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; what Python flushes at its exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

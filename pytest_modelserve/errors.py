@@ -10,9 +10,38 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+_MOST_CHARACTERS = 2_000
+"""The longest line that is shown: names in files may have millions of characters."""
+
+
+def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return `text` with each control character (ANSI escapes, line ends, NUL, bidi overrides) as its escape sequence.
+
+    Names in model and data files may contain them; a terminal would execute ANSI escapes, and JUnit XML cannot hold a
+    NUL. The starts of GitHub's workflow commands, "::" at the start of a line and "##[" anywhere, are broken up, too.
+    Of more than `most` characters the middle is left out.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > most:
+        text = f"{text[: most * 3 // 4]} … {text[len(text) - most // 5 :]}"
+    text = text.replace("##[", r"#\x23[")
+    return text.replace("::", r"\x3a:", 1) if text.lstrip().startswith("::") else text
+
+
+def _printable_lines(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Return the arguments of an exception with each line of a text printable."""
+    return tuple(
+        "\n".join(printable(line.expandtabs(4)) for line in each.split("\n")) if isinstance(each, str) else each
+        for each in arguments
+    )
+
 
 class ModelServeError(Exception):
-    """Base class: a request could not be carried out; the message says why and what to do."""
+    """Base class: a request could not be carried out; the message says why and what to do, in printable text."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*_printable_lines(arguments))
 
 
 class UsageError(ModelServeError, ValueError):
@@ -53,6 +82,9 @@ class MissingDependencyError(ModelServeError, ImportError):
 
 class ModelServeWarning(UserWarning):
     """A warning of pytest-modelserve: the run continues."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*_printable_lines(arguments))
 
 
 def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
+from pytest_modelserve.errors import printable
+
 Item = TypeVar("Item")
 
 
@@ -32,7 +34,7 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
         from tqdm import tqdm
     except ImportError:
         return items
-    bar: Iterable[Item] = tqdm(items, desc=description, total=total, file=stream, leave=False, delay=0.5)
+    bar: Iterable[Item] = tqdm(items, desc=printable(description), total=total, file=stream, leave=False, delay=0.5)
     return bar
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve._onnx.graph import dtype_name
-from pytest_modelserve.errors import ArtifactError, UsageError, unknown_choice
+from pytest_modelserve.errors import ArtifactError, UsageError, printable, unknown_choice
 
 if TYPE_CHECKING:
     import onnx
 
 
 Dim = int | str | None
+_MOST_OF_A_SPEC = 400
+"""Names in a file may have a million characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class TensorSpec:
     shape: tuple[Dim, ...] | None
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{self._dims()}"
+        return printable(f"{self.name}: {self.dtype}{self._dims()}", _MOST_OF_A_SPEC)
 
     def _dims(self) -> str:
         if self.shape is None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import UsageError, printable
 from pytest_modelserve.evidence.failure_text import evidence_line, failure_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ Unit = Literal["proportion", "proportion_difference", "ratio", "tolerance", "cos
 """proportion: 0 to 1, shown in percent; proportion_difference: shown in percentage points; ratio: a factor, 1 is
 equal; tolerance: a multiple of the tolerated error."""
 
+_MOST_OF_A_NAME = 200
+"""Names in files may have a million characters; evidence in a test report has at most 16 KiB."""
 _DRAWINGS = ("histograms", "reliability", "roc")
 """Details that only the reports read."""
 _PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn", "onnxsim")
@@ -122,7 +124,7 @@ class Subject:
     sha256: str | None = None
 
     def __str__(self) -> str:
-        return " / ".join(filter(None, (self.name, self.variant)))
+        return printable(" / ".join(filter(None, (self.name, self.variant))), _MOST_OF_A_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +398,9 @@ def _functions_of(gate: str) -> tuple[str, str]:
 
 
 def _plain(evidence: Evidence, shortened: list[str]) -> dict[str, Any]:
-    data = _json_value(asdict(evidence))
+    data = json_value(asdict(evidence))
+    for named in filter(None, (data["subject"], data["reference"], *data["quantities"])):
+        named |= {key: printable(named[key], _MOST_OF_A_NAME) for key in ("name", "variant") if key in named}
     data["schema_version"] = SCHEMA_VERSION
     data["title"] = data.pop("gate")
     data["gate"] = snake_case(evidence.gate)
@@ -405,21 +409,22 @@ def _plain(evidence: Evidence, shortened: list[str]) -> dict[str, Any]:
     return dict(data)
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Return `value` as JSON builtins in which every text, which may be a name from a file, is printable."""
     if isinstance(value, Mapping):
-        return {str(key): _json_value(item) for key, item in value.items()}
+        return {printable(str(key)): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_value(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, bool) or value is None or type(value) is int:
         return value
-    if isinstance(value, str):  # a file name may hold lone surrogates, which UTF-8 cannot hold
-        return str(value).encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, str):  # lone surrogates, which UTF-8 cannot hold, are not printable either
+        return printable(str(value))
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):  # numpy's float64 is one too
         return float(value) if math.isfinite(value) else _not_finite(float(value))
     if hasattr(value, "item"):  # any other numpy scalar
-        return _json_value(value.item())
+        return json_value(value.item())
     raise TypeError(f"evidence holds JSON builtins only, not {type(value).__name__}")
 
 

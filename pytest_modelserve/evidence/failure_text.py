@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_modelserve.errors import printable as printable  # the name under which every report imports it
+
 if TYPE_CHECKING:
     from pytest_modelserve.evidence.evidence import Budget, Evidence, Interval, Quantity, Subject, Unit
 
@@ -175,17 +177,6 @@ def verdict_reason(quantity: Quantity) -> str:
             return f"{what} {beyond} the budget"
         case _:
             return "the interval contains the limit of the budget"
-
-
-def printable(text: str) -> str:
-    """Return `text` with each control character (ANSI escapes, line ends, NUL) as its escape sequence.
-
-    Names in model files may contain them; a terminal would execute ANSI escapes, and JUnit XML cannot hold a NUL.
-    The starts of GitHub's workflow commands, "::" at the start of a line and "##[" anywhere, are broken up, too.
-    """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    shown = shown.replace("##[", r"#\x23[")
-    return shown.replace("::", r"\x3a:", 1) if shown.lstrip().startswith("::") else shown
 
 
 def _significant(value: float) -> str:

@@ -27,7 +27,7 @@ class Record:
         return (self.owner, self.evidence.gate, key_of(self.evidence.subject), key_of(reference), self.index)
 
     def to_json(self) -> str:
-        """Return the record as one JSON object."""
+        """Return the record as one JSON object of printable characters: JUnit writes it as it is."""
         return json.dumps(
             {
                 "owner": self.owner,
@@ -37,7 +37,7 @@ class Record:
                 "examples": self.examples,
                 "evidence": json.loads(self.evidence.to_json(max_bytes=15 * 1024)),
             },
-            ensure_ascii=False,
+            ensure_ascii=not (self.owner + self.node_id).isprintable(),
         )
 
     @classmethod

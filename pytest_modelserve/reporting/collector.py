@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pytest_modelserve.evidence import NOT_JUDGED, PROPERTY, SCHEMA_VERSION, Record, Verdict, package_versions
-from pytest_modelserve.evidence.evidence import Environment
+from pytest_modelserve.evidence.evidence import Environment, json_value
 from pytest_modelserve.reporting.terminal import error_bound, failures_first
 
 RowVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "CRASHED"] | None
@@ -221,14 +221,14 @@ def run_document(
     without_evidence: Mapping[str, Sequence[str]] = MappingProxyType({}),
     not_judged: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the document as JSON builtins.
+    """Return the document as JSON builtins, with printable texts.
 
     `started` is the time of the start in seconds since 1970. `root` is pytest's root directory; the files of tests are
     named relative to the git tree around it, if there is one. `exit_status` is None until the run has ended.
     """
     tree = _git_tree(root)
     prefix = "" if tree is None else root.relative_to(tree).as_posix()
-    return {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "generator": package_versions(("pytest-modelserve", "pytest")),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -243,6 +243,7 @@ def run_document(
         "without_evidence": {outcome: list(node_ids) for outcome, node_ids in without_evidence.items()},
         "not_judged": dict(not_judged),
     }
+    return dict(json_value(document))
 
 
 def commit_of(folder: Path) -> str | None:

@@ -128,9 +128,9 @@ def test_names_stay_label_values(nasty_document):
     found = samples(nasty_document)
     model = found["modelserve_gate_value"][0][0]["model"]
     assert model.startswith(r"\x1b[31mred</script>")
-    assert "\n::error::pwned" in model
+    assert r"\n::error::pwned" in model
     ((attributes, _),) = points(nasty_document)["modelserve.gate.value"]
-    assert attributes["model"].startswith("\x1b[31mred</script>")
+    assert attributes["model"].startswith(r"\x1b[31mred</script>")
     assert set(found) == {
         "modelserve_run_start_time_seconds", "modelserve_run_duration_seconds", "modelserve_run_complete",
         "modelserve_gate_verdict", "modelserve_gate_value", "modelserve_gate_interval_low",
