@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal as signals
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +29,12 @@ from pytest_modelserve.progress import progress
 _POLL_S = 0.02
 # How long an idle process has to exit by itself before it is killed.
 _EXIT_S = 1.0
+# A process that closed its connection exits, or is killed after this long.
+_JOIN_S = 10.0
+# A connection holds at least this much without being read.
+_CONNECTION_BYTES = 32 << 10
+# The longest result; a wrong length must not take the memory of the host.
+_MOST_BYTES = 4 << 30
 _LOG_LINES = 20
 # faulthandler's report of a crash begins with this; the frames next to the crash come first.
 _CRASH = "Fatal Python error"
@@ -91,16 +98,24 @@ class ChildProcess:
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload([target.partition(":")[0]])
+
+        def start(theirs: connection.Connection, log: str) -> Any:
+            process = context.Process(target=_serve, args=(target, theirs, log, dict(os.environ)))
+            with _no_main_module():
+                process.start()
+            return process
+
+        self._start(start)
+
+    def _start(self, start: Callable[[connection.Connection, str], Any]) -> None:
         descriptor, name = tempfile.mkstemp(prefix="modelserve-", suffix=".log")
         os.close(descriptor)
         self._log = Path(name)
-        self._connection, theirs = context.Pipe()
+        self._connection, theirs = multiprocessing.Pipe()
         # Idle after a call: before the first one there is nothing to end in order.
         self._is_idle = False
-        self._process = context.Process(target=_serve, args=(target, theirs, name, dict(os.environ)))
         try:
-            with _no_main_module():
-                self._process.start()
+            self._process = start(theirs, name)
         except BaseException:
             self._connection.close()
             self._log.unlink()
@@ -116,24 +131,38 @@ class ChildProcess:
     def call(self, payload: bytes, *, timeout_s: float, description: str = "") -> bytes | Crash:
         """Return the result for `payload`, or how the process ended; after a Crash it is closed."""
         self._is_idle = False
+        deadline = time.monotonic() + timeout_s
         try:
-            self._connection.send_bytes(payload)
-            for _ in progress(self._ticks(timeout_s), description) if description else self._ticks(timeout_s):
+            self._send(payload, timeout_s)
+            ticks = self._ticks(deadline)
+            for _ in progress(ticks, description) if description else ticks:
                 pass
             if self._connection.poll():
                 self._is_idle = True
-                return bytes(self._connection.recv_bytes())
+                return bytes(self._connection.recv_bytes(_MOST_BYTES))
             crash = Crash(None, None, self.log_tail(), timed_out=True)
-        except (EOFError, ConnectionError):
-            self._process.join()
+        except (EOFError, OSError):
+            late = time.monotonic() >= deadline
+            self._process.join(_JOIN_S)
             status = self._process.exitcode
             killed = status is not None and status < 0
-            crash = Crash(-status if killed else None, None if killed else status, self.log_tail())
+            crash = Crash(-status if killed else None, None if killed else status, self.log_tail(), timed_out=late)
         self.close()
         return crash
 
-    def _ticks(self, timeout_s: float) -> Iterator[None]:
-        deadline = time.monotonic() + timeout_s
+    def _send(self, payload: bytes, timeout_s: float) -> None:
+        if len(payload) <= _CONNECTION_BYTES:
+            self._connection.send_bytes(payload)
+            return
+        # A process that has stopped reads nothing, and what its connection cannot hold would wait for ever.
+        killer = threading.Timer(timeout_s, self._process.kill)
+        killer.start()
+        try:
+            self._connection.send_bytes(payload)
+        finally:
+            killer.cancel()
+
+    def _ticks(self, deadline: float) -> Iterator[None]:
         while not self._connection.poll(max(0.0, min(_POLL_S, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 return
@@ -165,6 +194,51 @@ class ChildProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ScriptProcess(ChildProcess):
+    """A process of any Python interpreter that runs a self-contained `script` with a connection.
+
+    The script gets the number of the connection's file descriptor, and ends with its standard input. `-E` keeps the
+    paths of this process's environment out of the other one; the script's folder is no place to import from either.
+
+    Raises OSError if the interpreter cannot be started.
+    """
+
+    def __init__(self, interpreter: str, script: Path) -> None:
+        def start(theirs: connection.Connection, log: str) -> _Script:
+            with open(log, "ab") as output:
+                return _Script(
+                    [interpreter, "-E", "-c", _RUN_SCRIPT, str(script), str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                )
+
+        self._start(start)
+
+
+_RUN_SCRIPT = (
+    "import sys; del sys.path[0], sys.argv[0]; "
+    "exec(compile(open(sys.argv[0], encoding='utf-8').read(), sys.argv[0], 'exec'))"
+)
+
+
+class _Script(subprocess.Popen[bytes]):
+    """A subprocess with the methods of a process of multiprocessing."""
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(timeout)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.returncode
+
+    def close(self) -> None:
+        assert self.stdin is not None
+        self.stdin.close()
 
 
 def _crash_report(lines: list[str]) -> list[str]:

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 
 
-def check_providers(providers: Sequence[str]) -> tuple[str, ...]:
-    """Return `providers` as a tuple; raise UsageError for none, an unknown one, or one that onnxruntime lacks here."""
+def check_providers(providers: Sequence[str], available: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return `providers` as a tuple; raise UsageError for none, an unknown one, or one that onnxruntime lacks.
+
+    `available` are those of another build of onnxruntime than that of this process.
+    """
     if isinstance(providers, str):
         raise UsageError(f"providers must be a sequence of names: pass ({providers!r},)")
     if not providers:
         raise UsageError(f"providers is empty: pass at least one execution provider, for example ({CPU!r},)")
-    available = onnxruntime.get_available_providers()
+    if available is None:
+        available = onnxruntime.get_available_providers()
     for name in providers:
         if name in available:
             continue
@@ -67,14 +71,18 @@ def open_session(
             session = onnxruntime.InferenceSession(str(path), options, providers=list(names), enable_fallback=0)
     except Exception as error:  # its exceptions share no base class
         raise ArtifactError(f"onnxruntime refuses the model {path}: {reason(error)}") from error
-    started = session.get_providers()
-    absent = [name for name in names if name not in started]
+    check_started(path, names, session.get_providers())
+    return session
+
+
+def check_started(path: Path, providers: Sequence[str], started: Sequence[str]) -> None:
+    """Raise ArtifactError for a provider without which a session was opened."""
+    absent = [name for name in providers if name not in started]
     if absent:
         raise ArtifactError(
             f"provider {absent[0]!r} did not start for the model {path}, and onnxruntime would have run it on "
             f"{', '.join(map(repr, started))}: check the driver and the libraries that the provider needs"
         )
-    return session
 
 
 def try_to_open(path: bytes) -> bytes:
@@ -93,14 +101,14 @@ _MISSING_LOCALE = re.compile(r"Failed to construct locale with name:(\S+?):")
 _NEWER_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str, *, version: str = onnxruntime.__version__) -> str:
     """Return onnxruntime's message on one line without its tag; the original is the cause of the exception.
 
     For an opset or IR version that is too new the message says what onnxruntime supports, and for a missing locale and
-    mixed floats what to do.
+    mixed floats what to do. `version` is that of the onnxruntime that raised it.
     """
     text = str(error)
-    runtime = f"onnxruntime {onnxruntime.__version__}"
+    runtime = f"onnxruntime {version}"
     ir_version = _NEWER_IR.search(text)
     if ir_version:
         return (

@@ -31,8 +31,9 @@ from pytest_modelserve.robustness.strategies import GeneratedInputs, input_sourc
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.inputs import slice_rows
 from pytest_modelserve.serving.onnx_predictor import check_loadable
+from pytest_modelserve.serving.predictor import ProcessCrashError
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
-from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, ProcessCrashError, SubprocessPredictor
+from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs

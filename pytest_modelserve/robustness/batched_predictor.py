@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,11 @@ from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import kind_of
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
-from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Subject
     from pytest_modelserve.serving import OnnxPredictor, Predictor
+    from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 
 _CALL_BYTES = 64 * 2**20
 """Input bytes per model call: a thousand images are 600 MB, and activations take several times that."""
@@ -190,15 +190,18 @@ def isolated_predictor(
             f"{predictor.subject} cannot run in a child process because it does not serve a file: export the model and "
             "serve the artifact, or remove isolate= and time_limit_s="
         )
-    return SubprocessPredictor(
-        _onnx_predictor(predictor), time_limit_s=TIME_LIMIT_S if time_limit_s is None else time_limit_s
-    )
+    from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
+
+    limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
+    if isinstance(predictor, SubprocessPredictor):
+        return predictor.again(time_limit_s=limit_s)
+    return SubprocessPredictor(_onnx_predictor(predictor), time_limit_s=limit_s)
 
 
 def reopen(predictor: Predictor, *, threads: int | None) -> Predictor:
     """Return the same model in a session of its own, which the caller closes."""
-    if isinstance(predictor, SubprocessPredictor):
-        return predictor.again(threads=threads)
+    if predictor.transport == "own process":
+        return cast("SubprocessPredictor", predictor).again(threads=threads)
     if predictor.artifact is None:
         raise UsageError(
             f"{predictor.subject} cannot be reopened because it does not serve a file: export the model and serve the "

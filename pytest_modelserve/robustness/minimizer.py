@@ -33,7 +33,7 @@ from pytest_modelserve.robustness.coordinates import (
     unflatten_rows,
 )
 from pytest_modelserve.robustness.domains import as_dtype
-from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
+from pytest_modelserve.serving.predictor import ProcessCrashError
 
 Fails = Callable[[Feed], NDArray[np.bool_]]
 """Which of some rows (n, ...) fail."""

@@ -17,7 +17,7 @@ from pytest_modelserve.robustness.coordinates import Feed, changed_mask, concat_
 from pytest_modelserve.robustness.minimizer import Counterexample, MinimizedRow, minimize, minimize_crash
 from pytest_modelserve.robustness.mutations import SearchSpace, block_size, edge_cases, mutate
 from pytest_modelserve.robustness.relations.base import Relation, Violations, checked
-from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
+from pytest_modelserve.serving.predictor import ProcessCrashError
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
@@ -56,7 +56,7 @@ def search_counterexample(
     Raises:
         InputError: If the model rejects every candidate.
     """
-    if isinstance(predictor.predictor, SubprocessPredictor):
+    if predictor.predictor.transport == "own process":
         # A relation evaluates the base rows along with all others, so one that crashes by itself is reported first.
         crashes = _Evaluator(_AnyOutput(), predictor, space, 1)
         for rows, origin in _base_blocks(space):

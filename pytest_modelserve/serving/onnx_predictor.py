@@ -22,7 +22,7 @@ from pytest_modelserve.metrics import dtype_name
 from pytest_modelserve.serving.conversion import as_array
 from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
 from pytest_modelserve.serving.inputs import Feed, check_threads, checked_feed
-from pytest_modelserve.serving.predictor import Inputs, Predictor
+from pytest_modelserve.serving.predictor import Inputs, Predictor, Transport
 
 Value = Any
 """A value that onnxruntime takes or returns: an array, a list, a dict or None."""
@@ -52,7 +52,7 @@ class SessionPredictor(Predictor):
     runs inputs on which onnxruntime is known to crash, for a process that may end.
     """
 
-    transport = "in-process"
+    transport: Transport = "in-process"
     signature: Signature
 
     def __init__(self, session: onnxruntime.InferenceSession, *, name: str | None = None, variant: str = "") -> None:
@@ -61,10 +61,10 @@ class SessionPredictor(Predictor):
         super().__init__(subject, signature_of_session(session))
         check_loadable(str(subject), self.signature)
         self._where = f"{', '.join(session.get_providers())}, the caller's session"
-        self._attach(session, KnownCrashes())
+        self._attach(session_runner(session, self.signature), KnownCrashes())
 
-    def _attach(self, session: onnxruntime.InferenceSession, known_crashes: KnownCrashes) -> None:
-        self._run: Run = session_runner(session, self.signature)
+    def _attach(self, run: Run, known_crashes: KnownCrashes) -> None:
+        self._run = run
         self.known_crashes = known_crashes
         self._tensors = Signature(tuple(spec for spec in self.signature.inputs if spec.is_tensor), ())
         self._nested = tuple(spec for spec in self.signature.inputs if not spec.is_tensor)
@@ -136,8 +136,13 @@ class SessionPredictor(Predictor):
         return None
 
     def _failure(self, error: Exception) -> ModelServeError:
-        message = f"onnxruntime could not run {self.subject} on these inputs: {reason(error)}"
-        return InputError(message) if isinstance(error, InvalidArgument) else ArtifactError(message)
+        return failed_run(self.subject, reason(error), is_of_inputs=isinstance(error, InvalidArgument))
+
+
+def failed_run(subject: Subject, why: str, *, is_of_inputs: bool) -> ModelServeError:
+    """Return the error for a run that onnxruntime rejected."""
+    message = f"onnxruntime could not run {subject} on these inputs: {why}"
+    return InputError(message) if is_of_inputs else ArtifactError(message)
 
 
 class OnnxPredictor(SessionPredictor):
@@ -166,7 +171,7 @@ class OnnxPredictor(SessionPredictor):
         optimize: bool = True,
         guarded: bool = True,
     ) -> None:
-        artifact = _opened(model, name, variant)
+        artifact = opened(model, name, variant)
         check_loadable(str(artifact.path), artifact.signature)
         Predictor.__init__(self, artifact.subject, artifact.signature)
         self.artifact = artifact
@@ -180,14 +185,16 @@ class OnnxPredictor(SessionPredictor):
             known_crash=crashes_when_optimized(graph),
         )
         self._where = f"{', '.join(providers)}, {threads} thread{'s' if threads > 1 else ''}"
-        self._attach(session, find_known_crashes(graph) if guarded else KnownCrashes())
+        known_crashes = find_known_crashes(graph) if guarded else KnownCrashes()
+        self._attach(session_runner(session, self.signature), known_crashes)
 
     def unoptimized(self) -> OnnxPredictor:
         """Return a predictor of the same file, providers and threads, without graph optimization."""
         return OnnxPredictor(self.artifact, providers=self.providers, threads=self.threads, optimize=False)
 
 
-def _opened(model: Artifact | str | os.PathLike[str], name: str | None, variant: str | None) -> Artifact:
+def opened(model: Artifact | str | os.PathLike[str], name: str | None, variant: str | None) -> Artifact:
+    """Return the artifact of a file, with another name and variant where they are given."""
     if not isinstance(model, Artifact):
         return open_artifact(model, name=name, variant=variant)
     if not is_unchanged(model):
@@ -276,28 +283,40 @@ def session_runner(session: onnxruntime.InferenceSession, signature: Signature) 
 
 
 def _ort_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    if array.dtype.name not in ML_DTYPES:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(codes_of(array), elem_type(array.dtype.name))
+
+
+def codes_of(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the bytes of an array of ML_DTYPES, in the shape that onnxruntime takes them in."""
     name = array.dtype.name
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if name not in ML_DTYPES:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     codes = array.view(np.uint16 if array.itemsize == 2 else np.uint8)
     if name in _PACKED_BITS:
         # The OrtValue takes its shape from the array, so the packed bytes are the first ones of an array of that shape.
         packed = _pack(array.view(np.uint8).reshape(-1), _PACKED_BITS[name])
         codes = np.zeros(array.shape, np.uint8)
         codes.reshape(-1)[: packed.size] = packed
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(codes, elem_type(name))
+    return codes
 
 
 def _array(value: onnxruntime.OrtValue, dtype: str) -> NDArray[Any]:
     """Return a copy of the numbers in `value`, for which OrtValue.numpy() has no dtype."""
+    shape = value.shape()
+    size = value.tensor_size_in_bytes() if np.prod(shape, dtype=np.int64) else 0
+    stored = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return numbers_of(np.frombuffer(bytearray(stored), np.uint8), shape, dtype)
+
+
+def numbers_of(stored: NDArray[np.uint8], shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """Return the numbers of ML_DTYPES that onnxruntime stores in these bytes."""
     import ml_dtypes
 
-    shape, kind = value.shape(), np.dtype(getattr(ml_dtypes, dtype))
+    kind = np.dtype(getattr(ml_dtypes, dtype))
     count = int(np.prod(shape, dtype=np.int64))
     if not count:
         return np.zeros(shape, kind)
-    stored = np.frombuffer(bytearray(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())), np.uint8)
     codes = _unpack(stored, _PACKED_BITS[dtype], count) if dtype in _PACKED_BITS else stored
     numbers: NDArray[Any] = codes.view(kind).reshape(shape)
     return numbers

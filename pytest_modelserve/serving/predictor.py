@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Artifact, Signature
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import named_outputs
@@ -76,6 +76,17 @@ class Predictor(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.describe()}{', closed' if self.closed else ''}>"
+
+
+class ProcessCrashError(ModelServeError):
+    """The process that serves a model crashed, or exceeded its time limit and was ended.
+
+    `time_limit_s` is the exceeded limit, None after a crash.
+    """
+
+    def __init__(self, message: str, *, time_limit_s: float | None = None) -> None:
+        super().__init__(message)
+        self.time_limit_s = time_limit_s
 
 
 class CallablePredictor(Predictor):

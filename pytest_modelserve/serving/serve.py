@@ -44,6 +44,7 @@ def serve(
     *,
     providers: Sequence[str] = _CPU,
     threads: int = 1,
+    interpreter: str | os.PathLike[str] | None = None,
     name: str | None = None,
     variant: str | None = None,
 ) -> Predictor:
@@ -57,6 +58,8 @@ def serve(
             (those numbered from 0, `score_0`, `score_1`, are one).
         providers: Execution providers of onnxruntime, in order of preference.
         threads: Number of threads of onnxruntime or torch.
+        interpreter: The Python of another environment, such as ".venv-next/bin/python", whose onnxruntime runs the
+            file in a process of its own. It needs numpy and onnxruntime alone. The variant then names that version.
         name: Name of the model in evidence and reports (default: its own).
         variant: Variant of the model in evidence and reports (default: its own).
 
@@ -65,7 +68,8 @@ def serve(
         frames are converted.
 
     Raises:
-        UsageError: `target` cannot be served; or `providers` or `threads` do not apply to it.
+        UsageError: `target` cannot be served; `providers`, `threads` or `interpreter` do not apply to it; or
+            `interpreter` is no Python with onnxruntime.
         ArtifactError: The file cannot be opened, or onnxruntime rejects it.
 
     Example:
@@ -80,6 +84,8 @@ def serve(
             f"target {target!r} is an endpoint, which this release does not support: serve the model's file, or a "
             "callable that sends the request"
         )
+    if interpreter is not None:
+        return _serve_elsewhere(target, interpreter, providers=providers, threads=threads, name=name, variant=variant)
     if is_ready(target):
         _check_settings(target, providers, threads)
         return ReadyOutputs(target, name=name, variant=variant)
@@ -113,6 +119,35 @@ def serve(
         f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
         "a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
     )
+
+
+def _serve_elsewhere(
+    target: object,
+    interpreter: str | os.PathLike[str],
+    *,
+    providers: Sequence[str],
+    threads: int,
+    name: str | None,
+    variant: str | None,
+) -> Predictor:
+    if is_ready(target) or not isinstance(target, (Artifact, str, os.PathLike)):
+        raise UsageError(f"interpreter={interpreter!r} applies to ONNX files only: remove it for {_describe(target)}")
+    from pytest_modelserve.serving.onnx_predictor import opened
+    from pytest_modelserve.serving.subprocess_predictor import CALL_LIMIT_S, SubprocessPredictor
+
+    artifact = opened(target, name, variant)
+    predictor = SubprocessPredictor(
+        artifact, time_limit_s=CALL_LIMIT_S, providers=providers, threads=threads, interpreter=interpreter
+    )
+    try:
+        predictor.start()
+    except BaseException:
+        predictor.close()
+        raise
+    if variant is None:
+        runtime = f"onnxruntime {predictor.process.runtime['onnxruntime']}"
+        predictor.subject = replace(predictor.subject, variant=", ".join(filter(None, (artifact.variant, runtime))))
+    return predictor
 
 
 @contextmanager

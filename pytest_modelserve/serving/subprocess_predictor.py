@@ -1,50 +1,59 @@
-"""A model served in a child process, which may crash or hang without ending the tests."""
+"""A model served in a child process: it may crash or hang there, and may run on another onnxruntime."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import pickle
+import shutil
+import sys
+import threading
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve._processes import ChildProcess, Crash
-from pytest_modelserve.artifacts import Artifact
-from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.serving.predictor import Inputs, Predictor
-from pytest_modelserve.serving.subprocess_worker import Reply, ServingJob
-
-if TYPE_CHECKING:
-    from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
+from pytest_modelserve._onnx.sessions import CPU, check_providers, check_started, reason
+from pytest_modelserve._processes import ChildProcess, Crash, ScriptProcess
+from pytest_modelserve.artifacts import Artifact, is_unchanged, read_graph
+from pytest_modelserve.artifacts.metadata import elem_type
+from pytest_modelserve.errors import ArtifactError, ModelServeError, UsageError
+from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
+from pytest_modelserve.serving.inputs import Feed, check_threads
+from pytest_modelserve.serving.onnx_predictor import (
+    ML_DTYPES,
+    OnnxPredictor,
+    SessionPredictor,
+    check_loadable,
+    codes_of,
+    failed_run,
+    numbers_of,
+)
+from pytest_modelserve.serving.predictor import Inputs, Predictor, ProcessCrashError
+from pytest_modelserve.serving.subprocess_worker import decode, encode
 
 # For one call if no other limit is given: hundreds of times what a row of a large model takes.
 TIME_LIMIT_S = 10.0
+# For a call of a model that is served in another interpreter.
+CALL_LIMIT_S = 60.0
 _START_LIMIT_S = 120.0
 # Rows may take this many times as long as the fastest rows so far, if that is more than the limit.
 _SLOWEST_RATIO = 20
+_SCRIPT = Path(__file__).with_name("subprocess_worker.py")
 
 
-class ProcessCrashError(ModelServeError):
-    """The process that serves a model crashed, or exceeded its time limit and was ended.
-
-    `time_limit_s` is the exceeded limit, None after a crash.
-    """
-
-    def __init__(self, message: str, *, time_limit_s: float | None = None) -> None:
-        super().__init__(message)
-        self.time_limit_s = time_limit_s
-
-
-class SubprocessPredictor(Predictor):
+class SubprocessPredictor(SessionPredictor):
     """A model file served in a new interpreter, which starts again after a crash.
 
-    `model` is its artifact, or the predictor whose providers and threads are taken over.
+    `model` is its artifact, or the predictor whose providers, threads and graph optimizations are taken over.
+    `interpreter` is the Python of another environment, which needs numpy and onnxruntime alone.
     `predict` raises ProcessCrashError if the process crashes or exceeds its time limit: `time_limit_s`, or for many
     rows 20 times the fastest time of as many rows, if that is longer. Opening the file may take `start_limit_s`. Inputs
-    on which onnxruntime is known to crash are rejected only if `guarded`. `starts` counts the processes so far.
+    on which onnxruntime is known to crash are rejected only if `guarded`. `starts` counts the processes so far, and
+    `runtime` holds their versions once the first has started.
     """
 
     transport = "own process"
@@ -53,102 +62,255 @@ class SubprocessPredictor(Predictor):
 
     def __init__(
         self,
-        model: OnnxPredictor | Artifact,
+        model: OnnxPredictor | SubprocessPredictor | Artifact,
         *,
         time_limit_s: float,
+        providers: Sequence[str] = (CPU,),
         threads: int | None = None,
         guarded: bool = False,
         start_limit_s: float = _START_LIMIT_S,
+        interpreter: str | os.PathLike[str] | None = None,
+        process: ServingProcess | None = None,
     ) -> None:
         artifact = model if isinstance(model, Artifact) else model.artifact
-        super().__init__(artifact.subject, artifact.signature)
+        Predictor.__init__(self, artifact.subject, artifact.signature)
         self.artifact = artifact
         self.time_limit_s = time_limit_s
-        self.starts = 0
-        self._model, self._start_limit_s = model, start_limit_s
-        self._job = ServingJob(
-            path=os.path.abspath(artifact.path),
-            sha256=artifact.sha256,
-            name=artifact.name,
-            variant=artifact.variant,
-            guarded=guarded,
-        )
+        self.providers, self.threads, self.optimize = tuple(providers), 1, True
         if not isinstance(model, Artifact):
-            self._job = replace(self._job, providers=model.providers, threads=model.threads, optimize=model.optimize)
+            self.providers, self.threads, self.optimize = model.providers, model.threads, model.optimize
         if threads is not None:
-            self._job = replace(self._job, threads=threads)
+            self.threads = check_threads(threads)
+        self._guarded = guarded
+        self._owns_process = process is None
+        self.process = process or ServingProcess(str(self.subject), interpreter, start_limit_s)
+        self._number = next(self.process.numbers)
+        self._opened_in: ChildProcess | None = None
         self._fastest_row_s: float | None = None
-        self._child: ChildProcess | None = None
+        self._attach(self._run_there, KnownCrashes())
+
+    @property
+    def starts(self) -> int:
+        """The number of processes so far."""
+        return self.process.starts
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """Return the model's outputs; raise ProcessCrashError if the process ends instead."""
         if self.closed:
             raise self._closed_error()
-        if self._child is None:
-            self.start()
-        rows = _row_count(inputs)
-        limit_s = max(self.time_limit_s, _SLOWEST_RATIO * rows * (self._fastest_row_s or 0.0))
-        started = time.monotonic()
-        reply = self._exchange(inputs if isinstance(inputs, np.ndarray) else dict(inputs), limit_s)
-        row_s = (time.monotonic() - started) / rows
-        self._fastest_row_s = row_s if self._fastest_row_s is None else min(row_s, self._fastest_row_s)
-        return reply.result()
+        self.start()
+        return super().predict(inputs)
 
-    def again(self, *, threads: int | None) -> SubprocessPredictor:
+    def request(self, operation: str, *, limit_s: float | None = None, **arguments: object) -> Any:
+        """Return what an operation of the process (`subprocess_worker.Server`) does with this model's session."""
+        self.start()
+        limit_s = self.time_limit_s if limit_s is None else limit_s
+        return self.process.request(operation, limit_s, session=self._number, **arguments)
+
+    def again(self, *, threads: int | None = None, time_limit_s: float | None = None) -> SubprocessPredictor:
         """Return another predictor of the same model, in another process."""
         return SubprocessPredictor(
-            self._model, time_limit_s=self.time_limit_s, threads=threads, guarded=self._job.guarded
+            self,
+            time_limit_s=self.time_limit_s if time_limit_s is None else time_limit_s,
+            threads=threads,
+            guarded=self._guarded,
+            interpreter=self.process.interpreter,
         )
 
+    def another_session(self) -> SubprocessPredictor:
+        """Return another session of the same model, in the same process."""
+        return SubprocessPredictor(
+            self, time_limit_s=self.time_limit_s, guarded=self._guarded, process=self.process
+        )  # fmt: skip
+
     def describe(self) -> str:
-        """Return one line: the description of the model, and that another process serves it."""
-        model = self.subject if isinstance(self._model, Artifact) else self._model.describe()
-        return f"{model}, in a process of its own"
+        """Return one line: the model, its runtime, and that another process serves it."""
+        runtime = self.process.runtime
+        version = f" {runtime['onnxruntime']}" if runtime else ""
+        where = f"{', '.join(self.providers)}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        of = f" of {self.process.interpreter}" if self.process.interpreter else ""
+        return f"{self.subject} on onnxruntime{version}, {where}, in a process of its own{of}"
 
     def close(self) -> None:
-        """End the process."""
+        """Release the session, and end the process unless other sessions of it were opened first."""
         super().close()
-        self._end()
+        if self._owns_process:
+            self.process.end()
+        elif self._opened_in is not None and self._opened_in is self.process.child:
+            with suppress(ModelServeError):
+                self.process.request("close", self.time_limit_s, session=self._number)
 
     def start(self) -> None:
         """Start the process and open the model, as the first `predict` does; ModelServeError if that fails."""
-        self.starts += 1
-        self._child = ChildProcess("pytest_modelserve.serving.subprocess_worker:serve")
+        if self._opened_in is not None and self._opened_in is self.process.child:
+            return
         try:
-            reply = self._exchange(self._job, self._start_limit_s, description=f"opening {self.subject}")
+            self.process.start()
+            self.open(self.process, self._number)
         except ProcessCrashError as error:
             raise ModelServeError(f"while {self.subject} was opened in a process of its own, {error}") from None
-        if reply.outputs is None:
-            self._end()
-            raise ModelServeError(f"{self.subject} could not be opened in a process of its own: {reply.message}")
+        except ArtifactError as error:
+            self.process.end()
+            raise ModelServeError(f"{self.subject} could not be opened in a process of its own: {error}") from error
+        self._opened_in = self.process.child
 
-    def _exchange(self, message: object, limit_s: float, *, description: str = "") -> Reply:
-        assert self._child is not None
+    def open(self, process: ServingProcess, session: int, **options: object) -> dict[str, Any]:
+        """Open the model in a process; return the times that it took. `options` replace those of the request."""
+        path, signature = self.artifact.path, self.artifact.signature
+        if not is_unchanged(self.artifact):
+            raise ArtifactError(f"the model {path} changed after it was opened: open it again")
+        check_loadable(str(path), signature)
+        graph = read_graph(path)
+        if self._guarded:
+            self.known_crashes = find_known_crashes(graph)
+        level = "ORT_ENABLE_LAYOUT" if crashes_when_optimized(graph) else "ORT_ENABLE_ALL"
+        request = {
+            "path": os.path.abspath(path),
+            "providers": list(check_providers(self.providers, process.runtime["providers"])),
+            "threads": self.threads,
+            "level": level if self.optimize else "ORT_DISABLE_ALL",
+            "outputs": {spec.name: spec.dtype in ML_DTYPES for spec in signature.outputs},
+        }
         try:
-            result = self._child.call(pickle.dumps(message, protocol=5), timeout_s=limit_s, description=description)
-        except BaseException:
-            self._end()
-            raise
-        if isinstance(result, Crash):
-            self._end()
-            raise self._crash_error(result, limit_s)
-        reply: Reply = pickle.loads(result)
-        return reply
+            opened = process.request("open", process.start_limit_s, session=session, **{**request, **options})
+        except RemoteError as error:
+            why = reason(str(error), version=process.runtime["onnxruntime"])
+            raise ArtifactError(f"onnxruntime refuses the model {path}: {why}") from None
+        check_started(path, request["providers"], opened["providers"])  # type: ignore[arg-type]
+        return opened  # type: ignore[no-any-return]
+
+    def _run_there(self, _names: list[str], feed: Feed) -> list[Any]:
+        rows = _row_count(feed)
+        limit_s = max(self.time_limit_s, _SLOWEST_RATIO * rows * (self._fastest_row_s or 0.0))
+        started = time.monotonic()
+        try:
+            values = self.request("run", limit_s=limit_s, feed=sendable(feed))
+        except RemoteError as error:
+            why = reason(str(error), version=self.process.runtime["onnxruntime"])
+            raise failed_run(self.subject, why, is_of_inputs=error.kind == "InvalidArgument") from None
+        row_s = (time.monotonic() - started) / rows
+        self._fastest_row_s = row_s if self._fastest_row_s is None else min(row_s, self._fastest_row_s)
+        return [
+            numbers_of(value[1], value[0], spec.dtype) if isinstance(value, tuple) else value
+            for spec, value in zip(self.signature.outputs, values, strict=True)
+        ]
+
+
+class RemoteError(Exception):
+    """What an operation raised in the process; `kind` is the name of its class."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ServingProcess:
+    """A process with sessions of onnxruntime, of this Python or of another one; it starts again after a crash.
+
+    `child` is the process that runs now, `runtime` holds the versions of Python, numpy and onnxruntime of the last one
+    and its execution providers. Calls of several threads take turns.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        interpreter: str | os.PathLike[str] | None = None,
+        start_limit_s: float = _START_LIMIT_S,
+    ) -> None:
+        self.interpreter = None if interpreter is None else find_interpreter(interpreter)
+        self.start_limit_s = start_limit_s
+        self.numbers = itertools.count()
+        self.child: ChildProcess | None = None
+        self.runtime: dict[str, Any] = {}
+        self.starts = 0
+        self._subject = subject
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Start the process unless it runs; UsageError for an interpreter that cannot serve."""
+        with self._lock:
+            if self.child is not None:
+                return
+            self.starts += 1
+            try:
+                self.child = ScriptProcess(self.interpreter or sys.executable, _SCRIPT)
+            except OSError as error:
+                raise UsageError(
+                    f"interpreter {self.interpreter!r} cannot be started ({error.strerror}): pass the path of a Python "
+                    "executable, such as .venv/bin/python"
+                ) from None
+            try:
+                self.runtime = self.request("hello", self.start_limit_s)
+            except ProcessCrashError as error:
+                if self.interpreter is None:
+                    raise
+                advice = "pass a Python of version 3.8 or newer"
+                if "ModuleNotFoundError" in str(error):
+                    advice = f"{self.interpreter} -m pip install numpy onnxruntime"
+                raise UsageError(
+                    f"interpreter {self.interpreter!r} cannot serve {self._subject}, as {error}: {advice}"
+                ) from None
+
+    def request(self, operation: str, limit_s: float, **arguments: object) -> Any:
+        """Return the result of an operation; ProcessCrashError if the process ends instead, or is ended in time.
+
+        Raises RemoteError for what the operation raises.
+        """
+        message = encode({"operation": operation, **arguments})
+        with self._lock:
+            assert self.child is not None
+            try:
+                result = self.child.call(
+                    message, timeout_s=limit_s, description=f"opening {self._subject}" if operation == "open" else ""
+                )
+            except BaseException:
+                self.end()
+                raise
+            if isinstance(result, Crash):
+                self.end()
+                raise self._crash_error(result, limit_s)
+        reply = decode(bytearray(result))
+        if "error" in reply:
+            raise RemoteError(reply["error"], reply["kind"])
+        return reply["result"]
 
     def _crash_error(self, crash: Crash, limit_s: float) -> ProcessCrashError:
-        process = f"the process that serves {self.subject}"
+        process = f"the process that serves {self._subject}"
         if crash.timed_out:
             return ProcessCrashError(f"{process} did not return within {round(limit_s, 2):g} s", time_limit_s=limit_s)
         lines = crash.log_tail.splitlines()
         last = f": {lines[-1].strip()[:200]}" if lines else ""
         return ProcessCrashError(f"{process} {'was ' if crash.signal else ''}{crash}{last}")
 
-    def _end(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+    def end(self) -> None:
+        """End the process."""
+        if self.child is not None:
+            self.child.close()
+            self.child = None
 
 
-def _row_count(inputs: Inputs) -> int:
-    arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs.values())
+def find_interpreter(interpreter: str | os.PathLike[str]) -> str:
+    """Return the path of a Python executable, or of one in PATH; UsageError for one that does not exist."""
+    name = os.fspath(interpreter)
+    found = shutil.which(name)
+    if found is None:
+        inside = Path(name, "bin", "python")
+        hint = f"; did you mean {str(inside)!r}?" if inside.exists() else ": pass a Python, such as .venv/bin/python"
+        state = "is no executable file" if Path(name).exists() else "does not exist"
+        raise UsageError(f"interpreter {name!r} {state}{hint}")
+    return os.path.abspath(found)
+
+
+def sendable(feed: Feed) -> dict[str, Any]:
+    """Return inputs as `encode` takes them: numbers whose dtype numpy lacks as their element type and codes."""
+
+    def value(array: Any) -> Any:
+        name = array.dtype.name if isinstance(array, np.ndarray) else ""
+        return (elem_type(name), codes_of(array)) if name in ML_DTYPES else array
+
+    return {name: value(array) for name, array in feed.items()}
+
+
+def _row_count(inputs: Feed) -> int:
+    arrays = list(inputs.values())
     return max((len(array) for array in arrays if isinstance(array, np.ndarray) and array.ndim), default=1) or 1

@@ -1,79 +1,312 @@
-"""The process that serves a model for SubprocessPredictor: one call of `serve` for each message."""
+"""The process that serves model files: a script that needs numpy and onnxruntime alone, of almost any version.
+
+Another interpreter runs it, so that it imports nothing of this package and keeps to the syntax of Python 3.8. Requests
+and replies are messages of JSON and arrays (`encode`) over the connection whose file descriptor is its argument.
+"""
 
 from __future__ import annotations
 
-import faulthandler
-import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import ctypes
+import gc
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
 
-from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError
+import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
-
-
-@dataclass(frozen=True, slots=True)
-class ServingJob:
-    """The model to serve, and how."""
-
-    path: str
-    sha256: str
-    name: str
-    variant: str
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    threads: int = 1
-    optimize: bool = True
-    guarded: bool = False
+# The longest message: outputs of this size are a mistake, and a wrong length must not take the memory of the host.
+MOST_BYTES = 4 << 30
+# onnxruntime takes arrays at any address; aligned ones need no copy.
+_ALIGNMENT = 64
+_LENGTH = struct.Struct(">Q")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reply:
-    """The outputs of one call, or the error that it raised; `is_input_error` says which class."""
+def encode(message: Any) -> bytes:
+    """Return a message: its JSON, with the bytes of its arrays behind it.
 
-    outputs: Mapping[str, NDArray[Any]] | None = None
-    is_input_error: bool = False
-    message: str = ""
+    Lists, tuples, mappings with any keys, numbers, text, None, and arrays of numpy's own dtypes and of text.
+    """
+    chunks: list[Any] = []
+    size = 0
 
-    def result(self) -> dict[str, NDArray[Any]]:
-        """Return the outputs; raise InputError for rejected inputs, ArtifactError for any other failure."""
-        if self.outputs is None:
-            raise (InputError if self.is_input_error else ArtifactError)(self.message)
-        return dict(self.outputs)
+    def plain(value: Any) -> Any:
+        nonlocal size
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind in "OUST":
+                return {"text": [str(each) for each in value.reshape(-1)], "shape": list(value.shape)}
+            data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            entry = {"array": value.dtype.str, "shape": list(value.shape), "at": size}
+            chunks.extend((data.data, bytes(-data.size % _ALIGNMENT)))
+            size += data.size + -data.size % _ALIGNMENT
+            return entry
+        if isinstance(value, dict):
+            return {"map": [[plain(key), plain(each)] for key, each in value.items()]}
+        if isinstance(value, tuple):
+            return {"tuple": [plain(each) for each in value]}
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    header = json.dumps(plain(message)).encode()
+    if size > MOST_BYTES:
+        raise ValueError(f"a message of {size / 2**30:.1f} GiB is too long, the limit is {MOST_BYTES >> 30} GiB")
+    begin = _LENGTH.pack(len(header)) + header
+    return b"".join((begin, bytes(-len(begin) % _ALIGNMENT), *chunks))
 
 
-_predictor: OnnxPredictor | None = None
+def decode(data: Any) -> Any:
+    """Return the message that `encode` made; its arrays are views of `data`."""
+    (length,) = _LENGTH.unpack_from(data)
+    end = _LENGTH.size + length
+    first = end + -end % _ALIGNMENT
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, list):
+            return [restored(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            dtype, count = np.dtype(value["array"]), int(np.prod(value["shape"], dtype=np.int64))
+            if not count:
+                return np.zeros(value["shape"], dtype)
+            return np.frombuffer(data, dtype, count, first + value["at"]).reshape(value["shape"])
+        if "text" in value:
+            text = np.empty(len(value["text"]), object)
+            text[:] = value["text"]
+            return text.reshape(value["shape"])
+        if "tuple" in value:
+            return tuple(restored(each) for each in value["tuple"])
+        return {restored(key): restored(each) for key, each in value["map"]}
+
+    return restored(json.loads(bytes(data[_LENGTH.size : end])))
 
 
-def serve(payload: bytes) -> bytes:
-    """Open the model of the pickled ServingJob, which comes first; then return the pickled Reply to pickled inputs."""
-    global _predictor
-    message = pickle.loads(payload)
+class Server:
+    """The sessions of one process, by number; each public method is an operation that a request can name."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._sessions: dict[int, Any] = {}
+        self._runs: dict[int, Callable[[Any], list[Any]]] = {}
+        self._feeds: list[Any] = []
+
+    def hello(self) -> dict[str, Any]:
+        """Return the versions of Python, numpy and onnxruntime, and the execution providers of this build."""
+        return {
+            "python": ".".join(str(part) for part in sys.version_info[:3]),
+            "numpy": np.__version__,
+            "onnxruntime": self._runtime.__version__,
+            "providers": list(self._runtime.get_available_providers()),
+        }
+
+    def open(
+        self,
+        session: int,
+        path: str,
+        providers: list[str],
+        threads: int,
+        level: str,
+        outputs: dict[str, bool],
+        profile: str | None = None,
+    ) -> dict[str, Any]:
+        """Open a model file; return the providers that started, and the times that it took.
+
+        `level` is a member of GraphOptimizationLevel. `outputs` says which outputs are returned as bytes, because numpy
+        lacks their dtype. `profile` is the prefix of the file of a profile.
+        """
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4  # fatal: what goes wrong is raised
+        levels = self._runtime.GraphOptimizationLevel
+        # The level between the last two is younger than the others.
+        options.graph_optimization_level = getattr(levels, level, levels.ORT_ENABLE_EXTENDED)
+        for pool in ("intra", "inter"):
+            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+        if "CPUExecutionProvider" not in providers:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        with _Stopwatch() as watch:
+            opened = self._runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        self._sessions[session] = opened
+        self._runs[session] = self._runner(opened, outputs)
+        return {"providers": list(opened.get_providers()), **watch.times}
+
+    def close(self, session: int) -> None:
+        """Release a session."""
+        self._runs.pop(session, None)
+        self._sessions.pop(session, None)
+
+    def run(self, session: int, feed: dict[str, Any]) -> list[Any]:
+        """Return the outputs of one run."""
+        return self._runs[session](feed)
+
+    def keep(self, feeds: list[Any]) -> None:
+        """Keep the inputs of the calls of `time` and `block`."""
+        self._feeds = feeds
+
+    def time(self, session: int, order: Any, limit_s: float) -> dict[str, Any]:
+        """Call the kept inputs in `order`, until it ends or time is up; return the times of each call in nanoseconds.
+
+        "second" is the run delay of this thread in each call where the system reports it ("is_delay"), else its CPU
+        time; "process" the CPU time of all calls with all threads.
+        """
+        run, feeds = self._runs[session], self._feeds
+        walls: list[int] = []
+        seconds: list[int] = []
+        last = time.perf_counter_ns() + int(limit_s * 1e9)
+        delay = _DelayClock()
+        second_clock = delay.read if delay.is_reported else time.thread_time_ns
+        gc.disable()
+        try:
+            process, end, before = time.process_time_ns(), time.perf_counter_ns(), second_clock()
+            for which in order.tolist():
+                if end >= last:
+                    break
+                start = time.perf_counter_ns()
+                run(feeds[which])
+                end = time.perf_counter_ns()
+                after = second_clock()
+                seconds.append(after - before)
+                before = after
+                walls.append(end - start)
+            process = time.process_time_ns() - process
+        finally:
+            gc.enable()
+            delay.close()
+        return {
+            "wall": np.array(walls, np.int64),
+            "second": np.array(seconds, np.int64),
+            "is_delay": delay.is_reported,
+            "process": process,
+        }
+
+    def block(self, session: int, repeats: int) -> dict[str, int]:
+        """Call the first kept inputs once, and then `repeats` times; return the times of the latter in nanoseconds."""
+        run, feed = self._runs[session], self._feeds[0]
+        gc.disable()
+        try:
+            run(feed)  # after the wait for the request the caches are cold
+            process, wall = time.process_time_ns(), time.perf_counter_ns()
+            for _ in range(repeats):
+                run(feed)
+            return {"wall": time.perf_counter_ns() - wall, "process": time.process_time_ns() - process}
+        finally:
+            gc.enable()
+
+    def end_profile(self, session: int) -> str:
+        """Return the file of the profile of a session."""
+        return str(self._sessions[session].end_profiling())
+
+    def _runner(self, session: Any, is_raw: dict[str, bool]) -> Callable[[Any], list[Any]]:
+        names = list(is_raw)
+
+        def run(feed: Any) -> list[Any]:
+            if any(isinstance(value, tuple) for value in feed.values()):
+                feed = {name: self._value(value) for name, value in feed.items()}
+            if not any(is_raw.values()):
+                return list(session.run(names, feed))
+            values = {name: self._value(value) for name, value in feed.items()}
+            outputs = session.run_with_ort_values(names, values)
+            return [_bytes(each) if is_raw[name] else each.numpy() for name, each in zip(names, outputs)]  # noqa: B905
+
+        return run
+
+    def _value(self, value: Any) -> Any:
+        """Return an OrtValue of an array; of one whose dtype numpy lacks, from ONNX's element type and its codes."""
+        make = self._runtime.OrtValue
+        if isinstance(value, tuple):
+            elem_type, codes = value
+            return make.ortvalue_from_numpy_with_onnx_type(codes, elem_type)
+        return make.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _bytes(value: Any) -> Any:
+    shape = list(value.shape())
+    size = value.tensor_size_in_bytes() if np.prod(shape, dtype=np.int64) else 0
+    return shape, np.frombuffer(ctypes.string_at(value.data_ptr(), size) if size else b"", np.uint8)
+
+
+class _DelayClock:
+    """The clock of the time for which this thread was ready to run and did not; Linux reports it in nanoseconds."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        self.is_reported = False
+        try:
+            self._file = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+            counts = os.pread(self._file, 64, 0).split()
+            self.is_reported = len(counts) == 3 and int(counts[0]) > 0  # a kernel that does not count shows zeros
+        except (OSError, AttributeError):
+            pass
+
+    def read(self) -> int:
+        return int(os.pread(self._file, 64, 0).split()[1])
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+
+class _Stopwatch:
+    """The wall time, the CPU time of the process and the run delay of a block; the last is None where not reported."""
+
+    def __enter__(self) -> _Stopwatch:
+        self._delay = _DelayClock()
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        after = self._read()
+        self._delay.close()
+        self.times = {name: None if after[name] is None else after[name] - self._before[name] for name in after}
+
+    def _read(self) -> dict[str, Any]:
+        delay = self._delay.read() if self._delay.is_reported else None
+        return {"delay": delay, "process": time.process_time_ns(), "wall": time.perf_counter_ns()}
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1 << 10):  # the parent never writes: its end closes the pipe
+        pass
+    os._exit(1)
+
+
+def main(descriptor: int) -> None:
+    """Answer requests until the connection ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     try:
-        if _predictor is None:
-            faulthandler.disable()  # the last line of the log is what onnxruntime said
-            _predictor = _opened(message)
-            reply = Reply({})
-        else:
-            reply = Reply(_predictor.predict(message))
-    except InputError as error:
-        reply = Reply(is_input_error=True, message=str(error))
-    except Exception as error:  # every message gets a reply
-        known = isinstance(error, ModelServeError)
-        reply = Reply(message=str(error) if known else f"{type(error).__name__}: {error}")
-    return pickle.dumps(reply, protocol=5)
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except ImportError:
+        pass
+    import onnxruntime
+
+    connection = Connection(descriptor)
+    server = Server(onnxruntime)
+    while True:
+        try:
+            request = decode(connection.recv_bytes(MOST_BYTES))
+        except EOFError:
+            return
+        try:
+            reply = {"result": getattr(server, request.pop("operation"))(**request)}
+            data = encode(reply)
+        except Exception as error:  # every request gets a reply
+            data = encode({"error": str(error), "kind": type(error).__name__})
+        connection.send_bytes(data)
 
 
-def _opened(job: ServingJob) -> OnnxPredictor:
-    from pytest_modelserve.artifacts import open_artifact
-    from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
-
-    artifact = open_artifact(job.path, name=job.name, variant=job.variant)
-    if artifact.sha256 != job.sha256:
-        raise ArtifactError(f"the model {job.path} changed after it was opened: open it again")
-    return OnnxPredictor(
-        artifact, providers=job.providers, threads=job.threads, optimize=job.optimize, guarded=job.guarded
-    )  # fmt: skip
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -12,7 +12,8 @@ from ml_dtypes import bfloat16
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
-from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError, SubprocessPredictor
+from pytest_modelserve.serving.predictor import ProcessCrashError
+from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 
 r = ms.relations
 SMALLEST = np.iinfo(np.int64).min

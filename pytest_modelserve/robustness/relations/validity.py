@@ -35,7 +35,7 @@ from pytest_modelserve.robustness.relations.base import (
 from pytest_modelserve.robustness.relations.feature_effects import check_max_change
 from pytest_modelserve.robustness.strategies import fault_names, generate_malformed, input_source
 from pytest_modelserve.robustness.transformations import Transform, takes_generator, transformed
-from pytest_modelserve.serving.subprocess_predictor import ProcessCrashError
+from pytest_modelserve.serving.predictor import ProcessCrashError
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
