@@ -242,7 +242,7 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     if dtype == "str":
         return sum(map(len, tensor.string_data))
     size: int = math.prod(tensor.dims)
-    return (size * _bits(tensor.data_type, dtype) + 7) // 8
+    return (size * element_bits(tensor.data_type) + 7) // 8
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -324,15 +324,15 @@ def _byte_count(entries: dict[str, str], key: str, tensor: str) -> int:
     return int(text)
 
 
-def _bits(elem_type: int, dtype: str) -> int:
+def element_bits(elem_type: int) -> int:
+    """Return the bits of an element of an ONNX type other than text; 0 for a type that this onnx does not know."""
     import onnx
 
-    if dtype in _PACKED_BITS:
-        return _PACKED_BITS[dtype]
     try:
-        return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
     except KeyError:
-        return 0  # the size of an unknown type is unknown
+        return 0
+    return _PACKED_BITS.get(dtype.name, int(dtype.itemsize) * 8)
 
 
 def dtype_name(elem_type: int) -> str:

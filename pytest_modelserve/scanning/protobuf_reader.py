@@ -1,0 +1,368 @@
+"""Bounded pass over the wire format of an ONNX file, before protobuf parses anything.
+
+It checks each message against the fields that ONNX has: numbers, wire types, fields given twice, depth, lengths and
+text. Its result is the model without large weights, and what is known of every tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from pytest_modelserve.scanning.file_rules import ExternalTensor
+from pytest_modelserve.scanning.findings import Finding, finding
+from pytest_modelserve.scanning.tensor_rules import content_findings, external_tensor
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
+
+# protobuf itself refuses messages that are nested more than 100 deep.
+_MAX_DEPTH = 100
+_MAX_FIELDS = 3_000_000
+_MAX_FINDINGS = 50
+_MAX_NAME = 4096
+# Larger contents of tensors are left out of the model that the rules read.
+_SMALL_BYTES = 1 << 16
+_WINDOW_BYTES = 1 << 18
+_HEAD_BYTES = 24  # a tag and a length
+
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+_CONTENT = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+# Texts that are not names: they may have several lines.
+_PROSE = ("doc_string", "value")
+_JOINERS = "\u00ad\u200c\u200d"  # parts of words in some languages
+_MARKUP = re.compile(
+    r"</\s*\w|<[!?]|\]\]>|<\s*(script|img|svg|iframe|style|link|meta|object|embed|body|html|form|input|a|base|video|audio"
+    r"|math|test\w+|property|failure|system-\w+)\b|javascript:",
+    re.IGNORECASE,
+)
+_CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
+
+
+class MalformedError(Exception):
+    """The bytes are no message in protobuf's wire format."""
+
+    def __init__(self, offset: int, text: str, rule: str = "protobuf.malformed") -> None:
+        super().__init__(text)
+        self.offset, self.rule = offset, rule
+
+
+@dataclass(slots=True)
+class _Field:
+    """A field of a message: its name, and how it may be stored."""
+
+    name: str
+    repeated: bool
+    wire: int
+    packable: bool
+    text: bool
+    oneof: str
+    inner: _Message | None
+
+
+@dataclass(slots=True)
+class _Message:
+    """A kind of message: its name and its fields by number."""
+
+    name: str
+    fields: dict[int, _Field]
+
+
+@dataclass(slots=True)
+class WireResult:
+    """What the pass found: the model without large weights, its external tensors, and findings."""
+
+    light: bytes = b""
+    external: list[ExternalTensor] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_parsable(self) -> bool:
+        """Whether nothing is wrong with the wire format."""
+        return not any(each.rule.startswith("protobuf.") for each in self.findings)
+
+
+def read_wire(file: BinaryIO, size: int) -> WireResult:
+    """Check the `size` bytes of an open model file, whose weights are not read.
+
+    Returns:
+        The result; after a finding of a rule "protobuf.…" its model must not be parsed.
+    """
+    reader = _Reader(file, size)
+    try:
+        reader.result.light = reader.message(0, size, _message_of_model(), 1)
+    except MalformedError as error:
+        reader.add(error.rule, error.offset, str(error))
+    reader.judge_root()
+    return reader.result
+
+
+class _Reader:
+    """One pass over one file, with a window of bytes that moves forward."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.result = WireResult()
+        self.window, self.base = b"", 0
+        self.fields = 0
+        self.known_texts: set[bytes] = set()
+        self.twice_in_root: list[tuple[int, str]] = []
+
+    def add(self, rule: str, offset: int, text: str) -> None:
+        if len(self.result.findings) < _MAX_FINDINGS:
+            self.result.findings.append(finding(rule, f"byte {offset:,}", text))
+
+    def judge_root(self) -> None:
+        """Add the findings of fields that the model itself has twice: one more model, or one more field."""
+        names = {name for _, name in self.twice_in_root}
+        if "graph" in names or len(names) > 1:
+            offset = self.twice_in_root[0][0]
+            text = f"another model begins: it gives {', '.join(sorted(names))} again, and protobuf merges both"
+            self.add("protobuf.appended-message", offset, text)
+        elif names:
+            self._add_twice(self.twice_in_root[0][0], "model", names.pop())
+
+    def _add_twice(self, offset: int, message: str, name: str) -> None:
+        self.add("protobuf.field-twice", offset, f"the {message} has the field {name!r} twice: the last one counts")
+
+    def span(self, start: int, end: int) -> bytes:
+        """Return a span of the file."""
+        if start < self.base or end > self.base + len(self.window):
+            if end - start > _WINDOW_BYTES:
+                self.file.seek(start)
+                found = self.file.read(end - start)
+                if len(found) < end - start:
+                    raise MalformedError(start, "the file became shorter while it was read", "file.changed")
+                return found
+            self._move(start)
+        found = self.window[start - self.base : end - self.base]
+        if len(found) < end - start:
+            raise MalformedError(start, "the file became shorter while it was read", "file.changed")
+        return found
+
+    def _move(self, start: int) -> None:
+        self.file.seek(start)
+        self.window, self.base = self.file.read(min(_WINDOW_BYTES, self.size - start)), start
+
+    def _head(self, position: int) -> tuple[bytes, int]:
+        """Return the window and the index of a position in it, with a tag and length behind it."""
+        index = position - self.base
+        if index < 0 or (index + _HEAD_BYTES > len(self.window) and self.base + len(self.window) < self.size):
+            self._move(position)
+            index = 0
+        return self.window, index
+
+    def message(self, start: int, end: int, kind: _Message, depth: int) -> bytes:
+        """Check the message from `start` to `end`; return it without the large content of tensors."""
+        if depth > _MAX_DEPTH:
+            raise MalformedError(start, f"messages are nested more than {_MAX_DEPTH} deep", "protobuf.depth")
+        seen: set[str] = set()
+        kept: list[bytes] = []
+        sizes: dict[str, int] = {}
+        done = position = start  # what lies between is kept as it is
+        while position < end:
+            number, wire, content, after = self._field(position, end)
+            known = kind.fields.get(number)
+            if known is None or wire not in (known.wire, _DELIMITED if known.packable else known.wire):
+                self._add_unknown(position, kind, number, known, wire)
+            elif known.repeated:
+                if wire != _DELIMITED:
+                    after = self._run(position, after, end, wire)
+                    if known.name in _CONTENT:
+                        sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
+            elif known.name in seen or known.oneof in seen:
+                if kind.name == "ModelProto":
+                    self.twice_in_root.append((position, known.name))
+                else:
+                    self._add_twice(position, kind.name, known.oneof or known.name)
+            else:
+                seen |= {known.name, known.oneof} - {""}
+            if known is not None and wire == _DELIMITED:
+                if known.inner is not None:
+                    light = self.message(content, after, known.inner, depth + 1)
+                    if len(light) != after - content:
+                        kept += [self.span(done, position), _encoded(number << 3 | wire), _encoded(len(light)), light]
+                        done = after
+                elif known.text:
+                    self._check_text(known.name, self.span(content, after), content)
+                elif known.name in _CONTENT and kind.name == "TensorProto":
+                    sizes[known.name] = sizes.get(known.name, 0) + self._count(known, content, after)
+                    if after - content > _SMALL_BYTES:
+                        kept.append(self.span(done, position))
+                        done = after
+            position = after
+        light = (
+            b"".join([*kept, self.span(done, end)]) if kept or end - start < _WINDOW_BYTES else self.span(start, end)
+        )
+        if kind.name == "TensorProto":
+            self._check_tensor(light, sizes, start)
+        return light
+
+    def _field(self, position: int, end: int) -> tuple[int, int, int, int]:
+        """Return number, wire type, start of the content and end of a field."""
+        self.fields += 1
+        if self.fields > _MAX_FIELDS:
+            raise MalformedError(position, f"more than {_MAX_FIELDS:,} fields", "protobuf.count")
+        data, index = self._head(position)
+        tag, index = self._varint(data, index, minimal=True)
+        wire = tag & 7
+        if wire == _DELIMITED:
+            length, index = self._varint(data, index, minimal=True)
+            content = self.base + index
+            after = content + length
+        elif wire == _VARINT:
+            content = self.base + index
+            _, index = self._varint(data, index)
+            after = self.base + index
+        elif wire in (_FIXED32, _FIXED64):
+            content = self.base + index
+            after = content + (4 if wire == _FIXED32 else 8)
+        else:
+            raise MalformedError(position, f"wire type {wire}, which no message of ONNX uses")
+        if after > end:
+            raise MalformedError(
+                position, f"a field ends at byte {after:,}, and its message at {end:,}: it is cut short"
+            )
+        if not tag >> 3:
+            raise MalformedError(position, "a field with the number 0")
+        return tag >> 3, wire, content, after
+
+    def _varint(self, data: bytes, index: int, *, minimal: bool = False) -> tuple[int, int]:
+        start, value, shift = index, 0, 0
+        while shift < 70 and index < len(data):
+            byte = data[index]
+            index += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if minimal and not byte and index > start + 1:
+                    raise MalformedError(self.base + start, "a number is stored in more bytes than it needs")
+                return value, index
+            shift += 7
+        raise MalformedError(self.base + start, "a number is cut short or has more than ten bytes")
+
+    def _run(self, position: int, after: int, end: int, wire: int) -> int:
+        """Return the end of the numbers of one repeated field, of which `position` holds the first."""
+        tag = self.window[position - self.base : position - self.base + 1]
+        if tag and tag[0] < 0x80 and (pattern := _RUNS.get(wire)) is not None:
+            data, index = self._head(after)
+            while (found := pattern(tag).match(data, index, min(len(data), end - self.base))) and found.end() > index:
+                after = self.base + found.end()
+                data, index = self._head(after)
+        return after
+
+    def _count(self, known: _Field, content: int, after: int) -> int:
+        """Return the number of elements in a packed field, of bytes in raw data, of texts."""
+        length = after - content
+        if known.name == "raw_data":
+            return length
+        if known.name == "string_data":
+            return 1
+        if known.wire in (_FIXED32, _FIXED64):
+            return length // (4 if known.wire == _FIXED32 else 8)
+        return int(np.count_nonzero(np.frombuffer(self.span(content, after), np.uint8) < 0x80))
+
+    def _count_run(self, position: int, after: int, wire: int) -> int:
+        """Return the number of elements in fields of one number each, whose tag has one byte."""
+        if wire == _VARINT:
+            return int(np.count_nonzero(np.frombuffer(self.span(position, after), np.uint8) < 0x80)) // 2
+        return (after - position) // (5 if wire == _FIXED32 else 9)
+
+    def _add_unknown(self, position: int, kind: _Message, number: int, known: _Field | None, wire: int) -> None:
+        if known is None:
+            self.add("protobuf.unknown-field", position, f"{kind.name} has no field {number} in ONNX")
+        else:
+            self.add("protobuf.unknown-field", position, f"{kind.name}.{known.name} is stored as wire type {wire}")
+
+    def _check_text(self, name: str, content: bytes, offset: int) -> None:
+        if content in self.known_texts:
+            return None
+        if len(content) < 256:
+            self.known_texts.add(content)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return self.add("names.control-character", offset, f"{name}: not UTF-8: {content[:100]!r}")
+        if name in _PROSE:
+            if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*"\t\r\n", *_JOINERS}):
+                self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
+            return None
+        if len(content) > _MAX_NAME:
+            self.add("names.length", offset, f"{name} of {len(content):,} bytes: {text[:40]!r}")
+        if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*_JOINERS}):
+            self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
+        if ("<" in text or "]]>" in text or ":" in text) and _MARKUP.search(text):
+            self.add("names.markup", offset, f"{name}: {text[:200]!r}")
+        if ".." in text and _CLIMBS.search(text):
+            self.add("names.path", offset, f"{name}: {text[:200]!r}")
+        return None
+
+    def _check_tensor(self, light: bytes, sizes: Mapping[str, int], offset: int) -> None:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        tensor = onnx.TensorProto()
+        try:
+            tensor.ParseFromString(light)
+        except DecodeError:
+            raise MalformedError(offset, "a tensor that protobuf cannot parse") from None
+        place = f"tensor {tensor.name!r} at byte {offset:,}"
+        for rule, text in content_findings(tensor, sizes):
+            if len(self.result.findings) < _MAX_FINDINGS:
+                self.result.findings.append(finding(rule, place, text))
+        if (external := external_tensor(tensor)) is not None:
+            self.result.external.append(external)
+
+
+@functools.cache
+def _pattern(tag: bytes, wire: int) -> re.Pattern[bytes]:
+    content = {_VARINT: rb"[\x80-\xff]{0,9}[\x00-\x7f]", _FIXED32: rb".{4}", _FIXED64: rb".{8}"}[wire]
+    return re.compile(rb"(?:" + re.escape(tag) + content + rb")*+", re.DOTALL)
+
+
+_RUNS = {wire: functools.partial(lambda wire, tag: _pattern(tag, wire), wire) for wire in (_VARINT, _FIXED32, _FIXED64)}
+
+
+def _is_hidden(character: str) -> bool:
+    """Return whether a character controls a terminal or the order of text, instead of being shown."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _encoded(value: int) -> bytes:
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+@functools.cache
+def _message_of_model() -> _Message:
+    """Return the fields of a model and of all messages in it, from the descriptors of the installed onnx."""
+    import onnx
+
+    made: dict[str, _Message] = {}
+
+    def message(descriptor: Descriptor) -> _Message:
+        if descriptor.full_name not in made:
+            made[descriptor.full_name] = found = _Message(descriptor.name, {})
+            found.fields.update({each.number: of(each) for each in descriptor.fields})
+        return made[descriptor.full_name]
+
+    def of(each: Any) -> _Field:
+        inner = message(each.message_type) if each.message_type else None
+        is_text, is_bytes = each.type == each.TYPE_STRING, each.type == each.TYPE_BYTES
+        wire = _VARINT
+        if inner or is_text or is_bytes:
+            wire = _DELIMITED
+        elif each.type in (each.TYPE_FLOAT, each.TYPE_FIXED32, each.TYPE_SFIXED32):
+            wire = _FIXED32
+        elif each.type in (each.TYPE_DOUBLE, each.TYPE_FIXED64, each.TYPE_SFIXED64):
+            wire = _FIXED64
+        oneof = each.containing_oneof.name if each.containing_oneof else ""
+        packable = each.is_repeated and wire != _DELIMITED
+        return _Field(each.name, each.is_repeated, wire, packable, is_text, oneof, inner)
+
+    return message(onnx.ModelProto.DESCRIPTOR)
