@@ -17,10 +17,9 @@ from onnx import helper
 
 import pytest_modelserve as ms
 from pytest_modelserve._processes import call_in_child
-from pytest_modelserve.artifacts import Signature
 from pytest_modelserve.evidence import Environment
 from pytest_modelserve.performance import memory, resident_memory
-from pytest_modelserve.performance.fresh_worker import FreshJob, FreshStart, measure_start
+from pytest_modelserve.performance.fresh_process import FreshJob, FreshStart, start_in_fresh_process
 from pytest_modelserve.performance.memory_growth import available_bytes
 from pytest_modelserve.performance.timing import host_lock, host_state
 
@@ -62,8 +61,7 @@ def test_without_resource_limits_a_child_runs_without_them(monkeypatch, target, 
 
 @pytest.fixture
 def no_proc(monkeypatch, tmp_path):
-    monkeypatch.setattr(resident_memory, "STATUS", tmp_path / "status")
-    monkeypatch.setattr(resident_memory, "_CLEAR_REFS", tmp_path / "missing" / "clear_refs")
+    monkeypatch.setattr(resident_memory, "PROC", tmp_path / "missing")
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def psutil(monkeypatch):
     """A stand-in for psutil, which no extra installs."""
     module = ModuleType("psutil")
     memory = SimpleNamespace(rss=5 << 20)
-    module.Process = lambda: SimpleNamespace(memory_info=lambda: memory)
+    module.Process = lambda *pid: SimpleNamespace(memory_info=lambda: memory)
     monkeypatch.setitem(sys.modules, "psutil", module)
     return memory
 
@@ -98,11 +96,18 @@ def test_without_proc_memory_is_read_by_psutil_and_the_evidence_says_so(no_proc,
 
 def test_without_a_reading_of_memory_a_cold_start_is_timed_all_the_same(no_proc, monkeypatch, model):
     monkeypatch.setitem(sys.modules, "psutil", None)
-    signature = ms.open_artifact(model).signature
-    job = FreshJob(str(model), Signature(signature.inputs, signature.outputs), ("CPUExecutionProvider",), 1, 1)
-    start = measure_start(job, lambda: [{"x": X}])
+    job = FreshJob(ms.open_artifact(model), ("CPUExecutionProvider",), 1, 1)
+    start = start_in_fresh_process(job, [X], time_limit_s=60)
     assert start.session_ms > 0
     assert (start.baseline_bytes, start.peak_bytes) == (0, 0)
+
+
+def test_without_proc_a_child_reports_its_peak_by_itself(no_proc, psutil, model):
+    start = start_in_fresh_process(
+        FreshJob(ms.open_artifact(model), ("CPUExecutionProvider",), 1, 1), [X], time_limit_s=60
+    )
+    assert start.baseline_bytes == 5 << 20
+    assert start.peak_bytes > 20 << 20  # getrusage's, of a process that has imported onnxruntime
 
 
 def test_without_meminfo_only_the_fixed_limit_ends_a_leak_gate(tmp_path):

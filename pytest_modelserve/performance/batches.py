@@ -78,6 +78,16 @@ class BatchCalls:
         self._calls += 1
         return self._predict(self._batches[which])
 
+    def take(self, n: int) -> NDArray[np.int64]:
+        """Return the numbers of the next `n` batches."""
+        numbers = np.arange(self._calls, self._calls + n) % len(self._order)
+        self._calls += n
+        return np.take(self._order, numbers)
+
+    def put_back(self, n: int) -> None:
+        """Count the last `n` batches as not predicted."""
+        self._calls -= n
+
     def details(self, durations_ms: NDArray[np.float64]) -> dict[str, Any]:
         """Return the shapes, number and median duration of the last calls by batch, where there are several batches."""
         if len(self._batches) == 1:

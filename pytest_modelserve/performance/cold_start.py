@@ -14,12 +14,12 @@ from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Quantity, Verdict, check_error_rates
 from pytest_modelserve.performance.fresh_process import (
     MEDIAN_OF_STARTS,
+    FreshStart,
     fresh_job,
     median_interval,
     start_in_fresh_process,
     start_until_decided,
 )
-from pytest_modelserve.performance.fresh_worker import FreshStart
 from pytest_modelserve.performance.timing import host_state
 from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.inputs import check_positive
@@ -75,7 +75,7 @@ def measure_cold_start(
     check_positive("time_limit_s", time_limit_s, "seconds")
     check_error_rates(confidence=confidence, alpha=alpha)
     began = time.perf_counter()
-    artifact, job, feeds = fresh_job(artifact, [inputs], providers=providers, threads=threads, calls=1)
+    subject, job, feeds = fresh_job(artifact, [inputs], providers=providers, threads=threads, calls=1)
     alpha_each = alpha / sum(limit is not None for limit in budgets.values())
 
     def medians(starts: Sequence[FreshStart]) -> tuple[Quantity, ...]:
@@ -90,7 +90,7 @@ def measure_cold_start(
     verdict = _worst(medians(starts))
     return Evidence(
         gate="cold start",
-        subject=artifact.subject,
+        subject=subject,
         quantities=(
             *medians(starts),
             *(Quantity(name, float(np.median(values)), "ms") for name, values in _phases(starts).items()),

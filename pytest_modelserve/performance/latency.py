@@ -20,7 +20,8 @@ from pytest_modelserve.evidence import (
     check_error_rates,
     keep_samples,
 )
-from pytest_modelserve.performance.batches import BatchCalls, Batches, batches_of, largest_batch
+from pytest_modelserve.performance.batches import Batches, batches_of, largest_batch
+from pytest_modelserve.performance.child_calls import calls_of
 from pytest_modelserve.performance.latency_bounds import (
     DecisiveTime,
     LatencyBounds,
@@ -114,7 +115,7 @@ def measure_latency(
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         batches = batches_of(given)
         began = time.perf_counter()
-        calls = BatchCalls(served, batches)
+        calls = calls_of(served, batches)
         with run_delay_clock() as run_delay:
             clocks = replace(Clocks(), run_delay=run_delay)
             design = LatencyDesign(

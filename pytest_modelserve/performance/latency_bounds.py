@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Interval, Verdict
+from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.timing import CallTimes
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
@@ -48,6 +49,7 @@ class DecisiveTime:
         return "undisturbed" if self.is_undisturbed else "wall"
 
 
+_CPU = ("CPUExecutionProvider",)
 _NOT_REPORTED = "this system does not report the run delay of a thread (/proc/self/task/TID/schedstat)"
 
 
@@ -57,19 +59,23 @@ def choose_decisive_time(predictor: Predictor, clock: LatencyClock, *, is_report
     Anything but a session on the CPU may use threads of its own, which `LatencyDesign.run` finds out.
     """
     threads = getattr(predictor, "threads", 1)
-    if predictor.transport not in ("in-process", "torch", "callable"):
+    child = in_child(predictor)
+    if child is None and predictor.transport not in ("in-process", "torch", "callable"):
         why_unknown = "the model runs in another process"
+    elif child is not None and child.providers != _CPU:
+        why_unknown = "a provider may compute in threads of its own"
     elif threads != 1:
         why_unknown = f"the session has {threads} threads"
     else:
+        is_reported = is_reported and (child is None or child.process.runtime["reports_delay"])
         why_unknown = "" if is_reported else _NOT_REPORTED
     if why_unknown and clock == "undisturbed":
         raise unavailable(why_unknown)
     return DecisiveTime(
         why_unknown,
         wall_requested=clock == "wall",
-        guarded_by_cpu=clock != "wall" and predictor.transport in ("in-process", "torch"),
-        may_use_threads=getattr(predictor, "providers", ()) != ("CPUExecutionProvider",),
+        guarded_by_cpu=clock != "wall" and (predictor.transport in ("in-process", "torch") or child is not None),
+        may_use_threads=child is None and getattr(predictor, "providers", ()) != _CPU,
     )
 
 

@@ -19,12 +19,12 @@ from pytest_modelserve.evidence import (
 from pytest_modelserve.performance.batches import Batches, batches_of
 from pytest_modelserve.performance.fresh_process import (
     MEDIAN_OF_STARTS,
+    FreshStart,
     fresh_job,
     median_interval,
     start_in_fresh_process,
     start_until_decided,
 )
-from pytest_modelserve.performance.fresh_worker import FreshStart
 from pytest_modelserve.performance.resident_memory import describe_source
 from pytest_modelserve.performance.timing import host_state
 from pytest_modelserve.serving import Predictor
@@ -84,7 +84,7 @@ def measure_memory(
     check_error_rates(confidence=confidence, alpha=alpha)
     source = describe_source()
     began = time.perf_counter()
-    artifact, job, feeds = fresh_job(artifact, batches_of(inputs), providers=providers, threads=threads, calls=_CALLS)
+    subject, job, feeds = fresh_job(artifact, batches_of(inputs), providers=providers, threads=threads, calls=_CALLS)
     budget = Budget.of("max_mib", max_mib, unit=_MIB)
 
     def peak(starts: Sequence[FreshStart]) -> Quantity:
@@ -101,7 +101,7 @@ def measure_memory(
     verdict = _verdict(peak(starts))
     return Evidence(
         gate="memory",
-        subject=artifact.subject,
+        subject=subject,
         quantities=(
             peak(starts),
             Quantity("spread", max(added) - min(added), "bytes"),

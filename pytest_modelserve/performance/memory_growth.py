@@ -25,6 +25,7 @@ from pytest_modelserve.evidence import (
     levels_for,
 )
 from pytest_modelserve.performance.batches import InputSource, InputStream
+from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.resident_memory import resident_bytes
 from pytest_modelserve.performance.slowdown import another_session, can_be_rebuilt
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
@@ -62,7 +63,7 @@ def measure_memory_growth(
     confidence: float = 0.95,
     alpha: float = 0.001,
 ) -> Evidence:
-    """Measure how much resident memory of this process grows per call, against `max_kib_per_call` KiB.
+    """Measure how much resident memory grows per call, against `max_kib_per_call` KiB.
 
     A model may keep something for every new input, so the inputs change from call to call within their shapes:
     floating-point numbers come up to 1 % closer to zero, and rows change their order. Integers, booleans and text keep
@@ -76,8 +77,8 @@ def measure_memory_growth(
 
     Calls end early once memory has grown by 2 GiB, or by half of what was available; the last three quarters of them
     are then judged. The growths of segments are assumed to be independent and identically distributed. Memory that
-    oscillates around a level makes the interval too wide, never too narrow. Only this process is measured: no endpoint
-    and no GPU.
+    oscillates around a level makes the interval too wide, never too narrow. Only the process that runs the model is
+    measured, this one or that of `ms.serve(interpreter=...)`: no endpoint and no GPU.
 
     Args:
         predictor: The model: whatever `ms.serve` takes.
@@ -126,7 +127,7 @@ def measure_memory_growth(
         readings = read_memory(
             _varied_call(served, source, reload=reload),
             calls_needed(budget.limit, batches=len(source.batches)),
-            read=resident_bytes,
+            read=_memory_of(served),
             wall=Clocks().wall,
             time_limit_s=time_limit_s,
             most_growth=min(_MOST_GROWTH, available_bytes() / 2),
@@ -171,6 +172,17 @@ def _check_flags(**flags: object) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise UsageError(f"{name} must be True or False; got {flag!r}")
+
+
+def _memory_of(predictor: Predictor) -> ReadBytes:
+    """Return a reading of the process that runs the model: a child that serves it, or this one."""
+    child = in_child(predictor)
+    if child is None:
+        return resident_bytes
+    child.start()
+    assert child.process.child is not None
+    pid = child.process.child.pid
+    return lambda: resident_bytes(pid)
 
 
 def _varied_call(predictor: Predictor, source: InputSource, *, reload: bool) -> Call:

@@ -24,8 +24,10 @@ from pytest_modelserve.evidence import (
     keep_samples,
 )
 from pytest_modelserve.performance.batches import check_batch
+from pytest_modelserve.performance.child_calls import ChildCalls, in_child, in_like_processes
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.performance.timing import (
+    Call,
     Calls,
     Clocks,
     PairTimer,
@@ -130,7 +132,8 @@ def measure_slowdown(
                 rng=random.Random(seed),
                 time_limit_s=time_limit_s,
             )
-            result = compare_models(design, new, old)
+            with in_like_processes((new, old)) as pair:
+                result = compare_models(design, *pair)
         estimate = result.estimate
         name = "slowdown" + (f" p{100 * quantile:g}" if quantile is not None else "")
         quantity = Quantity(name, estimate.slowdown, "ratio", estimate.interval, design.budget)
@@ -384,8 +387,13 @@ class ComparisonDesign:
             return plan_pairs(calls, clock=compared, wall=self.clocks.wall, quantile=self.quantile)
 
     def _calls(self, pair: Pair) -> Calls:
-        candidate, reference = pair
-        return lambda: candidate.predict(self.inputs), lambda: reference.predict(self.inputs)
+        return self._call(pair[0]), self._call(pair[1])
+
+    def _call(self, predictor: Predictor) -> Call:
+        child = in_child(predictor)
+        if child is not None:
+            return ChildCalls(child, [self.inputs], cpu=self.clock == "cpu")
+        return lambda: predictor.predict(self.inputs)
 
 
 def interim_session_pairs(*, confidence: float, alpha: float) -> tuple[int, int, int]:
@@ -401,6 +409,8 @@ def interim_session_pairs(*, confidence: float, alpha: float) -> tuple[int, int,
 
 def can_be_rebuilt(predictor: Predictor) -> bool:
     """Return whether `rebuilt` makes another session of it: true for a model file in onnxruntime alone."""
+    if predictor.transport == "own process":
+        return in_child(predictor) is not None
     return predictor.artifact is not None and predictor.transport == "in-process"
 
 
@@ -422,6 +432,8 @@ def another_session(predictor: Predictor) -> Predictor:
     """Return another session of a predictor that can be rebuilt, with its providers, threads and optimizations."""
     from pytest_modelserve.serving import OnnxPredictor
 
+    if child := in_child(predictor):
+        return child.another_session()
     assert isinstance(predictor, OnnxPredictor)
     return OnnxPredictor(
         predictor.artifact, providers=predictor.providers, threads=predictor.threads, optimize=predictor.optimize

@@ -10,9 +10,10 @@ import random
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ class CallTimes:
         )
 
 
+class RemoteCalls(ABC):
+    """Calls that another process makes and times by its own clocks, so that the way there and back is not counted."""
+
+    @abstractmethod
+    def __call__(self) -> object:
+        """Make one call."""
+
+    @abstractmethod
+    def timed(self, n: int, *, limit_s: float) -> CallTimes:
+        """Time `n` calls, or those that begin within `limit_s` seconds."""
+
+    @abstractmethod
+    def duration(self, repeats: int) -> int:
+        """Return how long a block of calls takes in nanoseconds, by the clock that is compared."""
+
+
 def _joined(first: NDArray[np.float64] | None, later: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     return later if first is None or later is None else np.concatenate([first, later])
 
@@ -117,6 +134,10 @@ def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = 
 
     An exception of `call` gets a note of the number of the call, in which `before` earlier calls are counted.
     """
+    if isinstance(call, RemoteCalls):
+        limit_s = math.inf if deadline_ns is None else max(deadline_ns - clocks.wall(), 0) / 1e9
+        times = call.timed(n, limit_s=limit_s)
+        return times if clocks.run_delay is not None else replace(times, delay_ms=None)
     # Lists, whose append takes a third of the time of an assignment to an array.
     walls: list[int] = []
     seconds: list[int] = []
@@ -149,6 +170,9 @@ def warm_up(call: Call, *, clock: Clock) -> float:
 
     Ten calls, or as many as begin within two seconds. An exception of `call` gets a note of the number of the call.
     """
+    if isinstance(call, RemoteCalls):
+        walls = call.timed(WARM_UP_CALLS, limit_s=_WARM_UP_NS / 1e9).wall_ms
+        return float(max(1e6 * np.median(walls[len(walls) // 2 :]), 1.0))
     began = clock()
     durations: list[int] = []
     for number in range(WARM_UP_CALLS):
@@ -232,6 +256,8 @@ def _shuffled(rng: random.Random) -> tuple[int, int]:
 
 
 def _duration(call: Call, repeats: int, clock: Clock) -> int:
+    if isinstance(call, RemoteCalls):
+        return max(call.duration(repeats), 1)
     start = clock()
     for _ in range(repeats):
         call()

@@ -102,10 +102,23 @@ class SubprocessPredictor(SessionPredictor):
         return super().predict(inputs)
 
     def request(self, operation: str, *, limit_s: float | None = None, **arguments: object) -> Any:
-        """Return what an operation of the process (`subprocess_worker.Server`) does with this model's session."""
+        """Return the result of an operation of the process (`subprocess_worker.Server`) with this model's session.
+
+        InputError where the run of the model rejects its inputs, ArtifactError where it fails for another reason.
+        """
         self.start()
         limit_s = self.time_limit_s if limit_s is None else limit_s
-        return self.process.request(operation, limit_s, session=self._number, **arguments)
+        try:
+            return self.process.request(operation, limit_s, session=self._number, **arguments)
+        except RemoteError as error:
+            why = reason(str(error), version=self.process.runtime["onnxruntime"])
+            raise failed_run(self.subject, why, is_of_inputs=error.kind == "InvalidArgument") from None
+
+    def keep(self, batches: Sequence[Inputs]) -> None:
+        """Send inputs to the process, for operations that time calls there; the model need not be open yet."""
+        self.process.start()
+        feeds = [sendable(self._checked(batch)) for batch in batches]
+        self.process.request("keep", self.time_limit_s, session=self._number, feeds=feeds)
 
     def again(self, *, threads: int | None = None, time_limit_s: float | None = None) -> SubprocessPredictor:
         """Return another predictor of the same model, in another process."""
@@ -146,16 +159,15 @@ class SubprocessPredictor(SessionPredictor):
             return
         try:
             self.process.start()
-            self.open(self.process, self._number)
+            self.open()
         except ProcessCrashError as error:
             raise ModelServeError(f"while {self.subject} was opened in a process of its own, {error}") from None
         except ArtifactError as error:
             self.process.end()
             raise ModelServeError(f"{self.subject} could not be opened in a process of its own: {error}") from error
-        self._opened_in = self.process.child
 
-    def open(self, process: ServingProcess, session: int, **options: object) -> dict[str, Any]:
-        """Open the model in a process; return the times that it took. `options` replace those of the request."""
+    def open(self) -> dict[str, Any]:
+        """Open the model in the process, which runs; return the times that it took."""
         path, signature = self.artifact.path, self.artifact.signature
         if not is_unchanged(self.artifact):
             raise ArtifactError(f"the model {path} changed after it was opened: open it again")
@@ -163,31 +175,31 @@ class SubprocessPredictor(SessionPredictor):
         graph = read_graph(path)
         if self._guarded:
             self.known_crashes = find_known_crashes(graph)
+        providers = check_providers(self.providers, self.process.runtime["providers"])
         level = "ORT_ENABLE_LAYOUT" if crashes_when_optimized(graph) else "ORT_ENABLE_ALL"
-        request = {
-            "path": os.path.abspath(path),
-            "providers": list(check_providers(self.providers, process.runtime["providers"])),
-            "threads": self.threads,
-            "level": level if self.optimize else "ORT_DISABLE_ALL",
-            "outputs": {spec.name: spec.dtype in ML_DTYPES for spec in signature.outputs},
-        }
         try:
-            opened = process.request("open", process.start_limit_s, session=session, **{**request, **options})
+            opened = self.process.request(
+                "open",
+                self.process.start_limit_s,
+                session=self._number,
+                path=os.path.abspath(path),
+                providers=list(providers),
+                threads=self.threads,
+                level=level if self.optimize else "ORT_DISABLE_ALL",
+                outputs={spec.name: spec.dtype in ML_DTYPES for spec in signature.outputs},
+            )
         except RemoteError as error:
-            why = reason(str(error), version=process.runtime["onnxruntime"])
+            why = reason(str(error), version=self.process.runtime["onnxruntime"])
             raise ArtifactError(f"onnxruntime refuses the model {path}: {why}") from None
-        check_started(path, request["providers"], opened["providers"])  # type: ignore[arg-type]
+        check_started(path, providers, opened["providers"])
+        self._opened_in = self.process.child
         return opened  # type: ignore[no-any-return]
 
     def _run_there(self, _names: list[str], feed: Feed) -> list[Any]:
         rows = _row_count(feed)
         limit_s = max(self.time_limit_s, _SLOWEST_RATIO * rows * (self._fastest_row_s or 0.0))
         started = time.monotonic()
-        try:
-            values = self.request("run", limit_s=limit_s, feed=sendable(feed))
-        except RemoteError as error:
-            why = reason(str(error), version=self.process.runtime["onnxruntime"])
-            raise failed_run(self.subject, why, is_of_inputs=error.kind == "InvalidArgument") from None
+        values = self.request("run", limit_s=limit_s, feed=sendable(feed))
         row_s = (time.monotonic() - started) / rows
         self._fastest_row_s = row_s if self._fastest_row_s is None else min(row_s, self._fastest_row_s)
         return [

@@ -95,15 +95,18 @@ class Server:
         self._runtime = runtime
         self._sessions: dict[int, Any] = {}
         self._runs: dict[int, Callable[[Any], list[Any]]] = {}
-        self._feeds: list[Any] = []
+        self._feeds: dict[int, list[Any]] = {}
 
     def hello(self) -> dict[str, Any]:
         """Return the versions of Python, numpy and onnxruntime, and the execution providers of this build."""
+        delay = _DelayClock()
+        delay.close()
         return {
             "python": ".".join(str(part) for part in sys.version_info[:3]),
             "numpy": np.__version__,
             "onnxruntime": self._runtime.__version__,
             "providers": list(self._runtime.get_available_providers()),
+            "reports_delay": delay.is_reported,
         }
 
     def open(
@@ -143,34 +146,34 @@ class Server:
 
     def close(self, session: int) -> None:
         """Release a session."""
-        self._runs.pop(session, None)
-        self._sessions.pop(session, None)
+        for held in (self._runs, self._sessions, self._feeds):
+            held.pop(session, None)
 
     def run(self, session: int, feed: dict[str, Any]) -> list[Any]:
         """Return the outputs of one run."""
         return self._runs[session](feed)
 
-    def keep(self, feeds: list[Any]) -> None:
+    def keep(self, session: int, feeds: list[Any]) -> None:
         """Keep the inputs of the calls of `time` and `block`."""
-        self._feeds = feeds
+        self._feeds[session] = feeds
 
-    def time(self, session: int, order: Any, limit_s: float) -> dict[str, Any]:
+    def time(self, session: int, order: Any, most_s: float) -> dict[str, Any]:
         """Call the kept inputs in `order`, until it ends or time is up; return the times of each call in nanoseconds.
 
-        "second" is the run delay of this thread in each call where the system reports it ("is_delay"), else its CPU
-        time; "process" the CPU time of all calls with all threads.
+        "delay" is the run delay of this thread in each call, or None with "cpu", its CPU time, where the system does
+        not report it; "process" is the CPU time of all calls with all threads.
         """
-        run, feeds = self._runs[session], self._feeds
+        run, feeds = self._runs[session], self._feeds[session]
         walls: list[int] = []
         seconds: list[int] = []
-        last = time.perf_counter_ns() + int(limit_s * 1e9)
+        began = time.perf_counter_ns()
         delay = _DelayClock()
         second_clock = delay.read if delay.is_reported else time.thread_time_ns
         gc.disable()
         try:
-            process, end, before = time.process_time_ns(), time.perf_counter_ns(), second_clock()
+            process, end, before = time.process_time_ns(), began, second_clock()
             for which in order.tolist():
-                if end >= last:
+                if end - began >= most_s * 1e9:
                     break
                 start = time.perf_counter_ns()
                 run(feeds[which])
@@ -183,16 +186,17 @@ class Server:
         finally:
             gc.enable()
             delay.close()
+        second = np.array(seconds, np.int64)
         return {
             "wall": np.array(walls, np.int64),
-            "second": np.array(seconds, np.int64),
-            "is_delay": delay.is_reported,
+            "delay": second if delay.is_reported else None,
+            "cpu": None if delay.is_reported else second,
             "process": process,
         }
 
     def block(self, session: int, repeats: int) -> dict[str, int]:
         """Call the first kept inputs once, and then `repeats` times; return the times of the latter in nanoseconds."""
-        run, feed = self._runs[session], self._feeds[0]
+        run, feed = self._runs[session], self._feeds[session][0]
         gc.disable()
         try:
             run(feed)  # after the wait for the request the caches are cold
@@ -202,6 +206,10 @@ class Server:
             return {"wall": time.perf_counter_ns() - wall, "process": time.process_time_ns() - process}
         finally:
             gc.enable()
+
+    def max_rss(self, session: int) -> int:  # noqa: ARG002
+        """Return the peak of resident memory by getrusage in bytes, for a system without /proc."""
+        return largest_resident_size()
 
     def end_profile(self, session: int) -> str:
         """Return the file of the profile of a session."""
@@ -234,6 +242,13 @@ def _bytes(value: Any) -> Any:
     shape = list(value.shape())
     size = value.tensor_size_in_bytes() if np.prod(shape, dtype=np.int64) else 0
     return shape, np.frombuffer(ctypes.string_at(value.data_ptr(), size) if size else b"", np.uint8)
+
+
+def largest_resident_size() -> int:
+    """Return the largest resident size of this process by getrusage, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _DelayClock:

@@ -6,7 +6,7 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.performance import cold_start
 from pytest_modelserve.performance.cold_start import median_starts
-from pytest_modelserve.performance.fresh_worker import FreshStart
+from pytest_modelserve.performance.fresh_process import FreshStart
 
 X = np.ones((4, 64), np.float32)
 RATES = {"confidence": 0.95, "alpha": 0.001}

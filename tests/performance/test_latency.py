@@ -153,12 +153,18 @@ def test_session_of_several_threads_is_judged_by_wall_time(small_model):
             choose_decisive_time(served, "undisturbed", is_reported=True)
 
 
-def test_model_in_another_process_is_judged_by_wall_time(small_model):
-    with (
-        ms.serve(small_model) as served,
-        SubprocessPredictor(served, time_limit_s=60) as model,
-    ):
+def test_model_in_a_child_process_is_timed_there(small_model, monkeypatch):
+    with SubprocessPredictor(small_model, time_limit_s=60) as model:
+        monkeypatch.setattr(model, "predict", None)  # no call is sent and waited for
         evidence = ms.measure_latency(model, np.zeros((4, 64), np.float32), max_ms=10_000, quantile=0.5)
+    assert evidence.details["clock"] == "undisturbed"
+    assert evidence.n >= 1000
+
+
+def test_model_in_another_process_is_judged_by_wall_time():
+    model = ms.serve(lambda x: x)
+    model.transport = "own process"
+    evidence = ms.measure_latency(model, X, max_ms=10_000, quantile=0.5)
     assert evidence.details["clock"] == "wall"
     assert evidence.findings[0].endswith("the load of the host: the model runs in another process")
     assert [quantity.name for quantity in evidence.quantities] == ["p50", "median"]

@@ -1,13 +1,14 @@
 """Memory budgets over given starts, and growth of memory on given readings."""
 
+import sys
 from itertools import cycle
 
 import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.performance import memory
-from pytest_modelserve.performance.fresh_worker import FreshStart
+from pytest_modelserve.performance import memory, resident_memory
+from pytest_modelserve.performance.fresh_process import FreshStart
 from pytest_modelserve.performance.resident_memory import peak_bytes, reset_peak, resident_bytes
 
 KIB = 1024
@@ -74,13 +75,16 @@ def test_invalid_memory_budget_is_refused(options, message, small_model):
         ms.measure_memory(small_model, X, **options)
 
 
-def test_memory_is_read_in_bytes(tmp_path):
-    status = tmp_path / "status"
+def test_memory_is_read_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(resident_memory, "PROC", tmp_path)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    status = tmp_path / "7" / "status"
+    status.parent.mkdir()
     status.write_text("Name:\tpython\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
-    assert (resident_bytes(status), peak_bytes(status)) == (1 << 20, 2 << 20)
+    assert (resident_bytes(7), peak_bytes(7)) == (1 << 20, 2 << 20)
     status.write_text("Name:\tpython\n")
-    with pytest.raises(ms.ModelServeError, match="is not reported by"):
-        peak_bytes(status)
+    with pytest.raises(ms.ModelServeError, match="memory is not reported by"):
+        peak_bytes(7)
 
 
 def test_peak_is_reset_where_the_kernel_allows_it():
