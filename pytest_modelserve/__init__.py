@@ -67,6 +67,7 @@ _NAMES = {
         "ModelServeError",
         "ModelServeWarning",
         "RecipeError",
+        "TrainingError",
         "UnsupportedOperatorError",
         "UsageError",
     ),
@@ -135,8 +136,12 @@ _NAMES = {
     ),
     "stats": ("Sampling",),
     "training": (
+        "EarlyStopping",
         "ModelSource",
+        "TrainSpec",
         "TrainedModel",
+        "TrainingMetrics",
+        "read_checkpoint",
     ),
 }
 """The other public names, by the module that defines them."""

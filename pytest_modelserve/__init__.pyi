@@ -29,6 +29,7 @@ from pytest_modelserve.errors import (
     ModelServeError as ModelServeError,
     ModelServeWarning as ModelServeWarning,
     RecipeError as RecipeError,
+    TrainingError as TrainingError,
     UnsupportedOperatorError as UnsupportedOperatorError,
     UsageError as UsageError,
 )
@@ -99,8 +100,12 @@ from pytest_modelserve.stats import (
     Sampling as Sampling,
 )
 from pytest_modelserve.training import (
+    EarlyStopping as EarlyStopping,
     ModelSource as ModelSource,
+    TrainSpec as TrainSpec,
     TrainedModel as TrainedModel,
+    TrainingMetrics as TrainingMetrics,
+    read_checkpoint as read_checkpoint,
 )
 from typing import Any as _Any
 from numpy.typing import ArrayLike as _ArrayLike

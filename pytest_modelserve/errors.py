@@ -56,6 +56,10 @@ class ArtifactError(ModelServeError):
     """A model file, or the store of models, cannot be read or written."""
 
 
+class TrainingError(ModelServeError):
+    """A training stopped: its loss became NaN, or one of its processes crashed or made no progress."""
+
+
 class ExportError(ModelServeError):
     """A torch module could not be exported to an ONNX file that computes the same outputs."""
 

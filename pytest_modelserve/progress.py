@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from pytest_modelserve.errors import printable
 
@@ -22,10 +22,13 @@ class Progress(Protocol):
 _stream: TextIO | None = None
 
 
-def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterable[Item]:
+def progress(
+    items: Iterable[Item], description: str, *, total: int | None = None, note: Callable[[], str] | None = None
+) -> Iterable[Item]:
     """Return `items` unchanged, with a bar on standard error while they are consumed if it is a terminal.
 
-    Work of less than half a second shows no bar, and neither does an environment without tqdm (extra `torch`).
+    Work of less than half a second shows no bar, and neither does an environment without tqdm (extra `torch`). `note`
+    returns what the bar shows beside the time left, such as a loss.
     """
     stream = _stream or sys.stderr
     if not stream.isatty():
@@ -34,8 +37,14 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
         from tqdm import tqdm
     except ImportError:
         return items
-    bar: Iterable[Item] = tqdm(items, desc=printable(description), total=total, file=stream, leave=False, delay=0.5)
-    return bar
+    bar = tqdm(items, desc=printable(description), total=total, file=stream, leave=False, delay=0.5)
+    return bar if note is None else _with_note(bar, note)
+
+
+def _with_note(bar: Any, note: Callable[[], str]) -> Iterator[Any]:
+    for item in bar:
+        yield item
+        bar.set_postfix_str(note(), refresh=False)
 
 
 @contextmanager

@@ -31,6 +31,9 @@ _POLL_S = 0.05
 # An entry that was used in this time may be open in another process.
 _IN_USE_S = 3600.0
 
+# A checkpoint that was not written in this time belongs to a training that nobody continues.
+_CHECKPOINT_S = 30 * 86400.0
+
 # Lock files of the enclosing builds: a build that requests its own key would wait forever.
 _held: ContextVar[tuple[Path, ...]] = ContextVar("_held", default=())
 
@@ -55,6 +58,7 @@ class Store:
     root/entries/<key>/files/           the result; `get_or_build` returns this folder
     root/entries/<key>/manifest.json    size and sha256 of every file
     root/building/<key>.<random>/       a build in progress, or the leftover of a killed one
+    root/checkpoints/<key>.ckpt         the state of an unfinished training
     root/locks/<key>.lock               held by the process that builds the key
     ```
     An entry appears by one rename after its files and manifest were flushed, so a kill leaves it complete or absent.
@@ -97,6 +101,13 @@ class Store:
             os.utime(entry)
         return entry / "files"
 
+    def checkpoint_path(self, key: str) -> Path:
+        """Return the path of the state of an unfinished build of `key`.
+
+        It is deleted when the entry is complete, or when it was not written for 30 days.
+        """
+        return self.root / "checkpoints" / f"{key}.ckpt"
+
     def entries(self) -> list[Entry]:
         """Return the entries, the least recently used first."""
         found = []
@@ -108,10 +119,16 @@ class Store:
         return sorted(found, key=lambda entry: entry.used_at)
 
     def clean(self) -> list[Entry]:
-        """Delete all entries, also damaged ones, and return those that were complete. A build in progress continues."""
+        """Delete all entries, also damaged ones, and checkpoints; return the entries that were complete.
+
+        A build in progress continues, and keeps its checkpoint.
+        """
         found = self.entries()
         for path in (self.root / "entries").glob("*"):
             shutil.rmtree(path, ignore_errors=True)
+        for path in (self.root / "checkpoints").glob("*"):
+            with suppress(Timeout), self._lock(_key_of(path)).acquire(timeout=0):
+                path.unlink(missing_ok=True)
         return found
 
     def _evict(self) -> None:
@@ -143,11 +160,15 @@ class Store:
                 raise
             with self._write_errors():
                 _finish(work, self.root / "entries" / key, what)
+                self.checkpoint_path(key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
     def _remove_leftovers(self, key: str) -> None:
-        """Delete leftovers of killed builds: of this key, and of every key whose lock is free."""
+        """Delete leftovers of killed builds: of this key, and of every key whose lock is free.
+
+        Checkpoints stay, unless they are old; what was being written beside them goes.
+        """
         for leftover in (self.root / "building").iterdir():
             other = leftover.name.partition(".")[0]
             if other == key:
@@ -155,6 +176,11 @@ class Store:
                 continue
             with suppress(Timeout), self._lock(other).acquire(timeout=0):
                 shutil.rmtree(leftover, ignore_errors=True)
+        for path in (self.root / "checkpoints").glob("*"):
+            is_part = path.suffix == ".tmp" and _key_of(path) == key
+            with suppress(OSError):
+                if is_part or time.time() - path.stat().st_mtime > _CHECKPOINT_S:
+                    path.unlink()
 
     @contextmanager
     def _locked(self, key: str, what: str) -> Iterator[None]:
@@ -201,6 +227,11 @@ class Entry:
     what: str
     size: int
     used_at: float
+
+
+def _key_of(path: Path) -> str:
+    """Return the key of a checkpoint, or of the hidden file that is being written beside it."""
+    return path.name.removeprefix(".").partition(".")[0]
 
 
 def _acquire(lock: FileLock, what: str) -> None:

@@ -1,6 +1,18 @@
 """Seeded training of torch modules, and their export to ONNX; torch itself is imported at use."""
 
+from pytest_modelserve.training.checkpoint import read_checkpoint
 from pytest_modelserve.training.export import export
 from pytest_modelserve.training.train import ModelSource, TrainedModel, train
+from pytest_modelserve.training.train_spec import EarlyStopping, TrainSpec
+from pytest_modelserve.training.training_loop import TrainingMetrics
 
-__all__ = ["ModelSource", "TrainedModel", "export", "train"]
+__all__ = [
+    "EarlyStopping",
+    "ModelSource",
+    "TrainSpec",
+    "TrainedModel",
+    "TrainingMetrics",
+    "export",
+    "read_checkpoint",
+    "train",
+]

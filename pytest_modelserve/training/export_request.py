@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,9 @@ from pytest_modelserve.errors import ExportError, InputError, UsageError, unknow
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.metrics.comparison import check_tolerances
 from pytest_modelserve.serving.torch_predictor import Call, Forward
-from pytest_modelserve.training.train import (
-    Examples,
-    TrainedModel,
-    as_examples,
-    check_name,
-    module_digest,
-    weights_digest,
-)
+from pytest_modelserve.training.module_digest import module_digest, weights_digest
+from pytest_modelserve.training.train import Examples, TrainedModel, as_examples, check_name
+from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -317,9 +312,14 @@ def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | N
 
 
 def _training_step(model: TrainedModel) -> LineageStep:
+    settings: dict[str, Any] = {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256}
+    if isinstance(model.source.fit, TrainSpec) and model.metrics is not None:
+        # Without the seconds, which would give the same training another file each time.
+        measured = {key: value for key, value in asdict(model.metrics).items() if key != "seconds"}
+        settings |= {"spec": model.source.fit.describe(), "metrics": measured}
     return LineageStep(
         "training",
-        {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256},
+        settings,
         None,
         package_versions(("torch", "numpy")),
     )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import pickle
 import random
 import re
 import sys
-import uuid
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +23,10 @@ from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.conversion import as_array
 from pytest_modelserve.serving.pytree import Path as TreePath, leaves, map_leaves, path_name
+from pytest_modelserve.training.checkpoint import CheckpointFile, check_every
+from pytest_modelserve.training.module_digest import state_digest, weights_digest
+from pytest_modelserve.training.train_spec import TrainSpec, split_rows
+from pytest_modelserve.training.training_loop import TrainingMetrics, run_training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,16 +47,18 @@ class ModelSource:
     Args:
         name: Name of the model in reports and files: letters, digits, `.`, `_` and `-`.
         build: Function without arguments that returns the untrained module.
-        fit: `fit(module, data)` trains the module in place on copies of `data`. If it has a parameter `progress`, it
-            also gets `progress(batches, "epoch 3")`, which shows a bar on a terminal. Bind hyperparameters with
-            `functools.partial(fit, epochs=30)`: they and the source files of both functions belong to the store's key.
-        data: Arrays by name, each with at least one row. NaN is allowed, as a model may impute it.
+        fit: A `TrainSpec`, or `fit(module, data)`, which trains the module in place on copies of `data`. If it has a
+            parameter `progress`, it also gets `progress(batches, "epoch 3")`, which shows a bar on a terminal. Bind
+            hyperparameters with `functools.partial(fit, epochs=30)`: they and the source files of both functions belong
+            to the store's key.
+        data: Arrays by name, each with at least one row, and for a TrainSpec one row a sample. NaN is allowed, as a
+            model may impute it.
         example_inputs: One array for a module of one input, a tuple by position, or a mapping by the names of
             `forward`'s parameters, nested where a parameter takes a mapping. Rows lie along the first axis.
 
     Raises:
         UsageError: `name` is not a file name, or `build` or `fit` cannot be called as described.
-        InputError: `data` or `example_inputs` are not arrays, or are empty.
+        InputError: `data` or `example_inputs` are not arrays, are empty, or do not suit a TrainSpec.
 
     Example:
         >>> import numpy as np
@@ -73,15 +75,18 @@ class ModelSource:
 
     name: str
     build: Callable[[], nn.Module]
-    fit: Callable[..., None]
+    fit: Callable[..., None] | TrainSpec
     data: Mapping[str, NDArray[Any]]
     example_inputs: Examples
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for role, function in (("build", self.build), ("fit", self.fit)):
-            if not callable(function):
-                raise UsageError(f"{role} of source {self.name!r} must be a function; got {type(function).__name__}")
+        if not callable(self.build):
+            raise UsageError(f"build of source {self.name!r} must be a function; got {type(self.build).__name__}")
+        if not callable(self.fit) and not isinstance(self.fit, TrainSpec):
+            raise UsageError(
+                f"fit of source {self.name!r} must be a function or ms.TrainSpec(...); got {type(self.fit).__name__}"
+            )
         if not isinstance(self.data, Mapping):
             raise InputError(
                 f"data of source {self.name!r} must be a mapping from names to arrays; got {type(self.data).__name__}"
@@ -92,12 +97,21 @@ class ModelSource:
         object.__setattr__(self, "data", data)
         examples = as_examples(self.example_inputs, f"example_inputs of source {self.name!r}")
         object.__setattr__(self, "example_inputs", examples)
-        _check_fit(self)
+        if isinstance(self.fit, TrainSpec):
+            split_rows(self.fit, data, seed=0)
+        else:
+            _check_fit(self.name, self.fit, data)
 
-    def fit_module(self, module: nn.Module) -> None:
-        """Fit `module` in place on copies of the data, so that a `fit` that writes into them changes no key."""
+    def fit_module(
+        self, module: nn.Module, *, seed: int = 0, checkpoint: CheckpointFile | None = None
+    ) -> TrainingMetrics | None:
+        """Fit `module` in place within `reproducible(seed)`; return the metrics of a TrainSpec, None of a function."""
+        if isinstance(self.fit, TrainSpec):
+            return run_training(module, self.fit, self.data, seed=seed, name=self.name, checkpoint=checkpoint)
+        # Copies, so that a `fit` that writes into them changes no key.
         copies = {name: array.copy() for name, array in self.data.items()}
         self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +123,14 @@ class TrainedModel:
         weights: File with the state dict as `torch.save` writes it.
         sha256: Digest of the tensors (names, dtypes, shapes, values): equal wherever the same training ran.
         seed: Seed of the training.
+        metrics: Losses, epochs and seconds of a TrainSpec; None for a function.
     """
 
     source: ModelSource
     weights: Path
     sha256: str
     seed: int
+    metrics: TrainingMetrics | None = None
 
     @property
     def subject(self) -> Subject:
@@ -145,7 +161,14 @@ class TrainedModel:
         return module.eval()
 
 
-def train(source: ModelSource, *, seed: int = 0, store: Store | None = None) -> TrainedModel:
+def train(
+    source: ModelSource,
+    *,
+    seed: int = 0,
+    store: Store | None = None,
+    checkpoint: Path | str | None = None,
+    checkpoint_every_s: float = 30.0,
+) -> TrainedModel:
     """Return the trained model of `source`, from the store if the same training was done before.
 
     The same training means equal source files of `build`, `fit` and the module's classes, equal data and seed, and
@@ -153,17 +176,25 @@ def train(source: ModelSource, *, seed: int = 0, store: Store | None = None) -> 
     the same bits: torch, numpy and random start from `seed`, on one thread, with deterministic algorithms. The
     process's own settings are restored, also after an error.
 
+    A training by a TrainSpec that is killed continues from its last checkpoint when it is asked for again, and ends
+    with the same bits. The checkpoint is deleted when the training is complete.
+
     Args:
         source: The model source.
         seed: Seed of all random generators, from 0 to 4294967295.
         store: Where results are kept (default: the pipeline's store).
+        checkpoint: File of the checkpoint of a TrainSpec (default: in the store).
+        checkpoint_every_s: Shortest time between two checkpoints in seconds.
 
     Returns:
         The trained model.
 
     Raises:
-        UsageError: `seed` is out of range, `build` returns no module, or the training leaves NaN or infinite weights;
-            nothing is stored then.
+        UsageError: `seed` is out of range, `build` returns no module, a function leaves NaN or infinite weights, or
+            `checkpoint` belongs to another training. Nothing is stored then.
+        InputError: The labels do not suit the loss of a TrainSpec.
+        TrainingError: The loss of a TrainSpec becomes NaN or infinite; the message names the step and the checkpoint.
+        ArtifactError: The checkpoint is cut, damaged or of a newer version, or the store cannot be written.
         MissingDependencyError: torch is not installed.
 
     Example:
@@ -173,42 +204,65 @@ def train(source: ModelSource, *, seed: int = 0, store: Store | None = None) -> 
     """
     check_seed(seed)
     require("torch", "training")
-    entry = (store or default_store()).get_or_build(
-        _key(source, seed), lambda folder: _train_into(folder, source, seed), what=f"training of {source.name}"
-    )
+    if checkpoint is not None and not isinstance(source.fit, TrainSpec):
+        raise UsageError(
+            "checkpoint needs a source whose fit is ms.TrainSpec(...); a function keeps checkpoints of its own"
+        )
+    check_every(checkpoint_every_s)
+    store = store or default_store()
+    identity = _identity(source, seed)
+    key = digest_of(identity)
+    path = store.checkpoint_path(key) if checkpoint is None else Path(checkpoint)
+
+    is_built = False
+
+    def build(folder: Path) -> None:
+        nonlocal is_built
+        _train_into(folder, source, seed, CheckpointFile(path, identity, checkpoint_every_s))
+        is_built = True
+
+    entry = store.get_or_build(key, build, what=f"training of {source.name}")
+    if is_built:
+        path.unlink(missing_ok=True)
     record = json.loads((entry / "training.json").read_text(encoding="utf-8"))
-    return TrainedModel(source, entry / "weights.pt", record["sha256"], seed)
+    metrics = TrainingMetrics(**record["metrics"]) if record.get("metrics") else None
+    return TrainedModel(source, entry / "weights.pt", record["sha256"], seed, metrics)
 
 
-def _key(source: ModelSource, seed: int) -> str:
+def _identity(source: ModelSource, seed: int) -> dict[str, Any]:
+    """Return all that a training depends on, as JSON values."""
     with reproducible(seed):
         module = _built(source)
     classes = {type(each) for each in module.modules()}
-    return digest_of(
-        {
-            "stage": "training",
-            "build": source.build,
-            "fit": source.fit,
-            "classes": sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)),
-            "data": dict(source.data),
-            "seed": seed,
-            "python": sys.version_info[:2],
-            "versions": package_versions(_PACKAGES),
-            "own_code": package_hash(),
-        }
-    )
+    fit = source.fit
+    code = {
+        "build": source.build,
+        "fit": fit.functions() if isinstance(fit, TrainSpec) else fit,
+        "classes": sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)),
+        "own_code": package_hash(),
+    }
+    return {
+        "model": weights_digest(module),
+        "code": digest_of(code),
+        "data": digest_of(dict(source.data)),
+        "settings": fit.describe() if isinstance(fit, TrainSpec) else {},
+        "seed": seed,
+        "versions": {"python": ".".join(map(str, sys.version_info[:2])), **package_versions(_PACKAGES)},
+    }
 
 
-def _train_into(folder: Path, source: ModelSource, seed: int) -> None:
+def _train_into(folder: Path, source: ModelSource, seed: int, checkpoint: CheckpointFile) -> None:
     import torch
 
     with reproducible(seed):
         module = _built(source)
-        source.fit_module(module)
+        metrics = source.fit_module(module, seed=seed, checkpoint=checkpoint)
         weights = module.state_dict()
     _check_finite(weights, source, seed)
     torch.save(weights, folder / "weights.pt")
-    record = {"name": source.name, "seed": seed, "sha256": _state_digest(weights)}
+    record = {"name": source.name, "seed": seed, "sha256": state_digest(weights)}
+    if metrics is not None:
+        record["metrics"] = asdict(metrics)
     (folder / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -286,15 +340,15 @@ def check_arrays(arrays: Mapping[str, object], what: str) -> None:
             raise InputError(f"{where} has shape {array.shape}: there are no values in it")
 
 
-def _check_fit(source: ModelSource) -> None:
-    extra = {"progress": progress} if _takes_progress(source.fit) else {}
+def _check_fit(name: str, fit: Callable[..., None], data: Mapping[str, object]) -> None:
+    extra = {"progress": progress} if _takes_progress(fit) else {}
     try:
-        inspect.signature(source.fit).bind(None, source.data, **extra)
+        inspect.signature(fit).bind(None, data, **extra)
     except ValueError:  # a builtin without a signature
         return
     except TypeError as error:
         raise UsageError(
-            f"fit of source {source.name!r} must accept fit(module, data), and optionally `progress`: {error}"
+            f"fit of source {name!r} must accept fit(module, data), and optionally `progress`: {error}"
         ) from None
 
 
@@ -345,65 +399,3 @@ def reproducible(seed: int) -> Iterator[None]:
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
         yield
-
-
-def module_digest(module: nn.Module) -> str:
-    """Return the sha256 of everything that determines the outputs of `module`.
-
-    For it and every submodule: the class with its source files, parameters, buffers (persistent or not), hooks, and
-    the attributes that `__init__` set. An attribute that neither `digest_of` nor pickle accepts makes the digest new at
-    every call: a repeated export is slow, another module's result would be wrong.
-    """
-    paths = {id(each): path for path, each in module.named_modules()}
-    return digest_of({path: _own(each, paths) for path, each in module.named_modules(remove_duplicate=False)})
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return the sha256 of the state dict, which equals `TrainedModel.sha256` for the module of a TrainedModel."""
-    return _state_digest(module.state_dict())
-
-
-def _state_digest(state: Mapping[str, Any]) -> str:
-    """Return the sha256 of a state dict, whose values need not be tensors (`get_extra_state`)."""
-    return digest_of({name: _plain(value, {}) for name, value in state.items()})
-
-
-def _own(module: nn.Module, paths: Mapping[int, str]) -> dict[str, Any]:
-    from torch import nn
-
-    attributes = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return {
-        "class": type(module),
-        "tensors": {**module._parameters, **module._buffers},
-        "hooks": _plain(hooks, paths),
-        "attributes": {name: _plain(value, paths) for name, value in attributes.items()},
-    }
-
-
-def _plain(value: Any, paths: Mapping[int, str]) -> Any:
-    """Return `value` in a form that has a digest; `paths` names the modules that are digested anyway."""
-    import torch
-
-    if isinstance(value, torch.nn.Module):
-        return ("module", paths[id(value)] if id(value) in paths else module_digest(value))
-    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
-        return (type(value).__name__, str(value))
-    if isinstance(value, weakref.ReferenceType):
-        return _plain(value(), paths)
-    if type(value) in (list, tuple):
-        return [type(value).__name__, *(_plain(item, paths) for item in value)]
-    if isinstance(value, Mapping):
-        return {"mapping": [(_plain(key, paths), _plain(item, paths)) for key, item in value.items()]}
-    try:
-        digest_of(value)
-    except UsageError:
-        return ("pickle", _pickled(value))
-    return value
-
-
-def _pickled(value: Any) -> str:
-    try:
-        return hashlib.sha256(pickle.dumps(value)).hexdigest()
-    except Exception:  # whatever a user's __reduce__ raises
-        return uuid.uuid4().hex

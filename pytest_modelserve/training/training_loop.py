@@ -1,0 +1,403 @@
+"""The training loop of a TrainSpec: seeded steps, early stopping, checkpoints, and the metrics of the run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, TrainingError, UsageError
+from pytest_modelserve.progress import progress
+from pytest_modelserve.training.checkpoint import CheckpointFile
+from pytest_modelserve.training.objective import Objective, spec_objective
+from pytest_modelserve.training.train_spec import TrainingRows, TrainSpec, split_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pytest_modelserve.training.train_spec import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMetrics:
+    """Metrics of a finished training.
+
+    Attributes:
+        losses: Mean loss over the rows of each epoch, while the weights changed.
+        held_out_losses: Mean loss on the held-out rows after each epoch; empty without early stopping.
+        best_epoch: Epoch whose weights were kept, from 1: the last one without early stopping.
+        seconds: Duration, without the time between a kill and its resumption.
+        processes: Number of processes that trained.
+    """
+
+    losses: tuple[float, ...]
+    held_out_losses: tuple[float, ...]
+    best_epoch: int
+    seconds: float
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        # Lists, where they are read from JSON.
+        object.__setattr__(self, "losses", tuple(self.losses))
+        object.__setattr__(self, "held_out_losses", tuple(self.held_out_losses))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs run."""
+        return len(self.losses)
+
+    def __str__(self) -> str:
+        text = f"{self.epochs} epochs in {self.seconds:.1f} s, loss {self.losses[0]:.4g} → {self.losses[-1]:.4g}"
+        if self.held_out_losses:
+            text += f", held out {self.held_out_losses[self.best_epoch - 1]:.4g} in the best epoch {self.best_epoch}"
+        return text if self.processes == 1 else f"{text}, {self.processes} processes"
+
+
+class Group:
+    """The processes that train together; this one alone."""
+
+    rank = 0
+    size = 1
+    # Rank among the processes of this host.
+    local_rank = 0
+
+    def sum(self, *values: float) -> tuple[float, ...]:
+        """Return the sum over the processes of each value."""
+        return values
+
+    def share(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return `state` of the process with rank 0."""
+        return state
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return `module` with the gradients of its loss averaged over the processes."""
+        return module
+
+    def beat(self, step: int, loss: float) -> None:
+        """Show the others that this process makes progress."""
+
+
+def run_training(
+    module: nn.Module,
+    spec: TrainSpec,
+    data: Mapping[str, NDArray[Any]],
+    *,
+    seed: int,
+    name: str = "the module",
+    objective: Objective | None = None,
+    after_step: Callable[[nn.Module, int, int], None] | None = None,
+    checkpoint: CheckpointFile | None = None,
+    group: Group | None = None,
+) -> TrainingMetrics:
+    """Train `module` in place from the weights that it has, and return the metrics.
+
+    All random generators start anew in every step, from the seed, the step and the rank, so that a training that is
+    resumed from a checkpoint goes on to the same bits. Call it within `reproducible(seed)`.
+
+    Args:
+        module: The module, also one that was trained before (fine-tuning).
+        spec: The settings.
+        data: Arrays by name, with one row a sample. They are not changed.
+        seed: Seed of the order of the rows and of everything random.
+        name: Name of the model in messages.
+        objective: The loss, in place of that of `spec`; `MeanLoss(function)` makes one of `function(module, batch)`.
+        after_step: `after_step(module, step, steps)` runs after every step of the optimizer, with the gradients still
+            there; `step` counts from 1. Its state is kept in a checkpoint only if it lies in buffers of the module.
+        checkpoint: Where the state is kept; the training continues from what is there.
+        group: The processes that train together.
+
+    Raises:
+        TrainingError: The loss or the weights are no longer finite.
+        InputError: The data do not suit the settings.
+        UsageError: The settings do not suit the module.
+    """
+    run = _Run(
+        module,
+        spec,
+        split_rows(spec, data, seed),
+        seed,
+        name,
+        objective or spec_objective(spec),
+        after_step,
+        checkpoint,
+        group or Group(),
+    )
+    return run.run()
+
+
+@dataclass(slots=True)
+class _Run:
+    module: nn.Module
+    spec: TrainSpec
+    rows: TrainingRows
+    seed: int
+    name: str
+    objective: Objective
+    after_step: Callable[[nn.Module, int, int], None] | None
+    checkpoint: CheckpointFile | None
+    group: Group
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    held_out_losses: list[float] = field(default_factory=list)
+    # Total loss and weight of the epoch so far, and the mean loss of the last step.
+    loss: float = 0.0
+    weight: float = 0.0
+    last_loss: float = math.nan
+    best_weights: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+    def run(self) -> TrainingMetrics:
+        self.module.to(_device(self.spec.device, self.group.local_rank))
+        self.optimizer = self.spec.make_optimizer(self.module)
+        self.schedule = self.spec.make_schedule(self.optimizer, self.steps)
+        self._restore()
+        began = time.perf_counter() - self.seconds
+        wrapped = self.group.wrap(_total_loss(self.module, self.objective))
+        self.module.train()
+        batches: list[NDArray[np.int64]] = []
+        remaining = range(self.step, self.steps)
+        for step in progress(remaining, f"training {self.name}", note=self._progress_note):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 and self._is_stalled():
+                break
+            if position == 0 or not batches:
+                batches = np.array_split(self._order(epoch), self.steps_per_epoch)
+            _seed_generators(_derived(self.seed, step, self.group.rank))
+            self._take_step(wrapped, batches[position])
+            if position == self.steps_per_epoch - 1:
+                self._end_epoch()
+            self.seconds = time.perf_counter() - began
+            if self.checkpoint is not None and self.group.rank == 0 and self.checkpoint.is_due():
+                self._check_finite()
+                self.checkpoint.save(self._state())
+        if self.best_weights is not None:
+            self.module.load_state_dict(self.best_weights)
+        self.module.to("cpu")
+        self.seconds = time.perf_counter() - began
+        losses, held_out = tuple(self.losses), tuple(self.held_out_losses)
+        return TrainingMetrics(losses, held_out, self._best_epoch(), self.seconds, self.group.size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rows.training) / self.spec.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.spec.epochs * self.steps_per_epoch
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        import torch
+
+        generator = torch.Generator().manual_seed(_derived(self.seed, "order", epoch))
+        order: NDArray[np.int64] = torch.randperm(len(self.rows.training), generator=generator).numpy()
+        return self.rows.training[order]
+
+    def _take_step(self, wrapped: nn.Module, rows: NDArray[np.int64]) -> None:
+        import torch
+
+        batch = self._augmented(self.rows.batch(rows))
+        weight = self.objective.weight(batch)
+        if weight <= 0:
+            raise InputError(
+                f"training {self.name!r}: no row of {self._where(self.step + 1)} counts, as all its labels "
+                "are ignored or have weight 0"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total = wrapped(self._part(batch))
+        if self.group.rank >= len(rows):
+            total = total * 0.0  # of a row that stands in for none
+        (sum_,) = self.group.sum(float(total.detach()))
+        self.last_loss = sum_ / weight
+        self.group.beat(self.step, self.last_loss)
+        if not math.isfinite(self.last_loss):
+            self._stop(f"the loss is {self.last_loss} in {self._where(self.step + 1)}")
+        # The group averages gradients, and those of totals have to be added.
+        (total * (self.group.size / weight)).backward()
+        if self.spec.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        if self.after_step is not None:
+            self.after_step(self.module, self.step, self.steps)
+        self.schedule.step()
+        self.loss += sum_
+        self.weight += weight
+        self.group.beat(self.step, self.last_loss)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        import torch
+
+        if self.spec.augmentation is None:
+            return batch
+        rows = {name: len(tensor) for name, tensor in batch.items()}
+        generator = torch.Generator().manual_seed(_derived(self.seed, "augmentation", self.step))
+        changed = self.spec.augmentation(batch, generator)
+        if not isinstance(changed, dict) or {name: len(tensor) for name, tensor in changed.items()} != rows:
+            got = {name: len(tensor) for name, tensor in changed.items()} if isinstance(changed, dict) else changed
+            raise UsageError(
+                "augmentation must return a mapping of tensors with the names and numbers of rows that it got, "
+                f"{rows}; got {got if isinstance(got, dict) else type(got).__name__}"
+            )
+        return changed
+
+    def _part(self, batch: Batch) -> Batch:
+        """Return this process's rows of a batch, on its device; the first row where there are fewer than processes."""
+        import torch
+
+        device = _device(self.spec.device, self.group.local_rank)
+        if self.group.size == 1:
+            return {name: tensor.to(device) for name, tensor in batch.items()}
+        parts = {name: torch.tensor_split(tensor, self.group.size)[self.group.rank] for name, tensor in batch.items()}
+        return {name: (part if len(part) else batch[name][:1]).to(device) for name, part in parts.items()}
+
+    def _end_epoch(self) -> None:
+        self.losses.append(self.loss / self.weight)
+        self.loss = self.weight = 0.0
+        stopping = self.spec.early_stopping
+        if stopping is None:
+            return
+        held_out = self._held_out_loss()
+        if not math.isfinite(held_out):
+            self._stop(f"the loss on the held-out rows is {held_out} after {self._where(self.step)}")
+        self.held_out_losses.append(held_out)
+        if self._best_epoch() == len(self.held_out_losses):
+            self.best_weights = {
+                name: value.detach().clone() if hasattr(value, "detach") else copy.deepcopy(value)
+                for name, value in self.module.state_dict().items()
+            }
+
+    def _held_out_loss(self) -> float:
+        import torch
+
+        self.module.eval()
+        count = math.ceil(len(self.rows.held_out) / self.spec.batch_size)
+        total = weight = 0.0
+        with torch.no_grad():
+            for rows in np.array_split(self.rows.held_out, count)[self.group.rank :: self.group.size]:
+                batch = self.rows.batch(rows)
+                device = _device(self.spec.device, self.group.local_rank)
+                loss = self.objective.total(self.module, {name: tensor.to(device) for name, tensor in batch.items()})
+                total += float(loss)
+                weight += self.objective.weight(batch)
+                self.group.beat(self.step, self.last_loss)
+        self.module.train()
+        total, weight = self.group.sum(total, weight)
+        return total / weight if weight else math.nan
+
+    def _best_epoch(self) -> int:
+        stopping = self.spec.early_stopping
+        if stopping is None:
+            return len(self.losses)
+        best, lowest = 0, math.inf
+        for epoch, loss in enumerate(self.held_out_losses, start=1):
+            if loss < lowest - (stopping.min_improvement if best else 0.0):
+                best, lowest = epoch, loss
+        return best
+
+    def _is_stalled(self) -> bool:
+        stopping = self.spec.early_stopping
+        return stopping is not None and len(self.held_out_losses) - self._best_epoch() >= stopping.patience
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def _restore(self) -> None:
+        loaded = self.checkpoint.load() if self.checkpoint is not None and self.group.rank == 0 else None
+        state = self.group.share(loaded)
+        if state is None:
+            return
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def _check_finite(self) -> None:
+        for name, tensor in self.module.state_dict().items():
+            if hasattr(tensor, "isfinite") and not bool(tensor.isfinite().all()):
+                self._stop(f"{name!r} has values that are NaN or infinite after {self._where(self.step)}")
+
+    def _stop(self, what: str) -> NoReturn:
+        """Raise TrainingError, after the state was kept if its weights are finite."""
+        path = step = None
+        if self.checkpoint is not None:
+            weights = [each for each in self.module.state_dict().values() if hasattr(each, "isfinite")]
+            if self.group.rank == 0 and all(bool(each.isfinite().all()) for each in weights):
+                self.checkpoint.save(self._state())
+            path, step = self.checkpoint.path, self.checkpoint.saved_step
+        kept = "There is no checkpoint" if step is None else f"The last good checkpoint is {path}, after step {step}"
+        raise TrainingError(
+            f"training {self.name!r}: {what}: lower the learning rate, set max_grad_norm, or look for "
+            f"NaN in the data. {kept}"
+        )
+
+    def _where(self, step: int) -> str:
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        return f"step {step} of {self.steps} (epoch {epoch} of {self.spec.epochs})"
+
+    def _progress_note(self) -> str:
+        epoch = min(self.step // self.steps_per_epoch + 1, self.spec.epochs)
+        return f"epoch {epoch}/{self.spec.epochs}, loss {self.last_loss:.4g}"
+
+
+# Attributes of _Run that a checkpoint keeps as they are.
+_COUNTERS = ("step", "losses", "held_out_losses", "loss", "weight", "last_loss", "best_weights", "seconds")
+
+
+def _total_loss(module: nn.Module, objective: Objective) -> nn.Module:
+    """Return a module from a batch to its total loss: what a group wraps, as a loss may use `module` in any way."""
+    from torch import nn
+
+    class TotalLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return objective.total(self.module, batch)
+
+    return TotalLoss()
+
+
+def _derived(*parts: object) -> int:
+    """Return a seed of 32 bits, another one for each sequence of parts."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())
+
+
+def _seed_generators(seed: int) -> None:
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    import torch
+
+    if name == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"device='cuda' needs one GPU for each process; torch sees {torch.cuda.device_count()} on this host"
+        )
+    return torch.device("cuda", local_rank)
