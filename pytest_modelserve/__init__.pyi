@@ -1221,7 +1221,7 @@ def measure_memory_growth(
     alpha: float = 0.001,
     label: str = "",
 ) -> _Evidence:
-    r"""Measure how much resident memory of this process grows per call, against `max_kib_per_call` KiB.
+    r"""Measure how much resident memory grows per call, against `max_kib_per_call` KiB.
 
     A model may keep something for every new input, so the inputs change from call to call within their shapes:
     floating-point numbers come up to 1 % closer to zero, and rows change their order. Integers, booleans and text keep
@@ -1235,8 +1235,8 @@ def measure_memory_growth(
 
     Calls end early once memory has grown by 2 GiB, or by half of what was available; the last three quarters of them
     are then judged. The growths of segments are assumed to be independent and identically distributed. Memory that
-    oscillates around a level makes the interval too wide, never too narrow. Only this process is measured: no endpoint
-    and no GPU.
+    oscillates around a level makes the interval too wide, never too narrow. Only the process that runs the model is
+    measured, this one or that of `ms.serve(interpreter=...)`: no endpoint and no GPU.
 
     Args:
         predictor: The model: whatever `ms.serve` takes.
