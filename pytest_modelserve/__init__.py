@@ -24,6 +24,7 @@ _GATES = {
     "assert_group_gap": ("parity", "measure_group_gap"),
     "assert_label_stability": ("robustness", "measure_label_stability"),
     "assert_latency": ("performance", "measure_latency"),
+    "assert_latency_under_load": ("load", "measure_latency_under_load"),
     "assert_memory": ("performance", "measure_memory"),
     "assert_no_alarm": ("monitoring", "measure_alarm"),
     "assert_no_drift": ("monitoring", "measure_drift"),
@@ -32,10 +33,12 @@ _GATES = {
     "assert_not_slower": ("performance", "measure_slowdown"),
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
     "assert_output_parity": ("parity", "measure_output_parity"),
+    "assert_outputs_under_load": ("load", "measure_outputs_under_load"),
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_size": ("performance", "measure_size"),
+    "assert_throughput": ("load", "measure_throughput"),
 }
 """Each assertion, with the subpackage and the function that measures what it asserts."""
 
@@ -79,6 +82,10 @@ _NAMES = {
         "Interval",
         "Quantity",
         "Verdict",
+    ),
+    "load": (
+        "MaxRate",
+        "find_max_rate",
     ),
     "metrics": (
         "Output",

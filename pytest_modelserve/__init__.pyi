@@ -42,6 +42,10 @@ from pytest_modelserve.evidence import (
     Quantity as Quantity,
     Verdict as Verdict,
 )
+from pytest_modelserve.load import (
+    MaxRate as MaxRate,
+    find_max_rate as find_max_rate,
+)
 from pytest_modelserve.metrics import (
     Output as Output,
     Slices as Slices,
@@ -109,6 +113,7 @@ from pytest_modelserve.training import (
 )
 from typing import Any as _Any
 from numpy.typing import ArrayLike as _ArrayLike
+from pytest_modelserve.load.schedule import Arrivals as _Arrivals
 from pytest_modelserve.artifacts import Artifact as _Artifact
 from pytest_modelserve.monitoring.results.audited_accuracy import Audit as _Audit
 from pytest_modelserve.performance.batches import Batches as _Batches
@@ -119,6 +124,7 @@ from pytest_modelserve.robustness.corruptions import Corruption as _Corruption
 from pytest_modelserve.monitoring.readers import Data as _Data
 from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Design
 from pytest_modelserve.robustness.domains import Domain as _Domain
+from pytest_modelserve.load.schedule import DueTimes as _DueTimes
 from pytest_modelserve.evidence import Evidence as _Evidence
 from pytest_modelserve.performance.batches import InputStream as _InputStream
 from pytest_modelserve.serving import Inputs as _Inputs
@@ -138,13 +144,212 @@ from pytest_modelserve.stats import Sampling as _Sampling
 from pytest_modelserve.metrics import Scores as _Scores
 from hypothesis.strategies import SearchStrategy as _SearchStrategy
 from collections.abc import Sequence as _Sequence
-from pytest_modelserve.serving.serve import Servable as _Servable
-from pytest_modelserve.serving import Servable as _Servable2
+from pytest_modelserve.serving import Servable as _Servable
+from pytest_modelserve.serving.serve import Servable as _Servable2
 from pytest_modelserve.metrics import Slices as _Slices
 from pytest_modelserve.robustness.transformations import Transform as _Transform
 from datetime import date as _date
 from datetime import datetime as _datetime
 import os as _os
+
+def measure_latency_under_load(
+    predictor: _Servable,
+    inputs: _Batches | _Any,
+    *,
+    max_ms: float,
+    rate_qps: float | None = None,
+    clients: int | None = None,
+    schedule: _DueTimes | None = None,
+    arrivals: _Arrivals = "poisson",
+    quantile: float = 0.95,
+    max_failed: float = 0.0,
+    duration_s: float = 10.0,
+    warm_up_s: float | None = None,
+    rows_per_request: int = 1,
+    max_in_flight: int = 256,
+    processes: int = 1,
+    timeout_s: float = 30.0,
+    seed: int = 0,
+    result_file: _Path | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure a quantile of latency while requests arrive at a rate, against a budget of `max_ms` milliseconds.
+
+    Latency counts from the time at which a request was due. Arrivals do not wait for completions, so that a server that
+    stalls for a second delays all requests of that second, and the figures say so: a client that waits for each answer
+    before it sends the next request would record one slow request (coordinated omission). Its three parts are in the
+    evidence: queueing for a free thread, the generator's own issue lag, and service time. Requests that fail, or are
+    still open at the end, have an infinite latency and count against `max_failed`.
+
+    The interval allows for latencies that depend on each other, as those in a queue do
+    (`stats.batch_quantiles.serial_quantile_bounds`). If the generator itself was late by more than 5 % of the budget,
+    or used up its CPU, the verdict is not PASS; it is FAIL only if service time alone is beyond the budget.
+
+    Args:
+        predictor: The model: whatever `ms.serve` takes. `predict` is called from many threads; a torch module and a
+            model in a process of its own get one request at a time, for which the others queue.
+        inputs: Rows, which are sent in turn, or a list of batches, of which each is one request.
+        max_ms: The largest latency allowed at the quantile, in milliseconds.
+        rate_qps: Requests per second. Exactly one of `rate_qps`, `clients` and `schedule` is given.
+        clients: Number of clients that each send a request after the last answer: a closed loop, which waits with a
+            server that stalls.
+        schedule: Recorded due times in seconds, not descending, or a `.npy` or text file of them.
+        arrivals: "poisson" (independent users) or "constant" gaps of a rate.
+        quantile: The quantile of latency that is bounded, in (0, 1).
+        max_failed: The largest proportion of requests without an answer, exact for these requests.
+        duration_s: Seconds of load. A recorded schedule has its own duration.
+        warm_up_s: The first seconds, which are reported apart (default: a tenth).
+        rows_per_request: Number of rows of a request.
+        max_in_flight: The most requests that are sent at the same time; with 1, a queue in front of one server.
+        processes: Number of processes that send: more than one where Python limits the generator. Each opens the model
+            itself, so that this is for endpoints.
+        timeout_s: The load ends this long after the last request was due.
+        seed: Seed of Poisson arrivals.
+        result_file: Path of a file of histograms, which `python -m pytest_modelserve merge-load` merges with those of
+            other hosts.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the quantile, the proportion of failed requests, the median, the parts of latency, and goodput:
+        requests per second that were answered within the budget.
+
+    Raises:
+        UsageError: Not exactly one load; a rate, a budget, a quantile or a duration out of range; too few requests to
+            bound the quantile, with the number needed.
+        InputError: The inputs have no rows; the schedule is empty or descends.
+        ModelServeError: The first request, sent alone, was not answered within `timeout_s`.
+        Exception: What the model raises for the first request.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: x.sum(axis=1))
+        >>> rows = np.zeros((8, 4), np.float32)
+        >>> ms.assert_latency_under_load(model, rows, rate_qps=400, max_ms=400, duration_s=0.5).gate
+        'latency under load p95'"""
+    ...
+
+def measure_outputs_under_load(
+    predictor: _Servable,
+    inputs: _Batches | _Any,
+    *,
+    clients: int | None = None,
+    rate_qps: float | None = None,
+    requests: int = 2000,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_failed: float = 0.0,
+    rows_per_request: int = 1,
+    time_limit_s: float = 60.0,
+    timeout_s: float = 30.0,
+    seed: int = 0,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure whether every answer under load equals the answer to the same request alone.
+
+    Finds a server that mixes up requests which are in flight together, returns a stale answer, or computes something
+    else in a batch. Each request is sent alone first, and some twice. Under load, an answer must equal the one alone to
+    the bit, or within a tolerance, as a server that makes batches of requests may round differently: 256 machine
+    epsilons of the output's largest magnitude, or `atol + rtol * |alone|`. Names, shapes and dtypes must be equal.
+
+    A wrong answer that belongs to another request is named with that request. Requests with equal answers cannot be
+    told apart: give rows that the model answers differently.
+
+    Args:
+        predictor: The model: whatever `ms.serve` takes, if it can be called from several threads.
+        inputs: Rows, which are sent in turn, or a list of batches, of which each is one request. At most 2,000
+            different requests are sent.
+        clients: Number of requests in flight (default: 16, unless `rate_qps` is given).
+        rate_qps: Requests per second of Poisson arrivals, in place of `clients`.
+        requests: Number of requests under load. A fault of one request in 1,000 is missed by 2,000 of them in 13 % of
+            runs, and by 5,000 in 0.7 %.
+        rtol: Relative tolerance. Give it with `atol`, or neither.
+        atol: Absolute tolerance, in the output's units.
+        max_failed: The largest proportion of requests without an answer.
+        rows_per_request: Number of rows of a request.
+        time_limit_s: No request is sent later under load, in seconds.
+        timeout_s: The load ends this long after the last request was due.
+        seed: Seed of Poisson arrivals.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the proportion of wrong answers, of failed requests, and the most requests in flight.
+
+    Raises:
+        UsageError: Invalid settings; or the predictor takes one request at a time, so that nothing can be mixed.
+        InputError: All requests have the same answer; or the model answers a request differently when it is sent
+            alone again.
+        ModelServeError: A request sent alone was not answered.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: x.sum(axis=1))
+        >>> rows = np.arange(32, dtype=np.float32).reshape(8, 4)
+        >>> ms.measure_outputs_under_load(model, rows, requests=100).value
+        0.0"""
+    ...
+
+def measure_throughput(
+    predictor: _Servable,
+    inputs: _Batches | _Any,
+    *,
+    min_rows_per_s: float,
+    clients: int = 1,
+    rows_per_request: int | None = None,
+    max_failed: float = 0.0,
+    duration_s: float = 5.0,
+    warm_up_s: float | None = None,
+    processes: int = 1,
+    timeout_s: float = 30.0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how many rows per second `predictor` answers as fast as it can, against a budget of `min_rows_per_s`.
+
+    The offline scenario: each of `clients` sends its next request at once after an answer, so that the model is never
+    idle. Rows of requests without an answer do not count. The load is cut into 64 windows of time, to which the rows of
+    a request count in proportion to the time that it was in flight. The interval is Student's t over the windows, or
+    over blocks of them where they depend on each other. Wall time counts: other work on the host lowers throughput.
+
+    Args:
+        predictor: The model: whatever `ms.serve` takes.
+        inputs: One batch, or a list of batches, of which each is one request.
+        min_rows_per_s: The smallest throughput allowed, in rows per second.
+        clients: Number of requests in flight. Raise it until throughput no longer rises: for an endpoint the number of
+            its workers or more, in process the number of CPUs.
+        rows_per_request: Number of rows of a request (default: the whole batch).
+        max_failed: The largest proportion of requests without an answer, exact for these requests.
+        duration_s: Seconds of load.
+        warm_up_s: The first seconds, which are reported apart (default: a tenth).
+        processes: Number of processes that send: more than one where Python limits the generator.
+        timeout_s: The load ends this long after `duration_s`.
+        confidence: The level at which PASS is claimed.
+        alpha: The error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the throughput, the proportion of failed requests, and the time that clients waited for the model.
+
+    Raises:
+        UsageError: A budget or a setting is out of range, or no request ended after the warm-up.
+        InputError: The inputs have no rows.
+        ModelServeError: The first request, sent alone, was not answered within `timeout_s`.
+        Exception: What the model raises for the first request.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> model = ms.serve(lambda x: x.sum(axis=1))
+        >>> rows = np.zeros((64, 4), np.float32)
+        >>> ms.assert_throughput(model, rows, min_rows_per_s=100, duration_s=0.5).gate
+        'throughput'"""
+    ...
 
 def measure_alarm(
     monitor: _Monitor,
@@ -195,7 +400,7 @@ def measure_alarm(
     ...
 
 def measure_audited_accuracy(
-    outputs: _Servable,
+    outputs: _Servable2,
     audited_rows: _ArrayLike | _Audit,
     labels: _Any,
     *,
@@ -256,7 +461,7 @@ def measure_audited_accuracy(
     ...
 
 def measure_calibration(
-    outputs: _Servable,
+    outputs: _Servable2,
     labels: _Any,
     *,
     max_error: float,
@@ -387,7 +592,7 @@ def measure_drift(
     block: int | None = None,
     columns: _Collection[str] | None = None,
     exclude: _Collection[str] = ...,
-    predictor: _Servable2 | None = None,
+    predictor: _Servable | None = None,
     max_output_change: float | None = None,
     output: _Output | str | None = None,
     name: str | None = None,
@@ -456,8 +661,8 @@ def measure_drift(
     ...
 
 def measure_estimated_accuracy(
-    outputs: _Servable,
-    calibration_outputs: _Servable,
+    outputs: _Servable2,
+    calibration_outputs: _Servable2,
     calibration_labels: _Any,
     *,
     inputs: _Any,
@@ -572,7 +777,7 @@ def measure_overlap(
     ...
 
 def measure_prediction_coverage(
-    outputs: _Servable,
+    outputs: _Servable2,
     labels: _Any,
     *,
     min_coverage: float,
@@ -621,7 +826,7 @@ def measure_prediction_coverage(
     ...
 
 def measure_results(
-    outputs: _Servable | _ReferenceProfile,
+    outputs: _Servable2 | _ReferenceProfile,
     profile: _ReferenceProfile | str | _os.PathLike[str],
     *,
     max_distance: float,
@@ -676,7 +881,7 @@ def measure_results(
     ...
 
 def measure_accuracy(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -751,8 +956,8 @@ def measure_accuracy(
     ...
 
 def measure_accuracy_parity(
-    candidate: _Servable2,
-    reference: _Servable2,
+    candidate: _Servable,
+    reference: _Servable,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -809,7 +1014,7 @@ def measure_accuracy_parity(
     ...
 
 def measure_group_gap(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -867,8 +1072,8 @@ def measure_group_gap(
     ...
 
 def measure_lost_rows(
-    candidate: _Servable2,
-    reference: _Servable2,
+    candidate: _Servable,
+    reference: _Servable,
     inputs: _Any = None,
     labels: _Any = None,
     *,
@@ -922,8 +1127,8 @@ def measure_lost_rows(
     ...
 
 def measure_output_fidelity(
-    candidate: _Servable2,
-    reference: _Servable2,
+    candidate: _Servable,
+    reference: _Servable,
     inputs: _Any = None,
     *,
     min_sqnr_db: float | None = None,
@@ -986,8 +1191,8 @@ def measure_output_fidelity(
     ...
 
 def measure_output_parity(
-    candidate: _Servable2,
-    reference: _Servable2,
+    candidate: _Servable,
+    reference: _Servable,
     inputs: _Any = None,
     *,
     rtol: float | None = None,
@@ -1102,7 +1307,7 @@ def measure_cold_start(
     ...
 
 def measure_latency(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Batches | _Any,
     *,
     max_ms: float,
@@ -1209,7 +1414,7 @@ def measure_memory(
     ...
 
 def measure_memory_growth(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _InputStream | _Any,
     *,
     max_kib_per_call: float,
@@ -1301,8 +1506,8 @@ def measure_size(
     ...
 
 def measure_slowdown(
-    candidate: _Servable2,
-    reference: _Servable2,
+    candidate: _Servable,
+    reference: _Servable,
     inputs: _Any,
     *,
     max_ratio: float,
@@ -1362,7 +1567,7 @@ def measure_slowdown(
     ...
 
 def measure_corruption_accuracy(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Any,
     labels: _Any = None,
     *,
@@ -1419,7 +1624,7 @@ def measure_corruption_accuracy(
     ...
 
 def measure_label_stability(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Any,
     transform: _Transform,
     *,
@@ -1473,7 +1678,7 @@ def measure_label_stability(
     ...
 
 def measure_relation(
-    predictor: _Servable2,
+    predictor: _Servable,
     inputs: _Inputs | _SearchStrategy[_Any] | _Any,
     relation: _Relation,
     *,
@@ -1549,6 +1754,7 @@ assert_few_lost_rows = measure_lost_rows
 assert_group_gap = measure_group_gap
 assert_label_stability = measure_label_stability
 assert_latency = measure_latency
+assert_latency_under_load = measure_latency_under_load
 assert_memory = measure_memory
 assert_no_alarm = measure_alarm
 assert_no_drift = measure_drift
@@ -1557,9 +1763,11 @@ assert_no_overlap = measure_overlap
 assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity
+assert_outputs_under_load = measure_outputs_under_load
 assert_prediction_coverage = measure_prediction_coverage
 assert_relation = measure_relation
 assert_results_healthy = measure_results
 assert_size = measure_size
+assert_throughput = measure_throughput
 
 __all__: list[str]

@@ -1,4 +1,4 @@
-"""Commands of `python -m pytest_modelserve`: first contracts, the environment, the cache and the history of builds."""
+"""Commands of `python -m pytest_modelserve`: first contracts, the environment, the cache, builds, and merged loads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_modelserve.artifacts import default_store
 from pytest_modelserve.errors import ModelServeError, UsageError, printable
+from pytest_modelserve.evidence import GateFailure, GateInconclusive
 
 _CORE = ("pytest", "numpy", "scipy", "onnx", "onnxruntime")
 _EXTRAS = {
@@ -25,7 +26,7 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxrunt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 for an error of usage or environment."""
+    """Run one command; return 0, 1 for merged loads that do not pass, or 2 for an error of usage or environment."""
     parser = argparse.ArgumentParser(
         prog="python -m pytest_modelserve", description="Print the environment, as a bug report needs it."
     )
@@ -51,11 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     init.add_argument("--against", type=Path, help="the model that it is to replace")
     init.add_argument("--output", type=Path, help="the contract (default: beside the model, MODEL.modelgate.toml)")
     init.add_argument("--force", action="store_true", help="replace an existing contract")
+    merge = commands.add_parser("merge-load", help="merge the files of load generators, and judge their latency")
+    merge.add_argument("files", metavar="FILE", nargs="+", type=Path, help="what result_file= of the gate wrote")
+    merge.add_argument("-o", "--output", metavar="PATH", type=Path, help="also write the merged file to PATH")
+    merge.add_argument("--max-ms", metavar="MS", type=float, help="the latency budget (default: print figures only)")
+    merge.add_argument("--quantile", metavar="Q", type=float, default=0.95, help="of the budget (default: 0.95)")
+    merge.add_argument("--max-failed", metavar="P", type=float, default=0.0, help="proportion (default: 0)")
     options = parser.parse_args(arguments)
     if options.command == "init":
         lines = _init_lines(options)
     elif options.command == "cache":
         lines = _cache_lines(clean=options.action == "clean")
+    elif options.command == "merge-load":
+        lines = _merge_load_lines(options)
     elif options.command == "history":
         lines = _history_lines(options.folder, options.html, last=options.last, error_rate=options.error_rate)
     else:
@@ -66,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; what Python flushes at its exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (GateFailure, GateInconclusive) as verdict:
+        print(verdict)
+        return 1
     except ModelServeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -154,6 +166,22 @@ def _history_lines(folder: Path, page: Path | None, *, last: int, error_rate: fl
         except OSError as error:
             raise UsageError(f"--html: cannot write {page}: {error.strerror or error}; use a writable path") from error
         yield f"page {page}"
+
+
+def _merge_load_lines(options: argparse.Namespace) -> Iterator[str]:
+    from pytest_modelserve.load.load_record import LoadRecord, judge_record, merge_records, percentile_lines
+
+    record = merge_records([LoadRecord.read(path) for path in options.files])
+    if options.output is not None:
+        record.write(options.output)
+    yield from percentile_lines(record)
+    if options.max_ms is not None:
+        evidence = judge_record(record, max_ms=options.max_ms, quantile=options.quantile, max_failed=options.max_failed)
+        yield ""
+        if not evidence.passed:
+            kind = GateFailure if evidence.verdict == "FAIL" else GateInconclusive
+            raise kind(str(evidence), evidence)
+        yield str(evidence)
 
 
 def _version(name: str) -> str:

@@ -29,11 +29,14 @@ class Predictor(ABC):
         transport: How the model is reached.
         artifact: The model's file; None if there is none.
         aliases: Other names of outputs, under which a conversion of the model returns them.
+        is_thread_safe: Whether several threads may call `predict` at the same time; a load sends one request at a time
+            otherwise.
     """
 
     transport: Transport
     artifact: Artifact | None = None
     aliases: Mapping[str, str] = MappingProxyType({})
+    is_thread_safe: bool = True
 
     def __init__(self, subject: Subject, signature: Signature | None = None) -> None:
         self.subject = subject

@@ -57,6 +57,7 @@ class SubprocessPredictor(SessionPredictor):
     """
 
     transport = "own process"
+    is_thread_safe = False  # one pipe
 
     artifact: Artifact
 

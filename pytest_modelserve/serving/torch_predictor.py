@@ -223,6 +223,7 @@ class TorchPredictor(Predictor):
     """
 
     transport = "torch"
+    is_thread_safe = False  # the number of threads is a setting of the process
 
     def __init__(
         self, module: nn.Module, *, subject: Subject | None = None, threads: int = 1, call: Call | None = None
