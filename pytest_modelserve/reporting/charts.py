@@ -1,4 +1,4 @@
-"""Histograms, reliability and ROC curves, and quantities over builds as coordinates for SVG."""
+"""Histograms, reliability and ROC curves, loads over time and quantities over builds as coordinates for SVG."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ class Chart:
 
 
 def charts_of(evidence: Evidence) -> list[Chart]:
-    """Return the histograms, reliability and ROC curves of evidence; those of an unknown form are left out."""
+    """Return the histograms, reliability and ROC curves and time lines of evidence, without those of unknown form."""
     details = evidence.details
     makers: tuple[tuple[str, Callable[[Any], Iterator[Chart]]], ...] = (
         ("reliability", _reliability_curves),
         ("roc", _roc_curves),
         ("histograms", _histograms),
+        ("timeline", _timelines),
     )
     charts: list[Chart] = []
     for name, make in makers:
@@ -174,6 +175,38 @@ def _roc_curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
         "true positive rate",
         paths,
         legend=legend,
+    )
+
+
+def _timelines(line: Mapping[str, Any]) -> Iterator[Chart]:
+    """Yield the median and a quantile of latency over the time for which requests were due."""
+    width, start = float(line["slice_s"]), float(line["start_s"])
+    limit, name = float(line["limit_ms"]), f"{100 * float(line['quantile']):g} %"
+    series = [("before", "median", line["median_ms"]), ("after", f"{name} at most", line["quantile_ms"])]
+    known = [float(value) for _, _, values in series for value in values if value is not None]
+    if not known:
+        return
+    middles = [start + (number + 0.5) * width for number in range(len(line["median_ms"]))]
+    up = axis_through((*known, limit), start=BOTTOM, end=TOP, unit="ms")
+    across = axis_through((start, start + width * len(middles)), start=LEFT, end=RIGHT, unit="", may_be_log=False)
+    paths = [("axis", f"M{LEFT} {BOTTOM}H{RIGHT}"), ("limit", f"M{LEFT} {up.place(limit)}H{RIGHT}")]
+    for class_, _, values in series:
+        # A slice in which the quantile had no answer is drawn at the top.
+        places = (
+            (across.place(x), TOP if y is None else up.place(float(y))) for x, y in zip(middles, values, strict=True)
+        )
+        paths.append((f"line {class_}", path_through(places)))
+    ticks = up.ticks()
+    labels = [Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in ticks[:: max(1, len(ticks) - 1)]]
+    labels += [Label(tick.at, 194, f"{tick.label} s") for tick in across.ticks()]
+    worst = max(range(len(middles)), key=lambda i: math.inf if series[1][2][i] is None else float(series[1][2][i]))
+    yield Chart(
+        title="Latency over the time for which requests were due",
+        description=f"The slowest slice begins at {start + worst * width:.3g} s; the budget is "
+        f"{format_value(limit, 'ms')}.",
+        paths=tuple(paths),
+        labels=tuple(labels),
+        legend=tuple((class_, title) for class_, title, _ in series),
     )
 
 

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 from pytest_modelserve.evidence import Evidence, Quantity
 
 _MEDIAN = 0.5
-_DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms")
+_DRAWN = ("log_ratios", "wall_ms", "cpu_ms", "undisturbed_ms", "latency_ms", "service_ms")
 _FILE = re.compile(r"samples/([0-9a-f]{64})\.npz")
 
 
@@ -96,6 +96,9 @@ def _timing_sample(details: Mapping[str, Any], unit: str, folder: Path | None) -
     if "log_ratios" in arrays:
         ratios = tuple(map(math.exp, arrays["log_ratios"]))
         return Sample(unit, "had at most this ratio of candidate to reference time", _MEDIAN, ratios)
+    if "latency_ms" in arrays:
+        that, level = "were answered at most this long after they were due", details["quantile"]
+        return Sample(unit, that, level, arrays["latency_ms"], arrays["service_ms"], second_clock="service time")
     if "wall_ms" not in arrays:
         return None
     level, wall = details["quantile"], arrays["wall_ms"]
