@@ -17,6 +17,7 @@ _GATES = {
     "assert_audited_accuracy": ("monitoring", "measure_audited_accuracy"),
     "assert_calibrated": ("monitoring", "measure_calibration"),
     "assert_cold_start": ("performance", "measure_cold_start"),
+    "assert_conformant": ("robustness", "measure_conformance"),
     "assert_corruption_accuracy": ("robustness", "measure_corruption_accuracy"),
     "assert_data_quality": ("monitoring", "measure_data_quality"),
     "assert_estimated_accuracy": ("monitoring", "measure_estimated_accuracy"),
@@ -64,6 +65,7 @@ _NAMES = {
         "ArtifactError",
         "BakedAxisError",
         "ControlFlowError",
+        "EndpointError",
         "ExportError",
         "InputError",
         "MissingDependencyError",
@@ -138,6 +140,7 @@ _NAMES = {
         "strategies",
     ),
     "serving": (
+        "Endpoint",
         "Predictor",
         "serve",
     ),

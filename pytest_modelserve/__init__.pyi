@@ -23,6 +23,7 @@ from pytest_modelserve.errors import (
     ArtifactError as ArtifactError,
     BakedAxisError as BakedAxisError,
     ControlFlowError as ControlFlowError,
+    EndpointError as EndpointError,
     ExportError as ExportError,
     InputError as InputError,
     MissingDependencyError as MissingDependencyError,
@@ -97,6 +98,7 @@ from pytest_modelserve.robustness import (
     strategies as strategies,
 )
 from pytest_modelserve.serving import (
+    Endpoint as Endpoint,
     Predictor as Predictor,
     serve as serve,
 )
@@ -125,6 +127,8 @@ from pytest_modelserve.monitoring.readers import Data as _Data
 from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Design
 from pytest_modelserve.robustness.domains import Domain as _Domain
 from pytest_modelserve.load.schedule import DueTimes as _DueTimes
+from pytest_modelserve.serving.endpoint import Endpoint as _Endpoint
+from pytest_modelserve.serving.endpoint import EndpointPredictor as _EndpointPredictor
 from pytest_modelserve.evidence import Evidence as _Evidence
 from pytest_modelserve.performance.batches import InputStream as _InputStream
 from pytest_modelserve.serving import Inputs as _Inputs
@@ -1566,6 +1570,47 @@ def measure_slowdown(
         'ratio'"""
     ...
 
+def measure_conformance(
+    endpoint: _Endpoint | _EndpointPredictor | str,
+    inputs: _Any = None,
+    *,
+    accepted: _Collection[str] = ...,
+    pid: int | None = None,
+    max_memory_mib: float | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure whether a server of the Open Inference Protocol (REST) refuses invalid requests, and serves on.
+
+    About 45 requests are spoiled, each in one way: JSON, names, shapes, types, values, paths, headers, lengths. Each
+    must get a status of 400 to 499 with a reason, within `timeout_s` of the endpoint, and the valid request that
+    follows the answer it had at first. Where bytes cannot be told apart as requests, the server may close the
+    connection instead; an empty batch may have outputs without rows. Valid requests must also be answered 32 at once,
+    and beside 32 that never end. The verdict, PASS or FAIL, is about these requests; nothing is estimated.
+
+    Do not run it against a server in use: a server that does not conform may stop.
+
+    Args:
+        endpoint: The URL of the model, an `ms.Endpoint`, or a predictor that serves one.
+        inputs: A valid input, of which the first row is sent; by default ones (texts: "a") after the signature.
+        accepted: Names of requests whose failure is known: they are sent and reported, and do not count.
+        pid: The process of the server on this host. All requests are then sent three times; its open files must not
+            grow, and its memory not by more than `max_memory_mib`, from the end of the first time on.
+        max_memory_mib: The largest growth of memory allowed, in MiB; without it growth is a measurement.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the number of requests that failed, each with what happened; with `pid` the growth of open files
+        and of memory.
+
+    Raises:
+        UsageError: The endpoint has another protocol; an unknown name in `accepted`; `max_memory_mib` without `pid`.
+        EndpointError: The valid request is not answered to begin with.
+
+    Example:
+        `ms.assert_conformant("http://127.0.0.1:8080/v2/models/digits", accepted=["an input twice"])` fails unless the
+        server refuses every other request of the table."""
+    ...
+
 def measure_corruption_accuracy(
     predictor: _Servable,
     inputs: _Any,
@@ -1747,6 +1792,7 @@ assert_accuracy_parity = measure_accuracy_parity
 assert_audited_accuracy = measure_audited_accuracy
 assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start
+assert_conformant = measure_conformance
 assert_corruption_accuracy = measure_corruption_accuracy
 assert_data_quality = measure_data_quality
 assert_estimated_accuracy = measure_estimated_accuracy

@@ -80,6 +80,14 @@ class RecipeError(ModelServeError):
     """A compression recipe could not be applied, or changed nothing."""
 
 
+class EndpointError(ModelServeError):
+    """An endpoint gave no answer, or one that cannot be used; `status` is that of the HTTP answer if there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class MissingDependencyError(ModelServeError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 

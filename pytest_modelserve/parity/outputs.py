@@ -134,7 +134,7 @@ def measure_output_parity(
 
 
 def _has_other_dtypes(predictor: Predictor) -> bool:
-    return predictor.transport == "estimator" or isinstance(predictor, ReadyOutputs)
+    return predictor.transport in ("estimator", "json") or isinstance(predictor, ReadyOutputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,8 @@ from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import named_outputs
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded"]
+ENDPOINT_SCHEMES = ("http://", "https://", "grpc://", "grpcs://")
+Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded", "http", "grpc", "json"]
 
 
 class Predictor(ABC):

@@ -1,4 +1,4 @@
-"""Serve a file, a session, a module, an estimator, a callable or ready outputs as a predictor."""
+"""Serve a file, a session, an endpoint, a module, an estimator, a callable or ready outputs as a predictor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
 from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
-from pytest_modelserve.serving.predictor import CallablePredictor, Predictor
+from pytest_modelserve.serving.predictor import ENDPOINT_SCHEMES, CallablePredictor, Predictor
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
@@ -51,11 +51,12 @@ def serve(
     """Serve a model as a predictor; close it, or use it as a context manager.
 
     Args:
-        target: An Artifact or the path of an ONNX file, which onnxruntime runs; an `onnxruntime.InferenceSession`; or,
-            as a reference that runs itself on the CPU, a torch module, a TrainedModel, a fitted scikit-learn estimator
-            or any other callable. Also ready outputs for the accuracy and parity gates: an array, a tensor, a mapping
-            of arrays, a frame, or the path of a `.npy`, `.npz`, `.csv` or `.parquet` file, whose columns are outputs
-            (those numbered from 0, `score_0`, `score_1`, are one).
+        target: An Artifact or the path of an ONNX file, which onnxruntime runs; an `onnxruntime.InferenceSession`; the
+            URL of a model behind a server, or an `ms.Endpoint` with its settings; or, as a reference that runs itself
+            on the CPU, a torch module, a TrainedModel, a fitted scikit-learn estimator or any other callable. Also
+            ready outputs for the accuracy and parity gates: an array, a tensor, a mapping of arrays, a frame, or the
+            path of a `.npy`, `.npz`, `.csv` or `.parquet` file, whose columns are outputs (those numbered from 0,
+            `score_0`, `score_1`, are one).
         providers: Execution providers of onnxruntime, in order of preference.
         threads: Number of threads of onnxruntime or torch.
         interpreter: The Python of another environment, such as ".venv-next/bin/python", whose onnxruntime runs the
@@ -71,6 +72,7 @@ def serve(
         UsageError: `target` cannot be served; `providers`, `threads` or `interpreter` do not apply to it; or
             `interpreter` is no Python with onnxruntime.
         ArtifactError: The file cannot be opened, or onnxruntime rejects it.
+        EndpointError: The server does not answer, or does not know the model.
 
     Example:
         >>> import numpy as np
@@ -79,11 +81,14 @@ def serve(
         ...     predictor.predict(np.array([[1.0, 2.0]]))["doubled"].tolist()
         [[2.0, 4.0]]
     """
-    if isinstance(target, str) and target.lower().startswith(("http://", "https://")):
-        raise UsageError(
-            f"target {target!r} is an endpoint, which this release does not support: serve the model's file, or a "
-            "callable that sends the request"
-        )
+    if _is_endpoint(target):
+        from pytest_modelserve.serving.endpoint import Endpoint, EndpointPredictor
+
+        endpoint: Any = Endpoint(target) if isinstance(target, str) else target
+        _check_settings(endpoint, providers, threads)
+        if interpreter is not None:
+            raise UsageError(f"interpreter={str(interpreter)!r} applies to ONNX files only: remove it for an endpoint")
+        return EndpointPredictor(endpoint, name=name, variant=variant)
     if interpreter is not None:
         return _serve_elsewhere(target, interpreter, providers=providers, threads=threads, name=name, variant=variant)
     if is_ready(target):
@@ -117,7 +122,7 @@ def serve(
         raise UsageError("a model in memory cannot be served: save it, onnx.save(model, path), and pass the path")
     raise UsageError(
         f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
-        "a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
+        "the URL of an endpoint, a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
     )
 
 
@@ -214,6 +219,13 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
 def _substituted(inputs: object, served: list[Predictor]) -> list[Predictor]:
     substitution = active()
     return served if substitution is None else substitution.models(inputs, served)
+
+
+def _is_endpoint(target: object) -> bool:
+    """Return True for an Endpoint, and for the URL of one."""
+    module = sys.modules.get("pytest_modelserve.serving.endpoint")
+    is_url = isinstance(target, str) and target.lower().startswith(ENDPOINT_SCHEMES)
+    return is_url or (module is not None and isinstance(target, module.Endpoint))
 
 
 def _is_session(target: object) -> bool:

@@ -79,7 +79,11 @@ def test_a_missing_file_is_an_artifact_error(tmp_path):
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        ("HTTP://host/v2/models/m", {}, "target 'HTTP://host/v2/models/m' is an endpoint, which this release"),
+        (
+            "HTTP://host/m",
+            {},
+            "url 'HTTP://host/m' names no model, or has a query: give http://host:8080/v2/models/NAME",
+        ),
         (Trained, {}, "target Trained is a class: serve an instance of it"),
         (7, {}, "an object of type int cannot be served"),
         (b"model", {}, "an object of type bytes cannot be served"),

@@ -1,0 +1,168 @@
+"""Open Inference Protocol (v2) over gRPC; the extra `grpc` installs what it needs.
+
+`open_inference_pb2.py` is generated from `open_inference.proto`; old generators make code for old protobufs, too:
+
+    pip install grpcio-tools==1.67.1
+    python -m grpc_tools.protoc -Ipytest_modelserve/serving --python_out=pytest_modelserve/serving open_inference.proto
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult
+
+import grpc
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import EndpointError, UsageError
+from pytest_modelserve.serving.http_client import Redaction
+from pytest_modelserve.serving.open_inference import (
+    ServedModel,
+    Tensors,
+    check_answer,
+    check_model,
+    datatype_of,
+    signature_of,
+    tensor_bytes,
+    tensor_of_bytes,
+    tensor_of_values,
+    told_sha256,
+)
+
+if TYPE_CHECKING:
+    from pytest_modelserve.serving.endpoint import Endpoint
+
+_SERVICE = "/inference.GRPCInferenceService"
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "INT64": "int64_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+class GrpcClient:
+    """A model behind the v2 gRPC interface of a server; one channel carries the calls of all threads."""
+
+    transport = "grpc"
+
+    def __init__(self, endpoint: Endpoint, url: SplitResult, model: str, version: str) -> None:
+        from pytest_modelserve.serving import open_inference_pb2 as messages
+
+        self._messages: Any = messages
+        self.model, self.version = model, version
+        self.address = f"{url.scheme}://{url.netloc}"
+        headers = endpoint.expanded_headers()
+        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self._redaction = Redaction(headers.values())
+        self._timeout_s, self._retries = endpoint.timeout_s, endpoint.retries
+        self._ids = itertools.count(1)
+        options = [
+            ("grpc.max_receive_message_length", endpoint.max_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        if url.scheme == "grpcs":
+            if not endpoint.verify:
+                raise UsageError("verify=False is for https: gRPC verifies every certificate, give ca_file=")
+            ca = None if endpoint.ca_file is None else Path(endpoint.ca_file).read_bytes()
+            self._channel = grpc.secure_channel(url.netloc, grpc.ssl_channel_credentials(ca), options)
+        else:
+            self._channel = grpc.insecure_channel(url.netloc, options)
+        self._methods = {
+            name: self._channel.unary_unary(
+                f"{_SERVICE}/{name}",
+                request_serializer=getattr(messages, f"{name}Request").SerializeToString,
+                response_deserializer=getattr(messages, f"{name}Response").FromString,
+            )
+            for name in ("ModelReady", "ModelMetadata", "ModelInfer")
+        }
+
+    def is_ready(self) -> bool:
+        """Return whether the model is ready."""
+        return bool(self._call("ModelReady", name=self.model, version=self.version).ready)
+
+    def describe(self) -> ServedModel:
+        """Return what the server tells of the model."""
+        found = self._call("ModelMetadata", name=self.model, version=self.version)
+        check_model(self, found.name)
+        inputs, outputs = (
+            [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each in side]
+            for side in (found.inputs, found.outputs)
+        )
+        return ServedModel(
+            signature=signature_of(f"{self.address}: the metadata of model {self.model!r}", inputs, outputs),
+            versions=tuple(found.versions),
+            platform=found.platform,
+            is_binary=True,
+        )
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Tensors, str | None]:
+        """Return the outputs of one request, and the sha256 of the model's file if the answer tells it."""
+        number = str(next(self._ids))
+        tensors = [
+            {"name": name, "datatype": datatype_of(name, array), "shape": array.shape} for name, array in feed.items()
+        ]
+        raw = [tensor_bytes(array) for array in feed.values()]
+        found = self._call(
+            "ModelInfer",
+            model_name=self.model,
+            model_version=self.version,
+            id=number,
+            inputs=tensors,
+            raw_input_contents=raw,
+        )
+        check_answer(self, number, found.id, found.model_name, found.model_version)
+        if found.raw_output_contents and len(found.raw_output_contents) != len(found.outputs):
+            raise EndpointError(
+                f"{self.address}: an answer of model {self.model!r} has {len(found.outputs)} outputs, and the bytes of "
+                f"{len(found.raw_output_contents)}"
+            )
+        outputs: Tensors = {}
+        for index, output in enumerate(found.outputs):
+            what = f"{self.address}: output {output.name!r} of model {self.model!r}"
+            if output.name in outputs:
+                raise EndpointError(f"{what} stands twice in one answer")
+            shape = list(output.shape)
+            if found.raw_output_contents:
+                raw_values = found.raw_output_contents[index]
+                outputs[output.name] = tensor_of_bytes(what, output.datatype, shape, raw_values)
+                continue
+            values = list(getattr(output.contents, _CONTENTS.get(output.datatype, "bytes_contents")))
+            if output.datatype == "BYTES":
+                values = [each.decode("utf-8", "backslashreplace") for each in values]
+            outputs[output.name] = tensor_of_values(what, output.datatype, shape, values)
+        told = {name: value.string_param for name, value in found.parameters.items()}
+        return outputs, told_sha256(told)
+
+    def _call(self, method: str, **fields: Any) -> Any:
+        request = getattr(self._messages, f"{method}Request")(**fields)
+        for attempt in itertools.count():
+            try:
+                return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                if attempt < self._retries and error.code() is grpc.StatusCode.UNAVAILABLE:
+                    continue
+                raise EndpointError(self._failure(error, method)) from None
+            except ValueError:  # what grpc raises for a channel that is closed
+                raise UsageError(f"the connection to {self.address} is closed") from None
+        raise AssertionError
+
+    def _failure(self, error: Any, method: str) -> str:
+        code, reason = error.code(), self._redaction.quoted(error.details() or "")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"{self.address} did not answer {method} within timeout_s={self._timeout_s:g}"
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return f"no server answers {method} at {self.address}: {reason}"
+        return f"{self.address} answered {method} with status {code.name}: {reason}"
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
