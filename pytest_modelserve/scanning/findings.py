@@ -73,6 +73,8 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("graph.duplicate-name", "warning", "nodes that share a name", "name nodes uniquely"),
     ("graph.duplicate-entry", "error", "an attribute, operator set or metadata key that is given twice", _TRUST),
     ("graph.undefined-value", "error", "a value that is read and never written before", _EXPORT),
+    ("graph.cycle", "error", "nodes that read what they write", _EXPORT),
+    ("graph.order", "warning", "a node reads a value that a later node writes", _EXPORT),
     ("graph.no-output", "error", "a graph without outputs or operator sets", _EXPORT),
     ("graph.attribute", "error", "an attribute whose value does not fit its type", _EXPORT),
     ("graph.node-count", "error", "more nodes than a model needs", _EXPORT),
@@ -153,6 +155,7 @@ class StaticResult:
         readable: The files that the trial may open.
         total_bytes: Bytes of all files of the model.
         nodes: Number of nodes, those of called functions included.
+        work: Number of nodes that one run executes, in loops more than once.
         has_loops: Whether the model has loops, so that its run may be long.
     """
 
@@ -160,6 +163,7 @@ class StaticResult:
     readable: tuple[Path, ...] = ()
     total_bytes: int = 0
     nodes: int = 0
+    work: float = 0.0
     has_loops: bool = False
 
 

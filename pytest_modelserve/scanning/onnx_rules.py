@@ -1,4 +1,4 @@
-"""Static rules of ONNX files, in order: file, wire format, external data, graphs, what the graphs compute."""
+"""Static rules of ONNX files, in order: wire format, external data, structure, what the graphs compute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_BYTES = (1 << 31) - 1
 
 
 def check_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
-    """Return what the rules find in the open ONNX file at `path`."""
+    """Return what the rules find in the open ONNX file at `path`. Each step needs that the one before found no error."""
     result = StaticResult(total_bytes=size)
     if size > _MAX_BYTES:
         result.findings.append(finding("file.size", path.name, f"{size:,} bytes, more than {_MAX_BYTES:,}"))
@@ -29,4 +29,30 @@ def check_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
     result.findings += external.findings
     result.readable = tuple(external.files)
     result.total_bytes += sum(state.st_size for state in external.files.values())
+    _check_graphs(wire.light, result)
     return result
+
+
+def _check_graphs(light: bytes, result: StaticResult) -> None:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from pytest_modelserve.scanning.compute_rules import check_computation, sorted_model
+    from pytest_modelserve.scanning.graph_rules import check_structure
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(light)
+    except DecodeError as error:
+        result.findings.append(finding("protobuf.malformed", "model", f"protobuf cannot parse it: {error}"))
+        return
+    findings, result.nodes = check_structure(model)
+    result.findings += findings
+    if any(each.severity == "error" for each in findings):
+        return
+    if any(each.rule == "graph.order" for each in findings):
+        sorted_model(model)
+    computed = check_computation(model, result.total_bytes)
+    result.findings += computed.findings
+    result.has_loops = computed.has_loops
+    result.work = computed.work

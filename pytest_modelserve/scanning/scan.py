@@ -24,7 +24,7 @@ _HEAD_BYTES = 512
 # A child may use this and three times the bytes of the files, all together less than 1 GiB more than those.
 _MEMORY_BYTES = 900 << 20
 _BYTES_PER_S = 40e6
-_NODES_PER_S = 3000
+_NODES_OPENED_PER_S, _NODES_RUN_PER_S = 5000, 2e5
 # A busy host: the processor time is limited, and the elapsed time only in case nothing uses the processor.
 _ELAPSED = 8
 # Opening makes arrays of 4-bit weights eight times as large; what goes beyond is made by the file.
@@ -154,7 +154,8 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
 
 
 def _trial(path: Path, static: StaticResult, scanner: Scanner) -> list[Finding]:
-    cpu_s = scanner.cpu_s + static.total_bytes / _BYTES_PER_S + static.nodes / _NODES_PER_S
+    cpu_s = scanner.cpu_s + static.total_bytes / _BYTES_PER_S + static.nodes / _NODES_OPENED_PER_S
+    cpu_s += static.work / _NODES_RUN_PER_S
     result = run_in_sandbox(
         scanner.target,
         {"path": str(path)},

@@ -1,0 +1,112 @@
+"""Rules about tree ensembles: depth, cycles, and children or targets that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# onnxruntime recurses into trees: 30,000 levels end the process.
+_MAX_DEPTH = 1000
+_LEAF = b"LEAF"
+
+
+def tree_findings(op: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the trees of a TreeEnsemble, TreeEnsembleClassifier or TreeEnsembleRegressor."""
+    yield from _of_arrays(attributes) if op == "TreeEnsemble" else _of_tables(attributes)
+
+
+def _of_tables(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check trees whose nodes have a tree and a number in it."""
+    names = ("nodes_treeids", "nodes_nodeids", "nodes_truenodeids", "nodes_falsenodeids")
+    trees, nodes, if_true, if_false = (_array(attributes, name) for name in names)
+    modes = list(attributes.get("nodes_modes") or [])
+    count = len(nodes)
+    lengths = {name: len(_array(attributes, name)) for name in names} | {"nodes_modes": len(modes)}
+    lengths |= {
+        name: len(_array(attributes, name))
+        for name in ("nodes_featureids", "nodes_values", "nodes_hitrates", "nodes_missing_value_tracks_true")
+        if len(_array(attributes, name))
+    }
+    if set(lengths.values()) != {count}:
+        yield "tree.structure", f"its lists have different lengths: {lengths}"
+        return
+    if not count:
+        return
+    places = {key: place for place, key in enumerate(zip(trees.tolist(), nodes.tolist(), strict=True))}
+    if len(places) < count:
+        yield "tree.structure", "two nodes have the same number in one tree"
+        return
+    inner = np.array([mode != _LEAF for mode in modes])
+    children = np.full((count, 2), -1)
+    for side, target in enumerate((if_true, if_false)):
+        keys = zip(trees[inner].tolist(), target[inner].tolist(), strict=True)
+        children[inner, side] = [places.get(key, -1) for key in keys]
+    missing = np.flatnonzero(inner & (children < 0).any(axis=1))
+    if missing.size:
+        yield "tree.structure", f"node {nodes[missing[0]]} of tree {trees[missing[0]]} has a child that does not exist"
+        return
+    for prefix in ("class", "target"):
+        owners = zip(_array(attributes, f"{prefix}_treeids").tolist(), _array(attributes, f"{prefix}_nodeids").tolist())
+        wrong = next((key for key in owners if key not in places), None)
+        if wrong is not None:
+            yield "tree.structure", f"{prefix} entry of node {wrong[1]} in tree {wrong[0]}, which does not exist"
+            return
+    is_member = np.array([mode == b"BRANCH_EQ" for mode in modes])
+    yield from _walk(children, np.flatnonzero(inner), is_member)
+
+
+def _of_arrays(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check trees whose children are places in lists, or leaves."""
+    if_true, if_false = _array(attributes, "nodes_truenodeids"), _array(attributes, "nodes_falsenodeids")
+    leaf_true, leaf_false = _array(attributes, "nodes_trueleafs"), _array(attributes, "nodes_falseleafs")
+    count = len(if_true)
+    if {len(each) for each in (if_false, leaf_true, leaf_false, _array(attributes, "nodes_featureids"))} != {count}:
+        yield "tree.structure", "its lists have different lengths"
+        return
+    leaves = max(len(_array(attributes, "leaf_targetids")), 1)
+    children = np.full((count, 2), -1)
+    for side, (target, is_leaf) in enumerate(((if_true, leaf_true), (if_false, leaf_false))):
+        limit = np.where(is_leaf != 0, leaves, count)
+        if ((target < 0) | (target >= limit)).any():
+            yield "tree.structure", "a node has a child that does not exist"
+            return
+        children[:, side] = np.where(is_leaf != 0, -1, target)
+    roots = _array(attributes, "tree_roots")
+    if ((roots < 0) | (roots >= max(count, 1))).any():
+        yield "tree.structure", "a root does not exist"
+        return
+    yield from _walk(children, np.arange(count), np.ones(count, bool))
+
+
+def _walk(children: NDArray[Any], inner: NDArray[Any], may_share: NDArray[Any]) -> Iterator[tuple[str, str]]:
+    """Yield a finding if a walk from the roots is too long or never ends, or if a node has two parents."""
+    targets = children[inner].ravel()
+    targets = targets[targets >= 0]
+    parents = np.bincount(targets, minlength=len(children))
+    current = np.flatnonzero(parents == 0)
+    seen = np.zeros(len(children), bool)
+    depth = 0
+    while current.size:
+        seen[current] = True
+        depth += 1
+        if depth > _MAX_DEPTH + 1:
+            yield "tree.depth", f"a tree has more than {_MAX_DEPTH:,} levels, or a cycle"
+            return
+        following = children[current].ravel()
+        current = np.unique(following[following >= 0])
+    if not seen.all():
+        yield "tree.structure", f"{int((~seen).sum())} nodes are in a cycle, or below one"
+        return
+    shared = np.flatnonzero(parents > 1)
+    if shared.size and not may_share.any():
+        yield "tree.structure", f"{shared.size} nodes have several parents"
+
+
+def _array(attributes: Mapping[str, Any], name: str) -> NDArray[Any]:
+    found = attributes.get(name)
+    return np.array(
+        [] if found is None else getattr(found, "const", found), dtype=float if name.endswith("values") else None
+    )
