@@ -40,6 +40,7 @@ _GATES = {
     "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_size": ("performance", "measure_size"),
     "assert_throughput": ("load", "measure_throughput"),
+    "assert_untampered": ("signing", "measure_tampering"),
 }
 """Each assertion, with the subpackage and the function that measures what it asserts."""
 
@@ -75,6 +76,7 @@ _NAMES = {
         "TrainingError",
         "UnsupportedOperatorError",
         "UsageError",
+        "VerificationError",
     ),
     "evidence": (
         "Budget",
@@ -143,6 +145,11 @@ _NAMES = {
         "Endpoint",
         "Predictor",
         "serve",
+    ),
+    "signing": (
+        "sign_model",
+        "verify_model",
+        "write_manifest",
     ),
     "stats": ("Sampling",),
     "training": (

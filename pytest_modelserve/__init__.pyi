@@ -33,6 +33,7 @@ from pytest_modelserve.errors import (
     TrainingError as TrainingError,
     UnsupportedOperatorError as UnsupportedOperatorError,
     UsageError as UsageError,
+    VerificationError as VerificationError,
 )
 from pytest_modelserve.evidence import (
     Budget as Budget,
@@ -101,6 +102,11 @@ from pytest_modelserve.serving import (
     Endpoint as Endpoint,
     Predictor as Predictor,
     serve as serve,
+)
+from pytest_modelserve.signing import (
+    sign_model as sign_model,
+    verify_model as verify_model,
+    write_manifest as write_manifest,
 )
 from pytest_modelserve.stats import (
     Sampling as Sampling,
@@ -1787,6 +1793,34 @@ def measure_relation(
         'PASS'"""
     ...
 
+def measure_tampering(
+    folder: str | _os.PathLike[str],
+    manifest: str | _os.PathLike[str] | None = None,
+    *,
+    label: str = "",
+) -> _Evidence:
+    r"""Compare the files of a folder with its manifest. Nothing is estimated, so the verdict is PASS or FAIL.
+
+    A file counts as changed if its size or sha256 is another one, if it is missing, if the manifest does not list it,
+    or if it is no regular file with one name: a link, a FIFO, a device. Whoever can write the manifest can hide a
+    change: keep it under version control, or sign it.
+
+    Args:
+        folder: The folder, with its subfolders.
+        manifest: What `write_manifest` wrote (default: `modelserve.manifest.json` in the folder).
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the number of changed files and the reason for each.
+
+    Raises:
+        UsageError: The folder does not exist.
+        InputError: The manifest cannot be read, or is not valid.
+
+    Example:
+        `ms.assert_untampered("models/")` fails if a byte of any file changed since `ms.write_manifest("models/")`."""
+    ...
+
 assert_accuracy = measure_accuracy
 assert_accuracy_parity = measure_accuracy_parity
 assert_audited_accuracy = measure_audited_accuracy
@@ -1815,5 +1849,6 @@ assert_relation = measure_relation
 assert_results_healthy = measure_results
 assert_size = measure_size
 assert_throughput = measure_throughput
+assert_untampered = measure_tampering
 
 __all__: list[str]

@@ -1,4 +1,4 @@
-"""Commands of `python -m pytest_modelserve`: first contracts, the environment, the cache, builds, and merged loads."""
+"""Commands of `python -m pytest_modelserve`: contracts, environment, cache, builds, loads and signatures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from pytest_modelserve.artifacts import default_store
-from pytest_modelserve.errors import ModelServeError, UsageError, printable
+from pytest_modelserve.errors import ModelServeError, UsageError, VerificationError, printable
 from pytest_modelserve.evidence import GateFailure, GateInconclusive
 
 _CORE = ("pytest", "numpy", "scipy", "onnx", "onnxruntime")
@@ -21,12 +21,13 @@ _EXTRAS = {
     "data": ("narwhals", "polars"),
     "robustness": ("hypothesis",),
     "sklearn": ("scikit-learn", "skl2onnx"),
+    "signing": ("model-signing", "pyOpenSSL"),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 for merged loads that do not pass, or 2 for an error of usage or environment."""
+    """Run one command; return 0, 1 for what does not pass or is refused, or 2 for an error of usage or environment."""
     parser = argparse.ArgumentParser(
         prog="python -m pytest_modelserve", description="Print the environment, as a bug report needs it."
     )
@@ -58,8 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     merge.add_argument("--max-ms", metavar="MS", type=float, help="the latency budget (default: print figures only)")
     merge.add_argument("--quantile", metavar="Q", type=float, default=0.95, help="of the budget (default: 0.95)")
     merge.add_argument("--max-failed", metavar="P", type=float, default=0.0, help="proportion (default: 0)")
+    _add_signing(commands)
     options = parser.parse_args(arguments)
-    if options.command == "init":
+    if options.command in _SIGNING:
+        lines = _SIGNING[options.command](options)
+    elif options.command == "init":
         lines = _init_lines(options)
     elif options.command == "cache":
         lines = _cache_lines(clean=options.action == "clean")
@@ -78,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (GateFailure, GateInconclusive) as verdict:
         print(verdict)
         return 1
+    except VerificationError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
     except ModelServeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,6 +98,53 @@ def _init_lines(options: argparse.Namespace) -> Iterator[str]:
     path, active, waiting = write_first_contract(options.model, **given, replace=options.force)
     yield f"wrote {path}: {active} active gates, {waiting} that wait for a budget"
     yield f"set the budgets that stand in comments, then run pytest {path}"
+
+
+def _add_signing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    manifest = commands.add_parser("manifest", help="write the sha256 of every file of a folder, or compare with it")
+    manifest.add_argument("folder", type=Path, help="the folder of the models")
+    manifest.add_argument("--manifest", type=Path, help="default: modelserve.manifest.json in the folder")
+    manifest.add_argument("--check", action="store_true", help="compare; exit status 1 if any file differs")
+    sign = commands.add_parser("sign", help="sign a model file with its external data")
+    sign.add_argument("model", type=Path, help="the model file")
+    sign.add_argument("--key", type=Path, help="private key in PEM (default: MODELSERVE_SIGN_KEY)")
+    sign.add_argument("--certificate", type=Path, action="append", default=[], help="the key's first, then others")
+    sign.add_argument("--signature", type=Path, help="the file to write (default: MODEL.sig)")
+    verify = commands.add_parser("verify", help="verify the signature of a model file; exit status 1 if it is refused")
+    verify.add_argument("model", type=Path, help="the model file")
+    verify.add_argument("--key", type=Path, action="append", help="public key or root certificate (MODELSERVE_TRUST)")
+    verify.add_argument("--signature", type=Path, help="the file of the signature (default: MODEL.sig)")
+
+
+def _manifest_lines(options: argparse.Namespace) -> Iterator[str]:
+    import pytest_modelserve as ms
+
+    if options.check:
+        evidence = ms.assert_untampered(options.folder, options.manifest)
+        yield f"{evidence.n} files are as in the manifest"
+    else:
+        yield f"wrote {ms.write_manifest(options.folder, options.manifest)}"
+
+
+def _sign_lines(options: argparse.Namespace) -> Iterator[str]:
+    import pytest_modelserve as ms
+
+    how = {"key": options.key, "certificates": options.certificate, "signature": options.signature}
+    yield f"wrote {ms.sign_model(options.model, **how)}"
+
+
+def _verify_lines(options: argparse.Namespace) -> Iterator[str]:
+    import pytest_modelserve as ms
+
+    artifact = ms.verify_model(options.model, trust=options.key, signature=options.signature)
+    yield f"signed by a trusted key: {artifact.path.name}, sha256 {artifact.sha256}"
+
+
+_SIGNING: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
+    "manifest": _manifest_lines,
+    "sign": _sign_lines,
+    "verify": _verify_lines,
+}
 
 
 def _info_lines() -> Iterator[str]:

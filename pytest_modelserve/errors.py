@@ -60,6 +60,10 @@ class TrainingError(ModelServeError):
     """A training stopped: its loss became NaN, or one of its processes crashed or made no progress."""
 
 
+class VerificationError(ArtifactError):
+    """A model is not signed, or a file, a signature or a statement is not what was approved."""
+
+
 class ExportError(ModelServeError):
     """A torch module could not be exported to an ONNX file that computes the same outputs."""
 

@@ -34,6 +34,8 @@ def declare_options(parser: pytest.Parser) -> None:
         ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
          "(default: .modelserve/cache in the root directory)"),
         ("seed", "N", "0", "seed of training (default: 0)"),
+        ("trust", "PATHS", "", "public keys and root certificates in PEM, separated by colons; model files that none "
+         "of them signed are refused (default: none, and signatures are not asked for)"),
         ("baselines", "DIR", "baselines", "folder of the stored models of modelserve.baseline(), to be committed "
          "(default: baselines in the root directory)"),
     ):  # fmt: skip

@@ -411,6 +411,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "baselines; run it on your machine and commit the files"
         )
     _check_model_options(config)
+    _set_trust(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
     config.addinivalue_line(
@@ -430,6 +431,29 @@ def pytest_configure(config: pytest.Config) -> None:
         paths = {kind: path_setting(config, kind) for kind in REPORTS if setting(config, kind)}
         history = path_setting(config, "history") if setting(config, "history") else None
         config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
+
+
+def _set_trust(config: pytest.Config) -> None:
+    """Set the environment variable of the keys that count, for this process and its children, to the setting."""
+    given = setting(config, "trust")
+    if not given:
+        return
+    is_option = config.getoption("--modelserve-trust") is not None
+    folder = config.invocation_params.dir if is_option else config.rootpath
+    paths = [folder / each.strip() for each in given.replace("\n", os.pathsep).split(os.pathsep) if each.strip()]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise pytest.UsageError(f"--modelserve-trust: {missing[0]!r} is not a file: name a public key or a certificate")
+    before = os.environ.get("MODELSERVE_TRUST")
+    os.environ["MODELSERVE_TRUST"] = os.pathsep.join(map(str, paths))
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop("MODELSERVE_TRUST", None)
+        else:
+            os.environ["MODELSERVE_TRUST"] = before
+
+    config.add_cleanup(restore)
 
 
 def _check_model_options(config: pytest.Config) -> None:

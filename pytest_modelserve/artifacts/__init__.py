@@ -3,6 +3,7 @@
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
     as_artifact,
+    describe_file,
     is_unchanged,
     load_model,
     load_with_weights,
@@ -36,6 +37,7 @@ __all__ = [
     "as_artifact",
     "compose",
     "default_store",
+    "describe_file",
     "digest_of",
     "is_unchanged",
     "load_model",

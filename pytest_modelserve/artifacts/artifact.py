@@ -62,6 +62,7 @@ class Artifact:
         file_bytes: Size of all files.
         initializer_bytes: Size of the stored tensors, inside the model file and outside.
         file_states: States of the model file and of `external` before they were hashed.
+        opened_by_user: Whether `open_artifact` read a file of the user; False if a stage of this project made it.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Artifact:
     file_bytes: int
     initializer_bytes: int
     file_states: tuple[FileState, ...] = field(default=(), compare=False, repr=False)
+    opened_by_user: bool = field(default=False, compare=False, repr=False)
 
     def __repr__(self) -> str:
         """Return one line: all fields fill a page of a failing test."""
@@ -114,9 +116,12 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
         >>> print(champion.signature)  # doctest: +SKIP
         image: float32[batch, 8, 8] -> logits: float32[batch, 10]
     """
-    found = describe_file(Path(path).absolute(), None)
+    found = describe_file(Path(path))
     return replace(
-        found, name=found.name if name is None else name, variant=found.variant if variant is None else variant
+        found,
+        name=found.name if name is None else name,
+        variant=found.variant if variant is None else variant,
+        opened_by_user=True,
     )
 
 
@@ -133,8 +138,9 @@ def as_artifact(subject: object) -> Artifact:
     )
 
 
-def describe_file(path: Path, model_sha256: bytes | None) -> Artifact:
-    """Open the artifact at the absolute `path`; `model_sha256` is the digest of the model file if known."""
+def describe_file(path: Path, model_sha256: bytes | None = None) -> Artifact:
+    """Open the artifact at `path`, a file of this project; `model_sha256` is the digest of the model file if known."""
+    path = path.absolute()
     try:
         state = _model_state(path)
         model_sha256 = model_sha256 or _sha256(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_modelserve._onnx.graph import rename_value, unused_prefix
-from pytest_modelserve.artifacts.artifact import Artifact, as_artifact, load_model, open_artifact, save_artifact
+from pytest_modelserve.artifacts.artifact import Artifact, as_artifact, describe_file, load_model, save_artifact
 from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, TensorSpec, signature_of, spec_of, value_info
 from pytest_modelserve.artifacts.store import Store, default_store
@@ -101,7 +101,7 @@ def compose(
         _save(model, folder, name=artifact.name, variant=artifact.variant, lineage=(*artifact.lineage, step))
 
     store = store or default_store()
-    return open_artifact(store.get_or_build(key, build, what=f"{artifact.subject} with its steps") / _FILE)
+    return describe_file(store.get_or_build(key, build, what=f"{artifact.subject} with its steps") / _FILE)
 
 
 def steps_artifact(steps: Sequence[Step], spec: TensorSpec, *, name: str, store: Store) -> Artifact:
@@ -129,7 +129,7 @@ def steps_artifact(steps: Sequence[Step], spec: TensorSpec, *, name: str, store:
     def build(folder: Path) -> None:
         _save(_alone(steps, spec, name), folder, name=name, variant="", lineage=(step,))
 
-    return open_artifact(store.get_or_build(key, build, what=f"the steps {name}") / _FILE)
+    return describe_file(store.get_or_build(key, build, what=f"the steps {name}") / _FILE)
 
 
 def _alone(steps: Sequence[Step], spec: TensorSpec, name: str) -> onnx.ModelProto:

@@ -21,10 +21,10 @@ from pytest_modelserve.artifacts import (
     Store,
     as_artifact,
     default_store,
+    describe_file,
     digest_of,
     is_unchanged,
     load_with_weights,
-    open_artifact,
     package_hash,
     read_graph,
     relocated,
@@ -229,7 +229,7 @@ def _stored_result(artifact: Artifact, run: _Run, store: Store) -> Artifact:
             raise RecipeError(f"recipe {recipe.name!r} on {artifact.subject}: {error}") from error
 
     entry = store.get_or_build(key, build, what=f"{recipe.name} of {artifact.subject}")
-    return relocated(built[0], entry) if built else open_artifact(entry / file_name)
+    return relocated(built[0], entry) if built else describe_file(entry / file_name)
 
 
 def _build(artifact: Artifact, run: _Run, variant: str, target: Path) -> Artifact:

@@ -23,6 +23,7 @@ from pytest_modelserve.errors import InputError, unknown_choice
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, ReadyOutputs
+from pytest_modelserve.signing import require_signature
 
 
 class GateRunner:
@@ -144,6 +145,7 @@ def _opened(path: str) -> Artifact:
     """Open a model file, first in a process of its own; ModelServeError if it crashes or hangs there."""
     from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
+    require_signature(path)
     artifact = open_artifact(path)
     if artifact.sha256 not in _opened_before:
         with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:

@@ -34,6 +34,7 @@ from pytest_modelserve.serving.onnx_predictor import check_loadable
 from pytest_modelserve.serving.predictor import ProcessCrashError
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
 from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
+from pytest_modelserve.signing import require_signature
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs
@@ -193,7 +194,8 @@ class ModelFile:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The file, read without its weights; ArtifactError if it is no model."""
+        """The file, read without its weights; ArtifactError if it is no model, or not signed where it should be."""
+        require_signature(self.path)
         return open_artifact(self.path)
 
     @cached_property

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve._onnx.graph import all_initializers, all_nodes
-from pytest_modelserve.artifacts import load_with_weights, open_artifact
+from pytest_modelserve.artifacts import describe_file, load_with_weights
 from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.serving.inputs import checked_feed, slice_rows
 from pytest_modelserve.serving.predictor import Inputs, Predictor
@@ -295,7 +295,7 @@ class GraphSource:
         onnx.save(model, path)
         source = self.predictor
         predictor = OnnxPredictor(
-            replace(open_artifact(path), name=source.artifact.name, variant=source.artifact.variant),
+            replace(describe_file(path), name=source.artifact.name, variant=source.artifact.variant),
             providers=source.providers,
             threads=source.threads,
             optimize=source.optimize,

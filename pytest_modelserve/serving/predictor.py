@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import named_outputs
+
+if TYPE_CHECKING:
+    from pytest_modelserve.signing.signature import CheckedCopy
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 ENDPOINT_SCHEMES = ("http://", "https://", "grpc://", "grpcs://")
@@ -32,12 +35,14 @@ class Predictor(ABC):
         aliases: Other names of outputs, under which a conversion of the model returns them.
         is_thread_safe: Whether several threads may call `predict` at the same time; a load sends one request at a time
             otherwise.
+        private_copy: The checked copy of the files that is served; `close` removes it.
     """
 
     transport: Transport
     artifact: Artifact | None = None
     aliases: Mapping[str, str] = MappingProxyType({})
     is_thread_safe: bool = True
+    private_copy: CheckedCopy | None = None
 
     def __init__(self, subject: Subject, signature: Signature | None = None) -> None:
         self.subject = subject
@@ -66,6 +71,8 @@ class Predictor(ABC):
     def close(self) -> None:
         """Release the model; may be called more than once."""
         self.closed = True
+        if self.private_copy is not None:
+            self.private_copy.close()
 
     def _closed_error(self) -> UsageError:
         return UsageError(f"the predictor of {self.subject} is closed: serve the model again, or close it later")

@@ -21,6 +21,7 @@ from pytest_modelserve.serving.predictor import ENDPOINT_SCHEMES, CallablePredic
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
+from pytest_modelserve.signing import checked_copy
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,6 +46,7 @@ def serve(
     providers: Sequence[str] = _CPU,
     threads: int = 1,
     interpreter: str | os.PathLike[str] | None = None,
+    manifest: str | os.PathLike[str] | None = None,
     name: str | None = None,
     variant: str | None = None,
 ) -> Predictor:
@@ -61,6 +63,9 @@ def serve(
         threads: Number of threads of onnxruntime or torch.
         interpreter: The Python of another environment, such as ".venv-next/bin/python", whose onnxruntime runs the
             file in a process of its own. It needs numpy and onnxruntime alone. The variant then names that version.
+        manifest: What `ms.write_manifest` wrote, for an ONNX file: a private copy of the model, external data included,
+            is compared with it, and that copy is opened. Paths in it are relative to its own folder if the model lies
+            there, else to the model's. The setting `modelserve_trust` asks for a signature in the same way.
         name: Name of the model in evidence and reports (default: its own).
         variant: Variant of the model in evidence and reports (default: its own).
 
@@ -71,7 +76,8 @@ def serve(
     Raises:
         UsageError: `target` cannot be served; `providers`, `threads` or `interpreter` do not apply to it; or
             `interpreter` is no Python with onnxruntime.
-        ArtifactError: The file cannot be opened, or onnxruntime rejects it.
+        ArtifactError: The file cannot be opened, onnxruntime rejects it, it differs from the manifest, or it is not
+            signed by a trusted key.
         EndpointError: The server does not answer, or does not know the model.
 
     Example:
@@ -81,6 +87,21 @@ def serve(
         ...     predictor.predict(np.array([[1.0, 2.0]]))["doubled"].tolist()
         [[2.0, 4.0]]
     """
+    if _is_model_file(target):
+        copy = checked_copy(target, manifest)
+        if copy is not None:
+            predictor = serve(
+                copy.artifact,
+                providers=providers,
+                threads=threads,
+                interpreter=interpreter,
+                name=name,
+                variant=variant,
+            )
+            predictor.private_copy = copy
+            return predictor
+    elif manifest is not None:
+        raise UsageError(f"manifest applies to ONNX files only: remove it for {_describe(target)}")
     if _is_endpoint(target):
         from pytest_modelserve.serving.endpoint import Endpoint, EndpointPredictor
 
@@ -135,7 +156,7 @@ def _serve_elsewhere(
     name: str | None,
     variant: str | None,
 ) -> Predictor:
-    if is_ready(target) or not isinstance(target, (Artifact, str, os.PathLike)):
+    if not _is_model_file(target):
         raise UsageError(f"interpreter={interpreter!r} applies to ONNX files only: remove it for {_describe(target)}")
     from pytest_modelserve.serving.onnx_predictor import opened
     from pytest_modelserve.serving.subprocess_predictor import CALL_LIMIT_S, SubprocessPredictor
@@ -226,6 +247,11 @@ def _is_endpoint(target: object) -> bool:
     module = sys.modules.get("pytest_modelserve.serving.endpoint")
     is_url = isinstance(target, str) and target.lower().startswith(ENDPOINT_SCHEMES)
     return is_url or (module is not None and isinstance(target, module.Endpoint))
+
+
+def _is_model_file(target: object) -> TypeGuard[Artifact | str | os.PathLike[str]]:
+    is_file = isinstance(target, (Artifact, str, os.PathLike))
+    return is_file and not _is_endpoint(target) and not is_ready(target)
 
 
 def _is_session(target: object) -> bool:

@@ -17,7 +17,7 @@ from pytest_modelserve.artifacts import (
     LineageStep,
     Store,
     default_store,
-    open_artifact,
+    describe_file,
     opset_of,
     save_artifact,
 )
@@ -138,7 +138,7 @@ def export(
     entry = (store or default_store()).get_or_build(
         request.key, lambda folder: _export_into(folder, request), what=f"export of {request.name}"
     )
-    return open_artifact(entry / f"{request.name}.onnx")
+    return describe_file(entry / f"{request.name}.onnx")
 
 
 def _export_into(folder: Path, request: ExportRequest) -> None:

@@ -63,7 +63,7 @@ def test_no_report_of_a_run_shows_a_name_raw(text, pytester, monkeypatch):
     )
     kinds = ("json", "html", "markdown", "code-quality", "ctrf", "prometheus", "otlp")
     options = [f"--modelserve-{kind}=report.{kind}" for kind in kinds]
-    result = pytester.runpytest("-p", "no:cacheprovider", "-rA", "--junitxml=junit.xml", *options)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rA", "--junitxml=junit.xml", *options)
     result.assert_outcomes(failed=2)
     reports = {path.name: path.read_bytes().decode() for path in pytester.path.iterdir() if path.suffix != ".onnx"}
     reports.pop(next(name for name in reports if name.endswith(".py")))
@@ -77,7 +77,7 @@ def test_no_report_of_a_run_shows_a_name_raw(text, pytester, monkeypatch):
 
 def test_the_check_of_a_model_file_shows_no_name_raw(pytester):
     model_named(pytester.path / "bad.onnx", ALL_SHORT)
-    result = pytester.runpytest("-p", "no:cacheprovider", "bad.onnx", "-rA", "--junitxml=junit.xml")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "bad.onnx", "-rA", "--junitxml=junit.xml")
     shown = "\n".join([*result.outlines, *result.errlines, (pytester.path / "junit.xml").read_text()])
     assert not RAW.search(shown)
 

@@ -1,0 +1,13 @@
+"""Proof of origin: manifests, signatures and signed evidence of model files."""
+
+from pytest_modelserve.signing.manifest import measure_tampering, write_manifest
+from pytest_modelserve.signing.signature import checked_copy, require_signature, sign_model, verify_model
+
+__all__ = [
+    "checked_copy",
+    "measure_tampering",
+    "require_signature",
+    "sign_model",
+    "verify_model",
+    "write_manifest",
+]
