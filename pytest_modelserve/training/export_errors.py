@@ -158,6 +158,12 @@ def _data_dependent(error: BaseException) -> tuple[type[ModelServeError], str] |
     )
 
 
+def branch_on_data(error: BaseException) -> str:
+    """Return why torch cannot trace a forward that branches on values of the data; "" for any other error."""
+    failures = (_data_dependent(link) for link in reversed(list(_chain(error))))
+    return next((failure[1] for failure in failures if failure is not None), "")
+
+
 def _node_of(error: BaseException) -> Any:
     """Return the graph node that the exporter was translating, from the frames of the traceback."""
     from torch import fx

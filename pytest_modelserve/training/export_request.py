@@ -270,7 +270,7 @@ def make_request(
         name=_name(model, name),
         module=module,
         weights_sha256=weights_digest(module),
-        training=(_training_step(model),) if isinstance(model, TrainedModel) else (),
+        training=(training_step(model),) if isinstance(model, TrainedModel) else (),
         tracing=plan_tracing(module, examples, dynamic),
         opset=opset,
         external_data=external_data,
@@ -311,7 +311,7 @@ def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | N
     return model, examples
 
 
-def _training_step(model: TrainedModel) -> LineageStep:
+def training_step(model: TrainedModel) -> LineageStep:
     settings: dict[str, Any] = {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256}
     if isinstance(model.source.fit, TrainSpec) and model.metrics is not None:
         # Without the seconds, which would give the same training another file each time.

@@ -1,0 +1,93 @@
+"""The model that a smaller one is made from, whatever form the caller holds it in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from pytest_modelserve.artifacts import LineageStep
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.training.derived_model import DerivedModel
+from pytest_modelserve.training.export_request import plan_tracing, training_step
+from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Original:
+    """A model that another one is made from, whatever form the caller holds it in."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    data: Mapping[str, NDArray[Any]] | None
+    example_inputs: Examples
+    seed: int
+    lineage: tuple[LineageStep, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: object,
+        *,
+        role: str,
+        example_inputs: Examples | None = None,
+        data: Mapping[str, NDArray[Any]] | None = None,
+        seed: int | None = None,
+    ) -> Original:
+        """Return `model`, a TrainedModel, a DerivedModel or a torch module on the CPU.
+
+        UsageError for anything else; InputError for a module without example inputs.
+        """
+        from torch import nn
+
+        if isinstance(model, TrainedModel):
+            source = model.source
+            return cls(
+                source.name,
+                model.module,
+                source.data if data is None else data,
+                source.example_inputs if example_inputs is None else example_inputs,
+                model.seed if seed is None else seed,
+                (training_step(model),),
+            )
+        if isinstance(model, DerivedModel):
+            return cls(
+                model.name,
+                model.module,
+                model.data if data is None else data,
+                model.example_inputs if example_inputs is None else example_inputs,
+                model.seed if seed is None else seed,
+                model.lineage,
+            )
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{role} must be a TrainedModel or a torch module; got {type(model).__name__}")
+        if example_inputs is None:
+            raise InputError(f"example_inputs is required if {role} is a torch module: some rows of its inputs")
+        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.device.type != "cpu":
+                raise UsageError(f"{path!r} of {role} is on {tensor.device}: call .cpu() first")
+        kept = copy.deepcopy(model).eval()
+        return cls(type(model).__name__, lambda: copy.deepcopy(kept), data, example_inputs, seed or 0, ())
+
+    def source(self, fit: Any, *, name: str) -> ModelSource:
+        """Return the source that trains the module further by `fit`.
+
+        InputError if there are no data.
+        """
+        if self.data is None:
+            raise InputError("data is required to train a torch module: the arrays of fit(module, data), by name")
+        return ModelSource(name=name, build=self.build, fit=fit, data=self.data, example_inputs=self.example_inputs)
+
+    def call(self, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of `forward` for the example inputs, of at least two rows."""
+        import torch
+
+        tracing = plan_tracing(module, self.example_inputs, ("batch",))
+        assert tracing.call is not None
+        return tracing.call.arguments({name: torch.from_numpy(array.copy()) for name, array in tracing.inputs.items()})
