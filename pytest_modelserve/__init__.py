@@ -58,6 +58,10 @@ _NAMES = {
         "TopK",
         "open_artifact",
     ),
+    "compact_models": (
+        "PrunedLayer",
+        "PrunedModel",
+    ),
     "compression": (
         "LayerSensitivity",
         "sensitivity",
@@ -128,6 +132,7 @@ _NAMES = {
         "compress",
         "export",
         "prepare",
+        "prune",
         "train",
     ),
     "reporting": (

@@ -15,6 +15,10 @@ from pytest_modelserve.artifacts import (
     TopK as TopK,
     open_artifact as open_artifact,
 )
+from pytest_modelserve.compact_models import (
+    PrunedLayer as PrunedLayer,
+    PrunedModel as PrunedModel,
+)
 from pytest_modelserve.compression import (
     LayerSensitivity as LayerSensitivity,
     sensitivity as sensitivity,
@@ -85,6 +89,7 @@ from pytest_modelserve.pipeline import (
     compress as compress,
     export as export,
     prepare as prepare,
+    prune as prune,
     train as train,
 )
 from pytest_modelserve.reporting import (

@@ -25,7 +25,7 @@ R = TypeVar("R")
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_modelserve import compression, training
+    from pytest_modelserve import compact_models, compression, training
 
     def _method(stage: Callable[P, R]) -> Callable[Concatenate[Any, P], R]: ...
 
@@ -99,6 +99,7 @@ class Pipeline:
 
     if TYPE_CHECKING:
         train = _method(training.train)
+        prune = _method(compact_models.prune)
         export = _method(training.export)
         compress = _method(compression.compress)
         compose = _method(artifacts.compose)
@@ -106,6 +107,7 @@ class Pipeline:
         serve = _method(serving.serve)
     else:
         train = _Stage("pytest_modelserve.training", "store", "seed")
+        prune = _Stage("pytest_modelserve.compact_models", "store")
         export = _Stage("pytest_modelserve.training", "store")
         compress = _Stage("pytest_modelserve.compression", "store")
         compose = _Stage("pytest_modelserve.artifacts", "store")
@@ -180,6 +182,7 @@ _default = Pipeline(default_store().root)
 
 if TYPE_CHECKING:
     train = _default.train
+    prune = _default.prune
     export = _default.export
     compress = _default.compress
     compose = _default.compose
@@ -187,6 +190,6 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in ("train", "export", "compress", "compose", "prepare"):
+        if name in ("train", "prune", "export", "compress", "compose", "prepare"):
             return getattr(_default, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,8 @@ class HeadAttention(nn.Module):
     @property
     def num_heads(self) -> int:
         """The number of heads that are left."""
-        return self.q_proj.out_features // self.head_dim
+        heads: int = self.q_proj.out_features // self.head_dim
+        return heads
 
     def forward(
         self,
@@ -114,7 +115,7 @@ def _scores_mask(padding: Any, attention: Any, queries: torch.Tensor) -> torch.T
         masks.append(_additive(rows, queries)[:, None, None, :])
     if attention is not None:
         additive = _additive(attention, queries)
-        masks.append(additive if attention.ndim == 2 else additive.unflatten(0, (queries.shape[0], -1)))
+        masks.append(additive if attention.ndim == 2 else additive.reshape(queries.shape[0], -1, *additive.shape[1:]))
     return sum(masks[1:], masks[0]) if masks else None
 
 

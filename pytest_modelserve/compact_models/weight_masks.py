@@ -120,5 +120,5 @@ def _accumulate(tensor: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor
     def add(gradient: torch.Tensor) -> None:
         scores.sub_(gradient.detach() * weight)
 
-    handle: torch.utils.hooks.RemovableHandle = tensor.register_hook(add)
+    handle: torch.utils.hooks.RemovableHandle = tensor.register_hook(add)  # type: ignore[no-untyped-call]
     return handle

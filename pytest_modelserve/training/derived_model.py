@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pytest_modelserve.artifacts import LineageStep
 from pytest_modelserve.errors import ArtifactError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.training.train import Examples, weights_digest
+from pytest_modelserve.training.module_digest import weights_digest
+from pytest_modelserve.training.train import Examples
 
 if TYPE_CHECKING:
     from torch import nn

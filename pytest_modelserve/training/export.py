@@ -24,6 +24,7 @@ from pytest_modelserve.artifacts import (
 from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
+from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.determinism import isolated, run_twice
 from pytest_modelserve.training.export_checks import (
     GivenTolerance,
@@ -56,7 +57,7 @@ _PRECISIONS = {"float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def export(
-    model: TrainedModel | nn.Module,
+    model: TrainedModel | DerivedModel | nn.Module,
     example_inputs: Examples | None = None,
     *,
     dynamic: Dynamic = ("batch",),
@@ -82,7 +83,7 @@ def export(
     rule (`named_outputs`).
 
     Args:
-        model: A trained model, or a torch module in eval mode on the CPU.
+        model: A trained model, one made from it (`prune`, `distill`), or a torch module in eval mode on the CPU.
         example_inputs: One array, a tuple or list of arrays by position, or a mapping by the names of `forward`'s
             parameters, nested where one takes a mapping or a sequence. Rows lie along the first axis. A TrainedModel
             brings its own.

@@ -18,6 +18,7 @@ from pytest_modelserve.errors import ExportError, InputError, UsageError, unknow
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.metrics.comparison import check_tolerances
 from pytest_modelserve.serving.torch_predictor import Call, Forward
+from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
 from pytest_modelserve.training.train import Examples, TrainedModel, as_examples, check_name
 from pytest_modelserve.training.train_spec import TrainSpec
@@ -243,7 +244,7 @@ class ExportRequest:
 
 
 def make_request(
-    model: TrainedModel | nn.Module,
+    model: TrainedModel | DerivedModel | nn.Module,
     example_inputs: Examples | None,
     *,
     dynamic: Dynamic,
@@ -270,7 +271,7 @@ def make_request(
         name=_name(model, name),
         module=module,
         weights_sha256=weights_digest(module),
-        training=(training_step(model),) if isinstance(model, TrainedModel) else (),
+        training=_lineage(model),
         tracing=plan_tracing(module, examples, dynamic),
         opset=opset,
         external_data=external_data,
@@ -291,11 +292,14 @@ def _row_checks(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in ROW_CHECKS if name in given)
 
 
-def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | None) -> tuple[nn.Module, Examples]:
+def _module_and_examples(
+    model: TrainedModel | DerivedModel | nn.Module, examples: Examples | None
+) -> tuple[nn.Module, Examples]:
     from torch import nn
 
-    if isinstance(model, TrainedModel):
-        return model.module(), model.source.example_inputs if examples is None else examples
+    if isinstance(model, (TrainedModel, DerivedModel)):
+        own = model.source.example_inputs if isinstance(model, TrainedModel) else model.example_inputs
+        return model.module(), own if examples is None else examples
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a TrainedModel or a torch module; got {type(model).__name__}")
     if type(examples).__name__ == "DataLoader":
@@ -311,7 +315,14 @@ def _module_and_examples(model: TrainedModel | nn.Module, examples: Examples | N
     return model, examples
 
 
+def _lineage(model: object) -> tuple[LineageStep, ...]:
+    if isinstance(model, DerivedModel):
+        return model.lineage
+    return (training_step(model),) if isinstance(model, TrainedModel) else ()
+
+
 def training_step(model: TrainedModel) -> LineageStep:
+    """Return the first step in the lineage of a trained model."""
     settings: dict[str, Any] = {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256}
     if isinstance(model.source.fit, TrainSpec) and model.metrics is not None:
         # Without the seconds, which would give the same training another file each time.
@@ -325,8 +336,8 @@ def training_step(model: TrainedModel) -> LineageStep:
     )
 
 
-def _name(model: TrainedModel | nn.Module, name: str | None) -> str:
-    default = model.source.name if isinstance(model, TrainedModel) else type(model).__name__
+def _name(model: TrainedModel | DerivedModel | nn.Module, name: str | None) -> str:
+    default = model.subject.name if isinstance(model, (TrainedModel, DerivedModel)) else type(model).__name__
     chosen = default if name is None else name
     check_name(chosen)
     return chosen
