@@ -59,6 +59,14 @@ def test_example_of_all_stages_runs(pytester):
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
+def test_example_of_compact_models_prints_what_is_shown(pytester):
+    script = pytester.makepyfile("\n".join(blocks("docs/compact_models.md", "python")))
+    result = pytester.runpython(script)
+    assert result.ret == 0
+    for shown in blocks("docs/compact_models.md", "text"):
+        result.stdout.fnmatch_lines([line for line in shown.splitlines()])
+
+
 def test_examples_of_robustness_run(pytester, monkeypatch):
     monkeypatch.setenv("CI", "true")  # hypothesis then has no deadline, which a busy host would exceed
     linear_model(pytester.path / "score.onnx", np.ones((5, 1)))

@@ -14,6 +14,7 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.export_request import plan_tracing, training_step
 from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel
+from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,3 +92,8 @@ class Original:
         tracing = plan_tracing(module, self.example_inputs, ("batch",))
         assert tracing.call is not None
         return tracing.call.arguments({name: torch.from_numpy(array.copy()) for name, array in tracing.inputs.items()})
+
+
+def fit_identity(fit: Any) -> Any:
+    """Return what `digest_of` takes in place of a TrainSpec or a training function."""
+    return (fit.describe(), fit.functions()) if isinstance(fit, TrainSpec) else fit

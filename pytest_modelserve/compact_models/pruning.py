@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -24,13 +24,14 @@ from pytest_modelserve.compact_models.channel_removal import (
     rebuild,
     remove_channels,
 )
-from pytest_modelserve.compact_models.original import Original
+from pytest_modelserve.compact_models.original import Original, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.derived_model import DerivedModel, check_finite, read_record, save_derived
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
 from pytest_modelserve.training.train import Examples, TrainedModel, check_name, check_seed, reproducible
+from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ def prune(
     method: Method = "magnitude",
     rounds: int = 1,
     multiple_of: int = 1,
-    fine_tune: Any = None,
+    fine_tune: TrainSpec | Callable[..., None] | None = None,
     data: Mapping[str, NDArray[Any]] | None = None,
     example_inputs: Examples | None = None,
     exclude: str | Sequence[str] = (),
@@ -175,7 +176,7 @@ def prune(
             "stage": "pruning",
             "module": module_digest(module),
             "settings": asdict(settings),
-            "fine_tune": fine_tune,
+            "fine_tune": fit_identity(fine_tune),
             "data": None if fine_tune is None or original.data is None else dict(original.data),
             "seed": original.seed,
             "versions": package_versions(_PACKAGES),

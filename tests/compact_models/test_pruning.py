@@ -66,6 +66,19 @@ def test_channels_are_removed_and_fine_tuning_restores_the_accuracy(trained, sto
     assert str(pruned.layers[1]) == "2: 2 channels, left whole: it writes an output of the model"
 
 
+def test_train_spec_fine_tunes(trained, store):
+    spec = ms.TrainSpec(loss="cross_entropy", epochs=3, learning_rate=0.02)
+    for method in ("magnitude", "movement"):
+        pruned = prune(trained, amount=0.5, structured=True, method=method, fine_tune=spec, store=store)
+        assert accuracy(pruned.module()) > 0.9
+
+
+def test_train_spec_that_diverges_names_its_step(trained, store):
+    spec = ms.TrainSpec(loss="mse", epochs=9, learning_rate=1e30, optimizer="sgd")
+    with pytest.raises(ms.TrainingError, match=r"training 'small-pruned': the loss is (nan|inf) in step"):
+        prune(trained, amount=0.5, fine_tune=spec, data={"x": X, "y": X[:, :2]}, store=store)
+
+
 def test_same_pruning_comes_from_the_store_and_another_amount_does_not(trained, store):
     RUNS.clear()
     for amount in (0.5, 0.5, 0.25):
