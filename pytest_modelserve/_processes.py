@@ -38,6 +38,8 @@ _MOST_BYTES = 4 << 30
 _LOG_LINES = 20
 # faulthandler's report of a crash begins with this; the frames next to the crash come first.
 _CRASH = "Fatal Python error"
+# And its report of a process that was asked where it is, with this.
+_STACK = "Stack (most recent call first)"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -169,12 +171,19 @@ class ChildProcess:
             yield
 
     def log_tail(self) -> str:
-        """Return the end of what the process printed; of a crash that faulthandler reported, the beginning."""
+        """Return the end of what the process printed; of a crash or a stack from faulthandler, the beginning."""
         text = _COLOR.sub("", self._log.read_text(encoding="utf-8", errors="replace"))
         lines = [line for line in text.splitlines() if line.strip()]
         if any(line.startswith(_CRASH) for line in lines):
             return "\n".join(_crash_report(lines)[:_LOG_LINES])
+        if _STACK in "".join(lines):
+            lines = lines[: max(number for number, line in enumerate(lines) if _STACK in line) + _LOG_LINES]
         return "\n".join(lines[-_LOG_LINES:])
+
+    def kill(self) -> None:
+        """End the process at once, also from another thread than that of its call."""
+        with suppress(ValueError):  # closed
+            self._process.kill()
 
     def close(self) -> None:
         """End the process, at once if it is in a call."""

@@ -101,6 +101,10 @@ class Store:
             os.utime(entry)
         return entry / "files"
 
+    def has(self, key: str) -> bool:
+        """Return True if the entry `key` exists and is not damaged."""
+        return _is_complete(self.root / "entries" / key)
+
     def checkpoint_path(self, key: str) -> Path:
         """Return the path of the state of an unfinished build of `key`.
 

@@ -34,8 +34,8 @@ class Checkpoint:
 
     identity: Mapping[str, Any]
     step: int
-    weights: Mapping[str, Any]
-    state: Mapping[str, Any]
+    weights: Mapping[str, Any] = field(repr=False)
+    state: Mapping[str, Any] = field(repr=False)
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:

@@ -21,7 +21,7 @@ from pytest_modelserve.artifacts import (
     opset_of,
     save_artifact,
 )
-from pytest_modelserve.errors import ArtifactError, ExportError, InputError, require
+from pytest_modelserve.errors import ArtifactError, ExportError, InputError, UsageError, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
 from pytest_modelserve.training.derived_model import DerivedModel
@@ -266,7 +266,11 @@ def _other_dtype(request: ExportRequest) -> str:
 
 def _run_exporter(exporter: ChildProcess, job: ExportJob, time_limit_s: float) -> tuple[DroppedConstant, ...]:
     what = f"export of {job.path.stem}"
-    result = exporter.call(pickle_job(job), timeout_s=time_limit_s, description=what)
+    try:
+        payload = pickle_job(job, job.module, purpose="export")
+    except UsageError as error:
+        raise ExportError(str(error)) from error
+    result = exporter.call(payload, timeout_s=time_limit_s, description=what)
     if isinstance(result, Crash):
         if result.timed_out:
             what += f" exceeded its time limit of {time_limit_s:g} s"

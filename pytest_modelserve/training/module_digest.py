@@ -15,6 +15,8 @@ from pytest_modelserve.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+_NO_PATHS: Mapping[int, str] = {}
+
 
 def module_digest(module: nn.Module) -> str:
     """Return the sha256 of everything that determines the outputs of `module`.
@@ -34,7 +36,7 @@ def weights_digest(module: nn.Module) -> str:
 
 def state_digest(state: Mapping[str, Any]) -> str:
     """Return the sha256 of a state dict, whose values need not be tensors (`get_extra_state`)."""
-    return digest_of({name: _plain(value, {}) for name, value in state.items()})
+    return digest_of({name: digestible(value) for name, value in state.items()})
 
 
 def _own(module: nn.Module, paths: Mapping[int, str]) -> dict[str, Any]:
@@ -45,12 +47,12 @@ def _own(module: nn.Module, paths: Mapping[int, str]) -> dict[str, Any]:
     return {
         "class": type(module),
         "tensors": {**module._parameters, **module._buffers},
-        "hooks": _plain(hooks, paths),
-        "attributes": {name: _plain(value, paths) for name, value in attributes.items()},
+        "hooks": digestible(hooks, paths),
+        "attributes": {name: digestible(value, paths) for name, value in attributes.items()},
     }
 
 
-def _plain(value: Any, paths: Mapping[int, str]) -> Any:
+def digestible(value: Any, paths: Mapping[int, str] = _NO_PATHS) -> Any:
     """Return `value` in a form that has a digest; `paths` names the modules that are digested anyway."""
     import torch
 
@@ -59,11 +61,11 @@ def _plain(value: Any, paths: Mapping[int, str]) -> Any:
     if isinstance(value, (torch.dtype, torch.device, torch.Size)):
         return (type(value).__name__, str(value))
     if isinstance(value, weakref.ReferenceType):
-        return _plain(value(), paths)
+        return digestible(value(), paths)
     if type(value) in (list, tuple):
-        return [type(value).__name__, *(_plain(item, paths) for item in value)]
+        return [type(value).__name__, *(digestible(item, paths) for item in value)]
     if isinstance(value, Mapping):
-        return {"mapping": [(_plain(key, paths), _plain(item, paths)) for key, item in value.items()]}
+        return {"mapping": [(digestible(key, paths), digestible(item, paths)) for key, item in value.items()]}
     try:
         digest_of(value)
     except UsageError:

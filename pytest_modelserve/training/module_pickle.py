@@ -1,31 +1,37 @@
-"""Pickled torch modules for the exporter's process: the user's own classes travel by value."""
+"""Pickled torch modules and functions for a child process: the user's own code travels by value."""
 
 from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve.artifacts.hashing import is_installed
-from pytest_modelserve.errors import ExportError, require
-from pytest_modelserve.training.export_request import ExportJob
+from pytest_modelserve.errors import UsageError, require
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def pickle_job(job: ExportJob) -> bytes:
-    """Return `job` pickled, with the user's own classes by value: a new process may not find a test file.
+def pickle_job(job: Any, module: nn.Module, functions: Iterable[Any] = (), *, purpose: str) -> bytes:
+    """Return `job` pickled, with the user's own code by value, as a new process may not find a test file.
+
+    Args:
+        job: What to pickle.
+        module: A module in it, whose classes may be the user's.
+        functions: Functions in it that may be the user's.
+        purpose: The work of the process, for the message.
 
     Raises:
-        ExportError: The module holds something that cannot be pickled, such as a lock or an open file.
+        UsageError: There is something that cannot be pickled, such as a lock or an open file.
     """
-    cloudpickle = require("cloudpickle", "export")
+    cloudpickle = require("cloudpickle", purpose)
     stream = BytesIO()
 
     class JobPickler(cloudpickle.Pickler):  # type: ignore[name-defined,misc]
@@ -33,11 +39,11 @@ def pickle_job(job: ExportJob) -> bytes:
             return _reduce_operator(value) or super().reducer_override(value)
 
     try:
-        with _by_value(cloudpickle, _modules_of(job.module)):
+        with _by_value(cloudpickle, _modules_of(module, functions)):
             JobPickler(stream).dump(job)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
-        raise ExportError(
-            f"{type(job.module).__name__} cannot be sent to the process that exports it: {error}. "
+        raise UsageError(
+            f"{type(module).__name__} cannot be sent to the process of the {purpose}: {error}. "
             "Create what cannot be pickled (locks, files, connections) outside the module"
         ) from error
     return stream.getvalue()
@@ -65,10 +71,14 @@ def _define_operator(
     return operator
 
 
-def _modules_of(module: nn.Module) -> set[ModuleType]:
-    """Return the user's own modules that define the classes in `module`."""
-    classes = {cls for each in module.modules() for cls in type(each).__mro__}
-    modules = {sys.modules.get(cls.__module__) for cls in classes}
+def _modules_of(module: nn.Module, functions: Iterable[Any]) -> set[ModuleType]:
+    """Return the user's own modules that define the classes in `module` and the functions."""
+    code = {cls for each in module.modules() for cls in type(each).__mro__}
+    for function in functions:
+        while isinstance(function, partial):
+            function = function.func
+        code.add(function if hasattr(function, "__qualname__") else type(function))
+    modules = {sys.modules.get(each.__module__) for each in code}
     return {each for each in modules if each is not None and each.__name__ != "__main__" and not _is_installed(each)}
 
 

@@ -24,9 +24,16 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.conversion import as_array
 from pytest_modelserve.serving.pytree import Path as TreePath, leaves, map_leaves, path_name
 from pytest_modelserve.training.checkpoint import CheckpointFile, check_every
-from pytest_modelserve.training.module_digest import state_digest, weights_digest
+from pytest_modelserve.training.data_parallel import (
+    check_hang_limit,
+    check_processes,
+    cluster_group,
+    cluster_size,
+    fit_in_processes,
+)
+from pytest_modelserve.training.module_digest import digestible, state_digest, weights_digest
 from pytest_modelserve.training.train_spec import TrainSpec, split_rows
-from pytest_modelserve.training.training_loop import TrainingMetrics, run_training
+from pytest_modelserve.training.training_loop import Group, TrainingMetrics, run_training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,11 +110,18 @@ class ModelSource:
             _check_fit(self.name, self.fit, data)
 
     def fit_module(
-        self, module: nn.Module, *, seed: int = 0, checkpoint: CheckpointFile | None = None
+        self,
+        module: nn.Module,
+        *,
+        seed: int = 0,
+        checkpoint: CheckpointFile | None = None,
+        group: Group | None = None,
     ) -> TrainingMetrics | None:
         """Fit `module` in place within `reproducible(seed)`; return the metrics of a TrainSpec, None of a function."""
         if isinstance(self.fit, TrainSpec):
-            return run_training(module, self.fit, self.data, seed=seed, name=self.name, checkpoint=checkpoint)
+            return run_training(
+                module, self.fit, self.data, seed=seed, name=self.name, checkpoint=checkpoint, group=group
+            )
         # Copies, so that a `fit` that writes into them changes no key.
         copies = {name: array.copy() for name, array in self.data.items()}
         self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
@@ -166,6 +180,8 @@ def train(
     *,
     seed: int = 0,
     store: Store | None = None,
+    processes: int = 1,
+    hang_limit_s: float = 300.0,
     checkpoint: Path | str | None = None,
     checkpoint_every_s: float = 30.0,
 ) -> TrainedModel:
@@ -183,6 +199,10 @@ def train(
         source: The model source.
         seed: Seed of all random generators, from 0 to 4294967295.
         store: Where results are kept (default: the pipeline's store).
+        processes: Processes of this host that train together by a TrainSpec, each on a part of every batch, by torch's
+            DistributedDataParallel. The loss is that of one process up to rounding. Processes that torchrun started
+            train together without this parameter.
+        hang_limit_s: Longest time in seconds in which several processes make no progress before all are ended.
         checkpoint: File of the checkpoint of a TrainSpec (default: in the store).
         checkpoint_every_s: Shortest time between two checkpoints in seconds.
 
@@ -190,10 +210,12 @@ def train(
         The trained model.
 
     Raises:
-        UsageError: `seed` is out of range, `build` returns no module, a function leaves NaN or infinite weights, or
-            `checkpoint` belongs to another training. Nothing is stored then.
+        UsageError: `seed` is out of range, `build` returns no module, a function leaves NaN or infinite weights,
+            `checkpoint` belongs to another training, or `processes` are more than cores, or cannot train this source.
+            Nothing is stored then.
         InputError: The labels do not suit the loss of a TrainSpec.
-        TrainingError: The loss of a TrainSpec becomes NaN or infinite; the message names the step and the checkpoint.
+        TrainingError: The loss of a TrainSpec becomes NaN or infinite (the message names the step and the checkpoint),
+            or one of several processes ends or hangs (it has the end of that process's log).
         ArtifactError: The checkpoint is cut, damaged or of a newer version, or the store cannot be written.
         MissingDependencyError: torch is not installed.
 
@@ -209,27 +231,52 @@ def train(
             "checkpoint needs a source whose fit is ms.TrainSpec(...); a function keeps checkpoints of its own"
         )
     check_every(checkpoint_every_s)
+    check_hang_limit(hang_limit_s)
+    size = cluster_size()
+    check_processes(processes, source.fit, size)
     store = store or default_store()
-    identity = _identity(source, seed)
+    spec = source.fit if isinstance(source.fit, TrainSpec) and max(processes, size) > 1 else None
+    identity = _identity(source, seed, 1 if spec is None else max(processes, size))
     key = digest_of(identity)
     path = store.checkpoint_path(key) if checkpoint is None else Path(checkpoint)
+    file = CheckpointFile(path, identity, checkpoint_every_s)
+    group = cluster_group(spec, hang_limit_s) if spec is not None and size > 1 else None
+    fitted: tuple[nn.Module, TrainingMetrics | None] | None = None
 
-    is_built = False
+    def fit(folder: Path) -> tuple[nn.Module, TrainingMetrics | None]:
+        with reproducible(seed):
+            module = _built(source)
+            if spec is None or group is not None:
+                return module, source.fit_module(module, seed=seed, checkpoint=file, group=group)
+            return module, fit_in_processes(
+                module,
+                spec,
+                source.data,
+                name=source.name,
+                seed=seed,
+                processes=processes,
+                checkpoint=file,
+                hang_limit_s=hang_limit_s,
+                folder=folder,
+            )
 
     def build(folder: Path) -> None:
-        nonlocal is_built
-        _train_into(folder, source, seed, CheckpointFile(path, identity, checkpoint_every_s))
-        is_built = True
+        nonlocal fitted
+        fitted = fitted or fit(folder)
+        _write(folder, *fitted, source, seed)
 
+    if group is not None and group.sum(float(store.has(key))) < (float(group.size),):
+        # Before the store's lock is taken, for which the processes of one host would wait. Each host then stores it.
+        fitted = fit(store.root)
     entry = store.get_or_build(key, build, what=f"training of {source.name}")
-    if is_built:
+    if fitted is not None:
         path.unlink(missing_ok=True)
     record = json.loads((entry / "training.json").read_text(encoding="utf-8"))
     metrics = TrainingMetrics(**record["metrics"]) if record.get("metrics") else None
     return TrainedModel(source, entry / "weights.pt", record["sha256"], seed, metrics)
 
 
-def _identity(source: ModelSource, seed: int) -> dict[str, Any]:
+def _identity(source: ModelSource, seed: int, processes: int) -> dict[str, Any]:
     """Return all that a training depends on, as JSON values."""
     with reproducible(seed):
         module = _built(source)
@@ -237,7 +284,7 @@ def _identity(source: ModelSource, seed: int) -> dict[str, Any]:
     fit = source.fit
     code = {
         "build": source.build,
-        "fit": fit.functions() if isinstance(fit, TrainSpec) else fit,
+        "fit": digestible(fit.functions()) if isinstance(fit, TrainSpec) else fit,
         "classes": sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)),
         "own_code": package_hash(),
     }
@@ -247,17 +294,15 @@ def _identity(source: ModelSource, seed: int) -> dict[str, Any]:
         "data": digest_of(dict(source.data)),
         "settings": fit.describe() if isinstance(fit, TrainSpec) else {},
         "seed": seed,
+        "processes": processes,
         "versions": {"python": ".".join(map(str, sys.version_info[:2])), **package_versions(_PACKAGES)},
     }
 
 
-def _train_into(folder: Path, source: ModelSource, seed: int, checkpoint: CheckpointFile) -> None:
+def _write(folder: Path, module: nn.Module, metrics: TrainingMetrics | None, source: ModelSource, seed: int) -> None:
     import torch
 
-    with reproducible(seed):
-        module = _built(source)
-        metrics = source.fit_module(module, seed=seed, checkpoint=checkpoint)
-        weights = module.state_dict()
+    weights = module.state_dict()
     _check_finite(weights, source, seed)
     torch.save(weights, folder / "weights.pt")
     record = {"name": source.name, "seed": seed, "sha256": state_digest(weights)}

@@ -209,17 +209,9 @@ class TrainSpec:
         return shown
 
     def functions(self) -> dict[str, Any]:
-        """Return the settings that are functions, for `digest_of`; modules, which it does not take, by their digest."""
-        from torch import nn
-
-        from pytest_modelserve.training.module_digest import module_digest
-
+        """Return the settings that are functions."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: ("module", module_digest(value)) if isinstance(value, nn.Module) else value
-            for name, value in values.items()
-            if callable(value)
-        }
+        return {name: value for name, value in values.items() if callable(value)}
 
     def make_optimizer(self, module: torch.nn.Module) -> Optimizer:
         """Return the optimizer of the parameters of `module` that require gradients.

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_modelserve.training.train_spec import Batch
+
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,9 @@ class Group:
         """Return the sum over the processes of each value."""
         return values
 
-    def share(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return `state` of the process with rank 0."""
-        return state
+    def share(self, value: Shared) -> Shared:
+        """Return `value` of the process with rank 0."""
+        return value
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return `module` with the gradients of its loss averaged over the processes."""
@@ -132,6 +135,15 @@ def run_training(
         group or Group(),
     )
     return run.run()
+
+
+def count_steps(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> int:
+    """Return the steps of a training without early stopping."""
+    return spec.epochs * _steps_per_epoch(spec, split_rows(spec, data, seed))
+
+
+def _steps_per_epoch(spec: TrainSpec, rows: TrainingRows) -> int:
+    return math.ceil(len(rows.training) / spec.batch_size)
 
 
 @dataclass(slots=True)
@@ -190,7 +202,7 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.rows.training) / self.spec.batch_size)
+        return _steps_per_epoch(self.spec, self.rows)
 
     @property
     def steps(self) -> int:
@@ -217,9 +229,9 @@ class _Run:
         total = wrapped(self._part(batch))
         if self.group.rank >= len(rows):
             total = total * 0.0  # of a row that stands in for none
+        self.group.beat(self.step, self.last_loss)
         (sum_,) = self.group.sum(float(total.detach()))
         self.last_loss = sum_ / weight
-        self.group.beat(self.step, self.last_loss)
         if not math.isfinite(self.last_loss):
             self._stop(f"the loss is {self.last_loss} in {self._where(self.step + 1)}")
         # The group averages gradients, and those of totals have to be added.
@@ -329,22 +341,31 @@ class _Run:
             setattr(self, name, state[name])
 
     def _check_finite(self) -> None:
+        if name := self._not_finite():
+            raise self._error(f"{name!r} has values that are NaN or infinite after {self._where(self.step)}")
+
+    def _not_finite(self) -> str | None:
+        """Return the name of the first parameter or buffer with NaN or infinite values."""
         for name, tensor in self.module.state_dict().items():
             if hasattr(tensor, "isfinite") and not bool(tensor.isfinite().all()):
-                self._stop(f"{name!r} has values that are NaN or infinite after {self._where(self.step)}")
+                return name
+        return None
 
     def _stop(self, what: str) -> NoReturn:
-        """Raise TrainingError, after the state was kept if its weights are finite."""
-        path = step = None
+        """Raise TrainingError in all processes, after the state was kept if its weights are finite."""
         if self.checkpoint is not None:
-            weights = [each for each in self.module.state_dict().values() if hasattr(each, "isfinite")]
-            if self.group.rank == 0 and all(bool(each.isfinite().all()) for each in weights):
+            if self.group.rank == 0 and not self._not_finite():
                 self.checkpoint.save(self._state())
-            path, step = self.checkpoint.path, self.checkpoint.saved_step
-        kept = "There is no checkpoint" if step is None else f"The last good checkpoint is {path}, after step {step}"
-        raise TrainingError(
-            f"training {self.name!r}: {what}: lower the learning rate, set max_grad_norm, or look for "
-            f"NaN in the data. {kept}"
+            self.checkpoint.saved_step = self.group.share(self.checkpoint.saved_step)
+        raise self._error(what)
+
+    def _error(self, what: str) -> TrainingError:
+        kept = "There is no checkpoint"
+        if self.checkpoint is not None and self.checkpoint.saved_step is not None:
+            kept = f"The last good checkpoint is {self.checkpoint.path}, after step {self.checkpoint.saved_step}"
+        return TrainingError(
+            f"training {self.name!r}: {what}: lower the learning rate, set max_grad_norm, or look for NaN in the data. "
+            f"{kept}"
         )
 
     def _where(self, step: int) -> str:

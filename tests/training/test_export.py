@@ -195,7 +195,7 @@ def test_new_interpreter_gets_a_class_by_value_whose_module_it_could_not_import(
 def test_module_that_cannot_be_pickled_is_refused(store):
     module = Small().eval()
     module.lock = threading.Lock()
-    with pytest.raises(ExportError, match="Small cannot be sent to the process that exports it: "):
+    with pytest.raises(ExportError, match="Small cannot be sent to the process of the export: "):
         export(module, ROW, store=store)
 
 
