@@ -14,6 +14,7 @@ import importlib
 _GATES = {
     "assert_accuracy": ("parity", "measure_accuracy"),
     "assert_accuracy_parity": ("parity", "measure_accuracy_parity"),
+    "assert_artifact_safe": ("scanning", "measure_artifact_safety"),
     "assert_audited_accuracy": ("monitoring", "measure_audited_accuracy"),
     "assert_calibrated": ("monitoring", "measure_calibration"),
     "assert_cold_start": ("performance", "measure_cold_start"),

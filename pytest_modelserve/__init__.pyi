@@ -156,6 +156,7 @@ from pytest_modelserve.serving import Predictor as _Predictor
 from pytest_modelserve.monitoring.profile import ReferenceProfile as _ReferenceProfile
 from pytest_modelserve.robustness.relations.base import Relation as _Relation
 from pytest_modelserve.stats import Sampling as _Sampling
+from pytest_modelserve.scanning.scan import ScanMode as _ScanMode
 from pytest_modelserve.metrics import Scores as _Scores
 from hypothesis.strategies import SearchStrategy as _SearchStrategy
 from collections.abc import Sequence as _Sequence
@@ -1798,6 +1799,37 @@ def measure_relation(
         'PASS'"""
     ...
 
+def measure_artifact_safety(
+    artifact: _Artifact | str | _os.PathLike[str],
+    *,
+    allow: _Mapping[str, str] | None = None,
+    scan: _ScanMode = "strict",
+    label: str = "",
+) -> _Evidence:
+    r"""Scan a model file before anything loads it. Nothing is estimated, so the verdict is PASS or FAIL.
+
+    Static rules read the file within bounds: links, external data, wire format, names, tensors, graphs, functions,
+    loops, integer division, amplification, trees. Only a file that they do not refuse is opened, optimized and run
+    once, in a process that is limited in memory, time, files, processes and network. `docs/safety.md` lists the rules.
+
+    Args:
+        artifact: The path of the file, which need not be a model; or an artifact that was opened.
+        allow: Reasons by name of rules that the file may break; each stands in the report. The setting
+            `modelserve_scan_allow` gives those of the project.
+        scan: "strict", or "static": the rules alone, without opening the file.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the number of findings that refuse the file; its details hold every finding.
+
+    Raises:
+        UsageError: An unknown rule, a rule without a reason, or an unknown scan.
+        ArtifactError: There is no such file, or it cannot be read.
+
+    Example:
+        `ms.assert_artifact_safe("model.onnx", allow={"graph.domain": "tokenizers of our own library"})`"""
+    ...
+
 def measure_tampering(
     folder: str | _os.PathLike[str],
     manifest: str | _os.PathLike[str] | None = None,
@@ -1828,6 +1860,7 @@ def measure_tampering(
 
 assert_accuracy = measure_accuracy
 assert_accuracy_parity = measure_accuracy_parity
+assert_artifact_safe = measure_artifact_safety
 assert_audited_accuracy = measure_audited_accuracy
 assert_calibrated = measure_calibration
 assert_cold_start = measure_cold_start

@@ -59,8 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     merge.add_argument("--max-ms", metavar="MS", type=float, help="the latency budget (default: print figures only)")
     merge.add_argument("--quantile", metavar="Q", type=float, default=0.95, help="of the budget (default: 0.95)")
     merge.add_argument("--max-failed", metavar="P", type=float, default=0.0, help="proportion (default: 0)")
+    scan = commands.add_parser("scan", help="scan model files before anything loads them; exit status 1 for a bad one")
+    scan.add_argument("files", metavar="FILE", nargs="+", help="model files")
+    scan.add_argument("--static", action="store_true", help="static rules alone: open no file, not even in the sandbox")
+    scan.add_argument(
+        "--allow", metavar="RULE=REASON", action="append", default=[], help="a rule that the files may break, and why"
+    )
+    scan.add_argument("--sarif", metavar="PATH", type=Path, help="also write the findings to PATH in SARIF 2.1.0")
     _add_signing(commands)
     options = parser.parse_args(arguments)
+    if options.command == "scan":
+        return _scan(options)
     if options.command in _SIGNING:
         lines = _SIGNING[options.command](options)
     elif options.command == "init":
@@ -89,6 +98,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _scan(options: argparse.Namespace) -> int:
+    """Print a report for each file; return 0 if all are safe, 1 if one is refused, 2 for an error of usage."""
+    import json
+
+    from pytest_modelserve._files import write_file
+    from pytest_modelserve.progress import progress
+    from pytest_modelserve.scanning import sarif_log, scan_file
+
+    allow: dict[str, str] = {}
+    reports = []
+    try:
+        for text in options.allow:
+            rule, _, allow[rule] = text.partition("=")
+        for path in progress(options.files, "scan"):
+            reports.append(scan_file(path, mode="static" if options.static else "strict", allow=allow))
+            print(reports[-1])
+        if options.sarif is not None:
+            write_file(options.sarif, [json.dumps(sarif_log(reports), indent=1).encode()])
+    except ModelServeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: --sarif: cannot write {options.sarif}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0 if all(report.is_safe for report in reports) else 1
 
 
 def _init_lines(options: argparse.Namespace) -> Iterator[str]:

@@ -57,6 +57,12 @@ def declare_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     for name, how, text in flags:
         group.addoption(f"--modelserve-{name}", help=text, **how)
+    parser.addini(
+        "modelserve_scan_allow",
+        help="rules of the scanner that model files of this project may break, each as 'rule: reason'",
+        type="linelist",
+        default=[],
+    )
     for name, metavar, text in (
         ("inputs", "PATH", "rows for the model files that are named: .npz, .npy, .csv or .parquet (default: generated "
          "from the signature)"),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
+from pytest_modelserve import settings
 from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
@@ -412,6 +413,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     _check_model_options(config)
     _set_trust(config)
+    _set_allowed_rules(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
     config.addinivalue_line(
@@ -431,6 +433,16 @@ def pytest_configure(config: pytest.Config) -> None:
         paths = {kind: path_setting(config, kind) for kind in REPORTS if setting(config, kind)}
         history = path_setting(config, "history") if setting(config, "history") else None
         config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
+
+
+def _set_allowed_rules(config: pytest.Config) -> None:
+    """Set the rules of the scanner that the project allows, for this run."""
+    before = settings.SCAN_ALLOW
+    config.add_cleanup(lambda: setattr(settings, "SCAN_ALLOW", before))
+    try:
+        settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _set_trust(config: pytest.Config) -> None:

@@ -1,7 +1,20 @@
 """Scanner of model files: static rules, then a trial in a limited child process, before anything loads the file."""
 
+from pytest_modelserve.scanning.artifact_safety import check_unchanged, measure_artifact_safety, refuse_unsafe
 from pytest_modelserve.scanning.findings import RULES, Finding
 from pytest_modelserve.scanning.sandbox import close_sandboxes
-from pytest_modelserve.scanning.scan import ScanReport, scan_file
+from pytest_modelserve.scanning.sarif import sarif_log
+from pytest_modelserve.scanning.scan import ScanMode, ScanReport, scan_file
 
-__all__ = ["RULES", "Finding", "ScanReport", "close_sandboxes", "scan_file"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "ScanMode",
+    "ScanReport",
+    "check_unchanged",
+    "close_sandboxes",
+    "measure_artifact_safety",
+    "refuse_unsafe",
+    "sarif_log",
+    "scan_file",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,6 +137,11 @@ class Finding:
         """Whether the file must not be loaded."""
         return self.severity == "error" and not self.allowed
 
+    def as_dict(self) -> dict[str, str]:
+        """Return it as JSON builtins."""
+        found = {"rule": self.rule, "severity": self.severity, "place": self.place, "message": self.message}
+        return {**found, "advice": self.advice, **({"allowed": self.allowed} if self.allowed else {})}
+
     def __str__(self) -> str:
         kind = f"allowed ({self.allowed})" if self.allowed else self.severity
         return f"{kind}: {self.rule}: {self.place}: {self.message}"
@@ -152,7 +158,7 @@ class StaticResult:
 
     Attributes:
         findings: The findings.
-        readable: The files that the trial may open.
+        states: State of each file that was checked, beside the scanned one: those that the trial may open, too.
         total_bytes: Bytes of all files of the model.
         nodes: Number of nodes, those of called functions included.
         work: Number of nodes that one run executes, in loops more than once.
@@ -160,7 +166,7 @@ class StaticResult:
     """
 
     findings: list[Finding] = field(default_factory=list)
-    readable: tuple[Path, ...] = ()
+    states: dict[Path, os.stat_result] = field(default_factory=dict)
     total_bytes: int = 0
     nodes: int = 0
     work: float = 0.0

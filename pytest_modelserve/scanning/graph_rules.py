@@ -117,7 +117,7 @@ def _opset_findings(imports: Iterable[onnx.OperatorSetIdProto], place: str) -> I
         if domain in versions:
             text = f"operator set {domain!r} is given twice, versions {versions[domain]} and {item.version}"
             same = versions[domain] == item.version
-            yield finding("graph.duplicate-entry", place, text, "warning" if same else None)
+            yield finding("graph.duplicate-entry", place, text, "note" if same else None)
         versions[domain] = item.version
         newest = _newest_opset(domain)
         if item.version < 1 or (newest and item.version > newest):
@@ -276,7 +276,7 @@ class _Graphs:
             if problem := _attribute_problem(attribute, is_function):
                 self.add("graph.attribute", place, f"attribute {attribute.name!r} {problem}")
             elif domain in _BUILT_IN and not is_call:
-                self._check_value(node, attribute, place)
+                self._check_value(attribute, place)
             for sparse in (
                 *([attribute.sparse_tensor] * attribute.HasField("sparse_tensor")),
                 *attribute.sparse_tensors,
@@ -284,7 +284,7 @@ class _Graphs:
                 for rule, text in sparse_findings(sparse, _DENSE_BYTES):
                     self.add(rule, place, text)
 
-    def _check_value(self, node: onnx.NodeProto, attribute: onnx.AttributeProto, place: str) -> None:
+    def _check_value(self, attribute: onnx.AttributeProto, place: str) -> None:
         if attribute.ref_attr_name:
             return
         numbers = [attribute.i] if attribute.type == attribute.INT else attribute.ints

@@ -14,7 +14,7 @@ _MAX_BYTES = (1 << 31) - 1
 
 
 def check_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
-    """Return what the rules find in the open ONNX file at `path`. Each step needs that the one before found no error."""
+    """Return what the rules find in the open file at `path`; each step needs that the one before found no error."""
     result = StaticResult(total_bytes=size)
     if size > _MAX_BYTES:
         result.findings.append(finding("file.size", path.name, f"{size:,} bytes, more than {_MAX_BYTES:,}"))
@@ -27,7 +27,7 @@ def check_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
         return result
     external = external_data(wire.external, path)
     result.findings += external.findings
-    result.readable = tuple(external.files)
+    result.states = external.files
     result.total_bytes += sum(state.st_size for state in external.files.values())
     _check_graphs(wire.light, result)
     return result

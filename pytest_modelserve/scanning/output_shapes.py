@@ -11,9 +11,9 @@ from pytest_modelserve.scanning.abstract_values import UNKNOWN, Shape, Value, na
 _SAME_SHAPE = names_in(
     "Identity Cast CastLike Relu LeakyRelu Sigmoid Tanh Softmax LogSoftmax Exp Log Sqrt Neg Abs Floor Ceil Round Sign "
     "Erf Gelu Elu Selu Celu Softplus Softsign HardSigmoid HardSwish Mish Not IsNaN IsInf Clip Dropout "
-    "BatchNormalization LayerNormalization InstanceNormalization GroupNormalization CumSum Sin Cos Tan Asin Acos Atan Sinh "
-    "Cosh Reciprocal QuantizeLinear DequantizeLinear LRN Hardmax Trilu BitwiseNot ScatterElements ScatterND Bernoulli "
-    "RandomNormalLike RandomUniformLike EyeLike"
+    "BatchNormalization LayerNormalization InstanceNormalization GroupNormalization CumSum Sin Cos Tan Asin Acos Atan "
+    "Sinh Cosh Reciprocal QuantizeLinear DequantizeLinear LRN Hardmax Trilu BitwiseNot ScatterElements ScatterND "
+    "Bernoulli RandomNormalLike RandomUniformLike EyeLike"
 )
 BROADCASTS = names_in(
     "Add Sub Mul Div Mod Pow And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Min Max Mean Sum Where PRelu "

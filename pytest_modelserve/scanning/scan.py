@@ -7,7 +7,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -69,12 +69,14 @@ class ScanReport:
         findings: What the rules found, the worst first; allowed ones last.
         opened: Whether the file was opened in the sandbox: not if a static rule refuses it.
         seconds: Duration of the scan.
+        states: State of each file that was checked, external data included.
     """
 
     path: Path
     findings: tuple[Finding, ...]
     opened: bool
     seconds: float
+    states: Mapping[Path, os.stat_result] = field(default_factory=dict, repr=False)
 
     @property
     def is_safe(self) -> bool:
@@ -122,7 +124,7 @@ def scan_file(
     opens = mode == "strict" and scanner is not None and not _refused(findings, allowed)
     if opens and scanner is not None:
         findings += _trial(path.absolute(), static, scanner)
-    return ScanReport(path, with_allowed(findings, allowed), opens, time.perf_counter() - began)
+    return ScanReport(path, with_allowed(findings, allowed), opens, time.perf_counter() - began, static.states)
 
 
 def _refused(findings: list[Finding], allowed: Mapping[str, str]) -> bool:
@@ -150,6 +152,7 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
             return result, None
         found = scanner.static(target, file, before.st_size)
     found.findings = [*result.findings, *found.findings, *change_of(before, target)]
+    found.states = {target: before, **found.states}
     return found, scanner
 
 
@@ -159,7 +162,7 @@ def _trial(path: Path, static: StaticResult, scanner: Scanner) -> list[Finding]:
     result = run_in_sandbox(
         scanner.target,
         {"path": str(path)},
-        readable=[path, *static.readable],
+        readable=[*static.states, *_SYSTEM_FILES],
         memory_bytes=_MEMORY_BYTES + 3 * static.total_bytes,
         cpu_s=cpu_s,
         deadline_s=_ELAPSED * cpu_s,
@@ -167,8 +170,18 @@ def _trial(path: Path, static: StaticResult, scanner: Scanner) -> list[Finding]:
     return list(_trial_findings(path.name, static, result, cpu_s))
 
 
+# The text operators of ONNX need the locales of the system.
+_SYSTEM_FILES = (Path("/usr/lib/locale"),)
+
 # What onnxruntime says of files that another version or build opens.
-_UNSUPPORTED = ("NOT_IMPLEMENTED", "under development", "max supported IR version", "Could not find an implementation")
+_UNSUPPORTED = (
+    "NOT_IMPLEMENTED",
+    "under development",
+    "max supported IR version",
+    "Could not find an implementation",
+    "is not a registered function/op",
+    "Exception during initialization",
+)
 
 
 def _trial_findings(name: str, static: StaticResult, result: SandboxResult, cpu_s: float) -> Iterator[Finding]:

@@ -49,7 +49,8 @@ def _of_tables(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "tree.structure", f"node {nodes[missing[0]]} of tree {trees[missing[0]]} has a child that does not exist"
         return
     for prefix in ("class", "target"):
-        owners = zip(_array(attributes, f"{prefix}_treeids").tolist(), _array(attributes, f"{prefix}_nodeids").tolist())
+        of_entries = (_array(attributes, f"{prefix}_{kind}").tolist() for kind in ("treeids", "nodeids"))
+        owners = zip(*of_entries, strict=False)
         wrong = next((key for key in owners if key not in places), None)
         if wrong is not None:
             yield "tree.structure", f"{prefix} entry of node {wrong[1]} in tree {wrong[0]}, which does not exist"

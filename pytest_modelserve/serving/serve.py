@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
+    from pytest_modelserve.scanning import ScanMode
     from pytest_modelserve.training import TrainedModel
 
 _CPU = ("CPUExecutionProvider",)
@@ -47,6 +48,7 @@ def serve(
     threads: int = 1,
     interpreter: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
+    scan: ScanMode | None = None,
     name: str | None = None,
     variant: str | None = None,
 ) -> Predictor:
@@ -66,6 +68,8 @@ def serve(
         manifest: What `ms.write_manifest` wrote, for an ONNX file: a private copy of the model, external data included,
             is compared with it, and that copy is opened. Paths in it are relative to its own folder if the model lies
             there, else to the model's. The setting `modelserve_trust` asks for a signature in the same way.
+        scan: Scan the file before anything opens it: "strict", by static rules and a trial in a limited process, or
+            "static", by the rules alone; a file that the scan refuses is not opened. See `docs/safety.md`.
         name: Name of the model in evidence and reports (default: its own).
         variant: Variant of the model in evidence and reports (default: its own).
 
@@ -76,8 +80,8 @@ def serve(
     Raises:
         UsageError: `target` cannot be served; `providers`, `threads` or `interpreter` do not apply to it; or
             `interpreter` is no Python with onnxruntime.
-        ArtifactError: The file cannot be opened, onnxruntime rejects it, it differs from the manifest, or it is not
-            signed by a trusted key.
+        ArtifactError: The scan refuses the file, it cannot be opened, onnxruntime rejects it, it differs from the
+            manifest, or it is not signed by a trusted key.
         EndpointError: The server does not answer, or does not know the model.
 
     Example:
@@ -95,6 +99,7 @@ def serve(
                 providers=providers,
                 threads=threads,
                 interpreter=interpreter,
+                scan=scan,
                 name=name,
                 variant=variant,
             )
@@ -102,6 +107,9 @@ def serve(
             return predictor
     elif manifest is not None:
         raise UsageError(f"manifest applies to ONNX files only: remove it for {_describe(target)}")
+    if scan is not None:
+        settings: Any = {"providers": providers, "threads": threads, "interpreter": interpreter}
+        return _serve_scanned(target, scan, **settings, name=name, variant=variant)
     if _is_endpoint(target):
         from pytest_modelserve.serving.endpoint import Endpoint, EndpointPredictor
 
@@ -145,6 +153,22 @@ def serve(
         f"{_describe(target)} cannot be served: pass an Artifact, the path of an ONNX file, a session of onnxruntime, "
         "the URL of an endpoint, a torch module, a TrainedModel, an estimator, a callable, or ready outputs"
     )
+
+
+def _serve_scanned(target: object, mode: ScanMode, **settings: Any) -> Predictor:
+    """Scan a file, serve it, and make sure that it is still the file that was scanned."""
+    from pytest_modelserve.scanning import check_unchanged, refuse_unsafe
+
+    if not isinstance(target, (Artifact, str, os.PathLike)):
+        raise UsageError(f"scan={mode!r} applies to files only: remove it for {_describe(target)}")
+    report = refuse_unsafe(target.path if isinstance(target, Artifact) else target, mode)
+    predictor = serve(target, **settings)
+    try:
+        check_unchanged(report)
+    except BaseException:
+        predictor.close()
+        raise
+    return predictor
 
 
 def _serve_elsewhere(
