@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from pytest_modelserve.performance.timing import host_lock, no_garbage_collectio
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import as_batch, batch_size, check_positive, is_one_batch, slice_rows
-from pytest_modelserve.serving.serve import as_predictor
+from pytest_modelserve.serving.serve import serve
 
 Answer = dict[str, NDArray[Any]]
 Check = Callable[[int, Answer], str | None]
@@ -140,12 +140,13 @@ def run_load(
     settings: LoadSettings,
     *,
     check: Check | None = None,
+    is_timed: bool = True,
 ) -> LoadRun:
     """Send `requests` in turn to `predictor` as `schedule` says, and return their times.
 
     Returns at the latest `timeout_s` after the last request was due, with what is then open; threads that still wait
     for an answer end with this process. A predictor that is not thread-safe gets one request at a time. With several
-    processes each opens `target` itself.
+    processes each opens `target` itself. Unless the load is not timed, it waits for other timed gates on this host.
 
     Raises:
         UsageError: `target` cannot be opened in another process.
@@ -156,7 +157,7 @@ def run_load(
         if schedule.clients is not None:
             schedule = replace(schedule, clients=1)
     description = f"load of {schedule.name}"
-    with host_lock():
+    with host_lock() if is_timed else nullcontext():
         if settings.processes == 1:
             return _Generator(predictor.predict, requests, schedule, settings, check).run(description=description)
         return _run_in_processes(target, requests, schedule, settings, description)
@@ -407,7 +408,7 @@ def serve_load(message: bytes) -> bytes:
     """Open the model at the first message, and run the load at the second: what a process of the generator does."""
     if not _opened:
         target, requests, schedule, settings = pickle.loads(message)
-        predictor = ExitStack().enter_context(as_predictor(target))  # closed by the end of the process
+        predictor = serve(target)  # closed by the end of the process
         answer = first_answer(predictor, requests[0], settings.timeout_s)
         check = has_structure_of(answer, requests)
         _opened["generator"] = _Generator(predictor.predict, requests, schedule, settings, check)

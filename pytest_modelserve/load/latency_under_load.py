@@ -38,6 +38,7 @@ MOST_LAG = 0.05
 MOST_CPU = 0.9
 _IN_PROCESS = ("in-process", "torch", "callable", "estimator")
 _WARM_UP_SHARE = 0.1
+ONE_AT_A_TIME = "one request was in flight at a time, as this predictor cannot be called from several threads"
 
 
 def measure_latency_under_load(
@@ -303,7 +304,7 @@ class LoadResult:
         if not run.schedule.is_open:
             found.append("closed loop: clients wait with a server that stalls, so that a stall counts as few requests")
         if not predictor.is_thread_safe:
-            found.append("one request at a time, as this predictor is not called from several threads; others queued")
+            found.append(ONE_AT_A_TIME)
         elif run.schedule.is_open and quantile_of(run.queueing_ms, self.design.quantile) > 0:
             found.append(f"requests queued, as at most {run.in_flight_limit} are in flight at a time (max_in_flight)")
         if len(warm_up):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def measure_outputs_under_load(
         distinct = requests_of(given, rows_per_request)[: min(_MOST_DISTINCT, requests)]
         comparison = Comparison(answers_alone(served, distinct, settings), tolerance)
         comparison.check_repeatable(answers_alone(served, distinct[:_REPEATED], settings))
-        run = run_load(predictor, served, distinct, schedule, settings, check=comparison.check)
+        run = run_load(predictor, served, distinct, schedule, settings, check=comparison.check, is_timed=False)
         return _evidence(served, run, comparison, requests, max_failed, time.perf_counter() - began)
 
 
@@ -137,7 +137,7 @@ def answers_alone(predictor: Predictor, requests: Sequence[Inputs], settings: Lo
 
     seconds = settings.timeout_s * len(requests)
     schedule = Schedule("single requests", seconds, clients=1, limit=len(requests))
-    run = run_load(predictor, predictor, requests, schedule, replace(settings, warm_up_s=0.0), check=keep)
+    run = run_load(predictor, predictor, requests, schedule, settings, check=keep, is_timed=False)
     if len(found) < len(requests):
         missing = next(i for i in range(len(requests)) if i not in found)
         raise ModelServeError(

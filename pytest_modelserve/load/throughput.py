@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
 from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
-from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of, warm_up_of
+from pytest_modelserve.load.latency_under_load import (
+    ONE_AT_A_TIME,
+    check_proportion,
+    failed_quantity,
+    figures_of,
+    warm_up_of,
+)
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import plan_schedule
 from pytest_modelserve.performance.batches import Batches
-from pytest_modelserve.serving import Inputs, Servable
+from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import batch_size, check_positive
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats.means import mean_bounds
@@ -93,47 +99,65 @@ def measure_throughput(
         requests = requests_of(given, rows_per_request)
         answer = first_answer(served, requests[0], timeout_s)
         run = run_load(predictor, served, requests, schedule, settings, check=has_structure_of(answer, requests))
-        counted = run.counted
-        if not len(counted):
-            raise UsageError("no request was sent after the warm-up: give a longer duration_s, or a shorter warm_up_s")
-        rates = rows_per_second(run, requests)
-        block = dependence_block(rates) or _WINDOWS
-        bounds = mean_bounds(rates, block=block, low_level=confidence, high_level=1 - alpha)
-        busy = _busy_share(run)
-        late = busy < _LEAST_BUSY
-        interval = Interval(max(bounds.low, 0.0), math.inf if late else bounds.high, confidence, 1 - alpha)
-        quantities = (
-            Quantity("rows per s", bounds.estimate, "", interval, Budget.of("min_rows_per_s", min_rows_per_s)),
-            failed_quantity(counted, max_failed),
-            Quantity("clients waited for the model", busy, "proportion"),
-            Quantity("service median", quantile_of(counted.service_ms, 0.5), "ms"),
-        )
-        verdict = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
-        why_late = f"the generator kept its clients busy for {100 * busy:.0f} % of the time only" if late else ""
-        return Evidence(
-            gate="throughput",
-            subject=served.subject,
-            quantities=quantities,
-            n=len(counted),
-            n_unit="requests",
-            method=Method(
-                f"block means of {_WINDOWS} windows of time",
-                "Law, Simulation Modeling and Analysis, ch. 9",
-                "one steady load",
-            ),
-            summary=_summary(verdict, quantities[0].verdict, why_late),
-            confidence=confidence,
-            alpha=alpha,
-            findings=tuple(filter(None, (why_late, *run.failure_findings(), _one_at_a_time(served.is_thread_safe)))),
-            advice=_ADVICE[verdict],
-            details={
-                "load": schedule.name,
-                **figures_of(run, 0.5),
-                "rows_per_s": [float(f"{rate:.4g}") for rate in rates],
-                "block": block,
-            },
-            duration_s=time.perf_counter() - began,
-        )
+        budget = Budget.of("min_rows_per_s", min_rows_per_s)
+        rates = {"confidence": confidence, "alpha": alpha}
+        return _evidence(served, run, requests, budget, max_failed, **rates, began=began)
+
+
+def _evidence(
+    served: Predictor,
+    run: LoadRun,
+    requests: list[Inputs],
+    budget: Budget,
+    max_failed: float,
+    *,
+    confidence: float,
+    alpha: float,
+    began: float,
+) -> Evidence:
+    counted = run.counted
+    if not len(counted):
+        raise UsageError("no request was sent after the warm-up: give a longer duration_s, or a shorter warm_up_s")
+    rates = rows_per_second(run, requests)
+    block = dependence_block(rates) or _WINDOWS
+    bounds = mean_bounds(rates, block=block, low_level=confidence, high_level=1 - alpha)
+    busy = _busy_share(run)
+    why_late = ""
+    if busy < _LEAST_BUSY:
+        why_late = f"the generator kept its clients busy for {100 * busy:.0f} % of the time only"
+    interval = Interval(max(bounds.low, 0.0), math.inf if why_late else bounds.high, confidence, 1 - alpha)
+    quantities = (
+        Quantity("rows per s", bounds.estimate, "", interval, budget),
+        failed_quantity(counted, max_failed),
+        Quantity("clients waited for the model", busy, "proportion"),
+        Quantity("service median", quantile_of(counted.service_ms, 0.5), "ms"),
+    )
+    verdict = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
+    one_at_a_time = "" if served.is_thread_safe else ONE_AT_A_TIME
+    return Evidence(
+        gate="throughput",
+        subject=served.subject,
+        quantities=quantities,
+        n=len(counted),
+        n_unit="requests",
+        method=Method(
+            f"block means of {_WINDOWS} windows of time",
+            "Law, Simulation Modeling and Analysis, ch. 9",
+            "one steady load",
+        ),
+        summary=_summary(verdict, quantities[0].verdict, why_late),
+        confidence=confidence,
+        alpha=alpha,
+        findings=tuple(filter(None, (why_late, *run.failure_findings(), one_at_a_time))),
+        advice=_ADVICE[verdict],
+        details={
+            "load": run.schedule.name,
+            **figures_of(run, 0.5),
+            "rows_per_s": [float(f"{rate:.4g}") for rate in rates],
+            "block": block,
+        },
+        duration_s=time.perf_counter() - began,
+    )
 
 
 def rows_per_second(run: LoadRun, requests: list[Inputs]) -> NDArray[np.float64]:
@@ -155,10 +179,6 @@ def _busy_share(run: LoadRun) -> float:
     ends = np.where(np.isnan(run.ended_s[sent]), end, np.minimum(run.ended_s[sent], end))
     busy = np.clip(ends - np.maximum(run.sent_s[sent], run.first_s), 0.0, None).sum()
     return float(min(1.0, busy / (run.in_flight_limit * (end - run.first_s))))
-
-
-def _one_at_a_time(is_thread_safe: bool) -> str:
-    return "" if is_thread_safe else "one request at a time, as this predictor is not called from several threads"
 
 
 def _summary(verdict: Verdict, of_rate: Verdict | None, why_late: str) -> str:

@@ -216,6 +216,7 @@ class AlteredPredictor(Predictor):
     def __init__(self, model: Predictor, alteration: Alteration, effect: Effect, floor_db: float | None = None) -> None:
         super().__init__(model.subject, model.signature)
         self.transport, self.aliases = model.transport, model.aliases
+        self.is_thread_safe = model.is_thread_safe
         # A twin that could be served anew from its file would be as fast as the model.
         self.artifact = None if alteration.slower > 1 else model.artifact
         self._model, self._alteration, self._effect, self._floor_db = model, alteration, effect, floor_db

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PER_KIND = 3
 """Mutants of each kind and subject."""
-TIMED = ("latency", "slowdown")
+TIMED = ("latency", "slowdown", "throughput")
 UNTRIED = ("size", "cold start", "memory")
 """Gates that no mutant concerns: they read a file or start a process, and open no subject here."""
 

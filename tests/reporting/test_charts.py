@@ -48,9 +48,35 @@ def test_curves_of_evidence_are_drawn_in_a_square(record_of):
     assert roc.legend == (("after", "candidate"),)
 
 
+LINE = {
+    "start_s": 1.0,
+    "slice_s": 0.5,
+    "quantile": 0.95,
+    "limit_ms": 20.0,
+    "median_ms": [2.0, 3.0],
+    "quantile_ms": [4.0, None],
+}
+
+
+def test_load_is_drawn_over_time_and_a_slice_without_answers_at_the_top(record_of):
+    (chart,) = charts_of(record_of(details={"timeline": LINE}).evidence)
+    paths = dict(chart.paths)
+    assert chart.description == "The slowest slice begins at 1.5 s; the budget is 20.0 ms."
+    assert chart.legend == (("before", "median"), ("after", "95 % at most"))
+    x, y = map(int, re.match(r"M(\d+) (\d+)l", paths["line after"]).groups())
+    step = int(re.search(r"l\d+ (-\d+)", paths["line after"])[1])
+    assert (x > 96, y + step) == (True, TOP)
+    assert y < int(re.match(r"M\d+ (\d+)", paths["line before"])[1])
+    assert (
+        charts_of(record_of(details={"timeline": LINE | {"median_ms": [None], "quantile_ms": [None]}}).evidence) == []
+    )
+
+
 @pytest.mark.parametrize(
     "details",
     [
+        {"timeline": {}},
+        {"timeline": {**LINE, "median_ms": [1.0]}},
         {"roc": 3},
         {"roc": [{"label": "someone", **ROC}]},
         {"roc": [{"label": "candidate"}]},

@@ -236,6 +236,13 @@ def test_undisturbed_time_is_drawn_before_wall_time(record_of, tmp_path):
     )
 
 
+def test_load_is_drawn_from_due_time_and_by_service_time(record_of, tmp_path):
+    details = {"quantile": 0.95, **kept(tmp_path, latency_ms=[3, 9, math.inf], service_ms=[3, 1, math.inf])}
+    assert found(evidence(record_of, details), tmp_path) == Sample(
+        "calls", "were answered at most this long after they were due", 0.95, (3.0, 9.0), (1.0, 3.0), "service time"
+    )
+
+
 def test_log_ratios_become_ratios(record_of, tmp_path):
     details = kept(tmp_path, log_ratios=[math.log(2), 0.0])
     sample = found(evidence(record_of, details, unit="ratio"), tmp_path)
