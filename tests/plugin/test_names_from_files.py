@@ -65,10 +65,9 @@ def test_no_report_of_a_run_shows_a_name_raw(text, pytester, monkeypatch):
     options = [f"--modelserve-{kind}=report.{kind}" for kind in kinds]
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rA", "--junitxml=junit.xml", *options)
     result.assert_outcomes(failed=2)
-    reports = {path.name: path.read_bytes().decode() for path in pytester.path.iterdir() if path.suffix != ".onnx"}
-    reports.pop(next(name for name in reports if name.endswith(".py")))
-    shown = {**reports, "terminal": "\n".join([*result.outlines, *result.errlines])}
-    assert len(shown) == len(kinds) + 3
+    names = ("junit.xml", "summary.md", *(f"report.{kind}" for kind in kinds))
+    shown = {name: (pytester.path / name).read_bytes().decode() for name in names}
+    shown["terminal"] = "\n".join([*result.outlines, *result.errlines])
     assert all(text is not ALL_SHORT or "x1b[31mred" in each for each in shown.values())
     assert {name: found[0] for name, each in shown.items() if (found := RAW.search(each))} == {}
     assert MARKUP not in shown["report.html"] + shown["junit.xml"]
