@@ -67,6 +67,7 @@ _NAMES = {
         "LayerSensitivity",
         "sensitivity",
     ),
+    "contracts": ("verify_statement",),
     "errors": (
         "ArtifactError",
         "BakedAxisError",

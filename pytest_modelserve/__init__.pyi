@@ -23,6 +23,9 @@ from pytest_modelserve.compression import (
     LayerSensitivity as LayerSensitivity,
     sensitivity as sensitivity,
 )
+from pytest_modelserve.contracts import (
+    verify_statement as verify_statement,
+)
 from pytest_modelserve.errors import (
     ArtifactError as ArtifactError,
     BakedAxisError as BakedAxisError,

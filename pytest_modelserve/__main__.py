@@ -146,10 +146,16 @@ def _add_signing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sign.add_argument("--key", type=Path, help="private key in PEM (default: MODELSERVE_SIGN_KEY)")
     sign.add_argument("--certificate", type=Path, action="append", default=[], help="the key's first, then others")
     sign.add_argument("--signature", type=Path, help="the file to write (default: MODEL.sig)")
-    verify = commands.add_parser("verify", help="verify the signature of a model file; exit status 1 if it is refused")
+    verify = commands.add_parser(
+        "verify",
+        help="verify the signature of a model, or the statement that gates passed on it (exit status 1: no)",
+    )
+    verify.add_argument("statement", type=Path, nargs="?", help="what --modelserve-statement wrote")
     verify.add_argument("model", type=Path, help="the model file")
     verify.add_argument("--key", type=Path, action="append", help="public key or root certificate (MODELSERVE_TRUST)")
     verify.add_argument("--signature", type=Path, help="the file of the signature (default: MODEL.sig)")
+    verify.add_argument("--contract", type=Path, help="every gate of it must have passed, with budgets as strict")
+    verify.add_argument("--gate", action="append", default=[], help="a gate that must have passed; may be repeated")
 
 
 def _manifest_lines(options: argparse.Namespace) -> Iterator[str]:
@@ -172,6 +178,14 @@ def _sign_lines(options: argparse.Namespace) -> Iterator[str]:
 def _verify_lines(options: argparse.Namespace) -> Iterator[str]:
     import pytest_modelserve as ms
 
+    if options.statement is not None:
+        if options.signature is not None:
+            raise UsageError("--signature is that of a model file: a statement holds its own")
+        of_gates = {"contract": options.contract, "gates": options.gate}
+        yield from str(ms.verify_statement(options.statement, options.model, trust=options.key, **of_gates)).split("\n")
+        return
+    if options.contract or options.gate:
+        raise UsageError("--contract and --gate need a statement: verify STATEMENT MODEL")
     artifact = ms.verify_model(options.model, trust=options.key, signature=options.signature)
     yield f"signed by a trusted key: {artifact.path.name}, sha256 {artifact.sha256}"
 

@@ -34,6 +34,11 @@ def declare_options(parser: pytest.Parser) -> None:
         ("cache", "DIR", ".modelserve/cache", "folder of trained, exported and compressed models "
          "(default: .modelserve/cache in the root directory)"),
         ("seed", "N", "0", "seed of training (default: 0)"),
+        ("statement", "PATH", "", "write the verdicts of the run to PATH as a signed in-toto statement (default: not "
+         "written)"),
+        ("statement-days", "N", "30", "days until the statement expires (default: 30)"),
+        ("sign-key", "PATH", "", "the private key in PEM that signs the statement (default: the environment variable "
+         "MODELSERVE_SIGN_KEY, a path or the key itself)"),
         ("trust", "PATHS", "", "public keys and root certificates in PEM, separated by colons; model files that none "
          "of them signed are refused (default: none, and signatures are not asked for)"),
         ("baselines", "DIR", "baselines", "folder of the stored models of modelserve.baseline(), to be committed "

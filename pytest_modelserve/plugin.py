@@ -163,11 +163,18 @@ class ReportingHooks:
     The reporting subpackage is imported at the first record, because most pytest runs have none.
     """
 
-    def __init__(self, config: pytest.Config, paths: Mapping[str, Path], history: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        paths: Mapping[str, Path],
+        history: Path | None = None,
+        statement: tuple[Path, float, bytes] | None = None,
+    ) -> None:
         self._config = config
         self._paths = paths
         self._history = history
-        self._writes = bool(paths) or history is not None
+        self._statement = statement
+        self._writes = bool(paths) or history is not None or statement is not None
         self._collector: ReportCollector | None = None
         self._document: dict[str, Any] | None = None
         self._builds: History | None = None
@@ -288,8 +295,27 @@ class ReportingHooks:
             except UsageError as error:
                 problems.append(str(error))
         problems += write_reports(document, self._paths, self._builds)
+        if self._statement is not None:
+            problems += self._write_statement(document, *self._statement)
         if problems:
             raise pytest.UsageError("; ".join(problems))
+
+    def _write_statement(self, document: dict[str, Any], path: Path, days: float, pem: bytes) -> list[str]:
+        """Write the statement of a run that ended; before, remove that of an earlier run. Return what went wrong."""
+        from pytest_modelserve._files import write_file
+        from pytest_modelserve.signing.statement import signed_statement, suite_files
+
+        try:
+            path.unlink(missing_ok=True)
+            if document["exit_status"] is None:
+                return []
+            suite = suite_files(self._config.rootpath, self._order, self._config.inipath)
+            write_file(path, [signed_statement(document, suite=suite, days=days, key_pem=pem).encode()])
+        except ModelServeError as error:
+            return [f"--modelserve-statement: {error}"]
+        except OSError as error:
+            return [f"--modelserve-statement: cannot write {path}: {error.strerror or error}"]
+        return []
 
     def _run_document(self, *, complete: bool, exit_status: int | None) -> dict[str, Any]:
         from pytest_modelserve.reporting import RunCounts, run_document
@@ -341,6 +367,7 @@ class ReportingHooks:
             terminalreporter.write_line(reason)
         reports = "".join(f" · {REPORTS[kind][0]} {self._relative(path)}" for kind, path in self._paths.items())
         reports += "" if self._history is None else f" · history {self._relative(self._history)}"
+        reports += "" if self._statement is None else f" · statement {self._relative(self._statement[0])}"
         counts = summary_line(rows, collector.without_evidence, collector.not_judged)
         terminalreporter.write_line(counts + reports)
         if error_bound(rows):  # a gate that estimates nothing has no error rate
@@ -432,7 +459,29 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         paths = {kind: path_setting(config, kind) for kind in REPORTS if setting(config, kind)}
         history = path_setting(config, "history") if setting(config, "history") else None
-        config.pluginmanager.register(ReportingHooks(config, paths, history), "modelserve-reporting")
+        hooks = ReportingHooks(config, paths, history, _statement_settings(config))
+        config.pluginmanager.register(hooks, "modelserve-reporting")
+
+
+def _statement_settings(config: pytest.Config) -> tuple[Path, float, bytes] | None:
+    """Return the path of the statement, its days and the private key, which is checked; None if none is written."""
+    if not setting(config, "statement"):
+        return None
+    from pytest_modelserve.signing import private_key, private_pem
+
+    text = setting(config, "statement-days")
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days < 36500:
+        raise pytest.UsageError(f"--modelserve-statement-days must be a number of days above 0, got {text!r}")
+    try:
+        pem = private_pem(path_setting(config, "sign-key") if setting(config, "sign-key") else None)
+        private_key(pem)
+    except ModelServeError as error:
+        raise pytest.UsageError(f"--modelserve-statement: {error}") from None
+    return path_setting(config, "statement"), days, pem
 
 
 def _set_allowed_rules(config: pytest.Config) -> None:

@@ -254,7 +254,7 @@ class Evidence:
 
     def __bool__(self) -> bool:
         """Raise TypeError: `assert measure_accuracy(...)` would pass whatever the verdict."""
-        measure, assertion = _functions_of(snake_case(self.gate))
+        measure, assertion = functions_of(snake_case(self.gate))
         raise TypeError(
             f"evidence has no truth value, because `assert {measure}(...)` would pass whatever the verdict; "
             f"call {assertion}(...), which raises unless it is PASS, or read .passed"
@@ -389,7 +389,7 @@ def snake_case(title: str) -> str:
     return re.sub(r"[^0-9a-z]+", "_", title.lower()).strip("_")
 
 
-def _functions_of(gate: str) -> tuple[str, str]:
+def functions_of(gate: str) -> tuple[str, str]:
     """Return the names of the functions that measure and assert a gate, from its name: "latency_p95"."""
     gates = sys.modules["pytest_modelserve"]._GATES
     found = [(measure, name) for name, (_, measure) in gates.items() if gate.startswith(measure[len("measure_") :])]

@@ -1,11 +1,14 @@
 """Proof of origin: manifests, signatures and signed evidence of model files."""
 
+from pytest_modelserve.signing.keys import private_key, private_pem
 from pytest_modelserve.signing.manifest import measure_tampering, write_manifest
 from pytest_modelserve.signing.signature import checked_copy, require_signature, sign_model, verify_model
 
 __all__ = [
     "checked_copy",
     "measure_tampering",
+    "private_key",
+    "private_pem",
     "require_signature",
     "sign_model",
     "verify_model",

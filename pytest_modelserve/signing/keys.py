@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,25 @@ SIGN_KEY = "MODELSERVE_SIGN_KEY"
 """The environment variable of the private key: its path, or the key itself in PEM."""
 TRUST = "MODELSERVE_TRUST"
 """The environment variable of the public keys and certificates that count: paths, separated like those of PATH."""
+PathLike = str | os.PathLike[str]
 _MOST_KEY_BYTES = 1 << 20
 _HOW = "make one with `openssl ecparam -name prime256v1 -genkey -noout -out release.pem`"
+
+
+def trusted_paths(trust: PathLike | Sequence[PathLike] | None) -> list[Path]:
+    """Return the paths of the keys that count: `trust`, else those of the environment; UsageError if there are none."""
+    if trust is None:
+        found = paths_of_environment()
+    else:
+        found = [Path(each) for each in ([trust] if isinstance(trust, (str, os.PathLike)) else trust)]
+    if not found:
+        raise UsageError(f"a public key is missing: give its path, or set the environment variable {TRUST}")
+    return found
+
+
+def paths_of_environment() -> list[Path]:
+    """Return the paths in the environment variable MODELSERVE_TRUST."""
+    return [Path(each) for each in os.environ.get(TRUST, "").split(os.pathsep) if each]
 
 
 def read_pem(path: str | os.PathLike[str]) -> bytes:

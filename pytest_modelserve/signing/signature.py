@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +21,18 @@ from pytest_modelserve.artifacts import Artifact, describe_file, open_artifact
 from pytest_modelserve.artifacts.artifact import without_change_check
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, VerificationError, require
 from pytest_modelserve.signing.files import PrivateCopy, checked_location, read_json
-from pytest_modelserve.signing.keys import TRUST, private_key, private_pem, public_key, read_pem
+from pytest_modelserve.signing.keys import (
+    PathLike,
+    paths_of_environment,
+    private_key,
+    private_pem,
+    public_key,
+    read_pem,
+    trusted_paths,
+)
 from pytest_modelserve.signing.manifest import difference, locations_in
 
 SUFFIX = ".sig"
-PathLike = str | os.PathLike[str]
 
 
 def sign_model(
@@ -122,9 +128,7 @@ def verify_model(
         >>> ms.verify_model("champion.onnx", trust="release.pub")  # doctest: +SKIP
         <Artifact champion: x: float32[n, 4] -> y: float32[n], sha256 9f2c41b8d3aa…>
     """
-    trusted = _trusted(trust)
-    if not trusted:
-        raise UsageError(f"a public key is missing: give its path, or set the environment variable {TRUST}")
+    trusted = trusted_paths(trust)
     with _closing(PrivateCopy(model)) as copy:
         _verify(Path(model).absolute(), copy, trusted, None if signature is None else Path(signature))
         checked = _opened(copy)
@@ -155,7 +159,7 @@ def checked_copy(model: Artifact | PathLike, manifest: PathLike | None) -> Check
         InputError: The manifest or a key cannot be read.
     """
     is_of_user = not isinstance(model, Artifact) or model.opened_by_user
-    trusted = _trusted(None) if is_of_user else []
+    trusted = paths_of_environment() if is_of_user else []
     if manifest is None and not trusted:
         return None
     path = (model.path if isinstance(model, Artifact) else Path(model)).absolute()
@@ -292,12 +296,6 @@ def _hashing() -> Any:
 def _locations(artifact: Artifact) -> list[str]:
     folder = artifact.path.parent
     return [artifact.path.name, *(path.relative_to(folder).as_posix() for path in artifact.external)]
-
-
-def _trusted(trust: PathLike | Sequence[PathLike] | None) -> list[Path]:
-    if trust is None:
-        return [Path(each) for each in os.environ.get(TRUST, "").split(os.pathsep) if each]
-    return [Path(each) for each in ([trust] if isinstance(trust, (str, os.PathLike)) else trust)]
 
 
 def _signature_path(model: Path) -> Path:

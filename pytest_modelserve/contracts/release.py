@@ -1,0 +1,96 @@
+"""Release check: whether a signed statement says that gates passed on the bytes of a model."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest_modelserve as ms
+from pytest_modelserve.artifacts import Artifact, open_artifact
+from pytest_modelserve.contracts.annotations import budgets_of, subject_of
+from pytest_modelserve.contracts.contract import GateCall, read_contract
+from pytest_modelserve.errors import UsageError, VerificationError, unknown_choice
+from pytest_modelserve.signing.files import digest_file
+from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement
+
+
+def verify_statement(
+    statement: str | os.PathLike[str],
+    model: Artifact | str | os.PathLike[str],
+    *,
+    trust: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    contract: str | os.PathLike[str] | None = None,
+    gates: Sequence[str] = (),
+) -> Statement:
+    """Verify that gates passed on a model, by the signed statement that `--modelserve-statement` wrote.
+
+    Refused are a statement that no trusted key signed, that expired, that is of another artifact, of an incomplete or a
+    failed run, with a gate on this artifact that did not pass, or whose verdict is not that of its figures.
+
+    Args:
+        statement: The path of the statement.
+        model: The path of the model file, or its artifact.
+        trust: Public keys in PEM; the signature of one of them is enough (default: the environment variable
+            `MODELSERVE_TRUST`).
+        contract: A contract: every active gate of it must have passed, its budgets must not be weaker than in the
+            contract, and the contract must be the file that was run.
+        gates: Names of further gates that must have passed on the model, such as "accuracy_parity".
+
+    Returns:
+        The statement; `print` shows the gates, when and with which versions they passed.
+
+    Raises:
+        VerificationError: The statement is refused; the message lists every reason.
+        InputError: The statement or a key cannot be read, is something else, or is newer than this release.
+        UsageError: No key is given, or a gate is unknown.
+        ArtifactError: The model cannot be opened.
+
+    Example:
+        >>> print(ms.verify_statement("statement.json", "champion.onnx", trust="release.pub"))  # doctest: +SKIP
+        2 gates passed on champion.onnx, sha256 9f2c41b8d3aa…
+    """
+    artifact = model if isinstance(model, Artifact) else open_artifact(model)
+    required = [RequiredGate(_known(gate)) for gate in gates]
+    path = None if contract is None else Path(contract).absolute()
+    if path is not None:
+        required += map(_required, (call for call in read_contract(path, root=path.parent) if not call.inactive))
+    found, reasons = check_statement(statement, artifact, trust=trust, required=required, now=datetime.now(UTC))
+    if path is not None and not reasons:
+        reasons = list(_reasons_of_contract(path, found))
+    if reasons:
+        listed = "".join(f"\n  {reason}" for reason in reasons)
+        raise VerificationError(
+            f"the statement {os.fspath(statement)} does not vouch for {artifact.path.name}:{listed}"
+        )
+    return found
+
+
+def _known(gate: str) -> str:
+    known = [name.removeprefix("assert_") for name in ms.__all__ if name.startswith("assert_")]
+    if gate.removeprefix("assert_") not in known:
+        raise UsageError(unknown_choice("gate", gate, known))
+    return gate
+
+
+def _required(call: GateCall) -> RequiredGate:
+    function = getattr(ms, call.assertion)
+    given = {name: call.arguments[name] for name in budgets_of(function) if name in call.arguments}
+    confidence = inspect.signature(function).parameters.get("confidence")
+    default = None if confidence is None else confidence.default
+    return RequiredGate(
+        call.assertion,
+        test=f"{call.place.document.path.name}::{call.name}",
+        budgets={name: float(value) for name, value in given.items() if isinstance(value, (int, float))},
+        confidence=call.arguments.get("confidence", default),
+        of_model=subject_of(function) is not None and call.source.subject is not None,
+    )
+
+
+def _reasons_of_contract(path: Path, statement: Statement) -> Iterator[str]:
+    """Yield why a contract is not the one that was run: other data or arguments than budgets may stand in it."""
+    digest = digest_file(path.parent, path.name).sha256
+    if digest not in [sha256 for name, sha256 in statement.suite.items() if Path(name).name == path.name]:
+        yield f"other contract: {path.name} changed since it was run; run it again"
