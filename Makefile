@@ -8,12 +8,14 @@ DEMO_VENV ?= .venv-demo
 DEMO_READY := $(DEMO_VENV)/.ready
 BASE_VENV ?= .venv-base
 BASE_READY := $(BASE_VENV)/.ready
+RUNTIME_VENV ?= .venv-runtime
+RUNTIME_READY := $(RUNTIME_VENV)/.ready
 PIP := -m pip install --quiet --disable-pip-version-check
 DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo demo-all docs dist test test-base lint format bench clean
+.PHONY: help demo demo-all docs dist test test-base runtime lint format bench clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,8 @@ test: $(READY)  ## run the whole suite (PARALLEL= for one process)
 
 test-base: $(BASE_READY)  ## run the tests that need no extra, in an environment without extras (PYTHON=python3.13)
 	$(BASE_VENV)/bin/pytest tests $(PARALLEL) -q
+
+runtime: $(RUNTIME_READY)  ## make an environment with an older onnxruntime, which `make test` then uses as well
 
 lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -111,5 +115,13 @@ $(BASE_READY): pyproject.toml
 	@$(BASE_VENV)/bin/python $(PIP) --editable . pytest-xdist
 	@touch $@
 
+# Beside an older onnxruntime the older major version of numpy, where there are wheels of both.
+$(RUNTIME_READY):
+	@test -x $(RUNTIME_VENV)/bin/python || $(PYTHON) -m venv $(RUNTIME_VENV)
+	@$(RUNTIME_VENV)/bin/python $(PIP) \
+		"onnxruntime==1.19.2; python_version < '3.13'" "numpy<2; python_version < '3.13'" \
+		"onnxruntime==1.22.1; python_version >= '3.13'"
+	@touch $@
+
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) $(DEMO_VENV) $(BASE_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) $(BASE_VENV) $(RUNTIME_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache

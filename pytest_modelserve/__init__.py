@@ -36,6 +36,7 @@ _GATES = {
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),
     "assert_output_parity": ("parity", "measure_output_parity"),
     "assert_outputs_under_load": ("load", "measure_outputs_under_load"),
+    "assert_placement": ("performance", "measure_placement"),
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),

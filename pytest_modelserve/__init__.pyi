@@ -1283,8 +1283,8 @@ def measure_cold_start(
     *,
     max_cpu_ms: float | None = None,
     max_ms: float | None = None,
-    providers: _Sequence[str] = ...,
-    threads: int = 1,
+    providers: _Sequence[str] | None = None,
+    threads: int | None = None,
     time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -1302,12 +1302,12 @@ def measure_cold_start(
     decide, after 10 (11 with two budgets). With two budgets each takes half of `alpha`.
 
     Args:
-        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one; its interpreter starts.
         inputs: One batch, shape (rows, ...) for each input.
         max_cpu_ms: The largest CPU time of the whole process, in milliseconds; host load hardly changes it.
         max_ms: The largest time from opening the file to the first prediction, in milliseconds.
-        providers: Execution providers of onnxruntime.
-        threads: Threads of the session.
+        providers: Execution providers of onnxruntime; by default those of the predictor, or the CPU.
+        threads: Threads of the session; by default those of the predictor, or 1.
         time_limit_s: The longest that one process may take, in seconds.
         confidence: The level at which PASS is claimed.
         alpha: The error rate of FAIL.
@@ -1390,8 +1390,8 @@ def measure_memory(
     inputs: _Batches,
     *,
     max_mib: float,
-    providers: _Sequence[str] = ...,
-    threads: int = 1,
+    providers: _Sequence[str] | None = None,
+    threads: int | None = None,
     time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -1409,12 +1409,12 @@ def measure_memory(
     distributed.
 
     Args:
-        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one; its interpreter starts.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes.
         max_mib: The largest addition to memory allowed, in MiB.
-        providers: Execution providers of onnxruntime.
-        threads: Threads of the session.
+        providers: Execution providers of onnxruntime; by default those of the predictor, or the CPU.
+        threads: Threads of the session; by default those of the predictor, or 1.
         time_limit_s: The longest that one process may take, in seconds.
         confidence: The level at which PASS is claimed.
         alpha: The error rate of FAIL.
@@ -1493,6 +1493,49 @@ def measure_memory_growth(
         >>> model = ms.serve(lambda x: x + 1)
         >>> ms.measure_memory_growth(model, np.zeros((1, 4), np.float32), max_kib_per_call=1000).n
         400"""
+    ...
+
+def measure_placement(
+    model: _Servable,
+    inputs: _Any,
+    *,
+    providers: _Sequence[str],
+    min_fraction: float,
+    min_time_fraction: float | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure which part of a model's nodes runs on the execution providers that it was meant for.
+
+    onnxruntime gives a node that no requested provider can run to the CPU without a word. A session with these
+    providers, and the CPU behind them, is profiled in a process of its own, or in that of `ms.serve(interpreter=...)`.
+    Nodes are those of the graph after optimization and partition: a provider that fuses half of the graph has one.
+
+    FAIL also if a requested provider takes no node at all: because this build of onnxruntime lacks it, because it did
+    not start, or because no node suits it. The findings name the nodes that fell back, by operator. The number of nodes
+    is exact. The fraction of time is the median over the profiled runs after a warm-up, with the sign test's interval.
+
+    Args:
+        model: An artifact, the path of an ONNX file, or a predictor that serves one. Its threads are taken over.
+        inputs: One batch, shape (rows, ...) for each input.
+        providers: The execution providers that are meant, in order of preference. "CPUExecutionProvider" counts only
+            where it is the only one: behind others it is the fallback.
+        min_fraction: The smallest fraction of the nodes allowed on `providers`, in (0, 1].
+        min_time_fraction: The smallest fraction of the time allowed on them, in (0, 1].
+        confidence: The level at which PASS is claimed for the time.
+        alpha: The error rate of FAIL for the time.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the fractions of nodes and time, and the number of providers without a node.
+
+    Raises:
+        UsageError: `providers` is empty or names an unknown one, a fraction is not in (0, 1], or `model` is no file.
+        ArtifactError: onnxruntime refuses the model.
+
+    Example:
+        `ms.assert_placement("model.onnx", batch, providers=["CUDAExecutionProvider"], min_fraction=0.95)`."""
     ...
 
 def measure_size(
@@ -1885,6 +1928,7 @@ assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
 assert_output_parity = measure_output_parity
 assert_outputs_under_load = measure_outputs_under_load
+assert_placement = measure_placement
 assert_prediction_coverage = measure_prediction_coverage
 assert_relation = measure_relation
 assert_results_healthy = measure_results

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pytest_modelserve.errors import UsageError
 from pytest_modelserve.performance.batches import BatchCalls
 from pytest_modelserve.performance.timing import CallTimes, RemoteCalls
 from pytest_modelserve.serving import Inputs, Predictor
@@ -60,22 +61,33 @@ def calls_of(predictor: Predictor, batches: Sequence[Inputs]) -> BatchCalls:
 
 
 @contextmanager
+def file_in_child(predictor: Predictor) -> Iterator[SubprocessPredictor]:
+    """Yield the model in a child process: as it is, or a file that this process serves in a child of this Python.
+
+    UsageError for anything but a model file in onnxruntime.
+    """
+    from pytest_modelserve.serving import OnnxPredictor
+    from pytest_modelserve.serving.subprocess_predictor import CALL_LIMIT_S, SubprocessPredictor
+
+    if isinstance(predictor, SubprocessPredictor):
+        yield predictor
+        return
+    if not isinstance(predictor, OnnxPredictor):
+        raise UsageError(f"{predictor.subject} is no model file in onnxruntime: pass its path, or ms.serve(path)")
+    with SubprocessPredictor(predictor, time_limit_s=CALL_LIMIT_S) as child:
+        child.start()
+        yield child
+
+
+@contextmanager
 def in_like_processes(pair: tuple[Predictor, Predictor]) -> Iterator[tuple[Predictor, Predictor]]:
     """Yield the pair; a model file in this process beside one in a child gets a child of this Python.
 
     Otherwise one of them would be compared with all that this process holds: its memory, and the check of its inputs.
     """
-    children = [in_child(each) for each in pair]
-    here = [each for each, child in zip(pair, children, strict=True) if child is None]
+    here = [each for each in pair if in_child(each) is None]
     if len(here) != 1 or here[0].artifact is None or here[0].transport != "in-process":
         yield pair
         return
-    from pytest_modelserve.serving import OnnxPredictor
-    from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-
-    (other,) = here
-    assert isinstance(other, OnnxPredictor)
-    limit_s = next(child.time_limit_s for child in children if child is not None)
-    with SubprocessPredictor(other, time_limit_s=limit_s) as alike:
-        alike.start()
-        yield tuple(alike if each is other else each for each in pair)  # type: ignore[misc]
+    with file_in_child(here[0]) as alike:
+        yield tuple(alike if each is here[0] else each for each in pair)  # type: ignore[misc]

@@ -31,8 +31,8 @@ def measure_cold_start(
     *,
     max_cpu_ms: float | None = None,
     max_ms: float | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 1,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
     time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -49,12 +49,12 @@ def measure_cold_start(
     decide, after 10 (11 with two budgets). With two budgets each takes half of `alpha`.
 
     Args:
-        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one; its interpreter starts.
         inputs: One batch, shape (rows, ...) for each input.
         max_cpu_ms: The largest CPU time of the whole process, in milliseconds; host load hardly changes it.
         max_ms: The largest time from opening the file to the first prediction, in milliseconds.
-        providers: Execution providers of onnxruntime.
-        threads: Threads of the session.
+        providers: Execution providers of onnxruntime; by default those of the predictor, or the CPU.
+        threads: Threads of the session; by default those of the predictor, or 1.
         time_limit_s: The longest that one process may take, in seconds.
         confidence: The level at which PASS is claimed.
         alpha: The error rate of FAIL.

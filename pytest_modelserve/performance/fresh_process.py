@@ -74,13 +74,14 @@ def fresh_job(
     model: object,
     batches: Sequence[Inputs],
     *,
-    providers: Sequence[str],
-    threads: int,
+    providers: Sequence[str] | None,
+    threads: int | None,
     calls: int,
 ) -> tuple[Subject, FreshJob, list[Inputs]]:
     """Return the subject, the job of a fresh process, and the batches, after one prediction with each.
 
-    UsageError for anything but a file (`as_artifact`); InputError for inputs that do not fit.
+    Providers and threads that are None are those of the predictor, or one thread of the CPU. UsageError for anything
+    but a file (`as_artifact`); InputError for inputs that do not fit.
     """
     artifact = as_artifact(model)
     child = in_child(model) if isinstance(model, Predictor) else None
@@ -90,11 +91,13 @@ def fresh_job(
     others = [spec.name for spec in artifact.signature.inputs if not spec.is_tensor]
     if others:
         raise UsageError(f"input {others[0]!r} is not a tensor: only tensors can be sent to a fresh process")
+    providers = tuple(getattr(model, "providers", (CPU,)) if providers is None else providers)
+    threads = getattr(model, "threads", 1) if threads is None else threads
     with serve(artifact, providers=providers, threads=threads, interpreter=interpreter) as predictor:
         for batch in batches:
             predictor.predict(batch)
     subject = artifact.subject if child is None else child.subject
-    return subject, FreshJob(artifact, tuple(providers), threads, calls, interpreter), list(batches)
+    return subject, FreshJob(artifact, providers, threads, calls, interpreter), list(batches)
 
 
 def start_in_fresh_process(job: FreshJob, batches: Sequence[Inputs], *, time_limit_s: float) -> FreshStart:

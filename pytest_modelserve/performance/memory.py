@@ -40,8 +40,8 @@ def measure_memory(
     inputs: Batches,
     *,
     max_mib: float,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 1,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
     time_limit_s: float = 60.0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -58,12 +58,12 @@ def measure_memory(
     distributed.
 
     Args:
-        artifact: An artifact, the path of an ONNX file, or a predictor that serves one.
+        artifact: An artifact, the path of an ONNX file, or a predictor that serves one; its interpreter starts.
         inputs: One batch, shape (rows, ...) for each input, as it is deployed; or a list of batches of different
             shapes.
         max_mib: The largest addition to memory allowed, in MiB.
-        providers: Execution providers of onnxruntime.
-        threads: Threads of the session.
+        providers: Execution providers of onnxruntime; by default those of the predictor, or the CPU.
+        threads: Threads of the session; by default those of the predictor, or 1.
         time_limit_s: The longest that one process may take, in seconds.
         confidence: The level at which PASS is claimed.
         alpha: The error rate of FAIL.

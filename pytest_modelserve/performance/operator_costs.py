@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,33 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from pytest_modelserve.artifacts import Artifact
+from pytest_modelserve.errors import ModelServeError
+from pytest_modelserve.performance.child_calls import file_in_child
 from pytest_modelserve.serving import Inputs, Predictor
 from pytest_modelserve.serving.substitution import is_replacing
 
-_CALLS = 20
-_WARM_UP_CALLS = 5
-# Slow models make fewer calls, at least two: profiling must not take longer than the gate that it explains.
-_PATIENCE_S = 2.0
+CPU = "CPUExecutionProvider"
+WARM_UP_CALLS = 5
+PROFILED_CALLS = WARM_UP_CALLS + 20
+# Slow models make fewer calls: profiling must not take longer than the gate that it explains.
+PROFILE_S = 2.0
 _MOST_LISTED = 10
-_KERNEL = "_kernel_time"
+KERNEL = "_kernel_time"
 _STEPS = ("preprocess", "postprocess")
 
 
 def measure_operator_costs(predictor: Predictor, inputs: Inputs) -> OperatorCosts | None:
     """Profile `predict(inputs)` operator by operator; None for anything but a model file in onnxruntime.
 
-    Up to twenty calls of a separate session on the CPU, with one thread. onnxruntime profiles a session from its start
-    on, which slows calls down several times, so that proportions are reported and no times. None also where profiling
-    fails: it must not hide the verdict that it explains.
+    Up to twenty calls of a separate session, in the process that serves the model or in one of its own.
+    onnxruntime profiles a session from its start on, which slows calls down several times, so that proportions are
+    reported and no times. None also where profiling fails: it must not hide the verdict that it explains.
     """
-    if predictor.artifact is None or predictor.transport != "in-process" or is_replacing():
+    if is_replacing():
         return None
     try:
-        with tempfile.TemporaryDirectory(prefix="modelserve-") as folder:
-            events = _profile(predictor, inputs, Path(folder))
-    except Exception:  # the runtime's exceptions share no base class
+        with file_in_child(predictor) as child, tempfile.TemporaryDirectory(prefix="modelserve-") as folder:
+            providers = child.providers
+            _, events = child.profile(inputs, providers, Path(folder), calls=PROFILED_CALLS, most_s=PROFILE_S)
+    except ModelServeError:
         return None
-    return costs_of_profile(events, composed=_composed(predictor.artifact))
+    return costs_of_profile(events, composed=_composed(child.artifact), providers=providers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class OperatorCosts:
 
     costliest: tuple[OperatorCost, ...]
     parts: tuple[tuple[str, float], ...] = ()
+    providers: tuple[str, ...] = (CPU,)
 
     def details(self) -> dict[str, Any]:
         """Return the entries for the details of evidence: "operators", and "parts" where there are any."""
@@ -67,12 +70,16 @@ class OperatorCosts:
     def __str__(self) -> str:
         nodes = ", ".join(f"{cost.operator} {cost.node} {100 * cost.proportion:.0f} %" for cost in self.costliest)
         parts = ", ".join(f"{part} {100 * proportion:.0f} %" for part, proportion in self.parts)
-        where = "profiled separately, on onnxruntime's CPU provider"
+        on = "onnxruntime's CPU provider" if self.providers == (CPU,) else ", ".join(self.providers)
+        where = f"profiled separately, on {on}"
         return f"costliest operators ({where}): {nodes}" + (f"; {parts}" if parts else "")
 
 
 def costs_of_profile(
-    events: Iterable[Mapping[str, Any]], *, composed: Mapping[str, int] | None = None
+    events: Iterable[Mapping[str, Any]],
+    *,
+    composed: Mapping[str, int] | None = None,
+    providers: tuple[str, ...] = (CPU,),
 ) -> OperatorCosts | None:
     """Return the costs from onnxruntime's profile; None where no node ran. A node's time is its median over the runs.
 
@@ -80,15 +87,15 @@ def costs_of_profile(
     "postprocess" steps were put around the model; without it there are no parts.
     """
     events = tuple(events)
-    runs, warm_up = 0, min(_WARM_UP_CALLS, sum(event.get("name") == "model_run" for event in events) // 2)
+    runs, warm_up = 0, min(WARM_UP_CALLS, sum(event.get("name") == "model_run" for event in events) // 2)
     runs_with_nodes: set[int] = set()
     spent: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for event in events:
         name = str(event.get("name", ""))
         if name == "model_run":
             runs += 1
-        elif event.get("cat") == "Node" and name.endswith(_KERNEL) and runs >= warm_up:
-            spent[name.removesuffix(_KERNEL), str(event["args"]["op_name"])][runs] += float(event["dur"])
+        elif event.get("cat") == "Node" and name.endswith(KERNEL) and runs >= warm_up:
+            spent[name.removesuffix(KERNEL), str(event["args"]["op_name"])][runs] += float(event["dur"])
             runs_with_nodes.add(runs)
     # Medians over the runs: in a sum, one interruption by the host would outweigh every node.
     typical = {key: statistics.median(us.get(run, 0.0) for run in runs_with_nodes) for key, us in spent.items()}
@@ -102,6 +109,7 @@ def costs_of_profile(
     return OperatorCosts(
         tuple(OperatorCost(node, operator, us / total) for (node, operator), us in ordered[:_MOST_LISTED]),
         _parts(by_node, composed or {}),
+        providers,
     )
 
 
@@ -133,23 +141,3 @@ def _composed(artifact: Artifact) -> dict[str, int]:
     """Count the calls of `compose` that put steps before the model and after it."""
     settings = [step.settings for step in artifact.lineage if step.stage == "compose"]
     return {word: sum(bool(setting.get(word)) for setting in settings) for word in _STEPS}
-
-
-def _profile(predictor: Predictor, inputs: Inputs, folder: Path) -> list[dict[str, Any]]:
-    import onnxruntime
-
-    assert predictor.artifact is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(str(predictor.artifact.path), options, providers=["CPUExecutionProvider"])
-    feed = dict(inputs) if isinstance(inputs, Mapping) else {session.get_inputs()[0].name: inputs}
-    began = time.perf_counter()
-    for made in range(_WARM_UP_CALLS + _CALLS):
-        if made >= 2 and time.perf_counter() - began > _PATIENCE_S:
-            break
-        session.run(None, feed)
-    events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -112,8 +113,8 @@ class SubprocessPredictor(SessionPredictor):
         try:
             return self.process.request(operation, limit_s, session=self._number, **arguments)
         except RemoteError as error:
-            why = reason(str(error), version=self.process.runtime["onnxruntime"])
-            raise failed_run(self.subject, why, is_of_inputs=error.kind == "InvalidArgument") from None
+            is_of_inputs = error.kind == "InvalidArgument"
+            raise failed_run(self.subject, self._reason(error), is_of_inputs=is_of_inputs) from None
 
     def keep(self, batches: Sequence[Inputs]) -> None:
         """Send inputs to the process, for operations that time calls there; the model need not be open yet."""
@@ -173,28 +174,56 @@ class SubprocessPredictor(SessionPredictor):
         if not is_unchanged(self.artifact):
             raise ArtifactError(f"the model {path} changed after it was opened: open it again")
         check_loadable(str(path), signature)
-        graph = read_graph(path)
         if self._guarded:
-            self.known_crashes = find_known_crashes(graph)
+            self.known_crashes = find_known_crashes(read_graph(path))
         providers = check_providers(self.providers, self.process.runtime["providers"])
-        level = "ORT_ENABLE_LAYOUT" if crashes_when_optimized(graph) else "ORT_ENABLE_ALL"
         try:
-            opened = self.process.request(
-                "open",
-                self.process.start_limit_s,
-                session=self._number,
-                path=os.path.abspath(path),
-                providers=list(providers),
-                threads=self.threads,
-                level=level if self.optimize else "ORT_DISABLE_ALL",
-                outputs={spec.name: spec.dtype in ML_DTYPES for spec in signature.outputs},
-            )
+            opened = self._open_session(self._number, providers)
         except RemoteError as error:
-            why = reason(str(error), version=self.process.runtime["onnxruntime"])
-            raise ArtifactError(f"onnxruntime refuses the model {path}: {why}") from None
+            raise ArtifactError(f"onnxruntime refuses the model {path}: {self._reason(error)}") from None
         check_started(path, providers, opened["providers"])
         self._opened_in = self.process.child
-        return opened  # type: ignore[no-any-return]
+        return opened
+
+    def profile(
+        self, inputs: Inputs, providers: Sequence[str], folder: Path, *, calls: int, most_s: float
+    ) -> tuple[list[str], list[dict[str, Any]]]:
+        """Run a session on `providers` with onnxruntime's profiler; return those that started, and its events.
+
+        `calls` calls, or those that begin within `most_s` seconds. `folder` gets the file of the profile.
+        """
+        number = next(self.process.numbers)
+        self.start()
+        try:
+            opened = self._open_session(number, providers, profile=str(folder / "profile"))
+            feeds = [sendable(self._checked(inputs))]
+            self.process.request("keep", self.time_limit_s, session=number, feeds=feeds)
+            limit_s = most_s + self.time_limit_s
+            self.process.request("time", limit_s, session=number, order=np.zeros(calls, np.int64), most_s=most_s)
+            file = self.process.request("end_profile", self.time_limit_s, session=number)
+        except RemoteError as error:
+            raise ArtifactError(
+                f"onnxruntime refuses the model {self.artifact.path} on {', '.join(providers)}: {self._reason(error)}"
+            ) from None
+        self.process.request("close", self.time_limit_s, session=number)
+        return opened["providers"], json.loads(Path(file).read_text(encoding="utf-8"))
+
+    def _open_session(self, number: int, providers: Sequence[str], **options: str) -> dict[str, Any]:
+        level = "ORT_ENABLE_LAYOUT" if crashes_when_optimized(read_graph(self.artifact.path)) else "ORT_ENABLE_ALL"
+        return self.process.request(  # type: ignore[no-any-return]
+            "open",
+            self.process.start_limit_s,
+            session=number,
+            path=os.path.abspath(self.artifact.path),
+            providers=list(providers),
+            threads=self.threads,
+            level=level if self.optimize else "ORT_DISABLE_ALL",
+            outputs={spec.name: spec.dtype in ML_DTYPES for spec in self.signature.outputs},
+            **options,
+        )
+
+    def _reason(self, error: RemoteError) -> str:
+        return reason(str(error), version=self.process.runtime["onnxruntime"])
 
     def _run_there(self, _names: list[str], feed: Feed) -> list[Any]:
         rows = _row_count(feed)
