@@ -10,11 +10,13 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -83,7 +85,12 @@ class Peer:
         """Return LoadGen's SingleStream percentiles of the model in a new session, by quantile."""
         return {float(quantile): ms for quantile, ms in self._request("model", calls).items()}
 
-    def _request(self, what: str, calls: int) -> dict[str, Any]:
+    def server_percentiles_ms(self, rate: float, count: int, seed: int, service_s: float) -> dict[float, float]:
+        """Return LoadGen's Server percentiles of `count` requests to one server of a constant service time."""
+        found = self._request("server", [rate, count, seed, service_s])
+        return {float(quantile): ms for quantile, ms in found.items()}
+
+    def _request(self, what: str, calls: object) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([what, calls]), file=self._process.stdin, flush=True)
@@ -105,8 +112,43 @@ def single_stream(call: Callable[[], object], calls: int) -> str:
         complete([response(samples[0].id, 0, 0)])
 
     settings = loadgen.TestSettings()
-    settings.scenario, settings.mode = loadgen.TestScenario.SingleStream, loadgen.TestMode.PerformanceOnly
-    settings.min_query_count = settings.max_query_count = calls
+    settings.scenario = loadgen.TestScenario.SingleStream
+    return summary_of(settings, issue, calls)
+
+
+def server_of_constant_time(rate: float, count: int, seed: int, service_s: float) -> str:
+    """Return LoadGen's summary of Poisson arrivals at one server, which answers each request in `service_s`."""
+    import mlperf_loadgen as loadgen
+
+    waiting: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    free = 0.0
+
+    def issue(samples: Sequence[Any]) -> None:
+        nonlocal free
+        for sample in samples:
+            free = max(time.perf_counter(), free) + service_s
+            waiting.put((sample.id, free))
+
+    def answer() -> None:
+        for _ in range(count):
+            identity, finish = waiting.get()
+            time.sleep(max(0.0, finish - time.perf_counter()))
+            loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(identity, 0, 0)])
+
+    threading.Thread(target=answer, daemon=True).start()
+    settings = loadgen.TestSettings()
+    settings.scenario = loadgen.TestScenario.Server
+    settings.server_target_qps, settings.schedule_rng_seed = rate, seed
+    settings.server_target_latency_ns, settings.server_target_latency_percentile = 10**9, 0.95
+    return summary_of(settings, issue, count)
+
+
+def summary_of(settings: Any, issue: Callable[[Sequence[Any]], None], count: int) -> str:
+    """Return LoadGen's summary of a test of `count` queries."""
+    import mlperf_loadgen as loadgen
+
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    settings.min_query_count = settings.max_query_count = count
     settings.min_duration_ms = 0
     log = loadgen.LogSettings()
     log.enable_trace = log.log_output.copy_summary_to_stdout = False
@@ -199,6 +241,8 @@ def _serve(model: str, inputs: str, results: TextIO) -> None:
         what, calls = json.loads(line)
         if what == "model":
             result: dict[Any, float] = percentiles_in(single_stream(opened(model, inputs), calls))
+        elif what == "server":
+            result = percentiles_in(server_of_constant_time(*calls))
         else:
             cost = costs[what](calls)
             result = {"inside_ns": cost.inside_ns, "call_ns": cost.call_ns}
