@@ -155,6 +155,7 @@ _NAMES = {
         "serve",
     ),
     "signing": (
+        "model_bom",
         "sign_model",
         "verify_model",
         "write_manifest",

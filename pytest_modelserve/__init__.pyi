@@ -112,6 +112,7 @@ from pytest_modelserve.serving import (
     serve as serve,
 )
 from pytest_modelserve.signing import (
+    model_bom as model_bom,
     sign_model as sign_model,
     verify_model as verify_model,
     write_manifest as write_manifest,

@@ -141,6 +141,9 @@ def _add_signing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     manifest.add_argument("folder", type=Path, help="the folder of the models")
     manifest.add_argument("--manifest", type=Path, help="default: modelserve.manifest.json in the folder")
     manifest.add_argument("--check", action="store_true", help="compare; exit status 1 if any file differs")
+    bom = commands.add_parser("bom", help="write the bill of materials of a model file (CycloneDX)")
+    bom.add_argument("model", type=Path, help="the model file")
+    bom.add_argument("--output", type=Path, help="the file to write (default: beside the model, MODEL.cdx.json)")
     sign = commands.add_parser("sign", help="sign a model file with its external data")
     sign.add_argument("model", type=Path, help="the model file")
     sign.add_argument("--key", type=Path, help="private key in PEM (default: MODELSERVE_SIGN_KEY)")
@@ -156,6 +159,21 @@ def _add_signing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verify.add_argument("--signature", type=Path, help="the file of the signature (default: MODEL.sig)")
     verify.add_argument("--contract", type=Path, help="every gate of it must have passed, with budgets as strict")
     verify.add_argument("--gate", action="append", default=[], help="a gate that must have passed; may be repeated")
+
+
+def _bom_lines(options: argparse.Namespace) -> Iterator[str]:
+    import json
+
+    import pytest_modelserve as ms
+    from pytest_modelserve._files import write_file
+
+    path = options.output or options.model.with_suffix(".cdx.json")
+    content = json.dumps(ms.model_bom(options.model), indent=1, ensure_ascii=False)
+    try:
+        write_file(path, [content.encode(), b"\n"])
+    except OSError as error:
+        raise UsageError(f"--output: cannot write {path}: {error.strerror or error}; use a writable path") from error
+    yield f"wrote {path}"
 
 
 def _manifest_lines(options: argparse.Namespace) -> Iterator[str]:
@@ -191,6 +209,7 @@ def _verify_lines(options: argparse.Namespace) -> Iterator[str]:
 
 
 _SIGNING: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
+    "bom": _bom_lines,
     "manifest": _manifest_lines,
     "sign": _sign_lines,
     "verify": _verify_lines,

@@ -1,5 +1,6 @@
 """Proof of origin: manifests, signatures and signed evidence of model files."""
 
+from pytest_modelserve.signing.bill_of_materials import model_bom
 from pytest_modelserve.signing.keys import private_key, private_pem
 from pytest_modelserve.signing.manifest import measure_tampering, write_manifest
 from pytest_modelserve.signing.signature import checked_copy, require_signature, sign_model, verify_model
@@ -7,6 +8,7 @@ from pytest_modelserve.signing.signature import checked_copy, require_signature,
 __all__ = [
     "checked_copy",
     "measure_tampering",
+    "model_bom",
     "private_key",
     "private_pem",
     "require_signature",
