@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_VENV ?= .venv-demo
 DEMO_READY := $(DEMO_VENV)/.ready
+SERVER_VENV ?= .venv-server
+SERVER_READY := $(SERVER_VENV)/.ready
 BASE_VENV ?= .venv-base
 BASE_READY := $(BASE_VENV)/.ready
 RUNTIME_VENV ?= .venv-runtime
@@ -15,7 +17,7 @@ DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
 PARALLEL ?= -n 2
 
-.PHONY: help demo demo-all docs dist test test-base runtime lint format bench clean
+.PHONY: help demo demo-all docs dist servers test test-base runtime lint format bench clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +36,11 @@ dist: $(READY)  ## build wheel and sdist into dist, and check them as the packag
 	@$(BIN)/python -m build -q .
 	@$(BIN)/twine check --strict dist/*
 
+servers: $(SERVER_READY)  ## install the inference servers that tests start, in an environment of their own
+
 test: $(READY)  ## run the whole suite (PARALLEL= for one process)
-	$(BIN)/pytest $(PARALLEL) -q
+	@$(MAKE) --no-print-directory servers || echo "No inference servers: the tests that start them are skipped."
+	SERVER_VENV=$(SERVER_VENV) $(BIN)/pytest $(PARALLEL) -q
 
 test-base: $(BASE_READY)  ## run the tests that need no extra, in an environment without extras (PYTHON=python3.13)
 	$(BASE_VENV)/bin/pytest tests $(PARALLEL) -q
@@ -108,6 +113,14 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	@$(DEMO_VENV)/bin/python $(PIP) --constraint constraints.txt --editable ".[torch,compress,data,robustness]"
 	@touch $@
 
+# MLServer needs Python below 3.13 and protobuf below 7: its environment has nothing of this package.
+$(SERVER_READY): fixtures/server/requirements.txt
+	@echo "Installing inference servers into $(SERVER_VENV), a minute once ..."
+	@test -x $(SERVER_VENV)/bin/python || $(PYTHON) -m venv $(SERVER_VENV)
+	@$(SERVER_VENV)/bin/python $(PIP) --upgrade "pip>=25.1"
+	@$(SERVER_VENV)/bin/python $(PIP) --requirement $<
+	@touch $@
+
 $(BASE_READY): pyproject.toml
 	@echo "Installing the package without extras into $(BASE_VENV), a minute once ..."
 	@test -x $(BASE_VENV)/bin/python || $(PYTHON) -m venv $(BASE_VENV)
@@ -124,4 +137,4 @@ $(RUNTIME_READY):
 	@touch $@
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) $(DEMO_VENV) $(BASE_VENV) $(RUNTIME_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) $(SERVER_VENV) $(BASE_VENV) $(RUNTIME_VENV) .modelserve .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ pytest_plugins = [
     "fixtures.breast_cancer",
     "fixtures.co2",
     "fixtures.digits",
+    "fixtures.inference_servers",
     "fixtures.seed_mlp",
     "fixtures.stdlib_text",
 ]

@@ -40,6 +40,7 @@ _GATES = {
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
+    "assert_serves": ("parity", "measure_served_model"),
     "assert_size": ("performance", "measure_size"),
     "assert_throughput": ("load", "measure_throughput"),
     "assert_untampered": ("signing", "measure_tampering"),

@@ -142,8 +142,6 @@ from pytest_modelserve.monitoring.readers import Data as _Data
 from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Design
 from pytest_modelserve.robustness.domains import Domain as _Domain
 from pytest_modelserve.load.schedule import DueTimes as _DueTimes
-from pytest_modelserve.serving.endpoint import Endpoint as _Endpoint
-from pytest_modelserve.serving.endpoint import EndpointPredictor as _EndpointPredictor
 from pytest_modelserve.evidence import Evidence as _Evidence
 from pytest_modelserve.performance.batches import InputStream as _InputStream
 from pytest_modelserve.serving import Inputs as _Inputs
@@ -1278,6 +1276,48 @@ def measure_output_parity(
         'PASS'"""
     ...
 
+def measure_served_model(
+    endpoint: _Servable,
+    artifact: _Servable,
+    inputs: _Any,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    others: _Mapping[str, _Servable] | None = None,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure whether `endpoint` serves `artifact`: the same signature, the same digest if told, the same answers.
+
+    Names, order, dtypes and fixed sizes of inputs and outputs are compared with what the server tells; the sha256 of
+    the file with the parameter `sha256` of its metadata or answers, if there is one; and every answer with that of the
+    file in onnxruntime here, as `assert_output_parity` does. The verdict, PASS or FAIL, holds for these inputs.
+
+    A FAIL says why, if the cause is a known one: outputs that are renamed, exchanged or in another order; half
+    precision; one of `others`, such as an older version; inputs that are scaled, or whose channels or axes are
+    exchanged, before the model gets them. Otherwise the weights differ.
+
+    Args:
+        endpoint: The URL of a model, an `ms.Endpoint`, or whatever else `ms.serve` takes.
+        artifact: The file that should be served, or whatever else `ms.serve` takes.
+        inputs: One batch, shape (rows, ...) for each input, or an iterable of batches.
+        rtol: Relative tolerance; give it with `atol`, or neither to calibrate them as `assert_output_parity` does.
+        atol: Absolute tolerance, in the output's units.
+        others: Models that may be served by mistake, by a name for the message: `{"version 1": "digits_v1.onnx"}`.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        Evidence with the largest error of an answer as a multiple of its tolerance, and the number of mismatches of
+        signature, digest and order if there are any.
+
+    Raises:
+        InputError: There are no rows, or they do not fit the artifact.
+        EndpointError: The server does not answer.
+        UsageError: One tolerance without the other, or none for a reference that cannot run another way.
+
+    Example:
+        `ms.assert_serves("http://127.0.0.1:8080/v2/models/digits", "digits.onnx", images)` fails for another file."""
+    ...
+
 def measure_cold_start(
     artifact: _Artifact | _Predictor | str | _os.PathLike[str],
     inputs: _Inputs,
@@ -1630,7 +1670,7 @@ def measure_slowdown(
     ...
 
 def measure_conformance(
-    endpoint: _Endpoint | _EndpointPredictor | str,
+    endpoint: _Servable,
     inputs: _Any = None,
     *,
     accepted: _Collection[str] = ...,
@@ -1933,6 +1973,7 @@ assert_placement = measure_placement
 assert_prediction_coverage = measure_prediction_coverage
 assert_relation = measure_relation
 assert_results_healthy = measure_results
+assert_serves = measure_served_model
 assert_size = measure_size
 assert_throughput = measure_throughput
 assert_untampered = measure_tampering

@@ -41,6 +41,8 @@ def declare_options(parser: pytest.Parser) -> None:
          "MODELSERVE_SIGN_KEY, a path or the key itself)"),
         ("trust", "PATHS", "", "public keys and root certificates in PEM, separated by colons; model files that none "
          "of them signed are refused (default: none, and signatures are not asked for)"),
+        ("endpoint", "URL", "", "the model that the fixture modelserve_endpoint serves, such as "
+         "http://127.0.0.1:8080/v2/models/NAME (default: tests that use it are skipped)"),
         ("baselines", "DIR", "baselines", "folder of the stored models of modelserve.baseline(), to be committed "
          "(default: baselines in the root directory)"),
     ):  # fmt: skip

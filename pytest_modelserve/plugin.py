@@ -35,6 +35,7 @@ from pytest_modelserve.options import REPORTS, declare_options, path_setting, se
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
     from pytest_modelserve.reporting import History, ReportCollector
+    from pytest_modelserve.serving import Predictor
 
 
 _COLORS = {"PASS": "green", "INCONCLUSIVE": "yellow", "measured": "cyan"}
@@ -441,6 +442,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_model_options(config)
     _set_trust(config)
     _set_allowed_rules(config)
+    _check_endpoint(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
     config.addinivalue_line(
@@ -530,6 +532,17 @@ def _check_model_options(config: pytest.Config) -> None:
     file_options(config)
 
 
+def _check_endpoint(config: pytest.Config) -> None:
+    """Raise UsageError for an --modelserve-endpoint that is no address of a model."""
+    if url := setting(config, "endpoint"):
+        from pytest_modelserve.serving import Endpoint
+
+        try:
+            Endpoint(url)
+        except UsageError as error:
+            raise pytest.UsageError(f"--modelserve-endpoint: {error}") from None
+
+
 # Without -v, `pytest --fixtures` shows the first paragraph of the docstring alone.
 @pytest.fixture(scope="session")
 def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
@@ -558,6 +571,25 @@ def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     )
     with _terminal(config) as terminal, progress_to(terminal), pipeline:
         yield pipeline
+
+
+@pytest.fixture(scope="session")
+def modelserve_endpoint_settings() -> Mapping[str, Any]:
+    """Return the settings of ms.Endpoint for `modelserve_endpoint`; override it to set headers or time limits."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def modelserve_endpoint(
+    request: pytest.FixtureRequest, modelserve: Pipeline, modelserve_endpoint_settings: Mapping[str, Any]
+) -> Predictor:
+    """Return the predictor of the model that --modelserve-endpoint names; without it the test is skipped."""
+    url = setting(request.config, "endpoint")
+    if not url:
+        pytest.skip("--modelserve-endpoint names no model")
+    from pytest_modelserve.serving import Endpoint
+
+    return modelserve.serve(Endpoint(url, **modelserve_endpoint_settings))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pytest_modelserve.contracts.annotations import budgets_of, hints_of, requir
 from pytest_modelserve.contracts.gate_arguments import FUNCTION, FileKind, columns_in, convert, convert_arguments, shown
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence.failure_text import printable
+from pytest_modelserve.serving.predictor import is_url
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
 
 SUFFIX = ".modelgate.toml"
@@ -239,6 +240,8 @@ def _check_file(value: Any, name: str, place: Place) -> None:
     if isinstance(value, Model):
         value, place = value.path, place.child("path")
     if not isinstance(value, str) or name == "columns" or FUNCTION.fullmatch(value):
+        return
+    if name in ("subject", "reference") and is_url(value):
         return
     if name == "labels" and not value.lower().endswith(FILE_SUFFIXES):
         return  # a column of the data

@@ -32,6 +32,7 @@ from pytest_modelserve.contracts.annotations import (
     union_members,
 )
 from pytest_modelserve.errors import UsageError, unknown_choice
+from pytest_modelserve.serving.predictor import is_url
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
 
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
@@ -155,7 +156,7 @@ def describe(hint: Any) -> str:
 
 
 _DESCRIPTIONS: Mapping[Any, str] = {
-    Model: 'the path of a model file or of ready outputs, or a function as "module:name"',
+    Model: 'the path of a model file or of ready outputs, a URL, or a function as "module:name"',
     DataFile: "the path of a data file",
     Any: 'a value, the name of a column, the path of a file of outputs, or an object as "module:name"',
     Column: "the name of a column, a list of values, or a table with column and bins",
@@ -176,7 +177,7 @@ def _text(value: str, members: Sequence[Any], key: Key, name: str) -> Any:
         if is_family(member):
             return _of_family({"type": value}, member, key)
     if Model in members:
-        target = value if FUNCTION.fullmatch(value) else str(key.file(value))
+        target = value if FUNCTION.fullmatch(value) or is_url(value) else str(key.file(value))
         return Late(lambda scope: scope.model(target))
     if FUNCTION.fullmatch(value) and any(map(is_imported, members)):
         return Late(lambda _: imported_function(value, key))

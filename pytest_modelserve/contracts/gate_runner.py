@@ -22,6 +22,7 @@ from pytest_modelserve.contracts.rows import Rows
 from pytest_modelserve.errors import InputError, unknown_choice
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.serving import Predictor, serve
+from pytest_modelserve.serving.predictor import is_url
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, ReadyOutputs
 from pytest_modelserve.signing import require_signature
 
@@ -80,13 +81,13 @@ class GateRunner:
             settings, model = {name: value for name, value in given.items() if value is not None}, model.path
         text = str(model)
         is_function = FUNCTION.fullmatch(text) is not None
-        target: Any = text if is_function else str(key.file(text))
+        target: Any = text if is_function or is_url(text) else str(key.file(text))
         identity = (target, *((name, str(value)) for name, value in settings.items()))
         if identity not in self._models:
             if is_function:
                 target = imported_function(text, key)
             if not isinstance(target, Predictor):
-                if not is_function and Path(target).suffix.lower() == ".onnx":
+                if not is_function and not is_url(target) and Path(target).suffix.lower() == ".onnx":
                     target = _opened(target)
                 target = serve(target, **settings)
                 self._served.append(target)

@@ -9,6 +9,7 @@ from pytest_modelserve.parity.divergence import Divergence, locate_divergence
 from pytest_modelserve.parity.fidelity import measure_output_fidelity
 from pytest_modelserve.parity.outputs import measure_output_parity
 from pytest_modelserve.parity.recordings import Exchange, Recording, open_recording, record_answers
+from pytest_modelserve.parity.served_model import measure_served_model
 
 __all__ = [
     "Divergence",
@@ -24,6 +25,7 @@ __all__ = [
     "measure_lost_rows",
     "measure_output_fidelity",
     "measure_output_parity",
+    "measure_served_model",
     "open_recording",
     "record_answers",
     "where",

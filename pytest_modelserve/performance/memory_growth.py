@@ -116,6 +116,11 @@ def measure_memory_growth(
     check_error_rates(confidence=confidence, alpha=alpha)
     _check_flags(vary=vary, reload=reload)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
+        if served.transport in ("http", "grpc", "json"):
+            raise UsageError(
+                f"{served.subject} is an endpoint, whose memory is not this process's: give the server's process to "
+                "assert_conformant(endpoint, pid=, max_memory_mib=)"
+            )
         if reload and not can_be_rebuilt(served):
             raise UsageError(
                 f"reload=True needs a model file in onnxruntime, as ms.serve(path) gives; {served.subject} cannot be "

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from pytest_modelserve.serving.http_client import HttpAnswer
 from pytest_modelserve.serving.inputs import Feed, as_batch, check_positive, checked_feed, slice_rows
 from pytest_modelserve.serving.open_inference import OpenInferenceClient
 
+if TYPE_CHECKING:
+    from pytest_modelserve.serving import Servable
+
 CONNECTIONS = 32
 SITUATIONS = (f"{CONNECTIONS} requests at once", f"beside {CONNECTIONS} unfinished requests")
 _GONE = "the next valid request has no answer"
@@ -35,7 +38,7 @@ _MIB = 1 << 20
 
 
 def measure_conformance(
-    endpoint: Endpoint | EndpointPredictor | str,
+    endpoint: Servable,
     inputs: Any = None,
     *,
     accepted: Collection[str] = (),

@@ -23,7 +23,7 @@ from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.http_client import HttpClient, tls_settings
 from pytest_modelserve.serving.inputs import Inputs, as_batch, check_positive, checked_feed
 from pytest_modelserve.serving.open_inference import OpenInferenceClient, ServedModel, Tensors
-from pytest_modelserve.serving.predictor import ENDPOINT_SCHEMES, Predictor
+from pytest_modelserve.serving.predictor import Predictor, is_url
 
 _V2 = re.compile(r"(?P<prefix>.*?)/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?/?")
 _V1 = re.compile(r".*/v1/models/(?P<model>[^/:]+)(:predict)?")
@@ -245,7 +245,7 @@ def split_url(url: str) -> SplitResult:
         _ = parts.port
     except (ValueError, AttributeError, TypeError):
         raise UsageError(f"url {shown_url(str(url))!r} is no address: give {_FORMS}") from None
-    if f"{parts.scheme}://" not in ENDPOINT_SCHEMES or not parts.hostname or not re.fullmatch(r"[!-~]+", url):
+    if not is_url(url) or not parts.hostname or not re.fullmatch(r"[!-~]+", url):
         raise UsageError(f"url {shown_url(url)!r} is no address of a model in ASCII: give {_FORMS}")
     if parts.username is not None or parts.password is not None:
         raise UsageError(

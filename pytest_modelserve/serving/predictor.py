@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_modelserve.signing.signature import CheckedCopy
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-ENDPOINT_SCHEMES = ("http://", "https://", "grpc://", "grpcs://")
 Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded", "http", "grpc", "json"]
 
 
@@ -135,6 +134,11 @@ class CallablePredictor(Predictor):
                 f"{self.subject} returned a {type(value).__name__} as {name!r}, which is no array: convert it in the "
                 "function"
             ) from error
+
+
+def is_url(target: object) -> bool:
+    """Return True for the URL of a model behind a server."""
+    return isinstance(target, str) and target.lower().startswith(("http://", "https://", "grpc://", "grpcs://"))
 
 
 def _copied(inputs: object) -> Any:

@@ -17,7 +17,7 @@ from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
 from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
-from pytest_modelserve.serving.predictor import ENDPOINT_SCHEMES, CallablePredictor, Predictor
+from pytest_modelserve.serving.predictor import CallablePredictor, Predictor, is_url
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
@@ -269,8 +269,7 @@ def _substituted(inputs: object, served: list[Predictor]) -> list[Predictor]:
 def _is_endpoint(target: object) -> bool:
     """Return True for an Endpoint, and for the URL of one."""
     module = sys.modules.get("pytest_modelserve.serving.endpoint")
-    is_url = isinstance(target, str) and target.lower().startswith(ENDPOINT_SCHEMES)
-    return is_url or (module is not None and isinstance(target, module.Endpoint))
+    return is_url(target) or (module is not None and isinstance(target, module.Endpoint))
 
 
 def _is_model_file(target: object) -> TypeGuard[Artifact | str | os.PathLike[str]]:

@@ -35,6 +35,10 @@ def test_policy_of_the_ini_file_reaches_the_workers(project: pytest.Pytester) ->
     ("arguments", "message"),
     [
         (["--modelserve-inconclusive=skp"], "unknown --modelserve-inconclusive 'skp': did you mean 'skip'? *"),
+        (
+            ["--modelserve-endpoint=127.0.0.1:80"],
+            "--modelserve-endpoint: url '127.0.0.1:80' is no address of a model *",
+        ),
         (["--modelserve-seed=-1"], "--modelserve-seed must be an integer of at least 0, got '-1'"),
         (
             ["--modelserve-json=gates.py/e.json"],
