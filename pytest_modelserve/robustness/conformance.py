@@ -307,8 +307,9 @@ def _evidence(
             source="Open Inference Protocol (v2), REST; RFC 9110 for statuses",
         ),
         summary="",
-        findings=tuple(
-            f"{each.name}{' (accepted)' if each.name in accepted else ''}: {each.problem}" for each in failing
+        findings=(
+            *(f"{each.name}{' (accepted)' if each.name in accepted else ''}: {each.problem}" for each in failing),
+            *(["no further request was sent"] if failing and _GONE in failing[-1].problem else []),
         ),
         details={
             "requests": [

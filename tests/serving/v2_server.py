@@ -63,6 +63,7 @@ class V2Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # so that a line that is no HTTP gets a status
     disable_nagle_algorithm = True
     wbufsize = -1
     timeout = 10
