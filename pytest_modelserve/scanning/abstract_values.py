@@ -23,6 +23,7 @@ Shape = tuple[int | None, ...]
 
 # Larger constants are not computed.
 MAX_ELEMENTS = 4096
+FLOATS = {1, 10, 11, 14, 15, 16, 17, 18, 19, 20}
 _INTEGERS = {2, 3, 4, 5, 6, 7, 12, 13, 21, 22, 25, 26}
 
 
@@ -54,6 +55,11 @@ class Value:
     def is_integer(self) -> bool:
         """Whether its elements are known to be integers."""
         return self.dtype in _INTEGERS
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its elements are known to be floats."""
+        return self.dtype in FLOATS
 
     def elements(self) -> int:
         """Return the number of elements with free axes of size 1; 1 if the shape is unknown."""

@@ -38,6 +38,8 @@ _MAX_LOOP_DEPTH = 4
 # Constants that a file makes, beyond its own bytes, and tensors that it makes of any input.
 _MADE_BYTES, _MADE_RATIO = 64 << 20, 8
 _HUGE_BYTES = 4 << 30
+# Operators of onnxruntime alone that make integers of floats; the others return floats for floats.
+_INTEGERS_OF_FLOATS = ("MurmurHash3", "Unique", "Sampling", "BeamSearch", "GreedySearch", "WhisperBeamSearch")
 # One operator that multiplies what it reads.
 _GROWTH = 16
 _MAX_AT_ONCE = 20
@@ -168,9 +170,12 @@ class _Walk:
                 self.add(rule, place_of(node), text)
         if domain == "" and node.op_type == "Constant":
             return [self._constant(attributes)], 1.0
-        outputs = (
-            outputs_of(node, inputs, attributes, scope.opsets.get(domain, 1)) if domain in ("", "ai.onnx.ml") else []
-        )
+        outputs = []
+        if domain in ("", "ai.onnx.ml"):
+            outputs = outputs_of(node, inputs, attributes, scope.opsets.get(domain, 1))
+        elif node.op_type not in _INTEGERS_OF_FLOATS:
+            dtype = next((value.dtype for value in inputs if value.is_float), 0)
+            outputs = [Value(dtype)] * len(node.output)
         outputs += [UNKNOWN] * (len(node.output) - len(outputs))
         if domain == "" and node.op_type in ("Div", "Mod") and len(inputs) == 2:
             dtypes = [value.dtype for value in (*inputs, *outputs)] + [declared.get(name, 0) for name in node.output]
@@ -355,19 +360,14 @@ class _Walk:
             return
         what = "a computed value" if known is None else f"the constant {known.ravel()[:4].tolist()}"
         text = f"integers are divided by {what}; 0, or the minimum by -1, ends the process"
-        self.add("compute.integer-division", place_of(node), text, None if dtype else "warning")
+        self.add("compute.integer-division", place_of(node), text)
 
     def _check_growth(self, node: onnx.NodeProto, inputs: Sequence[Value], output: Value) -> None:
         place = place_of(node)
         read = sum(_bytes(value) for value in inputs)
         made = _bytes(output)
-        if output.is_fixed and made > read:
-            self.made += made
-            if self.made > self.made_limit:
-                text = (
-                    f"constants of {self.made:,} bytes are computed when the file is opened (limit {self.made_limit:,})"
-                )
-                self.add("compute.amplification", place, text)
+        if output.is_fixed and made > max(map(_bytes, inputs), default=0):
+            self._add_made(made, place)
         if node.op_type in _MULTIPLY:
             limit = self.made_limit if made > _GROWTH * read else math.inf
             self.check_size(place, output, limit)

@@ -40,6 +40,7 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("file.changed", "error", "the file changed while it was read", "scan it again when nothing writes to it"),
     ("file.disguised", "error", "the content is of another format than the name says", _TRUST),
     ("file.appended-archive", "error", "the file ends with a ZIP archive", _TRUST),
+    ("file.unreadable", "error", "the scanner cannot follow the file to its end", _TRUST),
     ("file.size", "error", "the file is larger than a model can be", "store weights as external data"),
     # External data
     ("external.outside", "error", "external data outside the folder of the model", _TRUST),

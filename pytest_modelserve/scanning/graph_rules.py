@@ -18,7 +18,6 @@ from pytest_modelserve.scanning.tensor_rules import is_dtype, sparse_findings
 FunctionKey = tuple[str, str, str]
 """Domain, name and overload of a function, as a node gives them."""
 
-MAX_NODES = 200_000
 _MAX_NESTING = 10
 _MAX_EXPANSION = 100_000
 _MAX_CALL_DEPTH = 50
@@ -69,10 +68,6 @@ def place_of(node: onnx.NodeProto) -> str:
 def check_structure(model: onnx.ModelProto) -> tuple[list[Finding], int]:
     """Return the findings, and the number of nodes after each call is replaced by the body of its function."""
     found = list(_model_findings(model))
-    bodies: list[Iterable[onnx.NodeProto]] = [model.graph.node, *(function.node for function in model.functions)]
-    count = sum(1 for body in bodies for node in body for _ in _with_inner(node))
-    if count > MAX_NODES:
-        return [*found, finding("graph.node-count", "model", f"{count:,} nodes, more than {MAX_NODES:,}")], count
     functions = {(domain_of(f.domain), f.name, f.overload): f for f in model.functions}
     opsets = {domain_of(item.domain): item.version for item in model.opset_import}
     graphs = _Graphs(functions, opsets)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-# Sizes that are tried for free axes, until the model takes one: 1 is too small for some convolutions.
-_FREE_SIZES = (1, 2, 8, 32, 224)
+# Sizes of a free first axis and of other free axes, tried until the model takes them: 1 is too small for differences
+# of steps and for convolutions, and recurrent layers end the process where nothing is left.
+_FREE_SIZES = ((2, 8), (1, 1), (2, 64), (1, 224))
 _MAX_INPUT_BYTES = 256 << 20
 _DTYPES = {
     "tensor(float)": "float32",
@@ -37,9 +38,9 @@ def try_onnx(request: Mapping[str, Any], report: Callable[[Any], None]) -> dict[
     session = onnxruntime.InferenceSession(request["path"], options, providers=["CPUExecutionProvider"])
     report({"opened_bytes": _peak_bytes() - before})
     reason = ""
-    for size in _FREE_SIZES:
+    for first, others in _FREE_SIZES:
         try:
-            feed = dict(_zeros(session, size))
+            feed = dict(_zeros(session, first, others))
         except ValueError as error:
             return {"not_run": str(error)}
         report("running")
@@ -57,13 +58,14 @@ def try_onnx(request: Mapping[str, Any], report: Callable[[Any], None]) -> dict[
     return {"not_run": reason[:500]}
 
 
-def _zeros(session: onnxruntime.InferenceSession, size: int) -> Iterator[tuple[str, Any]]:
+def _zeros(session: onnxruntime.InferenceSession, first: int, others: int) -> Iterator[tuple[str, Any]]:
     total = 0
     for value in session.get_inputs():
         dtype = _DTYPES.get(value.type)
         if dtype is None:
             raise ValueError(f"no array is made for an input of type {value.type}")
-        shape = [axis if isinstance(axis, int) else size for axis in value.shape]
+        sizes = (others if place else first for place in range(len(value.shape)))
+        shape = [axis if isinstance(axis, int) else size for axis, size in zip(value.shape, sizes, strict=True)]
         total += math.prod(shape) * (8 if dtype == "object" else np.dtype(dtype).itemsize)
         if total > _MAX_INPUT_BYTES:
             raise ValueError(f"its inputs have more than {_MAX_INPUT_BYTES >> 20} MiB")

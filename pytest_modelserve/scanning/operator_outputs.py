@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pytest_modelserve.scanning.abstract_values import UNKNOWN, Shape, Value, constant, join, names_in, numpy_dtype
+from pytest_modelserve.scanning.abstract_values import (
+    FLOATS,
+    UNKNOWN,
+    Shape,
+    Value,
+    constant,
+    join,
+    names_in,
+    numpy_dtype,
+)
 from pytest_modelserve.scanning.constant_folding import folded
 from pytest_modelserve.scanning.output_shapes import shape_of
 
 # A free axis has some size up to the most, and counts as the nominal one where work is estimated.
 _MOST_SIZE, _NOMINAL_SIZE = 2.0**31, 64.0
 _NUMPY_INTEGERS = {2, 3, 4, 5, 6, 7, 12, 13}
-_FLOATS = {1, 10, 11, 14, 15, 16, 17, 18, 19, 20}
 _INT64 = 7
 
 
@@ -220,7 +228,7 @@ def _type_plan(op: str, domain: str, version: int) -> tuple[tuple[str, ...], tup
     allowed = {item.type_param_str: item.allowed_type_strs for item in schema.type_constraints}
     for formal in (*schema.inputs, *schema.outputs):
         dtypes = {_dtype_of(text) for text in allowed.get(formal.type_str, [formal.type_str])}
-        if len(dtypes) == 1 or dtypes <= _FLOATS:
+        if len(dtypes) == 1 or dtypes <= FLOATS:
             fixed[formal.type_str] = min(dtypes)
     outputs = {formal.type_str for formal in schema.outputs}
     known = {name: dtype for name, dtype in fixed.items() if name in outputs and dtype}

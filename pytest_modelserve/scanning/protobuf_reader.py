@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # protobuf itself refuses messages that are nested more than 100 deep.
 _MAX_DEPTH = 100
-_MAX_FIELDS = 3_000_000
+_MAX_FIELDS = 2_000_000
+_MAX_NODES = 100_000
 _MAX_FINDINGS = 50
 _MAX_NAME = 4096
 # Larger contents of tensors are left out of the model that the rules read.
@@ -81,11 +82,13 @@ class WireResult:
     light: bytes = b""
     external: list[ExternalTensor] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    is_text: bool = True
 
     @property
     def is_parsable(self) -> bool:
         """Whether nothing is wrong with the wire format."""
-        return not any(each.rule.startswith("protobuf.") for each in self.findings)
+        stops = ("protobuf.", "graph.node-count", "file.changed")
+        return self.is_text and not any(each.rule.startswith(stops) for each in self.findings)
 
 
 def read_wire(file: BinaryIO, size: int) -> WireResult:
@@ -110,7 +113,7 @@ class _Reader:
         self.file, self.size = file, size
         self.result = WireResult()
         self.window, self.base = b"", 0
-        self.fields = 0
+        self.fields = self.nodes = 0
         self.known_texts: set[bytes] = set()
         self.twice_in_root: list[tuple[int, str]] = []
 
@@ -129,6 +132,9 @@ class _Reader:
             self._add_twice(self.twice_in_root[0][0], "model", names.pop())
 
     def _add_twice(self, offset: int, message: str, name: str) -> None:
+        if message == "ModelProto":
+            self.twice_in_root.append((offset, name))
+            return
         self.add("protobuf.field-twice", offset, f"the {message} has the field {name!r} twice: the last one counts")
 
     def span(self, start: int, end: int) -> bytes:
@@ -150,14 +156,6 @@ class _Reader:
         self.file.seek(start)
         self.window, self.base = self.file.read(min(_WINDOW_BYTES, self.size - start)), start
 
-    def _head(self, position: int) -> tuple[bytes, int]:
-        """Return the window and the index of a position in it, with a tag and length behind it."""
-        index = position - self.base
-        if index < 0 or (index + _HEAD_BYTES > len(self.window) and self.base + len(self.window) < self.size):
-            self._move(position)
-            index = 0
-        return self.window, index
-
     def message(self, start: int, end: int, kind: _Message, depth: int) -> bytes:
         """Check the message from `start` to `end`; return it without the large content of tensors."""
         if depth > _MAX_DEPTH:
@@ -166,51 +164,65 @@ class _Reader:
         kept: list[bytes] = []
         sizes: dict[str, int] = {}
         done = position = start  # what lies between is kept as it is
+        fields = kind.fields
         while position < end:
             number, wire, content, after = self._field(position, end)
-            known = kind.fields.get(number)
-            if known is None or wire not in (known.wire, _DELIMITED if known.packable else known.wire):
+            known = fields.get(number)
+            if known is None or (wire != known.wire and not (known.packable and wire == _DELIMITED)):
                 self._add_unknown(position, kind, number, known, wire)
-            elif known.repeated:
-                if wire != _DELIMITED:
-                    after = self._run(position, after, end, wire)
-                    if known.name in _CONTENT:
-                        sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
-            elif known.name in seen or known.oneof in seen:
-                if kind.name == "ModelProto":
-                    self.twice_in_root.append((position, known.name))
-                else:
+                known = None
+            elif not known.repeated:
+                if known.name in seen or known.oneof in seen:
                     self._add_twice(position, kind.name, known.oneof or known.name)
-            else:
-                seen |= {known.name, known.oneof} - {""}
+                seen.add(known.name)
+                if known.oneof:
+                    seen.add(known.oneof)
+            elif wire != _DELIMITED:
+                after = self._run(position, after, end, wire)
+                if known.name in _CONTENT:
+                    sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
+            elif known.name == "node":
+                self._count_node(position)
             if known is not None and wire == _DELIMITED:
-                if known.inner is not None:
+                if known.text:
+                    self._check_text(known.name, self.span(content, after), content)
+                elif known.inner is not None:
                     light = self.message(content, after, known.inner, depth + 1)
                     if len(light) != after - content:
                         kept += [self.span(done, position), _encoded(number << 3 | wire), _encoded(len(light)), light]
                         done = after
-                elif known.text:
-                    self._check_text(known.name, self.span(content, after), content)
                 elif known.name in _CONTENT and kind.name == "TensorProto":
                     sizes[known.name] = sizes.get(known.name, 0) + self._count(known, content, after)
                     if after - content > _SMALL_BYTES:
                         kept.append(self.span(done, position))
                         done = after
             position = after
-        light = (
-            b"".join([*kept, self.span(done, end)]) if kept or end - start < _WINDOW_BYTES else self.span(start, end)
-        )
+        light = b"".join([*kept, self.span(done, end)])
         if kind.name == "TensorProto":
             self._check_tensor(light, sizes, start)
         return light
+
+    def _count_node(self, position: int) -> None:
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            raise MalformedError(position, f"more than {_MAX_NODES:,} nodes", "graph.node-count")
 
     def _field(self, position: int, end: int) -> tuple[int, int, int, int]:
         """Return number, wire type, start of the content and end of a field."""
         self.fields += 1
         if self.fields > _MAX_FIELDS:
             raise MalformedError(position, f"more than {_MAX_FIELDS:,} fields", "protobuf.count")
-        data, index = self._head(position)
-        tag, index = self._varint(data, index, minimal=True)
+        index = position - self.base
+        if index < 0 or (index + _HEAD_BYTES > len(self.window) and self.base + len(self.window) < self.size):
+            self._move(position)
+            index = 0
+        data = self.window
+        if index >= len(data):
+            raise MalformedError(position, "the file became shorter while it was read", "file.changed")
+        tag = data[index]
+        index += 1
+        if tag >= 0x80:
+            tag, index = self._varint(data, index - 1, minimal=True)
         wire = tag & 7
         if wire == _DELIMITED:
             length, index = self._varint(data, index, minimal=True)
@@ -226,14 +238,14 @@ class _Reader:
         else:
             raise MalformedError(position, f"wire type {wire}, which no message of ONNX uses")
         if after > end:
-            raise MalformedError(
-                position, f"a field ends at byte {after:,}, and its message at {end:,}: it is cut short"
-            )
-        if not tag >> 3:
+            raise MalformedError(position, f"a field ends at byte {after:,}, its message at {end:,}: it is cut short")
+        if tag < 8:
             raise MalformedError(position, "a field with the number 0")
         return tag >> 3, wire, content, after
 
     def _varint(self, data: bytes, index: int, *, minimal: bool = False) -> tuple[int, int]:
+        if index < len(data) and data[index] < 0x80:
+            return data[index], index + 1
         start, value, shift = index, 0, 0
         while shift < 70 and index < len(data):
             byte = data[index]
@@ -250,10 +262,13 @@ class _Reader:
         """Return the end of the numbers of one repeated field, of which `position` holds the first."""
         tag = self.window[position - self.base : position - self.base + 1]
         if tag and tag[0] < 0x80 and (pattern := _RUNS.get(wire)) is not None:
-            data, index = self._head(after)
-            while (found := pattern(tag).match(data, index, min(len(data), end - self.base))) and found.end() > index:
+            while after < end:
+                if after + _HEAD_BYTES > self.base + len(self.window):
+                    self._move(after)
+                found = pattern(tag).match(self.window, after - self.base, end - self.base)
+                if found is None or found.end() == after - self.base:
+                    break
                 after = self.base + found.end()
-                data, index = self._head(after)
         return after
 
     def _count(self, known: _Field, content: int, after: int) -> int:
@@ -287,6 +302,7 @@ class _Reader:
         try:
             text = content.decode()
         except UnicodeDecodeError:
+            self.result.is_text = False
             return self.add("names.control-character", offset, f"{name}: not UTF-8: {content[:100]!r}")
         if name in _PROSE:
             if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*"\t\r\n", *_JOINERS}):

@@ -16,6 +16,9 @@ _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 48
 _STRING = 8
 """TensorProto.STRING."""
+# Element types by the field that holds them, other than raw data; the rest is in int32_data.
+_FIELD_TYPES = {"float_data": (1, 14), "double_data": (11, 15), "int64_data": (7,), "uint64_data": (12, 13)}
+_FIELD_TYPES["int32_data"] = tuple({*range(1, 32)} - {1, 7, 8, 11, 12, 13, 14, 15})
 # Elements of complex types are two numbers in float_data and double_data.
 _COMPLEX = {14: 2, 15: 2}
 
@@ -65,6 +68,8 @@ def _expected(elem_type: int, name: str, elements: int) -> int | None:
         return None
     if name in ("raw_data", ""):
         return (elements * element_bits(elem_type) + 7) // 8
+    if elem_type not in _FIELD_TYPES.get(name, ()):
+        return None
     if name == "int32_data":
         per_number = max(1, 8 // element_bits(elem_type)) if element_bits(elem_type) < 8 else 1
         return -(-elements // per_number)

@@ -83,23 +83,25 @@ def _of_arrays(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _walk(children: NDArray[Any], inner: NDArray[Any], may_share: NDArray[Any]) -> Iterator[tuple[str, str]]:
-    """Yield a finding if a walk from the roots is too long or never ends, or if a node has two parents."""
+    """Yield a finding if a tree is too deep or has a cycle, or if a node has two parents."""
     targets = children[inner].ravel()
     targets = targets[targets >= 0]
     parents = np.bincount(targets, minlength=len(children))
+    waiting = parents.copy()
     current = np.flatnonzero(parents == 0)
-    seen = np.zeros(len(children), bool)
-    depth = 0
-    while current.size:
-        seen[current] = True
+    seen = depth = 0
+    while current.size:  # a node comes after all its parents
+        seen += current.size
         depth += 1
         if depth > _MAX_DEPTH + 1:
-            yield "tree.depth", f"a tree has more than {_MAX_DEPTH:,} levels, or a cycle"
+            yield "tree.depth", f"a tree has more than {_MAX_DEPTH:,} levels"
             return
         following = children[current].ravel()
-        current = np.unique(following[following >= 0])
-    if not seen.all():
-        yield "tree.structure", f"{int((~seen).sum())} nodes are in a cycle, or below one"
+        following = following[following >= 0]
+        np.subtract.at(waiting, following, 1)
+        current = np.unique(following[waiting[following] == 0])
+    if seen < len(children):
+        yield "tree.structure", f"{len(children) - seen} nodes are in a cycle, or below one"
         return
     shared = np.flatnonzero(parents > 1)
     if shared.size and not may_share.any():
