@@ -64,7 +64,7 @@ def test_example_of_compact_models_prints_what_is_shown(pytester):
     result = pytester.runpython(script)
     assert result.ret == 0
     for shown in blocks("docs/compact_models.md", "text"):
-        result.stdout.fnmatch_lines([line for line in shown.splitlines()])
+        result.stdout.fnmatch_lines(shown.splitlines())
 
 
 def test_examples_of_robustness_run(pytester, monkeypatch):
