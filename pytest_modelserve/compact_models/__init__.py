@@ -1,5 +1,6 @@
 """Smaller models by further training: pruning, distillation and quantization-aware training."""
 
+from pytest_modelserve.compact_models.distillation import DistilledModel, distill
 from pytest_modelserve.compact_models.pruning import PrunedLayer, PrunedModel, prune
 
-__all__ = ["PrunedLayer", "PrunedModel", "prune"]
+__all__ = ["DistilledModel", "PrunedLayer", "PrunedModel", "distill", "prune"]

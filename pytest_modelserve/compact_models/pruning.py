@@ -28,9 +28,16 @@ from pytest_modelserve.compact_models.original import Original, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
-from pytest_modelserve.training.derived_model import DerivedModel, check_finite, read_record, save_derived
+from pytest_modelserve.training.derived_model import DerivedModel, read_record, save_derived
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
-from pytest_modelserve.training.train import Examples, TrainedModel, check_name, check_seed, reproducible
+from pytest_modelserve.training.train import (
+    Examples,
+    TrainedModel,
+    check_finite,
+    check_name,
+    check_seed,
+    reproducible,
+)
 from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -169,7 +176,7 @@ def prune(
     name = f"{original.name}-pruned" if name is None else name
     check_name(name)
     module = original.build()
-    check_finite(module, "pruning needs finite weights; the model has")
+    check_finite(module.state_dict(), f"{original.name!r} has", "train it again before it is pruned")
     run = _Run(original, settings, fine_tune, name)
     key = digest_of(
         {
@@ -322,11 +329,7 @@ class _Run:
         with recorded_movement(module, self.scores) if is_scored else nullcontext():
             source.fit_module(module.train(), seed=self.original.seed)
         module.eval()
-        check_finite(
-            module,
-            f"fine-tuning {self.name!r} with seed {self.original.seed}: lower the learning rate or clip the gradients; "
-            "it left",
-        )
+        check_finite(module.state_dict(), f"fine-tuning {self.name!r} with seed {self.original.seed} left")
 
     def _remove_channels(self, module: nn.Module) -> dict[str, Any]:
         """Remove channels in place; return the layers, and what stays of each axis."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import LineageStep
-from pytest_modelserve.errors import ArtifactError, UsageError
+from pytest_modelserve.errors import ArtifactError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.training.module_digest import weights_digest
 from pytest_modelserve.training.train import Examples
@@ -78,11 +78,3 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Return the record that `save_derived` wrote."""
     record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     return record
-
-
-def check_finite(module: nn.Module, what: str) -> None:
-    """Raise UsageError for NaN or infinite weights; `what` begins the message."""
-    for name, tensor in module.state_dict().items():
-        if hasattr(tensor, "isfinite") and not bool(tensor.isfinite().all()):
-            broken = int((~tensor.isfinite()).sum())
-            raise UsageError(f"{what} {broken} of {tensor.numel()} values of {name!r} NaN or infinite")

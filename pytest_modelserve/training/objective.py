@@ -82,7 +82,7 @@ class NamedLoss:
         from torch.nn import functional
 
         spec, loss = self.spec, self.spec.loss
-        outputs = self._output(call_module(module, spec, batch))
+        outputs = self.output(call_module(module, spec, batch))
         labels = self._suitable(batch[str(spec.labels)], outputs)
         if loss in ("cross_entropy", "nll"):
             weights = self._weights(outputs)
@@ -122,7 +122,8 @@ class NamedLoss:
             raise self._class_error(counted, len(weights), "class_weights has")
         return float(weights[counted].sum())
 
-    def _output(self, result: object) -> torch.Tensor:
+    def output(self, result: object) -> torch.Tensor:
+        """Return the output that the loss reads of what a module returns."""
         import torch
 
         named = {"output": result} if isinstance(result, torch.Tensor) else named_outputs(result)

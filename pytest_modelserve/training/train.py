@@ -43,6 +43,7 @@ Examples = NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PACKAGES = ("torch", "numpy")
+DIVERGED = "lower the learning rate, clip the gradients, or look for NaN in the data"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -236,7 +237,7 @@ def train(
     check_processes(processes, source.fit, size)
     store = store or default_store()
     spec = source.fit if isinstance(source.fit, TrainSpec) and max(processes, size) > 1 else None
-    identity = _identity(source, seed, 1 if spec is None else max(processes, size))
+    identity = training_identity(source, seed, 1 if spec is None else max(processes, size))
     key = digest_of(identity)
     path = store.checkpoint_path(key) if checkpoint is None else Path(checkpoint)
     file = CheckpointFile(path, identity, checkpoint_every_s)
@@ -276,7 +277,7 @@ def train(
     return TrainedModel(source, entry / "weights.pt", record["sha256"], seed, metrics)
 
 
-def _identity(source: ModelSource, seed: int, processes: int) -> dict[str, Any]:
+def training_identity(source: ModelSource, seed: int, processes: int) -> dict[str, Any]:
     """Return all that a training depends on, as JSON values."""
     with reproducible(seed):
         module = _built(source)
@@ -303,7 +304,7 @@ def _write(folder: Path, module: nn.Module, metrics: TrainingMetrics | None, sou
     import torch
 
     weights = module.state_dict()
-    _check_finite(weights, source, seed)
+    check_finite(weights, f"training {source.name!r} with seed {seed} left")
     torch.save(weights, folder / "weights.pt")
     record = {"name": source.name, "seed": seed, "sha256": state_digest(weights)}
     if metrics is not None:
@@ -320,7 +321,8 @@ def _built(source: ModelSource) -> nn.Module:
     return module
 
 
-def _check_finite(weights: dict[str, Any], source: ModelSource, seed: int) -> None:
+def check_finite(weights: Mapping[str, Any], what: str, advice: str = DIVERGED) -> None:
+    """Raise UsageError for NaN or infinite weights: "`what` 3 of 48 values of 'w' NaN or infinite: `advice`"."""
     import torch
 
     for name, tensor in weights.items():
@@ -328,10 +330,7 @@ def _check_finite(weights: dict[str, Any], source: ModelSource, seed: int) -> No
             continue
         broken = int((~tensor.isfinite()).sum())
         if broken:
-            raise UsageError(
-                f"training {source.name!r} with seed {seed} left {broken} of {tensor.numel()} values of {name!r} NaN "
-                "or infinite: lower the learning rate, clip the gradients, or look for NaN in the data"
-            )
+            raise UsageError(f"{what} {broken} of {tensor.numel()} values of {name!r} NaN or infinite: {advice}")
 
 
 def check_name(name: str) -> None:
