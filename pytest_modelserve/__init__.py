@@ -62,6 +62,7 @@ _NAMES = {
         "open_artifact",
     ),
     "compact_models": (
+        "DistilledModel",
         "PrunedLayer",
         "PrunedModel",
     ),
@@ -134,9 +135,11 @@ _NAMES = {
         "Pipeline",
         "compose",
         "compress",
+        "distill",
         "export",
         "prepare",
         "prune",
+        "quantization_aware",
         "train",
     ),
     "reporting": (
@@ -163,6 +166,7 @@ _NAMES = {
     ),
     "stats": ("Sampling",),
     "training": (
+        "DerivedModel",
         "EarlyStopping",
         "ModelSource",
         "TrainSpec",

@@ -100,6 +100,8 @@ class Pipeline:
     if TYPE_CHECKING:
         train = _method(training.train)
         prune = _method(compact_models.prune)
+        distill = _method(compact_models.distill)
+        quantization_aware = _method(compact_models.quantization_aware)
         export = _method(training.export)
         compress = _method(compression.compress)
         compose = _method(artifacts.compose)
@@ -108,6 +110,8 @@ class Pipeline:
     else:
         train = _Stage("pytest_modelserve.training", "store", "seed")
         prune = _Stage("pytest_modelserve.compact_models", "store")
+        distill = _Stage("pytest_modelserve.compact_models", "store")
+        quantization_aware = _Stage("pytest_modelserve.compact_models", "store")
         export = _Stage("pytest_modelserve.training", "store")
         compress = _Stage("pytest_modelserve.compression", "store")
         compose = _Stage("pytest_modelserve.artifacts", "store")
@@ -183,13 +187,16 @@ _default = Pipeline(default_store().root)
 if TYPE_CHECKING:
     train = _default.train
     prune = _default.prune
+    distill = _default.distill
+    quantization_aware = _default.quantization_aware
     export = _default.export
     compress = _default.compress
     compose = _default.compose
     prepare = _default.prepare
 else:
+    _FUNCTIONS = ("train", "prune", "distill", "quantization_aware", "export", "compress", "compose", "prepare")
 
     def __getattr__(name: str) -> Any:
-        if name in ("train", "prune", "export", "compress", "compose", "prepare"):
+        if name in _FUNCTIONS:
             return getattr(_default, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

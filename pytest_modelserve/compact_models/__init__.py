@@ -2,5 +2,6 @@
 
 from pytest_modelserve.compact_models.distillation import DistilledModel, distill
 from pytest_modelserve.compact_models.pruning import PrunedLayer, PrunedModel, prune
+from pytest_modelserve.compact_models.quantization_aware import quantization_aware
 
-__all__ = ["DistilledModel", "PrunedLayer", "PrunedModel", "distill", "prune"]
+__all__ = ["DistilledModel", "PrunedLayer", "PrunedModel", "distill", "prune", "quantization_aware"]

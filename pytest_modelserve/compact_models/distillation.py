@@ -495,7 +495,7 @@ def _gain_bounds(differences: NDArray[np.float64], confidence: float) -> tuple[B
     if len(differences) == 1:
         lost, gained = int((differences < 0).sum()), int((differences > 0).sum())
         drop = paired_difference_bounds(lost, gained, differences.size, low_level=confidence, high_level=confidence)
-        bounds = Bounds(-drop.estimate, -drop.high, -drop.low, confidence, confidence)
+        bounds = Bounds(0.0 - drop.estimate, 0.0 - drop.high, 0.0 - drop.low, confidence, confidence)
         return bounds, Method("Tango paired score", "Tango 1998", "independent rows; about these two trained models")
     means = differences.mean(axis=1)
     by_row = mean_bounds(differences.mean(axis=0), low_level=confidence, high_level=confidence)

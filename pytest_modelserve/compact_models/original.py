@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,3 +97,11 @@ class Original:
 def fit_identity(fit: Any) -> Any:
     """Return what `digest_of` takes in place of a TrainSpec or a training function."""
     return (fit.describe(), fit.functions()) if isinstance(fit, TrainSpec) else fit
+
+
+def checked_patterns(given: str | Sequence[str], role: str) -> tuple[str, ...]:
+    """Return one path or several as a tuple; UsageError for anything else."""
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f"{role} must be paths of layers; got {given!r}")
+    return patterns

@@ -24,7 +24,7 @@ from pytest_modelserve.compact_models.channel_removal import (
     rebuild,
     remove_channels,
 )
-from pytest_modelserve.compact_models.original import Original, fit_identity
+from pytest_modelserve.compact_models.original import Original, checked_patterns, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
@@ -171,7 +171,7 @@ def prune(
         rounds,
         multiple_of,
         fine_tune is not None,
-        _patterns(exclude, "exclude"),
+        checked_patterns(exclude, "exclude"),
     )
     name = f"{original.name}-pruned" if name is None else name
     check_name(name)
@@ -275,13 +275,6 @@ def _checked_amounts(amount: Amount) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
             raise UsageError(f"{where} must be a proportion above 0 and below 1; got {value!r}")
     return {str(pattern): float(value) for pattern, value in amounts.items()}
-
-
-def _patterns(given: str | Sequence[str], role: str) -> tuple[str, ...]:
-    patterns = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise UsageError(f"{role} must be paths of layers; got {given!r}")
-    return patterns
 
 
 def _removed_count(amount: float, total: int, what: str, unit: str) -> int:
