@@ -16,6 +16,7 @@ from pytest_modelserve.artifacts import (
     open_artifact as open_artifact,
 )
 from pytest_modelserve.compact_models import (
+    DistilledModel as DistilledModel,
     PrunedLayer as PrunedLayer,
     PrunedModel as PrunedModel,
 )
@@ -90,9 +91,11 @@ from pytest_modelserve.pipeline import (
     Pipeline as Pipeline,
     compose as compose,
     compress as compress,
+    distill as distill,
     export as export,
     prepare as prepare,
     prune as prune,
+    quantization_aware as quantization_aware,
     train as train,
 )
 from pytest_modelserve.reporting import (
@@ -121,6 +124,7 @@ from pytest_modelserve.stats import (
     Sampling as Sampling,
 )
 from pytest_modelserve.training import (
+    DerivedModel as DerivedModel,
     EarlyStopping as EarlyStopping,
     ModelSource as ModelSource,
     TrainSpec as TrainSpec,
