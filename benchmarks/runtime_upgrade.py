@@ -2,8 +2,8 @@
 
 Every trial starts two new processes and compares them with `measure_slowdown`; their calls are timed in them. "Equal"
 trials compare a model with itself, on this Python's onnxruntime and on the other's in turn, at a margin of 10 %.
-"Slower" trials compare it with one of more layers, 15 % slower, at a margin of 5 %. The last line is the other version against
-this one on the same model. The default of 300 and 100 trials takes about six minutes on a quiet host.
+"Slower" trials compare it with one of more layers, 15 % slower, at a margin of 5 %. The last line is the other version
+against this one on the same model. The default of 300 and 100 trials takes about six minutes on a quiet host.
 """
 
 from __future__ import annotations

@@ -131,6 +131,10 @@ _NAMES = {
         "record_answers",
         "where",
     ),
+    "performance": (
+        "SessionOptions",
+        "session_options",
+    ),
     "pipeline": (
         "Pipeline",
         "compose",

@@ -87,6 +87,10 @@ from pytest_modelserve.parity import (
     record_answers as record_answers,
     where as where,
 )
+from pytest_modelserve.performance import (
+    SessionOptions as SessionOptions,
+    session_options as session_options,
+)
 from pytest_modelserve.pipeline import (
     Pipeline as Pipeline,
     compose as compose,

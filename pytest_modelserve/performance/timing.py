@@ -31,7 +31,7 @@ _WARM_UP_NS = 2_000_000_000
 # Holders of the lock have time limits themselves, a minute by default; after this long the lock means nothing.
 _LOCK_TIMEOUT_S = 600.0
 # A block of calls fills 0.2 ms: long against a clock reading (0.1 µs), short against a burst of host load.
-_BLOCK_NS = 200_000
+BLOCK_NS = 200_000
 # Calls of a pair above its quantile; with fewer, single calls decide.
 _CALLS_ABOVE = 5
 
@@ -245,7 +245,7 @@ def plan_pairs(calls: Calls, *, clock: Clock, wall: Clock, quantile: float | Non
     """Warm both calls up; return a timer whose pairs are long enough, and the ratio of the warm-up durations."""
     typical = [warm_up(call, clock=wall) for call in calls]
     if quantile is None:
-        repeats = max(1, round(_BLOCK_NS / max(typical)))
+        repeats = max(1, round(BLOCK_NS / max(typical)))
     else:
         repeats = math.ceil(_CALLS_ABOVE / min(quantile, 1 - quantile) - 1e-9)
     return PairTimer(clock, wall, quantile, repeats), typical[0] / typical[1]

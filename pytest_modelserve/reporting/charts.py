@@ -21,6 +21,8 @@ _LETTER = 11
 """The width of a letter in drawing units."""
 _MOST_CURVES = 3
 _MOST_DOTS = 15
+_NAMES, _ROW = 330, 36
+"""The width of the names of rows, and the height of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def charts_of(evidence: Evidence) -> list[Chart]:
         ("roc", _roc_curves),
         ("histograms", _histograms),
         ("timeline", _timelines),
+        ("session_options", _session_options),
     )
     charts: list[Chart] = []
     for name, make in makers:
@@ -207,6 +210,38 @@ def _timelines(line: Mapping[str, Any]) -> Iterator[Chart]:
         paths=tuple(paths),
         labels=tuple(labels),
         legend=tuple((class_, title) for class_, title, _ in series),
+    )
+
+
+def _session_options(rows: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    """Yield the ratio of each combination of session options with its interval, a line each."""
+    ratios = [float(row[end]) for row in rows for end in ("ratio", "low", "high")]
+    bottom = TOP + _ROW * len(rows)
+    across = axis_through([1.0, *ratios], start=_NAMES, end=RIGHT, unit="ratio")
+    middles = [TOP + round((number + 0.5) * _ROW) for number in range(len(rows))]
+    ends = [(max(float(row["low"]), across.low), min(float(row["high"]), across.high)) for row in rows]
+    whiskers = "".join(
+        f"M{across.place(low)} {y}H{across.place(high)}" for (low, high), y in zip(ends, middles, strict=True)
+    )
+    fastest = min(rows, key=lambda row: float(row["ratio"]))
+    yield Chart(
+        title="Time of a call by session options, as a ratio",
+        description=f"{fastest['name']} is the fastest: {float(fastest['median_ms']):.3g} ms, "
+        f"× {float(fastest['ratio']):.3g}.",
+        paths=(
+            ("axis", f"M{_NAMES} {TOP}V{bottom}H{RIGHT}"),
+            ("level", f"M{across.place(1.0)} {TOP}V{bottom}"),
+            ("whisker", whiskers),
+            ("dots", "".join(_dot(across.place(float(row["ratio"])), y) for row, y in zip(rows, middles, strict=True))),
+        ),
+        labels=(
+            *(
+                Label(_NAMES - 8, y + 7, short(printable(str(row["name"])), _NAMES // _LETTER), "e")
+                for row, y in zip(rows, middles, strict=True)
+            ),
+            *(Label(tick.at, bottom + 26, tick.label) for tick in across.ticks()),
+        ),
+        height=bottom + 40,
     )
 
 

@@ -49,7 +49,8 @@ _SCRIPT = Path(__file__).with_name("subprocess_worker.py")
 class SubprocessPredictor(SessionPredictor):
     """A model file served in a new interpreter, which starts again after a crash.
 
-    `model` is its artifact, or the predictor whose providers, threads and graph optimizations are taken over.
+    `model` is its artifact, or the predictor whose providers, threads and graph optimizations are taken over unless
+    others are given; `level` is a member of onnxruntime's GraphOptimizationLevel.
     `interpreter` is the Python of another environment, which needs numpy and onnxruntime alone.
     `predict` raises ProcessCrashError if the process crashes or exceeds its time limit: `time_limit_s`, or for many
     rows 20 times the fastest time of as many rows, if that is longer. Opening the file may take `start_limit_s`. Inputs
@@ -67,22 +68,27 @@ class SubprocessPredictor(SessionPredictor):
         model: OnnxPredictor | SubprocessPredictor | Artifact,
         *,
         time_limit_s: float,
-        providers: Sequence[str] = (CPU,),
+        providers: Sequence[str] | None = None,
         threads: int | None = None,
         guarded: bool = False,
         start_limit_s: float = _START_LIMIT_S,
         interpreter: str | os.PathLike[str] | None = None,
         process: ServingProcess | None = None,
+        level: str | None = None,
     ) -> None:
         artifact = model if isinstance(model, Artifact) else model.artifact
         Predictor.__init__(self, artifact.subject, artifact.signature)
         self.artifact = artifact
         self.time_limit_s = time_limit_s
-        self.providers, self.threads, self.optimize = tuple(providers), 1, True
-        if not isinstance(model, Artifact):
+        if isinstance(model, Artifact):
+            self.providers, self.threads, self.optimize = (CPU,), 1, True
+        else:
             self.providers, self.threads, self.optimize = model.providers, model.threads, model.optimize
+        if providers is not None:
+            self.providers = tuple(providers)
         if threads is not None:
             self.threads = check_threads(threads)
+        self._level = level
         self._guarded = guarded
         self._owns_process = process is None
         self.process = process or ServingProcess(str(self.subject), interpreter, start_limit_s)
@@ -132,11 +138,22 @@ class SubprocessPredictor(SessionPredictor):
             interpreter=self.process.interpreter,
         )
 
-    def another_session(self) -> SubprocessPredictor:
-        """Return another session of the same model, in the same process."""
+    def another_session(
+        self, *, providers: Sequence[str] | None = None, threads: int | None = None, level: str | None = None
+    ) -> SubprocessPredictor:
+        """Return another session of the same model in the same process, by default with the same options.
+
+        `level` is a member of onnxruntime's GraphOptimizationLevel.
+        """
         return SubprocessPredictor(
-            self, time_limit_s=self.time_limit_s, guarded=self._guarded, process=self.process
-        )  # fmt: skip
+            self,
+            time_limit_s=self.time_limit_s,
+            providers=providers,
+            threads=threads,
+            guarded=self._guarded,
+            process=self.process,
+            level=self._level if level is None else level,
+        )
 
     def describe(self) -> str:
         """Return one line: the model, its runtime, and that another process serves it."""
@@ -209,7 +226,9 @@ class SubprocessPredictor(SessionPredictor):
         return opened["providers"], json.loads(Path(file).read_text(encoding="utf-8"))
 
     def _open_session(self, number: int, providers: Sequence[str], **options: str) -> dict[str, Any]:
-        level = "ORT_ENABLE_LAYOUT" if crashes_when_optimized(read_graph(self.artifact.path)) else "ORT_ENABLE_ALL"
+        level = self._level or ("ORT_ENABLE_ALL" if self.optimize else "ORT_DISABLE_ALL")
+        if level == "ORT_ENABLE_ALL" and crashes_when_optimized(read_graph(self.artifact.path)):
+            level = "ORT_ENABLE_LAYOUT"
         return self.process.request(  # type: ignore[no-any-return]
             "open",
             self.process.start_limit_s,
@@ -217,7 +236,7 @@ class SubprocessPredictor(SessionPredictor):
             path=os.path.abspath(self.artifact.path),
             providers=list(providers),
             threads=self.threads,
-            level=level if self.optimize else "ORT_DISABLE_ALL",
+            level=level,
             outputs={spec.name: spec.dtype in ML_DTYPES for spec in self.signature.outputs},
             **options,
         )
