@@ -276,7 +276,8 @@ def _serve(target: str, requests: connection.Connection, log: str, environment: 
     """Call `target` with each request until the connection is closed: what the child process runs."""
     signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(environment)  # a fork server has that of the time when it was started
+    os.environ.clear()  # a fork server has that of the time when it was started
+    os.environ.update(environment)
     _redirect_output(log)
     with suppress(ImportError):
         import resource  # not on Windows

@@ -67,6 +67,13 @@ def test_example_of_compact_models_prints_what_is_shown(pytester):
         result.stdout.fnmatch_lines(shown.splitlines())
 
 
+def test_training_of_the_training_page_prints_what_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ms, "train", ms.Pipeline(tmp_path).train)
+    exec(blocks("docs/training.md", "python")[0], {})
+    (shown, *_) = blocks("docs/training.md", "text")
+    assert without_figures(capsys.readouterr().out.splitlines()) == without_figures(shown.splitlines())
+
+
 def test_examples_of_robustness_run(pytester, monkeypatch):
     monkeypatch.setenv("CI", "true")  # hypothesis then has no deadline, which a busy host would exceed
     linear_model(pytester.path / "score.onnx", np.ones((5, 1)))
