@@ -84,7 +84,7 @@ def measure_throughput(
         >>> import pytest_modelserve as ms
         >>> model = ms.serve(lambda x: x.sum(axis=1))
         >>> rows = np.zeros((64, 4), np.float32)
-        >>> ms.assert_throughput(model, rows, min_rows_per_s=100, duration_s=0.5).gate
+        >>> ms.measure_throughput(model, rows, min_rows_per_s=100, duration_s=0.5).gate
         'throughput'
     """
     check_positive("min_rows_per_s", min_rows_per_s, "rows per second")
