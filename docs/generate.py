@@ -22,6 +22,7 @@ from pytest_modelserve.contracts.json_schema import contract_schema
 from pytest_modelserve.parity.accuracy.metrics import METRICS
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
+from pytest_modelserve.scanning import RULES
 
 SCHEMA = Path(ms.__file__).parent / "contracts" / "modelgate.schema.json"
 STUB = Path(ms.__file__).with_suffix(".pyi")
@@ -172,6 +173,22 @@ def corruptions_page() -> str:
     )
 
 
+def scan_rules_page() -> str:
+    """Return the page with one row for each rule of the scanner."""
+    rows = [f"| `{rule.name}` | {rule.severity} | {rule.title} | {rule.advice} |" for rule in RULES.values()]
+    return "\n".join(
+        [
+            NOTICE,
+            "# Rules of the scanner\n",
+            "An error refuses the file; [safety](safety.md) says how a rule is allowed, and what the scan promises.\n",
+            "| rule | severity | finds | what to do |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 def benchmarks_page() -> str:
     """Return the page with one row for each script in benchmarks/."""
     rows = []
@@ -222,6 +239,7 @@ def pages() -> dict[Path, str]:
     """Return the text of every generated file."""
     written = {STUB: stub_text(), DOCS / "metrics.md": metrics_page(), DOCS / "relations.md": relations_page()}
     written[DOCS / "corruptions.md"] = corruptions_page()
+    written[DOCS / "scan_rules.md"] = scan_rules_page()
     written[DOCS / "benchmarks.md"] = benchmarks_page()
     written[SCHEMA] = json.dumps(contract_schema(), indent=1, ensure_ascii=False) + "\n"
     return written | {DOCS / "reference" / f"{name}.md": text for name, text in reference_pages()}

@@ -255,7 +255,7 @@ def measure_latency_under_load(
         >>> import pytest_modelserve as ms
         >>> model = ms.serve(lambda x: x.sum(axis=1))
         >>> rows = np.zeros((8, 4), np.float32)
-        >>> ms.assert_latency_under_load(model, rows, rate_qps=400, max_ms=400, duration_s=0.5).gate
+        >>> ms.measure_latency_under_load(model, rows, rate_qps=400, max_ms=20, duration_s=0.5).gate
         'latency under load p95'"""
     ...
 
@@ -373,7 +373,7 @@ def measure_throughput(
         >>> import pytest_modelserve as ms
         >>> model = ms.serve(lambda x: x.sum(axis=1))
         >>> rows = np.zeros((64, 4), np.float32)
-        >>> ms.assert_throughput(model, rows, min_rows_per_s=100, duration_s=0.5).gate
+        >>> ms.measure_throughput(model, rows, min_rows_per_s=100, duration_s=0.5).gate
         'throughput'"""
     ...
 

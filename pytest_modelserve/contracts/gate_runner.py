@@ -143,9 +143,11 @@ _opened_before: set[str] = set()
 
 
 def _opened(path: str) -> Artifact:
-    """Open a model file, first in a process of its own; ModelServeError if it crashes or hangs there."""
+    """Scan and open a model file, first in a process of its own; ModelServeError if it is unsafe, crashes or hangs."""
+    from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
     from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
+    refuse_unsafe(path, "strict", allow=WITHOUT_LIMITS)
     require_signature(path)
     artifact = open_artifact(path)
     if artifact.sha256 not in _opened_before:

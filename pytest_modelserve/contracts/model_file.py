@@ -28,6 +28,7 @@ from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.robustness import relations
 from pytest_modelserve.robustness.base_rows import may_be_parameter
 from pytest_modelserve.robustness.strategies import GeneratedInputs, input_source
+from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.inputs import slice_rows
 from pytest_modelserve.serving.onnx_predictor import check_loadable
@@ -106,6 +107,7 @@ class Check:
 
 
 CHECKS = (
+    Check("safe", "assert_artifact_safe"),
     Check("opens"),
     Check("deterministic", "assert_relation"),
     Check("finite", "assert_relation"),
@@ -164,6 +166,10 @@ class ModelFile:
             NotJudgedError: The check has no result; the message says why.
             InputError: The inputs or labels of the command line cannot be read or do not fit.
         """
+        if check.name == "safe":
+            return self._assert_safe(self._set(check))
+        if not self.safety.passed:
+            raise NotJudgedError(f"the scan refuses the file: {self.safety.summary}")
         if self._unsupported:
             raise NotJudgedError(self._unsupported)
         if check.name == "opens":
@@ -191,6 +197,11 @@ class ModelFile:
             self._opened.pop().close()
 
     # The file and its inputs
+
+    @cached_property
+    def safety(self) -> Evidence:
+        """The evidence of the scan, before anything opens the file."""
+        return ms.measure_artifact_safety(self.path, allow=WITHOUT_LIMITS)
 
     @cached_property
     def artifact(self) -> Artifact:
@@ -263,6 +274,7 @@ class ModelFile:
     @cached_property
     def _champion(self) -> Predictor:
         try:
+            refuse_unsafe(str(self.options.against), "strict", allow=WITHOUT_LIMITS)
             champion = serve(str(self.options.against))
         except ArtifactError as error:
             raise UnreadableFileError(f"--modelserve-against: {error}") from error
@@ -340,6 +352,14 @@ class ModelFile:
         return check.name in self.options.settings or check.name == "parity" or "labels" in check.needs
 
     # The checks
+
+    def _assert_safe(self, settings: dict[str, Any]) -> None:
+        if settings:
+            allow = {**WITHOUT_LIMITS, **settings.pop("allow", {})}
+            self.safety = ms.measure_artifact_safety(self.path, allow=allow, **settings)
+        record(self.safety)
+        if not self.safety.passed:
+            raise GateFailure(failure_message(self.safety), self.safety)
 
     def _assert_opens(self) -> None:
         record(self.opening)

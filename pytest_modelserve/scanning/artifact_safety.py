@@ -76,11 +76,18 @@ def evidence_of(report: ScanReport, subject: Subject) -> Evidence:
     )
 
 
-def refuse_unsafe(path: str | os.PathLike[str], mode: ScanMode) -> ScanReport:
+WITHOUT_LIMITS = {"trial.limits": "a check of pytest runs on systems without these limits, too"}
+"""What `pytest model.onnx` and contracts allow."""
+
+
+def refuse_unsafe(
+    path: str | os.PathLike[str], mode: ScanMode, *, allow: Mapping[str, str] | None = None
+) -> ScanReport:
     """Return the report of a scan; ArtifactError with the findings if it refuses the file."""
-    report = scan_file(path, mode=mode, allow=settings.SCAN_ALLOW)
+    report = scan_file(path, mode=mode, allow={**settings.SCAN_ALLOW, **(allow or {})})
     if not report.is_safe:
-        raise ArtifactError(f"the scan refuses the model, which is not opened:\n{report}")
+        rules = ", ".join(dict.fromkeys(each.rule for each in report.findings if each.refuses))
+        raise ArtifactError(f"the scan refuses {report.path}, which is not opened: {rules}\n{report}")
     return report
 
 
