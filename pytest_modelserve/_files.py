@@ -17,7 +17,7 @@ _FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 _CHUNK = bytes(1 << 20)
 
 
-def write_file(path: Path, chunks: Iterable[bytes]) -> None:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write `chunks` to `path` atomically: temporary file in the same folder, fsync, rename.
 
     The folder is made. OSError passes through; the temporary file is removed except after a kill.

@@ -96,13 +96,13 @@ class CheckpointFile:
 
         Raises:
             UsageError: The state holds something that cannot be read back safely.
-            OSError: The file cannot be written.
+            ArtifactError: The file cannot be written.
         """
         import torch
 
         stream = BytesIO()
         torch.save(dict(state), stream)
-        content = stream.getvalue()
+        content = stream.getbuffer()
         header = {
             "format": FORMAT,
             "identity": dict(self.identity),
@@ -111,14 +111,21 @@ class CheckpointFile:
         }
         if not self._is_verified:  # of one training all have the same types
             try:
-                torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+                stream.seek(0)
+                torch.load(stream, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
                 raise UsageError(
                     "the state of the optimizer or the schedule cannot be kept in a checkpoint, as it holds more than "
                     f"tensors, numbers, text, lists and mappings: {str(error).splitlines()[0]}"
                 ) from error
             self._is_verified = True
-        write_file(self.path, [_MAGIC, json.dumps(header).encode() + b"\n", content])
+        try:
+            write_file(self.path, [_MAGIC, json.dumps(header).encode() + b"\n", content])
+        except OSError as error:
+            raise ArtifactError(
+                f"the checkpoint {self.path} cannot be written: {error.strerror or error}. Free space or grant "
+                "permission there, or choose another file with checkpoint"
+            ) from error
         self.saved_step, self._saved_at = int(state["step"]), time.monotonic()
 
 

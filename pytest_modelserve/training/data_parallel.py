@@ -38,6 +38,8 @@ _WORKER = "pytest_modelserve.training.data_parallel_worker:run"
 _POLL_S = 0.05
 # How long the process that failed first may take to end after another one that lost its connection to it.
 _CAUSE_S = 5.0
+# How long the processes may take to start, on a busy host.
+_START_S = 120.0
 # How long a process has to write where it hangs.
 _TRACE_S = 1.0
 _CLUSTER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -91,7 +93,14 @@ def check_processes(processes: int, spec: object, size: int) -> None:
     count = max(processes, size)
     here = processes if size == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = _cores()
-    if spec.device == "cpu" and here > cores:
+    if spec.device == "cuda":
+        import torch
+
+        if here > torch.cuda.device_count():
+            raise UsageError(
+                f"processes: {here} processes on this host need as many GPUs; torch sees {torch.cuda.device_count()}"
+            )
+    elif here > cores:
         raise UsageError(
             f"processes: {here} processes on this host are more than its {cores} cores, which only makes the training "
             f"slower: use at most {cores}"
@@ -183,7 +192,7 @@ class _Supervisor:
                 yield
             if (total := float(self.beats[:, 0].sum())) != counters:
                 counters, moved_at = total, time.monotonic()
-            elif time.monotonic() - moved_at > self.hang_limit_s:
+            elif time.monotonic() - moved_at > (self.hang_limit_s if total else max(self.hang_limit_s, _START_S)):
                 self._raise_hang(calls)
 
     def _raise_cause(self, calls: Sequence[Future[bytes | Crash]]) -> None:

@@ -30,7 +30,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class MeanLoss:
+class FunctionObjective:
     """The objective of a function `mean(module, batch)` that returns the mean loss over the rows of the batch."""
 
     mean: Callable[[nn.Module, Batch], torch.Tensor]
@@ -55,14 +55,24 @@ def spec_objective(spec: TrainSpec) -> Objective:
     if isinstance(spec.loss, str):
         return NamedLoss(spec)
     loss = spec.loss
-    return MeanLoss(lambda module, batch: loss(call_module(module, spec, batch), _labels(spec, batch)))
+    return FunctionObjective(lambda module, batch: loss(call_module(module, spec, batch), _labels(spec, batch)))
 
 
 def call_module(module: nn.Module, spec: TrainSpec, batch: Batch) -> Any:
-    """Return what `module` returns for the inputs in `batch`."""
-    if isinstance(spec.inputs, Mapping):
-        return module(**{parameter: batch[name] for parameter, name in spec.inputs.items()})
-    return module(*(batch[name] for name in spec.input_names))
+    """Return what `module` returns for the inputs in `batch`; InputError where it cannot take their dtype."""
+    try:
+        if isinstance(spec.inputs, Mapping):
+            return module(**{parameter: batch[name] for parameter, name in spec.inputs.items()})
+        return module(*(batch[name] for name in spec.input_names))
+    except RuntimeError as error:
+        own = next((str(each.dtype) for each in module.parameters() if each.is_floating_point()), "")
+        other = [name for name in spec.input_names if str(batch[name].dtype) != own]
+        if not other or "dtype" not in str(error):
+            raise
+        raise InputError(
+            f"the module cannot take inputs {other[0]!r} of dtype {batch[other[0]].numpy(force=True).dtype}, as its "
+            f"parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype"
+        ) from error
 
 
 def _labels(spec: TrainSpec, batch: Batch) -> Any:
@@ -114,7 +124,8 @@ class NamedLoss:
             return float(labels.numel())
         if labels.is_floating_point():
             return float(labels.numel() / labels.shape[1] if labels.ndim > 1 else len(labels))
-        counted = labels.reshape(-1)[labels.reshape(-1) != _IGNORED].long()
+        classes = labels.reshape(-1).long()  # first: of 8 bits, -100 is 156
+        counted = classes[classes != _IGNORED]
         if self.spec.class_weights is None:
             return float(counted.numel())
         weights = torch.tensor(self.spec.class_weights, dtype=torch.float64, device=labels.device)

@@ -290,7 +290,7 @@ def training_identity(source: ModelSource, seed: int, processes: int) -> dict[st
         "own_code": package_hash(),
     }
     return {
-        "model": weights_digest(module),
+        "model": _initial_weights(module, source.name) if isinstance(fit, TrainSpec) else "",
         "code": digest_of(code),
         "data": digest_of(dict(source.data)),
         "settings": fit.describe() if isinstance(fit, TrainSpec) else {},
@@ -298,6 +298,18 @@ def training_identity(source: ModelSource, seed: int, processes: int) -> dict[st
         "processes": processes,
         "versions": {"python": ".".join(map(str, sys.version_info[:2])), **package_versions(_PACKAGES)},
     }
+
+
+def _initial_weights(module: nn.Module, name: str) -> str:
+    from torch.nn.parameter import is_lazy
+
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    if lazy := next((path for path, tensor in tensors if is_lazy(tensor)), None):
+        raise UsageError(
+            f"{lazy!r} of {name!r} has no shape yet, and a TrainSpec needs the parameters before the first batch: call "
+            "the module with one batch in build()"
+        )
+    return weights_digest(module)
 
 
 def _write(folder: Path, module: nn.Module, metrics: TrainingMetrics | None, source: ModelSource, seed: int) -> None:

@@ -112,7 +112,8 @@ def run_training(
         data: Arrays by name, with one row a sample. They are not changed.
         seed: Seed of the order of the rows and of everything random.
         name: Name of the model in messages.
-        objective: The loss, in place of that of `spec`; `MeanLoss(function)` makes one of `function(module, batch)`.
+        objective: The loss, in place of that of `spec`; `FunctionObjective(function)` makes one of a
+            `function(module, batch)`.
         after_step: `after_step(module, step, steps)` runs after every step of the optimizer, with the gradients still
             there; `step` counts from 1. Its state is kept in a checkpoint only if it lies in buffers of the module.
         checkpoint: Where the state is kept; the training continues from what is there.
@@ -341,26 +342,18 @@ class _Run:
             setattr(self, name, state[name])
 
     def _check_finite(self) -> None:
-        if name := self._not_finite():
-            raise self._error(f"{name!r} has values that are NaN or infinite after {self._where(self.step)}")
-
-    def _not_finite(self) -> str | None:
-        """Return the name of the first parameter or buffer with NaN or infinite values."""
         for name, tensor in self.module.state_dict().items():
             if hasattr(tensor, "isfinite") and not bool(tensor.isfinite().all()):
-                return name
-        return None
+                raise self._error(f"{name!r} has values that are NaN or infinite after {self._where(self.step)}")
 
     def _stop(self, what: str) -> NoReturn:
-        """Raise TrainingError in all processes, after the state was kept if its weights are finite."""
+        """Raise TrainingError in all processes; only rank 0 knows which checkpoint there is."""
         if self.checkpoint is not None:
-            if self.group.rank == 0 and not self._not_finite():
-                self.checkpoint.save(self._state())
             self.checkpoint.saved_step = self.group.share(self.checkpoint.saved_step)
         raise self._error(what)
 
     def _error(self, what: str) -> TrainingError:
-        kept = "There is no checkpoint"
+        kept = "There is no checkpoint yet"
         if self.checkpoint is not None and self.checkpoint.saved_step is not None:
             kept = f"The last good checkpoint is {self.checkpoint.path}, after step {self.checkpoint.saved_step}"
         return TrainingError(

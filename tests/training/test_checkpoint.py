@@ -162,16 +162,29 @@ def test_checkpoint_of_another_training_is_refused_with_what_differs(path, tmp_p
     assert path.read_bytes() == before
 
 
-def test_nan_loss_keeps_the_last_good_state_and_says_where(tmp_path):
+def test_nan_loss_keeps_the_last_good_checkpoint_and_says_where(tmp_path):
     diverging = ms.TrainSpec(loss="mse", epochs=50, optimizer="sgd", learning_rate=1e4, batch_size=60)
     path = tmp_path / "training.ckpt"
-    with pytest.raises(TrainingError) as caught:
-        ms.train(source(diverging, {"x": X, "y": X[:, :3]}), store=Store(tmp_path / "cache"), checkpoint=path)
-    step = ms.read_checkpoint(path).step
-    assert f"of 50 (epoch {step + 1} of 50): lower the learning rate, set max_grad_norm" in str(caught.value)
-    assert str(caught.value).endswith(f"The last good checkpoint is {path}, after step {step}")
-    assert all(bool(each.isfinite().all()) for each in ms.read_checkpoint(path).weights.values())
+    problem = source(diverging, {"x": X, "y": X[:, :3]})
+    for _ in range(2):  # a rerun goes on from the checkpoint, and ends in the same way
+        with pytest.raises(TrainingError) as caught:
+            ms.train(problem, store=Store(tmp_path / "cache"), checkpoint=path, checkpoint_every_s=0)
+        step = ms.read_checkpoint(path).step
+        assert 0 < step < 50
+        assert f"in step {step + 1} of 50 (epoch {step + 1} of 50): lower the learning rate, set max" in str(
+            caught.value
+        )
+        assert str(caught.value).endswith(f"The last good checkpoint is {path}, after step {step}")
+        assert all(bool(each.isfinite().all()) for each in ms.read_checkpoint(path).weights.values())
     assert not list((tmp_path / "cache" / "entries").iterdir())
+
+
+def test_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        ArtifactError, match=r"the checkpoint .* cannot be written: .*\. Free space or grant permission"
+    ):
+        ms.train(source(), store=Store(tmp_path / "c"), checkpoint=tmp_path / "file" / "x", checkpoint_every_s=0)
 
 
 class UnreadableSchedule(torch.optim.lr_scheduler.LambdaLR):

@@ -11,7 +11,7 @@ from torch.nn import functional
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
-from pytest_modelserve.training.objective import MeanLoss, spec_objective
+from pytest_modelserve.training.objective import FunctionObjective, spec_objective
 from pytest_modelserve.training.train import reproducible
 from pytest_modelserve.training.training_loop import run_training
 
@@ -76,7 +76,9 @@ def test_rows_are_divided_evenly_into_steps():
         sizes.append(len(batch["x"]))
         return functional.cross_entropy(module(batch["x"]), batch["y"])
 
-    fit(spec(epochs=1, batch_size=59), objective=MeanLoss(count))  # no step of one row, which batch norm refuses
+    fit(
+        spec(epochs=1, batch_size=59), objective=FunctionObjective(count)
+    )  # no step of one row, which batch norm refuses
     assert sizes == [30, 30]
 
 
@@ -231,7 +233,7 @@ def test_held_out_rows_are_not_trained_on():
             seen.update(batch["x"][:, 0].tolist())
         return functional.cross_entropy(module(batch["x"]), batch["y"])
 
-    fit(spec(early_stopping=ms.EarlyStopping(patience=2, held_out=0.25)), objective=MeanLoss(remember))
+    fit(spec(early_stopping=ms.EarlyStopping(patience=2, held_out=0.25)), objective=FunctionObjective(remember))
     assert len(seen) == 45
 
 
@@ -380,6 +382,23 @@ def test_functions_that_return_something_else_are_refused(settings, message):
     assert str(caught.value).startswith(message)
 
 
+def test_inputs_of_another_dtype_than_the_module_are_refused_by_name():
+    with pytest.raises(
+        InputError, match=r"the module cannot take inputs 'x' of dtype float64, as .* float32: .*astype"
+    ):
+        fit(spec(), {"x": X.astype(np.float64), "y": CLASSES})
+
+
+def test_parameters_without_a_shape_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="'weight' of 'small' has no shape yet, and a TrainSpec needs"):
+        ms.train(source(spec(), build=lambda: nn.LazyLinear(3)), store=Store(tmp_path))
+
+
+def test_label_156_of_8_bits_is_not_the_ignored_one():
+    with pytest.raises(InputError, match="labels 'y' of loss='cross_entropy' must be classes from 0 to 2"):
+        fit(spec(), {"x": X, "y": np.full(60, 156, np.uint8)})
+
+
 def test_module_without_anything_to_train_is_refused():
     with pytest.raises(UsageError, match="Identity has no parameter that requires a gradient: nothing to train"):
         fit(spec(), build=nn.Identity)
@@ -391,4 +410,4 @@ def test_nan_loss_without_a_checkpoint_names_the_step():
         fit(spec(), data)
     assert "training 'small': the loss is nan in step " in str(caught.value)
     assert " of 9 (epoch 1 of 3): lower the learning rate, " in str(caught.value)
-    assert str(caught.value).endswith("There is no checkpoint")
+    assert str(caught.value).endswith("There is no checkpoint yet")
