@@ -33,6 +33,8 @@ class Model(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defau
         variant: Variant in evidence and reports.
         providers: Execution providers of onnxruntime, in order of preference.
         threads: Number of threads.
+        interpreter: Python of another environment, whose onnxruntime runs the file: a path beside the contract, or a
+            name in PATH.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defau
     variant: str | None = None
     providers: list[str] | None = None
     threads: int | None = None
+    interpreter: str | None = None
 
 
 class Source(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -78,6 +78,9 @@ class GateRunner:
         settings: Mapping[str, Any] = {}
         if isinstance(model, Model):
             given = {name: getattr(model, name) for name in ("name", "variant", "providers", "threads")}
+            if model.interpreter is not None:
+                beside = key.document.path.parent / model.interpreter
+                given["interpreter"] = str(beside) if beside.exists() else model.interpreter
             settings, model = {name: value for name, value in given.items() if value is not None}, model.path
         text = str(model)
         is_function = FUNCTION.fullmatch(text) is not None
@@ -87,7 +90,8 @@ class GateRunner:
             if is_function:
                 target = imported_function(text, key)
             if not isinstance(target, Predictor):
-                if not is_function and not is_url(target) and Path(target).suffix.lower() == ".onnx":
+                is_file = not is_function and not is_url(target) and Path(target).suffix.lower() == ".onnx"
+                if is_file and "interpreter" not in settings:
                     target = _opened(target)
                 target = serve(target, **settings)
                 self._served.append(target)

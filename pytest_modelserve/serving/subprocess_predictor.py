@@ -80,9 +80,9 @@ class SubprocessPredictor(SessionPredictor):
         Predictor.__init__(self, artifact.subject, artifact.signature)
         self.artifact = artifact
         self.time_limit_s = time_limit_s
-        if isinstance(model, Artifact):
-            self.providers, self.threads, self.optimize = (CPU,), 1, True
-        else:
+        self.providers: tuple[str, ...] = (CPU,)
+        self.threads, self.optimize = 1, True
+        if not isinstance(model, Artifact):
             self.providers, self.threads, self.optimize = model.providers, model.threads, model.optimize
         if providers is not None:
             self.providers = tuple(providers)
