@@ -1,7 +1,9 @@
 """The examples of README and docs run as they are printed, and the tables list what exists."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 import textwrap
 from contextlib import nullcontext
@@ -10,10 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
+from tests.serving.v2_server import V2Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -288,7 +292,10 @@ def test_links_of_the_distributed_readme_are_absolute(monkeypatch):
     assert [link for link in links if not (ROOT / link.removeprefix(base).partition("#")[0]).exists()] == []
 
 
-@pytest.mark.parametrize(("name", "schema"), [("github", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")])
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [("github", "vendor.github-workflows"), ("runtimes", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")],
+)
 def test_ci_files_fit_their_schema_and_run_pytest_with_options_that_exist(pytester, name, schema):
     pytest.importorskip("check_jsonschema")
     path = ROOT / "docs" / "ci" / f"{name}.yml"
@@ -300,6 +307,82 @@ def test_ci_files_fit_their_schema_and_run_pytest_with_options_that_exist(pytest
     pytester.runpytest(*options).assert_outcomes(passed=1)
     written = {option.partition("=")[2] for option in options}
     assert all((pytester.path / name).exists() for name in written)
+
+
+@pytest.fixture
+def jobs():
+    """The Kubernetes jobs of the docs by name, with the command line of their container."""
+    yaml = pytest.importorskip("yaml")
+    found = list(yaml.safe_load_all((ROOT / "docs/ci/kubernetes.yml").read_text(encoding="utf-8")))
+    assert [(each["apiVersion"], each["kind"]) for each in found] == [("v1", "PersistentVolumeClaim")] + [
+        ("batch/v1", "Job")
+    ] * 3
+    claim, *jobs = found
+    for job in jobs:
+        pod = job["spec"]["template"]["spec"]
+        assert (pod["restartPolicy"], job["spec"]["backoffLimit"]) == ("Never", 0)
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert pod["containers"][0]["volumeMounts"][0]["name"] == pod["volumes"][0]["name"]
+    return {job["metadata"]["name"]: job["spec"] for job in jobs}
+
+
+def test_kubernetes_jobs_run_their_command_lines(jobs, tmp_path):
+    suite, evidence = tmp_path / "suite", tmp_path / "evidence"
+    suite.mkdir()
+    evidence.mkdir()
+    rows = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    weights = np.arange(6).reshape(3, 2)
+    linear_model(suite / "digits.onnx", weights)
+    np.save(suite / "rows.npy", rows)
+    deployed, generator = (each for each in blocks("docs/clusters.md", "python") if "SUITE" in each or "argv" in each)
+    (suite / "test_deployed.py").write_text(deployed)
+    (suite / "generate_load.py").write_text(generator)
+    specs = ({"x": ("FP32", [-1, 3])}, {"logits": ("FP32", [-1, 2])})
+    with V2Server(lambda inputs: {"logits": inputs["x"] @ weights.astype(np.float32)}, *specs) as server:
+
+        def run(job, **environment):
+            container = jobs[job]["template"]["spec"]["containers"][0]
+            line = [*container["command"], *container["args"]]
+            for there, here in (
+                ("/suite", str(suite)),
+                ("/evidence", str(evidence)),
+                ("http://digits.models.svc:8080/v2/models/digits", server.url),
+            ):
+                line = [part.replace(there, here) for part in line]
+            programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            settings = {**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT), **environment}
+            return subprocess.run(line, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+
+        gates = run("deployed-gates")
+        assert gates.returncode == 0, gates.stdout
+        assert (evidence / "gates.html").exists()
+        assert jobs["load"]["completionMode"] == "Indexed"
+        load = run("load", JOB_COMPLETION_INDEX="3", RATE_QPS="200", DURATION_S="1")
+        assert load.returncode == 0, load.stderr
+        assert (evidence / "load-3.json").exists()
+    verdict = run("load-verdict")
+    assert "p95" in verdict.stdout, verdict.stderr
+    assert (evidence / "load.json").exists()
+
+
+def test_matrix_of_runtimes_runs_its_test(pytester, monkeypatch):
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((ROOT / "docs/ci/runtimes.yml").read_text(encoding="utf-8"))["jobs"]["runtime"]
+    assert {entry["provider"] for entry in job["strategy"]["matrix"]["include"]} <= set(onnxruntime.get_all_providers())
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    assert steps[1].split()[:4] == ["python", "-m", "venv", str(Path(job["env"]["OTHER_PYTHON"]).parents[1])]
+    for folder in ("models", "data", "tests"):
+        (pytester.path / folder).mkdir()
+    linear_model(pytester.path / "models/digits.onnx", np.arange(6).reshape(3, 2))
+    np.save(pytester.path / "data/rows.npy", np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32))
+    (example,) = (block for block in blocks("docs/clusters.md", "python") if "OTHER_PYTHON" in block)
+    (pytester.path / "tests/test_runtime.py").write_text(example)
+    monkeypatch.setenv("OTHER_PYTHON", sys.executable)
+    program, *arguments = steps[2].split()
+    assert program == "pytest"
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn", *arguments)
+    assert result.ret == 0
+    assert (pytester.path / "evidence.html").exists()
 
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.md")))
