@@ -96,7 +96,9 @@ def run_in_sandbox(
         reply = _without_fork(target, message)
     else:
         with _lock:
-            if target not in _warm or not _warm[target].is_alive:
+            if target in _warm and not _warm[target].is_alive:
+                _warm.pop(target).close()
+            if target not in _warm:
                 _warm[target] = _WarmProcess(target)
             reply = _warm[target].call(message)
     known = {name: reply[name] for name in ("value", "signal", "timed_out", "error", "peak_bytes") if name in reply}
@@ -155,8 +157,11 @@ class _WarmProcess:
             raise
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        if self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        else:  # this process is a fork of the owner
+            self._process.returncode = 0
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with suppress(OSError):

@@ -1,0 +1,138 @@
+"""Every bad file is named by the rule of its kind, and good files of the same making are not."""
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fixtures.bad_models import bad_files
+from fixtures.onnx_parts import const, good, make_node, model, saved, tensor, value_info, vector
+from pytest_modelserve.scanning import RULES, scan_file
+from pytest_modelserve.scanning.scan import SCANNERS
+
+# These take a second each: the benchmark scans them.
+SLOW = ("too-many-fields", "too-many-nodes", "deadline", "refused", "crash")
+
+
+@pytest.fixture(scope="module")
+def by_rule():
+    found = {}
+    for bad in bad_files():
+        if bad.kind not in SLOW:
+            found.setdefault(bad.rule, []).append(bad)
+    return found
+
+
+def test_generator_makes_150_files_of_40_kinds(by_rule):
+    files = [bad for every in by_rule.values() for bad in every]
+    assert len(files) >= 150
+    assert len({bad.kind for bad in files}) >= 40
+    assert len(set(map(str, files))) == len(files)
+
+
+ONNX_RULES = [name for name in RULES if name.partition(".")[0] in
+              ("file", "external", "protobuf", "names", "tensor", "graph", "function", "compute", "tree")]  # fmt: skip
+NOT_MADE = ("file.changed", "file.size", "file.unreadable", "protobuf.count", "graph.node-count", "names.look-alike",
+            "graph.duplicate-name", "graph.order", "graph.runtime-settings")  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [name for name in ONNX_RULES if name not in NOT_MADE])
+def test_bad_files_are_named_by_the_rule_of_their_kind(by_rule, tmp_path, rule):
+    for number, bad in enumerate(by_rule[rule]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        report = scan_file(bad.write(folder), mode="static")
+        assert rule in [each.rule for each in report.findings], f"{bad}\n{report}"
+        assert not report.is_safe
+        assert all(line.isprintable() for line in str(report).split("\n"))
+
+
+@pytest.mark.parametrize("kind", ["refused", "crash"])
+def test_trial_names_what_only_opening_and_running_show(tmp_path, kind):
+    for number, bad in enumerate(each for each in bad_files() if each.kind == kind):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        report = scan_file(bad.write(folder))
+        assert bad.rule in [each.rule for each in report.findings], report
+
+
+def warned(found, tmp_path):
+    return [each.rule for each in scan_file(saved(found)(tmp_path), mode="static").findings]
+
+
+def test_what_is_suspicious_and_may_be_meant_is_a_warning(tmp_path):
+    unsorted = model([make_node("Neg", ["a"], ["y"]), make_node("Abs", ["x"], ["a"])])
+    assert warned(unsorted, tmp_path) == ["graph.order"]
+    configured = good()
+    helper.set_model_props(configured, {"ort_config": "{}"})
+    assert warned(configured, tmp_path) == ["graph.runtime-settings"]
+    same = model([make_node("Neg", ["x"], ["а"]), make_node("Neg", ["x"], ["a"])], outputs=[vector("а"), vector("a")])
+    assert warned(same, tmp_path) == ["names.look-alike"]
+    named = model([make_node("Neg", ["x"], ["a"], name="n"), make_node("Neg", ["a"], ["y"], name="n")])
+    assert warned(named, tmp_path) == ["graph.duplicate-name"]
+
+
+def test_file_that_grows_while_it_is_read_is_named(tmp_path, monkeypatch):
+    path = saved(good())(tmp_path)
+    scanner = SCANNERS[""]
+
+    def grows(path, file, size):
+        found = scanner.static(path, file, size)
+        with open(path, "ab") as writer:
+            writer.write(b"more")
+        return found
+
+    monkeypatch.setitem(SCANNERS, "", type(scanner)(scanner.suffixes, grows, scanner.target, scanner.cpu_s))
+    (found,) = scan_file(path).findings
+    assert (found.rule, found.message) == ("file.changed", f"the file grew from {path.stat().st_size - 4} to {path.stat().st_size} bytes")  # fmt: skip
+
+
+def _shape_divided(*, by):
+    """Divide a size by something, as exporters do."""
+    shape = [make_node("Shape", ["x"], ["s"]), const("zero", [0]), make_node("Gather", ["s", "zero"], ["d"])]
+    return model([*shape, *by, make_node("Div", ["d", "b"], ["y"])], outputs=[vector("y", TensorProto.INT64, None)])
+
+
+def _loop(trips):
+    body = helper.make_graph(
+        [make_node("Concat", ["s", "r"], ["t"], axis=0), make_node("Identity", ["c"], ["co"])], "body",
+        [vector("i", TensorProto.INT64, ()), value_info("c", TensorProto.BOOL, ()), vector("s", shape=None)],
+        [value_info("co", TensorProto.BOOL, ()), vector("t", shape=None)], [tensor("r", np.ones(1, np.float32))],
+    )  # fmt: skip
+    return model([*trips, const("k", True, bool), make_node("Loop", ["m", "k", "x"], ["y"], body=body)])
+
+
+LENGTH = [make_node("Shape", ["x"], ["s0"]), make_node("Squeeze", ["s0"], ["m"])]
+GOOD = {
+    "plain": good(),
+    "size by a constant": _shape_divided(by=[const("b", [2])]),
+    "size by a negative constant": _shape_divided(by=[const("b", [-3])]),
+    "size by a size": _shape_divided(by=[make_node("Shape", ["x"], ["b"])]),
+    "size by a product of sizes": _shape_divided(by=[const("h", [8]), make_node("Mul", ["d", "h"], ["b"])]),
+    "size by a number of at least 1": _shape_divided(by=[const("one", [1]), make_node("Sub", ["d", "one"], ["e"]),
+                                                         make_node("Max", ["e", "one"], ["b"])]),
+    "size by a computed constant": _shape_divided(by=[const("p", [12]), const("q", [3]), make_node("Div", ["p", "q"], ["b"])]),
+    "size by minus one": _shape_divided(by=[const("b", [-1])]),
+    "floats": model([make_node("Div", ["x", "x"], ["y"])]),
+    "loop of a few trips": _loop([const("m", 40)]),
+    "loop over the rows": _loop(LENGTH),
+    "repeats": model([const("n", [1000]), make_node("Tile", ["x", "n"], ["y"])]),
+    "mask": model([const("n", [512, 512]), make_node("ConstantOfShape", ["n"], ["y"])], outputs=[vector("y", shape=None)]),
+    "operator of onnxruntime": model([make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], domains=["com.microsoft"]),
+    "names of any language": model([make_node("Neg", ["größe/層.0 <lambda>"], ["y"])], inputs=[vector("größe/層.0 <lambda>")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_exporters_write_is_no_error(tmp_path, name):
+    report = scan_file(saved(GOOD[name])(tmp_path), mode="static")
+    assert report.findings == (), report
+
+
+def test_good_files_pass_the_trial_with_external_data(tmp_path):
+    onnx.save(good(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
+    assert os.path.getsize(tmp_path / "w.bin")
+    report = scan_file(tmp_path / "m.onnx")
+    assert (report.is_safe, report.opened, len(report.states)) == (True, True, 2), report
