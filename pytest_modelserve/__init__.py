@@ -145,6 +145,7 @@ _NAMES = {
         "prune",
         "quantization_aware",
         "train",
+        "tune",
     ),
     "reporting": (
         "log_to_mlflow",
@@ -177,6 +178,10 @@ _NAMES = {
         "TrainedModel",
         "TrainingMetrics",
         "read_checkpoint",
+    ),
+    "tuning": (
+        "Trial",
+        "Tuning",
     ),
 }
 """The other public names, by the module that defines them."""

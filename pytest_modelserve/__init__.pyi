@@ -101,6 +101,7 @@ from pytest_modelserve.pipeline import (
     prune as prune,
     quantization_aware as quantization_aware,
     train as train,
+    tune as tune,
 )
 from pytest_modelserve.reporting import (
     log_to_mlflow as log_to_mlflow,
@@ -135,6 +136,10 @@ from pytest_modelserve.training import (
     TrainedModel as TrainedModel,
     TrainingMetrics as TrainingMetrics,
     read_checkpoint as read_checkpoint,
+)
+from pytest_modelserve.tuning import (
+    Trial as Trial,
+    Tuning as Tuning,
 )
 from typing import Any as _Any
 from numpy.typing import ArrayLike as _ArrayLike

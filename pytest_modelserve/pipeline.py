@@ -1,4 +1,4 @@
-"""The stages (train, export, compress, compose, serve) bound to one store and one seed."""
+"""The stages (train, export, compress, compose, serve, tune) bound to one store and one seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ R = TypeVar("R")
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_modelserve import compact_models, compression, training
+    from pytest_modelserve import compact_models, compression, training, tuning
 
     def _method(stage: Callable[P, R]) -> Callable[Concatenate[Any, P], R]: ...
 
@@ -69,7 +69,7 @@ class _Stage:
 
 
 class Pipeline:
-    """Train, export, compress, compose and serve over one store; a context manager that closes its predictors.
+    """Train, export, compress, compose, serve and tune over one store; a context manager that closes its predictors.
 
     Each stage has the signature and documentation of the function of the same name.
 
@@ -107,6 +107,7 @@ class Pipeline:
         compose = _method(artifacts.compose)
         open_artifact = _method(artifacts.open_artifact)
         serve = _method(serving.serve)
+        tune = _method(tuning.tune)
     else:
         train = _Stage("pytest_modelserve.training", "store", "seed")
         prune = _Stage("pytest_modelserve.compact_models", "store")
@@ -117,6 +118,7 @@ class Pipeline:
         compose = _Stage("pytest_modelserve.artifacts", "store")
         open_artifact = _Stage("pytest_modelserve.artifacts")
         serve = _Stage("pytest_modelserve.serving")
+        tune = _Stage("pytest_modelserve.tuning", "store")
 
     def prepare(self, steps: Sequence[Step], rows: NDArray[Any]) -> NDArray[Any]:
         """Preprocess training data with the graphs and the runtime that will serve the steps.
@@ -193,8 +195,9 @@ if TYPE_CHECKING:
     compress = _default.compress
     compose = _default.compose
     prepare = _default.prepare
+    tune = _default.tune
 else:
-    _FUNCTIONS = ("train", "prune", "distill", "quantization_aware", "export", "compress", "compose", "prepare")
+    _FUNCTIONS = ("train", "prune", "distill", "quantization_aware", "export", "compress", "compose", "prepare", "tune")
 
     def __getattr__(name: str) -> Any:
         if name in _FUNCTIONS:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,10 +245,30 @@ def plan_pairs(calls: Calls, *, clock: Clock, wall: Clock, quantile: float | Non
     """Warm both calls up; return a timer whose pairs are long enough, and the ratio of the warm-up durations."""
     typical = [warm_up(call, clock=wall) for call in calls]
     if quantile is None:
-        repeats = max(1, round(BLOCK_NS / max(typical)))
+        repeats = block_repeats(max(typical))
     else:
         repeats = math.ceil(_CALLS_ABOVE / min(quantile, 1 - quantile) - 1e-9)
     return PairTimer(clock, wall, quantile, repeats), typical[0] / typical[1]
+
+
+def time_blocks(
+    calls: Sequence[Call], repeats: Sequence[int], blocks: int, *, clock: Clock, rng: random.Random
+) -> NDArray[np.float64]:
+    """Return the time of a call in each of `blocks` rounds, (blocks, calls), in nanoseconds.
+
+    A round makes `repeats` of each call one after the other, in random order, so that host load affects all equally.
+    """
+    durations = np.empty((blocks, len(calls)))
+    with no_garbage_collection():
+        for block in range(blocks):
+            for which in rng.sample(range(len(calls)), len(calls)):
+                durations[block, which] = _duration(calls[which], repeats[which], clock) / repeats[which]
+    return durations
+
+
+def block_repeats(typical_ns: float) -> int:
+    """Return how many calls of this duration fill a block that is long against a reading of the clock."""
+    return max(1, round(BLOCK_NS / typical_ns))
 
 
 def _shuffled(rng: random.Random) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Histograms, reliability and ROC curves, loads over time and quantities over builds as coordinates for SVG."""
+"""Histograms, reliability and ROC curves, loads over time, Pareto fronts and histories as coordinates for SVG."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _MOST_CURVES = 3
 _MOST_DOTS = 15
 _NAMES, _ROW = 330, 36
 """The width of the names of rows, and the height of a row."""
+_PARETO_BOTTOM = 364
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Chart:
 
 
 def charts_of(evidence: Evidence) -> list[Chart]:
-    """Return the histograms, reliability and ROC curves and time lines of evidence, without those of unknown form."""
+    """Return the histograms, curves, time lines and Pareto front of evidence, without those of unknown form."""
     details = evidence.details
     makers: tuple[tuple[str, Callable[[Any], Iterator[Chart]]], ...] = (
         ("reliability", _reliability_curves),
@@ -62,6 +63,7 @@ def charts_of(evidence: Evidence) -> list[Chart]:
         ("histograms", _histograms),
         ("timeline", _timelines),
         ("session_options", _session_options),
+        ("pareto", _pareto_front),
     )
     charts: list[Chart] = []
     for name, make in makers:
@@ -242,6 +244,45 @@ def _session_options(rows: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
             *(Label(tick.at, bottom + 26, tick.label) for tick in across.ticks()),
         ),
         height=bottom + 40,
+    )
+
+
+def _pareto_front(found: Mapping[str, Any]) -> Iterator[Chart]:
+    """Draw the variants of a search: the objective across, the figure of the gate up, and the front."""
+    points = found["points"]
+    unit, limit = found["unit"], found["limit"]
+    ends = (_PARETO_BOTTOM, TOP)
+    across = axis_through([1.0, *(p["ratio"] for p in points)], start=LEFT, end=RIGHT, unit="ratio", may_be_log=False)
+    limits = [] if limit is None else [float(limit)]
+    heights = [*limits, *(p["figure"] for p in points)]
+    up = axis_through(heights, start=ends[0], end=ends[1], unit=unit, may_be_log=False)
+
+    def at(point: Mapping[str, Any]) -> tuple[int, int]:
+        return across.place(float(point["ratio"])), up.place(float(point["figure"]))
+
+    def dots(names: Sequence[str], r: int) -> str:
+        return "".join(_dot(*at(point), r) for point in points if point["outcome"] in names)
+
+    paths = [
+        ("axis", f"M{LEFT} {ends[1]}V{ends[0]}H{RIGHT}"),
+        ("limit", f"M{LEFT} {up.place(float(limit))}H{RIGHT}" if limit is not None else ""),
+        ("second", path_through(sorted(at(point) for point in points if point["front"]))),
+        ("before", dots(("not shown", "fails", "not judged"), 5)),
+        ("dots", dots(("passes",), 5) + dots(("chosen",), 10)),
+    ]
+    ticks = [Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in up.ticks()]
+    ticks += [Label(tick.at, ends[0] + 26, tick.label) for tick in across.ticks()]
+    chosen = next((point for point in points if point["outcome"] == "chosen"), None)
+    named = [] if chosen is None else [Label(at(chosen)[0] + 16, at(chosen)[1] - 10, str(chosen["name"]), "s")]
+    passing = sum(point["outcome"] in ("passes", "chosen") for point in points)
+    yield Chart(
+        title=f"{found['figure']} over {found['objective']} of the original",
+        description=f"{len(points)} variants, of which {passing} pass.",
+        paths=tuple((name, path) for name, path in paths if path),
+        labels=(*ticks, *named),
+        legend=(("before", "does not pass"), ("after", "passes; large: chosen")),
+        notes=("The line across is the budget of the gate; the thin line joins the Pareto front.",),
+        height=404,
     )
 
 

@@ -86,6 +86,13 @@ def render_history(history: History) -> str:
     return _render("history.html.j2", history=history, charts=charts, changed=changed)
 
 
+def render_tuning(
+    evidence: Evidence, *, headings: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> str:
+    """Return the table of a search over variants, with its drawing, as one self-contained HTML page."""
+    return _render("tuning.html.j2", headings=headings, rows=rows, notes=notes, charts=charts_of(evidence))
+
+
 def _load(name: str) -> str:
     from importlib import resources
 

@@ -26,6 +26,7 @@ from pytest_modelserve.stats.delta_method import (
     rule_of_three_bound,
 )
 from pytest_modelserve.stats.intervals import Bounds, holm, interim_error_rate
+from pytest_modelserve.stats.max_t import StepDown, correlations_of, pass_probability, step_down_max_t
 from pytest_modelserve.stats.means import BlockMeans, block_ids, block_means, mean_bounds, unit_values
 from pytest_modelserve.stats.paired_proportions import paired_difference_bounds, tango_statistic
 from pytest_modelserve.stats.prediction_powered import (
@@ -69,6 +70,7 @@ __all__ = [
     "SerialDependence",
     "ShiftedMean",
     "ShortMemory",
+    "StepDown",
     "StratifiedDesign",
     "VerdictProbabilities",
     "area_variance",
@@ -82,6 +84,7 @@ __all__ = [
     "calibration_error_bounds",
     "calibration_rows_needed",
     "change_points",
+    "correlations_of",
     "delong_covariance",
     "delta_method_bounds",
     "delta_method_power",
@@ -96,6 +99,7 @@ __all__ = [
     "noninferiority_power",
     "optimal_block_length",
     "paired_difference_bounds",
+    "pass_probability",
     "prediction_powered_mean",
     "proportion_difference_bounds",
     "proportion_rows_needed",
@@ -111,6 +115,7 @@ __all__ = [
     "serial_dependence",
     "shifted_mean",
     "short_memory",
+    "step_down_max_t",
     "stratified_design",
     "stratified_proportion_bounds",
     "tango_statistic",

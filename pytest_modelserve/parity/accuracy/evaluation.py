@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +41,40 @@ from pytest_modelserve.stats import Sampling, SamplingUnits
 
 MAX_SLICES = 30
 """Slices in the evidence, the worst: each takes some 300 of its 16,384 bytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedFigure:
+    """A figure that an accuracy gate compared with its budget: over all rows, or over those of a slice, (n,)."""
+
+    estimate: Estimate
+    budget: Budget
+    rates: ErrorRates
+    units: SamplingUnits
+    slice_rows: NDArray[np.bool_] | None = None
+
+    def over(self, rows: NDArray[np.bool_]) -> Estimate:
+        """Return the figure over those of its rows that a mask (n,) selects."""
+        return self.estimate.over(rows if self.slice_rows is None else rows & self.slice_rows)
+
+    def passes(self, estimate: Estimate, level: float) -> bool:
+        """Return whether a one-sided bound of `estimate` at `level` lies inside the budget."""
+        bounds = estimate.bounds(replace(self.rates, confidence=level).levels(self.budget))
+        return self.budget.allows(bounds.high if self.budget.kind == "at_most" else bounds.low)
+
+
+_observed: ContextVar[list[JudgedFigure] | None] = ContextVar("_observed", default=None)
+
+
+@contextmanager
+def judged_figures() -> Iterator[list[JudgedFigure]]:
+    """Yield a list of the figures that the accuracy gates judge inside the block, with the rows that they come from."""
+    found: list[JudgedFigure] = []
+    token = _observed.set(found)
+    try:
+        yield found
+    finally:
+        _observed.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +215,14 @@ class Evaluation:
     ) -> Evidence:
         """Return the evidence on an estimate over all rows and over the slices; plan only where it is INCONCLUSIVE."""
         headline, slices = self._whole_and_slices(estimate)
+        observed = _observed.get()
+        if observed is not None:
+            observed += self._judged(estimate)
         verdict = headline.verdict
         assert verdict is not None
-        plan = estimate.plan(self.limit, self.rates) if verdict is Verdict.INCONCLUSIVE else None
+        # Who observes many figures plans for the few that matter: a plan takes up to half a second.
+        is_planned = verdict is Verdict.INCONCLUSIVE and observed is None
+        plan = estimate.plan(self.limit, self.rates) if is_planned else None
         summary, advice = self._verdict_text(verdict, subject, estimate, plan)
         if slices and slices[0].verdict is not None and slices[0].verdict.severity > verdict.severity:
             summary, advice = _slice_text(slices[0])
@@ -234,6 +275,12 @@ class Evaluation:
         found = holm_step_down({label: at(label) for label in ("", *parts)}, alpha=self.rates.alpha)
         headline = found.pop("")
         return headline, tuple(sorted(found.values(), key=_severity, reverse=True))
+
+    def _judged(self, estimate: Estimate) -> Iterator[JudgedFigure]:
+        yield JudgedFigure(estimate, self._budget(self.limit), self.rates, self.units)
+        if (limit := self.slices.budgets.get(self.budget_name)) is not None:
+            for part in self.parts:
+                yield JudgedFigure(estimate, self._budget(limit), self.rates, self.units, part.rows)
 
     def _quantity(self, estimate: Estimate, limit: float, rates: ErrorRates, label: str = "") -> Quantity:
         budget = self._budget(limit)
