@@ -79,7 +79,8 @@ class GateRunner:
         if isinstance(model, Model):
             given = {name: getattr(model, name) for name in ("name", "variant", "providers", "threads")}
             if model.interpreter is not None:
-                beside = key.document.path.parent / model.interpreter
+                # Not checked as a file: the Python of an environment is a link to one outside the project.
+                beside = key.file(".") / model.interpreter
                 given["interpreter"] = str(beside) if beside.exists() else model.interpreter
             settings, model = {name: value for name, value in given.items() if value is not None}, model.path
         text = str(model)

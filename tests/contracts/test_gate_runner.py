@@ -1,5 +1,8 @@
 """A gate of a contract is the call that a test in Python makes."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -64,6 +67,15 @@ def test_model_can_be_a_function_and_have_settings(run, project, monkeypatch):
     monkeypatch.syspath_prepend(project)
     evidence = run('[gates.accuracy]\nsubject = { path = "my_model:ones", name = "ones" }\nmin_value = 0.01\n')
     assert evidence.subject.name == "ones"
+
+
+def test_model_can_have_the_interpreter_of_an_environment_beside_the_contract(run, project):
+    (project / "venv").symlink_to(Path(sys.executable).parents[1])
+    model = '{ path = "candidate.onnx", interpreter = "venv/bin/python", variant = "next" }'
+    evidence = run(f"[gates.accuracy]\nsubject = {model}\nmin_value = 0.5\n")
+    assert str(evidence.subject) == "candidate / next"
+    with pytest.raises(ms.UsageError, match="interpreter 'venv/python' does not exist"):
+        run(f"[gates.accuracy]\nsubject = {model.replace('bin/', '')}\nmin_value = 0.5\n")
 
 
 def test_data_gates_read_their_file_by_themselves(run, project):
