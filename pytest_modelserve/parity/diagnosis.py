@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_modelserve.metrics.output_quality import worst_sqnr_db
 from pytest_modelserve.parity.divergence import fault_origin, locate_divergence
+from pytest_modelserve.parity.divergence.runtime_difference import can_compare_runtimes, locate_runtime_difference
 from pytest_modelserve.serving.inputs import Inputs, count_rows
 from pytest_modelserve.serving.substitution import is_replacing
 
@@ -33,6 +34,12 @@ _SAME_DAMAGE_DB = 3.0
 _MISFIT = 0.25
 
 
+_RUNTIME_ADVICE = (
+    "read the release notes of both runtimes about this operator; if both results are right, give rtol and atol, or "
+    "judge by assert_output_fidelity or assert_accuracy_parity"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """An explanation: a sentence, what to do, and the same for programs; all empty if there is none."""
@@ -50,13 +57,19 @@ _RANKED: dict[tuple[str, str], Diagnosis] = {}
 def diagnose_divergence(candidate: Predictor, reference: Predictor, inputs: Inputs) -> Diagnosis:
     """Find where `candidate` diverges from `reference` on `inputs`.
 
-    Between two files it is the first diverging node; between a file and eager torch, the export or onnxruntime's
-    optimizer. Empty for anything else and if nothing is found. Never raises: the gate already has a verdict, so a
-    failed search is reported in the finding.
+    Between two files it is the first diverging node; between two runtimes of one file, the first node that they
+    compute differently; between a file and eager torch, the export or onnxruntime's optimizer. Empty for anything else
+    and if nothing is found. Never raises: the gate already has a verdict, so a failed search is reported in the
+    finding.
     """
     if is_replacing():
         return Diagnosis()
     try:
+        if can_compare_runtimes(candidate, reference):
+            difference = locate_runtime_difference(candidate, reference, inputs)
+            if difference is None:
+                return Diagnosis()
+            return Diagnosis(str(difference), _RUNTIME_ADVICE, {"runtime_difference": str(difference)})
         if candidate.artifact is not None and reference.artifact is not None:
             found = locate_divergence(candidate, reference, inputs)
             return Diagnosis() if found is None else _located(str(found), "divergence", asdict(found))

@@ -142,7 +142,7 @@ def save_failing_input(
     if candidate.artifact is None:
         finding += f" with the reference's outputs in {path}: read it with ms.open_recording"
     else:
-        details["command"] = command = _replay_command(candidate.artifact.path, path, criterion)
+        details["command"] = command = _replay_command(candidate, path, criterion)
         finding += f"; replay it with: {command}"
     return Diagnosis(finding, details={"failing_input": details})
 
@@ -314,8 +314,11 @@ def load_tolerances(path: Path) -> tuple[Tolerance, Tolerance]:
     return found["rtol"], found["atol"]
 
 
-def _replay_command(candidate: Path, recording: Path, criterion: Criterion) -> str:
-    words = ["python", "-m", "pytest_modelserve.parity.replay", str(candidate), str(recording)]
+def _replay_command(candidate: Predictor, recording: Path, criterion: Criterion) -> str:
+    assert candidate.artifact is not None
+    words = ["python", "-m", "pytest_modelserve.parity.replay", str(candidate.artifact.path), str(recording)]
+    interpreter = getattr(getattr(candidate, "process", None), "interpreter", None)
+    words += [] if interpreter is None else ["--interpreter", interpreter]
     if criterion.calibrated:
         words += ["--tolerances", str(_tolerance_file(recording))]
     else:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: --rtol and --atol, or --tolerances")
     try:
         rtol, atol = _tolerances(options)
-        with serve(options.candidate) as candidate:
+        with serve(options.candidate, interpreter=options.interpreter) as candidate:
             signature = candidate.signature if options.recording.is_dir() else None
             recording = open_recording(options.recording, signature=signature)
             criterion = Criterion(rtol, atol, options.equal_nan, outputs=options.output)
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="calibrated tolerances that were saved with a failing input, instead of --rtol and --atol",
+    )
+    parser.add_argument(
+        "--interpreter", metavar="PATH", help="the Python of another environment, whose onnxruntime runs the file"
     )
     parser.add_argument(
         "--output", action="append", metavar="NAME", help="an output to compare, once for each (default: all)"

@@ -13,22 +13,10 @@ import pytest_modelserve as ms
 from pytest_modelserve.serving import subprocess_worker
 from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 from pytest_modelserve.serving.subprocess_worker import decode, encode
+from tests.interpreters import program, python_after
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 OTHER = Path(__file__).parents[2] / ".venv-runtime/bin/python"
-
-
-@pytest.fixture
-def script(tmp_path):
-    """A program that stands in for an interpreter; `PYTHON` in its text is this Python."""
-
-    def write(text, name="python"):
-        path = tmp_path / name
-        path.write_text(text.replace("PYTHON", sys.executable))
-        path.chmod(0o755)
-        return path
-
-    return write
 
 
 def test_model_runs_in_another_interpreter_and_gives_the_same_outputs(linear):
@@ -37,15 +25,11 @@ def test_model_runs_in_another_interpreter_and_gives_the_same_outputs(linear):
         assert there.describe().endswith(f"CPUExecutionProvider, 1 thread, in a process of its own of {sys.executable}")
 
 
-def test_variant_names_the_version_of_the_other_runtime(linear, script):
-    """The script is a Python whose onnxruntime calls itself 1.2.3."""
-    older = script(
-        "#!PYTHON\n"
-        "import sys, onnxruntime\n"
-        "onnxruntime.__version__ = '1.2.3'\n"
-        "del onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT\n"
-        "code = sys.argv[3]; sys.argv = ['-c', *sys.argv[4:]]; sys.path.insert(0, '')\n"
-        "exec(code)\n"
+def test_variant_names_the_version_of_the_other_runtime(linear, tmp_path):
+    older = python_after(
+        tmp_path / "python",
+        "import onnxruntime; onnxruntime.__version__ = '1.2.3'\n"
+        "del onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT",
     )
     with ms.serve(linear, interpreter=older) as predictor:
         assert str(predictor.subject) == "linear / onnxruntime 1.2.3"
@@ -89,39 +73,36 @@ def subprocess_worker_versions():
     ],
     ids=["no Python", "crashes", "without numpy", "text", "shebang of a removed Python"],
 )  # fmt: skip
-def test_interpreter_that_cannot_serve_is_named_with_what_to_do(linear, script, text, message):
+def test_interpreter_that_cannot_serve_is_named_with_what_to_do(linear, tmp_path, text, message):
     with pytest.raises(ms.UsageError, match=message) as error:
-        ms.serve(linear, interpreter=script(text))
+        ms.serve(linear, interpreter=program(tmp_path / "python", text))
     assert "/python'" in str(error.value)
 
 
-def test_interpreter_without_onnxruntime_is_told_what_to_install(linear, script):
-    code = "import sys; sys.modules['onnxruntime'] = None\n"
-    lacking = script(
-        f"#!PYTHON\n{code}code = sys.argv[3]; sys.argv = ['-c', *sys.argv[4:]]; sys.path.insert(0, ''); exec(code)\n"
-    )
+def test_interpreter_without_onnxruntime_is_told_what_to_install(linear, tmp_path):
+    lacking = python_after(tmp_path / "python", "import sys; sys.modules['onnxruntime'] = None")
     with pytest.raises(ms.UsageError, match=r"onnxruntime.*: .*/python -m pip install numpy onnxruntime"):
         ms.serve(linear, interpreter=lacking)
 
 
-def test_interpreter_that_hangs_is_ended_at_the_limit(linear, script):
-    hanging = script("#!/bin/sh\nexec sleep 60\n")
+def test_interpreter_that_hangs_is_ended_at_the_limit(linear, tmp_path):
+    hanging = program(tmp_path / "python", "#!/bin/sh\nexec sleep 60\n")
     model = SubprocessPredictor(ms.open_artifact(linear), time_limit_s=1, start_limit_s=0.2, interpreter=hanging)
     with pytest.raises(ms.UsageError, match=r"did not return within 0.2 s"):
         model.start()
 
 
-def test_what_an_interpreter_prints_does_not_disturb(linear, script):
-    chatty = script("#!/bin/sh\necho activating; yes | head -c 100000\nexec PYTHON \"$@\"\n")  # fmt: skip
+def test_what_an_interpreter_prints_does_not_disturb(linear, tmp_path):
+    chatty = program(tmp_path / "python", "#!/bin/sh\necho activating; yes | head -c 100000\nexec PYTHON \"$@\"\n")  # fmt: skip
     with ms.serve(linear, interpreter=chatty) as predictor:
         assert predictor.predict(X)["y"].shape == (2, 2)
 
 
-def test_missing_interpreter_is_named_and_a_folder_gets_a_hint(linear, script, tmp_path):
+def test_missing_interpreter_is_named_and_a_folder_gets_a_hint(linear, tmp_path):
     with pytest.raises(ms.UsageError, match=r"interpreter '/nowhere/python' does not exist: pass a Python"):
         ms.serve(linear, interpreter="/nowhere/python")
     (tmp_path / "bin").mkdir()
-    script("", name="bin/python")
+    program(tmp_path / "bin/python", "")
     with pytest.raises(ms.UsageError, match=r"is no executable file; did you mean '.*/bin/python'\?"):
         ms.serve(linear, interpreter=tmp_path)
 
