@@ -47,14 +47,13 @@ _CLUSTER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingJob:
-    """What one of several processes trains; the arrays and the result are files of `folder`."""
+    """What several processes train; the job itself, the arrays and the result are files of `folder`."""
 
     module: nn.Module
     spec: TrainSpec
     names: Sequence[str]
     name: str
     seed: int
-    rank: int
     size: int
     folder: Path
     checkpoint: CheckpointFile
@@ -140,17 +139,15 @@ def fit_in_processes(
     import torch
 
     with TemporaryDirectory(dir=folder) as work, ExitStack() as stack:
-        jobs = [
-            TrainingJob(module, spec, list(data), name, seed, rank, processes, Path(work), checkpoint, hang_limit_s)
-            for rank in range(processes)
-        ]
+        job = TrainingJob(module, spec, list(data), name, seed, processes, Path(work), checkpoint, hang_limit_s)
         for number, array in enumerate(data.values()):
-            np.save(jobs[0].array(number), array, allow_pickle=False)
-        beats = jobs[0].beats()
-        payloads = [pickle_job(job, module, spec.functions().values(), purpose="training") for job in jobs]
-        children = [stack.enter_context(ChildProcess(_WORKER, preload=True)) for _ in jobs]
-        results = _Supervisor(children, beats, name, hang_limit_s, count_steps(spec, data, seed)).call(payloads)
-        module.load_state_dict(torch.load(jobs[0].weights, map_location="cpu", weights_only=True))
+            np.save(job.array(number), array, allow_pickle=False)
+        path = Path(work, "job")
+        path.write_bytes(pickle_job(job, module, spec.functions().values(), purpose="training"))
+        children = [stack.enter_context(ChildProcess(_WORKER, preload=True)) for _ in range(processes)]
+        payloads = [pickle.dumps((path, rank)) for rank in range(processes)]
+        results = _Supervisor(children, job.beats(), name, hang_limit_s, count_steps(spec, data, seed)).call(payloads)
+        module.load_state_dict(torch.load(job.weights, map_location="cpu", weights_only=True))
     metrics: TrainingMetrics = results[0]
     return metrics
 
@@ -207,8 +204,9 @@ class _Supervisor:
             wait(waiting, timeout=_POLL_S)
 
     def _raise_hang(self, calls: Sequence[Future[bytes | Crash]]) -> None:
-        slowest = float(self.beats[:, 0].min())
-        late = [rank for rank, call in enumerate(calls) if self.beats[rank, 0] == slowest and not call.done()]
+        waiting = [rank for rank, call in enumerate(calls) if not call.done()]
+        slowest = self.beats[waiting, 0].min()
+        late = [rank for rank in waiting if self.beats[rank, 0] == slowest]
         for rank in late:
             if hasattr(signal, "SIGUSR1"):
                 with suppress(OSError):
@@ -333,6 +331,9 @@ def cluster_size() -> int:
     size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
     if not size.isdecimal() or not rank.isdecimal() or not int(rank) < int(size):
         raise UsageError(f"RANK={rank} and WORLD_SIZE={size} of the environment must be integers, 0 ≤ rank < size")
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise UsageError(f"{name}={os.environ[name]} of the environment must be an integer")
     return int(size)
 
 

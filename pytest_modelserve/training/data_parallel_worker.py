@@ -31,12 +31,15 @@ with warnings.catch_warnings():
 
 
 def run(payload: bytes) -> bytes:
-    """Run the pickled TrainingJob; return, pickled, its TrainingMetrics or the ModelServeError that it raised."""
+    """Train as one of the processes of a TrainingJob, given the job's file and the rank, pickled.
+
+    Returns, pickled, the TrainingMetrics or the ModelServeError that was raised.
+    """
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=False)
-    job: TrainingJob = pickle.loads(payload)
+    path, rank = pickle.loads(payload)
     try:
-        return pickle.dumps(_train(job))
+        return pickle.dumps(_train(pickle.loads(path.read_bytes()), rank))
     except ModelServeError as error:
         return pickle.dumps(error)
     except RuntimeError as error:
@@ -47,23 +50,23 @@ def run(payload: bytes) -> bytes:
         os._exit(LOST_PEER)
 
 
-def _train(job: TrainingJob) -> TrainingMetrics:
+def _train(job: TrainingJob, rank: int) -> TrainingMetrics:
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback()
     # The process that started this one ends a hang first.
     join_group(
         job.spec.device,
         2 * job.hang_limit_s + 60,
         init_method=(job.folder / "rendezvous").as_uri(),
-        rank=job.rank,
+        rank=rank,
         world_size=job.size,
     )
-    group = DistributedGroup(job.rank, job.spec.device, job.beats())
+    group = DistributedGroup(rank, job.spec.device, job.beats())
     data = {name: np.load(job.array(number), mmap_mode="r") for number, name in enumerate(job.names)}
     with reproducible(job.seed):
         metrics = run_training(
             job.module, job.spec, data, seed=job.seed, name=job.name, checkpoint=job.checkpoint, group=group
         )
-    if job.rank == 0:
+    if rank == 0:
         torch.save(job.module.state_dict(), job.weights)
     return metrics
 

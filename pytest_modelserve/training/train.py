@@ -239,7 +239,7 @@ def train(
     spec = source.fit if isinstance(source.fit, TrainSpec) and max(processes, size) > 1 else None
     identity = training_identity(source, seed, 1 if spec is None else max(processes, size))
     key = digest_of(identity)
-    path = store.checkpoint_path(key) if checkpoint is None else Path(checkpoint)
+    path = store.checkpoint_path(key) if checkpoint is None else Path(checkpoint).expanduser().absolute()
     file = CheckpointFile(path, identity, checkpoint_every_s)
     group = cluster_group(spec, hang_limit_s) if spec is not None and size > 1 else None
     fitted: tuple[nn.Module, TrainingMetrics | None] | None = None

@@ -65,7 +65,7 @@ class EarlyStopping:
     min_improvement: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_count("patience", self.patience)
+        object.__setattr__(self, "patience", _count("patience", self.patience))
         if not isinstance(self.held_out, str) and not (_is_number(self.held_out) and 0 < self.held_out < 1):
             raise UsageError(
                 f"held_out must be a proportion between 0 and 1, or the name of a boolean array; got {self.held_out!r}"
@@ -134,8 +134,8 @@ class TrainSpec:
         _check_choice("schedule", self.schedule, SCHEDULES)
         if self.device not in DEVICES:
             raise UsageError(f"device must be 'cpu' or 'cuda'; got {self.device!r}")
-        _check_count("epochs", self.epochs)
-        _check_count("batch_size", self.batch_size)
+        for name in ("epochs", "batch_size"):
+            object.__setattr__(self, name, _count(name, getattr(self, name)))
         for name in ("learning_rate", "max_grad_norm"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name))
@@ -274,7 +274,11 @@ class TrainingRows:
         """Return copies of some rows as tensors."""
         import torch
 
-        return {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in self.arrays.items()}
+        parts = {name: array[rows] for name, array in self.arrays.items()}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(part, part.dtype.newbyteorder("=")))
+            for name, part in parts.items()
+        }
 
 
 def split_rows(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> TrainingRows:
@@ -338,9 +342,10 @@ def _check_choice(what: str, given: object, names: Iterable[str]) -> None:
         raise UsageError(f"{unknown_choice(what, given, names)}, or a function")
 
 
-def _check_count(what: str, given: object) -> None:
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+def _count(what: str, given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
         raise UsageError(f"{what} must be an integer of at least 1; got {given!r}")
+    return int(given)
 
 
 def _check_number(what: str, given: object, *, zero: bool = False) -> None:

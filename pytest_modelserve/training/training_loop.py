@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -186,7 +187,7 @@ class _Run:
                 break
             if position == 0 or not batches:
                 batches = np.array_split(self._order(epoch), self.steps_per_epoch)
-            _seed_generators(_derived(self.seed, step, self.group.rank))
+            _seed_generators(_derived(self.seed, step, self.group.rank), self.spec.device)
             self._take_step(wrapped, batches[position])
             if position == self.steps_per_epoch - 1:
                 self._end_epoch()
@@ -268,11 +269,14 @@ class _Run:
         """Return this process's rows of a batch, on its device; the first row where there are fewer than processes."""
         import torch
 
-        device = _device(self.spec.device, self.group.local_rank)
         if self.group.size == 1:
-            return {name: tensor.to(device) for name, tensor in batch.items()}
+            return self._moved(batch)
         parts = {name: torch.tensor_split(tensor, self.group.size)[self.group.rank] for name, tensor in batch.items()}
-        return {name: (part if len(part) else batch[name][:1]).to(device) for name, part in parts.items()}
+        return self._moved({name: part if len(part) else batch[name][:1] for name, part in parts.items()})
+
+    def _moved(self, batch: Batch) -> Batch:
+        device = _device(self.spec.device, self.group.local_rank)
+        return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def _end_epoch(self) -> None:
         self.losses.append(self.loss / self.weight)
@@ -297,13 +301,13 @@ class _Run:
         count = math.ceil(len(self.rows.held_out) / self.spec.batch_size)
         total = weight = 0.0
         with torch.no_grad():
-            for rows in np.array_split(self.rows.held_out, count)[self.group.rank :: self.group.size]:
-                batch = self.rows.batch(rows)
-                device = _device(self.spec.device, self.group.local_rank)
-                loss = self.objective.total(self.module, {name: tensor.to(device) for name, tensor in batch.items()})
-                total += float(loss)
-                weight += self.objective.weight(batch)
-                self.group.beat(self.step, self.last_loss)
+            for number, rows in enumerate(np.array_split(self.rows.held_out, count)):
+                if number % self.group.size == self.group.rank:
+                    batch = self.rows.batch(rows)
+                    loss = self.objective.total(self.module, self._moved(batch))
+                    total += float(loss)
+                    weight += self.objective.weight(batch)
+                self.group.beat(self.step, self.last_loss)  # as often in all processes
         self.module.train()
         total, weight = self.group.sum(total, weight)
         return total / weight if weight else math.nan
@@ -395,14 +399,14 @@ def _derived(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())
 
 
-def _seed_generators(seed: int) -> None:
+def _seed_generators(seed: int, device: str) -> None:
     import torch
 
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
+    if device == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -414,4 +418,6 @@ def _device(name: str, local_rank: int) -> torch.device:
         raise UsageError(
             f"device='cuda' needs one GPU for each process; torch sees {torch.cuda.device_count()} on this host"
         )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic algorithms are refused
+    torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

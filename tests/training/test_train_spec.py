@@ -248,6 +248,11 @@ def test_augmentation_changes_the_training_and_is_seeded():
     assert not torch.equal(first, plain)
 
 
+def test_data_in_the_other_byte_order_train_the_same():
+    swapped = {"x": X.astype(">f4"), "y": CLASSES.astype(">i8")}
+    assert torch.equal(weights(fit(spec(), swapped)[0]), weights(fit(spec())[0]))
+
+
 def test_fine_tuning_starts_from_the_weights_that_the_module_has():
     module, metrics = fit(spec(epochs=30, learning_rate=0.02))
     _, again = fit(spec(epochs=1), build=lambda: module)
