@@ -292,7 +292,8 @@ def _history_lines(folder: Path, page: Path | None, *, last: int, error_rate: fl
 
 
 def _merge_load_lines(options: argparse.Namespace) -> Iterator[str]:
-    from pytest_modelserve.load.load_record import LoadRecord, judge_record, merge_records, percentile_lines
+    from pytest_modelserve.load.latency_under_load import judge_record
+    from pytest_modelserve.load.load_record import LoadRecord, merge_records, percentile_lines
 
     record = merge_records([LoadRecord.read(path) for path in options.files])
     if options.output is not None:

@@ -69,7 +69,7 @@ def requests_of(inputs: Batches, rows_per_request: int | None) -> list[Inputs]:
 
     With None the whole batch is one request. InputError for no rows, UsageError for a number of rows below 1.
     """
-    if rows_per_request is not None and (isinstance(rows_per_request, bool) or not rows_per_request >= 1):
+    if rows_per_request is not None and (type(rows_per_request) is not int or rows_per_request < 1):
         raise UsageError(f"rows_per_request must be a whole number of at least 1; got {rows_per_request!r}")
     if isinstance(inputs, (list, tuple)) and not is_one_batch(inputs):
         return list(batches_of(inputs))
@@ -382,6 +382,8 @@ def _children(count: int) -> Iterator[list[ChildProcess]]:
 
 
 def _pickled(target: Servable, requests: Sequence[Inputs], schedule: Schedule, settings: LoadSettings) -> bytes:
+    if isinstance(target, Predictor):
+        target = getattr(target, "endpoint", target)
     why = "is an open predictor" if isinstance(target, Predictor) else ""
     try:
         if not why:

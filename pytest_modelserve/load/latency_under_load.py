@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import (
     Budget,
     Evidence,
@@ -21,7 +22,7 @@ from pytest_modelserve.evidence import (
     keep_samples,
 )
 from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
-from pytest_modelserve.load.load_record import LoadRecord
+from pytest_modelserve.load.load_record import LoadRecord, check_writable
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import Arrivals, DueTimes, Schedule, plan_schedule
 from pytest_modelserve.performance.batches import Batches
@@ -30,7 +31,7 @@ from pytest_modelserve.serving import Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive, check_quantile
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import samples_for_quantile
-from pytest_modelserve.stats.batch_quantiles import serial_quantile_bounds
+from pytest_modelserve.stats.batch_quantiles import batch_quantile_bounds, serial_quantile_bounds
 
 # The generator decides nothing if it is later than this part of the budget, as peers of its kind also demand.
 MOST_LAG = 0.05
@@ -131,6 +132,9 @@ def measure_latency_under_load(
     )
     design = LoadDesign(quantile, max_ms, confidence, alpha)
     design.check_enough(planned, settings.warm_up_s)
+    path = None if result_file is None else Path(os.fspath(result_file))
+    if path is not None:
+        check_writable(path)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         began = time.perf_counter()
         requests = requests_of(given, rows_per_request)
@@ -138,8 +142,8 @@ def measure_latency_under_load(
         started = time.time()
         run = run_load(predictor, served, requests, planned, settings, check=has_structure_of(answer, requests))
         result = LoadResult.of(run, design, served)
-        if result_file is not None:
-            LoadRecord.of(run, served.subject, started=started).write(Path(os.fspath(result_file)))
+        if path is not None:
+            LoadRecord.of(run, served.subject, started=started).write(path)
         return result.evidence(served, max_failed=max_failed, duration_s=time.perf_counter() - began)
 
 
@@ -221,11 +225,8 @@ class LoadResult:
     @staticmethod
     def _why_late(run: LoadRun, design: LoadDesign, predictor: Predictor) -> str:
         lag = quantile_of(run.issue_lag_ms, design.quantile)
-        if lag > MOST_LAG * design.max_ms:
-            return (
-                f"the generator itself was late: {design.name} of its issue lag is {lag:.3g} ms, more than 5 % of the "
-                f"budget of {design.max_ms:g} ms"
-            )
+        if why := why_generator_is_late(design.name, lag, design.max_ms):
+            return why
         if run.cpu_share > MOST_CPU and predictor.transport not in _IN_PROCESS:
             return f"the generator used {100 * run.cpu_share:.0f} % of a core, so that its own work is in the figures"
         return ""
@@ -246,7 +247,7 @@ class LoadResult:
         budget = Budget.of("max_ms", design.max_ms)
         quantities = (
             Quantity(name, self.estimate, "ms", self.interval, budget),
-            failed_quantity(run, max_failed),
+            failed_quantity(run.failed, len(run), max_failed),
             Quantity("median", quantile_of(run.latency_ms, 0.5), "ms"),
             *(
                 Quantity(f"{part} {name}", quantile_of(values, design.quantile), "ms")
@@ -259,23 +260,19 @@ class LoadResult:
             ),
             Quantity("goodput per s", run.goodput(design.max_ms), ""),
         )
-        verdict = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
+        verdict = worst_verdict(quantities)
         return Evidence(
             gate=f"latency under load {name}",
             subject=predictor.subject,
             quantities=quantities,
             n=len(run),
             n_unit="requests",
-            method=Method(
-                "batch means of latency from due time",
-                "Law, Simulation Modeling and Analysis, ch. 9; Woodruff (1952), JASA 47",
-                "one steady load; dependence shorter than a sixteenth of it",
-            ),
-            summary=self._summary(verdict),
+            method=Method("batch means of latency from due time", *_METHOD),
+            summary=_summary(name, f" at {run.schedule.name}", verdict, self.verdict, self.why_late),
             confidence=design.confidence,
             alpha=design.alpha,
-            findings=self._findings(predictor),
-            advice=self._advice(verdict),
+            findings=self._findings(predictor, verdict),
+            advice=self._advice(predictor, verdict),
             details={
                 "quantile": design.quantile,
                 "load": run.schedule.name,
@@ -286,21 +283,10 @@ class LoadResult:
             duration_s=duration_s,
         )
 
-    def _summary(self, verdict: Verdict) -> str:
-        load = f"at {self.run.schedule.name}"
-        if verdict is Verdict.PASS:
-            return f"{self.design.name} {load} is within its budget"
-        if self.verdict is Verdict.FAIL:
-            return f"{self.design.name} {load} is above its budget"
-        if verdict is Verdict.FAIL:
-            return f"requests {load} were not answered"
-        return self.why_late or f"too few independent requests {load} to decide whether {self.design.name} is in budget"
-
-    def _findings(self, predictor: Predictor) -> tuple[str, ...]:
+    def _findings(self, predictor: Predictor, verdict: Verdict) -> tuple[str, ...]:
         run, warm_up = self.run, self.whole.warm_up
-        found = [*self.whole.failure_findings()]
-        if self.why_late:
-            found.insert(0, self.why_late)
+        late = [self.why_late] if self.why_late and verdict is Verdict.FAIL else []  # else it is the summary
+        found = [*late, *self.whole.failure_findings()]
         if not run.schedule.is_open:
             found.append("closed loop: clients wait with a server that stalls, so that a stall counts as few requests")
         if not predictor.is_thread_safe:
@@ -312,20 +298,110 @@ class LoadResult:
             found.append(f"left out as warm-up: {len(warm_up):,} requests, {self.design.name} {figure:.3g} ms")
         return tuple(found)
 
-    def _advice(self, verdict: Verdict) -> str:
-        if verdict is Verdict.PASS:
-            return ""
-        if verdict is Verdict.FAIL:
-            return "give the server more replicas, threads or a faster model, lower the rate, or raise the budget"
-        if self.why_late:
-            return "use processes=, or generators on several hosts, and no other work on this one"
-        return "give a longer duration_s: four times as long halves the interval"
+    def _advice(self, predictor: Predictor, verdict: Verdict) -> str:
+        if verdict is not Verdict.INCONCLUSIVE or not self.why_late:
+            return _ADVICE[verdict]
+        if predictor.transport in _IN_PROCESS:
+            return "give this host no other work, or send from another process: serve the model as an endpoint"
+        return "use processes=, or generators on several hosts, and give this one no other work"
 
 
-def failed_quantity(run: LoadRun, max_failed: float) -> Quantity:
+def judge_record(
+    record: LoadRecord,
+    *,
+    max_ms: float,
+    quantile: float,
+    max_failed: float,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+) -> Evidence:
+    """Return the evidence of merged loads, whose batches are runs of seconds of all hosts together.
+
+    Requests to one server depend on each other across hosts. The interval contains the width of a bucket.
+
+    UsageError for a budget or quantile out of range; InputError for a record without requests.
+    """
+    check_positive("max_ms", max_ms, "milliseconds")
+    check_quantile(quantile)
+    check_proportion("max_failed", max_failed)
+    latency = record.latency
+    if not latency.n:
+        raise InputError("the files hold no request that was due after the warm-up")
+    batches, levels = record.batches(_BATCHES), {"low_level": 1 - alpha, "high_level": confidence}
+    low, high = (
+        batch_quantile_bounds([batch.values_ms(upper=upper) for batch in batches], quantile, **levels)
+        for upper in (False, True)
+    )
+    name, lag = f"p{100 * quantile:g}", record.issue_lag.quantile_ms(quantile)[1]
+    why_late = why_generator_is_late(name, lag, max_ms)
+    interval = Interval(low.low, math.inf if why_late else high.high, **levels)
+    quantities = (
+        Quantity(name, high.estimate, "ms", interval, Budget.of("max_ms", max_ms)),
+        failed_quantity(latency.unanswered, latency.n, max_failed),
+        Quantity(f"service {name}", record.service.quantile_ms(quantile)[1], "ms"),
+        Quantity(f"issue lag {name}", lag, "ms"),
+        Quantity("goodput per s", latency.within(max_ms) / record.duration_s, ""),
+    )
+    verdict, failures = worst_verdict(quantities), record.failures.items()
+    return Evidence(
+        gate=f"latency under load {name}",
+        subject=record.subject,
+        quantities=quantities,
+        n=latency.n,
+        n_unit="requests",
+        method=Method("batch means over seconds of merged histograms", *_METHOD),
+        summary=_summary(name, "", verdict, quantities[0].verdict, why_late),
+        confidence=confidence,
+        alpha=alpha,
+        findings=(
+            f"{len(record.runs)} generators: {', '.join(dict.fromkeys(record.loads))}",
+            *(f"{count:,} requests failed with {kind}" for kind, count in failures),
+        ),
+        advice=_ADVICE[verdict],
+        details={"quantile": quantile, "runs": list(record.runs), "seconds": record.duration_s},
+    )
+
+
+_BATCHES = 16
+_METHOD = (
+    "Law, Simulation Modeling and Analysis, ch. 9; Woodruff (1952), JASA 47",
+    "one steady load; dependence shorter than a sixteenth of it",
+)
+_ADVICE = {
+    Verdict.PASS: "",
+    Verdict.FAIL: "give the server more replicas, threads or a faster model, lower the rate, or raise the budget",
+    Verdict.INCONCLUSIVE: "give a longer duration_s: four times as long halves the interval",
+}
+
+
+def _summary(name: str, load: str, verdict: Verdict, of_quantile: Verdict | None, why_late: str) -> str:
+    if verdict is Verdict.PASS:
+        return f"{name}{load} is within its budget"
+    if of_quantile is Verdict.FAIL:
+        return f"{name}{load} is above its budget"
+    if verdict is Verdict.FAIL:
+        return f"requests{load} were not answered"
+    return why_late or f"too few independent requests{load} to decide whether {name} is within its budget"
+
+
+def why_generator_is_late(name: str, lag_ms: float, max_ms: float) -> str:
+    """Return why the generator's own lag leaves the verdict open; "" if it does not."""
+    if lag_ms <= MOST_LAG * max_ms:
+        return ""
+    return (
+        f"the generator itself was late: {name} of its issue lag is {lag_ms:.3g} ms, more than "
+        f"{100 * MOST_LAG:g} % of the budget of {max_ms:g} ms"
+    )
+
+
+def worst_verdict(quantities: Iterable[Quantity]) -> Verdict:
+    """Return the worst verdict of quantities of which at least one has a budget."""
+    return max((each.verdict for each in quantities if each.verdict), key=lambda verdict: verdict.severity)
+
+
+def failed_quantity(failed: int, n: int, max_failed: float) -> Quantity:
     """Return the proportion of requests without an answer, with its budget."""
-    budget = Budget.of("max_failed", max_failed)
-    return Quantity("failed requests", run.failed / len(run), "proportion", None, budget)
+    return Quantity("failed requests", failed / n, "proportion", None, Budget.of("max_failed", max_failed))
 
 
 def figures_of(whole: LoadRun, quantile: float) -> dict[str, Any]:

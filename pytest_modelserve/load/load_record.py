@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,24 @@ import numpy as np
 
 from pytest_modelserve._files import write_file
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
+from pytest_modelserve.evidence import Subject
 from pytest_modelserve.load.latency_histogram import SUB_BUCKET_BITS, LatencyHistogram, merged
 from pytest_modelserve.load.load_run import LoadRun
-from pytest_modelserve.serving.inputs import check_positive, check_quantile
-from pytest_modelserve.stats.batch_quantiles import batch_quantile_bounds
 
 _KIND = "pytest-modelserve load"
 _VERSION = 1
-_BATCHES = 16
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError, before a load, for a path that cannot become a file; its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reason = "it is a folder" if path.is_dir() else ""
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"result_file={str(path)!r} cannot be written{f': {reason}' * bool(reason)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,11 @@ class LoadRecord:
     def latency(self) -> LatencyHistogram:
         """The latencies of all seconds."""
         return merged(self.seconds.values())
+
+    def batches(self, most: int) -> list[LatencyHistogram]:
+        """Return the latencies of at most `most` runs of consecutive seconds."""
+        parts = np.array_split(np.array(sorted(self.seconds)), min(most, len(self.seconds)))
+        return [merged(self.seconds[int(second)] for second in part) for part in parts]
 
     @property
     def duration_s(self) -> int:
@@ -166,72 +179,3 @@ def percentile_lines(record: LoadRecord) -> Iterator[str]:
         texts = ("[{:.6g}, {:.6g}] ms".format(*each.quantile_ms(quantile)) for each in (latency, service))
         yield f"  p{100 * quantile:<5g}  {next(texts):<30}  {next(texts)}"
     yield f"  issue lag p99 at most {record.issue_lag.quantile_ms(0.99)[1]:.3g} ms"
-
-
-def judge_record(
-    record: LoadRecord,
-    *,
-    max_ms: float,
-    quantile: float,
-    max_failed: float,
-    confidence: float = 0.95,
-    alpha: float = 0.001,
-) -> Evidence:
-    """Return the evidence of merged loads: the quantile with its bucket in the interval, by batches of seconds.
-
-    The seconds of all hosts are batched together, as requests to one server depend on each other across hosts.
-    """
-    check_positive("max_ms", max_ms, "milliseconds")
-    check_quantile(quantile)
-    histogram = record.latency
-    if not histogram.n:
-        raise InputError("the files hold no request that was due after the warm-up")
-    batches = np.array_split(np.array(sorted(record.seconds)), min(_BATCHES, len(record.seconds)))
-    groups = [merged(record.seconds[int(second)] for second in batch) for batch in batches]
-    levels = {"low_level": 1 - alpha, "high_level": confidence}
-    low, high = (
-        batch_quantile_bounds([group.values_ms(upper=upper) for group in groups], quantile, **levels)
-        for upper in (False, True)
-    )
-    name, lag = f"p{100 * quantile:g}", record.issue_lag.quantile_ms(quantile)[1]
-    is_late = lag > 0.05 * max_ms
-    interval = Interval(low.low, math.inf if is_late else high.high, **levels)
-    budget = Budget.of("max_ms", max_ms)
-    failed = Quantity(
-        "failed requests", histogram.unanswered / histogram.n, "proportion", None, Budget.of("max_failed", max_failed)
-    )
-    quantities = (
-        Quantity(name, high.estimate, "ms", interval, budget),
-        failed,
-        Quantity(f"service {name}", record.service.quantile_ms(quantile)[1], "ms"),
-        Quantity(f"issue lag {name}", lag, "ms"),
-        Quantity("goodput per s", histogram.within(max_ms) / record.duration_s, ""),
-    )
-    worst = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
-    summaries = {
-        Verdict.PASS: f"{name} is within its budget",
-        Verdict.FAIL: f"{name} is above its budget" if quantities[0].verdict is Verdict.FAIL else "requests failed",
-        Verdict.INCONCLUSIVE: f"too few independent requests to decide whether {name} is within its budget",
-    }
-    late = (f"the generators themselves were late: {name} of their issue lag is {lag:.3g} ms",) if is_late else ()
-    return Evidence(
-        gate=f"latency under load {name}",
-        subject=record.subject,
-        quantities=quantities,
-        n=histogram.n,
-        n_unit="requests",
-        method=Method(
-            "batch means over seconds of merged histograms",
-            "Law, Simulation Modeling and Analysis, ch. 9; Woodruff (1952), JASA 47",
-            "one steady load; dependence shorter than a sixteenth of it",
-        ),
-        summary=late[0] if late and worst is Verdict.INCONCLUSIVE else summaries[worst],
-        confidence=confidence,
-        alpha=alpha,
-        findings=(
-            f"{len(record.runs)} generators: {', '.join(dict.fromkeys(record.loads))}",
-            *late,
-            *(f"{count:,} requests failed with {kind}" for kind, count in record.failures.items()),
-        ),
-        details={"quantile": quantile, "runs": list(record.runs), "seconds": record.duration_s},
-    )

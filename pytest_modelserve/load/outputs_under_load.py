@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.load.generator import Answer, LoadSettings, first_answer, requests_of, run_load
-from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of
+from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of, worst_verdict
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import Schedule, check_clients, plan_schedule
 from pytest_modelserve.metrics.elementwise import kind_of
@@ -286,11 +286,11 @@ def _evidence(
             Interval(0.0, 1.0, _CONFIDENCE, _CONFIDENCE) if is_unknown else None,
             Budget("at_most", 0.0),
         ),
-        failed_quantity(run, max_failed),
+        failed_quantity(run.failed, len(run), max_failed),
         Quantity("most in flight", in_flight, "count"),
         Quantity("largest difference", comparison.largest, "tolerance"),
     )
-    verdict = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
+    verdict = worst_verdict(quantities)
     unseen = 1 - (1 - _CONFIDENCE) ** (1 / answered) if answered else 1.0
     return Evidence(
         gate="outputs under load",

@@ -18,6 +18,7 @@ from pytest_modelserve.load.latency_under_load import (
     failed_quantity,
     figures_of,
     warm_up_of,
+    worst_verdict,
 )
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import plan_schedule
@@ -128,11 +129,11 @@ def _evidence(
     interval = Interval(max(bounds.low, 0.0), math.inf if why_late else bounds.high, confidence, 1 - alpha)
     quantities = (
         Quantity("rows per s", bounds.estimate, "", interval, budget),
-        failed_quantity(counted, max_failed),
+        failed_quantity(counted.failed, len(counted), max_failed),
         Quantity("clients waited for the model", busy, "proportion"),
         Quantity("service median", quantile_of(counted.service_ms, 0.5), "ms"),
     )
-    verdict = max((q.verdict for q in quantities if q.verdict), key=lambda each: each.severity)
+    verdict = worst_verdict(quantities)
     one_at_a_time = "" if served.is_thread_safe else ONE_AT_A_TIME
     return Evidence(
         gate="throughput",

@@ -115,3 +115,13 @@ def test_subject_is_the_first_parameter_whatever_its_name(run):
 def test_more_rows_than_there_are_is_an_error(run):
     with pytest.raises(ms.InputError, match=r"rows = 9,999, and .* has 2,000 of them"):
         run('[gates.accuracy]\nmin_value = "50 %"\nrows = 9999\n')
+
+
+def test_gates_under_load_are_said_as_others(run):
+    evidence = run(
+        '[gates.latency_under_load]\nrate_qps = 300\nmax_ms = "1000 s"\nquantile = 0.5\nduration_s = "0.5 s"\nmax_failed = "1 %"\n'
+    )
+    assert evidence.details["load"] == "300 requests/s, Poisson arrivals"
+    evidence = run("[gates.throughput]\nmin_rows_per_s = 0.01\nduration_s = 0.3\nrows_per_request = 50\n")
+    assert evidence.verdict == "PASS"
+    assert run("[gates.outputs_under_load]\nclients = 4\nrequests = 50\n").value == 0

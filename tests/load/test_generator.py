@@ -205,6 +205,7 @@ def test_requests_are_rows_or_batches():
         (ROWS[:0], 1, InputError, "the input is empty"),
         (ROWS, 11, InputError, "inputs have 10 rows, and rows_per_request=11"),
         (ROWS, 0, UsageError, "rows_per_request must be a whole number of at least 1; got 0"),
+        (ROWS, 1.5, UsageError, "rows_per_request must be a whole number of at least 1; got 1.5"),
         ([], 1, InputError, "inputs hold no batch"),
     ],
 )

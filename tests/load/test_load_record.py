@@ -11,7 +11,8 @@ import pytest_modelserve as ms
 from pytest_modelserve.__main__ import main
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.load.load_record import LoadRecord, judge_record, merge_records
+from pytest_modelserve.load.latency_under_load import judge_record
+from pytest_modelserve.load.load_record import LoadRecord, merge_records
 
 SUBJECT = Subject("digits", "fp32", "ab" * 32)
 START = 1_800_000_000.25
@@ -69,7 +70,7 @@ def test_merged_load_is_judged_and_the_status_says_how(files, max_ms, status, te
 def test_failed_requests_of_one_host_fail_the_merged_load(files, capsys):
     assert main(["merge-load", *map(str, files), "--max-ms", "50"]) == 1
     out = capsys.readouterr().out
-    assert "latency under load p95: requests failed" in out
+    assert "latency under load p95: requests were not answered" in out
     assert "1 requests failed with OSError" in out
 
 
@@ -77,7 +78,7 @@ def test_late_generator_leaves_the_verdict_open(load):
     record = LoadRecord.of(load(np.full(2_000, 5.0), lag_ms=4), SUBJECT, started=START)
     evidence = judge_record(record, max_ms=20, quantile=0.95, max_failed=0)
     assert (evidence.verdict, evidence.interval.high) == ("INCONCLUSIVE", math.inf)
-    assert evidence.summary.startswith("the generators themselves were late: p95 of their issue lag is 4")
+    assert evidence.summary.startswith("the generator itself was late: p95 of its issue lag is 4")
 
 
 def test_written_file_is_read_as_it_was(records, files):

@@ -81,7 +81,8 @@ def test_result_prints_its_steps():
 
 
 def test_fast_model_keeps_a_large_budget():
-    found = ms.find_max_rate(np.negative, ROWS, max_ms=60_000, start_qps=300, step_s=0.3, time_limit_s=0.1)
+    settings = {"quantile": 0.5, "start_qps": 300, "step_s": 0.3, "time_limit_s": 0.1}
+    found = ms.find_max_rate(np.negative, ROWS, max_ms=60_000, **settings)
     assert (found.low_qps, found.high_qps, found.rate_qps) == (300, math.inf, 300)
     assert found.goodput_qps > 100
 
