@@ -66,6 +66,7 @@ format: $(READY)  ## write the generated files and put the code into its one for
 bench: $(READY)  ## print every figure that the project claims, each as a ratio within one run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/predict_overhead.py
+	$(BIN)/python benchmarks/endpoint_overhead.py
 	$(BIN)/python benchmarks/frame_inputs.py
 	$(BIN)/python benchmarks/demo_twice.py
 	$(BIN)/python -m benchmarks.store_hits

@@ -22,7 +22,7 @@ from pytest_modelserve.errors import EndpointError, UsageError
 
 # Statuses of a server or a proxy that is not ready or too busy: another try may succeed.
 _RETRIED = (429, 502, 503, 504)
-_FIRST_PAUSE_S = 0.1
+FIRST_PAUSE_S = 0.1
 _PART_BYTES = 1 << 16
 _MAX_QUOTED = 200
 _SHORTEST_SECRET = 4
@@ -109,7 +109,7 @@ class HttpClient:
             else:
                 if is_last or answer.status not in _RETRIED:
                     break
-            time.sleep(_FIRST_PAUSE_S * 2**attempt)
+            time.sleep(FIRST_PAUSE_S * 2**attempt)
         return answer
 
     def exchange(self, request: bytes, *, reads: bool = True) -> HttpAnswer | None:

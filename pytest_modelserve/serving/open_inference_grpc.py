@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import grpc
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import EndpointError, UsageError
-from pytest_modelserve.serving.http_client import Redaction
+from pytest_modelserve.serving.http_client import FIRST_PAUSE_S, Redaction, tls_settings
 from pytest_modelserve.serving.open_inference import (
     ServedModel,
     Tensors,
@@ -65,13 +66,14 @@ class GrpcClient:
         self._timeout_s, self._retries = endpoint.timeout_s, endpoint.retries
         self._ids = itertools.count(1)
         options = [
-            ("grpc.max_receive_message_length", endpoint.max_bytes),
+            ("grpc.max_receive_message_length", min(endpoint.max_bytes, 2**31 - 1)),
             ("grpc.max_send_message_length", -1),
             ("grpc.enable_http_proxy", 0),
         ]
         if url.scheme == "grpcs":
             if not endpoint.verify:
                 raise UsageError("verify=False is for https: gRPC verifies every certificate, give ca_file=")
+            tls_settings(endpoint.ca_file, verify=True)  # refuses what is no certificate
             ca = None if endpoint.ca_file is None else Path(endpoint.ca_file).read_bytes()
             self._channel = grpc.secure_channel(url.netloc, grpc.ssl_channel_credentials(ca), options)
         else:
@@ -148,11 +150,11 @@ class GrpcClient:
             try:
                 return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                if attempt < self._retries and error.code() is grpc.StatusCode.UNAVAILABLE:
-                    continue
-                raise EndpointError(self._failure(error, method)) from None
+                if attempt == self._retries or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise EndpointError(self._failure(error, method)) from None
             except ValueError:  # what grpc raises for a channel that is closed
                 raise UsageError(f"the connection to {self.address} is closed") from None
+            time.sleep(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError
 
     def _failure(self, error: Any, method: str) -> str:
