@@ -116,6 +116,9 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
         >>> print(champion.signature)  # doctest: +SKIP
         image: float32[batch, 8, 8] -> logits: float32[batch, 10]
     """
+    if isinstance(path, str) and "://" in path:
+        scheme = path.partition("://")[0]
+        raise UsageError(f"{scheme}://… is the address of an endpoint: the model's file is needed here, give its path")
     found = describe_file(Path(path))
     return replace(
         found,

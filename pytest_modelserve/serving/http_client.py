@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -89,6 +90,7 @@ class HttpClient:
         self.redaction = Redaction(headers.values())
         self._timeout_s, self._retries, self._max_bytes, self._tls = timeout_s, retries, max_bytes, tls
         self._idle: deque[_Connection] = deque()
+        weakref.finalize(self, _close_all, self._idle)
         self.is_closed = False
 
     def request(
@@ -271,6 +273,8 @@ class HttpClient:
             return f"no server listens at {self.origin}: start it, or wait for it with ready_timeout_s= of ms.Endpoint"
         if isinstance(error, _CLOSED):
             return f"{self.origin} closed the connection before it answered {what}: look for a crash in its log"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS with {self.origin} fails ({error.reason or error}): check whether it is a server of https"
         if isinstance(error, socket.gaierror):
             return f"the host of {self.origin} is not known ({error.strerror}): check the address"
         if isinstance(error, client.HTTPException):
@@ -280,13 +284,17 @@ class HttpClient:
 
     def close_idle(self) -> None:
         """Close the connections that no request is using."""
-        while self._idle:
-            self._idle.pop().close()
+        _close_all(self._idle)
 
     def close(self) -> None:
         """Close the connections, those of requests in flight when they end."""
         self.is_closed = True
         self.close_idle()
+
+
+def _close_all(connections: deque[_Connection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def _shown(method: str, path: str) -> str:

@@ -91,6 +91,15 @@ def serve(
         ...     predictor.predict(np.array([[1.0, 2.0]]))["doubled"].tolist()
         [[2.0, 4.0]]
     """
+    if _is_endpoint(target):
+        from pytest_modelserve.serving.endpoint import Endpoint, EndpointPredictor
+
+        _check_settings(target, providers, threads)
+        for argument, value in (("interpreter", interpreter), ("manifest", manifest), ("scan", scan)):
+            if value is not None:
+                raise UsageError(f"{argument} applies to ONNX files only: remove it for an endpoint")
+        endpoint: Any = Endpoint(target) if isinstance(target, str) else target
+        return EndpointPredictor(endpoint, name=name, variant=variant)
     if _is_model_file(target):
         copy = checked_copy(target, manifest)
         if copy is not None:
@@ -110,14 +119,6 @@ def serve(
     if scan is not None:
         settings: Any = {"providers": providers, "threads": threads, "interpreter": interpreter}
         return _serve_scanned(target, scan, **settings, name=name, variant=variant)
-    if _is_endpoint(target):
-        from pytest_modelserve.serving.endpoint import Endpoint, EndpointPredictor
-
-        endpoint: Any = Endpoint(target) if isinstance(target, str) else target
-        _check_settings(endpoint, providers, threads)
-        if interpreter is not None:
-            raise UsageError(f"interpreter={str(interpreter)!r} applies to ONNX files only: remove it for an endpoint")
-        return EndpointPredictor(endpoint, name=name, variant=variant)
     if interpreter is not None:
         return _serve_elsewhere(target, interpreter, providers=providers, threads=threads, name=name, variant=variant)
     if is_ready(target):
@@ -274,7 +275,7 @@ def _is_endpoint(target: object) -> bool:
 
 def _is_model_file(target: object) -> TypeGuard[Artifact | str | os.PathLike[str]]:
     is_file = isinstance(target, (Artifact, str, os.PathLike))
-    return is_file and not _is_endpoint(target) and not is_ready(target)
+    return is_file and not is_ready(target)
 
 
 def _is_session(target: object) -> bool:

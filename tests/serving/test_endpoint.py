@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import gc
 import ipaddress
 import json
 import time
@@ -260,9 +261,40 @@ def test_a_url_without_a_model_is_refused(url):
     assert "key=1" not in str(caught.value)
 
 
-def test_settings_of_files_do_not_apply_to_endpoints():
-    with pytest.raises(ms.UsageError, match="threads=2 does not apply to"):
-        ms.serve("http://127.0.0.1:1/v2/models/m", threads=2)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": 2}, "threads=2 does not apply to"),
+        ({"interpreter": "python"}, "interpreter applies to ONNX files only: remove it for an endpoint"),
+        ({"scan": "static"}, "scan applies to ONNX files only"),
+        ({"manifest": "m.json"}, "manifest applies to ONNX files only"),
+    ],
+)
+def test_settings_of_files_do_not_apply_to_endpoints(settings, message):
+    with pytest.raises(ms.UsageError, match=message):
+        ms.serve("http://127.0.0.1:1/v2/models/m", **settings)
+
+
+def test_gates_of_files_ask_for_the_file():
+    with pytest.raises(ms.UsageError, match=r"http://… is the address of an endpoint: the model's file is needed here"):
+        ms.measure_size("http://127.0.0.1:1/v2/models/m", max_bytes=1)
+
+
+def test_connections_of_a_forgotten_predictor_are_closed(server):
+    predictor = ms.serve(server.url)
+    predictor.predict(X)
+    (http,) = predictor.client.http._idle
+    del predictor
+    gc.collect()
+    assert http.sock is None
+
+
+def test_a_server_without_tls_is_named():
+    with serve_faulty() as server:
+        with pytest.raises(
+            ms.EndpointError, match=r"TLS with https://.* fails \(.*\): check whether it is a server of https"
+        ):
+            ms.serve(server.url.replace("http:", "https:"))
 
 
 def test_inputs_are_checked_before_they_are_sent(server):
