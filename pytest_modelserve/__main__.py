@@ -21,6 +21,7 @@ _EXTRAS = {
     "data": ("narwhals", "polars"),
     "robustness": ("hypothesis",),
     "sklearn": ("scikit-learn", "skl2onnx"),
+    "scan": ("modelaudit-picklescan",),
     "signing": ("model-signing", "pyOpenSSL"),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")

@@ -41,7 +41,7 @@ _FORMATS = (
     (0, b"version https://git-lfs", "git-lfs"),
 )
 # Protocols 1 to 5, or of protocol 0 a global, list, dict, tuple, text or instance.
-_PICKLE = re.compile(rb"\x80[\x01-\x05]|c[\w.]+\n[\w.]+\n|\((?:[ldt]p|i|c|S|V)")
+_PICKLE = re.compile(rb"\x80[\x00-\x10]|c[\w.]+\n[\w.]+\n|\((?:[ldt]p|i|c|S|V)|[})\]]q\x00")
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 65_535
 
@@ -51,13 +51,13 @@ def format_of(head: bytes, size: int) -> str:
 
     An ONNX model has no signature of its own, so that it is "".
     """
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(size, 1 << 32):
+        return "safetensors"  # first, as the length of a header may look like a signature
     for offset, signature, name in _FORMATS:
         if head[offset : offset + len(signature)] == signature:
             return name
     if _PICKLE.match(head):
         return "pickle"
-    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(size, 1 << 32):
-        return "safetensors"
     start = head.lstrip()[:1]
     if start in (b"{", b"[", b"<") and head[:64].isascii():
         return "text"

@@ -26,6 +26,7 @@ class Rule:
 
 
 _EXPORT = "export the model again from its source"
+_SAVE = "save it again from its source, as a state_dict or as safetensors"
 _COPY = "replace it by a copy of the file (cp --dereference)"
 _TRUST = "do not load the file unless its author can explain it"
 
@@ -98,6 +99,55 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("compute.amplification", "error", "a small file that makes a huge tensor", _EXPORT),
     ("tree.depth", "error", "a decision tree that is too deep", "limit the depth in training"),
     ("tree.structure", "error", "a decision tree with a cycle, or with nodes that do not exist", _EXPORT),
+    # Archives
+    ("zip.malformed", "error", "an archive that is damaged, or in several parts", _SAVE),
+    ("zip.count", "error", "more entries than a checkpoint needs", _SAVE),
+    ("zip.duplicate-entry", "error", "two entries of one name: readers disagree on which counts", _TRUST),
+    ("zip.path", "error", "an entry whose name leaves the folder of the archive", _TRUST),
+    ("zip.link", "error", "an entry that is a symbolic link", _TRUST),
+    ("zip.overlap", "error", "entries that share bytes", _TRUST),
+    ("zip.header-mismatch", "error", "headers that contradict the directory of the archive", _TRUST),
+    ("zip.prefix", "error", "data before the archive", _TRUST),
+    ("zip.gap", "error", "data between entries, which belong to none", _TRUST),
+    ("zip.appended", "error", "data or a comment behind the archive", _TRUST),
+    ("zip.expansion", "error", "a small archive that expands to much more", _TRUST),
+    ("zip.encrypted", "error", "an encrypted entry", _TRUST),
+    ("zip.method", "error", "an unusual method of compression", _SAVE),
+    ("zip.checksum", "error", "an entry with another checksum than its content", _SAVE),
+    # Pickles
+    ("pickle.global", "error", "a pickle that names or calls a function outside the list of harmless ones", _TRUST),
+    ("pickle.dotted-global", "error", "a pickle that reaches an attribute of an attribute", _TRUST),
+    ("pickle.computed-global", "error", "a pickle that computes the name of what it calls", _TRUST),
+    ("pickle.computed-call", "error", "a pickle that calls something without a name", _TRUST),
+    ("pickle.extension", "error", "a pickle that calls by a number of the extension registry", _TRUST),
+    ("pickle.instance", "error", "a pickle that makes an instance by the opcode INST", _TRUST),
+    ("pickle.nested", "error", "a pickle or archive hidden inside a pickle", _TRUST),
+    ("pickle.persistent-id", "error", "a pickle that refers to data elsewhere", _TRUST),
+    ("pickle.trailing-data", "error", "data behind the end of a pickle", _TRUST),
+    ("pickle.expansion", "error", "a pickle that makes huge values", _TRUST),
+    ("pickle.memo", "error", "memo entries that are written twice or make room for millions", _TRUST),
+    ("pickle.count", "error", "a pickle that is too long to be read by rules", _SAVE),
+    ("pickle.protocol", "error", "an unknown protocol, or a second one", _SAVE),
+    ("pickle.malformed", "error", "a pickle that ends early or that no unpickler reads", _SAVE),
+    ("pickle.scanner", "note", "what modelaudit-picklescan says that a refused pickle would call", _TRUST),
+    ("pickle.library", "warning", "objects of a library, whose code runs when they are loaded",
+     "export it to ONNX, or save its state_dict alone"),
+    # Checkpoints and arrays
+    ("checkpoint.unknown-archive", "error", "an archive that is no checkpoint and no arrays", _TRUST),
+    ("checkpoint.unexpected-entry", "error", "an entry that has no place in a checkpoint", _TRUST),
+    ("checkpoint.code", "error", "a TorchScript archive, which is a program", _EXPORT),
+    ("checkpoint.nested", "error", "an archive inside the data of a tensor", _TRUST),
+    ("checkpoint.storage", "error", "a tensor whose storage is missing or of another size", _SAVE),
+    ("checkpoint.tensor", "error", "a tensor that reads beyond its storage", _TRUST),
+    ("checkpoint.expansion", "error", "a small checkpoint with huge tensors", _TRUST),
+    ("checkpoint.compressed", "error", "a compressed file that expands too far or cannot be read", _SAVE),
+    ("numpy.header", "error", "an array with an invalid header", _SAVE),
+    ("numpy.size", "error", "an array whose content does not fit its shape", _SAVE),
+    ("numpy.pickle", "error", "an array of Python objects, which is a pickle", _SAVE),
+    ("safetensors.header", "error", "an invalid header of safetensors", _SAVE),
+    ("safetensors.tensor", "error", "a tensor whose type, shape and place do not agree", _SAVE),
+    ("safetensors.overlap", "error", "tensors that share bytes", _TRUST),
+    ("safetensors.range", "error", "bytes that belong to no tensor, or are missing", _SAVE),
     # The trial in the sandbox
     ("trial.crash", "error", "the runtime crashes", "do not load it: it ends the process that serves it"),
     ("trial.deadline", "error", "opening or running does not end in time", "do not load it, or allow this rule"),
@@ -163,6 +213,7 @@ class StaticResult:
         total_bytes: Bytes of all files of the model.
         nodes: Number of nodes, those of called functions included.
         work: Number of nodes that one run executes, in loops more than once.
+        target: The function of the trial, where it is not that of the format; "" for none.
         has_loops: Whether the model has loops, so that its run may be long.
     """
 
@@ -171,6 +222,7 @@ class StaticResult:
     total_bytes: int = 0
     nodes: int = 0
     work: float = 0.0
+    target: str | None = None
     has_loops: bool = False
 
 

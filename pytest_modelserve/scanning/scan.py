@@ -54,8 +54,31 @@ def _scan_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
     return check_onnx(path, file, size)
 
 
+def _scan_checkpoint(rules: str) -> Callable[[Path, BinaryIO, int], StaticResult]:
+    """Return a function of `checkpoint_rules` by name, which is imported when a file needs it."""
+
+    def check(path: Path, file: BinaryIO, size: int) -> StaticResult:
+        from pytest_modelserve.scanning import checkpoint_rules
+
+        found: StaticResult = getattr(checkpoint_rules, rules)(path, file, size)
+        return found
+
+    return check
+
+
+_TORCH = "pytest_modelserve.scanning.torch_trial:try_checkpoint"
+_ARRAYS = "pytest_modelserve.scanning.array_trial:try_arrays"
+_CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin")
+_PICKLES = (".pkl", ".pickle", ".joblib")
+_COMPRESSED = Scanner(_PICKLES, _scan_checkpoint("check_compressed"), _TORCH, 4.0)
+
 SCANNERS: dict[str, Scanner] = {
     "": Scanner((".onnx",), _scan_onnx, "pytest_modelserve.scanning.onnx_trial:try_onnx", 1.5),
+    "zip": Scanner((*_CHECKPOINTS, ".npz"), _scan_checkpoint("check_archive"), _TORCH, 4.0),
+    "pickle": Scanner((*_CHECKPOINTS, *_PICKLES), _scan_checkpoint("check_pickle_file"), _TORCH, 4.0),
+    "numpy": Scanner((".npy",), _scan_checkpoint("check_numpy"), _ARRAYS, 1.5),
+    "safetensors": Scanner((".safetensors",), _scan_checkpoint("check_safetensors"), _ARRAYS, 1.5),
+    **dict.fromkeys(("gzip", "zlib", "bzip2", "xz", "lzma"), _COMPRESSED),
 }
 """The scanner of each format that `format_of` returns; an ONNX model has no signature of its own."""
 
@@ -121,7 +144,7 @@ def scan_file(
     except ValueError as error:  # a NUL in the path
         raise ArtifactError(f"cannot scan {str(path)!r}: {error}") from error
     findings = list(static.findings)
-    opens = mode == "strict" and scanner is not None and not _refused(findings, allowed)
+    opens = mode == "strict" and scanner is not None and static.target != "" and not _refused(findings, allowed)
     if opens and scanner is not None:
         findings += _trial(path.absolute(), static, scanner)
     return ScanReport(path, with_allowed(findings, allowed), opens, time.perf_counter() - began, static.states)
@@ -160,7 +183,7 @@ def _trial(path: Path, static: StaticResult, scanner: Scanner) -> list[Finding]:
     cpu_s = scanner.cpu_s + static.total_bytes / _BYTES_PER_S + static.nodes / _NODES_OPENED_PER_S
     cpu_s += static.work / _NODES_RUN_PER_S
     result = run_in_sandbox(
-        scanner.target,
+        static.target or scanner.target,
         {"path": str(path)},
         readable=[*static.states, *_SYSTEM_FILES],
         memory_bytes=_MEMORY_BYTES + 3 * static.total_bytes,

@@ -1,0 +1,438 @@
+"""Rules about checkpoints and arrays: archives of torch and numpy, pickles, `.npy` and `.safetensors` files."""
+
+from __future__ import annotations
+
+import ast
+import bz2
+import io
+import json
+import lzma
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pytest_modelserve.scanning.file_rules import has_appended_archive
+from pytest_modelserve.scanning.findings import Finding, StaticResult, finding
+from pytest_modelserve.scanning.pickle_rules import Global, PickleResult, Stored, check_pickle
+from pytest_modelserve.scanning.zip_rules import Archive, Entry, check_zip, read_entry
+
+_ARRAYS = "pytest_modelserve.scanning.array_trial:try_arrays"
+_MOST_PICKLE = 256 << 20
+_MOST_SCANNED = 16 << 20
+_MOST_EXPANDED, _MOST_RATIO = 64 << 20, 64
+"""Bytes that the tensors of a checkpoint may have in any case, and beyond as a multiple of what is stored."""
+_MOST_INFLATED = 64 << 20
+
+
+def check_archive(path: Path, file: BinaryIO, size: int) -> StaticResult:
+    """Return what is wrong with a ZIP archive, which must be a checkpoint of torch or the arrays of numpy."""
+    result = StaticResult(total_bytes=size)
+    archive = check_zip(file, size, path.name)
+    result.findings += archive.findings
+    if archive.findings:
+        return result
+    names = list(archive.entries)
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        result.findings += _check_torch_archive(file, archive, path.name)
+        result.target = _target(result)
+    elif names and all(name.endswith(".npy") for name in names):
+        result.target = _ARRAYS
+        for entry in archive.entries.values():
+            content = read_entry(file, entry, entry.size)
+            result.findings += _check_array(io.BytesIO(content), entry.size, f"{path.name}: {entry.name}")
+    else:
+        odd = next((name for name in names if not name.endswith(".npy")), "nothing")
+        text = f"it holds {odd!r}: no checkpoint of torch (data.pkl) and no arrays of numpy (.npy)"
+        result.findings.append(finding("checkpoint.unknown-archive", path.name, text))
+    return result
+
+
+def check_pickle_file(path: Path, file: BinaryIO, size: int) -> StaticResult:
+    """Return what is wrong with a file of pickles: one, or those of torch's format before ZIP."""
+    result = StaticResult(_appended(path, file, size), total_bytes=size)
+    file.seek(0)
+    first = check_pickle(file, path.name)
+    result.findings += first.findings
+    if first.value == _LEGACY_MAGIC:
+        result.findings += _check_legacy(file, path.name)
+        result.target = _target(result)
+        return result
+    result.target = ""  # never unpickled
+    file.seek(0)
+    result.findings += _second_opinion(file.read(_MOST_SCANNED), first, path.name)
+    file.seek(first.end)
+    if file.tell() < size and first.ended:
+        text = f"{size - file.tell():,} bytes behind the end of the pickle"
+        result.findings.append(finding("pickle.trailing-data", path.name, text))
+    return result
+
+
+def check_compressed(path: Path, file: BinaryIO, size: int) -> StaticResult:
+    """Return what is wrong with a compressed file: what it holds is checked like a file of its own."""
+    result = StaticResult(total_bytes=size, target="")
+    file.seek(0)
+    content, problem = _inflated(file, size)
+    if problem:
+        result.findings.append(finding("checkpoint.compressed", path.name, problem))
+    else:
+        result.findings += check_pickle_file(path, io.BytesIO(content), len(content)).findings
+    return result
+
+
+def check_numpy(path: Path, file: BinaryIO, size: int) -> StaticResult:
+    """Return what is wrong with a `.npy` file."""
+    found = _appended(path, file, size)
+    file.seek(0)
+    return StaticResult([*found, *_check_array(file, size, path.name)], total_bytes=size)
+
+
+def _target(result: StaticResult) -> str | None:
+    """Return "" for a checkpoint with objects of libraries, which torch refuses to load as weights alone."""
+    return "" if any(each.rule == "pickle.library" for each in result.findings) else None
+
+
+def _appended(path: Path, file: BinaryIO, size: int) -> list[Finding]:
+    if has_appended_archive(file, size):
+        text = "it ends with a ZIP archive, which readers of archives open instead"
+        return [finding("file.appended-archive", path.name, text)]
+    return []
+
+
+def _second_opinion(content: bytes, found: PickleResult, place: str) -> Iterator[Finding]:
+    """Yield what modelaudit-picklescan (extra `scan`) says that a refused pickle would call.
+
+    It does not refuse by itself: it calls estimators of scikit-learn critical, and misses what `_CALLS` names.
+    """
+    if not any(each.rule in _CALLS for each in found.findings):
+        return
+    try:
+        from modelaudit_picklescan import ScanOptions, scan_bytes
+    except ImportError:
+        return
+    try:
+        report = scan_bytes(content, options=ScanOptions(timeout_s=1.0), enrich_call_graph=False)
+    except Exception as error:  # it reads hostile content: our rules stand by themselves
+        yield finding("pickle.scanner", place, f"modelaudit-picklescan fails: {type(error).__name__}", "note")
+        return
+    for each in report.findings:
+        if each.severity.name == "CRITICAL":
+            yield finding("pickle.scanner", place, each.message)
+
+
+_CALLS = ("pickle.global", "pickle.dotted-global", "pickle.computed-global", "pickle.extension", "pickle.instance")
+
+
+# Checkpoints of torch
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_ITEM_BYTES = {
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Half", "Short", "BFloat16"), 2),
+    **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4", "Untyped"), 1),
+    "ComplexDouble": 16,
+}
+_BESIDE = re.compile(r"(?:[^/]+/)?(?:data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+)")
+_SERIAL = re.compile(r"(?:[^/]+/)?\.data/serialization_id")
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08")
+
+
+def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterator[Finding]:
+    entries = archive.entries
+    root = next(name for name in entries if name.endswith("data.pkl"))[: -len("data.pkl")]
+    odd = [name for name in entries if not (_BESIDE.fullmatch(name) or _SERIAL.fullmatch(name))]
+    code = next((name for name in odd if name.startswith(f"{root}code/") or name.endswith("constants.pkl")), None)
+    if code is not None:
+        yield finding("checkpoint.code", place, f"it is a TorchScript archive: {code!r} is a program")
+    elif odd:
+        yield finding("checkpoint.unexpected-entry", place, f"{odd[0]!r} has no place in a checkpoint")
+    pickled = entries[f"{root}data.pkl"]
+    if pickled.size > _MOST_PICKLE:
+        yield finding("pickle.count", place, f"data.pkl has {pickled.size:,} bytes")
+        return
+    content = read_entry(file, pickled, pickled.size)
+    stream = io.BytesIO(content)
+    result = check_pickle(stream, f"{place}: data.pkl", persistent=True)
+    yield from result.findings
+    yield from _second_opinion(content[:_MOST_SCANNED], result, place)
+    if stream.tell() < len(content) and result.ended:
+        yield finding("pickle.trailing-data", place, f"{len(content) - stream.tell():,} bytes behind data.pkl's end")
+    records = {name[len(f"{root}data/") :]: entry for name, entry in entries.items() if name.startswith(f"{root}data/")}
+    yield from _check_storages(result, records, place)
+    yield from _check_tensors(result, sum(entry.size for entry in records.values()), place)
+    for name, entry in records.items():
+        if read_entry(file, entry, 8).startswith(_ARCHIVES):
+            yield finding("checkpoint.nested", place, f"the storage {name!r} holds an archive")
+
+
+def _check_storages(result: PickleResult, records: Mapping[str, Entry], place: str) -> Iterator[Finding]:
+    used: set[str] = set()
+    kinds: dict[str, Any] = {}
+    for stored in result.stored:
+        key = stored.key
+        storage = key[1] if isinstance(key, tuple) and len(key) == 5 and key[0] == "storage" else None
+        if not isinstance(storage, Global) or not isinstance(key[2], str) or not isinstance(key[4], int):
+            yield finding("checkpoint.storage", place, "a reference to data that is no storage of a tensor")
+            continue
+        name, count = key[2], key[4]
+        used.add(name)
+        if kinds.setdefault(name, key[1:]) != key[1:]:
+            yield finding("checkpoint.storage", place, f"the storage {name!r} is described in two ways")
+            continue
+        kind = storage.name.rpartition(".")[2].removesuffix("Storage")
+        if name not in records:
+            yield finding("checkpoint.storage", place, f"the storage {name!r} is not in the archive")
+        elif kind not in _ITEM_BYTES:
+            yield finding("checkpoint.storage", place, f"the storage {name!r} is of the unknown type {storage.name}")
+        elif records[name].size != count * _ITEM_BYTES[kind]:
+            text = f"the storage {name!r} has {records[name].size:,} bytes, and {count:,} elements of {kind}"
+            yield finding("checkpoint.storage", place, text)
+    unused = sorted(records.keys() - used)
+    if unused and result.ended:
+        yield finding("checkpoint.unexpected-entry", place, f"no tensor uses the storage {unused[0]!r}")
+
+
+def _check_tensors(result: PickleResult, stored: int, place: str) -> Iterator[Finding]:
+    """Compare the shapes of tensors with their storages: expanded ones become large when they are copied."""
+    total = 0
+    for call in result.calls:
+        name = call.function.name.rpartition(".")[2] if isinstance(call.function, Global) else ""
+        if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"):
+            if name == "_rebuild_meta_tensor_no_storage" and isinstance(call.arguments, tuple):
+                total += _elements(call.arguments[1] if len(call.arguments) > 1 else ())
+            continue
+        arguments = call.arguments
+        if not isinstance(arguments, tuple) or len(arguments) < 4 or not isinstance(arguments[0], Stored):
+            yield finding("checkpoint.tensor", place, "a tensor without storage, offset, size and stride")
+            continue
+        storage, offset, size, stride = arguments[:4]
+        numbers = (*(size if isinstance(size, tuple) else (None,)), *(stride if isinstance(stride, tuple) else (None,)))
+        if not all(type(each) is int and each >= 0 for each in (offset, *numbers)) or len(size) != len(stride):
+            yield finding("checkpoint.tensor", place, f"a tensor with size {_shown(size)} and stride {_shown(stride)}")
+            continue
+        count = _count_of(storage)
+        last = offset + sum((axis - 1) * step for axis, step in zip(size, stride, strict=True))
+        if math.prod(size) and last >= count:
+            text = f"a tensor of size {_shown(size)} reads element {last:,} of a storage of {count:,}"
+            yield finding("checkpoint.tensor", place, text)
+        total += math.prod(size)
+    if total > max(_MOST_EXPANDED, _MOST_RATIO * stored):
+        text = f"tensors of {total:,} elements, and {stored:,} bytes are stored"
+        yield finding("checkpoint.expansion", place, text)
+
+
+def _count_of(storage: Stored) -> int:
+    """Return the number of elements of a storage; a persistent id has 5 parts, and 6 in the format before ZIP."""
+    key = storage.key
+    return key[4] if isinstance(key, tuple) and len(key) in (5, 6) and type(key[4]) is int else 0
+
+
+def _elements(size: Any) -> int:
+    is_size = isinstance(size, tuple) and all(type(axis) is int and axis >= 0 for axis in size)
+    return math.prod(size) if is_size else 0
+
+
+def _shown(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, tuple) and len(value) < 12 else type(value).__name__
+
+
+def _check_legacy(file: BinaryIO, place: str) -> Iterator[Finding]:
+    """Check the pickles of torch's format before ZIP: protocol, system, the object, and the keys of its storages."""
+    for number, what in enumerate(("protocol", "system", "object", "storages")):
+        result = check_pickle(file, f"{place}: {what}", persistent=number == 2)
+        yield from result.findings
+        if not result.ended:
+            return
+        if what == "protocol" and result.value != 1001:
+            yield finding("pickle.protocol", place, f"the protocol of the checkpoint is {result.value!r}, not 1001")
+        if number == 2:
+            sizes = {str(each.key[2]): _count_of(each) for each in result.stored if isinstance(each.key, tuple)}
+            yield from _check_tensors(result, sum(sizes.values()), place)
+
+
+# Arrays of numpy
+
+_MAGIC = b"\x93NUMPY"
+_MOST_HEADER = 10_000
+_KIND = re.compile(r"[<>|=]?[?biufcSUVmM]\d{0,9}(?:\[\w+\])?")
+
+
+def _check_array(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
+    head = file.read(12)
+    if head[:6] != _MAGIC or len(head) < 10:
+        yield finding("numpy.header", place, "it does not begin as an array of numpy")
+        return
+    version = head[6]
+    if version not in (1, 2, 3):
+        yield finding("numpy.header", place, f"version {version} of the format, and 3 is the last one")
+        return
+    start = 10 if version == 1 else 12
+    length = int.from_bytes(head[8:start], "little")
+    if length > min(_MOST_HEADER, size - start):
+        yield finding("numpy.header", place, f"a header of {length:,} bytes in a file of {size:,}")
+        return
+    file.seek(start)
+    raw = file.read(length)
+    try:
+        header = ast.literal_eval(raw.decode("utf-8" if version == 3 else "latin-1").strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        yield finding("numpy.header", place, f"the header is no dictionary: {type(error).__name__}")
+        return
+    shape = header.get("shape") if isinstance(header, dict) else None
+    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
+        yield finding("numpy.header", place, "the header has other keys than descr, fortran_order and shape")
+        return
+    if not isinstance(shape, tuple) or not all(type(axis) is int and axis >= 0 for axis in shape) or len(shape) > 64:
+        yield finding("numpy.header", place, f"the shape {shape!r}")
+        return
+    item = _item_bytes(header["descr"])
+    if item is None:
+        yield finding(
+            "numpy.pickle", place, f"elements of type {header['descr']!r}: Python objects, which are a pickle"
+        )
+        yield from check_pickle(file, place).findings
+    elif item < 0:
+        yield finding("numpy.header", place, f"elements of the unknown type {header['descr']!r}")
+    elif math.prod(shape) * item != size - start - length:
+        text = f"shape {shape} needs {math.prod(shape) * item:,} bytes, and {size - start - length:,} follow the header"
+        yield finding("numpy.size", place, text)
+    elif not item and math.prod(shape) > _MOST_EXPANDED:
+        yield finding("numpy.size", place, f"{math.prod(shape):,} elements without content")
+
+
+def _item_bytes(description: Any) -> int | None:
+    """Return the bytes of an element; None for Python objects, and a negative number for what is no dtype."""
+    text = str(description)
+    if re.search(r"['\"][<>|=]?O\d*['\"]", repr(description)) or text.lstrip("<>|=").startswith("O"):
+        return None
+    if isinstance(description, str) and not _KIND.fullmatch(description):
+        return -1
+    if len(text) > _MOST_HEADER:
+        return -1
+    import numpy as np
+
+    try:
+        dtype = np.lib.format.descr_to_dtype(description)
+    except (TypeError, ValueError, SyntaxError, RecursionError, OverflowError, MemoryError):
+        return -1
+    return None if dtype.hasobject else int(dtype.itemsize)
+
+
+# Compressed pickles
+
+
+def _inflated(file: BinaryIO, size: int) -> tuple[bytes, str]:
+    """Return the content of a compressed file, or why it is not read."""
+    head = file.read(6)
+    file.seek(0)
+    openers = {b"\x1f\x8b": zlib.decompressobj(31), b"BZ": bz2.BZ2Decompressor(), b"\xfd7": lzma.LZMADecompressor()}
+    inflate: Any = openers.get(head[:2])
+    if inflate is None and head[:1] == b"x":
+        inflate = zlib.decompressobj()
+    if inflate is None and head[:3] == b"\x5d\0\0":
+        inflate = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_INFLATED)
+    if inflate is None:
+        return b"", "it is compressed by a method that no rule reads"
+    parts: list[bytes] = []
+    given = 0
+    try:
+        while not inflate.eof and (chunk := file.read(1 << 16)):
+            parts.append(inflate.decompress(chunk, _MOST_INFLATED + 1 - given))
+            given += len(parts[-1])
+            if given > _MOST_INFLATED:
+                return b"", f"{size:,} bytes expand to more than {_MOST_INFLATED:,}"
+    except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, MemoryError) as error:
+        return b"", f"it cannot be read: {error}"
+    if not inflate.eof:
+        return b"", "it is truncated"
+    if inflate.unused_data or file.read(1):
+        return b"", "data behind the end of what is compressed"
+    return b"".join(parts), ""
+
+
+# Safetensors
+
+_MOST_TENSOR_HEADER = 100_000_000
+_TENSOR_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+
+def check_safetensors(path: Path, file: BinaryIO, size: int) -> StaticResult:
+    """Return what is wrong with a `.safetensors` file: its header must describe every byte exactly once."""
+    result = StaticResult(_appended(path, file, size), total_bytes=size, target="")  # it holds nothing that runs
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, _MOST_TENSOR_HEADER):
+        text = f"a header of {length:,} bytes in a file of {size:,}"
+        result.findings.append(finding("safetensors.header", path.name, text))
+        return result
+    try:
+        header = json.loads(file.read(length), object_pairs_hook=_without_repeats, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        text = f"the header is no JSON: {str(error) or 'too deeply nested'}"
+        result.findings.append(finding("safetensors.header", path.name, text))
+        return result
+    result.findings += _check_header(header, size - 8 - length, path.name)
+    return result
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _check_header(header: Any, content: int, place: str) -> Iterator[Finding]:
+    if not isinstance(header, dict):
+        yield finding("safetensors.header", place, "the header is no object")
+        return
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        yield finding("safetensors.header", place, "the metadata are no texts")
+    spans = []
+    for name, entry in header.items():
+        if not name.isprintable():
+            yield finding("names.control-character", f"{place}: {name!r}", "the name of a tensor")
+        span = _span(entry)
+        if span is None:
+            text = f"the entry of tensor {name!r} has no known dtype, shape and data_offsets that agree"
+            yield finding("safetensors.tensor", place, text)
+        else:
+            spans.append((*span, name))
+    end = 0
+    for begin, after, name in sorted(spans):
+        if begin < end:
+            yield finding("safetensors.overlap", place, f"tensor {name!r} shares bytes with another one")
+        elif begin > end:
+            yield finding("safetensors.range", place, f"{begin - end:,} bytes before tensor {name!r} belong to none")
+        end = max(end, after)
+    if len(spans) == len(header) and end != content:
+        yield finding("safetensors.range", place, f"tensors take {end:,} bytes, and {content:,} follow the header")
+
+
+def _span(entry: Any) -> tuple[int, int] | None:
+    """Return where a tensor begins and ends; None for an entry that does not agree with itself."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        return None
+    bits, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    is_valid = all(isinstance(each, list) and all(type(n) is int and n >= 0 for n in each) for each in (shape, offsets))
+    if not isinstance(bits, str) or bits not in _TENSOR_BITS or not is_valid or len(offsets) != 2 or len(shape) > 64:
+        return None
+    begin, end = offsets
+    needed, rest = divmod(math.prod(shape) * _TENSOR_BITS[bits], 8)
+    return None if rest or end - begin != needed else (begin, end)

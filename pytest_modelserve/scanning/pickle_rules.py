@@ -1,0 +1,506 @@
+"""Rules about pickles, read opcode by opcode on an abstract stack: nothing is imported, called or built."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from pytest_modelserve.scanning.findings import Finding, finding
+
+_MOST_OPCODES = 1_000_000
+_MOST_MEMO = 1_000_000
+_MOST_WEIGHT = 10_000_000
+"""Values that a value holds, those that it shares counted every time: what hashing or printing it visits."""
+_HELD = f"values that hold each other more than {_MOST_WEIGHT:,} times"
+_MOST_ALLOCATED = 256 << 20
+_MOST_DIGITS = 4_000
+_MOST_NESTED = 4
+_SHOWN = 8
+
+_TORCH_TYPES = r"(?:cuda\.)?(?:sparse\.)?\w+(?:Storage|Tensor)|Size|device|Tensor"
+_DTYPES = r"u?int\d+|float\w+|bfloat16|bool|complex\d+|q\w?int\w+|bits\w+|per_\w+"
+_HARMLESS = re.compile(
+    rf"torch\.(?:{_TORCH_TYPES}|{_DTYPES})|torch\.(?:cuda|sparse)\.\w+(?:Storage|Tensor)"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.\w*Parameter"
+    r"|torch\.storage\.(?:Typed|Untyped)Storage|torch\.serialization\._get_layout|torch\.torch_version\.TorchVersion"
+    r"|_codecs\.encode|(?:builtins|__builtin__)\.(?:set|frozenset|bytearray|bytes|complex|slice|range|list|dict|tuple"
+    r"|int|float|bool|str|object|unicode|long)|collections\.(?:OrderedDict|defaultdict|deque|Counter)"
+    r"|copy_?reg\.(?:_reconstructor|__newobj__)|datetime\.\w+|decimal\.Decimal|fractions\.Fraction|uuid\.UUID"
+    r"|pathlib\.(?:_local\.)?(?:Pure)?(?:Posix|Windows)?Path"
+    r"|numpy\.(?:ndarray|dtype|(?:_core|core)\.multiarray\.(?:_reconstruct|scalar)|(?:_core|core)\.numeric\._frombuffer"
+    r"|dtypes\.\w+DType|bool_?|u?int\d+|float\d+|complex\d+)"
+)
+"""What the unpicklers of torch (`weights_only=True`) and of numpy's arrays need: data, and no code that acts."""
+_LIBRARY = re.compile(
+    r"(?:sklearn\.(?!datasets|externals|utils|tests)\w+|scipy\.(?:sparse|interpolate|stats)|pandas\.core|pandas\._libs"
+    r"|xgboost|lightgbm|torch\.nn\.modules|torch\.optim|torchvision\.models|numpy\.ma\.core|numpy\.random(?:\.\w+)?)"
+    r"(?:\.\w+)*\._?[A-Z]\w*|sklearn\.utils\._bunch\.Bunch|joblib\.numpy_pickle\.NumpyArrayWrapper"
+    r"|pandas\._libs\.(?:internals\._unpickle_block|arrays\.__pyx_unpickle_NDArrayBacked)"
+    r"|torch\.nn\.functional\.\w+|torch\._C\._nn\.\w+|sklearn\._loss\._loss\.__pyx_unpickle_\w+"
+    r"|numpy\.random\.bit_generator\.__pyx_unpickle_SeedSequence"
+    r"|numpy\.random\._pickle\.__(?:randomstate|generator|bit_generator)_ctor"
+    r"|pandas\.core\.\w+(?:\.\w+)*\._?(?:new_Index|unpickle_\w+)"
+)
+"""Classes of libraries, whose code runs when the pickle is loaded."""
+_NUMPY_DTYPE = re.compile(r"[|<>=]?[biufcSUV]\d{1,9}")
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00")
+_PROTOCOL = re.compile(rb"\x80[\x02-\x05]")
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A function or class by name."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class Built:
+    """What a call of a function or class with constant arguments makes; `state` is what BUILD gave it."""
+
+    function: Any
+    arguments: Any
+    state: Any = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A persistent id: of a storage in a checkpoint of torch."""
+
+    key: Any
+
+
+@dataclass(slots=True)
+class Items:
+    """A list, dict or set, with the values of a dict by key as far as keys are texts."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    weight: int = 1
+
+
+class _Mark:
+    """The mark on the stack."""
+
+
+class MalformedPickleError(Exception):
+    """A pickle that no unpickler reads, or that breaks a rule; the arguments are the rule and what is wrong."""
+
+
+@dataclass(slots=True)
+class PickleResult:
+    """What a pickle would do.
+
+    Attributes:
+        findings: What is wrong with it.
+        calls: Calls with their arguments, in order.
+        stored: Persistent ids, in order.
+        value: The value on the stack at the end.
+        libraries: Names of library classes.
+        ended: Whether its end was reached.
+        end: The position behind its end.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    calls: list[Built] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+    value: Any = None
+    libraries: set[str] = field(default_factory=set)
+    ended: bool = False
+    end: int = 0
+
+
+def check_pickle(file: BinaryIO, place: str, *, persistent: bool = False, depth: int = 0) -> PickleResult:
+    """Return what the pickle at the position of `file` would do; the position is behind its STOP afterwards.
+
+    Args:
+        file: The open file.
+        place: What the file is called in findings.
+        persistent: Whether persistent ids are expected, as in a checkpoint of torch.
+        depth: How many pickles it lies in.
+    """
+    machine = _Machine(file, place, persistent, depth)
+    try:
+        machine.run()
+    except MalformedPickleError as error:
+        machine.add(*error.args)
+    except (ValueError, IndexError, TypeError, KeyError, OverflowError, MemoryError, UnicodeDecodeError) as error:
+        machine.add("pickle.malformed", f"{type(error).__name__}: {error}")
+    except RecursionError:
+        machine.add("pickle.expansion", "values are nested too deeply")
+    if machine.result.libraries:
+        names = sorted(machine.result.libraries)
+        machine.add("pickle.library", f"objects of {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}")
+    return machine.result
+
+
+class _Machine:
+    """The stack and the memo of an unpickler, with values that only stand for what it would make."""
+
+    def __init__(self, file: BinaryIO, place: str, persistent: bool, depth: int) -> None:
+        self.file, self.place, self.persistent, self.depth = file, place, persistent, depth
+        self.result = PickleResult()
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.named: set[tuple[str, str]] = set()
+
+    def add(self, rule: str, text: str) -> None:
+        if (rule, text) not in self.named:
+            self.named.add((rule, text))
+            self.result.findings.append(finding(rule, self.place, text))
+
+    def run(self) -> None:
+        start = self.file.tell()
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(self.file)):
+            if number > _MOST_OPCODES:
+                raise MalformedPickleError("pickle.count", f"more than {_MOST_OPCODES:,} opcodes")
+            name = opcode.name
+            if name == "PROTO":
+                if int(argument or 0) > 5:
+                    raise MalformedPickleError("pickle.protocol", f"protocol {argument}, and 5 is the last one")
+                if number:
+                    self.add("pickle.protocol", f"a second protocol at byte {(position or start) - start}")
+            elif name == "STOP":
+                self.result.value = self.pop()
+                self.result.ended, self.result.end = True, self.file.tell()
+                return
+            elif isinstance(argument, (str, bytes)) and name in _CONSTANTS:
+                self._check_nested(argument)
+                self.stack.append(argument)
+            elif name in _CONSTANTS:
+                if isinstance(argument, int) and argument.bit_length() > _MOST_DIGITS * 3:
+                    self.add("pickle.expansion", "an integer of thousands of digits")
+                self.stack.append(_FIXED.get(name, argument))
+            else:
+                handler = _HANDLERS.get(name)
+                if handler is None:
+                    raise MalformedPickleError("pickle.malformed", f"opcode {name} has no place in a file")
+                handler(self, argument)
+        raise MalformedPickleError("pickle.malformed", "it does not end")
+
+    # The stack
+
+    def pop(self) -> Any:
+        if not self.stack or isinstance(self.stack[-1], _Mark):
+            raise MalformedPickleError("pickle.malformed", "the stack is empty where a value is needed")
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list[Any]:
+        for index in range(len(self.stack) - 1, -1, -1):
+            if isinstance(self.stack[index], _Mark):
+                values = self.stack[index + 1 :]
+                del self.stack[index:]
+                return values
+        raise MalformedPickleError("pickle.malformed", "a mark is missing")
+
+    def top(self) -> Any:
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def push(self, value: Any) -> None:
+        if _weight(value) > _MOST_WEIGHT:
+            raise MalformedPickleError(
+                "pickle.expansion", f"values that hold each other more than {_MOST_WEIGHT:,} times"
+            )
+        self.stack.append(value)
+
+    def tuple_of(self, count: int) -> None:
+        values = [self.pop() for _ in range(count)]
+        self.push(_Tuple(reversed(values)))
+
+    def extend(self, values: list[Any], *, pairs: bool = False) -> None:
+        target = self.top()
+        if not isinstance(target, (Built, Items)):  # an OrderedDict is Built
+            raise MalformedPickleError("pickle.malformed", f"items for a {type(target).__name__}")
+        if pairs and len(values) % 2:
+            raise MalformedPickleError("pickle.malformed", "a key without a value")
+        if pairs and isinstance(target, Items):
+            for key, value in zip(values[::2], values[1::2], strict=True):
+                if isinstance(key, str):
+                    target.values[key] = value
+        target.weight += sum(map(_weight, values))
+        if target.weight > _MOST_WEIGHT:
+            raise MalformedPickleError(
+                "pickle.expansion", f"values that hold each other more than {_MOST_WEIGHT:,} times"
+            )
+
+    # The memo
+
+    def put(self, index: int) -> None:
+        if index > _MOST_MEMO:
+            raise MalformedPickleError("pickle.memo", f"memo entry {index:,}, which makes room for as many")
+        if index in self.memo and self.memo[index] is not self.top():
+            self.add("pickle.memo", f"memo entry {index} is written twice")
+        self.memo[index] = self.top()
+
+    def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise MalformedPickleError("pickle.malformed", f"memo entry {index} was never written")
+        self.push(self.memo[index])
+
+    def frame(self, size: int) -> None:
+        position = self.file.tell()
+        end = self.file.seek(0, io.SEEK_END)
+        self.file.seek(position)
+        if size > end - position:
+            raise MalformedPickleError("pickle.malformed", f"a frame of {size:,} bytes, and {end - position:,} follow")
+
+    # Names and calls
+
+    def name_global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.add("pickle.computed-global", "the name of a global is computed, so that no scanner can read it")
+            self.push(Global("?"))
+            return
+        full = f"{module}.{name}"
+        if "." in name:
+            self.add("pickle.dotted-global", f"{module!r} with the name {name!r}, an attribute of an attribute")
+        elif _HARMLESS.fullmatch(full):
+            pass
+        elif _LIBRARY.fullmatch(full):
+            self.result.libraries.add(full)
+        else:
+            self.add("pickle.global", f"it names {full}")
+        self.push(Global(full))
+
+    def call(self, function: Any, arguments: Any) -> None:
+        if not isinstance(function, Global):
+            self.add("pickle.computed-call", "it calls something that is no global by name")
+        elif not _HARMLESS.fullmatch(function.name) and not _LIBRARY.fullmatch(function.name) and "." in function.name:
+            self.add("pickle.global", f"it calls {function.name}")
+        made = Built(function, arguments, weight=1 + _weight(arguments))
+        self.result.calls.append(made)
+        allocated = _allocated(made)
+        if allocated > _MOST_ALLOCATED:
+            self.add("pickle.expansion", f"{getattr(function, 'name', '?')} makes room for {allocated:,} elements")
+        self.push(made)
+
+    def build(self, _: Any) -> None:
+        state = self.pop()
+        target = self.top()
+        if isinstance(target, Built):
+            target.state = state
+            target.weight += _weight(state)
+            if isinstance(target.function, Global) and target.function.name.endswith("numpy_pickle.NumpyArrayWrapper"):
+                self._skip_joblib_array(state)
+
+    def _skip_joblib_array(self, state: Any) -> None:
+        """Skip the content of an array that joblib writes between the opcodes."""
+        values = state.values if isinstance(state, Items) else {}
+        dtype, shape = values.get("dtype"), values.get("shape")
+        code = dtype.arguments[0] if isinstance(dtype, Built) and isinstance(dtype.arguments, tuple) else None
+        if isinstance(code, str) and code.startswith("O") and self.depth < _MOST_NESTED:
+            inner = check_pickle(self.file, self.place, depth=self.depth + 1)
+            self.result.findings += inner.findings
+            if not inner.ended:
+                raise MalformedPickleError("pickle.malformed", "an array of joblib whose pickle does not end")
+            return
+        is_plain = isinstance(code, str) and _NUMPY_DTYPE.fullmatch(code)
+        if (
+            not is_plain
+            or not isinstance(shape, tuple)
+            or not all(isinstance(axis, int) and axis >= 0 for axis in shape)
+        ):
+            raise MalformedPickleError("pickle.computed-call", "an array of joblib that is itself a pickle")
+        import numpy as np
+
+        if values.get("numpy_array_alignment_bytes") is not None:
+            padding = self.file.read(1)
+            self.file.seek(padding[0] if padding else 0, io.SEEK_CUR)
+        self.file.seek(math.prod(shape) * np.dtype(code).itemsize, io.SEEK_CUR)
+
+    def persist(self, key: Any) -> None:
+        if not self.persistent:
+            self.add("pickle.persistent-id", f"a reference to data elsewhere: {_brief(key)}")
+        found = Stored(key)
+        self.result.stored.append(found)
+        self.push(found)
+
+    def extension(self, code: Any) -> None:
+        self.add("pickle.extension", f"a function by the number {code} of the extension registry, whatever that is")
+        self.push(Global("?"))
+
+    def _check_nested(self, content: str | bytes) -> None:
+        """Look for pickles and archives inside texts and bytes."""
+        data = content if isinstance(content, bytes) else content[:16].encode("latin-1", "ignore")
+        if len(content) < 4:
+            return
+        if data.startswith(_ARCHIVES):
+            self.add("pickle.nested", "a text or bytes that hold an archive")
+        if not _PROTOCOL.match(data):
+            return
+        whole = content if isinstance(content, bytes) else content.encode("latin-1", "ignore")
+        inner = check_pickle(io.BytesIO(whole), f"{self.place}, pickle inside", persistent=True, depth=self.depth + 1)
+        if any(each.rule == "pickle.malformed" for each in inner.findings) or self.depth >= _MOST_NESTED:
+            if self.depth >= _MOST_NESTED:
+                self.add("pickle.nested", "pickles inside each other")
+            return  # bytes that begin like a pickle by chance
+        self.add("pickle.nested", "a text or bytes that hold another pickle")
+        self.result.findings += inner.findings
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows its weight."""
+
+    weight: int
+
+    def __new__(cls, values: Any) -> _Tuple:
+        made = super().__new__(cls, values)
+        made.weight = 1 + sum(map(_weight, made))
+        return made
+
+
+def _weight(value: Any) -> int:
+    found: int = getattr(value, "weight", 1)
+    return found
+
+
+def _allocated(made: Built) -> int:
+    """Return how many elements a call by itself makes room for: bytearray(10**12), or a tensor by its shape."""
+    if not isinstance(made.function, Global) or not isinstance(made.arguments, tuple):
+        return 0
+    name = made.function.name.rpartition(".")[2]
+    if name in ("bytearray", "bytes") or name.endswith(("Storage", "Tensor")):
+        sizes = [each for each in made.arguments if isinstance(each, int) and not isinstance(each, bool)]
+        return math.prod(sizes) if sizes and all(size > 0 for size in sizes) else 0
+    if name == "_reconstruct" and len(made.arguments) > 1 and isinstance(made.arguments[1], tuple):
+        return _product(made.arguments[1])
+    return 0
+
+
+def _product(shape: tuple[Any, ...]) -> int:
+    return math.prod(axis for axis in shape if isinstance(axis, int)) if shape else 0
+
+
+def _brief(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, int, bytes)) else type(value).__name__
+    return text[:80]
+
+
+_FIXED: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_CONSTANTS = frozenset(
+    {*_FIXED, "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE"}
+    | {"BINUNICODE8", "FLOAT", "BINFLOAT"}
+)
+
+
+def _instance(machine: _Machine, argument: Any) -> None:
+    """INST: a class by name, called with what lies above the mark."""
+    module, _, name = str(argument).partition(" ")
+    arguments = _Tuple(machine.pop_to_mark())
+    machine.add("pickle.instance", f"the opcode INST of protocol 0 makes {module}.{name}")
+    machine.name_global(module, name)
+    machine.call(machine.pop(), arguments)
+
+
+def _global(machine: _Machine, argument: Any) -> None:
+    module, _, name = str(argument).partition(" ")
+    machine.name_global(module, name)
+
+
+def _stack_global(machine: _Machine, _: Any) -> None:
+    name, module = machine.pop(), machine.pop()
+    machine.name_global(module, name)
+
+
+def _reduce(machine: _Machine, _: Any) -> None:
+    arguments, function = machine.pop(), machine.pop()
+    machine.call(function, arguments)
+
+
+def _new_object_with_keywords(machine: _Machine, _: Any) -> None:
+    machine.pop()
+    _reduce(machine, None)
+
+
+def _object(machine: _Machine, _: Any) -> None:
+    values = machine.pop_to_mark()
+    if not values:
+        raise MalformedPickleError("pickle.malformed", "an object without a class")
+    machine.call(values[0], _Tuple(values[1:]))
+
+
+def _frozen_set(machine: _Machine, _: Any) -> None:
+    machine.push(Items(weight=1 + sum(map(_weight, machine.pop_to_mark()))))
+
+
+def _append(machine: _Machine, _: Any) -> None:
+    value = machine.pop()
+    machine.extend([value])
+
+
+def _set_item(machine: _Machine, _: Any) -> None:
+    value, key = machine.pop(), machine.pop()
+    machine.extend([key, value], pairs=True)
+
+
+def _set_items(machine: _Machine, _: Any) -> None:
+    values = machine.pop_to_mark()
+    machine.extend(values, pairs=True)
+
+
+def _appends(machine: _Machine, _: Any) -> None:
+    values = machine.pop_to_mark()
+    machine.extend(values)
+
+
+def _dict(machine: _Machine, _: Any) -> None:
+    values = machine.pop_to_mark()
+    machine.push(Items())
+    machine.extend(values, pairs=True)
+
+
+def _list(machine: _Machine, _: Any) -> None:
+    machine.push(Items(weight=1 + sum(map(_weight, machine.pop_to_mark()))))
+
+
+_HANDLERS: Mapping[str, Callable[[_Machine, Any], object]] = {
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "INST": _instance,
+    "OBJ": _object,
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "NEWOBJ_EX": _new_object_with_keywords,
+    "BUILD": _Machine.build,
+    "EXT1": _Machine.extension,
+    "EXT2": _Machine.extension,
+    "EXT4": _Machine.extension,
+    "PERSID": _Machine.persist,
+    "BINPERSID": lambda machine, _: machine.persist(machine.pop()),
+    "MARK": lambda machine, _: machine.stack.append(_Mark()),
+    "POP": lambda machine, _: machine.stack.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "DUP": lambda machine, _: machine.push(machine.top()),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(_Tuple(())),
+    "TUPLE": lambda machine, _: machine.push(_Tuple(machine.pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "EMPTY_LIST": lambda machine, _: machine.push(Items()),
+    "EMPTY_DICT": lambda machine, _: machine.push(Items()),
+    "EMPTY_SET": lambda machine, _: machine.push(Items()),
+    "LIST": _list,
+    "DICT": _dict,
+    "FROZENSET": _frozen_set,
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "ADDITEMS": _appends,
+    "GET": lambda machine, index: machine.get(int(index)),
+    "BINGET": lambda machine, index: machine.get(index),
+    "LONG_BINGET": lambda machine, index: machine.get(index),
+    "PUT": lambda machine, index: machine.put(int(index)),
+    "BINPUT": lambda machine, index: machine.put(index),
+    "LONG_BINPUT": lambda machine, index: machine.put(index),
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
+    "FRAME": lambda machine, size: machine.frame(size),
+}
