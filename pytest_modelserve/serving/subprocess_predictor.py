@@ -21,7 +21,7 @@ from pytest_modelserve._onnx.sessions import CPU, check_providers, check_started
 from pytest_modelserve._processes import ChildProcess, Crash, ScriptProcess
 from pytest_modelserve.artifacts import Artifact, is_unchanged, read_graph
 from pytest_modelserve.artifacts.metadata import elem_type
-from pytest_modelserve.errors import ArtifactError, ModelServeError, UsageError
+from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, UsageError
 from pytest_modelserve.serving.crash_guards import KnownCrashes, crashes_when_optimized, find_known_crashes
 from pytest_modelserve.serving.inputs import Feed, check_threads
 from pytest_modelserve.serving.onnx_predictor import (
@@ -54,8 +54,8 @@ class SubprocessPredictor(SessionPredictor):
     `interpreter` is the Python of another environment, which needs numpy and onnxruntime alone.
     `predict` raises ProcessCrashError if the process crashes or exceeds its time limit: `time_limit_s`, or for many
     rows 20 times the fastest time of as many rows, if that is longer. Opening the file may take `start_limit_s`. Inputs
-    on which onnxruntime is known to crash are rejected only if `guarded`. `starts` counts the processes so far, and
-    `runtime` holds their versions once the first has started.
+    on which onnxruntime is known to crash are rejected only if `guarded`. `starts` counts the processes so far. With a
+    `process` this is one session of several in it, which it does not end.
     """
 
     transport = "own process"
@@ -136,6 +136,7 @@ class SubprocessPredictor(SessionPredictor):
             threads=threads,
             guarded=self._guarded,
             interpreter=self.process.interpreter,
+            level=self._level,
         )
 
     def another_session(
@@ -164,7 +165,7 @@ class SubprocessPredictor(SessionPredictor):
         return f"{self.subject} on onnxruntime{version}, {where}, in a process of its own{of}"
 
     def close(self) -> None:
-        """Release the session, and end the process unless other sessions of it were opened first."""
+        """Release the session, and the process if it is of this model alone."""
         super().close()
         if self._owns_process:
             self.process.end()
@@ -182,8 +183,9 @@ class SubprocessPredictor(SessionPredictor):
         except ProcessCrashError as error:
             raise ModelServeError(f"while {self.subject} was opened in a process of its own, {error}") from None
         except ArtifactError as error:
-            self.process.end()
-            raise ModelServeError(f"{self.subject} could not be opened in a process of its own: {error}") from error
+            if self._owns_process:
+                self.process.end()
+            raise ArtifactError(f"{self.subject} could not be opened in a process of its own: {error}") from error
 
     def open(self) -> dict[str, Any]:
         """Open the model in the process, which runs; return the times that it took."""
@@ -317,7 +319,10 @@ class ServingProcess:
 
         Raises RemoteError for what the operation raises.
         """
-        message = encode({"operation": operation, **arguments})
+        try:
+            message = encode({"operation": operation, **arguments})
+        except ValueError as error:
+            raise InputError(f"the inputs of {self._subject} cannot be sent to its process: {error}") from None
         with self._lock:
             assert self.child is not None
             try:

@@ -9,6 +9,7 @@ from pytest_modelserve.performance import session_table
 from pytest_modelserve.performance.child_calls import ChildCalls
 from pytest_modelserve.performance.session_table import Setting
 from pytest_modelserve.reporting.charts import charts_of
+from pytest_modelserve.serving.subprocess_predictor import ServingProcess
 
 X = np.ones((4, 64), np.float32)
 CPU = ("CPUExecutionProvider",)
@@ -62,6 +63,21 @@ def test_combination_that_does_not_open_is_a_row_with_the_reason(small_model):
     assert found.rows[1].ratio is None
     assert "is not in the installed build of onnxruntime" in str(found)
     assert found.rounds == 1
+
+
+def test_provider_that_does_not_start_leaves_the_other_sessions_as_they_are(small_model, monkeypatch):
+    """A build that has a provider without its driver."""
+    hello = ServingProcess.start
+
+    def with_cuda(self):
+        hello(self)
+        self.runtime["providers"] = ["CUDAExecutionProvider", *CPU]
+
+    monkeypatch.setattr(ServingProcess, "start", with_cuda)
+    providers = [CPU, ["CUDAExecutionProvider"], [*CPU, "CUDAExecutionProvider"]]
+    found = ms.session_options(small_model, X, threads=[1], levels=["all", "none"], providers=providers)
+    assert [row.ratio is not None for row in found.rows] == [True, True, False, False, False, False]
+    assert "provider 'CUDAExecutionProvider' did not start" in found.rows[5].refused
 
 
 @pytest.mark.parametrize(

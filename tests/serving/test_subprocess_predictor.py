@@ -1,11 +1,16 @@
 """Models served by the onnxruntime of another environment, and interpreters that cannot serve them."""
 
 import ast
+import os
+import signal
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -118,10 +123,34 @@ def test_provider_that_the_other_build_lacks_is_refused(linear):
         ms.serve(linear, interpreter=sys.executable, providers=["CUDAExecutionProvider"])
 
 
-def test_large_inputs_to_a_process_that_has_stopped_do_not_wait_for_ever(linear):
-    import os
-    import signal
+def test_process_ends_when_the_one_that_started_it_is_killed(linear):
+    code = f"""
+import pytest_modelserve as ms
+predictor = ms.serve({str(linear)!r}, interpreter={sys.executable!r})
+print(predictor.process.child.pid, flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as own:
+        pid = int(own.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        own.kill()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
+
+def test_file_that_the_other_runtime_refuses_is_named_with_its_version(linear, tmp_path):
+    model = onnx.load(linear)
+    model.ir_version = 99
+    onnx.save(model, linear)
+    with pytest.raises(ms.ArtifactError, match=r"the file has IR version 99, and onnxruntime \S+ supports up to"):
+        ms.serve(linear, interpreter=sys.executable)
+
+
+def test_large_inputs_to_a_process_that_has_stopped_do_not_wait_for_ever(linear):
     with SubprocessPredictor(ms.open_artifact(linear), time_limit_s=0.3) as model:
         model.start()
         os.kill(model.process.child.pid, signal.SIGSTOP)
