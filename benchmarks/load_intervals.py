@@ -54,7 +54,7 @@ def coverage(scale: float) -> None:
     for name in ("M/M/1", "M/D/1", "independent"):
         rng = np.random.default_rng(SEED)
         for n in (500, 2_000, 10_000, 40_000):
-            runs = max(20, round(scale * min(1_000, 10_000_000 / n)))
+            runs = max(20, round(scale * min(600, 6_000_000 / n)))
             true = -math.log(1 - QUANTILE) / (1 - LOAD) if name == "M/M/1" else known_p95(LOAD)
             if name == "independent":
                 true = -math.log(1 - QUANTILE)

@@ -306,7 +306,7 @@ def _merge_load_lines(options: argparse.Namespace) -> Iterator[str]:
         if not evidence.passed:
             kind = GateFailure if evidence.verdict == "FAIL" else GateInconclusive
             raise kind(str(evidence), evidence)
-        yield str(evidence)
+        yield from str(evidence).splitlines()
 
 
 def _version(name: str) -> str:

@@ -211,10 +211,11 @@ class _Generator:
         try:
             with no_garbage_collection():
                 self._start = time.perf_counter() + _LEAD_S if start is None else start
-                for _ in range(min(self._most_threads, self._most_threads if self._is_closed else _RESERVE)):
+                for _ in range(self._most_threads if self._is_closed else min(self._most_threads, _RESERVE)):
                     self._add_thread()
                 ticks = self._ticks()
-                seconds = math.ceil(self._schedule.duration_s)
+                # A number of requests ends sooner than the time that it may take.
+                seconds = None if self._schedule.limit else math.ceil(self._schedule.duration_s)
                 for _ in progress(ticks, description, total=seconds) if description else ticks:
                     pass
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -148,11 +149,10 @@ def answers_alone(predictor: Predictor, requests: Sequence[Inputs], settings: Lo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WrongAnswer:
-    """An answer that differs from the one alone by `excess` times the tolerance; `found` is None if it was not kept."""
+    """The answer to a request that differs from the one alone; `found` is None if it was not kept."""
 
     index: int
     found: Answer | None
-    excess: float
 
 
 @dataclass(slots=True, eq=False)
@@ -166,6 +166,7 @@ class Comparison:
     largest: float = 0.0
     _magnitudes: Mapping[str, float] = field(init=False)
     _by_bytes: dict[bytes, list[int]] = field(init=False, default_factory=dict)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._magnitudes = {
@@ -201,11 +202,12 @@ class Comparison:
         if _is_equal(answer, alone):
             return
         excess = self._excess(answer, alone)
-        self.largest = max(self.largest, excess)
-        if excess <= 1:
-            self.rounded += 1
-            return
-        self.wrong.append(WrongAnswer(index, answer if len(self.wrong) < _MOST_KEPT else None, excess))
+        with self._lock:
+            self.largest = max(self.largest, excess)
+            if excess <= 1:
+                self.rounded += 1
+            else:
+                self.wrong.append(WrongAnswer(index, answer if len(self.wrong) < _MOST_KEPT else None))
 
     def owner(self, found: Answer, number: int) -> int | None:
         """Return the request whose answer alone `found` is; None for that of request `number` or of none."""

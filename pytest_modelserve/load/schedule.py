@@ -87,6 +87,8 @@ def plan_schedule(
         )
     if arrivals not in get_args(Arrivals):
         raise UsageError(unknown_choice("arrivals", arrivals, get_args(Arrivals)))
+    if type(seed) is not int or seed < 0:
+        raise UsageError(f"seed must be a whole number of at least 0; got {seed!r}")
     if schedule is not None:
         return _recorded(schedule)
     check_positive("duration_s", duration_s, "seconds")

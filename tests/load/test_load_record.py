@@ -64,7 +64,7 @@ def test_percentiles_are_those_of_all_requests(records, files, load, capsys):
 def test_merged_load_is_judged_and_the_status_says_how(files, max_ms, status, text, capsys):
     arguments = ["merge-load", *map(str, files), "--max-ms", max_ms, "--max-failed", "0.01"]
     assert main(arguments) == status
-    assert f"verdict    {text}: the" in capsys.readouterr().out
+    assert f"\n  verdict    {text}: the" in capsys.readouterr().out
 
 
 def test_failed_requests_of_one_host_fail_the_merged_load(files, capsys):

@@ -70,6 +70,7 @@ def test_parts_send_every_request_once():
         ({"clients": 0}, "clients must be a whole number from 1"),
         ({"clients": 1.5}, "got 1.5"),
         ({"clients": True}, "got True"),
+        ({"rate_qps": 5, "seed": -1}, "seed must be a whole number of at least 0; got -1"),
     ],
 )
 def test_invalid_loads_are_named(given, message):
