@@ -11,7 +11,7 @@ from pytest_modelserve.evidence.failure_text import format_in_words
 from pytest_modelserve.progress import progress
 from pytest_modelserve.tuning.gate import GateFunction, GateResult, Kind, run_gate
 from pytest_modelserve.tuning.objective import Objective, first_line
-from pytest_modelserve.tuning.selection import SHORTLIST, Selection, Split, closeness, missing_rows, select
+from pytest_modelserve.tuning.selection import SHORTLIST, KnownLevels, Selection, Split, closeness, missing_rows, select
 from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory
 
@@ -40,6 +40,7 @@ class Search:
     error_rate: float
     trials: list[Trial] = field(default_factory=list)
     selection: Selection = field(default_factory=lambda: Selection((), 0.0, 0))
+    known: KnownLevels = field(default_factory=KnownLevels)
     chosen: Trial | None = None
     split: Split | None = None
 
@@ -61,13 +62,15 @@ class Search:
         while True:
             judged = [trial for trial in family if self._is_judged(trial)]
             unjudged = [trial for trial in family if not self._is_judged(trial)]
-            self.selection = select(judged, error_rate=self.error_rate, unjudged=len(unjudged))
+            self.selection = select(judged, error_rate=self.error_rate, unjudged=len(unjudged), known=self.known)
             passing = self._passing()
             best = min(passing, key=_ratio, default=None)
             pending = [trial for trial in unjudged if trial.outcome == "open"]
             wave = sorted((t for t in pending if best is None or t.ratio < best.ratio), key=_ratio)[:_WAVE]
             if wave:
                 self._measure(wave, GATED_BLOCKS)
+                for trial in wave:
+                    self._leave_without_gain(trial)
                 for trial in progress(wave, "gates of the fastest variants", total=len(wave)):
                     self._run(trial, "rows")
             elif best is None or self._choose(passing):
@@ -174,11 +177,11 @@ class Search:
         fastest = min(passing, key=_ratio)
         close = [trial for trial in passing if _low(trial) <= _high(fastest)]
         self._measure(sorted(close, key=_ratio)[:_WAVE], FINAL_BLOCKS)
+        for trial in passing:
+            if trial.outcome == "open" and _high(trial) >= self.objective.largest_gain:
+                trial.end("no gain", f"not shown to be {self.objective.better} than the original")
         best = min((trial for trial in passing if trial.outcome == "open"), key=_ratio, default=None)
         if best is None:
-            return False
-        if _high(best) >= self.objective.largest_gain:
-            best.end("no gain", f"not shown to be {self.objective.better} than the original")
             return False
         self._run(best, "other")
         if best.outcome != "open":

@@ -79,12 +79,36 @@ class Selection:
     family: int
 
 
+class KnownLevels:
+    """The levels at which figures are known to pass and not to: a bound takes milliseconds, and is asked for often."""
+
+    def __init__(self) -> None:
+        self._passed: dict[int, float] = {}
+        self._missed: dict[int, float] = {}
+
+    def passes(self, figure: JudgedFigure, estimate: Estimate, level: float) -> bool:
+        """Return whether the figure passes at a level, which it does at every lower one as well."""
+        key = id(figure)
+        if not self._passed.get(key, 0.0) < level < self._missed.get(key, 1.0):
+            return level <= self._passed.get(key, 0.0)
+        known = self._passed if figure.passes(estimate, level) else self._missed
+        known[key] = level
+        return known is self._passed
+
+
 def figures_of(trial: Trial) -> list[JudgedFigure]:
     """Return the figures that the accuracy gates judged of a trial."""
     return [figure for result in trial.results for figure in result.figures]
 
 
-def select(trials: Sequence[Trial], *, error_rate: float, unjudged: int = 0, split: Split | None = None) -> Selection:
+def select(
+    trials: Sequence[Trial],
+    *,
+    error_rate: float,
+    unjudged: int = 0,
+    split: Split | None = None,
+    known: KnownLevels | None = None,
+) -> Selection:
     """Return which trials are shown to pass; any that does not is among them with probability `error_rate` at most.
 
     Args:
@@ -92,7 +116,9 @@ def select(trials: Sequence[Trial], *, error_rate: float, unjudged: int = 0, spl
         error_rate: The error rate of the whole family.
         unjudged: Variants of the family that no gate saw: they count, and are not shown.
         split: Judge on the rows that were not searched.
+        known: What earlier calls with the same `split` found.
     """
+    levels = known or KnownLevels()
     owners: list[int] = []
     figures: list[JudgedFigure] = []
     for number, trial in enumerate(trials):
@@ -107,7 +133,7 @@ def select(trials: Sequence[Trial], *, error_rate: float, unjudged: int = 0, spl
         # The gates ran at their own confidence, on all rows: what they do not pass is not chosen, and not tested here.
         if not all(result.passed for result in trials[owners[number]].results):
             return False
-        return figures[number].passes(estimates[number], level)
+        return levels.passes(figures[number], estimates[number], level)
 
     found = StepDown(np.zeros(0, dtype=np.bool_), 1 - error_rate)
     if figures:

@@ -7,7 +7,8 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from pytest_modelserve.serving.serve import is_torch_module
 RecipeChoice = str | Sequence[str] | Mapping[str, Any]
 """A recipe, several in order, or a mapping with `recipe` and parameters of `compress`, where a list is alternatives."""
 
+Build = Callable[[], Artifact]
+
 _PARAMETERS = ("calibration_method", "percentile", "exclude", "reduce_range")
 ORIGINAL = "original"
 
@@ -30,7 +33,7 @@ class Variant:
     """A model that may take the place of the original: how it is built, and the session that serves it."""
 
     name: str
-    build: Callable[[], Artifact]
+    build: Build
     threads: int = 1
     optimize: bool = True
 
@@ -56,6 +59,7 @@ class VariantFactory:
     calibration: Any
     inputs: Inputs
     store: Store
+    _rankings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def grid(
         self,
@@ -70,20 +74,19 @@ class VariantFactory:
 
         UsageError for none, for equal names, and for parameters that `compress` lacks.
         """
-        named = {ORIGINAL: lambda: original, **self._sources(sources)}
+        named: dict[str, Build] = {ORIGINAL: lambda: original, **self._sources(sources)}
         if recipes is None:
             recipes = () if len(named) > 1 or len(threads) > 1 or len(optimize) > 1 else self._default_recipes()
         if isinstance(recipes, (str, Mapping)):
             raise UsageError(f"recipes must be a list of recipes, got {recipes!r}: put it into a list")
         settings = [None, *(each for choice in recipes for each in _alternatives(choice))]
         found: list[Variant] = []
-        for (source, build), setting, count, optimized in itertools.product(named.items(), settings, threads, optimize):
-            if (source, setting, count, optimized) == (ORIGINAL, None, 1, True):
-                continue
+        for (source, build), setting in itertools.product(named.items(), settings):
             parts = filter(None, (source if source != ORIGINAL else "", "" if setting is None else setting.name))
-            made = build if setting is None else self._compressed(build, setting)
-            variant = Variant(" ".join(parts) or ORIGINAL, made, count, optimized)
-            found.append(replace(variant, name=variant.name + variant.session))
+            name = " ".join(parts) or ORIGINAL
+            made = build if setting is None else _once(self._compressed(build, setting))
+            variants = (Variant(name, made, *session) for session in itertools.product(threads, optimize))
+            found += [replace(each, name=name + each.session) for each in variants if name + each.session != ORIGINAL]
         _check_names(found)
         return found
 
@@ -98,14 +101,17 @@ class VariantFactory:
         if before:
             artifact = compress(artifact, before, store=self.store)
         rows = self.inputs if self.calibration is None else self.calibration
-        return tuple(layer.node for layer in sensitivity(artifact, last, rows))
+        key = artifact.sha256, last
+        if key not in self._rankings:
+            self._rankings[key] = tuple(layer.node for layer in sensitivity(artifact, last, rows))
+        return self._rankings[key]
 
     def _default_recipes(self) -> list[str]:
         return [
             name for name, recipe in RECIPES.items() if self.calibration is not None or not recipe.needs_calibration
         ]
 
-    def _sources(self, sources: Mapping[str, Any] | Iterable[Any]) -> dict[str, Callable[[], Artifact]]:
+    def _sources(self, sources: Mapping[str, Any] | Iterable[Any]) -> dict[str, Build]:
         if isinstance(sources, (str, os.PathLike, Artifact)) or not isinstance(sources, (Mapping, Iterable)):
             raise UsageError("sources must be a mapping from names to models, or a list of models")
         pairs = list(sources.items() if isinstance(sources, Mapping) else ((_name_of(each), each) for each in sources))
@@ -113,17 +119,7 @@ class VariantFactory:
         repeated = next((name for name in names if name == ORIGINAL or names.count(name) > 1), None)
         if repeated is not None:
             raise UsageError(f"sources: the name {repeated!r} is given twice: name the models in a mapping")
-        return {name: self._builder(name, source) for name, source in pairs}
-
-    def _builder(self, name: str, source: Any) -> Callable[[], Artifact]:
-        built: list[Artifact] = []
-
-        def build() -> Artifact:
-            if not built:
-                built.append(self.artifact_of(name, source))
-            return built[0]
-
-        return build
+        return {name: _once(partial(self.artifact_of, name, source)) for name, source in pairs}
 
     def artifact_of(self, name: str, source: Any) -> Artifact:
         """Return the artifact of a source: opened, trained, exported, or what a function without arguments returns."""
@@ -148,7 +144,7 @@ class VariantFactory:
             f"a function that returns one, got {type(source).__name__}"
         )
 
-    def _compressed(self, build: Callable[[], Artifact], setting: _Setting) -> Callable[[], Artifact]:
+    def _compressed(self, build: Build, setting: _Setting) -> Build:
         def compressed() -> Artifact:
             source = build()
             options = dict(setting.options)
@@ -198,6 +194,18 @@ def _alternatives(choice: RecipeChoice) -> Iterator[_Setting]:
             if name not in RECIPES:
                 raise UsageError(unknown_choice("recipe", name, RECIPES))
         yield _Setting(recipe, options)
+
+
+def _once(build: Build) -> Build:
+    """Return a function that builds at the first call; an error is raised again at the next."""
+    built: list[Artifact] = []
+
+    def build_once() -> Artifact:
+        if not built:
+            built.append(build())
+        return built[0]
+
+    return build_once
 
 
 def _called(name: str, source: Callable[[], Any]) -> Any:
