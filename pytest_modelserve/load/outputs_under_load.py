@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,8 @@ _CLIENTS = 16
 _MOST_DISTINCT = 2_000
 # Sent alone twice, to see whether the model answers alike.
 _REPEATED = 50
-_MOST_KEPT = 1_000
+# Wrong answers that are kept, and compared with the answers to all other requests: 50 · 2,000 take seconds.
+_MOST_KEPT = 50
 _MOST_SHOWN = 5
 _CONFIDENCE = 0.95
 
@@ -165,7 +166,7 @@ class Comparison:
     rounded: int = 0
     largest: float = 0.0
     _magnitudes: Mapping[str, float] = field(init=False)
-    _by_bytes: dict[bytes, list[int]] = field(init=False, default_factory=dict)
+    _by_digest: dict[bytes, list[int]] = field(init=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -173,8 +174,8 @@ class Comparison:
             name: max(_magnitude(answer[name]) for answer in self.alone if name in answer) for name in self.alone[0]
         }
         for number, answer in enumerate(self.alone):
-            self._by_bytes.setdefault(_bytes_of(answer), []).append(number)
-        if len(self._by_bytes) < 2:
+            self._by_digest.setdefault(_digest(answer), []).append(number)
+        if len(self._by_digest) < 2:
             raise InputError(
                 f"all {len(self.alone)} requests have the same answer, so that mixed answers cannot be told apart: "
                 "give rows that the model answers differently"
@@ -183,7 +184,7 @@ class Comparison:
     @property
     def alike(self) -> int:
         """The number of requests whose answer another request has, too."""
-        return sum(len(numbers) for numbers in self._by_bytes.values() if len(numbers) > 1)
+        return sum(len(numbers) for numbers in self._by_digest.values() if len(numbers) > 1)
 
     def check_repeatable(self, again: Sequence[Answer]) -> None:
         """Raise InputError if an answer alone differs from the first one."""
@@ -211,7 +212,7 @@ class Comparison:
 
     def owner(self, found: Answer, number: int) -> int | None:
         """Return the request whose answer alone `found` is; None for that of request `number` or of none."""
-        exact = self._by_bytes.get(_bytes_of(found))
+        exact = self._by_digest.get(_digest(found))
         if exact is not None:
             return exact[0]
         excesses = [self._excess(found, alone) for alone in self.alone]
@@ -241,13 +242,13 @@ def _magnitude(array: NDArray[Any]) -> float:
     return float(values[np.isfinite(values)].max(initial=0.0))
 
 
-def _bytes_of(answer: Answer) -> bytes:
+def _digest(answer: Answer) -> bytes:
     parts = (
         f"{name}{array.shape}{array.dtype}".encode()
         + (repr(array.tolist()).encode() if array.dtype.kind in "OT" else array.tobytes())
         for name, array in answer.items()
     )
-    return b"|".join(parts)
+    return hashlib.sha256(b"|".join(parts)).digest()
 
 
 def _is_equal(found: Answer, alone: Answer) -> bool:
@@ -359,7 +360,7 @@ def _limits(run: LoadRun, comparison: Comparison, requests: int) -> list[str]:
 
 def _wrong_findings(run: LoadRun, comparison: Comparison) -> list[str]:
     """Return one sentence for each of the first wrong answers: whose answer it is, or how it differs."""
-    mixed = Mixed(run, comparison)
+    mixed = MixedAnswers(run, comparison)
     found: list[str] = []
     named: set[int] = set()
     for wrong in sorted(comparison.wrong, key=lambda each: each.index):
@@ -372,12 +373,14 @@ def _wrong_findings(run: LoadRun, comparison: Comparison) -> list[str]:
         named |= {wrong.index, *others}
         found.append(sentence)
     if len(comparison.wrong) > 1:
-        owned = Counter(mixed.owner(each) is not None for each in comparison.wrong[:_MOST_KEPT])
-        found.append(f"{owned[True]:,} of {sum(owned.values()):,} wrong answers are those of another request")
+        kept = [each for each in comparison.wrong if each.found is not None]
+        owned = sum(mixed.owner(each) is not None for each in kept)
+        first = "the first " if len(kept) < len(comparison.wrong) else ""
+        found.append(f"{owned} of {first}{len(kept)} wrong answers are those of another request")
     return found
 
 
-class Mixed:
+class MixedAnswers:
     """The requests to which wrong answers belong: those that were in flight at the same time, if there are any."""
 
     def __init__(self, run: LoadRun, comparison: Comparison) -> None:
