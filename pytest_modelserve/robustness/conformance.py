@@ -159,9 +159,13 @@ class _Server:
         began = time.perf_counter()
         answer, problem = None, ""
         try:
-            answer = self._client.http.exchange(request.to_bytes(), reads=each.accepts != "nothing")
-            problem = self._problem(each, answer)
-        except EndpointError as error:
+            if each.accepts == "nothing":
+                with self._client.http.sent(request.to_bytes()):
+                    pass
+            else:
+                answer = self._client.http.exchange(request.to_bytes())
+                problem = self._problem(each, answer)
+        except (EndpointError, OSError) as error:
             problem = str(error)
         seconds = time.perf_counter() - began
         after = self._after()
@@ -169,8 +173,6 @@ class _Server:
         return Outcome(each.name, status, "; ".join(filter(None, (problem, after))), seconds)
 
     def _problem(self, each: BadRequest, answer: HttpAnswer | None) -> str:
-        if each.accepts == "nothing":
-            return ""
         if answer is None:
             return "" if each.accepts == "4xx or closed" else "the connection was closed without an answer"
         if 400 <= answer.status < 500:
@@ -202,7 +204,7 @@ class _Server:
         with ExitStack() as stack:
             try:
                 for _ in range(CONNECTIONS):
-                    stack.enter_context(self._client.http.unfinished(self._valid.to_bytes()[:-9]))
+                    stack.enter_context(self._client.http.sent(self._valid.to_bytes()[:-9]))
             except OSError as error:
                 return f"{type(error).__name__} while they were sent"
             return self._after()

@@ -118,7 +118,7 @@ class Endpoint:
                 raise UsageError(
                     f"header {name!r} must be text, with $NAME for a variable and $$ for a dollar"
                 ) from None
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", str(name)) or re.search(
                 r"[\r\n\0]|[^\x00-\xff]", found[name]
             ):
                 raise UsageError(f"header {name!r} has characters that HTTP does not allow in a header")
@@ -132,8 +132,8 @@ class Client(Protocol):
     address: str
     model: str
 
-    def is_ready(self) -> bool:
-        """Return whether the model is ready."""
+    def is_ready(self, timeout_s: float) -> bool:
+        """Return whether the model is ready; EndpointError if the server does not say so within the time limit."""
 
     def describe(self) -> ServedModel:
         """Return what the server tells of the model."""
@@ -217,7 +217,7 @@ class EndpointPredictor(Predictor):
 
         for _ in progress(tries(), f"waiting for {self.client.address}"):
             try:
-                if self.client.is_ready():
+                if self.client.is_ready(max(_POLL_S, deadline - time.monotonic())):
                     return
                 last = "it says that it is not ready"
             except EndpointError as error:
@@ -316,9 +316,9 @@ class JsonClient:
         self.address = http.origin
         self._encode, self._decode, self._ready = encode, decode, ready
 
-    def is_ready(self) -> bool:
+    def is_ready(self, timeout_s: float) -> bool:
         """Return whether the model is ready; without a path that tells it, whether the server answers."""
-        answer = self.http.request("GET", self._ready or "/")
+        answer = self.http.request("GET", self._ready or "/", timeout_s=timeout_s)
         return answer.status == 200 if self._ready else answer.status not in (502, 503, 504)
 
     def describe(self) -> ServedModel:
@@ -345,7 +345,7 @@ class JsonClient:
                 outputs = {"output": outputs} if is_one else {f"output_{i}": each for i, each in enumerate(outputs)}
             return {str(name): _decoded(values) for name, values in outputs.items()}, None
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = self.http.redaction.quoted(f"{type(error).__name__}: {error}")
             raise EndpointError(
                 f"the answer of {self.address} to POST {self.path.partition('?')[0]} is not what decode expects "
                 f"({reason}): {self.http.redaction.quoted(answer.body)}"

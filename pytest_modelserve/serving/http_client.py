@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import socket
 import ssl
@@ -94,66 +95,63 @@ class HttpClient:
         self.is_closed = False
 
     def request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = math.inf,
     ) -> HttpAnswer:
-        """Return the answer, whatever its status.
+        """Return the answer, whatever its status, within the time limit of the client and `timeout_s`.
 
         Raises:
             EndpointError: There is no answer within the time limit, or none that is complete, or it is too long.
         """
+        limit_s = min(timeout_s, self._timeout_s)
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries
             try:
-                answer = self._request_once(method, path, body, headers or {})
+                answer = self._request_once(method, path, body, headers or {}, limit_s)
             except (OSError, client.HTTPException) as error:
                 if is_last or isinstance(error, TimeoutError):
-                    raise EndpointError(self._failure(error, _shown(method, path))) from None
+                    raise EndpointError(self._failure(error, _shown(method, path), limit_s)) from None
             else:
                 if is_last or answer.status not in _RETRIED:
                     break
             time.sleep(FIRST_PAUSE_S * 2**attempt)
         return answer
 
-    def exchange(self, request: bytes, *, reads: bool = True) -> HttpAnswer | None:
-        """Send bytes over a connection of their own; return the answer, or None if the server closed the connection.
-
-        Without `reads` the client closes it after the last byte, and there is no answer.
-
-        Raises:
-            EndpointError: There is no server, no answer within the time limit, or none that is HTTP.
-        """
-        http = _Connection.open_to(self._host, self._port, self._timeout_s, self._tls)
+    @contextmanager
+    def sent(self, request: bytes) -> Iterator[_Connection]:
+        """Send bytes over a connection of their own, which stays open inside the block; OSError if it fails."""
+        http = _Connection.open_to(self._host, self._port, self._tls)
         try:
             http.start_clock(self._timeout_s)
             http.connect()
             with suppress(ConnectionError):  # a server that refuses a request answers before it has read all of it
                 http.sock.sendall(request)
-            if not reads:
-                return None
-            response = client.HTTPResponse(_TimedFile(http.sock, http))  # type: ignore[arg-type]
-            with closing(response):
-                response.begin()
-                return HttpAnswer(response.status, response.headers, self._read(response, "the request"))
-        except ConnectionRefusedError as error:
-            raise EndpointError(self._failure(error, "the request")) from None
-        except _CLOSED:
-            return None
-        except (OSError, client.HTTPException) as error:
-            raise EndpointError(self._failure(error, "the request")) from None
+            yield http
         finally:
             http.close()
 
-    @contextmanager
-    def unfinished(self, request: bytes) -> Iterator[None]:
-        """Send bytes over a connection of their own, which stays open inside the block."""
-        http = _Connection.open_to(self._host, self._port, self._timeout_s, self._tls)
+    def exchange(self, request: bytes) -> HttpAnswer | None:
+        """Return the answer to bytes over a connection of their own, None if the server closes the connection.
+
+        Raises:
+            EndpointError: There is no server, no answer within the time limit, or none that is HTTP.
+        """
         try:
-            http.start_clock(self._timeout_s)
-            http.connect()
-            http.sock.sendall(request)
-            yield
-        finally:
-            http.close()
+            with (
+                self.sent(request) as http,
+                closing(client.HTTPResponse(_TimedFile(http.sock, http))) as response,  # type: ignore[arg-type]
+            ):
+                response.begin()
+                return HttpAnswer(response.status, response.headers, self._read(response, "the request"))
+        except (OSError, client.HTTPException) as error:
+            if isinstance(error, _CLOSED) and not isinstance(error, ConnectionRefusedError):
+                return None
+            raise EndpointError(self._failure(error, "the request", self._timeout_s)) from None
 
     def json(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
         """Return the JSON value of an answer of status 200; EndpointError for any other answer."""
@@ -202,13 +200,15 @@ class HttpClient:
             return self.redaction.quoted(found if isinstance(found, str) else json.dumps(found))
         return self.redaction.quoted(body)
 
-    def _request_once(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    def _request_once(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
+    ) -> HttpAnswer:
         if self.is_closed:
             raise UsageError(f"the connections to {self.origin} are closed")
-        http = self._idle_connection() or _Connection.open_to(self._host, self._port, self._timeout_s, self._tls)
+        http = self._idle_connection() or _Connection.open_to(self._host, self._port, self._tls)
         keeps_open = False
         try:
-            http.start_clock(self._timeout_s)
+            http.start_clock(timeout_s)
             try:
                 http.request(method, path, body or None, {**self.headers, **headers})
             except (BrokenPipeError, ConnectionResetError):
@@ -255,10 +255,10 @@ class HttpClient:
             "rows, or raise max_bytes of ms.Endpoint"
         )
 
-    def _failure(self, error: OSError | client.HTTPException, what: str) -> str:
+    def _failure(self, error: OSError | client.HTTPException, what: str, limit_s: float) -> str:
         """Return what went wrong on the way, and what to do."""
         if isinstance(error, TimeoutError):
-            return f"{self.origin} did not answer {what} within timeout_s={self._timeout_s:g}"
+            return f"{self.origin} did not answer {what} within {limit_s:.3g} s (timeout_s)"
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
                 f"the certificate of {self.origin} is not valid: {error.verify_message}. Renew it; for an authority of "
@@ -324,9 +324,9 @@ class _Connection(client.HTTPConnection):
     deadline = 0.0
 
     @classmethod
-    def open_to(cls, host: str, port: int | None, timeout_s: float, tls: ssl.SSLContext | None) -> _Connection:
+    def open_to(cls, host: str, port: int | None, tls: ssl.SSLContext | None) -> _Connection:
         default = client.HTTP_PORT if tls is None else client.HTTPS_PORT
-        http = cls(host, default if port is None else port, timeout=timeout_s)
+        http = cls(host, default if port is None else port)
         http.tls = tls
         http.default_port = default  # the Host header leaves it out
         return http

@@ -67,9 +67,9 @@ class OpenInferenceClient:
         self._binary, self._is_binary = binary, bool(binary)
         self._ids = itertools.count(1)
 
-    def is_ready(self) -> bool:
+    def is_ready(self, timeout_s: float) -> bool:
         """Return whether the model is ready; EndpointError for a model that the server does not know."""
-        answer = self.http.request("GET", f"{self.path}/ready")
+        answer = self.http.request("GET", f"{self.path}/ready", timeout_s=timeout_s)
         if answer.status == 404:
             self.http.check_status(answer, "GET", f"{self.path}/ready")
         return answer.status == 200

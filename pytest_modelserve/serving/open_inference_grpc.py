@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,9 +88,9 @@ class GrpcClient:
             for name in ("ModelReady", "ModelMetadata", "ModelInfer")
         }
 
-    def is_ready(self) -> bool:
+    def is_ready(self, timeout_s: float) -> bool:
         """Return whether the model is ready."""
-        return bool(self._call("ModelReady", name=self.model, version=self.version).ready)
+        return bool(self._call("ModelReady", timeout_s, name=self.model, version=self.version).ready)
 
     def describe(self) -> ServedModel:
         """Return what the server tells of the model."""
@@ -144,23 +145,24 @@ class GrpcClient:
         told = {name: value.string_param for name, value in found.parameters.items()}
         return outputs, told_sha256(told)
 
-    def _call(self, method: str, **fields: Any) -> Any:
+    def _call(self, method: str, timeout_s: float = math.inf, **fields: Any) -> Any:
         request = getattr(self._messages, f"{method}Request")(**fields)
+        limit_s = min(timeout_s, self._timeout_s)
         for attempt in itertools.count():
             try:
-                return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
+                return self._methods[method](request, timeout=limit_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 if attempt == self._retries or error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise EndpointError(self._failure(error, method)) from None
+                    raise EndpointError(self._failure(error, method, limit_s)) from None
             except ValueError:  # what grpc raises for a channel that is closed
                 raise UsageError(f"the connection to {self.address} is closed") from None
             time.sleep(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError
 
-    def _failure(self, error: Any, method: str) -> str:
+    def _failure(self, error: Any, method: str, limit_s: float) -> str:
         code, reason = error.code(), self._redaction.quoted(error.details() or "")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"{self.address} did not answer {method} within timeout_s={self._timeout_s:g}"
+            return f"{self.address} did not answer {method} within {limit_s:.3g} s (timeout_s)"
         if code is grpc.StatusCode.UNAVAILABLE:
             return f"no server answers {method} at {self.address}: {reason}"
         return f"{self.address} answered {method} with status {code.name}: {reason}"

@@ -102,8 +102,8 @@ def test_a_connection_that_the_server_closed_is_opened_again(server):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (faults.hang, r"did not answer POST /v2/models/m/infer within timeout_s=0\.3"),
-        (faults.drip, r"did not answer POST /v2/models/m/infer within timeout_s=0\.3"),
+        (faults.hang, r"did not answer POST /v2/models/m/infer within 0\.3 s \(timeout_s\)"),
+        (faults.drip, r"did not answer POST /v2/models/m/infer within 0\.3 s \(timeout_s\)"),
         (faults.die, r"closed the connection before it answered POST /v2/models/m/infer"),
         (faults.cut, r"closed the connection after \d+ of \d+ bytes of its answer"),
         (faults.huge, r"answers POST /v2/models/m/infer with 1,073,741,824 bytes, and max_bytes=1,000,000 are accepted"),
@@ -190,6 +190,14 @@ def test_a_server_that_never_becomes_ready_is_named_in_time():
         ):
             ms.serve(ms.Endpoint(server.url, ready_timeout_s=0.3))
         assert time.monotonic() - began < 5
+
+
+def test_a_server_that_hangs_while_it_starts_ends_the_wait_in_time():
+    with serve_faulty(faults.hang, part="ready") as server:
+        began = time.monotonic()
+        with pytest.raises(ms.EndpointError, match=r"was not ready within ready_timeout_s=0\.3: .* did not answer GET"):
+            ms.serve(ms.Endpoint(server.url, ready_timeout_s=0.3, timeout_s=30))
+        assert time.monotonic() - began < 3
 
 
 def test_serve_waits_until_the_model_is_ready():

@@ -100,7 +100,7 @@ def test_values_and_texts_of_an_answer_are_read_as_well():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda found, context: time.sleep(1), r"did not answer ModelInfer within timeout_s=0\.3"),
+        (lambda found, context: time.sleep(1), r"did not answer ModelInfer within 0\.3 s \(timeout_s\)"),
         (lambda found, context: context.abort(grpc.StatusCode.INTERNAL, "out of memory"), r"answered ModelInfer with status INTERNAL: out of memory"),
         (lambda found, context: 1 / 0, r"answered ModelInfer with status UNKNOWN: Exception calling application: division by zero"),
         (edited(raw_output_contents=[bytes(2_000_000)]), r"answered ModelInfer with status RESOURCE_EXHAUSTED: .*larger than max"),
