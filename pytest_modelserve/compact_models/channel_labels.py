@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,11 @@ class Labels:
         if labels is None:
             self.freeze_labels(flat(columns), reason)
             return
-        rows = labels.movedim(dim, 0).flatten(1) if labels.ndim > 1 else labels[:, None]
+        axis = dim % labels.ndim
+        for other in range(labels.ndim):
+            if other != axis and not varies(labels, other):
+                labels = labels.narrow(other, 0, 1)
+        rows = labels.movedim(axis, 0).flatten(1) if labels.ndim > 1 else labels[:, None]
         known = rows.amax(dim=1)
         self.freeze_labels(flat(columns[known < 0]), reason)
         rows = rows.where(rows >= 0, known[:, None])
@@ -134,7 +139,7 @@ class Labels:
                 labeled.append(value.reshape((1,) * (len(shape) - value.ndim) + tuple(value.shape)))
         if not labeled:
             return None
-        labeled.sort(key=lambda labels: len(np.unique(flat(labels))))
+        labeled.sort(key=lambda each: math.prod(size for d, size in enumerate(each.shape) if varies(each, d)))
         base = labeled[0]
         for labels in labeled[1:]:
             fewer = [d for d in range(len(shape)) if labels.shape[d] == 1 < shape[d] and varies(base, d)]

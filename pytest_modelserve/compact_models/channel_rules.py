@@ -263,8 +263,12 @@ def _move(labels: Labels, call: Call) -> Any:
     arguments = {name: value for name, value in arguments.items() if name not in ("dtype", "memory_format")}
     if call.name in ("pad", "constant_pad_nd"):
         arguments["value"] = -1.0 if arguments.get("mode", "constant") == "constant" else None
+    # Labels share memory where they are equal, so they have no view of another shape.
+    target = torch.ops.aten.reshape.default if call.name in ("view", "_unsafe_view") else node.target
+    if target is not node.target:
+        arguments = {"self": arguments["self"], "shape": arguments["size"]}
     try:
-        return node.target(**arguments)
+        return target(**arguments)
     except Exception:  # an operator that has no kernel for labels
         return _unknown(labels, call)
 

@@ -365,6 +365,7 @@ class _Run:
             PrunedLayer(group.name, group.kind, before[number], left[number], _note(notes, number, before, left))
             for number, group in enumerate(groups)
         ]
+        layers += _layers_without_group(module, groups)
         axes = [{"name": name, "dim": dim, "kept": own.tolist()} for (name, dim), own in kept.items()]
         return {"layers": layers, "kept": axes, "split": paths}
 
@@ -377,7 +378,7 @@ class _Run:
         if group.kind != "channels":
             return count
         # A channel of a grouped convolution is one of each of its groups.
-        wide = max(len(indices) for (_, dim), indices in group.channels[0].items() if dim == 0)
+        wide = max((len(indices) for (_, dim), indices in group.channels[0].items() if dim == 0), default=1)
         step = self.settings.multiple_of // math.gcd(self.settings.multiple_of, wide)
         return max(0, size - math.ceil((size - count) / step) * step)
 
@@ -443,6 +444,18 @@ def _without_failures(check: RemovalCheck, chosen: dict[int, Selection], notes: 
         else:
             passed[number] = selection
     return passed
+
+
+def _layers_without_group(module: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[PrunedLayer]:
+    """Yield the layers with a matrix that no group has, such as recurrent ones and those with a computed weight."""
+    known = {name.rpartition(".")[0] for group in groups for name, _ in group.channels[0]}
+    for path, part in module.named_modules():
+        sizes = [len(parameter) for parameter in part.parameters(recurse=False) if parameter.ndim > 1]
+        owner = path.partition(".parametrizations.")[0]
+        if sizes and path not in known and owner not in known:
+            known.add(owner)
+            note = "its weight is no operand of a linear, convolution or embedding operator"
+            yield PrunedLayer(owner, "channels", sizes[0], sizes[0], note)
 
 
 def _note(notes: Mapping[int, str], number: int, before: Sequence[int], left: Sequence[int]) -> str:

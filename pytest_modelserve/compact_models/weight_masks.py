@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 # Weights with a matrix or kernels, which hold nearly all parameters. Recurrent layers keep copies of theirs, which a
-# mask would not reach; zeros in an embedding or a normalization save nothing.
+# mask would not reach.
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,18 +39,17 @@ class PrunableWeight:
 
 
 def prunable_weights(module: nn.Module) -> Iterator[PrunableWeight]:
-    """Yield every weight matrix of linear, convolution, attention and recurrent layers."""
+    """Yield every weight with a matrix; those of other than linear, convolution and attention layers have a note."""
     uses: dict[int, int] = {}
     for _, parameter in module.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for path, part in module.named_modules():
         if parametrize.is_parametrized(part):
             yield PrunableWeight(path, part, "weight", "it has a parametrization of its own")
-        elif isinstance(part, (*_LAYERS, *_RECURRENT)):
-            for name, parameter in part.named_parameters(recurse=False):
-                if parameter.ndim < 2:
-                    continue
-                note = "masks do not reach recurrent layers" if isinstance(part, _RECURRENT) else ""
+            continue
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.ndim > 1 and not isinstance(part, parametrize.ParametrizationList):
+                note = "" if isinstance(part, _LAYERS) else f"weights of {type(part).__name__} are not masked"
                 if uses[id(parameter)] > 1:
                     note = "its weight is shared with another layer"
                 yield PrunableWeight(path, part, name, note)
