@@ -123,7 +123,7 @@ class VariantFactory:
 
     def artifact_of(self, name: str, source: Any) -> Artifact:
         """Return the artifact of a source: opened, trained, exported, or what a function without arguments returns."""
-        from pytest_modelserve.training import ModelSource, TrainedModel, export, train
+        from pytest_modelserve.training import DerivedModel, ModelSource, TrainedModel, export, train
 
         if isinstance(source, Artifact):
             return source
@@ -131,7 +131,7 @@ class VariantFactory:
             return open_artifact(source)
         if isinstance(source, ModelSource):
             source = train(source, store=self.store)
-        if isinstance(source, TrainedModel):
+        if isinstance(source, (TrainedModel, DerivedModel)):
             return export(source, store=self.store)
         if is_torch_module(source):
             return export(source, self.inputs, store=self.store)

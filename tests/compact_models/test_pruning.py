@@ -97,6 +97,16 @@ def test_pruned_model_is_exported_with_its_lineage(trained, store):
         np.testing.assert_allclose(*(next(iter(p.predict(X).values())) for p in (served, module)), atol=1e-5)
 
 
+def test_search_takes_a_pruned_model(trained, store):
+    pruned = prune(trained, amount=0.5, structured=True, store=store)
+
+    def accurate(candidate):
+        return ms.measure_accuracy(candidate, X, Y, min_value=0.1)
+
+    found = ms.tune(trained, X[:8], gates=[accurate], objective="size", sources={"half": pruned}, store=store)
+    assert found.chosen.name == "small-pruned"
+
+
 def test_pruned_model_can_be_pruned_again(trained, store):
     once = prune(trained, amount=0.5, structured=True, store=store)
     twice = prune(once, amount=0.5, structured=True, store=store)
