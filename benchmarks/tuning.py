@@ -45,6 +45,7 @@ RECIPES: list[Any] = [
     {"recipe": "int8-static", "calibration_method": "percentile", "percentile": [99.9, 99.99]},
     {"recipe": "int8-static", "reduce_range": True},
 ]  # fmt: skip
+CNN_SIZES = {"ids": {0: "batch", 1: "seq"}, "measurements": {0: "batch"}, "family": {0: "batch"}}
 SESSIONS: dict[str, Any] = {"threads": (1, 2), "optimize": (True, False)}
 
 
@@ -104,7 +105,7 @@ def cnn(pipeline: ms.Pipeline, batch: int) -> Subject:
     data = stdlib_text.load()
     training, rows = data.inputs(data.training), data.inputs(data.held_out)
     trained = pipeline.train(cnn_source(training, data.training.prose, families=len(data.families)))
-    artifact = pipeline.export(trained, dynamic={"ids": {0: "batch", 1: "seq"}, "measurements": {0: "batch"}})
+    artifact = pipeline.export(trained, dynamic=CNN_SIZES)
     gate = accuracy_gate(pipeline, artifact, rows, data.held_out.prose, max_drop=0.02)
 
     def first(inputs: dict[str, Any], count: int) -> dict[str, Any]:

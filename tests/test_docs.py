@@ -259,6 +259,40 @@ def test_load_page_runs_and_its_command_merges_the_files(pytester, monkeypatch, 
     assert (pytester.path / "load.json").exists()
 
 
+def test_searches_of_the_tuning_page_run(pytester):
+    rng = np.random.default_rng(0)
+    weights, images = rng.standard_normal((40, 4)), rng.standard_normal((3000, 40)).astype(np.float32)
+    linear_model(pytester.path / "fp32.onnx", weights)
+    np.savez(pytester.path / "rows.npz", images=images, labels=(images @ weights).argmax(axis=1))
+    pytester.makeconftest("""
+import numpy as np, pytest
+import pytest_modelserve as ms
+
+@pytest.fixture
+def fp32():
+    return ms.open_artifact("fp32.onnx")
+
+@pytest.fixture
+def images():
+    return np.load("rows.npz")["images"]
+
+@pytest.fixture
+def calibration(images):
+    return images[:64]
+
+@pytest.fixture
+def labels():
+    return np.load("rows.npz")["labels"]
+""")
+    text = "import pytest_modelserve as ms\n" + "\n".join(blocks("docs/tuning.md", "python"))
+    # No recipe makes one product faster, and a test must not depend on the clock.
+    pytester.makepyfile(text.replace("threads=(1, 2),", 'objective="size",').replace("max_drop=0.01", "max_drop=0.05"))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-s")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["variant * reason", "2 gates: 2 PASS, *"])
+    assert (pytester.path / "tuning.html").exists()
+
+
 def test_generated_pages_and_the_stub_are_those_of_the_package():
     pytest.importorskip("torch", reason="the schema of contracts names types of torch")
     written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()

@@ -1,6 +1,7 @@
 """Timed calls on given clocks, the host lock, and the state of the host."""
 
 import gc
+import random
 import threading
 import time
 
@@ -15,6 +16,7 @@ from pytest_modelserve.performance.timing import (
     host_lock,
     host_state,
     run_delay_clock,
+    time_blocks,
     time_calls,
     warm_up,
 )
@@ -222,3 +224,21 @@ def test_first_version_of_cgroups_is_read_too(tmp_path):
     assert host_state(tmp_path)["cpu_quota"] == 0.5
     (folder / "cpu.cfs_quota_us").write_text("-1\n")
     assert set(host_state(tmp_path)) <= {"load_average"}
+
+
+def test_calls_of_several_models_are_timed_side_by_side_in_random_order():
+    now, order = [0], []
+
+    def call(name, takes_ns):
+        def run():
+            order.append(name)
+            now[0] += takes_ns
+
+        return run
+
+    calls = [call("a", 100), call("b", 300), call("c", 50)]
+    durations = time_blocks(calls, [2, 1, 4], 20, clock=lambda: now[0], rng=random.Random(0))
+    np.testing.assert_allclose(durations, np.tile([100, 300, 50], (20, 1)))
+    assert (order.count("a"), order.count("b"), order.count("c")) == (40, 20, 80)
+    firsts = {order[start] for start in range(0, len(order), 7)}
+    assert firsts == {"a", "b", "c"}

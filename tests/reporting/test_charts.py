@@ -58,6 +58,26 @@ LINE = {
 }
 
 
+def test_front_of_a_search_is_drawn_over_objective_and_gate_figure(record_of):
+    def point(name, ratio, figure, outcome):
+        return {"name": name, "ratio": ratio, "figure": figure, "outcome": outcome, "front": outcome == "chosen"}
+
+    points = [point("int8", 0.5, 0.002, "chosen"), point("fp16", 0.9, 0.0, "passes"), point("int4", 0.4, 0.05, "fails")]
+    pareto = {
+        "objective": "latency",
+        "figure": "drop",
+        "unit": "proportion_difference",
+        "limit": 0.01,
+        "points": points,
+    }
+    (chart,) = charts_of(record_of(details={"pareto": pareto}).evidence)
+    paths = dict(chart.paths)
+    assert (paths["dots"].count("M"), paths["before"].count("M")) == (2, 1)
+    assert "int8" in [label.text for label in chart.labels]
+    assert chart.description == "3 variants, of which 2 pass."
+    assert TOP < int(re.search(r"M\d+ (\d+)H", paths["limit"])[1]) < 364
+
+
 def test_load_is_drawn_over_time_and_a_slice_without_answers_at_the_top(record_of):
     (chart,) = charts_of(record_of(details={"timeline": LINE}).evidence)
     paths = dict(chart.paths)
