@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 SITUATIONS = (f"{CONNECTIONS} requests at once", f"beside {CONNECTIONS} unfinished requests")
 _GONE = "the next valid request has no answer"
+_SUMMARIES = {
+    "failing requests": "invalid requests are not refused, or not survived",
+    "open files": "files stay open",
+    "memory growth": "memory grows",
+}
 _ROUNDS = 3
 # How long a server has to close the connections of the last requests.
 _SETTLE_S = 2.0
@@ -323,10 +328,10 @@ def _evidence(
     )
     if evidence.passed:
         return replace(evidence, summary=f"all invalid requests are refused{', but those accepted' if failing else ''}")
-    wrong = ", ".join(each.name for each in evidence.quantities if each.verdict is Verdict.FAIL)
+    wrong = ", ".join(_SUMMARIES[each.name] for each in quantities if each.verdict is Verdict.FAIL)
     return replace(
         evidence,
-        summary=f"the server does not refuse invalid requests, or does not serve on: {wrong}",
+        summary=f"the server does not conform: {wrong}",
         advice="let the server check requests before the model gets them; a known failure is accepted by its name, "
         f"accepted=[{failing[0].name!r}]"
         if failing
