@@ -1,7 +1,7 @@
 """Load generator: its issue lag, a queue with known latencies, a planted stall, and planted mixed answers.
 
 `python -m benchmarks.load_generator [PART ...] [--scale PROPORTION]`; the parts are lag, queue, stall and mixed. They
-take about 6 minutes together; `--scale 0.1` makes each load a tenth as long.
+take about 8 minutes together; `--scale 0.1` makes each load a tenth as long.
 
 - lag: 2,000 requests a second from one core to an HTTP server that answers at once on another. Goal: p99 at most 1 ms.
 - queue: 200,000 Poisson requests, 800 a second, each to one of four servers of exactly 4 ms a request, so that each is
