@@ -1697,7 +1697,8 @@ def measure_conformance(
     must get a status of 400 to 499 with a reason, within `timeout_s` of the endpoint, and the valid request that
     follows the answer it had at first. Where bytes cannot be told apart as requests, the server may close the
     connection instead; an empty batch may have outputs without rows. Valid requests must also be answered 32 at once,
-    and beside 32 that never end. The verdict, PASS or FAIL, is about these requests; nothing is estimated.
+    and beside 32 that never end. No more is sent once the server is gone, or has let five requests wait. The verdict,
+    PASS or FAIL, is about these requests; nothing is estimated.
 
     Do not run it against a server in use: a server that does not conform may stop.
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ROWS = 64
 # Answers are explained if what is left of the difference is this part of an output's scale, and of the difference.
 _EXPLAINED = 1e-3
+# 16 machine epsilons of float32, the least tolerance of output parity.
+_ROUNDING = 2.0**-19
 # Half precision has 11 bits: one rounding is at most 2^-11 of a value; many of them seldom exceed 2^-6 of the scale.
 _HALF_PRECISION = (2.0**-15, 2.0**-6)
 
@@ -146,28 +148,38 @@ def _causes(
     if names or not expected.keys() <= answer.keys():
         return
     before = _distance(answer, expected)
+    if before <= _ROUNDING:
+        yield "the first rows have the answers of the file, and others have not"
+        return
     found = []
     if _are_float16(answer, expected) and before <= _HALF_PRECISION[1]:
         found.append(
             f"the answers are float16 numbers, {before:.2g} of an output's scale away: half precision is served"
         )
     for name, other in others.items():
-        with as_predictor(other) as predictor:
-            if _explains(_distance(answer, _predicted(predictor, sample)), before):
-                found.append(f"the answers are those of {name} ({predictor.subject})")
+        try:
+            with as_predictor(other) as predictor:
+                if _explains(_distance(answer, predictor.predict(sample)), before):
+                    found.append(f"the answers are those of {name} ({predictor.subject})")
+        except ModelServeError as error:
+            found.append(f"{name} cannot be compared: {error}")
     for how, change in _PREPROCESSING.items():
         changed = _changed(sample, file.signature, change)
-        if changed is not None and _explains(_distance(answer, _predicted(file, changed)), before):
+        if changed is not None and _explains(_distance(answer, file.predict(changed)), before):
             found.append(f"the answers are those of the file for inputs that are {how}: preprocessing differs")
-    small = _HALF_PRECISION[0] <= before <= _HALF_PRECISION[1]
-    yield from found or [
-        f"the answers differ by {before:.2g} of an output's scale, for no known cause: "
-        + (
-            "as much as half precision or a quantized model does"
-            if small
-            else "other weights, or another preprocessing"
-        )
-    ]
+    yield from found
+    if not any("the answers are" in each for each in found):
+        yield _unexplained(before)
+
+
+def _unexplained(difference: float) -> str:
+    if not np.isfinite(difference):
+        return "the answers have NaN, infinities or shapes that the file's outputs do not have"
+    low, high = _HALF_PRECISION
+    guess = "other weights, or another preprocessing"
+    if low <= difference <= high:
+        guess = "as much as half precision or a quantized model does"
+    return f"the answers differ by {difference:.2g} of an output's scale, for no known cause: {guess}"
 
 
 def _name_causes(answer: Outputs, expected: Outputs) -> Iterator[str]:
@@ -177,18 +189,14 @@ def _name_causes(answer: Outputs, expected: Outputs) -> Iterator[str]:
             continue
         for other, found in answer.items():
             if other != name and _distance({name: found}, {name: array}) <= _EXPLAINED:
-                how = "are exchanged" if other in expected else "is renamed"
-                yield (
-                    f"outputs {how}: the values of {name!r} are served as {other!r}"
-                    if other in expected
-                    else (f"output {name!r} {how}: its values are served as {other!r}")
-                )
+                if other in expected:
+                    yield f"outputs are exchanged: the values of {name!r} are served as {other!r}"
+                else:
+                    yield f"output {name!r} is renamed: its values are served as {other!r}"
 
 
-def _distance(outputs: Outputs, expected: Outputs | None) -> float:
+def _distance(outputs: Outputs, expected: Outputs) -> float:
     """Return the largest difference as a part of its output's scale; infinite for another shape, or NaN elsewhere."""
-    if expected is None:
-        return np.inf
     worst = 0.0
     for name, array in expected.items():
         found = outputs.get(name)
@@ -217,13 +225,6 @@ def _are_float16(answer: Outputs, expected: Outputs) -> bool:
         return bool(floats) and all(
             each.dtype.kind == "f" and np.array_equal(each, each.astype(np.float16), equal_nan=True) for each in floats
         )
-
-
-def _predicted(predictor: Predictor, inputs: Inputs) -> Outputs | None:
-    try:
-        return predictor.predict(inputs)
-    except ModelServeError:
-        return None
 
 
 def _reversed_channels(x: NDArray[Any]) -> NDArray[Any] | None:

@@ -36,6 +36,8 @@ _SUMMARIES = {
     "memory growth": "memory grows",
 }
 _ROUNDS = 3
+# A server that lets as many requests wait will let the others wait as well.
+_MOST_LATE = 5
 # How long a server has to close the connections of the last requests.
 _SETTLE_S = 2.0
 _PAUSE_S = 0.2
@@ -56,7 +58,8 @@ def measure_conformance(
     must get a status of 400 to 499 with a reason, within `timeout_s` of the endpoint, and the valid request that
     follows the answer it had at first. Where bytes cannot be told apart as requests, the server may close the
     connection instead; an empty batch may have outputs without rows. Valid requests must also be answered 32 at once,
-    and beside 32 that never end. The verdict, PASS or FAIL, is about these requests; nothing is estimated.
+    and beside 32 that never end. No more is sent once the server is gone, or has let five requests wait. The verdict,
+    PASS or FAIL, is about these requests; nothing is estimated.
 
     Do not run it against a server in use: a server that does not conform may stop.
 
@@ -95,7 +98,7 @@ def measure_conformance(
         server = _Server(predictor, inputs)
         outcomes = server.outcomes()
         quantities = [_failures(outcomes, known)]
-        if process is not None:
+        if process is not None and _is_complete(outcomes):
             before = process.settled()
             for _ in range(_ROUNDS - 1):
                 server.outcomes()
@@ -108,12 +111,20 @@ def measure_conformance(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened to one request: its status if there was an answer, and what was wrong, "" for nothing."""
+    """What happened to one request: its status if there was an answer, and what was wrong, "" for nothing.
+
+    `is_late` says that there was no answer in time.
+    """
 
     name: str
     status: int | None
     problem: str
     seconds: float
+    is_late: bool = False
+
+
+def _is_complete(outcomes: Sequence[Outcome]) -> bool:
+    return outcomes[-1].name == SITUATIONS[-1]
 
 
 class _Server:
@@ -144,7 +155,7 @@ class _Server:
         )
 
     def outcomes(self) -> list[Outcome]:
-        """Send every request that applies to the model; after one that the server does not survive, no more."""
+        """Send every request that applies to the model, and no more once the server is gone or lets five wait."""
         found: list[Outcome] = []
         for each in progress(BAD_REQUESTS, "invalid requests"):
             request = each.of(self._valid)
@@ -152,7 +163,7 @@ class _Server:
                 continue
             outcome = self._outcome(each, request)
             found.append(outcome)
-            if _GONE in outcome.problem:
+            if _GONE in outcome.problem or sum(each.is_late for each in found) == _MOST_LATE:
                 return found
         for name, situation in zip(SITUATIONS, (self._at_once, self._beside_unfinished), strict=True):
             began = time.perf_counter()
@@ -173,9 +184,9 @@ class _Server:
         except (EndpointError, OSError) as error:
             problem = str(error)
         seconds = time.perf_counter() - began
-        after = self._after()
+        problem = "; ".join(filter(None, (problem, self._after())))
         status = None if answer is None else answer.status
-        return Outcome(each.name, status, "; ".join(filter(None, (problem, after))), seconds)
+        return Outcome(each.name, status, problem, seconds, is_late=seconds >= self._predictor.endpoint.timeout_s)
 
     def _problem(self, each: BadRequest, answer: HttpAnswer | None) -> str:
         if answer is None:
@@ -316,7 +327,7 @@ def _evidence(
         summary="",
         findings=(
             *(f"{each.name}{' (accepted)' if each.name in accepted else ''}: {each.problem}" for each in failing),
-            *(["no further request was sent"] if failing and _GONE in failing[-1].problem else []),
+            *([] if _is_complete(outcomes) else ["no further request was sent"]),
         ),
         details={
             "requests": [

@@ -191,4 +191,22 @@ def test_nan_in_an_answer_is_named(file):
         found["p"][3] = np.nan
         return found
 
-    assert "NaN" in findings(file, with_nan, extensions=("binary_tensor_data",))
+    found = findings(file, with_nan, extensions=("binary_tensor_data",))
+    assert "the answers have NaN, infinities or shapes that the file's outputs do not have" in found
+
+
+def test_a_difference_beyond_the_explained_rows_is_said_to_be_there(file):
+    rows = np.tile(X, (5, 1))
+
+    def late(feed):
+        found = answers(softmax(feed["x"]))
+        found["p"][90:] = found["p"][90:, ::-1]
+        return found
+
+    assert "the first rows have the answers of the file, and others have not" in findings(file, late, rows=rows)
+
+
+def test_another_model_that_cannot_be_opened_is_named_beside_the_verdict(file):
+    found = findings(file, lambda feed: answers(softmax(feed["x"], W[::-1])), others={"version 0": "missing.onnx"})
+    assert "version 0 cannot be compared: cannot open the model" in found
+    assert "for no known cause: other weights" in found

@@ -103,6 +103,19 @@ def test_a_request_that_hangs_is_named_within_its_time_limit():
     assert time.monotonic() - began < 20
 
 
+def test_a_server_that_lets_every_invalid_request_wait_ends_the_table_early():
+    def waits(handler, answer):
+        if "error" not in answer:
+            return False
+        v2_server.hang(handler, answer)
+        return True
+
+    evidence = measured(waits, timeout_s=0.2, pid=os.getpid())
+    assert evidence.n == 5
+    assert evidence.findings[-1] == "no further request was sent"
+    assert [each.name for each in evidence.quantities] == ["failing requests"]
+
+
 def test_a_server_that_dies_ends_the_table_with_the_request_that_it_died_of():
     with V2Server(doubled, INPUTS, OUTPUTS) as server:
 
