@@ -19,13 +19,11 @@ from pytest_modelserve.performance.resident_memory import peak_bytes, reset_peak
 from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, serve
-from pytest_modelserve.serving.predictor import ProcessCrashError
+from pytest_modelserve.serving.predictor import CPU, ProcessCrashError
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-
-CPU = "CPUExecutionProvider"
 
 # The method of `start_until_decided` and `median_interval`.
 MEDIAN_OF_STARTS = Method(

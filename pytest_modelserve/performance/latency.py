@@ -66,8 +66,10 @@ def measure_latency(
     was ready to run while other threads had the CPU. It contains what the call itself waits for, such as locks and
     networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread, and the
     evidence then has both times and the proportion of the calls that were disturbed. Elsewhere wall time decides, and
-    a finding says why; where the model computes in this thread, FAIL then requires that its CPU time exceeds the
+    a finding says why; where the model computes in one thread, FAIL then requires that its CPU time exceeds the
     budget, too.
+
+    A model in a process of its own (`ms.serve(interpreter=...)`) is timed there, without the way to it.
 
     Calls that fit into 5 s get up to four interim analyses. The first comes after a quarter of a second, or after eight
     times the fewest calls that can bound the quantile; each later one after about three times as many, up to 100,000.

@@ -14,6 +14,7 @@ from pytest_modelserve.evidence import Budget, Interval, Verdict
 from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.timing import CallTimes
 from pytest_modelserve.serving import Predictor
+from pytest_modelserve.serving.predictor import CPU
 from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
 
 LatencyClock = Literal["auto", "undisturbed", "wall"]
@@ -49,7 +50,6 @@ class DecisiveTime:
         return "undisturbed" if self.is_undisturbed else "wall"
 
 
-_CPU = ("CPUExecutionProvider",)
 _NOT_REPORTED = "this system does not report the run delay of a thread (/proc/self/task/TID/schedstat)"
 
 
@@ -62,7 +62,7 @@ def choose_decisive_time(predictor: Predictor, clock: LatencyClock, *, is_report
     child = in_child(predictor)
     if child is None and predictor.transport not in ("in-process", "torch", "callable"):
         why_unknown = "the model runs in another process"
-    elif child is not None and child.providers != _CPU:
+    elif child is not None and child.providers != (CPU,):
         why_unknown = "a provider may compute in threads of its own"
     elif threads != 1:
         why_unknown = f"the session has {threads} threads"
@@ -75,7 +75,7 @@ def choose_decisive_time(predictor: Predictor, clock: LatencyClock, *, is_report
         why_unknown,
         wall_requested=clock == "wall",
         guarded_by_cpu=clock != "wall" and (predictor.transport in ("in-process", "torch") or child is not None),
-        may_use_threads=child is None and getattr(predictor, "providers", ()) != _CPU,
+        may_use_threads=child is None and getattr(predictor, "providers", ()) != (CPU,),
     )
 
 

@@ -15,9 +15,9 @@ from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.performance.child_calls import file_in_child
 from pytest_modelserve.serving import Inputs, Predictor
+from pytest_modelserve.serving.predictor import CPU
 from pytest_modelserve.serving.substitution import is_replacing
 
-CPU = "CPUExecutionProvider"
 WARM_UP_CALLS = 5
 PROFILED_CALLS = WARM_UP_CALLS + 20
 # Slow models make fewer calls: profiling must not take longer than the gate that it explains.

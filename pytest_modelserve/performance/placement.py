@@ -17,8 +17,9 @@ from pytest_modelserve.errors import ArtifactError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
 from pytest_modelserve.performance.batches import check_batch
 from pytest_modelserve.performance.child_calls import file_in_child
-from pytest_modelserve.performance.operator_costs import CPU, KERNEL, PROFILE_S, PROFILED_CALLS, WARM_UP_CALLS
+from pytest_modelserve.performance.operator_costs import KERNEL, PROFILE_S, PROFILED_CALLS, WARM_UP_CALLS
 from pytest_modelserve.serving import Inputs, Servable
+from pytest_modelserve.serving.predictor import CPU
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
 from pytest_modelserve.stats import median_bounds

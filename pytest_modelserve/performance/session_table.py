@@ -17,10 +17,11 @@ from pytest_modelserve.errors import ArtifactError, ModelServeError, UsageError,
 from pytest_modelserve.evidence import Evidence, Interval, Method, Quantity, Subject, check_error_rates, record
 from pytest_modelserve.performance.batches import check_batch
 from pytest_modelserve.performance.child_calls import ChildCalls, file_in_child
-from pytest_modelserve.performance.timing import BLOCK_NS, host_lock, host_state, warm_up
+from pytest_modelserve.performance.timing import block_repeats, host_lock, host_state, time_blocks, warm_up
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Servable
 from pytest_modelserve.serving.inputs import check_positive, check_threads
+from pytest_modelserve.serving.predictor import CPU
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import median_bounds
 
@@ -31,7 +32,6 @@ LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 """Graph optimization levels, with onnxruntime's names of them."""
-_CPU = ("CPUExecutionProvider",)
 _ROUNDS = 31
 
 
@@ -41,7 +41,7 @@ def session_options(
     *,
     threads: Sequence[int] = (1, 2),
     levels: Sequence[str] = tuple(LEVELS),
-    providers: Sequence[Sequence[str]] = (_CPU,),
+    providers: Sequence[Sequence[str]] = ((CPU,),),
     time_limit_s: float = 30.0,
     confidence: float = 0.95,
     seed: int = 0,
@@ -99,7 +99,7 @@ def session_options(
                 refused[setting] = str(error)
         if not calls:
             raise ArtifactError(f"{served.subject} opens in no combination: {next(iter(refused.values()))}")
-        reference = next((each for each in calls if each == Setting(1, "all", _CPU)), next(iter(calls)))
+        reference = next((each for each in calls if each == Setting(1, "all", (CPU,))), next(iter(calls)))
         times = _time_rounds(calls, time_limit_s=time_limit_s, rng=random.Random(seed))
         runtime = child.process.runtime["onnxruntime"]
     table = SessionOptions(
@@ -139,19 +139,16 @@ def _time_rounds(
     calls: Mapping[Setting, ChildCalls], *, time_limit_s: float, rng: random.Random
 ) -> dict[Setting, NDArray[np.float64]]:
     """Return the milliseconds of a call of each setting in each round, shape (rounds,); at least one round."""
-    times: dict[Setting, list[float]] = {setting: [] for setting in calls}
+    rounds: list[NDArray[np.float64]] = []
     with host_lock():
         deadline = time.monotonic() + time_limit_s
-        repeats = {
-            setting: max(1, round(BLOCK_NS / warm_up(call, clock=time.perf_counter_ns)))
-            for setting, call in calls.items()
-        }
-        for number in progress(range(_ROUNDS), "session options"):
-            if number and time.monotonic() >= deadline:
+        repeats = [block_repeats(warm_up(call, clock=time.perf_counter_ns)) for call in calls.values()]
+        for _ in progress(range(_ROUNDS), "session options"):
+            if rounds and time.monotonic() >= deadline:
                 break
-            for setting in rng.sample(list(calls), len(calls)):
-                times[setting].append(calls[setting].duration(repeats[setting]) / repeats[setting] / 1e6)
-    return {setting: np.array(values) for setting, values in times.items()}
+            times = time_blocks(list(calls.values()), repeats, 1, clock=time.perf_counter_ns, rng=rng)
+            rounds.append(times[0] / 1e6)
+    return dict(zip(calls, np.array(rounds).T, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

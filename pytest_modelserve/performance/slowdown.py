@@ -82,6 +82,9 @@ def measure_slowdown(
     default error rates. Only a model file in onnxruntime can be rebuilt. For other predictors a FAIL is confirmed with
     the same sessions, and below 1.09 the interval is widened by 3 % at both ends; findings say so.
 
+    Models in processes of their own (`ms.serve(interpreter=...)`) are timed there, by their own clocks; a model file of
+    this process beside one gets a process, too.
+
     Both error rates are split equally over the analyses (Bonferroni): a candidate beyond its budget passes at most once
     in 20, and one within it fails at most once in 1,000. Pairs (below 1.09: session pairs) are assumed to be
     exchangeable. No analysis begins after 5 s, without what other processes take, and no call after `time_limit_s`.

@@ -31,7 +31,7 @@ _WARM_UP_NS = 2_000_000_000
 # Holders of the lock have time limits themselves, a minute by default; after this long the lock means nothing.
 _LOCK_TIMEOUT_S = 600.0
 # A block of calls fills 0.2 ms: long against a clock reading (0.1 µs), short against a burst of host load.
-BLOCK_NS = 200_000
+_BLOCK_NS = 200_000
 # Calls of a pair above its quantile; with fewer, single calls decide.
 _CALLS_ABOVE = 5
 
@@ -268,7 +268,7 @@ def time_blocks(
 
 def block_repeats(typical_ns: float) -> int:
     """Return how many calls of this duration fill a block that is long against a reading of the clock."""
-    return max(1, round(BLOCK_NS / typical_ns))
+    return max(1, round(_BLOCK_NS / typical_ns))
 
 
 def _shuffled(rng: random.Random) -> tuple[int, int]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_modelserve.signing.signature import CheckedCopy
 
 Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
+CPU = "CPUExecutionProvider"
 Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded", "http", "grpc", "json"]
 
 

@@ -17,7 +17,7 @@ from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.estimator_predictor import EstimatorPredictor, is_estimator
 from pytest_modelserve.serving.inputs import as_batch, checked_feed, count_rows, is_one_batch
-from pytest_modelserve.serving.predictor import CallablePredictor, Predictor, is_url
+from pytest_modelserve.serving.predictor import CPU, CallablePredictor, Predictor, is_url
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_modelserve.scanning import ScanMode
     from pytest_modelserve.training import TrainedModel
 
-_CPU = ("CPUExecutionProvider",)
+_CPU = (CPU,)
 
 
 # Estimators have no common class, hence Any.
