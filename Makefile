@@ -77,6 +77,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.latency_peers
 	$(BIN)/python -m benchmarks.leak_gate
 	$(BIN)/python benchmarks/dependent_quantiles.py
+	$(BIN)/python benchmarks/load_intervals.py
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python -m benchmarks.onnx_inputs
 	$(BIN)/python -m benchmarks.planted_faults
