@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+# The process ends without freeing a session, which takes a tenth of the time of a large model.
+_sessions: list[onnxruntime.InferenceSession] = []
 # Sizes of a free first axis and of other free axes, tried until the model takes them: 1 is too small for differences
 # of steps and for convolutions, and recurrent layers end the process where nothing is left.
 _FREE_SIZES = ((2, 8), (1, 1), (2, 64), (1, 224))
@@ -36,6 +38,7 @@ def try_onnx(request: Mapping[str, Any], report: Callable[[Any], None]) -> dict[
     before = _peak_bytes()
     report("opening")
     session = onnxruntime.InferenceSession(request["path"], options, providers=["CPUExecutionProvider"])
+    _sessions.append(session)
     report({"opened_bytes": _peak_bytes() - before})
     reason = ""
     for first, others in _FREE_SIZES:

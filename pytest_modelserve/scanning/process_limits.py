@@ -97,8 +97,6 @@ def _limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-    with suppress(OSError):
-        os.nice(1)
 
 
 def _libc() -> ctypes.CDLL:

@@ -32,6 +32,8 @@ LIMITS = ("memory", "cpu", "files", "processes", "network", "reading")
 _START_S = 120.0
 # The warm parent ends a child itself; this is for a warm parent that was killed.
 _GRACE_S = 10.0
+# A fork beside a thread can deadlock: numpy starts none, and onnxruntime none for its telemetry.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 _MAX_REPLY_BYTES = 8 << 20
 
 
@@ -123,7 +125,7 @@ class _WarmProcess:
     def __init__(self, target: str) -> None:
         # Neither the working folder nor that of a script can shadow a module: -P, and no empty entry of the path.
         path = os.pathsep.join(filter(None, sys.path))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": path}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pytest_modelserve.scanning.scan_worker", target],
             stdin=subprocess.PIPE,

@@ -4,17 +4,18 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 
 
 def tries(request, report):
     """Try one thing and return what came of it."""
     what, path = request["what"], request["path"]
     actions = {
-        "read another file": lambda: open("/etc/hostname").read(),
-        "read its own file": lambda: open(path).read(),
+        "read another file": lambda: Path("/etc/hostname").read_text(),
+        "read its own file": lambda: Path(path).read_text(),
         "list a folder": lambda: os.listdir("/"),
-        "write a file": lambda: open(f"{path}.new", "w").write("a"),
-        "write its own file": lambda: open(path, "a").write("a"),
+        "write a file": lambda: Path(f"{path}.new").write_text("a"),
+        "write its own file": lambda: Path(path).write_text("a"),
         "open a socket": lambda: socket.socket(),
         "fork": os.fork,
         "start a program": lambda: os.execv("/bin/true", ["true"]),

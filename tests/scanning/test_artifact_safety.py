@@ -29,7 +29,7 @@ def test_safe_file_passes_and_is_opened_once(tmp_path):
 
 
 def test_unsafe_file_fails_with_rule_place_and_advice(divides):
-    with pytest.raises(ms.GateFailure, match="the file is refused: compute.integer-division") as failure:
+    with pytest.raises(ms.GateFailure, match=r"the file is refused: compute\.integer-division") as failure:
         ms.assert_artifact_safe(divides)
     (found,) = failure.value.evidence.details["findings"]
     assert (found["rule"], found["place"]) == ("compute.integer-division", "node 'per_item' (Div)")
