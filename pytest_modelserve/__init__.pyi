@@ -1397,8 +1397,10 @@ def measure_latency(
     was ready to run while other threads had the CPU. It contains what the call itself waits for, such as locks and
     networks, and is the latency on a host of its own. Linux reports it for calls that run in one thread, and the
     evidence then has both times and the proportion of the calls that were disturbed. Elsewhere wall time decides, and
-    a finding says why; where the model computes in this thread, FAIL then requires that its CPU time exceeds the
+    a finding says why; where the model computes in one thread, FAIL then requires that its CPU time exceeds the
     budget, too.
+
+    A model in a process of its own (`ms.serve(interpreter=...)`) is timed there, without the way to it.
 
     Calls that fit into 5 s get up to four interim analyses. The first comes after a quarter of a second, or after eight
     times the fewest calls that can bound the quantile; each later one after about three times as many, up to 100,000.
@@ -1647,6 +1649,9 @@ def measure_slowdown(
     therefore pairs of rebuilt sessions, each the median of 20 timings, with interim analyses after 6, 12 and 24 at the
     default error rates. Only a model file in onnxruntime can be rebuilt. For other predictors a FAIL is confirmed with
     the same sessions, and below 1.09 the interval is widened by 3 % at both ends; findings say so.
+
+    Models in processes of their own (`ms.serve(interpreter=...)`) are timed there, by their own clocks; a model file of
+    this process beside one gets a process, too.
 
     Both error rates are split equally over the analyses (Bonferroni): a candidate beyond its budget passes at most once
     in 20, and one within it fails at most once in 1,000. Pairs (below 1.09: session pairs) are assumed to be
