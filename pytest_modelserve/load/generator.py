@@ -40,7 +40,7 @@ _SWITCH_S = 0.0005
 _LEAD_S = 0.05
 _POLL_S = 0.1
 # Requests that are prepared in advance; afterwards they repeat.
-_MOST_REQUESTS = 20_000
+_MOST_PREPARED = 20_000
 # What a child needs in addition to the load: to import the runtime and open the model.
 _START_LIMIT_S = 120.0
 
@@ -79,7 +79,7 @@ def requests_of(inputs: Batches, rows_per_request: int | None) -> list[Inputs]:
         return [batch]
     if rows < rows_per_request:
         raise InputError(f"inputs have {rows} rows, and rows_per_request={rows_per_request}: give more rows")
-    starts = range(0, rows - rows_per_request + 1, rows_per_request)[:_MOST_REQUESTS]
+    starts = range(0, rows - rows_per_request + 1, rows_per_request)[:_MOST_PREPARED]
     return [slice_rows(batch, rows_per_request, first=first) for first in starts]
 
 
@@ -211,6 +211,7 @@ class _Generator:
         try:
             with no_garbage_collection():
                 self._start = time.perf_counter() + _LEAD_S if start is None else start
+                self._started = time.time() + self._start - time.perf_counter()
                 for _ in range(self._most_threads if self._is_closed else min(self._most_threads, _RESERVE)):
                     self._add_thread()
                 ticks = self._ticks()
@@ -351,6 +352,7 @@ class _Generator:
             failures={name: Failure(count, messages[name]) for name, count in failures.items()},
             cpu_share=cpu_share,
             in_flight_limit=self._most_threads,
+            started=self._started,
         )
 
 

@@ -139,11 +139,10 @@ def measure_latency_under_load(
         began = time.perf_counter()
         requests = requests_of(given, rows_per_request)
         answer = first_answer(served, requests[0], timeout_s)
-        started = time.time()
         run = run_load(predictor, served, requests, planned, settings, check=has_structure_of(answer, requests))
         result = LoadResult.of(run, design, served)
         if path is not None:
-            LoadRecord.of(run, served.subject, started=started).write(path)
+            LoadRecord.of(run, served.subject).write(path)
         return result.evidence(served, max_failed=max_failed, duration_s=time.perf_counter() - began)
 
 

@@ -52,10 +52,10 @@ class LoadRecord:
     failures: dict[str, int]
 
     @classmethod
-    def of(cls, run: LoadRun, subject: Subject, *, started: float) -> LoadRecord:
-        """Return the record of a load that started at `started` seconds of the epoch, with a new id."""
+    def of(cls, run: LoadRun, subject: Subject) -> LoadRecord:
+        """Return the record of a load, with a new id."""
         counted = run.counted
-        second = np.floor(started + counted.due_s).astype(np.int64)
+        second = np.floor(run.started + counted.due_s).astype(np.int64)
         latency = counted.latency_ms
         return cls(
             subject,

@@ -38,6 +38,7 @@ class LoadRun:
     `requests` (n,) are of the type REQUEST, in seconds from the start of the load, NaN for what did not happen.
     `answered` is False for a request that failed or was still open at the end. `first_s` is the end of the warm-up.
     `cpu_share` is the CPU time of a process of the generator, together with a model that runs in it, per second.
+    `started` is the start in seconds of the epoch.
     """
 
     schedule: Schedule
@@ -46,6 +47,7 @@ class LoadRun:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     cpu_share: float = 0.0
     in_flight_limit: int = 0
+    started: float = 0.0
 
     def __len__(self) -> int:
         return self.requests.size
@@ -192,6 +194,7 @@ def joined(runs: Sequence[LoadRun], schedule: Schedule) -> LoadRun:
         failures,
         cpu_share=max(run.cpu_share for run in runs),
         in_flight_limit=sum(run.in_flight_limit for run in runs),
+        started=runs[0].started,
     )
 
 

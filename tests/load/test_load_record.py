@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def records(load):
     """Three generators of 20 s each at 100 requests/s, whose latencies are exponential with a p95 of 30 ms."""
     rng = np.random.default_rng(0)
     runs = [load(rng.exponential(10, 2_000), lag_ms=0.1, failed=[7] * (number == 2)) for number in range(3)]
-    return [LoadRecord.of(run, SUBJECT, started=START + number / 3) for number, run in enumerate(runs)]
+    return [LoadRecord.of(replace(run, started=START + number / 3), SUBJECT) for number, run in enumerate(runs)]
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_failed_requests_of_one_host_fail_the_merged_load(files, capsys):
 
 
 def test_late_generator_leaves_the_verdict_open(load):
-    record = LoadRecord.of(load(np.full(2_000, 5.0), lag_ms=4), SUBJECT, started=START)
+    record = LoadRecord.of(load(np.full(2_000, 5.0), lag_ms=4), SUBJECT)
     evidence = judge_record(record, max_ms=20, quantile=0.95, max_failed=0)
     assert (evidence.verdict, evidence.interval.high) == ("INCONCLUSIVE", math.inf)
     assert evidence.summary.startswith("the generator itself was late: p95 of its issue lag is 4")
@@ -136,6 +137,6 @@ def test_absent_file_and_folder_are_named(tmp_path, files, capsys):
 
 
 def test_load_without_counted_requests_cannot_be_judged(load):
-    record = LoadRecord.of(load([1.0], warm_up_s=9), SUBJECT, started=START)
+    record = LoadRecord.of(load([1.0], warm_up_s=9), SUBJECT)
     with pytest.raises(InputError, match="no request that was due after the warm-up"):
         judge_record(record, max_ms=20, quantile=0.95, max_failed=0)
