@@ -165,24 +165,24 @@ def time_calls(call: Call, n: int, *, clocks: Clocks, deadline_ns: int | None = 
     return CallTimes(wall_ms, second_ms) if clocks.run_delay is None else CallTimes(wall_ms, delay_ms=second_ms)
 
 
-def warm_up(call: Call, *, clock: Clock) -> float:
+def warm_up(call: Call, *, clock: Clock, calls: int = WARM_UP_CALLS) -> float:
     """Make the calls that do not count; return the median duration of the later half in nanoseconds.
 
-    Ten calls, or as many as begin within two seconds. An exception of `call` gets a note of the number of the call.
+    So many calls, or as many as begin within two seconds. An exception of `call` gets a note of the number of the call.
     """
     if isinstance(call, RemoteCalls):
         walls = call.timed(WARM_UP_CALLS, limit_s=_WARM_UP_NS / 1e9).wall_ms
         return float(max(1e6 * np.median(walls[len(walls) // 2 :]), 1.0))
     began = clock()
     durations: list[int] = []
-    for number in range(WARM_UP_CALLS):
+    for number in range(calls):
         start = clock()
         if durations and start - began > _WARM_UP_NS:
             break
         try:
             call()
         except Exception as error:
-            error.add_note(f"raised by warm-up call {number + 1} of {WARM_UP_CALLS}")
+            error.add_note(f"raised by warm-up call {number + 1} of {calls}")
             raise
         durations.append(clock() - start)
     return float(max(np.median(durations[len(durations) // 2 :]), 1.0))

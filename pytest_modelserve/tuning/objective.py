@@ -35,6 +35,8 @@ ObjectiveChoice = Literal["latency", "cpu_time", "size", "memory"] | Callable[[P
 NAMES = ("latency", "cpu_time", "size", "memory")
 _GROUP = 6
 """Variants that are timed side by side: their sessions are in memory together."""
+# Calls are like the rest from about the fifth on, and there are many sessions to warm up.
+_WARM_UP_CALLS = 5
 _STARTS = 3
 # A block of calls takes 0.2 ms.
 _RESOLUTION_S = 1e-5
@@ -169,7 +171,8 @@ class Objective:
                 return
             rounds = max(blocks - len(trial.log_ratios) for trial in timed)
             with host_lock():
-                repeats = [block_repeats(warm_up(call, clock=time.perf_counter_ns)) for call in calls]
+                typical = [warm_up(call, clock=time.perf_counter_ns, calls=_WARM_UP_CALLS) for call in calls]
+                repeats = list(map(block_repeats, typical))
                 durations = time_blocks(calls, repeats, rounds, clock=self._clock, rng=self._rng)
         ratios = np.log(durations[:, 1:] / durations[:, :1])
         for column, trial in enumerate(timed):

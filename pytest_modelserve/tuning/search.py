@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.evidence.failure_text import format_in_words
+from pytest_modelserve.performance.slowdown import SESSION_SPREAD
 from pytest_modelserve.progress import progress
 from pytest_modelserve.tuning.gate import GateFunction, GateResult, Kind, run_gate
 from pytest_modelserve.tuning.objective import Objective, first_line
@@ -15,9 +17,9 @@ from pytest_modelserve.tuning.selection import SHORTLIST, KnownLevels, Selection
 from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory
 
-# Blocks of timed calls: of every variant, of those that the gates see, and of those among which the fastest is chosen.
-# Six are the fewest that show with 98 % that a variant is slower than the original.
-FIRST_BLOCKS, GATED_BLOCKS, FINAL_BLOCKS = 6, 18, 54
+# Blocks of timed calls: of every variant of a grid, of one made adaptively, and of those among which the fastest is
+# chosen. Six are the fewest that show with 98 % that a variant is slower than the original.
+FIRST_BLOCKS, SINGLE_BLOCKS, FINAL_BLOCKS = 6, 18, 54
 _WAVE = 6
 """Variants that the gates see before the next decision."""
 _LIKELY = 0.9
@@ -66,11 +68,10 @@ class Search:
             passing = self._passing()
             best = min(passing, key=_ratio, default=None)
             pending = [trial for trial in unjudged if trial.outcome == "open"]
-            wave = sorted((t for t in pending if best is None or t.ratio < best.ratio), key=_ratio)[:_WAVE]
+            # With six blocks a variant may look slower than another by as much as two sessions of one model differ.
+            limit = math.inf if best is None else SESSION_SPREAD * best.ratio
+            wave = sorted((trial for trial in pending if trial.ratio < limit), key=_ratio)[:_WAVE]
             if wave:
-                self._measure(wave, GATED_BLOCKS)
-                for trial in wave:
-                    self._leave_without_gain(trial)
                 for trial in progress(wave, "gates of the fastest variants", total=len(wave)):
                     self._run(trial, "rows")
             elif best is None or self._choose(passing):
@@ -126,7 +127,7 @@ class Search:
     def _attempt(self, trial: Trial, split: Split) -> None:
         self._build(trial)
         if trial.outcome == "open":
-            self._measure([trial], GATED_BLOCKS)
+            self._measure([trial], SINGLE_BLOCKS)
             self._leave_without_gain(trial)
         self._run(trial, "file")
         # No verdict here: it would let the rows that judge the shortlist take part in the search.

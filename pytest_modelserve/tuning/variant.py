@@ -39,17 +39,26 @@ class Variant:
 
     def identity(self, artifact: Artifact) -> str:
         """Return the digest of the model without its metadata, and the session: equal for the same variant."""
-        digest = artifact.sha256
-        if not artifact.external:
-            model = load_model(artifact)
-            del model.metadata_props[:]
-            digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-        return f"{digest} {self.threads} {self.optimize}"
+        if artifact.sha256 not in _digests:
+            _digests[artifact.sha256] = _digest(artifact)
+        return f"{_digests[artifact.sha256]} {self.threads} {self.optimize}"
 
     @property
     def session(self) -> str:
         """The session options that are no defaults, as the end of a name."""
         return (f", {self.threads} threads" if self.threads > 1 else "") + ("" if self.optimize else ", unoptimized")
+
+
+_digests: dict[str, str] = {}
+"""Digests of files without their metadata, by those of the files: several sessions of a model share one."""
+
+
+def _digest(artifact: Artifact) -> str:
+    if artifact.external:
+        return artifact.sha256
+    model = load_model(artifact)
+    del model.metadata_props[:]
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
