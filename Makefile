@@ -70,6 +70,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/frame_inputs.py
 	$(BIN)/python benchmarks/demo_twice.py
 	$(BIN)/python -m benchmarks.store_hits
+	$(BIN)/python benchmarks/signed_mutants.py
 	$(BIN)/python -m benchmarks.compress_overhead
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/output_parity.py

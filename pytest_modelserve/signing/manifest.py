@@ -31,6 +31,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     version: int
     algorithm: str
     files: list[_File]
+    folder: str = "."
 
 
 def write_manifest(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -66,7 +67,9 @@ def write_manifest(folder: str | os.PathLike[str], path: str | os.PathLike[str] 
         raise UsageError(f"folder {root} has no files: give the folder of the model")
     files = {name: digest_file(root, name) for name in progress(names, "hashing")}
     entries = [{"path": name, "size": each.size, "sha256": each.sha256} for name, each in sorted(files.items())]
-    document = {"version": VERSION, "algorithm": "sha256", "files": entries}
+    is_above = root.is_relative_to(target.parent)  # else where it lies says nothing of the folder
+    where = root.relative_to(target.parent).as_posix() if is_above else "."
+    document = {"version": VERSION, "algorithm": "sha256", "folder": where, "files": entries}
     try:
         write_file(target, [json.dumps(document, indent=1).encode(), b"\n"])
     except OSError as error:
@@ -74,8 +77,8 @@ def write_manifest(folder: str | os.PathLike[str], path: str | os.PathLike[str] 
     return target
 
 
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, FileDigest]:
-    """Return the files that a manifest lists.
+def read_manifest(path: str | os.PathLike[str]) -> tuple[dict[str, FileDigest], Path]:
+    """Return the files that a manifest lists, and the folder that it describes, as seen from where it lies.
 
     Raises:
         InputError: The file cannot be read or is no manifest of this version, or it lists a path twice, a path outside
@@ -98,7 +101,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, FileDigest]:
                 f"manifest {os.fspath(path)}: the entry of {location!r} has no sha256 in 64 digits, or no size"
             )
         files[location] = FileDigest(entry.size, entry.sha256)
-    return files
+    if document.folder == ".":
+        return files, Path(path).absolute().parent
+    return files, Path(path).absolute().parent / checked_location(document.folder)
 
 
 def _current(document: Any, path: str | os.PathLike[str]) -> Any:
@@ -142,7 +147,7 @@ def measure_tampering(
     root = _folder(folder)
     path = root / MANIFEST if manifest is None else Path(manifest).absolute()
     digest = digest_file(path.parent, path.name).sha256 if path.exists() else None
-    expected = read_manifest(path)
+    expected, _ = read_manifest(path)
     own = _own_location(root, path)
     present = [name for name in files_in(root) if name != own]
     changes = [f"{name!r} is missing" for name in sorted(expected.keys() - set(present))]
@@ -185,10 +190,10 @@ def difference(name: str, found: FileDigest, expected: FileDigest) -> str | None
 def locations_in(manifest: Path, model: Path) -> tuple[Mapping[str, FileDigest], str]:
     """Return the files of a manifest, and the prefix of the paths of the model's folder in it.
 
-    Paths are relative to the folder of the manifest if the model lies in it, else to the folder of the model.
+    Paths are relative to the folder that the manifest describes if the model lies there, else to that of the model.
     """
-    files = read_manifest(manifest)
-    root, folder = manifest.absolute().parent, model.absolute().parent
+    files, root = read_manifest(manifest)
+    folder = model.absolute().parent
     prefix = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
     return files, "" if prefix == "." else f"{prefix}/"
 

@@ -219,6 +219,16 @@ def test_paths_are_relative_to_the_folder_of_the_manifest_around_the_model(model
         assert predictor.predict(ROWS)["y"].shape == (2, 3)
 
 
+def test_a_manifest_beside_the_folder_or_of_a_folder_that_moved_serves_as_well(models, tmp_path):
+    manifest = ms.write_manifest(models, tmp_path / "release.json")
+    ms.serve(models / "m.onnx", manifest=manifest).close()
+    models.rename(tmp_path / "deployed")
+    ms.serve(tmp_path / "deployed/m.onnx", manifest=manifest).close()
+    edit(manifest, folder="../elsewhere")
+    with pytest.raises(ms.InputError, match=r"'../elsewhere' is not the path of a file inside"):
+        ms.serve(tmp_path / "deployed/m.onnx", manifest=manifest)
+
+
 def test_an_artifact_is_served_with_its_name_if_it_is_unchanged(models):
     manifest = ms.write_manifest(models)
     artifact = ms.open_artifact(models / "m.onnx", name="champion")
