@@ -2,8 +2,8 @@
 
 Half of the mutants change a byte of the model file, half one of its external data; positions and values are drawn with
 a fixed seed. The unchanged model is served by each check before. Columns: the mutants that are refused by the manifest
-and by the signature; of every fifth mutant, those that are served without a check and how many give other outputs. Last the time of a served model with each check, as a ratio
-to serving it without one. `--mutants N` takes fewer.
+and by the signature; of every fifth mutant, those that are served without a check and how many give other outputs. Last
+the time of a served model with each check, as a ratio to serving it without one. `--mutants N` takes fewer.
 """
 
 from __future__ import annotations
