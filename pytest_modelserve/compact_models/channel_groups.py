@@ -9,10 +9,13 @@ What no rule covers is frozen with a reason, so that a channel is never removed 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +71,7 @@ def find_channel_groups(
     import torch
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             # A copy: tracing a recurrent layer leaves tensors without values in it.
             traced = torch.export.export(copy.deepcopy(module), args, dict(kwargs), strict=False)
     except Exception as error:
@@ -81,6 +83,19 @@ def find_channel_groups(
             f"{type(error).__name__}: {str(error).strip().splitlines()[0]}. structured=False needs no trace"
         ) from error
     return tuple(_groups(_label_graph(module, traced), type(module).__name__))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what torch prints, logs and warns of while it traces; its exception says the same."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _label_graph(module: nn.Module, traced: Any) -> Labels:

@@ -177,7 +177,7 @@ def distill(
         (replace(result, weights=folder / "weights.pt", sha256=found["sha256"], seed=at), plain)
         for at, folder, found, plain in students
     ]
-    evidence = _gain(pairs, teacher, held_out, spec, confidence)
+    evidence = _gain(pairs, known.module.cpu(), held_out, spec, confidence)
     record(evidence)
     return replace(result, evidence=evidence)
 
@@ -423,15 +423,16 @@ class _Objective:
 
         if self.spec.augmentation is None:
             return batch
-        with torch.no_grad(), _captured(self.teacher.module, self.teacher.layers) as captured:
-            outputs = call_module(self.teacher.module, self.spec, batch)
+        teacher = self.teacher.module.to(next(iter(batch.values())).device)
+        with torch.no_grad(), _captured(teacher, self.teacher.layers) as captured:
+            outputs = call_module(teacher, self.spec, batch)
         hidden = {_HIDDEN.format(number): captured[layer] for number, layer in enumerate(self.teacher.layers)}
         return {_LOGITS: NamedLoss(self.spec).output(outputs), **hidden}
 
 
 def _gain(
     pairs: Sequence[tuple[DistilledModel, TrainedModel]],
-    teacher: Any,
+    teacher: nn.Module,
     held_out: tuple[Any, Any],
     spec: TrainSpec,
     confidence: float,

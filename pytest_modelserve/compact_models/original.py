@@ -46,6 +46,7 @@ class Original:
         UsageError for anything else; InputError for a module without example inputs.
         """
         from torch import nn
+        from torch.nn.parameter import is_lazy
 
         if isinstance(model, TrainedModel):
             source = model.source
@@ -71,6 +72,8 @@ class Original:
         if example_inputs is None:
             raise InputError(f"example_inputs is required if {role} is a torch module: some rows of its inputs")
         for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if is_lazy(tensor):
+                raise UsageError(f"{path!r} of {role} has no values yet: call the module once, on some rows")
             if tensor.device.type != "cpu":
                 raise UsageError(f"{path!r} of {role} is on {tensor.device}: call .cpu() first")
         kept = copy.deepcopy(model).eval()
@@ -86,17 +89,38 @@ class Original:
         return ModelSource(name=name, build=self.build, fit=fit, data=self.data, example_inputs=self.example_inputs)
 
     def call(self, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of `forward` for the example inputs, of at least two rows."""
+        """Return the arguments of `forward` for the example inputs, of at least two rows.
+
+        InputError if `forward` fails on them.
+        """
         import torch
 
         tracing = plan_tracing(module, self.example_inputs, ("batch",))
         assert tracing.call is not None
-        return tracing.call.arguments({name: torch.from_numpy(array.copy()) for name, array in tracing.inputs.items()})
+        args, kwargs = tracing.call.arguments(
+            {name: torch.from_numpy(array.copy()) for name, array in tracing.inputs.items()}
+        )
+        try:
+            with torch.no_grad():
+                copy.deepcopy(module)(*args, **kwargs)
+        except Exception as error:  # whatever the user's forward raises
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in tracing.inputs.items())
+            raise InputError(
+                f"{self.name} fails on example_inputs ({shapes}): {type(error).__name__}: {error}"
+            ) from error
+        return args, kwargs
 
 
 def fit_identity(fit: Any) -> Any:
     """Return what `digest_of` takes in place of a TrainSpec or a training function."""
     return (fit.describe(), fit.functions()) if isinstance(fit, TrainSpec) else fit
+
+
+def describe_fit(fit: Any) -> Any:
+    """Return a TrainSpec as JSON values, and a training function by its name; None for none."""
+    if isinstance(fit, TrainSpec) or fit is None:
+        return fit if fit is None else fit.describe()
+    return str(getattr(getattr(fit, "func", fit), "__qualname__", type(fit).__qualname__))
 
 
 def checked_patterns(given: str | Sequence[str], role: str) -> tuple[str, ...]:

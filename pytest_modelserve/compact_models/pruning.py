@@ -24,7 +24,7 @@ from pytest_modelserve.compact_models.channel_removal import (
     rebuild,
     remove_channels,
 )
-from pytest_modelserve.compact_models.original import Original, checked_patterns, fit_identity
+from pytest_modelserve.compact_models.original import Original, checked_patterns, describe_fit, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
@@ -162,6 +162,8 @@ def prune(
         features.0: 16 channels → 8 (50% removed)
     """
     require("torch", "pruning")
+    if data is not None and fine_tune is None:
+        raise UsageError("data= needs fine_tune=, which trains on them")
     original = Original.of(model, role="model", example_inputs=example_inputs, data=data, seed=seed)
     check_seed(original.seed)
     settings = _Settings(
@@ -185,6 +187,7 @@ def prune(
             "settings": asdict(settings),
             "fine_tune": fit_identity(fine_tune),
             "data": None if fine_tune is None or original.data is None else dict(original.data),
+            "examples": original.example_inputs if structured else None,
             "seed": original.seed,
             "versions": package_versions(_PACKAGES),
             "own_code": package_hash(),
@@ -202,7 +205,7 @@ def prune(
             "method": method,
             "rounds": rounds,
             "multiple_of": multiple_of,
-            "fine_tuned": fine_tune is not None,
+            "fine_tune": describe_fit(fine_tune),
             "seed": original.seed,
             "removed": {
                 layer.layer: f"{layer.before} → {layer.after} {layer.unit}" for layer in layers if not layer.note
@@ -389,10 +392,12 @@ class _Run:
         for name, dim in group.channels[0]:
             if name not in tensors or tensors[name].ndim < 2:
                 continue
-            if self.settings.method == "movement":
-                score = self.scores[name].double()
-            else:
+            if self.settings.method == "magnitude":
                 score = tensors[name].detach().double().square()
+            elif name in self.scores:
+                score = self.scores[name].double()
+            else:  # frozen
+                continue
             by_index = score.movedim(dim, 0).flatten(1).sum(dim=1).numpy()
             scale = float(np.abs(by_index).mean()) or 1.0  # so that no layer decides by its size alone
             total += [by_index[slices[name, dim]].sum() / scale for slices in group.channels]
@@ -411,6 +416,8 @@ class _Run:
             amount = self.settings.amount_of([weight.layer])
             size = weight.tensor.numel()
             note = weight.note or ("" if amount else "excluded")
+            if self.settings.method == "movement" and not weight.tensor.requires_grad:
+                note = note or "it is frozen: nothing moves it"
             layers[weight.name] = PrunedLayer(weight.name, "weights", size, size, note)
             if not note:
                 totals[weight.name] = _removed_count(amount, size, weight.name, "weights")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import LineageStep, Store, default_store, digest_of, package_hash
-from pytest_modelserve.compact_models.original import Original, checked_patterns, fit_identity
+from pytest_modelserve.compact_models.original import Original, checked_patterns, describe_fit, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.training.derived_model import DerivedModel, read_record, save_derived
@@ -66,7 +66,8 @@ def quantization_aware(
     Args:
         model: The model: of `train`, `prune` or `distill`, or a torch module on the CPU. It is not changed.
         recipe: "int8-static" (weights in 8 bits, a scale for each output channel, and activations in 8 bits, a scale
-            for each tensor) or "int4-weights" (weights of linear layers in 4 bits, a scale for each 32).
+            for each tensor) or "int4-weights" (weights of linear layers in 4 bits, a scale for each 32). The input
+            projections of nn.MultiheadAttention are trained in float.
         fine_tune: How to train: a `TrainSpec`, or `fit(module, data)` as in a ModelSource, with a lower learning rate
             than the training before.
         data: Arrays for `fine_tune` (default: those of the model's source).
@@ -118,7 +119,13 @@ def quantization_aware(
     record = read_record(entry)
     step = LineageStep(
         "quantization-aware training",
-        {"recipe": recipe, "layers": layers, "seed": original.seed, "weights_sha256": record["sha256"]},
+        {
+            "recipe": recipe,
+            "layers": layers,
+            "fine_tune": describe_fit(fine_tune),
+            "seed": original.seed,
+            "weights_sha256": record["sha256"],
+        },
         parent,
         package_versions(_PACKAGES),
     )

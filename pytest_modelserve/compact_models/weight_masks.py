@@ -106,7 +106,7 @@ def recorded_movement(module: nn.Module, scores: dict[str, torch.Tensor]) -> Ite
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             score = scores.setdefault(name, torch.zeros_like(parameter))
-            handles.append(_accumulate(parameter, parameter.detach(), score))
+            handles.append(_accumulate(parameter, parameter, score))
     try:
         yield
     finally:
@@ -115,8 +115,10 @@ def recorded_movement(module: nn.Module, scores: dict[str, torch.Tensor]) -> Ite
 
 
 def _accumulate(tensor: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.utils.hooks.RemovableHandle:
+    """Subtract `weight` × the gradient of `tensor` from `scores` at each backward pass, on whatever device it runs."""
+
     def add(gradient: torch.Tensor) -> None:
-        scores.sub_(gradient.detach() * weight)
+        scores.sub_((gradient.detach() * weight.detach()).to(scores.device))
 
     handle: torch.utils.hooks.RemovableHandle = tensor.register_hook(add)  # type: ignore[no-untyped-call]
     return handle

@@ -57,6 +57,13 @@ def test_teacher_that_knows_more_than_the_labels_helps(store):
     assert teacher == 1.0
 
 
+def test_teacher_in_training_mode_is_used_in_eval_mode(store):
+    teacher = nn.Sequential(*perfect(), nn.Dropout(0.9)).train()
+    small = distill(teacher, student(), held_out=(X[HELD_OUT], CLEAN[HELD_OUT]), store=store)
+    assert small.evidence.quantities[3].value == 1.0
+    assert teacher.training
+
+
 def test_gain_is_that_of_the_two_models_on_the_rows(store):
     small = distill(perfect(), student(), held_out=(X[HELD_OUT], CLEAN[HELD_OUT]), store=store)
 
@@ -139,12 +146,11 @@ def test_augmented_rows_are_shown_to_the_teacher_too(store):
     assert sum(value > 90 for value in seen) == 5  # batches of 64 of 300 rows
 
 
-def test_distilled_student_is_exported_with_its_lineage(store):
-    small = distill(perfect(), student(), store=store)
-    assert small.evidence is None
-    artifact = ms.export(small, store=store)
-    assert [step.stage for step in artifact.lineage] == ["distillation", "export"]
-    assert artifact.lineage[0].settings["teacher"] == "Sequential"
+def test_lineage_names_the_teacher_and_the_settings(store):
+    (step,) = distill(perfect(), student(), temperature=3, store=store).lineage
+    assert step.stage == "distillation"
+    assert (step.settings["teacher"], step.settings["temperature"]) == ("Sequential", 3.0)
+    assert len(step.settings["losses"]) == SPEC.epochs
 
 
 def test_interval_over_seeds_and_rows_covers_the_true_gain():

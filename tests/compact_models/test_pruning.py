@@ -92,6 +92,7 @@ def test_pruned_model_is_exported_with_its_lineage(trained, store):
     assert artifact.name == "small-pruned"
     assert [step.stage for step in artifact.lineage] == ["training", "pruning", "export"]
     assert artifact.lineage[1].settings["removed"] == {"0": "8 → 4 channels"}
+    assert artifact.lineage[1].settings["fine_tune"] is None
     assert artifact.lineage[1].notes == ("2: 2 channels, left whole: it writes an output of the model",)
     with ms.serve(artifact) as served, ms.serve(pruned) as module:
         np.testing.assert_allclose(*(next(iter(p.predict(X).values())) for p in (served, module)), atol=1e-5)
@@ -186,8 +187,17 @@ def test_heads_of_a_transformer_are_removed(store):
     assert str(next(layer for layer in pruned.layers if not layer.note)) == (
         "layers.0.self_attn: 4 heads → 2 (50% removed)"
     )
-    artifact = ms.export(pruned, dynamic=("batch", "time"), store=store)
-    assert artifact.signature.inputs[0].shape == ("batch", "time", 8)
+    longer = torch.from_numpy(RNG.standard_normal((3, 9, 8)).astype(np.float32))
+    assert pruned.module()(longer).shape == (3, 9, 8)
+
+
+def test_frozen_layers_have_no_movement(store):
+    module = build()
+    module[0].weight.requires_grad_(False)
+    settings = {"amount": 0.5, "method": "movement", "fine_tune": fit, "data": DATA, "example_inputs": X[:2]}
+    layers = prune(module, store=store, **settings).layers
+    assert [layer.note for layer in layers] == ["it is frozen: nothing moves it", ""]
+    assert prune(module, structured=True, store=store, **settings).module()[0].out_features == 4
 
 
 def test_frozen_tied_and_other_dtypes_survive(store):
@@ -219,6 +229,7 @@ def test_frozen_tied_and_other_dtypes_survive(store):
         ({"exclude": "*"}, "nothing can be pruned: 0: excluded; 2: excluded"),
         ({"method": "magnitudes"}, "unknown method 'magnitudes': did you mean 'magnitude'?"),
         ({"method": "movement"}, "method='movement' needs fine_tune="),
+        ({"data": DATA}, "data= needs fine_tune="),
         ({"rounds": 2}, "rounds= needs fine_tune="),
         ({"rounds": 0}, "rounds must be an integer of at least 1; got 0"),
         ({"multiple_of": 8}, "multiple_of= needs structured=True"),
@@ -244,6 +255,12 @@ def test_bad_arguments_are_refused(trained, store, changes, message):
         (build(), {"example_inputs": None}, "example_inputs is required if model is a torch module"),
         (build(), {"fine_tune": fit}, "data is required to train a torch module"),
         (nn.Sequential(nn.ReLU()), {}, "nothing can be pruned: no layer has weights to remove"),
+        (nn.Sequential(nn.LazyLinear(2)), {}, "'0.weight' of model has no values yet: call the module once"),
+        (
+            nn.Sequential(nn.Linear(5, 2)),
+            {"structured": True},
+            "Sequential fails on example_inputs (input float32[2, 6])",
+        ),
         (nn.Sequential(nn.Linear(6, 2)).to("meta"), {}, "'0.weight' of model is on meta: call .cpu() first"),
     ],
 )
