@@ -357,7 +357,9 @@ class ServingProcess:
 
 def find_interpreter(interpreter: str | os.PathLike[str]) -> str:
     """Return the path of a Python executable, or of one in PATH; UsageError for one that does not exist."""
-    name = os.fspath(interpreter)
+    if not isinstance(interpreter, (str, os.PathLike)):
+        raise UsageError(f"interpreter must be the path of a Python; got {type(interpreter).__name__}")
+    name = os.path.expanduser(os.fspath(interpreter))
     found = shutil.which(name)
     if found is None:
         inside = Path(name, "bin", "python")

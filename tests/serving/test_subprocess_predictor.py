@@ -106,10 +106,21 @@ def test_what_an_interpreter_prints_does_not_disturb(linear, tmp_path):
 def test_missing_interpreter_is_named_and_a_folder_gets_a_hint(linear, tmp_path):
     with pytest.raises(ms.UsageError, match=r"interpreter '/nowhere/python' does not exist: pass a Python"):
         ms.serve(linear, interpreter="/nowhere/python")
+    with pytest.raises(ms.UsageError, match=r"interpreter must be the path of a Python; got int"):
+        ms.serve(linear, interpreter=3)
     (tmp_path / "bin").mkdir()
     program(tmp_path / "bin/python", "")
     with pytest.raises(ms.UsageError, match=r"is no executable file; did you mean '.*/bin/python'\?"):
         ms.serve(linear, interpreter=tmp_path)
+
+
+def test_interpreter_in_the_home_folder_and_in_path_is_found(linear, tmp_path, monkeypatch):
+    python = program(tmp_path / "other_python", '#!/bin/sh\nexec PYTHON "$@"\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name in ("~/other_python", "other_python"):
+        with ms.serve(linear, interpreter=name) as predictor:
+            assert predictor.process.interpreter == str(python)
 
 
 @pytest.mark.parametrize("target", [lambda x: x, np.ones((2, 3)), "outputs.npy"])
