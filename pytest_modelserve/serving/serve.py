@@ -68,6 +68,8 @@ def serve(
         manifest: What `ms.write_manifest` wrote, for an ONNX file: a private copy of the model, external data included,
             is compared with it, and that copy is opened. Paths in it are relative to the folder that it describes if
             the model lies there, else to the model's. The setting `modelserve_trust` asks for a signature like this.
+        scan: Scan the file before anything opens it: "strict", by static rules and a trial in a limited process, or
+            "static", by the rules alone; a file that the scan refuses is not opened. See `docs/safety.md`.
         name: Name of the model in evidence and reports (default: its own).
         variant: Variant of the model in evidence and reports (default: its own).
 
