@@ -16,6 +16,8 @@ SUB_BUCKET_BITS = 7
 _BASE = 1 << SUB_BUCKET_BITS
 # 2**53 ns are 104 days; up to there a float64 holds every integer.
 _MOST_NS = 1 << 53
+_LAST_BUCKET = (53 - SUB_BUCKET_BITS - 1) * _BASE + 2 * _BASE - 1
+_MOST_COUNT = 1_000_000_000  # of a bucket in one second: more cannot be meant
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class LatencyHistogram:
         """Return what `to_json` wrote; ValueError for anything but counts."""
         found = {int(bucket): count for bucket, count in counts.items()}
         for bucket, count in [*found.items(), (0, unanswered)]:
-            if type(count) is not int or count < 0 or bucket < 0:
+            if type(count) is not int or not 0 <= count <= _MOST_COUNT or not 0 <= bucket <= _LAST_BUCKET:
                 raise ValueError(f"bucket {bucket} has the count {count!r}")
         return cls(found, unanswered)
 

@@ -357,7 +357,7 @@ def judge_record(
             *(f"{count:,} requests failed with {kind}" for kind, count in failures),
         ),
         advice=_ADVICE[verdict],
-        details={"quantile": quantile, "runs": list(record.runs), "seconds": record.duration_s},
+        details={"quantile": quantile, "runs": list(record.runs), "duration_s": record.duration_s},
     )
 
 

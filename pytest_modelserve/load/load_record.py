@@ -39,13 +39,15 @@ def check_writable(path: Path) -> None:
 class LoadRecord:
     """Histograms of the counted requests of one or several generators; equal sums whatever the order of merging.
 
-    `runs` are the ids of the loads. `seconds` holds the latencies by the second of the epoch in which requests were
+    `runs` are the ids of the loads, `span_ns` the nanoseconds of the epoch at which the first began and the last ended,
+    without its warm-up. `seconds` holds the latencies by the second of the epoch in which requests were
     due. `failures` counts failed requests by kind, those of the warm-up included.
     """
 
     subject: Subject
     runs: tuple[str, ...]
     loads: tuple[str, ...]
+    span_ns: tuple[int, int]
     seconds: dict[int, LatencyHistogram]
     service: LatencyHistogram
     issue_lag: LatencyHistogram
@@ -56,11 +58,12 @@ class LoadRecord:
         """Return the record of a load, with a new id."""
         counted = run.counted
         second = np.floor(run.started + counted.due_s).astype(np.int64)
-        latency = counted.latency_ms
+        latency, begin = counted.latency_ms, round(1e9 * (run.started + run.first_s))
         return cls(
             subject,
             (secrets.token_hex(8),),
             (run.schedule.name,),
+            (begin, begin + round(1e9 * counted.seconds)),
             {int(each): LatencyHistogram.of(latency[second == each]) for each in np.unique(second)},
             LatencyHistogram.of(counted.service_ms),
             LatencyHistogram.of(counted.issue_lag_ms),
@@ -78,9 +81,9 @@ class LoadRecord:
         return [merged(self.seconds[int(second)] for second in part) for part in parts]
 
     @property
-    def duration_s(self) -> int:
-        """The number of seconds in which a request was due."""
-        return len(self.seconds)
+    def duration_s(self) -> float:
+        """The seconds from the first counted request of any load to the end of the last load, above 0."""
+        return max(1, self.span_ns[1] - self.span_ns[0]) / 1e9
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically; the same counts are the same bytes."""
@@ -91,6 +94,7 @@ class LoadRecord:
             "subject": asdict(self.subject),
             "runs": list(self.runs),
             "loads": list(self.loads),
+            "span_ns": list(self.span_ns),
             "seconds": {
                 str(second): {"latency": each.to_json(), "unanswered": each.unanswered}
                 for second, each in sorted(self.seconds.items())
@@ -118,6 +122,7 @@ class LoadRecord:
                 Subject(**document["subject"]),
                 tuple(map(str, document["runs"])),
                 tuple(map(str, document["loads"])),
+                _span(*document["span_ns"]),
                 {int(second): _histogram(each) for second, each in document["seconds"].items()},
                 _histogram(document["service"]),
                 _histogram(document["issue_lag"]),
@@ -125,12 +130,18 @@ class LoadRecord:
             )
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(
                 f"{path} is no file of a load of this release ({reason}): result_file= of "
                 "measure_latency_under_load writes one"
             ) from None
+
+
+def _span(begin: int, end: int) -> tuple[int, int]:
+    if type(begin) is not int or type(end) is not int or end < begin:
+        raise ValueError(f"it lasted from {begin!r} to {end!r}")
+    return begin, end
 
 
 def _histogram(data: Any) -> LatencyHistogram:
@@ -157,6 +168,7 @@ def merge_records(records: Sequence[LoadRecord]) -> LoadRecord:
         records[0].subject,
         tuple(sorted(counts)),
         tuple(sorted(load for record in records for load in record.loads)),
+        (min(record.span_ns[0] for record in records), max(record.span_ns[1] for record in records)),
         {
             second: merged(record.seconds[second] for record in records if second in record.seconds)
             for second in sorted({second for record in records for second in record.seconds})
@@ -171,7 +183,7 @@ def percentile_lines(record: LoadRecord) -> Iterator[str]:
     """Yield the figures of a record as lines of text."""
     latency, service = record.latency, record.service
     yield (
-        f"{record.subject}: {len(record.runs)} load generators, {latency.n:,} requests over {record.duration_s} s, "
+        f"{record.subject}: {len(record.runs)} load generators, {latency.n:,} requests over {record.duration_s:.1f} s, "
         f"{latency.unanswered:,} without an answer"
     )
     yield f"  {'':<6}  {'latency from due time':<30}  service time"

@@ -55,10 +55,17 @@ def test_json_holds_all_counts():
     assert again.values_ms(upper=True)[:3] == pytest.approx([0.0, 0.5, 0.5], rel=0.01)
 
 
-@pytest.mark.parametrize("counts", [{"3": -1}, {"3": 1.5}, {"-3": 1}, {"x": 1}])
+@pytest.mark.parametrize("counts", [{"3": -1}, {"3": 1.5}, {"-3": 1}, {"x": 1}, {"3": 10**12}, {"6016": 1}])
 def test_what_is_no_count_is_refused(counts):
     with pytest.raises(ValueError):
         LatencyHistogram.from_json(counts)
+
+
+def test_longest_duration_has_the_last_bucket():
+    (bucket,) = LatencyHistogram.of([1e12]).counts
+    assert LatencyHistogram.from_json({str(bucket): 1}).n == 1
+    with pytest.raises(ValueError):
+        LatencyHistogram.from_json({str(bucket + 1): 1})
 
 
 def test_nan_is_refused():

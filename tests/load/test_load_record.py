@@ -52,7 +52,7 @@ def test_percentiles_are_those_of_all_requests(records, files, load, capsys):
     assert merged.latency.n == 6_000
     assert main(["merge-load", *map(str, files)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "digits / fp32: 3 load generators, 6,000 requests over 21 s, 1 without an answer"
+    assert lines[0] == "digits / fp32: 3 load generators, 6,000 requests over 20.7 s, 1 without an answer"
     p95 = next(line for line in lines if line.startswith("  p95"))
     low, high = map(float, p95.split("[")[1].split("]")[0].split(", "))
     assert 27 < low < high < 34
@@ -73,6 +73,12 @@ def test_failed_requests_of_one_host_fail_the_merged_load(files, capsys):
     out = capsys.readouterr().out
     assert "latency under load p95: requests were not answered" in out
     assert "1 requests failed with OSError" in out
+
+
+def test_goodput_counts_the_requests_of_all_hosts_over_the_whole_time(records):
+    evidence = judge_record(merge_records(records), max_ms=1_000, quantile=0.95, max_failed=0.01)
+    goodput = next(quantity.value for quantity in evidence.quantities if quantity.name == "goodput per s")
+    assert goodput == pytest.approx(5_999 / (20 + 2 / 3), rel=1e-6)
 
 
 def test_late_generator_leaves_the_verdict_open(load):
@@ -102,7 +108,7 @@ def test_load_that_is_given_twice_and_other_models_are_refused(files, records, t
     other = LoadRecord(
         Subject("other"),
         ("x",),
-        *[getattr(records[0], name) for name in ("loads", "seconds", "service", "issue_lag", "failures")],
+        *[getattr(records[0], name) for name in ("loads", "span_ns", "seconds", "service", "issue_lag", "failures")],
     )
     with pytest.raises(UsageError, match="the loads are of different models: digits / fp32, other"):
         merge_records([records[0], other])
@@ -119,6 +125,7 @@ def test_load_that_is_given_twice_and_other_models_are_refused(files, records, t
         (lambda d: json.dumps({k: v for k, v in d.items() if k != "seconds"}), "'seconds' is missing"),
         (lambda d: json.dumps({**d, "service": {"latency": {"4": -1}, "unanswered": 0}}), "bucket 4 has the count -1"),
         (lambda d: json.dumps({**d, "subject": {"nom": "x"}}), "no file of a load"),
+        (lambda d: json.dumps({**d, "span_ns": [3, 1]}), "it lasted from 3 to 1"),
     ],
 )
 def test_damaged_files_are_named(files, change, message, capsys):
