@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -303,18 +303,23 @@ class DistributedGroup(Group):
 
 
 def join_group(device: str, timeout_s: float, **rendezvous: Any) -> None:
-    """Join torch's default process group, unless this process is in it; the group ends with the process.
+    """Join torch's default process group, which ends with the process.
 
-    `rendezvous` are arguments of `init_process_group` that say where the processes meet (default: the environment).
+    `rendezvous` are arguments of `init_process_group` that say where the processes meet.
     """
     from torch import distributed
 
-    if distributed.is_initialized():
-        return
     # Tensors on the CPU go through gloo in both cases.
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **rendezvous)
     atexit.register(_leave_group)
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Return True if a process failed only because another one ended or made no progress."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _leave_group() -> None:
@@ -339,8 +344,29 @@ def cluster_size() -> int:
 
 def cluster_group(spec: TrainSpec, timeout_s: float) -> DistributedGroup:
     """Return the group of the processes that torchrun started."""
-    join_group(spec.device, timeout_s)
+    from torch.distributed import PrefixStore, is_initialized  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
+    if not is_initialized():
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        # torchrun (2.13) keeps the store when it starts all processes again, with the addresses of those that ended.
+        restart = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        join_group(spec.device, timeout_s, store=PrefixStore(restart, store), rank=rank, world_size=size)
     return DistributedGroup(int(os.environ.get("LOCAL_RANK", "0")), spec.device)
+
+
+@contextmanager
+def lost_peers(name: str) -> Iterator[None]:
+    """Raise TrainingError where a process that torchrun started waits in vain for another one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        raise TrainingError(
+            f"training {name!r}: another process ended or made no progress within hang_limit_s; its log has the cause: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def loopback() -> str:

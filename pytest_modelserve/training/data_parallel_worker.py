@@ -17,6 +17,7 @@ from pytest_modelserve.training.data_parallel import (
     LOST_PEER,
     DistributedGroup,
     TrainingJob,
+    is_lost_peer,
     join_group,
     loopback,
 )
@@ -27,7 +28,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # `python -W error` is inherited, and would end the process
     import torch
     import torch._dynamo  # DistributedDataParallel imports it: the fork server shares it with each child
-    from torch import distributed
 
 
 def run(payload: bytes) -> bytes:
@@ -43,7 +43,7 @@ def run(payload: bytes) -> bytes:
     except ModelServeError as error:
         return pickle.dumps(error)
     except RuntimeError as error:
-        if not _is_of_connection(error):
+        if not is_lost_peer(error):
             raise
         traceback.print_exc()
         sys.stderr.flush()
@@ -69,8 +69,3 @@ def _train(job: TrainingJob, rank: int) -> TrainingMetrics:
     if rank == 0:
         torch.save(job.module.state_dict(), job.weights)
     return metrics
-
-
-def _is_of_connection(error: RuntimeError) -> bool:
-    """Return True if a process failed only because another one did."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

@@ -30,6 +30,7 @@ from pytest_modelserve.training.data_parallel import (
     cluster_group,
     cluster_size,
     fit_in_processes,
+    lost_peers,
 )
 from pytest_modelserve.training.module_digest import digestible, state_digest, weights_digest
 from pytest_modelserve.training.train_spec import TrainSpec, split_rows
@@ -268,7 +269,9 @@ def train(
 
     if group is not None and group.sum(float(store.has(key))) < (float(group.size),):
         # Before the store's lock is taken, for which the processes of one host would wait. Each host then stores it.
-        fitted = fit(store.root)
+        with lost_peers(source.name):
+            fitted = fit(store.root)
+            group.sum(0.0)  # whoever stores the result deletes the checkpoint, which rank 0 may still be writing
     entry = store.get_or_build(key, build, what=f"training of {source.name}")
     if fitted is not None:
         path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import math
 import os
 import random
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.training.train_spec import Batch
 
+
+_log = logging.getLogger(__name__)
 
 Shared = TypeVar("Shared")
 
@@ -344,6 +347,7 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        _log.info("training %s continues after step %d of %d", self.name, self.step, self.steps)
 
     def _check_finite(self) -> None:
         for name, tensor in self.module.state_dict().items():
