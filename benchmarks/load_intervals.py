@@ -1,4 +1,4 @@
-"""Coverage of the intervals of a load: latencies in simulated queues, and the search for the highest rate.
+"""Coverage of the intervals of a load: latencies in simulated queues, the search for the highest rate, throughput.
 
 The 95 % high end of the 95th percentile should lie below the true one in 5 % of samples, the 99.9 % low end above it in
 0.1 %. "independent" are the order statistics that take requests for independent. Run with one number, the proportion of
@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.evidence import Verdict
+from pytest_modelserve.load.load_run import REQUEST, LoadRun
 from pytest_modelserve.load.max_rate import RateStep, ends_of, search
+from pytest_modelserve.load.schedule import Schedule
+from pytest_modelserve.load.throughput import rows_per_second, throughput_bounds
 from pytest_modelserve.stats.batch_quantiles import serial_quantile_bounds
 from pytest_modelserve.stats.quantiles import quantile_bounds
 
@@ -106,7 +109,52 @@ def searches(scale: float) -> None:
         )
 
 
+def service_times(kind: str, seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return service times of 10 ms on average: exponential, or of a server whose speed wanders within seconds."""
+    count = round(200 * seconds)
+    if kind == "exponential":
+        return rng.exponential(0.01, count)
+    steps = rng.normal(size=count)
+    speed = np.empty(count)
+    state = 0.0
+    for i, step in enumerate(steps):  # correlated over about 30 requests
+        state = speed[i] = 0.967 * state + math.sqrt(1 - 0.967**2) * step
+    return np.asarray(0.01 * np.exp(0.3 * speed))
+
+
+def one_client(kind: str, seconds: float, rng: np.random.Generator) -> LoadRun:
+    """Return the run of one client that never pauses."""
+    ends = np.cumsum(service_times(kind, seconds, rng))
+    begins = np.concatenate([[0.0], ends[:-1]])
+    requests = np.zeros(int(np.searchsorted(begins, seconds)), REQUEST)
+    requests["index"] = np.arange(requests.size)
+    requests["due"] = requests["taken"] = requests["sent"] = begins[: requests.size]
+    requests["ended"], requests["answered"] = ends[: requests.size], True
+    return LoadRun(Schedule("one client", seconds, clients=1), requests, 0.1 * seconds, in_flight_limit=1)
+
+
+def throughputs(scale: float) -> None:
+    """Print how often the interval of a throughput misses the true one."""
+    row = [np.zeros((1, 1))]
+    print(f"\n{'service times':<14} {'runs':>5}   {'low too high':>12} {'high too low':>12}   median interval")
+    for kind in ("exponential", "wandering"):
+        rng = np.random.default_rng(SEED)
+        true = float(np.mean([rows_per_second(one_client(kind, 200.0, rng), row).mean() for _ in range(20)]))
+        runs = max(20, round(scale * 500))
+        ends = []
+        for _ in range(runs):
+            rates = rows_per_second(one_client(kind, 5.0, rng), row)
+            bounds, _ = throughput_bounds(rates, low_level=0.95, high_level=0.999)
+            ends.append((bounds.low, bounds.high))
+        low, high = np.array(ends).T
+        print(
+            f"{kind:<14} {runs:>5}   {(low > true).mean():>12.1%} {(high < true).mean():>12.1%}   "
+            f"[{np.median(low):.1f}, {np.median(high):.1f}] of {true:.1f} a second"
+        )
+
+
 if __name__ == "__main__":
     proportion = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     coverage(proportion)
     searches(proportion)
+    throughputs(proportion)

