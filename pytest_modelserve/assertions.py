@@ -104,10 +104,12 @@ def _raise_unless_passed(evidence: Evidence) -> None:
     __tracebackhide__ = True
     if evidence.verdict is None:  # a measurement must not pass as an assertion
         raise TypeError(f"evidence of {evidence.gate!r} has no quantity with a budget")
+    recorder = current_recorder()
+    if recorder is not None and not recorder.raises:
+        return
     if evidence.verdict is Verdict.FAIL:
         raise GateFailure(failure_message(evidence), evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE:
-        recorder = current_recorder()
         if recorder is None or recorder.inconclusive != "warn":
             raise GateInconclusive(failure_message(evidence), evidence)
         warnings.warn(failure_message(evidence), ModelServeWarning, stacklevel=3)

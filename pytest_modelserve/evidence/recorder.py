@@ -38,7 +38,8 @@ INCONCLUSIVE_POLICIES: tuple[InconclusivePolicy, ...] = ("fail", "skip", "warn")
 class Recorder:
     """The collected evidence of one owner: a test, or a fixture with a wider scope.
 
-    `samples` is the folder for raw samples, or None if they are not kept.
+    `samples` is the folder for raw samples, or None if they are not kept. Without `raises`, assertions return their
+    evidence whatever its verdict: for a caller who reads all of it.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Recorder:
         attempt: int = 1,
         inconclusive: InconclusivePolicy = "fail",
         samples: Path | None = None,
+        raises: bool = True,
     ) -> None:
         self.owner = owner
         self.node_id = node_id
         self.attempt = attempt
         self.inconclusive = inconclusive
         self.samples = samples
+        self.raises = raises
         self._records: dict[tuple[str, str, str, str, int], Record] = {}
         self._calls: dict[tuple[str, str, str], int] = {}
         self._example: object = None

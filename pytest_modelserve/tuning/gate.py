@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.evidence import Evidence, GateFailure, GateInconclusive, Verdict
+from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.evidence.recorder import Recorder, recording
 from pytest_modelserve.parity.accuracy.evaluation import JudgedFigure, judged_figures
 from pytest_modelserve.serving import Predictor
@@ -58,16 +58,14 @@ class GateResult:
 
 
 def run_gate(gate: GateFunction, candidate: Predictor) -> GateResult:
-    """Call a gate; its evidence goes into no report.
+    """Call a gate to its end, whatever its verdicts; its evidence goes into no report.
 
     Errors that are no verdict pass through. UsageError for a gate that neither asserts nor returns evidence.
     """
     # A self-test of the suite replaces what its own gates read, and not each candidate of a search.
-    with recording(Recorder("tuning", "")) as recorder, judged_figures() as figures, substituting(None):
-        try:
-            returned = gate(candidate)
-        except (GateFailure, GateInconclusive):
-            returned = None
+    silent = Recorder("tuning", "", raises=False)
+    with recording(silent) as recorder, judged_figures() as figures, substituting(None):
+        returned = gate(candidate)
     evidence = [record.evidence for record in recorder.records()]
     if isinstance(returned, Evidence) and all(returned is not each for each in evidence):
         evidence.append(returned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.evidence import Verdict
@@ -167,6 +167,10 @@ class Search:
                     result = run_gate(gate, predictor)
             except Exception as error:
                 result = GateResult((), (), first_line(error))
+            if kind != "rows" and result.figures:
+                result = replace(
+                    result, problem="the gate judges labeled rows of variants, and did not of the original"
+                )
             trial.results.append(result)
             if result.failed and (may_end or not result.figures):
                 trial.end("fails", _reason(result))

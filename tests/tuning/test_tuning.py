@@ -153,6 +153,32 @@ def test_a_size_gate_is_read_before_any_row(search, gate, damaged, original, cos
     assert seen == ["original"]
 
 
+def test_a_gate_is_read_to_its_end_on_the_original_whatever_it_fails(search, gate, damaged, original, cost):
+    """The labeled rows behind a first assertion that the original fails would otherwise be judged for the choice alone."""
+
+    def release(candidate):
+        ms.assert_size(candidate, max_bytes=1 if candidate.subject.variant == "original" else 10**6)
+        gate(candidate)
+
+    found = search(
+        sources={"bad": damaged("bad", 0.3), "good": damaged("good", 1.001)},
+        gates=release,
+        objective=cost(bad=4, good=5),
+    )
+    assert _outcomes(found) == {"good": "chosen", "bad": "fails"}
+    assert found.selection.family == 2
+
+
+def test_labeled_rows_that_the_original_hides_are_refused(search, gate, damaged, original, cost):
+    def release(candidate):
+        ms.assert_size(candidate, max_bytes=10**6)
+        if candidate.subject.variant != "original":
+            gate(candidate)
+
+    found = search(sources={"good": damaged("good", 0.999)}, gates=release, objective=cost(good=5))
+    assert _reason(found, "good") == "the gate judges labeled rows, and did not of the original"
+
+
 def test_a_contract_is_a_list_of_gates(search, damaged, original, rows, cost, tmp_path, monkeypatch):
     x, labels = rows
     np.save(tmp_path / "x.npy", x)
