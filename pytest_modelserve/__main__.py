@@ -21,6 +21,7 @@ _EXTRAS = {
     "data": ("narwhals", "polars"),
     "robustness": ("hypothesis",),
     "sklearn": ("scikit-learn", "skl2onnx"),
+    "grpc": ("grpcio",),
     "scan": ("modelaudit-picklescan",),
     "signing": ("model-signing", "pyOpenSSL"),
 }

@@ -27,6 +27,7 @@ from pytest_modelserve.parity.diagnosis import Diagnosis, diagnose_divergence
 from pytest_modelserve.parity.failing_inputs import Criterion, FailingBatch, save_failing_input, worst_row
 from pytest_modelserve.parity.row_parts import RowPart, over_parts
 from pytest_modelserve.serving.inputs import Inputs, batch_size, is_one_batch, iterate_batches, slice_rows
+from pytest_modelserve.serving.predictor import ENDPOINT_TRANSPORTS
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs
 from pytest_modelserve.serving.reference_runs import alternative_runs
 from pytest_modelserve.serving.serve import open_models
@@ -317,6 +318,11 @@ def _advice(candidate: Predictor, reference: Predictor) -> str:
             return (
                 f"{predictor.subject} is an estimator, whose steps have no counterpart in the graph: convert and "
                 "compare its steps one by one"
+            )
+        if predictor.transport in ENDPOINT_TRANSPORTS:
+            return (
+                f"{predictor.subject} is an endpoint, whose graph is not known here: ms.assert_serves(endpoint, file, "
+                "inputs) names known causes of a difference"
             )
         if predictor.artifact is None and predictor.transport != "torch":
             return (

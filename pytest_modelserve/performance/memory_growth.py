@@ -31,6 +31,7 @@ from pytest_modelserve.performance.slowdown import another_session, can_be_rebui
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
 from pytest_modelserve.serving import Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive
+from pytest_modelserve.serving.predictor import ENDPOINT_TRANSPORTS
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import mean_bounds
 
@@ -116,7 +117,7 @@ def measure_memory_growth(
     check_error_rates(confidence=confidence, alpha=alpha)
     _check_flags(vary=vary, reload=reload)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
-        if served.transport in ("http", "grpc", "json"):
+        if served.transport in ENDPOINT_TRANSPORTS:
             raise UsageError(
                 f"{served.subject} is an endpoint, whose memory is not this process's: give the server's process to "
                 "assert_conformant(endpoint, pid=, max_memory_mib=)"

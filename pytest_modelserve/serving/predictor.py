@@ -23,6 +23,8 @@ Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
 CPU = "CPUExecutionProvider"
 Transport = Literal["in-process", "own process", "torch", "callable", "estimator", "recorded", "http", "grpc", "json"]
 
+ENDPOINT_TRANSPORTS = ("http", "grpc", "json")
+
 
 class Predictor(ABC):
     """A served model: arrays in, named arrays out. A context manager.
