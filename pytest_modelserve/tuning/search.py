@@ -168,9 +168,7 @@ class Search:
             except Exception as error:
                 result = GateResult((), (), first_line(error))
             if kind != "rows" and result.figures:
-                result = replace(
-                    result, problem="the gate judges labeled rows of variants, and did not of the original"
-                )
+                result = replace(result, problem="the gate judges labeled rows, and did not of the original")
             trial.results.append(result)
             if result.failed and (may_end or not result.figures):
                 trial.end("fails", _reason(result))

@@ -65,14 +65,14 @@ def test_rejections_leave_the_family():
 
 def test_any_true_hypothesis_is_rejected_in_five_percent_of_samples():
     rng = np.random.default_rng(1)
-    searches, n, k, wrong = 400, 200, 8, 0
+    searches, n, k, wrong = 200, 200, 8, 0
     for _ in range(searches):
         values = rng.standard_normal((n, k)) + rng.standard_normal((n, 1))  # seven are true, all at their limits
         values[:, 0] += 1
         z = np.sqrt(n) * values.mean(axis=0) / values.std(axis=0, ddof=1)
         found = step_down_max_t(partial(_exceeds, z), correlations_of(values), error_rate=0.05)
         wrong += found.rejected[1:].any()
-    assert 0.02 <= wrong / searches <= 0.085  # 5 % ± 3 standard errors
+    assert 0.005 <= wrong / searches <= 0.1  # 5 % ± 3 standard errors
 
 
 def test_probability_of_passing_is_that_of_simulated_means():
