@@ -79,6 +79,13 @@ def test_null_in_an_answer_is_nan():
         assert np.isnan(predictor.predict(X)["y"][0, 0])
 
 
+@pytest.mark.parametrize("send", [faults.chunked, faults.until_closed])
+def test_answers_without_a_length_are_read_to_their_end(send):
+    with serve_faulty(send) as server, ms.serve(server.url) as predictor:
+        for _ in range(3):
+            np.testing.assert_array_equal(predictor.predict(X)["y"], X @ W)
+
+
 def test_connections_stay_open_and_threads_get_their_own_answers(server):
     with ms.serve(server.url) as predictor, ThreadPoolExecutor(8) as pool:
         rows = [np.full((1, 3), number, np.float32) for number in range(200)]

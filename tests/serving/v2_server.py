@@ -273,6 +273,24 @@ def endless(handler, body):
         handler.wfile.write(b" " * (1 << 16))
 
 
+def chunked(handler, body):
+    """Send the right answer in chunks of 7 bytes."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    text = json.dumps(body).encode()
+    for part in (*(text[begin : begin + 7] for begin in range(0, len(text), 7)), b""):
+        handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+
+
+def until_closed(handler, body):
+    """Send the right answer without its length, and close the connection."""
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(json.dumps(body).encode())
+    handler.close_connection = True
+
+
 def answer(body, status=200, **headers):
     """Return a fault: an answer of fixed bytes or JSON."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
