@@ -57,7 +57,7 @@ def check_pickle_file(path: Path, file: BinaryIO, size: int) -> StaticResult:
     first = check_pickle(file, path.name)
     result.findings += first.findings
     if first.value == _LEGACY_MAGIC:
-        result.findings += _check_legacy(file, path.name)
+        result.findings += _check_legacy(file, size, path.name)
         result.target = _target(result)
         return result
     result.target = ""  # never unpickled
@@ -77,6 +77,8 @@ def check_compressed(path: Path, file: BinaryIO, size: int) -> StaticResult:
     content, problem = _inflated(file, size)
     if problem:
         result.findings.append(finding("checkpoint.compressed", path.name, problem))
+    elif content.startswith(_ARCHIVES):
+        result.findings.append(finding("checkpoint.compressed", path.name, "an archive inside what is compressed"))
     else:
         result.findings += check_pickle_file(path, io.BytesIO(content), len(content)).findings
     return result
@@ -135,15 +137,18 @@ _ITEM_BYTES = {
     **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4", "Untyped"), 1),
     "ComplexDouble": 16,
 }
-_BESIDE = re.compile(r"(?:[^/]+/)?(?:data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+)")
-_SERIAL = re.compile(r"(?:[^/]+/)?\.data/serialization_id")
+_PART = re.compile(r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+|\.data/serialization_id")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08")
 
 
 def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterator[Finding]:
     entries = archive.entries
-    root = next(name for name in entries if name.endswith("data.pkl"))[: -len("data.pkl")]
-    odd = [name for name in entries if not (_BESIDE.fullmatch(name) or _SERIAL.fullmatch(name))]
+    first = next(iter(entries))
+    root = first[: first.find("/") + 1]  # torch takes the folder of the first entry
+    if f"{root}data.pkl" not in entries:
+        yield finding("checkpoint.unknown-archive", place, f"there is no {root}data.pkl")
+        return
+    odd = [name for name in entries if not (name.startswith(root) and _PART.fullmatch(name[len(root) :]))]
     code = next((name for name in odd if name.startswith(f"{root}code/") or name.endswith("constants.pkl")), None)
     if code is not None:
         yield finding("checkpoint.code", place, f"it is a TorchScript archive: {code!r} is a program")
@@ -230,6 +235,11 @@ def _count_of(storage: Stored) -> int:
     return key[4] if isinstance(key, tuple) and len(key) in (5, 6) and type(key[4]) is int else 0
 
 
+def _bytes_of(storage: Stored) -> int:
+    kind = storage.key[1].name if isinstance(storage.key[1], Global) else ""
+    return _count_of(storage) * _ITEM_BYTES.get(kind.rpartition(".")[2].removesuffix("Storage"), 0)
+
+
 def _elements(size: Any) -> int:
     is_size = isinstance(size, tuple) and all(type(axis) is int and axis >= 0 for axis in size)
     return math.prod(size) if is_size else 0
@@ -239,8 +249,9 @@ def _shown(value: Any) -> str:
     return "×".join(map(str, value)) if isinstance(value, tuple) and len(value) < 12 else type(value).__name__
 
 
-def _check_legacy(file: BinaryIO, place: str) -> Iterator[Finding]:
+def _check_legacy(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
     """Check the pickles of torch's format before ZIP: protocol, system, the object, and the keys of its storages."""
+    sizes: dict[str, int] = {}
     for number, what in enumerate(("protocol", "system", "object", "storages")):
         result = check_pickle(file, f"{place}: {what}", persistent=number == 2)
         yield from result.findings
@@ -249,8 +260,11 @@ def _check_legacy(file: BinaryIO, place: str) -> Iterator[Finding]:
         if what == "protocol" and result.value != 1001:
             yield finding("pickle.protocol", place, f"the protocol of the checkpoint is {result.value!r}, not 1001")
         if number == 2:
-            sizes = {str(each.key[2]): _count_of(each) for each in result.stored if isinstance(each.key, tuple)}
+            sizes = {str(each.key[2]): _bytes_of(each) for each in result.stored if isinstance(each.key, tuple)}
             yield from _check_tensors(result, sum(sizes.values()), place)
+    needed, left = sum(8 + each for each in sizes.values()), size - file.tell()
+    if needed != left:
+        yield finding("checkpoint.storage", place, f"storages need {needed:,} bytes, and {left:,} follow the pickles")
 
 
 # Arrays of numpy
@@ -277,13 +291,15 @@ def _check_array(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
     file.seek(start)
     raw = file.read(length)
     try:
-        header = ast.literal_eval(raw.decode("utf-8" if version == 3 else "latin-1").strip())
+        tree = ast.parse(raw.decode("utf-8" if version == 3 else "latin-1").strip(), mode="eval")
+        header = ast.literal_eval(tree)
+        is_plain = isinstance(tree.body, ast.Dict) and len(tree.body.keys) == len(header)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         yield finding("numpy.header", place, f"the header is no dictionary: {type(error).__name__}")
         return
     shape = header.get("shape") if isinstance(header, dict) else None
-    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
-        yield finding("numpy.header", place, "the header has other keys than descr, fortran_order and shape")
+    if not isinstance(header, dict) or not is_plain or header.keys() != {"descr", "fortran_order", "shape"}:
+        yield finding("numpy.header", place, "the header has other keys than descr, fortran_order and shape, each once")
         return
     if not isinstance(shape, tuple) or not all(type(axis) is int and axis >= 0 for axis in shape) or len(shape) > 64:
         yield finding("numpy.header", place, f"the shape {shape!r}")
@@ -355,6 +371,7 @@ def _inflated(file: BinaryIO, size: int) -> tuple[bytes, str]:
 
 # Safetensors
 
+_MOST_NAME = 1_000
 _MOST_TENSOR_HEADER = 100_000_000
 _TENSOR_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -405,9 +422,12 @@ def _check_header(header: Any, content: int, place: str) -> Iterator[Finding]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         yield finding("safetensors.header", place, "the metadata are no texts")
     spans = []
-    for name, entry in header.items():
+    for name in (*metadata, *header):
         if not name.isprintable():
-            yield finding("names.control-character", f"{place}: {name!r}", "the name of a tensor")
+            yield finding("names.control-character", place, f"the name {name!r}")
+        if len(name) > _MOST_NAME:
+            yield finding("names.length", place, f"a name of {len(name):,} characters")
+    for name, entry in header.items():
         span = _span(entry)
         if span is None:
             text = f"the entry of tensor {name!r} has no known dtype, shape and data_offsets that agree"

@@ -3,46 +3,63 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickletools
 import re
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from pytest_modelserve.scanning.findings import Finding, finding
 
-_MOST_OPCODES = 1_000_000
+_MOST_OPCODES = 500_000
+_MOST_DEPTH = 1_000
+"""Deeper values end the process by a stack overflow when they are hashed, printed or freed."""
 _MOST_MEMO = 1_000_000
 _MOST_WEIGHT = 10_000_000
 """Values that a value holds, those that it shares counted every time: what hashing or printing it visits."""
-_HELD = f"values that hold each other more than {_MOST_WEIGHT:,} times"
 _MOST_ALLOCATED = 256 << 20
 _MOST_DIGITS = 4_000
 _MOST_NESTED = 4
 _SHOWN = 8
 
-_TORCH_TYPES = r"(?:cuda\.)?(?:sparse\.)?\w+(?:Storage|Tensor)|Size|device|Tensor"
-_DTYPES = r"u?int\d+|float\w+|bfloat16|bool|complex\d+|q\w?int\w+|bits\w+|per_\w+"
+_TORCH_TYPES = r"(?:(?:cuda|sparse)\.)*[A-Z]\w*(?:Storage|Tensor)|Size|device|Tensor"
+_DTYPES = r"u?int\d+|b?float\d+(?:_\w+)?|bool|complex\d+|q\w?int\w+|bits\w+|per_(?:tensor|channel)_\w+"
+_REBUILD = (
+    r"_rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|qtensor|sparse_tensor|nested_tensor"
+    r"|meta_tensor_no_storage|wrapper_subclass|device_tensor_from_cpu_tensor|device_tensor_from_numpy)"
+)
 _HARMLESS = re.compile(
-    rf"torch\.(?:{_TORCH_TYPES}|{_DTYPES})|torch\.(?:cuda|sparse)\.\w+(?:Storage|Tensor)"
-    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.\w*Parameter"
-    r"|torch\.storage\.(?:Typed|Untyped)Storage|torch\.serialization\._get_layout|torch\.torch_version\.TorchVersion"
-    r"|_codecs\.encode|(?:builtins|__builtin__)\.(?:set|frozenset|bytearray|bytes|complex|slice|range|list|dict|tuple"
-    r"|int|float|bool|str|object|unicode|long)|collections\.(?:OrderedDict|defaultdict|deque|Counter)"
-    r"|copy_?reg\.(?:_reconstructor|__newobj__)|datetime\.\w+|decimal\.Decimal|fractions\.Fraction|uuid\.UUID"
+    rf"torch\.(?:{_TORCH_TYPES}|{_DTYPES}|_utils\.{_REBUILD}|_tensor\._rebuild_from_type_v2)"
+    r"|torch\.nn\.parameter\.\w*Parameter|torch\.storage\.(?:Typed|Untyped)Storage|torch\.serialization\._get_layout"
+    r"|torch\.torch_version\.TorchVersion|_codecs\.encode|(?:builtins|__builtin__)\.(?:set|frozenset|bytearray|bytes"
+    r"|complex|slice|x?range|list|dict|tuple|int|float|bool|str|object|unicode|long)"
+    r"|collections\.(?:OrderedDict|defaultdict|deque|Counter)|copy_?reg\.(?:_reconstructor|__newobj__)"
+    r"|datetime\.(?:datetime|date|time|timedelta|timezone)|decimal\.Decimal|uuid\.UUID"
     r"|pathlib\.(?:_local\.)?(?:Pure)?(?:Posix|Windows)?Path"
     r"|numpy\.(?:ndarray|dtype|(?:_core|core)\.multiarray\.(?:_reconstruct|scalar)|(?:_core|core)\.numeric\._frombuffer"
-    r"|dtypes\.\w+DType|bool_?|u?int\d+|float\d+|complex\d+)"
+    r"|dtypes\.[A-Z]\w*DType|bool_?|u?int\d+|float\d+|complex\d+)"
 )
 """What the unpicklers of torch (`weights_only=True`) and of numpy's arrays need: data, and no code that acts."""
+_FUNCTIONAL = (
+    r"relu6?|gelu|silu|mish|tanh|sigmoid|softmax|log_softmax|softplus|leaky_relu|elu|selu|celu|hardtanh|hardswish"
+)
+_IMPORTED = (
+    r"Path|Popen|Pool|Thread\w*|Process\w*|Parallel|Memory|Temporary\w*|Named\w*|File\w*|Unpickler|Session|Client|ABCMeta"
+    r"|Callable"
+)
 _LIBRARY = re.compile(
     r"(?:sklearn\.(?!datasets|externals|utils|tests)\w+|scipy\.(?:sparse|interpolate|stats)|pandas\.core|pandas\._libs"
     r"|xgboost|lightgbm|torch\.nn\.modules|torch\.optim|torchvision\.models|numpy\.ma\.core|numpy\.random(?:\.\w+)?)"
-    r"(?:\.\w+)*\._?[A-Z]\w*|sklearn\.utils\._bunch\.Bunch|joblib\.numpy_pickle\.NumpyArrayWrapper"
+    rf"(?:\.\w+)*\.(?!(?:{_IMPORTED})$)_?[A-Z]\w*[a-z]\w*|numpy\.random\._\w+\.(?:MT19937|PCG64(?:DXSM)?|SFC64)"
+    r"|sklearn\.utils\._bunch\.Bunch|joblib\.numpy_pickle\.NumpyArrayWrapper"
     r"|pandas\._libs\.(?:internals\._unpickle_block|arrays\.__pyx_unpickle_NDArrayBacked)"
-    r"|torch\.nn\.functional\.\w+|torch\._C\._nn\.\w+|sklearn\._loss\._loss\.__pyx_unpickle_\w+"
-    r"|numpy\.random\.bit_generator\.__pyx_unpickle_SeedSequence"
+    rf"|torch\.(?:nn\.functional|_C\._nn)\.(?:{_FUNCTIONAL})|sklearn\._loss\._loss\.__pyx_unpickle_\w+"
+    r"|torch\.nn\.modules\.rnn\.(?:RNN|LSTM|GRU)|sklearn\.svm\._classes\.(?:SVC|SVR)"
+    r"|sklearn\.decomposition\._\w+\.(?:PCA|NMF)|numpy\.random\.bit_generator\.__pyx_unpickle_SeedSequence"
     r"|numpy\.random\._pickle\.__(?:randomstate|generator|bit_generator)_ctor"
     r"|pandas\.core\.\w+(?:\.\w+)*\._?(?:new_Index|unpickle_\w+)"
 )
@@ -50,6 +67,9 @@ _LIBRARY = re.compile(
 _NUMPY_DTYPE = re.compile(r"[|<>=]?[biufcSUV]\d{1,9}")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00")
 _PROTOCOL = re.compile(rb"\x80[\x02-\x05]")
+_PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\(S'")
+_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+_MOST_STARTS, _MOST_INFLATED = 64, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +87,7 @@ class Built:
     arguments: Any
     state: Any = None
     weight: int = 1
+    depth: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +103,7 @@ class Items:
 
     values: dict[str, Any] = field(default_factory=dict)
     weight: int = 1
+    depth: int = 1
 
 
 class _Mark:
@@ -147,6 +169,7 @@ class _Machine:
         self.result = PickleResult()
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.marks = 0
         self.named: set[tuple[str, str]] = set()
 
     def add(self, rule: str, text: str) -> None:
@@ -195,6 +218,7 @@ class _Machine:
             if isinstance(self.stack[index], _Mark):
                 values = self.stack[index + 1 :]
                 del self.stack[index:]
+                self.marks -= 1
                 return values
         raise MalformedPickleError("pickle.malformed", "a mark is missing")
 
@@ -204,11 +228,18 @@ class _Machine:
         return value
 
     def push(self, value: Any) -> None:
-        if _weight(value) > _MOST_WEIGHT:
-            raise MalformedPickleError(
-                "pickle.expansion", f"values that hold each other more than {_MOST_WEIGHT:,} times"
-            )
+        self._check_size(value)
         self.stack.append(value)
+
+    def drop(self) -> None:
+        if self.stack and isinstance(self.stack.pop(), _Mark):
+            self.marks -= 1
+
+    def mark(self, _: Any) -> None:
+        self.marks += 1
+        if self.marks > _MOST_DEPTH:
+            raise MalformedPickleError("pickle.expansion", f"more than {_MOST_DEPTH:,} marks inside each other")
+        self.stack.append(_Mark())
 
     def tuple_of(self, count: int) -> None:
         values = [self.pop() for _ in range(count)]
@@ -224,11 +255,15 @@ class _Machine:
             for key, value in zip(values[::2], values[1::2], strict=True):
                 if isinstance(key, str):
                     target.values[key] = value
-        target.weight += sum(map(_weight, values))
-        if target.weight > _MOST_WEIGHT:
-            raise MalformedPickleError(
-                "pickle.expansion", f"values that hold each other more than {_MOST_WEIGHT:,} times"
-            )
+        _hold(target, values)
+        self._check_size(target)
+
+    def _check_size(self, value: Any) -> None:
+        if _weight(value) > _MOST_WEIGHT:
+            text = f"values that hold each other more than {_MOST_WEIGHT:,} times"
+            raise MalformedPickleError("pickle.expansion", text)
+        if getattr(value, "depth", 1) > _MOST_DEPTH:
+            raise MalformedPickleError("pickle.expansion", f"values inside each other, more than {_MOST_DEPTH:,} deep")
 
     # The memo
 
@@ -274,7 +309,8 @@ class _Machine:
             self.add("pickle.computed-call", "it calls something that is no global by name")
         elif not _HARMLESS.fullmatch(function.name) and not _LIBRARY.fullmatch(function.name) and "." in function.name:
             self.add("pickle.global", f"it calls {function.name}")
-        made = Built(function, arguments, weight=1 + _weight(arguments))
+        made = Built(function, arguments)
+        _hold(made, (arguments,))
         self.result.calls.append(made)
         allocated = _allocated(made)
         if allocated > _MOST_ALLOCATED:
@@ -286,7 +322,8 @@ class _Machine:
         target = self.top()
         if isinstance(target, Built):
             target.state = state
-            target.weight += _weight(state)
+            _hold(target, (state,))
+            self._check_size(target)
             if isinstance(target.function, Global) and target.function.name.endswith("numpy_pickle.NumpyArrayWrapper"):
                 self._skip_joblib_array(state)
 
@@ -328,32 +365,50 @@ class _Machine:
 
     def _check_nested(self, content: str | bytes) -> None:
         """Look for pickles and archives inside texts and bytes."""
-        data = content if isinstance(content, bytes) else content[:16].encode("latin-1", "ignore")
         if len(content) < 4:
             return
+        data = content if isinstance(content, bytes) else content.encode("latin-1", "ignore")
         if data.startswith(_ARCHIVES):
             self.add("pickle.nested", "a text or bytes that hold an archive")
-        if not _PROTOCOL.match(data):
-            return
-        whole = content if isinstance(content, bytes) else content.encode("latin-1", "ignore")
-        inner = check_pickle(io.BytesIO(whole), f"{self.place}, pickle inside", persistent=True, depth=self.depth + 1)
-        if any(each.rule == "pickle.malformed" for each in inner.findings) or self.depth >= _MOST_NESTED:
+        if data[:2] in _ZLIB:
+            with suppress(zlib.error):  # bytes that begin like it by chance
+                inflated = zlib.decompressobj().decompress(data, _MOST_INFLATED)
+                if _PICKLE.match(inflated) or inflated.startswith(_ARCHIVES):
+                    self.add("pickle.nested", "a text or bytes that hold something compressed by zlib")
+                    data = inflated
+        starts = [0] if _PICKLE.match(data) else []
+        starts += [found.start() for found in itertools.islice(_PROTOCOL.finditer(data, 1), _MOST_STARTS)]
+        for start in starts:
             if self.depth >= _MOST_NESTED:
                 self.add("pickle.nested", "pickles inside each other")
-            return  # bytes that begin like a pickle by chance
-        self.add("pickle.nested", "a text or bytes that hold another pickle")
-        self.result.findings += inner.findings
+                return
+            stream = io.BytesIO(data[start : start + _MOST_INFLATED])
+            inner = check_pickle(stream, f"{self.place}, pickle inside", persistent=True, depth=self.depth + 1)
+            # Bytes that begin like a pickle by chance do not end like one; in their middle they must name something.
+            if inner.ended and (not start or inner.findings):
+                self.add("pickle.nested", "a text or bytes that hold another pickle")
+                self.result.findings += inner.findings
+                return
 
 
 class _Tuple(tuple[Any, ...]):
     """A tuple that knows its weight."""
 
     weight: int
+    depth: int
 
     def __new__(cls, values: Any) -> _Tuple:
         made = super().__new__(cls, values)
-        made.weight = 1 + sum(map(_weight, made))
+        made.weight = made.depth = 1
+        _hold(made, made)
         return made
+
+
+def _hold(target: Any, values: Iterable[Any]) -> None:
+    """Add the weights of values to the one that holds them, and put it above the deepest."""
+    for value in values:
+        target.weight += _weight(value)
+        target.depth = max(target.depth, 1 + getattr(value, "depth", 0))
 
 
 def _weight(value: Any) -> int:
@@ -366,6 +421,10 @@ def _allocated(made: Built) -> int:
     if not isinstance(made.function, Global) or not isinstance(made.arguments, tuple):
         return 0
     name = made.function.name.rpartition(".")[2]
+    if name in ("range", "xrange"):  # which a list or a set of it makes room for
+        return 32 * max((abs(each) for each in made.arguments if isinstance(each, int)), default=0)
+    if name == "ndarray" and made.arguments and isinstance(made.arguments[0], tuple):
+        return 8 * _product(made.arguments[0])
     if name in ("bytearray", "bytes") or name.endswith(("Storage", "Tensor")):
         sizes = [each for each in made.arguments if isinstance(each, int) and not isinstance(each, bool)]
         return math.prod(sizes) if sizes and all(size > 0 for size in sizes) else 0
@@ -428,7 +487,7 @@ def _object(machine: _Machine, _: Any) -> None:
 
 
 def _frozen_set(machine: _Machine, _: Any) -> None:
-    machine.push(Items(weight=1 + sum(map(_weight, machine.pop_to_mark()))))
+    _list(machine, None)
 
 
 def _append(machine: _Machine, _: Any) -> None:
@@ -458,7 +517,9 @@ def _dict(machine: _Machine, _: Any) -> None:
 
 
 def _list(machine: _Machine, _: Any) -> None:
-    machine.push(Items(weight=1 + sum(map(_weight, machine.pop_to_mark()))))
+    values, made = machine.pop_to_mark(), Items()
+    _hold(made, values)
+    machine.push(made)
 
 
 _HANDLERS: Mapping[str, Callable[[_Machine, Any], object]] = {
@@ -475,8 +536,8 @@ _HANDLERS: Mapping[str, Callable[[_Machine, Any], object]] = {
     "EXT4": _Machine.extension,
     "PERSID": _Machine.persist,
     "BINPERSID": lambda machine, _: machine.persist(machine.pop()),
-    "MARK": lambda machine, _: machine.stack.append(_Mark()),
-    "POP": lambda machine, _: machine.stack.pop(),
+    "MARK": _Machine.mark,
+    "POP": lambda machine, _: machine.drop(),
     "POP_MARK": lambda machine, _: machine.pop_to_mark(),
     "DUP": lambda machine, _: machine.push(machine.top()),
     "EMPTY_TUPLE": lambda machine, _: machine.push(_Tuple(())),
