@@ -35,6 +35,10 @@ from pytest_modelserve.scanning.tree_rules import tree_findings
 _MAX_WORK = 1_000_000
 _MAX_TRIPS = 100_000
 _MAX_LOOP_DEPTH = 4
+# Nodes that are visited, in calls and loops more than once: about three seconds.
+_MAX_STEPS = 120_000
+_MAX_AXIS = 1 << 31
+_MAX_CHARACTERS = 1 << 28
 # Constants that a file makes, beyond its own bytes, and tensors that it makes of any input.
 _MADE_BYTES, _MADE_RATIO = 64 << 20, 8
 _HUGE_BYTES = 4 << 30
@@ -51,6 +55,10 @@ _MULTIPLY = BROADCASTS | names_in(
     "RoiAlign MaxRoiPool MaxUnpool AffineGrid CenterCropPad Col2Im ConvTranspose HannWindow HammingWindow "
     "BlackmanWindow MelWeightMatrix Concat Gather"
 )
+
+
+class TooManyStepsError(Exception):
+    """The model is larger than what can be followed within bounds."""
 
 
 @dataclass(slots=True)
@@ -114,6 +122,7 @@ class _Walk:
         self.made = 0
         self.found: list[Finding] = []
         self.has_loops = False
+        self._steps = 0
         self._counts: Counter[str] = Counter()
         self._seen: set[tuple[str, str]] = set()
         self._calls: dict[Any, tuple[list[Value], float, int]] = {}
@@ -153,6 +162,9 @@ class _Walk:
     def _node(
         self, node: onnx.NodeProto, inputs: list[Value], scope: _Scope, declared: Mapping[str, int]
     ) -> tuple[list[Value], float]:
+        self._steps += 1
+        if self._steps > _MAX_STEPS:
+            raise TooManyStepsError(f"the walk through calls and loops takes more than {_MAX_STEPS:,} steps")
         if key_of(node) in self.functions:
             return self._call(node, inputs, scope)
         attributes = self._attributes(node, scope)
@@ -180,6 +192,11 @@ class _Walk:
         if domain == "" and node.op_type in ("Div", "Mod") and len(inputs) == 2:
             dtypes = [value.dtype for value in (*inputs, *outputs)] + [declared.get(name, 0) for name in node.output]
             self._check_division(node, inputs[0], inputs[1], next(filter(None, dtypes), 0))
+        if domain == "" and node.op_type == "StringConcat" and len(inputs) == 2:
+            length = sum(1.0 if math.isinf(value.nominal) else value.nominal for value in inputs)
+            outputs[0] = replace(outputs[0], nominal=length)
+            if length > _MAX_CHARACTERS:
+                self.add("compute.amplification", place_of(node), f"one character becomes {length:,.0f}")
         if outputs:
             self._check_growth(node, inputs, outputs[0])
         return outputs, 1.0
@@ -385,6 +402,9 @@ class _Walk:
 
     def check_size(self, place: str, value: Value, limit: float) -> None:
         """Add a finding if a value is larger than the limit, or than any tensor of a small batch."""
+        if any(axis is not None and axis > _MAX_AXIS for axis in value.shape or ()):
+            self.add("compute.amplification", place, f"an axis of more than {_MAX_AXIS:,}: shape {_short(value)}")
+            return
         made = _bytes(value)
         if made > min(limit, _HUGE_BYTES + _MADE_RATIO * self.made_limit):
             text = f"it makes a tensor of {made:,} bytes: shape {_short(value)}"

@@ -27,7 +27,7 @@ def folded(
                 return None
             found = np.asarray(rule(arrays, attributes))
             return None if found.size > MAX_ELEMENTS else found.astype(numpy_dtype(dtype), copy=False)
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError):
+    except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError, MemoryError):
         return None
 
 

@@ -25,6 +25,11 @@ _FORMATS = (
     (0, b"\x04\x22\x4d\x18", "lz4"),
     *((0, b"x" + level, "zlib") for level in (b"\x01", b"\x5e", b"\x9c", b"\xda")),
     (0, b"7z\xbc\xaf\x27\x1c", "7z"),
+    (0, b"\x1f\x9d", "compress"),
+    (0, b"LZIP", "lzip"),
+    (0, b"MSCF", "cabinet"),
+    (0, b"!<arch>\n", "ar"),
+    (0, b"07070", "cpio"),
     (0, b"Rar!\x1a\x07", "rar"),
     (257, b"ustar", "tar"),
     (4, b"ORTM", "ort"),
@@ -41,7 +46,9 @@ _FORMATS = (
     (0, b"version https://git-lfs", "git-lfs"),
 )
 # Protocols 1 to 5, or of protocol 0 a global, list, dict, tuple, text or instance.
-_PICKLE = re.compile(rb"\x80[\x00-\x10]|c[\w.]+\n[\w.]+\n|\((?:[ldt]p|i|c|S|V)|[})\]]q\x00")
+_PICKLE = re.compile(
+    rb"\x80[\x00-\x10]|c[\w.]+\n[\w.]+\n|\((?:[ldt]p|i|c|S|V)|[})\]](?:q|\.)|I-?\d+L?\n|[SVF][^\n]{0,200}\np\d"
+)
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 65_535
 
@@ -86,6 +93,9 @@ def path_findings(path: Path) -> list[Finding]:
     folder = path.absolute().parent
     if folder.is_symlink() and folder.parent != Path(folder.anchor):
         found.append(finding("file.linked-folder", str(folder), f"the folder is a link to {os.readlink(folder)}"))
+    elif links := [each for each in folder.parents if each.is_symlink() and each.parent != Path(folder.anchor)]:
+        text = f"{links[0]} is a link to {os.readlink(links[0])}"
+        found.append(finding("file.linked-folder", str(folder), text, "warning"))
     state = os.lstat(path)
     if stat.S_ISLNK(state.st_mode):
         found.append(finding("file.link", path.name, f"it is a link to {os.readlink(path)}"))

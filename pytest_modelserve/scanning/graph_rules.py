@@ -31,7 +31,7 @@ _BUILT_IN = (*_STANDARD, "com.microsoft", "com.microsoft.nchwc", "com.microsoft.
 _SETTINGS_KEYS = ("ort_config",)
 _POSITIVE = ("strides", "dilations", "group", "blocksize", "num_groups", "num_heads", "kv_num_heads", "q_num_heads")
 # Attributes that hold an element type.
-_DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "saturate_dtype"}
+_DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"}
 _FIELDS = {
     onnx.AttributeProto.FLOAT: "f",
     onnx.AttributeProto.INT: "i",
@@ -272,6 +272,8 @@ class _Graphs:
                 self.add("graph.attribute", place, f"attribute {attribute.name!r} {problem}")
             elif domain in _BUILT_IN and not is_call:
                 self._check_value(attribute, place)
+            for kind in (*([attribute.tp] * attribute.HasField("tp")), *attribute.type_protos):
+                self._check_type(kind, place, 0)
             for sparse in (
                 *([attribute.sparse_tensor] * attribute.HasField("sparse_tensor")),
                 *attribute.sparse_tensors,

@@ -72,7 +72,7 @@ def _zeros(session: onnxruntime.InferenceSession, first: int, others: int) -> It
         total += math.prod(shape) * (8 if dtype == "object" else np.dtype(dtype).itemsize)
         if total > _MAX_INPUT_BYTES:
             raise ValueError(f"its inputs have more than {_MAX_INPUT_BYTES >> 20} MiB")
-        yield value.name, np.full(shape, "", object) if dtype == "object" else np.zeros(shape, dtype)
+        yield value.name, np.full(shape, "a", object) if dtype == "object" else np.zeros(shape, dtype)
 
 
 def _peak_bytes() -> int:

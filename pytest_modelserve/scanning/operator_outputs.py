@@ -83,6 +83,7 @@ def _with_bounds(op: str, inputs: Sequence[Value], first: Value) -> Value:
     """Return an output with bounds of its elements, by interval arithmetic."""
     if not inputs:
         return first
+    inputs = [_limited(value) for value in inputs]
     a, b = inputs[0], inputs[1] if len(inputs) > 1 else UNKNOWN
     if op in _KEEPS:
         of = inputs if op == "Concat" else inputs[:1]
@@ -97,9 +98,9 @@ def _with_bounds(op: str, inputs: Sequence[Value], first: Value) -> Value:
         low, high = _corners(op, a, b)
         if len(inputs) > 2:
             low, high = -math.inf, math.inf
-        sizes = (
-            (a.is_shape or _is_positive(a)) and (b.is_shape or _is_positive(b)) and op in ("Add", "Mul", "Min", "Max")
-        )
+        sizes = (a.is_shape or _is_positive(a)) and (b.is_shape or _is_positive(b))
+        sizes = sizes and (op in ("Add", "Mul", "Min", "Max") or (op == "Div" and _is_positive(b)))
+        sizes = sizes and (high < 2.0**62 or (a.is_shape and b.is_shape))
         nominal = _nominal(op, a, b)
         return replace(first, low=low, high=high, nominal=nominal, is_shape=sizes)
     if op in ("ReduceProd", "ReduceSum", "CumSum"):
@@ -115,8 +116,10 @@ def _with_bounds(op: str, inputs: Sequence[Value], first: Value) -> Value:
         return replace(
             first, low=max(0.0, a.low), high=max(abs(a.low), abs(a.high)), nominal=a.nominal, is_shape=a.is_shape
         )
-    if op == "Clip" and b.const is not None and b.const.size == 1:
-        return replace(first, low=max(a.low, float(b.const.item())), high=a.high, nominal=a.nominal)
+    if op == "Clip" and b.const is not None and b.const.size == 1 and len(inputs) < 4:
+        most = inputs[2] if len(inputs) > 2 else a  # it wins where it lies below the least
+        low = min(max(a.low, b.low), most.low) if len(inputs) > 2 else max(a.low, b.low)
+        return replace(first, low=low, high=min(a.high, most.high), nominal=min(a.nominal, most.nominal))
     if op == "Where" and len(inputs) == 3:
         return replace(
             join(inputs[1:]), shape=first.shape, dtype=first.dtype or inputs[1].dtype, is_fixed=first.is_fixed
@@ -134,12 +137,20 @@ def _is_positive(value: Value) -> bool:
     return value.const is not None and 0 < value.low <= value.high < 1 << 20
 
 
+def _limited(value: Value) -> Value:
+    """Return a value whose bounds are at most those of its type."""
+    if value.dtype not in _NUMPY_INTEGERS or value.is_shape:
+        return value
+    limits = np.iinfo(numpy_dtype(value.dtype))
+    return replace(value, low=max(value.low, float(limits.min)), high=min(value.high, float(limits.max)))
+
+
 def _in_range(value: Value) -> Value:
     """Return an integer without bounds that its type cannot hold: it wraps around."""
     if not value.is_integer or value.is_shape:
         return value
     limits = np.iinfo(numpy_dtype(value.dtype)) if value.dtype in _NUMPY_INTEGERS else None
-    if limits is not None and (value.low < limits.min or value.high > limits.max):
+    if limits is not None and (value.low < float(limits.min) or value.high > float(limits.max)):
         return replace(value, low=-math.inf, high=math.inf)
     return value
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MAX_DEPTH = 100
 _MAX_FIELDS = 2_000_000
 _MAX_NODES = 100_000
+_MAX_TENSORS = 100_000
+_MAX_TEXT = 64 << 20
 _MAX_FINDINGS = 50
 _MAX_NAME = 4096
 # Larger contents of tensors are left out of the model that the rules read.
@@ -113,7 +115,7 @@ class _Reader:
         self.file, self.size = file, size
         self.result = WireResult()
         self.window, self.base = b"", 0
-        self.fields = self.nodes = 0
+        self.fields = self.nodes = self.tensors = 0
         self.known_texts: set[bytes] = set()
         self.twice_in_root: list[tuple[int, str]] = []
 
@@ -185,6 +187,8 @@ class _Reader:
                 self._count_node(position)
             if known is not None and wire == _DELIMITED:
                 if known.text:
+                    if after - content > _MAX_TEXT:
+                        raise MalformedError(content, f"{known.name} of {after - content:,} bytes", "protobuf.count")
                     self._check_text(known.name, self.span(content, after), content)
                 elif known.inner is not None:
                     light = self.message(content, after, known.inner, depth + 1)
@@ -319,6 +323,9 @@ class _Reader:
         return None
 
     def _check_tensor(self, light: bytes, sizes: Mapping[str, int], offset: int) -> None:
+        self.tensors += 1
+        if self.tensors > _MAX_TENSORS:
+            raise MalformedError(offset, f"more than {_MAX_TENSORS:,} tensors", "protobuf.count")
         import onnx
         from google.protobuf.message import DecodeError
 

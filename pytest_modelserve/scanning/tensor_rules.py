@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 _MAX_RANK = 32
+_MAX_AXIS = 1 << 31
 _MAX_ELEMENTS = 1 << 48
 _STRING = 8
 """TensorProto.STRING."""
@@ -31,8 +32,11 @@ def is_dtype(elem_type: int) -> bool:
 def content_findings(tensor: onnx.TensorProto, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Yield rule and text of what is wrong with a tensor; `sizes` counts bytes of raw data and elements of others."""
     dims = list(tensor.dims)
-    if any(axis < 0 for axis in dims) or len(dims) > _MAX_RANK:
+    if (any(not 0 <= axis <= _MAX_AXIS for axis in dims) and 0 in dims) or any(axis < 0 for axis in dims):
         yield "tensor.shape", f"shape {_short(dims)}"
+        return
+    if len(dims) > _MAX_RANK:
+        yield "tensor.shape", f"{len(dims)} axes"
         return
     if not is_dtype(tensor.data_type):
         yield "tensor.dtype", f"element type {tensor.data_type}"
