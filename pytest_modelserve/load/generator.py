@@ -315,9 +315,14 @@ class _Generator:
             self._wake.set()
 
     def _take(self) -> tuple[int, float, float] | None:
-        """Return the next request, when it is due, and the time; None if no request is left."""
+        """Return the next request, when it is due, and when it was taken; None if no request is left.
+
+        A request that waited because as many as may be were in flight is taken now. Any other was late because this
+        thread was: it counts as taken when it was due, so that the delay is issue lag.
+        """
         with self._lock:
             index, now = self._next, time.perf_counter()
+            is_full = self._busy >= self._most_threads - 1
             if self._is_stopped or index >= self._n:
                 return None
             if self._is_closed:
@@ -327,7 +332,7 @@ class _Generator:
             else:
                 due = self._start + self._due[index]
             self._next += 1
-        return index, due, now
+        return index, due, now if is_full else min(now, due)
 
     def _collected(self, *, cpu_share: float) -> LoadRun:
         """Return the times of all requests, those without an end included."""

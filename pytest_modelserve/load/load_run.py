@@ -108,13 +108,13 @@ class LoadRun:
 
     @property
     def queueing_ms(self) -> Floats:
-        """From due until a thread was free, of requests that were sent: 0 unless as many were in flight as may be."""
+        """From due until fewer requests were in flight than may be, of requests that were sent."""
         sent = np.isfinite(self.sent_s)
         return 1e3 * np.maximum(self.taken_s[sent] - self.due_s[sent], 0.0)
 
     @property
     def issue_lag_ms(self) -> Floats:
-        """By how much the generator was late, although a thread was free, of requests that were sent."""
+        """By how much the generator itself was late, of requests that were sent."""
         sent = np.isfinite(self.sent_s)
         return 1e3 * (self.sent_s[sent] - np.maximum(self.due_s[sent], self.taken_s[sent]))
 
