@@ -128,7 +128,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalCheck:
-    """The comparison of removed channels with channels set to zero, on one call of `forward`."""
+    """The comparison of removed channels with channels set to zero, in all layers of one call of `forward`."""
 
     module: nn.Module
     args: tuple[Any, ...]
@@ -155,18 +155,34 @@ class RemovalCheck:
         except Exception as error:
             return f"forward fails without its channels: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
         tolerance = _TOLERANCES["float64" if in_double else "float32"]
-        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
+        for (where, one), (_, other) in zip(expected, got, strict=True):
             if one.shape != other.shape:
-                return f"output {index} changes its shape from {list(one.shape)} to {list(other.shape)}"
+                if where.startswith("layer"):
+                    continue  # channels of its own were removed
+                return f"{where} changes its shape from {list(one.shape)} to {list(other.shape)}"
             finite = np.isfinite(one)
             largest = float(np.abs(one[finite]).max(initial=0.0))
             same_places = bool((finite == np.isfinite(other)).all())
             if not same_places or float(np.abs(one - other)[finite].max(initial=0.0)) > tolerance * max(largest, 1e-3):
-                return "without its channels the outputs are not those with the same channels at zero"
+                return f"without its channels {where} is not what it is with the same channels at zero"
         return ""
 
-    def _run(self, module: nn.Module, *, in_double: bool) -> list[NDArray[np.float64]]:
+    def _run(self, module: nn.Module, *, in_double: bool) -> list[tuple[str, NDArray[np.float64]]]:
+        """Return what every layer and the module return, with the name of each, in the order of the calls.
+
+        The outputs alone may hide a wrong channel, if they are classes or saturated probabilities.
+        """
         import torch
+
+        found: list[tuple[str, NDArray[np.float64]]] = []
+
+        def keep(where: str, value: Any) -> None:
+            tensors = [each for _, each in leaves(value, ()) if isinstance(each, torch.Tensor)]
+            found.extend((where, tensor.detach().double().numpy()) for tensor in tensors)
+
+        for path, part in module.named_modules():
+            if path and not any(part.children()):
+                part.register_forward_hook(lambda _, __, output, path=path: keep(f"layer {path!r}", output))
 
         def converted(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
@@ -179,9 +195,8 @@ class RemovalCheck:
 
         module = module.double() if in_double else module
         with torch.no_grad():
-            outputs = module(*converted(self.args), **converted(dict(self.kwargs)))
-        tensors = [value for _, value in leaves(outputs, ()) if isinstance(value, torch.Tensor)]
-        return [tensor.detach().double().numpy() for tensor in tensors]
+            keep("an output", module(*converted(self.args), **converted(dict(self.kwargs))))
+        return found
 
 
 def rebuild(module: nn.Module, kept: Kept, split: Sequence[str]) -> nn.Module:

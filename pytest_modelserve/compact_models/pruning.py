@@ -116,7 +116,7 @@ def prune(
     attention are removed: the module has smaller layers, and size and time fall. Layers whose channels depend on each
     other (residual sums, batch normalization, grouped and depthwise convolution, concatenation, tied weights) lose the
     same channels. They are found in the graph of `torch.export`. Every removal is compared with the module whose same
-    channels are zero: outputs must agree to 1e-9 in float64. What cannot be followed is left whole with the reason, for
+    channels are zero: the outputs of all layers must agree to 1e-9 in float64. What cannot be followed is left whole with the reason, for
     example channels that a layer normalization averages over, or heads of an attention whose `forward` states their
     number.
 

@@ -200,7 +200,18 @@ def test_heads_are_refused_if_forward_states_their_number(shape):
     module = made(Attention(fused=True, shape=shape))
     heads = groups_of(module, SEQUENCES)["Attention"]
     problem = RemovalCheck(module, (SEQUENCES,), {}).problem([Selection(heads, (0, 2))])
-    assert problem.startswith(("forward fails without its channels: ", "without its channels the outputs are not"))
+    assert problem.startswith(("forward fails without its channels: ", "without its channels layer 'out' is not what"))
+
+
+def test_wrong_channel_shows_where_the_output_is_a_class():
+    module = Chain(
+        lambda m, x: m.attention(x).mean(1).argmax(-1), attention=made(Attention(fused=True, shape=(4, -1)))
+    ).eval()
+    heads = groups_of(module, SEQUENCES)["attention"]
+    check = RemovalCheck(module, (SEQUENCES,), {})
+    assert check.problem([Selection(heads, (0, 2))]).startswith(
+        "without its channels layer 'attention.out' is not what"
+    )
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
