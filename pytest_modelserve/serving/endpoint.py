@@ -7,7 +7,8 @@ import os
 import re
 import string
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -20,7 +21,7 @@ from pytest_modelserve.errors import EndpointError, InputError, UsageError, requ
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.conversion import Frame
-from pytest_modelserve.serving.http_client import HttpClient, tls_settings
+from pytest_modelserve.serving.http_client import HttpClient, Redaction, tls_settings
 from pytest_modelserve.serving.inputs import Inputs, as_batch, check_positive, checked_feed
 from pytest_modelserve.serving.open_inference import OpenInferenceClient, ServedModel, Tensors
 from pytest_modelserve.serving.predictor import Predictor, is_url
@@ -159,9 +160,11 @@ class EndpointPredictor(Predictor):
         self.endpoint = endpoint
         self.client = _client(endpoint, url)
         self.transport = self.client.transport
+        self._redaction = Redaction(endpoint.expanded_headers().values())
         try:
-            self._wait_until_ready()
-            self.served = self.client.describe()
+            with self._redacted():
+                self._wait_until_ready()
+                self.served = self.client.describe()
         except BaseException:
             self.client.close()
             raise
@@ -186,7 +189,18 @@ class EndpointPredictor(Predictor):
         """Return the outputs as `predict` does, and the sha256 of the model's file if the answer tells it."""
         if self.closed:
             raise self._closed_error()
-        return self.client.infer(self._feed(inputs))
+        feed = self._feed(inputs)
+        with self._redacted():
+            return self.client.infer(feed)
+
+    @contextmanager
+    def _redacted(self) -> Iterator[None]:
+        """Remove values of headers from errors: a server may send them back wherever an error quotes it."""
+        try:
+            yield
+        except EndpointError as error:
+            error.args = (self._redaction(str(error)),)
+            raise
 
     def _feed(self, inputs: Inputs) -> Any:
         if self.signature is not None:

@@ -48,9 +48,10 @@ class Redaction:
         self._secrets = sorted((part for part in parts if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """Return the text with every secret replaced by ***."""
+        """Return the text with every secret replaced by ***, also one that an ellipsis cuts off."""
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            for end in range(len(secret), _SHORTEST_SECRET - 1, -1):
+                text = text.replace(secret[:end] + "…" * (end < len(secret)), "***")
         return text
 
     def quoted(self, text: str | bytes) -> str:

@@ -6,6 +6,7 @@ Source: github.com/kserve/open-inference-protocol; bytes by its extension "binar
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,8 +83,7 @@ class OpenInferenceClient:
             raise EndpointError(f"{what} are no JSON object, but {_shown(found)}")
         check_model(self, found.get("name", self.model))
         if self._binary is None:
-            server = self.http.json("GET", self.root)
-            self._is_binary = isinstance(server, Mapping) and BINARY in (server.get("extensions") or ())
+            self._is_binary = BINARY in self._extensions()
         versions = tuple(map(str, found.get("versions") or ()))
         return ServedModel(
             signature=signature_of(what, found.get("inputs"), found.get("outputs")),
@@ -92,6 +92,17 @@ class OpenInferenceClient:
             sha256=told_sha256(found.get("parameters")),
             is_binary=self._is_binary,
         )
+
+    def _extensions(self) -> Sequence[Any]:
+        """Return what the server offers beyond the protocol; nothing for a proxy that only knows paths of models."""
+        try:
+            server = self.http.json("GET", self.root)
+        except EndpointError as error:
+            if error.status is None:
+                raise
+            return ()
+        found = server.get("extensions") if isinstance(server, Mapping) else None
+        return found if isinstance(found, list) else ()
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Tensors, str | None]:
         """Return the outputs of one request, and the sha256 of the model's file if the answer tells it."""
@@ -200,8 +211,8 @@ def check_answer(client: Any, sent: str, found: object, name: object, version: o
 
 def told_sha256(parameters: object) -> str | None:
     """Return the parameter `sha256` that a server adds to metadata or answers."""
-    found = parameters.get("sha256") if isinstance(parameters, Mapping) else None
-    return str(found).lower() if found else None
+    found = str(parameters.get("sha256")).lower() if isinstance(parameters, Mapping) else ""
+    return found if re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def datatype_of(name: str, array: NDArray[Any]) -> str:

@@ -246,6 +246,26 @@ def test_headers_come_from_the_environment_and_stand_nowhere(monkeypatch):
     assert not any("s3cret" in text for text in texts)
 
 
+@pytest.mark.parametrize("padding", ["", "-" * 50, "-" * 54])  # the last ones are cut off in the secret
+def test_secrets_that_come_back_in_a_broken_answer_are_removed(monkeypatch, padding):
+    monkeypatch.setenv("MODEL_TOKEN", "s3cret-t0ken")
+
+    def echo(handler, body):
+        handler.send({"outputs": padding + handler.headers["Authorization"]})
+
+    with serve_faulty(echo) as server:
+        with ms.serve(ms.Endpoint(server.url, headers={"Authorization": "Bearer $MODEL_TOKEN"})) as predictor:
+            with pytest.raises(ms.EndpointError, match=r"has no list `outputs`: .*\*\*\*") as caught:
+                predictor.predict(X)
+    assert "s3cr" not in str(caught.value)
+
+
+def test_a_proxy_that_only_knows_models_is_served_by_json():
+    with serve_faulty(faults.answer({"error": "no such path"}, 404), part="v2") as server:
+        with ms.serve(server.url) as predictor:
+            assert predictor.predict(X)["label"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

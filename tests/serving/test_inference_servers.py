@@ -62,7 +62,7 @@ def test_gates_of_every_kind_take_an_endpoint(rest):
     labels = rest.predict(X)["label"]
     ms.assert_accuracy(rest, np.tile(X, (20, 1)), np.tile(labels, 20), min_value=0.9, output="label")
     ms.assert_relation(rest, X, ms.relations.batch_invariance(output="p"))
-    ms.assert_latency(rest, X[:1], max_ms=1000)
+    assert ms.measure_latency(rest, X[:1], max_ms=1000).n > 100
     with pytest.raises(ms.UsageError, match=r"is an endpoint, whose memory is not this process's"):
         ms.assert_no_leak(rest, X[:1], max_kib_per_call=1000)
 
