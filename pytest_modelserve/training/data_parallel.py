@@ -143,7 +143,7 @@ def fit_in_processes(
         for number, array in enumerate(data.values()):
             np.save(job.array(number), array, allow_pickle=False)
         path = Path(work, "job")
-        path.write_bytes(pickle_job(job, module, spec.functions().values(), purpose="training"))
+        path.write_bytes(pickle_job(job, module, list(spec.functions().values()), purpose="training"))
         children = [stack.enter_context(ChildProcess(_WORKER, preload=True)) for _ in range(processes)]
         payloads = [pickle.dumps((path, rank)) for rank in range(processes)]
         results = _Supervisor(children, job.beats(), name, hang_limit_s, count_steps(spec, data, seed)).call(payloads)
@@ -183,7 +183,7 @@ class _Supervisor:
         """Yield once a step, until all calls are done or one of them failed; TrainingError for a hang."""
         done, counters, moved_at = 0, 0.0, time.monotonic()
         while not all(call.done() for call in calls) and not any(map(_has_failed, calls)):
-            wait(calls, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            wait([call for call in calls if not call.done()], timeout=_POLL_S, return_when=FIRST_COMPLETED)
             while done < int(self.beats[0, 1]):
                 done += 1
                 yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def pickle_job(job: Any, module: nn.Module, functions: Iterable[Any] = (), *, purpose: str) -> bytes:
+def pickle_job(job: Any, module: nn.Module, functions: Sequence[Any] = (), *, purpose: str) -> bytes:
     """Return `job` pickled, with the user's own code by value, as a new process may not find a test file.
 
     Args:
@@ -43,8 +43,8 @@ def pickle_job(job: Any, module: nn.Module, functions: Iterable[Any] = (), *, pu
             JobPickler(stream).dump(job)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"{type(module).__name__} cannot be sent to the process of the {purpose}: {error}. "
-            "Create what cannot be pickled (locks, files, connections) outside the module"
+            f"{type(module).__name__}{' or a function' if functions else ''} cannot be sent to the process of the "
+            f"{purpose}: {error}. Create what cannot be pickled (locks, files, connections) elsewhere"
         ) from error
     return stream.getvalue()
 
@@ -71,7 +71,7 @@ def _define_operator(
     return operator
 
 
-def _modules_of(module: nn.Module, functions: Iterable[Any]) -> set[ModuleType]:
+def _modules_of(module: nn.Module, functions: Sequence[Any]) -> set[ModuleType]:
     """Return the user's own modules that define the classes in `module` and the functions."""
     code = {cls for each in module.modules() for cls in type(each).__mro__}
     for function in functions:

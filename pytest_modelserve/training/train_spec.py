@@ -66,11 +66,13 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", _count("patience", self.patience))
-        if not isinstance(self.held_out, str) and not (_is_number(self.held_out) and 0 < self.held_out < 1):
-            raise UsageError(
-                f"held_out must be a proportion between 0 and 1, or the name of a boolean array; got {self.held_out!r}"
+        if not isinstance(self.held_out, str):
+            range_ = "between 0 and 1, or the name of a boolean array"
+            object.__setattr__(
+                self, "held_out", _number("held_out", self.held_out, range_, lambda value: 0 < value < 1)
             )
-        _check_number("min_improvement", self.min_improvement, zero=True)
+        least = _number("min_improvement", self.min_improvement, "of at least 0", lambda value: value >= 0)
+        object.__setattr__(self, "min_improvement", least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +140,11 @@ class TrainSpec:
             object.__setattr__(self, name, _count(name, getattr(self, name)))
         for name in ("learning_rate", "max_grad_norm"):
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name))
-        if not (_is_number(self.label_smoothing) and 0 <= self.label_smoothing < 1):
-            raise UsageError(f"label_smoothing must be from 0 to less than 1; got {self.label_smoothing!r}")
+                object.__setattr__(self, name, _number(name, getattr(self, name), "above 0", lambda value: value > 0))
+        smoothing = _number(
+            "label_smoothing", self.label_smoothing, "from 0 to less than 1", lambda value: 0 <= value < 1
+        )
+        object.__setattr__(self, "label_smoothing", smoothing)
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(f"label_smoothing needs loss='cross_entropy'; got {_shown(self.loss)!r}")
         if self.class_weights is not None:
@@ -171,10 +175,14 @@ class TrainSpec:
     def _check_names(self) -> None:
         if isinstance(self.inputs, Mapping):
             object.__setattr__(self, "inputs", dict(self.inputs))
-        elif not isinstance(self.inputs, str):
+        elif isinstance(self.inputs, Sequence) and not isinstance(self.inputs, str):
             object.__setattr__(self, "inputs", tuple(self.inputs))
-        if self.labels is not None and not isinstance(self.labels, str):
+        if isinstance(self.labels, Sequence) and not isinstance(self.labels, str):
             object.__setattr__(self, "labels", tuple(self.labels))
+        for what, given in (("inputs", self.inputs), ("labels", self.labels or ())):
+            names = given.values() if isinstance(given, Mapping) else (given,) if isinstance(given, str) else given
+            if not isinstance(given, (str, tuple, dict)) or not all(isinstance(name, str) for name in names):
+                raise UsageError(f"{what} must be names of arrays of the data; got {given!r}")
         if not self.input_names:
             raise UsageError("inputs must name at least one array of the data; got none")
         if isinstance(self.loss, str) and not isinstance(self.labels, str):
@@ -348,10 +356,8 @@ def _count(what: str, given: Any) -> int:
     return int(given)
 
 
-def _check_number(what: str, given: object, *, zero: bool = False) -> None:
-    if not _is_number(given) or not (given >= 0 if zero else given > 0):  # type: ignore[operator]
-        raise UsageError(f"{what} must be a {'number of at least' if zero else 'finite number above'} 0; got {given!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _number(what: str, given: Any, range_: str, is_in: Callable[[float], bool]) -> float:
+    is_number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
+    if not is_number or not math.isfinite(given) or not is_in(given):
+        raise UsageError(f"{what} must be a finite number {range_}; got {given!r}")
+    return float(given)

@@ -273,7 +273,7 @@ def test_fine_tuning_starts_from_the_weights_that_the_module_has():
         ({"learning_rate": -0.1}, "learning_rate must be a finite number above 0; got -0.1"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0; got nan"),
         ({"max_grad_norm": 0}, "max_grad_norm must be a finite number above 0; got 0"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be from 0 to less than 1; got 1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a finite number from 0 to less than 1; got 1.0"),
         ({"loss": "mse", "label_smoothing": 0.1}, "label_smoothing needs loss='cross_entropy'; got 'mse'"),
         ({"loss": "mse", "class_weights": [1, 2]}, "class_weights needs a loss of classes (cross_entropy, nll, "),
         ({"class_weights": [1, -2]}, "class_weights must be numbers of at least 0, one for each class; got [1, -2]"),
@@ -284,6 +284,7 @@ def test_fine_tuning_starts_from_the_weights_that_the_module_has():
         ({"early_stopping": 5}, "early_stopping must be ms.EarlyStopping(...); got int"),
         ({"augmentation": "flip"}, "augmentation must be a function; got str"),
         ({"labels": None}, "labels of loss='cross_entropy' must be one name of the data; got None"),
+        ({"inputs": 3}, "inputs must be names of arrays of the data; got 3"),
         ({"inputs": []}, "inputs must name at least one array of the data; got none"),
     ],
 )
@@ -297,8 +298,11 @@ def test_settings_that_cannot_be_meant_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"patience": 0}, "patience must be an integer of at least 1; got 0"),
-        ({"patience": 1, "held_out": 1.0}, "held_out must be a proportion between 0 and 1, or the name of a boolean "),
-        ({"patience": 1, "min_improvement": -1}, "min_improvement must be a number of at least 0; got -1"),
+        (
+            {"patience": 1, "held_out": 1.0},
+            "held_out must be a finite number between 0 and 1, or the name of a boolean ",
+        ),
+        ({"patience": 1, "min_improvement": -1}, "min_improvement must be a finite number of at least 0; got -1"),
     ],
 )
 def test_early_stopping_out_of_range_is_refused(settings, message):
@@ -368,6 +372,10 @@ def test_labels_that_do_not_suit_the_loss_are_refused(settings, labels, build, e
         (
             {"loss": lambda outputs, labels: outputs},
             "the loss must be a tensor of one value, the mean over the rows; got s",
+        ),
+        (
+            {"loss": lambda outputs, labels: torch.ones(())},
+            "training 'small': the loss depends on no parameter that requires",
         ),
         ({"optimizer": lambda parameters: None}, "optimizer must return a torch optimizer; got NoneType"),
         ({"schedule": lambda optimizer, steps: 0.1}, "schedule must return a torch scheduler; got float"),
