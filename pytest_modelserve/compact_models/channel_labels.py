@@ -124,7 +124,11 @@ class Labels:
         return self.values[argument] if type(argument).__name__ == "Node" else argument
 
     def combine(self, operands: Sequence[Any], shape: Sequence[int], reason: str) -> Any:
-        """Join the labels of `operands`, which are broadcast to `shape`; each is a node or a tensor of labels."""
+        """Join the labels of `operands`, which are broadcast to `shape`; each is a node or a tensor of labels.
+
+        An operand that is broadcast over the channels of another one, and has no channels in common with it, is read
+        by all of them and has to stay. What is unlabeled freezes the channels that it has an element for each of.
+        """
         labeled: list[torch.Tensor] = []
         unlabeled: list[tuple[int, ...]] = []
         for each in operands:
@@ -163,7 +167,7 @@ class Call:
     node: Any
     name: str
     bound: Mapping[str, Any]
-    of: Labels
+    known: Labels
 
     @property
     def reason(self) -> str:
@@ -177,12 +181,12 @@ class Call:
 
     def labels(self, name: str) -> Any:
         """Return the labels of the argument `name`; a parameter in the place of an activation has one an element."""
-        value = self.of.value(self.bound.get(name))
-        return self.of.as_data(value) if isinstance(value, Parameter) else value
+        value = self.known.value(self.bound.get(name))
+        return self.known.as_data(value) if isinstance(value, Parameter) else value
 
     def parameter(self, name: str) -> Parameter | None:
         """Return the argument `name` if it is a parameter itself."""
-        value = self.of.value(self.bound.get(name))
+        value = self.known.value(self.bound.get(name))
         return value if isinstance(value, Parameter) else None
 
 
