@@ -10,6 +10,7 @@ from pytest_modelserve.performance import memory_growth
 from pytest_modelserve.performance.child_calls import ChildCalls, in_like_processes
 from pytest_modelserve.performance.fresh_process import fresh_job
 from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
+from tests.interpreters import python_after
 
 X = np.ones((4, 64), np.float32)
 
@@ -63,6 +64,28 @@ def test_leak_is_that_of_the_process_that_serves(child, monkeypatch):
     monkeypatch.setattr(memory_growth, "resident_bytes", lambda pid=None: read.append(pid) or 1 << 20)
     assert ms.measure_memory_growth(child, X, max_kib_per_call=1000).passed
     assert set(read) == {child.process.child.pid}
+
+
+PATCH = """
+import onnxruntime
+run, kept = onnxruntime.InferenceSession.run, []
+def other(self, *arguments):
+    {}
+    return run(self, *arguments)
+onnxruntime.InferenceSession.run = other
+"""
+
+
+def test_runtime_that_keeps_memory_is_found(small_model, tmp_path):
+    leaking = python_after(tmp_path / "python", PATCH.format("kept.append(b'x' * (64 << 10))"))
+    with ms.serve(small_model, interpreter=leaking) as child:
+        assert ms.measure_memory_growth(child, X, max_kib_per_call=16).verdict is ms.Verdict.FAIL
+
+
+def test_runtime_that_needs_several_times_as_long_is_found(small_model, tmp_path):
+    slow = python_after(tmp_path / "python", PATCH.format("[run(self, *arguments) for _ in range(4)]"))
+    with ms.serve(small_model, interpreter=slow) as child:
+        assert ms.measure_slowdown(child, small_model, X, max_ratio=1.2).verdict is ms.Verdict.FAIL
 
 
 def test_reload_opens_the_model_anew_in_the_same_process(child):
