@@ -1,14 +1,16 @@
 """Release gates of the digits network, on 597 held-out labeled images.
 
-Run them in every pull request that retrains, re-exports, compresses or upgrades a runtime. The last test shows a
-detected fault.
+Run them in every pull request that retrains, re-exports, compresses or upgrades a runtime. The last two tests
+show detected faults.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -143,6 +145,22 @@ def test_variant_is_not_slower(candidate: ms.Predictor, champion: ms.Predictor, 
 
 def test_variant_is_no_larger(variant: ms.Artifact, fp32: ms.Artifact) -> None:
     ms.assert_size(variant, fp32, max_ratio=MAX_SIZE[variant.variant])
+
+
+def test_variant_is_safe_to_open(variant: ms.Artifact) -> None:
+    ms.assert_artifact_safe(variant)
+
+
+@pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the scan refuses a file that would end the server")
+def test_tampered_file_is_refused(fp32: ms.Artifact, tmp_path: Path) -> None:
+    """Two added nodes divide the smallest integer by -1: onnxruntime ends the process when it opens the file."""
+    model = onnx.load(fp32.path)
+    smallest = onnx.numpy_helper.from_array(np.array([np.iinfo(np.int64).min]), "smallest")
+    minus = onnx.numpy_helper.from_array(np.array([-1]), "minus")
+    model.graph.initializer.extend([smallest, minus])
+    model.graph.node.append(onnx.helper.make_node("Div", ["smallest", "minus"], ["quotient"], name="rescale"))
+    onnx.save(model, tmp_path / "tampered.onnx")
+    ms.assert_artifact_safe(tmp_path / "tampered.onnx")
 
 
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the gate detects shifted labels")

@@ -92,7 +92,8 @@ def _with_bounds(op: str, inputs: Sequence[Value], first: Value) -> Value:
             low=min(each.low for each in of),
             high=max(each.high for each in of),
             nominal=max(each.nominal for each in of),
-            is_shape=all(each.is_shape or _is_positive(each) for each in of),
+            # A size that is cast to a narrow type wraps around.
+            is_shape=first.dtype in (0, 6, _INT64) and all(each.is_shape or _is_positive(each) for each in of),
         )
     if op in ("Add", "Sub", "Mul", "Div", "Min", "Max") and len(inputs) >= 2:
         low, high = _corners(op, a, b)

@@ -228,7 +228,7 @@ def _trial_findings(name: str, static: StaticResult, result: SandboxResult, cpu_
     elif _is_out_of_memory(result.error):
         yield finding("trial.memory", name, f"{step} takes more memory than it may: {result.error}")
     elif result.error:
-        milder = any(text in result.error for text in _UNSUPPORTED)
+        milder = any(text in result.error for text in _UNSUPPORTED) and "Fatal error: com.m" not in result.error
         yield finding("trial.refused", name, f"{step}: {result.error}", "warning" if milder else None)
     opened_bytes = max((event.get("opened_bytes", 0) for event in result.events if isinstance(event, dict)), default=0)
     if opened_bytes > _OPENED_BYTES + _OPENED_RATIO * static.total_bytes:
