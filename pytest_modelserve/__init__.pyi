@@ -211,8 +211,8 @@ def measure_latency_under_load(
     Latency counts from the time at which a request was due. Arrivals do not wait for completions, so that a server that
     stalls for a second delays all requests of that second, and the figures say so: a client that waits for each answer
     before it sends the next request would record one slow request (coordinated omission). Its three parts are in the
-    evidence: queueing for a free thread, the generator's own issue lag, and service time. Requests that fail, or are
-    still open at the end, have an infinite latency and count against `max_failed`.
+    evidence: queueing while `max_in_flight` requests were in flight, the generator's own issue lag, and service time.
+    Requests that fail, or are still open at the end, have an infinite latency and count against `max_failed`.
 
     The interval allows for latencies that depend on each other, as those in a queue do
     (`stats.batch_quantiles.serial_quantile_bounds`). If the generator itself was late by more than 5 % of the budget,
