@@ -233,9 +233,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         total = wrapped(self._part(batch))
         if not total.requires_grad:
-            raise UsageError(
-                f"training {self.name!r}: the loss does not depend on a parameter that requires a gradient"
-            )
+            raise UsageError(f"training {self.name!r}: the loss depends on no parameter that requires a gradient")
         if self.group.rank >= len(rows):
             total = total * 0.0  # of a row that stands in for none
         self.group.beat(self.step, self.last_loss)
