@@ -36,13 +36,11 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a server tells of a model: its signature, versions, platform, and the sha256 of its file, each if told."""
+    """What a server tells of a model: its signature, versions, and the sha256 of its file, each if told."""
 
     signature: Signature | None = None
     versions: tuple[str, ...] = ()
-    platform: str = ""
     sha256: str | None = None
-    is_binary: bool = False
 
 
 class OpenInferenceClient:
@@ -88,9 +86,7 @@ class OpenInferenceClient:
         return ServedModel(
             signature=signature_of(what, found.get("inputs"), found.get("outputs")),
             versions=versions,
-            platform=str(found.get("platform") or ""),
             sha256=told_sha256(found.get("parameters")),
-            is_binary=self._is_binary,
         )
 
     def _extensions(self) -> Sequence[Any]:

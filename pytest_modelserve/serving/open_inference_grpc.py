@@ -103,8 +103,6 @@ class GrpcClient:
         return ServedModel(
             signature=signature_of(f"{self.address}: the metadata of model {self.model!r}", inputs, outputs),
             versions=tuple(found.versions),
-            platform=found.platform,
-            is_binary=True,
         )
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Tensors, str | None]:

@@ -229,7 +229,7 @@ def _array(raw, datatype):
 
 def hang(handler, body):
     """Never answer."""
-    time.sleep(5)
+    time.sleep(60)
     handler.close_connection = True
 
 
