@@ -117,10 +117,20 @@ def test_more_rows_than_there_are_is_an_error(run):
         run('[gates.accuracy]\nmin_value = "50 %"\nrows = 9999\n')
 
 
-def test_gates_under_load_are_said_as_others(run):
-    evidence = run(
-        '[gates.latency_under_load]\nrate_qps = 300\nmax_ms = "1000 s"\nquantile = 0.5\nduration_s = "0.5 s"\nmax_failed = "1 %"\n'
+def test_gates_under_load_are_said_as_others(contract, project):
+    """The arguments are those of the call; the verdict of a load on this host is not the point."""
+    (gate,) = contract(
+        HEAD.replace("{data}", "holdout.npz")
+        + '[gates.latency_under_load]\nrate_qps = 300\nmax_ms = "40 ms"\nduration_s = "0.5 s"\nmax_failed = "1 %"\n'
     )
+    runner = GateRunner()
+    arguments = runner.arguments(gate)
+    assert {name: arguments[name] for name in ("rate_qps", "max_ms", "duration_s", "max_failed")} == {
+        "rate_qps": 300,
+        "max_ms": 40,
+        "duration_s": 0.5,
+        "max_failed": 0.01,
+    }
+    evidence = ms.measure_latency_under_load(**{**arguments, "max_ms": 1e6})
     assert evidence.details["load"] == "300 requests/s, Poisson arrivals"
-    evidence = run("[gates.throughput]\nmin_rows_per_s = 0.01\nduration_s = 0.3\nrows_per_request = 50\n")
-    assert evidence.verdict == "PASS"
+    runner.close()

@@ -110,10 +110,11 @@ def test_closed_loop_says_that_clients_wait_with_the_server(load):
     assert any(finding.startswith("closed loop") for finding in judge(load(SERVICE, clients=4)).findings)
 
 
-def test_fast_model_passes_a_load_and_its_file_and_samples_are_written(tmp_path):
-    evidence = ms.assert_latency_under_load(
+def test_real_load_is_described_and_its_file_written(tmp_path):
+    evidence = ms.measure_latency_under_load(
         np.negative, ROWS, rate_qps=300, max_ms=60_000, quantile=0.5, duration_s=0.5, result_file=tmp_path / "a.json"
     )
+    assert evidence.verdict != "FAIL"
     assert 120 < evidence.n < 150
     assert (tmp_path / "a.json").exists()
     assert evidence.details["load"] == "300 requests/s, Poisson arrivals"
