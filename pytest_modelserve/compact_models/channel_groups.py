@@ -80,9 +80,14 @@ def find_channel_groups(
             raise ControlFlowError(f"channels cannot be followed: {branch}") from error
         raise UsageError(
             f"torch.export cannot trace {type(module).__name__}, so its channels cannot be followed: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}. structured=False needs no trace"
+            f"{first_line(error)}. structured=False needs no trace"
         ) from error
     return tuple(_groups(_label_graph(module, traced), type(module).__name__))
+
+
+def first_line(error: Exception) -> str:
+    """Return the class of `error` and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.compact_models.channel_groups import ChannelGroup
+from pytest_modelserve.compact_models.channel_groups import ChannelGroup, first_line
 from pytest_modelserve.compact_models.channel_labels import Axis
 from pytest_modelserve.serving.pytree import leaves
 
@@ -153,7 +153,7 @@ class RemovalCheck:
         try:
             got = self._run(smaller, in_double=in_double)
         except Exception as error:
-            return f"forward fails without its channels: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            return f"forward fails without its channels: {first_line(error)}"
         tolerance = _TOLERANCES["float64" if in_double else "float32"]
         for (where, one), (_, other) in zip(expected, got, strict=True):
             if one.shape != other.shape:

@@ -48,7 +48,7 @@ _LOGITS = "teacher logits"
 _HIDDEN = "teacher hidden {}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class DistilledModel(DerivedModel):
     """A student that learned from a teacher.
 

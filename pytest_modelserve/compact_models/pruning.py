@@ -80,7 +80,7 @@ class PrunedLayer:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class PrunedModel(DerivedModel):
     """A pruned model.
 

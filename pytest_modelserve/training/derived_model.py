@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class DerivedModel:
     """A pruned, distilled or otherwise further trained model, which `export` and `serve` take like a TrainedModel.
 
@@ -43,6 +43,10 @@ class DerivedModel:
     data: Mapping[str, NDArray[Any]] | None
     example_inputs: Examples
     lineage: tuple[LineageStep, ...]
+
+    def __repr__(self) -> str:
+        """Return one line: pytest shows the values of a failed assertion."""
+        return f"<{type(self).__name__} {self.name}, seed {self.seed}, sha256 {self.sha256[:12]}…>"
 
     @property
     def subject(self) -> Subject:

@@ -62,6 +62,7 @@ def test_channels_are_removed_and_fine_tuning_restores_the_accuracy(trained, sto
     module = pruned.module()
     assert (module[0].out_features, module[2].in_features) == (4, 4)
     assert accuracy(module) > 0.95
+    assert repr(pruned) == f"<PrunedModel small-pruned, seed 0, sha256 {pruned.sha256[:12]}…>"
     assert str(pruned.layers[0]) == "0: 8 channels → 4 (50% removed)"
     assert str(pruned.layers[1]) == "2: 2 channels, left whole: it writes an output of the model"
 
