@@ -116,9 +116,9 @@ def prune(
     attention are removed: the module has smaller layers, and size and time fall. Layers whose channels depend on each
     other (residual sums, batch normalization, grouped and depthwise convolution, concatenation, tied weights) lose the
     same channels. They are found in the graph of `torch.export`. Every removal is compared with the module whose same
-    channels are zero: the outputs of all layers must agree to 1e-9 in float64. What cannot be followed is left whole with the reason, for
-    example channels that a layer normalization averages over, or heads of an attention whose `forward` states their
-    number.
+    channels are zero: the outputs of all layers must agree to 1e-9 in float64. What cannot be followed is left whole
+    with the reason, for example channels that a layer normalization averages over, or heads of an attention whose
+    `forward` states their number.
 
     With `structured=False`, single weights of linear, convolution and attention layers become zero and stay zero in
     fine-tuning. onnxruntime computes with zeros as with other numbers, so the model is neither faster nor smaller: it
