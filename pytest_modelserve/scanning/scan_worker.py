@@ -33,9 +33,7 @@ def main(target: str) -> None:
     """Serve requests until the standard input ends."""
     function = _imported(target)
     requests, replies = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
+    _silence()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
     while (request := _read_frame(requests)) is not None:
@@ -46,10 +44,12 @@ def main(target: str) -> None:
 def call_alone(payload: bytes) -> bytes:
     """Call the target of a request in this process, which ends afterwards: on a system without fork."""
     message = json.loads(payload)
+    function = _imported(message["target"])
+    _silence()  # its output goes to a file, which it must not write once it is limited
     events: list[Any] = []
-    missing = restrict([], int(message["memory_bytes"]), float(message["cpu_s"]))
+    missing = restrict(_readable(message), int(message["memory_bytes"]), float(message["cpu_s"]))
     try:
-        reply = {"value": _imported(message["target"])(message["request"], events.append)}
+        reply = {"value": function(message["request"], events.append)}
     except Exception as error:
         reply = {"error": _describe(error)}
     return json.dumps({**reply, "events": events, "missing": missing}).encode()
@@ -94,10 +94,9 @@ def _run_and_exit(function: Target, message: Mapping[str, Any], writer: int) -> 
     def write(kind: str, value: Any) -> None:
         _write_all(writer, json.dumps({kind: value}).encode() + b"\n")
 
-    readable = [Path(os.fsdecode(base64.b64decode(text))) for text in message["readable"]]
     os.closerange(3, writer)
     os.closerange(writer + 1, 256)
-    missing = restrict(readable, int(message["memory_bytes"]), float(message["cpu_s"]))
+    missing = restrict(_readable(message), int(message["memory_bytes"]), float(message["cpu_s"]))
     write("missing", missing)
     try:
         value = function(message["request"], lambda event: write("event", event))
@@ -105,6 +104,16 @@ def _run_and_exit(function: Target, message: Mapping[str, Any], writer: int) -> 
     except BaseException as error:  # a MemoryError, too
         write("error", _describe(error))
     os._exit(0)
+
+
+def _silence() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+def _readable(message: Mapping[str, Any]) -> list[Path]:
+    return [Path(os.fsdecode(base64.b64decode(text))) for text in message["readable"]]
 
 
 def _describe(error: BaseException) -> str:

@@ -68,3 +68,10 @@ def test_killed_scanner_process_is_an_error_and_starts_again(path):
     warm._process.kill()
     warm._process.wait()
     assert run("tries", path, what="read its own file").value == "done"
+
+
+def test_system_without_fork_server_gets_a_new_process_for_each_file(path, monkeypatch):
+    monkeypatch.setattr(sandbox.sys, "platform", "other")
+    found = run("tries", path, what="read its own file")
+    assert (found.value, found.events) == ("done", ("trying",))
+    assert run("tries", path, what="read another file").value == "PermissionError" or found.missing
