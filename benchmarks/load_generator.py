@@ -130,12 +130,9 @@ def server_at_once(core: int) -> Iterator[int]:
 
 
 def run(function: Any, *, seed: int = 0, max_in_flight: int = 256, warm_up_s: float = 0.0, **load: Any) -> LoadRun:
-    given = {"rate_qps": None, "clients": None, "schedule": None, "arrivals": "poisson", "duration_s": 10.0}
     predictor = ms.serve(function)
     settings = LoadSettings(warm_up_s, max_in_flight=max_in_flight)
-    return run_load(
-        predictor, predictor, requests_of(ROWS, 1), plan_schedule(**{**given, **load}, seed=seed), settings
-    ).counted
+    return run_load(predictor, predictor, requests_of(ROWS, 1), plan_schedule(**load, seed=seed), settings).counted
 
 
 def lag(scale: float) -> None:

@@ -43,9 +43,7 @@ def main() -> None:
     with Peer.of(options.peer_python, Path(), Path()) as peer:
         for seed in range(1, options.rounds + 1):
             due = loadgen_schedule(RATE, options.requests, seed)
-            schedule = plan_schedule(
-                rate_qps=None, clients=None, schedule=due.tolist(), arrivals="poisson", duration_s=1.0, seed=0
-            )
+            schedule = plan_schedule(schedule=due.tolist(), duration_s=1.0)
             server = ms.serve(ConstantServer(SERVICE_S))
             requests = requests_of(np.zeros((1, 1), np.float32), 1)
             run = run_load(server, server, requests, schedule, LoadSettings(0.0))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Subject, Verdict, check_error_rates
 from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import LoadDesign, LoadResult, check_proportion
@@ -168,9 +167,7 @@ def find_max_rate(
 
         def measure(rate: float, longer: int) -> RateStep:
             seconds = longer * max(step_s, needed / rate) / (1 - _WARM_UP_SHARE)
-            planned = plan_schedule(
-                rate_qps=rate, clients=None, schedule=None, arrivals=arrivals, duration_s=seconds, seed=seed
-            )
+            planned = plan_schedule(rate_qps=rate, arrivals=arrivals, duration_s=seconds, seed=seed)
             step_settings = replace(settings, warm_up_s=_WARM_UP_SHARE * seconds)
             run = run_load(predictor, served, requests, planned, step_settings, check=check)
             result = LoadResult.of(run, design, served)
@@ -188,14 +185,8 @@ def find_max_rate(
             )
 
         def capacity() -> float:
-            planned = plan_schedule(
-                rate_qps=None,
-                clients=min(_PROBE_CLIENTS, max_in_flight),
-                schedule=None,
-                arrivals=arrivals,
-                duration_s=min(_PROBE_S, step_s),
-                seed=seed,
-            )
+            clients = min(_PROBE_CLIENTS, max_in_flight)
+            planned = plan_schedule(clients=clients, duration_s=min(_PROBE_S, step_s))
             run = run_load(predictor, served, requests, planned, replace(settings, processes=1), check=check)
             return max(float(run.answered.sum()) / run.seconds, 1 / step_s)
 
@@ -215,8 +206,6 @@ def search(
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[list[RateStep], str]:
     """Return the steps of a search from `rate` on, and why it ended; `measure` gets the rate and how much longer."""
-    if not rate > 0:
-        raise UsageError(f"start_qps must be above 0; got {rate}")
     began = clock()
     steps: list[RateStep] = []
     undecided: list[float] = []

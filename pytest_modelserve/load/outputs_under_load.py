@@ -125,9 +125,7 @@ def _schedule(clients: int | None, rate_qps: float | None, requests: int, time_l
         return Schedule(f"{count} clients", time_limit_s, clients=count, limit=requests)
     check_positive("rate_qps", rate_qps, "requests per second")
     duration_s = min(requests / rate_qps, time_limit_s)
-    return plan_schedule(
-        rate_qps=rate_qps, clients=None, schedule=None, arrivals="poisson", duration_s=duration_s, seed=seed
-    )
+    return plan_schedule(rate_qps=rate_qps, duration_s=duration_s, seed=seed)
 
 
 def answers_alone(predictor: Predictor, requests: Sequence[Inputs], settings: LoadSettings) -> list[Answer]:

@@ -57,22 +57,22 @@ class Schedule:
 
 def plan_schedule(
     *,
-    rate_qps: float | None,
-    clients: int | None,
-    schedule: DueTimes | None,
-    arrivals: Arrivals,
     duration_s: float,
-    seed: int,
+    rate_qps: float | None = None,
+    clients: int | None = None,
+    schedule: DueTimes | None = None,
+    arrivals: Arrivals = "poisson",
+    seed: int = 0,
 ) -> Schedule:
     """Return the schedule of exactly one of a rate, a number of clients and recorded due times.
 
     Args:
+        duration_s: Seconds of load; that of a recorded schedule is its own.
         rate_qps: Requests per second of an open loop. The number of requests is `rate_qps * duration_s`, rounded.
         clients: Number of clients of a closed loop, each of which sends its next request after an answer.
         schedule: Recorded due times in seconds, not descending; the first request is due at once. A file of them is
             `.npy`, or text with one number a line.
         arrivals: "poisson", with independent exponential gaps, or "constant" gaps.
-        duration_s: Seconds of load; that of a recorded schedule is its own.
         seed: Seed of Poisson arrivals. Generators on several hosts need different ones.
 
     Raises:

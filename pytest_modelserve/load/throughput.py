@@ -92,9 +92,7 @@ def measure_throughput(
     check_positive("min_rows_per_s", min_rows_per_s, "rows per second")
     check_proportion("max_failed", max_failed)
     check_error_rates(confidence=confidence, alpha=alpha)
-    schedule = plan_schedule(
-        rate_qps=None, clients=clients, schedule=None, arrivals="poisson", duration_s=duration_s, seed=0
-    )
+    schedule = plan_schedule(clients=clients, duration_s=duration_s)
     settings = LoadSettings(warm_up_of(schedule, warm_up_s), timeout_s=timeout_s, processes=processes)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         began = time.perf_counter()
@@ -102,8 +100,7 @@ def measure_throughput(
         answer = first_answer(served, requests[0], timeout_s)
         run = run_load(predictor, served, requests, schedule, settings, check=has_structure_of(answer, requests))
         budget = Budget.of("min_rows_per_s", min_rows_per_s)
-        rates = {"confidence": confidence, "alpha": alpha}
-        return _evidence(served, run, requests, budget, max_failed, **rates, began=began)
+        return _evidence(served, run, requests, budget, max_failed, confidence=confidence, alpha=alpha, began=began)
 
 
 def _evidence(

@@ -18,7 +18,7 @@ ROWS = np.arange(10, dtype=np.float32).reshape(10, 1)
 
 def send(function, *, processes=1, timeout_s=20.0, max_in_flight=256, check=None, **load):
     """Run a short load on a function."""
-    given = {"rate_qps": None, "clients": None, "schedule": None, "arrivals": "constant", "duration_s": 0.2, "seed": 0}
+    given = {"arrivals": "constant", "duration_s": 0.2}
     schedule = plan_schedule(**{**given, **load})
     settings = LoadSettings(0.0, timeout_s=timeout_s, max_in_flight=max_in_flight, processes=processes)
     return run_load(function, ms.serve(function), requests_of(ROWS, 1), schedule, settings, check=check)
@@ -139,10 +139,7 @@ def test_predictor_that_is_not_thread_safe_gets_one_request_at_a_time():
 
     predictor = OneAtATime(ms.serve(np.negative).subject)
     for load in ({"rate_qps": 200.0}, {"clients": 4}):
-        schedule = plan_schedule(
-            **{"rate_qps": None, "clients": None, "schedule": None, "arrivals": "poisson", "duration_s": 0.2, "seed": 0}
-            | load
-        )
+        schedule = plan_schedule(duration_s=0.2, **load)
         run = run_load(predictor, predictor, requests_of(ROWS, 1), schedule, LoadSettings(0.0))
         assert run.answered.all()
         assert run.most_in_flight == 1
@@ -167,7 +164,7 @@ def test_model_that_cannot_be_opened_in_another_process_is_named():
     ):
         send(lambda x: x, rate_qps=100, processes=2)
     predictor = ms.serve(np.negative)
-    schedule = plan_schedule(rate_qps=9, clients=None, schedule=None, arrivals="poisson", duration_s=1, seed=0)
+    schedule = plan_schedule(rate_qps=9, duration_s=1)
     with pytest.raises(UsageError, match="is an open predictor; pass the path of a file, an endpoint"):
         run_load(predictor, predictor, [ROWS], schedule, LoadSettings(0.0, processes=2))
     with pytest.raises(UsageError, match="processes=3 need at least as many clients; got clients=2"):

@@ -170,9 +170,7 @@ def test_invalid_arguments_are_named_before_a_request_is_sent(given, message):
 
 def test_needed_duration_is_enough():
     design = LoadDesign(0.99, 5, 0.95, 0.001)
-    schedule = latency_under_load.plan_schedule(
-        rate_qps=20, clients=None, schedule=None, arrivals="poisson", duration_s=24, seed=0
-    )
+    schedule = latency_under_load.plan_schedule(rate_qps=20, duration_s=24)
     design.check_enough(schedule, 2.4)
 
 

@@ -10,15 +10,7 @@ from pytest_modelserve.load.schedule import plan_schedule
 
 
 def plan(**given):
-    settings = {
-        "rate_qps": None,
-        "clients": None,
-        "schedule": None,
-        "arrivals": "poisson",
-        "duration_s": 10.0,
-        "seed": 0,
-    }
-    return plan_schedule(**{**settings, **given})
+    return plan_schedule(**{"duration_s": 10.0, **given})
 
 
 def test_poisson_arrivals_have_independent_exponential_gaps_and_the_number_of_their_rate():
