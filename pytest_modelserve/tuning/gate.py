@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,8 @@ def opened_gates(gates: GateChoice | Iterable[GateChoice]) -> Iterator[tuple[Gat
     """
     if callable(gates) or isinstance(gates, (str, os.PathLike)):
         gates = (gates,)
+    if isinstance(gates, Mapping) or not isinstance(gates, Iterable):
+        raise UsageError(f"gates must be a function of a candidate, the path of a contract or a list, got {gates!r}")
     runners: list[Any] = []
     functions: list[GateFunction] = []
     try:

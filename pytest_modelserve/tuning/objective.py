@@ -202,9 +202,9 @@ class Objective:
         if callable(self.choice):
             value = self.choice(predictor)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise UsageError(f"objective {self.title!r} must return a number, got {type(value).__name__}")
+                raise UsageError(f"the objective must return a number, got {type(value).__name__}")
             if not (math.isfinite(value) and value > 0):
-                raise UsageError(f"objective {self.title!r} must return a finite number above 0, got {value}")
+                raise UsageError(f"the objective must return a finite number above 0, got {value}")
             return [float(value)]
         if self.choice == "size":
             if not artifact.initializer_bytes:

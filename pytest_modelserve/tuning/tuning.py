@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_modelserve.artifacts import Store, default_store
+from pytest_modelserve.compression.compress import RECIPES
 from pytest_modelserve.compression.sensitivity import SENSITIVITY_RECIPES
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence import check_error_rates, record
 from pytest_modelserve.serving import OnnxPredictor
 from pytest_modelserve.serving.inputs import as_batch, check_threads, checked_feed
+from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.tuning.gate import GateChoice, opened_gates, run_gate
 from pytest_modelserve.tuning.objective import Objective, ObjectiveChoice
 from pytest_modelserve.tuning.result import Tuning, order_of
@@ -95,8 +97,15 @@ def tune(
     """
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=0.001)
+    for name, given in (("threads", threads), ("optimize", optimize)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise UsageError(f"{name} must be a sequence, such as {(given,)!r}; got {given!r}")
     for count in threads:
         check_threads(count)
+    for each in optimize:
+        if not isinstance(each, bool):
+            raise UsageError(f"optimize must hold True, False or both, got {each!r}")
+    check_count("seed", seed)
     if calibration is not None and iter(calibration) is calibration:
         raise UsageError("calibration is an iterator, which is empty after its first use: pass a list of batches")
     store = store or default_store()
@@ -105,7 +114,7 @@ def tune(
     if recipe is None:
         variants = factory.grid(original, sources=sources, recipes=recipes, threads=threads, optimize=optimize)
     else:
-        chain = _quantization(recipe)
+        chain = _quantization(recipe, is_calibrated=calibration is not None)
         if recipes is not None or sources or tuple(threads) != (1,) or tuple(optimize) != (True,):
             raise UsageError(
                 "recipe= quantizes one model to a budget: remove recipes=, sources=, threads= and optimize="
@@ -140,11 +149,12 @@ def tune(
     return tuning
 
 
-def _quantization(recipe: str | Sequence[str]) -> tuple[str, ...]:
+def _quantization(recipe: str | Sequence[str], *, is_calibrated: bool) -> tuple[str, ...]:
     """Return the recipes in order; UsageError unless the last can leave nodes as they are."""
     chain = (recipe,) if isinstance(recipe, str) else tuple(recipe)
-    if not chain or chain[-1] not in SENSITIVITY_RECIPES:
-        raise UsageError(
-            unknown_choice("recipe to quantize to a budget", chain[-1] if chain else "", SENSITIVITY_RECIPES)
-        )
+    last = chain[-1] if chain else ""
+    if last not in SENSITIVITY_RECIPES:
+        raise UsageError(unknown_choice("recipe to quantize to a budget", last, SENSITIVITY_RECIPES))
+    if RECIPES[last].needs_calibration and not is_calibrated:
+        raise UsageError(f"recipe {last!r} needs calibration=: representative inputs")
     return chain

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ class VariantFactory:
         if before:
             artifact = compress(artifact, before, store=self.store)
         rows = self.inputs if self.calibration is None else self.calibration
+        rows = rows[0] if isinstance(rows, (list, tuple)) else rows  # the first of several batches
         key = artifact.sha256, last
         if key not in self._rankings:
             self._rankings[key] = tuple(layer.node for layer in sensitivity(artifact, last, rows))
@@ -218,11 +220,12 @@ def _once(build: Build) -> Build:
 
 
 def _called(name: str, source: Callable[[], Any]) -> Any:
-    required = [
-        each.name
-        for each in inspect.signature(source).parameters.values()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ]
+    try:
+        parameters = inspect.signature(source).parameters.values()
+    except ValueError:  # built-in types have none
+        parameters = {}.values()
+    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    required = [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
     if required:
         raise UsageError(f"{name} must be a function without arguments, which builds the model; it needs {required[0]}")
     return source()

@@ -82,7 +82,9 @@ def test_too_few_rows_to_divide_are_refused(fragile, rows, store):
 
 
 def test_static_quantization_takes_its_calibration(fragile, rows, store):
-    found = _tuned(fragile, rows, store, max_drop=0.05, recipe="int8-static", calibration=rows[0][:64])
+    found = _tuned(
+        fragile, rows, store, max_drop=0.05, recipe="int8-static", calibration=[rows[0][:64], rows[0][64:96]]
+    )
     assert found.best.name.startswith("int8-static without ")
 
 

@@ -325,11 +325,17 @@ def test_a_damaged_book_is_measured_again(search, damaged, cost, store):
         ({"recipes": ["fp16", "fp16"]}, "the variant 'fp16' is given twice"),
         ({"threads": (0,)}, "threads"),
         ({"recipe": "fp16"}, "unknown recipe to quantize to a budget 'fp16'"),
-        ({"recipe": "int8-static", "threads": (1, 2)}, "recipe= quantizes one model to a budget: remove"),
+        ({"recipe": "int8-dynamic", "threads": (1, 2)}, "recipe= quantizes one model to a budget: remove"),
         ({"sources": {"original": "x.onnx"}}, "the name 'original' is given twice"),
         ({"sources": "x.onnx"}, "sources must be a mapping"),
         ({"calibration": iter([])}, "calibration is an iterator"),
         ({"confidence": 95}, "confidence"),
+        ({"gates": {"accuracy": print}}, "gates must be a function of a candidate"),
+        ({"threads": 2}, "threads must be a sequence, such as (2,)"),
+        ({"optimize": "all"}, "optimize must be a sequence"),
+        ({"optimize": ("all",)}, "optimize must hold True, False or both"),
+        ({"recipe": "int8-static"}, "recipe 'int8-static' needs calibration=: representative inputs"),
+        ({"seed": -1, "recipes": ["fp16"]}, "seed must be an integer of at least 0"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(search, options, message):
@@ -354,6 +360,14 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_built(search, ori
 def test_an_objective_without_a_number_is_refused(search, value):
     with pytest.raises(UsageError, match="must return a"):
         search(objective=lambda predictor: value, recipes=["fp16"])
+
+
+def test_an_objective_that_fails_for_a_variant_is_its_reason(search, damaged, cost):
+    found = search(
+        sources={"odd": damaged("odd", 0.999), "good": damaged("good", 1.001)}, objective=cost(good=5, odd=-1)
+    )
+    assert _outcomes(found) == {"good": "chosen", "odd": "fails"}
+    assert _reason(found, "odd") == "the objective must return a finite number above 0, got -1"
 
 
 def test_memory_that_cannot_be_measured_here_is_refused(search, monkeypatch):
