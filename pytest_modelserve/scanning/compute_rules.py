@@ -295,14 +295,7 @@ class _Walk:
         ]  # fmt: skip
         known = [length for length in lengths if length is not None]
         trips = Value(7, (), None, 0, max(known, default=2**31), float(max(known, default=64)))
-        slices = [
-            replace(
-                value,
-                shape=None if value.shape is None else (*value.shape[:axis], *value.shape[axis + 1 :]),
-                const=None,
-            )
-            for value, axis in zip(sequences, axes, strict=False)
-        ]
+        slices = [_slice_of(value, axis) for value, axis in zip(sequences, axes, strict=False)]
         names = [value.name for value in body.input]
         carried = [_unsettled(value) for value in states]
 
@@ -431,6 +424,14 @@ def _bytes(value: Value) -> int:
         return value.elements() * max(numpy_dtype(value.dtype).itemsize, 1)
     except TypeError:
         return value.elements() * 4
+
+
+def _slice_of(value: Value, axis: int) -> Value:
+    """Return what a body of Scan gets of a sequence."""
+    if not value.shape:
+        return replace(value, shape=None, const=None)
+    axis %= len(value.shape)
+    return replace(value, shape=(*value.shape[:axis], *value.shape[axis + 1 :]), const=None)
 
 
 def _unsettled(value: Value) -> Value:

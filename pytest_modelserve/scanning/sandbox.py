@@ -207,6 +207,14 @@ def _without_fork(target: str, message: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _new_lock() -> None:
+    """Replace the lock in a fork, where another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
 _lock = threading.Lock()
 _warm: dict[str, _WarmProcess] = {}
 atexit.register(close_sandboxes)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
