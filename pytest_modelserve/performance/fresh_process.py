@@ -158,7 +158,9 @@ def _measure_start(
         first_call_ms=float(first["wall"][0]) / 1e6,
         first_call_cpu_ms=first["process"] / 1e6,
         baseline_bytes=baseline,
-        peak_bytes=_reading(lambda: peak_bytes(pid, max_rss=lambda: int(model.request("max_rss")))),
+        peak_bytes=_reading(
+            lambda: peak_bytes(pid, max_rss=lambda: int(process.request("max_rss", model.time_limit_s)))
+        ),
         run_delay_ms=(opened["delay"] + float(first["delay"][0])) / 1e6 if is_known else None,
     )
 

@@ -151,11 +151,11 @@ class Server:
 
     def run(self, session: int, feed: dict[str, Any]) -> list[Any]:
         """Return the outputs of one run."""
-        return self._runs[session](feed)
+        return self._runs[session](self._feed(feed))
 
     def keep(self, session: int, feeds: list[Any]) -> None:
         """Keep the inputs of the calls of `time` and `block`."""
-        self._feeds[session] = feeds
+        self._feeds[session] = [self._feed(feed) for feed in feeds]
 
     def time(self, session: int, order: Any, most_s: float) -> dict[str, Any]:
         """Call the kept inputs in `order`, until it ends or time is up; return the times of each call in nanoseconds.
@@ -207,7 +207,7 @@ class Server:
         finally:
             gc.enable()
 
-    def max_rss(self, session: int) -> int:  # noqa: ARG002
+    def max_rss(self) -> int:
         """Return the peak of resident memory by getrusage in bytes, for a system without /proc."""
         return largest_resident_size()
 
@@ -217,25 +217,23 @@ class Server:
 
     def _runner(self, session: Any, is_raw: dict[str, bool]) -> Callable[[Any], list[Any]]:
         names = list(is_raw)
+        if not any(is_raw.values()):
+            return lambda feed: session.run(names, feed)
+        make = self._runtime.OrtValue.ortvalue_from_numpy
 
         def run(feed: Any) -> list[Any]:
-            if any(isinstance(value, tuple) for value in feed.values()):
-                feed = {name: self._value(value) for name, value in feed.items()}
-            if not any(is_raw.values()):
-                return list(session.run(names, feed))
-            values = {name: self._value(value) for name, value in feed.items()}
+            values = {name: make(value) if isinstance(value, np.ndarray) else value for name, value in feed.items()}
             outputs = session.run_with_ort_values(names, values)
             return [_bytes(each) if is_raw[name] else each.numpy() for name, each in zip(names, outputs)]  # noqa: B905
 
         return run
 
-    def _value(self, value: Any) -> Any:
-        """Return an OrtValue of an array; of one whose dtype numpy lacks, from ONNX's element type and its codes."""
-        make = self._runtime.OrtValue
-        if isinstance(value, tuple):
-            elem_type, codes = value
-            return make.ortvalue_from_numpy_with_onnx_type(codes, elem_type)
-        return make.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+    def _feed(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """Return inputs as a run takes them: of a dtype that numpy lacks, from the element type and codes."""
+        return {name: self._ort_value(*value) if isinstance(value, tuple) else value for name, value in sent.items()}
+
+    def _ort_value(self, elem_type: int, codes: Any) -> Any:
+        return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(codes, elem_type)
 
 
 def _bytes(value: Any) -> Any:
