@@ -43,42 +43,45 @@ def model_named(path, text):
     onnx.save(model, path)
 
 
-@pytest.mark.parametrize("text", [ALL_SHORT, HOSTILE["a million"]], ids=["short", "a million"])
-def test_no_report_of_a_run_shows_a_name_raw(text, pytester, monkeypatch):
-    model_named(pytester.path / "bad.onnx", text)
+def test_no_report_of_a_run_shows_a_name_raw(pytester, monkeypatch):
+    model_named(pytester.path / "short.onnx", ALL_SHORT)
+    model_named(pytester.path / "long.onnx", HOSTILE["a million"])
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
     pytester.makepyfile(
         """
-        import numpy as np, pytest_modelserve as ms
+        import numpy as np, pytest, pytest_modelserve as ms
 
-        def test_fails_on_its_size():
-            ms.assert_size("bad.onnx", max_bytes=1)
+        @pytest.mark.parametrize("model", ["short.onnx", "long.onnx"])
+        class TestModel:
+            def test_fails_on_its_size(self, model):
+                ms.assert_size(model, max_bytes=1)
 
-        def test_raises_an_input_error():
-            with ms.serve("bad.onnx") as predictor:
-                print(predictor, predictor.signature, ms.open_artifact("bad.onnx"))
-                predictor.predict(np.zeros((2, 2), np.float64))
+            def test_raises_an_input_error(self, model):
+                with ms.serve(model) as predictor:
+                    print(predictor, predictor.signature, ms.open_artifact(model))
+                    predictor.predict(np.zeros((2, 2), np.float64))
         """
     )
     kinds = ("json", "html", "markdown", "code-quality", "ctrf", "prometheus", "otlp")
     options = [f"--modelserve-{kind}=report.{kind}" for kind in kinds]
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rA", "--junitxml=junit.xml", *options)
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=4)
     names = ("junit.xml", "summary.md", *(f"report.{kind}" for kind in kinds))
     shown = {name: (pytester.path / name).read_bytes().decode() for name in names}
     shown["terminal"] = "\n".join([*result.outlines, *result.errlines])
-    assert all(text is not ALL_SHORT or "x1b[31mred" in each for each in shown.values())
+    assert all("x1b[31mred" in each for each in shown.values())
     assert {name: found[0] for name, each in shown.items() if (found := RAW.search(each))} == {}
     assert MARKUP not in shown["report.html"] + shown["junit.xml"]
-    assert len(ElementTree.fromstring(shown["junit.xml"]).findall("testsuite/testcase")) == 2
+    assert len(ElementTree.fromstring(shown["junit.xml"]).findall("testsuite/testcase")) == 4
 
 
-def test_the_check_of_a_model_file_shows_no_name_raw(pytester):
-    model_named(pytester.path / "bad.onnx", ALL_SHORT)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "bad.onnx", "-rA", "--junitxml=junit.xml")
-    shown = "\n".join([*result.outlines, *result.errlines, (pytester.path / "junit.xml").read_text()])
-    assert not RAW.search(shown)
+def test_the_check_of_a_model_file_shows_no_name_raw(tmp_path):
+    from pytest_modelserve.contracts.model_file import ModelFile, Options
+
+    model_named(tmp_path / "bad.onnx", ALL_SHORT)
+    file = ModelFile(tmp_path / "bad.onnx", Options())
+    assert not RAW.search(str(file.safety))
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

@@ -1,7 +1,7 @@
 """The commands of docs/signing.md, run in order in the folder of a project."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytest_modelserve.__main__ import main
 from tests.onnx_models import make_model
 
 pytest.importorskip("model_signing")
@@ -42,17 +43,22 @@ def project(tmp_path):
     return tmp_path
 
 
-def test_every_command_of_the_page_runs_and_prints_what_it_shows(project):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
-    printed = []
+def test_every_command_of_the_page_runs_and_prints_what_it_shows(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL):
-        command = ["bash", "-ec", block] if language == "bash" else [sys.executable, "-c", block]
-        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, f"{block}\n{run.stdout}\n{run.stderr}"
-        printed.append(run.stdout)
+        if language == "python":
+            exec(block, {})
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if (program, *arguments[:2]) == ("python", "-m", "pytest_modelserve"):  # in this process, to save its start
+                assert main(arguments[2:]) == 0, line
+            elif program:
+                command = [sys.executable, "-m", "pytest", *arguments] if program == "pytest" else [program, *arguments]
+                subprocess.run(command, check=True, capture_output=True)
+    printed = capsys.readouterr().out
     (shown,) = (part for part in PAGE.split("```")[1::2] if part.startswith("\n"))
-    lines = without_figures("".join(printed))
+    lines = without_figures(printed)
     for line in without_figures(shown.strip()):
         assert line in lines
     for name in ("modelserve.manifest.json", "champion.onnx.sig", "champion.cdx.json"):

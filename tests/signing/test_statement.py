@@ -239,14 +239,14 @@ def test_the_command_answers_by_exit_status(release, keys, capsys):
 
 
 def test_a_failing_run_writes_a_statement_that_is_refused(release, keys, tmp_path):
-    for name in ("m.onnx", "rows.npz"):
-        (tmp_path / name).write_bytes((release / name).read_bytes())
-    (tmp_path / "m.modelgate.toml").write_text(CONTRACT.replace("1000", "10"))
+    (tmp_path / "m.onnx").write_bytes((release / "m.onnx").read_bytes())
+    code = "import pytest_modelserve as ms\n\ndef test_size():\n    ms.assert_size('m.onnx', max_bytes=10)\n"
+    (tmp_path / "test_m.py").write_text(code)
     (tmp_path / "pytest.ini").touch()
     run = run_pytest(tmp_path, key=keys / "release.pem")
     assert run.returncode == 1
     assert "statement statement.json" in run.stdout
-    with pytest.raises(ms.VerificationError, match=r"(?s)failed run: m.modelgate.toml::size.*failed gate: size"):
+    with pytest.raises(ms.VerificationError, match=r"(?s)failed run: test_m.py::test_size.*failed gate: size"):
         verify(tmp_path, keys)
 
 
@@ -263,7 +263,13 @@ def test_a_run_that_judges_no_file_writes_no_statement_and_removes_the_old_one(k
     ("key", "named"),
     [(None, "MODELSERVE_SIGN_KEY"), ("rsa.pem", "of the wrong kind"), ("release.pub", "is a public key")],
 )
-def test_a_key_that_cannot_sign_is_an_error_before_any_test_runs(keys, tmp_path, key, named):
-    run = run_pytest(tmp_path, key=keys / key if key else None)
-    assert run.returncode == 4
-    assert named in run.stderr
+def test_a_key_that_cannot_sign_is_an_error_before_any_test_runs(keys, pytester, key, named):
+    options = [f"--modelserve-sign-key={keys / key}"] if key else []
+    with pytest.raises(pytest.UsageError, match=named):
+        pytester.parseconfigure("--modelserve-statement=statement.json", *options)
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "soon"])
+def test_a_statement_that_never_or_always_holds_is_refused(keys, pytester, days):
+    with pytest.raises(pytest.UsageError, match="must be a number of days above 0"):
+        pytester.parseconfigure("--modelserve-statement=s.json", f"--modelserve-statement-days={days}")
