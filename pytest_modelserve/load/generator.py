@@ -114,18 +114,19 @@ def first_answer(predictor: Predictor, request: Inputs, timeout_s: float) -> Ans
 def has_structure_of(answer: Answer, requests: Sequence[Inputs]) -> Check:
     """Return a check for outputs with other names or ranks than those of `answer` to the first request.
 
-    Where the first axis of an output was as long as the request, it has to be as long as every request.
+    Where all requests have the same number of rows, an output that had as many has to have them in every answer.
     """
-    rows = [batch_size(request) for request in requests]
-    known = {name: (array.ndim, bool(array.ndim) and len(array) == rows[0]) for name, array in answer.items()}
+    sizes = {batch_size(request) for request in requests}
+    rows = sizes.pop() if len(sizes) == 1 else None
+    known = {name: (array.ndim, rows is not None and array.shape[:1] == (rows,)) for name, array in answer.items()}
     names = known.keys()
 
-    def check(index: int, found: Answer) -> str | None:
+    def check(_: int, found: Answer) -> str | None:
         if found.keys() != names:
             return f"outputs {', '.join(map(repr, found))} instead of {', '.join(map(repr, names))}"
         for name, array in found.items():
             rank, has_rows = known[name]
-            if array.ndim != rank or (has_rows and len(array) != rows[index % len(rows)]):
+            if array.ndim != rank or (has_rows and len(array) != rows):
                 return f"output {name!r} has shape {list(array.shape)}, which does not fit the request"
         return None
 
