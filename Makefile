@@ -86,6 +86,8 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.localization
 	$(BIN)/python -m benchmarks.localization_time
 	$(BIN)/python -m benchmarks.selftest
+	$(BIN)/python -m benchmarks.training_resume --kills 5
+	$(BIN)/python -m benchmarks.training_processes
 	$(BIN)/python benchmarks/onnx_cases.py
 	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python benchmarks/error_rates.py
