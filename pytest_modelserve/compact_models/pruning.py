@@ -131,7 +131,8 @@ def prune(
         structured: Remove channels and heads instead of setting weights to zero.
         method: "magnitude" keeps what has the largest squared weights, in the layers that write and read a channel.
             "movement" keeps what fine-tuning moves away from zero: the largest sum of −weight × gradient over its steps
-            (Sanh, Wolf and Rush 2020, "Movement pruning"). It fine-tunes once more, before the first removal.
+            (Sanh, Wolf and Rush 2020, "Movement pruning"; here nothing comes back in a later round). It fine-tunes once
+            more, before the first removal.
         rounds: Steps in which the removed proportion rises to `amount` along a cubic curve, each with its fine-tuning
             (Zhu and Gupta 2017, "To prune, or not to prune").
         multiple_of: Keep a multiple of this many channels in each layer that has more. onnxruntime computes

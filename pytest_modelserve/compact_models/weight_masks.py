@@ -90,7 +90,10 @@ class MaskedWeight:
     def remove_lowest(self, count: int) -> None:
         """Mask the `count` weights with the smallest score, or the smallest absolute values; no others."""
         original = self.weight.holder.parametrizations[self.weight.parameter].original  # type: ignore[index,union-attr]
-        importance = original.detach().abs() * self.mask.mask if self.mask.scores is None else self.mask.scores
+        importance = original.detach().abs() if self.mask.scores is None else self.mask.scores
+        # What was removed stays removed: with weights that come back, four rounds to 90 % by movement left the digits
+        # network of example_models at 29 % instead of 87 %.
+        importance = importance.where(self.mask.mask > 0, -torch.inf)
         lowest = torch.topk(importance.flatten(), count, largest=False).indices
         self.mask.mask.fill_(1).view(-1)[lowest] = 0
 
