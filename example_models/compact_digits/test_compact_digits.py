@@ -114,3 +114,24 @@ def test_teacher_does_not_help_this_student(student: ms.DistilledModel) -> None:
     assert student.evidence is not None
     assert student.evidence.interval is not None
     assert student.evidence.interval.low <= 0
+
+
+def test_search_over_structures_and_recipes_finds_the_smallest_network(
+    modelserve: ms.Pipeline,
+    champion: ms.Artifact,
+    pruned: ms.PrunedModel,
+    student: ms.DistilledModel,
+    images: NDArray[np.float32],
+    digits: Digits,
+) -> None:
+    """Two structures with two recipes each, all judged together: at most one search in twenty is wrong."""
+    outputs, labels = modelserve.serve(champion).predict(images), digits.held_out.labels
+    tuning = modelserve.tune(
+        champion,
+        images[:1],
+        gates=lambda candidate: ms.assert_accuracy_parity(candidate, outputs, images, labels, max_drop=0.04),
+        objective="size",
+        sources={"half": pruned, "fifth": student},
+        recipes=["fp16", "int8-dynamic"],
+    )
+    ms.assert_size(tuning.require(), champion, max_ratio=0.25)

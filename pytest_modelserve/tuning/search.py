@@ -17,9 +17,9 @@ from pytest_modelserve.tuning.selection import SHORTLIST, KnownLevels, Selection
 from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory
 
-# Blocks of timed calls: of every variant of a grid, of one made adaptively, and of those among which the fastest is
-# chosen. Six are the fewest that show with 98 % that a variant is slower than the original.
-FIRST_BLOCKS, SINGLE_BLOCKS, FINAL_BLOCKS = 6, 18, 54
+# Blocks of timed calls: of every variant of a grid, of those that are not clearly faster and of those made adaptively,
+# and of those among which the fastest is chosen. Six are the fewest that show with 98 % that a variant is slower.
+FIRST_BLOCKS, SECOND_BLOCKS, FINAL_BLOCKS = 6, 18, 54
 _WAVE = 6
 """Variants that the gates see before the next decision."""
 _LIKELY = 0.9
@@ -57,7 +57,11 @@ class Search:
             self._build(trial)
         self._measure(self._open, FIRST_BLOCKS)
         for trial in self._open:
-            self._leave_without_gain(trial)
+            self._leave_without_gain(trial, _low(trial))
+        # Those that are not clearly faster are timed once more, and leave where half of their blocks are not.
+        self._measure([trial for trial in self._open if _high(trial) >= self.objective.largest_gain], SECOND_BLOCKS)
+        for trial in self._open:
+            self._leave_without_gain(trial, trial.ratio)
         for trial in self._open:
             self._run(trial, "file")
         family = list(self._open)
@@ -127,8 +131,8 @@ class Search:
     def _attempt(self, trial: Trial, split: Split) -> None:
         self._build(trial)
         if trial.outcome == "open":
-            self._measure([trial], SINGLE_BLOCKS)
-            self._leave_without_gain(trial)
+            self._measure([trial], SECOND_BLOCKS)
+            self._leave_without_gain(trial, trial.ratio)
         self._run(trial, "file")
         # No verdict here: it would let the rows that judge the shortlist take part in the search.
         self._run(trial, "rows", may_end=False)
@@ -153,8 +157,8 @@ class Search:
     def _measure(self, trials: Sequence[Trial], blocks: int) -> None:
         self.objective.measure([trial for trial in trials if trial.outcome == "open"], blocks)
 
-    def _leave_without_gain(self, trial: Trial) -> None:
-        if trial.outcome == "open" and _low(trial) >= self.objective.largest_gain:
+    def _leave_without_gain(self, trial: Trial, ratio: float) -> None:
+        if trial.outcome == "open" and ratio >= self.objective.largest_gain:
             trial.end("no gain", f"{self.objective.title} × {trial.ratio:.2f} of the original's")
 
     def _run(self, trial: Trial, kind: Kind, *, may_end: bool = True) -> None:
