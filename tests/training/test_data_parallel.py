@@ -116,8 +116,9 @@ def test_training_goes_on_to_the_same_bits_after_one_of_its_processes_was_killed
 )
 def test_failure_of_one_process_ends_all_and_shows_where(tmp_path, monkeypatch, fault, message):
     monkeypatch.setenv("MODELSERVE_TEST_FAULT", fault)
+    limit_s = 5 if fault == "hang" else 300
     with pytest.raises(TrainingError, match=message):
-        ms.train(source(FAILING), store=Store(tmp_path), processes=2, hang_limit_s=5)
+        ms.train(source(FAILING), store=Store(tmp_path), processes=2, hang_limit_s=limit_s)
     assert not list((tmp_path / "building").iterdir())
     assert not list((tmp_path / "entries").iterdir())
 
