@@ -166,7 +166,7 @@ class ExternalData:
     findings: list[Finding] = field(default_factory=list)
 
 
-_ENTRIES = ("location", "offset", "length", "checksum", "basepath")
+_ENTRIES = ("location", "offset", "length", "checksum")
 _MEMORY_TAG = "_ORT_MEM_ADDR_"
 _MAX_OFFSET = 1 << 62
 
@@ -216,12 +216,13 @@ def _problem_of(location: str, model: Path, found: ExternalData) -> tuple[str, s
     if "\\" in location or ":" in location:
         return "external.outside", "it is a path on one system and a file name on another"
     path = model.parent
-    for part in PurePosixPath(location).parts:
-        path = path / part
-        if path.is_symlink():
-            return "external.link", f"{part!r} is a symbolic link"
     try:
         state = os.lstat(path)
+        for part in PurePosixPath(location).parts:
+            path = path / part
+            state = os.lstat(path)
+            if stat.S_ISLNK(state.st_mode):
+                return "external.link", f"{part!r} is a symbolic link"
     except (OSError, ValueError):
         return "external.missing", "there is no such file"
     if not stat.S_ISREG(state.st_mode):

@@ -41,8 +41,8 @@ _CONTENT = ("raw_data", "float_data", "int32_data", "int64_data", "double_data",
 _PROSE = ("doc_string", "value")
 _JOINERS = "\u00ad\u200c\u200d"  # parts of words in some languages
 _MARKUP = re.compile(
-    r"</\s*\w|<[!?]|\]\]>|<\s*(script|img|svg|iframe|style|link|meta|object|embed|body|html|form|input|a|base|video|audio"
-    r"|math|test\w+|property|failure|system-\w+)\b|javascript:",
+    r"</\s*\w|<[!?]|\]\]>|javascript:|<(script|img|svg|iframe|style|link|meta|object|embed|body|html|form|input|a|base|video"
+    r"|audio|math|test\w+|property|failure|error|skipped|system-\w+)[\s/>]",
     re.IGNORECASE,
 )
 _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
@@ -313,7 +313,7 @@ class _Reader:
                 self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
             return None
         if len(content) > _MAX_NAME:
-            self.add("names.length", offset, f"{name} of {len(content):,} bytes: {text[:40]!r}")
+            return self.add("names.length", offset, f"{name} of {len(content):,} bytes: {text[:40]!r}")
         if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*_JOINERS}):
             self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
         if ("<" in text or "]]>" in text or ":" in text) and _MARKUP.search(text):

@@ -174,7 +174,11 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
             text = f"its content is {kind or 'ONNX or unknown'}, and its name ends in {suffix!r}"
             result.findings.append(finding("file.disguised", path.name, text))
             return result, None
-        found = scanner.static(target, file, before.st_size)
+        try:
+            found = scanner.static(target, file, before.st_size)
+        except Exception as error:  # a file that the rules do not expect must not end the caller
+            text = f"{type(error).__name__}: {error}"
+            found = StaticResult([finding("file.unreadable", path.name, text)])
     found.findings = [*result.findings, *found.findings, *change_of(before, target)]
     found.states = {target: before, **found.states}
     return found, scanner

@@ -136,3 +136,22 @@ def test_good_files_pass_the_trial_with_external_data(tmp_path):
     assert os.path.getsize(tmp_path / "w.bin")
     report = scan_file(tmp_path / "m.onnx")
     assert (report.is_safe, report.opened, len(report.states)) == (True, True, 2), report
+
+
+def test_file_on_which_a_rule_fails_is_refused(tmp_path, monkeypatch):
+    def fails(path, file, size):
+        raise RecursionError("too deep")
+
+    scanner = SCANNERS[""]
+    monkeypatch.setitem(SCANNERS, "", type(scanner)(scanner.suffixes, fails, scanner.target, scanner.cpu_s))
+    report = scan_file(saved(good())(tmp_path))
+    assert (report.is_safe, report.opened) == (False, False)
+    assert [(each.rule, each.message) for each in report.findings] == [("file.unreadable", "RecursionError: too deep")]
+
+
+def test_allowed_rule_is_checked_and_the_file_is_tried(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "model.onnx").symlink_to(saved(good())(tmp_path / "real"))
+    assert not scan_file(tmp_path / "model.onnx").opened
+    report = scan_file(tmp_path / "model.onnx", allow={"file.link": "the cache of the hub"})
+    assert (report.is_safe, report.opened, [each.rule for each in report.findings]) == (True, True, ["file.link"])
