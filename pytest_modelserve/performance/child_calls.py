@@ -10,6 +10,7 @@ from pytest_modelserve.errors import UsageError
 from pytest_modelserve.performance.batches import BatchCalls
 from pytest_modelserve.performance.timing import CallTimes, RemoteCalls
 from pytest_modelserve.serving import Inputs, Predictor
+from pytest_modelserve.serving.serve import in_child
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
@@ -43,15 +44,6 @@ class ChildCalls(BatchCalls, RemoteCalls):
     def duration(self, repeats: int) -> int:
         """Return how long `repeats` calls with the first batch take in nanoseconds, after one that is not timed."""
         return int(self._predictor.request("block", repeats=repeats)[self._clock])
-
-
-def in_child(predictor: Predictor) -> SubprocessPredictor | None:
-    """Return `predictor` if a child process of this package serves it, else None."""
-    if predictor.transport != "own process":
-        return None
-    from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
-
-    return predictor if isinstance(predictor, SubprocessPredictor) else None
 
 
 def calls_of(predictor: Predictor, batches: Sequence[Inputs]) -> BatchCalls:

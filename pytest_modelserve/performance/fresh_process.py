@@ -14,12 +14,12 @@ from pytest_modelserve.artifacts import Artifact, as_artifact
 from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Interval, Method, Subject, Verdict
 from pytest_modelserve.performance.batches import check_batch
-from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.resident_memory import peak_bytes, reset_peak, resident_bytes
 from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, serve
 from pytest_modelserve.serving.predictor import CPU, ProcessCrashError
+from pytest_modelserve.serving.serve import in_child
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Interval, Verdict
-from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.timing import CallTimes
 from pytest_modelserve.serving import Predictor
 from pytest_modelserve.serving.predictor import CPU
+from pytest_modelserve.serving.serve import in_child
 from pytest_modelserve.stats.quantiles import DependentBounds, dependent_quantile_bounds
 
 LatencyClock = Literal["auto", "undisturbed", "wall"]

@@ -25,14 +25,13 @@ from pytest_modelserve.evidence import (
     levels_for,
 )
 from pytest_modelserve.performance.batches import InputSource, InputStream
-from pytest_modelserve.performance.child_calls import in_child
 from pytest_modelserve.performance.resident_memory import resident_bytes
 from pytest_modelserve.performance.slowdown import another_session, can_be_rebuilt
 from pytest_modelserve.performance.timing import Call, Clock, Clocks, host_state
 from pytest_modelserve.serving import Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive
 from pytest_modelserve.serving.predictor import ENDPOINT_TRANSPORTS
-from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.serving.serve import in_child, open_models
 from pytest_modelserve.stats import mean_bounds
 
 ReadBytes = Callable[[], int]

@@ -24,7 +24,7 @@ from pytest_modelserve.evidence import (
     keep_samples,
 )
 from pytest_modelserve.performance.batches import check_batch
-from pytest_modelserve.performance.child_calls import ChildCalls, in_child, in_like_processes
+from pytest_modelserve.performance.child_calls import ChildCalls, in_like_processes
 from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.performance.timing import (
     Call,
@@ -38,7 +38,7 @@ from pytest_modelserve.performance.timing import (
 )
 from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive, check_quantile
-from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.serving.serve import in_child, open_models
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 ComparedClock = Literal["wall", "cpu"]

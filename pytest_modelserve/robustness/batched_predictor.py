@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pytest_modelserve.artifacts import Signature, TensorSpec
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import kind_of
 from pytest_modelserve.robustness.coordinates import Feed, concat_rows, row_count, take_rows
+from pytest_modelserve.serving.serve import in_child
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Subject
@@ -193,15 +194,15 @@ def isolated_predictor(
     from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
     limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
-    if isinstance(predictor, SubprocessPredictor):
-        return predictor.again(time_limit_s=limit_s)
+    if child := in_child(predictor):
+        return child.again(time_limit_s=limit_s)
     return SubprocessPredictor(_onnx_predictor(predictor), time_limit_s=limit_s)
 
 
 def reopen(predictor: Predictor, *, threads: int | None) -> Predictor:
     """Return the same model in a session of its own, which the caller closes."""
-    if predictor.transport == "own process":
-        return cast("SubprocessPredictor", predictor).again(threads=threads)
+    if child := in_child(predictor):
+        return child.again(threads=threads)
     if predictor.artifact is None:
         raise UsageError(
             f"{predictor.subject} cannot be reopened because it does not serve a file: export the model and serve the "

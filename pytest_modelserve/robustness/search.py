@@ -18,6 +18,7 @@ from pytest_modelserve.robustness.minimizer import Counterexample, MinimizedRow,
 from pytest_modelserve.robustness.mutations import SearchSpace, block_size, edge_cases, mutate
 from pytest_modelserve.robustness.relations.base import Relation, Violations, checked
 from pytest_modelserve.serving.predictor import ProcessCrashError
+from pytest_modelserve.serving.serve import in_child
 
 if TYPE_CHECKING:
     from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
@@ -56,7 +57,7 @@ def search_counterexample(
     Raises:
         InputError: If the model rejects every candidate.
     """
-    if predictor.predictor.transport == "own process":
+    if in_child(predictor.predictor):
         # A relation evaluates the base rows along with all others, so one that crashes by itself is reported first.
         crashes = _Evaluator(_AnyOutput(), predictor, space, 1)
         for rows, origin in _base_blocks(space):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_modelserve.scanning import ScanMode
+    from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
     from pytest_modelserve.training import TrainedModel
 
 _CPU = (CPU,)
@@ -199,6 +200,15 @@ def _serve_elsewhere(
         runtime = f"onnxruntime {predictor.process.runtime['onnxruntime']}"
         predictor.subject = replace(predictor.subject, variant=", ".join(filter(None, (artifact.variant, runtime))))
     return predictor
+
+
+def in_child(predictor: Predictor) -> SubprocessPredictor | None:
+    """Return `predictor` if a child process of this package serves it, else None."""
+    if predictor.transport != "own process":
+        return None
+    from pytest_modelserve.serving.subprocess_predictor import SubprocessPredictor
+
+    return predictor if isinstance(predictor, SubprocessPredictor) else None
 
 
 @contextmanager
