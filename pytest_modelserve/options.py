@@ -5,6 +5,7 @@ The plugin imports this module in every run of pytest: it imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,26 @@ def path_setting(config: pytest.Config, name: str) -> Path:
     if given is not None:
         return Path(config.invocation_params.dir, given)
     return Path(config.rootpath, str(config.getini(_ini(name))))
+
+
+def set_trust(config: pytest.Config) -> None:
+    """Set the environment variable of the keys that count, for this process and its children, to the setting."""
+    given = setting(config, "trust")
+    if not given:
+        return
+    is_option = config.getoption("--modelserve-trust") is not None
+    folder = config.invocation_params.dir if is_option else config.rootpath
+    paths = [folder / each.strip() for each in given.replace("\n", os.pathsep).split(os.pathsep) if each.strip()]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise pytest.UsageError(f"--modelserve-trust: {missing[0]!r} is not a file: name a public key or a certificate")
+    before = os.environ.get("MODELSERVE_TRUST")
+    os.environ["MODELSERVE_TRUST"] = os.pathsep.join(map(str, paths))
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop("MODELSERVE_TRUST", None)
+        else:
+            os.environ["MODELSERVE_TRUST"] = before
+
+    config.add_cleanup(restore)

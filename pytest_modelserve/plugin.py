@@ -30,7 +30,7 @@ from pytest_modelserve.evidence import (
     Recorder,
     recording,
 )
-from pytest_modelserve.options import REPORTS, declare_options, path_setting, setting
+from pytest_modelserve.options import REPORTS, declare_options, path_setting, set_trust, setting
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -440,7 +440,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "baselines; run it on your machine and commit the files"
         )
     _check_model_options(config)
-    _set_trust(config)
+    set_trust(config)
     _set_allowed_rules(config)
     _check_endpoint(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
@@ -494,29 +494,6 @@ def _set_allowed_rules(config: pytest.Config) -> None:
         settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
-
-
-def _set_trust(config: pytest.Config) -> None:
-    """Set the environment variable of the keys that count, for this process and its children, to the setting."""
-    given = setting(config, "trust")
-    if not given:
-        return
-    is_option = config.getoption("--modelserve-trust") is not None
-    folder = config.invocation_params.dir if is_option else config.rootpath
-    paths = [folder / each.strip() for each in given.replace("\n", os.pathsep).split(os.pathsep) if each.strip()]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise pytest.UsageError(f"--modelserve-trust: {missing[0]!r} is not a file: name a public key or a certificate")
-    before = os.environ.get("MODELSERVE_TRUST")
-    os.environ["MODELSERVE_TRUST"] = os.pathsep.join(map(str, paths))
-
-    def restore() -> None:
-        if before is None:
-            os.environ.pop("MODELSERVE_TRUST", None)
-        else:
-            os.environ["MODELSERVE_TRUST"] = before
-
-    config.add_cleanup(restore)
 
 
 def _check_model_options(config: pytest.Config) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import bz2
 import io
-import json
 import lzma
 import math
 import re
@@ -18,6 +17,7 @@ from pytest_modelserve.scanning.file_rules import has_appended_archive
 from pytest_modelserve.scanning.findings import Finding, StaticResult, finding
 from pytest_modelserve.scanning.pickle_rules import Global, PickleResult, Stored, check_pickle
 from pytest_modelserve.scanning.zip_rules import Archive, Entry, check_zip, read_entry
+from pytest_modelserve.signing.files import parse_json
 
 _ARRAYS = "pytest_modelserve.scanning.array_trial:try_arrays"
 _MOST_PICKLE = 256 << 20
@@ -393,25 +393,12 @@ def check_safetensors(path: Path, file: BinaryIO, size: int) -> StaticResult:
         result.findings.append(finding("safetensors.header", path.name, text))
         return result
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_without_repeats, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        text = f"the header is no JSON: {str(error) or 'too deeply nested'}"
-        result.findings.append(finding("safetensors.header", path.name, text))
+        header = parse_json(file.read(length))
+    except ValueError as error:
+        result.findings.append(finding("safetensors.header", path.name, f"the header is no JSON: {error}"))
         return result
     result.findings += _check_header(header, size - 8 - length, path.name)
     return result
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return found
-
-
-def _refuse(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
 
 
 def _check_header(header: Any, content: int, place: str) -> Iterator[Finding]:

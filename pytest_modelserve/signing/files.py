@@ -10,13 +10,14 @@ import shutil
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
 from pytest_modelserve.errors import ArtifactError, InputError
+from pytest_modelserve.progress import progress
 
 _CHUNK_BYTES = 1 << 20
 _MOST_JSON_BYTES = 64 << 20
@@ -69,7 +70,7 @@ def open_regular(folder: Path, location: str) -> Iterator[BinaryIO]:
             raise ArtifactError(f"{location!r} is {_kind(found.st_mode)}, and a regular file is expected")
         if found.st_nlink > 1:
             raise ArtifactError(f"{location!r} is a hard link: {found.st_nlink} names share its content; copy it")
-        with open(descriptors.pop(), "rb", buffering=0) as file:
+        with open(descriptors.pop(), "rb") as file:
             yield file
     except OSError as error:
         is_link = error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _has_link(folder, parts))
@@ -99,7 +100,9 @@ def digest_file(folder: Path, location: str, *, copy_to: Path | None = None) -> 
         before = os.fstat(source.fileno())
         digest, left = hashlib.sha256(), before.st_size
         with nullcontext() if copy_to is None else open(copy_to, "xb") as target:
-            while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
+            chunks: Iterable[int] = range(-(-left // _CHUNK_BYTES))
+            for _ in chunks if target is None else progress(chunks, f"copying {location}"):
+                chunk = source.read(min(left, _CHUNK_BYTES))
                 digest.update(chunk)
                 left -= len(chunk)
                 if target is not None:
@@ -175,9 +178,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except ArtifactError as error:
         raise InputError(f"{path.parent}: {error}") from error
     try:
+        return parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON document: {error}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text; ValueError for a key that stands twice, NaN, or too deep nesting."""
+    try:
         return json.loads(content, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON document: {str(error) or 'too deeply nested'}") from error
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -218,13 +218,18 @@ class Statement:
         lines = [
             f"{len(self.gates)} gate{'s' * (len(self.gates) != 1)} passed on {self.artifact.path.name}, sha256 "
             f"{self.artifact.sha256}",
-            *(f"  {evidence_line(evidence)}" for evidence in self.gates),
+            *(f"  {evidence_line(evidence)}{_reference(evidence)}" for evidence in self.gates),
             f"  judged {self.finished:%Y-%m-%d %H:%M} UTC, expires {self.expires:%Y-%m-%d}"
             + (f", commit {self.commit}" if self.commit else ""),
             f"  by {', '.join(self.suite)}",
             f"  with Python {self.environment['python']}, {packages}",
         ]
         return "\n".join(map(printable, lines))
+
+
+def _reference(evidence: Evidence) -> str:
+    digest = None if evidence.reference is None else evidence.reference.sha256
+    return f", reference sha256 {digest[:12]}…" if digest else ""
 
 
 def read_statement(path: PathLike, trust: Trust = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
