@@ -90,6 +90,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.training_processes
 	$(BIN)/python benchmarks/onnx_cases.py
 	$(BIN)/python benchmarks/sklearn_cases.py
+	$(BIN)/python -m benchmarks.bad_files
 	$(BIN)/python benchmarks/error_rates.py
 	$(BIN)/python benchmarks/drop_error_rates.py
 	$(BIN)/python benchmarks/typical_discordance.py
