@@ -1,4 +1,4 @@
-"""Objectives of a search: what a variant takes relative to the original, and the book of what was measured."""
+"""Objectives of a search: what a variant takes relative to the original, and the file of what was measured."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _CALLS = 5
 _TIME_LIMIT_S = 300.0
 
 
-class Book:
-    """What a search measured, in a file that is replaced after every group: a later search goes on from it.
+class MeasurementFile:
+    """What searches measured, in a file that is replaced after every group: a later search goes on from it.
 
-    The file is that of one objective, original, batch and host. An entry is a variant's log-ratios, whatever search
+    It is that of one objective, original, batch and host. An entry is a variant's log-ratios, whatever search
     measured them. Without a `path` nothing is kept.
     """
 
@@ -62,8 +62,8 @@ class Book:
                 self._entries = {}  # none yet, or damaged: measured again
 
     @classmethod
-    def of(cls, store: Store, objective: ObjectiveChoice, original: Artifact, inputs: Inputs) -> Book:
-        """Return the book of these; one that keeps nothing for an objective that has no digest."""
+    def of(cls, store: Store, objective: ObjectiveChoice, original: Artifact, inputs: Inputs) -> MeasurementFile:
+        """Return the file of these; one that keeps nothing for an objective that has no digest."""
         host = Environment.current()
         where = (host.machine, host.cpu, host.cpus, dict(host.packages), package_hash())
         try:
@@ -88,7 +88,7 @@ class Book:
 
 
 class Objective:
-    """An objective over one original and one batch, which keeps a book.
+    """An objective over one original and one batch, which keeps what it measures.
 
     Raises:
         UsageError: The objective is unknown.
@@ -106,11 +106,11 @@ class Objective:
         self.unit: Unit = units.get(choice, "") if isinstance(choice, str) else ""
         self._original, self._inputs = original, inputs
         self._rng = random.Random(seed)
-        self._book = Book.of(store, choice, original, inputs)
+        self._file = MeasurementFile.of(store, choice, original, inputs)
         with OnnxPredictor(original) as predictor:
             self._outputs = predictor.predict(inputs)
             if not self.is_timed:
-                self._book.write([(ORIGINAL, self._book.get(ORIGINAL) or self._values(original, predictor, 1))])
+                self._file.write([(ORIGINAL, self._file.get(ORIGINAL) or self._values(original, predictor, 1))])
         if choice == "cpu_time" and time.get_clock_info("process_time").resolution > _RESOLUTION_S:
             raise ModelServeError("objective 'cpu_time' cannot be measured here: the system counts it in ticks")
 
@@ -120,7 +120,7 @@ class Objective:
         return self.choice in ("latency", "cpu_time")
 
     @property
-    def largest_gain(self) -> float:
+    def gain_limit(self) -> float:
         """The ratio below which a variant gains: two sessions of one model differ in time by up to 3 %."""
         return 1 / SESSION_SPREAD if self.is_timed else 1.0
 
@@ -132,12 +132,12 @@ class Objective:
     @property
     def original_value(self) -> float:
         """The objective of the original: milliseconds, bytes, or what the function returned."""
-        values = self._book.get(ORIGINAL)
+        values = self._file.get(ORIGINAL)
         return float(np.median(values)) if values else math.nan
 
     def recall(self, trial: Trial) -> None:
-        """Take what the book knows of a variant."""
-        trial.log_ratios[:] = self._book.get(trial.key)
+        """Take what earlier searches measured of a variant."""
+        trial.log_ratios[:] = self._file.get(trial.key)
 
     def measure(self, trials: Sequence[Trial], blocks: int) -> None:
         """Measure until each has `blocks` blocks, six variants side by side; those that cannot be measured fail.
@@ -177,8 +177,8 @@ class Objective:
         ratios = np.log(durations[:, 1:] / durations[:, :1])
         for column, trial in enumerate(timed):
             trial.log_ratios += ratios[:, column].tolist()
-        of_original = self._book.get(ORIGINAL) + (durations[:, 0] / 1e6).tolist()
-        self._book.write([(ORIGINAL, of_original), *((trial.key, trial.log_ratios) for trial in timed)])
+        of_original = self._file.get(ORIGINAL) + (durations[:, 0] / 1e6).tolist()
+        self._file.write([(ORIGINAL, of_original), *((trial.key, trial.log_ratios) for trial in timed)])
 
     @property
     def _clock(self) -> Clock:
@@ -195,7 +195,7 @@ class Objective:
                 trial.end("fails", first_line(error))
             else:
                 trial.log_ratios[:] = [math.log(np.median(values) / self.original_value)]
-                self._book.write([(trial.key, trial.log_ratios)])
+                self._file.write([(trial.key, trial.log_ratios)])
 
     def _values(self, artifact: Artifact, predictor: Predictor, threads: int) -> list[float]:
         """Return the values of an objective that is not timed."""

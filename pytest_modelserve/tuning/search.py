@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from pytest_modelserve.artifacts import Artifact
 from pytest_modelserve.evidence import Verdict
@@ -20,6 +21,7 @@ from pytest_modelserve.tuning.variant import Variant, VariantFactory
 # Blocks of timed calls: of every variant of a grid, of those that are not clearly faster and of those made adaptively,
 # and of those among which the fastest is chosen. Six are the fewest that show with 98 % that a variant is slower.
 FIRST_BLOCKS, SECOND_BLOCKS, FINAL_BLOCKS = 6, 18, 54
+_RATIO = attrgetter("ratio")
 _WAVE = 6
 """Variants that the gates see before the next decision."""
 _LIKELY = 0.9
@@ -57,9 +59,9 @@ class Search:
             self._build(trial)
         self._measure(self._open, FIRST_BLOCKS)
         for trial in self._open:
-            self._leave_without_gain(trial, _low(trial))
+            self._leave_without_gain(trial, trial.low)
         # Those that are not clearly faster are timed once more, and leave where half of their blocks are not.
-        self._measure([trial for trial in self._open if _high(trial) >= self.objective.largest_gain], SECOND_BLOCKS)
+        self._measure([trial for trial in self._open if trial.high >= self.objective.gain_limit], SECOND_BLOCKS)
         for trial in self._open:
             self._leave_without_gain(trial, trial.ratio)
         for trial in self._open:
@@ -70,11 +72,11 @@ class Search:
             unjudged = [trial for trial in family if not self._is_judged(trial)]
             self.selection = select(judged, error_rate=self.error_rate, unjudged=len(unjudged), known=self.known)
             passing = self._passing()
-            best = min(passing, key=_ratio, default=None)
+            best = min(passing, key=_RATIO, default=None)
             pending = [trial for trial in unjudged if trial.outcome == "open"]
             # With six blocks a variant may look slower than another by as much as two sessions of one model differ.
             limit = math.inf if best is None else SESSION_SPREAD * best.ratio
-            wave = sorted((trial for trial in pending if trial.ratio < limit), key=_ratio)[:_WAVE]
+            wave = sorted((trial for trial in pending if trial.ratio < limit), key=_RATIO)[:_WAVE]
             if wave:
                 for trial in progress(wave, "gates of the fastest variants", total=len(wave)):
                     self._run(trial, "rows")
@@ -158,7 +160,7 @@ class Search:
         self.objective.measure([trial for trial in trials if trial.outcome == "open"], blocks)
 
     def _leave_without_gain(self, trial: Trial, ratio: float) -> None:
-        if trial.outcome == "open" and ratio >= self.objective.largest_gain:
+        if trial.outcome == "open" and ratio >= self.objective.gain_limit:
             trial.end("no gain", f"{self.objective.title} × {trial.ratio:.2f} of the original's")
 
     def _run(self, trial: Trial, kind: Kind, *, may_end: bool = True) -> None:
@@ -181,13 +183,13 @@ class Search:
 
     def _choose(self, passing: Sequence[Trial]) -> bool:
         """Time the fastest more closely, run the other gates on the one that is chosen; return whether it passes."""
-        fastest = min(passing, key=_ratio)
-        close = [trial for trial in passing if _low(trial) <= _high(fastest)]
-        self._measure(sorted(close, key=_ratio)[:_WAVE], FINAL_BLOCKS)
+        fastest = min(passing, key=_RATIO)
+        close = [trial for trial in passing if trial.low <= fastest.high]
+        self._measure(sorted(close, key=_RATIO)[:_WAVE], FINAL_BLOCKS)
         for trial in passing:
-            if trial.outcome == "open" and _high(trial) >= self.objective.largest_gain:
+            if trial.outcome == "open" and trial.high >= self.objective.gain_limit:
                 trial.end("no gain", f"not shown to be {self.objective.better} than the original")
-        best = min((trial for trial in passing if trial.outcome == "open"), key=_ratio, default=None)
+        best = min((trial for trial in passing if trial.outcome == "open"), key=_RATIO, default=None)
         if best is None:
             return False
         self._run(best, "other")
@@ -225,9 +227,8 @@ class Search:
         return paid if rows is None else f"{paid}; about {rows[1]:,} rows would show it, {rows[1] - rows[0]:,} more"
 
 
-def _counts(total: int, attempt: object) -> Iterator[int]:
+def _counts(total: int, attempt: Callable[[int], float]) -> Iterator[int]:
     """Yield the numbers of nodes to exclude: 0, 1, 2, 4, 8 until one is likely to pass, then between, then around."""
-    assert callable(attempt)
     tried, low, high = [0], -1, 0
     yield 0
     while attempt(high) < _LIKELY and high < total - 1:
@@ -255,15 +256,3 @@ def _reason(result: GateResult) -> str:
     quantity, verdict = evidence.decisive, evidence.verdict or Verdict.FAIL
     limit = "" if quantity.budget is None else f" against {quantity.budget.argument or quantity.budget.limit}"
     return f"{evidence.gate} {verdict.value}: {quantity.name} {format_in_words(quantity.value, quantity.unit)}{limit}"
-
-
-def _ratio(trial: Trial) -> float:
-    return trial.ratio
-
-
-def _low(trial: Trial) -> float:
-    return trial.ratio if trial.interval is None else trial.interval.low
-
-
-def _high(trial: Trial) -> float:
-    return trial.ratio if trial.interval is None else trial.interval.high

@@ -39,8 +39,8 @@ class Split:
         """Return the rows (n,) of a random 30 % of the units; UsageError for too few units."""
         if units.count < MIN_UNITS:
             raise UsageError(
-                f"the gates have {units.count} independent rows, too few to search on {SEARCH_SHARE:.0%} of them and "
-                f"to judge on the others: give at least {MIN_UNITS}, thousands for a budget of a point"
+                f"the gates have {units.count} independent rows, too few to search on {100 * SEARCH_SHARE:g} % of them "
+                f"and to judge on the others: give at least {MIN_UNITS}, thousands for a budget of a point"
             )
         drawn = np.random.default_rng(self.seed).permutation(units.count) < round(SEARCH_SHARE * units.count)
         return drawn if units.ids is None else drawn[units.ids]
@@ -126,8 +126,8 @@ def select(
             owners.append(number)
             figures.append(figure)
     estimates = [_judged(figure, split) for figure in figures]
-    # A variant has as many figures as another, unless a gate ended early for it.
-    each = max((owners.count(number) for number in set(owners)), default=1)
+    each = max((owners.count(number) for number in set(owners)), default=1)  # figures of a variant
+    without = unjudged + len(trials) - len(set(owners))  # a gate with NaN outputs has none
 
     def rejects(number: int, level: float) -> bool:
         # The gates ran at their own confidence, on all rows: what they do not pass is not chosen, and not tested here.
@@ -138,7 +138,7 @@ def select(
     found = StepDown(np.zeros(0, dtype=np.bool_), 1 - error_rate)
     if figures:
         correlations = _correlations(figures, split)
-        found = step_down_max_t(rejects, correlations, error_rate=error_rate, untested=unjudged * each)
+        found = step_down_max_t(rejects, correlations, error_rate=error_rate, untested=without * each)
     rejected = np.asarray(found.rejected)
     shown = tuple(
         trial
@@ -173,7 +173,7 @@ def missing_rows(trial: Trial, *, level: float, split: Split | None = None) -> t
 
 
 def closeness(trial: Trial) -> float:
-    """Return by how many standard errors the worst figure lies inside its budget; negative outside it."""
+    """Return by how many standard errors the worst figure lies inside its budget; negative outside it and for none."""
     found = []
     for figure in figures_of(trial):
         estimate = _judged(figure, None)
@@ -185,7 +185,7 @@ def closeness(trial: Trial) -> float:
             continue
         error = math.sqrt(float((influence**2).sum())) / figure.units.n
         found.append(distance / error if error > 0 else math.copysign(math.inf, distance))
-    return min(found, default=math.inf)
+    return min(found, default=-math.inf)
 
 
 def _judged(figure: JudgedFigure, split: Split | None) -> Estimate:

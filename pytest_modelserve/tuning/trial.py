@@ -66,6 +66,16 @@ class Trial:
         return Interval(math.exp(bounds.low), math.exp(bounds.high), LEVEL, LEVEL)
 
     @property
+    def low(self) -> float:
+        """The low end of the interval of the ratio, or the exact ratio."""
+        return self.ratio if self.interval is None else self.interval.low
+
+    @property
+    def high(self) -> float:
+        """The high end of the interval of the ratio, or the exact ratio."""
+        return self.ratio if self.interval is None else self.interval.high
+
+    @property
     def evidence(self) -> tuple[Evidence, ...]:
         """The evidence of its gates."""
         return tuple(evidence for result in self.results for evidence in result.evidence)

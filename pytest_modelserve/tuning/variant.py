@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from pytest_modelserve.artifacts import Artifact, Store, load_model, open_artifact
+from pytest_modelserve.artifacts import Artifact, Store, digest_of, load_model, open_artifact, package_hash
 from pytest_modelserve.compression.compress import RECIPES, compress
 from pytest_modelserve.compression.sensitivity import sensitivity
 from pytest_modelserve.errors import RecipeError, UsageError, unknown_choice
@@ -69,7 +70,6 @@ class VariantFactory:
     calibration: Any
     inputs: Inputs
     store: Store
-    _rankings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def grid(
         self,
@@ -112,10 +112,17 @@ class VariantFactory:
             artifact = compress(artifact, before, store=self.store)
         rows = self.inputs if self.calibration is None else self.calibration
         rows = rows[0] if isinstance(rows, (list, tuple)) else rows  # the first of several batches
-        key = artifact.sha256, last
-        if key not in self._rankings:
-            self._rankings[key] = tuple(layer.node for layer in sensitivity(artifact, last, rows))
-        return self._rankings[key]
+        try:
+            key = digest_of(("ranking", artifact.sha256, last, rows, package_hash()))
+        except UsageError:  # a data set of another library
+            return tuple(layer.node for layer in sensitivity(artifact, last, rows))
+
+        def build(folder: Path) -> None:
+            nodes = [layer.node for layer in sensitivity(artifact, last, rows)]
+            (folder / "nodes.json").write_text(json.dumps(nodes), encoding="utf-8")
+
+        entry = self.store.get_or_build(key, build, what=f"ranking of {artifact.subject} for {last}")
+        return tuple(json.loads((entry / "nodes.json").read_text(encoding="utf-8")))
 
     def _default_recipes(self) -> list[str]:
         return [

@@ -77,7 +77,7 @@ def test_a_budget_that_no_number_of_nodes_keeps_is_reported(fragile, rows, store
 
 
 def test_too_few_rows_to_divide_are_refused(fragile, rows, store):
-    with pytest.raises(UsageError, match="40 independent rows, too few to search on 30% of them"):
+    with pytest.raises(UsageError, match="40 independent rows, too few to search on 30 % of them"):
         _tuned(fragile, rows, store, max_drop=0.05, count=40)
 
 

@@ -299,11 +299,11 @@ def test_a_killed_search_goes_on_from_what_it_measured(search, damaged):
     assert sorted(MEASURED) == ["a", "b", "c", "d", "e", "fp32"]
 
 
-def test_a_damaged_book_is_measured_again(search, damaged, cost, store):
+def test_a_damaged_file_of_measurements_is_written_anew(search, damaged, cost, store):
     sources = {"good": damaged("good", 0.999)}
     search(sources=sources, objective="size")
-    (book,) = (store.root / "tuning").glob("*.json")
-    book.write_text('{"original": ["half')
+    (file,) = (store.root / "tuning").glob("*.json")
+    file.write_text('{"original": ["half')
     assert search(sources={**sources, "int8": damaged("int8", 1.001)}, objective="size").original_value > 0
 
 
