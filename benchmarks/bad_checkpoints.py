@@ -3,10 +3,14 @@
 Columns: the files, those named by the rule of their kind, the slowest scan in seconds (the process that has imported
 torch is warm), and the most memory that scanning added to this process. The good ones are state dicts and optimizers of
 common modules, estimators of scikit-learn and arrays of numpy; for them, "named" counts findings of severity error.
+
+With `--interpreter PYTHON`, an environment with `modelaudit`, the last column counts the files of which ModelAudit says
+anything of severity "warning" or above.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import resource
 import tempfile
@@ -20,11 +24,18 @@ import torch
 from sklearn import ensemble, linear_model, pipeline, preprocessing
 from torch import nn
 
+from benchmarks.scan_peers import SAID, Peer
 from fixtures.bad_checkpoints import write_bad_checkpoints
 from pytest_modelserve.scanning import scan_file
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--interpreter", help="the Python of an environment with modelaudit")
+    options = parser.parse_args()
+    peer = None
+    if options.interpreter:
+        peer = Peer([options.interpreter, str(Path(__file__).with_name("scan_peer.py"))])
     with tempfile.TemporaryDirectory() as name:
         bad_folder, good_folder = Path(name) / "bad", Path(name) / "good"
         bad_folder.mkdir()
@@ -32,12 +43,12 @@ def main() -> None:
         bad = write_bad_checkpoints(bad_folder)
         good = list(write_good(good_folder))
         scan_file(good[0])  # starts the process that imports torch
-        print(f"{'':6} {'files':>6} {'kinds':>6} {'named':>6} {'slowest s':>10} {'added MiB':>10}")
-        report("bad", list(bad), bad)
-        report("good", good, {})
+        print(f"{'':6} {'files':>6} {'kinds':>6} {'named':>6} {'slowest s':>10} {'added MiB':>10}  ModelAudit")
+        report("bad", list(bad), bad, peer)
+        report("good", good, {}, peer)
 
 
-def report(title: str, paths: list[Path], rules: dict[Path, str]) -> None:
+def report(title: str, paths: list[Path], rules: dict[Path, str], peer: Peer | None) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     slowest, named, others = 0.0, 0, []
     for path in paths:
@@ -49,7 +60,8 @@ def report(title: str, paths: list[Path], rules: dict[Path, str]) -> None:
         if is_named != bool(rules):
             others.append(f"  {path.name}: {', '.join(findings) or 'no finding'}")
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"{title:6} {len(paths):6} {len(set(rules.values())):6} {named:6} {slowest:10.2f} {added:10.0f}")
+    print(f"{title:6} {len(paths):6} {len(set(rules.values())):6} {named:6} {slowest:10.2f} {added:10.0f}", end="  ")
+    print("" if peer is None else sum(peer.outcome(path) == SAID for path in paths))
     print("\n".join(others), end="\n" * bool(others))
 
 
