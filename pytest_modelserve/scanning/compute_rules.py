@@ -283,8 +283,8 @@ class _Walk:
         return found, 1.0 + bound * work
 
     def _scan(self, node: onnx.NodeProto, inputs: list[Value], attributes: Mapping[str, Any], scope: _Scope) -> Result:
-        body, count = attributes.get("body"), int(attributes.get("num_scan_inputs", 0))
-        if not isinstance(body, onnx.GraphProto) or not 0 <= count <= len(inputs):
+        body, count = attributes.get("body"), attributes.get("num_scan_inputs", 0)
+        if not isinstance(body, onnx.GraphProto) or not isinstance(count, int) or not 0 <= count <= len(inputs):
             return [UNKNOWN] * len(node.output), 1.0
         skip = 1 if scope.opsets.get("", 9) < 9 else 0  # opset 8 has lengths first, and a batch
         states, sequences = inputs[skip : len(inputs) - count], inputs[len(inputs) - count :]

@@ -83,7 +83,7 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("graph.node-count", "error", "more nodes than a model needs", _EXPORT),
     ("graph.nesting", "error", "subgraphs are nested too deeply", _EXPORT),
     ("graph.domain", "error", "an operator of a domain that needs other code", "allow it if you trust that code"),
-    ("graph.operator", "error", "an operator or operator set that ONNX does not have", "upgrade onnx, or export for an older set"),
+    ("graph.operator", "error", "an operator or operator set that ONNX does not have", "upgrade onnx, or export again"),
     ("graph.provider-binary", "error", "a node that holds a compiled program of an accelerator", _TRUST),
     ("graph.runtime-settings", "warning", "metadata that configure onnxruntime", "remove the metadata entry"),
     ("function.shadows-operator", "error", "a function in the domain of built-in operators", _TRUST),

@@ -41,8 +41,9 @@ def outputs_of(
     shape = shape_of(node.op_type, inputs, attributes)
     first = replace(found[0], shape=shape, is_fixed=is_fixed)
     if node.op_type == "Shape" and inputs and inputs[0].shape is not None:
-        axes = inputs[0].shape[attributes.get("start", 0) : attributes.get("end", None)]
-        return [_of_axes(axes)]
+        start, end = (attributes.get(name) for name in ("start", "end"))
+        if all(each is None or isinstance(each, int) for each in (start, end)):
+            return [_of_axes(inputs[0].shape[start:end])]
     if node.op_type in ("Shape", "Size", "SequenceLength"):
         known = inputs[0].shape if inputs and node.op_type == "Size" else None
         if known is not None and None not in known:
@@ -198,7 +199,8 @@ def _output_dtypes(
     """Return the element type of each output: of the operator's schema, an attribute, or the inputs of its type."""
     count = len(node.output)
     if node.op_type == "Cast" or (node.op_type in _TYPED and "dtype" in attributes):
-        return [int(attributes.get("to", attributes.get("dtype", 0)))] * count
+        given = attributes.get("to", attributes.get("dtype"))
+        return [given if isinstance(given, int) else 0] * count
     if node.op_type in (
         "SequenceAt",
         "ConcatFromSequence",

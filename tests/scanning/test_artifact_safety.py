@@ -70,6 +70,51 @@ def test_strict_scan_refuses_where_a_limit_cannot_be_set(tmp_path, monkeypatch):
     assert ms.assert_artifact_safe(path, allow={"trial.limits": "no Landlock on this host"}).passed
 
 
+@pytest.mark.parametrize(
+    ("result", "rule", "message"),
+    [
+        (
+            SandboxResult(events=("opening",), timed_out=True),
+            "trial.deadline",
+            "opening takes more than 1.5 s of processor time",
+        ),
+        (
+            SandboxResult(events=("opening",), signal=8),
+            "compute.integer-division",
+            "opening ends the process by SIGFPE",
+        ),
+        (SandboxResult(events=("opening", "running"), signal=11), "trial.crash", "running ends the process by SIGSEGV"),
+        (
+            SandboxResult(events=("running",), error="MemoryError: bad_alloc"),
+            "trial.memory",
+            "running takes more memory",
+        ),
+        (
+            SandboxResult(events=({"opened_bytes": 1 << 30},)),
+            "compute.amplification",
+            "opening takes 1,073,741,824 bytes",
+        ),
+        (
+            SandboxResult(error="the process of the scanner ended"),
+            "trial.refused",
+            "starting: the process of the scanner",
+        ),
+    ],
+)
+def test_end_of_a_trial_has_a_rule(tmp_path, monkeypatch, result, rule, message):
+    monkeypatch.setattr(scan, "run_in_sandbox", lambda *_, **__: result)
+    (found,) = scan_file(saved(good())(tmp_path)).findings
+    assert (found.rule, found.severity) == (rule, "error")
+    assert found.message.startswith(message)
+
+
+def test_long_run_of_a_large_model_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "run_in_sandbox", lambda *_, **__: SandboxResult(events=("running",), timed_out=True))
+    monkeypatch.setattr(scan, "_SMALL_BYTES", 10)
+    report = scan_file(saved(good())(tmp_path))
+    assert (report.is_safe, [each.rule for each in report.findings]) == (True, ["trial.deadline"])
+
+
 def test_serve_scans_first_and_notices_an_exchanged_file(tmp_path, divides):
     path = saved(good())(tmp_path)
     with ms.serve(path, scan="strict") as model_:

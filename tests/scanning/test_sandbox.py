@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="li
 def run(target, path, **request):
     return run_in_sandbox(
         f"tests.scanning.hostile:{target}", {"path": str(path), **request}, readable=[path],
-        memory_bytes=1 << 30, cpu_s=0.2, deadline_s=request.pop("deadline_s", 20),
+        memory_bytes=1 << 30, cpu_s=0.2, deadline_s=20,
     )  # fmt: skip
 
 
