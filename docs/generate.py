@@ -8,10 +8,10 @@ the reference.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +96,7 @@ def _default(value: Any) -> str:
 def _imports_of(module: str) -> dict[str, tuple[str, str]]:
     """Return where each name comes from that a module imports or defines, also for type checkers alone."""
     found = {}
-    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+    for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(module)))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
             found |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):

@@ -525,8 +525,12 @@ def _check_endpoint(config: pytest.Config) -> None:
 def modelserve(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     """Return the pipeline of this run; it keeps results in the cache, and closes its predictors at the end.
     modelserve.train(source)                 train a ms.ModelSource with the seed of the run
+    modelserve.prune(trained, amount=)       remove channels, heads or weights, and fine-tune
+    modelserve.distill(teacher, student)     train a smaller model on the outputs of a larger one
+    modelserve.quantization_aware(trained)   train with the rounding of int8 or int4 files
     modelserve.export(model, example_inputs) export a torch module or trained model to ONNX, and check the result
     modelserve.compress(artifact, recipe)    convert an artifact, for example by "int8-dynamic"
+    modelserve.tune(model, inputs, gates=)   choose the best variant that passes the gates
     modelserve.compose(artifact, ...)        put preprocessing and postprocessing into the graph
     modelserve.prepare(steps, rows)          preprocess training data with the same steps
     modelserve.open_artifact(path)           open an ONNX file
