@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -222,17 +222,28 @@ def _problem_of(location: str, model: Path, found: ExternalData) -> tuple[str, s
             path = path / part
             state = os.lstat(path)
             if stat.S_ISLNK(state.st_mode):
+                _add_target(model.parent / location, found)
                 return "external.link", f"{part!r} is a symbolic link"
     except (OSError, ValueError):
         return "external.missing", "there is no such file"
     if not stat.S_ISREG(state.st_mode):
         return "external.not-regular", f"it is {_kind(state.st_mode)}"
-    if os.path.samestat(state, os.lstat(model)):
+    if os.path.samestat(state, os.stat(model)):
         return "external.self", "it is the model file itself"
     if state.st_nlink > 1:
+        _add_target(path, found)
         return "external.link", f"the file has {state.st_nlink} names (hard links)"
     found.files[Path(os.path.normpath(path))] = state
     return None
+
+
+def _add_target(path: Path, found: ExternalData) -> None:
+    """Add the file behind a link, which only a trial of a file whose links are allowed may open."""
+    target = Path(os.path.realpath(path))
+    with suppress(OSError):
+        state = os.lstat(target)
+        if stat.S_ISREG(state.st_mode):
+            found.files[target] = state
 
 
 def _range_of(tensor: ExternalTensor, entries: dict[str, str], size: int) -> tuple[tuple[int, int] | None, str]:

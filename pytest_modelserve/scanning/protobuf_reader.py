@@ -195,6 +195,9 @@ class _Reader:
                     if len(light) != after - content:
                         kept += [self.span(done, position), _encoded(number << 3 | wire), _encoded(len(light)), light]
                         done = after
+                elif known.repeated and not known.packable:
+                    more, after = self._texts(position, after, end)
+                    sizes[known.name] = sizes.get(known.name, 0) + 1 + more
                 elif known.name in _CONTENT and kind.name == "TensorProto":
                     sizes[known.name] = sizes.get(known.name, 0) + self._count(known, content, after)
                     if after - content > _SMALL_BYTES:
@@ -275,13 +278,28 @@ class _Reader:
                 after = self.base + found.end()
         return after
 
+    def _texts(self, position: int, after: int, end: int) -> tuple[int, int]:
+        """Return the number and the end of the short texts of the same field that follow one: a forest has millions."""
+        count = 0
+        tag = self.span(position, position + 1)[0]
+        while after < end and tag < 0x80:
+            if after + _HEAD_BYTES > self.base + len(self.window):
+                self._move(after)
+            data, index = self.window, after - self.base
+            start, last = index, min(len(data) - 1, end - self.base - 1)
+            while index < last and data[index] == tag and data[index + 1] < 0x80 and index + data[index + 1] < last:
+                index += 2 + data[index + 1]
+                count += 1
+            after = self.base + index
+            if index == start or index < last - 0x80:
+                break
+        return count, after
+
     def _count(self, known: _Field, content: int, after: int) -> int:
         """Return the number of elements in a packed field, of bytes in raw data, of texts."""
         length = after - content
         if known.name == "raw_data":
             return length
-        if known.name == "string_data":
-            return 1
         if known.wire in (_FIXED32, _FIXED64):
             return length // (4 if known.wire == _FIXED32 else 8)
         return int(np.count_nonzero(np.frombuffer(self.span(content, after), np.uint8) < 0x80))

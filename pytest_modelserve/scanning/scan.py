@@ -28,8 +28,8 @@ _BYTES_PER_S = 40e6
 _NODES_OPENED_PER_S, _NODES_RUN_PER_S = 5000, 2e5
 # A busy host: the processor time is limited, and the elapsed time only in case nothing uses the processor.
 _ELAPSED = 8
-# Opening makes arrays of 4-bit weights eight times as large; what goes beyond is made by the file.
-_OPENED_BYTES, _OPENED_RATIO = 96 << 20, 10
+# Opening makes 4-bit weights eight times as large, and trees thirteen times; what goes beyond is made by the file.
+_OPENED_BYTES, _OPENED_RATIO = 96 << 20, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,17 @@ class ScanReport:
         return not any(each.refuses for each in self.findings)
 
     def __str__(self) -> str:
-        counts = [f"{sum(each.severity == kind for each in self.findings)} {kind}s" for kind in ("error", "warning")]
+        kinds = ["allowed" if each.allowed else each.severity for each in self.findings]
+        counts = [_counted(kinds.count(kind), kind) for kind in ("error", "warning")]
+        counts += [f"{kinds.count('allowed')} allowed"] if "allowed" in kinds else []
         how = "opened and run in the sandbox" if self.opened else "not opened"
         head = f"{printable(str(self.path))}: {', '.join(counts)}; {how}"
         lines = [f"  {each}\n    {each.advice}" if each.refuses else f"  {each}" for each in self.findings]
         return "\n".join([head, *lines])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def scan_file(
@@ -175,7 +181,7 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
             result.findings.append(finding("file.disguised", path.name, text))
             return result, None
         try:
-            found = scanner.static(target, file, before.st_size)
+            found = scanner.static(path.absolute(), file, before.st_size)
         except Exception as error:  # a file that the rules do not expect must not end the caller
             text = f"{type(error).__name__}: {error}"
             found = StaticResult([finding("file.unreadable", path.name, text)])

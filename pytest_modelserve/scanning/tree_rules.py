@@ -35,27 +35,40 @@ def _of_tables(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if not count:
         return
-    places = {key: place for place, key in enumerate(zip(trees.tolist(), nodes.tolist(), strict=True))}
-    if len(places) < count:
+    base = int(nodes.max()) + 1
+    if min(trees.min(), nodes.min()) < 0 or (int(trees.max()) + 1) * base >= 1 << 62:
+        yield "tree.structure", "numbers of trees or nodes are negative or huge"
+        return
+    keys = trees * base + nodes
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    if (ordered[1:] == ordered[:-1]).any():
         yield "tree.structure", "two nodes have the same number in one tree"
         return
-    inner = np.array([mode != _LEAF for mode in modes])
+
+    def places(of_trees: NDArray[Any], of_nodes: NDArray[Any]) -> NDArray[Any]:
+        """Return the places of nodes in the lists, -1 for one that does not exist."""
+        wanted = np.where((of_nodes >= 0) & (of_nodes < base) & (of_trees >= 0), of_trees * base + of_nodes, -1)
+        at = np.minimum(np.searchsorted(ordered, wanted), count - 1)
+        return np.where(ordered[at] == wanted, order[at], -1)
+
+    inner = np.array(modes) != _LEAF
     children = np.full((count, 2), -1)
     for side, target in enumerate((if_true, if_false)):
-        keys = zip(trees[inner].tolist(), target[inner].tolist(), strict=True)
-        children[inner, side] = [places.get(key, -1) for key in keys]
+        children[inner, side] = places(trees[inner], target[inner])
     missing = np.flatnonzero(inner & (children < 0).any(axis=1))
     if missing.size:
         yield "tree.structure", f"node {nodes[missing[0]]} of tree {trees[missing[0]]} has a child that does not exist"
         return
     for prefix in ("class", "target"):
-        of_entries = (_array(attributes, f"{prefix}_{kind}").tolist() for kind in ("treeids", "nodeids"))
-        owners = zip(*of_entries, strict=False)
-        wrong = next((key for key in owners if key not in places), None)
-        if wrong is not None:
-            yield "tree.structure", f"{prefix} entry of node {wrong[1]} in tree {wrong[0]}, which does not exist"
+        of_trees, of_nodes = (_array(attributes, f"{prefix}_{kind}") for kind in ("treeids", "nodeids"))
+        if len(of_trees) != len(of_nodes):
+            yield "tree.structure", f"the lists of {prefix} entries have different lengths"
             return
-    is_member = np.array([mode == b"BRANCH_EQ" for mode in modes])
+        if of_trees.size and (places(of_trees, of_nodes) < 0).any():
+            yield "tree.structure", f"a {prefix} entry is of a node that does not exist"
+            return
+    is_member = np.array(modes) == b"BRANCH_EQ"
     yield from _walk(children, np.flatnonzero(inner), is_member)
 
 
