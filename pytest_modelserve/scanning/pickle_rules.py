@@ -137,7 +137,9 @@ class PickleResult:
     end: int = 0
 
 
-def check_pickle(file: BinaryIO, place: str, *, persistent: bool = False, depth: int = 0) -> PickleResult:
+def check_pickle(
+    file: BinaryIO, place: str, *, persistent: bool = False, depth: int = 0, budget: list[int] | None = None
+) -> PickleResult:
     """Return what the pickle at the position of `file` would do; the position is behind its STOP afterwards.
 
     Args:
@@ -145,8 +147,9 @@ def check_pickle(file: BinaryIO, place: str, *, persistent: bool = False, depth:
         place: What the file is called in findings.
         persistent: Whether persistent ids are expected, as in a checkpoint of torch.
         depth: How many pickles it lies in.
+        budget: The opcodes that may be read, together with the pickles around it (default: 500,000).
     """
-    machine = _Machine(file, place, persistent, depth)
+    machine = _Machine(file, place, persistent, depth, [_MOST_OPCODES] if budget is None else budget)
     try:
         machine.run()
     except MalformedPickleError as error:
@@ -164,8 +167,8 @@ def check_pickle(file: BinaryIO, place: str, *, persistent: bool = False, depth:
 class _Machine:
     """The stack and the memo of an unpickler, with values that only stand for what it would make."""
 
-    def __init__(self, file: BinaryIO, place: str, persistent: bool, depth: int) -> None:
-        self.file, self.place, self.persistent, self.depth = file, place, persistent, depth
+    def __init__(self, file: BinaryIO, place: str, persistent: bool, depth: int, budget: list[int]) -> None:
+        self.file, self.place, self.persistent, self.depth, self.budget = file, place, persistent, depth, budget
         self.result = PickleResult()
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -180,14 +183,16 @@ class _Machine:
     def run(self) -> None:
         start = self.file.tell()
         for number, (opcode, argument, position) in enumerate(pickletools.genops(self.file)):
-            if number > _MOST_OPCODES:
-                raise MalformedPickleError("pickle.count", f"more than {_MOST_OPCODES:,} opcodes")
+            self.budget[0] -= 1
+            if self.budget[0] < 0:
+                raise MalformedPickleError("pickle.count", f"more than {_MOST_OPCODES:,} opcodes, hidden ones included")
             name = opcode.name
             if name == "PROTO":
                 if int(argument or 0) > 5:
                     raise MalformedPickleError("pickle.protocol", f"protocol {argument}, and 5 is the last one")
                 if number:
-                    self.add("pickle.protocol", f"a second protocol at byte {(position or start) - start}")
+                    text = f"a second protocol at byte {(position or start) - start}"
+                    raise MalformedPickleError("pickle.protocol", text)
             elif name == "STOP":
                 self.result.value = self.pop()
                 self.result.ended, self.result.end = True, self.file.tell()
@@ -333,7 +338,7 @@ class _Machine:
         dtype, shape = values.get("dtype"), values.get("shape")
         code = dtype.arguments[0] if isinstance(dtype, Built) and isinstance(dtype.arguments, tuple) else None
         if isinstance(code, str) and code.startswith("O") and self.depth < _MOST_NESTED:
-            inner = check_pickle(self.file, self.place, depth=self.depth + 1)
+            inner = check_pickle(self.file, self.place, depth=self.depth + 1, budget=self.budget)
             self.result.findings += inner.findings
             if not inner.ended:
                 raise MalformedPickleError("pickle.malformed", "an array of joblib whose pickle does not end")
@@ -383,7 +388,8 @@ class _Machine:
                 self.add("pickle.nested", "pickles inside each other")
                 return
             stream = io.BytesIO(data[start : start + _MOST_INFLATED])
-            inner = check_pickle(stream, f"{self.place}, pickle inside", persistent=True, depth=self.depth + 1)
+            where = f"{self.place}, pickle inside"
+            inner = check_pickle(stream, where, persistent=True, depth=self.depth + 1, budget=self.budget)
             # Bytes that begin like a pickle by chance do not end like one; in their middle they must name something.
             if inner.ended and (not start or inner.findings):
                 self.add("pickle.nested", "a text or bytes that hold another pickle")
