@@ -19,7 +19,8 @@ FunctionKey = tuple[str, str, str]
 """Domain, name and overload of a function, as a node gives them."""
 
 _MAX_NESTING = 10
-_MAX_EXPANSION = 100_000
+# Nodes after the calls of functions are replaced by bodies: so many, or so many times those that are stored.
+_MAX_EXPANSION, _SMALL_EXPANSION, _EXPANSION_RATIO = 100_000, 5_000, 100
 _MAX_CALL_DEPTH = 50
 _MAX_AT_ONCE = 20
 _DENSE_BYTES = 64 << 20
@@ -345,8 +346,10 @@ def _expansion(
         depths[key] = 1 + max((depths[each] for each in calls[key]), default=0)
     total = sum(sizes.get(key_of(node), 1) for node in all_nodes(model.graph))
     worst = max(order, key=lambda key: sizes[key], default=("", "", ""))
-    if total > _MAX_EXPANSION and functions:
-        text = f"the model expands to {_count(total)} nodes, more than {_MAX_EXPANSION:,}"
+    stored = sum(1 for _ in all_nodes(model.graph)) + sum(map(len, bodies.values()))
+    limit = min(_MAX_EXPANSION, max(_SMALL_EXPANSION, _EXPANSION_RATIO * stored))
+    if total > limit and functions:
+        text = f"{stored:,} nodes expand to {_count(total)}, more than {limit:,}"
         return total, [finding("function.expansion", f"function {worst[1]!r}", text)]
     if max(depths.values(), default=0) > _MAX_CALL_DEPTH:
         text = f"functions call each other {max(depths.values())} deep, more than {_MAX_CALL_DEPTH}"

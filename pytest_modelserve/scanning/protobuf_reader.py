@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # protobuf itself refuses messages that are nested more than 100 deep.
 _MAX_DEPTH = 100
 _MAX_FIELDS = 1_500_000
-_MAX_NODES = 100_000
+_MAX_NODES = 60_000
 _MAX_TENSORS = 100_000
 _MAX_TEXT = 64 << 20
 _MAX_FINDINGS = 50
