@@ -1,3 +1,4 @@
+import datetime
 import io
 import pickle
 import struct
@@ -123,6 +124,14 @@ def test_what_only_shows_when_torch_loads_it_is_named_by_the_trial(tmp_path):
     report = scan_file(path)
     assert [found.rule for found in report.findings] == ["trial.refused"]
     assert report.opened
+
+
+def test_harmless_values_that_torch_does_not_load_as_weights_are_noted(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "m.pt"
+    torch.save({"weight": torch.ones(2), "saved": datetime.date(2026, 11, 29), "classes": np.arange(3)}, path)
+    report = scan_file(path)
+    assert [(found.rule, found.severity) for found in report.findings] == [("trial.not-run", "note")]
 
 
 def test_nothing_is_called_while_a_pickle_is_read(tmp_path, monkeypatch):
