@@ -251,22 +251,16 @@ def test_manifest_and_signature_are_both_asked_for(signed, trusted):
 # Settings and commands
 
 
-def test_the_setting_refuses_unsigned_models(signed, keys, pytester):
+def test_the_setting_refuses_unsigned_models_until_the_run_ends(signed, keys, pytester):
     unsigned = signed.with_name("unsigned.onnx")
     unsigned.write_bytes(signed.read_bytes())
-    pytester.makeini(f"[pytest]\nmodelserve_trust = {keys / 'release.pub'}")
-    pytester.makepyfile(
-        f"""
-        import pytest, pytest_modelserve as ms
-
-        @pytest.mark.parametrize("model", {[str(signed), str(unsigned)]})
-        def test_serve(model):
-            ms.serve(model).close()
-        """
-    )
-    run = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    run.assert_outcomes(passed=1, failed=1)
-    run.stdout.fnmatch_lines(["*is not signed: there is no*unsigned.onnx.sig*"])
+    pytester.makeini(f"[pytest]\nmodelserve_trust = {keys / 'other.pub'}:{keys / 'release.pub'}")
+    config = pytester.parseconfigure()
+    ms.serve(signed).close()
+    with pytest.raises(ms.VerificationError, match=r"is not signed: there is no .*unsigned.onnx.sig"):
+        ms.serve(unsigned)
+    config._ensure_unconfigure()
+    ms.serve(unsigned).close()
 
 
 def test_a_contract_refuses_an_unsigned_model_before_it_is_opened(models, trusted):
