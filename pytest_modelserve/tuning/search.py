@@ -20,12 +20,13 @@ from pytest_modelserve.tuning.variant import Variant, VariantFactory
 
 # Blocks of timed calls: of every variant of a grid, of those that are not clearly faster and of those made adaptively,
 # and of those among which the fastest is chosen.
-FIRST_BLOCKS, SECOND_BLOCKS, FINAL_BLOCKS = 6, 18, 54
+FIRST_BLOCKS, SECOND_BLOCKS, FINAL_BLOCKS = 6, 12, 54
 _CLEARLY_FASTER = 0.9
 """The ratio up to which six blocks are enough before the gates: their median varies by 2 to 3 %."""
 _RATIO = attrgetter("ratio")
 _WAVE = 6
 """Variants that the gates see before the next decision."""
+_FINALISTS = 4
 _LIKELY = 0.9
 """The search for the nodes to exclude takes fewer where the gates hold with this probability."""
 _MOST_TRIALS = 12
@@ -186,7 +187,7 @@ class Search:
         """Time the fastest more closely, run the other gates on the one that is chosen; return whether it passes."""
         fastest = min(passing, key=_RATIO)
         close = [trial for trial in passing if trial.low <= fastest.high]
-        self._measure(sorted(close, key=_RATIO)[:_WAVE], FINAL_BLOCKS)
+        self._measure(sorted(close, key=_RATIO)[:_FINALISTS], FINAL_BLOCKS)
         for trial in passing:
             if trial.outcome == "open" and trial.high >= self.objective.gain_limit:
                 trial.end("no gain", f"not shown to be {self.objective.better} than the original")
