@@ -14,7 +14,7 @@ from pytest_modelserve.contracts.annotations import budgets_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, read_contract
 from pytest_modelserve.errors import UsageError, VerificationError, unknown_choice
 from pytest_modelserve.signing.files import digest_file
-from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement
+from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement, read_statement
 
 
 def verify_statement(
@@ -52,6 +52,7 @@ def verify_statement(
         >>> print(ms.verify_statement("statement.json", "champion.onnx", trust="release.pub"))  # doctest: +SKIP
         2 gates passed on champion.onnx, sha256 9f2c41b8d3aa…
     """
+    read_statement(statement, trust)  # before the model is parsed
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
     required = [RequiredGate(_known(gate)) for gate in gates]
     path = None if contract is None else Path(contract).absolute()
