@@ -96,6 +96,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/typical_discordance.py
 	$(BIN)/python benchmarks/metric_error_rates.py
 	$(BIN)/python benchmarks/regression_error_rates.py
+	$(BIN)/python benchmarks/tuning_selection.py --searches 300
 	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/drift_error_rates.py
 	$(BIN)/python benchmarks/drift_families.py --worlds 200
