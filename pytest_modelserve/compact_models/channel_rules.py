@@ -220,8 +220,8 @@ def _attention(labels: Labels, call: Call) -> Any:
         return None
     firsts = [channels.narrow(-2, 0, 1).squeeze(-2) for channels in parts]
     if any(first.shape[:-1] != firsts[0].shape[:-1] for first in firsts):  # grouped queries
-        labels.freeze(parts, call.reason)
-        return value.narrow(-2, 0, 1).narrow(-1, 0, 1).expand(call.shape)
+        labels.freeze(parts, f"{call.reason}, whose heads share keys")
+        return None
     if varies(firsts[0], -2):
         for first in firsts:
             labels.join(first[..., :1], firsts[0][..., :1], call.reason)

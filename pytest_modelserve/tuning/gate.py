@@ -60,7 +60,8 @@ class GateResult:
 def run_gate(gate: GateFunction, candidate: Predictor) -> GateResult:
     """Call a gate to its end, whatever its verdicts; its evidence goes into no report.
 
-    Errors that are no verdict pass through. UsageError for a gate that neither asserts nor returns evidence.
+    Errors that are no verdict pass through. UsageError for a gate that neither asserts nor returns evidence, and for
+    one whose evidence is about other models alone.
     """
     # A self-test of the suite replaces what its own gates read, and not each candidate of a search.
     silent = Recorder("tuning", "", raises=False)
@@ -77,6 +78,13 @@ def run_gate(gate: GateFunction, candidate: Predictor) -> GateResult:
     unjudged = next((each for each in evidence if each.verdict is None), None)
     if unjudged is not None:
         raise UsageError(f"gate {unjudged.gate!r} has no budget: give it one")
+    subjects = {each.subject.sha256 for each in evidence}  # None: a function around the candidate, or data
+    references = {each.reference.sha256 for each in evidence if each.reference is not None}
+    if None not in subjects and candidate.subject.sha256 not in subjects | references:
+        raise UsageError(
+            f"gate {evidence[0].gate!r} judged {evidence[0].subject}, not the candidate {candidate.subject} that it "
+            "got: pass its argument to the assertion"
+        )
     return GateResult(tuple(evidence), tuple(figures))
 
 

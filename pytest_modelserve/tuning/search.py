@@ -177,6 +177,8 @@ class Search:
                 result = GateResult((), (), first_line(error))
             if kind != "rows" and result.figures:
                 result = replace(result, problem="the gate judges labeled rows, and did not of the original")
+            elif kind == "rows" and not result.figures and not result.problem:
+                result = replace(result, problem="the gate judges no labeled rows, and did of the original")
             trial.results.append(result)
             if result.failed and (may_end or not result.figures):
                 trial.end("fails", _reason(result))

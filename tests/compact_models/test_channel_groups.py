@@ -203,6 +203,18 @@ def test_heads_are_refused_if_forward_states_their_number(shape):
     assert problem.startswith(("forward fails without its channels: ", "without its channels layer 'out' is not what"))
 
 
+def test_heads_that_share_keys_stay_with_a_reason():
+    def forward(m, x):
+        q, k, v = (each.unflatten(-1, (-1, 2)).transpose(1, 2) for each in m.qkv(x).split((8, 4, 4), -1))
+        y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return m.last(m.out(y.transpose(1, 2).flatten(2)))
+
+    module = made(Chain(forward, qkv=nn.Linear(8, 16), out=nn.Linear(8, 8), last=nn.Linear(8, 2)))
+    groups = groups_of(module, SEQUENCES)
+    assert "whose heads share keys" in groups["qkv"].reason
+    assert groups["out"].reason == ""
+
+
 def test_wrong_channel_shows_where_the_output_is_a_class():
     module = Chain(
         lambda m, x: m.attention(x).mean(1).argmax(-1), attention=made(Attention(fused=True, shape=(4, -1)))

@@ -179,6 +179,33 @@ def test_labeled_rows_that_the_original_hides_are_refused(search, gate, damaged,
     assert _reason(found, "good") == "the gate judges labeled rows, and did not of the original"
 
 
+def test_labeled_rows_that_a_gate_reads_of_the_original_alone_are_missed(search, gate, damaged, original, cost):
+    def release(candidate):
+        ms.assert_size(candidate, max_bytes=10**6)
+        if candidate.subject.variant == "original":
+            gate(candidate)
+
+    found = search(sources={"bad": damaged("bad", 0.3)}, gates=release, objective=cost(bad=5))
+    assert _reason(found, "bad") == "the gate judges no labeled rows, and did of the original"
+
+
+def test_a_gate_that_judges_another_model_than_the_candidate_passes_none(search, original, rows, damaged, cost):
+    def release(candidate):
+        ms.assert_accuracy(original, *rows, min_value=0.5)
+
+    found = search(sources={"bad": damaged("bad", 0.3)}, gates=release, objective=cost(bad=5))
+    assert _reason(found, "bad").startswith(
+        "gate 'accuracy' judged net / fp32, not the candidate net / bad that it got"
+    )
+
+
+def test_a_gate_may_wrap_the_candidate_in_a_function(search, rows, damaged, cost):
+    def release(candidate):
+        ms.assert_accuracy(lambda x: candidate.predict(x)["y"], *rows, min_value=0.5)
+
+    assert search(sources={"good": damaged("good", 0.999)}, gates=release, objective=cost(good=5)).best is not None
+
+
 def test_a_contract_is_a_list_of_gates(search, damaged, original, rows, cost, tmp_path, monkeypatch):
     x, labels = rows
     np.save(tmp_path / "x.npy", x)
