@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Label that torch's losses of classes leave out.
 _IGNORED = -100
+# Probabilities in 16 bits, over many classes, add up to 1 within this.
+_SUM_TOLERANCE = 0.02
 
 
 class Objective(Protocol):
@@ -173,11 +175,19 @@ class NamedLoss:
             if labels.shape != outputs.shape:
                 wanted = f"integers {_of_classes(outputs)}, or probabilities {list(outputs.shape)}"
                 raise self._shape_error(labels, outputs, wanted)
+            if not bool((labels >= 0).all()) or not bool(((labels.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).all()):
+                raise InputError(
+                    f"labels {self.spec.labels!r} of loss='cross_entropy' must be probabilities that add up to 1 over "
+                    f"the classes; got values from {float(labels.min()):g} to {float(labels.max()):g}, and sums from "
+                    f"{float(labels.sum(dim=1).min()):g} to {float(labels.sum(dim=1).max()):g}: convert scores by a "
+                    "softmax, and use binary_cross_entropy for several classes a row"
+                )
             return labels.to(outputs.dtype)
         if labels.is_floating_point() or labels.is_complex():
             raise self._shape_error(labels, outputs, f"integers {_of_classes(outputs)}")
         if _without_ones(labels) != [size for size in _of_classes(outputs) if size != 1]:
-            raise self._shape_error(labels, outputs, f"{_of_classes(outputs)}")
+            one_hot = ", such as labels.argmax(axis=1)," if labels.shape == outputs.shape else ""
+            raise self._shape_error(labels, outputs, f"classes {_of_classes(outputs)}{one_hot}")
         labels = labels.reshape(_of_classes(outputs)).long()
         counted = labels[labels != _IGNORED]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < outputs.shape[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -134,6 +135,12 @@ class TrainSpec:
         _check_choice("loss", self.loss, LOSSES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        if isinstance(self.loss, type):
+            raise UsageError(
+                f"loss must be a function; got the class {self.loss.__name__}: pass {self.loss.__name__}()"
+            )
+        if getattr(self.loss, "reduction", "mean") == "sum":
+            raise UsageError("loss must return the mean over the rows; got one with reduction='sum'")
         if self.device not in DEVICES:
             raise UsageError(f"device must be 'cpu' or 'cuda'; got {self.device!r}")
         for name in ("epochs", "batch_size"):
@@ -245,6 +252,7 @@ class TrainSpec:
         optimizer = self.optimizer(parameters)
         if not isinstance(optimizer, optim.Optimizer):
             raise UsageError(f"optimizer must return a torch optimizer; got {type(optimizer).__name__}")
+        _check_step("optimizer", optimizer)
         if self.learning_rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate
@@ -258,6 +266,7 @@ class TrainSpec:
             made = self.schedule(optimizer, steps)
             if not isinstance(made, LRScheduler):
                 raise UsageError(f"schedule must return a torch scheduler; got {type(made).__name__}")
+            _check_step("schedule", made)
             return made
         proportion, factor = SCHEDULES[self.schedule]
         warmup = math.ceil(proportion * steps)
@@ -345,7 +354,22 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def _check_step(what: str, made: Any) -> None:
+    """Raise UsageError for an optimizer or scheduler whose `step` needs an argument: a closure, or a metric."""
+    parameters = inspect.signature(type(made).step).parameters.values()
+    needed = [each.name for each in parameters if each.name != "self" and each.default is each.empty]
+    if needed:
+        raise UsageError(
+            f"{what}: step() of {type(made).__name__} needs {needed[0]!r}, which a TrainSpec does not have: choose "
+            f"another {what}, or train by a function"
+        )
+
+
 def _check_choice(what: str, given: object, names: Iterable[str]) -> None:
+    if not callable(given) and given is not None and not isinstance(given, str):
+        raise UsageError(
+            f"{what} must be one of {', '.join(map(repr, names))}, or a function; got {type(given).__name__}"
+        )
     if not callable(given) and given not in list(names):
         raise UsageError(f"{unknown_choice(what, given, names)}, or a function")
 

@@ -264,6 +264,18 @@ def test_fine_tuning_starts_from_the_weights_that_the_module_has():
     [
         ({"loss": "crossentropy"}, "unknown loss 'crossentropy': did you mean 'cross_entropy'? Known: "),
         ({"loss": None}, "unknown loss None: known: "),
+        (
+            {"loss": nn.CrossEntropyLoss},
+            "loss must be a function; got the class CrossEntropyLoss: pass CrossEntropyLoss()",
+        ),
+        (
+            {"loss": nn.MSELoss(reduction="sum")},
+            "loss must return the mean over the rows; got one with reduction='sum'",
+        ),
+        (
+            {"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)},
+            "optimizer must be one of 'adam', 'adamw', 'sgd', 'sgd-momentum', 'rmsprop', or a function; got SGD",
+        ),
         ({"optimizer": "adamx"}, "unknown optimizer 'adamx': did you mean 'adam'? Known: "),
         ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'? Known: "),
         ({"device": "gpu"}, "device must be 'cpu' or 'cuda'; got 'gpu'"),
@@ -351,6 +363,10 @@ def build_flat():
         ({}, CLASSES - 2, build, InputError, "labels 'y' of loss='cross_entropy' must be classes from 0 to 2, as the mod"),
         ({}, CLASSES / 2, build, InputError, "labels 'y' do not suit loss='cross_entropy': got float64[20], expected int"),
         ({}, np.stack([CLASSES] * 2, 1), build, InputError, "labels 'y' do not suit loss='cross_entropy': got int64[20, 2]"),
+        ({}, np.eye(3, dtype=int)[CLASSES], build, InputError, "labels 'y' do not suit loss='cross_entropy': got int64[20, "
+         "3], expected classes [20], such as labels.argmax(axis=1),"),
+        ({}, np.eye(3)[CLASSES] - 0.5, build, InputError, "labels 'y' of loss='cross_entropy' must be probabilities"),
+        ({}, np.eye(3)[CLASSES] * 2, build, InputError, "labels 'y' of loss='cross_entropy' must be probabilities"),
         ({}, CLASSES, build_flat, UsageError, "loss='cross_entropy' needs outputs (rows, classes, ...); the module returns"),
         ({"loss": "nll"}, X[:, :3], build, InputError, "labels 'y' do not suit loss='nll': got float32[20, 3], expected int"),
         ({"loss": "mse"}, CLASSES, build, InputError, "labels 'y' do not suit loss='mse': got int64[20], expected [20, 3]"),
@@ -379,6 +395,14 @@ def test_labels_that_do_not_suit_the_loss_are_refused(settings, labels, build, e
         ),
         ({"optimizer": lambda parameters: None}, "optimizer must return a torch optimizer; got NoneType"),
         ({"schedule": lambda optimizer, steps: 0.1}, "schedule must return a torch scheduler; got float"),
+        (
+            {"optimizer": torch.optim.LBFGS},
+            "optimizer: step() of LBFGS needs 'closure', which a TrainSpec does not have",
+        ),
+        (
+            {"schedule": lambda optimizer, steps: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
+            "schedule: step() of ReduceLROnPlateau needs 'metrics', which a TrainSpec does not have",
+        ),
         (
             {"augmentation": lambda batch, generator: batch["x"]},
             "augmentation must return a mapping of tensors with the n",
