@@ -139,6 +139,12 @@ def require(package: str, purpose: str, *, extra: str = "torch") -> ModuleType:
         ) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of `error`, after the name of a class that is not of this package."""
+    line = str(error).strip().partition("\n")[0]
+    return line if isinstance(error, ModelServeError) else f"{type(error).__name__}: {line}".removesuffix(": ")
+
+
 def without_internals(error: ModelServeError) -> ModelServeError:
     """Return `error` for the caller of a public function: without the lines of this package, and without its cause.
 

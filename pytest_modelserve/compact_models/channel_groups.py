@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pytest_modelserve.compact_models.channel_labels import Axis, Labels, Parameter
 from pytest_modelserve.compact_models.channel_rules import apply_rule
-from pytest_modelserve.errors import ControlFlowError, UsageError
+from pytest_modelserve.errors import ControlFlowError, UsageError, first_line
 from pytest_modelserve.training.export_errors import branch_on_data
 
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ def find_channel_groups(
             f"{first_line(error)}. structured=False needs no trace"
         ) from error
     return tuple(_groups(_label_graph(module, traced), type(module).__name__))
-
-
-def first_line(error: Exception) -> str:
-    """Return the class of `error` and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 @contextmanager

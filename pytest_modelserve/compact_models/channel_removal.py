@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.compact_models.channel_groups import ChannelGroup, first_line
+from pytest_modelserve.compact_models.channel_groups import ChannelGroup
 from pytest_modelserve.compact_models.channel_labels import Axis
+from pytest_modelserve.errors import first_line
 from pytest_modelserve.serving.pytree import leaves
 
 if TYPE_CHECKING:

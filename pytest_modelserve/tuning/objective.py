@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_modelserve._files import write_file
 from pytest_modelserve.artifacts import Artifact, Store, digest_of, package_hash
-from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, UsageError, unknown_choice
+from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, UsageError, first_line, unknown_choice
 from pytest_modelserve.evidence import Environment
 from pytest_modelserve.evidence.evidence import Unit
 from pytest_modelserve.performance.batches import check_batch
@@ -229,8 +229,3 @@ class Objective:
             bad = int((~np.isfinite(array) & np.isfinite(expected)).sum())
             if bad:
                 raise InputError(f"output {name!r} is NaN or infinite in {bad} of {array.size} values of the batch")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a message, or the name of the error."""
-    return str(error).partition("\n")[0] or type(error).__name__

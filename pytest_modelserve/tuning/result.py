@@ -184,18 +184,20 @@ class Tuning:
     @property
     def _headline(self) -> str:
         if self.best is not None:
-            return f"{self.best.name} chosen of {self._count}, {self.objective} × {self.best.ratio:.2f}"
-        return f"no variant passes, of {self._count}"
-
-    @property
-    def _count(self) -> str:
-        return f"{len(self.trials)} variant{'s' if len(self.trials) != 1 else ''}"
+            return f"{self.best.name} chosen of {_variants(len(self.trials))}, {self.objective} × {self.best.ratio:.2f}"
+        return f"no variant passes, of {_variants(len(self.trials))}"
 
     @property
     def _method(self) -> str:
-        family, level = self.selection.family, format_probability(self.selection.level)
+        if not self._judges_rows:
+            return "no accuracy gate"
+        level = format_probability(self.selection.level)
         where = "a shortlist, on the 70 % of rows that were not searched" if self.is_adaptive else "all rows"
-        return f"step-down max-T over {family} variants at level {level}, {where}"
+        return f"step-down max-T over {_variants(self.selection.family)} at level {level}, {where}"
+
+    @property
+    def _judges_rows(self) -> bool:
+        return any(result.kind == "rows" for result in self.of_original)
 
     @property
     def _notes(self) -> list[str]:
@@ -203,7 +205,9 @@ class Tuning:
         notes = [
             f"tuning of {printable(str(self.original.subject))}, {self.objective}{value}: {self._headline}",
             f"accuracy gates: {self._method}; a variant outside their budgets is chosen with probability "
-            f"{format_probability(1 - self.confidence)} at most",
+            f"{format_probability(1 - self.confidence)} at most"
+            if self._judges_rows
+            else "no accuracy gate: every gate judges each variant as it is written, and no labeled rows",
         ]
         failing = [each.decisive for each in self.of_original if each.kind == "rows" and not each.passed]
         notes += [
@@ -277,6 +281,10 @@ class Tuning:
 
 
 _HEADINGS = ("variant", "objective", "ratio", "gate figure", "Pareto", "outcome", "reason")
+
+
+def _variants(count: int) -> str:
+    return f"{count} variant{'s' if count != 1 else ''}"
 
 
 def order_of(trial: Trial) -> tuple[int, float]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from pytest_modelserve.artifacts import Artifact
+from pytest_modelserve.errors import first_line
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.evidence.failure_text import format_in_words
 from pytest_modelserve.performance.slowdown import SESSION_SPREAD
 from pytest_modelserve.progress import progress
 from pytest_modelserve.tuning.gate import GateFunction, GateResult, Kind, run_gate
-from pytest_modelserve.tuning.objective import Objective, first_line
+from pytest_modelserve.tuning.objective import Objective
 from pytest_modelserve.tuning.selection import SHORTLIST, KnownLevels, Selection, Split, closeness, missing_rows, select
 from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory

@@ -54,7 +54,7 @@ def test_every_variant_has_a_reason(search, damaged, cost):
         "bad": "accuracy parity FAIL: drop " + _reason(found, "bad").partition("drop ")[2],
         "nan": "output 'y' is NaN or infinite in 1 of 4 values of the batch",
         "again": "the same model and session as good",
-        "broken": "the disk of the trainer is full",
+        "broken": "RuntimeError: the disk of the trainer is full",
     }
     assert "against max_drop=0.02" in _reason(found, "bad")
     text = str(found)
@@ -151,6 +151,13 @@ def test_a_size_gate_is_read_before_any_row(search, gate, damaged, original, cos
     found = search(sources={"good": damaged("good", 0.999)}, objective=cost(good=8), gates=gates)
     assert _outcomes(found) == {"good": "fails"}
     assert seen == ["original"]
+
+
+def test_a_search_without_an_accuracy_gate_says_so(search, damaged, original, cost):
+    gates = [lambda candidate: ms.assert_size(candidate, original, max_ratio=1.0)]
+    found = search(sources={"good": damaged("good", 0.999)}, objective=cost(good=8), gates=gates)
+    assert str(found).endswith("no accuracy gate: every gate judges each variant as it is written, and no labeled rows")
+    assert found.evidence.method.name == "no accuracy gate"
 
 
 def test_a_gate_is_read_to_its_end_on_the_original_whatever_it_fails(search, gate, damaged, original, cost):
