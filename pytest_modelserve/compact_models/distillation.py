@@ -125,12 +125,16 @@ def distill(
     require("torch", "distillation")
     spec = _checked_spec(student)
     _check_weights(temperature, soft_weight, hidden_weight)
+    if not 0.5 < confidence < 1:
+        raise UsageError(f"confidence must be above 0.5 and below 1; got {confidence!r}")
     seeds = _checked_seeds(seeds)
     name = f"{student.name}-distilled" if name is None else name
     check_name(name)
     original = Original.of(teacher, role="teacher", example_inputs=student.example_inputs)
     with reproducible(seeds[0]):
         known = _Teacher.of(original.build(), student, spec, hidden)
+    # Before the training, as the held-out rows may be refused.
+    taught = None if held_out is None else _correct(known.module, held_out, spec)
     settings: dict[str, Any] = {
         "temperature": float(temperature),
         "soft_weight": float(soft_weight),
@@ -171,13 +175,13 @@ def distill(
         control=control,
         evidence=None,
     )
-    if held_out is None:
+    if held_out is None or taught is None:
         return result
     pairs = [
         (replace(result, weights=folder / "weights.pt", sha256=found["sha256"], seed=at), plain)
         for at, folder, found, plain in students
     ]
-    evidence = _gain(pairs, known.module.cpu(), held_out, spec, confidence)
+    evidence = _gain(pairs, taught, held_out, spec, confidence)
     record(evidence)
     return replace(result, evidence=evidence)
 
@@ -234,11 +238,13 @@ class _Teacher:
         from pytest_modelserve.training.module_digest import weights_digest
 
         learner = student.build().eval()
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in hidden):
+            raise UsageError(f"hidden must be pairs of layers, [(of the teacher, of the student), ...]; got {hidden!r}")
         pairs = [tuple(pair) for pair in hidden]
         for number, (role, whole) in enumerate((("teacher", module), ("student", learner))):
             known = [path for path, _ in whole.named_modules() if path]
             for pair in pairs:
-                if len(pair) != 2 or pair[number] not in known:
+                if pair[number] not in known:
                     raise UsageError(f"hidden: {unknown_choice(f'layer of the {role}', pair[number], known)}")
         layers = tuple(str(pair[0]) for pair in pairs)
         data = student.data
@@ -432,18 +438,16 @@ class _Objective:
 
 def _gain(
     pairs: Sequence[tuple[DistilledModel, TrainedModel]],
-    teacher: nn.Module,
+    taught: NDArray[np.bool_],
     held_out: tuple[Any, Any],
     spec: TrainSpec,
     confidence: float,
 ) -> Evidence:
-    """Return the gain in accuracy on the held-out rows over the controls, with its interval."""
-    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
-        raise UsageError("held_out must be a pair of inputs and labels")
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"confidence must be above 0.5 and below 1; got {confidence!r}")
-    labels = np.asarray(held_out[1])
-    hits = np.array([[_correct(model, held_out[0], labels, spec) for model in pair] for pair in pairs], np.float64)
+    """Return the gain in accuracy on the held-out rows over the controls, with its interval.
+
+    `taught` says for each row whether the teacher is right.
+    """
+    hits = np.array([[_correct(model, held_out, spec) for model in pair] for pair in pairs], np.float64)
     differences = hits[:, 0] - hits[:, 1]  # (seeds, rows)
     bounds, method = _gain_bounds(differences, confidence)
     interval = Interval(bounds.low, bounds.high, confidence, confidence)
@@ -451,7 +455,6 @@ def _gain(
     verdict = (
         "distillation helps" if bounds.low > 0 else "distillation harms" if bounds.high < 0 else "no gain is shown"
     )
-    taught = _correct(teacher, held_out[0], labels, spec).mean()
     (student, control) = pairs[0]
     return Evidence(
         gate="distillation gain",
@@ -461,9 +464,9 @@ def _gain(
             Quantity("gain", bounds.estimate, "proportion_difference", interval),
             Quantity("accuracy", float(hits[:, 0].mean()), "proportion"),
             Quantity("accuracy of the control", float(hits[:, 1].mean()), "proportion"),
-            Quantity("accuracy of the teacher", float(taught), "proportion"),
+            Quantity("accuracy of the teacher", float(taught.mean()), "proportion"),
         ),
-        n=labels.size,
+        n=len(taught),
         n_unit="rows",
         method=method,
         summary=f"{shown}: {verdict}",
@@ -474,16 +477,26 @@ def _gain(
     )
 
 
-def _correct(model: Any, inputs: Any, labels: NDArray[Any], spec: TrainSpec) -> NDArray[np.bool_]:
-    """Return for each row whether the class with the largest logit is its label."""
+def _correct(model: Any, held_out: tuple[Any, Any], spec: TrainSpec) -> NDArray[np.bool_]:
+    """Return for each held-out row whether the class with the largest logit is its label."""
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise UsageError("held_out must be a pair of inputs and labels")
+    labels = np.asarray(held_out[1])
+    if not labels.size:
+        raise InputError("held_out has no rows: leave it out, or give rows that neither model was trained on")
     with as_predictor(model) as predictor:
-        outputs = predictor.predict(inputs)
+        outputs = predictor.predict(held_out[0])
     logits = outputs[spec.output] if spec.output in outputs else next(iter(outputs.values()))
     found: NDArray[Any] = logits.argmax(axis=1)
     if found.shape != labels.shape:
         raise InputError(f"held_out: labels have shape {list(labels.shape)}, expected {list(found.shape)}")
     if labels.dtype.kind not in "iub":
         raise InputError(f"held_out: labels must be integers; got {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise InputError(
+            f"held_out: labels must be classes from 0 to {logits.shape[1] - 1}; got values from {labels.min()} to "
+            f"{labels.max()}"
+        )
     return np.asarray(found == labels)
 
 

@@ -68,7 +68,8 @@ class Original:
                 model.lineage,
             )
         if not isinstance(model, nn.Module):
-            raise UsageError(f"{role} must be a TrainedModel or a torch module; got {type(model).__name__}")
+            hint = ": pass ms.train(source)" if isinstance(model, ModelSource) else ""
+            raise UsageError(f"{role} must be a TrainedModel or a torch module; got {type(model).__name__}{hint}")
         if example_inputs is None:
             raise InputError(f"example_inputs is required if {role} is a torch module: some rows of its inputs")
         for path, tensor in (*model.named_parameters(), *model.named_buffers()):

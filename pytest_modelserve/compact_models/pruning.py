@@ -201,7 +201,7 @@ def prune(
     step = LineageStep(
         "pruning",
         {
-            "amount": amount if isinstance(amount, float) else dict(settings.amounts),
+            "amount": dict(settings.amounts) if isinstance(amount, Mapping) else float(amount),
             "structured": structured,
             "method": method,
             "rounds": rounds,
@@ -276,7 +276,8 @@ def _checked_amounts(amount: Amount) -> dict[str, float]:
         raise UsageError("amount is empty: pass a proportion, or proportions by layer path")
     for pattern, value in amounts.items():
         where = "amount" if pattern == "*" else f"amount[{pattern!r}]"
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        is_number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < 1:
             raise UsageError(f"{where} must be a proportion above 0 and below 1; got {value!r}")
     return {str(pattern): float(value) for pattern, value in amounts.items()}
 

@@ -177,27 +177,36 @@ class _Run:
     def into(self, folder: Path, module: nn.Module) -> None:
         """Fine-tune `module` and write it into `folder`, with its weights on the grid."""
         paths = list(self.layers(module))
-        with reproducible(self.original.seed), _rounded(module, paths, self.recipe):
+        is_sparse = any(step.stage == "pruning" and not step.settings["structured"] for step in self.original.lineage)
+        with reproducible(self.original.seed), _rounded(module, paths, self.recipe, keep_zeros=is_sparse):
             self.original.source(self.fine_tune, name=self.name).fit_module(module.train(), seed=self.original.seed)
         check_finite(module.state_dict(), f"fine-tuning {self.name!r} with seed {self.original.seed} left")
         save_derived(folder, module.eval(), {})
 
 
 @contextmanager
-def _rounded(module: nn.Module, paths: Sequence[str], recipe: AwareRecipe) -> Iterator[None]:
-    """Round the weights, and for int8 the inputs, of the layers at `paths`; afterwards the weights are rounded."""
+def _rounded(module: nn.Module, paths: Sequence[str], recipe: AwareRecipe, *, keep_zeros: bool) -> Iterator[None]:
+    """Round the weights, and for int8 the inputs, of the layers at `paths`; afterwards the weights are rounded.
+
+    With `keep_zeros`, weights that are zero stay zero.
+    """
     from torch import nn
     from torch.nn.utils import parametrize
 
     class Rounding(nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("mask", weight.detach() != 0 if keep_zeros else None, persistent=False)
+
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            weight = weight if self.mask is None else weight * self.mask
             rounded = round_int8(weight) if recipe == "int8-static" else round_int4(weight)
             return weight + (rounded - weight).detach()
 
     handles = []
     for path in paths:
         layer = module.get_submodule(path)
-        parametrize.register_parametrization(layer, "weight", Rounding())
+        parametrize.register_parametrization(layer, "weight", Rounding(layer.weight))
         if recipe == "int8-static":
             handles.append(layer.register_forward_pre_hook(_InputRounding()))
     try:

@@ -181,6 +181,10 @@ def test_interval_over_seeds_and_rows_covers_the_true_gain():
         ({"soft_weight": 1.5}, "soft_weight must be a number above 0 and at most 1; got 1.5"),
         ({"hidden": [("first", "0")]}, "hidden: unknown layer of the teacher 'first'"),
         ({"hidden": [("0", "9")]}, "hidden: unknown layer of the student '9'"),
+        (
+            {"hidden": ("0", "0")},
+            "hidden must be pairs of layers, [(of the teacher, of the student), ...]; got ('0', '0')",
+        ),
         ({"hidden": [("0", "0")], "hidden_weight": -1}, "hidden_weight must be a number above 0; got -1"),
         ({"seeds": ()}, "seeds must be different integers, at least one; got ()"),
         ({"seeds": (1, 1)}, "seeds must be different integers, at least one; got (1, 1)"),
@@ -188,6 +192,8 @@ def test_interval_over_seeds_and_rows_covers_the_true_gain():
         ({"held_out": X[:5]}, "held_out must be a pair of inputs and labels"),
         ({"held_out": (X[:5], CLEAN[:4])}, "held_out: labels have shape [4], expected [5]"),
         ({"held_out": (X[:5], CLEAN[:5] * 1.0)}, "held_out: labels must be integers; got float64"),
+        ({"held_out": (X[:5], CLEAN[:5] + 1)}, "held_out: labels must be classes from 0 to 2; got values from "),
+        ({"held_out": (X[:0], CLEAN[:0])}, "held_out has no rows"),
         ({"held_out": (X[:5], CLEAN[:5]), "confidence": 95}, "confidence must be above 0.5 and below 1; got 95"),
     ],
 )

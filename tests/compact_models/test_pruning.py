@@ -253,6 +253,7 @@ def test_bad_arguments_are_refused(trained, store, changes, message):
     ("model", "changes", "message"),
     [
         ("model.pt", {}, "model must be a TrainedModel or a torch module; got str"),
+        (SOURCE, {}, "model must be a TrainedModel or a torch module; got ModelSource: pass ms.train(source)"),
         (build(), {"example_inputs": None}, "example_inputs is required if model is a torch module"),
         (build(), {"fine_tune": fit}, "data is required to train a torch module"),
         (nn.Sequential(nn.ReLU()), {}, "nothing can be pruned: no layer has weights to remove"),

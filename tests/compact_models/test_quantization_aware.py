@@ -82,6 +82,18 @@ def test_four_bits_lose_less_after_training_with_them(trained, store):
     assert accuracies[1] > accuracies[0] + 0.02
 
 
+@pytest.mark.parametrize("recipe", ["int8-static", "int4-weights"])
+def test_weights_that_were_pruned_stay_zero(trained, store, recipe):
+    pruned = ms.prune(trained, amount=0.75, store=store)
+    aware = quantization_aware(pruned, recipe, fine_tune=SPEC, store=store).module()
+    assert [float((aware[layer].weight == 0).float().mean()) for layer in (0, 2)] == [
+        pytest.approx(0.75, abs=0.1),
+        pytest.approx(0.75, abs=0.1),
+    ]
+    removed = pruned.module()[0].weight == 0
+    assert not aware[0].weight[removed].any()
+
+
 def test_excluded_layers_stay_in_float(trained, store):
     aware = quantization_aware(trained, "int8-static", fine_tune=SPEC, exclude="2", store=store).module()
     torch.testing.assert_close(round_int8(aware[0].weight), aware[0].weight)
