@@ -102,6 +102,8 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
         if record[:4] != _END64 or len(record) < 56:
             raise _MalformedError("zip.malformed", "the end record of ZIP64 is missing")
         wide_count, wide_length, wide_offset = struct.unpack("<QQQ", record[32:56])
+        if where + 12 + int.from_bytes(record[4:12], "little") != position - 20:
+            raise _MalformedError("zip.header-mismatch", "the end record of ZIP64 lies elsewhere: in another archive")
         pairs = ((count, wide_count, 0xFFFF), (length, wide_length, 0xFFFFFFFF), (offset, wide_offset, 0xFFFFFFFF))
         for narrow, wide, unset in pairs:
             if narrow not in (wide, unset):
