@@ -47,6 +47,8 @@ _INTEGERS_OF_FLOATS = ("MurmurHash3", "Unique", "Sampling", "BeamSearch", "Greed
 # One operator that multiplies what it reads.
 _GROWTH = 16
 _MAX_AT_ONCE = 20
+# Up to this version of the format every initializer was an input, too, and none was replaced.
+_LAST_WITH_ALL_INPUTS = 3
 # Evaluations of a body that tell a sum, whose growth slows down, from a product.
 _GROWTH_ROUNDS = 4
 _DOUBLES = 1.9
@@ -76,6 +78,8 @@ def check_computation(model: onnx.ModelProto, total_bytes: int) -> ComputeResult
     scope = _Scope(None, {}, {domain_of(item.domain): item.version for item in model.opset_import}, {})
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: of_type(value.type) for value in model.graph.input if value.name not in stored}
+    if model.ir_version > _LAST_WITH_ALL_INPUTS:
+        walk.defaults = stored & {value.name for value in model.graph.input}
     for name, value in inputs.items():
         walk.check_size(f"input {name!r}", value, math.inf)
     try:
@@ -124,6 +128,7 @@ class _Walk:
         }
         self.made_limit = _MADE_BYTES + _MADE_RATIO * total_bytes
         self.made = 0
+        self.defaults: set[str] = set()  # initializers that an input of the same name replaces
         self.found: list[Finding] = []
         self.has_loops = False
         self._steps = 0
@@ -144,7 +149,10 @@ class _Walk:
         """Walk over a graph; `inputs` are names and values."""
         scope.values.update(inputs)
         for tensor in graph.initializer:
-            scope.values[tensor.name] = of_tensor(tensor)
+            value = of_tensor(tensor)
+            if scope.outer is None and tensor.name in self.defaults:
+                value = Value(value.dtype, value.shape, value.const)
+            scope.values[tensor.name] = value
         for sparse in graph.sparse_initializer:
             scope.values[sparse.values.name] = Value(sparse.values.data_type, tuple(sparse.dims), is_fixed=True)
         declared = {value.name: of_type(value.type).dtype for value in (*graph.value_info, *graph.output)}
@@ -361,12 +369,9 @@ class _Walk:
         integer = replace(UNKNOWN, dtype=dtype).is_integer
         if dtype and not integer:
             return
-        known = divisor.const if divisor.const is not None and divisor.const.dtype.kind in "iuf" else None
+        is_known = divisor.is_fixed and divisor.const is not None and divisor.const.dtype.kind in "iuf"
+        known = divisor.const if is_known else None
         zero = known is not None and bool((known == 0).any())
-        if node.op_type == "Mod":
-            if zero and integer:
-                self.add("compute.integer-division", place_of(node), "the divisor is the constant 0")
-            return
         if divisor.low > 0 or divisor.high < -1 or (divisor.is_shape and divisor.low >= 0 and not zero):
             return
         is_wide = dtype in (0, 6, 7)  # int32 and int64: minimum / -1 traps; the narrower types are widened
