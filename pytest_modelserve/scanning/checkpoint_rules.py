@@ -8,14 +8,16 @@ import io
 import lzma
 import math
 import re
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pytest_modelserve.scanning.file_rules import has_appended_archive
+from pytest_modelserve.scanning.file_rules import format_of, has_appended_archive
 from pytest_modelserve.scanning.findings import Finding, StaticResult, finding
-from pytest_modelserve.scanning.pickle_rules import Global, PickleResult, Stored, check_pickle
+from pytest_modelserve.scanning.name_rules import has_hidden, name_rule
+from pytest_modelserve.scanning.pickle_rules import Built, Global, PickleResult, Stored, check_pickle
 from pytest_modelserve.scanning.zip_rules import Archive, Entry, check_zip, read_entry
 from pytest_modelserve.signing.files import parse_json
 
@@ -139,6 +141,7 @@ _ITEM_BYTES = {
 }
 _PART = re.compile(r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+|\.data/serialization_id")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08")
+_MOST_HIDDEN = 1 << 17
 
 
 def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterator[Finding]:
@@ -169,8 +172,25 @@ def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterat
     yield from _check_storages(result, records, place)
     yield from _check_tensors(result, sum(entry.size for entry in records.values()), place)
     for name, entry in records.items():
-        if read_entry(file, entry, 8).startswith(_ARCHIVES):
-            yield finding("checkpoint.nested", place, f"the storage {name!r} holds an archive")
+        if what := _hidden_in(file, entry):
+            yield finding("checkpoint.nested", place, f"the storage {name!r} holds {what}")
+
+
+def _hidden_in(file: BinaryIO, entry: Entry) -> str:
+    """Return what a storage holds that is no numbers: an archive that begins or ends it, or a pickle that acts."""
+    head = read_entry(file, entry, _MOST_HIDDEN)
+    if head.startswith(_ARCHIVES):
+        return "an archive"
+    if entry.method == zipfile.ZIP_STORED:
+        file.seek(entry.start + max(0, entry.size - _MOST_HIDDEN))
+        tail = file.read(min(entry.size, _MOST_HIDDEN))
+        if has_appended_archive(io.BytesIO(tail), len(tail)):
+            return "an archive at its end"
+    if format_of(head, entry.size) == "pickle":
+        inner = check_pickle(io.BytesIO(head), "", persistent=True)
+        if inner.ended and any(each.refuses for each in inner.findings):
+            return "a pickle that acts"
+    return ""
 
 
 def _check_storages(result: PickleResult, records: Mapping[str, Entry], place: str) -> Iterator[Finding]:
@@ -208,6 +228,10 @@ def _check_tensors(result: PickleResult, stored: int, place: str) -> Iterator[Fi
         if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"):
             if name == "_rebuild_meta_tensor_no_storage" and isinstance(call.arguments, tuple):
                 total += _elements(call.arguments[1] if len(call.arguments) > 1 else ())
+            if name == "_rebuild_sparse_tensor" and isinstance(call.arguments, tuple) and len(call.arguments) > 1:
+                parts = call.arguments[1] if isinstance(call.arguments[1], tuple) else ()
+                dense = max((_elements(_size_of(part)) for part in parts), default=0)
+                total += dense if dense > _MOST_AXIS else 0  # a large size is the purpose of a sparse tensor
             continue
         arguments = call.arguments
         if not isinstance(arguments, tuple) or len(arguments) < 4 or not isinstance(arguments[0], Stored):
@@ -240,6 +264,12 @@ def _bytes_of(storage: Stored) -> int:
     return _count_of(storage) * _ITEM_BYTES.get(kind.rpartition(".")[2].removesuffix("Storage"), 0)
 
 
+def _size_of(value: Any) -> Any:
+    """Return the axes of a `torch.Size`, or the value itself."""
+    is_size = isinstance(value, Built) and isinstance(value.function, Global) and value.function.name == "torch.Size"
+    return value.arguments[0] if is_size and isinstance(value.arguments, tuple) and value.arguments else value
+
+
 def _elements(size: Any) -> int:
     is_size = isinstance(size, tuple) and all(type(axis) is int and axis >= 0 for axis in size)
     return math.prod(size) if is_size else 0
@@ -252,6 +282,7 @@ def _shown(value: Any) -> str:
 def _check_legacy(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
     """Check the pickles of torch's format before ZIP: protocol, system, the object, and the keys of its storages."""
     sizes: dict[str, int] = {}
+    counts: list[tuple[int, int]] = []
     for number, what in enumerate(("protocol", "system", "object", "storages")):
         result = check_pickle(file, f"{place}: {what}", persistent=number == 2)
         yield from result.findings
@@ -261,15 +292,34 @@ def _check_legacy(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
             yield finding("pickle.protocol", place, f"the protocol of the checkpoint is {result.value!r}, not 1001")
         if number == 2:
             sizes = {str(each.key[2]): _bytes_of(each) for each in result.stored if isinstance(each.key, tuple)}
+            counts = [(_count_of(each), _bytes_of(each)) for each in result.stored if isinstance(each.key, tuple)]
             yield from _check_tensors(result, sum(sizes.values()), place)
     needed, left = sum(8 + each for each in sizes.values()), size - file.tell()
-    if needed != left:
+    if needed == left:
+        yield from _check_counts(file, counts, place)
+    else:
         yield finding("checkpoint.storage", place, f"storages need {needed:,} bytes, and {left:,} follow the pickles")
+
+
+def _check_counts(file: BinaryIO, storages: Iterable[tuple[int, int]], place: str) -> Iterator[Finding]:
+    """Compare the number of elements before each storage with those that the pickle names with their bytes."""
+    of_count: dict[int, set[int]] = {}
+    for count, taken in storages:
+        of_count.setdefault(count, set()).add(taken)
+    while head := file.read(8):
+        count = int.from_bytes(head, "little", signed=True)
+        if count not in of_count:
+            yield finding("checkpoint.storage", place, f"a storage says {count:,} elements, and no tensor has as many")
+            return
+        if len(of_count[count]) > 1:
+            return  # of several types: which one comes first is not known
+        file.seek(max(of_count[count]), io.SEEK_CUR)
 
 
 # Arrays of numpy
 
 _MAGIC = b"\x93NUMPY"
+_MOST_AXIS = 1 << 48
 _MOST_HEADER = 10_000
 _KIND = re.compile(r"[<>|=]?[?biufcSUVmM]\d{0,9}(?:\[\w+\])?")
 
@@ -312,6 +362,8 @@ def _check_array(file: BinaryIO, size: int, place: str) -> Iterator[Finding]:
         yield from check_pickle(file, place).findings
     elif item < 0:
         yield finding("numpy.header", place, f"elements of the unknown type {header['descr']!r}")
+    elif max(shape, default=0) > _MOST_AXIS:
+        yield finding("numpy.size", place, f"the shape {shape}")
     elif math.prod(shape) * item != size - start - length:
         text = f"shape {shape} needs {math.prod(shape) * item:,} bytes, and {size - start - length:,} follow the header"
         yield finding("numpy.size", place, text)
@@ -372,6 +424,7 @@ def _inflated(file: BinaryIO, size: int) -> tuple[bytes, str]:
 # Safetensors
 
 _MOST_NAME = 1_000
+_MOST_TENSORS = 100_000
 _MOST_TENSOR_HEADER = 100_000_000
 _TENSOR_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -392,8 +445,12 @@ def check_safetensors(path: Path, file: BinaryIO, size: int) -> StaticResult:
         text = f"a header of {length:,} bytes in a file of {size:,}"
         result.findings.append(finding("safetensors.header", path.name, text))
         return result
+    raw = file.read(length)
+    if raw.count(b"data_offsets") > _MOST_TENSORS:
+        result.findings.append(finding("safetensors.header", path.name, f"more than {_MOST_TENSORS:,} tensors"))
+        return result
     try:
-        header = parse_json(file.read(length))
+        header = parse_json(raw)
     except ValueError as error:
         result.findings.append(finding("safetensors.header", path.name, f"the header is no JSON: {error}"))
         return result
@@ -410,10 +467,13 @@ def _check_header(header: Any, content: int, place: str) -> Iterator[Finding]:
         yield finding("safetensors.header", place, "the metadata are no texts")
     spans = []
     for name in (*metadata, *header):
-        if not name.isprintable():
-            yield finding("names.control-character", place, f"the name {name!r}")
         if len(name) > _MOST_NAME:
             yield finding("names.length", place, f"a name of {len(name):,} characters")
+        elif rule := name_rule(name):
+            yield finding(rule, place, f"the name {name!r}")
+    for key, value in metadata.items() if isinstance(metadata, dict) else ():
+        if isinstance(value, str) and has_hidden(value, but="\t\r\n"):
+            yield finding("names.control-character", place, f"the metadata {key!r}: {value[:200]!r}")
     for name, entry in header.items():
         span = _span(entry)
         if span is None:
@@ -441,5 +501,7 @@ def _span(entry: Any) -> tuple[int, int] | None:
     if not isinstance(bits, str) or bits not in _TENSOR_BITS or not is_valid or len(offsets) != 2 or len(shape) > 64:
         return None
     begin, end = offsets
+    if max(shape, default=0) > _MOST_AXIS:
+        return None
     needed, rest = divmod(math.prod(shape) * _TENSOR_BITS[bits], 8)
     return None if rest or end - begin != needed else (begin, end)

@@ -215,6 +215,8 @@ def _problem_of(location: str, model: Path, found: ExternalData) -> tuple[str, s
             return "external.outside", "it is no file name inside the model's folder"
     if "\\" in location or ":" in location:
         return "external.outside", "it is a path on one system and a file name on another"
+    if location.endswith("/"):
+        return "external.not-regular", "it is the path of a folder"
     path = model.parent
     try:
         state = os.lstat(path)

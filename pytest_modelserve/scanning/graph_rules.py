@@ -88,6 +88,13 @@ def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 def _model_findings(model: onnx.ModelProto) -> Iterator[Finding]:
     if not model.HasField("graph") or not model.graph.output:
         yield finding("graph.no-output", "model", "it has no graph with an output")
+    newest = int(onnx.IR_VERSION)
+    if not 1 <= model.ir_version <= newest:
+        text = f"version {model.ir_version} of the format (ir_version); the newest known is {newest}"
+        yield finding("graph.operator", "model", text)
+    if model.training_info:
+        text = "it holds graphs for training, which no run for inference reads and no trial runs"
+        yield finding("graph.training-info", "model", text)
     if not model.opset_import:
         yield finding("graph.no-output", "model", "it has no operator set (opset_import)")
     yield from _opset_findings(model.opset_import, "model")
@@ -166,6 +173,13 @@ class _Graphs:
         stored += [sparse.values.name for sparse in graph.sparse_initializer]
         for name in _repeated(stored):
             self.add("graph.duplicate-initializer", place, f"initializer {name!r} is given twice")
+        if "" in inputs or "" in stored:
+            self.add("graph.undefined-value", place, "an input or initializer has no name")
+        for name in _repeated([item.tensor_name for item in graph.quantization_annotation]):
+            self.add("graph.duplicate-entry", place, f"the quantization of {name!r} is given twice")
+        for value in graph.input if not depth else ():
+            if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
+                self.add("tensor.dtype", f"{place}, value {value.name!r}", "an input without an element type")
         for what, names in (("input", inputs), ("output", [value.name for value in graph.output])):
             for name in _repeated(names):
                 self.add("graph.duplicate-value", place, f"{what} {name!r} is given twice")
@@ -260,10 +274,8 @@ class _Graphs:
         is_call = key_of(node) in self.functions
         if domain not in _BUILT_IN and not is_call:
             self.add("graph.domain", place, f"domain {domain!r} needs a library of other operators, or a function")
-        elif domain in _STANDARD and not is_call and not onnx.defs.has(node.op_type, domain):
-            self.add(
-                "graph.operator", place, f"ONNX has no operator {node.op_type!r} in domain {domain or 'ai.onnx'!r}"
-            )
+        elif not is_call and (problem := _operator_problem(node.op_type, domain, self.opsets)):
+            self.add("graph.operator", place, problem)
         if node.op_type == "EPContext" or any("ep_cache_context" in attribute.name for attribute in node.attribute):
             self.add("graph.provider-binary", place, "it holds, or loads, a compiled program")
         for name in _repeated([attribute.name for attribute in node.attribute]):
@@ -314,11 +326,26 @@ def _attribute_problem(attribute: onnx.AttributeProto, is_function: bool) -> str
         return "" if is_function else "refers to an attribute of a function, and is in none"
     expected = _FIELDS.get(attribute.type)
     if expected is None:
-        return "" if len(filled) == 1 and not attribute.type else f"has the unknown type {attribute.type}"
+        return f"has the unknown type {attribute.type}" if attribute.type else "has no type"
     if filled - {expected}:
         return f"is of type {expected}, and has content in {', '.join(sorted(filled - {expected}))}"
     if attribute.type in (attribute.TENSOR, attribute.GRAPH, attribute.SPARSE_TENSOR) and not filled:
         return f"is of type {expected}, and has no content"
+    return ""
+
+
+def _operator_problem(op: str, domain: str, opsets: Mapping[str, int]) -> str:
+    """Return why a graph with these operator sets cannot have this built-in operator; "" if it can."""
+    shown = domain or "ai.onnx"
+    if opsets and domain not in opsets:
+        return f"its domain {shown!r} has no operator set in the model"
+    if domain not in _STANDARD:
+        return ""
+    if not onnx.defs.has(op, domain):
+        return f"ONNX has no operator {op!r} in domain {shown!r}"
+    version = opsets.get(domain, 0)
+    if 0 < version < 1 << 31 and not onnx.defs.has(op, version, domain):
+        return f"operator set {version} of {shown!r} has no operator {op!r}"
     return ""
 
 

@@ -197,8 +197,8 @@ class _Machine:
                 self.result.value = self.pop()
                 self.result.ended, self.result.end = True, self.file.tell()
                 return
-            elif isinstance(argument, (str, bytes)) and name in _CONSTANTS:
-                self._check_nested(argument)
+            elif isinstance(argument, (str, bytes, bytearray)) and name in _CONSTANTS:
+                self._check_nested(argument if isinstance(argument, str) else bytes(argument))
                 self.stack.append(argument)
             elif name in _CONSTANTS:
                 if isinstance(argument, int) and argument.bit_length() > _MOST_DIGITS * 3:
@@ -429,18 +429,20 @@ def _allocated(made: Built) -> int:
     name = made.function.name.rpartition(".")[2]
     if name in ("range", "xrange"):  # which a list or a set of it makes room for
         return 32 * max((abs(each) for each in made.arguments if isinstance(each, int)), default=0)
-    if name == "ndarray" and made.arguments and isinstance(made.arguments[0], tuple):
+    if name == "ndarray" and made.arguments:
         return 8 * _product(made.arguments[0])
     if name in ("bytearray", "bytes") or name.endswith(("Storage", "Tensor")):
         sizes = [each for each in made.arguments if isinstance(each, int) and not isinstance(each, bool)]
         return math.prod(sizes) if sizes and all(size > 0 for size in sizes) else 0
-    if name == "_reconstruct" and len(made.arguments) > 1 and isinstance(made.arguments[1], tuple):
+    if name == "_reconstruct" and len(made.arguments) > 1:
         return _product(made.arguments[1])
     return 0
 
 
-def _product(shape: tuple[Any, ...]) -> int:
-    return math.prod(axis for axis in shape if isinstance(axis, int)) if shape else 0
+def _product(shape: Any) -> int:
+    """Return the number of elements of a shape, which may be one number."""
+    axes = shape if isinstance(shape, tuple) else (shape,)
+    return math.prod(axis for axis in axes if isinstance(axis, int)) if axes else 0
 
 
 def _brief(value: Any) -> str:

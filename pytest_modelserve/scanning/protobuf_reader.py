@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +16,7 @@ import numpy as np
 
 from pytest_modelserve.scanning.file_rules import ExternalTensor
 from pytest_modelserve.scanning.findings import Finding, finding
+from pytest_modelserve.scanning.name_rules import has_hidden, name_rule
 from pytest_modelserve.scanning.tensor_rules import content_findings, external_tensor
 
 if TYPE_CHECKING:
@@ -39,13 +39,6 @@ _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _CONTENT = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 # Texts that are not names: they may have several lines.
 _PROSE = ("doc_string", "value")
-_JOINERS = "\u00ad\u200c\u200d"  # parts of words in some languages
-_MARKUP = re.compile(
-    r"</\s*\w|<[!?]|\]\]>|javascript:|<(script|img|svg|iframe|style|link|meta|object|embed|body|html|form|input|a|base|video"
-    r"|audio|math|test\w+|property|failure|error|skipped|system-\w+)[\s/>]",
-    re.IGNORECASE,
-)
-_CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
 
 
 class MalformedError(Exception):
@@ -327,17 +320,12 @@ class _Reader:
             self.result.is_text = False
             return self.add("names.control-character", offset, f"{name}: not UTF-8: {content[:100]!r}")
         if name in _PROSE:
-            if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*"\t\r\n", *_JOINERS}):
+            if has_hidden(text, but="\t\r\n"):
                 self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
-            return None
-        if len(content) > _MAX_NAME:
-            return self.add("names.length", offset, f"{name} of {len(content):,} bytes: {text[:40]!r}")
-        if not text.isprintable() and any(_is_hidden(c) for c in set(text) - {*_JOINERS}):
-            self.add("names.control-character", offset, f"{name}: {text[:200]!r}")
-        if ("<" in text or "]]>" in text or ":" in text) and _MARKUP.search(text):
-            self.add("names.markup", offset, f"{name}: {text[:200]!r}")
-        if ".." in text and _CLIMBS.search(text):
-            self.add("names.path", offset, f"{name}: {text[:200]!r}")
+        elif len(content) > _MAX_NAME:
+            self.add("names.length", offset, f"{name} of {len(content):,} bytes: {text[:40]!r}")
+        elif rule := name_rule(text):
+            self.add(rule, offset, f"{name}: {text[:200]!r}")
         return None
 
     def _check_tensor(self, light: bytes, sizes: Mapping[str, int], offset: int) -> None:
@@ -367,11 +355,6 @@ def _pattern(tag: bytes, wire: int) -> re.Pattern[bytes]:
 
 
 _RUNS = {wire: functools.partial(lambda wire, tag: _pattern(tag, wire), wire) for wire in (_VARINT, _FIXED32, _FIXED64)}
-
-
-def _is_hidden(character: str) -> bool:
-    """Return whether a character controls a terminal or the order of text, instead of being shown."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _encoded(value: int) -> bytes:

@@ -83,6 +83,13 @@ SCANNERS: dict[str, Scanner] = {
 }
 """The scanner of each format that `format_of` returns; an ONNX model has no signature of its own."""
 
+_BY_SUFFIX = {
+    **dict.fromkeys((*_CHECKPOINTS, *_PICKLES), "pickle"),
+    ".npz": "zip",
+    ".npy": "numpy",
+    ".safetensors": "safetensors",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
@@ -179,7 +186,10 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
         if scanner is None or (suffix not in scanner.suffixes and any(suffix in s.suffixes for s in SCANNERS.values())):
             text = f"its content is {kind or 'ONNX or unknown'}, and its name ends in {suffix!r}"
             result.findings.append(finding("file.disguised", path.name, text))
-            return result, None
+            # Without a known signature, the rules of the format in its name say what is wrong with it.
+            scanner = None if kind else SCANNERS.get(_BY_SUFFIX.get(suffix, "none"))
+            if scanner is None:
+                return result, None
         try:
             found = scanner.static(path.absolute(), file, before.st_size)
         except Exception as error:  # a file that the rules do not expect must not end the caller
@@ -207,13 +217,14 @@ def _trial(path: Path, static: StaticResult, scanner: Scanner) -> list[Finding]:
 # The text operators of ONNX need the locales of the system.
 _SYSTEM_FILES = (Path("/usr/lib/locale"),)
 
+_NO_OPERATOR = ("is not a registered function/op", "is deprecated in domain_version")
 # What onnxruntime says of files that another version or build opens.
 _UNSUPPORTED = (
     "NOT_IMPLEMENTED",
     "under development",
     "max supported IR version",
     "Could not find an implementation",
-    "is not a registered function/op",
+    _NO_OPERATOR[0],
     "Exception during initialization",
 )
 
@@ -239,7 +250,8 @@ def _trial_findings(name: str, static: StaticResult, result: SandboxResult, cpu_
         yield finding("trial.memory", name, f"{step} takes more memory than it may: {result.error}")
     elif result.error:
         milder = any(text in result.error for text in _UNSUPPORTED) and "Fatal error: com.m" not in result.error
-        yield finding("trial.refused", name, f"{step}: {result.error}", "warning" if milder else None)
+        rule = "graph.operator" if any(text in result.error for text in _NO_OPERATOR) else "trial.refused"
+        yield finding(rule, name, f"{step}: {result.error}", "warning" if milder else None)
     opened_bytes = max((event.get("opened_bytes", 0) for event in result.events if isinstance(event, dict)), default=0)
     if opened_bytes > _OPENED_BYTES + _OPENED_RATIO * static.total_bytes:
         text = f"opening takes {opened_bytes:,} bytes of memory for {static.total_bytes:,} bytes of files"

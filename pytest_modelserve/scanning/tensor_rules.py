@@ -43,6 +43,12 @@ def content_findings(tensor: onnx.TensorProto, sizes: Mapping[str, int]) -> Iter
         return
     given = {name: count for name, count in sizes.items() if count}
     is_external = tensor.data_location == 1
+    if tensor.external_data and not is_external:
+        yield "external.entries", "it has entries of external data, and says that its content is in the model"
+        return
+    if tensor.HasField("segment"):
+        yield "tensor.size", "it says that it is a segment of another tensor, which no runtime puts together"
+        return
     if is_external or len(given) > 1:
         if given:
             also = ["external data"] * is_external
@@ -118,6 +124,8 @@ def sparse_findings(sparse: onnx.SparseTensorProto, limit_bytes: int) -> Iterato
         yield "tensor.sparse", f"{count} values have indices of shape {list(indices.shape)}"
     elif indices.size and ((indices < 0) | (indices >= (limits[0] if flat else limits))).any():
         yield "tensor.sparse", f"an index lies outside the shape {_short(dims)}"
+    elif len(np.unique(indices, axis=0)) < len(indices):
+        yield "tensor.sparse", "an index is given twice"
 
 
 def _short(dims: list[int]) -> str:

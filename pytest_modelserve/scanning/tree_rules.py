@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 # onnxruntime recurses into trees: 30,000 levels end the process.
 _MAX_DEPTH = 1000
 _LEAF = b"LEAF"
+_MODES = {_LEAF} | {b"BRANCH_" + each for each in (b"LEQ", b"LT", b"GTE", b"GT", b"EQ", b"NEQ")} | {b"BRANCH_MEMBER"}
 
 
 def tree_findings(op: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -52,6 +53,14 @@ def _of_tables(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         at = np.minimum(np.searchsorted(ordered, wanted), count - 1)
         return np.where(ordered[at] == wanted, order[at], -1)
 
+    unknown = set(modes) - _MODES
+    if unknown:
+        yield "tree.structure", f"nodes of the unknown kind {sorted(unknown)[0]!r}"
+        return
+    yield from _numbers(attributes, "nodes_featureids", None)
+    yield from _numbers(attributes, "target_ids", attributes.get("n_targets"))
+    labels = max((len(attributes.get(name) or ()) for name in ("classlabels_int64s", "classlabels_strings")), default=0)
+    yield from _numbers(attributes, "class_ids", max(labels, 1))
     inner = np.array(modes) != _LEAF
     children = np.full((count, 2), -1)
     for side, target in enumerate((if_true, if_false)):
@@ -88,11 +97,25 @@ def _of_arrays(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "tree.structure", "a node has a child that does not exist"
             return
         children[:, side] = np.where(is_leaf != 0, -1, target)
+    yield from _numbers(attributes, "nodes_modes", len(_MODES))
+    yield from _numbers(attributes, "nodes_featureids", None)
+    yield from _numbers(attributes, "leaf_targetids", attributes.get("n_targets"))
     roots = _array(attributes, "tree_roots")
     if ((roots < 0) | (roots >= max(count, 1))).any():
         yield "tree.structure", "a root does not exist"
         return
     yield from _walk(children, np.arange(count), np.ones(count, bool))
+
+
+def _numbers(attributes: Mapping[str, Any], name: str, limit: Any) -> Iterator[tuple[str, str]]:
+    """Yield a finding if numbers of features, targets, classes or kinds are negative, or not below the limit."""
+    numbers = _array(attributes, name)
+    is_read = numbers.size and numbers.dtype.kind in "iuf"  # not a large tensor
+    if is_read and (numbers.min() < 0 or (isinstance(limit, int) and numbers.max() >= max(limit, 1))):
+        yield (
+            "tree.structure",
+            f"{name} from {numbers.min()} to {numbers.max()}, and there are {limit or 'none below 0'}",
+        )
 
 
 def _walk(children: NDArray[Any], inner: NDArray[Any], may_share: NDArray[Any]) -> Iterator[tuple[str, str]]:
