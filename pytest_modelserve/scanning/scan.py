@@ -74,7 +74,7 @@ _PICKLES = (".pkl", ".pickle", ".joblib")
 _COMPRESSED = Scanner(_PICKLES, _scan_checkpoint("check_compressed"), _TORCH, 4.0)
 
 SCANNERS: dict[str, Scanner] = {
-    "": Scanner((".onnx",), _scan_onnx, "pytest_modelserve.scanning.onnx_trial:try_onnx", 1.5),
+    "": Scanner((".onnx",), _scan_onnx, "pytest_modelserve.scanning.onnx_trial:try_onnx", 1.2),
     "zip": Scanner((*_CHECKPOINTS, ".npz"), _scan_checkpoint("check_archive"), _TORCH, 4.0),
     "pickle": Scanner((*_CHECKPOINTS, *_PICKLES), _scan_checkpoint("check_pickle_file"), _TORCH, 4.0),
     "numpy": Scanner((".npy",), _scan_checkpoint("check_numpy"), _ARRAYS, 1.5),

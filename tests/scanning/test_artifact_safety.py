@@ -76,7 +76,7 @@ def test_strict_scan_refuses_where_a_limit_cannot_be_set(tmp_path, monkeypatch):
         (
             SandboxResult(events=("opening",), timed_out=True),
             "trial.deadline",
-            "opening takes more than 1.5 s of processor time",
+            "opening takes more than 1.2 s of processor time",
         ),
         (
             SandboxResult(events=("opening",), signal=8),
