@@ -7,8 +7,8 @@ import os
 import re
 import string
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Signature
-from pytest_modelserve.errors import EndpointError, InputError, UsageError, require
+from pytest_modelserve.errors import EndpointError, InputError, ModelServeError, UsageError, require
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.http_client import HttpClient, Redaction, tls_settings
-from pytest_modelserve.serving.inputs import Inputs, as_batch, check_positive, checked_feed
+from pytest_modelserve.serving.inputs import Inputs, as_batch, check_positive, check_time_limit, checked_feed
 from pytest_modelserve.serving.open_inference import OpenInferenceClient, ServedModel, Tensors
 from pytest_modelserve.serving.predictor import Predictor, is_url
 
@@ -90,17 +90,20 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         split_url(self.url)
-        check_positive("timeout_s", self.timeout_s, "seconds")
+        check_time_limit("timeout_s", self.timeout_s)
         check_positive("max_bytes", self.max_bytes, "bytes")
         if self.ready_timeout_s:
-            check_positive("ready_timeout_s", self.ready_timeout_s, "seconds")
+            check_time_limit("ready_timeout_s", self.ready_timeout_s)
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
             raise UsageError(f"retries must be a whole number of at least 0; got {self.retries!r}")
         if (self.encode is None) != (self.decode is None):
             raise UsageError("encode and decode belong together: give both, or neither for a protocol of the URL")
         if not isinstance(self.headers, Mapping):
             raise UsageError(f"headers must be a mapping from names to values; got {type(self.headers).__name__}")
-        self.expanded_headers()
+        try:
+            self.expanded_headers()
+        except UsageError as error:
+            raise error.with_traceback(None) from None  # `pytest --showlocals` would print the values of other headers
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({shown_url(self.url)!r})"
@@ -158,16 +161,17 @@ class EndpointPredictor(Predictor):
     def __init__(self, endpoint: Endpoint, *, name: str | None = None, variant: str | None = None) -> None:
         url = split_url(endpoint.url)
         self.endpoint = endpoint
-        self.client = _client(endpoint, url)
-        self.transport = self.client.transport
         self._redaction = Redaction(endpoint.expanded_headers().values())
-        try:
-            with self._redacted():
+        with ExitStack() as stack:
+            try:
+                self.client = _client(endpoint, url)
+                stack.callback(self.client.close)
+                self.transport = self.client.transport
                 self._wait_until_ready()
                 self.served = self.client.describe()
-        except BaseException:
-            self.client.close()
-            raise
+            except ModelServeError as error:
+                raise self._without_secrets(error) from None
+            stack.pop_all()
         model = self.client.model
         subject = Subject(
             model if name is None else name, url.netloc if variant is None else variant, self.served.sha256
@@ -190,17 +194,21 @@ class EndpointPredictor(Predictor):
         if self.closed:
             raise self._closed_error()
         feed = self._feed(inputs)
-        with self._redacted():
-            return self.client.infer(feed)
-
-    @contextmanager
-    def _redacted(self) -> Iterator[None]:
-        """Remove values of headers from errors: a server may send them back wherever an error quotes it."""
         try:
-            yield
-        except EndpointError as error:
-            error.args = (self._redaction(str(error)),)
-            raise
+            outputs, sha256 = self.client.infer(feed)
+        except ModelServeError as error:
+            raise self._without_secrets(error) from None
+        if not outputs:
+            raise EndpointError(f"{self.client.address}: an answer of model {self.client.model!r} has no outputs")
+        return outputs, sha256
+
+    def _without_secrets(self, error: ModelServeError) -> ModelServeError:
+        """Return an error without values of headers, which a server may send back wherever an error quotes it.
+
+        It has no traceback: `pytest --showlocals` prints variables, and some hold headers or what a server sent.
+        """
+        error.args = (self._redaction(str(error)),)
+        return error.with_traceback(None)
 
     def _feed(self, inputs: Inputs) -> Any:
         if self.signature is not None:

@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http import client
 from multiprocessing import connection
@@ -27,6 +27,7 @@ _RETRIED = (429, 502, 503, 504)
 FIRST_PAUSE_S = 0.1
 _PART_BYTES = 1 << 16
 _MAX_QUOTED = 200
+_MOST_SEARCHED = 20_000
 _SHORTEST_SECRET = 4
 _CLOSED = (client.RemoteDisconnected, client.IncompleteRead, ConnectionError, ssl.SSLEOFError)
 
@@ -36,8 +37,8 @@ class HttpAnswer:
     """Status, headers and body of an answer."""
 
     status: int
-    headers: Message
-    body: bytes
+    headers: Message = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class Redaction:
@@ -57,6 +58,8 @@ class Redaction:
     def quoted(self, text: str | bytes) -> str:
         """Return the beginning of the text in one line, without secrets."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        if len(text) > _MOST_SEARCHED:  # every part of a long secret is searched for
+            text = text[:_MOST_SEARCHED] + "…"
         line = "".join(each if each.isprintable() else "?" for each in " ".join(self(text).split()))
         return (line if len(line) <= _MAX_QUOTED else line[:_MAX_QUOTED] + "…") or "no reason is given"
 

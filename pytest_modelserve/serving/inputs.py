@@ -371,10 +371,19 @@ def slice_rows(batch: Inputs, limit: int, *, first: int = 0) -> Inputs:
     return batch[first : first + limit]
 
 
+_DAY_S = 86_400
+
+
 def check_positive(name: str, value: float, what: str) -> None:
     """Raise UsageError unless `value` is a finite number above 0; `what` is its unit ("milliseconds")."""
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"{name} must be a positive number of {what}; got {value}")
+
+
+def check_time_limit(name: str, value: float) -> None:
+    """Raise UsageError unless `value` is a number of seconds above 0, and at most a day: clocks have an end, too."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _DAY_S:
+        raise UsageError(f"{name} must be a number of seconds above 0 and at most {_DAY_S:,}; got {value!r}")
 
 
 def check_quantile(quantile: float) -> None:

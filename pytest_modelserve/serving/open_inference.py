@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -79,13 +79,13 @@ class OpenInferenceClient:
         what = f"{self.address}: the metadata of model {self.model!r}"
         if not isinstance(found, Mapping):
             raise EndpointError(f"{what} are no JSON object, but {_shown(found)}")
-        check_model(self, found.get("name", self.model))
+        check_model(self, str(found.get("name") or ""))
         if self._binary is None:
             self._is_binary = BINARY in self._extensions()
-        versions = tuple(map(str, found.get("versions") or ()))
+        versions = found.get("versions")
         return ServedModel(
             signature=signature_of(what, found.get("inputs"), found.get("outputs")),
-            versions=versions,
+            versions=tuple(map(str, versions)) if isinstance(versions, list) else (),
             sha256=told_sha256(found.get("parameters")),
         )
 
@@ -120,7 +120,8 @@ class OpenInferenceClient:
             raise EndpointError(
                 f"{self.address}: the answer of model {self.model!r} has no list `outputs`: {_shown(found)}"
             )
-        check_answer(self, head["id"], found.get("id"), found.get("model_name"), found.get("model_version"))
+        told = (found.get(key) for key in ("id", "model_name", "model_version"))
+        check_answer(self, head["id"], *("" if each is None else str(each) for each in told))  # some send numbers
         return self._outputs(found["outputs"], memoryview(answer.body)[end:]), told_sha256(found.get("parameters"))
 
     def close(self) -> None:
@@ -156,7 +157,8 @@ class OpenInferenceClient:
             what = f"{self.address}: output {name!r} of model {self.model!r}"
             if name in found:
                 raise EndpointError(f"{what} stands twice in one answer")
-            size = (output.get("parameters") or {}).get("binary_data_size")
+            parameters = output.get("parameters")
+            size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
             if size is None:
                 found[name] = tensor_of_values(what, output.get("datatype"), output.get("shape"), output.get("data"))
                 continue
@@ -182,24 +184,34 @@ def signature_of(what: str, inputs: object, outputs: object) -> Signature | None
         except (KeyError, TypeError, ValueError):
             raise EndpointError(f"{what} have {side} that cannot be read: {_shown(tensors)}") from None
 
-    return Signature(specs("inputs", inputs), specs("outputs", outputs)) if inputs else None
+    if not inputs:
+        return None
+    signature = Signature(specs("inputs", inputs), specs("outputs", outputs))
+    for side, found in (("input", signature.inputs), ("output", signature.outputs)):
+        names = [spec.name for spec in found]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise EndpointError(f"{what} have the {side} {repeated[0]!r} twice")
+    return signature
 
 
-def check_model(client: Any, name: object) -> None:
-    """Raise EndpointError for metadata or an answer of another model."""
-    if name not in (None, "", client.model):
+def check_model(client: Any, name: str) -> None:
+    """Raise EndpointError for metadata or an answer of another model; "" is no name."""
+    if name not in ("", client.model):
         raise EndpointError(f"{client.address} answered for model {name!r}, and model {client.model!r} was asked")
 
 
-def check_answer(client: Any, sent: str, found: object, name: object, version: object) -> None:
-    """Raise EndpointError for the answer of another request, another model, or another version than was asked for."""
+def check_answer(client: Any, sent: str, found: str, name: str, version: str) -> None:
+    """Raise EndpointError for the answer of another request, another model, or another version than was asked for.
+
+    What the server does not tell is "".
+    """
     check_model(client, name)
-    if client.version and version not in (None, "", client.version):
+    if client.version and version not in ("", client.version):
         raise EndpointError(
             f"{client.address} answered with version {version!r} of model {client.model!r}, and version "
             f"{client.version!r} was asked"
         )
-    if found not in (None, "", sent):
+    if found not in ("", sent):
         raise EndpointError(
             f"{client.address} sent the answer of request {found!r} to request {sent!r}: answers are mixed up"
         )
@@ -220,12 +232,14 @@ def datatype_of(name: str, array: NDArray[Any]) -> str:
 
 
 def _dtype(what: str, datatype: object) -> str:
-    if datatype not in _DTYPES:
+    if str(datatype) not in _DTYPES:
         raise EndpointError(f"{what}: datatype {datatype!r} is not one of {', '.join(_DTYPES)}")
     return _DTYPES[str(datatype)]
 
 
-def _declared_shape(dims: Iterable[Any]) -> tuple[int | None, ...]:
+def _declared_shape(dims: object) -> tuple[int | None, ...]:
+    if not isinstance(dims, list):
+        raise TypeError
     return tuple(None if int(dim) < 0 else int(dim) for dim in dims)
 
 
@@ -257,15 +271,18 @@ def tensor_bytes(array: NDArray[Any]) -> bytes:
 
 
 def _checked_shape(what: str, shape: object) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(isinstance(dim, int) and dim >= 0 for dim in shape):
+    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
         raise EndpointError(f"{what} has the shape {_shown(shape)}")
     return tuple(shape)
 
 
 def _reshaped(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if array.size != np.prod(shape, dtype=object):
-        raise EndpointError(f"{what} has shape {list(shape)} and {array.size:,} values")
-    return array.reshape(shape)
+        raise EndpointError(f"{what} has shape {_shown(list(shape))} and {array.size:,} values")
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # more axes than numpy has, or a size beyond its integers beside one of 0
+        raise EndpointError(f"{what} has shape {_shown(list(shape))}, which no array has: {error}") from None
 
 
 def tensor_of_bytes(what: str, datatype: object, shape: object, raw: bytes) -> NDArray[Any]:

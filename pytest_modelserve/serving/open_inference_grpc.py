@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ class GrpcClient:
         self.model, self.version = model, version
         self.address = f"{url.scheme}://{url.netloc}"
         headers = endpoint.expanded_headers()
-        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self._metadata = tuple(_metadata(name.lower(), value) for name, value in headers.items())
         self._redaction = Redaction(headers.values())
         self._timeout_s, self._retries = endpoint.timeout_s, endpoint.retries
         self._ids = itertools.count(1)
@@ -168,3 +169,13 @@ class GrpcClient:
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+
+def _metadata(name: str, value: str) -> tuple[str, str]:
+    """Return a header as gRPC sends it; UsageError for what gRPC does not send as text."""
+    if not re.fullmatch(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)", name) or not re.fullmatch(r"[ -~]*", value):
+        raise UsageError(
+            f"header {name!r} cannot be sent by gRPC: a name has letters, digits, '_', '.' and '-', and does not begin "
+            "with 'grpc-' or end with '-bin'; a value has printable ASCII characters"
+        )
+    return name, value

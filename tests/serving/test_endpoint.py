@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
+from pytest_modelserve.serving.http_client import Redaction
 from tests.serving import v2_server as faults
 from tests.serving.v2_server import V2Server
 
@@ -121,6 +122,7 @@ def test_a_connection_that_the_server_closed_is_opened_again(server):
         (faults.answer(b'{"outputs": ['), r"with 13 bytes that are not JSON \(.*\): \{\"outputs\": \["),
         (faults.answer(b"[" * 100_000), r"bytes that are not JSON"),
         (faults.answer([1]), r"has no list `outputs`: \[1\]"),
+        (faults.answer({"outputs": []}), r"an answer of model 'm' has no outputs"),
         (faults.answer({"outputs": [{"datatype": "FP32"}]}), r"an output of model 'm' has no name"),
         (lambda handler, _: handler.wfile.write(b"SSH-2.0\r\n\r\n"), r"with what is not HTTP \(BadStatusLine: SSH-2.0\)"),
         (faults.change(lambda body: body.update(model_name="other")), r"answered for model 'other', and model 'm' was asked"),
@@ -128,6 +130,10 @@ def test_a_connection_that_the_server_closed_is_opened_again(server):
         (faults.change(lambda body: body["outputs"].append(body["outputs"][0])), r"output 'y' of model 'm' stands twice"),
         (faults.change(lambda body: body["outputs"][0].update(shape=[3, 2])), r"output 'y' of model 'm' has shape \[3, 2\] and 4 values"),
         (faults.change(lambda body: body["outputs"][0].update(shape=[-1, 2])), r"output 'y' of model 'm' has the shape \[-1, 2\]"),
+        (faults.change(lambda body: body["outputs"][0].update(shape=[True], data=[1])), r"output 'y' of model 'm' has the shape \[True\]"),
+        (faults.change(lambda body: body["outputs"][0].update(shape=[0, 1 << 62], data=[])), r"has shape \[0, 4611686018427387904\], which no array has"),
+        (faults.change(lambda body: body["outputs"][0].update(shape=[1] * 65, data=[1])), r"has shape \[1, 1, .*…, which no array has"),
+        (faults.change(lambda body: body["outputs"][0].update(datatype=["FP32"])), r"output 'y' .* datatype \['FP32'\] is not one of BOOL"),
         (faults.change(lambda body: body["outputs"][0].update(datatype="FP8")), r"output 'y' .* datatype 'FP8' is not one of BOOL"),
         (faults.change(lambda body: body["outputs"][0].update(data=["0"] * 4)), r"output 'y' of model 'm' has values that are no FP32"),
         (faults.change(lambda body: body["outputs"][1].update(data=[0.5, 1])), r"output 'label' of model 'm' has values that are no INT64"),
@@ -171,8 +177,22 @@ def test_the_version_in_the_url_must_be_that_of_the_answer():
         predictor.predict(X)
 
 
+def test_numbers_in_place_of_texts_are_read():
+    fault = faults.change(
+        lambda body: body.update(id=int(body["id"]), model_version=1, outputs=[{**body["outputs"][0], "parameters": 5}])
+    )
+    with serve_faulty(fault) as server, ms.serve(f"{server.url}/versions/1") as predictor:
+        np.testing.assert_array_equal(predictor.predict(X)["y"], X @ W)
+    with serve_faulty(faults.change(lambda body: body.update(versions=5)), part="m") as server:
+        with ms.serve(server.url) as predictor:
+            assert predictor.served.versions == ()
+
+
 def test_metadata_that_cannot_be_read_are_refused_before_any_request():
     for fault, message in (
+        (faults.change(lambda body: body["inputs"][0].update(shape="13")), "have inputs that cannot be read"),
+        (faults.change(lambda body: body["inputs"].append(body["inputs"][0])), "have the input 'x' twice"),
+        (faults.change(lambda body: body["outputs"].append(body["outputs"][0])), "have the output 'y' twice"),
         (faults.answer([]), "the metadata of model 'm' are no JSON object"),
         (faults.change(lambda body: body["inputs"][0].update(shape=None)), "have inputs that cannot be read"),
         (faults.change(lambda body: body["inputs"][0].update(datatype="X")), "datatype 'X' is not one of"),
@@ -260,6 +280,37 @@ def test_secrets_that_come_back_in_a_broken_answer_are_removed(monkeypatch, padd
     assert "s3cr" not in str(caught.value)
 
 
+def test_variables_of_tracebacks_hold_no_secret(monkeypatch):
+    monkeypatch.setenv("MODEL_TOKEN", "s3cret-t0ken")
+    headers = {"Authorization": "Bearer $MODEL_TOKEN"}
+
+    def echo(handler, body):
+        handler.send({"error": handler.headers["Authorization"]}, 401)
+
+    def check(call):
+        with pytest.raises(ms.ModelServeError) as caught:
+            call()
+        assert "s3cret" not in str(caught.getrepr(showlocals=True))
+
+    with serve_faulty(echo) as server, ms.serve(ms.Endpoint(server.url, headers=headers)) as predictor:
+        check(lambda: predictor.predict(X))
+    with serve_faulty(echo, part="m") as server:
+        check(lambda: ms.serve(ms.Endpoint(server.url, headers=headers)))
+    check(lambda: ms.Endpoint("http://127.0.0.1:1/v2/models/m", headers={**headers, "two words": "x"}))
+    check(lambda: ms.Endpoint("http://127.0.0.1:1/v2/models/m", headers={**headers, "X-Other": "$UNSET_VARIABLE"}))
+
+
+def test_a_long_answer_is_searched_for_secrets_only_where_it_is_quoted(monkeypatch):
+    monkeypatch.setenv("MODEL_TOKEN", "s3cret-t0ken" * 20)
+    searched = []
+    monkeypatch.setattr(Redaction, "__call__", lambda self, text: searched.append(len(text)) or text)
+    with serve_faulty(faults.answer(b"x" * (1 << 20))) as server:
+        with ms.serve(ms.Endpoint(server.url, headers={"Authorization": "$MODEL_TOKEN"})) as predictor:
+            with pytest.raises(ms.EndpointError, match="with 1,048,576 bytes that are not JSON"):
+                predictor.predict(X)
+    assert max(searched) < 30_000
+
+
 def test_a_proxy_that_only_knows_models_is_served_by_json():
     with serve_faulty(faults.answer({"error": "no such path"}, 404), part="v2") as server:
         with ms.serve(server.url) as predictor:
@@ -273,8 +324,10 @@ def test_a_proxy_that_only_knows_models_is_served_by_json():
         ({"headers": {"Authorization": "100 $"}}, r"header 'Authorization' must be text, with \$NAME for a variable"),
         ({"headers": {"A": "x\r\nHost: y"}}, "header 'A' has characters that HTTP does not allow"),
         ({"headers": ["A"]}, "headers must be a mapping from names to values; got list"),
-        ({"timeout_s": 0}, "timeout_s must be a positive number of seconds; got 0"),
-        ({"ready_timeout_s": float("inf")}, "ready_timeout_s must be a positive number"),
+        ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0 and at most 86,400; got 0"),
+        ({"timeout_s": 1e20}, r"timeout_s must be a number of seconds .*; got 1e\+20"),
+        ({"timeout_s": "5"}, "timeout_s must be a number of seconds .*; got '5'"),
+        ({"ready_timeout_s": float("inf")}, "ready_timeout_s must be a number of seconds"),
         ({"retries": -1}, "retries must be a whole number of at least 0; got -1"),
         ({"encode": dict}, "encode and decode belong together"),
         ({"url": "http://user:pw@127.0.0.1/v2/models/m"}, "url 'http://127.0.0.1/v2/models/m' holds credentials"),

@@ -136,6 +136,14 @@ def test_settings_of_https_are_refused():
         ms.serve(ms.Endpoint("grpcs://127.0.0.1:1/m", ca_file="missing.pem"))
 
 
+@pytest.mark.parametrize(("name", "end"), [("X-Bin", ""), ("Grpc-X", ""), ("A!B", ""), ("A", "ü")])
+def test_headers_that_grpc_cannot_send_are_named(monkeypatch, name, end):
+    monkeypatch.setenv("MODEL_TOKEN", "s3c" + "ret" + end)  # the source of this function is shown, too
+    with pytest.raises(ms.UsageError, match=f"header '{name.lower()}' cannot be sent by gRPC") as caught:
+        ms.serve(ms.Endpoint("grpc://127.0.0.1:1/m", headers={name: "$MODEL_TOKEN"}))
+    assert "s3cret" not in str(caught.getrepr(showlocals=True))
+
+
 def test_without_grpc_the_extra_is_named():
     code = (
         "import sys; sys.modules['grpc'] = None\nimport pytest_modelserve as ms\n"
