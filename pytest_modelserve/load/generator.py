@@ -25,7 +25,7 @@ from pytest_modelserve.performance.batches import Batches, batches_of
 from pytest_modelserve.performance.timing import host_lock, no_garbage_collection
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, Servable
-from pytest_modelserve.serving.inputs import as_batch, batch_size, check_positive, is_one_batch, slice_rows
+from pytest_modelserve.serving.inputs import as_batch, batch_size, check_time_limit, is_one_batch, slice_rows
 from pytest_modelserve.serving.serve import serve
 
 Answer = dict[str, NDArray[Any]]
@@ -57,7 +57,7 @@ class LoadSettings:
     def __post_init__(self) -> None:
         if not (self.warm_up_s >= 0 and math.isfinite(self.warm_up_s)):
             raise UsageError(f"warm_up_s must be a number of seconds of at least 0; got {self.warm_up_s}")
-        check_positive("timeout_s", self.timeout_s, "seconds")
+        check_time_limit("timeout_s", self.timeout_s)
         for name, most in (("max_in_flight", 10_000), ("processes", 64)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -373,9 +373,13 @@ def _run_in_processes(
 
         def call_all(messages: list[bytes], limit_s: float, text: str = "") -> list[bytes]:
             texts = [text, *[""] * (count - 1)]
-            return list(
-                pool.map(lambda child, message, text: _reply(child, message, limit_s, text), children, messages, texts)
-            )
+            replies = pool.map(_reply, children, messages, [limit_s] * count, texts)
+            try:
+                return list(replies)
+            except BaseException:  # Ctrl-C, or one process has failed: the others would go on to the end of the load
+                for child in children:
+                    child.kill()
+                raise
 
         call_all(payloads, _START_LIMIT_S)
         start = pickle.dumps(time.perf_counter() + 4 * _LEAD_S)

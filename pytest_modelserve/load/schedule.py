@@ -96,12 +96,13 @@ def plan_schedule(
         return Schedule(f"{check_clients(clients)} clients", duration_s, clients=clients)
     assert rate_qps is not None
     check_positive("rate_qps", rate_qps, "requests per second")
-    count = round(rate_qps * duration_s)
-    if not 1 <= count <= _MOST_REQUESTS:
+    expected = rate_qps * duration_s
+    if not 0.5 < expected <= _MOST_REQUESTS:
         raise UsageError(
-            f"rate_qps={rate_qps:g} over duration_s={duration_s:g} gives {count:,} requests; give 1 to "
+            f"rate_qps={rate_qps:g} over duration_s={duration_s:g} gives {expected:,.0f} requests; give 1 to "
             f"{_MOST_REQUESTS:,}"
         )
+    count = round(expected)
     if arrivals == "constant":
         due = np.arange(count) / rate_qps
     else:

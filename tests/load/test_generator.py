@@ -1,5 +1,6 @@
 """Requests are sent when they are due, whatever the model does."""
 
+import _thread
 import itertools
 import sys
 import threading
@@ -160,6 +161,14 @@ def test_processes_share_the_requests():
     assert run.schedule.due_s.size == 40
 
 
+def test_an_interrupt_ends_the_processes_before_the_end_of_the_load():
+    began = time.monotonic()
+    threading.Timer(1.0, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        send(np.negative, rate_qps=10, duration_s=600, processes=2)
+    assert time.monotonic() - began < 300
+
+
 def test_model_that_cannot_be_opened_in_another_process_is_named():
     with pytest.raises(
         UsageError, match="processes=2 open the model in processes of their own, and this one cannot be"
@@ -219,6 +228,7 @@ def test_inputs_without_requests_are_named(inputs, rows, error, message):
     [
         {"warm_up_s": -1},
         {"warm_up_s": 0, "timeout_s": 0},
+        {"warm_up_s": 0, "timeout_s": 1e20},
         {"warm_up_s": 0, "max_in_flight": 0},
         {"warm_up_s": 0, "processes": 1.5},
     ],

@@ -57,6 +57,7 @@ def test_parts_send_every_request_once():
         ({"rate_qps": math.inf}, "got inf"),
         ({"rate_qps": 5, "duration_s": 0}, "duration_s must be a positive number of seconds"),
         ({"rate_qps": 0.01}, "gives 0 requests"),
+        ({"rate_qps": 1e308}, "gives inf requests"),
         ({"rate_qps": 1e9}, "give 1 to 10,000,000"),
         ({"rate_qps": 5, "arrivals": "poison"}, "did you mean 'poisson'"),
         ({"clients": 0}, "clients must be a whole number from 1"),
