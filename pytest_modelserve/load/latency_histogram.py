@@ -17,7 +17,7 @@ _BASE = 1 << SUB_BUCKET_BITS
 # 2**53 ns are 104 days; up to there a float64 holds every integer.
 _MOST_NS = 1 << 53
 _LAST_BUCKET = (53 - SUB_BUCKET_BITS - 1) * _BASE + 2 * _BASE - 1
-_MOST_COUNT = 1_000_000_000  # of a bucket in one second: more cannot be meant
+_MOST_COUNT = 1_000_000_000  # of a bucket in one second, or of failures: more cannot be meant
 
 
 @dataclass(slots=True)
@@ -89,11 +89,17 @@ class LatencyHistogram:
     @classmethod
     def from_json(cls, counts: Mapping[str, int], unanswered: int = 0) -> LatencyHistogram:
         """Return what `to_json` wrote; ValueError for anything but counts."""
-        found = {int(bucket): count for bucket, count in counts.items()}
-        for bucket, count in [*found.items(), (0, unanswered)]:
-            if type(count) is not int or not 0 <= count <= _MOST_COUNT or not 0 <= bucket <= _LAST_BUCKET:
-                raise ValueError(f"bucket {bucket} has the count {count!r}")
-        return cls(found, unanswered)
+        found = {int(bucket): checked_count(count) for bucket, count in counts.items()}
+        if unknown := [bucket for bucket in found if not 0 <= bucket <= _LAST_BUCKET]:
+            raise ValueError(f"there is no bucket {unknown[0]}")
+        return cls(found, checked_count(unanswered))
+
+
+def checked_count(count: object) -> int:
+    """Return a count of requests that was read; ValueError for anything else, and for one that cannot be meant."""
+    if type(count) is not int or not 0 <= count <= _MOST_COUNT:
+        raise ValueError(f"{count!r} is no count of requests")
+    return count
 
 
 def merged(histograms: Iterable[LatencyHistogram]) -> LatencyHistogram:

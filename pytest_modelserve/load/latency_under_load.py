@@ -326,6 +326,8 @@ def judge_record(
     latency = record.latency
     if not latency.n:
         raise InputError("the files hold no request that was due after the warm-up")
+    if latency.n > _MOST_MERGED:
+        raise InputError(f"the files hold {latency.n:,} requests, and at most {_MOST_MERGED:,} are judged: give fewer")
     batches, levels = record.batches(_BATCHES), {"low_level": 1 - alpha, "high_level": confidence}
     low, high = (
         batch_quantile_bounds([batch.values_ms(upper=upper) for batch in batches], quantile, **levels)
@@ -362,6 +364,7 @@ def judge_record(
 
 
 _BATCHES = 16
+_MOST_MERGED = 100_000_000  # each is a number of 8 bytes at both ends of its bucket, sorted
 _METHOD = (
     "Law, Simulation Modeling and Analysis, ch. 9; Woodruff (1952), JASA 47",
     "one steady load; dependence shorter than a sixteenth of it",

@@ -16,7 +16,7 @@ import numpy as np
 from pytest_modelserve._files import write_file
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.load.latency_histogram import SUB_BUCKET_BITS, LatencyHistogram, merged
+from pytest_modelserve.load.latency_histogram import SUB_BUCKET_BITS, LatencyHistogram, checked_count, merged
 from pytest_modelserve.load.load_run import LoadRun
 
 _KIND = "pytest-modelserve load"
@@ -119,14 +119,14 @@ class LoadRecord:
             if document["sub_bucket_bits"] != SUB_BUCKET_BITS:
                 raise ValueError("its buckets have another width")
             return cls(
-                Subject(**document["subject"]),
+                _subject(**document["subject"]),
                 tuple(map(str, document["runs"])),
                 tuple(map(str, document["loads"])),
                 _span(*document["span_ns"]),
                 {int(second): _histogram(each) for second, each in document["seconds"].items()},
                 _histogram(document["service"]),
                 _histogram(document["issue_lag"]),
-                {str(name): int(count) for name, count in document["failures"].items()},
+                {str(name): checked_count(count) for name, count in document["failures"].items()},
             )
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
@@ -138,8 +138,14 @@ class LoadRecord:
             ) from None
 
 
+def _subject(name: str, variant: str, sha256: str | None) -> Subject:
+    if not all(isinstance(each, str) for each in (name, variant, sha256 or "")):
+        raise ValueError("its subject has other values than texts")
+    return Subject(name, variant, sha256)
+
+
 def _span(begin: int, end: int) -> tuple[int, int]:
-    if type(begin) is not int or type(end) is not int or end < begin:
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end < 1 << 63:
         raise ValueError(f"it lasted from {begin!r} to {end!r}")
     return begin, end
 

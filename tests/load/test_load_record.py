@@ -123,8 +123,11 @@ def test_load_that_is_given_twice_and_other_models_are_refused(files, records, t
         (lambda d: json.dumps({**d, "version": 2}), "version 2"),
         (lambda d: json.dumps({**d, "sub_bucket_bits": 8}), "its buckets have another width"),
         (lambda d: json.dumps({k: v for k, v in d.items() if k != "seconds"}), "'seconds' is missing"),
-        (lambda d: json.dumps({**d, "service": {"latency": {"4": -1}, "unanswered": 0}}), "bucket 4 has the count -1"),
+        (lambda d: json.dumps({**d, "service": {"latency": {"4": -1}, "unanswered": 0}}), "-1 is no count of requests"),
         (lambda d: json.dumps({**d, "subject": {"nom": "x"}}), "no file of a load"),
+        (lambda d: json.dumps({**d, "subject": {**d["subject"], "variant": [1]}}), "other values than texts"),
+        (lambda d: json.dumps({**d, "failures": {"OSError": -3}}), "-3 is no count of requests"),
+        (lambda d: json.dumps({**d, "span_ns": [0, 10**400]}), "it lasted from 0 to 1000"),
         (lambda d: json.dumps({**d, "span_ns": [3, 1]}), "it lasted from 3 to 1"),
     ],
 )
@@ -134,6 +137,14 @@ def test_damaged_files_are_named(files, change, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "a.json" in error
+
+
+def test_more_requests_than_fit_into_memory_are_refused(files, capsys):
+    document = json.loads(files[0].read_text())
+    document["seconds"] = {"5": {"latency": {"100": 1_000_000_000}, "unanswered": 0}}
+    files[0].write_text(json.dumps(document))
+    assert main(["merge-load", str(files[0]), "--max-ms", "50"]) == 2
+    assert "the files hold 1,000,000,000 requests, and at most 100,000,000 are judged" in capsys.readouterr().err
 
 
 def test_absent_file_and_folder_are_named(tmp_path, files, capsys):
