@@ -101,7 +101,9 @@ def searches(scale: float) -> None:
             return RateStep(rate, n, found.estimate, found.low, found.high, rate, 0.0, verdict)
 
         runs = max(10, round(scale * 300 * 4_000 / per_step))
-        results = [search(measure, 560.0, resolution=0.1, time_limit_s=math.inf)[0] for _ in range(runs)]
+        results = [
+            search(measure, lambda *_: 0.0, 560.0, resolution=0.1, time_limit_s=math.inf)[0] for _ in range(runs)
+        ]
         low, high = np.array([ends_of(steps) for steps in results]).T
         print(
             f"{per_step:>15,} {runs:>8}   {(low > RATE).mean():>12.1%} {(high < RATE).mean():>12.1%}   "

@@ -249,7 +249,7 @@ def test_load_page_runs_and_its_command_merges_the_files(pytester, monkeypatch, 
     for number in range(3):
         monkeypatch.setenv("JOB_COMPLETION_INDEX", str(number))
         exec(hosts, names)
-    settings = "max_ms=40_000, start_qps=200, time_limit_s=0.1, step_s=0.5"
+    settings = "max_ms=40_000, start_qps=400, time_limit_s=0.7, step_s=0.5"
     exec(search.replace("max_ms=40", settings).replace(", step_s=10)", ")"), names)
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] in ("PASS", "INCONCLUSIVE")
     (command,) = (line for block in blocks("docs/load.md", "") for line in block.splitlines() if "merge-load" in line)

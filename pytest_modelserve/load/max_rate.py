@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.evidence import Subject, Verdict, check_error_rates
 from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import LoadDesign, LoadResult, check_proportion
@@ -125,7 +126,7 @@ def find_max_rate(
         max_failed: The largest proportion of requests without an answer.
         rows_per_request: Number of rows of a request.
         step_s: Seconds of each load, more where the quantile needs more requests.
-        time_limit_s: No step begins later, in seconds.
+        time_limit_s: No step begins later, in seconds, and none that is longer than `step_s` takes longer.
         max_in_flight: The most requests that are sent at the same time.
         processes: Number of processes that send, for endpoints.
         timeout_s: A step ends this long after its last request was due.
@@ -137,7 +138,8 @@ def find_max_rate(
 
     Raises:
         UsageError: A setting is out of range.
-        ModelServeError: The first request, sent alone, was not answered within `timeout_s`.
+        ModelServeError: The first request, sent alone, was not answered within `timeout_s`, or those of 8 clients
+            were not.
         Exception: What the model raises for the first request.
 
     Example:
@@ -165,8 +167,11 @@ def find_max_rate(
         check = has_structure_of(answer, requests)
         needed = 2 * samples_for_quantile(quantile, low_level=0.6, high_level=1 - error / 2)
 
+        def seconds_of(rate: float, longer: int) -> float:
+            return longer * max(step_s, needed / rate) / (1 - _WARM_UP_SHARE)
+
         def measure(rate: float, longer: int) -> RateStep:
-            seconds = longer * max(step_s, needed / rate) / (1 - _WARM_UP_SHARE)
+            seconds = seconds_of(rate, longer)
             planned = plan_schedule(rate_qps=rate, arrivals=arrivals, duration_s=seconds, seed=seed)
             step_settings = replace(settings, warm_up_s=_WARM_UP_SHARE * seconds)
             run = run_load(predictor, served, requests, planned, step_settings, check=check)
@@ -188,10 +193,16 @@ def find_max_rate(
             clients = min(_PROBE_CLIENTS, max_in_flight)
             planned = plan_schedule(clients=clients, duration_s=min(_PROBE_S, step_s))
             run = run_load(predictor, served, requests, planned, replace(settings, processes=1), check=check)
-            return max(float(run.answered.sum()) / run.seconds, 1 / step_s)
+            if not run.answered.any():
+                why = "; ".join(run.failure_findings()) or "time was up"
+                raise ModelServeError(
+                    f"{served.subject} answered none of {len(run)} requests of {clients} clients: {why}. Give "
+                    "start_qps= for a first rate that it can answer"
+                )
+            return float(run.answered.sum()) / run.seconds
 
         first = 0.7 * capacity() if start_qps is None else start_qps
-        steps, stopped = search(measure, first, resolution=resolution, time_limit_s=time_limit_s)
+        steps, stopped = search(measure, seconds_of, first, resolution=resolution, time_limit_s=time_limit_s)
         low, high = ends_of(steps)
         goodput = max((step.goodput_qps for step in steps if step.rate_qps == low), default=0.0)
         return MaxRate(served.subject, max_ms, quantile, confidence, low, high, goodput, tuple(steps), stopped)
@@ -199,22 +210,30 @@ def find_max_rate(
 
 def search(
     measure: Callable[[float, int], RateStep],
+    seconds_of: Callable[[float, int], float],
     rate: float,
     *,
     resolution: float,
     time_limit_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[list[RateStep], str]:
-    """Return the steps of a search from `rate` on, and why it ended; `measure` gets the rate and how much longer."""
+    """Return the steps of a search from `rate` on, and why it ended.
+
+    `measure` and `seconds_of`, the time that it takes, get a rate, and how many times as long the step is.
+    """
     began = clock()
     steps: list[RateStep] = []
     undecided: list[float] = []
     while len(steps) < _MOST_STEPS:
         if steps and clock() - began > time_limit_s:
             return steps, f"time_limit_s={time_limit_s:g} was up"
+        if (seconds := seconds_of(rate, 1)) > max(time_limit_s, seconds_of(math.inf, 1)):
+            step = f"the next step, at {rate:.3g} requests/s"
+            return steps, f"{step}, takes {seconds:.0f} s, more than time_limit_s={time_limit_s:g}"
         steps.append(measure(rate, 1))
-        if steps[-1].verdict is Verdict.INCONCLUSIVE and len(steps) < _MOST_STEPS:
-            steps.append(measure(rate, _LONGER))
+        if steps[-1].verdict is Verdict.INCONCLUSIVE:
+            if len(steps) < _MOST_STEPS and clock() - began + seconds_of(rate, _LONGER) <= time_limit_s:
+                steps.append(measure(rate, _LONGER))
             undecided += [rate] * (steps[-1].verdict is Verdict.INCONCLUSIVE)
         low, high = ends_of(steps)
         between = [each for each in undecided if low < each < high]

@@ -1,12 +1,13 @@
 """The search for the highest rate, on given verdicts."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import ModelServeError, UsageError
 from pytest_modelserve.evidence import Subject, Verdict
 from pytest_modelserve.load.max_rate import MaxRate, RateStep, ends_of, search
 
@@ -28,8 +29,11 @@ def kept_below(most, undecided=0.0):
     return measure
 
 
-def run(measure, rate, *, resolution=0.1, time_limit_s=math.inf, clock=lambda: 0.0):
-    return search(measure, rate, resolution=resolution, time_limit_s=time_limit_s, clock=clock)
+def run(measure, rate, *, resolution=0.1, time_limit_s=math.inf, clock=lambda: 0.0, requests=100):
+    def seconds_of(rate, longer):
+        return longer * max(5.0, requests / rate)
+
+    return search(measure, seconds_of, rate, resolution=resolution, time_limit_s=time_limit_s, clock=clock)
 
 
 @pytest.mark.parametrize("first", [0.5, 90.0, 110.0, 3_000.0])
@@ -65,9 +69,34 @@ def test_rate_above_one_that_did_not_keep_the_budget_does_not_count():
 
 def test_time_limit_ends_the_search():
     ticks = iter(range(0, 100, 10))
-    steps, stopped = run(kept_below(1e9), 1.0, time_limit_s=25, clock=lambda: next(ticks))
+    steps, stopped = run(kept_below(1e9), 10.0, time_limit_s=25, clock=lambda: next(ticks))
     assert (len(steps), stopped) == (3, "time_limit_s=25 was up")
-    assert ends_of(steps) == (4.0, math.inf)
+    assert ends_of(steps) == (40.0, math.inf)
+
+
+def test_rate_at_which_a_step_takes_longer_than_the_time_limit_ends_the_search():
+    steps, stopped = run(kept_below(0.001), 4.0, time_limit_s=60)
+    assert [step.rate_qps for step in steps] == [4.0, 2.0]
+    assert stopped == "the next step, at 1 requests/s, takes 100 s, more than time_limit_s=60"
+
+
+def test_undecided_rate_is_not_repeated_beyond_the_time_limit():
+    steps, _ = run(lambda rate, longer: step(rate, Verdict.INCONCLUSIVE), 20.0, time_limit_s=14, clock=lambda: 0.0)
+    assert len({step.rate_qps for step in steps}) == len(steps)
+
+
+def test_model_that_fails_under_load_ends_the_search():
+    calls = itertools.count()
+
+    def model(x):
+        if next(calls):
+            raise OSError("busy")
+        return x
+
+    with pytest.raises(
+        ModelServeError, match=r"answered none of \d+ requests of 8 clients: .* OSError: busy\. Give start"
+    ):
+        ms.find_max_rate(model, ROWS, max_ms=5, step_s=0.1)
 
 
 def test_result_prints_its_steps():
