@@ -21,8 +21,8 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.serve import as_predictor
 from pytest_modelserve.stats import Bounds, mean_bounds, paired_difference_bounds
 from pytest_modelserve.training.derived_model import DerivedModel, read_record, save_derived
+from pytest_modelserve.training.loss import NamedLoss, call_module
 from pytest_modelserve.training.module_digest import module_digest
-from pytest_modelserve.training.objective import NamedLoss, call_module
 from pytest_modelserve.training.train import (
     ModelSource,
     TrainedModel,
@@ -352,8 +352,8 @@ class _Run:
             data = dict(self.student.data)
             if self.spec.augmentation is None:
                 data |= self.teacher.arrays
-            objective = _Objective(self.spec, self.teacher, self.settings, layers)
-            metrics = run_training(whole, self.spec, data, seed=self.seed, name=self.student.name, objective=objective)
+            loss = _DistillationLoss(self.spec, self.teacher, self.settings, layers)
+            metrics = run_training(whole, self.spec, data, seed=self.seed, name=self.student.name, loss=loss)
         save_derived(folder, module.eval(), {"losses": metrics.losses})
 
 
@@ -384,8 +384,8 @@ def _adapter(own: Sequence[int], wanted: Sequence[int], layers: tuple[str, str])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Objective:
-    """The loss of distillation, as an objective of the training loop."""
+class _DistillationLoss:
+    """The loss of distillation, for the training loop."""
 
     spec: TrainSpec
     teacher: _Teacher

@@ -197,6 +197,7 @@ def _rounded(module: nn.Module, paths: Sequence[str], recipe: AwareRecipe, *, ke
         def __init__(self, weight: torch.Tensor) -> None:
             super().__init__()
             self.register_buffer("mask", weight.detach() != 0 if keep_zeros else None, persistent=False)
+            self.mask: torch.Tensor | None
 
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
             weight = weight if self.mask is None else weight * self.mask
@@ -205,7 +206,7 @@ def _rounded(module: nn.Module, paths: Sequence[str], recipe: AwareRecipe, *, ke
 
     handles = []
     for path in paths:
-        layer = module.get_submodule(path)
+        layer: Any = module.get_submodule(path)
         parametrize.register_parametrization(layer, "weight", Rounding(layer.weight))
         if recipe == "int8-static":
             handles.append(layer.register_forward_pre_hook(_InputRounding()))

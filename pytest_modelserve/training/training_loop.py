@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.checkpoint import CheckpointFile
-from pytest_modelserve.training.objective import Objective, spec_objective
+from pytest_modelserve.training.loss import TrainingLoss, loss_of
 from pytest_modelserve.training.train_spec import TrainingRows, TrainSpec, split_rows
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def run_training(
     *,
     seed: int,
     name: str = "the module",
-    objective: Objective | None = None,
-    after_step: Callable[[nn.Module, int, int], None] | None = None,
+    loss: TrainingLoss | None = None,
     checkpoint: CheckpointFile | None = None,
     group: Group | None = None,
 ) -> TrainingMetrics:
@@ -116,10 +115,8 @@ def run_training(
         data: Arrays by name, with one row a sample. They are not changed.
         seed: Seed of the order of the rows and of everything random.
         name: Name of the model in messages.
-        objective: The loss, in place of that of `spec`; `FunctionObjective(function)` makes one of a
+        loss: The loss, in place of that of `spec`; `FunctionLoss(function)` makes one of a
             `function(module, batch)`.
-        after_step: `after_step(module, step, steps)` runs after every step of the optimizer, with the gradients still
-            there; `step` counts from 1. Its state is kept in a checkpoint only if it lies in buffers of the module.
         checkpoint: Where the state is kept; the training continues from what is there.
         group: The processes that train together.
 
@@ -134,8 +131,7 @@ def run_training(
         split_rows(spec, data, seed),
         seed,
         name,
-        objective or spec_objective(spec),
-        after_step,
+        loss or loss_of(spec),
         checkpoint,
         group or Group(),
     )
@@ -158,8 +154,7 @@ class _Run:
     rows: TrainingRows
     seed: int
     name: str
-    objective: Objective
-    after_step: Callable[[nn.Module, int, int], None] | None
+    loss_function: TrainingLoss
     checkpoint: CheckpointFile | None
     group: Group
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -180,7 +175,7 @@ class _Run:
         self.schedule = self.spec.make_schedule(self.optimizer, self.steps)
         self._restore()
         began = time.perf_counter() - self.seconds
-        wrapped = self.group.wrap(_total_loss(self.module, self.objective))
+        wrapped = self.group.wrap(_total_loss(self.module, self.loss_function))
         self.module.train()
         batches: list[NDArray[np.int64]] = []
         remaining = range(self.step, self.steps)
@@ -224,7 +219,7 @@ class _Run:
         import torch
 
         batch = self._augmented(self.rows.batch(rows))
-        weight = self.objective.weight(batch)
+        weight = self.loss_function.weight(batch)
         if weight <= 0:
             raise InputError(
                 f"training {self.name!r}: no row of {self._where(self.step + 1)} counts, as all its labels "
@@ -247,8 +242,6 @@ class _Run:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.max_grad_norm)
         self.optimizer.step()
         self.step += 1
-        if self.after_step is not None:
-            self.after_step(self.module, self.step, self.steps)
         self.schedule.step()
         self.loss += sum_
         self.weight += weight
@@ -309,9 +302,9 @@ class _Run:
             for number, rows in enumerate(np.array_split(self.rows.held_out, count)):
                 if number % self.group.size == self.group.rank:
                     batch = self.rows.batch(rows)
-                    loss = self.objective.total(self.module, self._moved(batch))
+                    loss = self.loss_function.total(self.module, self._moved(batch))
                     total += float(loss)
-                    weight += self.objective.weight(batch)
+                    weight += self.loss_function.weight(batch)
                 self.group.beat(self.step, self.last_loss)  # as often in all processes
         self.module.train()
         total, weight = self.group.sum(total, weight)
@@ -384,7 +377,7 @@ class _Run:
 _COUNTERS = ("step", "losses", "held_out_losses", "loss", "weight", "last_loss", "best_weights", "seconds")
 
 
-def _total_loss(module: nn.Module, objective: Objective) -> nn.Module:
+def _total_loss(module: nn.Module, loss_function: TrainingLoss) -> nn.Module:
     """Return a module from a batch to its total loss: what a group wraps, as a loss may use `module` in any way."""
     from torch import nn
 
@@ -394,7 +387,7 @@ def _total_loss(module: nn.Module, objective: Objective) -> nn.Module:
             self.module = module
 
         def forward(self, batch: Batch) -> torch.Tensor:
-            return objective.total(self.module, batch)
+            return loss_function.total(self.module, batch)
 
     return TotalLoss()
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
-from pytest_modelserve.training.objective import FunctionObjective, spec_objective
+from pytest_modelserve.training.loss import FunctionLoss, loss_of
 from pytest_modelserve.training.train import reproducible
 from pytest_modelserve.training.training_loop import run_training
 
@@ -76,9 +76,7 @@ def test_rows_are_divided_evenly_into_steps():
         sizes.append(len(batch["x"]))
         return functional.cross_entropy(module(batch["x"]), batch["y"])
 
-    fit(
-        spec(epochs=1, batch_size=59), objective=FunctionObjective(count)
-    )  # no step of one row, which batch norm refuses
+    fit(spec(epochs=1, batch_size=59), loss=FunctionLoss(count))  # no step of one row, which batch norm refuses
     assert sizes == [30, 30]
 
 
@@ -124,22 +122,22 @@ WEIGHTS = [1.0, 2.0, 4.0]
     ids=["classes", "weighted", "soft", "nll", "binary", "mse", "mae", "huber", "poisson"],
 )
 def test_named_loss_is_the_mean_of_torch_and_parts_of_a_batch_add_up(settings, outputs, labels, expected):
-    objective = spec_objective(spec(**settings))
+    loss = loss_of(spec(**settings))
     batch = {"x": outputs, "y": labels}
-    mean = objective.total(nn.Identity(), batch) / objective.weight(batch)
+    mean = loss.total(nn.Identity(), batch) / loss.weight(batch)
     assert float(mean) == pytest.approx(float(expected), rel=1e-6)
     parts = [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, 4), slice(4, 6))]
-    total = sum(float(objective.total(nn.Identity(), part)) for part in parts)
-    assert total / sum(map(objective.weight, parts)) == pytest.approx(float(expected), rel=1e-6)
+    total = sum(float(loss.total(nn.Identity(), part)) for part in parts)
+    assert total / sum(map(loss.weight, parts)) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_weights_of_binary_classes_are_those_of_their_rows():
-    objective = spec_objective(spec(loss="binary_cross_entropy", class_weights=[1, 3]))
+    loss = loss_of(spec(loss="binary_cross_entropy", class_weights=[1, 3]))
     batch = {"x": OUTPUTS[:, 0], "y": BINARY}
     losses = functional.binary_cross_entropy_with_logits(OUTPUTS[:, 0], BINARY.float(), reduction="none")
     row_weights = 1.0 + 2.0 * BINARY
     expected = float((losses * row_weights).sum() / row_weights.sum())
-    assert float(objective.total(nn.Identity(), batch)) / objective.weight(batch) == pytest.approx(expected)
+    assert float(loss.total(nn.Identity(), batch)) / loss.weight(batch) == pytest.approx(expected)
 
 
 def loss_of_two(outputs, labels):
@@ -205,13 +203,17 @@ def test_optimizer_may_be_a_function_whose_rate_the_spec_replaces():
 def test_long_gradients_are_scaled_down():
     norms = []
 
-    def record(module, step, steps):
-        norms.append(float(torch.cat([each.grad.reshape(-1) for each in module.parameters()]).norm()))
+    def recorded(parameters):
+        optimizer = torch.optim.Adam(parameters)
+        optimizer.register_step_pre_hook(
+            lambda *_: norms.append(float(torch.cat([each.grad.reshape(-1) for each in parameters]).norm()))
+        )
+        return optimizer
 
-    fit(spec(epochs=1), after_step=record)
+    fit(spec(epochs=1, optimizer=recorded))
     free = max(norms)
     norms.clear()
-    fit(spec(epochs=1, max_grad_norm=free / 10), after_step=record)
+    fit(spec(epochs=1, optimizer=recorded, max_grad_norm=free / 10))
     assert max(norms) == pytest.approx(free / 10, rel=1e-3)
 
 
@@ -233,7 +235,7 @@ def test_held_out_rows_are_not_trained_on():
             seen.update(batch["x"][:, 0].tolist())
         return functional.cross_entropy(module(batch["x"]), batch["y"])
 
-    fit(spec(early_stopping=ms.EarlyStopping(patience=2, held_out=0.25)), objective=FunctionObjective(remember))
+    fit(spec(early_stopping=ms.EarlyStopping(patience=2, held_out=0.25)), loss=FunctionLoss(remember))
     assert len(seen) == 45
 
 

@@ -21,7 +21,7 @@ _IGNORED = -100
 _SUM_TOLERANCE = 0.02
 
 
-class Objective(Protocol):
+class TrainingLoss(Protocol):
     """A loss of a module on a batch, as a total over rows, so that the parts of a batch add up to the whole."""
 
     def total(self, module: nn.Module, batch: Batch) -> torch.Tensor:
@@ -32,8 +32,8 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionObjective:
-    """The objective of a function `mean(module, batch)` that returns the mean loss over the rows of the batch."""
+class FunctionLoss:
+    """The loss of a function `mean(module, batch)` that returns the mean loss over the rows of the batch."""
 
     mean: Callable[[nn.Module, Batch], torch.Tensor]
 
@@ -52,12 +52,12 @@ class FunctionObjective:
         return float(len(next(iter(batch.values()))))
 
 
-def spec_objective(spec: TrainSpec) -> Objective:
+def loss_of(spec: TrainSpec) -> TrainingLoss:
     """Return the loss of `spec`."""
     if isinstance(spec.loss, str):
         return NamedLoss(spec)
     loss = spec.loss
-    return FunctionObjective(lambda module, batch: loss(call_module(module, spec, batch), _labels(spec, batch)))
+    return FunctionLoss(lambda module, batch: loss(call_module(module, spec, batch), _labels(spec, batch)))
 
 
 def call_module(module: nn.Module, spec: TrainSpec, batch: Batch) -> Any:
@@ -85,7 +85,7 @@ def _labels(spec: TrainSpec, batch: Batch) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class NamedLoss:
-    """The objective of a spec whose loss is a name in `LOSSES`."""
+    """The loss of a spec that gives it by a name in `LOSSES`."""
 
     spec: TrainSpec
 
