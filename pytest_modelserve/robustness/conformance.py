@@ -263,7 +263,10 @@ def _ones(spec: TensorSpec) -> NDArray[Any]:
 def _has_no_rows(client: OpenInferenceClient, answer: HttpAnswer) -> bool:
     found = client.http.parse(answer.body, "POST", client.path)
     outputs = found.get("outputs") if isinstance(found, Mapping) else None
-    return bool(outputs) and all((each.get("shape") or [1])[0] == 0 for each in outputs or ())
+    if not isinstance(outputs, list):
+        return False
+    shapes = [each.get("shape") if isinstance(each, Mapping) else None for each in outputs]
+    return bool(shapes) and all(isinstance(shape, list) and shape[:1] == [0] for shape in shapes)
 
 
 def _is_close(found: NDArray[Any], expected: NDArray[Any]) -> bool:

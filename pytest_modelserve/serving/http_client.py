@@ -24,7 +24,7 @@ from pytest_modelserve.errors import EndpointError, UsageError
 
 # Statuses of a server or a proxy that is not ready or too busy: another try may succeed.
 _RETRIED = (429, 502, 503, 504)
-FIRST_PAUSE_S = 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _PART_BYTES = 1 << 16
 _MAX_QUOTED = 200
 _MOST_SEARCHED = 20_000
@@ -123,7 +123,7 @@ class HttpClient:
             else:
                 if is_last or answer.status not in _RETRIED:
                     break
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
+            time.sleep(pause_s(attempt))
         return answer
 
     @contextmanager
@@ -294,6 +294,11 @@ class HttpClient:
         """Close the connections, those of requests in flight when they end."""
         self.is_closed = True
         self.close_idle()
+
+
+def pause_s(attempt: int) -> float:
+    """Return the seconds before a request is sent again after the attempt of this number: 0.1, 0.2, 0.4, … 5."""
+    return min(_FIRST_PAUSE_S * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_S)
 
 
 def _close_all(connections: deque[_Connection]) -> None:

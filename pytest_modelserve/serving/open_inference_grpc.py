@@ -21,7 +21,7 @@ import grpc
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import EndpointError, UsageError
-from pytest_modelserve.serving.http_client import FIRST_PAUSE_S, Redaction, tls_settings
+from pytest_modelserve.serving.http_client import Redaction, pause_s, tls_settings
 from pytest_modelserve.serving.open_inference import (
     ServedModel,
     Tensors,
@@ -155,7 +155,7 @@ class GrpcClient:
                     raise EndpointError(self._failure(error, method, limit_s)) from None
             except ValueError:  # what grpc raises for a channel that is closed
                 raise UsageError(f"the connection to {self.address} is closed") from None
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
+            time.sleep(pause_s(attempt))
         raise AssertionError
 
     def _failure(self, error: Any, method: str, limit_s: float) -> str:

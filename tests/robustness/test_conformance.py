@@ -81,6 +81,18 @@ def test_answering_an_invalid_request_is_a_failure():
     assert found["a value too many"] == "answered as if it were valid (status 200)"
 
 
+@pytest.mark.parametrize("outputs", ["text", 5, [5], [{"shape": 5}], []])
+def test_outputs_that_cannot_be_read_are_no_answer_to_an_empty_batch(outputs):
+    def fault(handler, answer):
+        is_empty = "outputs" in answer and answer["outputs"][0]["shape"][0] == 0
+        if is_empty:
+            handler.send({"outputs": outputs})
+        return is_empty
+
+    evidence = measured(fault)
+    assert problems(evidence)["an empty batch"] == "answered as if it were valid (status 200)"
+
+
 def test_known_failures_are_accepted_by_name_and_still_reported():
     failing = problems(measured(refused(500)))
     evidence = measured(refused(500), accepted=[*failing])

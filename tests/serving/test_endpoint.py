@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.serving.http_client import Redaction
+from pytest_modelserve.serving.http_client import Redaction, pause_s
 from tests.serving import v2_server as faults
 from tests.serving.v2_server import V2Server
 
@@ -246,6 +246,10 @@ def test_requests_are_sent_again_only_if_asked_for():
         server.requests.clear()
         with ms.serve(ms.Endpoint(server.url, retries=2)) as predictor:
             assert predictor.predict(X)["label"].tolist() == [1, 1]
+
+
+def test_pauses_between_tries_grow_up_to_five_seconds():
+    assert [pause_s(attempt) for attempt in (0, 1, 2, 6, 5_000)] == [0.1, 0.2, 0.4, 5.0, 5.0]
 
 
 def test_headers_come_from_the_environment_and_stand_nowhere(monkeypatch):
