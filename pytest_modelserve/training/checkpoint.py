@@ -145,7 +145,8 @@ def _read_parts(path: Path) -> tuple[dict[str, Any], bytes]:
     line, _, content = text[len(_MAGIC) :].partition(b"\n")
     try:
         header: dict[str, Any] = json.loads(line)
-        version, size, sha256 = header["format"], header["bytes"], header["sha256"]
+        version, size, sha256 = int(header["format"]), int(header["bytes"]), header["sha256"]
+        dict(header["identity"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"the checkpoint {path} is damaged: its header cannot be read. {_REMEDY}") from error
     if version > FORMAT:
@@ -154,7 +155,8 @@ def _read_parts(path: Path) -> tuple[dict[str, Any], bytes]:
             f"install the newer version that wrote it. {_REMEDY}"
         )
     if len(content) != size:
-        raise ArtifactError(f"the checkpoint {path} is cut: got {len(content)} bytes, expected {size}. {_REMEDY}")
+        how = "is cut" if len(content) < size else "is damaged"
+        raise ArtifactError(f"the checkpoint {path} {how}: got {len(content)} bytes, expected {size}. {_REMEDY}")
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ArtifactError(f"the checkpoint {path} is damaged: its sha256 is not the one in its header. {_REMEDY}")
     return header, content

@@ -145,7 +145,7 @@ class Tuning:
             summary=summary,
             confidence=self.confidence,
             findings=tuple(map(printable, filter(None, (nearest, *reasons[:_REASONS])))),
-            advice="" if best is not None else "give more labeled rows, gentler variants, or a larger budget",
+            advice="" if best is not None else self._advice,
             details=self._drawing(),
             duration_s=self.duration_s,
         )
@@ -194,6 +194,15 @@ class Tuning:
         level = format_probability(self.selection.level)
         where = "a shortlist, on the 70 % of rows that were not searched" if self.is_adaptive else "all rows"
         return f"step-down max-T over {_variants(self.selection.family)} at level {level}, {where}"
+
+    @property
+    def _advice(self) -> str:
+        outcomes = {trial.outcome for trial in self.trials}
+        if "not shown" in outcomes:
+            return "give more labeled rows, gentler variants, or a larger budget"
+        if "fails" in outcomes:
+            return "give gentler variants, or a larger budget"
+        return f"keep the original: no variant that was built is {'faster' if self.unit == 'ms' else 'smaller'}"
 
     @property
     def _judges_rows(self) -> bool:

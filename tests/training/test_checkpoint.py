@@ -103,12 +103,9 @@ def damage(path):
     path.write_bytes(content)
 
 
-def replace_format(path):
-    path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 2', 1))
-
-
-def spoil_header(path):
-    path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": ,', 1))
+def header_with(old, new):
+    """Return a function that replaces a part of a checkpoint's header."""
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
@@ -120,10 +117,18 @@ def spoil_header(path):
         ),
         (damage, r"the checkpoint .* is damaged: its sha256 is not the one in its header\. Delete the file"),
         (
-            replace_format,
+            header_with(b'"format": 1', b'"format": 2'),
             r"the checkpoint .* has format 2, and this version of pytest-modelserve reads up to 1: install",
         ),
-        (spoil_header, r"the checkpoint .* is damaged: its header cannot be read\. Delete the file"),
+        *(
+            (header_with(old, new), r"the checkpoint .* is damaged: its header cannot be read\. Delete the file")
+            for old, new in [
+                (b"1,", b",,"),
+                (b"1,", b"null,"),
+                (b'"bytes": ', b'"bytes": "?", "was": '),
+                (b"identity", b"id"),
+            ]
+        ),
         (
             lambda path: path.write_bytes(b"weights"),
             r".*training\.ckpt is no checkpoint of pytest-modelserve: use another",
@@ -131,7 +136,7 @@ def spoil_header(path):
         (lambda path: path.write_bytes(b""), r".*training\.ckpt is no checkpoint of pytest-modelserve: use another"),
         (lambda path: [path.unlink(), path.mkdir()], r"the checkpoint .* cannot be read: Is a directory"),
     ],
-    ids=["cut", "damaged", "newer", "header", "weights", "empty", "folder"],
+    ids=["cut", "damaged", "newer", "no JSON", "no format", "no size", "no identity", "weights", "empty", "folder"],
 )
 def test_checkpoint_that_cannot_be_read_is_an_error_and_stays(path, tmp_path, change, message):
     change(path)

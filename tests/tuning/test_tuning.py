@@ -99,6 +99,11 @@ def test_gates_that_no_variant_passes_are_reported_with_the_nearest(search, dama
         found.require()
 
 
+def test_no_gain_advises_to_keep_the_original(search, damaged, cost):
+    found = search(sources={"slow": damaged("slow", 0.999)}, objective=cost(slow=12))
+    assert found.evidence.advice == "keep the original: no variant that was built is smaller"
+
+
 def test_a_choice_among_many_needs_more_than_the_gate_alone(search, damaged, original, rows, cost, store):
     x, labels = rows
     with ms.serve(original) as predictor:
