@@ -17,6 +17,16 @@ _FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 _CHUNK = bytes(1 << 20)
 
 
+def as_path(argument: str, value: object) -> Path:
+    """Return the path that was given as `argument`; raise UsageError for anything that names no file or folder."""
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise UsageError(f"{argument} must be a path, got {type(value).__name__}: give a str or a Path")
+    if not path or "\0" in path:
+        raise UsageError(f"{argument} {path!r} is no path of a file or folder: give its path")
+    return Path(path)
+
+
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write `chunks` to `path` atomically: temporary file in the same folder, fsync, rename.
 

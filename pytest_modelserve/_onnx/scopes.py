@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pytest_modelserve._onnx.graph import has_omitted_data, subgraphs
+from pytest_modelserve.errors import ArtifactError
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,9 @@ def _infer_types(node: onnx.NodeProto, scope: Scope) -> None:
             scope.types.setdefault(node.output[0], found)
         return
     domain = "" if node.domain == "ai.onnx" else node.domain
+    for text in (node.op_type, domain):
+        if not isinstance(text, str):  # protobuf returns bytes then
+            raise ArtifactError(f"the model names an operator {text!r}, which is not UTF-8: export it again")
     try:
         schema = onnx.defs.get_schema(node.op_type, scope.opsets.get(domain, 1), domain)
     except onnx.defs.SchemaError:

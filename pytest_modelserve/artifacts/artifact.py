@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_modelserve._files import write_file
+from pytest_modelserve._files import as_path, write_file
 from pytest_modelserve._onnx.graph import ExternalFile, external_files, stored_bytes, tensor_bytes, tensors_of
 from pytest_modelserve._onnx.serialization import (
     MalformedError,
@@ -108,6 +108,7 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
         The artifact, with the lineage in the metadata or ().
 
     Raises:
+        UsageError: `path` is no path.
         ArtifactError: The file is missing, empty, truncated or not an ONNX model, or external data are missing, too
             short or outside the folder of the model.
 
@@ -119,7 +120,7 @@ def open_artifact(path: str | os.PathLike[str], *, name: str | None = None, vari
     if isinstance(path, str) and "://" in path:
         scheme = path.partition("://")[0]
         raise UsageError(f"{scheme}://… is the address of an endpoint: the model's file is needed here, give its path")
-    found = describe_file(Path(path))
+    found = describe_file(as_path("model", path))
     return replace(
         found,
         name=found.name if name is None else name,

@@ -59,6 +59,7 @@ from pytest_modelserve.compression.validation import check_outputs, check_signat
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.serving import serve
+from pytest_modelserve.signing import require_signature
 
 if TYPE_CHECKING:
     import onnx
@@ -129,7 +130,7 @@ def compress(
             an output; an "int8-static" result has an SQNR below 10 dB on its calibration data; the model is quantized
             already or has NaN or infinite weights; no inputs can be drawn for it; or calibration data are missing or do
             not fit.
-        ArtifactError: The source changed, or the store cannot be written.
+        ArtifactError: The source changed or is not signed by a trusted key, or the store cannot be written.
         MissingDependencyError: The package of the recipe is not installed.
 
     Example:
@@ -138,6 +139,7 @@ def compress(
         'int8-dynamic'
     """
     artifact = as_artifact(artifact)
+    require_signature(artifact)
     names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     if not names:
         raise UsageError(f"recipe is empty; known: {', '.join(map(repr, RECIPES))}")

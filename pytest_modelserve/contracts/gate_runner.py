@@ -24,7 +24,7 @@ from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.predictor import is_url
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, ReadyOutputs
-from pytest_modelserve.signing import require_signature
+from pytest_modelserve.signing import CheckedCopy, checked_copy
 
 
 class GateRunner:
@@ -32,7 +32,7 @@ class GateRunner:
 
     def __init__(self) -> None:
         self._models: dict[tuple[Any, ...], Predictor] = {}
-        self._served: list[Predictor] = []
+        self._served: list[Predictor | CheckedCopy] = []
         self._rows: dict[Path, Rows] = {}
 
     def run(self, call: GateCall) -> Evidence:
@@ -93,7 +93,7 @@ class GateRunner:
             if not isinstance(target, Predictor):
                 is_file = not is_function and not is_url(target) and Path(target).suffix.lower() == ".onnx"
                 if is_file and "interpreter" not in settings:
-                    target = _opened(target)
+                    target = self._opened(target)
                 target = serve(target, **settings)
                 self._served.append(target)
             self._models[identity] = target
@@ -104,6 +104,25 @@ class GateRunner:
         self._models.clear()
         while self._served:
             self._served.pop().close()
+
+    def _opened(self, path: str) -> Artifact:
+        """Scan and open a model file, first in another process; ModelServeError if it is unsafe, crashes or hangs.
+
+        Where signatures are asked for it is a private copy: what was verified is what is opened.
+        """
+        from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
+        from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
+
+        refuse_unsafe(path, "strict", allow=WITHOUT_LIMITS)
+        copy = checked_copy(path, None)
+        if copy is not None:
+            self._served.append(copy)
+        artifact = open_artifact(path) if copy is None else copy.artifact
+        if artifact.sha256 not in _opened_before:
+            with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:
+                child.start()
+            _opened_before.add(artifact.sha256)
+        return artifact
 
     def _read(self, path: Path) -> Rows:
         if path not in self._rows:
@@ -145,21 +164,6 @@ class GateRunner:
 
 # Digests of files that opened in another process before.
 _opened_before: set[str] = set()
-
-
-def _opened(path: str) -> Artifact:
-    """Scan and open a model file, first in a process of its own; ModelServeError if it is unsafe, crashes or hangs."""
-    from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
-    from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
-
-    refuse_unsafe(path, "strict", allow=WITHOUT_LIMITS)
-    require_signature(path)
-    artifact = open_artifact(path)
-    if artifact.sha256 not in _opened_before:
-        with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:
-            child.start()
-        _opened_before.add(artifact.sha256)
-    return artifact
 
 
 @dataclass(frozen=True, slots=True)

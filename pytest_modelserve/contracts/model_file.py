@@ -35,7 +35,7 @@ from pytest_modelserve.serving.onnx_predictor import check_loadable
 from pytest_modelserve.serving.predictor import ProcessCrashError
 from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
 from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
-from pytest_modelserve.signing import require_signature
+from pytest_modelserve.signing import CheckedCopy, checked_copy
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Inputs
@@ -155,7 +155,7 @@ class ModelFile:
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self.options = options
-        self._opened: list[Predictor] = []
+        self._opened: list[Predictor | CheckedCopy] = []
 
     def run(self, check: Check) -> None:
         """Call a check; its evidence goes to the current recorder.
@@ -192,7 +192,7 @@ class ModelFile:
             raise NotJudgedError(str(error)) from error
 
     def close(self) -> None:
-        """End the process and close the models."""
+        """End the process, close the models and remove the private copy."""
         while self._opened:
             self._opened.pop().close()
 
@@ -205,9 +205,15 @@ class ModelFile:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The file, read without its weights; ArtifactError if it is no model, or not signed where it should be."""
-        require_signature(self.path)
-        return open_artifact(self.path)
+        """The file, read without its weights; ArtifactError if it is no model, or not signed where it should be.
+
+        Where signatures are asked for it is a private copy: what was verified is what is opened.
+        """
+        copy = checked_copy(self.path, None)
+        if copy is None:
+            return open_artifact(self.path)
+        self._opened.append(copy)
+        return copy.artifact
 
     @cached_property
     def opening(self) -> Evidence:
@@ -474,7 +480,7 @@ class ModelFile:
         return {name: realized(value, scope) for name, value in self.options.settings.get(check.name, {}).items()}
 
     def _operators(self) -> Evidence:
-        counts = node_counts(read_graph(self.path))
+        counts = node_counts(read_graph(self.artifact.path))
         costs = None if self._inputs_error else measure_operator_costs(self._model, self._one_row)
         listed = ", ".join(f"{name} {number}" for name, number in counts.items())
         return self._measurement(
@@ -540,7 +546,7 @@ class _Scope:
     """What values of the command line are read from: the rows, and other models."""
 
     rows: Rows | None
-    opened: list[Predictor]
+    opened: list[Predictor | CheckedCopy]
 
     def column(self, name: str) -> Any:
         if self.rows is None:
@@ -551,5 +557,6 @@ class _Scope:
         raise UsageError(f"{name!r}: give the number of the feature")
 
     def model(self, path: str) -> Predictor:
-        self.opened.append(serve(path))
-        return self.opened[-1]
+        model = serve(path)
+        self.opened.append(model)
+        return model

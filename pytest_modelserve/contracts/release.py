@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest_modelserve as ms
+from pytest_modelserve._files import as_path
 from pytest_modelserve.artifacts import Artifact, open_artifact
 from pytest_modelserve.contracts.annotations import budgets_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, read_contract
@@ -45,17 +46,18 @@ def verify_statement(
     Raises:
         VerificationError: The statement is refused; the message lists every reason.
         InputError: The statement or a key cannot be read, is something else, or is newer than this release.
-        UsageError: No key is given, or a gate is unknown.
+        UsageError: No key is given, a gate is unknown, or an argument is no path.
         ArtifactError: The model cannot be opened.
 
     Example:
         >>> print(ms.verify_statement("statement.json", "champion.onnx", trust="release.pub"))  # doctest: +SKIP
         2 gates passed on champion.onnx, sha256 9f2c41b8d3aa…
     """
+    statement = as_path("statement", statement)
+    path = None if contract is None else as_path("contract", contract).absolute()
     read_statement(statement, trust)  # before the model is parsed
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
-    required = [RequiredGate(_known(gate)) for gate in gates]
-    path = None if contract is None else Path(contract).absolute()
+    required = [RequiredGate(_known(gate)) for gate in ([gates] if isinstance(gates, str) else gates)]
     if path is not None:
         required += map(_required, (call for call in read_contract(path, root=path.parent) if not call.inactive))
     found, reasons = check_statement(statement, artifact, trust=trust, required=required, now=datetime.now(UTC))
@@ -63,9 +65,7 @@ def verify_statement(
         reasons = list(_reasons_of_contract(path, found))
     if reasons:
         listed = "".join(f"\n  {reason}" for reason in reasons)
-        raise VerificationError(
-            f"the statement {os.fspath(statement)} does not vouch for {artifact.path.name}:{listed}"
-        )
+        raise VerificationError(f"the statement {statement} does not vouch for {artifact.path.name}:{listed}")
     return found
 
 

@@ -20,6 +20,7 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, serve
 from pytest_modelserve.serving.predictor import CPU, ProcessCrashError
 from pytest_modelserve.serving.serve import in_child
+from pytest_modelserve.signing import require_signature
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def fresh_job(
     but a file (`as_artifact`); InputError for inputs that do not fit.
     """
     artifact = as_artifact(model)
+    require_signature(artifact)
     child = in_child(model) if isinstance(model, Predictor) else None
     interpreter = None if child is None else child.process.interpreter
     for batch in batches:

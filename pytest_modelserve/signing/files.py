@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
+from pytest_modelserve._files import as_path
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.progress import progress
 
@@ -129,12 +130,12 @@ def files_in(folder: Path) -> Iterator[str]:
 class PrivateCopy:
     """A copy of a model's files in a folder that only this user can write to, removed with `close`.
 
-    What is checked is what is opened: nobody can exchange a file in between. `digests` holds what was copied, by path
-    relative to the model's folder.
+    What is checked is what is opened: nobody can exchange a file in between. `source` is the path of the model file.
+    `digests` holds what was copied, by path relative to the model's folder.
     """
 
     def __init__(self, model: str | os.PathLike[str]) -> None:
-        self._source = Path(model).absolute()
+        self.source = as_path("model", model).absolute()
         folder = tempfile.mkdtemp(prefix="modelserve-")
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = Path(folder)
@@ -143,16 +144,16 @@ class PrivateCopy:
     @property
     def path(self) -> Path:
         """The copy of the model file, with its own name."""
-        return self.folder / self._source.name
+        return self.folder / self.source.name
 
     def add(self, location: str | None = None) -> FileDigest:
         """Copy a file of the model's folder, the model file itself by default, and return its digest."""
-        location = self._source.name if location is None else location
+        location = self.source.name if location is None else location
         if location not in self.digests:
             target = self.folder / checked_location(location)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self.digests[location] = digest_file(self._source.parent, location, copy_to=target)
+                self.digests[location] = digest_file(self.source.parent, location, copy_to=target)
             except OSError as error:
                 raise ArtifactError(f"no private copy of {location!r}: {error.strerror or error}") from error
         return self.digests[location]
@@ -168,7 +169,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: The file cannot be read, is no regular file, is too large, or is no such JSON.
     """
-    path = Path(path)
+    path = as_path("path", path)
     try:
         with open_regular(path.parent, path.name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -176,7 +177,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
                 raise InputError(f"{path} has {size:,} bytes; at most {_MOST_JSON_BYTES:,} are read")
             content = file.read(size) or b""
     except ArtifactError as error:
-        raise InputError(f"{path.parent}: {error}") from error
+        raise InputError(f"{path.absolute().parent}: {error}") from error
     try:
         return parse_json(content)
     except ValueError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_modelserve._files import as_path
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
 from pytest_modelserve.signing.files import open_regular
 
@@ -26,13 +27,17 @@ _HOW = "make one with `openssl ecparam -name prime256v1 -genkey -noout -out rele
 
 def trusted_paths(trust: PathLike | Sequence[PathLike] | None) -> list[Path]:
     """Return the paths of the keys that count: `trust`, else those of the environment; UsageError if there are none."""
-    if trust is None:
-        found = paths_of_environment()
-    else:
-        found = [Path(each) for each in ([trust] if isinstance(trust, (str, os.PathLike)) else trust)]
+    found = paths_of_environment() if trust is None else paths_in("trust", trust)
     if not found:
         raise UsageError(f"a public key is missing: give its path, or set the environment variable {TRUST}")
     return found
+
+
+def paths_in(argument: str, given: object) -> list[Path]:
+    """Return the path, or the paths, that were given as `argument`; UsageError for anything else."""
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        return [as_path(argument, each) for each in given]
+    return [as_path(argument, given)]
 
 
 def paths_of_environment() -> list[Path]:
@@ -42,7 +47,7 @@ def paths_of_environment() -> list[Path]:
 
 def read_pem(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a key or certificate file; raise InputError if it cannot be read."""
-    path = Path(path).resolve()  # a secret is often mounted as a link
+    path = as_path("key", path).resolve()  # a secret is often mounted as a link
     try:
         with open_regular(path.parent, path.name) as file:
             return file.read(_MOST_KEY_BYTES) or b""
@@ -52,10 +57,10 @@ def read_pem(path: str | os.PathLike[str]) -> bytes:
 
 def private_pem(key: str | os.PathLike[str] | None) -> bytes:
     """Return the PEM of a private key: of the file `key`, else of the environment variable MODELSERVE_SIGN_KEY."""
-    given = os.environ.get(SIGN_KEY, "") if key is None else os.fspath(key)
-    if not given:
+    given = os.environ.get(SIGN_KEY, "") if key is None else key
+    if given == "":
         raise UsageError(f"a private key is missing: give its path, or set the environment variable {SIGN_KEY}")
-    return given.encode() if given.startswith("-----BEGIN") else read_pem(given)
+    return given.encode() if isinstance(given, str) and given.startswith("-----BEGIN") else read_pem(given)
 
 
 def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:

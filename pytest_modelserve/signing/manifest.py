@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_modelserve._files import write_file
+from pytest_modelserve._files import as_path, write_file
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject
 from pytest_modelserve.progress import progress
@@ -60,7 +60,7 @@ def write_manifest(folder: str | os.PathLike[str], path: str | os.PathLike[str] 
         True
     """
     root = _folder(folder)
-    target = root / MANIFEST if path is None else Path(path).absolute()
+    target = root / MANIFEST if path is None else as_path("path", path).absolute()
     own = _own_location(root, target)
     names = [name for name in files_in(root) if name != own]
     if not names:
@@ -145,8 +145,8 @@ def measure_tampering(
         `ms.assert_untampered("models/")` fails if a byte of any file changed since `ms.write_manifest("models/")`.
     """
     root = _folder(folder)
-    path = root / MANIFEST if manifest is None else Path(manifest).absolute()
-    digest = digest_file(path.parent, path.name).sha256 if path.exists() else None
+    path = root / MANIFEST if manifest is None else as_path("manifest", manifest).absolute()
+    digest = digest_file(path.parent, path.name).sha256 if os.path.exists(path) else None
     expected, _ = read_manifest(path)
     own = _own_location(root, path)
     present = [name for name in files_in(root) if name != own]
@@ -199,9 +199,9 @@ def locations_in(manifest: Path, model: Path) -> tuple[Mapping[str, FileDigest],
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
-    root = Path(folder).absolute()
-    if not root.is_dir():
-        what = "a file: give the folder that holds it" if root.exists() else "missing"
+    root = as_path("folder", folder).absolute()
+    if not os.path.isdir(root):
+        what = "a file: give the folder that holds it" if os.path.exists(root) else "missing"
         raise UsageError(f"folder {root} is {what}")
     return root
 

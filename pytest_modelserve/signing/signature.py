@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pytest_modelserve._files import write_file
+from pytest_modelserve._files import as_path, write_file
 from pytest_modelserve.artifacts import Artifact, describe_file, open_artifact
 from pytest_modelserve.artifacts.artifact import without_change_check
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, VerificationError, require
 from pytest_modelserve.signing.files import PrivateCopy, checked_location, read_json
 from pytest_modelserve.signing.keys import (
     PathLike,
+    paths_in,
     paths_of_environment,
     private_key,
     private_pem,
@@ -61,7 +63,7 @@ def sign_model(
     Raises:
         ArtifactError: The model cannot be opened, or one of its files is a link.
         InputError: The key or a certificate cannot be read, is of another kind, or they do not belong together.
-        UsageError: No key is given, or the signature cannot be written.
+        UsageError: No key is given, an argument is no path, or the signature cannot be written.
         MissingDependencyError: model-signing is not installed (extra `signing`).
 
     Example:
@@ -72,7 +74,8 @@ def sign_model(
     pem = private_pem(key)
     private_key(pem)
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
-    target = _signature_path(artifact.path) if signature is None else Path(signature)
+    chain = paths_in("certificates", certificates or ())
+    target = _signature_path(artifact.path) if signature is None else as_path("signature", signature)
     copy = PrivateCopy(artifact.path)
     try:
         for location in _locations(artifact):
@@ -84,9 +87,9 @@ def sign_model(
             pem_file.touch(0o600)
             pem_file.write_bytes(pem)
             config = api.Config().set_hashing_config(_hashing())
-            if certificates:
-                first, *chain = [_copied(path, Path(folder) / f"{n}.pem") for n, path in enumerate(certificates)]
-                config.use_certificate_signer(private_key=pem_file, signing_certificate=first, certificate_chain=chain)
+            if chain:
+                first, *others = [_copied(path, Path(folder) / f"{n}.pem") for n, path in enumerate(chain)]
+                config.use_certificate_signer(private_key=pem_file, signing_certificate=first, certificate_chain=others)
             else:
                 config.use_elliptic_key_signer(private_key=pem_file)
             config.sign(copy.folder, written)
@@ -130,7 +133,7 @@ def verify_model(
     """
     trusted = trusted_paths(trust)
     with _closing(PrivateCopy(model)) as copy:
-        _verify(Path(model).absolute(), copy, trusted, None if signature is None else Path(signature))
+        _verify(copy, trusted, None if signature is None else as_path("signature", signature))
         checked = _opened(copy)
     found = open_artifact(model)
     if found.sha256 != checked.sha256:
@@ -162,28 +165,28 @@ def checked_copy(model: Artifact | PathLike, manifest: PathLike | None) -> Check
     trusted = paths_of_environment() if is_of_user else []
     if manifest is None and not trusted:
         return None
-    path = (model.path if isinstance(model, Artifact) else Path(model)).absolute()
-    copy = PrivateCopy(path)
+    copy = PrivateCopy(model.path if isinstance(model, Artifact) else model)
     try:
         if trusted:
-            _verify(path, copy, trusted, None)
+            _verify(copy, trusted, None)
         if manifest is not None:
-            _compare(path, copy, Path(manifest))
+            _compare(copy, as_path("manifest", manifest))
         return CheckedCopy(_opened_like(model, copy), copy.close)
     except BaseException:
         copy.close()
         raise
 
 
-def require_signature(model: PathLike) -> None:
+def require_signature(model: Artifact | PathLike) -> None:
     """Raise VerificationError if keys are trusted by the settings and none of them signed the model."""
     checked = checked_copy(model, None)
     if checked is not None:
         checked.close()
 
 
-def _compare(model: Path, copy: PrivateCopy, manifest: Path) -> None:
+def _compare(copy: PrivateCopy, manifest: Path) -> None:
     """Copy a model's files as far as they agree with the manifest: none is parsed before its digest is known."""
+    model = copy.source
     expected, prefix = locations_in(manifest, model)
 
     def check(location: str) -> None:
@@ -227,11 +230,12 @@ def _opened_like(model: Artifact | PathLike, copy: PrivateCopy) -> Artifact:
     return without_change_check(found)
 
 
-def _verify(model: Path, copy: PrivateCopy, trusted: Sequence[Path], signature: Path | None) -> None:
+def _verify(copy: PrivateCopy, trusted: Sequence[Path], signature: Path | None) -> None:
     """Copy the files that a signature lists and verify it; nothing is parsed as a model before."""
+    model = copy.source
     api = _model_signing("verifying a model").verifying
     path = _signature_path(model) if signature is None else signature
-    if not path.exists():
+    if not os.path.exists(path):
         raise VerificationError(
             f"the model {model} is not signed: there is no {path}; sign it with "
             f"`python -m pytest_modelserve sign {model.name} --key KEY`"

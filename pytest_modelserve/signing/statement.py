@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pytest_modelserve.errors import InputError, UsageError, VerificationError
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.evidence.evidence import functions_of, snake_case
 from pytest_modelserve.evidence.failure_text import evidence_line, printable
-from pytest_modelserve.signing.files import read_json
+from pytest_modelserve.signing.files import parse_json, read_json
 from pytest_modelserve.signing.keys import PathLike, hash_of, key_id, private_key, public_key, read_pem, trusted_paths
 
 Document = Mapping[str, Any]
@@ -32,6 +33,8 @@ _PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 VERSION = 1
 """Of the part of the predicate that is this project's own."""
 _KEPT = ("started", "commit", "complete", "exit_status", "environment", "generator")
+_ROUNDED = 1e-5
+"""Evidence holds its budgets in words, some with 6 digits."""
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -57,10 +60,7 @@ def signed_statement(document: Document, *, suite: Mapping[str, str], days: floa
         "version": VERSION,
         "finished": finished.isoformat(timespec="seconds"),
         "expires": (finished + timedelta(days=days)).isoformat(timespec="seconds"),
-        **{
-            name: document[name]
-            for name in ("started", "commit", "complete", "exit_status", "environment", "generator")
-        },
+        **{name: document[name] for name in _KEPT},
         "suite_sha256": suite_digest(suite),
         "gates": [_gate(gate) for gate in gates],
     }
@@ -242,7 +242,7 @@ def read_statement(path: PathLike, trust: Trust = None) -> tuple[dict[str, Any],
     """
     trusted = trusted_paths(trust)
     try:
-        statement = json.loads(_verified_payload(read_json(path), trusted))
+        statement = parse_json(_verified_payload(read_json(path), trusted))
         kinds = (statement["_type"], statement["predicateType"])
         if kinds != (_STATEMENT_TYPE, _PREDICATE_TYPE):
             raise InputError(f"it is of type {kinds}, and {(_STATEMENT_TYPE, _PREDICATE_TYPE)} is expected")
@@ -255,9 +255,7 @@ def read_statement(path: PathLike, trust: Trust = None) -> tuple[dict[str, Any],
     except (InputError, VerificationError) as error:
         raise type(error)(f"the statement {os.fspath(path)} is refused: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{os.fspath(path)} is no statement of this project: {type(error).__name__}: {error}"
-        ) from None
+        raise _no_statement(path, error) from None
     return statement, own
 
 
@@ -288,9 +286,7 @@ def check_statement(
             *(reason for gate in required if (reason := _reason_of_gate(gate, own, artifact)) is not None),
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{os.fspath(path)} is no statement of this project: {type(error).__name__}: {error}"
-        ) from None
+        raise _no_statement(path, error) from None
     return found, reasons
 
 
@@ -310,7 +306,7 @@ def _reasons_of_run(
         yield "incomplete run: not every collected test was selected and ended"
     if own["suite_sha256"] != suite_digest(found.suite):
         yield "edited suite: the digest of the suite is not that of its files"
-    if predicate["result"] not in ("PASSED", "WARNED"):
+    if predicate["failedTests"] or own["exit_status"] != 0:
         failed = ", ".join(predicate["failedTests"]) or f"pytest's exit status was {own['exit_status']}"
         yield f"failed run: {failed}"
 
@@ -356,15 +352,14 @@ def _weaker(required: RequiredGate, evidence: Evidence, name: str) -> str | None
     for quantity in evidence.quantities:
         if quantity.budget is not None and quantity.budget.argument:
             argument, _, value = quantity.budget.argument.partition("=")
-            given[argument] = float(value)
+            if "(" not in argument:  # of a slice: "Slices(min_value=0.7)"
+                given[argument] = float(value)
     for argument, limit in (required.budgets or {}).items():
-        if argument not in given:
-            return f"weaker budget: {name} was judged without {argument}, and the contract says {argument}={limit:g}"
-        is_weaker = given[argument] < limit if argument.startswith("min") else given[argument] > limit
-        if is_weaker:
-            return (
-                f"weaker budget: {name} was judged with {argument}={given[argument]:g}, and the contract says {limit:g}"
-            )
+        # A budget that was added since is named by the digest of the contract.
+        judged = given.get(argument, limit)
+        is_weaker = judged < limit if argument.startswith("min") else judged > limit
+        if is_weaker and not math.isclose(judged, limit, rel_tol=_ROUNDED):
+            return f"weaker budget: {name} was judged with {argument}={judged:g}, and the contract says {limit:g}"
     at_most = required.confidence
     if at_most is not None and evidence.confidence is not None and evidence.confidence < at_most:
         return f"weaker confidence: {name} was judged at {evidence.confidence:g}, and the contract says {at_most:g}"

@@ -14,6 +14,7 @@ from pytest_modelserve.artifacts import open_artifact
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.serving import OnnxPredictor
+from tests.onnx_models import make_model
 
 NODE = helper.make_node
 W = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -22,6 +23,14 @@ B = np.array([10, 20], np.float32)
 
 def rows(n, seed=0):
     return np.random.default_rng(seed).integers(-9, 9, size=(n, 3)).astype(np.float32)
+
+
+def test_an_operator_whose_name_is_not_utf8_is_an_artifact_error(tmp_path):
+    model = make_model([helper.make_node("Identical", ["x"], ["y"])], {"x": ("float32", [1])}, {"y": ("float32", [1])})
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"Identical", b"Identi\xff\xfel"))
+    with pytest.raises(ArtifactError, match="is not UTF-8"):
+        OnnxPredictor(path)
 
 
 def test_outputs_are_the_model_s_own(linear):

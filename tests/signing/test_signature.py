@@ -282,6 +282,64 @@ def test_a_model_file_of_the_command_line_is_not_opened_unless_it_is_signed(mode
         _ = file.artifact
 
 
+def test_a_contract_opens_the_copy_that_was_verified(signed, trusted):
+    from pytest_modelserve.contracts.contract import read_contract
+    from pytest_modelserve.contracts.gate_runner import GateRunner
+
+    path = signed.parent / "m.modelgate.toml"
+    path.write_text('subject = "m.onnx"\n[gates.size]\nmax_bytes = 10000')
+    (call,) = read_contract(path, root=signed.parent)
+    runner = GateRunner()
+    copy = runner.arguments(call)["candidate"].artifact.path
+    assert copy.parent != signed.parent
+    runner.close()
+    assert not copy.exists()
+
+
+def test_the_checks_of_a_model_file_open_the_copy_that_was_verified(signed, trusted):
+    from pytest_modelserve.contracts.model_file import ModelFile, Options
+
+    file = ModelFile(signed, Options())
+    copy = file.artifact.path
+    assert copy.parent != signed.parent
+    file.close()
+    assert not copy.exists()
+
+
+def test_no_stage_or_gate_opens_an_unsigned_model_where_keys_are_trusted(models, trusted):
+    path = models / "m.onnx"
+    for call in (lambda: ms.compress(path, "simplify"), lambda: ms.measure_cold_start(path, ROWS, max_ms=1000)):
+        with pytest.raises(ms.VerificationError, match="is not signed"):
+            call()
+
+
+NO_PATHS = [5, b"m.onnx", ["m.onnx", 5], {"m.onnx"}, "", "a\0b"]
+
+
+@pytest.mark.parametrize("given", NO_PATHS, ids=repr)
+def test_what_is_no_path_is_one_usage_error(signed, keys, given):
+    key, public = keys / "release.pem", keys / "release.pub"
+    for call in (
+        lambda: ms.open_artifact(given),
+        lambda: ms.sign_model(given, key=key),
+        lambda: ms.sign_model(signed, key=given),
+        lambda: ms.sign_model(signed, key=key, signature=given),
+        lambda: ms.sign_model(signed, key=key, certificates=[given]),
+        lambda: ms.verify_model(given, trust=public),
+        lambda: ms.verify_model(signed, trust=[given]),
+        lambda: ms.verify_model(signed, trust=public, signature=given),
+        lambda: ms.verify_statement(given, signed, trust=public),
+        lambda: ms.verify_statement("s.json", signed, trust=public, contract=given),
+        lambda: ms.write_manifest(given),
+        lambda: ms.write_manifest(signed.parent, given),
+        lambda: ms.assert_untampered(given),
+        lambda: ms.assert_untampered(signed.parent, given),
+        lambda: ms.serve(signed, manifest=given),
+    ):
+        with pytest.raises(ms.UsageError, match=r"must be a path|is no path|a private key is missing"):
+            call()
+
+
 def test_a_key_of_the_setting_that_does_not_exist_is_an_error(pytester):
     with pytest.raises(pytest.UsageError, match=r"--modelserve-trust: .*nothing.pub' is not a file"):
         pytester.parseconfigure("--modelserve-trust=nothing.pub")

@@ -140,6 +140,7 @@ EDITS = {
     "expired: it was valid until 2020-01-01": lambda content, own: own.update(expires="2020-01-01T00:00:00+00:00"),
     "from the future": lambda content, own: own.update(finished=(datetime.now(UTC) + timedelta(days=1)).isoformat()),
     "incomplete run": lambda content, own: own.update(complete=False),
+    "failed run: pytest's exit status was 3": lambda content, own: own.update(exit_status=3),
     "failed run: test_x": lambda content, own: content["predicate"].update(result="FAILED", failedTests=["test_x"]),
     "edited suite": lambda content, own: content["predicate"]["configuration"].pop(),
     "other artifact: m.onnx has sha256": lambda content, own: content["subject"][0]["digest"].update(sha256="0" * 64),
@@ -233,6 +234,15 @@ def test_the_command_answers_by_exit_status(release, keys, capsys):
     assert main(["verify", statement, model, "--key", str(keys / "other.pub")]) == 1
     assert main(["verify", statement, model, "--key", str(keys / "rsa.pub")]) == 2
     assert main(["verify", model, "--key", key, "--gate", "size"]) == 2
+
+
+def test_budgets_of_slices_and_rounded_budgets_are_compared(release, keys, statement):
+    def edit(content, own):
+        judged = first(own, "accuracy")["evidence"]["quantities"]
+        judged[0]["budget"].update(argument="min_value=0.699999")
+        judged.append({**judged[0], "budget": {**judged[0]["budget"], "argument": "Slices(min_value=0.6)"}})
+
+    assert verify(release, keys, statement(edit), contract=release / "m.modelgate.toml")
 
 
 # How a run writes it
