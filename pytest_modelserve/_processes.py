@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ class ChildProcess:
         descriptor, name = tempfile.mkstemp(prefix="modelserve-", suffix=".log")
         os.close(descriptor)
         self._log = Path(name)
+        # Also of a process that is never closed, such as that of a predictor of a whole module.
+        self._remove_log = weakref.finalize(self, self._log.unlink, missing_ok=True)
         self._connection, theirs = multiprocessing.Pipe()
         # Idle after a call: before the first one there is nothing to end in order.
         self._is_idle = False
@@ -120,7 +123,7 @@ class ChildProcess:
             self._process = start(theirs, name)
         except BaseException:
             self._connection.close()
-            self._log.unlink()
+            self._remove_log()
             raise
         finally:
             theirs.close()
@@ -196,7 +199,7 @@ class ChildProcess:
         self._process.join()
         with suppress(ValueError):  # a parent that ignores SIGCHLD gets no exit status
             self._process.close()
-        self._log.unlink()
+        self._remove_log()
 
     def __enter__(self) -> Self:
         return self

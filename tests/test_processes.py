@@ -1,5 +1,6 @@
 """Child processes and the standard error of native code."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -159,6 +160,15 @@ def test_standard_error_is_back_after_an_exception(capfd):
         raise ValueError("inside")
     os.write(2, b"afterwards\n")
     assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_a_process_that_is_never_closed_leaves_no_log(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    forgotten = ChildProcess("time:sleep")
+    assert [*tmp_path.iterdir()]
+    del forgotten
+    gc.collect()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_no_descriptor_is_left_open():
