@@ -83,8 +83,8 @@ def requests_of(inputs: Batches, rows_per_request: int | None) -> list[Inputs]:
     return [slice_rows(batch, rows_per_request, first=first) for first in starts]
 
 
-def first_answer(predictor: Predictor, request: Inputs, timeout_s: float) -> Answer:
-    """Return the answer to one request alone, before any load.
+def answer_alone(predictor: Predictor, request: Inputs, timeout_s: float) -> Answer:
+    """Return the answer to one request that is sent alone.
 
     Raises:
         ModelServeError: There is no answer within `timeout_s`.
@@ -96,7 +96,7 @@ def first_answer(predictor: Predictor, request: Inputs, timeout_s: float) -> Ans
         try:
             result.append(predictor.predict(request))
         except BaseException as error:
-            error.add_note("raised by the first request, which was sent alone, before the load")
+            error.add_note("raised by a request that was sent alone, before the load")
             result.append(error)
 
     thread = threading.Thread(target=call, daemon=True)
@@ -104,7 +104,7 @@ def first_answer(predictor: Predictor, request: Inputs, timeout_s: float) -> Ans
     thread.join(timeout_s)
     if not result:
         raise ModelServeError(
-            f"{predictor.subject} did not answer the first request, sent alone, within timeout_s={timeout_s:g} s"
+            f"{predictor.subject} did not answer a request, sent alone, within timeout_s={timeout_s:g} s"
         )
     if isinstance(result[0], BaseException):
         raise result[0]
@@ -424,7 +424,7 @@ def serve_load(message: bytes) -> bytes:
     if not _opened:
         target, requests, schedule, settings = pickle.loads(message)
         predictor = serve(target)  # closed by the end of the process
-        answer = first_answer(predictor, requests[0], settings.timeout_s)
+        answer = answer_alone(predictor, requests[0], settings.timeout_s)
         check = has_structure_of(answer, requests)
         _opened["generator"] = _Generator(predictor.predict, requests, schedule, settings, check)
         return b""

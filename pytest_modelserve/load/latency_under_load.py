@@ -21,7 +21,7 @@ from pytest_modelserve.evidence import (
     check_error_rates,
     keep_samples,
 )
-from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
+from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.load_record import LoadRecord, check_writable
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import Arrivals, DueTimes, Schedule, plan_schedule
@@ -138,7 +138,7 @@ def measure_latency_under_load(
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         began = time.perf_counter()
         requests = requests_of(given, rows_per_request)
-        answer = first_answer(served, requests[0], timeout_s)
+        answer = answer_alone(served, requests[0], timeout_s)
         run = run_load(predictor, served, requests, planned, settings, check=has_structure_of(answer, requests))
         result = LoadResult.of(run, design, served)
         if path is not None:

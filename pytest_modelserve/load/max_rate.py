@@ -10,8 +10,9 @@ from typing import Any
 
 from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.evidence import Subject, Verdict, check_error_rates
-from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
+from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import LoadDesign, LoadResult, check_proportion
+from pytest_modelserve.load.load_run import LoadRun
 from pytest_modelserve.load.schedule import Arrivals, plan_schedule
 from pytest_modelserve.performance.batches import Batches
 from pytest_modelserve.serving import Servable
@@ -163,7 +164,7 @@ def find_max_rate(
     settings = LoadSettings(0.0, timeout_s=timeout_s, max_in_flight=max_in_flight, processes=processes)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         requests = requests_of(given, rows_per_request)
-        answer = first_answer(served, requests[0], timeout_s)
+        answer = answer_alone(served, requests[0], timeout_s)
         check = has_structure_of(answer, requests)
         needed = 2 * samples_for_quantile(quantile, low_level=0.6, high_level=1 - error / 2)
 
@@ -189,7 +190,7 @@ def find_max_rate(
                 "; ".join(filter(None, (*run.failure_findings()[:1], result.why_late))),
             )
 
-        def capacity() -> float:
+        def probe() -> LoadRun:
             clients = min(_PROBE_CLIENTS, max_in_flight)
             planned = plan_schedule(clients=clients, duration_s=min(_PROBE_S, step_s))
             run = run_load(predictor, served, requests, planned, replace(settings, processes=1), check=check)
@@ -199,10 +200,16 @@ def find_max_rate(
                     f"{served.subject} answered none of {len(run)} requests of {clients} clients: {why}. Give "
                     "start_qps= for a first rate that it can answer"
                 )
-            return float(run.answered.sum()) / run.seconds
+            return run
 
-        first = 0.7 * capacity() if start_qps is None else start_qps
+        first = start_qps
+        failures: tuple[str, ...] = ()
+        if first is None:
+            probed = probe()
+            first, failures = 0.7 * float(probed.answered.sum()) / probed.seconds, probed.failure_findings()
         steps, stopped = search(measure, seconds_of, first, resolution=resolution, time_limit_s=time_limit_s)
+        if not steps:
+            stopped = "; ".join((stopped, *failures))
         low, high = ends_of(steps)
         goodput = max((step.goodput_qps for step in steps if step.rate_qps == low), default=0.0)
         return MaxRate(served.subject, max_ms, quantile, confidence, low, high, goodput, tuple(steps), stopped)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
-from pytest_modelserve.load.generator import Answer, LoadSettings, first_answer, requests_of, run_load
+from pytest_modelserve.load.generator import Answer, LoadSettings, answer_alone, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of, worst_verdict
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import Schedule, check_clients, plan_schedule
 from pytest_modelserve.metrics.elementwise import kind_of
 from pytest_modelserve.metrics.tolerance import OutputDifferences, RoundingTolerance, output_differences
 from pytest_modelserve.performance.batches import Batches
+from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import check_positive
 from pytest_modelserve.serving.serve import open_models
@@ -111,8 +112,8 @@ def measure_outputs_under_load(
             )
         began = time.perf_counter()
         distinct = requests_of(given, rows_per_request)[: min(_MOST_DISTINCT, requests)]
-        comparison = Comparison(answers_alone(served, distinct, settings), tolerance)
-        comparison.check_repeatable(answers_alone(served, distinct[:_REPEATED], settings))
+        comparison = Comparison(answers_alone(served, distinct, timeout_s), tolerance)
+        comparison.check_repeatable(answers_alone(served, distinct[:_REPEATED], timeout_s))
         run = run_load(predictor, served, distinct, schedule, settings, check=comparison.check, is_timed=False)
         return _evidence(served, run, comparison, requests, max_failed, time.perf_counter() - began)
 
@@ -128,22 +129,17 @@ def _schedule(clients: int | None, rate_qps: float | None, requests: int, time_l
     return plan_schedule(rate_qps=rate_qps, duration_s=duration_s, seed=seed)
 
 
-def answers_alone(predictor: Predictor, requests: Sequence[Inputs], settings: LoadSettings) -> list[Answer]:
-    """Return the answers to requests that are sent one after the other; ModelServeError if one is missing."""
-    found: dict[int, Answer] = {0: first_answer(predictor, requests[0], settings.timeout_s)}
-
-    def keep(index: int, answer: Answer) -> None:
-        found[index] = answer
-
-    seconds = settings.timeout_s * len(requests)
-    schedule = Schedule("single requests", seconds, clients=1, limit=len(requests))
-    run = run_load(predictor, predictor, requests, schedule, settings, check=keep, is_timed=False)
-    if len(found) < len(requests):
-        missing = next(i for i in range(len(requests)) if i not in found)
-        raise ModelServeError(
-            f"request {missing}, sent alone, was not answered: {'; '.join(run.failure_findings()) or 'time was up'}"
-        )
-    return [found[i] for i in range(len(requests))]
+def answers_alone(predictor: Predictor, requests: Sequence[Inputs], timeout_s: float) -> list[Answer]:
+    """Return the answers to requests that are sent one after the other; ModelServeError for the first without one."""
+    found: list[Answer] = []
+    for number, request in enumerate(progress(requests, "single requests")):
+        try:
+            found.append(answer_alone(predictor, request, timeout_s))
+        except Exception as error:
+            raise ModelServeError(
+                f"request {number}, sent alone, was not answered: {type(error).__name__}: {error}"
+            ) from error
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

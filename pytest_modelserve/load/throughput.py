@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
-from pytest_modelserve.load.generator import LoadSettings, first_answer, has_structure_of, requests_of, run_load
+from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import (
     ONE_AT_A_TIME,
     check_proportion,
@@ -97,7 +97,7 @@ def measure_throughput(
     with open_models(predictor, inputs=inputs) as (given, (served,)):
         began = time.perf_counter()
         requests = requests_of(given, rows_per_request)
-        answer = first_answer(served, requests[0], timeout_s)
+        answer = answer_alone(served, requests[0], timeout_s)
         run = run_load(predictor, served, requests, schedule, settings, check=has_structure_of(answer, requests))
         budget = Budget.of("min_rows_per_s", min_rows_per_s)
         return _evidence(served, run, requests, budget, max_failed, confidence=confidence, alpha=alpha, began=began)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_fast_model_does_not_miss_a_large_budget():
     assert [(step.rate_qps, step.failed) for step in found.steps][:1] == [(300, 0.0)]
     assert found.high_qps == math.inf
     assert found.steps[0].goodput_qps > 100
+
+
+def test_search_without_a_step_names_the_requests_that_failed_before():
+    calls = itertools.count()
+
+    def model(x):
+        if next(calls) > 3:
+            raise OSError("busy")
+        return x
+
+    found = ms.find_max_rate(model, ROWS, max_ms=5, step_s=0.1, time_limit_s=0.01, quantile=0.999)
+    assert found.steps == ()
+    assert re.search(r"more than time_limit_s=0.01; [\d,]+ requests failed with OSError: busy", found.stopped)
 
 
 @pytest.mark.parametrize(
