@@ -141,7 +141,7 @@ _ITEM_BYTES = {
 }
 _PART = re.compile(r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+|\.data/serialization_id")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08")
-_MOST_HIDDEN = 1 << 17
+_MOST_HIDDEN, _MOST_TEXT = 1 << 17, 100
 
 
 def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterator[Finding]:
@@ -157,6 +157,10 @@ def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterat
         yield finding("checkpoint.code", place, f"it is a TorchScript archive: {code!r} is a program")
     elif odd:
         yield finding("checkpoint.unexpected-entry", place, f"{odd[0]!r} has no place in a checkpoint")
+    for name in ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"):
+        text = entries.get(f"{root}{name}")
+        if text is not None and not (text.size < _MOST_TEXT and _is_word(read_entry(file, text, _MOST_TEXT))):
+            yield finding("checkpoint.unexpected-entry", place, f"{text.name!r} is no number and no word")
     pickled = entries[f"{root}data.pkl"]
     if pickled.size > _MOST_PICKLE:
         yield finding("pickle.count", place, f"data.pkl has {pickled.size:,} bytes")
@@ -174,6 +178,10 @@ def _check_torch_archive(file: BinaryIO, archive: Archive, place: str) -> Iterat
     for name, entry in records.items():
         if what := _hidden_in(file, entry):
             yield finding("checkpoint.nested", place, f"the storage {name!r} holds {what}")
+
+
+def _is_word(content: bytes) -> bool:
+    return content.isascii() and content.decode().strip().isprintable()
 
 
 def _hidden_in(file: BinaryIO, entry: Entry) -> str:
@@ -448,6 +456,9 @@ def check_safetensors(path: Path, file: BinaryIO, size: int) -> StaticResult:
     raw = file.read(length)
     if raw.count(b"data_offsets") > _MOST_TENSORS:
         result.findings.append(finding("safetensors.header", path.name, f"more than {_MOST_TENSORS:,} tensors"))
+        return result
+    if not raw.startswith(b"{"):
+        result.findings.append(finding("safetensors.header", path.name, "the header does not begin with {"))
         return result
     try:
         header = parse_json(raw)

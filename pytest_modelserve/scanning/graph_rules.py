@@ -30,7 +30,8 @@ _STANDARD = ("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "
 _BUILT_IN = (*_STANDARD, "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc")
 # Metadata from which onnxruntime takes settings of its session.
 _SETTINGS_KEYS = ("ort_config",)
-_POSITIVE = ("strides", "dilations", "group", "blocksize", "num_groups", "num_heads", "kv_num_heads", "q_num_heads")
+_POSITIVE = ("strides", "dilations", "group", "blocksize", "num_groups", "num_heads", "kv_num_heads", "q_num_heads",
+             "kernel_shape", "bits", "size", "num_outputs", "hidden_size")  # fmt: skip
 # Attributes that hold an element type.
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"}
 _FIELDS = {
@@ -98,8 +99,7 @@ def _model_findings(model: onnx.ModelProto) -> Iterator[Finding]:
     if not model.opset_import:
         yield finding("graph.no-output", "model", "it has no operator set (opset_import)")
     yield from _opset_findings(model.opset_import, "model")
-    keys = Counter(entry.key for entry in model.metadata_props)
-    for key, times in keys.items():
+    for key, times in Counter(entry.key for entry in model.metadata_props).items():
         if times > 1:
             yield finding("graph.duplicate-entry", "metadata", f"key {key!r} is given {times} times")
         if key in _SETTINGS_KEYS:
@@ -175,6 +175,7 @@ class _Graphs:
             self.add("graph.duplicate-initializer", place, f"initializer {name!r} is given twice")
         if "" in inputs or "" in stored:
             self.add("graph.undefined-value", place, "an input or initializer has no name")
+        self._check_metadata(graph.metadata_props, place)
         for name in _repeated([item.tensor_name for item in graph.quantization_annotation]):
             self.add("graph.duplicate-entry", place, f"the quantization of {name!r} is given twice")
         for value in graph.input if not depth else ():
@@ -278,6 +279,7 @@ class _Graphs:
             self.add("graph.operator", place, problem)
         if node.op_type == "EPContext" or any("ep_cache_context" in attribute.name for attribute in node.attribute):
             self.add("graph.provider-binary", place, "it holds, or loads, a compiled program")
+        self._check_metadata(node.metadata_props, place)
         for name in _repeated([attribute.name for attribute in node.attribute]):
             self.add("graph.duplicate-entry", place, f"attribute {name!r} is given twice")
         for attribute in node.attribute:
@@ -293,6 +295,10 @@ class _Graphs:
             ):
                 for rule, text in sparse_findings(sparse, _DENSE_BYTES):
                     self.add(rule, place, text)
+
+    def _check_metadata(self, entries: Sequence[onnx.StringStringEntryProto], place: str) -> None:
+        for key in _repeated([entry.key for entry in entries]) if len(entries) > 1 else ():
+            self.add("graph.duplicate-entry", place, f"the metadata key {key!r} is given twice")
 
     def _check_value(self, attribute: onnx.AttributeProto, place: str) -> None:
         if attribute.ref_attr_name:

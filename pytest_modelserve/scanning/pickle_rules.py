@@ -331,6 +331,8 @@ class _Machine:
             self._check_size(target)
             if isinstance(target.function, Global) and target.function.name.endswith("numpy_pickle.NumpyArrayWrapper"):
                 self._skip_joblib_array(state)
+        elif isinstance(target, Global):
+            self.add("pickle.global", f"it changes {target.name} itself, for all that uses it")
 
     def _skip_joblib_array(self, state: Any) -> None:
         """Skip the content of an array that joblib writes between the opcodes."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MAX_DEPTH = 100
 _MAX_FIELDS = 1_500_000
 _MAX_NODES = 60_000
+_MAX_FUNCTIONS = 10_000
 _MAX_TENSORS = 100_000
 _MAX_TEXT = 64 << 20
 _MAX_FINDINGS = 50
@@ -51,7 +52,7 @@ class MalformedError(Exception):
 
 @dataclass(slots=True)
 class _Field:
-    """A field of a message: its name, and how it may be stored."""
+    """A field of a message: its name, how it may be stored, and whether it has 32 bits or is an enumeration."""
 
     name: str
     repeated: bool
@@ -60,6 +61,8 @@ class _Field:
     text: bool
     oneof: str
     inner: _Message | None
+    narrow: bool = False
+    values: frozenset[int] | None = None
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class _Reader:
         self.file, self.size = file, size
         self.result = WireResult()
         self.window, self.base = b"", 0
-        self.fields = self.nodes = self.tensors = 0
+        self.fields = self.nodes = self.functions = self.tensors = 0
         self.known_texts: set[bytes] = set()
         self.twice_in_root: list[tuple[int, str]] = []
 
@@ -167,6 +170,8 @@ class _Reader:
                 self._add_unknown(position, kind, number, known, wire)
                 known = None
             elif not known.repeated:
+                if known.narrow:
+                    self._check_number(known, content, after)
                 if known.name in seen or known.oneof in seen:
                     self._add_twice(position, kind.name, known.oneof or known.name)
                 seen.add(known.name)
@@ -178,6 +183,8 @@ class _Reader:
                     sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
             elif known.name == "node":
                 self._count_node(position)
+            elif known.name == "functions":
+                self._count_function(position)
             if known is not None and wire == _DELIMITED:
                 if known.text:
                     if after - content > _MAX_TEXT:
@@ -202,10 +209,23 @@ class _Reader:
             self._check_tensor(light, sizes, start)
         return light
 
+    def _check_number(self, known: _Field, content: int, after: int) -> None:
+        """Check a number of 32 bits, of which parsers drop what does not fit, and a value of an enumeration."""
+        value = self._varint(self.span(content, after), 0)[0]
+        if 1 << 31 <= value < (1 << 64) - (1 << 31):
+            self.add("protobuf.malformed", content, f"{known.name} has 32 bits, and is stored as {value:,}")
+        elif known.values is not None and value not in known.values:
+            self.add("protobuf.unknown-field", content, f"{known.name} has no value {value:,} in ONNX")
+
     def _count_node(self, position: int) -> None:
         self.nodes += 1
         if self.nodes > _MAX_NODES:
             raise MalformedError(position, f"more than {_MAX_NODES:,} nodes", "graph.node-count")
+
+    def _count_function(self, position: int) -> None:
+        self.functions += 1
+        if self.functions > _MAX_FUNCTIONS:
+            raise MalformedError(position, f"more than {_MAX_FUNCTIONS:,} functions", "protobuf.count")
 
     def _field(self, position: int, end: int) -> tuple[int, int, int, int]:
         """Return number, wire type, start of the content and end of a field."""
@@ -387,6 +407,8 @@ def _message_of_model() -> _Message:
             wire = _FIXED64
         oneof = each.containing_oneof.name if each.containing_oneof else ""
         packable = each.is_repeated and wire != _DELIMITED
-        return _Field(each.name, each.is_repeated, wire, packable, is_text, oneof, inner)
+        narrow = each.type in (each.TYPE_INT32, each.TYPE_UINT32, each.TYPE_ENUM)
+        values = frozenset(value.number for value in each.enum_type.values) if each.enum_type else None
+        return _Field(each.name, each.is_repeated, wire, packable, is_text, oneof, inner, narrow, values)
 
     return message(onnx.ModelProto.DESCRIPTOR)

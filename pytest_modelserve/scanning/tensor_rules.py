@@ -113,10 +113,12 @@ def sparse_findings(sparse: onnx.SparseTensorProto, limit_bytes: int) -> Iterato
             f"shape {_short(dims)} takes {needed:,} bytes for {math.prod(sparse.values.dims):,} values",
         )
         return
+    if sparse.indices.data_location == onnx.TensorProto.EXTERNAL:
+        return
     try:
         indices = onnx.numpy_helper.to_array(sparse.indices)
     except (ValueError, TypeError, KeyError):
-        return  # external, or too large to be read here
+        return  # too large to be read here
     count = math.prod(sparse.values.dims)
     flat = indices.ndim == 1
     limits = np.array([math.prod(dims)] if flat else dims)

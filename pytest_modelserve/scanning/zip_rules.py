@@ -11,6 +11,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from pytest_modelserve.scanning.findings import Finding, finding
+from pytest_modelserve.scanning.name_rules import name_rule
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _CENTRAL, _LOCAL, _DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
@@ -22,6 +23,9 @@ _MOST_CHECKED = 256 << 20
 _CHUNK = 1 << 20
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _WITH_DESCRIPTOR = 0x1, 0x8
+# Extra fields: a name in Unicode, which some readers prefer; and those of ZIP64, torch, Android, Java, NTFS and Unix.
+_SECOND_NAME = 0x7075
+_EXTRA = (0x0001, 0x4246, 0xD935, 0xCAFE, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,9 @@ def _directory(file: BinaryIO, offset: int, count: int, end: int) -> Iterator[En
         raw = content[at + 46 : at + 46 + name_length]
         extra = content[at + 46 + name_length : at + 46 + name_length + extra_length]
         at += 46 + name_length + extra_length + comment_length
+        _check_extra(extra, _text(raw, flags))
+        if comment_length:
+            raise _MalformedError("zip.appended", f"a comment of {comment_length:,} bytes for {_text(raw, flags)!r}")
         size, compressed, local = _widened(extra, size, compressed, local)
         if disk not in (0, 0xFFFF):
             raise _MalformedError("zip.malformed", "an archive in several parts")
@@ -143,6 +150,18 @@ def _directory(file: BinaryIO, offset: int, count: int, end: int) -> Iterator[En
 
 def _text(raw: bytes, flags: int) -> str:
     return raw.decode("utf-8" if flags & 0x800 else "cp437")
+
+
+def _check_extra(extra: bytes, name: str) -> None:
+    """Refuse extra fields with a second name, or with what no writer of checkpoints has."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack("<HH", extra[at : at + 4])
+        if kind == _SECOND_NAME:
+            raise _MalformedError("zip.header-mismatch", f"entry {name!r} has a second name")
+        if kind not in _EXTRA:
+            raise _MalformedError("zip.gap", f"entry {name!r} has {length:,} bytes in the unknown field {kind:#06x}")
+        at += 4 + length
 
 
 def _widened(extra: bytes, size: int, compressed: int, offset: int) -> tuple[int, int, int]:
@@ -166,7 +185,9 @@ def _with_start(file: BinaryIO, entry: Entry, archive: Archive, name: str) -> En
         raise _MalformedError("zip.header-mismatch", f"there is no entry where the directory says of {entry.name!r}")
     flags, method, crc, compressed, size, name_length, extra_length = struct.unpack("<HH4xIIIHH", header[6:30])
     own = _text(file.read(name_length), flags)
-    size, compressed, _ = _widened(file.read(extra_length), size, compressed, 0)
+    extra = file.read(extra_length)
+    _check_extra(extra, own)
+    size, compressed, _ = _widened(extra, size, compressed, 0)
     differing = []
     if own != entry.name:
         differing.append(f"the name {own!r}")
@@ -193,6 +214,8 @@ def _check_names(entries: list[Entry], archive: Archive, name: str) -> None:
             archive.findings.append(finding("zip.duplicate-entry", name, text))
         seen[key] = entry.name
         windows = PureWindowsPath(entry.name)
+        if name_rule(entry.name) == "names.markup":
+            archive.findings.append(finding("names.markup", name, f"entry {entry.name!r}"))
         climbs = ".." in (*PurePosixPath(entry.name).parts, *windows.parts)
         if climbs or entry.name.startswith(("/", "\\")) or windows.drive or not entry.name.isprintable():
             archive.findings.append(finding("zip.path", name, f"entry {entry.name!r} leaves the folder of the archive"))

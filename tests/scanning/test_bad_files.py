@@ -89,10 +89,20 @@ def test_file_that_grows_while_it_is_read_is_named(tmp_path, monkeypatch):
     assert (found.rule, found.message) == ("file.changed", f"the file grew from {path.stat().st_size - 4} to {path.stat().st_size} bytes")  # fmt: skip
 
 
-def _shape_divided(*, by):
+def _shape_divided(*, by, operator="Div"):
     """Divide a size by something, as exporters do."""
     shape = [make_node("Shape", ["x"], ["s"]), const("zero", [0]), make_node("Gather", ["s", "zero"], ["d"])]
-    return model([*shape, *by, make_node("Div", ["d", "b"], ["y"])], outputs=[vector("y", TensorProto.INT64, None)])
+    return model([*shape, *by, make_node(operator, ["d", "b"], ["y"])], outputs=[vector("y", TensorProto.INT64, None)])
+
+
+def _divided_by_an_input(version):
+    """Divide by a weight that is an input, too: up to version 3 of the format every weight was."""
+    ints = [vector("x", TensorProto.INT64), vector("b", TensorProto.INT64)]
+    stored = [tensor("b", [2] * 4, np.int64)]
+    outputs = [vector("y", TensorProto.INT64)]
+    found = model([make_node("Div", ["x", "b"], ["y"])], ints, outputs, opset=8, stored=stored)
+    found.ir_version = version
+    return found
 
 
 def _loop(trips):
@@ -115,6 +125,8 @@ GOOD = {
                                                          make_node("Max", ["e", "one"], ["b"])]),
     "size by a computed constant": _shape_divided(by=[const("p", [12]), const("q", [3]), make_node("Div", ["p", "q"], ["b"])]),
     "size by minus one": _shape_divided(by=[const("b", [-1])]),
+    "remainder by a constant": _shape_divided(by=[const("b", [2])], operator="Mod"),
+    "weight that is an input, too, in version 3": _divided_by_an_input(3),
     "floats": model([make_node("Div", ["x", "x"], ["y"])]),
     "loop of a few trips": _loop([const("m", 40)]),
     "loop over the rows": _loop(LENGTH),
