@@ -112,13 +112,13 @@ def _restate_sizes(part: nn.Module) -> None:
 
 
 def zero_channels(module: nn.Module, selections: Sequence[Selection]) -> None:
-    """Set every slice of the removed channels to zero in place; variances stay, which divide."""
+    """Set every slice of the removed channels to zero in place; buffers stay, as they may divide."""
     import torch
 
-    tensors = dict(_tensors(module))
+    tensors = dict(module.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for (name, dim), indices in removed_slices(selections).items():
-            if not name.endswith("running_var"):
+            if name in tensors:
                 tensors[name].index_fill_(dim, torch.from_numpy(np.asarray(indices, np.int64)), 0)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import LineageStep
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import InputError, UsageError, first_line
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.export_request import plan_tracing, training_step
 from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel
@@ -77,7 +77,10 @@ class Original:
                 raise UsageError(f"{path!r} of {role} has no values yet: call the module once, on some rows")
             if tensor.device.type != "cpu":
                 raise UsageError(f"{path!r} of {role} is on {tensor.device}: call .cpu() first")
-        kept = copy.deepcopy(model).eval()
+        try:
+            kept = copy.deepcopy(model).eval()
+        except Exception as error:  # whatever a user's __deepcopy__ raises, and the old torch.nn.utils.weight_norm
+            raise UsageError(f"{role} cannot be copied: {first_line(error)}") from error
         return cls(type(model).__name__, lambda: copy.deepcopy(kept), data, example_inputs, seed or 0, ())
 
     def source(self, fit: Any, *, name: str) -> ModelSource:

@@ -31,6 +31,8 @@ def pickle_job(job: Any, module: nn.Module, functions: Sequence[Any] = (), *, pu
     Raises:
         UsageError: There is something that cannot be pickled, such as a lock or an open file.
     """
+    from torch.nn.utils.parametrize import is_parametrized
+
     cloudpickle = require("cloudpickle", purpose)
     stream = BytesIO()
 
@@ -41,7 +43,13 @@ def pickle_job(job: Any, module: nn.Module, functions: Sequence[Any] = (), *, pu
     try:
         with _by_value(cloudpickle, _modules_of(module, functions)):
             JobPickler(stream).dump(job)
-    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        part = next((path for path, each in module.named_modules() if is_parametrized(each)), None)
+        if part is not None:
+            raise UsageError(
+                f"layer {part!r} has a parametrization, which torch cannot send to the process of the {purpose}: make "
+                "its weight plain, by torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            ) from error
         raise UsageError(
             f"{type(module).__name__}{' or a function' if functions else ''} cannot be sent to the process of the "
             f"{purpose}: {error}. Create what cannot be pickled (locks, files, connections) elsewhere"

@@ -94,6 +94,11 @@ matmul = Chain(
     lambda m, x: (x @ m.first).relu() @ m.second, first=nn.Parameter(torch.linspace(-1, 1, 48).reshape(6, 8)),
     second=nn.Parameter(torch.linspace(1, -1, 16).reshape(8, 2)),
 )  # fmt: skip
+standardized = Chain(
+    lambda m, x: m.out(torch.sigmoid((m.hidden(x) - m.mean) / m.deviation)),
+    hidden=nn.Linear(6, 8), out=nn.Linear(8, 2), mean=nn.Buffer(torch.linspace(-1, 1, 8)),
+    deviation=nn.Buffer(torch.linspace(0.5, 2, 8)),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -111,9 +116,10 @@ matmul = Chain(
         (shuffled, IMAGES, {"wide": 4}),
         (scaled, ROWS, {"hidden": 8}),
         (matmul, ROWS, {"first": 8}),
+        (standardized, ROWS, {"hidden": 8}),
     ],
     ids=["residual", "grouped", "concat", "gate", "tied", "glu", "chunked", "shared", "transposed", "shuffled",
-         "scaled", "matmul"],
+         "scaled", "matmul", "standardized"],
 )  # fmt: skip
 def test_removed_channels_give_the_outputs_of_channels_at_zero(module, inputs, sizes):
     module = made(copy.deepcopy(module))

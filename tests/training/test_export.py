@@ -192,6 +192,12 @@ def test_new_interpreter_gets_a_class_by_value_whose_module_it_could_not_import(
     assert capfd.readouterr() == ("", "")
 
 
+def test_parametrized_layer_is_refused_by_its_name(store):
+    module = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))).eval()
+    with pytest.raises(ExportError, match="layer '0' has a parametrization, which torch cannot send to the process"):
+        export(module, np.eye(4, dtype=np.float32), store=store)
+
+
 def test_module_that_cannot_be_pickled_is_refused(store):
     module = Small().eval()
     module.lock = threading.Lock()
