@@ -483,7 +483,12 @@ def _statement_settings(config: pytest.Config) -> tuple[Path, float, bytes] | No
         private_key(pem)
     except ModelServeError as error:
         raise pytest.UsageError(f"--modelserve-statement: {error}") from None
-    return path_setting(config, "statement"), days, pem
+    path = path_setting(config, "statement")
+    if path.exists() and not (path.is_file() and path.read_bytes()[:1] == b"{"):
+        raise pytest.UsageError(
+            f"--modelserve-statement: {path} is no statement and would be removed: give another path"
+        )
+    return path, days, pem
 
 
 def _set_allowed_rules(config: pytest.Config) -> None:

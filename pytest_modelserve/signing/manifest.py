@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -28,7 +28,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1)]
     algorithm: str
     files: list[_File]
     folder: str = "."
@@ -89,11 +89,12 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[dict[str, FileDigest], 
     except msgspec.ValidationError as error:
         raise InputError(f"{os.fspath(path)} is not a manifest: {error}; write it again with write_manifest") from None
     files: dict[str, FileDigest] = {}
-    for entry in document.files:
-        try:
-            location = str(checked_location(entry.path))
-        except InputError as error:
-            raise InputError(f"manifest {os.fspath(path)}: {error}") from None
+    try:
+        folder = "." if document.folder == "." else checked_location(document.folder)
+        locations = [str(checked_location(entry.path)) for entry in document.files]
+    except InputError as error:
+        raise InputError(f"manifest {os.fspath(path)}: {error}") from None
+    for location, entry in zip(locations, document.files, strict=True):
         if location in files:
             raise InputError(f"manifest {os.fspath(path)} has two entries for {location!r}: write it again")
         if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.size < 0:
@@ -101,9 +102,7 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[dict[str, FileDigest], 
                 f"manifest {os.fspath(path)}: the entry of {location!r} has no sha256 in 64 digits, or no size"
             )
         files[location] = FileDigest(entry.size, entry.sha256)
-    if document.folder == ".":
-        return files, Path(path).absolute().parent
-    return files, Path(path).absolute().parent / checked_location(document.folder)
+    return files, Path(path).absolute().parent / folder
 
 
 def _current(document: Any, path: str | os.PathLike[str]) -> Any:

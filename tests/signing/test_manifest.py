@@ -108,6 +108,8 @@ ENTRY = {"path": "m.onnx", "size": 1, "sha256": "0" * 64}
         ({"files": [{**ENTRY, "size": "1"}]}, "is not a manifest"),
         ({"files": [{**ENTRY, "mode": "0644"}]}, "is not a manifest"),
         ({"algorithm": "sha1"}, "has the algorithm 'sha1': only 'sha256' is accepted"),
+        ({"version": 0}, "is not a manifest"),
+        ({"folder": ".."}, r"modelserve.manifest.json: '..' is not the path"),
         ({"version": 2}, "has version 2, and this release reads up to 1"),
     ],
 )

@@ -137,6 +137,7 @@ EDITS = {
     "weaker confidence: m.modelgate.toml::accuracy": lambda content, own: first(own, "accuracy")["evidence"].update(
         confidence=0.6
     ),
+    "repeated gate: size in .*passed in attempt 2": lambda content, own: first(own).update(attempt=2),
     "expired: it was valid until 2020-01-01": lambda content, own: own.update(expires="2020-01-01T00:00:00+00:00"),
     "from the future": lambda content, own: own.update(finished=(datetime.now(UTC) + timedelta(days=1)).isoformat()),
     "incomplete run": lambda content, own: own.update(complete=False),
@@ -245,6 +246,18 @@ def test_budgets_of_slices_and_rounded_budgets_are_compared(release, keys, state
     assert verify(release, keys, statement(edit), contract=release / "m.modelgate.toml")
 
 
+def test_an_expected_failure_is_not_counted_as_passed(release, keys, statement):
+    def edit(content, own):
+        first(own).update(expected=True)
+        EDITS["failed gate: size"](content, own)
+
+    text = str(verify(release, keys, statement(edit)))
+    assert text.startswith("1 gate passed on m.onnx")
+    assert "\n  known failure: size of m: FAIL" in text
+    with pytest.raises(ms.VerificationError, match=r"missing gate: m.modelgate.toml::size"):
+        verify(release, keys, statement(edit), contract=release / "m.modelgate.toml")
+
+
 # How a run writes it
 
 
@@ -262,7 +275,7 @@ def test_a_failing_run_writes_a_statement_that_is_refused(release, keys, tmp_pat
 
 def test_a_run_that_judges_no_file_writes_no_statement_and_removes_the_old_one(keys, tmp_path):
     (tmp_path / "test_x.py").write_text("def test_x(): pass")
-    (tmp_path / "statement.json").write_text("old")
+    (tmp_path / "statement.json").write_text("{}")
     (tmp_path / "pytest.ini").touch()
     run = run_pytest(tmp_path, key=keys / "release.pem")
     assert "no gate of this run is about a file" in run.stderr + run.stdout
@@ -277,6 +290,13 @@ def test_a_key_that_cannot_sign_is_an_error_before_any_test_runs(keys, pytester,
     options = [f"--modelserve-sign-key={keys / key}"] if key else []
     with pytest.raises(pytest.UsageError, match=named):
         pytester.parseconfigure("--modelserve-statement=statement.json", *options)
+
+
+def test_no_other_file_is_removed_for_a_statement(keys, pytester):
+    pytester.makefile(".onnx", m="weights")
+    for path in ("m.onnx", "."):
+        with pytest.raises(pytest.UsageError, match="is no statement and would be removed"):
+            pytester.parseconfigure(f"--modelserve-statement={path}", f"--modelserve-sign-key={keys / 'release.pem'}")
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "nan", "soon"])
