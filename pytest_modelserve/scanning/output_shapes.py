@@ -186,6 +186,54 @@ def _split(inputs: Sequence[Value], _: Mapping[str, Any]) -> Shape | None:
     return tuple(None for _ in _known(inputs[0]))
 
 
+def _windows(attributes: Mapping[str, Any], kernel: Sequence[int | None]) -> list[tuple[int, int, int]]:
+    """Return stride, reach of the kernel and padding of each spatial axis."""
+    if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or None in kernel:
+        raise ValueError
+    rank = len(kernel)
+    strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
+    pads = attributes.get("pads") or [0] * 2 * rank
+    reaches = [step * ((each or 1) - 1) + 1 for step, each in zip(dilations, kernel, strict=True)]
+    return [(strides[i], reaches[i], pads[i] + pads[i + rank]) for i in range(rank)]
+
+
+def _conv(inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Shape | None:
+    sizes, weight = _known(inputs[0]), _known(inputs[1])
+    found = [
+        None if size is None else (size + pad - reach) // stride + 1
+        for size, (stride, reach, pad) in zip(sizes[2:], _windows(attributes, weight[2:]), strict=True)
+    ]
+    return (sizes[0], weight[0], *found)
+
+
+def _conv_transpose(inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Shape | None:
+    if "output_shape" in attributes:
+        return (None, None, *attributes["output_shape"])
+    sizes, weight = _known(inputs[0]), _known(inputs[1])
+    found = [
+        None if size is None else (size - 1) * stride + reach - pad
+        for size, (stride, reach, pad) in zip(sizes[2:], _windows(attributes, weight[2:]), strict=True)
+    ]
+    return (sizes[0], None if weight[1] is None else weight[1] * attributes.get("group", 1), *found)
+
+
+def _einsum(inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Shape | None:
+    left, _, right = attributes["equation"].decode().replace(" ", "").partition("->")
+    axes: dict[str, int | None] = {}
+    for letters, value in zip(left.split(","), inputs, strict=True):
+        axes.update(zip(letters, _known(value), strict=True))  # not with "...": of another length
+    return tuple(axes[letter] for letter in right) if right else None
+
+
+def _dft(inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Shape | None:
+    found = list(_known(inputs[0]))
+    length = inputs[1].const if len(inputs) > 1 else None
+    given = inputs[2].const if len(inputs) > 2 else None
+    axis = attributes.get("axis", -2 if given is None else int(given.item()))
+    found[axis] = None if length is None else int(length.item())
+    return (*found[:-1], 2)
+
+
 _SHAPES: dict[str, Callable[[Sequence[Value], Mapping[str, Any]], Shape | None]] = {
     "ConstantOfShape": lambda inputs, _: _ints(inputs[0]),
     "Expand": _expand,
@@ -217,7 +265,10 @@ _SHAPES: dict[str, Callable[[Sequence[Value], Mapping[str, Any]], Shape | None]]
     "AffineGrid": lambda inputs, _: (*_ints(inputs[1])[:1], *_ints(inputs[1])[2:], len(_ints(inputs[1])) - 2),
     "CenterCropPad": lambda inputs, _: _ints(inputs[1]),
     "Col2Im": lambda inputs, _: (None, None, *_ints(inputs[1])),
-    "ConvTranspose": lambda _, a: (None, None, *a["output_shape"]),
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Einsum": _einsum,
+    "DFT": _dft,
     **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), lambda inputs, _: _ints(inputs[0])),
     "MelWeightMatrix": lambda inputs, _: (*_ints(inputs[1]), *_ints(inputs[0])),
     "NonZero": lambda inputs, _: (len(_known(inputs[0])), None),
