@@ -362,6 +362,8 @@ class JsonClient:
         found = self.http.parse(answer.body, "POST", self.path)
         try:
             outputs = self._decode(found)
+            if outputs is None:
+                raise TypeError("it returned None")
             if not isinstance(outputs, Mapping):
                 is_one = not isinstance(outputs, tuple)
                 outputs = {"output": outputs} if is_one else {f"output_{i}": each for i, each in enumerate(outputs)}
@@ -407,6 +409,8 @@ def _instances(inputs: Any) -> dict[str, Any]:
 def _predictions(answer: Any) -> Any:
     """Return the outputs of an answer of KServe v1: `predictions`, or the names of its rows."""
     rows = answer["predictions"]
+    if not isinstance(rows, list):
+        raise TypeError("`predictions` is no list")
     if rows and isinstance(rows[0], Mapping):
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return {"predictions": np.array(rows)}

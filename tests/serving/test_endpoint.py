@@ -442,6 +442,20 @@ def test_an_answer_that_decode_cannot_read_is_quoted(scorer):
     assert "key=1" not in str(caught.value)
 
 
+def test_decode_that_returns_none_is_named(scorer):
+    with ms.serve(dataclasses.replace(scorer, decode=lambda answer: None)) as predictor:
+        with pytest.raises(ms.EndpointError, match=r"is not what decode expects \(TypeError: it returned None\)"):
+            predictor.predict(X)
+
+
+@pytest.mark.parametrize("predictions", [None, "text"])
+def test_predictions_of_kserve_v1_are_a_list(server, predictions):
+    server.json["/v1/models/m:predict"] = lambda body: {"predictions": predictions}
+    with ms.serve(f"{server.origin}/v1/models/m:predict") as predictor:
+        with pytest.raises(ms.EndpointError, match="`predictions` is no list"):
+            predictor.predict(X)
+
+
 def _certificate(folder, *, days):
     """Return the paths of a self-signed certificate of 127.0.0.1, valid from long ago until `days` from now, and its key."""
     x509 = pytest.importorskip("cryptography.x509")
