@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         holm_step_down,
         levels_for,
         package_versions,
+        worst_verdict,
     )
     from pytest_modelserve.evidence.records import Record
 else:
@@ -74,4 +75,5 @@ __all__ = [
     "package_versions",
     "record",
     "recording",
+    "worst_verdict",
 ]

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
@@ -177,6 +177,11 @@ class Environment:
         )
 
 
+def worst_verdict(quantities: Iterable[Quantity]) -> Verdict:
+    """Return the worst verdict of quantities of which at least one has a budget."""
+    return max((each.verdict for each in quantities if each.verdict), key=lambda verdict: verdict.severity)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """The result of one gate on one subject; `str` gives its text.
@@ -214,8 +219,8 @@ class Evidence:
     @property
     def verdict(self) -> Verdict | None:
         """The worst verdict of the quantities; None for a measurement, which has no budget."""
-        found = (q.verdict for q in self.quantities if q.verdict is not None)
-        return max(found, key=lambda verdict: verdict.severity, default=None)
+        judged = [quantity for quantity in self.quantities if quantity.verdict is not None]
+        return worst_verdict(judged) if judged else None
 
     @property
     def severity(self) -> int:

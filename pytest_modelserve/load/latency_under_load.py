@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pytest_modelserve.evidence import (
     Verdict,
     check_error_rates,
     keep_samples,
+    worst_verdict,
 )
 from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.load_record import LoadRecord, check_writable
@@ -394,11 +394,6 @@ def why_generator_is_late(name: str, lag_ms: float, max_ms: float) -> str:
         f"the generator itself was late: {name} of its issue lag is {lag_ms:.3g} ms, more than "
         f"{100 * MOST_LAG:g} % of the budget of {max_ms:g} ms"
     )
-
-
-def worst_verdict(quantities: Iterable[Quantity]) -> Verdict:
-    """Return the worst verdict of quantities of which at least one has a budget."""
-    return max((each.verdict for each in quantities if each.verdict), key=lambda verdict: verdict.severity)
 
 
 def failed_quantity(failed: int, n: int, max_failed: float) -> Quantity:

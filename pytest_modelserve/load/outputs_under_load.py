@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, ModelServeError, UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
+from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, worst_verdict
 from pytest_modelserve.load.generator import Answer, LoadSettings, answer_alone, requests_of, run_load
-from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of, worst_verdict
+from pytest_modelserve.load.latency_under_load import check_proportion, failed_quantity, figures_of
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import Schedule, check_clients, plan_schedule
 from pytest_modelserve.metrics.elementwise import kind_of

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.evidence import (
+    Budget,
+    Evidence,
+    Interval,
+    Method,
+    Quantity,
+    Verdict,
+    check_error_rates,
+    worst_verdict,
+)
 from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import (
     ONE_AT_A_TIME,
@@ -18,7 +27,6 @@ from pytest_modelserve.load.latency_under_load import (
     failed_quantity,
     figures_of,
     warm_up_of,
-    worst_verdict,
 )
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import plan_schedule

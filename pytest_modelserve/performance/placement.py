@@ -14,7 +14,16 @@ import numpy as np
 import onnxruntime
 
 from pytest_modelserve.errors import ArtifactError, UsageError, unknown_choice
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.evidence import (
+    Budget,
+    Evidence,
+    Interval,
+    Method,
+    Quantity,
+    Verdict,
+    check_error_rates,
+    worst_verdict,
+)
 from pytest_modelserve.performance.batches import check_batch
 from pytest_modelserve.performance.child_calls import file_in_child
 from pytest_modelserve.performance.operator_costs import KERNEL, PROFILE_S, PROFILED_CALLS, WARM_UP_CALLS
@@ -86,7 +95,7 @@ def measure_placement(
         _time_quantity(placement.fractions_of_time(wanted), time_budget, confidence=confidence, alpha=alpha),
         Quantity("idle providers", len(idle), "count", budget=Budget("at_most", 0, "providers")),
     )
-    verdict = max((each.verdict for each in quantities if each.verdict is not None), key=lambda each: each.severity)
+    verdict = worst_verdict(quantities)
     return Evidence(
         gate="placement",
         subject=served.subject,

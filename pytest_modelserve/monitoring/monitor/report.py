@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict
+from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict, worst_verdict
 from pytest_modelserve.monitoring.monitor.stream_evidence import Change, Evaluation, Evaluator
 
 _MAX_FINDINGS = 5
@@ -63,7 +63,7 @@ def alarm_evidence(
                 Budget("at_most", stream.tolerated, stream.argument),
             )
         )
-    verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
+    verdict = worst_verdict(quantities)
     return Evidence(
         gate="alarm",
         subject=Subject(name),

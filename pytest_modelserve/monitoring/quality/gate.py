@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from pytest_modelserve.errors import UsageError, unknown_choice
-from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject, Verdict, check_error_rates
+from pytest_modelserve.evidence import (
+    Budget,
+    Evidence,
+    Method,
+    Quantity,
+    Subject,
+    Verdict,
+    check_error_rates,
+    worst_verdict,
+)
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.columns import is_length
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, DriftResult, decide
@@ -137,7 +146,7 @@ def measure_data_quality(
         budget = Budget.of("max_rate", max_rate)
         increase = Quantity("rate increase", result.headline.distance, "proportion_difference", result.interval, budget)
         quantities.insert(1 if broken else 0, increase)
-    verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda verdict: verdict.severity)
+    verdict = worst_verdict(quantities)
     in_blocks = "" if terms.blocks == Blocks() else f", or in blocks of {profile.block}"
     return Evidence(
         gate="data quality",

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict, check_error_rates
+from pytest_modelserve.evidence import (
+    Budget,
+    Evidence,
+    Interval,
+    Method,
+    Quantity,
+    Subject,
+    Verdict,
+    check_error_rates,
+    worst_verdict,
+)
 from pytest_modelserve.metrics import Output
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn
 from pytest_modelserve.monitoring.decision import CONFIDENCE, in_blocks
@@ -122,7 +132,7 @@ def measure_results(
     invalid = 0 if found is None else int(found.invalid.sum())
     checked = Quantity("invalid rows", invalid, "count", budget=Budget("at_most", 0))
     quantities.insert(0 if invalid else len(quantities), checked)
-    verdict = max((q.verdict for q in quantities if q.verdict is not None), key=lambda found: found.severity)
+    verdict = worst_verdict(quantities)
     beyond = [quantity.name for quantity in quantities if quantity.verdict is verdict]
     ranked = sorted(parts.values(), key=lambda part: part.verdict is not verdict)
     findings = [found.describe_invalid()] if found is not None and invalid else []
