@@ -48,24 +48,15 @@ class Original:
         from torch import nn
         from torch.nn.parameter import is_lazy
 
-        if isinstance(model, TrainedModel):
-            source = model.source
+        if isinstance(model, (TrainedModel, DerivedModel)):
+            known = model.source if isinstance(model, TrainedModel) else model
             return cls(
-                source.name,
+                known.name,
                 model.module,
-                source.data if data is None else data,
-                source.example_inputs if example_inputs is None else example_inputs,
+                known.data if data is None else data,
+                known.example_inputs if example_inputs is None else example_inputs,
                 model.seed if seed is None else seed,
-                (training_step(model),),
-            )
-        if isinstance(model, DerivedModel):
-            return cls(
-                model.name,
-                model.module,
-                model.data if data is None else data,
-                model.example_inputs if example_inputs is None else example_inputs,
-                model.seed if seed is None else seed,
-                model.lineage,
+                (training_step(model),) if isinstance(model, TrainedModel) else model.lineage,
             )
         if not isinstance(model, nn.Module):
             hint = ": pass ms.train(source)" if isinstance(model, ModelSource) else ""

@@ -457,9 +457,13 @@ def _without_failures(check: RemovalCheck, chosen: dict[int, Selection], notes: 
 
 def _layers_without_group(module: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[PrunedLayer]:
     """Yield the layers with a matrix that no group has, such as recurrent ones and those with a computed weight."""
-    known = {name.rpartition(".")[0] for group in groups for name, _ in group.channels[0]}
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    names = {name for group in groups for name, _ in group.channels[0]}
+    known = {name.rpartition(".")[0] for name in names}
+    shared = {id(tensors[name]) for name in names if name in tensors}  # tied weights have one name
     for path, part in module.named_modules():
-        sizes = [len(parameter) for parameter in part.parameters(recurse=False) if parameter.ndim > 1]
+        matrices = [each for each in part.parameters(recurse=False) if each.ndim > 1 and id(each) not in shared]
+        sizes = [len(matrix) for matrix in matrices]
         owner = path.partition(".parametrizations.")[0]
         if sizes and path not in known and owner not in known:
             known.add(owner)

@@ -213,6 +213,24 @@ def test_frozen_tied_and_other_dtypes_survive(store):
     assert [layer.note for layer in layers] == ["its weight is shared with another layer"] * 2 + [""]
 
 
+class Tied(nn.Module):
+    """Writes scores of the tokens by the table that embeds them."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.hidden, self.out = nn.Embedding(7, 8), nn.Linear(8, 8), nn.Linear(8, 7, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.out(self.hidden(self.table(tokens)).relu())
+
+
+def test_tied_layers_are_listed_by_the_first_one(store):
+    pruned = prune(Tied(), amount=0.5, structured=True, example_inputs=np.arange(10).reshape(2, 5) % 7, store=store)
+    assert [(layer.layer, layer.after) for layer in pruned.layers] == [("table + hidden", 4), ("table", 7)]
+    assert pruned.module().out.weight.shape == (7, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
