@@ -1,4 +1,5 @@
 import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -10,6 +11,18 @@ from tests.onnx_models import make_model
 
 def openssl(*arguments):
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def run_in(folder, *arguments):
+    """Run pytest in this process, which has imported what it needs; return its exit status."""
+    names = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        status = pytest.main(["-p", "no:cacheprovider", f"--rootdir={folder}", *arguments])
+    for name in set(sys.modules) - names:
+        if name.startswith(("test_", "conftest")):
+            del sys.modules[name]
+    return status
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from pytest_modelserve.__main__ import main
 from tests.onnx_models import make_model
+from tests.signing.conftest import run_in
 
 pytest.importorskip("model_signing")
 onnx = pytest.importorskip("onnx")
@@ -53,9 +53,10 @@ def test_every_command_of_the_page_runs_and_prints_what_it_shows(project, monkey
             program, *arguments = shlex.split(line, comments=True) or [""]
             if (program, *arguments[:2]) == ("python", "-m", "pytest_modelserve"):  # in this process, to save its start
                 assert main(arguments[2:]) == 0, line
+            elif program == "pytest":
+                assert run_in(project, *arguments) == 0, line
             elif program:
-                command = [sys.executable, "-m", "pytest", *arguments] if program == "pytest" else [program, *arguments]
-                subprocess.run(command, check=True, capture_output=True)
+                subprocess.run([program, *arguments], check=True, capture_output=True)
     printed = capsys.readouterr().out
     (shown,) = (part for part in PAGE.split("```")[1::2] if part.startswith("\n"))
     lines = without_figures(printed)

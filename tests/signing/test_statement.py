@@ -1,7 +1,5 @@
 import base64
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.__main__ import main
 from pytest_modelserve.signing.keys import private_pem
 from pytest_modelserve.signing.statement import _envelope
+from tests.signing.conftest import run_in
 from tests.signing.test_manifest import flip
 
 pytest.importorskip("cryptography")
@@ -45,18 +44,8 @@ def release(tmp_path_factory, keys):
     return folder
 
 
-def run_pytest(folder, *arguments, key=None):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--modelserve-statement=statement.json",
-        *arguments,
-    ]
-    signed = [f"--modelserve-sign-key={key}"] if key else []
-    return subprocess.run([*command, *signed], cwd=folder, capture_output=True, text=True)
+def run_pytest(folder, *arguments, key):
+    return run_in(folder, f"--modelserve-statement={folder}/statement.json", f"--modelserve-sign-key={key}", *arguments)
 
 
 @pytest.fixture
@@ -261,24 +250,23 @@ def test_an_expected_failure_is_not_counted_as_passed(release, keys, statement):
 # How a run writes it
 
 
-def test_a_failing_run_writes_a_statement_that_is_refused(release, keys, tmp_path):
+def test_a_failing_run_writes_a_statement_that_is_refused(release, keys, tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes((release / "m.onnx").read_bytes())
     code = "import pytest_modelserve as ms\n\ndef test_size():\n    ms.assert_size('m.onnx', max_bytes=10)\n"
     (tmp_path / "test_m.py").write_text(code)
     (tmp_path / "pytest.ini").touch()
-    run = run_pytest(tmp_path, key=keys / "release.pem")
-    assert run.returncode == 1
-    assert "statement statement.json" in run.stdout
+    assert run_pytest(tmp_path, key=keys / "release.pem") == 1
+    assert "statement statement.json" in capsys.readouterr().out
     with pytest.raises(ms.VerificationError, match=r"(?s)failed run: test_m.py::test_size.*failed gate: size"):
         verify(tmp_path, keys)
 
 
-def test_a_run_that_judges_no_file_writes_no_statement_and_removes_the_old_one(keys, tmp_path):
+def test_a_run_that_judges_no_file_writes_no_statement_and_removes_the_old_one(keys, tmp_path, capsys):
     (tmp_path / "test_x.py").write_text("def test_x(): pass")
     (tmp_path / "statement.json").write_text("{}")
     (tmp_path / "pytest.ini").touch()
-    run = run_pytest(tmp_path, key=keys / "release.pem")
-    assert "no gate of this run is about a file" in run.stderr + run.stdout
+    assert run_pytest(tmp_path, key=keys / "release.pem") == pytest.ExitCode.USAGE_ERROR
+    assert "no gate of this run is about a file" in "".join(capsys.readouterr())
     assert not (tmp_path / "statement.json").exists()
 
 
