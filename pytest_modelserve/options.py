@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from pytest_modelserve import settings
+from pytest_modelserve.errors import UsageError
+
 REPORTS = {
     "json": ("evidence", "as one JSON document"),
     "html": ("page", "as one HTML page"),
@@ -135,3 +138,13 @@ def set_trust(config: pytest.Config) -> None:
             os.environ["MODELSERVE_TRUST"] = before
 
     config.add_cleanup(restore)
+
+
+def set_allowed_rules(config: pytest.Config) -> None:
+    """Set the rules of the scanner that the project allows, for this run."""
+    before = settings.SCAN_ALLOW
+    config.add_cleanup(lambda: setattr(settings, "SCAN_ALLOW", before))
+    try:
+        settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error

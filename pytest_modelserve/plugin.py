@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_modelserve import settings
 from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
@@ -30,7 +29,7 @@ from pytest_modelserve.evidence import (
     Recorder,
     recording,
 )
-from pytest_modelserve.options import REPORTS, declare_options, path_setting, set_trust, setting
+from pytest_modelserve.options import REPORTS, declare_options, path_setting, set_allowed_rules, set_trust, setting
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -91,7 +90,8 @@ class RecordingHooks:
         if fixturedef.scope == "function" or item is None or of_item is None:
             return (yield)
         case = f"[{getattr(request, 'param_index', 0)}]" if hasattr(request, "param") else ""
-        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}"
+        # A session has no node id; a line that starts with "::" would be a command to a code host.
+        owner = f"{request.node.nodeid}::fixture {fixturedef.argname}{case}".removeprefix("::")
         recorder = self._recorder_of(owner, item.nodeid, attempt=of_item.attempt)
         try:
             with recording(recorder):
@@ -441,7 +441,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     _check_model_options(config)
     set_trust(config)
-    _set_allowed_rules(config)
+    set_allowed_rules(config)
     _check_endpoint(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
@@ -489,16 +489,6 @@ def _statement_settings(config: pytest.Config) -> tuple[Path, float, bytes] | No
             f"--modelserve-statement: {path} is no statement and would be removed: give another path"
         )
     return path, days, pem
-
-
-def _set_allowed_rules(config: pytest.Config) -> None:
-    """Set the rules of the scanner that the project allows, for this run."""
-    before = settings.SCAN_ALLOW
-    config.add_cleanup(lambda: setattr(settings, "SCAN_ALLOW", before))
-    try:
-        settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from error
 
 
 def _check_model_options(config: pytest.Config) -> None:

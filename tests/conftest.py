@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+import scipy.stats  # noqa: F401  # an extension module cannot be imported again after an in-process run of pytester
 
 EXTRA_PACKAGES = (
     "torch", "onnxscript", "cloudpickle", "tqdm", "onnxsim", "onnx_ir", "narwhals", "polars", "hypothesis", "sklearn",
@@ -22,6 +23,9 @@ MISSING = tuple(name for name in EXTRA_PACKAGES if find_spec(name) is None)
 _NEEDS = re.compile(
     rf"(?:No module named '({'|'.join(MISSING)})\b|needs ({'|'.join(MISSING)}|scikit-learn|onnx-ir), which is not installed)"
 )
+
+if find_spec("sklearn") is not None:
+    import sklearn.ensemble  # noqa: F401  # the same
 
 if find_spec("hypothesis") is not None:
     from hypothesis import HealthCheck, settings

@@ -225,7 +225,8 @@ _UNSUPPORTED = (
     "max supported IR version",
     "Could not find an implementation",
     _NO_OPERATOR[0],
-    "Exception during initialization",
+    "not supported",
+    "Failed to construct locale",
 )
 
 

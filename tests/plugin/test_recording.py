@@ -47,7 +47,7 @@ def test_session_fixture_evidence_is_told_once_and_is_the_fixtures(
         def test_uses_it(accepted, case): pass
     """)
     project.runpytest_inprocess(*processes).assert_outcomes(passed=6)
-    assert fields_of_gates("owner", "verdict") == [("::fixture accepted", "PASS")]
+    assert fields_of_gates("owner", "verdict") == [("fixture accepted", "PASS")]
 
 
 def test_function_fixture_evidence_belongs_to_each_test(project: pytest.Pytester, fields_of_gates: Fields) -> None:
