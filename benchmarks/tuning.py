@@ -33,10 +33,10 @@ from fixtures.digits import DATA, TRAINING_ROWS
 from pytest_modelserve.serving import OnnxPredictor
 from pytest_modelserve.tuning import objective
 from pytest_modelserve.tuning.gate import GateFunction, run_gate
-from pytest_modelserve.tuning.search import FINAL_BLOCKS, Search
 from pytest_modelserve.tuning.selection import select
 from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory
+from pytest_modelserve.tuning.variant_search import FINAL_BLOCKS, Search
 
 RECIPES: list[Any] = [
     "simplify", "optimize", "fp16", "int8-dynamic", "int4-weights", ("simplify", "int8-dynamic"), ("fp16", "optimize"),

@@ -14,8 +14,8 @@ from pytest_modelserve.artifacts import Artifact, open_artifact
 from pytest_modelserve.contracts.annotations import budgets_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, read_contract
 from pytest_modelserve.errors import UsageError, VerificationError, unknown_choice
-from pytest_modelserve.signing.files import digest_file
 from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement, read_statement
+from pytest_modelserve.signing.untrusted_files import digest_file
 
 
 def verify_statement(

@@ -18,7 +18,7 @@ from pytest_modelserve.scanning.file_rules import format_of, has_appended_archiv
 from pytest_modelserve.scanning.findings import Finding, StaticResult, finding
 from pytest_modelserve.scanning.pickle_rules import Built, Global, PickleResult, Stored, check_pickle
 from pytest_modelserve.scanning.zip_rules import Archive, Entry, check_zip, read_entry
-from pytest_modelserve.signing.files import parse_json
+from pytest_modelserve.signing.untrusted_files import parse_json
 
 _ARRAYS = "pytest_modelserve.scanning.array_trial:try_arrays"
 _MOST_PICKLE = 256 << 20

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_modelserve._files import as_path
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
-from pytest_modelserve.signing.files import open_regular
+from pytest_modelserve.signing.untrusted_files import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec

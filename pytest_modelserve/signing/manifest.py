@@ -14,7 +14,7 @@ from pytest_modelserve._files import as_path, write_file
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Subject
 from pytest_modelserve.progress import progress
-from pytest_modelserve.signing.files import FileDigest, checked_location, digest_file, files_in, read_json
+from pytest_modelserve.signing.untrusted_files import FileDigest, checked_location, digest_file, files_in, read_json
 
 MANIFEST = "modelserve.manifest.json"
 """The name of a manifest inside the folder that it describes."""

@@ -21,7 +21,6 @@ from pytest_modelserve._files import as_path, write_file
 from pytest_modelserve.artifacts import Artifact, describe_file, open_artifact
 from pytest_modelserve.artifacts.artifact import without_change_check
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, VerificationError, require
-from pytest_modelserve.signing.files import PrivateCopy, checked_location, read_json
 from pytest_modelserve.signing.keys import (
     PathLike,
     paths_in,
@@ -33,6 +32,7 @@ from pytest_modelserve.signing.keys import (
     trusted_paths,
 )
 from pytest_modelserve.signing.manifest import difference, locations_in
+from pytest_modelserve.signing.untrusted_files import PrivateCopy, checked_location, read_json
 
 SUFFIX = ".sig"
 

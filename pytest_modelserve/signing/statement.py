@@ -21,8 +21,8 @@ from pytest_modelserve.errors import InputError, UsageError, VerificationError
 from pytest_modelserve.evidence import Evidence
 from pytest_modelserve.evidence.evidence import functions_of, snake_case
 from pytest_modelserve.evidence.failure_text import evidence_line, printable
-from pytest_modelserve.signing.files import parse_json, read_json
 from pytest_modelserve.signing.keys import PathLike, hash_of, key_id, private_key, public_key, read_pem, trusted_paths
+from pytest_modelserve.signing.untrusted_files import parse_json, read_json
 
 Document = Mapping[str, Any]
 Trust = PathLike | Sequence[PathLike] | None

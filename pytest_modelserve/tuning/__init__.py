@@ -2,6 +2,6 @@
 
 from pytest_modelserve.tuning.result import Tuning
 from pytest_modelserve.tuning.trial import Trial
-from pytest_modelserve.tuning.tuning import tune
+from pytest_modelserve.tuning.tune import tune
 
 __all__ = ["Trial", "Tuning", "tune"]

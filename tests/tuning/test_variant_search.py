@@ -8,7 +8,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.artifacts import save_artifact
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.tuning import tune
-from pytest_modelserve.tuning.search import _counts
+from pytest_modelserve.tuning.variant_search import _counts
 
 
 @pytest.fixture(scope="module")

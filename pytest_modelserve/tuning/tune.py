@@ -17,9 +17,9 @@ from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.tuning.gate import GateChoice, opened_gates, run_gate
 from pytest_modelserve.tuning.objective import Objective, ObjectiveChoice
 from pytest_modelserve.tuning.result import Tuning, order_of
-from pytest_modelserve.tuning.search import Search
 from pytest_modelserve.tuning.selection import Split
 from pytest_modelserve.tuning.variant import ORIGINAL, RecipeChoice, VariantFactory
+from pytest_modelserve.tuning.variant_search import Search
 
 
 def tune(
