@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
-from pytest_modelserve.signing import files
+from pytest_modelserve.signing import untrusted_files
 
 ROWS = np.ones((2, 4), np.float32)
 
@@ -147,7 +147,7 @@ def test_a_folder_or_a_manifest_that_does_not_exist_is_an_error(models, tmp_path
 
 def test_a_device_is_not_read():
     with pytest.raises(ms.ArtifactError, match="'zero' is a device"):
-        files.digest_file(files.Path("/dev"), "zero")
+        untrusted_files.digest_file(untrusted_files.Path("/dev"), "zero")
 
 
 def test_a_file_that_grows_while_it_is_read_is_an_error(tmp_path):
@@ -163,7 +163,7 @@ def test_a_file_that_grows_while_it_is_read_is_an_error(tmp_path):
     writer.start()
     try:
         with pytest.raises(ms.ArtifactError, match="'log' changed while it was read"):
-            _ = [files.digest_file(tmp_path, "log") for _ in range(1000)]
+            _ = [untrusted_files.digest_file(tmp_path, "log") for _ in range(1000)]
     finally:
         is_done.set()
         writer.join()
@@ -173,7 +173,7 @@ def test_a_folder_of_the_path_must_be_no_link(models, tmp_path):
     (models / "weights").rename(tmp_path / "elsewhere")
     (models / "weights").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ms.ArtifactError, match=r"'weights/w.bin' is a link"):
-        files.digest_file(models, "weights/w.bin")
+        untrusted_files.digest_file(models, "weights/w.bin")
 
 
 # serve(manifest=)
