@@ -225,9 +225,10 @@ _UNSUPPORTED = (
     "max supported IR version",
     "Could not find an implementation",
     _NO_OPERATOR[0],
-    "not supported",
-    "Failed to construct locale",
 )
+_INITIALIZATION = "Exception during initialization"
+# What an operator lacks in this build or on this system; any other failing initialization is the file's.
+_UNSUPPORTED_SETTINGS = ("not supported", "Failed to construct locale")
 
 
 def _trial_findings(name: str, static: StaticResult, result: SandboxResult, cpu_s: float) -> Iterator[Finding]:
@@ -250,7 +251,8 @@ def _trial_findings(name: str, static: StaticResult, result: SandboxResult, cpu_
     elif _is_out_of_memory(result.error):
         yield finding("trial.memory", name, f"{step} takes more memory than it may: {result.error}")
     elif result.error:
-        milder = any(text in result.error for text in _UNSUPPORTED) and "Fatal error: com.m" not in result.error
+        texts = _UNSUPPORTED + (_UNSUPPORTED_SETTINGS if _INITIALIZATION in result.error else ())
+        milder = any(text in result.error for text in texts) and "Fatal error: com.m" not in result.error
         rule = "graph.operator" if any(text in result.error for text in _NO_OPERATOR) else "trial.refused"
         yield finding(rule, name, f"{step}: {result.error}", "warning" if milder else None)
     opened_bytes = max((event.get("opened_bytes", 0) for event in result.events if isinstance(event, dict)), default=0)

@@ -170,3 +170,38 @@ def test_links_of_a_cache_are_followed_where_they_are_allowed(tmp_path):
     report = scan_file(tmp_path / "model.onnx", allow={"file.link": "cache of the hub", "external.link": "the same"})
     assert (report.is_safe, report.opened) == (True, True), report
     assert "0 errors, 0 warnings, 2 allowed" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "severity"),
+    [
+        (
+            helper.make_node(
+                "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=32, N=4, bits=4, block_size=0
+            ),
+            {"b": np.zeros((4, 1, 16), np.uint8), "s": np.zeros(4, np.float32)},
+            "error",
+        ),
+        (
+            helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=2, layout=1),
+            {"w": np.zeros((1, 6, 3), np.float32), "r": np.zeros((1, 6, 2), np.float32)},
+            "warning",
+        ),
+    ],
+    ids=["invalid", "lacking in this runtime"],
+)
+def test_initialization_that_fails_is_an_error_unless_the_runtime_lacks_the_setting(
+    tmp_path, node, constants, severity
+):
+    rows = [1, 32] if node.op_type == "MatMulNBits" else [1, 4, 3]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, rows)],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    sets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=9), tmp_path / "m.onnx")
+    found = scan_file(tmp_path / "m.onnx").findings
+    assert [(each.rule, each.severity) for each in found] == [("trial.refused", severity)]
