@@ -16,7 +16,7 @@ EXTRA_PACKAGES = (
     "torch", "onnxscript", "cloudpickle", "tqdm", "onnxsim", "onnx_ir", "narwhals", "polars", "hypothesis", "sklearn",
     "skl2onnx", "pandas", "xdist", "pytest_rerunfailures", "jsonschema", "pyarrow", "duckdb", "pyspark", "mkdocs", "yaml",
     "prometheus_client", "opentelemetry", "markdown_it", "ruff", "importlinter", "mypy", "grpc", "cryptography",
-    "model_signing", "OpenSSL",
+    "model_signing", "OpenSSL", "opacus",
 )  # fmt: skip
 """What extras and the development group install."""
 MISSING = tuple(name for name in EXTRA_PACKAGES if find_spec(name) is None)
