@@ -373,18 +373,17 @@ def _run_in_processes(
 
         def call_all(messages: list[bytes], limit_s: float, text: str = "") -> list[bytes]:
             texts = [text, *[""] * (count - 1)]
-            replies = pool.map(_reply, children, messages, [limit_s] * count, texts)
-            try:
-                return list(replies)
-            except BaseException:  # Ctrl-C, or one process has failed: the others would go on to the end of the load
-                for child in children:
-                    child.kill()
-                raise
+            return list(pool.map(_reply, children, messages, [limit_s] * count, texts))
 
-        call_all(payloads, _START_LIMIT_S)
-        start = pickle.dumps(time.perf_counter() + 4 * _LEAD_S)
-        limit_s = schedule.duration_s + settings.timeout_s + _START_LIMIT_S
-        replies = call_all([start] * count, limit_s, description)
+        try:
+            call_all(payloads, _START_LIMIT_S)
+            start = pickle.dumps(time.perf_counter() + 4 * _LEAD_S)
+            limit_s = schedule.duration_s + settings.timeout_s + _START_LIMIT_S
+            replies = call_all([start] * count, limit_s, description)
+        except BaseException:  # Ctrl-C, or one process has failed: the others would go on to the end of the load
+            for child in children:
+                child.kill()
+            raise
     return joined([pickle.loads(reply) for reply in replies], schedule)
 
 
