@@ -1,0 +1,1 @@
+"""Certificates of robustness, which no attack can break."""
