@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -129,6 +130,7 @@ def measure_memory_growth(
         began = time.perf_counter()
         source = InputSource(given, vary=vary, seed=seed)
         budget = Budget.of("max_kib_per_call", max_kib_per_call, unit=1024)
+        gc.collect()  # garbage of earlier code, freed between two readings, would look like negative growth
         readings = read_memory(
             _varied_call(served, source, reload=reload),
             calls_needed(budget.limit, batches=len(source.batches)),
