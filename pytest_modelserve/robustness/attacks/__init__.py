@@ -1,0 +1,10 @@
+"""Attacks: searches for admissible rows that a served model predicts wrong, each a frozen dataclass.
+
+A new attack is one class, imported here and listed in `__all__`: see the docstring of `attack.py`.
+"""
+
+from pytest_modelserve.robustness.attacks.attack import AnswerReader, Answers, Attack, Target
+from pytest_modelserve.robustness.attacks.square import square
+from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
+
+__all__ = ["AnswerReader", "Answers", "Attack", "Target", "ThreatModel", "square"]

@@ -1,0 +1,402 @@
+"""Threat model: the rows that an attacker may send instead of each given row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.robustness.relations.base import Features, columns_of
+
+Norm = Literal["linf", "l2", "edits"]
+Allowed = Callable[[NDArray[Any], NDArray[Any]], Any]
+"""Rows before and after (k, ...) → whether each change is allowed, bool (k,)."""
+Dependent = Mapping[int | tuple[int, ...], Callable[[NDArray[Any]], Any]]
+"""Column → function of the rows (k, ...) that returns its values (k,)."""
+
+_SHRINK = 1 - 1e-12
+"""Points of an L2 ball stay this far inside, because norms are rounded."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ThreatModel:
+    """The admissible changes of rows: a ball around each row, the range of the input, and which features may change.
+
+    "linf" allows a change of each feature by `eps`, "l2" an ellipsoid with the half-axes `eps`, "edits" that many edits
+    of characters. Distances are exact in the dtype that is served: what `place` and `project` return has been rounded
+    toward the base row.
+
+    Args:
+        base: The rows as they are, (n, ...), in the dtype that is served.
+        norm: "linf", "l2" or "edits".
+        eps: Radius in units of the input: one, or one for each feature (row shape); 0 for features that stay.
+        low: Least value of the input, one or one for each feature; None for no limit.
+        high: Greatest value of the input.
+        immutable: Columns that stay as they are.
+        integer: Columns of whole numbers, for an input of floats.
+        categories: Columns to their categories: any of them is admissible, whatever `eps` is.
+        dependent: Columns that follow from others, computed in this order after each change; `eps` and the range do
+            not apply to them.
+        allowed: Function of rows before and after (k, ...) that returns which changes are allowed, bool (k,).
+        padding: For "edits" of codes (n, length): the code that fills a row at its end.
+
+    Raises:
+        UsageError: For an `eps` that is not positive or is larger than the range, and for `low` above `high`.
+        InputError: For rows outside the range, with NaN, or with fractions in an integer column.
+    """
+
+    base: NDArray[Any]
+    norm: Norm
+    eps: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    immutable: Features = ()
+    integer: Features = ()
+    categories: Mapping[int | tuple[int, ...], Sequence[float]] = field(default_factory=dict)
+    dependent: Dependent = field(default_factory=dict)
+    allowed: Allowed | None = None
+    padding: int | None = None
+
+    _scale: NDArray[np.float64] = field(init=False, repr=False)
+    _whole: NDArray[np.bool_] = field(init=False, repr=False)
+    _computed: NDArray[np.intp] = field(init=False, repr=False)
+    _box: tuple[NDArray[Any], NDArray[Any]] = field(init=False, repr=False)
+    _range: tuple[NDArray[Any], NDArray[Any]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise UsageError(unknown_choice("norm", self.norm, get_args(Norm)))
+        if self.norm == "edits":
+            self._check_edits()
+            return
+        self._check_numbers()
+        scale = np.broadcast_to(self._eps(), self.shape).astype(np.float64).reshape(-1).copy()
+        fixed = self._columns(self.immutable)
+        computed = self._columns(tuple(self.dependent))
+        categorical = self._columns(tuple(self.categories))
+        scale[np.concatenate([fixed, computed, categorical])] = 0
+        if not scale.any() and not categorical.size:
+            raise UsageError("eps is 0 for every feature that may change: give a positive radius for one")
+        whole = np.zeros(scale.size, np.bool_)
+        whole[self._columns(self.integer)] = True
+        whole |= self.base.dtype.kind in "iu"
+        flat = self._flat(self.base)
+        if self.base.dtype.kind == "f" and (np.trunc(flat[:, whole]) != flat[:, whole]).any():
+            raise InputError("integer= names columns whose rows hold fractions: leave these columns out")
+        low, high = self._limits(flat, computed)
+        for name, value in {"scale": scale, "whole": whole, "computed": computed}.items():
+            object.__setattr__(self, f"_{name}", value)
+        object.__setattr__(
+            self, "_box", self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high))
+        )
+        object.__setattr__(self, "_range", self._bounds(flat, low, high))
+        self._check_dependent()
+
+    # Shapes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.base.shape[1:]
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """The radius of each feature in one row's shape; 0 where it may not change continuously."""
+        return self._scale.reshape(self.shape)
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """Which features may change within `eps`, in one row's shape."""
+        return np.asarray(self.scale > 0)
+
+    def with_eps(self, eps: ArrayLike) -> ThreatModel:
+        """Return the same threat model with another radius."""
+        return replace(self, eps=eps)
+
+    def _flat(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return rows.reshape(len(rows), -1)
+
+    # Rows
+
+    def place(self, index: NDArray[np.intp], units: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the admissible rows nearest to `base[index] + eps * units`, with `units` (k, ...) in [-1, 1]."""
+        return self.project(
+            index, self.base[index].astype(np.float64) + units.reshape(len(index), *self.shape) * self.scale
+        )
+
+    def project(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the admissible rows (k, ...) nearest to `rows` (k, ...) around the rows `index` (k,) of the base.
+
+        The result has the dtype that is served, lies inside the ball and the range, and has its dependent features
+        computed. Categorical and immutable features are those of the base.
+        """
+        base = self._flat(self.base)[index]
+        wished = self._flat(np.asarray(rows, np.float64))
+        if self.norm == "l2":
+            wished = self._into_ball(base, wished)
+        moved = np.clip(self._rounded(wished, base), self._box[0][index], self._box[1][index])
+        return self.complete(moved.astype(self.base.dtype, copy=False).reshape(len(index), *self.shape))
+
+    def into_range(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+        """Return `rows` inside the range of the input, whatever their distance: for a search from outside the ball.
+
+        Features that may not change are those of the base.
+        """
+        base = self._flat(self.base)[index]
+        wished = np.where(self._scale > 0, self._flat(np.asarray(rows, np.float64)), base)
+        moved = np.clip(self._rounded(wished, base), self._range[0][index], self._range[1][index])
+        return self.complete(moved.astype(self.base.dtype, copy=False).reshape(len(index), *self.shape))
+
+    def complete(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return `rows` (k, ...) with their dependent features computed."""
+        if not self.dependent:
+            return rows
+        rows = np.array(rows)
+        for column, function in self.dependent.items():
+            values = np.asarray(function(rows))
+            if values.shape != (len(rows),):
+                raise UsageError(
+                    f"dependent[{column!r}] must return one value a row, shape ({len(rows)},); got {values.shape}"
+                )
+            self._flat(rows)[:, self._columns(column)[0]] = values
+        return rows
+
+    def distances(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the distance (k,) of each row from its base row as a multiple of `eps`; inf for a forbidden change."""
+        if self.norm == "edits":
+            most = int(np.asarray(self.eps))
+            return np.asarray(edit_distances(self.base[index], rows, padding=self.padding, most=most) / most)
+        base, moved = self._flat(self.base)[index].astype(np.float64), self._flat(rows).astype(np.float64)
+        change = np.abs(moved - base)
+        scale = self._scale
+        for column, values in self.categories.items():
+            place = self._columns(column)[0]
+            change[np.isin(moved[:, place], np.asarray(values, np.float64)), place] = 0
+        change[:, self._computed] = 0
+        parts = np.where(scale > 0, change / np.where(scale > 0, scale, 1), np.where(change == 0, 0, math.inf))
+        return np.asarray(parts.max(axis=1) if self.norm == "linf" else np.sqrt((parts**2).sum(axis=1)))
+
+    def admissible(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return whether each row (k, ...), in the dtype that is served, may replace its base row, bool (k,)."""
+        inside = self.distances(index, rows) <= 1
+        if self.norm != "edits":
+            flat = self._flat(rows)
+            low, high = self._range[0][index], self._range[1][index]
+            within = (flat >= low) & (flat <= high)
+            if self.base.dtype.kind == "f":
+                within &= ~self._whole | (np.trunc(flat) == flat)
+            within[:, self._computed] = True
+            inside &= within.all(axis=1)
+            if self.dependent and inside.any():
+                same = self._flat(self.complete(rows)) == flat
+                inside &= same.all(axis=1)
+        if self.allowed is not None and inside.any():
+            some = np.flatnonzero(inside)
+            verdicts = np.asarray(self.allowed(self.base[index[some]], rows[some]))
+            if verdicts.shape != some.shape or verdicts.dtype.kind != "b":
+                raise UsageError(
+                    f"allowed must return one bool for each row, shape ({some.size},); got {verdicts.dtype} of shape "
+                    f"{verdicts.shape}"
+                )
+            inside[some] = verdicts
+        return inside
+
+    # Arithmetic
+
+    def _into_ball(self, base: NDArray[Any], wished: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = self._scale
+        units = np.where(scale > 0, (wished - base) / np.where(scale > 0, scale, 1), 0)
+        norms = np.sqrt((units**2).sum(axis=1, keepdims=True))
+        units *= np.minimum(1, _SHRINK / np.maximum(norms, 1e-300))
+        return np.asarray(base + units * scale)
+
+    def _rounded(self, wished: NDArray[np.float64], base: NDArray[Any]) -> NDArray[Any]:
+        """Return the values in the dtype that is served, those of an integer column whole, rounded toward the base."""
+        exact = base.astype(np.float64)
+        change = wished - exact
+        values = np.where(self._whole, exact + np.trunc(change), wished)
+        if self.base.dtype.kind in "iu":
+            limits = np.iinfo(self.base.dtype)
+            return np.clip(values, float(limits.min), float(limits.max)).astype(self.base.dtype)
+        served = values.astype(self.base.dtype)
+        if self.norm == "l2":
+            beyond = np.abs(served.astype(np.float64) - exact) > np.abs(change)
+            served = np.where(beyond, np.nextafter(served, base), served)
+        return served
+
+    def _bounds(
+        self, base: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return limits (n, features) in the dtype that is served, rounded inward and never past the base."""
+        whole = self._whole
+        low, high = np.where(whole, np.ceil(low), low), np.where(whole, np.floor(high), high)
+        dtype = self.base.dtype
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            ends = [np.clip(end, float(limits.min), float(limits.max)) for end in (low, high)]
+            return np.minimum(ends[0].astype(dtype), base), np.maximum(ends[1].astype(dtype), base)
+        with np.errstate(over="ignore"):
+            least, most = low.astype(dtype), high.astype(dtype)
+        exact, scale = base.astype(np.float64), self._scale
+        for _ in range(2):  # the cast, and then the difference in float64, may both round outward
+            least = np.where((least < low) | (_outside(least, exact, low, scale)), np.nextafter(least, base), least)
+            most = np.where((most > high) | (_outside(most, exact, high, scale)), np.nextafter(most, base), most)
+        return np.minimum(least, base), np.maximum(most, base)
+
+    def _columns(self, features: Features) -> NDArray[np.intp]:
+        if not isinstance(features, (int, tuple)):
+            features = tuple(features)
+        return columns_of(self.base, features, "inputs") if features != () else np.zeros(0, np.intp)
+
+    # Checks
+
+    def _eps(self) -> NDArray[np.float64]:
+        try:
+            eps = np.asarray(self.eps, np.float64)
+            np.broadcast_to(eps, self.shape)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"eps must be a number, or one for each feature (shape {self.shape}), got {self.eps!r}"
+            ) from None
+        if not (np.isfinite(eps).all() and (eps >= 0).all() and eps.any()):
+            raise UsageError(f"eps must be positive (0 only for features that stay), got {self.eps!r}")
+        return eps
+
+    def _check_numbers(self) -> None:
+        if self.base.dtype.kind not in "fiu":
+            raise InputError(
+                f"inputs must be numbers for norm={self.norm!r}, got {self.base.dtype}: attack text with norm='edits'"
+            )
+        if self.padding is not None:
+            raise UsageError("padding applies to norm='edits' only: remove it")
+        if self.base.dtype.kind == "f" and not np.isfinite(self.base).all():
+            rows = np.flatnonzero(~np.isfinite(self._flat(self.base)).all(axis=1))
+            raise InputError(
+                f"inputs hold NaN or infinity in {rows.size} rows, first in row {rows[0]}: no ball of radius eps is "
+                "defined around them; leave these rows out"
+            )
+
+    def _check_edits(self) -> None:
+        eps = np.asarray(self.eps)
+        if eps.ndim or eps.dtype.kind not in "iuf" or not eps >= 1 or eps != np.trunc(eps):
+            raise UsageError(f"eps must be a whole number of edits, at least 1, for norm='edits'; got {self.eps!r}")
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"{name} does not apply to norm='edits': remove it")
+        for name in ("immutable", "integer", "categories", "dependent"):
+            if getattr(self, name) not in ((), [], {}):
+                raise UsageError(f"{name} does not apply to norm='edits': say which changes are allowed by allowed=")
+        kind = self.base.dtype.kind
+        if kind in "iu" and (self.base.ndim != 2 or self.padding is None):
+            raise UsageError(
+                "padding= is missing: norm='edits' on codes (rows, length) needs the code that fills a row at its end"
+            )
+        if kind not in "iuOUT":
+            raise InputError(f"inputs must be text, or codes of characters, for norm='edits'; got {self.base.dtype}")
+        if kind in "OUT" and any(not isinstance(text, str) for text in self.base.reshape(-1).tolist()):
+            raise InputError("inputs must hold text in every row for norm='edits'")
+        if kind in "OUT" and self.base.size != len(self.base):
+            raise InputError(f"inputs must hold one text for each row for norm='edits', got shape {self.base.shape}")
+
+    def _limits(
+        self, flat: NDArray[Any], computed: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the range of the input (features,), infinite where there is no limit."""
+        ends = []
+        for name, given, without in (("low", self.low, -math.inf), ("high", self.high, math.inf)):
+            try:
+                end = np.broadcast_to(np.asarray(without if given is None else given, np.float64), self.shape)
+            except (TypeError, ValueError):
+                raise UsageError(
+                    f"{name} must be a number, or one for each feature (shape {self.shape}), got {given!r}"
+                ) from None
+            if np.isnan(end).any():
+                raise UsageError(f"{name} must not be NaN")
+            ends.append(end.reshape(-1).astype(np.float64))
+        low, high = ends
+        if not (low < high).all():
+            raise UsageError(f"low must be below high in every feature, got low={self.low!r}, high={self.high!r}")
+        eps = np.broadcast_to(self._eps(), self.shape).reshape(-1)
+        width = high - low
+        ratios = width[eps > 0] / eps[eps > 0]
+        if (ratios < 1).all() if self.norm == "linf" else (ratios**2).sum() < 1:
+            raise UsageError(
+                f"eps={self.eps!r} is larger than the range from low={self.low!r} to high={self.high!r}: every input "
+                "would be admissible; eps has the unit of the unprocessed input"
+            )
+        outside = (flat < low) | (flat > high)
+        outside[:, computed] = False
+        if outside.any():
+            row, column = np.argwhere(outside)[0]
+            raise InputError(
+                f"inputs hold {flat[row, column]} in row {row}, feature {column}, which is outside the range from low="
+                f"{low[column]:g} to high={high[column]:g}: correct the range, or leave the row out"
+            )
+        return low, high
+
+    def _check_dependent(self) -> None:
+        if not self.dependent:
+            return
+        computed = self.complete(self.base)
+        for column in self.dependent:
+            place = self._columns(column)[0]
+            given, found = (self._flat(rows)[:, place].astype(np.float64) for rows in (self.base, computed))
+            other = np.flatnonzero(~np.isclose(given, found, rtol=1e-4, atol=1e-6 * float(np.abs(given).max() or 1)))
+            if other.size:
+                row = int(other[0])
+                raise InputError(
+                    f"dependent[{column!r}] returns {found[row]:g} for row {row}, where the inputs hold "
+                    f"{given[row]:g}: the function must reproduce the given rows"
+                )
+
+
+def _outside(
+    limit: NDArray[Any], base: NDArray[np.float64], wished: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return where a limit that comes from `eps` lies farther than `eps` from the base in float64."""
+    change = np.abs(limit.astype(np.float64) - base)
+    return np.asarray((np.abs(wished - base) <= scale * (1 + 1e-9)) & (change > scale))
+
+
+def edit_distances(before: NDArray[Any], after: NDArray[Any], *, padding: int | None, most: int) -> NDArray[np.float64]:
+    """Return the least number of insertions, deletions, substitutions and swaps of neighbors, (k,); inf above `most`.
+
+    Texts are strings (k,) or codes (k, length) that `padding` fills at the end. A swapped pair is not edited again
+    (optimal string alignment; Damerau 1964, Communications of the ACM 7:171-176).
+    """
+    pairs = zip(_texts(before, padding), _texts(after, padding), strict=True)
+    return np.array([_edit_distance(one, other, most) for one, other in pairs], np.float64)
+
+
+def _texts(rows: NDArray[Any], padding: int | None) -> list[Any]:
+    if rows.dtype.kind in "OUT":
+        return [str(text) for text in rows.reshape(-1).tolist()]
+    lengths = rows.shape[1] - (rows[:, ::-1] != padding).argmax(axis=1)
+    lengths[(rows == padding).all(axis=1)] = 0
+    return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
+
+
+def _edit_distance(one: Any, other: Any, most: int) -> float:
+    if abs(len(one) - len(other)) > most:
+        return math.inf
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    one, other = one[start:], other[start:]
+    end = next((i for i, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b), None)
+    end = min(len(one), len(other)) if end is None else end
+    one, other = one[: len(one) - end], other[: len(other) - end]
+    rows = [list(range(len(other) + 1))]
+    for i in range(1, len(one) + 1):
+        row = [i]
+        for j in range(1, len(other) + 1):
+            cost = one[i - 1] != other[j - 1]
+            best = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + cost)
+            if i > 1 and j > 1 and one[i - 1] == other[j - 2] and one[i - 2] == other[j - 1]:
+                best = min(best, rows[i - 2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return float(rows[-1][-1]) if rows[-1][-1] <= most else math.inf
