@@ -4,7 +4,8 @@ A new attack is one class, imported here and listed in `__all__`: see the docstr
 """
 
 from pytest_modelserve.robustness.attacks.attack import AnswerReader, Answers, Attack, Target
+from pytest_modelserve.robustness.attacks.gradient import apgd, pgd
 from pytest_modelserve.robustness.attacks.square import square
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 
-__all__ = ["AnswerReader", "Answers", "Attack", "Target", "ThreatModel", "square"]
+__all__ = ["AnswerReader", "Answers", "Attack", "Target", "ThreatModel", "apgd", "pgd", "square"]

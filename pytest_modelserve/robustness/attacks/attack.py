@@ -165,6 +165,10 @@ class Target:
         """Return the answers to candidates without counting or recording: to verify rows again."""
         return self.reader.read(self._predict(index, self.feed_of(index, candidates)), index)
 
+    def scores(self, index: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        """Return the scores (k, classes) of given rows, None for a model of labels alone; not counted."""
+        return self.reader.scores(self._predict(index, take_rows(self.feed, index)))
+
     def feed_of(self, index: NDArray[np.intp], candidates: NDArray[Any]) -> Feed:
         """Return all inputs of candidates (k, ...) of the rows `index` (k,)."""
         feed = {**take_rows(self.feed, index), self.input_name: candidates}
@@ -228,6 +232,10 @@ class AnswerReader:
         if self.classes is None or scores is None:
             return Answers(np.where(fooled, -1.0, 1.0), fooled)
         return Answers(np.where(decoded.invalid, -np.inf, _margins(scores, self.classes[index])), fooled)
+
+    def scores(self, outputs: Feed) -> NDArray[np.float64] | None:
+        """Return the scores (k, classes) among the outputs, None if there are none."""
+        return self._labels_and_scores(outputs)[1]
 
     def _labels_and_scores(self, outputs: Feed) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
         """Return the output that holds predictions, and scores (k, classes) if there are any."""

@@ -153,9 +153,11 @@ def smoothed_radii(
             noise = np.stack([each.normal(size=(copies, *values.shape[1:])) for each in generators])
             noisy = _as_dtype(values[chosen, np.newaxis] + spread * noise, values.dtype)
             noisy = noisy.reshape(-1, *values.shape[1:])
-            votes[chosen] += _votes(model, {name: noisy}, np.repeat(truth[chosen], copies), read).reshape(
-                len(chosen), copies
-            ).sum(axis=1)
+            votes[chosen] += (
+                _votes(model, {name: noisy}, np.repeat(truth[chosen], copies), read)
+                .reshape(len(chosen), copies)
+                .sum(axis=1)
+            )
     level = 1 - alpha / len(values)
     return SmoothedRadii(votes, samples, alpha, spread, *_proportion_bounds(votes, samples, level=level))
 

@@ -1,0 +1,439 @@
+"""Attacks by the gradients of a torch module, transferred to the served model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.metrics.classification import class_labels
+from pytest_modelserve.progress import progress
+from pytest_modelserve.robustness.attacks.attack import Attack, Target
+from pytest_modelserve.robustness.attacks.module_gradients import (
+    AttackLoss,
+    ModuleGradients,
+    Preprocess,
+    check_settings,
+)
+
+_MOST_OTHER_LABELS = 0.1
+"""The largest proportion of rows in which module and served model may disagree: int8 changes a percent or two."""
+_MOST_OTHER_MARGINS = 0.5
+"""The largest relative difference of their margins. int8 changes 2 to 10 %; a missing preprocessing several times."""
+_UNDERFLOW = 80.0
+"""Margins of logarithms of float32 probabilities are cut here: smaller probabilities than e^-87 are 0."""
+
+_MOMENTUM = 0.75
+_INCREASES = 0.75
+"""Constants of APGD: the weight of the new step, and the proportion of steps that must increase the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """Base class of attacks that follow the gradient of a torch module.
+
+    Rows and `eps` are those before preprocessing; the gradient goes through `preprocess`. Every row that the module
+    predicts wrong is sent to the served model, and counts only if that is fooled, too; otherwise the search goes on.
+    """
+
+    module: Any = field(kw_only=False)
+    _: KW_ONLY
+    steps: int = 40
+    restarts: int = 1
+    loss: AttackLoss = "cross_entropy"
+    preprocess: Preprocess = None
+    classes: Sequence[Any] | None = None
+    surrogate: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "restarts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} of {self.name} must be a whole number of at least 1, got {value!r}")
+        check_settings(self.module, self.preprocess, self.loss)
+
+    def run(self, target: Target, rng: np.random.Generator) -> None:
+        gradients = ModuleGradients(self.module, preprocess=self.preprocess, loss=self.loss)
+        columns = self._columns(target, gradients)
+        for _ in progress(range(self.restarts), f"{self.name} restarts"):
+            index = target.active()
+            if not index.size:
+                return
+            self.search(Ball(target, gradients, columns, index, _random_units(target, index, rng)))
+
+    @abstractmethod
+    def search(self, ball: Ball) -> None:
+        """Search from one random start of each row."""
+
+    def _columns(self, target: Target, gradients: ModuleGradients) -> NDArray[np.intp]:
+        """Return the column of each label in the module's scores; check that module and served model agree."""
+        open_rows = np.flatnonzero(~target.closed) if target.closed is not None else np.arange(len(target.labels))
+        columns = np.zeros(len(target.labels), np.intp)
+        if not open_rows.size:
+            return columns
+        scores = gradients.read_scores(target.rows[open_rows])
+        if not np.isfinite(scores).all():
+            raise InputError(f"module of {self.name} returns NaN or infinite scores for the given rows: fix the module")
+        columns = self._columns_of(target, scores.shape[1])
+        self._check_same_model(target, open_rows, columns[open_rows], scores)
+        return columns
+
+    def _columns_of(self, target: Target, count: int) -> NDArray[np.intp]:
+        if self.classes is None:
+            columns = target.classes
+            if columns is None and target.labels.dtype.kind in "iu":
+                columns = target.labels.astype(np.intp)
+            if columns is None:
+                raise UsageError(
+                    f"classes of {self.name} is missing: labels are text, so pass the label of each of the module's "
+                    f"{count} columns, classes=[...]"
+                )
+        else:
+            known = class_labels(np.asarray(self.classes), what="classes").tolist()
+            if len(known) != count:
+                raise UsageError(f"classes of {self.name} has {len(known)} labels; the module returns {count} columns")
+            numbers = {label: column for column, label in enumerate(known)}
+            unknown = [label for label in np.unique(target.labels).tolist() if label not in numbers]
+            if unknown:
+                raise UsageError(f"classes of {self.name} lacks the label {unknown[0]!r}: it has {known}")
+            columns = np.array([numbers[label] for label in target.labels.tolist()], np.intp)
+        if columns.min() < 0 or columns.max() >= count:
+            raise InputError(
+                f"labels hold {columns.max() if columns.max() >= count else columns.min()}, and the module has {count} "
+                f"columns: labels must be from 0 to {count - 1}, or pass classes=[...]"
+            )
+        return columns
+
+    def _check_same_model(
+        self,
+        target: Target,
+        index: NDArray[np.intp],
+        columns: NDArray[np.intp],
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Raise UsageError if the module does not compute what is served: then its gradients prove nothing.
+
+        `index` are the rows that the served model predicts right.
+        """
+        if self.surrogate:
+            return
+        advice = (
+            "pass preprocess= with the steps of the served file, the module with the served weights, or surrogate=True "
+            "for a transfer between two models"
+        )
+        other = np.count_nonzero(scores.argmax(axis=1) != columns)
+        if other > max(1, _MOST_OTHER_LABELS * len(index)):
+            raise UsageError(
+                f"module of {self.name} predicts another label than the served model for {other} of {len(index)} rows "
+                f"that this predicts right: {advice}"
+            )
+        served = target.scores(index)
+        if served is None or served.shape != scores.shape:
+            return
+        expected, found = _log_margins(served, columns), _log_margins(scores, columns)
+        difference = np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-300)
+        if difference > _MOST_OTHER_MARGINS:
+            ratio = float(np.median(np.abs(found)) / max(float(np.median(np.abs(expected))), 1e-300))
+            raise UsageError(
+                f"module of {self.name} does not reproduce the served model: its margins (score of the label less the "
+                f"highest other) are {ratio:.3g} times as large: {advice}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class pgd(GradientAttack):
+    """Projected gradient descent with random restarts, all steps of one size.
+
+    Each step goes along the sign of the gradient (L∞) or along the gradient (L2) and back into the ball and the range.
+    Source: Madry et al. 2018, ICLR.
+
+    Args:
+        module: A torch module that returns scores (n, classes), or a TrainedModel.
+        steps: Gradient steps of each start.
+        restarts: Random starts of each row that is not fooled yet.
+        step_size: Size of a step as a proportion of eps (default: 2.5 / steps, at least 0.02).
+        loss: "cross_entropy" or "dlr".
+        preprocess: What the served file does before the module: steps of `ms.compose`, or a function of a tensor.
+        classes: The labels of the module's columns, where labels are text.
+        surrogate: Whether the module may be another model than the served one.
+        queries: Largest number of served predictions of each row.
+
+    Raises:
+        UsageError: Invalid settings; from the gate, a module that does not reproduce the served model.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> import pytest_modelserve as ms
+        >>> module = torch.nn.Linear(2, 2)
+        >>> ms.attacks.pgd(module, steps=20, restarts=3).restarts
+        3
+    """
+
+    step_size: float | None = None
+    name: ClassVar[str] = "PGD"
+    source: ClassVar[str] = "Madry et al. 2018, ICLR"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.step_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size <= 2):
+            raise UsageError(f"step_size of {self.name} must be above 0 and at most 2 (times eps), got {size!r}")
+
+    def search(self, ball: Ball) -> None:
+        size = max(2.5 / self.steps, 0.02) if self.step_size is None else self.step_size
+        for _ in range(self.steps):
+            gradient = ball.evaluate().direction
+            ball.move(ball.units + size * gradient)
+            if not ball.index.size:
+                return
+        ball.evaluate()
+
+
+@dataclass(frozen=True, kw_only=True)
+class apgd(GradientAttack):
+    """Projected gradient descent with momentum and a step size that halves where the loss stops to grow.
+
+    At checkpoints that come closer to each other, a row whose loss rose in less than 75 % of the steps, or whose step
+    and best loss stayed as they were, continues from its best point with half the step. There is no step size to tune.
+    Source: Croce & Hein 2020, ICML, algorithm 1, with its constants; momentum starts anew after each halving.
+
+    Args:
+        module: A torch module that returns scores (n, classes), or a TrainedModel.
+        steps: Gradient steps of each start.
+        restarts: Random starts of each row that is not fooled yet.
+        loss: "dlr", the difference of logits ratio, or "cross_entropy". For two classes "dlr" is their margin.
+        preprocess: What the served file does before the module: steps of `ms.compose`, or a function of a tensor.
+        classes: The labels of the module's columns, where labels are text.
+        surrogate: Whether the module may be another model than the served one.
+        queries: Largest number of served predictions of each row.
+
+    Raises:
+        UsageError: Invalid settings; from the gate, a module that does not reproduce the served model.
+
+    Example:
+        >>> import torch
+        >>> import pytest_modelserve as ms
+        >>> ms.attacks.apgd(torch.nn.Linear(2, 2)).loss
+        'dlr'
+    """
+
+    loss: AttackLoss = "dlr"
+    name: ClassVar[str] = "APGD"
+    source: ClassVar[str] = "Croce & Hein 2020, ICML"
+
+    def search(self, ball: Ball) -> None:
+        start = ball.evaluate()
+        if not ball.index.size:
+            return
+        state = _Progress.of(ball, start)
+        checkpoints = _checkpoints(self.steps)
+        last = 0
+        for step in range(1, self.steps + 1):
+            ahead = ball.projected(ball.units + state.sizes * state.direction)
+            weight = 1.0 if step == 1 else _MOMENTUM
+            moved = ball.units + weight * (ahead - ball.units) + (1 - weight) * (ball.units - state.previous)
+            state.previous = ball.units
+            ball.move(moved)
+            found = ball.evaluate()
+            state.keep(found.kept)
+            if not ball.index.size:
+                return
+            state.record(ball, found)
+            if step in checkpoints:
+                state.halve(ball, step - last)
+                last = step
+
+
+@dataclass(slots=True, eq=False)
+class _Found:
+    """One evaluation: losses and directions of the rows that go on, and which of the rows before (k,) these are."""
+
+    losses: NDArray[np.float64]
+    direction: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+
+
+class Ball:
+    """Points around rows under attack, as multiples of eps.
+
+    Args:
+        target: The served model under attack.
+        gradients: The module.
+        columns: The true column of the scores of each row of the target, (n,).
+        index: The rows under attack, (k,).
+        units: Their changes divided by eps, (k, ...).
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        gradients: ModuleGradients,
+        columns: NDArray[np.intp],
+        index: NDArray[np.intp],
+        units: NDArray[np.float64],
+    ) -> None:
+        self._target, self._gradients, self._columns = target, gradients, columns
+        self.index = index
+        scale = target.threat.scale
+        self._scale = scale
+        base = target.rows[index].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = [
+                np.where(scale > 0, (np.asarray(limit, np.float64) - base) / scale, 0.0)
+                for limit in (
+                    -np.inf if target.threat.low is None else target.threat.low,
+                    np.inf if target.threat.high is None else target.threat.high,
+                )
+            ]
+        self._low, self._high = np.clip(ends[0], -1, 0), np.clip(ends[1], 0, 1)
+        self.units = self.projected(units)
+
+    def evaluate(self) -> _Found:
+        """Compute losses and gradients, ask the served model for the rows that the module predicts wrong, and keep the
+        others and those that it predicts right."""
+        rows = self._target.threat.place(self.index, self._whole(self.units))
+        found = self._gradients.gradients(rows, self._columns[self.index])
+        kept = np.ones(len(self.index), np.bool_)
+        wrong = np.flatnonzero(found.wrong)
+        if wrong.size:
+            self._target.query(self.index[wrong], rows[wrong])
+            kept[wrong] = ~self._target.fooled[self.index[wrong]] & (self._target.left(self.index[wrong]) > 0)
+        self.index, self.units = self.index[kept], self.units[kept]
+        self._low, self._high = self._low[kept], self._high[kept]
+        return _Found(found.losses[kept], self._direction(found.by_input[kept]), kept)
+
+    def move(self, units: NDArray[np.float64]) -> None:
+        """Go to the points nearest to `units` in the ball and the range."""
+        self.units = self.projected(units)
+
+    def projected(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the points of the ball and the range nearest to `units`, each in turn."""
+        if self._target.threat.norm == "l2":
+            units = units / np.maximum(1.0, _norms(units))
+        return np.clip(units, self._low, self._high)
+
+    def _whole(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the changes of integer rows in an L2 ball, rounded to the nearest and the smallest left out.
+
+        Rounding each toward 0, as the threat model does, would lose most of them.
+        """
+        if self._target.threat.norm != "l2" or self._target.rows.dtype.kind == "f":
+            return units
+        changes = np.rint(units * self._scale).reshape(len(units), -1)
+        scale = np.broadcast_to(self._scale, units.shape[1:]).reshape(-1)
+        parts = np.where(scale > 0, changes / np.where(scale > 0, scale, 1), 0.0)
+        order = np.argsort(-np.abs(units.reshape(len(units), -1)), axis=1)
+        inside = np.cumsum(np.take_along_axis(parts, order, axis=1) ** 2, axis=1) <= 1
+        kept = np.empty_like(inside)
+        np.put_along_axis(kept, order, inside, axis=1)
+        return np.where(kept, parts, 0.0).reshape(units.shape)
+
+    def _direction(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the steepest direction of norm 1 within the features that may change."""
+        gradient = gradient * self._scale
+        if self._target.threat.norm == "linf":
+            return np.sign(gradient)
+        return gradient / np.maximum(_norms(gradient), 1e-300)
+
+
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """Step sizes, best points and counts of increases of rows under APGD."""
+
+    sizes: NDArray[np.float64]
+    direction: NDArray[np.float64]
+    previous: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    best_losses: NDArray[np.float64]
+    best_units: NDArray[np.float64]
+    best_direction: NDArray[np.float64]
+    increases: NDArray[np.int64]
+    is_fresh: NDArray[np.bool_]
+    checked_losses: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, ball: Ball, start: _Found) -> _Progress:
+        rows = len(ball.index)
+        return cls(
+            sizes=np.full((rows, *[1] * (ball.units.ndim - 1)), 2.0),
+            direction=start.direction,
+            previous=ball.units,
+            losses=start.losses,
+            best_losses=start.losses,
+            best_units=ball.units,
+            best_direction=start.direction,
+            increases=np.zeros(rows, np.int64),
+            is_fresh=np.ones(rows, np.bool_),
+            checked_losses=start.losses,
+        )
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Drop the rows that are decided."""
+        if not kept.all():
+            for name in self.__slots__:
+                setattr(self, name, getattr(self, name)[kept])
+
+    def record(self, ball: Ball, found: _Found) -> None:
+        """Count increases, and store the best points."""
+        self.increases = self.increases + (found.losses > self.losses)
+        self.losses, self.direction = found.losses, found.direction
+        better = found.losses > self.best_losses
+        wide = better.reshape(self.sizes.shape)
+        self.best_losses = np.where(better, found.losses, self.best_losses)
+        self.best_units = np.where(wide, ball.units, self.best_units)
+        self.best_direction = np.where(wide, found.direction, self.best_direction)
+
+    def halve(self, ball: Ball, steps: int) -> None:
+        """Halve the step of the rows that make no progress, and return them to their best points."""
+        stuck = self.increases < _INCREASES * steps
+        stuck |= self.is_fresh & (self.best_losses <= self.checked_losses)
+        wide = stuck.reshape(self.sizes.shape)
+        self.sizes = np.where(wide, self.sizes / 2, self.sizes)
+        ball.move(np.where(wide, self.best_units, ball.units))
+        self.previous = np.where(wide, self.best_units, self.previous)
+        self.direction = np.where(wide, self.best_direction, self.direction)
+        self.losses = np.where(stuck, self.best_losses, self.losses)
+        self.is_fresh, self.checked_losses = ~stuck, self.best_losses
+        self.increases = np.zeros_like(self.increases)
+
+
+def _checkpoints(steps: int) -> frozenset[int]:
+    """Return the steps after which step sizes are judged: 22 %, then intervals shorter by 3 points, at least 6."""
+    places, gap = [0.0, 0.22], 0.22
+    while places[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        places.append(places[-1] + gap)
+    return frozenset(int(np.ceil(place * steps)) for place in places[1:] if place <= 1)
+
+
+def _random_units(target: Target, index: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return random points (k, ...) of the unit ball of the threat model."""
+    shape = (index.size, *target.threat.shape)
+    if target.threat.norm == "linf":
+        return rng.uniform(-1, 1, shape)
+    points = np.where(target.threat.free, rng.normal(size=shape), 0.0)
+    radius = rng.uniform(size=(index.size, *[1] * (len(shape) - 1))) ** (1 / max(1, int(target.threat.free.sum())))
+    return np.asarray(radius * points / np.maximum(_norms(points), 1e-300))
+
+
+def _norms(units: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the L2 norm of each row (k, 1, ...)."""
+    norms = np.sqrt((units.reshape(len(units), -1) ** 2).sum(axis=1))
+    return np.asarray(norms.reshape(-1, *[1] * (units.ndim - 1)))
+
+
+def _log_margins(scores: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the margins (n,) of logits, or of the logarithms of probabilities."""
+    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        scores = np.log(np.maximum(scores, 1e-45))
+    rows = np.arange(len(scores))
+    others = scores.copy()
+    others[rows, columns] = -np.inf
+    margins: NDArray[np.float64] = scores[rows, columns] - others.max(axis=1)
+    return np.clip(margins, -_UNDERFLOW, _UNDERFLOW)
