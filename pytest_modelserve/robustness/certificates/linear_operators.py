@@ -1,0 +1,300 @@
+"""Operators that are linear in their variable inputs: matrices, sums, products with constants, moved values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve.robustness.certificates.base import LinearOperator, Node, unbroadcast
+from pytest_modelserve.robustness.certificates.intervals import Array
+
+
+class Matrix(LinearOperator):
+    """Gemm, MatMul and LinearRegressor: a product with a constant matrix over the last axis."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        if node.op == "Gemm":
+            node.only_variable(0)
+            if node.attributes.get("transA", 0):
+                raise node.refused("it transposes its rows (transA=1)")
+            weight = _required(node, 1)
+            weight = weight.T if node.attributes.get("transB", 0) else weight
+            self.weight = weight * node.attributes.get("alpha", 1.0)
+            bias = node.constant(2)
+            self.bias = 0.0 if bias is None else _bias(node, bias) * node.attributes.get("beta", 1.0)
+        else:
+            node.only_variable(0, 1)
+            if node.positions != (0,):
+                raise node.refused("it multiplies values that depend on the model's input, or a constant from the left")
+            self.weight = _required(node, 1)
+        if self.weight.ndim != 2:
+            raise node.refused(f"its weight has {self.weight.ndim} axes, not 2")
+        self.terms = self.weight.shape[0]
+        self._absolute = np.abs(self.weight)
+
+    def forward(self, *values: Array) -> Array:
+        """Return x W."""
+        found: Array = values[0] @ self.weight
+        return found
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return x |W|."""
+        found: Array = values[0] @ self._absolute
+        return found
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Return c Wᵀ."""
+        return [_product(coefficients, self.weight.T)]
+
+
+def _product(coefficients: Array, matrix: Array) -> Array:
+    """Return one product with a matrix: numpy would make one for each row."""
+    shape = coefficients.shape
+    found: Array = (coefficients.reshape(-1, shape[-1]) @ matrix).reshape(*shape[:-1], matrix.shape[1])
+    return found
+
+
+def _bias(node: Node, bias: Array) -> Array:
+    if bias.ndim == 2:
+        if bias.shape[0] != 1:
+            raise node.refused("its constant C differs between rows")
+        return np.asarray(bias[0])
+    return bias
+
+
+def _required(node: Node, position: int) -> Array:
+    value = node.constant(position, required=True)
+    assert value is not None
+    return value
+
+
+class Sum(LinearOperator):
+    """Add, Sub and Sum of variable inputs and constants."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._signs = [-1.0 if node.op == "Sub" and at else 1.0 for at in node.positions]
+        if any(len(shape) != len(node.shape) for shape in node.shapes):
+            raise node.refused("it broadcasts an input along a new axis")
+        if not node.dtype.startswith(("float", "bfloat")):
+            raise node.refused(f"it computes in {node.dtype}")
+        signs = {at: -1.0 if node.op == "Sub" and at else 1.0 for at in node.constants}
+        self.bias = sum((signs[at] * _row(value) for at, value in node.constants.items()), np.zeros(()))
+        self.terms = len(node.inputs)
+
+    def forward(self, *values: Array) -> Array:
+        """Return the sum."""
+        return self._sum(values, self._signs)
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the sum without signs."""
+        return self._sum(values, [1.0] * len(values))
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Return the coefficients with the sign of each input."""
+        return [
+            unbroadcast(coefficients, shape) * sign for shape, sign in zip(self.node.shapes, self._signs, strict=True)
+        ]
+
+    def _sum(self, values: tuple[Array, ...], signs: list[float]) -> Array:
+        total = np.zeros((len(values[0]), *self.node.shape))
+        for value, sign in zip(values, signs, strict=True):
+            total += sign * value
+        return total
+
+
+def _row(value: NDArray[Any]) -> Array:
+    return np.asarray(value, np.float64)
+
+
+class Factor(LinearOperator):
+    """Mul and Div by a constant, Neg, Scaler: a factor and an offset for each value."""
+
+    terms = 2
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        factor: Array = np.ones(())
+        if node.op == "Neg":
+            factor = np.full((), -1.0)
+        elif node.op == "ai.onnx.ml.Scaler":
+            factor = _row(np.asarray(node.attributes.get("scale", 1.0)))
+            self.bias = -_row(np.asarray(node.attributes.get("offset", 0.0))) * factor
+        else:
+            if len(node.positions) != 1:
+                raise node.refused("both of its inputs depend on the model's input")
+            (at,) = node.constants
+            if node.op == "Div" and at == 0:
+                raise node.refused("it divides by a value that depends on the model's input")
+            factor = _row(node.constants[at])
+            if node.op == "Div" and not factor.all():
+                raise node.refused("it divides by a constant that is 0")
+            factor = 1.0 / factor if node.op == "Div" else factor
+        if not node.dtype.startswith(("float", "bfloat")):
+            raise node.refused(f"it computes in {node.dtype}")
+        self._factor = factor
+
+    def forward(self, *values: Array) -> Array:
+        """Return the product."""
+        return self._full(values[0] * self._factor)
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the product with the absolute factor."""
+        return self._full(values[0] * np.abs(self._factor))
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Return the product of the coefficients."""
+        factor = self._factor
+        if factor.ndim > len(self.node.shape):  # its axis of rows has length 1
+            factor = factor[0]
+        return [unbroadcast(coefficients * factor, self.node.shapes[0])]
+
+    def _full(self, values: Array) -> Array:
+        return np.broadcast_to(values, (len(values), *self.node.shape))
+
+
+class Concat(LinearOperator):
+    """Concat of variable inputs and constants along an axis other than that of the rows."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        rank = len(node.shape) + 1
+        self._axis = int(node.attributes["axis"]) % rank
+        if self._axis == 0:
+            raise node.refused("it joins rows (axis=0)")
+        parts = [np.zeros((1, *shape)) for shape in node.shapes]
+        whole = [
+            _row(node.constants[at]) if at in node.constants else parts[node.positions.index(at)]
+            for at in range(len(node.inputs))
+        ]
+        self.bias = np.concatenate(whole, axis=self._axis)
+        ends = np.cumsum([part.shape[self._axis] for part in whole])
+        self._spans = [slice(int(ends[at]) - whole[at].shape[self._axis], int(ends[at])) for at in node.positions]
+
+    def forward(self, *values: Array) -> Array:
+        """Put each input in its place."""
+        result = np.zeros((len(values[0]), *self.node.shape))
+        for span, value in zip(self._spans, values, strict=True):
+            result[(slice(None),) * self._axis + (span,)] = value
+        return result
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the same: all coefficients are 1."""
+        return self.forward(*values)
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Cut the coefficients apart."""
+        return [coefficients[(slice(None),) * (self._axis + 1) + (span,)] for span in self._spans]
+
+
+class Moved(LinearOperator):
+    """Operators that only move, repeat or leave out values: Reshape, Transpose, Slice, Gather, Pad and others.
+
+    The operator runs once on the numbers of the values, which tells where each value of the output comes from.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        node.only_variable(0)
+        (shape,) = node.shapes
+        self._size = int(np.prod(shape))
+        index = _moved_numbers(node, self._size)
+        self._index, self._filled = np.maximum(index, 0), index < 0
+        if self._filled.any():
+            value = node.constant(2)
+            self.bias = np.where(self._filled, 0.0 if value is None else float(np.reshape(value, ())), 0.0)
+        kept = index[index >= 0]
+        self._is_reshape = index.size == self._size and (index.reshape(-1) == np.arange(self._size)).all()
+        self._is_unique = len(np.unique(kept)) == len(kept)
+
+    def forward(self, *values: Array) -> Array:
+        """Return the moved values; filled ones are 0."""
+        (value,) = values
+        if self._is_reshape:
+            return value.reshape(len(value), *self.node.shape)
+        moved = value.reshape(len(value), -1)[:, self._index]
+        moved[:, self._filled] = 0.0
+        return moved
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the same: all coefficients are 1."""
+        return self.forward(*values)
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Move the coefficients back; those of a repeated value are summed."""
+        shape = (*coefficients.shape[:2], *self.node.shapes[0])
+        if self._is_reshape:
+            return [coefficients.reshape(shape)]
+        result = np.zeros((*coefficients.shape[:2], self._size))
+        kept = coefficients[:, :, ~self._filled]
+        index = self._index[~self._filled]
+        if self._is_unique:
+            result[:, :, index] = kept
+        else:
+            moved = np.moveaxis(result, 2, 0)
+            np.add.at(moved, index, np.moveaxis(kept, 2, 0))
+        return [result.reshape(shape)]
+
+
+def _moved_numbers(node: Node, size: int) -> NDArray[np.int64]:
+    """Return for each value of the output the number of its value of the input, -1 for one that is filled in."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    proto, rows = node.proto
+    numbers = np.arange(rows * size, dtype=np.int64).reshape(rows, *node.shapes[0])
+    feed: dict[str, NDArray[Any]] = {node.inputs[0]: numbers}
+    for at, value in node.constants.items():
+        feed[node.inputs[at]] = np.array(-1, np.int64) if node.op == "Pad" and at == 2 else value
+    inputs = list(proto.input)
+    copy = type(proto).FromString(proto.SerializeToString())
+    if node.op == "Pad" and len(inputs) < 3:
+        copy.input.append("fill")
+        feed["fill"] = np.array(-1, np.int64)
+    elif node.op == "Pad" and not inputs[2]:
+        copy.input[2] = "fill"
+        feed["fill"] = np.array(-1, np.int64)
+    declared = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feed.items()
+    ]
+    output = onnx.ValueInfoProto(name=node.output)
+    graph = onnx.helper.make_graph([copy], "moved", declared, [output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", node.opset)])
+    try:
+        (found,) = ReferenceEvaluator(model).run(None, feed)
+    except Exception as error:  # the evaluator's exceptions share no base class
+        raise node.refused(f"its form is not known ({error})") from error
+    moved = np.asarray(found)
+    expected = np.where(moved[:1] < 0, -1, moved[:1] + size * np.arange(rows).reshape(-1, *[1] * (moved.ndim - 1)))
+    first = moved[0]
+    if moved.shape != (rows, *node.shape) or not (moved == expected).all() or (first >= size).any():
+        raise node.refused("it moves values between rows")
+    return np.asarray(first, np.int64)
+
+
+class Cast(LinearOperator):
+    """Cast between floats, and of integers of the input to floats: rounding to the new dtype."""
+
+    _EXACT = ("uint8", "int8", "bool", "uint16", "int16")
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        if node.dtype not in ("float16", "float32", "float64", "bfloat16"):
+            raise node.refused(f"it converts {node.dtypes[0]} to {node.dtype}")
+        self.terms = 1
+
+    def forward(self, *values: Array) -> Array:
+        """Return the values."""
+        return values[0]
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the values."""
+        return values[0]
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Return the coefficients."""
+        return [coefficients]

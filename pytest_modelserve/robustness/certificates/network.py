@@ -1,0 +1,361 @@
+"""An ONNX graph as a network for bounds: operators in topological order, with constants and shapes of one row.
+
+`Network.of` runs the graph once, unoptimized, on a few rows. The run folds the constants, and tells the shape and dtype
+of every value. Every value has the rows on its first axis; shapes here are those of one row, without that axis.
+
+base.py says how to add an operator.
+
+Bounds for branch and bound
+---------------------------
+`interval_bounds` and `linear_bounds` (bounds.py) take boxes of the input, one row each: a subproblem is a row. Both
+take `given`, boxes of any values by name that are intersected with the computed ones: a ReLU whose input is forced to
+be non-negative has `given[node.sources[0]]` with a lower bound of 0. Rows whose box became empty (lower > upper) are
+infeasible, which the caller finds out by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, sort_nodes, subgraphs
+from pytest_modelserve._onnx.sessions import open_graph_session, run_session
+from pytest_modelserve.artifacts.artifact import load_with_weights
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError, unknown_choice
+from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
+from pytest_modelserve.robustness.certificates.operators import operator_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from pytest_modelserve.artifacts import Artifact
+
+_PROBE_ROWS = 3
+_FLOATS = ("float16", "float32", "float64", "bfloat16")
+_OPSET_DOMAIN = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """The part of a graph that computes the scores, in topological order.
+
+    Attributes:
+        input: Name of the input.
+        input_shape: Shape of one row.
+        input_dtype: dtype that callers send.
+        nodes: Nodes, each after those it reads.
+        operators: Bounds of each node, by the name of its output.
+        output: Name of the value that holds the scores.
+        output_shape: Shape of one row of the scores.
+        head: Operators after the scores that keep their order and were left out, the last one first: Softmax, ArgMax.
+        classes: Labels by column where the graph itself maps columns to labels, or None.
+        shapes: Shape of one row of every value.
+        dtypes: dtype of every value.
+        probe: Every value of the rows that the graph was run with, by name.
+    """
+
+    input: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    nodes: tuple[Node, ...]
+    operators: Mapping[str, Operator]
+    output: str
+    output_shape: tuple[int, ...]
+    head: tuple[str, ...]
+    classes: NDArray[Any] | None
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    probe: Mapping[str, NDArray[Any]] = field(repr=False)
+
+    @classmethod
+    def of(cls, artifact: Artifact, rows: NDArray[Any], *, output: str | None = None) -> Network:
+        """Return the network of the scores that `artifact` returns as `output`.
+
+        Args:
+            artifact: The model; composed steps are part of its graph.
+            rows: At least one row (n, ...) of the input, with which the graph is run.
+            output: Name of the output; required where the model has several.
+
+        Returns:
+            The network. Softmax, ArgMax and label tables after the scores are left out.
+
+        Raises:
+            UsageError: An unknown output, or one that is missing.
+            ArtifactError: Control flow, a value without an axis of rows, several inputs, random operators.
+            InputError: Rows that the graph does not take.
+        """
+        return network_of(load_with_weights(artifact), rows, output=output)
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Return the nodes that read each value."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.sources:
+                found.setdefault(name, []).append(node)
+        return found
+
+
+def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None = None) -> Network:
+    """Return the network of a model with all its weights; `Network.of` says more."""
+    import onnx
+    import onnx.inliner
+
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = model.graph
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in stored]
+    if len(given) != 1:
+        names = ", ".join(repr(value.name) for value in given)
+        raise ArtifactError(
+            f"artifact has {len(given)} inputs ({names}), and certificates need exactly one: fix the others as "
+            "constants of the graph"
+        )
+    (start,) = given
+    name = _output_name(graph, output)
+    sort_nodes(graph)
+    writers = {each: node for node in graph.node for each in node.output if each}
+    dependent = _dependent(graph, start.name)
+    if name not in dependent:
+        raise ArtifactError(f"artifact's output {name!r} does not depend on its input {start.name!r}")
+    scores, head, table = _without_head(name, writers, dependent, start.name)
+    needed = _ancestors(scores, writers)
+    for node in needed:
+        if any(True for _ in subgraphs(node)):
+            raise refusal(node.op_type, node.name, "control flow has no linear bounds")
+    probe = _run(model, needed, start, rows, (*table, scores))
+    _check_axis(probe[start.name].shape, probe, dependent, needed)
+    read = {scores, *(name for node in needed for name in node.input)}
+    nodes = tuple(
+        _node(node, output, probe, dependent, opsets)
+        for node in needed
+        for output in node.output
+        if output in dependent and output in read
+    )
+    shapes = {start.name: probe[start.name].shape[1:], **{node.output: node.shape for node in nodes}}
+    return Network(
+        input=start.name,
+        input_shape=shapes[start.name],
+        input_dtype=_dtype(probe[start.name]),
+        nodes=nodes,
+        operators={node.output: operator_of(node) for node in nodes},
+        output=scores,
+        output_shape=shapes[scores],
+        head=head,
+        classes=probe[table[0]].reshape(-1) if table else None,
+        shapes=shapes,
+        dtypes={start.name: _dtype(probe[start.name]), **{node.output: node.dtype for node in nodes}},
+        probe={each: probe[each] for each in shapes},
+    )
+
+
+def _output_name(graph: onnx.GraphProto, output: str | None) -> str:
+    names = [value.name for value in graph.output]
+    if output is None:
+        if len(names) > 1:
+            raise UsageError(f"output= is required: artifact has several outputs ({', '.join(map(repr, names))})")
+        return str(names[0])
+    if output not in names:
+        raise UsageError(unknown_choice("output", output, names))
+    return output
+
+
+def _dependent(graph: onnx.GraphProto, start: str) -> set[str]:
+    """Return the values that depend on those of the input, and not only on its shape."""
+    found = {start}
+    for node in graph.node:
+        inner = [name for each in subgraphs(node) for part in each.node for name in part.input]
+        if node.op_type not in ("Shape", "Size") and found.intersection((*node.input, *inner)):
+            found.update(filter(None, node.output))
+    return found
+
+
+# Operators after the scores under which the class with the highest score stays the same.
+_MONOTONE = ("Softmax", "LogSoftmax", "ArgMax")
+_PASSING = ("Identity", "Cast", "Reshape", "Squeeze", "ZipMap", "ArrayFeatureExtractor", "Gather")
+
+
+def _without_head(
+    name: str, writers: Mapping[str, onnx.NodeProto], dependent: set[str], start: str
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the value that holds the scores, the operators after it, and the name of the table of labels if any."""
+    head: list[str] = []
+    table: tuple[str, ...] = ()
+    path = [name]
+    while path[-1] != start and writers[path[-1]].op_type in (*_MONOTONE, *_PASSING):
+        node = writers[path[-1]]
+        variable = [each for each in node.input if each in dependent]
+        if len(variable) != 1:
+            break
+        path.append(variable[0])
+    # What lies between the last monotone operator and the output goes; what lies before is part of the network.
+    found = [at for at, each in enumerate(path[:-1]) if writers[each].op_type in _MONOTONE or _is_map(writers[each])]
+    if not found:
+        return name, (), ()
+    for each in path[: found[-1] + 1]:
+        node = writers[each]
+        head.append(node.op_type)
+        if node.op_type in ("ArrayFeatureExtractor", "Gather"):
+            table = tuple(constant for constant in node.input if constant not in dependent)
+    return path[found[-1] + 1], tuple(head), table
+
+
+def _is_map(node: onnx.NodeProto) -> bool:
+    return node.op_type == "ZipMap"
+
+
+def _ancestors(name: str, writers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return the nodes that compute `name`, in the order of the graph."""
+    wanted, found = {name}, []
+    seen: set[int] = set()
+    for node in reversed(list({id(node): node for node in writers.values()}.values())):
+        if wanted.intersection(node.output) and id(node) not in seen:
+            seen.add(id(node))
+            found.append(node)
+            wanted.update(filter(None, node.input))
+            wanted.update(name for each in subgraphs(node) for part in each.node for name in part.input)
+    return found[::-1]
+
+
+def _run(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    start: onnx.ValueInfoProto,
+    rows: NDArray[Any],
+    names: Iterable[str],
+) -> dict[str, NDArray[Any]]:
+    """Return every value that `nodes` read or write for some of `rows`, stored tensors included."""
+    import onnx
+
+    batch = _batch(start, rows)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    read = {name for node in nodes for name in node.input if name} | set(names)
+    outputs = list(dict.fromkeys(name for node in nodes for name in node.output if name))
+    outputs += [name for name in names if name not in outputs and name not in stored and name != start.name]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    keep = [node for node in probe.graph.node if set(node.output).intersection(outputs)]
+    copies = [type(node).FromString(node.SerializeToString()) for node in keep]
+    del probe.graph.node[:], probe.graph.output[:], probe.graph.value_info[:]
+    probe.graph.node.extend(copies)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    session = open_graph_session(probe, {})
+    values = run_session(session, {start.name: batch}, outputs)
+    constants = {name: np.asarray(onnx.numpy_helper.to_array(stored[name])) for name in read if name in stored}
+    return {start.name: batch, **constants, **values}
+
+
+def _batch(start: onnx.ValueInfoProto, rows: NDArray[Any]) -> NDArray[Any]:
+    """Return as many rows as the input takes: a few, or as many as its first dim says."""
+    dims = start.type.tensor_type.shape.dim
+    if not dims:
+        raise ArtifactError(f"artifact's input {start.name!r} has no axis of rows: certificates need one")
+    count = dims[0].dim_value if dims[0].HasField("dim_value") else _PROBE_ROWS
+    return np.resize(rows, (count, *rows.shape[1:])) if len(rows) < count else rows[:count]
+
+
+def _check_axis(
+    shape: tuple[int, ...],
+    probe: Mapping[str, NDArray[Any]],
+    dependent: set[str],
+    nodes: Sequence[onnx.NodeProto],
+) -> None:
+    """Raise ArtifactError for a value whose first axis is not that of the rows."""
+    for node in nodes:
+        for name in node.output:
+            if name not in dependent or name not in probe:
+                continue
+            found = np.shape(probe[name])
+            if not found or found[0] != shape[0]:
+                raise refusal(
+                    node.op_type,
+                    node.name,
+                    f"its output has shape {found} for {shape[0]} rows, so that its first axis is not that of the rows",
+                    "export the model with the rows on the first axis of every value",
+                )
+
+
+def _node(
+    node: onnx.NodeProto,
+    output: str,
+    probe: Mapping[str, NDArray[Any]],
+    dependent: set[str],
+    opsets: Mapping[str, int],
+) -> Node:
+    import onnx
+
+    op = node.op_type if node.domain in _OPSET_DOMAIN else f"{node.domain}.{node.op_type}"
+    name = node.name or node.output[0]
+    if node.domain not in (*STANDARD_DOMAINS, "com.microsoft"):
+        raise refusal(op, name, "its operator set is not standard")
+    variable = [each for each in node.input if each in dependent]
+    attributes = {each.name: _plain(onnx.helper.get_attribute_value(each)) for each in node.attribute}
+    constants = {
+        at: _constant(probe[each], op, name) for at, each in enumerate(node.input) if each and each not in dependent
+    }
+    rank = max(probe[each].ndim for each in variable)
+    batch = probe[output].shape[0]
+    if op in _BROADCASTING:
+        constants = {at: _one_row(value, rank, batch, op, name) for at, value in constants.items()}
+    return Node(
+        op=op,
+        name=name,
+        inputs=tuple(node.input),
+        output=output,
+        output_index=list(node.output).index(output),
+        attributes=attributes,
+        constants=constants,
+        shapes=tuple(probe[each].shape[1:] for each in variable),
+        shape=probe[output].shape[1:],
+        dtype=_dtype(probe[output]),
+        dtypes=tuple(_dtype(probe[each]) for each in variable),
+        opset=opsets.get(node.domain, opsets.get("", 0)),
+        proto=(node, batch),
+    )
+
+
+_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Concat")
+
+
+def _one_row(value: NDArray[Any], rank: int, batch: int, op: str, name: str) -> NDArray[Any]:
+    """Return a constant that has an axis of rows with one row; all its rows must be equal."""
+    if value.ndim < rank or value.shape[0] == 1:
+        return value
+    if value.shape[0] != batch or not (value == value[:1]).all():
+        raise refusal(op, name, "a constant of it differs between the rows of a batch")
+    return value[:1]
+
+
+def _constant(value: NDArray[Any], op: str, name: str) -> NDArray[Any]:
+    if _dtype(value) not in _FLOATS:
+        return value
+    wide = np.asarray(value, np.float64)
+    if not np.isfinite(wide).all() and op != "Clip":
+        raise refusal(op, name, "a weight of it is NaN or infinite", "repair the model")
+    return wide
+
+
+def _dtype(value: NDArray[Any]) -> str:
+    name: str = value.dtype.name
+    return name
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def check_rows(network: Network, rows: NDArray[Any]) -> None:
+    """Raise InputError for rows (n, ...) of another shape than the network takes, and for NaN."""
+    if rows.shape[1:] != network.input_shape:
+        raise InputError(
+            f"inputs have shape {rows.shape}, and the model's input {network.input!r} takes (rows, "
+            f"{', '.join(map(str, network.input_shape))})"
+        )
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)).sum())
+        raise InputError(f"inputs hold NaN or infinity in {bad} rows: remove these rows")

@@ -1,0 +1,37 @@
+"""The table of operators that certificates cover. Everything else is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_modelserve.robustness.certificates.activations import Relu
+from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
+from pytest_modelserve.robustness.certificates.linear_operators import Cast, Concat, Factor, Matrix, Moved, Sum
+
+OPERATORS: dict[str, Callable[[Node], Operator]] = {
+    "Gemm": Matrix,
+    "MatMul": Matrix,
+    "Add": Sum,
+    "Sub": Sum,
+    "Sum": Sum,
+    "Mul": Factor,
+    "Div": Factor,
+    "Neg": Factor,
+    "ai.onnx.ml.Scaler": Factor,
+    "Concat": Concat,
+    "Cast": Cast,
+    **dict.fromkeys(
+        ("Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Pad",
+         "Expand", "Tile", "Split", "DepthToSpace", "SpaceToDepth"),
+        Moved,
+    ),
+    "Relu": Relu,
+}  # fmt: skip
+"""Operator by name; of other domains "domain.Name"."""
+
+
+def operator_of(node: Node) -> Operator:
+    """Return the bounds of a node; ArtifactError with its name for an operator that is not in the table."""
+    if node.op not in OPERATORS:
+        raise refusal(node.op, node.name)
+    return OPERATORS[node.op](node)
