@@ -158,8 +158,7 @@ def smoothed_radii(
                 .reshape(len(chosen), copies)
                 .sum(axis=1)
             )
-    level = 1 - alpha / len(values)
-    return SmoothedRadii(votes, samples, alpha, spread, *_proportion_bounds(votes, samples, level=level))
+    return SmoothedRadii(votes, samples, alpha, spread, *_proportion_bounds(votes, samples, tail=alpha / len(values)))
 
 
 def _votes(
@@ -178,10 +177,9 @@ def _votes(
 
 
 def _proportion_bounds(
-    votes: NDArray[np.int64], samples: int, *, level: float
+    votes: NDArray[np.int64], samples: int, *, tail: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the one-sided Clopper-Pearson bounds of each proportion of votes."""
-    tail = 1 - level
+    """Return the one-sided Clopper-Pearson bounds of each proportion of votes, with error rate `tail`."""
     low = np.where(votes > 0, betaincinv(np.maximum(votes, 1), samples - votes + 1, tail), 0.0)
     others = samples - votes
     high = np.where(others > 0, 1 - betaincinv(np.maximum(others, 1), votes + 1, tail), 1.0)
