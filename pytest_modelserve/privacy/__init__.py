@@ -1,1 +1,6 @@
 """Gates on what a served model, its training and its files give away about single rows."""
+
+from pytest_modelserve.privacy.attribute_inference import measure_attribute_leak
+from pytest_modelserve.privacy.extraction import measure_extraction
+
+__all__ = ["measure_attribute_leak", "measure_extraction"]
