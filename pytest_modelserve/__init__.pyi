@@ -150,6 +150,7 @@ from pytest_modelserve.performance.batches import Batches as _Batches
 from collections.abc import Collection as _Collection
 from pytest_modelserve.metrics import Column as _Column
 from pytest_modelserve.performance.slowdown import ComparedClock as _ComparedClock
+from pytest_modelserve.privacy.extraction import Copy as _Copy
 from pytest_modelserve.robustness.corruptions import Corruption as _Corruption
 from pytest_modelserve.monitoring.readers import Data as _Data
 from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Design
@@ -163,6 +164,7 @@ from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
 from pytest_modelserve.monitoring.results.estimated_accuracy import Metric as _Metric
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
+from pytest_modelserve.training.train import ModelSource as _ModelSource
 from pytest_modelserve.monitoring.monitor.monitor import Monitor as _Monitor
 from pytest_modelserve.metrics import Output as _Output
 from pytest_modelserve.metrics import OutputNames as _OutputNames
@@ -1687,6 +1689,128 @@ def measure_slowdown(
         'ratio'"""
     ...
 
+def measure_attribute_leak(
+    predictor: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    attribute: int | str,
+    max_gain: float,
+    bins: int = 5,
+    known: float = 0.5,
+    sees_answer: bool = True,
+    output: _Output | str | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how much better a sensitive column of a row is guessed with the model than without it.
+
+    The attacker knows the other columns of a row, its true label if `labels` are given, and all of some other rows.
+    From these he guesses the column by a small network: that needs no model. With the model he also puts each possible
+    value into the row and compares the answers with the row's own answer, which he has seen, and with the true label
+    (model inversion), and trains a network that reads the answer, too. The attacks are weighted on the rows that he
+    knows. The gain is by how many more of the other rows he is right, with a paired interval (Tango).
+
+    Rows are best those of the training data, about which a model can remember more.
+
+    Args:
+        predictor: The model to judge: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, columns), a frame, or a mapping of input names to arrays.
+        labels: True labels (n,), if the attacker knows them.
+        attribute: The sensitive column: its number in the one input, its name in the frame, or the name of an input
+            of one number or text a row. Rows in which it is missing are left out.
+        max_gain: Largest gain that passes, between 0 and 1 (0.05 is five points of rows guessed right).
+        bins: A column of more than ten different numbers is guessed as one of so many bins, of about as many rows each.
+        known: Proportion of the rows that the attacker knows wholly.
+        sees_answer: Whether he has the model's answer to a row whose column he guesses. Otherwise he has the true label
+            and can ask the model.
+        output: The output that he sees, by name or as `ms.Output` (default: all).
+        seed: Seed of the rows that are known, and of the networks.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence: the gain, and the proportions of rows guessed right without and with the model. `n` is the number
+        of attacked rows.
+
+    Raises:
+        UsageError: For an unknown column, a budget outside (0, 1), or an attacker who has neither answer nor label.
+        InputError: For a column with a single value or more than 50 categories, too few rows, and NaN outputs.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rows = np.random.default_rng(0).normal(size=(600, 3))
+        >>> model = ms.serve(lambda x: x @ np.array([[1.0], [2.0], [0.0]]))
+        >>> found = ms.measure_attribute_leak(model, rows, attribute=1, max_gain=0.05)  # the answer gives it away
+        >>> found.verdict.name
+        'FAIL'
+        >>> ms.measure_attribute_leak(model, rows, attribute=2, max_gain=0.15).verdict.name  # no answer depends on it
+        'PASS'"""
+    ...
+
+def measure_extraction(
+    predictor: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    queries: int | _Sequence[int],
+    max_gain: float,
+    copy: _ModelSource | _Copy | None = None,
+    output: _Output | str | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how much a copy of a classifier gains from the model's answers to a number of queries.
+
+    An attacker sends rows, and trains a copy on the answers: on probabilities or labels, whichever teach more on a part
+    of the queries. Without the model he would train the same copy on the true labels of the same rows. The gain is by
+    how much the first agrees with the model on more held-out rows than the second, with a paired interval (Tango).
+    Queries are drawn at random from `inputs`; the other rows are held out.
+
+    The verdict holds for this attacker: rows like `inputs`, this copy, these queries. Others may gain more.
+
+    Args:
+        predictor: The model to judge, a classifier: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays: rows that a
+            client could send, best not training rows. A DataLoader of pairs holds inputs and labels.
+        labels: True class labels (n,), which the copy without the model learns.
+        queries: Number of queries that a client may send before anybody notices, such as the rate limit times a
+            month; or several numbers, the points of the curve, of which the largest is judged.
+        max_gain: Largest gain that passes, between 0 and 1 (0.05 is five points of agreement).
+        copy: What the attacker trains: an `ms.ModelSource` with an `ms.TrainSpec`, of which only the data are replaced;
+            or a function `copy(rows, targets, seed)` that returns a function from rows to scores (n, classes), where
+            `targets` (n, classes) are probabilities. By default a small network, trained without torch.
+        output: The output that the attacker sees, by name or as `ms.Output`, which also says how labels are decoded.
+            Required where the model has several, unless they are those of a scikit-learn classifier.
+        seed: Seed of the queries and the copies.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence: the gain, the agreement of both copies, and in the details a curve over numbers of queries. `n` is
+        the number of held-out rows.
+
+    Raises:
+        UsageError: For queries that leave no row, a budget outside (0, 1), and a copy that cannot be trained.
+        InputError: For inputs and labels that do not fit, and NaN outputs.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rows = np.random.default_rng(0).normal(size=(900, 4))
+        >>> model = ms.serve(lambda x: (x[:, 0] > 0).astype(int))
+        >>> found = ms.measure_extraction(model, rows, rows[:, 0] > 0, queries=100, max_gain=0.05)
+        >>> found.verdict.name, found.value
+        ('PASS', 0.0)"""
+    ...
+
 def measure_conformance(
     endpoint: _Servable,
     inputs: _Any = None,
@@ -1974,6 +2098,7 @@ assert_conformant = measure_conformance
 assert_corruption_accuracy = measure_corruption_accuracy
 assert_data_quality = measure_data_quality
 assert_estimated_accuracy = measure_estimated_accuracy
+assert_extraction_resistant = measure_extraction
 assert_few_lost_rows = measure_lost_rows
 assert_group_gap = measure_group_gap
 assert_label_stability = measure_label_stability
@@ -1981,6 +2106,7 @@ assert_latency = measure_latency
 assert_latency_under_load = measure_latency_under_load
 assert_memory = measure_memory
 assert_no_alarm = measure_alarm
+assert_no_attribute_leak = measure_attribute_leak
 assert_no_drift = measure_drift
 assert_no_leak = measure_memory_growth
 assert_no_overlap = measure_overlap

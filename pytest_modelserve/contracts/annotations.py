@@ -49,7 +49,7 @@ _WORDS: Mapping[str, object] = {
     **dict.fromkeys(("Inputs", "Batches", "InputStream", "Data"), DataFile),
     **dict.fromkeys(("ArrayLike", "NDArray", "Column"), Column),
     **dict.fromkeys(("Feature", "Features"), Features),
-    **dict.fromkeys(("ReferenceProfile", "SearchStrategy", "TrainedModel"), PythonObject),
+    **dict.fromkeys(("ModelSource", "ReferenceProfile", "SearchStrategy", "TrainedModel"), PythonObject),
 }
 _FAMILIES = {"Relation": "relations", "Corruption": "corruptions"}
 """Classes whose values a public module has constructors for, with its name."""

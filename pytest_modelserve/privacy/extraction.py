@@ -38,8 +38,8 @@ from pytest_modelserve.training.train_spec import TrainSpec
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor, Servable
 
-    # Trains a copy on rows and targets (n, classes) from a seed; returns a function from rows to scores (n, classes).
-    Copy = Callable[[Any, NDArray[np.float64], int], Callable[[Any], ArrayLike]]
+Copy = Callable[[Any, NDArray[np.float64], int], Callable[[Any], ArrayLike]]
+"""Trains on rows and targets (n, classes) from a seed; returns a function from rows to scores (n, classes)."""
 
 _FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Parts of the query budget at which the curve has a point."""

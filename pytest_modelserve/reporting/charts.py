@@ -64,6 +64,7 @@ def charts_of(evidence: Evidence) -> list[Chart]:
         ("timeline", _timelines),
         ("session_options", _session_options),
         ("pareto", _pareto_front),
+        ("extraction", _extraction_curve),
     )
     charts: list[Chart] = []
     for name, make in makers:
@@ -283,6 +284,31 @@ def _pareto_front(found: Mapping[str, Any]) -> Iterator[Chart]:
         legend=(("before", "does not pass"), ("after", "passes; large: chosen")),
         notes=("The line across is the budget of the gate; the thin line joins the Pareto front.",),
         height=404,
+    )
+
+
+def _extraction_curve(found: Mapping[str, Any]) -> Iterator[Chart]:
+    """Draw the agreement of copies with the model over the number of queries, from its answers and from labels."""
+    queries = [float(each) for each in found["queries"]]
+    series = [("after", "from answers", found["answers"]), ("before", "from true labels", found["labels"])]
+    values = [float(value) for _, _, curve in series for value in curve]
+    across = axis_through(queries, start=LEFT, end=RIGHT, unit="count")
+    up = axis_through(values, start=BOTTOM, end=TOP, unit="proportion", may_be_log=False)
+    paths = [("axis", f"M{LEFT} {BOTTOM}H{RIGHT}")]
+    for class_, _, curve in series:
+        places = [(across.place(count), up.place(float(value))) for count, value in zip(queries, curve, strict=True)]
+        paths.append((f"line {class_}", path_through(places)))
+    ticks = up.ticks()
+    yield Chart(
+        title="Agreement of a copy with the model, by the number of queries",
+        description=f"After {queries[-1]:,.0f} queries {100 * float(found['answers'][-1]):.1f} % from the model's "
+        f"answers, and {100 * float(found['labels'][-1]):.1f} % from true labels.",
+        paths=tuple(paths),
+        labels=(
+            *(Label(LEFT - 8, tick.at + 7, tick.label, "e") for tick in ticks[:: max(1, len(ticks) - 1)]),
+            *(Label(tick.at, 194, tick.label) for tick in across.ticks()),
+        ),
+        legend=tuple((class_, title) for class_, title, _ in series),
     )
 
 
