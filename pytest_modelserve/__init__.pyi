@@ -7,12 +7,16 @@ from pytest_modelserve.artifacts import (
     Artifact as Artifact,
     Clip as Clip,
     Impute as Impute,
+    Noise as Noise,
+    Round as Round,
     Scale as Scale,
     Signature as Signature,
     Softmax as Softmax,
     Standardize as Standardize,
+    Temperature as Temperature,
     TensorSpec as TensorSpec,
     TopK as TopK,
+    TopKMask as TopKMask,
     open_artifact as open_artifact,
 )
 from pytest_modelserve.compact_models import (

@@ -1,5 +1,6 @@
 """Model files with identity, the steps around them, and the store of finished results."""
 
+from pytest_modelserve.artifacts.answers import Noise, Round, Temperature, TopKMask
 from pytest_modelserve.artifacts.artifact import (
     Artifact,
     as_artifact,
@@ -26,14 +27,18 @@ __all__ = [
     "Clip",
     "Impute",
     "LineageStep",
+    "Noise",
+    "Round",
     "Scale",
     "Signature",
     "Softmax",
     "Standardize",
     "Step",
     "Store",
+    "Temperature",
     "TensorSpec",
     "TopK",
+    "TopKMask",
     "as_artifact",
     "compose",
     "default_store",
