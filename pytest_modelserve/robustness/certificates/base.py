@@ -148,6 +148,8 @@ class LinearOperator(Operator, Relaxation):
 
     bias: Array | float = 0.0
     """Broadcasts to the shape of the output."""
+    bias_magnitude: Array | float | None = None
+    """Sum of the absolute values that make the bias, where the runtime rounds them one by one."""
     terms = 0
     """Products in each sum of the output; 0 for operators that only move values, which the runtime does exactly."""
 
@@ -179,7 +181,8 @@ class LinearOperator(Operator, Relaxation):
 
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return γ_n of the absolute values."""
-        magnitude = self.forward_absolute(*(box.magnitude for box in boxes)) + np.abs(self.bias)
+        bias = np.abs(self.bias) if self.bias_magnitude is None else self.bias_magnitude
+        magnitude = self.forward_absolute(*(box.magnitude for box in boxes)) + bias
         if not self.terms:
             return own_error(magnitude, self.node.size)
         return sum_error(magnitude, self.terms, self.node.dtype, own_terms=self.node.size)

@@ -51,7 +51,8 @@ def interval_bounds(network: Network, box: Box, *, given: Mapping[str, Box] | No
         box: Box of the input (rows, *shape).
         given: Boxes of any values that are known to hold, by name; they are intersected with the computed ones.
     """
-    return _forward(network, box, given or {}, None, {})
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _forward(network, box, given or {}, None, {})
 
 
 def linear_bounds(
@@ -69,7 +70,8 @@ def linear_bounds(
         given: Boxes of any values that are known to hold, by name; they are intersected with the computed ones.
         slopes: Lower slopes of ReLUs (rows, *shape), by the name of their output.
     """
-    return _forward(network, box, given or {}, _tighten, slopes or {})
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _forward(network, box, given or {}, _tighten, slopes or {})
 
 
 def lower_bounds(
@@ -111,6 +113,18 @@ def backward(
 
     `record` is called with the name and the coefficients of every value on the way, before they pass its operator.
     """
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite boxes, from which no bound follows
+        return _backward(bounds, functions, value=value, multipliers=multipliers, record=record)
+
+
+def _backward(
+    bounds: Bounds,
+    functions: Array,
+    *,
+    value: str | None,
+    multipliers: Mapping[str, Array] | None,
+    record: Callable[[str, Array], None] | None,
+) -> tuple[Array, Array]:
     network = bounds.network
     start = network.output if value is None else value
     rows = bounds.rows
@@ -140,11 +154,12 @@ def backward(
 
 def concretize(box: Box, coefficients: Array, constant: Array) -> Array:
     """Return the least values of linear functions over the box, rounded down."""
-    center, radius = box.center, box.radius
-    low = dot_rows(coefficients, center) - dot_rows(np.abs(coefficients), radius)
-    size = math.prod(center.shape[1:])
-    slack = dot_rows(np.abs(coefficients), box.magnitude) * (4 * (size + 16) * OWN_UNIT)
-    return np.nextafter(_subtract(low, slack) + constant, -np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        center, radius = box.center, box.radius
+        low = dot_rows(coefficients, center) - dot_rows(np.abs(coefficients), radius)
+        size = math.prod(center.shape[1:])
+        slack = dot_rows(np.abs(coefficients), box.magnitude) * (4 * (size + 16) * OWN_UNIT)
+        return np.nextafter(_subtract(low, slack) + constant, -np.inf)
 
 
 def _subtract(values: Array, amount: Array) -> Array:
@@ -168,10 +183,14 @@ def _forward(
                     tighten(bounds, name, chosen)
             boxes = [bounds.boxes[name] for name in node.sources]
         error = operator.error(boxes)
+        found = operator.interval(boxes).widened(error)
+        overflow = ~(found.magnitude < LARGEST.get(node.dtype, np.inf))
+        if overflow.any():  # the runtime may return infinity or NaN, and no bound holds
+            error = np.where(overflow, np.inf, error)
+            found = Box(np.where(overflow, -np.inf, found.lower), np.where(overflow, np.inf, found.upper))
         bounds.errors[node.output] = error
         bounds.relaxations[node.output] = operator.relax(boxes, slopes.get(node.output))
-        found = operator.interval(boxes).widened(error)
-        bounds.boxes[node.output] = _met(_unbounded_overflow(found, node.dtype), given.get(node.output))
+        bounds.boxes[node.output] = _met(found, given.get(node.output))
     return bounds
 
 
@@ -180,15 +199,6 @@ def _met(box: Box, other: Box | None) -> Box:
     if other is None:
         return box
     return Box(np.maximum(box.lower, other.lower), np.minimum(box.upper, other.upper))
-
-
-def _unbounded_overflow(box: Box, dtype: str) -> Box:
-    """Return the box with infinite bounds where the runtime may overflow."""
-    largest = LARGEST.get(dtype)
-    if largest is None or (box.magnitude < largest).all():
-        return box
-    over = ~(box.magnitude < largest)
-    return Box(np.where(over, -np.inf, box.lower), np.where(over, np.inf, box.upper))
 
 
 def _tighten(bounds: Bounds, name: str, chosen: NDArray[np.bool_]) -> None:

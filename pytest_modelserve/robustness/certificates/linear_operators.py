@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def _row(value: NDArray[Any]) -> Array:
 
 
 class Factor(LinearOperator):
-    """Mul and Div by a constant, Neg, Scaler: a factor and an offset for each value."""
+    """Mul and Div by a constant, Neg, Scaler and BatchNormalization: a factor and an offset for each value."""
 
     terms = 2
 
@@ -123,6 +124,8 @@ class Factor(LinearOperator):
         elif node.op == "ai.onnx.ml.Scaler":
             factor = _row(np.asarray(node.attributes.get("scale", 1.0)))
             self.bias = -_row(np.asarray(node.attributes.get("offset", 0.0))) * factor
+        elif node.op == "BatchNormalization":
+            factor = self._normalization(node)
         else:
             if len(node.positions) != 1:
                 raise node.refused("both of its inputs depend on the model's input")
@@ -136,6 +139,18 @@ class Factor(LinearOperator):
         if not node.dtype.startswith(("float", "bfloat")):
             raise node.refused(f"it computes in {node.dtype}")
         self._factor = factor
+
+    def _normalization(self, node: Node) -> Array:
+        node.only_variable(0)
+        if node.attributes.get("training_mode", 0) or node.attributes.get("is_test", 1) == 0:
+            raise node.refused("it runs in training mode, where rows depend on each other")
+        shape = (-1, *[1] * (len(node.shape) - 1))
+        scale, shift, mean, variance = (_required(node, at).reshape(shape) for at in range(1, 5))
+        factor: Array = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+        self.bias = shift - mean * factor
+        self.bias_magnitude = np.abs(shift) + np.abs(mean * factor)
+        self.terms = 8
+        return factor
 
     def forward(self, *values: Array) -> Array:
         """Return the product."""
@@ -276,10 +291,44 @@ def _moved_numbers(node: Node, size: int) -> NDArray[np.int64]:
     return np.asarray(first, np.int64)
 
 
+class Reduction(LinearOperator):
+    """ReduceMean and ReduceSum over axes other than that of the rows."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        node.only_variable(0)
+        given = node.constant(1)
+        axes = node.attributes.get("axes") if given is None else given.reshape(-1)
+        rank = len(node.shapes[0]) + 1
+        if axes is None or not len(axes):
+            if node.attributes.get("noop_with_empty_axes", 0):
+                raise node.refused("it has no axes")
+            axes = range(rank)
+        self._axes = tuple(sorted(int(axis) % rank for axis in axes))
+        if 0 in self._axes:
+            raise node.refused("it reduces the axis of the rows")
+        self.terms = math.prod(node.shapes[0][axis - 1] for axis in self._axes)
+        self._factor = 1.0 / self.terms if node.op == "ReduceMean" else 1.0
+
+    def forward(self, *values: Array) -> Array:
+        """Return the mean or sum."""
+        found: Array = values[0].sum(axis=self._axes) * self._factor
+        return found.reshape(len(found), *self.node.shape)
+
+    def forward_absolute(self, *values: Array) -> Array:
+        """Return the same: no coefficient is negative."""
+        return self.forward(*values)
+
+    def adjoint(self, coefficients: Array) -> list[Array]:
+        """Repeat each coefficient along the axes."""
+        shape = self.node.shapes[0]
+        kept = [1 if axis + 1 in self._axes else length for axis, length in enumerate(shape)]
+        flat = coefficients.reshape(*coefficients.shape[:2], *kept) * self._factor
+        return [np.broadcast_to(flat, (*coefficients.shape[:2], *shape))]
+
+
 class Cast(LinearOperator):
     """Cast between floats, and of integers of the input to floats: rounding to the new dtype."""
-
-    _EXACT = ("uint8", "int8", "bool", "uint16", "int16")
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)

@@ -27,7 +27,9 @@ from pytest_modelserve._onnx.sessions import open_graph_session, run_session
 from pytest_modelserve.artifacts.artifact import load_with_weights
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, unknown_choice
 from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
+from pytest_modelserve.robustness.certificates.intervals import Box
 from pytest_modelserve.robustness.certificates.operators import operator_of
+from pytest_modelserve.robustness.certificates.patterns import fused
 
 if TYPE_CHECKING:
     import onnx
@@ -137,13 +139,17 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         for output in node.output
         if output in dependent and output in read
     )
+    nodes = fused(nodes, scores)
+    operators = {node.output: operator_of(node) for node in nodes}
+    for each in nodes:
+        _check_operator(operators[each.output], probe)
     shapes = {start.name: probe[start.name].shape[1:], **{node.output: node.shape for node in nodes}}
     return Network(
         input=start.name,
         input_shape=shapes[start.name],
         input_dtype=_dtype(probe[start.name]),
         nodes=nodes,
-        operators={node.output: operator_of(node) for node in nodes},
+        operators=operators,
         output=scores,
         output_shape=shapes[scores],
         head=head,
@@ -152,6 +158,18 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         dtypes={start.name: _dtype(probe[start.name]), **{node.output: node.dtype for node in nodes}},
         probe={each: probe[each] for each in shapes},
     )
+
+
+def _check_operator(operator: Operator, probe: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ArtifactError if the runtime computes something else than the table, for the rows of the probe."""
+    node = operator.node
+    values = [np.asarray(probe[name], np.float64) for name in node.sources]
+    boxes = [Box(value, value) for value in values]
+    found = operator.interval(boxes).widened(operator.error(boxes))
+    value = np.asarray(probe[node.output], np.float64)
+    if not ((found.lower <= value) & (value <= found.upper)).all():
+        difference = float(np.abs(value - found.center).max())
+        raise node.refused(f"onnxruntime's result differs by {difference:.3g} from what the table of operators expects")
 
 
 def _output_name(graph: onnx.GraphProto, output: str | None) -> str:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_modelserve.robustness.certificates.activations import Relu
+from pytest_modelserve.robustness.certificates.activations import Piecewise, Relu, Smooth
 from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
-from pytest_modelserve.robustness.certificates.linear_operators import Cast, Concat, Factor, Matrix, Moved, Sum
+from pytest_modelserve.robustness.certificates.convolutions import AveragePool, Convolution, MaxPool
+from pytest_modelserve.robustness.certificates.linear_operators import (
+    Cast,
+    Concat,
+    Factor,
+    Matrix,
+    Moved,
+    Reduction,
+    Sum,
+)
+from pytest_modelserve.robustness.certificates.products import Product
 
 OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "Gemm": Matrix,
@@ -14,18 +24,28 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "Add": Sum,
     "Sub": Sum,
     "Sum": Sum,
-    "Mul": Factor,
+    "Mul": lambda node: Product(node) if len(node.positions) == 2 else Factor(node),
     "Div": Factor,
     "Neg": Factor,
     "ai.onnx.ml.Scaler": Factor,
     "Concat": Concat,
+    "Conv": Convolution,
+    "AveragePool": AveragePool,
+    "GlobalAveragePool": AveragePool,
+    "MaxPool": MaxPool,
+    "GlobalMaxPool": MaxPool,
+    "BatchNormalization": Factor,
+    "ReduceMean": Reduction,
+    "ReduceSum": Reduction,
     "Cast": Cast,
     **dict.fromkeys(
         ("Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Pad",
          "Expand", "Tile", "Split", "DepthToSpace", "SpaceToDepth"),
         Moved,
     ),
-    "Relu": Relu,
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Relu),
+    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Elu"), Smooth),
+    **dict.fromkeys(("Clip", "Abs", "HardSigmoid", "Max", "Min"), Piecewise),
 }  # fmt: skip
 """Operator by name; of other domains "domain.Name"."""
 

@@ -1,0 +1,201 @@
+"""Every operator of the table: bounds contain what onnxruntime returns, at random points and at corners of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.robustness.certificates import Box, interval_bounds, linear_bounds, lower_bounds
+from pytest_modelserve.robustness.certificates.network import network_of
+from pytest_modelserve.robustness.certificates.operators import OPERATORS
+
+FLOAT = onnx.TensorProto.FLOAT
+R = np.random.default_rng(0)
+
+
+def floats(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * R.normal(size=shape)).astype(np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+@dataclass
+class Case:
+    """One node; "x" is the input of shape (rows, *shape), "y" its tanh, every other name a constant."""
+
+    op: str
+    inputs: Sequence[str]
+    shape: tuple[int, ...]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("out",)
+    opset: int = 20
+
+    def model(self) -> onnx.ModelProto:
+        domain, _, op = self.op.rpartition(".")
+        nodes = [helper.make_node(op, self.inputs, self.outputs, name="node", domain=domain, **self.attributes)]
+        if "y" in self.inputs:
+            nodes.insert(0, helper.make_node("Tanh", ["x"], ["y"], name="inner"))
+        graph = helper.make_graph(
+            nodes, "one",
+            [helper.make_tensor_value_info("x", FLOAT, ["n", *self.shape])],
+            [helper.make_tensor_value_info(self.outputs[-1], FLOAT, None)],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+        )  # fmt: skip
+        domains = [helper.make_opsetid("", self.opset), helper.make_opsetid("ai.onnx.ml", 3)]
+        return helper.make_model(graph, opset_imports=domains, ir_version=10)
+
+
+W = {"w": floats(5, 4), "b": floats(4)}
+CASES = [
+    Case("Gemm", ["x", "w", "b"], (5,), W, {"alpha": 0.5, "beta": 2.0}),
+    Case("Gemm", ["x", "w"], (5,), {"w": floats(4, 5)}, {"transB": 1}),
+    Case("MatMul", ["x", "w"], (2, 5), W),
+    Case("Add", ["x", "b"], (3, 4), W),
+    Case("Add", ["x", "y"], (4,)),
+    Case("Sub", ["b", "x"], (4,), W),
+    Case("Sub", ["x", "y"], (4,)),
+    Case("Sum", ["x", "y", "b"], (4,), W),
+    Case("Mul", ["x", "b"], (1,), W),
+    Case("Mul", ["x", "y"], (4,)),
+    Case("Mul", ["x", "x"], (4,)),
+    Case("Div", ["x", "b"], (3, 4), W),
+    Case("Neg", ["x"], (4,)),
+    Case("ai.onnx.ml.Scaler", ["x"], (3,), {}, {"offset": [1.0, 2.0, -3.0], "scale": [0.5, 2.0, 1.5]}),
+    Case("BatchNormalization", ["x", "s", "b", "m", "v"], (3, 2, 2),
+         {"s": floats(3), "b": floats(3), "m": floats(3), "v": floats(3) ** 2}),
+    Case("Concat", ["x", "y"], (3, 2), {}, {"axis": -1}),
+    Case("Cast", ["x"], (4,), {}, {"to": FLOAT}),
+    Case("Conv", ["x", "w", "b"], (2, 5, 6), {"w": floats(4, 2, 3, 2), "b": floats(4)},
+         {"strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2]}),
+    Case("Conv", ["x", "w"], (4, 7), {"w": floats(6, 2, 3)}, {"group": 2, "auto_pad": "SAME_UPPER", "strides": [2]}),
+    Case("Conv", ["x", "w"], (2, 20, 20), {"w": floats(3, 2, 3, 3)}, {"pads": [1, 1, 1, 1], "strides": [3, 3]}),
+    Case("AveragePool", ["x"], (2, 5, 5), {}, {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 0, 0]}),
+    Case("AveragePool", ["x"], (2, 5), {}, {"kernel_shape": [3], "pads": [1, 1], "count_include_pad": 1}),
+    Case("GlobalAveragePool", ["x"], (2, 4, 3)),
+    Case("MaxPool", ["x"], (2, 5, 5), {}, {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 1]}),
+    Case("MaxPool", ["x"], (3, 8), {}, {"kernel_shape": [2], "strides": [2]}),
+    Case("GlobalMaxPool", ["x"], (2, 3, 3)),
+    Case("ReduceMean", ["x", "a"], (3, 4), {"a": ints(1)}, {"keepdims": 0}),
+    Case("ReduceSum", ["x", "a"], (3, 4), {"a": ints(-1, 1)}),
+    Case("Identity", ["x"], (4,)),
+    Case("Dropout", ["x"], (4,)),
+    Case("Reshape", ["x", "s"], (3, 4), {"s": ints(0, -1)}),
+    Case("Flatten", ["x"], (3, 4), {}, {"axis": 1}),
+    Case("Transpose", ["x"], (3, 4), {}, {"perm": [0, 2, 1]}),
+    Case("Squeeze", ["x", "a"], (1, 4), {"a": ints(1)}),
+    Case("Unsqueeze", ["x", "a"], (4,), {"a": ints(1)}),
+    Case("Slice", ["x", "i", "j", "a", "s"], (6, 4), {"i": ints(-1), "j": ints(-9), "a": ints(1), "s": ints(-2)}),
+    Case("Gather", ["x", "i"], (6,), {"i": ints(5, 0, 0)}, {"axis": 1}),
+    Case("Pad", ["x", "p", "v"], (3, 4), {"p": ints(0, 0, 1, 0, 2, 0), "v": np.float32(7)}),
+    Case("Pad", ["x", "p"], (4,), {"p": ints(0, 2, 0, 1)}, {"mode": "reflect"}),
+    Case("Expand", ["x", "s"], (1, 4), {"s": ints(1, 3, 1)}),
+    Case("Tile", ["x", "r"], (2, 3), {"r": ints(1, 2, 1)}),
+    Case("Split", ["x"], (6,), {}, {"axis": 1, "num_outputs": 2}, ("first", "second")),
+    Case("DepthToSpace", ["x"], (4, 2, 3), {}, {"blocksize": 2}),
+    Case("SpaceToDepth", ["x"], (2, 4, 2), {}, {"blocksize": 2}),
+    Case("Relu", ["x"], (6,)),
+    Case("LeakyRelu", ["x"], (6,), {}, {"alpha": 0.2}),
+    Case("PRelu", ["x", "s"], (5, 1), {"s": np.array([[0.3], [1.7], [-0.4], [0], [1]], np.float32)}),
+    *(Case(op, ["x"], (6,)) for op in ("Sigmoid", "Tanh", "Erf", "Gelu", "HardSwish", "Softplus", "Elu", "Abs")),
+    Case("Gelu", ["x"], (6,), {}, {"approximate": "tanh"}),
+    Case("Elu", ["x"], (6,), {}, {"alpha": 3.0}),
+    Case("HardSigmoid", ["x"], (6,), {}, {"alpha": 0.3, "beta": 0.4}),
+    Case("Clip", ["x", "a", "b"], (6,), {"a": np.float32(-0.5), "b": np.float32(0.75)}),
+    Case("Clip", ["x", "", "b"], (6,), {"b": np.float32(0.0)}),
+    Case("Max", ["x", "b"], (4,), W),
+    Case("Min", ["b", "x"], (4,), W),
+]  # fmt: skip
+
+
+def sampled(session: onnxruntime.InferenceSession, low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """Return outputs (rows, count, values) at random points and corners of the boxes (rows, ...)."""
+    rng = np.random.default_rng(1)
+    part = rng.uniform(size=(count, *low.shape))
+    part[: count // 2] = part[: count // 2] > 0.5
+    points = np.clip((low + part * (high - low)).astype(np.float32), low.astype(np.float32), high.astype(np.float32))
+    found = session.run(None, {"x": points.reshape(-1, *low.shape[1:])})[0]
+    return found.reshape(count, len(low), -1).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.op)
+def test_bounds_contain_every_output(case: Case) -> None:
+    model = case.model()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    center = floats(4, *case.shape, scale=2.0)
+    radius = np.array([1e-3, 0.1, 1.0, 3.0], np.float32).reshape(-1, *[1] * len(case.shape))
+    low, high = center - radius, center + radius
+    network = network_of(model, center)
+    box = Box(low.astype(np.float64), high.astype(np.float64))
+    intervals, bounds = interval_bounds(network, box), linear_bounds(network, box)
+    size = int(np.prod(network.output_shape))
+    functions = np.eye(size).reshape(1, size, *network.output_shape)
+    lower, upper = lower_bounds(bounds, functions), -lower_bounds(bounds, -functions)
+    found = sampled(session, low, high, 60)
+    wide = intervals.boxes[network.output]
+    assert (found >= wide.lower.reshape(4, 1, -1)).all()
+    assert (found <= wide.upper.reshape(4, 1, -1)).all()
+    assert (found >= lower[:, None]).all()
+    assert (found <= upper[:, None]).all()
+    # CROWN is no looser than intervals, and both shrink to the output with the box.
+    slack = 1e-6 * (1 + np.abs(wide.lower) + np.abs(wide.upper)).reshape(4, -1)
+    assert (lower >= wide.lower.reshape(4, -1) - slack).all()
+    assert (upper <= wide.upper.reshape(4, -1) + slack).all()
+    assert (upper[0] - lower[0]).max() <= 30 * np.ptp(found[0], axis=0).max() + 1e-4
+
+
+def test_every_operator_of_the_table_has_a_case() -> None:
+    by_pattern = {"Silu"}
+    assert {case.op for case in CASES} | by_pattern == set(OPERATORS)
+
+
+def test_an_operator_without_bounds_is_refused_by_node_and_name() -> None:
+    case = Case("LpNormalization", ["x"], (4,))
+    with pytest.raises(ArtifactError, match=r"node 'node' is LpNormalization, which is not in the table"):
+        network_of(case.model(), floats(2, 4))
+
+
+def gate_model(nodes: Sequence[tuple[str, list[str], str]], **constants: float) -> onnx.ModelProto:
+    """Return a graph from "x" to "out" of these operators and numbers."""
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, [output], name=output) for op, inputs, output in nodes], "gate",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 6])], [helper.make_tensor_value_info("out", FLOAT, None)],
+        [numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+GELU = [("Div", ["x", "r"], "t"), ("Erf", ["t"], "e"), ("Add", ["e", "one"], "a"), ("Mul", ["x", "a"], "p")]
+
+
+@pytest.mark.parametrize(
+    ("model", "op"),
+    [
+        (gate_model([*GELU, ("Mul", ["p", "half"], "out")], r=2**0.5, one=1, half=0.5), "Gelu"),
+        (gate_model([("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "out")]), "Silu"),
+    ],
+)
+def test_gelu_and_silu_are_one_operator_however_the_exporter_wrote_them(model: onnx.ModelProto, op: str) -> None:
+    low, high = floats(4, 6) - np.float32(0.5), None
+    high = low + np.float32(1)
+    network = network_of(model, low)
+    assert [node.op for node in network.nodes] == [op]
+    bounds = interval_bounds(network, Box(low.astype(np.float64), high.astype(np.float64)))
+    found = sampled(onnxruntime.InferenceSession(model.SerializeToString()), low, high, 200)
+    assert (found >= lower_bounds(bounds, np.eye(6)[None])[:, None]).all()
+    assert (found <= -lower_bounds(bounds, -np.eye(6)[None])[:, None]).all()
+
+
+def test_a_value_that_another_node_reads_stays_beside_a_fused_function() -> None:
+    nodes = [("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "p"), ("Add", ["p", "s"], "out")]
+    assert [node.op for node in network_of(gate_model(nodes), floats(2, 6)).nodes] == ["Sigmoid", "Silu", "Add"]
