@@ -180,6 +180,8 @@ _NAMES = {
         "DerivedModel",
         "EarlyStopping",
         "ModelSource",
+        "PrivacySpent",
+        "PrivateTraining",
         "TrainSpec",
         "TrainedModel",
         "TrainingMetrics",

@@ -136,6 +136,8 @@ from pytest_modelserve.training import (
     DerivedModel as DerivedModel,
     EarlyStopping as EarlyStopping,
     ModelSource as ModelSource,
+    PrivacySpent as PrivacySpent,
+    PrivateTraining as PrivateTraining,
     TrainSpec as TrainSpec,
     TrainedModel as TrainedModel,
     TrainingMetrics as TrainingMetrics,

@@ -196,6 +196,11 @@ def _checked_spec(student: ModelSource) -> TrainSpec:
         )
     if student.fit.loss != "cross_entropy":
         raise UsageError(f"distillation needs a TrainSpec with loss='cross_entropy'; got {student.fit.loss!r}")
+    if student.fit.privacy is not None:
+        raise UsageError(
+            f"fit of student {student.name!r} has privacy=, which would not cover what the teacher learned: "
+            "distill on rows that need no protection, or train the student by ms.train"
+        )
     return student.fit
 
 

@@ -81,6 +81,11 @@ class Original:
         """
         if self.data is None:
             raise InputError("data is required to train a torch module: the arrays of fit(module, data), by name")
+        if isinstance(fit, TrainSpec) and fit.privacy is not None:
+            raise UsageError(
+                "fine_tune: a TrainSpec with privacy= cannot fine-tune here, as each round spends its budget anew. "
+                "Compress first, and train the module of the result by ms.train"
+            )
         return ModelSource(name=name, build=self.build, fit=fit, data=self.data, example_inputs=self.example_inputs)
 
     def call(self, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -87,6 +87,11 @@ def check_processes(processes: int, spec: object, size: int) -> None:
             f"processes={processes} needs a source whose fit is ms.TrainSpec(...): a function trains in one process. "
             "Write its loss and optimizer as a TrainSpec, or start processes in your function"
         )
+    if spec.privacy is not None:
+        raise UsageError(
+            f"processes={max(processes, size)} cannot train with privacy=: one process draws the rows and the noise of "
+            "each step. Use processes=1"
+        )
     if size > 1 and processes not in (1, size):
         raise UsageError(f"processes={processes}, but torchrun started {size}: leave processes out, or pass {size}")
     count = max(processes, size)

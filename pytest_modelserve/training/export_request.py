@@ -326,7 +326,10 @@ def training_step(model: TrainedModel) -> LineageStep:
     settings: dict[str, Any] = {"source": model.source.name, "seed": model.seed, "weights_sha256": model.sha256}
     if isinstance(model.source.fit, TrainSpec) and model.metrics is not None:
         # Without the seconds, which would give the same training another file each time.
-        measured = {key: value for key, value in asdict(model.metrics).items() if key != "seconds"}
+        left_out = {"seconds"}
+        if model.metrics.privacy is not None:  # of training rows, without noise
+            left_out |= {"losses", "held_out_losses"}
+        measured = {key: value for key, value in asdict(model.metrics).items() if key not in left_out}
         settings |= {"spec": model.source.fit.describe(), "metrics": measured}
     return LineageStep(
         "training",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.training.privacy_accounting import PrivateTraining
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ class TrainSpec:
             scheduler, whose `step` is called after every step.
         label_smoothing: Proportion of a label's probability that is spread over all classes, for "cross_entropy".
         class_weights: A weight for each class, in a loss of classes; for "binary_cross_entropy" of 0 and of 1.
-        max_grad_norm: Longest gradient; a longer one is scaled down to it.
+        max_grad_norm: Longest gradient of a step; a longer one is scaled down to it.
         early_stopping: When to stop before `epochs`.
         augmentation: `augmentation(batch, generator)` returns a changed batch. The batch has the tensors of the data by
             name; random choices must come from `generator`, which starts anew in every step.
@@ -104,6 +105,8 @@ class TrainSpec:
             that takes None.
         output: Name of the output that a loss given by name reads, if the module returns several.
         device: "cpu", or "cuda" with one GPU for each process.
+        privacy: Train with differential privacy: `PrivateTraining(epsilon=, delta=, max_grad_norm=)`. The gradient of
+            each row is then clipped, `batch_size` is the expected number of rows of a step, and one process trains.
 
     Raises:
         UsageError: An unknown name, a value out of range, or an option that the loss does not have.
@@ -130,6 +133,7 @@ class TrainSpec:
     labels: str | Sequence[str] | None = "y"
     output: str | None = None
     device: str = "cpu"
+    privacy: PrivateTraining | None = None
 
     def __post_init__(self) -> None:
         _check_choice("loss", self.loss, LOSSES)
@@ -158,6 +162,12 @@ class TrainSpec:
             object.__setattr__(self, "class_weights", self._checked_weights(self.class_weights))
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise UsageError(f"early_stopping must be ms.EarlyStopping(...); got {type(self.early_stopping).__name__}")
+        if self.privacy is not None and not isinstance(self.privacy, PrivateTraining):
+            raise UsageError(f"privacy must be ms.PrivateTraining(...); got {type(self.privacy).__name__}")
+        if self.privacy is not None and self.max_grad_norm is not None:
+            raise UsageError(
+                "max_grad_norm of a private training is that of a row: give it to PrivateTraining(max_grad_norm=) only"
+            )
         if self.augmentation is not None and not callable(self.augmentation):
             raise UsageError(f"augmentation must be a function; got {type(self.augmentation).__name__}")
         self._check_names()
@@ -218,6 +228,8 @@ class TrainSpec:
             value = getattr(self, field.name)
             if isinstance(value, EarlyStopping):
                 value = {each.name: getattr(value, each.name) for each in fields(value)}
+            elif isinstance(value, PrivateTraining):
+                value = value.describe()
             elif callable(value):
                 value = _shown(value)
             shown[field.name] = list(value) if isinstance(value, tuple) else value
@@ -226,6 +238,8 @@ class TrainSpec:
     def functions(self) -> dict[str, Any]:
         """Return the settings that are functions."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.privacy is not None:
+            values["privacy optimizer"] = self.privacy.optimizer
         return {name: value for name, value in values.items() if callable(value)}
 
     def make_optimizer(self, module: torch.nn.Module) -> Optimizer:
@@ -304,6 +318,7 @@ def split_rows(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> 
     Raises:
         InputError: A name is missing in the data, an array has another number of rows or no numbers, or a part of the
             split is empty.
+        UsageError: `delta` of a private training is larger than 1 / rows.
     """
     stopping = spec.early_stopping
     mask_name = stopping.held_out if stopping and isinstance(stopping.held_out, str) else None
@@ -332,6 +347,8 @@ def split_rows(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> 
                 f"held_out={stopping.held_out!r} leaves {len(training)} of {count} rows to train on and "
                 f"{len(held_out)} held out: both need at least one"
             )
+    if spec.privacy is not None:
+        spec.privacy.check_rows(len(training))
     return TrainingRows({name: array for name, array in data.items() if name != mask_name}, training, held_out)
 
 

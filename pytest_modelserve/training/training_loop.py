@@ -20,12 +20,15 @@ from pytest_modelserve.errors import InputError, TrainingError, UsageError
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.checkpoint import CheckpointFile
 from pytest_modelserve.training.loss import TrainingLoss, loss_of
+from pytest_modelserve.training.privacy_accounting import PrivacySpent
+from pytest_modelserve.training.private_training import PrivacyPlan, PrivateSteps, check_independent_rows
 from pytest_modelserve.training.train_spec import TrainingRows, TrainSpec, split_rows
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from pytest_modelserve.training.privacy_accounting import PrivateTraining
     from pytest_modelserve.training.train_spec import Batch
 
 
@@ -44,6 +47,8 @@ class TrainingMetrics:
         best_epoch: Epoch whose weights were kept, from 1: the last one without early stopping.
         seconds: Duration, without the time between a kill and its resumption.
         processes: Number of processes that trained.
+        privacy: What a private training has spent. Its losses are those of training rows without noise: they stay on
+            this machine, and an exported artifact does not have them.
     """
 
     losses: tuple[float, ...]
@@ -51,9 +56,12 @@ class TrainingMetrics:
     best_epoch: int
     seconds: float
     processes: int = 1
+    privacy: PrivacySpent | None = None
 
     def __post_init__(self) -> None:
-        # Lists, where they are read from JSON.
+        # Lists and mappings, where they are read from JSON.
+        if isinstance(self.privacy, Mapping):
+            object.__setattr__(self, "privacy", PrivacySpent(**self.privacy))
         object.__setattr__(self, "losses", tuple(self.losses))
         object.__setattr__(self, "held_out_losses", tuple(self.held_out_losses))
 
@@ -66,6 +74,8 @@ class TrainingMetrics:
         text = f"{self.epochs} epochs in {self.seconds:.1f} s, loss {self.losses[0]:.4g} → {self.losses[-1]:.4g}"
         if self.held_out_losses:
             text += f", held out {self.held_out_losses[self.best_epoch - 1]:.4g} in the best epoch {self.best_epoch}"
+        if self.privacy is not None:
+            text += f", epsilon {self.privacy.epsilon:.3g} at delta {self.privacy.delta:g}"
         return text if self.processes == 1 else f"{text}, {self.processes} processes"
 
 
@@ -103,6 +113,7 @@ def run_training(
     loss: TrainingLoss | None = None,
     checkpoint: CheckpointFile | None = None,
     group: Group | None = None,
+    plan: PrivacyPlan | None = None,
 ) -> TrainingMetrics:
     """Train `module` in place from the weights that it has, and return the metrics.
 
@@ -119,23 +130,23 @@ def run_training(
             `function(module, batch)`.
         checkpoint: Where the state is kept; the training continues from what is there.
         group: The processes that train together.
+        plan: The steps of a private training, in place of those that follow from `spec` and the number of rows.
 
     Raises:
         TrainingError: The loss or the weights are no longer finite.
         InputError: The data do not suit the settings.
-        UsageError: The settings do not suit the module.
+        UsageError: The settings do not suit the module, or a privacy budget is spent.
     """
-    run = _Run(
-        module,
-        spec,
-        split_rows(spec, data, seed),
-        seed,
-        name,
-        loss or loss_of(spec),
-        checkpoint,
-        group or Group(),
-    )
-    return run.run()
+    rows = split_rows(spec, data, seed)
+    if spec.privacy is not None and plan is None:
+        count = len(rows.training)
+        plan = PrivacyPlan(spec.privacy.plan(count, _steps_per_epoch(spec, rows), spec.epochs), count)
+    run = _Run(module, spec, rows, seed, name, loss or loss_of(spec), checkpoint, group or Group(), plan)
+    try:
+        return run.run()
+    finally:
+        if run.private is not None:
+            run.private.close()
 
 
 def count_steps(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> int:
@@ -157,6 +168,8 @@ class _Run:
     loss_function: TrainingLoss
     checkpoint: CheckpointFile | None
     group: Group
+    plan: PrivacyPlan | None = None
+    private: PrivateSteps | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
     step: int = 0
@@ -173,6 +186,8 @@ class _Run:
         self.module.to(_device(self.spec.device, self.group.local_rank))
         self.optimizer = self.spec.make_optimizer(self.module)
         self.schedule = self.spec.make_schedule(self.optimizer, self.steps)
+        if self.spec.privacy is not None:
+            self._make_private(self.spec.privacy)
         self._restore()
         began = time.perf_counter() - self.seconds
         wrapped = self.group.wrap(_total_loss(self.module, self.loss_function))
@@ -183,10 +198,14 @@ class _Run:
             epoch, position = divmod(step, self.steps_per_epoch)
             if position == 0 and self._is_stalled():
                 break
-            if position == 0 or not batches:
-                batches = np.array_split(self._order(epoch), self.steps_per_epoch)
+            if self.private is not None:
+                rows = self.rows.training[self.private.sample(len(self.rows.training), step)]
+            else:
+                if position == 0 or not batches:
+                    batches = np.array_split(self._order(epoch), self.steps_per_epoch)
+                rows = batches[position]
             _seed_generators(_derived(self.seed, step, self.group.rank), self.spec.device)
-            self._take_step(wrapped, batches[position])
+            self._take_step(wrapped, rows)
             if position == self.steps_per_epoch - 1:
                 self._end_epoch()
             self.seconds = time.perf_counter() - began
@@ -198,11 +217,27 @@ class _Run:
         self.module.to("cpu")
         self.seconds = time.perf_counter() - began
         losses, held_out = tuple(self.losses), tuple(self.held_out_losses)
-        return TrainingMetrics(losses, held_out, self._best_epoch(), self.seconds, self.group.size)
+        spent = None if self.private is None else self.private.spent()
+        return TrainingMetrics(losses, held_out, self._best_epoch(), self.seconds, self.group.size, spent)
+
+    def _make_private(self, settings: PrivateTraining) -> None:
+        assert self.plan is not None
+        if self.group.size > 1:
+            raise UsageError(f"privacy needs one process; got {self.group.size}")
+        self.private = PrivateSteps(self.module, settings, self.plan, self.optimizer, self.seed)
+        self.optimizer = self.private.optimizer
+        batch = self.rows.batch(self.rows.training[:4])
+        self.module.train()
+        check_independent_rows(
+            self.module,
+            self.loss_function,
+            self._moved(batch),
+            self._augmented if self.spec.augmentation is not None else None,
+        )
 
     @property
     def steps_per_epoch(self) -> int:
-        return _steps_per_epoch(self.spec, self.rows)
+        return _steps_per_epoch(self.spec, self.rows) if self.plan is None else self.plan.steps_per_epoch
 
     @property
     def steps(self) -> int:
@@ -218,14 +253,18 @@ class _Run:
     def _take_step(self, wrapped: nn.Module, rows: NDArray[np.int64]) -> None:
         import torch
 
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.private is not None and not len(rows):  # drawn now and then
+            self.private.update(None, 0, self.step)
+            self._end_step(0.0, 0.0)
+            return
         batch = self._augmented(self.rows.batch(rows))
         weight = self.loss_function.weight(batch)
-        if weight <= 0:
+        if weight <= 0 and self.private is None:
             raise InputError(
                 f"training {self.name!r}: no row of {self._where(self.step + 1)} counts, as all its labels "
                 "are ignored or have weight 0"
             )
-        self.optimizer.zero_grad(set_to_none=True)
         total = wrapped(self._part(batch))
         if not total.requires_grad:
             raise UsageError(f"training {self.name!r}: the loss depends on no parameter that requires a gradient")
@@ -233,14 +272,21 @@ class _Run:
             total = total * 0.0  # of a row that stands in for none
         self.group.beat(self.step, self.last_loss)
         (sum_,) = self.group.sum(float(total.detach()))
-        self.last_loss = sum_ / weight
-        if not math.isfinite(self.last_loss):
-            self._stop(f"the loss is {self.last_loss} in {self._where(self.step + 1)}")
+        self.last_loss = sum_ / weight if weight > 0 else self.last_loss
+        if not math.isfinite(sum_):
+            self._stop(f"the loss is {sum_ / max(weight, 1.0)} in {self._where(self.step + 1)}")
+        if self.private is not None:
+            self.private.update(total, len(rows), self.step)
+            self._end_step(sum_, weight)
+            return
         # The group averages gradients, and those of totals have to be added.
         (total * (self.group.size / weight)).backward()
         if self.spec.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.max_grad_norm)
         self.optimizer.step()
+        self._end_step(sum_, weight)
+
+    def _end_step(self, sum_: float, weight: float) -> None:
         self.step += 1
         self.schedule.step()
         self.loss += sum_
@@ -277,7 +323,7 @@ class _Run:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def _end_epoch(self) -> None:
-        self.losses.append(self.loss / self.weight)
+        self.losses.append(self.loss / self.weight if self.weight else self.last_loss)
         self.loss = self.weight = 0.0
         stopping = self.spec.early_stopping
         if stopping is None:
@@ -329,6 +375,7 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            **({} if self.private is None else {"privacy": self.private.state()}),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -342,6 +389,8 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        if self.private is not None:
+            self.private.restore(state["privacy"], self.step)
         _log.info("training %s continues after step %d of %d", self.name, self.step, self.steps)
 
     def _check_finite(self) -> None:
