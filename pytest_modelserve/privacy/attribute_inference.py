@@ -429,7 +429,8 @@ def _of_true_label(served: Predictor, found: Mapping[str, NDArray[Any]], output:
         _, scores = select_output(served, found, output.name, reads_labels=False)
     except UsageError:  # several outputs, of which none is known to be the scores
         return None
-    is_columns = output.decode in (None, "argmax", "threshold") and labels.dtype.kind in "iu"
+    is_one = scores.reshape(len(scores), -1).shape[1] == 1  # a regression, unless it is said to be a probability
+    is_columns = labels.dtype.kind in "iu" and output.decode in (("threshold",) if is_one else (None, "argmax"))
     distribution = answer_distributions(scores, output.scores) if is_columns else None
     if distribution is not None and labels.min() >= 0 and labels.max() < distribution.shape[1]:
         return np.asarray(np.log(np.maximum(distribution[np.arange(len(labels)), labels], 1e-6)))

@@ -237,7 +237,8 @@ class _Answers:
 
 
 def _query_counts(queries: int | Sequence[int], rows: int) -> list[int]:
-    given = [queries] if isinstance(queries, (int, np.integer)) else list(queries)
+    is_one = isinstance(queries, (int, np.integer))
+    given: list[Any] = [queries] if is_one else list(queries)  # type: ignore[arg-type]
     if not given or any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in given):
         raise UsageError(f"queries must be a number of queries, or several of them, got {queries!r}")
     most = max(given)
@@ -246,7 +247,7 @@ def _query_counts(queries: int | Sequence[int], rows: int) -> list[int]:
             f"queries must be at least {_FEWEST_QUERIES} and fewer than the {rows} rows of inputs, as the other rows "
             f"are held out; got {most if most >= rows else min(given)}"
         )
-    if len(given) == 1:
+    if is_one:
         given = [round(part * most) for part in _FRACTIONS if round(part * most) >= _FEWEST_QUERIES]
     return sorted({int(each) for each in given} | {int(most)})
 
