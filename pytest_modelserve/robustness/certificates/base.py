@@ -123,6 +123,9 @@ class Relaxation(ABC):
 class Operator(ABC):
     """Bounds of one operator."""
 
+    added_error: Array | float = 0.0
+    """Radius of what onnxruntime changes when it opens the file; broadcasts to the shape of the output."""
+
     def __init__(self, node: Node) -> None:
         self.node = node
 

@@ -182,7 +182,7 @@ def _forward(
                 if chosen is not None and chosen.any() and name != network.input:
                     tighten(bounds, name, chosen)
             boxes = [bounds.boxes[name] for name in node.sources]
-        error = operator.error(boxes)
+        error = operator.error(boxes) + operator.added_error
         found = operator.interval(boxes).widened(error)
         overflow = ~(found.magnitude < LARGEST.get(node.dtype, np.inf))
         if overflow.any():  # the runtime may return infinity or NaN, and no bound holds

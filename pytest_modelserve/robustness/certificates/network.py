@@ -30,6 +30,7 @@ from pytest_modelserve.robustness.certificates.base import Node, Operator, refus
 from pytest_modelserve.robustness.certificates.intervals import Box
 from pytest_modelserve.robustness.certificates.operators import operator_of
 from pytest_modelserve.robustness.certificates.patterns import fused
+from pytest_modelserve.robustness.certificates.quantized_operators import check_quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -121,6 +122,7 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     (start,) = given
     name = _output_name(graph, output)
     sort_nodes(graph)
+    added = check_quantized(model)
     writers = {each: node for node in graph.node for each in node.output if each}
     dependent = _dependent(graph, start.name)
     if name not in dependent:
@@ -141,6 +143,8 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     )
     nodes = fused(nodes, scores)
     operators = {node.output: operator_of(node) for node in nodes}
+    for changed in operators.keys() & added.keys():
+        operators[changed].added_error = added[changed]
     for each in nodes:
         _check_operator(operators[each.output], probe)
     shapes = {start.name: probe[start.name].shape[1:], **{node.output: node.shape for node in nodes}}

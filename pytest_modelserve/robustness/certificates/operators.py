@@ -17,6 +17,7 @@ from pytest_modelserve.robustness.certificates.linear_operators import (
     Sum,
 )
 from pytest_modelserve.robustness.certificates.products import Product
+from pytest_modelserve.robustness.certificates.quantized_operators import Dequantize, Quantize
 
 OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "Gemm": Matrix,
@@ -46,6 +47,8 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Relu),
     **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Elu"), Smooth),
     **dict.fromkeys(("Clip", "Abs", "HardSigmoid", "Max", "Min"), Piecewise),
+    "QuantizeLinear": Quantize,
+    "DequantizeLinear": Dequantize,
 }  # fmt: skip
 """Operator by name; of other domains "domain.Name"."""
 
