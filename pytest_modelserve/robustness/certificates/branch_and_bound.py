@@ -42,6 +42,9 @@ _MOST_IN_BATCH = 512
 _AT_ZERO = ("Relu", "LeakyRelu", "PRelu")
 """Operators with a kink at 0, where their input is split."""
 
+_SLOPED = ("Relu", "LeakyRelu")
+"""Operators with a lower slope to choose."""
+
 Confirm = Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]]
 _Moments = dict[tuple[str, str], tuple[Array, Array]]
 
@@ -160,7 +163,7 @@ class _Search:
         self.confirm, self.dtype = confirm, dtype
         self.started = time.perf_counter()
         self.deadline = self.started + time_limit_s
-        self.relus = {node.sources[0]: node.output for node in network.nodes if node.op == "Relu"}
+        self.relus = {node.sources[0]: node.output for node in network.nodes if node.op in _SLOPED}
         self.relus.pop(network.input, None)
         self.closed = np.full((rows, count), np.inf)  # the least bound of closed subproblems
         self.counterexamples: dict[int, NDArray[Any]] = {}
