@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pytest_modelserve.performance.timing import host_lock
 from pytest_modelserve.progress import progress, progress_to
 
 pytest.importorskip("tqdm")
@@ -33,6 +34,13 @@ def test_long_work_is_told_on_a_terminal_and_cleared():
     assert terminal.getvalue().endswith("\r")
 
 
+def test_wait_for_the_host_lock_is_told_on_a_terminal(tmp_path):
+    terminal = Terminal()
+    with progress_to(terminal), host_lock(tmp_path), host_lock(tmp_path, timeout_s=1.0) as held:
+        assert not held
+    assert "waiting for a timed gate of another process" in terminal.getvalue()
+
+
 def test_short_work_and_other_streams_stay_silent():
     terminal, file = Terminal(), io.StringIO()
     with progress_to(terminal):
@@ -46,7 +54,8 @@ def test_short_work_and_other_streams_stay_silent():
 def test_bar_reaches_the_terminal_through_pytests_capture(tmp_path, arguments, is_shown):
     (tmp_path / "test_slow.py").write_text(
         "import time\n"
-        "from pytest_modelserve.progress import progress\n"
+        "from pytest_modelserve.performance.timing import host_lock
+from pytest_modelserve.progress import progress\n"
         "def test_it(modelserve):\n"
         "    for _ in progress(range(8), 'training', total=8):\n"
         "        time.sleep(0.1)\n"

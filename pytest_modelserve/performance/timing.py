@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve.progress import progress
+
 Call = Callable[[], object]
 Clock = Callable[[], int]
 Calls = tuple[Call, Call]
@@ -30,6 +32,8 @@ WARM_UP_CALLS = 10
 _WARM_UP_NS = 2_000_000_000
 # Holders of the lock have time limits themselves, a minute by default; after this long the lock means nothing.
 _LOCK_TIMEOUT_S = 600.0
+# The bar of a wait for the lock moves this often.
+_LOCK_ATTEMPT_S = 0.2
 # A block of calls fills 0.2 ms: long against a clock reading (0.1 µs), short against a burst of host load.
 _BLOCK_NS = 200_000
 # Calls of a pair above its quantile; with fewer, single calls decide.
@@ -309,8 +313,21 @@ def host_lock(folder: Path | None = None, *, timeout_s: float = _LOCK_TIMEOUT_S)
     # One file for each user: another user's could not be opened for writing.
     path = (folder or Path(tempfile.gettempdir())) / f"pytest_modelserve-timing-{_user()}.lock"
     lock = FileLock(path)
+    ends = time.monotonic() + timeout_s
+
+    def attempts() -> Iterator[None]:
+        while True:
+            try:
+                lock.acquire(timeout=max(0.0, min(_LOCK_ATTEMPT_S, ends - time.monotonic())), poll_interval=0.01)
+                return
+            except Timeout:
+                if time.monotonic() >= ends:
+                    raise
+            yield
+
     try:
-        lock.acquire(timeout=timeout_s, poll_interval=0.01)
+        for _ in progress(attempts(), "waiting for a timed gate of another process"):
+            pass
     except (Timeout, OSError, NotImplementedError):
         yield False
         return
