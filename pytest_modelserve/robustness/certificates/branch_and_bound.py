@@ -39,6 +39,8 @@ _RATE, _DECAY = 0.1, 0.97
 _BATCH_BYTES = 8 << 20
 """Bytes of all values of the network for one batch of subproblems."""
 _MOST_IN_BATCH = 512
+_ROOT_ROWS = 16
+"""Rows that are bounded together as a whole."""
 _AT_ZERO = ("Relu", "LeakyRelu", "PRelu")
 """Operators with a kink at 0, where their input is split."""
 
@@ -173,22 +175,41 @@ class _Search:
         self.by_inputs = bool(rows) and int(width.max()) <= _FEW_INPUTS
         size = sum(math.prod(shape) for shape in network.shapes.values())
         self.most = int(np.clip(_BATCH_BYTES // (8 * size), 8, _MOST_IN_BATCH))
-        self.root: Bounds | None = None
+        self.names = {network.input}
+        if not self.by_inputs:
+            for node in network.nodes:
+                if not isinstance(network.operators[node.output], LinearOperator):
+                    self.names.update(node.sources)
+        self.known: dict[str, Box] = {}  # boxes of the values in `names`, of every row as a whole
 
     def run(self) -> None:
         """Bound every row as a whole, then split until all is decided or the time is over."""
         rows = len(self.functions)
         if not rows:
             return
-        self.root = linear_bounds(self.network, self.box)
-        coefficients, constant = backward(self.root, self.functions)
-        lower = concretize(self.box, coefficients, constant) + self.offsets
-        lower = np.nextafter(lower, -np.inf)
+        lower = np.full(self.closed.shape, -np.inf)
+        parts: dict[str, list[Box]] = {name: [] for name in self.names}
+        for at in range(0, rows, _ROOT_ROWS):
+            chosen = np.arange(at, min(at + _ROOT_ROWS, rows))
+            # Without time left, rows keep their interval boxes, and none of their subproblems is bounded.
+            of = linear_bounds if not at or time.perf_counter() < self.deadline else interval_bounds
+            bounds = of(self.network, self.box.rows(chosen))
+            for name in self.names:
+                parts[name].append(bounds.boxes[name])
+            coefficients, constant = backward(bounds, self.functions[chosen])
+            lower[chosen] = _least(bounds, self.functions[chosen], self.offsets[chosen], coefficients, constant)
+            worst = coefficients[np.arange(len(chosen)), np.argmin(lower[chosen], axis=1)]
+            corners = np.where(
+                worst > 0, bounds.boxes[self.network.input].lower, bounds.boxes[self.network.input].upper
+            )
+            left = lower[chosen].min(axis=1) <= 0
+            self._attack(corners[left], chosen[left])
+        self.known = {
+            name: Box(np.concatenate([each.lower for each in boxes]), np.concatenate([each.upper for each in boxes]))
+            for name, boxes in parts.items()
+        }
         self.subproblems += 1
         self.closed = np.where(lower > 0, lower, np.inf)
-        worst = np.argmin(lower, axis=1)
-        corner = coefficients[np.arange(rows), worst]
-        self._attack(np.where(corner > 0, self.box.lower, self.box.upper), np.flatnonzero(lower.min(axis=1) <= 0))
         for row, function in np.argwhere(lower <= 0):
             if row not in self.counterexamples:
                 found = _Subproblem(int(row), int(function), float(lower[row, function]))
@@ -226,7 +247,7 @@ class _Search:
             self.subproblems[each.row] += 1
         batch = self._bounded(subproblems)
         rows = np.array([each.row for each in batch.subproblems], np.int64)
-        self._attack(batch.corners, np.arange(len(rows)), rows)
+        self._attack(batch.corners, rows)
         splits = self._choose(batch)
         for at, each in enumerate(batch.subproblems):
             bound = max(float(batch.lower[at]), each.bound)
@@ -280,13 +301,7 @@ class _Search:
 
         Of several splits of one value the last has a multiplier; splits of the input need none.
         """
-        assert self.root is not None
-        names = {self.network.input}
-        if not self.by_inputs:
-            for node in self.network.nodes:
-                if not isinstance(self.network.operators[node.output], LinearOperator):
-                    names.update(node.sources)
-        given = {name: _copy(self.root.boxes[name], rows) for name in names}
+        given = {name: _copy(box, rows) for name, box in self.known.items()}
         found: dict[str, Array] = {}
         for at, each in enumerate(subproblems):
             for split, multiplier in zip(each.splits, each.multipliers, strict=True):
@@ -338,10 +353,10 @@ class _Search:
             bounds.relaxations[relu] = network.operators[relu].relax([bounds.boxes[source]], batch.slopes[relu])
         # On the side where s (h - p) >= 0 the term -m s (h - p), m >= 0, is never positive.
         added = {name: -(values * batch.signs[name])[:, None] for name, values in batch.multipliers.items()}
-        constants = batch.offsets
+        shift = np.zeros(len(batch.offsets))
         for name, values in added.items():
             terms = (-values[:, 0] * batch.points[name]).reshape(len(values), -1)
-            constants = constants + terms.sum(axis=1) - 1e-12 * np.abs(terms).sum(axis=1)
+            shift += terms.sum(axis=1) - 1e-12 * np.abs(terms).sum(axis=1)
         recorded: dict[str, Array] = {}
 
         def record(name: str, coefficients: Array) -> None:
@@ -349,8 +364,8 @@ class _Search:
 
         coefficients, constant = backward(bounds, batch.functions, multipliers=added, record=record)
         box = bounds.boxes[network.input]
-        lower = concretize(box, coefficients, constant)[:, 0] + constants
-        batch.lower = np.nextafter(lower, -np.inf)
+        offsets = batch.offsets[:, None]
+        batch.lower = _least(bounds, batch.functions, offsets, coefficients, constant + shift[:, None])[:, 0]
         recorded[network.input] = coefficients[:, 0]
         batch.corners = np.where(coefficients[:, 0] > 0, box.lower, box.upper)
         batch.coefficients = recorded
@@ -371,14 +386,13 @@ class _Search:
             values[node.output] = np.broadcast_to(found, (len(batch.corners), *node.shape))
         return values
 
-    def _attack(self, corners: Array, chosen: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> None:
-        """Ask the caller's check about corners of boxes."""
-        owners = chosen if rows is None else rows[chosen]
+    def _attack(self, corners: Array, owners: NDArray[np.int64]) -> None:
+        """Ask the caller's check about corners of the boxes of rows."""
         still = np.array([row not in self.counterexamples for row in owners], bool)
         if not still.any():
             return
-        owners, chosen = owners[still], chosen[still]
-        found = inside(self.box.rows(owners), corners[chosen], self.dtype)
+        owners = owners[still]
+        found = inside(self.box.rows(owners), corners[still], self.dtype)
         confirmed = self.confirm(found, owners)
         for at in np.flatnonzero(confirmed):
             self.counterexamples.setdefault(int(owners[at]), found[at])
@@ -434,6 +448,15 @@ def inside(box: Box, values: Array, dtype: str) -> NDArray[Any]:
     found = np.where(found.astype(np.float64) > box.upper, np.nextafter(found, kind.type(-np.inf)), found)
     found = np.where(found.astype(np.float64) < box.lower, np.nextafter(found, kind.type(np.inf)), found)
     return np.asarray(found, kind)
+
+
+def _least(bounds: Bounds, functions: Array, offsets: Array, coefficients: Array, constant: Array) -> Array:
+    """Return lower bounds of functions of the scores: by the input's box or by that of the scores; -inf for NaN."""
+    network = bounds.network
+    by_input = concretize(bounds.boxes[network.input], coefficients, constant + offsets)
+    by_scores = concretize(bounds.boxes[network.output], functions, offsets)
+    lower = np.fmax(by_input, by_scores)
+    return np.nextafter(np.where(np.isnan(lower), -np.inf, lower), -np.inf)
 
 
 def _default_slopes(box: Box) -> Array:

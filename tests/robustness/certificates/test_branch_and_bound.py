@@ -75,6 +75,15 @@ def test_a_row_without_time_is_undecided_and_reports_its_bound_so_far() -> None:
     assert np.isfinite(found.lower[undecided]).all()
 
 
+def test_scores_that_may_overflow_are_never_certified() -> None:
+    model = dense_model([3, 4, 2])[0]
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1e30), tensor.name))
+    found = decisions(model, np.ones((2, 3)), 0.5, np.full(2, -1e38), time_limit_s=0.2)
+    assert not found.certified.any()
+
+
 def test_a_counterexample_lies_in_the_box_and_fails_in_the_served_model() -> None:
     model = dense_model([9, 12, 12, 2], seed=1)[0]
     center = np.random.default_rng(2).normal(size=(5, 9)).astype(np.float32).astype(float)
@@ -88,7 +97,7 @@ def test_a_counterexample_lies_in_the_box_and_fails_in_the_served_model() -> Non
         assert scores(each[None])[0, 0] <= threshold[row]
 
 
-def test_values_inside_a_network_without_relu_are_split_too() -> None:
+def test_values_inside_a_quantized_network_are_split_too() -> None:
     rng = np.random.default_rng(0)
     w, v = rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(6, 1)).astype(np.float32)
     w[:, 3:] = w[:, :3]
@@ -108,8 +117,8 @@ def test_values_inside_a_network_without_relu_are_split_too() -> None:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     center = np.zeros((1, 8))
-    assert decisions(model, center, 0.2, np.array([-4.1]), time_limit_s=0.0).undecided.all()
-    assert decisions(model, center, 0.2, np.array([-4.1])).certified.all()
+    assert decisions(model, center, 0.5, np.array([-5.0]), time_limit_s=0.0).undecided.all()
+    assert decisions(model, center, 0.5, np.array([-5.0])).certified.all()
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("uint8", [1, 3]), ("float32", [0.5, 3.25])])
