@@ -131,18 +131,23 @@ class TopKMask(Step):
 
 @dataclass(frozen=True, slots=True)
 class Noise(Step):
-    """Gaussian noise that depends on the answer alone: the same row gets the same noise however often it is sent.
+    """Gaussian noise of the standard deviation `scale` on every score.
 
-    Noise that is drawn anew in every call protects nothing, as the mean of many calls has none. Here the answer is cut
-    into cells as wide as `scale`, and the noise of each class is a pseudorandom function of the cells of all classes: a
-    polynomial of degree 3 modulo 2^31 - 1 with secret coefficients. Rows whose answers lie in the same cells share
-    their noise. Who sends many slightly different rows still averages some of it, which no gate tries.
+    With a `seed` the same row gets the same noise however often it is sent: the answer is cut into cells as wide as
+    `scale`, and the noise of each class is a pseudorandom function of the cells of all classes, a polynomial of degree
+    3 modulo 2^31 - 1 with secret coefficients. Rows whose answers lie in the same cells share their noise. It does not
+    hide a column from a client who tries each of its values and compares: the true value gets the same noise. The mean
+    over slightly different rows has less of it.
 
-    On logits, before Softmax, the answers stay probabilities. The noise can change the label.
+    Without one (`seed=None`) it is drawn anew in every call, so that the mean of n calls has only 1/√n of it, and the
+    model is no longer deterministic. It hides an answer that was given once. onnxruntime seeds it once a process: two
+    sessions of one process give the same noise.
+
+    On logits, before Softmax, the answers stay probabilities. Noise can change the label.
 
     Args:
         scale: Standard deviation of the noise, above 0.
-        seed: Secret seed of the coefficients, an integer of at least 0. They are in the file, as the weights are.
+        seed: Secret seed of the coefficients, an integer of at least 0, or None. It is in the file, as the weights are.
 
     Raises:
         UsageError: A value is out of range. `compose` raises it for inputs of another dtype, and if the number of
@@ -154,16 +159,22 @@ class Noise(Step):
     """
 
     scale: float
-    seed: int
+    seed: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _positive("Noise", "scale", self.scale))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise UsageError(f"Noise: seed must be an integer of at least 0, got {self.seed!r}")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise UsageError(f"Noise: seed must be an integer of at least 0, or None, got {self.seed!r}")
 
     def graph(self, spec: TensorSpec) -> onnx.GraphProto:
         """`x + scale * sqrt(-2 log(u)) * cos(2 pi v)`, the method of Box and Muller (1958), with hashes u and v."""
         classes = _last_dim("Noise", spec)
+        if self.seed is None:
+            nodes = [
+                node("RandomNormalLike", ["x"], ["noise"], mean=0.0, scale=self.scale),
+                node("Add", ["x", "noise"], ["y"]),
+            ]
+            return small_graph(nodes, spec, {"y": spec}, {})
         rng = np.random.default_rng(self.seed)
         coefficients = rng.integers(1, _PRIME, (2, 4, classes))
         constants: dict[str, Any] = {

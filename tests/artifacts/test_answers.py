@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import pytest_modelserve as ms
 from pytest_modelserve.artifacts import (
     Noise,
     Round,
@@ -67,6 +68,16 @@ def test_noise_needs_the_seed_and_keeps_nan(apply):
     assert apply(LOGITS.astype(np.float64), Noise(0.5, seed=1)).dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_noise_without_a_seed_is_drawn_anew_in_every_call(store, dtype):
+    x = LOGITS.astype(dtype)
+    step = steps_artifact([Noise(0.5, seed=None)], TensorSpec("x", dtype, ("batch", 5)), name="noise", store=store)
+    with ms.serve(step) as predictor:
+        first, second = (predictor.predict(x)["prepared"].astype(np.float64) - x for _ in range(2))
+    assert first.std() == pytest.approx(0.5, rel=0.1)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+
+
 def test_noise_on_logits_leaves_probabilities(apply):
     found = apply(LOGITS, Noise(1.0, seed=1), Temperature(2), Softmax(), Round(2), TopKMask(2))
     assert ((found >= 0) & (found <= 1)).all()
@@ -81,7 +92,7 @@ def test_noise_on_logits_leaves_probabilities(apply):
         (lambda: Temperature(0), "Temperature: t must be a finite number above 0, got 0"),
         (lambda: TopKMask(0), "TopKMask: k must be an integer of at least 1, got 0"),
         (lambda: Noise(-1, seed=0), "Noise: scale must be a finite number above 0, got -1"),
-        (lambda: Noise(1, seed="x"), "Noise: seed must be an integer of at least 0, got 'x'"),
+        (lambda: Noise(1, seed="x"), "Noise: seed must be an integer of at least 0, or None, got 'x'"),
     ],
 )
 def test_invalid_settings_are_refused(make, message):
