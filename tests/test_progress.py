@@ -54,8 +54,7 @@ def test_short_work_and_other_streams_stay_silent():
 def test_bar_reaches_the_terminal_through_pytests_capture(tmp_path, arguments, is_shown):
     (tmp_path / "test_slow.py").write_text(
         "import time\n"
-        "from pytest_modelserve.performance.timing import host_lock
-from pytest_modelserve.progress import progress\n"
+        "from pytest_modelserve.progress import progress\n"
         "def test_it(modelserve):\n"
         "    for _ in progress(range(8), 'training', total=8):\n"
         "        time.sleep(0.1)\n"
