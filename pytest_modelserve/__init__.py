@@ -42,6 +42,7 @@ _GATES = {
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
+    "assert_robust": ("robustness", "measure_robust_accuracy"),
     "assert_serves": ("parity", "measure_served_model"),
     "assert_size": ("performance", "measure_size"),
     "assert_throughput": ("load", "measure_throughput"),
@@ -160,6 +161,7 @@ _NAMES = {
         "read_report",
     ),
     "robustness": (
+        "attacks",
         "corruptions",
         "relations",
         "strategies",

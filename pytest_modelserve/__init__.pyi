@@ -114,6 +114,7 @@ from pytest_modelserve.reporting import (
     read_report as read_report,
 )
 from pytest_modelserve.robustness import (
+    attacks as attacks,
     corruptions as corruptions,
     relations as relations,
     strategies as strategies,
@@ -147,12 +148,15 @@ from pytest_modelserve.tuning import (
     Trial as Trial,
     Tuning as Tuning,
 )
+from pytest_modelserve.robustness.attacks.threat_model import Allowed as _Allowed
 from typing import Any as _Any
 from numpy.typing import ArrayLike as _ArrayLike
 from pytest_modelserve.load.schedule import Arrivals as _Arrivals
 from pytest_modelserve.artifacts import Artifact as _Artifact
+from pytest_modelserve.robustness.attacks.attack import Attack as _Attack
 from pytest_modelserve.monitoring.results.audited_accuracy import Audit as _Audit
 from pytest_modelserve.performance.batches import Batches as _Batches
+from collections.abc import Callable as _Callable
 from collections.abc import Collection as _Collection
 from pytest_modelserve.metrics import Column as _Column
 from pytest_modelserve.performance.slowdown import ComparedClock as _ComparedClock
@@ -163,6 +167,7 @@ from pytest_modelserve.monitoring.results.audited_accuracy import Design as _Des
 from pytest_modelserve.robustness.domains import Domain as _Domain
 from pytest_modelserve.load.schedule import DueTimes as _DueTimes
 from pytest_modelserve.evidence import Evidence as _Evidence
+from pytest_modelserve.robustness.relations.base import Features as _Features
 from pytest_modelserve.performance.batches import InputStream as _InputStream
 from pytest_modelserve.serving import Inputs as _Inputs
 from pytest_modelserve.performance.latency_bounds import LatencyClock as _LatencyClock
@@ -172,6 +177,7 @@ from pytest_modelserve.monitoring.results.estimated_accuracy import Metric as _M
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
 from pytest_modelserve.training.train import ModelSource as _ModelSource
 from pytest_modelserve.monitoring.monitor.monitor import Monitor as _Monitor
+from pytest_modelserve.robustness.attacks.threat_model import Norm as _Norm
 from pytest_modelserve.metrics import Output as _Output
 from pytest_modelserve.metrics import OutputNames as _OutputNames
 from pathlib import Path as _Path
@@ -2035,6 +2041,94 @@ def measure_relation(
         'PASS'"""
     ...
 
+def measure_robust_accuracy(
+    predictor: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    eps: float | _Sequence[float],
+    min_accuracy: float,
+    norm: _Norm = "linf",
+    attacks: _Sequence[_Attack] | None = None,
+    low: float | _Sequence[float] | None = None,
+    high: float | _Sequence[float] | None = None,
+    scale: float | _Sequence[float] | None = None,
+    immutable: _Features = ...,
+    integer: _Features = ...,
+    categories: _Mapping[int | str, _Sequence[float]] | None = None,
+    dependent: _Mapping[int | str, _Callable[[_Any], _Any]] | None = None,
+    allowed: _Allowed | None = None,
+    padding: int | None = None,
+    image_shape: _Sequence[int] | None = None,
+    input_name: str | None = None,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the accuracy on the worst rows that attacks find within `eps` of the given rows.
+
+    Every adversarial row is verified again through the served model: inside the ball in the dtype that is served,
+    inside the range, and predicted wrong. A row is robust if it is right as it is and no attack fooled it. Attacks
+    bound robust accuracy from above: FAIL shows wrong rows; PASS says that these attacks found no more within their
+    queries, and claims nothing about others. Each row is attacked until it is fooled, and by the next attack if not.
+
+    Args:
+        predictor: The model to judge: whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; a sample of the
+            rows that are served. A DataLoader of pairs holds inputs and labels.
+        labels: Class labels (n,).
+        eps: Radius, in units of the unprocessed input. Several radii draw accuracy over eps; the largest is judged.
+        min_accuracy: Lowest robust accuracy that passes, between 0 and 1.
+        norm: "linf" (each feature by eps), "l2" (Euclidean distance), or "edits" (of characters of a text).
+        attacks: Attacks of `ms.attacks`. By default `square`, for columns with `categories` also `random_search`, for
+            models of labels alone `boundary`, and for edits `characters`.
+        low: Least value of the input: one, or one for each feature. Needed where values below it cannot occur.
+        high: Greatest value of the input.
+        scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
+            stays. One by default.
+        immutable: Features that an attacker cannot change.
+        integer: Features of whole numbers, in an input of floats.
+        categories: Columns to all of their categories: an attacker may choose any of them.
+        dependent: Features that follow from others, each with a function: of a column, from the changed rows to its
+            values (k,); of the name of another input, from all inputs by name to this input.
+        allowed: Function of rows before and after (k, ...) that returns which changes keep the label, bool (k,).
+        padding: For edits of codes (n, length): the code that fills a row at its end.
+        image_shape: For flattened images: (height, width) or (channels, height, width); `square` changes squares of
+            it, and the report shows pictures.
+        input_name: The input to attack; required where there are several.
+        output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        seed: Seed of the attacks.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence: robust and clean accuracy, and queries. Rows that are wrong without any change count as wrong, and
+        so do rows with NaN scores. Its details hold the path of the adversarial rows, for `ms.attacks.saved`.
+
+    Raises:
+        UsageError: For an eps that is not positive or is larger than the range, and attacks that do not fit.
+        InputError: For NaN in the inputs, labels that the model cannot predict, rows outside the range, and a model
+            that raises for an admissible row; the message names the row.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rows = np.random.default_rng(0).uniform(-1, 1, size=(300, 4)).astype(np.float32)
+        >>> model = ms.serve(lambda x: np.stack([-x.sum(axis=1), x.sum(axis=1)], axis=1))
+        >>> attacks = [ms.attacks.square(queries=50)]
+        >>> found = ms.measure_robust_accuracy(
+        ...     model, rows, rows.sum(axis=1) > 0, eps=0.01, min_accuracy=0.9, low=-1, high=1, attacks=attacks
+        ... )
+        >>> found.verdict.name
+        'PASS'"""
+    ...
+
 def measure_artifact_safety(
     artifact: _Artifact | str | _os.PathLike[str],
     *,
@@ -2124,6 +2218,7 @@ assert_placement = measure_placement
 assert_prediction_coverage = measure_prediction_coverage
 assert_relation = measure_relation
 assert_results_healthy = measure_results
+assert_robust = measure_robust_accuracy
 assert_serves = measure_served_model
 assert_size = measure_size
 assert_throughput = measure_throughput

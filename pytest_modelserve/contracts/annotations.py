@@ -51,7 +51,7 @@ _WORDS: Mapping[str, object] = {
     **dict.fromkeys(("Feature", "Features"), Features),
     **dict.fromkeys(("ModelSource", "ReferenceProfile", "SearchStrategy", "TrainedModel"), PythonObject),
 }
-_FAMILIES = {"Relation": "relations", "Corruption": "corruptions"}
+_FAMILIES = {"Relation": "relations", "Corruption": "corruptions", "Attack": "attacks"}
 """Classes whose values a public module has constructors for, with its name."""
 
 

@@ -29,6 +29,7 @@ from pytest_modelserve.contracts.annotations import (
 )
 from pytest_modelserve.contracts.contract import FROM_SOURCE, Contract, GateSource
 from pytest_modelserve.contracts.gate_arguments import is_imported
+from pytest_modelserve.robustness.attacks import Attack
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
 
@@ -66,7 +67,7 @@ def contract_schema() -> Schema:
     gates = sorted(name for name in ms.__all__ if name.startswith("assert_"))
     for gate in gates:
         definitions[gate] = _gate_schema(getattr(ms, gate), own)
-    for family in (Relation, Corruption):
+    for family in (Relation, Corruption, Attack):
         definitions[family.__name__] = {"anyOf": _family_schemas(family)}
     top["properties"]["gates"] = {
         "type": "object",

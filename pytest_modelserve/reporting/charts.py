@@ -1,4 +1,4 @@
-"""Histograms, reliability and ROC curves, loads over time, Pareto fronts and histories as coordinates for SVG."""
+"""Histograms, curves, loads over time, Pareto fronts, images and histories as coordinates for SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_modelserve.evidence.failure_text import format_budget, format_value, printable
 from pytest_modelserve.reporting.entries import short
 from pytest_modelserve.reporting.history import Build, Series, describe_change, format_time
-from pytest_modelserve.reporting.plots import BOTTOM, LEFT, RIGHT, TOP, axis_through, path_through
+from pytest_modelserve.reporting.plots import BOTTOM, LEFT, RIGHT, TOP, Axis, axis_through, path_through
 
 if TYPE_CHECKING:
     from pytest_modelserve.evidence import Evidence
@@ -24,6 +24,9 @@ _MOST_DOTS = 15
 _NAMES, _ROW = 330, 36
 """The width of the names of rows, and the height of a row."""
 _PARETO_BOTTOM = 364
+_MOST_PICTURES = 4
+_PICTURE = 192
+"""The side of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ def charts_of(evidence: Evidence) -> list[Chart]:
         ("session_options", _session_options),
         ("pareto", _pareto_front),
         ("extraction", _extraction_curve),
+        ("accuracy_over_eps", _accuracy_over_eps),
+        ("pictures", _pictures),
     )
     charts: list[Chart] = []
     for name, make in makers:
@@ -310,6 +315,72 @@ def _extraction_curve(found: Mapping[str, Any]) -> Iterator[Chart]:
         ),
         legend=tuple((class_, title) for class_, title, _ in series),
     )
+
+
+def _accuracy_over_eps(found: Mapping[str, Any]) -> Iterator[Chart]:
+    """Draw accuracy over the radius of an attack or a certificate, with intervals and the budget of the gate."""
+    eps = [float(radius) for radius in found["eps"]]
+    series = found["series"]
+    if len(eps) < 2:
+        return
+    across = axis_through([0.0, *eps], start=LEFT, end=RIGHT, unit="", may_be_log=False)
+    up = Axis(0.0, 1.0, BOTTOM, TOP, "proportion")
+    limit = found.get("limit")
+    paths = [("axis", f"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}")]
+    if limit is not None:
+        paths.append(("limit", f"M{LEFT} {up.place(float(limit))}H{RIGHT}"))
+    classes = ("after", "before")
+    for class_, one in zip(classes, series, strict=False):
+        points = [(across.place(x), up.place(float(y))) for x, y in zip(eps, one["value"], strict=True)]
+        start = [(across.place(0.0), up.place(float(found["clean"])))] if "clean" in found else []
+        paths.append((f"line {class_}", path_through([*start, *points])))
+        ends = zip(points, one["low"], one["high"], strict=True)
+        paths.append(("whisker", "".join(f"M{x} {up.place(float(a))}V{up.place(float(b))}" for (x, _), a, b in ends)))
+    labels = [Label(LEFT - 8, up.place(share) + 7, f"{100 * share:g} %", "e") for share in (0.0, 0.5, 1.0)]
+    labels += [Label(tick.at, 194, tick.label) for tick in across.ticks()]
+    worst = ", ".join(f"{one['label']} {100 * float(one['value'][-1]):.1f} %" for one in series)
+    yield Chart(
+        title="Accuracy over eps",
+        description=f"At eps {eps[-1]:g}: {worst}.",
+        paths=tuple(paths),
+        labels=tuple(labels),
+        legend=tuple((class_, str(one["label"])) for class_, one in zip(classes, series, strict=False)),
+    )
+
+
+def _pictures(pictures: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    """Draw images before and after a change, and where they differ; one hexadecimal digit is the gray of a pixel."""
+    for picture in pictures[:_MOST_PICTURES]:
+        width = int(picture["width"])
+        before, after = ([int(digit, 16) for digit in picture[name]] for name in ("before", "after"))
+        height = len(before) // width
+        if len(before) != len(after) or height * width != len(before) or not height:
+            raise ValueError(picture["title"])
+        size = max(1, _PICTURE // max(width, height))
+        changes = [min(15, 2 * abs(b - a)) for a, b in zip(before, after, strict=True)]
+        paths: list[tuple[str, str]] = []
+        for number, pixels in enumerate((before, after, changes)):
+            left = LEFT + number * (_PICTURE + 40)
+            paths.append(("level", f"M{left} {TOP}h{size * width}v{size * height}h{-size * width}z"))
+            for shade in range(1, 16):
+                squares = (
+                    f"M{left + size * (at % width)} {TOP + size * (at // width)}h{size}v{size}h{-size}z"
+                    for at, gray in enumerate(pixels)
+                    if gray == shade
+                )
+                if path := "".join(squares):
+                    paths.append((f"shade s{shade:x}", path))
+        names = ("before", "after", "change")
+        yield Chart(
+            title=printable(str(picture["title"])),
+            description=f"{sum(change > 0 for change in changes)} of {len(changes)} pixels look different.",
+            paths=tuple(paths),
+            labels=tuple(
+                Label(LEFT + number * (_PICTURE + 40), TOP + size * height + 28, name, "s")
+                for number, name in enumerate(names)
+            ),
+            height=TOP + size * height + 44,
+        )
 
 
 def draw_history(series: Series, builds: Sequence[Build]) -> Chart | None:

@@ -10,6 +10,7 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.contracts.annotations import budgets_of, constructors_of, hints_of, union_members
 from pytest_modelserve.contracts.gate_arguments import convert_arguments, describe, realized
+from pytest_modelserve.robustness.attacks import Attack
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
 
@@ -34,10 +35,10 @@ def test_every_argument_of_every_gate_can_be_said(gate):
             assert any(map(describe, members)), (name, members)
 
 
-@pytest.mark.parametrize("family", [Relation, Corruption])
-def test_every_argument_of_relations_and_corruptions_can_be_said(family):
+@pytest.mark.parametrize(("family", "least"), [(Relation, 9), (Corruption, 9), (Attack, 4)])
+def test_every_argument_of_relations_corruptions_and_attacks_can_be_said(family, least):
     found = constructors_of(family)
-    assert len(found) >= 9
+    assert len(found) >= least
     for name, make in found.items():
         for argument, hint in hints_of(make).items():
             assert any(map(describe, union_members(hint))), (name, argument)

@@ -85,10 +85,14 @@ class Answers:
         margin: Score of the true class less the highest other score, negative where the prediction is wrong; ±1 for a
             model of labels alone, and -inf for NaN.
         fooled: Whether the prediction is not the label; NaN scores count as wrong.
+        labels: The predicted labels.
+        invalid: Whether the scores hold NaN.
     """
 
     margin: NDArray[np.float64]
     fooled: NDArray[np.bool_]
+    labels: NDArray[Any]
+    invalid: NDArray[np.bool_]
 
 
 @dataclass(eq=False)
@@ -122,7 +126,7 @@ class Target:
         n = len(self.labels)
         self.queries: NDArray[np.int64] = np.zeros(n, np.int64)
         self.fooled: NDArray[np.bool_] = np.zeros(n, np.bool_)
-        self.adversarial: NDArray[Any] = np.array(self.feed[self.input_name])
+        self.adversarial: NDArray[Any] = growing(self.feed[self.input_name])
         self.classes: NDArray[np.intp] | None = self.reader.classes
         if self.closed is None:
             self.closed = np.zeros(n, np.bool_)
@@ -163,14 +167,16 @@ class Target:
 
     def answers(self, index: NDArray[np.intp], candidates: NDArray[Any]) -> Answers:
         """Return the answers to candidates without counting or recording: to verify rows again."""
-        return self.reader.read(self._predict(index, self.feed_of(index, candidates)), index)
+        return self.reader.read(self.predict(index, self.feed_of(index, candidates)), index)
 
     def scores(self, index: NDArray[np.intp]) -> NDArray[np.float64] | None:
         """Return the scores (k, classes) of given rows, None for a model of labels alone; not counted."""
-        return self.reader.scores(self._predict(index, take_rows(self.feed, index)))
+        return self.reader.scores(self.predict(index, take_rows(self.feed, index)))
 
     def feed_of(self, index: NDArray[np.intp], candidates: NDArray[Any]) -> Feed:
         """Return all inputs of candidates (k, ...) of the rows `index` (k,)."""
+        if self.rows.dtype.kind == "U":
+            candidates = candidates.astype(np.str_)
         feed = {**take_rows(self.feed, index), self.input_name: candidates}
         for name, function in self.dependent_inputs.items():
             value = np.asarray(function(feed))
@@ -181,7 +187,8 @@ class Target:
             feed[name] = value.astype(self.feed[name].dtype, copy=False)
         return feed
 
-    def _predict(self, index: NDArray[np.intp], feed: Feed) -> Feed:
+    def predict(self, index: NDArray[np.intp], feed: Feed) -> Feed:
+        """Return the outputs for inputs of the rows `index` (k,); InputError that names the row if the model raises."""
         try:
             return self.predictor.predict(feed)
         except UsageError:
@@ -195,6 +202,11 @@ class Target:
                 except Exception as one:
                     raise _raised(self.predictor, int(row), one) from one
             raise
+
+
+def growing(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of rows, whose texts may get longer."""
+    return rows.astype(object) if rows.dtype.kind == "U" else np.array(rows)
 
 
 def _raised(predictor: BatchedPredictor, row: int, error: Exception) -> InputError:
@@ -230,8 +242,9 @@ class AnswerReader:
         decoded = decode(raw, self._output.decode)
         fooled = (decoded.labels != self._labels[index]) | decoded.invalid
         if self.classes is None or scores is None:
-            return Answers(np.where(fooled, -1.0, 1.0), fooled)
-        return Answers(np.where(decoded.invalid, -np.inf, _margins(scores, self.classes[index])), fooled)
+            return Answers(np.where(fooled, -1.0, 1.0), fooled, decoded.labels, decoded.invalid)
+        margins = np.where(decoded.invalid, -np.inf, _margins(scores, self.classes[index]))
+        return Answers(margins, fooled, decoded.labels, decoded.invalid)
 
     def scores(self, outputs: Feed) -> NDArray[np.float64] | None:
         """Return the scores (k, classes) among the outputs, None if there are none."""

@@ -65,6 +65,7 @@ class ThreatModel:
     _scale: NDArray[np.float64] = field(init=False, repr=False)
     _whole: NDArray[np.bool_] = field(init=False, repr=False)
     _computed: NDArray[np.intp] = field(init=False, repr=False)
+    _limits: tuple[NDArray[np.float64], NDArray[np.float64]] = field(init=False, repr=False)
     _box: tuple[NDArray[Any], NDArray[Any]] = field(init=False, repr=False)
     _range: tuple[NDArray[Any], NDArray[Any]] = field(init=False, repr=False)
 
@@ -88,8 +89,8 @@ class ThreatModel:
         flat = self._flat(self.base)
         if self.base.dtype.kind == "f" and (np.trunc(flat[:, whole]) != flat[:, whole]).any():
             raise InputError("integer= names columns whose rows hold fractions: leave these columns out")
-        low, high = self._limits(flat, computed)
-        for name, value in {"scale": scale, "whole": whole, "computed": computed}.items():
+        low, high = limits = self._checked_range(flat, computed)
+        for name, value in {"scale": scale, "whole": whole, "computed": computed, "limits": limits}.items():
             object.__setattr__(self, f"_{name}", value)
         object.__setattr__(
             self, "_box", self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high))
@@ -118,6 +119,24 @@ class ThreatModel:
         """Return the same threat model with another radius."""
         return replace(self, eps=eps)
 
+    @property
+    def changeable(self) -> NDArray[np.intp]:
+        """The flat places of all features that may change, those of categories included."""
+        return np.flatnonzero((self._scale > 0) | np.isin(np.arange(self._scale.size), list(self.category_values)))
+
+    @property
+    def category_values(self) -> dict[int, NDArray[np.float64]]:
+        """The categories of each flat place that has some."""
+        return {
+            int(self._columns(column)[0]): np.asarray(values, np.float64) for column, values in self.categories.items()
+        }
+
+    @property
+    def widths(self) -> NDArray[np.float64]:
+        """The width of the range of each feature, in one row's shape; inf where it has no limit."""
+        low, high = self._limits
+        return (high - low).reshape(self.shape)
+
     def _flat(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows.reshape(len(rows), -1)
 
@@ -133,14 +152,21 @@ class ThreatModel:
         """Return the admissible rows (k, ...) nearest to `rows` (k, ...) around the rows `index` (k,) of the base.
 
         The result has the dtype that is served, lies inside the ball and the range, and has its dependent features
-        computed. Categorical and immutable features are those of the base.
+        computed. Immutable features are those of the base, and so are categories that are not listed.
         """
         base = self._flat(self.base)[index]
         wished = self._flat(np.asarray(rows, np.float64))
         if self.norm == "l2":
             wished = self._into_ball(base, wished)
         moved = np.clip(self._rounded(wished, base), self._box[0][index], self._box[1][index])
+        for place, values in self.category_values.items():
+            moved[:, place] = np.where(np.isin(wished[:, place], values), wished[:, place], base[:, place])
         return self.complete(moved.astype(self.base.dtype, copy=False).reshape(len(index), *self.shape))
+
+    def units(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the changes of features within `eps`, (k, ...), as multiples of `eps`: the inverse of `place`."""
+        change = rows.astype(np.float64) - self.base[index].astype(np.float64)
+        return np.where(self.free, change / np.where(self.free, self.scale, 1), 0)
 
     def into_range(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
         """Return `rows` inside the range of the input, whatever their distance: for a search from outside the ball.
@@ -195,16 +221,21 @@ class ThreatModel:
             if self.dependent and inside.any():
                 same = self._flat(self.complete(rows)) == flat
                 inside &= same.all(axis=1)
-        if self.allowed is not None and inside.any():
-            some = np.flatnonzero(inside)
-            verdicts = np.asarray(self.allowed(self.base[index[some]], rows[some]))
-            if verdicts.shape != some.shape or verdicts.dtype.kind != "b":
-                raise UsageError(
-                    f"allowed must return one bool for each row, shape ({some.size},); got {verdicts.dtype} of shape "
-                    f"{verdicts.shape}"
-                )
-            inside[some] = verdicts
+        some = np.flatnonzero(inside)
+        inside[some] = self.is_allowed(index[some], rows[some])
         return inside
+
+    def is_allowed(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return what `allowed` says of the rows (k, ...), bool (k,); True without such a function."""
+        if self.allowed is None or not index.size:
+            return np.ones(index.size, np.bool_)
+        verdicts = np.asarray(self.allowed(self.base[index], rows))
+        if verdicts.shape != index.shape or verdicts.dtype.kind != "b":
+            raise UsageError(
+                f"allowed must return one bool a row, shape ({index.size},); got {verdicts.dtype} of shape "
+                f"{verdicts.shape}"
+            )
+        return verdicts
 
     # Arithmetic
 
@@ -282,6 +313,9 @@ class ThreatModel:
             )
 
     def _check_edits(self) -> None:
+        kind = self.base.dtype.kind
+        if kind not in "iuOUT":
+            raise InputError(f"inputs must be text, or codes of characters, for norm='edits'; got {self.base.dtype}")
         eps = np.asarray(self.eps)
         if eps.ndim or eps.dtype.kind not in "iuf" or not eps >= 1 or eps != np.trunc(eps):
             raise UsageError(f"eps must be a whole number of edits, at least 1, for norm='edits'; got {self.eps!r}")
@@ -291,19 +325,16 @@ class ThreatModel:
         for name in ("immutable", "integer", "categories", "dependent"):
             if getattr(self, name) not in ((), [], {}):
                 raise UsageError(f"{name} does not apply to norm='edits': say which changes are allowed by allowed=")
-        kind = self.base.dtype.kind
         if kind in "iu" and (self.base.ndim != 2 or self.padding is None):
             raise UsageError(
                 "padding= is missing: norm='edits' on codes (rows, length) needs the code that fills a row at its end"
             )
-        if kind not in "iuOUT":
-            raise InputError(f"inputs must be text, or codes of characters, for norm='edits'; got {self.base.dtype}")
         if kind in "OUT" and any(not isinstance(text, str) for text in self.base.reshape(-1).tolist()):
             raise InputError("inputs must hold text in every row for norm='edits'")
         if kind in "OUT" and self.base.size != len(self.base):
             raise InputError(f"inputs must hold one text for each row for norm='edits', got shape {self.base.shape}")
 
-    def _limits(
+    def _checked_range(
         self, flat: NDArray[Any], computed: NDArray[np.intp]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the range of the input (features,), infinite where there is no limit."""
@@ -369,11 +400,12 @@ def edit_distances(before: NDArray[Any], after: NDArray[Any], *, padding: int | 
     Texts are strings (k,) or codes (k, length) that `padding` fills at the end. A swapped pair is not edited again
     (optimal string alignment; Damerau 1964, Communications of the ACM 7:171-176).
     """
-    pairs = zip(_texts(before, padding), _texts(after, padding), strict=True)
+    pairs = zip(texts_of(before, padding), texts_of(after, padding), strict=True)
     return np.array([_edit_distance(one, other, most) for one, other in pairs], np.float64)
 
 
-def _texts(rows: NDArray[Any], padding: int | None) -> list[Any]:
+def texts_of(rows: NDArray[Any], padding: int | None) -> list[Any]:
+    """Return rows of text as strings, and rows of codes as lists without their padding."""
     if rows.dtype.kind in "OUT":
         return [str(text) for text in rows.reshape(-1).tolist()]
     lengths = rows.shape[1] - (rows[:, ::-1] != padding).argmax(axis=1)
