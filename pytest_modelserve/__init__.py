@@ -33,6 +33,7 @@ _GATES = {
     "assert_no_attribute_leak": ("privacy", "measure_attribute_leak"),
     "assert_no_drift": ("monitoring", "measure_drift"),
     "assert_no_leak": ("performance", "measure_memory_growth"),
+    "assert_no_membership_leak": ("privacy", "measure_membership_leak"),
     "assert_no_overlap": ("monitoring", "measure_overlap"),
     "assert_not_slower": ("performance", "measure_slowdown"),
     "assert_output_fidelity": ("parity", "measure_output_fidelity"),

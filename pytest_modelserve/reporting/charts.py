@@ -63,6 +63,7 @@ def charts_of(evidence: Evidence) -> list[Chart]:
     makers: tuple[tuple[str, Callable[[Any], Iterator[Chart]]], ...] = (
         ("reliability", _reliability_curves),
         ("roc", _roc_curves),
+        ("attack_roc", _attack_roc),
         ("histograms", _histograms),
         ("timeline", _timelines),
         ("session_options", _session_options),
@@ -126,18 +127,28 @@ def draw_histogram(column: str, bins: Mapping[str, Any]) -> Chart:
     )
 
 
-def _square(title: str, description: str, across: str, up: str, paths: Sequence[tuple[str, str]], **more: Any) -> Chart:
+def _square(
+    title: str,
+    description: str,
+    across: str,
+    up: str,
+    paths: Sequence[tuple[str, str]],
+    *,
+    ends: tuple[str, str] = ("0", "1"),
+    **more: Any,
+) -> Chart:
     """Return a chart of two proportions, with its diagonal."""
-    ends = (_at(0.0), _at(1.0), _height(0.0), _height(1.0))
-    axes = ("axis", f"M{ends[0]} {ends[3]}V{ends[2]}H{ends[1]}")
+    lowest, highest = ends
+    corners = (_at(0.0), _at(1.0), _height(0.0), _height(1.0))
+    axes = ("axis", f"M{corners[0]} {corners[3]}V{corners[2]}H{corners[1]}")
     labels = (
-        Label(ends[0], _SIDE - 34, "0"),
-        Label(ends[1], _SIDE - 34, "1"),
-        Label((ends[0] + ends[1]) // 2, _SIDE - 10, across),
-        Label(ends[0] - 8, ends[3] + 14, "1", "e"),
-        Label(ends[0] + 6, ends[3] + 2, up, "s"),
+        Label(corners[0], _SIDE - 34, lowest),
+        Label(corners[1], _SIDE - 34, highest),
+        Label((corners[0] + corners[1]) // 2, _SIDE - 10, across),
+        Label(corners[0] - 8, corners[3] + 14, highest, "e"),
+        Label(corners[0] + 6, corners[3] + 2, up, "s"),
     )
-    diagonal = ("level", f"M{ends[0]} {ends[2]}L{ends[1]} {ends[3]}")
+    diagonal = ("level", f"M{corners[0]} {corners[2]}L{corners[1]} {corners[3]}")
     return Chart(title, description, (axes, diagonal, *paths), labels, width=_SIDE, height=_SIDE, **more)
 
 
@@ -187,6 +198,38 @@ def _roc_curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
         paths,
         legend=legend,
     )
+
+
+def _attack_roc(found: Mapping[str, Any]) -> Iterator[Chart]:
+    """Yield the ROC curves of attacks on logarithmic axes, with the rate that they are judged at."""
+    curves, at, limit = found["curves"][:2], float(found["at_fpr"]), float(found["limit"])
+    rates = [float(rate) for curve in curves for key in _RATES for rate in curve[key] if rate > 0]
+    decades = max(1, math.ceil(-math.log10(min(*rates, at, limit))))
+
+    def height(rate: float) -> int:
+        return _height(1 + math.log10(max(rate, 10.0**-decades)) / decades)
+
+    def place(rate: float) -> int:
+        return _at(1 + math.log10(max(rate, 10.0**-decades)) / decades)
+
+    classes = ("after", "before")
+    paths = [("limit", f"M{place(at)} {height(limit)}V{_height(0)}M{_at(0)} {height(limit)}H{place(at)}")]
+    for class_, curve in zip(classes, curves, strict=False):
+        points = zip(*(curve[key] for key in _RATES), strict=True)
+        paths.append((f"line {class_}", path_through((place(float(x)), height(float(y))) for x, y in points)))
+    yield _square(
+        "ROC curve of the attack, on logarithmic axes",
+        f"The attacks are judged at a false positive rate of {at:g}, where the budget is {limit:g}; the diagonal is "
+        "guessing.",
+        "false positive rate",
+        "true positive rate",
+        paths,
+        legend=tuple((class_, printable(str(c["label"]))) for class_, c in zip(classes, curves, strict=False)),
+        ends=(f"{10.0**-decades:g}", "1"),
+    )
+
+
+_RATES = ("false_positive_rate", "true_positive_rate")
 
 
 def _timelines(line: Mapping[str, Any]) -> Iterator[Chart]:

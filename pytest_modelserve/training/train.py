@@ -247,7 +247,7 @@ def train(
 
     def fit(folder: Path) -> tuple[nn.Module, TrainingMetrics | None]:
         with reproducible(seed):
-            module = _built(source)
+            module = built(source)
             if spec is None or group is not None:
                 return module, source.fit_module(module, seed=seed, checkpoint=file, group=group)
             return module, fit_in_processes(
@@ -280,10 +280,24 @@ def train(
     return TrainedModel(source, entry / "weights.pt", record["sha256"], seed, metrics)
 
 
+def train_entry(source: ModelSource, identity: Mapping[str, Any], *, seed: int, store: Store) -> None:
+    """Train `source` in this process as the entry of its `training_identity`, unless the store has it."""
+    key = digest_of(identity)
+    file = CheckpointFile(store.checkpoint_path(key), identity, 30.0)
+
+    def build(folder: Path) -> None:
+        with reproducible(seed):
+            module = built(source)
+            metrics = source.fit_module(module, seed=seed, checkpoint=file)
+        _write(folder, module, metrics, source, seed)
+
+    store.get_or_build(key, build, what=f"training of {source.name}")
+
+
 def training_identity(source: ModelSource, seed: int, processes: int) -> dict[str, Any]:
     """Return all that a training depends on, as JSON values."""
     with reproducible(seed):
-        module = _built(source)
+        module = built(source)
     classes = {type(each) for each in module.modules()}
     fit = source.fit
     code = {
@@ -327,7 +341,8 @@ def _write(folder: Path, module: nn.Module, metrics: TrainingMetrics | None, sou
     (folder / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def _built(source: ModelSource) -> nn.Module:
+def built(source: ModelSource) -> nn.Module:
+    """Return the untrained module; UsageError if `build` returns anything else."""
     from torch import nn
 
     module: Any = source.build()
