@@ -170,12 +170,14 @@ from pytest_modelserve.evidence import Evidence as _Evidence
 from pytest_modelserve.robustness.relations.base import Features as _Features
 from pytest_modelserve.performance.batches import InputStream as _InputStream
 from pytest_modelserve.serving import Inputs as _Inputs
+from pytest_modelserve.serving.inputs import Inputs as _Inputs2
 from pytest_modelserve.performance.latency_bounds import LatencyClock as _LatencyClock
 from typing import Literal as _Literal
 from collections.abc import Mapping as _Mapping
 from pytest_modelserve.monitoring.results.estimated_accuracy import Metric as _Metric
 from pytest_modelserve.parity.accuracy.metrics import MetricChoice as _MetricChoice
 from pytest_modelserve.training.train import ModelSource as _ModelSource
+from pytest_modelserve.training import ModelSource as _ModelSource2
 from pytest_modelserve.monitoring.monitor.monitor import Monitor as _Monitor
 from pytest_modelserve.robustness.attacks.threat_model import Norm as _Norm
 from pytest_modelserve.metrics import Output as _Output
@@ -192,6 +194,8 @@ from collections.abc import Sequence as _Sequence
 from pytest_modelserve.serving import Servable as _Servable
 from pytest_modelserve.serving.serve import Servable as _Servable2
 from pytest_modelserve.metrics import Slices as _Slices
+from pytest_modelserve.artifacts import Store as _Store
+from pytest_modelserve.training import TrainedModel as _TrainedModel
 from pytest_modelserve.robustness.transformations import Transform as _Transform
 from datetime import date as _date
 from datetime import datetime as _datetime
@@ -1823,6 +1827,84 @@ def measure_extraction(
         ('PASS', 0.0)"""
     ...
 
+def measure_membership_leak(
+    model: _Servable | _ModelSource2 | _TrainedModel,
+    members: _Inputs2 | tuple[_Inputs2, _ArrayLike] | None,
+    non_members: _Inputs2 | tuple[_Inputs2, _ArrayLike],
+    *,
+    max_tpr: float,
+    at_fpr: float = 0.01,
+    label_column: str | None = None,
+    reference_models: _Servable | _Sequence[_Servable] | None = None,
+    shadows: int = 16,
+    deploy: _Callable[[_TrainedModel], _Servable] | None = None,
+    output: _Output | str | None = None,
+    seed: int = 0,
+    processes: int | None = None,
+    time_limit_s: float = 3600.0,
+    store: _Store | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how many members of the training an attacker finds while taking few other rows for members.
+
+    Of a source, or a model trained from one, shadow models are trained on other parts of members and non-members, each
+    row in equally many of them. Their log odds of a row's label say how the model answers if it has seen the row
+    and if it has not; the attack is the likelihood ratio (LiRA). Each shadow model is an entry of the store, so that a
+    run that was killed continues. Of a served model the attacks are the log odds alone (threshold), and their
+    difference from models that were trained on other rows (`reference_models`). The strongest attack counts.
+
+    FAIL means that the lower bound of the true positive rate is above `max_tpr`. PASS means that the upper bound of
+    these attacks is within it; others may find more. The threshold attack alone misses what is memorized, so that it
+    cannot PASS.
+
+    Args:
+        model: A `ModelSource`, a `TrainedModel`, or whatever `ms.serve` takes.
+        members: Rows of the training: a pair (inputs, labels), or a mapping, a frame or a file with a column of labels.
+            Of a source, rows of its data by name; None for all.
+        non_members: Rows of the same distribution that the training has not seen, in the same form; at least
+            10 / `at_fpr`. Of a source, with all names of its data.
+        max_tpr: Highest true positive rate that passes, at least `at_fpr`, which guessing reaches.
+        at_fpr: False positive rate at which the attack is judged.
+        label_column: Name of the labels in members and non-members. Default: that of a TrainSpec.
+        reference_models: For a served model: models of the same kind that were trained on neither members nor
+            non-members. Several make a stronger attack.
+        shadows: Number of shadow models of a source, at least 4.
+        deploy: Function from a `TrainedModel` to what is served, such as an artifact that `ms.compose` made with steps
+            after the model. The model and its shadow models are attacked as it serves them.
+        output: The output to read, by name or as `ms.Output`; `scores` says whether it holds logits or probabilities.
+        seed: Seed of the trainings and of the rows of each shadow model.
+        processes: Processes that train shadow models (default: one a core).
+        time_limit_s: Longest training of one shadow model in seconds.
+        store: Where trained models are kept (default: the pipeline's store).
+        confidence: Confidence of PASS, half of whose error rate is for the threshold.
+        alpha: Error rate of FAIL, half of it for the threshold; over several attacks by Bonferroni.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence; `details["members_at_risk"]` numbers the members with the highest scores.
+
+    Raises:
+        UsageError: Arguments are out of range, missing, or do not go together.
+        InputError: Members and non-members overlap or differ in distribution; labels do not fit; outputs are labels
+            only, or NaN.
+        TrainingError: A shadow model diverges, or its process ends.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> rows, labels = rng.normal(size=(3000, 2)), rng.integers(0, 2, 3000)
+        >>> seen = {row.tobytes() for row in rows[:1000]}
+        >>> def memory(x):  # answers with the label where it has seen the row
+        ...     known = np.array([row.tobytes() in seen for row in x])
+        ...     return np.stack([1 - known * 0.9, known * 0.9], axis=1)
+        >>> train, other = (rows[:1000], np.ones(1000, int)), (rows[1000:], np.ones(2000, int))
+        >>> ms.measure_membership_leak(ms.serve(memory), train, other, max_tpr=0.05).verdict.name
+        'FAIL'"""
+    ...
+
 def measure_conformance(
     endpoint: _Servable,
     inputs: _Any = None,
@@ -2209,6 +2291,7 @@ assert_no_alarm = measure_alarm
 assert_no_attribute_leak = measure_attribute_leak
 assert_no_drift = measure_drift
 assert_no_leak = measure_memory_growth
+assert_no_membership_leak = measure_membership_leak
 assert_no_overlap = measure_overlap
 assert_not_slower = measure_slowdown
 assert_output_fidelity = measure_output_fidelity
