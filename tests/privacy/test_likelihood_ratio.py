@@ -44,12 +44,14 @@ def test_the_top_probabilities_alone_are_probabilities():
 
 def plain(target, shadows, included, fixed):
     """The published formulas, row by row, by scipy."""
-    deviations = [np.concatenate([s[m] - s[m].mean() for s, m in zip(shadows.T, k.T)]) for k in (included, ~included)]
+    deviations = [
+        np.concatenate([s[m] - s[m].mean() for s, m in zip(shadows.T, k.T, strict=True)]) for k in (included, ~included)
+    ]
     ratios = []
-    for value, scores, inside in zip(target, shadows.T, included.T):
+    for value, scores, inside in zip(target, shadows.T, included.T, strict=True):
         densities = [
             norm.logpdf(value, scores[rows].mean(), of_all.std() if fixed else scores[rows].std())
-            for rows, of_all in zip((inside, ~inside), deviations)
+            for rows, of_all in zip((inside, ~inside), deviations, strict=True)
         ]
         ratios.append(densities[0] - densities[1])
     return np.array(ratios)

@@ -16,7 +16,7 @@ def model(remembered=0.0, noise=1.0, seed=0):
     """Log odds of class 1 by the first column, with noise, and of some members as if their labels were learned."""
     generator = np.random.default_rng(seed)
     own_noise = {row.tobytes(): noise * generator.normal() for row in ROWS}
-    known = {row.tobytes(): label for row, label in zip(MEMBERS[0], MEMBERS[1]) if generator.random() < remembered}
+    known = {row.tobytes(): label for row, label in zip(*MEMBERS, strict=True) if generator.random() < remembered}
 
     def predict(rows):
         logits = rows[:, 0] + [own_noise.get(row.tobytes(), 0.0) for row in rows]
