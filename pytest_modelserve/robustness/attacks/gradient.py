@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,16 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.attacks.attack import Attack, Target
 from pytest_modelserve.robustness.attacks.module_gradients import (
     AttackLoss,
+    Ball,
+    Found,
     ModuleGradients,
     Preprocess,
     check_settings,
+    wide,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST_OTHER_LABELS = 0.1
 """The largest proportion of rows in which module and served model may disagree: int8 changes a percent or two."""
@@ -27,6 +33,9 @@ _MOST_OTHER_MARGINS = 0.5
 """The largest relative difference of their margins. int8 changes 2 to 10 %; a missing preprocessing several times."""
 _UNDERFLOW = 80.0
 """Margins of logarithms of float32 probabilities are cut here: smaller probabilities than e^-87 are 0."""
+
+_SETTLED = 1e-3
+"""A point that moves less than this, times eps, has reached a fixed point: a corner in L∞, along the gradient in L2."""
 
 _MOMENTUM = 0.75
 _INCREASES = 0.75
@@ -77,7 +86,7 @@ class GradientAttack(Attack):
         columns = np.zeros(len(target.labels), np.intp)
         if not open_rows.size:
             return columns
-        scores = gradients.read_scores(target.rows[open_rows])
+        scores = gradients.scores(target.rows[open_rows])
         if not np.isfinite(scores).all():
             raise InputError(f"module of {self.name} returns NaN or infinite scores for the given rows: fix the module")
         columns = self._columns_of(target, scores.shape[1])
@@ -188,8 +197,8 @@ class pgd(GradientAttack):
     def search(self, ball: Ball) -> None:
         size = max(2.5 / self.steps, 0.02) if self.step_size is None else self.step_size
         for _ in range(self.steps):
-            gradient = ball.evaluate().direction
-            ball.move(ball.units + size * gradient)
+            found = ball.evaluate()
+            ball.keep(ball.move(ball.units + size * found.direction) > _SETTLED)
             if not ball.index.size:
                 return
         ball.evaluate()
@@ -251,156 +260,64 @@ class apgd(GradientAttack):
 
 
 @dataclass(slots=True, eq=False)
-class _Found:
-    """One evaluation: losses and directions of the rows that go on, and which of the rows before (k,) these are."""
-
-    losses: NDArray[np.float64]
-    direction: NDArray[np.float64]
-    kept: NDArray[np.bool_]
-
-
-class Ball:
-    """Points around rows under attack, as multiples of eps.
-
-    Args:
-        target: The served model under attack.
-        gradients: The module.
-        columns: The true column of the scores of each row of the target, (n,).
-        index: The rows under attack, (k,).
-        units: Their changes divided by eps, (k, ...).
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        gradients: ModuleGradients,
-        columns: NDArray[np.intp],
-        index: NDArray[np.intp],
-        units: NDArray[np.float64],
-    ) -> None:
-        self._target, self._gradients, self._columns = target, gradients, columns
-        self.index = index
-        scale = target.threat.scale
-        self._scale = scale
-        base = target.rows[index].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ends = [
-                np.where(scale > 0, (np.asarray(limit, np.float64) - base) / scale, 0.0)
-                for limit in (
-                    -np.inf if target.threat.low is None else target.threat.low,
-                    np.inf if target.threat.high is None else target.threat.high,
-                )
-            ]
-        self._low, self._high = np.clip(ends[0], -1, 0), np.clip(ends[1], 0, 1)
-        self.units = self.projected(units)
-
-    def evaluate(self) -> _Found:
-        """Compute losses and gradients, ask the served model for the rows that the module predicts wrong, and keep the
-        others and those that it predicts right."""
-        rows = self._target.threat.place(self.index, self._whole(self.units))
-        found = self._gradients.gradients(rows, self._columns[self.index])
-        kept = np.ones(len(self.index), np.bool_)
-        wrong = np.flatnonzero(found.wrong)
-        if wrong.size:
-            self._target.query(self.index[wrong], rows[wrong])
-            kept[wrong] = ~self._target.fooled[self.index[wrong]] & (self._target.left(self.index[wrong]) > 0)
-        self.index, self.units = self.index[kept], self.units[kept]
-        self._low, self._high = self._low[kept], self._high[kept]
-        return _Found(found.losses[kept], self._direction(found.by_input[kept]), kept)
-
-    def move(self, units: NDArray[np.float64]) -> None:
-        """Go to the points nearest to `units` in the ball and the range."""
-        self.units = self.projected(units)
-
-    def projected(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the points of the ball and the range nearest to `units`, each in turn."""
-        if self._target.threat.norm == "l2":
-            units = units / np.maximum(1.0, _norms(units))
-        return np.clip(units, self._low, self._high)
-
-    def _whole(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the changes of integer rows in an L2 ball, rounded to the nearest and the smallest left out.
-
-        Rounding each toward 0, as the threat model does, would lose most of them.
-        """
-        if self._target.threat.norm != "l2" or self._target.rows.dtype.kind == "f":
-            return units
-        changes = np.rint(units * self._scale).reshape(len(units), -1)
-        scale = np.broadcast_to(self._scale, units.shape[1:]).reshape(-1)
-        parts = np.where(scale > 0, changes / np.where(scale > 0, scale, 1), 0.0)
-        order = np.argsort(-np.abs(units.reshape(len(units), -1)), axis=1)
-        inside = np.cumsum(np.take_along_axis(parts, order, axis=1) ** 2, axis=1) <= 1
-        kept = np.empty_like(inside)
-        np.put_along_axis(kept, order, inside, axis=1)
-        return np.where(kept, parts, 0.0).reshape(units.shape)
-
-    def _direction(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the steepest direction of norm 1 within the features that may change."""
-        gradient = gradient * self._scale
-        if self._target.threat.norm == "linf":
-            return np.sign(gradient)
-        return gradient / np.maximum(_norms(gradient), 1e-300)
-
-
-@dataclass(slots=True, eq=False)
 class _Progress:
     """Step sizes, best points and counts of increases of rows under APGD."""
 
-    sizes: NDArray[np.float64]
-    direction: NDArray[np.float64]
-    previous: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    best_losses: NDArray[np.float64]
-    best_units: NDArray[np.float64]
-    best_direction: NDArray[np.float64]
-    increases: NDArray[np.int64]
-    is_fresh: NDArray[np.bool_]
-    checked_losses: NDArray[np.float64]
+    sizes: torch.Tensor
+    direction: torch.Tensor
+    previous: torch.Tensor
+    losses: torch.Tensor
+    best_losses: torch.Tensor
+    best_units: torch.Tensor
+    best_direction: torch.Tensor
+    increases: torch.Tensor
+    is_fresh: torch.Tensor
+    checked_losses: torch.Tensor
 
     @classmethod
-    def of(cls, ball: Ball, start: _Found) -> _Progress:
-        rows = len(ball.index)
+    def of(cls, ball: Ball, start: Found) -> _Progress:
+        nothing = start.losses * 0
         return cls(
-            sizes=np.full((rows, *[1] * (ball.units.ndim - 1)), 2.0),
+            sizes=wide(nothing + 2.0, ball.units),
             direction=start.direction,
             previous=ball.units,
             losses=start.losses,
             best_losses=start.losses,
             best_units=ball.units,
             best_direction=start.direction,
-            increases=np.zeros(rows, np.int64),
-            is_fresh=np.ones(rows, np.bool_),
+            increases=nothing,
+            is_fresh=nothing == 0,
             checked_losses=start.losses,
         )
 
-    def keep(self, kept: NDArray[np.bool_]) -> None:
+    def keep(self, kept: torch.Tensor) -> None:
         """Drop the rows that are decided."""
         if not kept.all():
             for name in self.__slots__:
                 setattr(self, name, getattr(self, name)[kept])
 
-    def record(self, ball: Ball, found: _Found) -> None:
+    def record(self, ball: Ball, found: Found) -> None:
         """Count increases, and store the best points."""
         self.increases = self.increases + (found.losses > self.losses)
         self.losses, self.direction = found.losses, found.direction
         better = found.losses > self.best_losses
-        wide = better.reshape(self.sizes.shape)
-        self.best_losses = np.where(better, found.losses, self.best_losses)
-        self.best_units = np.where(wide, ball.units, self.best_units)
-        self.best_direction = np.where(wide, found.direction, self.best_direction)
+        along = wide(better, ball.units)
+        self.best_losses = found.losses.where(better, self.best_losses)
+        self.best_units = ball.units.where(along, self.best_units)
+        self.best_direction = found.direction.where(along, self.best_direction)
 
     def halve(self, ball: Ball, steps: int) -> None:
         """Halve the step of the rows that make no progress, and return them to their best points."""
         stuck = self.increases < _INCREASES * steps
         stuck |= self.is_fresh & (self.best_losses <= self.checked_losses)
-        wide = stuck.reshape(self.sizes.shape)
-        self.sizes = np.where(wide, self.sizes / 2, self.sizes)
-        ball.move(np.where(wide, self.best_units, ball.units))
-        self.previous = np.where(wide, self.best_units, self.previous)
-        self.direction = np.where(wide, self.best_direction, self.direction)
-        self.losses = np.where(stuck, self.best_losses, self.losses)
+        along = wide(stuck, ball.units)
+        self.sizes = (self.sizes / 2).where(along, self.sizes)
+        ball.move(self.best_units.where(along, ball.units))
+        self.previous = self.best_units.where(along, self.previous)
+        self.direction = self.best_direction.where(along, self.direction)
+        self.losses = self.best_losses.where(stuck, self.losses)
         self.is_fresh, self.checked_losses = ~stuck, self.best_losses
-        self.increases = np.zeros_like(self.increases)
+        self.increases = self.increases * 0
 
 
 def _checkpoints(steps: int) -> frozenset[int]:
@@ -417,15 +334,9 @@ def _random_units(target: Target, index: NDArray[np.intp], rng: np.random.Genera
     shape = (index.size, *target.threat.shape)
     if target.threat.norm == "linf":
         return rng.uniform(-1, 1, shape)
-    points = np.where(target.threat.free, rng.normal(size=shape), 0.0)
-    radius = rng.uniform(size=(index.size, *[1] * (len(shape) - 1))) ** (1 / max(1, int(target.threat.free.sum())))
-    return np.asarray(radius * points / np.maximum(_norms(points), 1e-300))
-
-
-def _norms(units: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the L2 norm of each row (k, 1, ...)."""
-    norms = np.sqrt((units.reshape(len(units), -1) ** 2).sum(axis=1))
-    return np.asarray(norms.reshape(-1, *[1] * (units.ndim - 1)))
+    points = np.where(target.threat.free, rng.normal(size=shape), 0.0).reshape(index.size, -1)
+    radius = rng.uniform(size=(index.size, 1)) ** (1 / max(1, int(target.threat.free.sum())))
+    return np.asarray(radius * points / np.linalg.norm(points, axis=1, keepdims=True)).reshape(shape)
 
 
 def _log_margins(scores: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
