@@ -295,20 +295,27 @@ def _step_function(step: Step) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a preprocessing step as a differentiable function."""
     import torch
 
-    def along(value: Any, axis: int, x: torch.Tensor) -> torch.Tensor:
-        numbers = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-        return (
-            numbers if numbers.ndim == 0 else numbers.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
-        )
+    def numbers(value: Any, axis: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        exact = torch.tensor(value, dtype=torch.float64)
+
+        def along(x: torch.Tensor) -> torch.Tensor:
+            values = exact.to(x)
+            return values.reshape(
+                [-1 if place == axis % x.ndim else 1 for place in range(x.ndim)] if exact.ndim else []
+            )
+
+        return along
 
     if isinstance(step, Scale):
         return lambda x: x * step.factor + step.offset
     if isinstance(step, Standardize):
-        return lambda x: (x - along(step.mean, step.axis, x)) / along(step.std, step.axis, x)
+        mean, std = numbers(step.mean, step.axis), numbers(step.std, step.axis)
+        return lambda x: (x - mean(x)) / std(x)
     if isinstance(step, Clip):
         return lambda x: x.clamp(step.low, step.high)
     if isinstance(step, Impute):
-        return lambda x: torch.where(x.isnan(), along(step.values, step.axis, x), x)
+        values = numbers(step.values, step.axis)
+        return lambda x: torch.where(x.isnan(), values(x), x)
     raise UsageError(
         f"preprocess has {type(step).__name__}, which has no gradient here: pass a function of a tensor that "
         "does the same"
