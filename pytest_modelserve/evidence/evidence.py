@@ -31,7 +31,17 @@ equal; tolerance: a multiple of the tolerated error."""
 
 _MOST_OF_A_NAME = 200
 """Names in files may have a million characters; evidence in a test report has at most 16 KiB."""
-_DRAWINGS = ("attack_roc", "accuracy_over_eps", "extraction", "histograms", "pareto", "pictures", "reliability", "roc", "timeline")
+_DRAWINGS = (
+    "attack_roc",
+    "accuracy_over_eps",
+    "extraction",
+    "histograms",
+    "pareto",
+    "pictures",
+    "reliability",
+    "roc",
+    "timeline",
+)
 """Details that only the reports read."""
 _PACKAGES = ("pytest-modelserve", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn", "onnxsim")
 

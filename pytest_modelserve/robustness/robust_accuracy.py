@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
-from pytest_modelserve.metrics import Output, class_labels
+from pytest_modelserve.metrics import Output
 from pytest_modelserve.robustness.attacks.adversarial_rows import ADVERSARIAL_FOLDER
 from pytest_modelserve.robustness.attacks.attack import Attack
-from pytest_modelserve.robustness.attacks.attacked_rows import AttackedRows, attack_rows
-from pytest_modelserve.robustness.attacks.boundary import boundary
-from pytest_modelserve.robustness.attacks.characters import characters
-from pytest_modelserve.robustness.attacks.random_search import random_search
-from pytest_modelserve.robustness.attacks.square import square
-from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel
-from pytest_modelserve.robustness.batched_predictor import batched
-from pytest_modelserve.robustness.coordinates import Feed, row_count
+from pytest_modelserve.robustness.attacks.attack_settings import AttackSettings, increasing_radii
+from pytest_modelserve.robustness.attacks.attacked_rows import AttackedRows
+from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm
 from pytest_modelserve.robustness.relations.base import Features
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
@@ -134,51 +129,31 @@ def measure_robust_accuracy(
 
     started = time.perf_counter()
     rates = ErrorRates(confidence, alpha)
-    radii = _radii(eps)
+    radii = increasing_radii(eps)
     if not 0 < min_accuracy < 1:
         raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
-    chosen = _given_attacks(attacks)
-    shape = None if image_shape is None else tuple(image_shape)
-    read = Output.of(output)
+    settings = AttackSettings(
+        norm=norm,
+        attacks=attacks,
+        low=low,
+        high=high,
+        scale=scale,
+        immutable=immutable,
+        integer=integer,
+        categories=categories,
+        dependent=dependent,
+        allowed=allowed,
+        padding=padding,
+        image_shape=image_shape,
+        input_name=input_name,
+        output=Output.of(output),
+        seed=seed,
+    )
     data, given_labels = labeled_rows(inputs, labels)
     with open_models(predictor, inputs=data) as (given, (served,)):
-        batch, feed = batched(served, given)
-        if batch.batch_size == 0:
-            raise InputError("inputs must have rows: the inputs of the model share no row axis")
-        name = _attacked_input(feed, input_name)
-        truth = class_labels(np.asarray(given_labels), what="labels")
-        if len(truth) != row_count(feed):
-            raise InputError(f"there are {len(truth)} labels for {row_count(feed)} rows of inputs")
-        columns, others = _split_dependent(dependent or {}, feed, name)
-        threats = [
-            ThreatModel(
-                base=feed[name],
-                norm=norm,
-                eps=radius if scale is None else radius * np.asarray(scale, np.float64),
-                low=low,
-                high=high,
-                immutable=immutable,
-                integer=integer,
-                categories=_by_column(categories or {}),
-                dependent=columns,
-                allowed=allowed,
-                padding=padding,
-            )
-            for radius in radii
-        ]
-        found = attack_rows(
-            batch,
-            feed,
-            truth,
-            input_name=name,
-            output=read,
-            threats=threats,
-            attacks=lambda has_scores: chosen or _default_attacks(norm, has_scores, bool(categories), shape),
-            seed=seed,
-            dependent_inputs=others,
-        )
-        units = Sampling.of(sampling).units(len(truth))
-        findings, path = _saved(found, as_array=batch.pass_array)
+        found = settings.attack(served, given, given_labels, radii)
+        units = Sampling.of(sampling).units(len(found.correct))
+        findings, path = _saved(found, as_array=found.target.predictor.pass_array)
         robust, clean = (
             Accuracy().level(Rows(mask, np.zeros(0, np.intp)), units)
             for mask in (found.robust(len(radii) - 1), found.correct)
@@ -204,7 +179,7 @@ def measure_robust_accuracy(
             Quantity("queries", float(found.queries.sum()), "count"),
             Quantity("queries a row, median", float(np.median(attacked)) if attacked.size else 0.0, "count"),
         ),
-        n=len(truth),
+        n=len(found.correct),
         n_unit="rows",
         method=Method(
             f"{method.name}; rows fooled by {', '.join(found.counts)} in {norm} distance {radii[-1]:g}",
@@ -241,7 +216,7 @@ def measure_robust_accuracy(
                     }
                 ],
             },
-            "pictures": list(_pictures(found, shape)),
+            "pictures": list(_pictures(found, settings.image_shape)),
         },
         duration_s=time.perf_counter() - started,
     )
@@ -306,9 +281,9 @@ def _saved(found: AttackedRows, *, as_array: bool) -> tuple[list[str], dict[str,
     return [f"adversarial rows saved: replay with ms.attacks.saved({path!r}).fooled(model)"], {"adversarial_rows": path}
 
 
-def _pictures(found: AttackedRows, image_shape: tuple[int, ...] | None) -> Iterator[dict[str, Any]]:
+def _pictures(found: AttackedRows, image_shape: Sequence[int] | None) -> Iterator[dict[str, Any]]:
     """Yield the first rows before and after as images, for the report."""
-    shape = image_shape or found.target.threat.shape
+    shape = tuple(image_shape or found.target.threat.shape)
     if len(shape) not in (2, 3) or found.adversarial.dtype.kind not in "fiu" or found.target.threat.norm == "edits":
         return
     for row, change in itertools.islice(found.changes.items(), _EXAMPLES):
@@ -337,90 +312,3 @@ def _shades(image: NDArray[np.float64], least: float, most: float) -> str:
     """Return one hexadecimal digit for each pixel, 0 for the least value and f for the greatest."""
     levels = np.rint(15 * (image - least) / ((most - least) or 1)).astype(int)
     return "".join(f"{level:x}" for level in levels.reshape(-1).tolist())
-
-
-def _default_attacks(
-    norm: Norm, has_scores: bool, has_categories: bool, image_shape: tuple[int, ...] | None
-) -> list[Attack]:
-    if norm == "edits":
-        return [characters()]
-    if not has_scores:
-        return [random_search(), boundary()] if has_categories else [boundary()]
-    searches: list[Attack] = [random_search()] if has_categories else []
-    return [*searches, square(image_shape=image_shape)]
-
-
-def _given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
-    if attacks is None:
-        return []
-    if isinstance(attacks, (str, Attack)):
-        raise UsageError(f"attacks must be a list, got {type(attacks).__name__}: pass attacks=[ms.attacks.square()]")
-    if not attacks:
-        raise UsageError("attacks is empty: give at least one, such as ms.attacks.square(), or leave it out")
-    for attack in attacks:
-        if not isinstance(attack, Attack):
-            name = getattr(attack, "__name__", repr(attack))
-            raise UsageError(
-                f"attacks holds {name}, which is no attack: pass objects such as ms.attacks.square(queries=500)"
-            )
-    return list(attacks)
-
-
-def _radii(eps: float | Sequence[float]) -> list[float]:
-    """Return the radii in increasing order."""
-    given: list[Any] = list(np.atleast_1d(np.asarray(eps, dtype=object)).tolist())
-    if not given:
-        raise UsageError("eps is empty: give one radius, or several in increasing order")
-    for value in given:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise UsageError(
-                f"eps must be positive and finite, in units of the unprocessed input; got {value!r} (a feature's "
-                "radius is eps * scale)"
-            )
-    radii = sorted(map(float, given))
-    if len(set(radii)) < len(radii):
-        raise UsageError(f"eps must not repeat a radius, got {given}")
-    return radii
-
-
-def _attacked_input(feed: Feed, input_name: str | None) -> str:
-    if input_name is None:
-        if len(feed) > 1:
-            raise UsageError(f"input_name= is missing: the model has {len(feed)} inputs, {', '.join(feed)}")
-        return next(iter(feed))
-    if input_name not in feed:
-        raise UsageError(unknown_choice("input_name", input_name, feed))
-    return input_name
-
-
-def _by_column(categories: Mapping[int | str, Sequence[float]]) -> dict[int | tuple[int, ...], Sequence[float]]:
-    """Return categories by number of column; a contract has only texts as keys."""
-    for column, values in categories.items():
-        if isinstance(column, str) and not column.isdigit():
-            raise UsageError(f"categories must map numbers of columns to their categories, got {column!r}")
-        if not len(values):
-            raise UsageError(f"categories[{column!r}] is empty: give all categories of the column")
-    return {int(column): values for column, values in categories.items()}
-
-
-def _split_dependent(
-    dependent: Mapping[int | str, Callable[[Any], Any]], feed: Feed, name: str
-) -> tuple[dict[Any, Callable[[Any], Any]], dict[str, Callable[[Any], Any]]]:
-    """Return the functions of columns of the attacked input, and those of other inputs."""
-    columns: dict[Any, Callable[[Any], Any]] = {}
-    others: dict[str, Callable[[Any], Any]] = {}
-    for key, function in dependent.items():
-        if not callable(function):
-            raise UsageError(f"dependent[{key!r}] must be a function of rows, got {type(function).__name__}")
-        if not isinstance(key, str):
-            columns[key] = function
-        elif key.isdigit() and key not in feed:  # a contract has no other keys
-            columns[int(key)] = function
-        elif key not in feed or key == name:
-            raise UsageError(
-                f"dependent: {unknown_choice('input', key, [each for each in feed if each != name])}; for a column of "
-                f"the input {name!r} give its number"
-            )
-        else:
-            others[key] = function
-    return columns, others
