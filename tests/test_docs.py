@@ -107,6 +107,28 @@ def test_corruptions():
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
+def test_examples_of_answers_on_the_privacy_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ms, "compose", ms.Pipeline(tmp_path / "store").compose)
+    linear_model(tmp_path / "model.onnx", np.array([[2, -2], [1, -1], [0, 0], [0, 0], [1, -1]]))
+    rows = np.random.default_rng(0).normal(size=(1000, 5)).astype(np.float32)
+    labels = (rows[:, :2].sum(axis=1) < 0).astype(int)
+    names = {"ms": ms, "rows": rows, "labels": labels}
+    texts = {name: block for block in blocks("docs/privacy.md", "python") for name in _PRIVACY if name in block}
+    exec(texts["STEPS"], names)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14].strip() for line in lines] == ["probabilities", "1 decimal", "label"]
+    exec(texts["queries=600"], names)
+    right = ms.serve(lambda x: (x[:, :2].sum(axis=1) < 0).astype(int))
+    names["test_a_month_of_queries_makes_no_copy"](right, rows, labels)
+    exec(texts["test_answers_do_not_tell"], names)
+    with pytest.raises(ms.GateFailure, match="the column is guessed better with the model"):
+        names["test_answers_do_not_tell_the_smoothness"](ms.serve("model.onnx"), rows)
+
+
+_PRIVACY = ("STEPS", "queries=600", "test_answers_do_not_tell")
+
+
 def test_slice_search_of_the_gates_page_prints_what_is_shown(capsys):
     rng = np.random.default_rng(0)
     people = {"age": rng.integers(18, 90, 4000), "region": rng.choice(["north", "south", "east", "west"], 4000)}

@@ -110,3 +110,12 @@ def test_load_is_drawn_over_time_and_a_slice_without_answers_at_the_top(record_o
 )
 def test_details_of_an_unknown_form_are_not_drawn(record_of, details):
     assert charts_of(record_of(details=details).evidence) == []
+
+
+def test_copies_of_a_model_are_drawn_over_the_number_of_queries(record_of):
+    curve = {"queries": [10, 100, 1000], "answers": [0.5, 0.8, 0.95], "labels": [0.5, 0.7, 0.8]}
+    (chart,) = charts_of(record_of(details={"extraction": curve}).evidence)
+    assert chart.description == "After 1,000 queries 95.0 % from the model's answers, and 80.0 % from true labels."
+    assert chart.legend == (("after", "from answers"), ("before", "from true labels"))
+    assert [dict(chart.paths)[f"line {name}"].count(" ") for name in ("before", "after")] == [3, 3]
+    assert charts_of(record_of(details={"extraction": {"queries": [10]}}).evidence) == []
