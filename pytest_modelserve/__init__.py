@@ -17,6 +17,7 @@ _GATES = {
     "assert_artifact_safe": ("scanning", "measure_artifact_safety"),
     "assert_audited_accuracy": ("monitoring", "measure_audited_accuracy"),
     "assert_calibrated": ("monitoring", "measure_calibration"),
+    "assert_certified": ("robustness", "measure_certified_accuracy"),
     "assert_cold_start": ("performance", "measure_cold_start"),
     "assert_conformant": ("robustness", "measure_conformance"),
     "assert_corruption_accuracy": ("robustness", "measure_corruption_accuracy"),

@@ -1,6 +1,7 @@
 """Robustness gates: metamorphic relations and the search for counterexamples, label stability, corruptions, attacks."""
 
 from pytest_modelserve.robustness import attacks, corruptions, relations, strategies
+from pytest_modelserve.robustness.certified_accuracy import measure_certified_accuracy
 from pytest_modelserve.robustness.conformance import measure_conformance
 from pytest_modelserve.robustness.corruption_accuracy import measure_corruption_accuracy
 from pytest_modelserve.robustness.label_stability import measure_label_stability
@@ -10,6 +11,7 @@ from pytest_modelserve.robustness.robust_accuracy import measure_robust_accuracy
 __all__ = [
     "attacks",
     "corruptions",
+    "measure_certified_accuracy",
     "measure_conformance",
     "measure_corruption_accuracy",
     "measure_label_stability",

@@ -212,11 +212,16 @@ def _tighten(bounds: Bounds, name: str, chosen: NDArray[np.bool_]) -> None:
     # The chosen values of each row, filled up with its first ones.
     order = np.argsort(~flat, axis=1, kind="stable")[:, :most]
     lower, upper = box.lower.reshape(rows, size).copy(), box.upper.reshape(rows, size).copy()
-    functions = np.zeros((rows, 2 * most, size))
     at = np.arange(rows)[:, None]
-    functions[at, np.arange(most)[None, :], order] = 1.0
-    functions[at, np.arange(most, 2 * most)[None, :], order] = -1.0
-    found = lower_bounds(bounds, functions.reshape(rows, 2 * most, *shape), value=name)
-    lower[at, order] = np.maximum(lower[at, order], found[:, :most])
-    upper[at, order] = np.minimum(upper[at, order], -found[:, most:])
+    widest = max(math.prod(bounds.network.shapes[each]) for each in bounds.boxes)
+    together = max(1, CHUNK_BYTES // (16 * rows * widest))
+    for begin in range(0, most, together):
+        part = order[:, begin : begin + together]
+        count = part.shape[1]
+        functions = np.zeros((rows, 2 * count, size))
+        functions[at, np.arange(count)[None, :], part] = 1.0
+        functions[at, np.arange(count, 2 * count)[None, :], part] = -1.0
+        found = lower_bounds(bounds, functions.reshape(rows, 2 * count, *shape), value=name)
+        lower[at, part] = np.maximum(lower[at, part], found[:, :count])
+        upper[at, part] = np.minimum(upper[at, part], -found[:, count:])
     bounds.boxes[name] = Box(lower.reshape(rows, *shape), upper.reshape(rows, *shape))
