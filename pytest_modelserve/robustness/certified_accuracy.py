@@ -111,8 +111,8 @@ def measure_certified_accuracy(
         alpha: Error rate of FAIL.
 
     Returns:
-        The evidence: certified accuracy, clean accuracy, accuracy on the inputs with another label that branch and bound
-        found ("attacked"), and the number of open rows, which are neither certified nor fooled.
+        The evidence: certified accuracy, clean accuracy, the accuracy left by the counterexamples of branch and bound
+        ("attacked accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
 
     Raises:
         UsageError: For an eps that is not positive or is larger than the range, and a model without a graph.

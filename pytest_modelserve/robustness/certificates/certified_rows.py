@@ -23,7 +23,7 @@ from pytest_modelserve.robustness.certificates.network import Network
 Method = Literal["interval", "linear", "branch"]
 Confirm = Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]]
 
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 4 << 20
 _TIGHT_ROWS = 32
 """Rows of one chunk whose inner boxes are tightened."""
 _TIE = 128
