@@ -157,6 +157,7 @@ from pytest_modelserve.robustness.attacks.attack import Attack as _Attack
 from pytest_modelserve.monitoring.results.audited_accuracy import Audit as _Audit
 from pytest_modelserve.performance.batches import Batches as _Batches
 from collections.abc import Callable as _Callable
+from pytest_modelserve.robustness.certified_accuracy import CertificateMethod as _CertificateMethod
 from collections.abc import Collection as _Collection
 from pytest_modelserve.metrics import Column as _Column
 from pytest_modelserve.performance.slowdown import ComparedClock as _ComparedClock
@@ -1843,6 +1844,25 @@ def measure_membership_leak(
     processes: int | None = None,
     time_limit_s: float = 3600.0,
     store: _Store | None = None,
+def measure_certified_accuracy(
+    predictor: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    eps: float | _Sequence[float],
+    min_accuracy: float,
+    method: _CertificateMethod = "branch",
+    low: float | _Sequence[float] | None = None,
+    high: float | _Sequence[float] | None = None,
+    scale: float | _Sequence[float] | None = None,
+    immutable: _Features = ...,
+    integer: _Features = ...,
+    time_limit_s: float = 10.0,
+    sigma: float | None = None,
+    samples: int = 1000,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
     label: str = "",
@@ -1890,6 +1910,54 @@ def measure_membership_leak(
         InputError: Members and non-members overlap or differ in distribution; labels do not fit; outputs are labels
             only, or NaN.
         TrainingError: A shadow model diverges, or its process ends.
+    r"""Measure the proportion of rows whose label is right and certified within `eps`.
+
+    A certified row keeps its label for every admissible input: no attack can break it. Bounds are computed on the ONNX
+    graph that is served, composed steps included, and hold for its rounded arithmetic. A row without a certificate may
+    still be robust: certified accuracy bounds robust accuracy from below, and the rows that are wrong, or for which an
+    input with another label was found, bound it from above. The interval covers both.
+
+    PASS: the lower bound of certified accuracy is at least `min_accuracy`. FAIL: so many rows are wrong, or have a
+    confirmed counterexample, that robust accuracy is below it. INCONCLUSIVE: neither; the evidence says whether more
+    time or more rows would decide.
+
+    Args:
+        predictor: The model: an ONNX file, its artifact, or a predictor that serves one. For method="smoothing"
+            whatever `ms.serve` takes.
+        inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of one input; a sample of the rows that are
+            served. A DataLoader of pairs holds inputs and labels.
+        labels: Class labels (n,).
+        eps: Radius of each feature (L∞), in units of the unprocessed input; for method="smoothing" that of the
+            Euclidean distance (L2). Several radii draw accuracy over eps; the largest is judged.
+        min_accuracy: Lowest accuracy that passes, between 0 and 1.
+        method: "interval" (linear bounds over interval boxes), "linear" (CROWN; inner boxes by linear bounds, too),
+            "branch" (both, then branch and bound), or "smoothing" (a vote under Gaussian noise, with any predictor).
+        low: Least value of the input: one, or one for each feature. Inputs below it are not admissible.
+        high: Greatest value of the input.
+        scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
+            stays. One by default.
+        immutable: Features that stay.
+        integer: Features of whole numbers, in an input of floats.
+        time_limit_s: Seconds for bounds; with several radii half of them for the largest. Rows that they do not reach
+            have no certificate, and the evidence says so.
+        sigma: Standard deviation of the noise, for method="smoothing".
+        samples: Noisy copies of each row, for method="smoothing".
+        output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
+            the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        seed: Seed of the noise.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence: certified accuracy, clean accuracy, the accuracy left by the counterexamples of branch and bound
+        ("attacked accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
+
+    Raises:
+        UsageError: For an eps that is not positive or is larger than the range, and a model without a graph.
+        ArtifactError: For an operator without bounds, by node and name; control flow; labels without scores.
+        InputError: For NaN in the inputs, labels that the model cannot predict, and rows outside the range.
 
     Example:
         >>> import numpy as np
@@ -1903,6 +1971,13 @@ def measure_membership_leak(
         >>> train, other = (rows[:1000], np.ones(1000, int)), (rows[1000:], np.ones(2000, int))
         >>> ms.measure_membership_leak(ms.serve(memory), train, other, max_tpr=0.05).verdict.name
         'FAIL'"""
+        >>> model = ms.serve(lambda x: np.stack([-x[:, 0], x[:, 0]], axis=1))
+        >>> rows = np.random.default_rng(0).uniform(-1, 1, size=(100, 1))
+        >>> found = ms.measure_certified_accuracy(
+        ...     model, rows, rows[:, 0] > 0, eps=0.1, min_accuracy=0.6, method="smoothing", sigma=0.1
+        ... )
+        >>> found.verdict.name
+        'PASS'"""
     ...
 
 def measure_conformance(
@@ -2275,6 +2350,7 @@ assert_accuracy_parity = measure_accuracy_parity
 assert_artifact_safe = measure_artifact_safety
 assert_audited_accuracy = measure_audited_accuracy
 assert_calibrated = measure_calibration
+assert_certified = measure_certified_accuracy
 assert_cold_start = measure_cold_start
 assert_conformant = measure_conformance
 assert_corruption_accuracy = measure_corruption_accuracy

@@ -79,6 +79,13 @@ def test_training_of_the_training_page_prints_what_is_shown(tmp_path, monkeypatc
     assert without_figures(capsys.readouterr().out.splitlines()) == without_figures(shown.splitlines())
 
 
+def test_certificate_of_the_certificates_page_is_the_one_that_is_told(tmp_path, monkeypatch, capsys):
+    (example,) = blocks("docs/certificates.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert "certified accuracy 92.67 %" in capsys.readouterr().out
+
+
 def test_examples_of_robustness_run(pytester, monkeypatch):
     monkeypatch.setenv("CI", "true")  # hypothesis then has no deadline, which a busy host would exceed
     linear_model(pytester.path / "score.onnx", np.ones((5, 1)))

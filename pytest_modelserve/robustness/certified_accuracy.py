@@ -63,7 +63,7 @@ def measure_certified_accuracy(
     scale: float | Sequence[float] | None = None,
     immutable: Features = (),
     integer: Features = (),
-    time_limit_s: float = 60.0,
+    time_limit_s: float = 10.0,
     sigma: float | None = None,
     samples: int = 1000,
     output: Output | str | None = None,
@@ -100,7 +100,8 @@ def measure_certified_accuracy(
             stays. One by default.
         immutable: Features that stay.
         integer: Features of whole numbers, in an input of floats.
-        time_limit_s: Seconds for bounds. Rows that it does not reach have no certificate, and the evidence says so.
+        time_limit_s: Seconds for bounds; with several radii half of them for the largest. Rows that they do not reach
+            have no certificate, and the evidence says so.
         sigma: Standard deviation of the noise, for method="smoothing".
         samples: Noisy copies of each row, for method="smoothing".
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
@@ -319,6 +320,7 @@ def _bounded(
     counterexamples: dict[int, NDArray[Any]] = {}
     for number, threat in enumerate(reversed(threats)):
         open_ = np.flatnonzero(rows.correct & ~certified)
+        left = max(0.0, time_limit_s - (time.monotonic() - started))
 
         def confirm(
             inputs: NDArray[Any], which: NDArray[np.int64], open_: Any = open_, threat: ThreatModel = threat
@@ -331,7 +333,7 @@ def _bounded(
             box_of(threat).rows(open_),
             question.rows(open_),
             method=method,
-            time_limit_s=max(0.0, time_limit_s - (time.monotonic() - started)),
+            time_limit_s=left if number == len(threats) - 1 else left / 2,
             confirm=confirm,
             description=f"certificates at eps={threat.scale.max():g}",
         )

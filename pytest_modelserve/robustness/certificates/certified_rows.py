@@ -17,6 +17,7 @@ from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.metrics.classification import Decoding
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.certificates.bounds import Bounds, interval_bounds, linear_bounds, lower_bounds
+from pytest_modelserve.robustness.certificates.branch_and_bound import decide
 from pytest_modelserve.robustness.certificates.intervals import Array, Box, unit_roundoff
 from pytest_modelserve.robustness.certificates.network import Network
 
@@ -127,8 +128,8 @@ def check_labels(labels: NDArray[Any], classes: NDArray[Any]) -> None:
         row = int(np.flatnonzero(unknown)[0])
         shown = ", ".join(map(str, classes[:12].tolist())) + ", …" * (len(classes) > 12)
         raise InputError(
-            f"labels hold {labels[row]!r} in row {row}, and in {int(unknown.sum())} rows a label that the model never "
-            f"predicts; its classes are {shown}"
+            f"labels hold {labels[row].item()!r} in row {row}, and in {int(unknown.sum())} rows a label that the model "
+            f"never predicts; its classes are {shown}"
         )
 
 
@@ -189,8 +190,6 @@ def certify_rows(
     open_ = np.flatnonzero(~(found.lower > 0))
     left = time_limit_s - (time.monotonic() - started)
     if method == "branch" and open_.size and left > 0:
-        from pytest_modelserve.robustness.certificates.branch_and_bound import decide
-
         decided = decide(
             network,
             box.rows(open_),
