@@ -1844,25 +1844,6 @@ def measure_membership_leak(
     processes: int | None = None,
     time_limit_s: float = 3600.0,
     store: _Store | None = None,
-def measure_certified_accuracy(
-    predictor: _Servable,
-    inputs: _Any,
-    labels: _Any = None,
-    *,
-    eps: float | _Sequence[float],
-    min_accuracy: float,
-    method: _CertificateMethod = "branch",
-    low: float | _Sequence[float] | None = None,
-    high: float | _Sequence[float] | None = None,
-    scale: float | _Sequence[float] | None = None,
-    immutable: _Features = ...,
-    integer: _Features = ...,
-    time_limit_s: float = 10.0,
-    sigma: float | None = None,
-    samples: int = 1000,
-    output: _Output | str | None = None,
-    sampling: _Sampling | None = None,
-    seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
     label: str = "",
@@ -1910,6 +1891,44 @@ def measure_certified_accuracy(
         InputError: Members and non-members overlap or differ in distribution; labels do not fit; outputs are labels
             only, or NaN.
         TrainingError: A shadow model diverges, or its process ends.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rng = np.random.default_rng(0)
+        >>> rows, labels = rng.normal(size=(3000, 2)), rng.integers(0, 2, 3000)
+        >>> seen = {row.tobytes() for row in rows[:1000]}
+        >>> def memory(x):  # answers with the label where it has seen the row
+        ...     known = np.array([row.tobytes() in seen for row in x])
+        ...     return np.stack([1 - known * 0.9, known * 0.9], axis=1)
+        >>> train, other = (rows[:1000], np.ones(1000, int)), (rows[1000:], np.ones(2000, int))
+        >>> ms.measure_membership_leak(ms.serve(memory), train, other, max_tpr=0.05).verdict.name
+        'FAIL'"""
+    ...
+
+def measure_certified_accuracy(
+    predictor: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    eps: float | _Sequence[float],
+    min_accuracy: float,
+    method: _CertificateMethod = "branch",
+    low: float | _Sequence[float] | None = None,
+    high: float | _Sequence[float] | None = None,
+    scale: float | _Sequence[float] | None = None,
+    immutable: _Features = ...,
+    integer: _Features = ...,
+    time_limit_s: float = 10.0,
+    sigma: float | None = None,
+    samples: int = 1000,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
     r"""Measure the proportion of rows whose label is right and certified within `eps`.
 
     A certified row keeps its label for every admissible input: no attack can break it. Bounds are computed on the ONNX
@@ -1962,15 +1981,6 @@ def measure_certified_accuracy(
     Example:
         >>> import numpy as np
         >>> import pytest_modelserve as ms
-        >>> rng = np.random.default_rng(0)
-        >>> rows, labels = rng.normal(size=(3000, 2)), rng.integers(0, 2, 3000)
-        >>> seen = {row.tobytes() for row in rows[:1000]}
-        >>> def memory(x):  # answers with the label where it has seen the row
-        ...     known = np.array([row.tobytes() in seen for row in x])
-        ...     return np.stack([1 - known * 0.9, known * 0.9], axis=1)
-        >>> train, other = (rows[:1000], np.ones(1000, int)), (rows[1000:], np.ones(2000, int))
-        >>> ms.measure_membership_leak(ms.serve(memory), train, other, max_tpr=0.05).verdict.name
-        'FAIL'"""
         >>> model = ms.serve(lambda x: np.stack([-x[:, 0], x[:, 0]], axis=1))
         >>> rows = np.random.default_rng(0).uniform(-1, 1, size=(100, 1))
         >>> found = ms.measure_certified_accuracy(
