@@ -117,5 +117,5 @@ def test_copies_of_a_model_are_drawn_over_the_number_of_queries(record_of):
     (chart,) = charts_of(record_of(details={"extraction": curve}).evidence)
     assert chart.description == "After 1,000 queries 95.0 % from the model's answers, and 80.0 % from true labels."
     assert chart.legend == (("after", "from answers"), ("before", "from true labels"))
-    assert [dict(chart.paths)[f"line {name}"].count(" ") for name in ("before", "after")] == [3, 3]
+    assert [dict(chart.paths)[f"line {name}"].count(" ") for name in ("before", "after")] == [4, 4]
     assert charts_of(record_of(details={"extraction": {"queries": [10]}}).evidence) == []
