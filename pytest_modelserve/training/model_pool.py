@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_modelserve._processes import ChildProcess, Crash, format_log
 from pytest_modelserve.artifacts import Store, default_store, digest_of
-from pytest_modelserve.errors import ModelServeError, TrainingError, UsageError, require
+from pytest_modelserve.errors import TrainingError, UsageError, require
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.module_pickle import pickle_job
 from pytest_modelserve.training.train import (
@@ -22,12 +22,11 @@ from pytest_modelserve.training.train import (
     built,
     reproducible,
     train,
-    train_entry,
     training_identity,
 )
 from pytest_modelserve.training.train_spec import TrainSpec
 
-_TARGET = "pytest_modelserve.training.model_pool:run"
+_TARGET = "pytest_modelserve.training.model_pool_worker:run"
 
 
 def train_models(
@@ -75,16 +74,6 @@ def train_models(
         train(make_source(number), seed=seeds[number], store=store)
         for number in (progress(numbers, f"training {what}") if count == 1 else numbers)
     ]
-
-
-def run(payload: bytes) -> bytes:
-    """Train one model into the store; return None, or the ModelServeError that was raised, pickled."""
-    source, identity, seed, store = pickle.loads(payload)
-    try:
-        train_entry(source, identity, seed=seed, store=store)
-    except ModelServeError as error:
-        return pickle.dumps(error)
-    return pickle.dumps(None)
 
 
 def _job(source: ModelSource, identity: dict[str, Any], seed: int, store: Store) -> bytes:
