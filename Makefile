@@ -88,6 +88,8 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.selftest
 	$(BIN)/python -m benchmarks.training_resume --kills 5
 	$(BIN)/python -m benchmarks.training_processes
+	$(BIN)/python -m benchmarks.quantized_certificates
+	$(BIN)/python -m benchmarks.vnnlib
 	$(BIN)/python benchmarks/onnx_cases.py
 	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python -m benchmarks.bad_files
