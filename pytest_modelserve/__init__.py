@@ -42,6 +42,7 @@ _GATES = {
     "assert_outputs_under_load": ("load", "measure_outputs_under_load"),
     "assert_placement": ("performance", "measure_placement"),
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
+    "assert_profile_private": ("privacy", "measure_profile_privacy"),
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_robust": ("robustness", "measure_robust_accuracy"),

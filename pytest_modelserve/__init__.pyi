@@ -186,6 +186,7 @@ from pytest_modelserve.metrics import OutputNames as _OutputNames
 from pathlib import Path as _Path
 from pytest_modelserve.serving import Predictor as _Predictor
 from pytest_modelserve.monitoring.profile import ReferenceProfile as _ReferenceProfile
+from pytest_modelserve.monitoring import ReferenceProfile as _ReferenceProfile2
 from pytest_modelserve.robustness.relations.base import Relation as _Relation
 from pytest_modelserve.stats import Sampling as _Sampling
 from pytest_modelserve.scanning.scan import ScanMode as _ScanMode
@@ -1906,6 +1907,43 @@ def measure_membership_leak(
         'FAIL'"""
     ...
 
+def measure_profile_privacy(
+    profile: _ReferenceProfile2 | str | _os.PathLike[str],
+    *,
+    min_count: int,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure what a profile gives away about fewer than `min_count` rows.
+
+    PASS: every count of rows is 0 or at least `min_count`; minimum, maximum and edges are not those of fewer rows;
+    there are no exact sums, no raw rows, no hashes of texts without a project key, and no row digests with a key that
+    is easy to guess. `profile.save(path, min_count=...)` writes such a profile.
+
+    This is not differential privacy: with hundreds of columns, whoever knows a whole row can test whether it was
+    counted (Homer et al. 2008, PLoS Genetics 4, e1000167).
+
+    Args:
+        profile: The profile, or the path of its file.
+        min_count: The smallest number of rows that a count may have, at least 2 (10 is usual).
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. Each finding names its place and what to do; `details` holds all of them.
+
+    Raises:
+        UsageError: `min_count` is below 2, or `profile` is no profile.
+        ArtifactError: The file is missing or damaged.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> whole = ms.reference_profile({"age": np.random.default_rng(0).integers(18, 90, 1000)})
+        >>> ms.measure_profile_privacy(whole, min_count=10).findings[0]
+        "column 'age': exact sums or moments: whoever knows all other rows computes the last one; save with min_count="
+        >>> ms.measure_profile_privacy(whole.suppressed(10), min_count=10).verdict.name
+        'PASS'"""
+    ...
+
 def measure_certified_accuracy(
     predictor: _Servable,
     inputs: _Any,
@@ -2385,6 +2423,7 @@ assert_output_parity = measure_output_parity
 assert_outputs_under_load = measure_outputs_under_load
 assert_placement = measure_placement
 assert_prediction_coverage = measure_prediction_coverage
+assert_profile_private = measure_profile_privacy
 assert_relation = measure_relation
 assert_results_healthy = measure_results
 assert_robust = measure_robust_accuracy

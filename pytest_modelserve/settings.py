@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 
 from pytest_modelserve.errors import UsageError
@@ -19,3 +21,28 @@ def allowed_rules(lines: list[str]) -> Mapping[str, str]:
             raise UsageError(f"modelserve_scan_allow: expected 'rule: reason', got {line!r}")
         found[rule.strip()] = reason.strip()
     return found
+
+
+PROJECT_KEY_VARIABLE = "MODELSERVE_PROJECT_KEY"
+_SHORTEST_KEY = 16
+
+
+def project_key() -> bytes | None:
+    """Return 32 bytes made of the secret in MODELSERVE_PROJECT_KEY; None if it is not set, UsageError if it is short.
+
+    Hashes of texts in files need it: without a secret, whoever guesses a text can check the guess.
+    """
+    secret = os.environ.get(PROJECT_KEY_VARIABLE, "")
+    if not secret:
+        return None
+    if len(secret) < _SHORTEST_KEY:
+        raise UsageError(
+            f"{PROJECT_KEY_VARIABLE} has {len(secret)} characters and needs at least {_SHORTEST_KEY}, or it can be "
+            "guessed: python -c 'import secrets; print(secrets.token_hex())' makes one"
+        )
+    return hashlib.blake2b(secret.encode(), digest_size=32, person=b"project key").digest()
+
+
+def key_check(key: bytes | None) -> str:
+    """Return 8 hexadecimal digits by which files recognize the project key; "" for none."""
+    return "" if key is None else hashlib.blake2b(b"", digest_size=4, key=key, person=b"key check").hexdigest()

@@ -6,21 +6,24 @@ import hashlib
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.columns import Number
 from pytest_modelserve.monitoring.dependence import Dependence
 from pytest_modelserve.monitoring.histogram import Exact, added, moments
+from pytest_modelserve.settings import PROJECT_KEY_VARIABLE, key_check, project_key
 
 MAX_CATEGORIES = 100
 MAX_CATEGORY_LENGTH = 100
 """Beyond either, a column is text rather than categories: 100 names of 100 letters are 10 KB of the file."""
 HASH_BUCKETS = 64
 """Buckets that the categories of such a column are counted in: the rate of one bucket is then known to 1 or 2 %."""
+OTHERS = "(other)"
+"""What rare categories are called together in a profile that was saved with `min_count`."""
 
 AlignedCounts = tuple[tuple[str | int, ...], tuple[int, ...], tuple[int, ...]]
 """Categories or numbers of hash buckets, their counts in the profile, and their counts in the data."""
@@ -38,7 +41,10 @@ class NumericColumn:
     in any order; None if an engine added them up, which rounds. `below` and `above` are the rows outside the finite
     range of the profile that this one was made `like`. `source` is the text column whose lengths these are, or the
     embedding that this is one number of. `backward` counts the times earlier than the row before; None for other kinds,
-    and if the order of the rows is not known.
+    and if the order of the rows is not known. `at_minimum` and `at_maximum` rows have these values; 0 if not counted.
+
+    With `min_count` above 1 the column was suppressed (`suppression`): no count is smaller, and minimum and maximum are
+    ends with at least as many rows beyond them, unless as many rows share them.
     """
 
     name: str
@@ -59,6 +65,9 @@ class NumericColumn:
     sums: Exact | None = None
     source: str | None = None
     backward: int | None = None
+    at_minimum: int = 0
+    at_maximum: int = 0
+    min_count: int = 1
 
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip(self.edges, self.edges[1:], strict=False))
@@ -80,7 +89,25 @@ class NumericColumn:
     @property
     def constant(self) -> bool:
         """Whether all non-null values are equal."""
-        return 0 < self.finite == self.known and self.minimum == self.maximum
+        return 0 < self.finite == self.known and self.minimum == self.maximum and bool(self.edges)
+
+    @property
+    def count_error(self) -> int:
+        """The most rows by which a count, or the rows below an edge, may be wrong: 0 unless suppressed."""
+        return self.min_count + self.min_count // 2 if self.min_count > 1 else 0
+
+    @property
+    def outside(self) -> int:
+        """The finite rows of a suppressed column outside minimum and maximum; 0 for other columns."""
+        if self.min_count == 1 or not self.edges:
+            return 0
+        below = self.counts[0] - self.negative_infinities if self.minimum <= self.edges[0] else 0
+        return below + (self.counts[-1] - self.positive_infinities if self.maximum >= self.last_covered else 0)
+
+    @property
+    def last_covered(self) -> float:
+        """The largest number below the last edge: an edge belongs to the bin above it."""
+        return math.nextafter(self.edges[-1], -math.inf)
 
     @property
     def median(self) -> float:
@@ -129,6 +156,8 @@ class NumericColumn:
             sums=sums,
             source=self.source,
             backward=None if self.backward is None or other.backward is None else self.backward + other.backward,
+            at_minimum=_at_end(finite, min, "minimum"),
+            at_maximum=_at_end(finite, max, "maximum"),
         )
 
 
@@ -139,6 +168,10 @@ class CategoricalColumn:
     With more than 100 categories, or one longer than 100 letters, no name is stored: `categories` is empty, and
     `counts` are those of 64 buckets of a hash of the name. Storing only the most frequent names instead would
     overestimate their rates, so that every later window would seem to drift.
+
+    `key_check` recognizes the project key of the hash; "" is a hash without one. With `min_count` above 1 the column
+    was suppressed: no category has fewer rows, the last of `counts` are the rows of all rarer ones (0 or `min_count` at
+    least), and there may be fewer hash buckets.
     """
 
     name: str
@@ -148,21 +181,48 @@ class CategoricalColumn:
     counts: tuple[int, ...]
     dependence: Dependence
     kind: Literal["category"] = "category"
+    key_check: str = ""
+    min_count: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.counts) != (len(self.categories) or HASH_BUCKETS) or sum(self.counts) != self.rows - self.nulls:
+        buckets = len(self.counts) if self.min_count > 1 else HASH_BUCKETS
+        if len(self.counts) != (len(self.labels) or buckets) or sum(self.counts) != self.rows - self.nulls:
             raise UsageError(
                 f"column {self.name!r} needs a count for each category, and counts that add up to its rows"
             )
 
     @classmethod
-    def of(cls, name: str, counts: Mapping[str, int], *, nulls: int, dependence: Dependence) -> CategoricalColumn:
-        """Return the profile of these `counts`: by category if they are few and short, else by hash bucket."""
+    def of(
+        cls,
+        name: str,
+        counts: Mapping[str, int],
+        *,
+        nulls: int,
+        dependence: Dependence,
+        like: ProfiledColumn | None = None,
+    ) -> CategoricalColumn:
+        """Return the profile of these `counts`: by category if they are few and short, else by hash bucket.
+
+        The hash is that of `like`, or else has the project key, if there is one.
+        """
         rows = sum(counts.values()) + nulls
         if len(counts) <= MAX_CATEGORIES and all(len(category) <= MAX_CATEGORY_LENGTH for category in counts):
             named = sorted(counts.items())
             return cls(name, rows, nulls, tuple(c for c, _ in named), tuple(n for _, n in named), dependence)
-        return cls(name, rows, nulls, (), _in_buckets(counts.items()), dependence)
+        hashed_like = isinstance(like, CategoricalColumn) and like.hashed
+        check = like.key_check if hashed_like and isinstance(like, CategoricalColumn) else key_check(project_key())
+        in_buckets = _in_buckets(name, counts.items(), check)
+        return cls(name, rows, nulls, (), in_buckets, dependence, key_check=check)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each count: the categories, and of a suppressed column the others; () for hash buckets."""
+        return (*self.categories, OTHERS) if self.min_count > 1 and self.categories else self.categories
+
+    @property
+    def count_error(self) -> int:
+        """The most rows by which a count may be wrong: 0 unless suppressed."""
+        return 2 * (self.min_count - 1)
 
     @property
     def source(self) -> None:
@@ -182,10 +242,14 @@ class CategoricalColumn:
     def align(self, counts: Mapping[str, int]) -> AlignedCounts:
         """Return categories or bucket numbers, with their counts in this profile and in `counts`.
 
-        New categories follow those of the profile, in alphabetical order.
+        New categories follow those of the profile, in alphabetical order; a suppressed column counts them as others.
         """
         if self.hashed:
-            return tuple(range(HASH_BUCKETS)), self.counts, _in_buckets(counts.items())
+            found = _in_buckets(self.name, counts.items(), self.key_check, buckets=len(self.counts))
+            return tuple(range(len(self.counts))), self.counts, found
+        if self.min_count > 1:
+            named = tuple(counts.get(name, 0) for name in self.categories)
+            return self.labels, self.counts, (*named, sum(counts.values()) - sum(named))
         new = tuple(sorted(counts.keys() - set(self.categories)))
         names = (*self.categories, *new)
         return names, (*self.counts, *[0] * len(new)), tuple(counts.get(name, 0) for name in names)
@@ -197,8 +261,10 @@ class CategoricalColumn:
         if not self.known or not other.known:
             return replace(self if self.known else other, rows=rows, nulls=nulls, dependence=dependence)
         if self.hashed or other.hashed:
-            counts = tuple(a + b for a, b in zip(hash_bucket_counts(self), hash_bucket_counts(other), strict=True))
-            return CategoricalColumn(self.name, rows, nulls, (), counts, dependence)
+            check = self.key_check if self.hashed else other.key_check
+            both = (hash_bucket_counts(column, check) for column in (self, other))
+            counts = tuple(a + b for a, b in zip(*both, strict=True))
+            return CategoricalColumn(self.name, rows, nulls, (), counts, dependence, key_check=check)
         named = Counter(dict(zip(self.categories, self.counts, strict=True)))
         named.update(dict(zip(other.categories, other.counts, strict=True)))
         return CategoricalColumn.of(self.name, named, nulls=nulls, dependence=dependence)
@@ -207,21 +273,53 @@ class CategoricalColumn:
 ProfiledColumn = NumericColumn | CategoricalColumn
 
 
-def hash_bucket(category: str) -> int:
+def hash_bucket(category: str, key: bytes | None = None) -> int:
     """Return the hash bucket, 0 to 63, of a category: the same on every machine and in every release."""
-    return hashlib.blake2b(category.encode(errors="surrogatepass"), digest_size=8).digest()[0] % HASH_BUCKETS
+    data = category.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=8, key=key or b"").digest()[0] % HASH_BUCKETS
 
 
-def hash_bucket_counts(column: CategoricalColumn) -> tuple[int, ...]:
-    """Return the counts of the 64 hash buckets of a column."""
-    return column.counts if column.hashed else _in_buckets(zip(column.categories, column.counts, strict=True))
+def hash_key(column: str, check: str) -> bytes | None:
+    """Return the key of a column's hash buckets, None without one; UsageError if the project key is another one."""
+    key = project_key() if check else None
+    if key_check(key) != check:
+        raise UsageError(
+            f"column {column!r} is counted in hash buckets with a project key: set {PROJECT_KEY_VARIABLE} to the key "
+            "that the profile was made with"
+        )
+    return key
 
 
-def _in_buckets(counts: Iterable[tuple[str, int]]) -> tuple[int, ...]:
-    buckets = [0] * HASH_BUCKETS
+def hash_bucket_counts(column: CategoricalColumn, check: str, buckets: int = HASH_BUCKETS) -> tuple[int, ...]:
+    """Return the counts of the hash buckets of a column, with the key that `check` recognizes."""
+    if not column.hashed:
+        if column.min_count > 1:
+            raise InputError(
+                f"column {column.name!r} has its rare categories pooled in the profile, and is counted in hash buckets "
+                "in the data: pass the rows in place of their profile"
+            )
+        return _in_buckets(column.name, zip(column.categories, column.counts, strict=True), check, buckets=buckets)
+    if column.key_check != check and len(column.counts) > 1 and column.known:
+        raise UsageError(f"column {column.name!r} is counted in hash buckets of different project keys")
+    return tuple(sum(column.counts[bucket::buckets]) for bucket in range(buckets))
+
+
+def _in_buckets(
+    name: str, counts: Iterable[tuple[str, int]], check: str, *, buckets: int = HASH_BUCKETS
+) -> tuple[int, ...]:
+    found = [0] * buckets
+    key = hash_key(name, check) if buckets > 1 else None
     for category, rows in counts:
-        buckets[hash_bucket(category)] += rows
-    return tuple(buckets)
+        found[hash_bucket(category, key) % buckets] += rows
+    return tuple(found)
+
+
+def _at_end(columns: Iterable[NumericColumn], end: Callable[..., float], name: str) -> int:
+    """Return the rows at the minimum or maximum of all columns; 0 if one of these does not know its own."""
+    columns = list(columns)
+    extreme = end(getattr(column, name) for column in columns)
+    rows = [getattr(column, f"at_{name}") for column in columns if getattr(column, name) == extreme]
+    return sum(rows) if all(rows) else 0
 
 
 def _merged_moments(one: NumericColumn, other: NumericColumn) -> tuple[float, float]:

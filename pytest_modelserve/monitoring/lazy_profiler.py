@@ -222,8 +222,8 @@ def profile_texts(
     """Profile a text column, given the number of rows of each text."""
     if not texts and isinstance(like, CategoricalColumn):  # all null: no category is new, and none is lost
         n = of_column.rows
-        return CategoricalColumn(column.name, n, n, like.categories, (0,) * len(like.counts), _ORDER_UNKNOWN)
-    return CategoricalColumn.of(column.name, texts, nulls=of_column.nulls, dependence=_ORDER_UNKNOWN)
+        return replace(like, rows=n, nulls=n, counts=(0,) * len(like.counts), dependence=_ORDER_UNKNOWN)
+    return CategoricalColumn.of(column.name, texts, nulls=of_column.nulls, dependence=_ORDER_UNKNOWN, like=like)
 
 
 def _numeric_column(

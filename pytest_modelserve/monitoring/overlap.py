@@ -165,6 +165,11 @@ def _in_profile(
     evaluation: Data, profile: ReferenceProfile, key: str | None, exclude: Collection[str], name: str | None
 ) -> tuple[Table, NDArray[np.bool_], NDArray[np.bool_]]:
     digests = profile.row_digests
+    if digests is None and "row digests" in profile.left_out:
+        raise UsageError(
+            f"the profile {profile.name!r} has no row digests, because it was saved with min_count="
+            f"{profile.min_count}: use the profile that it was made of, or pass the training rows"
+        )
     if digests is None:
         raise UsageError(
             f"the profile {profile.name!r} has no row digests: make it with reference_profile(..., "

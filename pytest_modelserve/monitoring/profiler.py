@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -240,6 +241,8 @@ def profile_column(
         backward=backward_rows(column.values) if kind == "datetime" else None,
         sums=sums,
         source=column.source,
+        at_minimum=int(np.searchsorted(finite, finite[0], side="right")) if finite.size else 0,
+        at_maximum=int(finite.size - np.searchsorted(finite, finite[-1], side="left")) if finite.size else 0,
     )
 
 
@@ -250,8 +253,8 @@ def _profile_categories(column: Column, like: ProfiledColumn | None, options: Re
         raise InputError(describe_text_of_numbers(column.name, f" in row {row}", *found))
     nulls, dependence = len(column.values) - counts.total(), estimate_dependence(column)
     if not counts and isinstance(like, CategoricalColumn):  # all null: no category is new, and none is lost
-        return CategoricalColumn(column.name, nulls, nulls, like.categories, (0,) * len(like.counts), dependence)
-    return CategoricalColumn.of(column.name, counts, nulls=nulls, dependence=dependence)
+        return replace(like, rows=nulls, nulls=nulls, counts=(0,) * len(like.counts), dependence=dependence)
+    return CategoricalColumn.of(column.name, counts, nulls=nulls, dependence=dependence, like=like)
 
 
 def count_categories(column: Column) -> Counter[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn, hash_bucket
+from pytest_modelserve.monitoring.column_profile import CategoricalColumn, ProfiledColumn, hash_bucket, hash_key
 from pytest_modelserve.monitoring.columns import Column, escaped
 from pytest_modelserve.monitoring.histogram import Floats, Integers
 
@@ -46,14 +46,15 @@ class Sketch:
         data = zlib.decompress(base64.b64decode(self.packed))
         return np.frombuffer(data, dtype="<f8").reshape(self.rows, self.columns).astype(np.float64)
 
-    def merged(self, other: Sketch) -> Sketch:
+    def merged(self, other: Sketch, keys: Sequence[bytes | None] = ()) -> Sketch:
         """Return a sketch of both data sets' rows; UsageError for other columns.
 
-        Each gives rows in proportion to the rows it was made of, in all no more than the larger sketch has.
+        Each gives rows in proportion to the rows it was made of, in all no more than the larger sketch has. `keys` are
+        those of the columns' hash buckets.
         """
         if self.columns != other.columns:
             raise UsageError("other must have the same columns to be merged")
-        vocabularies, mine, theirs = aligned(self, other)
+        vocabularies, mine, theirs = aligned(self, other, keys)
         seen = self.seen + other.seen
         rate = min(len(mine) / self.seen, len(theirs) / other.seen, max(len(mine), len(theirs)) / seen)
         parts = [
@@ -84,19 +85,22 @@ class Sketch:
         return cls(data["seen"], data["kept"], data["columns"], vocabularies, data["packed"])
 
 
-def aligned(one: Sketch, other: Sketch) -> tuple[tuple[tuple[str, ...], ...], Floats, Floats]:
+def aligned(
+    one: Sketch, other: Sketch, keys: Sequence[bytes | None] = ()
+) -> tuple[tuple[tuple[str, ...], ...], Floats, Floats]:
     """Return the common vocabularies of two sketches, and the rows of each in terms of them.
 
     If one has hash buckets and the other names, the names are hashed.
     """
     vocabularies, tables = [], (one.values(), other.values())
     for column, both in enumerate(zip(one.vocabularies, other.vocabularies, strict=True)):
+        key = keys[column] if keys else None
         hashed = [not words and not np.isnan(table[:, column]).all() for words, table in zip(both, tables, strict=True)]
         union = () if any(hashed) else tuple(dict.fromkeys((*both[0], *both[1])))
         for words, table in zip(both, tables, strict=True):
             if words:
                 places = np.array(
-                    [union.index(word) if union else hash_bucket(word) for word in words], dtype=np.float64
+                    [union.index(word) if union else hash_bucket(word, key) for word in words], dtype=np.float64
                 )
                 known = ~np.isnan(table[:, column])
                 table[known, column] = places[table[known, column].astype(np.int64)]
@@ -128,8 +132,9 @@ def sketch_of(columns: Sequence[Column], profiled: Sequence[ProfiledColumn], *, 
             chosen = np.array([None if word is None else escaped(word) for word in chosen.tolist()], dtype=object)
             words = [word for word in chosen.tolist() if word is not None]
             vocabulary = () if reference.hashed else tuple(sorted(set(words)))
+            key = hash_key(column.name, reference.key_check)
             places = {word: place for place, word in enumerate(vocabulary)} or {
-                word: hash_bucket(word) for word in words
+                word: hash_bucket(word, key) for word in words
             }
             chosen = np.array([np.nan if word is None else places[word] for word in chosen.tolist()])
         values[:, index] = chosen

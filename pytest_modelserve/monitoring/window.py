@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from pytest_modelserve.errors import InputError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.column_profile import (
     AlignedCounts,
     CategoricalColumn,
@@ -105,6 +105,11 @@ def read_window(
     InputError for data that cannot be read and other edges, and NoRowsError for data without rows.
     """
     if isinstance(data, ReferenceProfile):
+        if data.min_count > 1:
+            raise UsageError(
+                f"data is the profile {data.name!r}, which was saved with min_count={data.min_count}: small counts are "
+                "missing. Pass the rows, or a profile that was saved without min_count"
+            )
         return _counted_window(restricted(data, profile.reading), profile, name or data.name)
     if isinstance(data, Table):
         table = data
@@ -329,7 +334,10 @@ class CountedColumn(WindowColumn):
         counts = self.categories()
         if counts is not None:
             return reference.align(counts)
-        return tuple(range(len(self.column.counts))), hash_bucket_counts(reference), self.column.counts
+        column = cast(CategoricalColumn, self.column)
+        buckets = len(reference.counts) if reference.hashed else len(column.counts)
+        both = [hash_bucket_counts(each, column.key_check, buckets) for each in (reference, column)]
+        return tuple(range(buckets)), both[0], both[1]
 
     def mean(self) -> float:
         column = self._numbers()

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring import ReferenceProfile
-from pytest_modelserve.monitoring.column_profile import HASH_BUCKETS, CategoricalColumn, NumericColumn, hash_bucket
+from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, hash_bucket, hash_key
 from pytest_modelserve.monitoring.columns import is_length
 from pytest_modelserve.monitoring.correlations import Feature
 from pytest_modelserve.robustness.hypothesis_package import hypothesis_package
@@ -210,10 +210,12 @@ class _Sampler:
         """Return texts of these hash buckets, with lengths like those of the profile."""
         length = self.lengths.get(column.name)
         known = np.array([bucket is not None for bucket in buckets])
+        key = hash_key(column.name, column.key_check)
         lengths = np.full(len(buckets), 8) if length is None else _numbers(length, rng.random(len(buckets)), rng)
         texts = np.full(len(buckets), None, object)
         for row in np.flatnonzero(known):
-            texts[row] = _made_up_text(int(buckets[row]), int(np.nan_to_num(lengths[row])))
+            length_of_row = int(np.nan_to_num(lengths[row]))
+            texts[row] = _made_up_text(int(buckets[row]), length_of_row, len(column.counts), key)
         return texts
 
     def _add_scores(
@@ -264,7 +266,7 @@ def _numbers(column: NumericColumn, ranks: Floats, rng: np.random.Generator) -> 
 
 
 def _categories(column: CategoricalColumn, rates: Floats, rng: np.random.Generator) -> NDArray[Any]:
-    names = np.array(range(HASH_BUCKETS) if column.hashed else column.categories, object)
+    names = np.array(range(len(column.counts)) if column.hashed else column.labels, object)
     place: NDArray[np.intp] = (rng.random((len(rates), 1)) > np.cumsum(rates, axis=1)).sum(axis=1)
     values: NDArray[Any] = names[np.minimum(place, len(names) - 1)]
     values[rng.random(len(rates)) < column.nulls / column.rows] = None
@@ -272,12 +274,12 @@ def _categories(column: CategoricalColumn, rates: Floats, rng: np.random.Generat
 
 
 @functools.cache
-def _made_up_text(bucket: int, length: int) -> str:
+def _made_up_text(bucket: int, length: int, buckets: int, key: bytes | None) -> str:
     """Return a text of this length in this hash bucket; of no characters there is one in any bucket."""
     if length == 0:
         return ""
     texts = (f"{'x' * (length - 1)}{chr(0x4E00 + number)}" for number in range(20_000))
-    return next(text for text in texts if hash_bucket(text) == bucket)
+    return next(text for text in texts if hash_bucket(text, key) % buckets == bucket)
 
 
 def _as_inputs(columns: GeneratedRows, specs: tuple[TensorSpec, ...]) -> Any:

@@ -157,7 +157,8 @@ def counted(profile):
 def _exact(column):
     if not isinstance(column, NumericColumn):
         return replace(column, dependence=Dependence())
-    return replace(column, dependence=Dependence(), sums=None, backward=None, mean=0.0, std=0.0)
+    ends = {"at_minimum": 0, "at_maximum": 0}
+    return replace(column, dependence=Dependence(), sums=None, backward=None, mean=0.0, std=0.0, **ends)
 
 
 def moments(profile):

@@ -120,12 +120,12 @@ def edited(profile, change):
         (lambda p: "[1, 2]", "is not a reference profile: write one with ReferenceProfile.save"),
         (lambda p: '{"a": NaN}', "is not JSON (it holds NaN)"),
         (
-            lambda p: edited(p, lambda data: data.update(schema_version=5)),
-            "has schema version 5, and this release reads 4: install the release that wrote it, or profile the data again",
+            lambda p: edited(p, lambda data: data.update(schema_version=6)),
+            "has schema version 6, and this release reads 4 and 5: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data.update(schema_version=3)),
-            "has schema version 3, and this release reads 4: install the release that wrote it, or profile the data again",
+            "has schema version 3, and this release reads 4 and 5: install the release that wrote it, or profile the data again",
         ),
         (
             lambda p: edited(p, lambda data: data["columns"][0].update(maximum=1e9)),

@@ -114,7 +114,7 @@ def _compare_columns(comparison: Comparison) -> tuple[Tests, str]:
 def _compare_pairs(comparison: Comparison) -> tuple[Tests, str]:
     window, profile = comparison.window, comparison.profile
     if profile.associations is None:
-        return (), ""
+        return (), _suppressed("associations", profile, "correlations were not compared")
     blocks = [comparison.effective.blocks(feature.column) for feature in profile.associations.features]
     if window.profile is not None:
         current = window.profile.associations
@@ -138,10 +138,14 @@ def _compare_pairs(comparison: Comparison) -> tuple[Tests, str]:
     ), ""
 
 
+def _suppressed(part: str, profile: ReferenceProfile, lost: str) -> str:
+    return f"{lost}: the profile was saved with min_count={profile.min_count}" * (part in profile.left_out)
+
+
 def _compare_rows(comparison: Comparison) -> tuple[Tests, str]:
     window, profile = comparison.window, comparison.profile
     if profile.sketch is None:
-        return (), ""
+        return (), _suppressed("sketch", profile, "whole rows were not compared")
     if window.profile is not None:
         current = window.profile.sketch
         if current is None:

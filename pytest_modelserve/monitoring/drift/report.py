@@ -13,11 +13,11 @@ from scipy.special import kolmogi
 
 from pytest_modelserve.evidence import Verdict
 from pytest_modelserve.monitoring.column_profile import (
-    HASH_BUCKETS,
     CategoricalColumn,
     NumericColumn,
     ProfiledColumn,
     hash_bucket,
+    hash_key,
 )
 from pytest_modelserve.monitoring.correlations import MAX_ROWS
 from pytest_modelserve.monitoring.decision import DriftResult
@@ -293,12 +293,16 @@ def _describe_categories(column: WindowColumn, reference: CategoricalColumn) -> 
         key=lambda change: -abs(change[2] - change[1]),
     )
     counts = column.categories() or Counter[str]()
-    common = {hash_bucket(category): category for category, _ in reversed(counts.most_common())}
+    secret = hash_key(column.name, reference.key_check) if reference.hashed else None
+    common = {
+        hash_bucket(category, secret) % len(reference.counts): category
+        for category, _ in reversed(counts.most_common())
+    }
     described = []
     for key, then, now in changes[:_MAX_CATEGORIES]:
         if then != now:
             mostly = f" (now mostly {common[key]!r})" if key in common else ""
-            label = repr(key) if isinstance(key, str) else f"hash bucket {key} of {HASH_BUCKETS}{mostly}"
+            label = repr(key) if isinstance(key, str) else f"hash bucket {key} of {len(keys)}{mostly}"
             described.append(f"{label} {format_rate_change(then, now)}")
     return ", ".join(described)
 

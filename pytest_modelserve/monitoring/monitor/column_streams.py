@@ -106,7 +106,7 @@ def _number_streams(column: NumericColumn, inflation: float, *, max_shift: float
         else:
             streams.append(Stream(title, "mean", n, max_shift, f"max_shift={max_shift:g}", weight=weight))
     # The largest value of the reference is one event: the rate beyond both ends is Beta(2, N − 1) (Wilks 1941).
-    beyond = (column.negative_infinities + column.positive_infinities) / inflation + 1
+    beyond = (column.negative_infinities + column.positive_infinities + column.outside) / inflation + 1
     outside = rate_stream(
         f"{column.name!r} outside its range", beyond, max(n, 1.0), max_increase, weight=_QUALITY_SHARE / 2
     )
@@ -182,7 +182,7 @@ def _category_streams(
     Only the most frequent categories of the reference would be a biased choice: their true rates are lower.
     """
     n = column.known / inflation
-    names: tuple[str | int, ...] = column.categories or tuple(range(len(column.counts)))
+    names: tuple[str | int, ...] = column.labels or tuple(range(len(column.counts)))
     if column.hashed:
         titles = [f"{column.name!r} in hash group {group}" for group in range(_BUCKET_GROUPS)]
     else:
@@ -191,7 +191,8 @@ def _category_streams(
     streams = [
         shift_rate(title, number / inflation, n, max_shift, 1.0) for title, number in zip(titles, events, strict=True)
     ]
-    if not column.hashed:
+    has_new = not column.hashed and column.min_count == 1  # else new ones count with the other categories
+    if has_new:
         # The rate of unseen categories: Good (1953), with the variance of Esty (1983) as further events.
         times = Counter(column.counts)
         unseen = min(times[1] + 2 * times[2], column.known) / inflation
@@ -207,7 +208,7 @@ def _category_streams(
                 "make the data's profile with like= the reference"
             )
         totals = _grouped(after[: len(names)], hashed=column.hashed)
-        totals += [] if column.hashed else [sum(after[len(names) :])]
+        totals += [sum(after[len(names) :])] if has_new else []
         known = sum(after)
         rows = [*[known] * len(totals), window.rows]
         return np.array([*totals, window.rows - known], dtype=np.float64), np.array(rows, dtype=np.float64)

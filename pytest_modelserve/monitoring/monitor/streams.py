@@ -59,7 +59,7 @@ def columns(
     _check_tolerance("max_shift", max_shift)
     _check_tolerance("max_increase", max_increase)
     found = ProfileStreams(profile, max_shift=max_shift, max_increase=max_increase)
-    return StreamGroup(source, found.streams, found.measure, profile.digest)
+    return StreamGroup(source, found.streams, found.measure, profile.identity)
 
 
 def results(
@@ -92,7 +92,7 @@ def results(
             totals, n = valid.measure(found.columns)
         return np.append(totals, float(found.invalid.sum())), np.append(n, rows)
 
-    return StreamGroup("outputs", streams, measure, profile.digest)
+    return StreamGroup("outputs", streams, measure, profile.identity)
 
 
 def latency(reference_ms: ArrayLike, *, quantile: float = 0.95, max_increase: float = 0.02) -> StreamGroup:

@@ -219,6 +219,11 @@ def _terms(
         column = _column(profile, name, "closed")
         if not isinstance(column, CategoricalColumn):
             raise UsageError(f"closed: column {name!r} has no categories in the profile")
+        if column.min_count > 1:
+            raise UsageError(
+                f"closed: column {name!r} has its rare categories pooled, because the profile was saved with "
+                f"min_count={column.min_count}: use the profile that it was made of"
+            )
         if column.hashed:
             raise UsageError(
                 f"closed: column {name!r} has more than 100 categories in the profile, or a long one: no names are "
@@ -351,7 +356,7 @@ def _inspect_times(
         and is_ordered(before, reference.known)
         and (after := column.backward()) is not None
     ):
-        rates.append(disorder_rate(name, after, known, before, reference.known, blocks))
+        rates.append(disorder_rate(name, after, known, before, reference.known, blocks, reference.count_error))
     return rules, rates
 
 

@@ -64,22 +64,34 @@ class Rate:
 def null_rate(nulls: int, rows: int, reference: ProfiledColumn, blocks: Blocks) -> Rate:
     """Test the rate of nulls by Fisher's exact test."""
     detail = f"{reference.name!r} null in {format_rate_change(reference.nulls / reference.rows, nulls / rows)}"
-    return fisher_rate(reference.nulls, reference.rows, nulls, rows, blocks, reference.name, "null", detail)
+    error = reference.count_error
+    return fisher_rate(reference.nulls, reference.rows, nulls, rows, blocks, reference.name, "null", detail, error)
 
 
 def infinite_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> Rate:
     """Test the rate of infinities among the non-null rows by Fisher's exact test."""
     before, rows = reference.known - reference.finite, summary.rows - summary.nulls
     detail = f"{reference.name!r} infinite in {format_rate_change(before / reference.known, summary.infinities / rows)}"
-    return fisher_rate(before, reference.known, summary.infinities, rows, blocks, reference.name, "infinite", detail)
+    counts = before, reference.known, summary.infinities, rows
+    return fisher_rate(*counts, blocks, reference.name, "infinite", detail, reference.count_error)
 
 
 def range_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks) -> Rate:
     """Test the rate of finite values outside the profile's range, by order statistics for any distribution.
 
-    The rate is 0 in the profile and 2/(N + 1) expected in new rows.
+    The rate is 0 in the profile and 2/(N + 1) expected in new rows. A suppressed profile has rows outside the range
+    that it shows, and the rates are compared by Fisher's exact test.
     """
     outside = summary.below + summary.above
+    detail = (
+        f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
+        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}"
+        f"{suggest_exclusion(reference.name, reference.kind, outside / summary.finite)}"
+    )
+    if reference.min_count > 1:
+        counts = reference.outside, max(reference.finite, 1), outside, summary.finite
+        error = reference.count_error if reference.edges else reference.finite
+        return fisher_rate(*counts, blocks, reference.name, "out of range", detail, error)
     few, rows = in_blocks(outside, summary.finite, blocks.current, up=False)
     reference_blocks = max(reference.finite // blocks.reference, 2)
     return Rate(
@@ -89,23 +101,30 @@ def range_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks
         p_value=outside_range_p_value(few, rows, reference_blocks),
         upper=rate_bound(outside, summary.finite, blocks.current),
         expected=min(2 / (reference_blocks + 1), 1.0),
-        detail=f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
-        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}"
-        f"{suggest_exclusion(reference.name, reference.kind, outside / summary.finite)}",
+        detail=detail,
     )
 
 
 def fisher_rate(
-    before: int, n_before: int, after: int, n_after: int, blocks: Blocks, column: str, fault: str, detail: str
+    before: int,
+    n_before: int,
+    after: int,
+    n_after: int,
+    blocks: Blocks,
+    column: str,
+    fault: str,
+    detail: str,
+    error: int = 0,
 ) -> Rate:
     """Test `after` of `n_after` rows against `before` of `n_before` by Fisher's exact test.
 
     With blocks, counts are rounded so that the difference does not grow, and for the bound so that it does not shrink.
+    `error` is the number of rows by which `before` may be wrong.
     """
     few, n = in_blocks(after, n_after, blocks.current, up=False)
     many, _ = in_blocks(after, n_after, blocks.current, up=True)
-    most, reference_n = in_blocks(before, n_before, blocks.reference, up=True)
-    least, _ = in_blocks(before, n_before, blocks.reference, up=False)
+    most, reference_n = in_blocks(min(before + error, n_before), n_before, blocks.reference, up=True)
+    least, _ = in_blocks(max(before - error, 0), n_before, blocks.reference, up=False)
     base = before / n_before
     return Rate(
         column=column,
@@ -177,6 +196,10 @@ def new_category_rate(counted: CountedCategories, blocks: Blocks) -> Rate:
     that are empty in the profile give only a lower bound of the new rows.
     """
     reference, (_, before, after) = counted.reference, counted.aligned
+    if reference.min_count > 1:
+        detail = f"{reference.name!r} has a rare or a new category in {after[-1]:,} of {counted.known:,} rows"
+        counts = before[-1], reference.known, after[-1], counted.known
+        return fisher_rate(*counts, blocks, reference.name, "rare or new category", detail, reference.count_error)
     unseen, rows = sum(n for _, n in counted.unmatched(new=True)), counted.known
     at_least, which = ("", f": {counted.format_unmatched(new=True)}") if counted.named else ("at least ", "")
     once, twice = reference.counts.count(1), reference.counts.count(2)
@@ -274,14 +297,16 @@ def is_ordered(backward: int, known: int) -> bool:
     return backward <= _MAX_BACKWARD * known
 
 
-def disorder_rate(name: str, after: int, known: int, before: int, reference_known: int, blocks: Blocks) -> Rate:
+def disorder_rate(
+    name: str, after: int, known: int, before: int, reference_known: int, blocks: Blocks, error: int = 0
+) -> Rate:
     """Test the rate of times earlier than the one before by Fisher's exact test.
 
     A time is earlier only if the one before is late, so that two in a row are rarer than among independent rows. Their
     number varies less than a binomial one, and the test is conservative.
     """
     detail = f"{name!r} earlier than the row before in {format_rate_change(before / reference_known, after / known)}"
-    return fisher_rate(before, reference_known, after, known, blocks, name, "out of order", detail)
+    return fisher_rate(before, reference_known, after, known, blocks, name, "out of order", detail, error)
 
 
 # Values in far more rows than expected: a 0 for a missing measurement, a default that was never changed.
@@ -323,7 +348,10 @@ def repeated_value_rate(
     counts, before = count_values(seen, reference.edges), np.array(reference.counts)
     n, reference_n = max(int(counts.sum()), 1), reference.known
     p_values = {
-        int(bin_): _growth_p_value(int(counts[bin_]), n, int(before[bin_]), reference_n, blocks) * counts.size
+        int(bin_): _growth_p_value(
+            int(counts[bin_]), n, min(int(before[bin_]) + reference.count_error, reference_n), reference_n, blocks
+        )
+        * counts.size
         for bin_ in np.flatnonzero(counts / n - before / reference_n > max_rate)
     }
     suspects = [bin_ for bin_, p_value in p_values.items() if p_value <= alpha]

@@ -23,7 +23,7 @@ opportunities."""
 
 def all_null(nulls: int, rows: int, reference: ProfiledColumn, blocks: Blocks) -> str | None:
     """Return a message if every row is null and the profile has too few nulls for that."""
-    if nulls < rows or not _impossible(reference.nulls, reference.rows, rows, blocks):
+    if nulls < rows or not _impossible(reference.nulls + reference.count_error, reference.rows, rows, blocks):
         return None
     return f"column {reference.name!r} is null in every row"
 
@@ -33,7 +33,8 @@ def has_infinities(summary: NumericSummary, reference: NumericColumn, blocks: Bl
     if not summary.infinities or reference.finite < reference.known:
         return None
     few = in_blocks(summary.infinities, summary.rows - summary.nulls, blocks.current, up=False)
-    if fisher_p_value(*few, *in_blocks(0, reference.known, blocks.reference, up=True)) >= IMPOSSIBLE:
+    most = min(reference.count_error, reference.known)
+    if fisher_p_value(*few, *in_blocks(most, reference.known, blocks.reference, up=True)) >= IMPOSSIBLE:
         return None
     return f"column {reference.name!r} is infinite in {summary.infinities:,} of {summary.rows:,} rows"
 
@@ -62,7 +63,7 @@ def became_constant(summary: NumericSummary, reference: NumericColumn, blocks: B
     if reference.constant or not summary.finite or summary.minimum != summary.maximum:
         return None
     bin_ = int(np.searchsorted(reference.edges, summary.minimum, side="right"))
-    if not _impossible(reference.counts[bin_], reference.known, summary.finite, blocks):
+    if not _impossible(reference.counts[bin_] + reference.count_error, reference.known, summary.finite, blocks):
         return None
     return f"column {reference.name!r} is {summary.minimum:.6g} in every row; in the profile it varies"
 
@@ -71,7 +72,10 @@ def became_one_category(counted: CountedCategories, blocks: Blocks) -> str | Non
     """Return a message if all rows have one category, or hash bucket, and the profile has it too rarely."""
     names, before, after = counted.aligned
     present = [index for index, rows in enumerate(after) if rows]
-    if len(present) != 1 or not _impossible(before[present[0]], counted.reference.known, after[present[0]], blocks):
+    reference = counted.reference
+    if len(present) != 1 or not _impossible(
+        before[present[0]] + reference.count_error, reference.known, after[present[0]], blocks
+    ):
         return None
     name = names[present[0]]
     shown = repr(name) if isinstance(name, str) else f"in hash bucket {name}"
@@ -103,7 +107,7 @@ def too_old(summary: NumericSummary, name: str, *, max_age_s: float, now: float)
 def _impossible(before: int, n_before: int, rows: int, blocks: Blocks) -> bool:
     """Return True if `rows` cannot all have a property of `before` profile rows: no one rate explains both."""
     every = in_blocks(rows, rows, blocks.current, up=False)
-    return fisher_p_value(*every, *in_blocks(before, n_before, blocks.reference, up=True)) < IMPOSSIBLE
+    return fisher_p_value(*every, *in_blocks(min(before, n_before), n_before, blocks.reference, up=True)) < IMPOSSIBLE
 
 
 MIN_WIDTHS = 3
@@ -131,8 +135,11 @@ def tail_limit(reference: NumericColumn, *, rows: int, block: int = 1) -> float 
     1163–1174).
 
     None for a constant column, for fewer than 512 rows, if only a few rare values of a tail are known, and for fewer
-    than 32 bins with rows: a column of few values has no tail to extrapolate.
+    than 32 bins with rows: a column of few values has no tail to extrapolate. None for a suppressed column, which has
+    rows beyond the ends that it shows.
     """
+    if reference.min_count > 1:
+        return None
     width = reference.maximum - reference.minimum
     if not 0 < width < math.inf or reference.finite // block < _TAIL_ROWS / _TAIL_PROPORTION:
         return None

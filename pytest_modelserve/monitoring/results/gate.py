@@ -232,7 +232,7 @@ def _class_shares(data: Data, profile: ReferenceProfile) -> dict[str, list[float
 def _shares(column: object) -> dict[str, float]:
     if not isinstance(column, CategoricalColumn) or column.hashed:
         return {}
-    return {name: count / column.known for name, count in zip(column.categories, column.counts, strict=True)}
+    return {name: count / column.known for name, count in zip(column.labels, column.counts, strict=True)}
 
 
 def _current_shares(data: Data) -> dict[str, float]:
