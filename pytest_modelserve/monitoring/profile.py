@@ -207,8 +207,10 @@ class ReferenceProfile:
     @property
     def identity(self) -> str:
         """The sha256 of what schema version 4 held: monitors recognize by it the profile that they began with."""
-        ends = {"at_minimum": 0, "at_maximum": 0}
-        columns = [replace(each, **ends) if isinstance(each, NumericColumn) else each for each in self.columns]
+        columns = [
+            replace(each, at_minimum=0, at_maximum=0) if isinstance(each, NumericColumn) else each
+            for each in self.columns
+        ]
         return _digest(self.content() | {"columns": list(map(_column_content, columns))})
 
     def content(self) -> dict[str, Any]:
