@@ -46,6 +46,7 @@ _GATES = {
     "assert_relation": ("robustness", "measure_relation"),
     "assert_results_healthy": ("monitoring", "measure_results"),
     "assert_robust": ("robustness", "measure_robust_accuracy"),
+    "assert_robustness_parity": ("robustness", "measure_robustness_parity"),
     "assert_serves": ("parity", "measure_served_model"),
     "assert_size": ("performance", "measure_size"),
     "assert_throughput": ("load", "measure_throughput"),

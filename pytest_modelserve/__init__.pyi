@@ -2334,6 +2334,96 @@ def measure_robust_accuracy(
         'PASS'"""
     ...
 
+def measure_robustness_parity(
+    candidate: _Servable,
+    reference: _Servable,
+    inputs: _Any,
+    labels: _Any = None,
+    *,
+    eps: float,
+    max_drop: float,
+    norm: _Norm = "linf",
+    attacks: _Sequence[_Attack] | None = None,
+    reference_attacks: _Sequence[_Attack] | None = None,
+    low: float | _Sequence[float] | None = None,
+    high: float | _Sequence[float] | None = None,
+    scale: float | _Sequence[float] | None = None,
+    immutable: _Features = ...,
+    integer: _Features = ...,
+    categories: _Mapping[int | str, _Sequence[float]] | None = None,
+    dependent: _Mapping[int | str, _Callable[[_Any], _Any]] | None = None,
+    allowed: _Allowed | None = None,
+    padding: int | None = None,
+    image_shape: _Sequence[int] | None = None,
+    input_name: str | None = None,
+    output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
+    slices: _Slices | _Mapping[str, _Column] | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure how much robust accuracy drops from a reference to a candidate, such as its int8 or pruned variant.
+
+    Each model is attacked on its own, with the same attacks, queries and seed. Then the rows that were found for one
+    are tried on the other, so that neither profits from a search that was unlucky for it: a row withstands for a model
+    if that model is right on the row as it is, on what was found for it, and on what was found for the other. The drop
+    is the difference of these paired proportions, with the bounds of accuracy parity (Tango). As both proportions are
+    upper limits of robust accuracy, so is the drop one of what these attacks can tell apart.
+
+    Args:
+        candidate: The model to judge: whatever `ms.serve` takes.
+        reference: The model that it replaces.
+        inputs: As in `measure_robust_accuracy`; given to both models.
+        labels: Class labels (n,).
+        eps: Radius, in units of the unprocessed input.
+        max_drop: Highest drop of robust accuracy that passes: 0.02 is two points.
+        norm: "linf", "l2" or "edits".
+        attacks: Attacks of both models; by default those of `measure_robust_accuracy`.
+        reference_attacks: Attacks of the reference, where they are not those of the candidate: `ms.attacks.pgd` of a
+            pruned model and of the original need a module each.
+        low: Least value of the input: one, or one for each feature.
+        high: Greatest value of the input.
+        scale: Unit of `eps` for each feature; 0 for a feature that stays. One by default.
+        immutable: Features that an attacker cannot change.
+        integer: Features of whole numbers, in an input of floats.
+        categories: Columns to all of their categories: an attacker may choose any of them.
+        dependent: Features that follow from others, each with a function.
+        allowed: Function of rows before and after (k, ...) that returns which changes keep the label, bool (k,).
+        padding: For edits of codes (n, length): the code that fills a row at its end.
+        image_shape: For flattened images: (height, width) or (channels, height, width).
+        input_name: The input to attack; required where there are several.
+        output: The output to read, by name or as `ms.Output`.
+        sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
+        slices: Names to columns: the evidence names the worst slice. `ms.Slices(..., max_drop=)` tests each slice.
+        seed: Seed of the attacks.
+        confidence: Confidence of PASS.
+        alpha: Error rate of FAIL.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence: the drop, robust and clean accuracy of both models, and queries. The details list lost and gained
+        rows.
+
+    Raises:
+        UsageError: As `measure_robust_accuracy`, and for several radii.
+        InputError: As `measure_robust_accuracy`.
+
+    Example:
+        >>> import numpy as np
+        >>> import pytest_modelserve as ms
+        >>> rows = np.random.default_rng(0).uniform(-1, 1, size=(400, 4)).astype(np.float32)
+        >>> def model(x):
+        ...     return np.stack([-x.sum(axis=1), x.sum(axis=1)], axis=1)
+        >>> attacks = [ms.attacks.square(queries=50)]
+        >>> found = ms.measure_robustness_parity(
+        ...     model, model, rows, rows.sum(axis=1) > 0, eps=0.05, max_drop=0.02, low=-1, high=1, attacks=attacks
+        ... )
+        >>> found.verdict.name
+        'PASS'"""
+    ...
+
 def measure_artifact_safety(
     artifact: _Artifact | str | _os.PathLike[str],
     *,
@@ -2427,6 +2517,7 @@ assert_profile_private = measure_profile_privacy
 assert_relation = measure_relation
 assert_results_healthy = measure_results
 assert_robust = measure_robust_accuracy
+assert_robustness_parity = measure_robustness_parity
 assert_serves = measure_served_model
 assert_size = measure_size
 assert_throughput = measure_throughput

@@ -7,6 +7,7 @@ from pytest_modelserve.robustness.corruption_accuracy import measure_corruption_
 from pytest_modelserve.robustness.label_stability import measure_label_stability
 from pytest_modelserve.robustness.relation_gate import measure_relation
 from pytest_modelserve.robustness.robust_accuracy import measure_robust_accuracy
+from pytest_modelserve.robustness.robustness_parity import measure_robustness_parity
 
 __all__ = [
     "attacks",
@@ -17,6 +18,7 @@ __all__ = [
     "measure_label_stability",
     "measure_relation",
     "measure_robust_accuracy",
+    "measure_robustness_parity",
     "relations",
     "strategies",
 ]
