@@ -1,7 +1,8 @@
 """Attacks of the Adversarial Robustness Toolbox 1.20.1, in another Python process that is called over pipes.
 
 Run by that Python, this file is the server: it reads one job a line, `Job` as JSON, and answers with the path of the
-adversarial rows and the seconds of the attack, from the rows in memory to the adversarial ones. The environment needs
+adversarial rows, the seconds of the attack, from the rows in memory to the adversarial ones, and the number of rows
+that the model predicted for it. The environment needs
 
     pip install adversarial-robustness-toolbox==1.20.1 torch==2.13.0 packaging tqdm requests pillow
 """
@@ -36,6 +37,14 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The seconds of an attack, and the number of rows that the model predicted for it."""
+
+    seconds: float
+    queries: int
+
+
 class Peer:
     """The process of ART, opened and closed by `of`."""
 
@@ -54,6 +63,10 @@ class Peer:
             process.stdin.close()
 
     def seconds(self, job: Job) -> float:
+        """Run `job` as `run` does, and return its seconds."""
+        return self.run(job).seconds
+
+    def run(self, job: Job) -> Result:
         """Run `job`; its rows are in `job.found` afterwards. RuntimeError if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -61,7 +74,7 @@ class Peer:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError("the peer's process has ended")
-        return float(json.loads(line)["seconds"])
+        return Result(**json.loads(line))
 
 
 def main() -> None:
@@ -88,12 +101,26 @@ def main() -> None:
         )
         numpy.random.seed(0)
         torch.manual_seed(0)
+        queries = _count_queries(classifier)
         attack = attacks[job.attack](classifier, verbose=False, **settings)
         start = time.process_time()
         found = attack.generate(rows, numpy.eye(job.classes, dtype=numpy.float32)[labels])
         seconds = time.process_time() - start
         numpy.savez(job.found, rows=found)
-        print(json.dumps({"seconds": seconds}), file=out, flush=True)
+        print(json.dumps({"seconds": seconds, "queries": sum(queries)}), file=out, flush=True)
+
+
+def _count_queries(classifier: Any) -> list[int]:
+    """Return a list that grows by the number of rows of each call of `classifier.predict`."""
+    found: list[int] = []
+    predict = classifier.predict
+
+    def counted(x: Any, *args: Any, **settings: Any) -> Any:
+        found.append(len(x))
+        return predict(x, *args, **settings)
+
+    classifier.predict = counted
+    return found
 
 
 if __name__ == "__main__":

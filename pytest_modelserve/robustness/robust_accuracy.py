@@ -177,7 +177,7 @@ def measure_robust_accuracy(
             decisive,
             _quantity("clean accuracy", clean, levels),
             Quantity("queries", float(found.queries.sum()), "count"),
-            Quantity("queries a row, median", float(np.median(attacked)) if attacked.size else 0.0, "count"),
+            Quantity("median queries a row", float(np.median(attacked)) if attacked.size else 0.0, "count"),
         ),
         n=len(found.correct),
         n_unit="rows",
