@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import UsageError, printable
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.metrics import Output
 from pytest_modelserve.robustness.attacks.adversarial_rows import ADVERSARIAL_FOLDER
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _ROWS_LISTED = 50
 _EXAMPLES = 3
+_TEXT = 60
 _PICTURE_SIDE = 32
 """Larger images are averaged to this side: a report holds the pixels in its details."""
 _SUMMARIES = {
@@ -80,8 +81,8 @@ def measure_robust_accuracy(
         eps: Radius, in units of the unprocessed input. Several radii draw accuracy over eps; the largest is judged.
         min_accuracy: Lowest robust accuracy that passes, between 0 and 1.
         norm: "linf" (each feature by eps), "l2" (Euclidean distance), or "edits" (of characters of a text).
-        attacks: Attacks of `ms.attacks`. By default `square`, for columns with `categories` also `random_search`, for
-            models of labels alone `boundary`, and for edits `characters`.
+        attacks: Attacks of `ms.attacks`. By default `square`, for a torch module also `pgd`, for columns with
+            `categories` also `random_search`, for models of labels alone `boundary`, and for edits `characters`.
         low: Least value of the input: one, or one for each feature. Needed where values below it cannot occur.
         high: Greatest value of the input.
         scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
@@ -262,9 +263,20 @@ def _findings(found: AttackedRows, radii: Sequence[float]) -> Iterator[str]:
             "outputs of a row depend on its batch"
         )
     if found.changes:
-        examples = [f"row {row} {change}" for row, change in itertools.islice(found.changes.items(), _EXAMPLES)]
+        examples = [
+            f"row {row} {change}{_texts(found, row)}"
+            for row, change in itertools.islice(found.changes.items(), _EXAMPLES)
+        ]
         more = len(found.changes) - len(examples)
         yield f"fooled: {', '.join(examples)}{f', and {more:,} more' if more else ''}"
+
+
+def _texts(found: AttackedRows, row: int) -> str:
+    """Return the text of a row before and after; "" for numbers."""
+    if found.adversarial.dtype.kind not in "OUT":
+        return ""
+    before, after = (str(np.ravel(rows[row])[0]) for rows in (found.target.rows, found.adversarial))
+    return f" ({printable(before, _TEXT)!r} → {printable(after, _TEXT)!r})"
 
 
 def _saved(found: AttackedRows, *, as_array: bool) -> tuple[list[str], dict[str, str]]:

@@ -236,6 +236,11 @@ class TorchPredictor(Predictor):
         self._forward = Forward.of(module)
         self._calls = {} if call is None else {frozenset(call.names): call}
 
+    @property
+    def module(self) -> nn.Module:
+        """The module that is served."""
+        return self._module
+
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """The module's outputs as numpy arrays.
 

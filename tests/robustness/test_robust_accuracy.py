@@ -370,3 +370,12 @@ def test_file_without_adversarial_rows_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", **{"inputs/x": np.zeros((1, 2))})
     with pytest.raises(ms.ArtifactError, match="holds no adversarial rows of assert_robust"):
         ms.attacks.saved(tmp_path / "x.npz")
+
+
+def test_torch_module_is_attacked_by_its_gradients_first():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(64, 4, bias=False).eval()
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(WEIGHTS.T))
+    found = ms.measure_robust_accuracy(module, ROWS[:50], LABELS[:50], eps=0.2, min_accuracy=0.5, **RANGE)
+    assert list(found.details["attacks"]) == ["PGD", "square"]

@@ -14,6 +14,7 @@ from pytest_modelserve.robustness.attacks.attack import Attack
 from pytest_modelserve.robustness.attacks.attacked_rows import AttackedRows, attack_rows
 from pytest_modelserve.robustness.attacks.boundary import boundary
 from pytest_modelserve.robustness.attacks.characters import characters
+from pytest_modelserve.robustness.attacks.gradient import pgd
 from pytest_modelserve.robustness.attacks.random_search import random_search
 from pytest_modelserve.robustness.attacks.square import square
 from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel
@@ -92,11 +93,22 @@ class AttackSettings:
             output=self.output,
             threats=threats,
             attacks=lambda has_scores: (
-                self.attacks or _default_attacks(self.norm, has_scores, bool(self.categories), shape)
+                self.attacks
+                or [
+                    *self._by_gradients(predictor, feed, has_scores),
+                    *_default_attacks(self.norm, has_scores, bool(self.categories), shape),
+                ]
             ),
             seed=self.seed,
             dependent_inputs=others,
         )
+
+    def _by_gradients(self, predictor: Predictor, feed: Feed, has_scores: bool) -> list[Attack]:
+        """Return the default attack by gradients if the model is a torch module with one input of floats, else none."""
+        module = getattr(predictor, "module", None)
+        is_float = len(feed) == 1 and next(iter(feed.values())).dtype.kind == "f"
+        read_by_argmax = self.output.name is None and self.output.decode in (None, "argmax")
+        return [pgd(module)] if module is not None and has_scores and is_float and read_by_argmax else []
 
 
 def increasing_radii(eps: float | Sequence[float]) -> list[float]:
