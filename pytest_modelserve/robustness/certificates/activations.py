@@ -47,6 +47,11 @@ class Relu(Operator):
             self._slope = np.broadcast_to(slope[0] if slope.ndim > len(node.shape) else slope, node.shape)
 
     @property
+    def keeps_independence(self) -> bool:
+        """Whether no value is repeated: a function of each value repeats none."""
+        return True
+
+    @property
     def is_plain(self) -> bool:
         """Whether this is a ReLU: 0 for negative inputs."""
         return self.node.op == "Relu"
@@ -118,6 +123,11 @@ def _unbounded(lines: Lines, box: Box) -> Lines:
 
 class Univariate(Operator):
     """A function of each value with lines of any slope."""
+
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether no value is repeated: a function of each value repeats none."""
+        return True
 
     @abstractmethod
     def value(self, x: Array) -> Array:

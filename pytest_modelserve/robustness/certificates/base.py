@@ -141,6 +141,11 @@ class Operator(ABC):
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return the radius of the runtime's rounding error and of ours, (rows, *shape) or 0."""
 
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether each value of the output depends on a value of the only input that no other one depends on."""
+        return False
+
     def undecided(self, boxes: Sequence[Box]) -> Sequence[NDArray[np.bool_] | None]:
         """Return for each variable input where a tighter box would tighten the linear bounds; None for nowhere."""
         return [None] * len(boxes)

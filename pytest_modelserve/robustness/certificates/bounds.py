@@ -174,12 +174,18 @@ def _forward(
     network: Network, box: Box, given: Mapping[str, Box], tighten: _Tighten | None, slopes: Mapping[str, Array]
 ) -> Bounds:
     bounds = Bounds(network, {network.input: _met(box, given.get(network.input))})
+    # Values that do not depend on each other, so that the intervals of what is computed from them are exact.
+    independent, exact = {network.input}, {network.input}
     for node in network.nodes:
         operator = network.operators[node.output]
         boxes = [bounds.boxes[name] for name in node.sources]
+        if len(node.sources) == 1 and node.sources[0] in independent:
+            exact.add(node.output)
+            if operator.keeps_independence:
+                independent.add(node.output)
         if tighten is not None:
             for name, chosen in zip(node.sources, operator.undecided(boxes), strict=True):
-                if chosen is not None and chosen.any() and name != network.input:
+                if chosen is not None and chosen.any() and name not in exact:
                     tighten(bounds, name, chosen)
             boxes = [bounds.boxes[name] for name in node.sources]
         error = operator.error(boxes) + operator.added_error

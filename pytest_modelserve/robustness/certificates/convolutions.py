@@ -192,6 +192,8 @@ class MaxPool(Operator):
             raise node.refused("a window of it holds padding only")
         self._windows = windows
         self._positions = math.prod(node.shapes[0][1:])
+        read = windows[windows >= 0]
+        self._disjoint = len(np.unique(read)) == len(read)
 
     def interval(self, boxes: Sequence[Box]) -> Box:
         """Return the maxima of the bounds."""
@@ -248,8 +250,8 @@ class MaxPool(Operator):
         result = np.zeros((rows, functions, channels, self._positions))
         for at, part in enumerate(parts):
             inside = self._windows[:, at] >= 0
-            if inside.all():
-                result[..., self._windows[:, at]] += part
+            if self._disjoint and inside.all():
+                result[..., self._windows[:, at]] = part
             elif inside.any():
                 result[..., self._windows[inside, at]] += part[..., inside]
         return result.reshape(rows, functions, *self.node.shapes[0])

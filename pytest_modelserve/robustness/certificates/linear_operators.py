@@ -86,6 +86,11 @@ class Sum(LinearOperator):
         self.bias = sum((signs[at] * _row(value) for at, value in node.constants.items()), np.zeros(()))
         self.terms = len(node.inputs)
 
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether constants are added to one input of the same shape."""
+        return self.node.shapes == (self.node.shape,)
+
     def forward(self, *values: Array) -> Array:
         """Return the sum."""
         return self._sum(values, self._signs)
@@ -167,6 +172,11 @@ class Factor(LinearOperator):
             factor = factor[0]
         return [unbroadcast(coefficients * factor, self.node.shapes[0])]
 
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether no value is repeated."""
+        return self.node.shapes[0] == self.node.shape
+
     def _full(self, values: Array) -> Array:
         return np.broadcast_to(values, (len(values), *self.node.shape))
 
@@ -224,6 +234,11 @@ class Moved(LinearOperator):
         kept = index[index >= 0]
         self._is_reshape = index.size == self._size and (index.reshape(-1) == np.arange(self._size)).all()
         self._is_unique = len(np.unique(kept)) == len(kept)
+
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether no value is repeated."""
+        return self._is_reshape or self._is_unique
 
     def forward(self, *values: Array) -> Array:
         """Return the moved values; filled ones are 0."""
@@ -335,6 +350,11 @@ class Cast(LinearOperator):
         if node.dtype not in ("float16", "float32", "float64", "bfloat16"):
             raise node.refused(f"it converts {node.dtypes[0]} to {node.dtype}")
         self.terms = 1
+
+    @property
+    def keeps_independence(self) -> bool:
+        """Whether no value is repeated."""
+        return True
 
     def forward(self, *values: Array) -> Array:
         """Return the values."""
