@@ -41,6 +41,7 @@ _GATES = {
     "assert_output_parity": ("parity", "measure_output_parity"),
     "assert_outputs_under_load": ("load", "measure_outputs_under_load"),
     "assert_placement": ("performance", "measure_placement"),
+    "assert_privacy_budget": ("privacy", "measure_privacy_budget"),
     "assert_prediction_coverage": ("monitoring", "measure_prediction_coverage"),
     "assert_profile_private": ("privacy", "measure_profile_privacy"),
     "assert_relation": ("robustness", "measure_relation"),

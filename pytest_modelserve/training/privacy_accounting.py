@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import warnings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 ACCOUNTANTS = ("prv", "rdp")
 # Relative error of an epsilon of the PRV accountant, and the least and largest error that it is asked for.
 _RELATIVE_ERROR, _LEAST_ERROR, _LARGEST_ERROR = 0.002, 1e-4, 0.01
+# The PRV accountant needs time and memory in proportion to epsilon; above this one the bound of RDP is returned.
+_LARGEST_PRV = 50.0
 # A noise multiplier is found whose epsilon lies at most this fraction below the budget.
 _TOLERANCE = 0.005
 _LARGEST_NOISE = 1e4
@@ -260,8 +263,11 @@ def epsilon_of(history: Sequence[NoisySteps], delta: float, accountant: str) -> 
     Raises:
         MissingDependencyError: opacus is not installed.
     """
-    if not history:
-        return 0.0
+    return _epsilon_of(tuple(history), delta, accountant) if history else 0.0
+
+
+@functools.lru_cache(maxsize=128)
+def _epsilon_of(history: tuple[NoisySteps, ...], delta: float, accountant: str) -> float:
     accountants = require("opacus.accountants", "the accounting of private training", extra="privacy")
     steps = [(each.noise_multiplier, each.sample_rate, each.steps) for each in history]
     with warnings.catch_warnings():
@@ -269,7 +275,7 @@ def epsilon_of(history: Sequence[NoisySteps], delta: float, accountant: str) -> 
         rdp = accountants.RDPAccountant()
         rdp.history = steps
         found = float(rdp.get_epsilon(delta))
-        if accountant == "rdp":
+        if accountant == "rdp" or found > _LARGEST_PRV:
             return found
         prv = accountants.PRVAccountant()
         prv.history = steps

@@ -1,0 +1,379 @@
+"""The privacy budget gate: the accounting of a private training, and an audit of it with canaries."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import chi2
+
+from pytest_modelserve.errors import UsageError
+from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.stats import binomial_bounds
+from pytest_modelserve.stats.intervals import check_count
+from pytest_modelserve.stats.privacy_audit import (
+    AuditDesign,
+    audit_design,
+    audited_epsilon,
+    count_correct,
+    inclusion_scores,
+)
+from pytest_modelserve.training.canaries import Mechanism, train_with_canaries
+from pytest_modelserve.training.privacy_accounting import (
+    NoisySteps,
+    PrivacySpent,
+    check_delta,
+    check_positive,
+    epsilon_of,
+    steps_as_json,
+)
+from pytest_modelserve.training.train import ModelSource, TrainedModel
+from pytest_modelserve.training.train_spec import TrainSpec
+
+_CANARIES = (1000, 2000, 4000)
+_FEWEST_CANARIES = 100
+# The claim is tested at the delta that an audit can refute best: smaller ones count less against the guesses.
+_DELTA_FACTORS = (1.0, 0.1, 0.01)
+# A canary's gradient has full norm after the clipping, up to rounding.
+_FULL_NORM = 0.99
+_LEAST_NOISE = 1e-3
+# An optimizer that scales gradients otherwise than opacus is one whose noise cannot be told.
+_SCALE_ERRORS, _SCALE_ROUNDING = 5.0, 0.01
+
+_SUMMARIES = {
+    Verdict.PASS: "the training spends no more privacy than its budget, and its audit does not refute that",
+    Verdict.FAIL: "the training spends more privacy than its budget",
+}
+
+
+def measure_privacy_budget(
+    trained: TrainedModel,
+    *,
+    max_epsilon: float,
+    delta: float,
+    canaries: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+) -> Evidence:
+    """Measure the epsilon that a private training spent by its accounting, and audit the accounting.
+
+    The accounting composes all steps of the training, with those of `PrivateTraining.spent`. It holds if the steps are
+    what it assumes. The audit tests that: it trains again by the same settings and code, with canaries among the rows,
+    each included by a fair coin. A canary has a gradient of full norm in a direction of its own, and the audit guesses
+    from the gradients that the optimizer gets which ones were included. Too many correct guesses refute the claimed
+    epsilon: noise that is too small, clipping that is off, or steps that draw more rows than accounted for. Guesses
+    cannot refute a large epsilon. Where the optimizer keeps the sums without noise, as those of opacus do, the audit
+    also measures the noise of each parameter, the longest clipped gradient and the sampling, and gives their epsilon.
+
+    The audit does not cover what happens outside of the gradients, such as statistics of rows in the inputs, held-out
+    rows, or a seed that is known.
+
+    Args:
+        trained: Result of `train` for a `TrainSpec` with `privacy=`.
+        max_epsilon: Largest permitted epsilon at `delta`.
+        delta: Probability of events without that bound, at most 1 / rows.
+        canaries: Number of canaries, at least 100 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
+            quarter with probability 0.99).
+        epochs: Epochs of the audit (default: those of the training). The claim for fewer epochs is smaller.
+        seed: Seed of the audit.
+        confidence: Confidence of the interval's upper end, which is that of the accounting.
+        alpha: Probability at most of FAIL by the audit if the claim is true.
+
+    Returns:
+        The evidence. FAIL: the accounted epsilon is above `max_epsilon`, or the audit refutes the claim. An audit can
+        refute a claim but not confirm it: `details["audit"]` and the findings say what it would have found.
+
+    Raises:
+        UsageError: The training was not private, `delta` is larger than 1 / rows, or a value is out of range.
+        MissingDependencyError: opacus is not installed.
+
+    Source: Abadi et al. (2016), "Deep learning with differential privacy"; Gopi, Lee and Wutschitz (2021), "Numerical
+    composition of differential privacy"; Nasr et al. (2023), "Tight auditing of differentially private machine
+    learning"; Steinke, Nasr and Jagielski (2023), "Privacy auditing with one (1) training run".
+
+    Example:
+        >>> measure_privacy_budget(trained, max_epsilon=2.0, delta=1e-5).verdict.name  # doctest: +SKIP
+        'PASS'
+    """
+    started = time.perf_counter()
+    check_error_rates(confidence=confidence, alpha=alpha)
+    spent = _spent(trained)
+    budget = Budget.of("max_epsilon", check_positive("max_epsilon", max_epsilon))
+    delta = check_delta(delta)
+    if delta * spent.rows > 1:
+        raise UsageError(
+            f"delta={delta:g} is larger than 1 / {spent.rows} training rows ({1 / spent.rows:.2g}): a training that "
+            "publishes a random row in full would have it. Use at most a tenth of that"
+        )
+    if canaries is not None and check_count("canaries", canaries) < _FEWEST_CANARIES:
+        raise UsageError(f"canaries must be at least {_FEWEST_CANARIES}; got {canaries}")
+    if epochs is not None:
+        check_count("epochs", epochs, minimum=1)
+    check_count("seed", seed)
+    accounted = spent.epsilon_at(delta)
+    audit = _audit(trained, spent, delta, canaries, epochs, seed, alpha)
+    quantities = (
+        Quantity("epsilon accounted", accounted, "", budget=budget),
+        *audit.quantities(delta, confidence=confidence, alpha=alpha),
+        Quantity("delta", delta, ""),
+    )
+    return Evidence(
+        gate="privacy budget",
+        subject=trained.subject,
+        quantities=quantities,
+        n=audit.design.guesses,
+        n_unit="guesses",
+        method=Method(
+            f"{spent.accountant.upper()} accountant; audit in one run with white-box gradient canaries",
+            "Gopi, Lee and Wutschitz (2021); Steinke, Nasr and Jagielski (2023)",
+            "data sets that differ by one added or removed training row; held-out rows are not protected"
+            + ("" if spent.is_seed_secret else "; the seed of the training is not known to others"),
+        ),
+        summary=_SUMMARIES[max((q.verdict for q in quantities if q.verdict), key=lambda verdict: verdict.severity)],
+        confidence=confidence,
+        alpha=alpha,
+        findings=tuple(_findings(spent, audit)),
+        advice=_advice(accounted, max_epsilon, audit),
+        details={
+            "epsilon": accounted,
+            "delta": delta,
+            "history": [steps_as_json(each) for each in spent.history],
+            "accountant": spent.accountant,
+            "max_grad_norm": spent.max_grad_norm,
+            "rows": spent.rows,
+            "audit": audit.as_json(),
+        },
+        duration_s=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Bounds of the noise, the clipping and the sampling in the audit, and the epsilon that they spend."""
+
+    parameter: str
+    noise: float
+    noise_high: float
+    rate: float
+    rate_low: float
+    clipped_norm: float
+    claimed: float
+    epsilon: float
+    epsilon_low: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Audit:
+    design: AuditDesign
+    steps: NoisySteps
+    correct: int
+    low: float
+    median: float
+    noise: float
+    measured: _Measured | None
+    unmeasured: str = ""
+
+    @property
+    def is_refuted_by_guesses(self) -> bool:
+        return self.correct >= self.design.needed
+
+    @property
+    def is_refuted_by_steps(self) -> bool:
+        return self.measured is not None and self.measured.epsilon_low > self.measured.claimed
+
+    def quantities(self, delta: float, *, confidence: float, alpha: float) -> list[Quantity]:
+        """Return epsilon by the guesses, and by noise, clipping and sampling if they were measured."""
+        levels = (1 - alpha / 2, confidence)
+        claim = Budget("at_most", self.design.epsilon, f"claimed at delta {self.design.delta:g}")
+        interval = _one_sided(self.low, claim.limit, levels, is_refuted=self.is_refuted_by_guesses)
+        found = [Quantity("epsilon audited", self.median, "", interval, claim)]
+        if self.measured is not None:
+            claim = Budget("at_most", self.measured.claimed, f"claimed at delta {delta:g}")
+            low = self.measured.epsilon_low
+            interval = _one_sided(low, claim.limit, levels, is_refuted=self.is_refuted_by_steps)
+            found.append(Quantity("epsilon measured", self.measured.epsilon, "", interval, claim))
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "canaries": self.design.canaries,
+            "guesses": self.design.guesses,
+            "correct": self.correct,
+            "correct_that_refute": self.design.needed if self.design.needed <= self.design.guesses else None,
+            "delta": self.design.delta,
+            "claimed_epsilon": self.design.epsilon,
+            "epsilon_low": self.low,
+            "ceiling": self.design.ceiling,
+            "power_against_a_quarter_of_the_noise": self.design.power,
+            "measured": None if self.measured is None else asdict(self.measured),
+        }
+
+
+def _one_sided(low: float, claim: float, levels: tuple[float, float], *, is_refuted: bool) -> Interval:
+    """Return the interval from the lower bound to the claim, which is proven unless it is refuted."""
+    if is_refuted:
+        return Interval(max(low, math.nextafter(claim, math.inf)), math.inf, *levels)
+    return Interval(min(low, claim), claim, *levels)
+
+
+def _spent(trained: object) -> PrivacySpent:
+    if not isinstance(trained, TrainedModel):
+        hint = ": pass ms.train(source)" if isinstance(trained, ModelSource) else ""
+        raise UsageError(
+            f"trained must be a TrainedModel, whose training is audited; got {type(trained).__name__}{hint}"
+        )
+    if not isinstance(trained.source.fit, TrainSpec):
+        raise UsageError(
+            f"trained: {trained.source.name!r} was trained by a function, whose steps are not known. Train by "
+            "ms.TrainSpec(..., privacy=ms.PrivateTraining(...))"
+        )
+    if trained.metrics is None or trained.metrics.privacy is None:
+        raise UsageError(
+            f"trained: {trained.source.name!r} was trained without privacy, so that its epsilon is infinite. Train by "
+            "ms.TrainSpec(..., privacy=ms.PrivateTraining(...))"
+        )
+    return trained.metrics.privacy
+
+
+def _audit(
+    trained: TrainedModel,
+    spent: PrivacySpent,
+    delta: float,
+    canaries: int | None,
+    epochs: int | None,
+    seed: int,
+    alpha: float,
+) -> _Audit:
+    """Plan the audit from the claims alone, run it, count the correct guesses, and measure the steps.
+
+    The guesses have half of `alpha`, noise and sampling a quarter each.
+    """
+    last = spent.history[-1]
+    steps = last.steps if epochs is None else min(last.steps, epochs * round(1 / last.sample_rate))
+    claimed = NoisySteps(last.noise_multiplier, last.sample_rate, steps)
+    claims = {delta * factor: epsilon_of([claimed], delta * factor, spent.accountant) for factor in _DELTA_FACTORS}
+    design = audit_design(
+        claims,
+        _CANARIES if canaries is None else (canaries,),
+        noise=claimed.noise_multiplier,
+        sample_rate=claimed.sample_rate,
+        steps=steps,
+        error_rate=alpha / 2,
+    )
+    run = train_with_canaries(trained, canaries=design.canaries, seed=seed, epochs=epochs)
+    noise = float(run.controls.std())
+    gradients = run.gradients.astype(np.float64)
+    scores = inclusion_scores(gradients, noise=max(noise, _LEAST_NOISE), sample_rate=claimed.sample_rate)
+    correct = count_correct(scores, run.included, design.guesses)
+    measured, unmeasured = None, "the private optimizer keeps no sums without noise"
+    if run.mechanism is not None:
+        scale, error = run.mechanism.scale
+        if abs(scale - 1) <= _SCALE_ERRORS * error + _SCALE_ROUNDING:
+            measured = _measure_steps(run.mechanism, claimed, claims[delta], delta, spent.accountant, alpha / 4)
+        else:
+            unmeasured = f"the private optimizer scales gradients by {scale:.2g}"
+    return _Audit(
+        design=design,
+        steps=claimed,
+        correct=correct,
+        low=_bound(design, correct, alpha / 2),
+        median=_bound(design, correct, 0.499),
+        noise=noise,
+        measured=measured,
+        unmeasured=unmeasured,
+    )
+
+
+def _measure_steps(
+    mechanism: Mechanism, claimed: NoisySteps, epsilon: float, delta: float, accountant: str, error_rate: float
+) -> _Measured:
+    """Return the epsilon of the parameter with the least noise, by the accountant of the claim."""
+    share = error_rate / len(mechanism.squares)
+    highs = {
+        name: math.sqrt(squares / float(chi2.ppf(share, count))) for name, (squares, count) in mechanism.squares.items()
+    }
+    name = min(highs, key=highs.__getitem__)
+    squares, count = mechanism.squares[name]
+    rate = mechanism.draws / mechanism.chances
+    rate_low = binomial_bounds(mechanism.draws, mechanism.chances, low_level=1 - error_rate, high_level=0.95).low
+
+    def spent(noise: float, rate: float) -> float:
+        if noise < _LEAST_NOISE:
+            return math.inf
+        return epsilon_of([NoisySteps(noise, rate, claimed.steps)], delta, accountant)
+
+    noise = math.sqrt(squares / count)
+    # Bounds inside of which the claim lies are the claim: only what is refuted changes epsilon.
+    low = spent(min(highs[name], claimed.noise_multiplier), max(rate_low, claimed.sample_rate))
+    is_as_claimed = highs[name] >= claimed.noise_multiplier and rate_low <= claimed.sample_rate
+    return _Measured(
+        parameter=name,
+        noise=noise,
+        noise_high=highs[name],
+        rate=rate,
+        rate_low=rate_low,
+        clipped_norm=mechanism.clipped_norm,
+        claimed=epsilon,
+        epsilon=spent(noise, rate),
+        epsilon_low=min(spent(highs[name], rate_low), epsilon) if is_as_claimed else low,
+    )
+
+
+def _bound(design: AuditDesign, correct: int, error_rate: float) -> float:
+    return audited_epsilon(design.canaries, design.guesses, correct, delta=design.delta, error_rate=error_rate)
+
+
+def _findings(spent: PrivacySpent, audit: _Audit) -> list[str]:
+    design = audit.design
+    found = [
+        f"guesses: {audit.correct} of {design.guesses} about {design.canaries} canaries are right, "
+        + (
+            f"{design.needed} would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
+            if design.needed <= design.guesses
+            else f"and no number of them would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
+        )
+    ]
+    if not audit.is_refuted_by_guesses:
+        quarter = f"noise of a quarter is found by them with probability {design.power:.2f}, and "
+        found.append(
+            f"what these canaries cannot refute: {quarter if design.needed <= design.guesses else ''}"
+            f"all guesses, being right, give an epsilon of {design.ceiling:.3g}"
+        )
+    if audit.measured is None:
+        found.append(f"noise, clipping and sampling were not measured: {audit.unmeasured}")
+    else:
+        steps = audit.measured
+        found.append(
+            f"steps: noise {steps.noise:.3g} times the longest gradient of a row"
+            + (f" (on {steps.parameter})" if steps.noise_high < audit.steps.noise_multiplier else "")
+            + f", accounted for {audit.steps.noise_multiplier:.3g}; a row in {100 * steps.rate:.3g} % of the steps, "
+            f"accounted for {100 * audit.steps.sample_rate:.3g} %; gradient of a row up to "
+            f"{steps.clipped_norm:.3g} max_grad_norm"
+        )
+        if steps.clipped_norm < _FULL_NORM:
+            found.append(
+                f"canaries have a gradient of {steps.clipped_norm:.2g} times max_grad_norm after the clipping, not of "
+                "full norm, so that the guesses find less"
+            )
+    if not spent.is_seed_secret:
+        found.append(
+            "noise_seed is not secret: whoever knows the seed of the training, which the lineage shows, can subtract "
+            "the noise"
+        )
+    return found
+
+
+def _advice(accounted: float, max_epsilon: float, audit: _Audit) -> str:
+    advice = []
+    if audit.is_refuted_by_guesses or audit.is_refuted_by_steps:
+        advice.append(
+            "the steps are not those that are accounted for: check PrivateTraining(optimizer=), and changes to opacus"
+        )
+    if accounted > max_epsilon:
+        advice.append(f"train with PrivateTraining(epsilon={max_epsilon:g}), or fewer epochs")
+    return "; ".join(advice)
