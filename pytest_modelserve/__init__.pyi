@@ -198,6 +198,7 @@ from pytest_modelserve.serving.serve import Servable as _Servable2
 from pytest_modelserve.metrics import Slices as _Slices
 from pytest_modelserve.artifacts import Store as _Store
 from pytest_modelserve.training import TrainedModel as _TrainedModel
+from pytest_modelserve.training.train import TrainedModel as _TrainedModel2
 from pytest_modelserve.robustness.transformations import Transform as _Transform
 from datetime import date as _date
 from datetime import datetime as _datetime
@@ -1907,6 +1908,60 @@ def measure_membership_leak(
         'FAIL'"""
     ...
 
+def measure_privacy_budget(
+    trained: _TrainedModel2,
+    *,
+    max_epsilon: float,
+    delta: float,
+    canaries: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    alpha: float = 0.001,
+    label: str = "",
+) -> _Evidence:
+    r"""Measure the epsilon that a private training spent by its accounting, and audit the accounting.
+
+    The accounting composes all steps of the training, with those of `PrivateTraining.spent`. It holds if the steps are
+    what it assumes. The audit tests that: it trains again by the same settings and code, with canaries among the rows,
+    each included by a fair coin. A canary has a gradient of full norm in a direction of its own, and the audit guesses
+    from the gradients that the optimizer gets which ones were included. Too many correct guesses refute the claimed
+    epsilon: noise that is too small, clipping that is off, or steps that draw more rows than accounted for. Guesses
+    cannot refute a large epsilon. Where the optimizer keeps the sums without noise, as those of opacus do, the audit
+    also measures the noise of each parameter, the longest clipped gradient and the sampling, and gives their epsilon.
+
+    The audit does not cover what happens outside of the gradients, such as statistics of rows in the inputs, held-out
+    rows, or a seed that is known.
+
+    Args:
+        trained: Result of `train` for a `TrainSpec` with `privacy=`.
+        max_epsilon: Largest permitted epsilon at `delta`.
+        delta: Probability of events without that bound, at most 1 / rows.
+        canaries: Number of canaries, at least 100 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
+            quarter with probability 0.99).
+        epochs: Epochs of the audit (default: those of the training). The claim for fewer epochs is smaller.
+        seed: Seed of the audit.
+        confidence: Confidence of the interval's upper end, which is that of the accounting.
+        alpha: Probability at most of FAIL by the audit if the claim is true.
+        label: Name of this check in its failure text and in reports, for example "night images".
+
+    Returns:
+        The evidence. FAIL: the accounted epsilon is above `max_epsilon`, or the audit refutes the claim. An audit can
+        refute a claim but not confirm it: `details["audit"]` and the findings say what it would have found.
+
+    Raises:
+        UsageError: The training was not private, `delta` is larger than 1 / rows, or a value is out of range.
+        MissingDependencyError: opacus is not installed.
+
+    Source: Abadi et al. (2016), "Deep learning with differential privacy"; Gopi, Lee and Wutschitz (2021), "Numerical
+    composition of differential privacy"; Nasr et al. (2023), "Tight auditing of differentially private machine
+    learning"; Steinke, Nasr and Jagielski (2023), "Privacy auditing with one (1) training run".
+
+    Example:
+        >>> measure_privacy_budget(trained, max_epsilon=2.0, delta=1e-5).verdict.name  # doctest: +SKIP
+        'PASS'"""
+    ...
+
 def measure_profile_privacy(
     profile: _ReferenceProfile2 | str | _os.PathLike[str],
     *,
@@ -2513,6 +2568,7 @@ assert_output_parity = measure_output_parity
 assert_outputs_under_load = measure_outputs_under_load
 assert_placement = measure_placement
 assert_prediction_coverage = measure_prediction_coverage
+assert_privacy_budget = measure_privacy_budget
 assert_profile_private = measure_profile_privacy
 assert_relation = measure_relation
 assert_results_healthy = measure_results

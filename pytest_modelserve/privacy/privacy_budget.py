@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
@@ -295,7 +295,8 @@ def _measure_steps(
     """Return the epsilon of the parameter with the least noise, by the accountant of the claim."""
     share = error_rate / len(mechanism.squares)
     highs = {
-        name: math.sqrt(squares / float(chi2.ppf(share, count))) for name, (squares, count) in mechanism.squares.items()
+        name: math.sqrt(squares / (2 * float(gammaincinv(count / 2, share))))
+        for name, (squares, count) in mechanism.squares.items()
     }
     name = min(highs, key=highs.__getitem__)
     squares, count = mechanism.squares[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc, gammaln
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.stats.intervals import check_count, check_error_rate
@@ -41,13 +41,19 @@ def canary_p_value(canaries: int, guesses: int, correct: int, *, epsilon: float,
     check_count("canaries", canaries)
     if not 0 <= correct <= guesses <= canaries:
         raise UsageError(f"correct and guesses must be 0 ≤ {correct} ≤ {guesses} ≤ {canaries} canaries")
-    probability = 1.0 / (1.0 + math.exp(-epsilon))
-    tail = float(binom.sf(correct - 1, guesses, probability))
+    probability = min(1.0 / (1.0 + math.exp(-epsilon)), 1.0 - 1e-16)
     if correct == 0:
         return 1.0
-    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, probability))
+    tail = float(bdtrc(correct - 1, guesses, probability))
+    below = np.cumsum(_binomial(np.arange(correct - 1, -1, -1), guesses, probability))
     largest = float((below / np.arange(1, correct + 1)).max())
     return min(1.0, tail + 2.0 * canaries * delta * largest)
+
+
+def _binomial(counts: NDArray[np.int64], n: int, probability: float) -> Floats:
+    """Return the binomial probability of each of `counts`; 0 < `probability` < 1."""
+    ways = gammaln(n + 1) - gammaln(counts + 1) - gammaln(n - counts + 1)
+    return np.asarray(np.exp(ways + counts * math.log(probability) + (n - counts) * math.log1p(-probability)))
 
 
 def audited_epsilon(canaries: int, guesses: int, correct: int, *, delta: float, error_rate: float) -> float:
