@@ -137,7 +137,7 @@ class GradientAttack(Attack):
             "for a transfer between two models"
         )
         other = np.count_nonzero(scores.argmax(axis=1) != columns)
-        if other > max(1, _MOST_OTHER_LABELS * len(index)):
+        if other > max(2, _MOST_OTHER_LABELS * len(index)):
             raise UsageError(
                 f"module of {self.name} predicts another label than the served model for {other} of {len(index)} rows "
                 f"that this predicts right: {advice}"
@@ -145,7 +145,9 @@ class GradientAttack(Attack):
         served = target.scores(index)
         if served is None or served.shape != scores.shape:
             return
-        expected, found = _log_margins(served, columns), _log_margins(scores, columns)
+        expected, found = _margins(served, columns), _margins(scores, columns)
+        if _are_probabilities(served) or _are_probabilities(scores):
+            expected, found = (np.clip(each, -_UNDERFLOW, _UNDERFLOW) for each in (expected, found))
         difference = np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-300)
         if difference > _MOST_OTHER_MARGINS:
             ratio = float(np.median(np.abs(found)) / max(float(np.median(np.abs(expected))), 1e-300))
@@ -339,12 +341,16 @@ def _random_units(target: Target, index: NDArray[np.intp], rng: np.random.Genera
     return np.asarray(radius * points / np.linalg.norm(points, axis=1, keepdims=True)).reshape(shape)
 
 
-def _log_margins(scores: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+def _are_probabilities(scores: NDArray[np.float64]) -> bool:
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3))
+
+
+def _margins(scores: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
     """Return the margins (n,) of logits, or of the logarithms of probabilities."""
-    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+    if _are_probabilities(scores):
         scores = np.log(np.maximum(scores, 1e-45))
     rows = np.arange(len(scores))
     others = scores.copy()
     others[rows, columns] = -np.inf
     margins: NDArray[np.float64] = scores[rows, columns] - others.max(axis=1)
-    return np.clip(margins, -_UNDERFLOW, _UNDERFLOW)
+    return margins
