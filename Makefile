@@ -89,7 +89,9 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.training_resume --kills 5
 	$(BIN)/python -m benchmarks.training_processes
 	$(BIN)/python -m benchmarks.quantized_certificates
+	$(BIN)/python -m benchmarks.quantized_rounding
 	$(BIN)/python -m benchmarks.vnnlib
+	$(BIN)/python -m benchmarks.certificate_soundness --rows 10 --tries 100000 --seconds 2
 	$(BIN)/python benchmarks/onnx_cases.py
 	$(BIN)/python benchmarks/sklearn_cases.py
 	$(BIN)/python -m benchmarks.bad_files
