@@ -1,4 +1,4 @@
-"""Membership inference on digits: `python -m benchmarks.membership_leak [--seeds 100] [--exchanged 200] [--clean 20]`.
+"""Membership inference on digits: `python -m benchmarks.membership_leak [--seeds 100] [--exchanged 200] [--clean 100]`.
 
 The 1,797 digits, a random third of which are the members and 1,198 the non-members, with 16 shadow models a seed:
 
@@ -10,6 +10,8 @@ The 1,797 digits, a random third of which are the members and 1,198 the non-memb
 - oracle: the largest difference of our scores from the published formulas by scipy on the shadow models of a seed, and
   from those of another implementation: `--oracle advanced_mia.py` is the path of that file of tensorflow_privacy,
   `tensorflow_privacy/privacy/privacy_tests/membership_inference_attack/`. Also how often each row is in a shadow model.
+- bounds: how often, of samples exactly at the budget, the lower bound at 0.99 is above the true rate (FAIL), and the upper
+  bound at 0.95 below it (PASS); the worst of 24 kinds of samples.
 - time: seconds of 16 shadow models by the pool of processes, and of 16 trainings one after another in this process, in
   turn, with the ratio.
 """
@@ -22,6 +24,7 @@ import importlib.util
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -37,6 +40,7 @@ from fixtures.digits import DATA
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.privacy.likelihood_ratio import ScoreReading, label_log_odds, likelihood_ratios
 from pytest_modelserve.privacy.shadow_models import ShadowPlan, shadow_log_odds
+from pytest_modelserve.stats.roc_bounds import true_positive_rate_bounds
 from pytest_modelserve.training.model_pool import train_models
 
 MEMBERS = 599
@@ -194,24 +198,53 @@ def timing(rounds: int) -> None:
     print(f"time        16 shadow models {pooled:.1f} s, one after another {alone:.1f} s, ratio {pooled / alone:.2f}")
 
 
+def bounds(samples: int) -> None:
+    """Print the worst rates at which the bounds miss, for normal scores and for a part of sure members."""
+    rng = np.random.default_rng(0)
+    worst = [0.0, 0.0]
+    for n, m in ((1_198, 599), (1_000, 1_000), (2_000, 2_000)):
+        for rate in (0.01, 0.02, 0.05, 0.2):
+            for sure in (False, True):
+                shift = 0.0 if sure else norm.isf(0.01) - norm.isf(rate)
+                missed = np.zeros(2)
+                for _ in range(samples):
+                    members = rng.normal(shift, 1, m)
+                    if sure:
+                        members[rng.random(m) < (rate - 0.01) / 0.99] = 20
+                    found = true_positive_rate_bounds(
+                        members, rng.normal(size=n), false_positive_rate=0.01, low_level=0.99, high_level=0.95
+                    )
+                    missed += (found.low > rate, found.high < rate)
+                worst = [max(w, float(each) / samples) for w, each in zip(worst, missed, strict=True)]
+    print(f"bounds      {samples} samples of 24 kinds at the budget: FAIL in at most {100 * worst[0]:.2f} %, ", end="")
+    print(f"PASS in at most {100 * worst[1]:.2f} %", flush=True)
+
+
+PARTS = ("time", "oracle", "bounds", "noisy", "clean", "exchanged")
+
+
 def main() -> None:
     """Print a line for each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=100, help="seeds with random labels")
     parser.add_argument("--exchanged", type=int, default=200, help="seeds of models that cannot leak")
-    parser.add_argument("--clean", type=int, default=20, help="seeds with true labels")
+    parser.add_argument("--clean", type=int, default=100, help="seeds with true labels")
+    parser.add_argument("--samples", type=int, default=3_000, help="samples of each kind for the bounds")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the time")
     parser.add_argument("--oracle", help="path of advanced_mia.py of tensorflow_privacy")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the parts to run")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    timing(options.rounds)
-    oracle(options.oracle)
-    if options.seeds:
-        leaking("noisy", options.seeds, 0.1, 0.05)
-    if options.clean:
-        leaking("clean", options.clean, 0.0, 0.01)
-    if options.exchanged:
-        exchanged(options.exchanged)
+    parts: dict[str, Callable[[], None]] = {
+        "time": lambda: timing(options.rounds),
+        "oracle": lambda: oracle(options.oracle),
+        "bounds": lambda: bounds(options.samples),
+        "noisy": lambda: leaking("noisy", options.seeds, 0.1, 0.05),
+        "clean": lambda: leaking("clean", options.clean, 0.0, 0.01),
+        "exchanged": lambda: exchanged(options.exchanged),
+    }
+    for part in options.only:
+        parts[part]()
 
 
 if __name__ == "__main__":

@@ -203,6 +203,8 @@ def _roc_curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
 def _attack_roc(found: Mapping[str, Any]) -> Iterator[Chart]:
     """Yield the ROC curves of attacks on logarithmic axes, with the rate that they are judged at."""
     curves, at, limit = found["curves"][:2], float(found["at_fpr"]), float(found["limit"])
+    if not curves:
+        return
     rates = [float(rate) for curve in curves for key in _RATES for rate in curve[key] if rate > 0]
     decades = max(1, math.ceil(-math.log10(min(*rates, at, limit))))
 

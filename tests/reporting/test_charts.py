@@ -92,9 +92,21 @@ def test_load_is_drawn_over_time_and_a_slice_without_answers_at_the_top(record_o
     )
 
 
+def test_roc_curve_of_an_attack_is_drawn_on_logarithmic_axes(record_of):
+    curve = {"label": "likelihood ratio", "false_positive_rate": [0.001, 0.1], "true_positive_rate": [0.0, 0.1]}
+    details = {"attack_roc": {"at_fpr": 0.01, "limit": 0.1, "curves": [curve]}}
+    (chart,) = charts_of(record_of(details=details).evidence)
+    paths = dict(chart.paths)
+    assert paths["line after"] == "M40 380l253 -243"  # from (0.001, none) two of three decades to the right and up
+    assert paths["limit"] == "M167 137V380M40 137H167"
+    assert [label.text for label in chart.labels][:2] == ["0.001", "1"]
+    assert chart.legend == (("after", "likelihood ratio"),)
+
+
 @pytest.mark.parametrize(
     "details",
     [
+        {"attack_roc": {"at_fpr": 0.01, "limit": 0.1, "curves": []}},
         {"timeline": {}},
         {"timeline": {**LINE, "median_ms": [1.0]}},
         {"roc": 3},

@@ -5,27 +5,30 @@ import pytest
 from scipy.stats import beta, binom, norm
 
 from pytest_modelserve.errors import UsageError
-from pytest_modelserve.stats.roc_bounds import threshold_ranks, true_positive_rate_bounds
+from pytest_modelserve.stats.roc_bounds import true_positive_rate_bounds
 
 LEVELS = {"false_positive_rate": 0.01, "low_level": 0.95, "high_level": 0.95}
 
 
-def test_the_ranks_are_those_of_the_binomial_distribution():
-    for n in (300, 1_000, 2_000, 100_000):
-        low, high = threshold_ranks(n, **LEVELS)
-        assert binom.cdf(low - 1, n, 0.01) <= 0.025 < binom.cdf(low, n, 0.01)
-        assert binom.cdf(high - 2, n, 0.01) < 0.975 <= binom.cdf(high - 1, n, 0.01)
-
-
-def test_bounds_are_those_of_clopper_and_pearson_at_the_ranks():
-    negatives = np.arange(2_000.0)
-    positives = np.arange(400.0) * 10 - 1_500.5  # 49 above 1,988, the 12th largest
+@pytest.mark.parametrize(("n", "rank"), [(500, 2), (1_000, 5), (2_000, 13)])
+def test_the_lower_bound_is_that_of_clopper_and_pearson_at_an_order_statistic(n, rank):
+    spent = binom.cdf(rank - 1, n, 0.01)
+    assert spent <= 0.8 * 0.05 < binom.cdf(rank, n, 0.01)
+    negatives = np.arange(float(n))
+    positives = np.arange(400.0) * 10 - 3_500.5 + n  # 50 above all negatives
+    found = int((positives > n - rank).sum())
     bounds = true_positive_rate_bounds(positives, negatives, **LEVELS)
-    found = int((positives > 1_988).sum())
-    assert bounds.low == pytest.approx(beta.ppf(0.025, found, 400 - found + 1))
-    reaching = int((positives >= 2_000 - threshold_ranks(2_000, **LEVELS)[1]).sum())
-    assert bounds.high == pytest.approx(beta.ppf(0.975, reaching + 1, 400 - reaching))
-    assert bounds.low < bounds.estimate == (positives > 1_979).mean() < bounds.high
+    assert bounds.low == pytest.approx(beta.ppf(0.05 - spent, found, 400 - found + 1))
+    assert bounds.low < bounds.estimate == (positives > n - 1 - n // 100).mean() < bounds.high
+
+
+def test_the_upper_bound_is_that_of_clopper_and_pearson_at_an_order_statistic():
+    rank = next(rank for rank in range(1, 100) if binom.sf(rank - 1, 1_000, 0.01) <= 0.8 * 0.05)
+    positives = np.arange(400.0) * 10 - 2_500.5
+    reaching = int((positives >= 1_000 - rank).sum())
+    level = 0.95 + binom.sf(rank - 1, 1_000, 0.01)
+    bounds = true_positive_rate_bounds(positives, np.arange(1_000.0), **LEVELS)
+    assert bounds.high == pytest.approx(beta.ppf(level, reaching + 1, 400 - reaching))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
@@ -39,7 +42,7 @@ def test_each_bound_misses_at_most_as_often_as_it_may(shift):
         )
         missed += (bounds.low > truth, bounds.high < truth)
     assert (missed <= 60).all()
-    assert missed.sum() > 0  # the two halves of an error rate rarely miss in the same direction
+    assert missed.sum() > 0  # both parts of an error rate have to miss
 
 
 def test_ties_with_the_threshold_count_for_the_upper_bound_only():
