@@ -1,4 +1,4 @@
-"""Membership inference on digits: `python -m benchmarks.membership_leak [--seeds 100] [--exchanged 200] [--clean 100]`.
+"""Membership inference on digits: `python -m benchmarks.membership_leak [--seeds 100] [--only noisy clean]`.
 
 The 1,797 digits, a random third of which are the members and 1,198 the non-members, with 16 shadow models a seed:
 
