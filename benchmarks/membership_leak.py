@@ -10,8 +10,8 @@ The 1,797 digits, a random third of which are the members and 1,198 the non-memb
 - oracle: the largest difference of our scores from the published formulas by scipy on the shadow models of a seed, and
   from those of another implementation: `--oracle advanced_mia.py` is the path of that file of tensorflow_privacy,
   `tensorflow_privacy/privacy/privacy_tests/membership_inference_attack/`. Also how often each row is in a shadow model.
-- bounds: how often, of samples exactly at the budget, the lower bound at 0.99 is above the true rate (FAIL), and the upper
-  bound at 0.95 below it (PASS); the worst of 24 kinds of samples.
+- bounds: how often, of samples exactly at the budget, the lower bound at 0.99 is above the true rate (FAIL), and the
+  upper bound at 0.95 below it (PASS); the worst of 24 kinds of samples.
 - time: seconds of 16 shadow models by the pool of processes, and of 16 trainings one after another in this process, in
   turn, with the ratio.
 """
