@@ -105,6 +105,25 @@ def test_missing_measurement_is_imputed_by_its_median(champion: ms.Predictor, br
     ms.assert_relation(champion, breast_cancer.held_out.rows, relation)
 
 
+def test_small_errors_of_all_measurements_change_few_diagnoses(
+    modelserve: ms.Pipeline, champion: ms.Predictor, breast_cancer: BreastCancer
+) -> None:
+    """The worst errors of 5 % of a standard deviation in each measurement, found with the weights of the network."""
+    training, held_out = breast_cancer.training, breast_cancer.held_out
+    model = trained(modelserve, BreastCancerMLP, "breast_cancer_mlp", training)
+    attack = ms.attacks.apgd(model, preprocess=preprocess(training.rows), classes=LABELS)
+    ms.assert_robust(
+        champion,
+        held_out.rows,
+        label_names(held_out),
+        eps=0.05,
+        scale=training.rows.std(axis=0),
+        attacks=[attack],
+        min_accuracy=0.85,
+        output=LABEL,
+    )
+
+
 @pytest.mark.xfail(strict=True, raises=ms.GateFailure, reason="the network is not constrained to be monotone")
 def test_higher_measurement_does_not_look_more_benign(champion: ms.Predictor, breast_cancer: BreastCancer) -> None:
     """The champion rates some tumors as more benign if they are less symmetric. For area and concave points the search

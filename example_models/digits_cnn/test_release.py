@@ -122,6 +122,23 @@ def test_deployed_model_is_not_robust_to_shift_and_rotation(champion: ms.Predict
     )
 
 
+def test_deployed_model_withstands_small_changes_of_any_pixels(
+    champion: ms.Predictor, digits_cnn: ms.TrainedModel, digits: Digits
+) -> None:
+    """The attacker may change every pixel by one of 16 gray levels, and knows the weights."""
+    attack = ms.attacks.pgd(digits_cnn, preprocess=PREPROCESS, steps=20)
+    images, labels = digits.held_out.images, digits.held_out.labels
+    ms.assert_robust(champion, images, labels, eps=1, **PIXELS, attacks=[attack], min_accuracy=0.7)
+
+
+def test_variant_is_no_easier_to_fool(
+    candidate: ms.Predictor, champion: ms.Predictor, digits_cnn: ms.TrainedModel, digits: Digits
+) -> None:
+    attack = ms.attacks.pgd(digits_cnn, preprocess=PREPROCESS, steps=20)
+    images, labels = digits.held_out.images, digits.held_out.labels
+    ms.assert_robustness_parity(candidate, champion, images, labels, eps=1, **PIXELS, attacks=[attack], max_drop=0.03)
+
+
 def test_variant_keeps_the_accuracy(candidate: ms.Predictor, champion: ms.Predictor, digits: Digits) -> None:
     images, labels = digits.held_out.images, digits.held_out.labels
     ms.assert_accuracy_parity(candidate, champion, images, labels, max_drop=0.01, slices={"digit": labels})
