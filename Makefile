@@ -106,6 +106,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python benchmarks/drift_families.py --worlds 200
 	$(BIN)/python benchmarks/quality_error_rates.py
 	$(BIN)/python benchmarks/monitor_lives.py --lives 200
+	$(BIN)/python -m benchmarks.gradient_attack --repeats 1
 	$(BIN)/python -m benchmarks.certified_digits --eps 0.16 --repeats 1
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.distillation

@@ -86,6 +86,19 @@ def test_certificate_of_the_certificates_page_is_the_one_that_is_told(tmp_path, 
     assert "certified accuracy 92.67 %" in capsys.readouterr().out
 
 
+def test_examples_of_the_attacks_page_run_and_fail_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(blocks("docs/attacks.md", "python")), names)
+    with pytest.raises(ms.GateFailure) as raised:
+        names["test_few_small_changes_fool_the_model"]()
+    (shown,) = (block.splitlines() for block in blocks("docs/attacks.md", "text"))
+    assert str(raised.value).splitlines()[: len(shown)] == shown
+    names["test_rounding_costs_no_robustness"]()
+    path = raised.value.evidence.details["adversarial_rows"]
+    assert names["fooled_before"](names["served"], path) == 1
+
+
 def test_examples_of_robustness_run(pytester, monkeypatch):
     monkeypatch.setenv("CI", "true")  # hypothesis then has no deadline, which a busy host would exceed
     linear_model(pytester.path / "score.onnx", np.ones((5, 1)))
