@@ -2311,9 +2311,9 @@ def measure_robust_accuracy(
     min_accuracy: float,
     norm: _Norm = "linf",
     attacks: _Sequence[_Attack] | None = None,
-    low: float | _Sequence[float] | None = None,
-    high: float | _Sequence[float] | None = None,
-    scale: float | _Sequence[float] | None = None,
+    low: float | _Sequence[float] | _Mapping[str, float] | None = None,
+    high: float | _Sequence[float] | _Mapping[str, float] | None = None,
+    scale: float | _Sequence[float] | _Mapping[str, float] | None = None,
     immutable: _Features = ...,
     integer: _Features = ...,
     categories: _Mapping[int | str, _Sequence[float]] | None = None,
@@ -2339,17 +2339,19 @@ def measure_robust_accuracy(
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
         inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays; a sample of the
-            rows that are served. A DataLoader of pairs holds inputs and labels.
+            rows that are served. The numeric columns of a frame are attacked together, and features may be named. A
+            DataLoader of pairs holds inputs and labels.
         labels: Class labels (n,).
         eps: Radius, in units of the unprocessed input. Several radii draw accuracy over eps; the largest is judged.
         min_accuracy: Lowest robust accuracy that passes, between 0 and 1.
         norm: "linf" (each feature by eps), "l2" (Euclidean distance), or "edits" (of characters of a text).
         attacks: Attacks of `ms.attacks`. By default `square`, for a torch module also `pgd`, for columns with
             `categories` also `random_search`, for models of labels alone `boundary`, and for edits `characters`.
-        low: Least value of the input: one, or one for each feature. Needed where values below it cannot occur.
+        low: Least value of the input: one, one for each feature, or a mapping of columns. Needed where values below it
+            cannot occur.
         high: Greatest value of the input.
         scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
-            stays. One by default.
+            stays, as for columns that a mapping leaves out. One by default.
         immutable: Features that an attacker cannot change.
         integer: Features of whole numbers, in an input of floats.
         categories: Columns to all of their categories: an attacker may choose any of them.
@@ -2359,7 +2361,7 @@ def measure_robust_accuracy(
         padding: For edits of codes (n, length): the code that fills a row at its end.
         image_shape: For flattened images: (height, width) or (channels, height, width); `square` changes squares of
             it, and the report shows pictures.
-        input_name: The input to attack; required where there are several.
+        input_name: The input to attack; required where there are several, unless each has one value a row.
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
             the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.

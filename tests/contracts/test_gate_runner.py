@@ -53,6 +53,13 @@ def test_failing_gate_raises_its_failure(run):
         run("[gates.size]\nmax_ratio = 0.1\n")
 
 
+def test_attacks_are_named_with_their_arguments(run):
+    table = 'min_accuracy = "60 %"\neps = 0.01\nattacks = [{ type = "boundary", queries = 5 }, { type = "square", queries = 5 }]\n'
+    evidence = run(f"[gates.robust]\n{table}")
+    assert list(evidence.details["attacks"]) == ["boundary", "square"]
+    assert evidence.passed
+
+
 def test_ready_outputs_need_no_inputs(run, project):
     with np.load(project / "holdout.npz") as arrays:
         np.save(project / "ready.npy", np.eye(2)[arrays["y"]])

@@ -15,6 +15,7 @@ VALID = (
     '[gates.relation]\nrelation = { type = "monotone", feature = "c1", direction = "decreasing" }\n',
     '[gates.relation]\nrelation = "finite_outputs"\ndomain = ["like", "edges"]\n',
     '[gates.corruption_accuracy]\nmax_drop = 0.1\ncorruptions = [{ type = "noise", low = 0, high = 1 }]\n',
+    '[gates.robust]\nmin_accuracy = "80 %"\neps = [0.1, 0.2]\nattacks = ["square", { type = "boundary", queries = 9 }]\n',
     '[gates.accuracy]\nmin_value = 0.5\nslices = { age = { column = "c0", bins = [0] } }\nsampling = { block = 5 }\n',
 )
 INVALID = (

@@ -103,11 +103,41 @@ def test_roc_curve_of_an_attack_is_drawn_on_logarithmic_axes(record_of):
     assert chart.legend == (("after", "likelihood ratio"),)
 
 
+def test_accuracy_over_eps_falls_from_clean_accuracy_and_has_the_budget(record_of):
+    attacked = {"label": "attacked", "value": [0.9, 0.5], "low": [0.8, 0.4], "high": [0.95, 0.6]}
+    details = {"accuracy_over_eps": {"eps": [0.1, 0.2], "clean": 1.0, "limit": 0.8, "series": [attacked]}}
+    (chart,) = charts_of(record_of(details=details).evidence)
+    paths = dict(chart.paths)
+    assert chart.description == "At eps 0.2: attacked 50.0 %."
+    assert int(re.match(r"M\d+ (\d+)", paths["line after"])[1]) == TOP
+    assert paths["whisker"].count("M") == 2
+    assert "limit" in paths
+
+
+def test_images_before_and_after_are_drawn_with_their_change(record_of):
+    picture = {"title": "row 3: 1 → 7", "width": 2, "before": "0f00", "after": "0f07"}
+    (chart,) = charts_of(record_of(details={"pictures": [picture]}).evidence)
+    assert chart.title == "row 3: 1 → 7"
+    assert chart.description == "1 of 4 pixels look different."
+    assert [name for name, _ in chart.paths] == [
+        "level",
+        "shade sf",
+        "level",
+        "shade s7",
+        "shade sf",
+        "level",
+        "shade se",
+    ]
+
+
 @pytest.mark.parametrize(
     "details",
     [
         {"attack_roc": {"at_fpr": 0.01, "limit": 0.1, "curves": []}},
         {"timeline": {}},
+        {"pictures": [{"title": "", "width": 3, "before": "0f", "after": "0f"}]},
+        {"pictures": [{"title": "", "width": 2, "before": "0x", "after": "0f"}]},
+        {"accuracy_over_eps": {"eps": [1, 2], "series": [{}]}},
         {"timeline": {**LINE, "median_ms": [1.0]}},
         {"roc": 3},
         {"roc": [{"label": "someone", **ROC}]},

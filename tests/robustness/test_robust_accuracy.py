@@ -218,6 +218,30 @@ def test_another_input_that_depends_on_the_attacked_one_is_computed_again():
         )
 
 
+def test_numeric_columns_of_a_frame_are_attacked_together_in_their_dtypes(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame(RNG.normal(size=(100, 2)), columns=["a", "b"])
+    frame["count"] = RNG.integers(0, 5, 100)
+    frame["color"] = "red"
+
+    def model(columns):
+        assert columns["count"].dtype.kind == "i"
+        score = columns["a"] + columns["b"] + columns["count"] - 2
+        return np.stack([-score, score], axis=1)
+
+    score = (frame["a"] + frame["b"] + frame["count"] - 2).to_numpy()
+    options = {"eps": 0.1, "min_accuracy": 0.5, "attacks": FEW}
+    labels = (score > 0).astype(int)
+    found = ms.measure_robust_accuracy(model, frame, labels, scale={"a": 1, "count": 10}, **options)
+    assert found.value == (np.abs(score) > 1.1).mean()
+    assert ms.attacks.saved(found.details["adversarial_rows"]).fooled(model).all()
+    fixed = ms.measure_robust_accuracy(model, frame, labels, immutable=["count", "b"], **options)
+    assert fixed.value == (np.abs(score) > 0.1).mean()
+    with pytest.raises(ms.UsageError, match="immutable: unknown column 'cuont': did you mean 'count'"):
+        ms.measure_robust_accuracy(model, frame, labels, immutable=["cuont"], **options)
+
+
 def test_what_is_not_allowed_is_not_counted():
     never = {"allowed": lambda before, after: np.zeros(len(after), bool)}
     found = ms.measure_robust_accuracy(linear, ROWS, LABELS, eps=5, min_accuracy=0.5, attacks=FEW, **never)
@@ -329,6 +353,10 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
         ({"inputs": np.where(np.arange(64) == 5, np.nan, ROWS)}, ms.InputError, "inputs hold NaN or infinity in 300"),
         ({"dependent": {3: lambda rows: rows[:, 0]}}, ms.InputError, r"dependent\[3\] returns .* for row 0"),
         ({"dependent": {"y": len}}, ms.UsageError, "dependent: unknown input 'y'"),
+        ({"inputs": ROWS.astype(np.uint8), "eps": 0.5}, ms.UsageError, "eps=0.5 changes no value of these inputs"),
+        ({"inputs": ROWS[:0], "labels": LABELS[:0]}, ms.InputError, "inputs are empty"),
+        ({"allowed": lambda before, after: 1 / 0, "eps": 1}, ms.UsageError, "allowed raised ZeroDivisionError"),
+        ({"low": {"a": 1}}, ms.UsageError, "low names the column 'a': the input is an array"),
         ({"padding": 0}, ms.UsageError, "padding applies to norm='edits' only"),
         ({"norm": "edits", "low": None, "high": None}, ms.InputError, "inputs must be text"),
         (
@@ -377,5 +405,5 @@ def test_torch_module_is_attacked_by_its_gradients_first():
     module = torch.nn.Linear(64, 4, bias=False).eval()
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(WEIGHTS.T))
-    found = ms.measure_robust_accuracy(module, ROWS[:50], LABELS[:50], eps=0.2, min_accuracy=0.5, **RANGE)
+    found = ms.measure_robust_accuracy(module, ROWS[:10], LABELS[:10], eps=0.2, min_accuracy=0.5, **RANGE)
     assert list(found.details["attacks"]) == ["PGD", "square"]

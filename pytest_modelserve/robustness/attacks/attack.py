@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.metrics import Output, decode
-from pytest_modelserve.robustness.attacks.threat_model import Norm, ThreatModel
+from pytest_modelserve.robustness.attacks.threat_model import Norm, ThreatModel, called
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
 from pytest_modelserve.serving.inputs import select_output
@@ -179,7 +179,7 @@ class Target:
             candidates = candidates.astype(np.str_)
         feed = {**take_rows(self.feed, index), self.input_name: candidates}
         for name, function in self.dependent_inputs.items():
-            value = np.asarray(function(feed))
+            value = called(f"dependent[{name!r}]", function, feed)
             if value.shape != feed[name].shape:
                 raise UsageError(
                     f"dependent[{name!r}] must return the input {name!r}, shape {feed[name].shape}; got {value.shape}"

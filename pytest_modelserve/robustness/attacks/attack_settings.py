@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +16,21 @@ from pytest_modelserve.robustness.attacks.attack import Attack
 from pytest_modelserve.robustness.attacks.attacked_rows import AttackedRows, attack_rows
 from pytest_modelserve.robustness.attacks.boundary import boundary
 from pytest_modelserve.robustness.attacks.characters import characters
+from pytest_modelserve.robustness.attacks.feature_table import TABLE, FeatureTable, is_table, served_feed
 from pytest_modelserve.robustness.attacks.gradient import pgd
 from pytest_modelserve.robustness.attacks.random_search import random_search
 from pytest_modelserve.robustness.attacks.square import square
 from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel
-from pytest_modelserve.robustness.batched_predictor import batched
+from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.relations.base import Features
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor
+
+
+PerFeature = float | Sequence[float] | Mapping[str, float]
+"""One number, one for each feature, or one for some columns by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +43,11 @@ class AttackSettings:
 
     norm: Norm
     attacks: Sequence[Attack] | None
-    low: float | Sequence[float] | None
-    high: float | Sequence[float] | None
-    scale: float | Sequence[float] | None
-    immutable: Features
-    integer: Features
+    low: PerFeature | None
+    high: PerFeature | None
+    scale: PerFeature | None
+    immutable: Features | Sequence[str]
+    integer: Features | Sequence[str]
     categories: Mapping[int | str, Sequence[float]] | None
     dependent: Mapping[int | str, Callable[[Any], Any]] | None
     allowed: Allowed | None
@@ -63,28 +70,40 @@ class AttackSettings:
         batch, feed = batched(predictor, inputs)
         if batch.batch_size == 0:
             raise InputError("inputs must have rows: the inputs of the model share no row axis")
-        name = _attacked_input(feed, self.input_name)
+        if row_count(feed) == 0:
+            raise InputError("inputs are empty: at least one row of each of two classes is needed")
+        names: list[str] = []
+        whole: list[int] = []
+        if self.input_name is None and is_table(feed):
+            batch = FeatureTable(batch, feed)
+            feed, names, whole = batch.join(feed), batch.names, batch.whole
+        name = _attacked_input(feed, TABLE if names else self.input_name)
         truth = class_labels(np.asarray(labels), what="labels")
         if len(truth) != row_count(feed):
             raise InputError(f"there are {len(truth)} labels for {row_count(feed)} rows of inputs")
-        columns, others = _split_dependent(self.dependent or {}, feed, name)
+        columns, others = _split_dependent(self.dependent or {}, feed, name, batch)
+        shape = feed[name].shape[1:]
+        low, high, scale = (
+            _per_feature(argument, getattr(self, argument), names, shape, without)
+            for argument, without in (("low", -math.inf), ("high", math.inf), ("scale", 0.0))
+        )
         threats = [
             ThreatModel(
                 base=feed[name],
                 norm=self.norm,
-                eps=radius if self.scale is None else radius * np.asarray(self.scale, np.float64),
-                low=self.low,
-                high=self.high,
-                immutable=self.immutable,
-                integer=self.integer,
-                categories=_by_column(self.categories or {}),
+                eps=radius if scale is None else radius * np.asarray(scale, np.float64),
+                low=low,
+                high=high,
+                immutable=_columns("immutable", self.immutable, names),
+                integer=[*_columns("integer", self.integer, names), *whole],
+                categories=_by_column(self.categories or {}, names),
                 dependent=columns,
                 allowed=self.allowed,
                 padding=self.padding,
             )
             for radius in radii
         ]
-        shape = None if self.image_shape is None else tuple(self.image_shape)
+        image_shape = None if self.image_shape is None else tuple(self.image_shape)
         return attack_rows(
             batch,
             feed,
@@ -95,8 +114,8 @@ class AttackSettings:
             attacks=lambda has_scores: (
                 self.attacks
                 or [
-                    *self._by_gradients(predictor, feed, has_scores),
-                    *_default_attacks(self.norm, has_scores, bool(self.categories), shape),
+                    *([] if names else self._by_gradients(predictor, feed, has_scores)),
+                    *_default_attacks(self.norm, has_scores, bool(self.categories), image_shape),
                 ]
             ),
             seed=self.seed,
@@ -117,7 +136,7 @@ def increasing_radii(eps: float | Sequence[float]) -> list[float]:
     if not given:
         raise UsageError("eps is empty: give one radius, or several in increasing order")
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
             raise UsageError(
                 f"eps must be positive and finite, in units of the unprocessed input; got {value!r} (a feature's "
                 "radius is eps * scale)"
@@ -165,18 +184,53 @@ def _attacked_input(feed: Feed, input_name: str | None) -> str:
     return input_name
 
 
-def _by_column(categories: Mapping[int | str, Sequence[float]]) -> dict[int | tuple[int, ...], Sequence[float]]:
-    """Return categories by number of column; a contract has only texts as keys."""
+def _column(argument: str, column: object, names: Sequence[str]) -> Any:
+    """Return the number of a column that is given by name; texts of digits are numbers, as keys of a contract."""
+    if not isinstance(column, str):
+        return column
+    if column in names:
+        return names.index(column)
+    if column.isdigit():
+        return int(column)
+    if not names:
+        raise UsageError(f"{argument} names the column {column!r}: the input is an array, so give its number")
+    raise UsageError(f"{argument}: {unknown_choice('column', column, names)}")
+
+
+def _columns(argument: str, given: Features | Sequence[str], names: Sequence[str]) -> list[Any]:
+    columns: Any = (given,) if isinstance(given, (int, str)) else given
+    return [_column(argument, column, names) for column in columns]
+
+
+def _by_column(
+    categories: Mapping[int | str, Sequence[float]], names: Sequence[str]
+) -> dict[int | tuple[int, ...], Sequence[float]]:
+    """Return categories by number of column."""
     for column, values in categories.items():
-        if isinstance(column, str) and not column.isdigit():
-            raise UsageError(f"categories must map numbers of columns to their categories, got {column!r}")
         if not len(values):
             raise UsageError(f"categories[{column!r}] is empty: give all categories of the column")
-    return {int(column): values for column, values in categories.items()}
+    return {_column("categories", column, names): values for column, values in categories.items()}
+
+
+def _per_feature(
+    argument: str, given: PerFeature | None, names: Sequence[str], shape: tuple[int, ...], without: float
+) -> float | Sequence[float] | None:
+    """Return one number or one for each feature; columns that a mapping does not name get `without`."""
+    if not isinstance(given, Mapping):
+        return given
+    if len(shape) != 1:
+        raise UsageError(f"{argument} by column needs rows of columns, not of shape {shape}: give one for each feature")
+    values = [without] * shape[0]
+    for column, value in given.items():
+        number = _column(argument, column, names)
+        if not 0 <= number < shape[0]:
+            raise UsageError(f"{argument} names the column {column!r}: the rows have {shape[0]}")
+        values[number] = value
+    return values
 
 
 def _split_dependent(
-    dependent: Mapping[int | str, Callable[[Any], Any]], feed: Feed, name: str
+    dependent: Mapping[int | str, Callable[[Any], Any]], feed: Feed, name: str, predictor: BatchedPredictor
 ) -> tuple[dict[Any, Callable[[Any], Any]], dict[str, Callable[[Any], Any]]]:
     """Return the functions of columns of the attacked input, and those of other inputs."""
     columns: dict[Any, Callable[[Any], Any]] = {}
@@ -184,7 +238,9 @@ def _split_dependent(
     for key, function in dependent.items():
         if not callable(function):
             raise UsageError(f"dependent[{key!r}] must be a function of rows, got {type(function).__name__}")
-        if not isinstance(key, str):
+        if isinstance(predictor, FeatureTable) and key in predictor.names:
+            columns[predictor.names.index(str(key))] = _of_columns(function, predictor.names)
+        elif not isinstance(key, str):
             columns[key] = function
         elif key.isdigit() and key not in feed:  # a contract has no other keys
             columns[int(key)] = function
@@ -194,5 +250,15 @@ def _split_dependent(
                 f"the input {name!r} give its number"
             )
         else:
-            others[key] = function
+            others[key] = _of_inputs(function, predictor)
     return columns, others
+
+
+def _of_columns(function: Callable[[Any], Any], names: Sequence[str]) -> Callable[[Any], Any]:
+    """Return a function of a table from one of its columns by name."""
+    return lambda rows: function(dict(zip(names, rows.T, strict=True)))
+
+
+def _of_inputs(function: Callable[[Any], Any], predictor: BatchedPredictor) -> Callable[[Any], Any]:
+    """Return a function of the attacked feed from one of the inputs as the model takes them."""
+    return lambda feed: function(served_feed(predictor, feed))

@@ -13,6 +13,7 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.robustness.attacks.adversarial_rows import AdversarialRows
 from pytest_modelserve.robustness.attacks.attack import AnswerReader, Attack, DependentInputs, Target, growing
+from pytest_modelserve.robustness.attacks.feature_table import served_feed
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 from pytest_modelserve.robustness.coordinates import Feed, take_rows
@@ -71,8 +72,9 @@ class AttackedRows:
     def adversarial_rows(self, *, as_array: bool) -> AdversarialRows:
         """Return the rows that were found, with all inputs by name or, `as_array`, the only input without a name."""
         rows, name = self.fooled, self.target.input_name
-        found = self.target.feed_of(rows, self.adversarial[rows])
-        base = take_rows(self.target.feed, rows)
+        predictor = self.target.predictor
+        found = served_feed(predictor, self.target.feed_of(rows, self.adversarial[rows]))
+        base = served_feed(predictor, take_rows(self.target.feed, rows))
         if as_array:
             found, base = {"": found[name]}, {"": base[name]}
         return AdversarialRows(found, self.target.labels[rows], rows, base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -96,6 +96,10 @@ class ThreatModel:
             self, "_box", self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high))
         )
         object.__setattr__(self, "_range", self._bounds(flat, low, high))
+        if not categorical.size and (self._box[0] == self._box[1]).all():
+            raise UsageError(
+                f"eps={self.eps!r} changes no value of these inputs: the next {self.base.dtype} is farther away"
+            )
         self._check_dependent()
 
     # Shapes
@@ -114,10 +118,6 @@ class ThreatModel:
     def free(self) -> NDArray[np.bool_]:
         """Which features may change within `eps`, in one row's shape."""
         return np.asarray(self.scale > 0)
-
-    def with_eps(self, eps: ArrayLike) -> ThreatModel:
-        """Return the same threat model with another radius."""
-        return replace(self, eps=eps)
 
     @property
     def changeable(self) -> NDArray[np.intp]:
@@ -138,7 +138,7 @@ class ThreatModel:
         return (high - low).reshape(self.shape)
 
     def _flat(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return rows.reshape(len(rows), -1)
+        return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
 
     # Rows
 
@@ -184,7 +184,7 @@ class ThreatModel:
             return rows
         rows = np.array(rows)
         for column, function in self.dependent.items():
-            values = np.asarray(function(rows))
+            values = called(f"dependent[{column!r}]", function, rows)
             if values.shape != (len(rows),):
                 raise UsageError(
                     f"dependent[{column!r}] must return one value a row, shape ({len(rows)},); got {values.shape}"
@@ -229,7 +229,7 @@ class ThreatModel:
         """Return what `allowed` says of the rows (k, ...), bool (k,); True without such a function."""
         if self.allowed is None or not index.size:
             return np.ones(index.size, np.bool_)
-        verdicts = np.asarray(self.allowed(self.base[index], rows))
+        verdicts = called("allowed", self.allowed, self.base[index], rows)
         if verdicts.shape != index.shape or verdicts.dtype.kind != "b":
             raise UsageError(
                 f"allowed must return one bool a row, shape ({index.size},); got {verdicts.dtype} of shape "
@@ -384,6 +384,14 @@ class ThreatModel:
                     f"dependent[{column!r}] returns {found[row]:g} for row {row}, where the inputs hold "
                     f"{given[row]:g}: the function must reproduce the given rows"
                 )
+
+
+def called(name: str, function: Callable[..., Any], *arguments: Any) -> NDArray[Any]:
+    """Return what a function of the user returns, as an array; UsageError that names it if it raises."""
+    try:
+        return np.asarray(function(*arguments))
+    except Exception as error:
+        raise UsageError(f"{name} raised {type(error).__name__} for rows under attack: {error}") from error
 
 
 def _outside(
