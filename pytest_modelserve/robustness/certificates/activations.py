@@ -390,22 +390,35 @@ _CURVES = {
     "GeluTanh": Curve(_gelu_tanh, _gelu_tanh_derivative, (-1.4185040087908284, 1.4185040087908284), (64.0, 32.0)),
     "Silu": Curve(lambda x: x * expit(x), _silu_derivative, (-2.3993572805154677, 2.3993572805154677), _UNBOUNDED),
     "HardSwish": Curve(_hard_swish, _hard_swish_derivative, (-3.0, 3.0), _UNBOUNDED),
+    "Softsign": Curve(lambda x: x / (1.0 + np.abs(x)), lambda x: 1.0 / (1.0 + np.abs(x)) ** 2, (0.0,), _BOUNDED),
     "Softplus": Curve(lambda x: np.logaddexp(0.0, x), expit, (), _UNBOUNDED),
 }
 
 
+_SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
+"""Defaults of ONNX."""
+
+
+def _exponential(node: Node) -> Curve:
+    """Return gamma · alpha · (exp(x / width) - 1) for negative x, gamma · x for others: Elu, Selu and Celu."""
+    defaults = _SELU if node.op == "Selu" else {"alpha": 1.0, "gamma": 1.0}
+    alpha, gamma = (float(node.attributes.get(name, defaults[name])) for name in ("alpha", "gamma"))
+    gamma = gamma if node.op == "Selu" else 1.0
+    width = alpha if node.op == "Celu" else 1.0
+    if alpha <= 0 or gamma <= 0:
+        raise node.refused(f"its alpha is {alpha} and its gamma {gamma}")
+    return Curve(
+        lambda x: gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) / width)),
+        lambda x: gamma * np.where(x > 0, 1.0, alpha / width * np.exp(np.minimum(x, 0.0) / width)),
+        (0.0,),
+        (32.0 * gamma * (1.0 + alpha), 16.0 * gamma * (1.0 + alpha)),
+    )
+
+
 def curve_of(node: Node) -> Curve:
     """Return the function of a node."""
-    if node.op == "Elu":
-        slope = float(node.attributes.get("alpha", 1.0))
-        if slope < 0:
-            raise node.refused(f"its alpha is {slope}")
-        return Curve(
-            lambda x: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0.0))),
-            lambda x: np.where(x > 0, 1.0, slope * np.exp(np.minimum(x, 0.0))),
-            (0.0,),
-            (32.0 * (1.0 + slope), 16.0),
-        )
+    if node.op in ("Elu", "Selu", "Celu"):
+        return _exponential(node)
     if node.op == "Gelu" and node.attributes.get("approximate", "none") == "tanh":
         return _CURVES["GeluTanh"]
     return _CURVES[node.op]

@@ -213,7 +213,8 @@ def _ties(network: Network, bounds: Bounds) -> Array:
     scores = bounds.boxes[network.output].magnitude
     if not {"Softmax", "LogSoftmax"}.intersection(network.head):
         return np.zeros(len(scores))
-    unit = _TIE * unit_roundoff(network.dtypes[network.output])
+    dtypes = [network.dtypes[network.output], *(["float32"] if "Cast" in network.head else [])]
+    unit = _TIE * max(map(unit_roundoff, dtypes))
     return np.asarray(unit * (1.0 + scores.reshape(len(scores), -1).max(axis=1)))
 
 

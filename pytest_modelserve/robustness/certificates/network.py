@@ -127,12 +127,14 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     dependent = _dependent(graph, start.name)
     if name not in dependent:
         raise ArtifactError(f"artifact's output {name!r} does not depend on its input {start.name!r}")
-    scores, head, table = _without_head(name, writers, dependent, start.name)
+    scores, head = _head(name, writers, dependent, start.name)
+    table = _table(head, dependent)
     needed = _ancestors(scores, writers)
     for node in needed:
         if any(True for _ in subgraphs(node)):
             raise refusal(node.op_type, node.name, "control flow has no linear bounds")
     probe = _run(model, needed, start, rows, (*table, scores))
+    _check_axes(head, probe[scores].ndim)
     _check_axis(probe[start.name].shape, probe, dependent, needed)
     read = {scores, *(name for node in needed for name in node.input)}
     nodes = tuple(
@@ -156,7 +158,7 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         operators=operators,
         output=scores,
         output_shape=shapes[scores],
-        head=head,
+        head=tuple(node.op_type for node in head),
         classes=probe[table[0]].reshape(-1) if table else None,
         shapes=shapes,
         dtypes={start.name: _dtype(probe[start.name]), **{node.output: node.dtype for node in nodes}},
@@ -197,38 +199,64 @@ def _dependent(graph: onnx.GraphProto, start: str) -> set[str]:
     return found
 
 
-# Operators after the scores under which the class with the highest score stays the same.
+# Operators after the scores under which the class with the highest score stays the same, and those that pass on what
+# these return.
 _MONOTONE = ("Softmax", "LogSoftmax", "ArgMax")
-_PASSING = ("Identity", "Cast", "Reshape", "Squeeze", "ZipMap", "ArrayFeatureExtractor", "Gather")
+_PASSING = ("Identity", "Cast", "ZipMap")
+_PASSING_INDICES = (*_PASSING, "Reshape", "Squeeze", "ArrayFeatureExtractor", "Gather")
+_WIDE_FLOATS = (1, 11)  # TensorProto.FLOAT and DOUBLE: a narrower type may make scores equal
 
 
-def _without_head(
+def _head(
     name: str, writers: Mapping[str, onnx.NodeProto], dependent: set[str], start: str
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Return the value that holds the scores, the operators after it, and the name of the table of labels if any."""
-    head: list[str] = []
-    table: tuple[str, ...] = ()
-    path = [name]
-    while path[-1] != start and writers[path[-1]].op_type in (*_MONOTONE, *_PASSING):
-        node = writers[path[-1]]
+) -> tuple[str, tuple[onnx.NodeProto, ...]]:
+    """Return the value that holds the scores, and the operators between it and the output, the last one first."""
+    nodes: list[onnx.NodeProto] = []
+    value = name
+    while value != start and writers[value].op_type in (*_MONOTONE, *_PASSING_INDICES):
+        node = writers[value]
         variable = [each for each in node.input if each in dependent]
         if len(variable) != 1:
             break
-        path.append(variable[0])
-    # What lies between the last monotone operator and the output goes; what lies before is part of the network.
-    found = [at for at, each in enumerate(path[:-1]) if writers[each].op_type in _MONOTONE or _is_map(writers[each])]
-    if not found:
-        return name, (), ()
-    for each in path[: found[-1] + 1]:
-        node = writers[each]
-        head.append(node.op_type)
+        nodes.append(node)
+        value = variable[0]
+    first = next((at for at, node in enumerate(nodes) if node.op_type == "ArgMax"), -1)
+    kept = 0
+    for at, node in enumerate(nodes):
+        if at > first and not _keeps_order(node):
+            break
+        if node.op_type in (*_MONOTONE, "ZipMap"):
+            kept = at + 1
+    if not kept:
+        return name, ()
+    head = tuple(nodes[:kept])
+    return next(each for each in head[-1].input if each in dependent), head
+
+
+def _keeps_order(node: onnx.NodeProto) -> bool:
+    """Return whether the class with the highest score stays the same under an operator on scores."""
+    if node.op_type == "Cast":
+        return any(each.name == "to" and each.i in _WIDE_FLOATS for each in node.attribute)
+    return node.op_type in (*_MONOTONE, *_PASSING)
+
+
+def _table(head: Sequence[onnx.NodeProto], dependent: set[str]) -> tuple[str, ...]:
+    """Return the name of the constant that holds the label of each class, if there is one."""
+    for node in head:
         if node.op_type in ("ArrayFeatureExtractor", "Gather"):
-            table = tuple(constant for constant in node.input if constant not in dependent)
-    return path[found[-1] + 1], tuple(head), table
+            if node.input[1] not in dependent:
+                raise refusal(node.op_type, node.name, "it chooses among the labels of the rows")
+            return (node.input[0],)
+    return ()
 
 
-def _is_map(node: onnx.NodeProto) -> bool:
-    return node.op_type == "ZipMap"
+def _check_axes(head: Sequence[onnx.NodeProto], rank: int) -> None:
+    """Raise ArtifactError for operators after the scores that work along another axis than that of the classes."""
+    for node in head:
+        attributes = {each.name: each.i for each in node.attribute}
+        axis = attributes.get("axis", 0 if node.op_type == "ArgMax" else -1)
+        if node.op_type in _MONOTONE and axis not in (-1, rank - 1):
+            raise refusal(node.op_type, node.name, f"it works along axis {axis}, which is not the last one")
 
 
 def _ancestors(name: str, writers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
