@@ -2008,6 +2008,7 @@ def measure_certified_accuracy(
     eps: float | _Sequence[float],
     min_accuracy: float,
     method: _CertificateMethod = "branch",
+    attacks: _Sequence[_Attack] | None = None,
     low: float | _Sequence[float] | None = None,
     high: float | _Sequence[float] | None = None,
     scale: float | _Sequence[float] | None = None,
@@ -2045,6 +2046,8 @@ def measure_certified_accuracy(
         min_accuracy: Lowest accuracy that passes, between 0 and 1.
         method: "interval" (linear bounds over interval boxes), "linear" (CROWN; inner boxes by linear bounds, too),
             "branch" (both, then branch and bound), or "smoothing" (a vote under Gaussian noise, with any predictor).
+        attacks: Attacks of `ms.attacks` for the rows without a certificate, whose counterexamples count like those of
+            branch and bound. None by default.
         low: Least value of the input: one, or one for each feature. Inputs below it are not admissible.
         high: Greatest value of the input.
         scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
@@ -2058,14 +2061,14 @@ def measure_certified_accuracy(
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
             the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
-        seed: Seed of the noise.
+        seed: Seed of the noise and of the attacks.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:
-        The evidence: certified accuracy, clean accuracy, the accuracy left by the counterexamples of branch and bound
-        ("attacked accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
+        The evidence: certified accuracy, clean accuracy, the accuracy left by confirmed counterexamples ("attacked
+        accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
 
     Raises:
         UsageError: For an eps that is not positive or is larger than the range, and a model without a graph.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.metrics import Output, class_labels, decode
+from pytest_modelserve.robustness.attacks.attack import Attack
+from pytest_modelserve.robustness.attacks.attack_settings import given_attacks, increasing_radii
+from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.certificates.certified_rows import certify_rows, counts, question_of
@@ -58,6 +60,7 @@ def measure_certified_accuracy(
     eps: float | Sequence[float],
     min_accuracy: float,
     method: CertificateMethod = "branch",
+    attacks: Sequence[Attack] | None = None,
     low: float | Sequence[float] | None = None,
     high: float | Sequence[float] | None = None,
     scale: float | Sequence[float] | None = None,
@@ -94,6 +97,8 @@ def measure_certified_accuracy(
         min_accuracy: Lowest accuracy that passes, between 0 and 1.
         method: "interval" (linear bounds over interval boxes), "linear" (CROWN; inner boxes by linear bounds, too),
             "branch" (both, then branch and bound), or "smoothing" (a vote under Gaussian noise, with any predictor).
+        attacks: Attacks of `ms.attacks` for the rows without a certificate, whose counterexamples count like those of
+            branch and bound. None by default.
         low: Least value of the input: one, or one for each feature. Inputs below it are not admissible.
         high: Greatest value of the input.
         scale: Unit of `eps` for each feature, such as standard deviations of the training data; 0 for a feature that
@@ -107,13 +112,13 @@ def measure_certified_accuracy(
         output: The output to read, by name or as `ms.Output`, which also says how labels are decoded. Required where
             the model has several outputs, unless they are the labels and probabilities of a scikit-learn classifier.
         sampling: Groups or blocks of dependent rows, and sample weights, as `ms.Sampling`.
-        seed: Seed of the noise.
+        seed: Seed of the noise and of the attacks.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
 
     Returns:
-        The evidence: certified accuracy, clean accuracy, the accuracy left by the counterexamples of branch and bound
-        ("attacked accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
+        The evidence: certified accuracy, clean accuracy, the accuracy left by confirmed counterexamples ("attacked
+        accuracy"), and the number of open rows, which have neither a certificate nor a counterexample.
 
     Raises:
         UsageError: For an eps that is not positive or is larger than the range, and a model without a graph.
@@ -136,9 +141,10 @@ def measure_certified_accuracy(
 
     started = time.perf_counter()
     rates = ErrorRates(confidence, alpha)
-    _check_method(method, sigma=sigma, scale=scale, low=low, high=high, immutable=immutable, integer=integer)
+    admissible = {"low": low, "high": high, "scale": scale, "immutable": immutable, "integer": integer}
+    _check_method(method, sigma=sigma, attacks=attacks, **admissible)
     check_time_limit("time_limit_s", time_limit_s)
-    radii = _radii(eps)
+    radii = increasing_radii(eps)
     if not 0 < min_accuracy < 1:
         raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
     read = Output.of(output)
@@ -166,6 +172,8 @@ def measure_certified_accuracy(
             ]
             _check_radii(threats, radii)
             found = _bounded(rows, _artifact_of(served), threats, method=method, time_limit_s=time_limit_s)
+            if attacks is not None:
+                found = _attacked(rows, threats, found, given_attacks(attacks), seed=seed)
     budget = Budget.of("min_accuracy", min_accuracy)
     levels = rates.levels(budget)
 
@@ -302,7 +310,6 @@ class _Found:
     findings: tuple[str, ...] = ()
     ended: bool = False
     seconds: float = 0.0
-    counterexamples: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 def _bounded(
@@ -317,7 +324,6 @@ def _bounded(
     found: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
     stages: list[str] = []
     ended = False
-    counterexamples: dict[int, NDArray[Any]] = {}
     for number, threat in enumerate(reversed(threats)):
         open_ = np.flatnonzero(rows.correct & ~certified)
         left = max(0.0, time_limit_s - (time.monotonic() - started))
@@ -344,7 +350,6 @@ def _bounded(
         found.append((certified, ~here))
         if number == 0:
             stages = [f"certified: {counts(result.stages)}"] if result.stages else []
-            counterexamples = {int(open_[row]): each for row, each in result.counterexamples.items()}
         ended |= result.ended
     if ended:
         stages.append(
@@ -365,8 +370,37 @@ def _bounded(
         findings=tuple(stages),
         ended=ended,
         seconds=time.monotonic() - started,
-        counterexamples=counterexamples,
     )
+
+
+def _attacked(
+    rows: _RowsOfModel, threats: Sequence[ThreatModel], found: _Found, attacks: Sequence[Attack], *, seed: int
+) -> _Found:
+    """Attack the rows that are right and not certified at the largest radius."""
+    open_ = np.flatnonzero(rows.correct & ~found.certified[-1])
+    if not open_.size:
+        return found
+    inputs = rows.inputs[open_]
+    result = attack_rows(
+        rows.batch,
+        {rows.name: inputs},
+        rows.truth[open_],
+        input_name=rows.name,
+        output=rows.read,
+        threats=[replace(threat, base=inputs) for threat in threats],
+        attacks=lambda _has_scores: list(attacks),
+        seed=seed,
+        dependent_inputs={},
+    )
+    possible = []
+    for level, mask in enumerate(found.possible):
+        broken = open_[~result.robust(level)]
+        assert not found.certified[level][broken].any(), "an attack broke a certificate"
+        holds = mask.copy()
+        holds[broken] = False
+        possible.append(holds)
+    fooled = ", ".join(f"{name} {count.fooled} of {count.attacked}" for name, count in result.counts.items())
+    return replace(found, possible=possible, findings=(*found.findings, f"rows without a certificate fooled: {fooled}"))
 
 
 def box_of(threat: ThreatModel) -> Box:
@@ -443,23 +477,6 @@ def _check_method(method: str, *, sigma: float | None, **others: Any) -> None:
     for name, value in others.items():
         if value is not None and value != ():
             raise UsageError(f"{name} does not apply to method='smoothing', which certifies a ball: remove it")
-
-
-def _radii(eps: float | Sequence[float]) -> list[float]:
-    """Return the radii in increasing order."""
-    given: list[Any] = list(np.atleast_1d(np.asarray(eps, dtype=object)).tolist())
-    if not given:
-        raise UsageError("eps is empty: give one radius, or several")
-    for value in given:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UsageError(
-                f"eps must be positive and finite, in units of the unprocessed input; got {value!r} (the radius of a "
-                "feature is eps * scale)"
-            )
-    radii = sorted(map(float, given))
-    if len(set(radii)) < len(radii):
-        raise UsageError(f"eps must not repeat a radius, got {given}")
-    return radii
 
 
 def _check_radii(threats: Sequence[ThreatModel], radii: Sequence[float]) -> None:

@@ -57,6 +57,16 @@ def test_rows_with_confirmed_counterexamples_fail_and_open_ones_do_not(linear: s
     assert "method='branch'" in bounds_only.advice
 
 
+def test_attacks_bound_accuracy_from_above_where_bounds_leave_rows_open(linear: str) -> None:
+    args = {"eps": [0.05, 0.5], "min_accuracy": 0.9, "method": "interval", "low": -1, "high": 1}
+    found = ms.measure_certified_accuracy(linear, ROWS, LABELS, attacks=[ms.attacks.square(queries=50)], **args)
+    assert found.verdict is ms.Verdict.FAIL
+    certified, attacked = (each["value"] for each in found.details["accuracy_over_eps"]["series"])
+    assert certified == attacked == [np.mean(np.abs(ROWS[:, 0]) > eps) for eps in (0.05, 0.5)]
+    with pytest.raises(UsageError, match="attacks must be a list"):
+        ms.measure_certified_accuracy(linear, ROWS, LABELS, attacks=ms.attacks.square(), **args)
+
+
 def test_the_curve_falls_with_eps_and_its_largest_radius_is_judged(linear: str) -> None:
     found = ms.measure_certified_accuracy(linear, ROWS, LABELS, eps=[0.3, 0.01, 0.1], min_accuracy=0.5)
     series = {each["label"]: each["value"] for each in found.details["accuracy_over_eps"]["series"]}

@@ -58,7 +58,7 @@ class AttackSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacks", _given_attacks(self.attacks))
+        object.__setattr__(self, "attacks", given_attacks(self.attacks))
 
     def attack(self, predictor: Predictor, inputs: Any, labels: Any, radii: Sequence[float]) -> AttackedRows:
         """Attack a served model at increasing radii.
@@ -158,7 +158,8 @@ def _default_attacks(
     return [*searches, square(image_shape=image_shape)]
 
 
-def _given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
+def given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
+    """Return the attacks of an argument, [] for None; UsageError for anything but a list of attacks."""
     if attacks is None:
         return []
     if isinstance(attacks, (str, Attack)):

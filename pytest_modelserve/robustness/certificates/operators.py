@@ -45,7 +45,9 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
         Moved,
     ),
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Relu),
-    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Softsign", "Elu", "Selu", "Celu"), Smooth),
+    **dict.fromkeys(
+        ("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Softsign", "Elu", "Selu", "Celu"), Smooth
+    ),
     **dict.fromkeys(("Clip", "Abs", "HardSigmoid", "Max", "Min"), Piecewise),
     "QuantizeLinear": Quantize,
     "DequantizeLinear": Dequantize,

@@ -201,3 +201,73 @@ def test_gelu_and_silu_are_one_operator_however_the_exporter_wrote_them(model: o
 def test_a_value_that_another_node_reads_stays_beside_a_fused_function() -> None:
     nodes = [("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "p"), ("Add", ["p", "s"], "out")]
     assert [node.op for node in network_of(gate_model(nodes), floats(2, 6)).nodes] == ["Sigmoid", "Silu", "Add"]
+
+
+def score_model(nodes: Sequence[tuple[str, list[str], dict[str, Any]]], **constants: np.ndarray) -> onnx.ModelProto:
+    """Return a graph of a chain of operators; "x" is the input of the first one, "last" the output before each."""
+    built, last = [], "x"
+    for at, (op, inputs, attributes) in enumerate(nodes):
+        output = "out" if at == len(nodes) - 1 else f"v{at}"
+        names = [last if name == "last" else name for name in inputs]
+        built.append(helper.make_node(op, names, [output], name=f"n{at}", **attributes))
+        last = output
+    graph = helper.make_graph(
+        built, "chain",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 6])], [helper.make_tensor_value_info("out", 0, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    graph.output[0].CopyFrom(onnx.ValueInfoProto(name="out"))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+RELU = ("Relu", ["last"], {})
+ARGMAX = ("ArgMax", ["last"], {"axis": 1, "keepdims": 0})
+SOFTMAX = ("Softmax", ["last"], {})
+
+
+def test_operators_that_keep_the_order_of_the_scores_are_left_out() -> None:
+    to_int32 = ("Cast", ["last"], {"to": onnx.TensorProto.INT32})
+    names = ("Gather", ["names", "last"], {})
+    network = network_of(score_model([RELU, SOFTMAX, ARGMAX, names, to_int32], names=np.arange(6) * 2), floats(3, 6))
+    assert [node.op for node in network.nodes] == ["Relu"]
+    assert network.head == ("Cast", "Gather", "ArgMax", "Softmax")
+    assert network.classes is not None
+    assert network.classes.tolist() == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([RELU, ("Softmax", ["last"], {"axis": 0})], "n1' is Softmax: it works along axis 0"),
+        ([RELU, ("ArgMax", ["last"], {"axis": 0})], "n1' is ArgMax"),
+        # Probabilities in half precision may be equal where scores differ.
+        ([SOFTMAX, ("Cast", ["last"], {"to": onnx.TensorProto.FLOAT16}), ARGMAX], "n0' is Softmax, which is not in"),
+        ([SOFTMAX, ("Gather", ["last", "columns"], {"axis": 1})], "n0' is Softmax, which is not in the table"),
+        ([("Transpose", ["last"], {"perm": [1, 0]}), RELU], "first axis is not that of the rows"),
+        ([("ReduceSum", ["last"], {"keepdims": 1})], "first axis is not that of the rows"),
+        ([("Gather", ["last", "rows"], {"axis": 0})], "it moves values between rows"),
+    ],
+)  # fmt: skip
+def test_what_changes_the_order_or_mixes_rows_is_refused(nodes: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        network_of(score_model(nodes, columns=ints(1, 0), rows=ints(1, 0, 2)), floats(3, 6))
+
+
+def test_a_shape_that_the_graph_computes_from_the_number_of_rows_is_folded() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], start=0, end=1), helper.make_node("Concat", ["s", "six"], ["t"], axis=0),
+        helper.make_node("Reshape", ["x", "t"], ["r"]), helper.make_node("Relu", ["r"], ["out"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", FLOAT, ["n", 2, 3])],
+        [helper.make_tensor_value_info("out", FLOAT, ["n", 6])], [numpy_helper.from_array(ints(6), "six")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert network_of(model, floats(5, 2, 3)).output_shape == (6,)
+
+
+def test_every_batch_of_a_fixed_size_has_the_bounds_of_its_rows() -> None:
+    model = Case("Gemm", ["x", "w", "b"], (5,), W).model()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    network = network_of(model, floats(1, 5))
+    assert interval_bounds(network, Box(np.zeros((7, 5)), np.ones((7, 5)))).boxes["out"].lower.shape == (7, 4)
