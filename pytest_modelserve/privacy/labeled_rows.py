@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES, read_columns
 from pytest_modelserve.stats.two_sample_tests import feature_blocks, held_out_scores, permutation_p_value
 from pytest_modelserve.training.train import ModelSource
 from pytest_modelserve.training.train_spec import TrainSpec
+
+if TYPE_CHECKING:
+    from pytest_modelserve.artifacts import Signature
 
 _LISTED = 5
 _SHIFT_ROWS, _SHIFT_COLUMNS, _SHIFT_CLASSES = 2_000, 4_096, 50
@@ -52,8 +55,6 @@ class LabeledRows:
         except InputError as error:
             raise InputError(f"{what}: {error}") from error
         batch = as_batch(inputs)
-        if isinstance(batch, Mapping) and not isinstance(batch, Frame) and len(batch) == 1:
-            batch = next(iter(batch.values()))  # the one input of the model, whatever its name is
         n = count_rows(batch)
         if len(labels) != n:
             raise InputError(f"{what} have {n} rows and {len(labels)} labels: pass one label for each row")
@@ -64,10 +65,34 @@ class LabeledRows:
         """The number of rows."""
         return len(self.labels)
 
+    def feed(self, signature: Signature | None) -> Inputs:
+        """Return the inputs as a model takes them.
+
+        Of named arrays and columns those of its inputs; else, for a model of one input, the one array, or all columns
+        of numbers side by side. Numbers are rounded to floats of the model's dtype.
+        """
+        if not isinstance(self.inputs, Mapping):
+            return self.inputs
+        columns: Mapping[str, NDArray[Any]] = self.inputs
+        specs = () if signature is None else signature.inputs
+        if specs and all(spec.name in columns for spec in specs):
+            return {spec.name: _rounded(columns[spec.name], spec.dtype) for spec in specs}
+        if len(specs) > 1 or (not specs and len(columns) > 1):
+            return self.inputs
+        numbers = [columns[name] for name in columns if columns[name].dtype.kind in "biuf" or len(columns) == 1]
+        if not numbers:
+            return self.inputs
+        whole = np.stack(numbers, axis=1) if len(numbers) > 1 and numbers[0].ndim == 1 else numbers[0]
+        return _rounded(whole, specs[0].dtype) if specs else whole
+
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the inputs by name, and the labels as the last column."""
         inputs = dict(self.inputs) if isinstance(self.inputs, Mapping) else {"inputs": self.inputs}
         return {**inputs, "labels": self.labels}
+
+
+def _rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    return values.astype(dtype) if dtype.startswith("float") and values.dtype.kind in "fiub" else values
 
 
 def _read(given: Any, what: str) -> Any:

@@ -133,10 +133,11 @@ class ServedTarget:
     def _log_odds(self, model: Servable) -> tuple[Floats, Floats]:
         """Return the log odds of the labels of members and non-members."""
         found = []
-        for rows, what in zip(self.rows, ("members", "non_members"), strict=True):
-            with open_models(model, inputs=rows.inputs) as (batch, (predictor,)):
-                found.append(_outputs(predictor, batch, self.output, what))
-                subject = predictor.subject
+        with as_predictor(model) as served:
+            subject = served.subject
+            for rows, what in zip(self.rows, ("members", "non_members"), strict=True):
+                with open_models(served, inputs=rows.feed(served.signature)) as (batch, (predictor,)):
+                    found.append(_outputs(predictor, batch, self.output, what))
         _check_scores(found, [rows.labels for rows in self.rows], subject)
         reading = ScoreReading.of(np.concatenate(found), self.output.scores)
         ours, others = (

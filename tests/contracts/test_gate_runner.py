@@ -141,3 +141,28 @@ def test_gates_under_load_are_said_as_others(contract, project):
     evidence = ms.measure_latency_under_load(**{**arguments, "max_ms": 1e6})
     assert evidence.details["load"] == "300 requests/s, Poisson arrivals"
     runner.close()
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_membership_reads_members_and_non_members_from_files(run, project, kind):
+    with np.load(project / "holdout.npz") as arrays:
+        parts = {"seen": slice(0, 500), "other": slice(500, None)}
+        rows = {name: {key: array[part] for key, array in arrays.items()} for name, part in parts.items()}
+    header, *lines = (project / "holdout.csv").read_text().splitlines()
+    for name, part in parts.items():
+        np.savez(project / f"{name}.npz", **rows[name])
+        (project / f"{name}.csv").write_text("\n".join([header, *lines[part]]) + "\n")
+    evidence = run(f"""
+[gates.no_membership_leak]
+members = "seen.{kind}"
+non_members = "other.{kind}"
+label_column = "y"
+reference_models = ["champion.onnx"]
+max_tpr = "8 %"
+""")
+    pairs = [(rows[name]["x"], rows[name]["y"]) for name in parts]
+    expected = ms.measure_membership_leak(
+        project / "candidate.onnx", *pairs, max_tpr=0.08, reference_models=project / "champion.onnx"
+    )
+    assert evidence.details["attacks"] == expected.details["attacks"]
+    assert evidence.verdict is ms.Verdict.PASS

@@ -51,12 +51,6 @@ def test_shadow_models_are_entries_of_the_store_and_trained_once(tmp_path):
     assert len(store.entries()) == 7
 
 
-def test_processes_train_the_same_models(tmp_path):
-    one, two = (Store(tmp_path / name) for name in ("one", "two"))
-    assert measure(source(), one, shadows=4).details == measure(source(), two, shadows=4, processes=2).details
-    assert {entry.path.name for entry in one.entries()} == {entry.path.name for entry in two.entries()}
-
-
 def test_members_may_be_some_rows_of_the_training(tmp_path):
     some = {"x": ROWS[[4, 9, 30]], "y": LABELS[[4, 9, 30]]}
     given = {"label_column": "y", "shadows": 4, "processes": 1, "max_tpr": 0.2, "store": Store(tmp_path)}
