@@ -111,6 +111,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.quantization_aware
+	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.drift_peers
 	$(BIN)/python benchmarks/drift_scale.py
 
