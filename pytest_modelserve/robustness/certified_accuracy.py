@@ -170,7 +170,6 @@ def measure_certified_accuracy(
                 )
                 for radius in radii
             ]
-            _check_radii(threats, radii)
             found = _bounded(rows, _artifact_of(served), threats, method=method, time_limit_s=time_limit_s)
             if attacks is not None:
                 found = _attacked(rows, threats, found, given_attacks(attacks), seed=seed)
@@ -477,15 +476,6 @@ def _check_method(method: str, *, sigma: float | None, **others: Any) -> None:
     for name, value in others.items():
         if value is not None and value != ():
             raise UsageError(f"{name} does not apply to method='smoothing', which certifies a ball: remove it")
-
-
-def _check_radii(threats: Sequence[ThreatModel], radii: Sequence[float]) -> None:
-    for threat, radius in zip(threats, radii, strict=True):
-        if threat.base.dtype.kind in "iu" and threat.scale.max() < 1:
-            raise UsageError(
-                f"eps={radius:g} is below 1, and the model takes {threat.base.dtype}: no other input is within it; eps "
-                "has the unit of the unprocessed input"
-            )
 
 
 def _findings(found: _Found, radii: Sequence[float]) -> Iterator[str]:
