@@ -62,9 +62,14 @@ class Writer:
         self.is_symmetric = self.rng.random() < 0.3
         self.by_channel = self.rng.random() < 0.5
         self.float_bias, self.has_relu, self.quantized_output = self.rng.random(3) < (0.4, 0.6, 0.7)
-        self.is_matmul = self.rng.random() < 0.2
+        self.is_matmul, self.adds_bias = self.rng.random(2) < (0.3, 0.6)
         self.nodes: list[onnx.NodeProto] = []
         self.stored: dict[str, NDArray[Any]] = {}
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether layers add a bias."""
+        return bool(self.adds_bias or not self.is_matmul)
 
     def pair(self, source: str, name: str, low: float, high: float) -> str:
         """Quantize a value with a range, and return the name of what is dequantized."""
@@ -95,6 +100,10 @@ class Writer:
         self.nodes.append(helper.make_node("DequantizeLinear", weights, [f"{name}_d"], **axis))
         if self.is_matmul:
             self.nodes.append(helper.make_node("MatMul", [source, f"{name}_d"], [name]))
+            if self.adds_bias:
+                self.stored[f"{name}_b"] = bias.astype(np.float32)
+                self.nodes.append(helper.make_node("Add", [name, f"{name}_b"], [f"{name}_s"]))
+                return f"{name}_s"
             return name
         self.stored[f"{name}_b"] = bias.astype(np.float32)
         if not self.float_bias:
@@ -124,8 +133,8 @@ def written(seed: int) -> Quantized:
     values = writer.rng.uniform(-2, 3, (500, len(layers[0][0])))
     name = writer.pair("x", "a", -2.0, 3.0)
     for at, (weight, bias) in enumerate(layers):
-        name = writer.layer(name, f"g{at}", weight, bias * (not writer.is_matmul))
-        values = values @ weight + bias * (not writer.is_matmul)
+        name = writer.layer(name, f"g{at}", weight, bias * writer.has_bias)
+        values = values @ weight + bias * writer.has_bias
         if at < 2:
             if writer.has_relu:
                 writer.nodes.append(helper.make_node("Relu", [name], [f"r{at}"]))

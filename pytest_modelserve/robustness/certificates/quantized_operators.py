@@ -7,7 +7,8 @@ over ten operators, served values are at most 0.5001 steps from the real number 
 
 Four of its rewritings change more, and are refused or allowed for by name in `check_quantized`:
 - Gemm, Conv and ConvTranspose between DequantizeLinear and QuantizeLinear: float weights are quantized (refused), and a
-  float bias is rounded to a multiple of the product of both scales (`bias_errors`).
+  float bias is rounded to a multiple of the product of both scales (part of the error radius; so is the constant that
+  is added after a MatMul).
 - Two pairs in a row get one scale (refused).
 - MatMul by quantized weights alone becomes MatMulNBits, which also quantizes the other operand (refused).
 - x86 processors without VNNI add pairs of products in 16 bits (refused where weights are beyond ±64).
@@ -185,14 +186,22 @@ def check_quantized(model: onnx.ModelProto) -> dict[str, Array]:
             readers.setdefault(name, []).append(node)
     outputs = {value.name for value in graph.output}
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored |= {
+        node.output[0]: each.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for each in node.attribute
+        if each.name == "value"
+    }
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             _refuse_type(node, stored)
             _refuse_double(node, writers)
-    _refuse_rewritten(model)
+    found = dict(_bias_errors(graph, writers, readers, outputs, stored))
+    _refuse_rewritten(model, len(found))
     if saturates():
         _refuse_wide_weights(graph, stored)
-    return dict(_bias_errors(graph, writers, readers, outputs, stored))
+    return found
 
 
 def _bias_errors(
@@ -208,24 +217,29 @@ def _bias_errors(
         return np.asarray(numpy_helper.to_array(stored[name]), np.float64) if name in stored else None
 
     for node in graph.node:
-        if node.op_type not in _WEIGHTED or not _is_dequantized(node.input[0], writers):
+        if node.op_type not in (*_WEIGHTED, "MatMul") or not _is_dequantized(node.input[0], writers):
             continue
-        if not _leads_to_quantize(node, readers, outputs):
+        last, bias = node, node.input[2] if len(node.input) > 2 else ""
+        if node.op_type == "MatMul":
+            # onnxruntime makes it Gemm with the constant that is added next.
+            if not _is_dequantized(node.input[1], writers) or len(readers.get(node.output[0], ())) != 1:
+                continue
+            (last,) = readers[node.output[0]]
+            constants = [name for name in last.input if name in stored]
+            if last.op_type != "Add" or not constants:
+                continue
+            (bias,) = constants
+        if not _leads_to_quantize(last, readers, outputs):
             continue
         if not _is_dequantized(node.input[1], writers):
-            raise refusal(
-                node.op_type,
-                node.name or node.output[0],
-                "onnxruntime quantizes its float weights when it opens the file",
-                "quantize the weights in the file",
-            )
-        if len(node.input) < 3 or not node.input[2] or _is_dequantized(node.input[2], writers):
+            raise refusal(node.op_type, node.name or node.output[0], _FLOAT_WEIGHTS, "quantize the weights in the file")
+        if not bias or _is_dequantized(bias, writers):
             continue
         scales = [parameter(writers[name].input[1]) for name in node.input[:2]]
         if scales[0] is None or scales[1] is None:
-            continue  # refused elsewhere: a scale that is no constant
-        half = 0.5 * (scales[0].reshape(-1)[0] * scales[1].reshape(-1)) * (1 + 1e-6)
-        yield node.output[0], half.reshape(-1, *[1] * (0 if node.op_type == "Gemm" else 2))
+            raise refusal(node.op_type, node.name or node.output[0], "the scales of its inputs are not constant")
+        half = 0.5 * (scales[0].reshape(-1).max() * scales[1].reshape(-1)) * (1 + 1e-6)
+        yield last.output[0], half.reshape(-1, *[1] * (2 if node.op_type.startswith("Conv") else 0))
 
 
 def _is_dequantized(name: str, writers: Mapping[str, onnx.NodeProto]) -> bool:
@@ -271,6 +285,7 @@ def _refuse_double(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) 
         )
 
 
+_FLOAT_WEIGHTS = "onnxruntime quantizes its float weights when it opens the file"
 _WHOLE_BATCH = "its scale depends on all rows of the batch"
 _REFUSED = {
     "MatMulNBits": "onnxruntime also quantizes the values that its weights multiply",
@@ -280,41 +295,50 @@ _REFUSED = {
 """Operators of a file, or of what onnxruntime makes of it."""
 
 
-def _refuse_rewritten(model: onnx.ModelProto) -> None:
-    """Refuse a graph for what onnxruntime makes of it at its default level of optimization."""
-    for node, name in _optimized(model):
-        if node in _REFUSED:
-            raise refusal(
-                "MatMul", name, f"onnxruntime makes it {node}: {_REFUSED[node]}", "quantize the values in the file, too"
-            )
-        if node == "":
-            raise refusal(
-                "QuantizeLinear",
-                name,
-                "onnxruntime gives it and a second pair one scale",
-                "remove one of the two pairs",
-            )
+def _refuse_rewritten(model: onnx.ModelProto, biases: int) -> None:
+    """Refuse a graph for what onnxruntime makes of it at its default level of optimization.
+
+    `biases` is the number of biases that are known to be rounded. What else it rounds shows in names of new tensors.
+    """
+    graph = _optimized(model).graph
+    for node in graph.node:
+        if node.op_type in _REFUSED:
+            why = f"onnxruntime makes it {node.op_type}: {_REFUSED[node.op_type]}"
+            raise refusal("MatMul", node.name or node.output[0], why, "quantize the values in the file, too")
+    before = {tensor.name for tensor in model.graph.initializer}
+    added = [tensor.name for tensor in graph.initializer if tensor.name not in before]
+    for name in added:
+        if name.startswith("DoubleQDQRemoved_"):
+            name = name.removeprefix("DoubleQDQRemoved_")
+            why = "onnxruntime gives it and a second pair one scale"
+            raise refusal("QuantizeLinear", name, why, "remove one of the two pairs")
+        if name.endswith(("_weight_q", "_weight_scale")):
+            raise refusal("Conv or Gemm", name, _FLOAT_WEIGHTS, "quantize the weights in the file")
+    rounded = [name for name in added if name.endswith("_bias_int32")]
+    if len(rounded) > biases:
+        why = "onnxruntime rounds its float bias when it opens the file"
+        raise refusal("Add or Gemm", rounded[-1], why, "quantize the bias in the file")
 
 
-def _optimized(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """Yield operator and name of each node of the optimized graph, and "" with the name of each scale it merged."""
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph that onnxruntime serves, without weights in other files."""
     import onnx
     import onnxruntime
 
     with TemporaryDirectory(prefix="modelserve-") as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "optimized.onnx")
-        onnx.save(model, str(source), save_as_external_data=model.ByteSize() > 1 << 30)
+        if model.ByteSize() > 1 << 30:  # the copy loses its weights to a file
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            onnx.save(copy, str(source), save_as_external_data=True)
+        else:
+            onnx.save(model, str(source))
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        found = onnx.load(str(target), load_external_data=False)
-    for tensor in found.graph.initializer:
-        if tensor.name.startswith("DoubleQDQRemoved_"):
-            yield "", tensor.name.removeprefix("DoubleQDQRemoved_")
-    for node in found.graph.node:
-        yield node.op_type, node.name or node.output[0]
+        return onnx.load(str(target), load_external_data=False)
 
 
 def _refuse_wide_weights(graph: onnx.GraphProto, stored: Mapping[str, onnx.TensorProto]) -> None:

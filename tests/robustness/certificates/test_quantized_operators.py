@@ -48,6 +48,7 @@ WEIGHTS = {
     "v_scale": np.float32(0.01),
     "v_zero": np.int8(0),
     "b": np.array([0.113, -0.2, 0.3, 0.017], np.float32),
+    "c": np.array([0.1237, -0.0711], np.float32),
 }
 LAYERS = [
     helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_d"], axis=1),
@@ -56,7 +57,7 @@ LAYERS = [
 
 
 def dense(kind: type, relu: bool) -> onnx.ModelProto:
-    """Return two dense layers; the float bias of the first is what onnxruntime quantizes."""
+    """Return two dense layers with float biases, which onnxruntime rounds."""
     middle = 0 if kind is np.int8 else 128
     ranges = {
         **parameters("a", 0.05, kind(middle + 3)),
@@ -64,7 +65,8 @@ def dense(kind: type, relu: bool) -> onnx.ModelProto:
         **parameters("y", 0.06, kind(middle - 9)),
     }
     nodes = [*pair("x", "a"), *LAYERS, helper.make_node("Gemm", ["a", "w_d", "b"], ["g"])]
-    nodes += [*pair("g", "h"), helper.make_node("MatMul", ["h", "v_d"], ["s"]), *pair("s", "y")]
+    nodes += [*pair("g", "h"), helper.make_node("MatMul", ["h", "v_d"], ["p"])]
+    nodes += [helper.make_node("Add", ["p", "c"], ["s"]), *pair("s", "y")]
     return model_of(nodes, {**WEIGHTS, **ranges}, 2, "y")
 
 
@@ -159,6 +161,15 @@ FLOAT_WEIGHTS = {"u": np.ones((2, 4), np.float32)}
 REFUSED = {
     "quantizes its float weights": (
         [*pair("x", "a"), helper.make_node("Gemm", ["a", "u"], ["g"]), *pair("g", "h")], {**AB, **FLOAT_WEIGHTS}, "h",
+    ),
+    "makes it|quantizes its float weights": (  # where BatchNormalization becomes part of Conv first
+        [
+            *pair("x", "a"), helper.make_node("Unsqueeze", ["a", "i"], ["e"]),
+            *pair("e", "f"), helper.make_node("Conv", ["f", "k"], ["c"]),
+            helper.make_node("BatchNormalization", ["c", "one", "one", "one", "one"], ["n"]), *pair("n", "h"),
+        ],
+        {**AB, **parameters("f", 0.05, np.int8(3)), "i": np.array([1]), "k": np.ones((1, 1, 1), np.float32),
+         "one": np.ones(1, np.float32)}, "h",
     ),
     "of another scale": ([*pair("x", "a"), *pair("a", "h")], AB, "h"),
     "makes it MatMulNBits": ([LAYERS[0], helper.make_node("MatMul", ["x", "w_d"], ["s"])], WEIGHTS, "s"),
