@@ -96,7 +96,7 @@ def source_of(task: Task) -> ms.ModelSource:
 
 
 def members_found(pipeline: ms.Pipeline, task: Task, steps: Sequence[Any]) -> str:
-    """Return the true positive rate of 16 shadow models at 1 % false positives, with its lower bound at 99.9 %."""
+    """Return the true positive rate of 16 shadow models at 1 % false positives, with its lower bound."""
 
     def deploy(trained: ms.TrainedModel) -> ms.Predictor:
         module = trained.module()

@@ -399,7 +399,7 @@ class _Answer:
         """Yield how well these answers, to a value that was tried, fit what is known of each row: (n,) each."""
         if sees_answer and own.numbers.size:
             is_share = bool(own.numbers.min() >= 0 and own.numbers.max() <= 1)
-            for scale in (_as_they_are, _logarithms)[: 1 + is_share]:
+            for scale in (np.asarray, _logarithms)[: 1 + is_share]:
                 tried, seen = scale(self.numbers), scale(own.numbers)
                 std = seen[:split].std(axis=0)
                 distance = np.sqrt((((tried - seen) / np.where(std > 0, std, 1.0)) ** 2).mean(axis=1))
@@ -409,10 +409,6 @@ class _Answer:
             yield (self.texts == own.texts).mean(axis=1)
         if self.true_label is not None:
             yield self.true_label
-
-
-def _as_they_are(numbers: Floats) -> Floats:
-    return numbers
 
 
 def _logarithms(numbers: Floats) -> Floats:
