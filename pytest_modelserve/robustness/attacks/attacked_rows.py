@@ -19,6 +19,8 @@ from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
 from pytest_modelserve.robustness.coordinates import Feed, take_rows
 from pytest_modelserve.serving.inputs import select_output
 
+_PART_BYTES = 64 * 2**20
+"""Memory of one perturbation of all rows that are attacked together, in float64; an attack holds several."""
 Attacks = Callable[[bool], Sequence[Attack]]
 """Whether the model has scores → the attacks to run, in order."""
 
@@ -142,8 +144,10 @@ def attack_rows(
                 dependent_inputs=dependent_inputs,
                 closed=closed,
             )
-            if not closed.all():
-                attack.run(target, np.random.default_rng([seed, number, k]))
+            for part, rows in enumerate(_parts(np.flatnonzero(~closed), threat)):
+                target.closed = np.ones(len(labels), np.bool_)
+                target.closed[rows] = False
+                attack.run(target, np.random.default_rng([seed, number, k, part]))
             found = target.fooled
             adversarial[found], level[found], attack_of[found] = target.adversarial[found], number, k
             queries += target.queries
@@ -168,6 +172,12 @@ def attack_rows(
         unconfirmed=unconfirmed,
         target=target,
     )
+
+
+def _parts(rows: NDArray[np.intp], threat: ThreatModel) -> list[NDArray[np.intp]]:
+    """Return rows in parts whose perturbations fit into memory together."""
+    most = max(1, _PART_BYTES // (8 * max(1, int(np.prod(threat.shape)))))
+    return [rows[start : start + most] for start in range(0, rows.size, most)]
 
 
 class _Unread(AnswerReader):

@@ -17,6 +17,8 @@ _FAR = 100.0
 _PRECISION = 0.02
 """A search along a direction ends when the distance is known to this proportion."""
 _ORDERS = 16
+_NEIGHBORS = 1000
+"""Rows among which the nearest with another label are looked for."""
 _STARTS = 3
 
 
@@ -49,15 +51,17 @@ class boundary(Attack):
     def run(self, target: Target, rng: np.random.Generator) -> None:
         """Search around all active rows at once, each with its own direction and bracket."""
         threat = target.threat
-        n = len(target.labels)
-        states = _States(threat, n, _first_directions(target, rng), rng)
+        rows = target.active()
+        place = np.zeros(len(target.labels), np.intp)
+        place[rows] = np.arange(rows.size)
+        states = _States(threat, rows.size, _first_directions(target, rows, rng), rng)
         for _ in progress(range(self.queries), "boundary search"):
             index = target.active()
             if not index.size:
                 return
-            directions, radii = states.proposals(index)
+            directions, radii = states.proposals(place[index])
             answers = target.query(index, _at(threat, index, directions, radii))
-            states.update(index, radii, answers.fooled)
+            states.update(place[index], radii, answers.fooled)
 
 
 def _at(
@@ -73,22 +77,23 @@ def _at(
     return rows
 
 
-def _first_directions(target: Target, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return directions (starts, n, features): to the nearest rows with other labels, then a random one."""
+def _first_directions(target: Target, rows: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return directions (starts, k, features) from `rows` (k,): to near rows with other labels, then a random one."""
     threat = target.threat
-    n = len(target.labels)
     free = threat.free.reshape(-1)
-    scaled = np.zeros((n, free.size))
-    scaled[:, free] = target.rows.reshape(n, -1).astype(np.float64)[:, free] / threat.scale.reshape(-1)[free]
-    active = target.active()
-    found = rng.choice([-1.0, 1.0], (_STARTS + 1, n, free.size))
-    squares = (scaled**2).sum(axis=1)
-    for row in active:
-        distances = squares + squares[row] - 2 * scaled @ scaled[row]
-        distances[target.labels == target.labels[row]] = np.inf
-        nearest = np.argsort(distances)[:_STARTS]
-        nearest = nearest[np.isfinite(distances[nearest])]
-        found[: nearest.size, row] = scaled[nearest] - scaled[row]
+    scale = threat.scale.reshape(-1)[free]
+    others = rng.permutation(len(target.labels))[:_NEIGHBORS]
+
+    def scaled(index: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.asarray(target.rows[index].reshape(len(index), -1)[:, free].astype(np.float64) / scale)
+
+    starts, ends = scaled(rows), scaled(others)
+    distances = (ends**2).sum(axis=1) - 2 * starts @ ends.T
+    distances[target.labels[rows][:, None] == target.labels[others]] = np.inf
+    found = rng.choice([-1.0, 1.0], (_STARTS + 1, rows.size, free.size))
+    for k, nearest in enumerate(np.argsort(distances, axis=1)[:, :_STARTS].T):
+        known = np.flatnonzero(np.isfinite(distances[np.arange(rows.size), nearest]))
+        found[k][np.ix_(known, free)] = ends[nearest[known]] - starts[known]
     if threat.norm == "linf":
         signs = np.sign(found)
         found = np.where(signs == 0, rng.choice([-1.0, 1.0], signs.shape), signs)

@@ -144,9 +144,11 @@ class ThreatModel:
 
     def place(self, index: NDArray[np.intp], units: NDArray[np.float64]) -> NDArray[Any]:
         """Return the admissible rows nearest to `base[index] + eps * units`, with `units` (k, ...) in [-1, 1]."""
-        return self.project(
-            index, self.base[index].astype(np.float64) + units.reshape(len(index), *self.shape) * self.scale
-        )
+        units = units.reshape(len(index), *self.shape)
+        if self.norm == "linf" and (np.abs(units) == 1).all():  # a corner: ten times as fast as projection
+            low, high = (ends[index].reshape(units.shape) for ends in self._box)
+            return self.complete(np.where(units > 0, high, low))
+        return self.project(index, self.base[index].astype(np.float64) + units * self.scale)
 
     def project(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
         """Return the admissible rows (k, ...) nearest to `rows` (k, ...) around the rows `index` (k,) of the base.
@@ -250,14 +252,14 @@ class ThreatModel:
         """Return the values in the dtype that is served, those of an integer column whole, rounded toward the base."""
         exact = base.astype(np.float64)
         change = wished - exact
-        values = np.where(self._whole, exact + np.trunc(change * (1 + 1e-9)), wished)
+        values = np.where(self._whole, exact + np.trunc(change), wished) if self._whole.any() else wished
         if self.base.dtype.kind in "iu":
             limits = np.iinfo(self.base.dtype)
             return np.clip(values, float(limits.min), float(limits.max)).astype(self.base.dtype)
-        served = values.astype(self.base.dtype)
+        served: NDArray[Any] = values.astype(self.base.dtype)
         if self.norm == "l2":
-            beyond = np.abs(served.astype(np.float64) - exact) > np.abs(change)
-            served = np.where(beyond, np.nextafter(served, base), served)
+            beyond = np.abs(served - exact) > np.abs(change)
+            served[beyond] = np.nextafter(served[beyond], base[beyond])
         return served
 
     def _bounds(
