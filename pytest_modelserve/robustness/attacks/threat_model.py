@@ -252,7 +252,7 @@ class ThreatModel:
         """Return the values in the dtype that is served, those of an integer column whole, rounded toward the base."""
         exact = base.astype(np.float64)
         change = wished - exact
-        values = np.where(self._whole, exact + np.trunc(change), wished) if self._whole.any() else wished
+        values = np.where(self._whole, exact + np.trunc(change * (1 + 1e-9)), wished) if self._whole.any() else wished
         if self.base.dtype.kind in "iu":
             limits = np.iinfo(self.base.dtype)
             return np.clip(values, float(limits.min), float(limits.max)).astype(self.base.dtype)
