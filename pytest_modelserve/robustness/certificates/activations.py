@@ -193,7 +193,8 @@ class Curve:
     error: tuple[float, float]
 
 
-_BISECTIONS = 26
+_BISECTIONS = 10
+"""They leave an offset that is too wide by less than 1e-5 of the distance between both lines."""
 
 
 class Smooth(Univariate):
@@ -220,7 +221,7 @@ class Smooth(Univariate):
         for end, value, other in ((box.lower, left, box.upper), (box.upper, right, box.lower)):
             # Where the tangent at t passes through the end: bisection between the middle and the other end.
             near, far = box.center, other
-            for _ in range(12):
+            for _ in range(8):
                 touch = 0.5 * (near + far)
                 gap = f(touch) - value - d(touch) * (touch - end)
                 side = gap * ((f(far) - value) - d(far) * (far - end)) > 0

@@ -172,6 +172,7 @@ def certify_rows(
         stages.append(("linear", min(per_chunk, _TIGHT_ROWS)))
     for stage, most in stages:
         open_ = np.flatnonzero(~(found.lower > 0))
+        most = max(1, min(most, -(-len(open_) // _threads())))
         chunks = [open_[at : at + most] for at in range(0, len(open_), most)]
 
         def bound(chosen: NDArray[np.int64], stage: str = stage) -> NDArray[np.int64] | None:
