@@ -39,9 +39,13 @@ KEY = "a long secret of the project"
 
 @dataclass(frozen=True)
 class Known:
-    """What an attacker has: the file, one of the same rows without the last, the rows without the last, guesses."""
+    """What an attacker has: the file, one of the same rows without the last, the rows without the last, guesses.
+
+    The profile is merged of both parts; `direct` was made of all rows at once, so that all of them shaped its edges.
+    """
 
     profile: ms.ReferenceProfile
+    direct: ms.ReferenceProfile
     without_last: ms.ReferenceProfile
     others: Rows
     guesses: Rows
@@ -100,6 +104,16 @@ def midpoints(known: Known) -> Iterator[Claim]:
         for edge in edges:
             value = 2 * edge - value
             yield "value after the one before", column.name, (2 * edge - value, value)
+
+
+def edges_between_known(known: Known) -> Iterator[Claim]:
+    """An edge that does not lie halfway between two known neighbors lies halfway between one and the unknown value."""
+    for column in _numbers(known.direct):
+        others = np.unique(_finite(known.others[column.name]))
+        for edge in column.edges:
+            place = int(np.searchsorted(others, edge))
+            for neighbor in others[max(place - 1, 0) : place + 1].tolist():
+                yield "target", column.name, 2 * edge - neighbor
 
 
 def single_bins(known: Known) -> Iterator[Claim]:
@@ -200,6 +214,7 @@ def texts_of_two_files(known: Known) -> Iterator[Claim]:
 ATTACKS: dict[str, tuple[Callable[[Known], Iterator[Claim]], str]] = {
     "extreme values": (extremes, "the file"),
     "edges halfway between values": (midpoints, "the file"),
+    "edges beside known values": (edges_between_known, "and all rows but one"),
     "bins of one integer": (single_bins, "the file"),
     "names of rare categories": (rare_categories, "the file"),
     "raw rows of the sketch": (raw_rows, "the file"),
@@ -273,12 +288,13 @@ def _known(rows: Rows, min_count: int, guarded: bool, rng: np.random.Generator) 
     sketch = int(rng.choice([0, 10]))
     without = ms.reference_profile(others, sketch_rows=sketch, row_digest_key=digests)
     whole = without.merge(ms.reference_profile(last, like=without, sketch_rows=1, row_digest_key=digests))
+    direct = ms.reference_profile(rows)
     if guarded:
-        without, whole = without.suppressed(min_count), whole.suppressed(min_count)
+        without, whole, direct = (each.suppressed(min_count) for each in (without, whole, direct))
         assert ms.measure_profile_privacy(whole, min_count=min_count).passed
     decoys = [f"note of {number}" for number in rng.integers(0, 10**9, 30)]
     texts = [*decoys, rows["text"][-1]] if "text" in rows else []
-    profiles = [ms.ReferenceProfile.from_json(each.to_json()) for each in (whole, without)]
+    profiles = [ms.ReferenceProfile.from_json(each.to_json()) for each in (whole, direct, without)]
     return Known(*profiles, others, {name: values[-20:] for name, values in rows.items()}, texts)
 
 

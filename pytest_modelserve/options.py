@@ -74,6 +74,13 @@ def declare_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini(
+        "modelserve_redact",
+        help="inputs and columns whose values are in no saved input and no message, one a line: 'name', a pattern, a "
+        "column 'x[3]', or 'name: hash' for a hash with the secret in MODELSERVE_PROJECT_KEY",
+        type="linelist",
+        default=[],
+    )
     for name, metavar, text in (
         ("inputs", "PATH", "rows for the model files that are named: .npz, .npy, .csv or .parquet (default: generated "
          "from the signature)"),
@@ -146,5 +153,15 @@ def set_allowed_rules(config: pytest.Config) -> None:
     config.add_cleanup(lambda: setattr(settings, "SCAN_ALLOW", before))
     try:
         settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def set_redaction(config: pytest.Config) -> None:
+    """Set which inputs and columns are redacted, for this run."""
+    before = settings.REDACT
+    config.add_cleanup(lambda: setattr(settings, "REDACT", before))
+    try:
+        settings.REDACT = settings.redact_rules(config.getini("modelserve_redact"))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error

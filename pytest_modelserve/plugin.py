@@ -29,7 +29,15 @@ from pytest_modelserve.evidence import (
     Recorder,
     recording,
 )
-from pytest_modelserve.options import REPORTS, declare_options, path_setting, set_allowed_rules, set_trust, setting
+from pytest_modelserve.options import (
+    REPORTS,
+    declare_options,
+    path_setting,
+    set_allowed_rules,
+    set_redaction,
+    set_trust,
+    setting,
+)
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -442,6 +450,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_model_options(config)
     set_trust(config)
     set_allowed_rules(config)
+    set_redaction(config)
     _check_endpoint(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None

@@ -5,11 +5,38 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from pytest_modelserve.errors import UsageError
 
 SCAN_ALLOW: Mapping[str, str] = {}
 """Reasons by name of the scanner's rules that files of this project may break."""
+
+REDACT: Mapping[str, str] = {}
+"""How inputs and columns of these names, or patterns, are redacted in files and messages: "leave out" or "hash"."""
+_REDACTIONS = ("leave out", "hash")
+
+
+def redact_rules(lines: list[str], setting: str = "modelserve_redact") -> Mapping[str, str]:
+    """Return "leave out" or "hash" by name, from lines "name" or "name: hash"."""
+    found = {}
+    for line in lines:
+        name, colon, how = line.rpartition(": ")
+        name, how = (name.strip(), how.strip()) if colon else (line.strip(), "leave out")
+        if not name or how not in _REDACTIONS:
+            raise UsageError(f"{setting}: expected 'name' or 'name: hash', got {line!r}")
+        found[name] = how
+    return found
+
+
+def is_redacted(name: str) -> bool:
+    """Return whether the setting hides the values of the column or input `name`."""
+    return any(names(rule, name) for rule in REDACT)
+
+
+def names(rule: str, name: str) -> bool:
+    """Return whether a rule names this input or column: itself, or with * and ? for any letters."""
+    return rule == name or fnmatchcase(name, rule.replace("[", "[[]"))
 
 
 def allowed_rules(lines: list[str]) -> Mapping[str, str]:

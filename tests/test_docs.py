@@ -152,6 +152,13 @@ def test_the_served_model_of_the_privacy_page_that_learned_its_rows_by_heart_lea
     assert capsys.readouterr().out == "FAIL\n"
 
 
+def test_the_profile_of_the_privacy_page_is_private_once_it_is_saved_with_min_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in blocks("docs/privacy.md", "python") if "min_count=10" in block)
+    exec(example, {})
+    assert capsys.readouterr().out in blocks("docs/privacy.md", "text")
+
+
 _PRIVACY = ("STEPS", "queries=600", "test_answers_do_not_tell")
 
 

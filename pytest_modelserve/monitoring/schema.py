@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.monitoring.column_profile import ProfiledColumn
 from pytest_modelserve.monitoring.columns import KIND_NAMES, Column, is_length
+from pytest_modelserve.monitoring.formats import shown_value
 from pytest_modelserve.monitoring.histogram import chunks
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.read_options import ReadOptions, names_of
@@ -172,7 +173,8 @@ def _kind_error(column: Column, expected: ProfiledColumn) -> str | None:
     if invalid is None:
         return None
     where = f" in row {invalid}" * (len(column.values) > 1)  # an engine returns one value and no row
-    return f"column {column.name!r} holds {column.values[invalid]:g}{where}, the profile {KIND_NAMES[expected.kind]}"
+    value = shown_value(column.name, f"{column.values[invalid]:g}")
+    return f"column {column.name!r} holds {value}{where}, the profile {KIND_NAMES[expected.kind]}"
 
 
 def _first(values: NDArray[Any], invalid: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> int | None:

@@ -36,6 +36,7 @@ from pytest_modelserve.parity.diagnosis import Diagnosis
 from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import write_npz
 from pytest_modelserve.parity.recordings.recording import outputs_key, request_key
+from pytest_modelserve.parity.recordings.redaction import Redaction
 from pytest_modelserve.serving.conversion import Frame
 from pytest_modelserve.serving.inputs import Inputs, batch_size, checked_feed, slice_rows
 from pytest_modelserve.serving.substitution import is_replacing
@@ -130,7 +131,8 @@ def save_failing_input(
         return Diagnosis()
     try:
         reduced = _Reduction(candidate, reference, failing, criterion).smallest()
-        path = _save(reduced.exchange, reference)
+        exchange = Redaction.of().exchange(reduced.exchange)
+        path = _save(exchange, reference)
         if criterion.calibrated:
             save_tolerances(_tolerance_file(path), *criterion.tolerances(reduced.exchange.outputs))
     except Exception as error:  # a disk's, a runtime's or our own: none of them changes the verdict
@@ -139,7 +141,9 @@ def save_failing_input(
     if reduced.rows is not None:
         details["rows"] = list(reduced.rows)
     finding = f"smallest failing input ({reduced.description}) saved"
-    if candidate.artifact is None:
+    if exchange.redacted:
+        finding += f" in {path} without {', '.join(exchange.redacted)} (modelserve_redact): it cannot be replayed"
+    elif candidate.artifact is None:
         finding += f" with the reference's outputs in {path}: read it with ms.open_recording"
     else:
         details["command"] = command = _replay_command(candidate, path, criterion)

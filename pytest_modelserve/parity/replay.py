@@ -14,6 +14,7 @@ from pytest_modelserve.errors import ModelServeError
 from pytest_modelserve.metrics import Tolerance
 from pytest_modelserve.parity.failing_inputs import Criterion, load_tolerances
 from pytest_modelserve.parity.recordings import Recording, open_recording
+from pytest_modelserve.parity.recordings.redaction import check_complete
 from pytest_modelserve.serving import Predictor, serve
 
 AGREES, DIFFERS, FAILED = 0, 1, 2
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with serve(options.candidate, interpreter=options.interpreter) as candidate:
             signature = candidate.signature if options.recording.is_dir() else None
             recording = open_recording(options.recording, signature=signature)
+            check_complete(recording.redacted, str(options.recording))
             criterion = Criterion(rtol, atol, options.equal_nan, outputs=options.output)
             problems = list(_problems(candidate, recording, criterion))
     except ModelServeError as error:

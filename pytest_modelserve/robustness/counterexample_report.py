@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve import settings
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.metrics.elementwise import is_builtin_dtype
 from pytest_modelserve.robustness.coordinates import Coordinates, flatten_rows, row_count, take_rows
@@ -105,23 +106,54 @@ def search_identity(relation: Relation, base: Mapping[str, NDArray[Any]]) -> str
 
 
 def save_inputs(
-    inputs: Mapping[str, NDArray[Any]], folder: Path, *, about: tuple[str, ...], identity: str = ""
+    inputs: Mapping[str, NDArray[Any]],
+    folder: Path,
+    *,
+    about: tuple[str, ...],
+    identity: str = "",
+    names: Sequence[str] | None = None,
 ) -> Path:
     """Save all inputs of a counterexample as one file, in one step, and return its path.
 
     Its name comes from `about`, `identity` and the running test, so that the same failure replaces its file and another
-    does not. OSError or ArtifactError if the folder cannot be written.
+    does not. Redacted inputs and features, of these `names`, are left out. OSError or ArtifactError if the folder
+    cannot be written.
     """
     from pytest_modelserve.parity.failing_inputs import git_ignored_folder  # the parity gates load onnxruntime
     from pytest_modelserve.parity.recordings.exchange import Exchange
     from pytest_modelserve.parity.recordings.npz import write_npz
+    from pytest_modelserve.parity.recordings.redaction import Redaction
 
     words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(about)).strip("-").lower()[:60]
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     digest = hashlib.sha256("|".join((*about, identity, test)).encode()).hexdigest()
     path = git_ignored_folder(folder) / f"{words}-{digest[:8]}.npz"
-    write_npz(path, [Exchange(inputs, {})], Subject(about[0]))
+    redaction = Redaction({**settings.REDACT, **_redacted_features(inputs, names)})
+    try:
+        write_npz(path, [redaction.exchange(Exchange(inputs, {}))], Subject(about[0]))
+    except UsageError as error:
+        raise ArtifactError(str(error)) from error
     return path
+
+
+def is_complete(inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None) -> bool:
+    """Return whether nothing of the inputs is redacted."""
+    from pytest_modelserve.parity.recordings.redaction import Redaction
+
+    return not settings.REDACT or not Redaction(settings.REDACT).hides(inputs, names or ())
+
+
+def _redacted_features(inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None) -> dict[str, str]:
+    """Return the columns of the features whose names are redacted, of inputs (n, features)."""
+    if names is None or not any(map(settings.is_redacted, names)):
+        return {}
+    found = {}
+    for part in Coordinates.of(inputs).slices:
+        for place in range(part.size):
+            if settings.is_redacted(names[part.offset + place]):
+                column = f"[{place}]" if len(part.shape) == 1 else ""  # of an image, the whole input
+                found[f"{part.name or 'input'}{column}"] = "leave out"
+    return found
 
 
 def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -140,9 +172,14 @@ def saved(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         `ms.assert_relation(model, ms.strategies.saved(path), relation, candidates=0)` reruns a failure.
     """
     from pytest_modelserve.parity.recordings.npz import NpzExchanges
+    from pytest_modelserve.parity.recordings.redaction import check_complete
 
     try:
-        inputs = NpzExchanges.of(Path(path), sides=("inputs",)).read(0).inputs
+        exchange = NpzExchanges.of(Path(path), sides=("inputs",)).read(0)
+        check_complete(exchange.redacted, str(path))
+        inputs = exchange.inputs
+    except InputError as error:
+        raise ArtifactError(str(error)) from None
     except (ArtifactError, IndexError) as error:
         raise ArtifactError(f"{path} is no saved counterexample: {error}") from error
     return dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
@@ -179,6 +216,8 @@ def _change(
     part, place = layout.locate(index)
     at = f"[{', '.join(map(str, place))}]" if place else ""
     feature = f"{part.name}{at}" if names is None else f"{names[index]}"
+    if any(map(settings.is_redacted, (part.name or "input", f"{part.name or 'input'}{at}", feature))):
+        return (f"row {row}, {feature}" if rows > 1 else feature), "redacted"
     before, after = (
         flatten_rows(take_rows(feed, [row]))[part.name][0, index - part.offset] for feed in (found.base, found.rows)
     )

@@ -17,6 +17,7 @@ from pytest_modelserve.robustness.counterexample_report import (
     change_lines,
     feature_lines,
     input_literal,
+    is_complete,
     output_lines,
     save_inputs,
     search_identity,
@@ -253,14 +254,20 @@ def _findings(
     if not found.crash:
         yield from output_lines(found, model)
     rows = found.rows if model.batch_size != 0 else {name: array[0, ...] for name, array in found.rows.items()}
-    example = input_literal(rows)
+    complete = is_complete(rows, names)
+    example = input_literal(rows) if complete else None
     if save_to is not None and not is_replacing():
         try:
             about = (model.subject.name, model.subject.variant, relation.name)
-            path = save_inputs(rows, Path(save_to), about=about, identity=search_identity(relation, space.base))
+            path = save_inputs(
+                rows, Path(save_to), about=about, identity=search_identity(relation, space.base), names=names
+            )
         except (OSError, ArtifactError) as error:
             yield f"save_to: the rows could not be saved: {error}"
         else:
+            if not complete:
+                yield f"saved as {path} without redacted values (modelserve_redact): it cannot be replayed"
+                return
             yield f"saved as {path}"
             example = example or f"ms.strategies.saved({str(path)!r})"
     if example is not None:

@@ -22,6 +22,7 @@ from pytest_modelserve.robustness.relations.base import Features
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.serving.substitution import is_replacing
+from pytest_modelserve.settings import is_redacted
 from pytest_modelserve.stats import Sampling
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _findings(found: AttackedRows, radii: Sequence[float]) -> Iterator[str]:
             f"{found.unconfirmed.size} rows were wrong once and right in another batch, and count as right: the "
             "outputs of a row depend on its batch"
         )
-    if found.changes:
+    if found.changes and not is_redacted(found.target.input_name or "input"):
         examples = [
             f"row {row} {change}{_texts(found, row)}"
             for row, change in itertools.islice(found.changes.items(), _EXAMPLES)
@@ -299,6 +300,8 @@ def _saved(found: AttackedRows, *, as_array: bool) -> tuple[list[str], dict[str,
 
 def _pictures(found: AttackedRows, image_shape: Sequence[int] | None) -> Iterator[dict[str, Any]]:
     """Yield the first rows before and after as images, for the report."""
+    if is_redacted(found.target.input_name or "input"):
+        return
     shape = tuple(image_shape or found.target.threat.shape)
     if len(shape) not in (2, 3) or found.adversarial.dtype.kind not in "fiu" or found.target.threat.norm == "edits":
         return

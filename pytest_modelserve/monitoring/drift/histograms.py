@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn
 from pytest_modelserve.monitoring.formats import format_value
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
+from pytest_modelserve.settings import is_redacted
 
 MAX_COLUMNS = 6
 """A histogram takes about 350 of the bytes that evidence may have."""
@@ -69,7 +70,11 @@ def _categories(column: WindowColumn, reference: CategoricalColumn) -> dict[str,
     before, after = before / max(before.sum(), 1.0), after / max(after.sum(), 1.0)
     largest = np.argsort(-np.maximum(before, after), kind="stable")
     shown, rest = largest[:_CATEGORIES], largest[_CATEGORIES:]
-    labels = [keys[i] if isinstance(keys[i], str) else f"hash bucket {keys[i]}" for i in shown]
+    redacted = is_redacted(reference.name)
+    labels = [
+        f"category {place}" if redacted else keys[i] if isinstance(keys[i], str) else f"hash bucket {keys[i]}"
+        for place, i in enumerate(shown, start=1)
+    ]
     if rest.size:
         labels.append(f"{rest.size} others")
         before, after = (np.append(part[shown], part[rest].sum()) for part in (before, after))

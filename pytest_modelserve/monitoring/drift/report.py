@@ -25,7 +25,13 @@ from pytest_modelserve.monitoring.drift.column_tests import DriftTest
 from pytest_modelserve.monitoring.drift.effective_rows import EffectiveRows
 from pytest_modelserve.monitoring.drift.groups import DriftTests, Plan, count
 from pytest_modelserve.monitoring.drift.histograms import histograms_of
-from pytest_modelserve.monitoring.formats import format_difference, format_rate_change, format_value, suggest_exclusion
+from pytest_modelserve.monitoring.formats import (
+    format_difference,
+    format_rate_change,
+    format_value,
+    shown_value,
+    suggest_exclusion,
+)
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
 
 _MAX_FINDINGS = 10
@@ -303,7 +309,7 @@ def _describe_categories(column: WindowColumn, reference: CategoricalColumn) -> 
         if then != now:
             mostly = f" (now mostly {common[key]!r})" if key in common else ""
             label = repr(key) if isinstance(key, str) else f"hash bucket {key} of {len(keys)}{mostly}"
-            described.append(f"{label} {format_rate_change(then, now)}")
+            described.append(f"{shown_value(column.name, label)} {format_rate_change(then, now)}")
     return ", ".join(described)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pytest_modelserve.errors import InputError
+from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.monitoring.monitor.state import ServedRows
+from pytest_modelserve.settings import PROJECT_KEY_VARIABLE, key_check, project_key
 
 _SHOWN = 3
 
@@ -16,7 +18,8 @@ _SHOWN = 3
 def served_rows(ids: ArrayLike, outputs: ArrayLike, *, are_values: bool) -> ServedRows:
     """Return the served rows of a window: ids (n,), and the predictions of outputs (n, classes) or (n,).
 
-    Outputs (n,) are predicted numbers if `are_values`, else labels, or probabilities of class 1.
+    Ids are kept as hashes if there is a project key. Outputs (n,) are predicted numbers if `are_values`, else labels,
+    or probabilities of class 1.
 
     Raises:
         InputError: Ids are missing or repeated, or their number is not that of the outputs.
@@ -33,7 +36,9 @@ def served_rows(ids: ArrayLike, outputs: ArrayLike, *, are_values: bool) -> Serv
                 "outputs (n,) must be labels or probabilities of class 1; for numbers, give within= to accuracy"
             )
         predictions = (predictions >= 0.5).astype(np.int64)
-    return ServedRows(keys, predictions, predictions.copy(), np.zeros(keys.size, dtype=bool))
+    key = project_key()
+    kept = keys if key is None else _hashed(keys, key)
+    return ServedRows(kept, predictions, predictions.copy(), np.zeros(keys.size, dtype=bool), key_check(key), keys)
 
 
 def join_labels(served: ServedRows, ids: ArrayLike, labels: ArrayLike, *, window: str) -> tuple[ServedRows, int]:
@@ -42,7 +47,16 @@ def join_labels(served: ServedRows, ids: ArrayLike, labels: ArrayLike, *, window
     Raises:
         InputError: Ids are unknown or repeated, labels are null or of another kind, or a row has another label already.
     """
-    keys, values = _ids(ids), _plain("labels", np.asarray(labels))
+    given, values = _ids(ids), _plain("labels", np.asarray(labels))
+    keys = given
+    if served.key_check:
+        key = project_key()
+        if key is None or key_check(key) != served.key_check:
+            raise UsageError(
+                f"ids of window {window!r} are kept as hashes with a project key: set {PROJECT_KEY_VARIABLE} to the "
+                "key that it was checked with"
+            )
+        keys = _hashed(given, key)
     if values.shape != keys.shape:
         raise InputError(f"ids and labels must have one entry for each row; got {keys.size} and {values.size}")
     if not values.size:
@@ -57,7 +71,7 @@ def join_labels(served: ServedRows, ids: ArrayLike, labels: ArrayLike, *, window
     order = np.argsort(served.ids, kind="stable")
     place = np.minimum(np.searchsorted(served.ids, keys, sorter=order), served.ids.size - 1)
     rows = order[place]
-    unknown = keys[served.ids[rows] != keys]
+    unknown = given[served.ids[rows] != keys]
     if unknown.size:
         raise InputError(
             f"{unknown.size} of {keys.size} ids of the labels are not among the {served.ids.size} rows of window "
@@ -68,13 +82,13 @@ def join_labels(served: ServedRows, ids: ArrayLike, labels: ArrayLike, *, window
     if other.any():
         first = int(np.flatnonzero(other)[0])
         raise InputError(
-            f"{int(other.sum())} rows of window {window!r} have another label already, row {keys[first].item()!r} for "
+            f"{int(other.sum())} rows of window {window!r} have another label already, row {given[first].item()!r} for "
             f"example: {served.labels[rows[first]].item()!r}, now {values[first].item()!r}"
         )
     dtype = np.result_type(served.labels, values)
     all_labels, all_known = served.labels.astype(dtype), served.known.copy()
     all_labels[rows], all_known[rows] = values, True
-    return ServedRows(served.ids, served.outputs, all_labels, all_known), int((~known).sum())
+    return ServedRows(served.ids, served.outputs, all_labels, all_known, served.key_check), int((~known).sum())
 
 
 def wrong_predictions(served: ServedRows, *, within: float | None) -> tuple[int, int]:
@@ -96,6 +110,16 @@ def _ids(ids: ArrayLike) -> NDArray[Any]:
         repeated = unique[counts > 1][:_SHOWN].tolist()
         raise InputError(f"ids must be different; repeated: {', '.join(map(repr, repeated))}")
     return keys
+
+
+def _hashed(ids: NDArray[Any], key: bytes) -> NDArray[Any]:
+    """Return 32 hexadecimal digits for each id, of which integers and texts of the same digits differ."""
+    return np.array(
+        [
+            hashlib.blake2b(repr(each).encode(), digest_size=16, key=key, person=b"id of a row").hexdigest()
+            for each in ids.tolist()
+        ]
+    )
 
 
 def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -427,7 +427,8 @@ def _date(value: str | date | Any) -> date | None:
 def _window_digest(totals: Integers, rows: Integers, served: ServedRows | None) -> str:
     parts: list[str | bytes] = [totals.tobytes(), rows.tobytes()]
     if served is not None:
-        parts += [served.ids.tobytes(), served.outputs.tobytes()]
+        ids = served.ids if served.given is None else served.given  # whether a key is set changes no window
+        parts += [ids.tobytes(), served.outputs.tobytes()]
     return digest_of(*parts)
 
 

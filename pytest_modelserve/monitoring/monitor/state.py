@@ -200,7 +200,14 @@ class StateFile:
     def write_rows(self, window: str, served: ServedRows) -> None:
         """Write the served rows of a window; call it under the lock, before the state that counts them."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, ids=served.ids, outputs=served.outputs, labels=served.labels, known=served.known)
+        np.savez_compressed(
+            buffer,
+            ids=served.ids,
+            outputs=served.outputs,
+            labels=served.labels,
+            known=served.known,
+            key_check=np.array(served.key_check),
+        )
         self._write(self.rows_path(window), [buffer.getvalue()])
 
     def read_rows(self, window: str) -> ServedRows:
@@ -213,7 +220,8 @@ class StateFile:
         path = self.rows_path(window)
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return ServedRows(stored["ids"], stored["outputs"], stored["labels"], stored["known"])
+                check = str(stored["key_check"]) if "key_check" in stored else ""
+                return ServedRows(stored["ids"], stored["outputs"], stored["labels"], stored["known"], check)
         except FileNotFoundError:
             raise UsageError(
                 f"no served rows of window {window!r} are stored in {path.parent}: pass outputs= and ids= when the "
@@ -242,9 +250,15 @@ def _unpacked(text: str, blocks: int, streams: int) -> Integers:
 
 @dataclass(slots=True)
 class ServedRows:
-    """Served rows by id: predictions (n,), and labels (n,) where `known` (n,)."""
+    """Served rows by id: predictions (n,), and labels (n,) where `known` (n,).
+
+    Ids are keyed hashes if there is a project key, which `key_check` recognizes; "" is none. `given` are the ids
+    themselves, which are not stored.
+    """
 
     ids: NDArray[Any]
     outputs: NDArray[Any]
     labels: NDArray[Any]
     known: NDArray[np.bool_]
+    key_check: str = ""
+    given: NDArray[Any] | None = None

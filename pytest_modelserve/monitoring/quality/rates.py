@@ -14,9 +14,10 @@ from pytest_modelserve.monitoring.column_profile import AlignedCounts, Categoric
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, in_blocks
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
-from pytest_modelserve.monitoring.formats import format_rate_change, suggest_exclusion
+from pytest_modelserve.monitoring.formats import format_rate_change, shown_value, suggest_exclusion
 from pytest_modelserve.monitoring.histogram import Integers, count_values
 from pytest_modelserve.monitoring.window import NumericSummary, WindowColumn
+from pytest_modelserve.settings import is_redacted
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.proportions import (
     fisher_p_value,
@@ -83,9 +84,11 @@ def range_rate(summary: NumericSummary, reference: NumericColumn, blocks: Blocks
     that it shows, and the rates are compared by Fisher's exact test.
     """
     outside = summary.below + summary.above
+    low, high = (shown_value(reference.name, f"{end:.6g}") for end in (summary.minimum, summary.maximum))
+    ends = f"[{reference.minimum:.6g}, {reference.maximum:.6g}]"
     detail = (
-        f"{reference.name!r} outside [{reference.minimum:.6g}, {reference.maximum:.6g}] in {outside:,} of "
-        f"{summary.finite:,} rows, with values from {summary.minimum:.6g} to {summary.maximum:.6g}"
+        f"{reference.name!r} outside {'its range' if is_redacted(reference.name) else ends} in {outside:,} of "
+        f"{summary.finite:,} rows, with values from {low} to {high}"
         f"{suggest_exclusion(reference.name, reference.kind, outside / summary.finite)}"
     )
     if reference.min_count > 1:
@@ -184,6 +187,8 @@ class CountedCategories:
     def format_unmatched(self, *, new: bool) -> str:
         """Format up to five of these categories: "'Wien' (12), 'Genf' (3)"."""
         found = self.unmatched(new=new)
+        if found and is_redacted(self.reference.name):
+            return f"{len(found):,} redacted names"
         text = ", ".join(f"{name!r} ({rows:,})" for name, rows in found[:_MAX_CATEGORIES])
         return text + (f" and {len(found) - _MAX_CATEGORIES} more" if len(found) > _MAX_CATEGORIES else "")
 
@@ -363,6 +368,7 @@ def repeated_value_rate(
     known = len(column.values) - int(np.count_nonzero(np.isnan(column.values)))
     every = column.values if column.exact is None else column.exact[~np.isnan(column.values)]
     repeats, in_bin = int(np.count_nonzero(every == value)), int(before[bin_])
+    text = shown_value(reference.name, f"{value:.6g}")
     many, blocks_known = in_blocks(repeats, known, blocks.current, up=True)
     least, blocks_reference = in_blocks(in_bin, reference_n, blocks.reference, up=False)
     return Rate(
@@ -372,7 +378,7 @@ def repeated_value_rate(
         p_value=p_values[bin_],
         upper=rate_increase_bound(many, blocks_known, least, blocks_reference, level=CONFIDENCE),
         expected=0.0,
-        detail=f"{reference.name!r} is {value:.6g} in {100 * repeats / known:.1f} % of the rows, in the profile in at "
+        detail=f"{reference.name!r} is {text} in {100 * repeats / known:.1f} % of the rows, in the profile in at "
         f"most {100 * in_bin / reference_n:.1f} %",
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_modelserve.monitoring.column_profile import NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.decision import Blocks, in_blocks
-from pytest_modelserve.monitoring.formats import format_age, format_time
+from pytest_modelserve.monitoring.formats import format_age, format_time, shown_value
 from pytest_modelserve.monitoring.quality.rates import CountedCategories
 from pytest_modelserve.monitoring.window import NumericSummary
 from pytest_modelserve.stats.proportions import fisher_p_value
@@ -52,8 +52,9 @@ def beyond_tail_limit(summary: NumericSummary, reference: NumericColumn, *, bloc
     limit = tail_limit(reference, rows=summary.finite, block=block)
     if limit is None or excess[value] <= limit:
         return None
+    text = shown_value(reference.name, f"{value:.6g}")
     return (
-        f"column {reference.name!r} holds {value:.6g}, outside [{reference.minimum:.6g}, {reference.maximum:.6g}] by "
+        f"column {reference.name!r} holds {text}, outside [{reference.minimum:.6g}, {reference.maximum:.6g}] by "
         f"{excess[value] / width:,.1f} times the width of that range"
     )
 
@@ -65,7 +66,8 @@ def became_constant(summary: NumericSummary, reference: NumericColumn, blocks: B
     bin_ = int(np.searchsorted(reference.edges, summary.minimum, side="right"))
     if not _impossible(reference.counts[bin_] + reference.count_error, reference.known, summary.finite, blocks):
         return None
-    return f"column {reference.name!r} is {summary.minimum:.6g} in every row; in the profile it varies"
+    value = shown_value(reference.name, f"{summary.minimum:.6g}")
+    return f"column {reference.name!r} is {value} in every row; in the profile it varies"
 
 
 def became_one_category(counted: CountedCategories, blocks: Blocks) -> str | None:
@@ -78,8 +80,8 @@ def became_one_category(counted: CountedCategories, blocks: Blocks) -> str | Non
     ):
         return None
     name = names[present[0]]
-    shown = repr(name) if isinstance(name, str) else f"in hash bucket {name}"
-    return f"column {counted.reference.name!r} is {shown} in every row; in the profile it varies"
+    value = shown_value(reference.name, repr(name) if isinstance(name, str) else f"in hash bucket {name}")
+    return f"column {reference.name!r} is {value} in every row; in the profile it varies"
 
 
 def outside_vocabulary(counted: CountedCategories) -> str | None:

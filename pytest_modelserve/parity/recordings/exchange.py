@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
 from pytest_modelserve.metrics import Outputs
@@ -18,6 +18,7 @@ class Exchange:
     Attributes:
         inputs: An array, or a mapping from input names to arrays.
         outputs: The outputs by name.
+        redacted: What the inputs lack: "leave out" or "hash" by input, or by column ("x[3]").
 
     Example:
         >>> import numpy as np
@@ -29,6 +30,7 @@ class Exchange:
 
     inputs: Inputs
     outputs: Outputs
+    redacted: Mapping[str, str] = field(default_factory=dict)
 
 
 class StoredExchanges(Sequence[Exchange]):

@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,34 @@ from pytest_modelserve._files import new_file
 from pytest_modelserve.errors import ArtifactError, ModelServeError
 from pytest_modelserve.evidence import Subject
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
+from pytest_modelserve.parity.recordings.redaction import Redaction
 
 _METADATA = "recording"
-_SCHEMA = 1
+_SCHEMA, _REDACTED_SCHEMA = 1, 2
+"""2 if inputs are missing: earlier releases would replay the rest."""
 _MEMBER = re.compile(r"(?:(?P<index>\d+)/)?(?P<side>inputs|outputs)(?:/(?P<name>.*))?", re.DOTALL)
 _RAW = {1: np.uint8, 2: np.uint16}
 
 
 def write_npz(path: Path, exchanges: Iterable[Exchange], model: Subject) -> None:
-    """Write `exchanges`, taken one by one, in one atomic step; equal content gives equal bytes."""
+    """Write `exchanges`, taken one by one, in one atomic step; equal content gives equal bytes.
+
+    What the setting `modelserve_redact` names is left out or hashed.
+    """
+    redacted: dict[str, str] = {}
     dtypes: dict[str, str] = {}
     with new_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for index, exchange in enumerate(exchanges):
+        for index, exchange in enumerate(Redaction.of().exchanges(exchanges)):
+            redacted |= exchange.redacted
             for member, array in _members(index, exchange):
                 _write(archive, member, _storable(member, array, dtypes))
-        about = {"schema": _SCHEMA, "name": model.name, "variant": model.variant, "sha256": model.sha256}
+        about: dict[str, Any] = {
+            "schema": _SCHEMA,
+            "name": model.name,
+            "variant": model.variant,
+            "sha256": model.sha256,
+        }
+        about |= {"schema": _REDACTED_SCHEMA, "redacted": redacted} if redacted else {}
         _write(archive, _METADATA, np.array(json.dumps({**about, "dtypes": dtypes})))
 
 
@@ -49,6 +62,7 @@ class NpzExchanges(StoredExchanges):
     members: tuple[tuple[str, ...], ...]
     dtypes: Mapping[str, str]
     model: Subject | None = None
+    redacted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path, *, sides: Iterable[str] = ("inputs", "outputs")) -> NpzExchanges:
@@ -56,9 +70,10 @@ class NpzExchanges(StoredExchanges):
         with _open(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             about = json.loads(str(_read(archive, _METADATA))) if _METADATA in names else {}
-        if about.get("schema", _SCHEMA) != _SCHEMA:
+        if about.get("schema", _SCHEMA) not in (_SCHEMA, _REDACTED_SCHEMA):
             raise ArtifactError(
-                f"cannot read the recording {path}: it has schema {about['schema']}; this release reads {_SCHEMA}"
+                f"cannot read the recording {path}: it has schema {about['schema']}; this release reads {_SCHEMA} and "
+                f"{_REDACTED_SCHEMA}"
             )
         members: dict[int, list[str]] = {}
         for name in names:
@@ -71,7 +86,13 @@ class NpzExchanges(StoredExchanges):
                     f"cannot read the recording {path}: request {index} has no {' and '.join(sorted(missing))}"
                 )
         model = Subject(about["name"], about["variant"], about["sha256"]) if about else None
-        return cls(path, tuple(tuple(members[index]) for index in sorted(members)), about.get("dtypes", {}), model)
+        return cls(
+            path,
+            tuple(tuple(members[index]) for index in sorted(members)),
+            about.get("dtypes", {}),
+            model,
+            about.get("redacted", {}),
+        )
 
     def __len__(self) -> int:
         return len(self.members)
@@ -84,7 +105,7 @@ class NpzExchanges(StoredExchanges):
             for member in members:
                 sides[_part(member, "side")][_part(member, "name")] = self._array(archive, member)
         inputs = sides["inputs"]
-        return Exchange(inputs[""] if list(inputs) == [""] else inputs, sides["outputs"])
+        return Exchange(inputs[""] if list(inputs) == [""] else inputs, sides["outputs"], self.redacted)
 
     def _array(self, archive: zipfile.ZipFile, member: str) -> NDArray[Any]:
         array = _read(archive, member)

@@ -8,7 +8,7 @@ a given number of rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pytest_modelserve._files import new_file
 from pytest_modelserve.errors import ArtifactError, UsageError, require, unknown_choice
 from pytest_modelserve.metrics import dtype_name
 from pytest_modelserve.parity.recordings.exchange import Exchange, StoredExchanges
+from pytest_modelserve.parity.recordings.redaction import Redaction
 
 if TYPE_CHECKING:
     import polars
@@ -29,6 +30,8 @@ Columns = Mapping[str, str | Sequence[str]]
 """The columns of each array: one, or several that become an array (rows, columns)."""
 
 _REQUEST = "request"
+_REDACTED = "redacted/"
+"""The beginning of the name of a column that says how an input was redacted."""
 
 
 def write_parquet(path: Path, exchanges: Iterable[Exchange]) -> None:
@@ -37,7 +40,7 @@ def write_parquet(path: Path, exchanges: Iterable[Exchange]) -> None:
     UsageError for arrays without one row for each row of the request, and for dtypes that Parquet cannot store.
     """
     pl = _import_polars(path)
-    frames = [_frame(pl, index, exchange) for index, exchange in enumerate(exchanges)]
+    frames = [_frame(pl, index, exchange) for index, exchange in enumerate(Redaction.of().exchanges(exchanges))]
     try:
         whole = pl.concat(frames)
     except pl.exceptions.PolarsError as error:
@@ -61,6 +64,8 @@ def _frame(pl: Any, index: int, exchange: Exchange) -> polars.DataFrame:
                 "for each row; record it as .npz"
             )
         columns.append(_series(pl, name, array))
+    for name, how in exchange.redacted.items():
+        columns.append(pl.Series(f"{_REDACTED}{name}", [how] * rows))
     frame: polars.DataFrame = pl.DataFrame(columns)
     return frame
 
@@ -86,6 +91,7 @@ class ParquetExchanges(StoredExchanges):
     outputs: Columns
     slices: tuple[tuple[int, int], ...]
     dtypes: Mapping[str, str]
+    redacted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -103,6 +109,8 @@ class ParquetExchanges(StoredExchanges):
             names = pl.read_parquet_schema(path)
             height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
             requests = pl.read_parquet(path, columns=[_REQUEST], glob=False)[_REQUEST] if _REQUEST in names else None
+            marks = [name for name in names if name.startswith(_REDACTED)]
+            how = pl.read_parquet(path, columns=marks, n_rows=1, glob=False).to_dicts() if marks else []
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _damaged(path, error) from error
         return cls(
@@ -111,6 +119,7 @@ class ParquetExchanges(StoredExchanges):
             outputs=_columns(path, "outputs", outputs, names),
             slices=_slices(height, rows) if requests is None or rows is not None else _runs(requests.to_numpy()),
             dtypes={} if signature is None else {s.name: s.dtype for s in (*signature.inputs, *signature.outputs)},
+            redacted={name.removeprefix(_REDACTED): value for name, value in (how[0] if how else {}).items()},
         )
 
     def __len__(self) -> int:
@@ -126,7 +135,7 @@ class ParquetExchanges(StoredExchanges):
             raise _damaged(self.path, error) from error
         inputs = {name: self._array(rows, name, columns) for name, columns in self.inputs.items()}
         outputs = {name: self._array(rows, name, columns) for name, columns in self.outputs.items()}
-        return Exchange(inputs[""] if list(inputs) == [""] else inputs, outputs)
+        return Exchange(inputs[""] if list(inputs) == [""] else inputs, outputs, self.redacted)
 
     def _array(self, rows: polars.DataFrame, name: str, columns: str | Sequence[str]) -> NDArray[Any]:
         arrays = [_numbers(self.path, rows[column]) for column in _several(columns)]

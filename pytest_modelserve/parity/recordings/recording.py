@@ -20,6 +20,7 @@ from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.parity.recordings.npz import NpzExchanges, write_npz
 from pytest_modelserve.parity.recordings.onnx_test_data import OnnxTestDataExchanges, write_onnx_test_data
 from pytest_modelserve.parity.recordings.parquet import Columns, ParquetExchanges, write_parquet
+from pytest_modelserve.parity.recordings.redaction import Redact, Redaction, check_complete
 from pytest_modelserve.serving import Inputs, Predictor, Servable
 from pytest_modelserve.serving.inputs import iterate_batches
 from pytest_modelserve.serving.serve import as_predictor
@@ -28,7 +29,9 @@ _SUFFIXES = (".npz", ".parquet", "")
 _VARIANT = "recorded"
 
 
-def record_answers(predictor: Servable, inputs: Inputs | Iterable[Inputs], path: str | os.PathLike[str]) -> Recording:
+def record_answers(
+    predictor: Servable, inputs: Inputs | Iterable[Inputs], path: str | os.PathLike[str], *, redact: Redact = ()
+) -> Recording:
     """Run `predictor` on `inputs`, write requests and outputs to `path`, and open the recording.
 
     Nothing appears at `path` before everything is written: an error, also of the predictor, leaves what was there.
@@ -38,13 +41,16 @@ def record_answers(predictor: Servable, inputs: Inputs | Iterable[Inputs], path:
         inputs: One request (an array or a mapping from names to arrays), or an iterable of requests, taken one by one.
         path: The suffix selects the format. `.npz` stores every dtype and shape; `.parquet` stores arrays with one
             value for each row; a folder (no suffix) is ONNX test data and must not exist yet. A file is replaced.
+        redact: Inputs that the file must not hold, by name, pattern ("id*") or column ("x[3]"), besides those of the
+            setting `modelserve_redact`; a mapping to "hash" hashes them with the secret in MODELSERVE_PROJECT_KEY. The
+            recording then has outputs for complete inputs, and cannot be replayed by itself.
 
     Returns:
         The recording, as `open_recording` returns it.
 
     Raises:
         InputError: There is no request.
-        UsageError: Another suffix, or values that the format cannot store.
+        UsageError: Another suffix, values that the format cannot store, or a `redact` that leaves no input.
         ArtifactError: The path cannot be written.
 
     Example:
@@ -56,8 +62,11 @@ def record_answers(predictor: Servable, inputs: Inputs | Iterable[Inputs], path:
         4
     """
     path = _checked(path)
+    redaction = Redaction.of(redact)
+    if redaction.rules and path.suffix == "":
+        raise UsageError("redact needs a file, .npz or .parquet: a folder of ONNX test data has every input")
     with as_predictor(predictor) as model:
-        exchanges = _exchanges(model, inputs)
+        exchanges = redaction.exchanges(_exchanges(model, inputs))
         if path.suffix == ".npz":
             write_npz(path, exchanges, model.subject)
         elif path.suffix == ".parquet":
@@ -146,13 +155,14 @@ class Recording(Predictor):
             raise ArtifactError(f"the recording {source} has no requests")
         super().__init__(subject)
         self.exchanges = exchanges
+        self.redacted: Mapping[str, str] = getattr(exchanges, "redacted", {})
         self._source = source
         self._indices: dict[str, int] | None = None
 
     @property
     def inputs(self) -> Requests:
         """The recorded requests in order, read one by one; they can be iterated repeatedly."""
-        return Requests(self.exchanges)
+        return Requests(self.exchanges, self._source)
 
     def predict(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """Return the recorded outputs of `inputs`.
@@ -165,6 +175,8 @@ class Recording(Predictor):
             raise self._closed_error()
         if self._indices is None:
             self._indices = self._index_requests()
+        if self.redacted:
+            inputs, _ = Redaction(self.redacted).inputs(inputs)
         index = self._indices.get(request_key(inputs))
         if index is None:
             raise InputError(
@@ -183,9 +195,10 @@ class Recording(Predictor):
             exchange = self.exchanges[index]
             first = indices.setdefault(request_key(exchange.inputs), index)
             if first != index and outputs_key(self.exchanges[first].outputs) != outputs_key(exchange.outputs):
+                without = f" without what was redacted ({', '.join(self.redacted)})" if self.redacted else ""
                 raise ArtifactError(
-                    f"requests {first} and {index} of {self._source} are equal but have different outputs: a recording "
-                    "holds the outputs of one model"
+                    f"requests {first} and {index} of {self._source} are equal{without} but have different outputs: a "
+                    "recording holds the outputs of one model"
                 )
         return indices
 
@@ -195,13 +208,16 @@ class Requests:
     """The requests of a recording, to iterate over."""
 
     exchanges: Sequence[Exchange]
+    source: str = "the recording"
 
     def __len__(self) -> int:
         return len(self.exchanges)
 
     def __iter__(self) -> Iterator[Inputs]:
         for index in range(len(self.exchanges)):
-            yield self.exchanges[index].inputs
+            exchange = self.exchanges[index]
+            check_complete(exchange.redacted, self.source)
+            yield exchange.inputs
 
 
 def request_key(inputs: Inputs) -> str:

@@ -62,11 +62,15 @@ class AdversarialRows:
         """Save the rows as one file in one step, and return its absolute path.
 
         Its name comes from the model's name, `about` and the running test, so that the same failure replaces its file.
+        ArtifactError if an input is redacted, because the rest could not be replayed.
         """
         from pytest_modelserve.parity.failing_inputs import git_ignored_folder  # the parity gates load onnxruntime
         from pytest_modelserve.parity.recordings.exchange import Exchange
         from pytest_modelserve.parity.recordings.npz import write_npz
+        from pytest_modelserve.parity.recordings.redaction import Redaction
 
+        if Redaction.of().hides(self.inputs):
+            raise ArtifactError("modelserve_redact names an input of them")
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         name = "".join(letter if letter.isalnum() else "-" for letter in subject.name.lower())[:40].strip("-")
         digest = hashlib.sha256("|".join((subject.name, subject.variant, about, test)).encode()).hexdigest()

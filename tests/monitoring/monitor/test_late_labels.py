@@ -174,3 +174,20 @@ def test_job_that_is_killed_between_rows_and_state_loses_nothing(monitor):
     expected = monitor.add_labels(0, ids, labels).value
     monitor._file.path.write_bytes(before)
     assert monitor.add_labels(0, ids, labels).value == expected
+
+
+def test_with_a_project_key_ids_are_kept_as_hashes(monitor, tmp_path, monkeypatch):
+    ids, outputs, labels = served(0)
+    texts = [f"customer {number}" for number in ids]
+    monkeypatch.delenv("MODELSERVE_PROJECT_KEY", raising=False)
+    plain = monitor.check(1, outputs=outputs, ids=ids)
+    monkeypatch.setenv("MODELSERVE_PROJECT_KEY", "a secret of sixteen letters")
+    assert monitor.check(1, outputs=outputs, ids=ids).value == plain.value  # the same window
+    monitor.check(0, outputs=outputs, ids=texts)
+    for slot, keys in ((0, texts), (1, ids)):
+        assert monitor.add_labels(slot, keys[::-1], labels[::-1]).n
+    files = [np.load(path) for path in (tmp_path / "state.rows").iterdir()]
+    assert sum("customer" in str(stored["ids"].tolist()) for stored in files) == 0
+    monkeypatch.delenv("MODELSERVE_PROJECT_KEY")
+    with pytest.raises(ms.UsageError, match="ids of window '0' are kept as hashes with a project key"):
+        monitor.add_labels(0, texts, labels)

@@ -213,10 +213,10 @@ def incomplete(path, missing):
         (
             lambda f: npz(
                 f / "a.npz",
-                recording=np.array('{"schema": 2, "name": "a", "variant": "", "sha256": null, "dtypes": {}}'),
+                recording=np.array('{"schema": 3, "name": "a", "variant": "", "sha256": null, "dtypes": {}}'),
                 **{"inputs/x": X, "outputs/y": X},
             ),
-            "it has schema 2; this release reads 1",
+            "it has schema 3; this release reads 1 and 2",
         ),
         (lambda f: frame(f / "a.parquet", x=[1.0]), "no column is named inputs/...; give the columns by inputs="),
     ],
