@@ -74,9 +74,20 @@ def test_example_of_compact_models_prints_what_is_shown(pytester):
 
 def test_training_of_the_training_page_prints_what_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ms, "train", ms.Pipeline(tmp_path).train)
-    exec(blocks("docs/training.md", "python")[0], {})
+    names = {}
+    training, private = blocks("docs/training.md", "python")
+    exec(training, names)
     (shown, *_) = blocks("docs/training.md", "text")
     assert without_figures(capsys.readouterr().out.splitlines()) == without_figures(shown.splitlines())
+    exec(private, names)
+    assert 1.9 < float(capsys.readouterr().out) <= 2.0
+
+
+def test_private_training_of_the_privacy_page_passes_its_audit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ms, "train", ms.Pipeline(tmp_path).train)
+    (example,) = (each for each in blocks("docs/privacy.md", "python") if "PrivateTraining" in each)
+    exec(example, {})
+    assert "what these canaries cannot refute" in capsys.readouterr().out
 
 
 def test_certificate_of_the_certificates_page_is_the_one_that_is_told(tmp_path, monkeypatch, capsys):
