@@ -88,6 +88,7 @@ bench: $(READY)  ## print every figure that the project claims, each as a ratio 
 	$(BIN)/python -m benchmarks.selftest
 	$(BIN)/python -m benchmarks.training_resume --kills 5
 	$(BIN)/python -m benchmarks.training_processes
+	$(BIN)/python -m benchmarks.privacy_audit --epsilon 2 --runs 3 --honest 3
 	$(BIN)/python -m benchmarks.quantized_certificates
 	$(BIN)/python -m benchmarks.quantized_rounding
 	$(BIN)/python -m benchmarks.vnnlib
