@@ -25,6 +25,7 @@ Method = Literal["interval", "linear", "branch"]
 Confirm = Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]]
 
 _CHUNK_BYTES = 4 << 20
+_MOST_BYTES = 64 << 20
 _TIGHT_ROWS = 32
 """Rows of one chunk whose inner boxes are tightened."""
 _TIE = 128
@@ -180,7 +181,12 @@ def certify_rows(
                 return None
             bounds = (linear_bounds if stage == "linear" else interval_bounds)(network, box.rows(chosen))
             ties[chosen] = np.fmin(ties[chosen], _ties(network, bounds))
-            lower = (lower_bounds(bounds, question.functions[chosen]) + question.offsets[chosen]).min(axis=1)
+            together = max(1, _MOST_BYTES // (8 * size * len(chosen)))
+            lower = np.full(len(chosen), np.inf)
+            for begin in range(0, functions, together):  # a thousand classes of large images at once are gigabytes
+                part = slice(begin, begin + together)
+                margins = lower_bounds(bounds, question.functions[chosen, part]) + question.offsets[chosen, part]
+                lower = np.minimum(lower, margins.min(axis=1))
             found.lower[chosen] = np.fmax(found.lower[chosen], np.nextafter(lower - ties[chosen], -np.inf))
             return chosen
 
