@@ -155,6 +155,8 @@ class Target:
         Raises:
             InputError: The model raises for a candidate; the message names the row.
         """
+        if self.rows.dtype.kind in "fiu":
+            candidates = candidates.astype(self.rows.dtype, copy=False)
         np.add.at(self.queries, index, 1)
         answers = self.answers(index, candidates)
         wrong = np.flatnonzero(answers.fooled & ~self.fooled[index])
