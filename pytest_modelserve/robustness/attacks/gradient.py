@@ -292,9 +292,9 @@ class _Progress:
             checked_losses=start.losses,
         )
 
-    def keep(self, kept: torch.Tensor) -> None:
+    def keep(self, kept: torch.Tensor | None) -> None:
         """Drop the rows that are decided."""
-        if not kept.all():
+        if kept is not None:
             for name in self.__slots__:
                 setattr(self, name, getattr(self, name)[kept])
 

@@ -111,8 +111,7 @@ class ModuleGradients:
         logits = self._logits(x)
         losses = self._losses(logits, columns)
         gradient = torch.autograd.grad(losses.sum(), x)[0]
-        others, own = _apart(logits.detach(), columns)
-        return Gradients(losses.detach(), gradient.nan_to_num(0.0, 0.0, 0.0), others >= own)
+        return Gradients(losses.detach(), gradient, logits.detach().argmax(dim=1) != columns)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         import torch
@@ -156,11 +155,11 @@ def _apart(logits: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, t
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """One evaluation: losses and directions of the rows that go on, and which of the rows before (k,) these are."""
+    """One evaluation: losses and directions of the rows that go on, and which of those before they are (None: all)."""
 
     losses: torch.Tensor
     direction: torch.Tensor
-    kept: torch.Tensor
+    kept: torch.Tensor | None
 
 
 class Ball:
@@ -193,7 +192,7 @@ class Ball:
                 ends.append(np.where(threat.scale > 0, room / threat.scale, 0.0))
         self._is_l2 = threat.norm == "l2"
         # Rows of whole numbers, and dependent features, are those that the threat model places.
-        self._is_placed = target.rows.dtype.kind != "f" or bool(threat.dependent) or threat.integer != ()
+        self._is_placed = threat.has_whole_numbers or bool(threat.dependent)
         self._base, self._columns = tensor(base), gradients.columns(columns[index])
         self._scale = tensor(threat.scale)
         self._low, self._high = tensor(np.clip(ends[0], -1, 0)), tensor(np.clip(ends[1], 0, 1))
@@ -209,18 +208,19 @@ class Ball:
         else:
             rows = self._base.addcmul(self.units, self._scale)
         found = self._gradients.gradients(rows, self._columns)
-        kept = ~found.wrong
-        if not kept.all():
+        kept = None
+        if found.wrong.any():
+            kept = ~found.wrong
             wrong = np.flatnonzero(found.wrong.cpu().numpy())
             index = self.index[wrong]
             self._target.query(index, self._candidates(index, self.units[found.wrong]))
             open_rows = ~self._target.fooled[index] & (self._target.left(index) > 0)
             if open_rows.any():
                 kept[wrong[open_rows]] = True
-        self.keep(kept)
-        gradient = (found.by_input if kept.all() else found.by_input[kept]) * self._scale
+            self.keep(kept)
+        gradient = (found.by_input if kept is None else found.by_input[kept]) * self._scale
         direction = gradient / _norms(gradient) if self._is_l2 else gradient.sign()
-        return Found(found.losses[kept], direction, kept)
+        return Found(found.losses if kept is None else found.losses[kept], direction.nan_to_num(0.0), kept)
 
     def move(self, units: torch.Tensor) -> torch.Tensor:
         """Go to the points nearest to `units`; return how far each row moved in its farthest feature, (k,)."""

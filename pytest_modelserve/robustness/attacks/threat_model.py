@@ -140,6 +140,11 @@ class ThreatModel:
     def _flat(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
 
+    @property
+    def has_whole_numbers(self) -> bool:
+        """Whether a feature takes whole numbers only."""
+        return bool(self._whole.any())
+
     # Rows
 
     def place(self, index: NDArray[np.intp], units: NDArray[np.float64]) -> NDArray[Any]:
