@@ -6,9 +6,10 @@ Each profile is of 60 to 1,500 random rows: numbers with and without ties, integ
 rare ones, long texts, and a few nulls. The attacks have the file and, as said for each, one more thing: all rows but
 one or two, the file of the same rows without one, or a list of guesses. An attack names values, and the truth counts:
 
-- a cell is recovered if the value is exactly right, and fewer than `min_count` rows share it;
-- a target row is recovered if the value of one of its numbers or texts that fewer rows share is exactly right; not in
-  columns of fewer than n/2 different values, such as ages, where a guess is right by chance.
+- a cell is recovered if the value is right (numbers to a millionth of the distance of the quartiles, and of themselves)
+  and fewer than `min_count` rows share it;
+- a target row is recovered if the value of one of its numbers or texts that fewer rows share is right; not in columns
+  of fewer than n/2 different values, such as ages, where a guess is right by chance.
 
 For categories, of which every guess is sometimes right, the last lines compare the rate of right guesses about a target
 row with that of always guessing the most frequent one.
@@ -254,6 +255,8 @@ def recovered(claims: Iterator[Claim], rows: Rows, min_count: int) -> int:
     counted = {name: Counter(values.tolist()) for name, values in truth.items()}
     ordered = {name: np.unique(values) for name, values in truth.items() if values.dtype.kind != "O" and values.size}
     last = {name: _finite(values[-2:]) if values.dtype.kind != "O" else values[-1:] for name, values in rows.items()}
+    quartiles = {name: np.quantile(values, (0.25, 0.75)) for name, values in ordered.items()}
+    scale = {name: float(np.ptp(quartiles[name])) if name in quartiles else 0.0 for name in rows}
     right = 0
     for what, name, value in set(claims):
         if what in ("minimum", "maximum"):
@@ -264,16 +267,18 @@ def recovered(claims: Iterator[Claim], rows: Rows, min_count: int) -> int:
             place = int(np.searchsorted(ordered[name], before))
             if place + 1 < ordered[name].size and ordered[name][place] == before:
                 after = float(ordered[name][place + 1])
-                right += _near(value, after) and counted[name][after] < min_count
+                right += _near(value, after, scale[name]) and counted[name][after] < min_count
         elif what == "value":
             right += 0 < counted[name][value] < min_count
         elif len(counted[name]) > len(rows[name]) / 2:
-            right += any(_near(value, one) and counted[name][one] < min_count for one in last[name].tolist())
+            rare = [one for one in last[name].tolist() if counted[name][one] < min_count]
+            right += any(_near(value, one, scale[name]) for one in rare)
     return int(right)
 
 
-def _near(value: Any, truth: Any) -> bool:
-    return bool(value == truth if isinstance(truth, str) else abs(value - truth) <= 1e-6 * abs(truth))
+def _near(value: Any, truth: Any, scale: float) -> bool:
+    """Return whether a value is right: to a millionth of the distance between the quartiles, and of its own size."""
+    return bool(value == truth if isinstance(truth, str) else abs(value - truth) <= 1e-6 * min(scale, abs(truth)))
 
 
 def attacked(rows: Rows, min_count: int, *, guarded: bool, rng: np.random.Generator) -> dict[str, int]:

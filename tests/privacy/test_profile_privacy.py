@@ -61,7 +61,7 @@ def test_bad_input_is_named(tmp_path, people):
 def test_attacks_recover_rows_from_profiles_and_none_from_suppressed_ones(monkeypatch):
     recovered = dict.fromkeys(ATTACKS, 0)
     for number in range(3):
-        rows = random_rows(np.random.default_rng([1, number]))
+        rows = random_rows(np.random.default_rng([4, number]))
         monkeypatch.delenv("MODELSERVE_PROJECT_KEY", raising=False)
         for name, count in attacked(rows, 10, guarded=False, rng=np.random.default_rng(10 + number)).items():
             recovered[name] += count
