@@ -18,7 +18,7 @@ from onnx import helper
 
 from pytest_modelserve.robustness.certificates.activations import Smooth
 from pytest_modelserve.robustness.certificates.base import Node
-from pytest_modelserve.robustness.certificates.intervals import Box, unit_roundoff
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Box, unit_roundoff
 
 FUNCTIONS = [
     ("Sigmoid", {}), ("Tanh", {}), ("Erf", {}), ("Gelu", {}), ("Gelu", {"approximate": "tanh"}), ("HardSwish", {}),

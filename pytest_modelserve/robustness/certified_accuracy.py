@@ -19,7 +19,7 @@ from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.certificates.certified_rows import certify_rows, counts, question_of
-from pytest_modelserve.robustness.certificates.intervals import Box
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Box
 from pytest_modelserve.robustness.certificates.network import Network
 from pytest_modelserve.robustness.certificates.randomized_smoothing import smoothed_radii
 from pytest_modelserve.robustness.relations.base import Features

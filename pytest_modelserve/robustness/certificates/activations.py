@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import erf, expit, ndtr
 
 from pytest_modelserve.robustness.certificates.base import Lines, Node, Operator, Relaxation
-from pytest_modelserve.robustness.certificates.intervals import (
+from pytest_modelserve.robustness.certificates.interval_arithmetic import (
     Array,
     Box,
     own_error,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import ArtifactError
-from pytest_modelserve.robustness.certificates.intervals import Array, Box, own_error, sum_error
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, own_error, sum_error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.robustness.certificates.base import Relaxation, dot_rows
-from pytest_modelserve.robustness.certificates.intervals import LARGEST, OWN_UNIT, Array, Box
+from pytest_modelserve.robustness.certificates.interval_arithmetic import LARGEST, OWN_UNIT, Array, Box
 from pytest_modelserve.robustness.certificates.network import Network
 
 CHUNK_BYTES = 1 << 21

@@ -29,7 +29,7 @@ from pytest_modelserve.robustness.certificates.bounds import (
     interval_bounds,
     linear_bounds,
 )
-from pytest_modelserve.robustness.certificates.intervals import Array, Box
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box
 from pytest_modelserve.robustness.certificates.network import Network
 
 _FEW_INPUTS = 6

@@ -18,7 +18,7 @@ from pytest_modelserve.metrics.classification import Decoding
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.certificates.bounds import Bounds, interval_bounds, linear_bounds, lower_bounds
 from pytest_modelserve.robustness.certificates.branch_and_bound import decide
-from pytest_modelserve.robustness.certificates.intervals import Array, Box, unit_roundoff
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, unit_roundoff
 from pytest_modelserve.robustness.certificates.network import Network
 
 Method = Literal["interval", "linear", "branch"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.robustness.certificates.base import LinearOperator, Node, Operator, Relaxation
-from pytest_modelserve.robustness.certificates.intervals import Array, Box, own_error, up
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, own_error, up
 
 _DENSE, _SPARSITY = 1 << 18, 16
 """Entries of a matrix that replaces a convolution, and its zeros for each other entry: one product is faster."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.robustness.certificates.base import LinearOperator, Node, unbroadcast
-from pytest_modelserve.robustness.certificates.intervals import Array
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array
 
 
 class Matrix(LinearOperator):

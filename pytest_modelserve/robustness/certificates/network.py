@@ -27,7 +27,7 @@ from pytest_modelserve._onnx.sessions import open_graph_session, run_session
 from pytest_modelserve.artifacts.artifact import load_with_weights
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, unknown_choice
 from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
-from pytest_modelserve.robustness.certificates.intervals import Box
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Box
 from pytest_modelserve.robustness.certificates.operators import operator_of
 from pytest_modelserve.robustness.certificates.patterns import fused
 from pytest_modelserve.robustness.certificates.quantized_operators import check_quantized

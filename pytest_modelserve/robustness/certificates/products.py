@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.robustness.certificates.base import Node, Operator, Relaxation, dot_rows, unbroadcast
-from pytest_modelserve.robustness.certificates.intervals import Array, Box, own_error, smallest_normal, unit_roundoff
+from pytest_modelserve.robustness.certificates.interval_arithmetic import (
+    Array,
+    Box,
+    own_error,
+    smallest_normal,
+    unit_roundoff,
+)
 
 
 class Product(Operator):

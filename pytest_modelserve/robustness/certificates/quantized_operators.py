@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.robustness.certificates.base import LinearOperator, Lines, Node, Operator, Relaxation, refusal
-from pytest_modelserve.robustness.certificates.intervals import Array, Box, down, own_error, up
+from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, down, own_error, up
 
 if TYPE_CHECKING:
     import onnx
