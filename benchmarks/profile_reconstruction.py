@@ -9,7 +9,7 @@ one or two, the file of the same rows without one, or a list of guesses. An atta
 - a cell is recovered if the value is right (numbers to a millionth of the distance of the quartiles, and of themselves)
   and fewer than `min_count` rows share it;
 - a target row is recovered if the value of one of its numbers or texts that fewer rows share is right; not in columns
-  of fewer than n/2 different values, such as ages, where a guess is right by chance.
+  of fewer than n/2 different values, or of 10,000 possible ones, such as ages, where a guess is right by chance.
 
 For categories, of which every guess is sometimes right, the last lines compare the rate of right guesses about a target
 row with that of always guessing the most frequent one.
@@ -270,10 +270,18 @@ def recovered(claims: Iterator[Claim], rows: Rows, min_count: int) -> int:
                 right += _near(value, after, scale[name]) and counted[name][after] < min_count
         elif what == "value":
             right += 0 < counted[name][value] < min_count
-        elif len(counted[name]) > len(rows[name]) / 2:
+        elif len(counted[name]) > len(rows[name]) / 2 and not _guessable(truth[name]):
             rare = [one for one in last[name].tolist() if counted[name][one] < min_count]
             right += any(_near(value, one, scale[name]) for one in rare)
     return int(right)
+
+
+def _guessable(values: np.ndarray) -> bool:
+    """Return whether these are numbers with one decimal of a small range, of which a guess is right by chance."""
+    if values.dtype.kind == "O" or not values.size:
+        return False
+    tenths = values * 10
+    return bool((np.abs(tenths - np.round(tenths)) < 1e-6).all() and np.ptp(tenths) < 10_000)
 
 
 def _near(value: Any, truth: Any, scale: float) -> bool:

@@ -31,6 +31,8 @@ _LARGEST = 10**9
 _SLACK = 2.0**-20
 """The relative distance of an end that many rows share from its edge: wider than float32 rounds."""
 _FINEST = 1074
+_PART = 64
+"""Edges between bins of many rows move by at most this part of a bin."""
 
 
 def suppressed_columns(
@@ -228,9 +230,15 @@ def _moved_edges(
         while final < last and rows + exact[final + 1] <= most:
             rows += int(exact[final + 1])
             final += 1
-        moved = edge if first == final else _short_number(max(edges[first], low), min(edges[final], high))
+        if first == final:  # many rows on both sides: values beside it are nearer than they are to each other
+            before, after = edges[max(index - 1, 0)], edges[min(index + 1, last)]
+            moved = _short_number(edge - (edge - before) / _PART, edge + (after - edge) / _PART)
+            below = int(cumulated[index])
+        else:
+            moved = _short_number(max(edges[first], low), min(edges[final], high))
+            below = _rows_below(moved, column, cumulated)
         if low < moved < high:
-            found[moved] = _rows_below(moved, column, cumulated)
+            found[moved] = below
     ordered = sorted(found)
     return np.array(ordered, dtype=np.float64), np.array([found[edge] for edge in ordered], dtype=np.int64)
 
