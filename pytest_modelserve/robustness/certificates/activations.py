@@ -321,6 +321,8 @@ def _pieces(node: Node) -> tuple[list[Any], Callable[[Array], Array], float]:
     constants = [np.asarray(each, np.float64) for each in node.constants.values()]
     if len(node.positions) != 1:
         raise node.refused("several of its inputs depend on the model's input")
+    if not constants:
+        return [], lambda x: x, 0.0
     constant = constants[0]
     for each in constants[1:]:
         constant = pick(constant, each)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_modelserve.artifacts import Artifact
 
 _PROBE_ROWS = 3
+_SECOND_ROWS = 7
+"""Rows of a second run, which shows constants that depend on the number of rows."""
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 _OPSET_DOMAIN = ("", "ai.onnx")
 
@@ -111,6 +113,9 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         model = onnx.inliner.inline_local_functions(model)
     graph = model.graph
     opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if graph.sparse_initializer:
+        names = ", ".join(repr(tensor.values.name) for tensor in graph.sparse_initializer)
+        raise ArtifactError(f"artifact has sparse weights ({names}): store them as dense tensors to certify it")
     stored = {tensor.name: tensor for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in stored]
     if len(given) != 1:
@@ -128,12 +133,12 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     if name not in dependent:
         raise ArtifactError(f"artifact's output {name!r} does not depend on its input {start.name!r}")
     scores, head = _head(name, writers, dependent, start.name)
-    table = _table(head, dependent)
+    tables = _tables(head, dependent)
     needed = _ancestors(scores, writers)
     for node in needed:
         if any(True for _ in subgraphs(node)):
-            raise refusal(node.op_type, node.name, "control flow has no linear bounds")
-    probe = _run(model, needed, start, rows, (*table, scores))
+            raise refusal(node.op_type, _title(node), "control flow has no linear bounds")
+    probe, second = _run(model, needed, start, rows, (*tables, scores))
     _check_axes(head, probe[scores].ndim)
     _check_axis(probe[start.name].shape, probe, dependent, needed)
     read = {scores, *(name for node in needed for name in node.input)}
@@ -149,6 +154,8 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         operators[changed].added_error = added[changed]
     for each in nodes:
         _check_operator(operators[each.output], probe)
+        if second is not None:
+            _check_operator(operators[each.output], second)
     shapes = {start.name: probe[start.name].shape[1:], **{node.output: node.shape for node in nodes}}
     return Network(
         input=start.name,
@@ -159,7 +166,7 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         output=scores,
         output_shape=shapes[scores],
         head=tuple(node.op_type for node in head),
-        classes=probe[table[0]].reshape(-1) if table else None,
+        classes=_classes([probe[each] for each in tables]),
         shapes=shapes,
         dtypes={start.name: _dtype(probe[start.name]), **{node.output: node.dtype for node in nodes}},
         probe={each: probe[each] for each in shapes},
@@ -170,11 +177,20 @@ def _check_operator(operator: Operator, probe: Mapping[str, NDArray[Any]]) -> No
     """Raise ArtifactError if the runtime computes something else than the table, for the rows of the probe."""
     node = operator.node
     values = [np.asarray(probe[name], np.float64) for name in node.sources]
+    value = np.asarray(probe[node.output], np.float64)
+    rows = len(value)
+    if any(
+        each.shape != (rows, *shape) for each, shape in zip((*values, value), (*node.shapes, node.shape), strict=True)
+    ):
+        raise node.refused("the shape of its values depends on the number of rows")
+    if not all(np.isfinite(each).all() for each in (*values, value)):
+        raise node.refused("its values are NaN or infinite for the given rows")
     boxes = [Box(value, value) for value in values]
     found = operator.interval(boxes).widened(operator.error(boxes))
-    value = np.asarray(probe[node.output], np.float64)
     if not ((found.lower <= value) & (value <= found.upper)).all():
         difference = float(np.abs(value - found.center).max())
+        if rows == _SECOND_ROWS:
+            raise node.refused(f"onnxruntime's result depends on the number of rows: it differs by {difference:.3g}")
         raise node.refused(f"onnxruntime's result differs by {difference:.3g} from what the table of operators expects")
 
 
@@ -201,7 +217,8 @@ def _dependent(graph: onnx.GraphProto, start: str) -> set[str]:
 
 # Operators after the scores under which the class with the highest score stays the same, and those that pass on what
 # these return.
-_MONOTONE = ("Softmax", "LogSoftmax", "ArgMax")
+_NORMALIZED = ("Softmax", "LogSoftmax")
+_MONOTONE = (*_NORMALIZED, "ArgMax")
 _PASSING = ("Identity", "Cast", "ZipMap")
 _PASSING_INDICES = (*_PASSING, "Reshape", "Squeeze", "ArrayFeatureExtractor", "Gather")
 _WIDE_FLOATS = (1, 11)  # TensorProto.FLOAT and DOUBLE: a narrower type may make scores equal
@@ -221,10 +238,14 @@ def _head(
         nodes.append(node)
         value = variable[0]
     first = next((at for at, node in enumerate(nodes) if node.op_type == "ArgMax"), -1)
-    kept = 0
+    kept, normalized = 0, False
     for at, node in enumerate(nodes):
         if at > first and not _keeps_order(node):
             break
+        if node.op_type in _NORMALIZED:
+            if normalized:  # probabilities of many classes are so close that those after a second one are equal
+                break
+            normalized = True
         if node.op_type in (*_MONOTONE, "ZipMap"):
             kept = at + 1
     if not kept:
@@ -240,14 +261,23 @@ def _keeps_order(node: onnx.NodeProto) -> bool:
     return node.op_type in (*_MONOTONE, *_PASSING)
 
 
-def _table(head: Sequence[onnx.NodeProto], dependent: set[str]) -> tuple[str, ...]:
-    """Return the name of the constant that holds the label of each class, if there is one."""
+def _tables(head: Sequence[onnx.NodeProto], dependent: set[str]) -> tuple[str, ...]:
+    """Return the names of the constants that hold the label of each class, the last one first."""
+    found = []
     for node in head:
         if node.op_type in ("ArrayFeatureExtractor", "Gather"):
             if node.input[1] not in dependent:
-                raise refusal(node.op_type, node.name, "it chooses among the labels of the rows")
-            return (node.input[0],)
-    return ()
+                raise refusal(node.op_type, _title(node), "it chooses among the labels of the rows")
+            found.append(node.input[0])
+    return tuple(found)
+
+
+def _classes(tables: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """Return the label of each column by tables that are applied one after another, the last one first."""
+    labels: NDArray[Any] | None = None
+    for table in reversed(tables):
+        labels = table.reshape(-1) if labels is None else table.reshape(-1)[labels.astype(np.int64)]
+    return labels
 
 
 def _check_axes(head: Sequence[onnx.NodeProto], rank: int) -> None:
@@ -256,7 +286,11 @@ def _check_axes(head: Sequence[onnx.NodeProto], rank: int) -> None:
         attributes = {each.name: each.i for each in node.attribute}
         axis = attributes.get("axis", 0 if node.op_type == "ArgMax" else -1)
         if node.op_type in _MONOTONE and axis not in (-1, rank - 1):
-            raise refusal(node.op_type, node.name, f"it works along axis {axis}, which is not the last one")
+            raise refusal(node.op_type, _title(node), f"it works along axis {axis}, which is not the last one")
+
+
+def _title(node: onnx.NodeProto) -> str:
+    return str(node.name or next(filter(None, node.output), ""))
 
 
 def _ancestors(name: str, writers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -278,11 +312,14 @@ def _run(
     start: onnx.ValueInfoProto,
     rows: NDArray[Any],
     names: Iterable[str],
-) -> dict[str, NDArray[Any]]:
-    """Return every value that `nodes` read or write for some of `rows`, stored tensors included."""
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]] | None]:
+    """Return every value that `nodes` read or write for some of `rows`, stored tensors included.
+
+    Twice, for two numbers of rows; None for the second one where the input fixes the number.
+    """
     import onnx
 
-    batch = _batch(start, rows)
+    batch, second = _batches(start, rows)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     read = {name for node in nodes for name in node.input if name} | set(names)
     outputs = list(dict.fromkeys(name for node in nodes for name in node.output if name))
@@ -297,16 +334,29 @@ def _run(
     session = open_graph_session(probe, {})
     values = run_session(session, {start.name: batch}, outputs)
     constants = {name: np.asarray(onnx.numpy_helper.to_array(stored[name])) for name in read if name in stored}
-    return {start.name: batch, **constants, **values}
+    first = {start.name: batch, **constants, **values}
+    if second is None:
+        return first, None
+    try:
+        return first, {**first, start.name: second, **run_session(session, {start.name: second}, outputs)}
+    except InputError as error:
+        raise ArtifactError(
+            f"artifact runs with {len(batch)} rows and fails with {len(second)}: a shape or constant of the graph "
+            f"fixes the number of rows; export it with a dynamic axis of rows ({error})"
+        ) from error
 
 
-def _batch(start: onnx.ValueInfoProto, rows: NDArray[Any]) -> NDArray[Any]:
-    """Return as many rows as the input takes: a few, or as many as its first dim says."""
+def _batches(start: onnx.ValueInfoProto, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return as many rows as the input takes: a few and a few more, or as many as its first dim says."""
     dims = start.type.tensor_type.shape.dim
     if not dims:
         raise ArtifactError(f"artifact's input {start.name!r} has no axis of rows: certificates need one")
-    count = dims[0].dim_value if dims[0].HasField("dim_value") else _PROBE_ROWS
-    return np.resize(rows, (count, *rows.shape[1:])) if len(rows) < count else rows[:count]
+    count = dims[0].dim_value if dims[0].HasField("dim_value") else 0
+
+    def some(wanted: int) -> NDArray[Any]:
+        return np.resize(rows, (wanted, *rows.shape[1:])) if len(rows) < wanted else rows[:wanted]
+
+    return (some(count), None) if count > 0 else (some(_PROBE_ROWS), some(_SECOND_ROWS))
 
 
 def _check_axis(
@@ -324,7 +374,7 @@ def _check_axis(
             if not found or found[0] != shape[0]:
                 raise refusal(
                     node.op_type,
-                    node.name,
+                    _title(node),
                     f"its output has shape {found} for {shape[0]} rows, so that its first axis is not that of the rows",
                     "export the model with the rows on the first axis of every value",
                 )
@@ -340,7 +390,7 @@ def _node(
     import onnx
 
     op = node.op_type if node.domain in _OPSET_DOMAIN else f"{node.domain}.{node.op_type}"
-    name = node.name or node.output[0]
+    name = _title(node)
     if node.domain not in (*STANDARD_DOMAINS, "com.microsoft"):
         raise refusal(op, name, "its operator set is not standard")
     variable = [each for each in node.input if each in dependent]
@@ -369,7 +419,7 @@ def _node(
     )
 
 
-_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Concat")
+_BROADCASTING = ("Add", "Sub", "Sum", "Mul", "Div", "Max", "Min", "PRelu", "Concat")
 
 
 def _one_row(value: NDArray[Any], rank: int, batch: int, op: str, name: str) -> NDArray[Any]:

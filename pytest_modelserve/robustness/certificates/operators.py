@@ -19,6 +19,11 @@ from pytest_modelserve.robustness.certificates.linear_operators import (
 from pytest_modelserve.robustness.certificates.products import Product
 from pytest_modelserve.robustness.certificates.quantized_operators import Dequantize, Quantize
 
+_MOVES = (
+    "Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Pad",
+    "Expand", "Tile", "Split", "DepthToSpace", "SpaceToDepth",
+)  # fmt: skip
+
 OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "Gemm": Matrix,
     "MatMul": Matrix,
@@ -39,11 +44,7 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "ReduceMean": Reduction,
     "ReduceSum": Reduction,
     "Cast": Cast,
-    **dict.fromkeys(
-        ("Identity", "Dropout", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Pad",
-         "Expand", "Tile", "Split", "DepthToSpace", "SpaceToDepth"),
-        Moved,
-    ),
+    **dict.fromkeys(_MOVES, Moved),
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), Relu),
     **dict.fromkeys(
         ("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Softsign", "Elu", "Selu", "Celu"), Smooth
@@ -54,9 +55,14 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
 }  # fmt: skip
 """Operator by name; of other domains "domain.Name"."""
 
+_EXACT = (*_MOVES, "Concat", "MaxPool", "GlobalMaxPool", "Relu", "QuantizeLinear")
+"""Operators that compute whole numbers as they compute floats: none wraps around or rounds."""
+
 
 def operator_of(node: Node) -> Operator:
     """Return the bounds of a node; ArtifactError with its name for an operator that is not in the table."""
     if node.op not in OPERATORS:
         raise refusal(node.op, node.name)
+    if not node.dtype.startswith(("float", "bfloat")) and node.op not in (*_EXACT, "Cast"):
+        raise node.refused(f"it computes in {node.dtype}: convert its input to float32 before")
     return OPERATORS[node.op](node)

@@ -223,6 +223,14 @@ def score_model(nodes: Sequence[tuple[str, list[str], dict[str, Any]]], **consta
 RELU = ("Relu", ["last"], {})
 ARGMAX = ("ArgMax", ["last"], {"axis": 1, "keepdims": 0})
 SOFTMAX = ("Softmax", ["last"], {})
+CONSTANTS = {
+    "columns": ints(1, 0),
+    "start": ints(-99),
+    "end": ints(-1),
+    "first": ints(0),
+    "second": ints(1),
+    "each": floats(3, 6),
+}
 
 
 def test_operators_that_keep_the_order_of_the_scores_are_left_out() -> None:
@@ -245,12 +253,65 @@ def test_operators_that_keep_the_order_of_the_scores_are_left_out() -> None:
         ([SOFTMAX, ("Gather", ["last", "columns"], {"axis": 1})], "n0' is Softmax, which is not in the table"),
         ([("Transpose", ["last"], {"perm": [1, 0]}), RELU], "first axis is not that of the rows"),
         ([("ReduceSum", ["last"], {"keepdims": 1})], "first axis is not that of the rows"),
-        ([("Gather", ["last", "rows"], {"axis": 0})], "it moves values between rows"),
+        ([("Slice", ["last", "end", "start", "first", "end"], {})], "it moves values between rows"),
+        # Of many classes, probabilities that differ are equal after a second normalization.
+        ([RELU, SOFTMAX, SOFTMAX], "n1' is Softmax, which is not in the table"),
+        ([RELU, SOFTMAX, ("LogSoftmax", ["last"], {})], "n1' is Softmax, which is not in the table"),
+        # What depends on the number of rows is no constant.
+        ([("Shape", ["x"], {"end": 1}), ("Cast", ["last"], {"to": 1}), ("Add", ["x", "last"], {})], "number of rows"),
+        ([("Shape", ["x"], {"end": 1}), ("Slice", ["x", "first", "last", "second"], {})], "number of rows"),
+        ([("Add", ["last", "each"], {})], "runs with 3 rows and fails with 7"),
     ],
 )  # fmt: skip
 def test_what_changes_the_order_or_mixes_rows_is_refused(nodes: Any, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        network_of(score_model(nodes, columns=ints(1, 0), rows=ints(1, 0, 2)), floats(3, 6))
+        network_of(score_model(nodes, **CONSTANTS), floats(3, 6))
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "Abs", "Clip", "Max", "Mul", "MatMul"])
+def test_arithmetic_of_whole_numbers_is_refused(op: str) -> None:
+    inputs = {"Mul": ["last", "last"], "MatMul": ["last", "weight"], "ReduceSum": ["last", "second"],
+              "ReduceMean": ["last", "second"]}.get(op, ["last"])  # fmt: skip
+    nodes = [(op, inputs, {}), ("Cast", ["last"], {"to": 1})]
+    model = score_model(nodes, weight=np.ones((6, 2), np.int32), second=ints(1))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    with pytest.raises(ArtifactError, match=f"n0' is {op}: it computes in int32"):
+        network_of(model, np.ones((3, 6), np.int32))
+
+
+def test_constants_of_a_batch_of_fixed_size_may_not_differ_between_its_rows() -> None:
+    model = score_model([("Sum", ["last", "each"], {})], each=floats(3, 6))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    with pytest.raises(ArtifactError, match="n0' is Sum: a constant of it differs between the rows of a batch"):
+        network_of(model, floats(3, 6))
+
+
+def test_a_new_axis_of_a_batch_of_one_row_is_refused() -> None:
+    model = score_model([("Mul", ["last", "each"], {}), ("Flatten", ["last"], {})], each=floats(1, 1, 6))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(ArtifactError, match="n0' is Mul: it broadcasts its input along a new axis"):
+        network_of(model, floats(5, 6))
+
+
+def test_sparse_weights_are_refused_by_name() -> None:
+    model = score_model([("MatMul", ["last", "weight"], {})])
+    values = helper.make_tensor("weight", FLOAT, [2], [1.0, 2.0])
+    indices = helper.make_tensor("places", onnx.TensorProto.INT64, [2], [0, 7])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [6, 2]))
+    with pytest.raises(ArtifactError, match="artifact has sparse weights"):
+        network_of(model, floats(3, 6))
+
+
+def test_values_that_overflow_are_named() -> None:
+    with pytest.raises(ArtifactError, match="n0' is Mul: its values are NaN or infinite"):
+        network_of(score_model([("Mul", ["last", "huge"], {}), RELU], huge=np.float32(3e38)), 9 + floats(3, 6))
+
+
+def test_tables_of_labels_are_applied_one_after_another() -> None:
+    nodes = [RELU, ARGMAX, ("Gather", ["places", "last"], {}), ("Gather", ["names", "last"], {})]
+    network = network_of(score_model(nodes, places=ints(5, 4, 3, 2, 1, 0), names=ints(*range(10, 16))), floats(3, 6))
+    assert network.classes is not None
+    assert network.classes.tolist() == [15, 14, 13, 12, 11, 10]
 
 
 def test_a_shape_that_the_graph_computes_from_the_number_of_rows_is_folded() -> None:
