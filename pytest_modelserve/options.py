@@ -6,6 +6,7 @@ The plugin imports this module in every run of pytest: it imports nothing heavy.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,21 @@ def path_setting(config: pytest.Config, name: str) -> Path:
     return Path(config.rootpath, str(config.getini(_ini(name))))
 
 
-def set_trust(config: pytest.Config) -> None:
+def apply_settings(config: pytest.Config) -> None:
+    """Set the keys that count, the allowed rules of the scanner, and what is redacted, for this run."""
+    _set_trust(config)
+    for name, key, read in (
+        ("SCAN_ALLOW", "modelserve_scan_allow", settings.allowed_rules),
+        ("REDACT", "modelserve_redact", settings.redact_rules),
+    ):
+        config.add_cleanup(partial(setattr, settings, name, getattr(settings, name)))
+        try:
+            setattr(settings, name, read(config.getini(key)))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+def _set_trust(config: pytest.Config) -> None:
     """Set the environment variable of the keys that count, for this process and its children, to the setting."""
     given = setting(config, "trust")
     if not given:
@@ -145,23 +160,3 @@ def set_trust(config: pytest.Config) -> None:
             os.environ["MODELSERVE_TRUST"] = before
 
     config.add_cleanup(restore)
-
-
-def set_allowed_rules(config: pytest.Config) -> None:
-    """Set the rules of the scanner that the project allows, for this run."""
-    before = settings.SCAN_ALLOW
-    config.add_cleanup(lambda: setattr(settings, "SCAN_ALLOW", before))
-    try:
-        settings.SCAN_ALLOW = settings.allowed_rules(config.getini("modelserve_scan_allow"))
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
-def set_redaction(config: pytest.Config) -> None:
-    """Set which inputs and columns are redacted, for this run."""
-    before = settings.REDACT
-    config.add_cleanup(lambda: setattr(settings, "REDACT", before))
-    try:
-        settings.REDACT = settings.redact_rules(config.getini("modelserve_redact"))
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from error

@@ -29,15 +29,7 @@ from pytest_modelserve.evidence import (
     Recorder,
     recording,
 )
-from pytest_modelserve.options import (
-    REPORTS,
-    declare_options,
-    path_setting,
-    set_allowed_rules,
-    set_redaction,
-    set_trust,
-    setting,
-)
+from pytest_modelserve.options import REPORTS, apply_settings, declare_options, path_setting, setting
 
 if TYPE_CHECKING:
     from pytest_modelserve.pipeline import Pipeline
@@ -448,9 +440,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "baselines; run it on your machine and commit the files"
         )
     _check_model_options(config)
-    set_trust(config)
-    set_allowed_rules(config)
-    set_redaction(config)
+    apply_settings(config)
     _check_endpoint(config)
     config._modelserve_terminal = _terminal  # type: ignore[attr-defined]
     samples = path_setting(config, "json").parent / "samples" if setting(config, "json") else None
