@@ -19,14 +19,16 @@ from pytest_modelserve.privacy.surrogate import (
     FeatureEncoder,
     Floats,
     answer_distributions,
+    label_columns,
     take_rows,
     train_surrogate,
 )
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.conversion import Frame, is_frame
-from pytest_modelserve.serving.inputs import as_one_batch, select_output
+from pytest_modelserve.serving.inputs import as_one_batch, labels_beside, select_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.stats.intervals import check_count
 
 if TYPE_CHECKING:
     from pytest_modelserve.serving import Predictor, Servable
@@ -99,7 +101,8 @@ def measure_attribute_leak(
 
     Raises:
         UsageError: For an unknown column, a budget outside (0, 1), or an attacker who has neither answer nor label.
-        InputError: For a column with a single value or more than 50 categories, too few rows, and NaN outputs.
+        InputError: For a column with a single value or more than 50 categories, one whose other values are rarer than
+            `max_gain`, too few rows, and NaN outputs.
 
     Example:
         >>> import numpy as np
@@ -118,8 +121,10 @@ def measure_attribute_leak(
         raise UsageError(f"max_gain must be between 0 and 1 (0.05 is five points of rows), got {max_gain}")
     if not 0 < known < 1:
         raise UsageError(f"known must be between 0 and 1, got {known}")
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-        raise UsageError(f"bins must be an integer of at least 2, got {bins!r}")
+    bins = check_count("bins", bins, minimum=2)
+    check_count("seed", seed)
+    if isinstance(attribute, bool) or not isinstance(attribute, (int, np.integer, str)):
+        raise UsageError(f"attribute must be the number or the name of a column, got {attribute!r}")
     if not sees_answer and labels is None:
         raise UsageError("sees_answer=False needs labels: an attacker who has neither gains nothing from the model")
     data, truth = (as_one_batch(inputs), None) if labels is None else labeled_rows(inputs, labels)
@@ -135,6 +140,7 @@ def measure_attribute_leak(
             )
         rows = _Rows(column, order, split, None if truth is None else class_labels(np.asarray(truth), what="labels"))
         values = _Values.of(column.values[order[:split]], bins, attribute)
+        commonest = _commonest(values.numbers(column.values[order]), attribute, max_gain)
         guesses = _attack(served, rows, values, Output.of(output), sees_answer, seed)
         subject = served.subject
     having, without = (guess[split:] == values.numbers(column.values[order[split:]]) for guess in guesses)
@@ -142,7 +148,6 @@ def measure_attribute_leak(
     quantity = gain.quantity(Budget.of("max_gain", max_gain), confidence=confidence, alpha=alpha)
     verdict = quantity.verdict
     assert verdict is not None
-    commonest = float(np.bincount(values.numbers(column.values[order[split:]])).max() / len(having))
     return Evidence(
         gate="attribute leak",
         subject=subject,
@@ -178,6 +183,17 @@ def measure_attribute_leak(
         },
         duration_s=time.perf_counter() - started,
     )
+
+
+def _commonest(numbers: NDArray[np.intp], attribute: int | str, max_gain: float) -> float:
+    """Return the proportion of the most frequent value; InputError if it leaves no more than `max_gain` to gain."""
+    commonest = float(np.bincount(numbers).max() / len(numbers))
+    if 1 - commonest <= max_gain:
+        raise InputError(
+            f"column {attribute!r} has one value in {100 * commonest:.1f} % of the rows, so that max_gain={max_gain:g} "
+            "would pass a model that gives away every other one: give as many rows of each value, or a smaller max_gain"
+        )
+    return commonest
 
 
 def _more_of(sees_answer: bool, has_labels: bool) -> str:
@@ -284,7 +300,8 @@ class _Values:
         edges = np.unique(np.quantile(numbers, np.arange(1, bins) / bins, method="inverted_cdf"))
         edges = edges[edges < numbers.max()] if edges[0] < numbers.max() else found[-2:-1].astype(np.float64)
         place = np.searchsorted(edges, numbers, side="left")
-        parts = (numbers[place == each] for each in range(len(edges) + 1))
+        parts = [numbers[place == each] for each in range(len(edges) + 1)]
+        parts = [part[np.isfinite(part)] if np.isfinite(part).any() else part[:1] for part in parts]
         levels = np.arange(0.5, _TRIED_IN_A_BIN) / _TRIED_IN_A_BIN
         tried = [np.unique(np.quantile(part, levels)).tolist() for part in parts]
         ends = [f"{each:.4g}" for each in edges]
@@ -422,9 +439,12 @@ def _of_true_label(served: Predictor, found: Mapping[str, NDArray[Any]], output:
         return None
     labels = rows.labels[rows.order]
     try:
-        _, scores = select_output(served, found, output.name, reads_labels=False)
+        name, scores = select_output(served, found, output.name, reads_labels=False)
     except UsageError:  # several outputs, of which none is known to be the scores
         return None
+    if (named := labels_beside(found, name)) is not None and scores.ndim == 2 and output.decode in (None, "argmax"):
+        labels = label_columns(labels, named, scores.argmax(axis=1), scores.shape[1])
+        scores = np.pad(scores, ((0, 0), (0, max(int(labels.max()) + 1 - scores.shape[1], 0))))
     is_one = scores.reshape(len(scores), -1).shape[1] == 1  # a regression, unless it is said to be a probability
     is_columns = labels.dtype.kind in "iu" and output.decode in (("threshold",) if is_one else (None, "argmax"))
     distribution = answer_distributions(scores, output.scores) if is_columns else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,15 @@ from pytest_modelserve.privacy.surrogate import (
     FeatureEncoder,
     Floats,
     answer_distributions,
+    label_columns,
     take_rows,
     train_surrogate,
 )
 from pytest_modelserve.progress import progress
-from pytest_modelserve.serving.inputs import count_rows, select_output
+from pytest_modelserve.serving.inputs import count_rows, labels_beside, select_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import as_predictor, open_models
+from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.training.train import ModelSource, train
 from pytest_modelserve.training.train_spec import TrainSpec
 
@@ -118,6 +120,7 @@ def measure_extraction(
     check_error_rates(confidence=confidence, alpha=alpha)
     if not 0 < max_gain < 1:
         raise UsageError(f"max_gain must be between 0 and 1 (0.05 is five points of agreement), got {max_gain}")
+    check_count("seed", seed)
     data, labels = labeled_rows(inputs, labels)
     with open_models(predictor, inputs=data) as (batch, (served,)):
         answers = _Answers.of(served, batch, labels, Output.of(output))
@@ -137,7 +140,9 @@ def measure_extraction(
     for count in progress(counts, "copies"):
         rows = order[:count]
         agreements = [
-            _best(train_copy(take_rows(batch, rows), wanted[rows], seed)(take_rows(batch, held_out)))
+            _answers_of(
+                train_copy(take_rows(batch, rows), wanted[rows], seed), take_rows(batch, held_out), len(held_out)
+            )
             for wanted in (targets, answers.one_hot(answers.truth))
         ]
         curve.append(PairedGain(*(found == answers.labels[held_out] for found in agreements)))
@@ -214,6 +219,12 @@ class _Answers:
         if len(truth) != count_rows(inputs):
             raise InputError(f"there are {len(truth)} labels for {count_rows(inputs)} rows of inputs")
         probabilities = answer_distributions(scores, output.scores) if how in (None, "argmax", "threshold") else None
+        named = None if how == "threshold" or probabilities is None else labels_beside(found, name)
+        if named is not None and probabilities is not None:
+            columns = probabilities.shape[1]
+            truth = label_columns(truth, named, decoded.labels, columns)
+            more = max(int(truth.max()) + 1 - columns, 0)
+            probabilities = np.pad(probabilities, ((0, 0), (0, more)))  # of labels that the model does not know
         if probabilities is None or truth.dtype.kind not in "iu":
             if truth.dtype.kind != decoded.labels.dtype.kind and "U" in (truth.dtype.kind, decoded.labels.dtype.kind):
                 raise InputError(
@@ -238,7 +249,8 @@ class _Answers:
 
 def _query_counts(queries: int | Sequence[int], rows: int) -> list[int]:
     is_one = isinstance(queries, (int, np.integer))
-    given: list[Any] = [queries] if is_one else list(queries)  # type: ignore[arg-type]
+    is_several = not is_one and isinstance(queries, Iterable)
+    given: list[Any] = [queries] if is_one else list(queries) if is_several else []  # type: ignore[arg-type]
     if not given or any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in given):
         raise UsageError(f"queries must be a number of queries, or several of them, got {queries!r}")
     most = max(given)
@@ -252,12 +264,21 @@ def _query_counts(queries: int | Sequence[int], rows: int) -> list[int]:
     return sorted({int(each) for each in given} | {int(most)})
 
 
-def _best(scores: ArrayLike) -> NDArray[np.intp]:
+def _best(scores: ArrayLike, rows: int) -> NDArray[np.intp]:
     """Return the class with the highest score of each row."""
     values = np.asarray(scores)
-    if values.ndim != 2:
-        raise UsageError(f"copy must return scores of shape (rows, classes); got {values.shape}")
+    if values.ndim != 2 or len(values) != rows:
+        raise UsageError(f"copy must return scores of shape ({rows} rows, classes); got {values.shape}")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UsageError(f"copy returns NaN in {int(np.isnan(values).any(axis=1).sum())} of {rows} rows")
     return np.asarray(values.argmax(axis=1))
+
+
+def _answers_of(copy: Any, rows: Any, count: int) -> NDArray[np.intp]:
+    """Return the classes that a trained copy answers to `count` rows."""
+    if not callable(copy):
+        raise UsageError(f"copy must return a function from rows to scores; got {type(copy).__name__}")
+    return _best(copy(rows), count)
 
 
 def _trainer(copy: ModelSource | Copy | None) -> Copy:
@@ -313,7 +334,7 @@ def _probabilities_teach_more(batch: Any, answers: _Answers, queried: NDArray[np
     agreements = []
     for wanted in (answers.probabilities, answers.one_hot(answers.labels)):
         scores = _train_network(take_rows(batch, known), wanted[known], seed)(take_rows(batch, rest))
-        agreements.append(float((_best(scores) == answers.labels[rest]).mean()))
+        agreements.append(float((_best(scores, len(rest)) == answers.labels[rest]).mean()))
     return agreements[0] >= agreements[1]
 
 

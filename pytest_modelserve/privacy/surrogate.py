@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError
-from pytest_modelserve.metrics import Scores
+from pytest_modelserve.metrics import Scores, class_labels
 from pytest_modelserve.serving.conversion import Frame
 
 Floats = NDArray[np.float64]
@@ -124,6 +124,32 @@ def answer_distributions(scores: NDArray[Any], kind: Scores | None = None) -> Fl
     positive = np.maximum(values, 0)
     sums = positive.sum(axis=1, keepdims=True)
     return np.asarray(np.where(sums > 0, positive / np.where(sums > 0, sums, 1), 1 / values.shape[1]))
+
+
+def label_columns(
+    labels: NDArray[Any], named: NDArray[Any], best: NDArray[np.integer[Any]], classes: int
+) -> NDArray[np.intp]:
+    """Return the column of probabilities of each label, (n,); a number from `classes` on for a label without one.
+
+    A classifier of scikit-learn calls its classes by the labels of its training, in their order. `named` are its labels
+    of some rows, and `best` the columns of their highest probability. InputError for labels of another kind.
+    """
+    answered = class_labels(named.reshape(-1), what="labels of the model")
+    if (labels.dtype.kind in "iu") != (answered.dtype.kind in "iu"):
+        raise InputError(
+            f"labels are {labels[:1].tolist()} … and the model's are {answered[:1].tolist()} …: give labels of the "
+            "same kind"
+        )
+    known = np.unique(np.concatenate([answered, labels]))
+    if len(known) == classes:
+        return np.asarray(np.searchsorted(known, labels))
+    if known.dtype.kind in "iu" and known[0] >= 0 and known[-1] < classes:
+        return np.asarray(labels, np.intp)
+    votes = np.zeros((len(known), classes), np.intp)
+    np.add.at(votes, (np.searchsorted(known, answered), best), 1)
+    is_known = votes.any(axis=1)
+    columns = np.where(is_known, votes.argmax(axis=1), classes - 1 + np.cumsum(~is_known))
+    return np.asarray(columns[np.searchsorted(known, labels)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,12 @@ def select_output(
     return next(iter(chosen.items()))
 
 
+def labels_beside(outputs: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any] | None:
+    """Return the labels that a classifier of scikit-learn gives beside its probabilities, the output `name`."""
+    pair = _classifier_outputs(outputs)
+    return None if pair is None or pair[1] != name else np.asarray(outputs[pair[0]])
+
+
 def _classifier_outputs(outputs: Mapping[str, object]) -> tuple[str, str] | None:
     """Return the names of labels and probabilities if the outputs are these, as scikit-learn's converters call them."""
     names = [name for name in outputs if name != "output_probability.keys"]  # the classes, with zipmap

@@ -110,6 +110,7 @@ def test_few_rows_are_inconclusive():
     [
         ({"attribute": 4}, r"attribute 4 is no column of inputs of shape \(500, 4\)"),
         ({"attribute": "age"}, "attribute must be the number of a column of the array, got 'age'"),
+        ({"attribute": True}, "attribute must be the number or the name of a column, got True"),
         ({"max_gain": 1}, "max_gain must be between 0 and 1"),
         ({"bins": 1}, "bins must be an integer of at least 2"),
         ({"known": 0}, "known must be between 0 and 1"),
@@ -127,6 +128,7 @@ def test_invalid_arguments_are_refused(given, message):
     [
         ({"rows": ROWS[:30]}, "at least 20 must be known, and as many attacked"),
         ({"rows": np.ones_like(ROWS)}, "column 3 has one value in all known rows: there is nothing to guess"),
+        ({"rows": np.where(np.arange(500)[:, None] % 50, 0.0, 1.0) + 0 * ROWS}, "one value in 98.0 % of the rows"),
         ({"model": lambda rows: rows[:, :1] * np.nan}, "hold NaN in 500 rows"),
         ({"rows": {"x": ROWS, "id": np.arange(500).astype(str)}, "attribute": "id"}, "has 250 categories"),
     ],
@@ -134,3 +136,11 @@ def test_invalid_arguments_are_refused(given, message):
 def test_rows_that_do_not_fit_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         measure(**given)
+
+
+def test_infinite_values_of_a_column_belong_to_its_last_bin():
+    rows = ROWS.copy()
+    rows[::5, 1] = np.inf
+    evidence = measure(lambda rows: np.minimum(rows, 9) @ WEIGHTS, rows=rows, attribute=1, bins=3)
+    assert evidence.details["values"][-1].startswith("over 0.")
+    assert evidence.quantities[2].value > 0.9

@@ -106,6 +106,26 @@ def test_the_copy_may_be_a_source_whose_data_are_replaced(tmp_path, monkeypatch)
         measure(copy=ms.ModelSource(name="a", build=source.build, fit=print, data=source.data, example_inputs=ROWS))
 
 
+@pytest.mark.parametrize("names", [("benign", "malignant"), (3, 7)])
+def test_a_classifier_of_scikit_learn_calls_its_classes_by_their_labels(names):
+    linear = pytest.importorskip("sklearn.linear_model")
+    labels = np.array(names)[LABELS]
+    model = linear.LogisticRegression().fit(ROWS[:, :3] + ROWS[:, 3:], labels)
+
+    def answers(rows):
+        given = rows[:, :3] + rows[:, 3:]
+        return {"label": model.predict(given), "probabilities": model.predict_proba(given)}
+
+    evidence = measure(answers, labels=labels)
+    agreement = (model.predict(ROWS[:, :3] + ROWS[:, 3:]) == labels).mean()
+    assert evidence.quantities[1].value == pytest.approx(agreement, abs=0.06)
+    assert evidence.details["learned_from"] == "probabilities"
+    unknown = measure(answers, labels=np.where(ROWS[:, 1] > 1, "other" if names[0] == "benign" else 9, labels))
+    assert unknown.quantities[1].value < evidence.quantities[1].value  # no answer agrees with a class without a column
+    with pytest.raises(InputError, match=r"and the model's are .* …: give labels of the same kind"):
+        measure(answers, labels=LABELS if names[0] == "benign" else np.array(["no", "yes"])[LABELS])
+
+
 def test_frames_and_mappings_have_text_and_missing_numbers():
     color = np.array(["red", "blue"], dtype=object)[(ROWS[:, 1] > 0).astype(int)]
     rows = {"x": np.where(ROWS[:, :1] > 1.5, np.nan, ROWS[:, :1]), "color": color}
@@ -120,7 +140,12 @@ def test_frames_and_mappings_have_text_and_missing_numbers():
         ({"queries": 3}, "as the other rows are held out; got 3"),
         ({"queries": "many"}, "queries must be a number of queries, or several of them, got 'many'"),
         ({"max_gain": 0}, "max_gain must be between 0 and 1"),
+        ({"queries": 100.0}, "queries must be a number of queries, or several of them, got 100.0"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
         ({"copy": 3}, "copy must be ms.ModelSource"),
+        ({"copy": lambda *given: None}, "copy must return a function from rows to scores; got NoneType"),
+        ({"copy": lambda *given: lambda rows: np.ones((3, 2))}, r"of shape \(500 rows, classes\); got \(3, 2\)"),
+        ({"copy": lambda *given: lambda rows: np.full((len(rows), 2), np.nan)}, "copy returns NaN in 500 of 500 rows"),
         ({"model": lambda rows: rows[:, 0]}, "has one number a row"),
     ],
 )
