@@ -34,7 +34,7 @@ from pytest_modelserve.training.train import ModelSource, TrainedModel
 from pytest_modelserve.training.train_spec import TrainSpec
 
 _CANARIES = (1000, 2000, 4000)
-_FEWEST_CANARIES = 100
+_FEWEST_CANARIES, _MOST_CANARIES = 100, 10_000
 # The claim is tested at the delta that an audit can refute best: smaller ones count less against the guesses.
 _DELTA_FACTORS = (1.0, 0.1, 0.01)
 # A canary's gradient has full norm after the clipping, up to rounding.
@@ -77,7 +77,7 @@ def measure_privacy_budget(
         trained: Result of `train` for a `TrainSpec` with `privacy=`.
         max_epsilon: Largest permitted epsilon at `delta`.
         delta: Probability of events without that bound, at most 1 / rows.
-        canaries: Number of canaries, at least 100 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
+        canaries: Number of canaries, from 100 to 10,000 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
             quarter with probability 0.99).
         epochs: Epochs of the audit (default: those of the training). The claim for fewer epochs is smaller.
         seed: Seed of the audit.
@@ -110,8 +110,8 @@ def measure_privacy_budget(
             f"delta={delta:g} is larger than 1 / {spent.rows} training rows ({1 / spent.rows:.2g}): a training that "
             "publishes a random row in full would have it. Use at most a tenth of that"
         )
-    if canaries is not None and check_count("canaries", canaries) < _FEWEST_CANARIES:
-        raise UsageError(f"canaries must be at least {_FEWEST_CANARIES}; got {canaries}")
+    if canaries is not None and not _FEWEST_CANARIES <= check_count("canaries", canaries) <= _MOST_CANARIES:
+        raise UsageError(f"canaries must be at least {_FEWEST_CANARIES} and at most {_MOST_CANARIES:,}; got {canaries}")
     if epochs is not None:
         check_count("epochs", epochs, minimum=1)
     check_count("seed", seed)

@@ -81,7 +81,8 @@ class PrivateSteps:
             raise UsageError(
                 f"optimizer of PrivateTraining must return an optimizer; got {type(self.optimizer).__name__}"
             )
-        self._hooks = GradSampleHooks(module, loss_reduction="sum", strict=False)
+        with _layer_errors():
+            self._hooks = GradSampleHooks(module, loss_reduction="sum", strict=False)
 
     def sample(self, count: int, step: int) -> NDArray[np.int64]:
         """Return the numbers of the rows of a step: each of `count` rows with probability `sample_rate`."""
@@ -190,7 +191,8 @@ def check_layers(module: nn.Module) -> None:
         if advice:
             found.append(f"{kind} {path!r}: {advice}" if path else f"{kind}: {advice}")
     if found:
-        raise UsageError(f"privacy: {len(found)} layers have no private gradients of rows. {'; '.join(found)}")
+        layers = "1 layer has" if len(found) == 1 else f"{len(found)} layers have"
+        raise UsageError(f"privacy: {layers} no private gradients of rows. {'; '.join(found)}")
 
 
 def check_independent_rows(

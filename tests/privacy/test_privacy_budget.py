@@ -137,7 +137,7 @@ def test_what_cannot_be_audited_is_one_clear_error(store):
         ms.assert_privacy_budget(model, max_epsilon=2.0, delta=0.1)
     with pytest.raises(UsageError, match="max_epsilon must be a finite number above 0; got nan"):
         ms.assert_privacy_budget(model, max_epsilon=float("nan"), delta=1e-5)
-    with pytest.raises(UsageError, match="canaries must be at least 100; got 5"):
+    with pytest.raises(UsageError, match="canaries must be at least 100 and at most 10,000; got 5"):
         ms.assert_privacy_budget(model, canaries=5, **options)
     with pytest.raises(UsageError, match=r"must be a TrainedModel.*pass ms.train\(source\)"):
         ms.assert_privacy_budget(model.source, **options)

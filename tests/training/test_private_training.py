@@ -12,6 +12,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import MissingDependencyError, UsageError
 from pytest_modelserve.training.export_request import training_step
+from pytest_modelserve.training.privacy_accounting import epsilon_of
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((300, 6)).astype(np.float32)
@@ -96,6 +97,12 @@ def test_noise_follows_from_epsilon(store):
     assert spent.epsilon_at(1e-6) > 1.5
 
 
+def test_a_delta_too_small_for_the_prv_accountant_has_the_bound_of_rdp(store):
+    spent = ms.train(source(private()), store=store).metrics.privacy
+    steps = {"history": spent.history, "delta": 1e-15}
+    assert epsilon_of(accountant="prv", **steps) == epsilon_of(accountant="rdp", **steps)
+
+
 def test_epochs_beyond_epsilon_are_refused_before_the_training(store):
     with pytest.raises(UsageError, match=r"epsilon=2 would be spent before the end: 3 epochs.*leave noise_multiplier"):
         ms.train(source(private(epsilon=2)), store=store)
@@ -135,6 +142,9 @@ def test_a_step_without_any_row_adds_noise_only(store):
 def test_layers_that_cannot_be_private_are_named_with_a_replacement(store):
     with pytest.raises(UsageError, match=r"BatchNorm1d '1': use GroupNorm\(8, 8\) or LayerNorm"):
         ms.train(source(build=lambda: net(nn.BatchNorm1d(8))), store=store)
+    buffers = lambda: net(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)))  # noqa: E731
+    with pytest.raises(UsageError, match="cannot compute the gradients of rows of this module: This layer has buffers"):
+        ms.train(source(build=buffers), store=store)
     attention = lambda: net(nn.MultiheadAttention(8, 2), nn.LSTM(8, 8))  # noqa: E731
     with pytest.raises(UsageError, match=r"2 layers.*DPMultiheadAttention.*LSTM '2': use opacus.layers.DPLSTM"):
         ms.train(source(build=attention), store=store)
