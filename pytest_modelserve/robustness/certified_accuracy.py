@@ -14,7 +14,7 @@ from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.metrics import Output, class_labels, decode
 from pytest_modelserve.robustness.attacks.attack import Attack
-from pytest_modelserve.robustness.attacks.attack_settings import given_attacks, increasing_radii
+from pytest_modelserve.robustness.attacks.attack_settings import check_min_accuracy, given_attacks, increasing_radii
 from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
@@ -145,8 +145,7 @@ def measure_certified_accuracy(
     _check_method(method, sigma=sigma, attacks=attacks, **admissible)
     check_time_limit("time_limit_s", time_limit_s)
     radii = increasing_radii(eps)
-    if not 0 < min_accuracy < 1:
-        raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
+    check_min_accuracy(min_accuracy)
     read = Output.of(output)
     data, given_labels = labeled_rows(inputs, labels)
     with open_models(predictor, inputs=data) as (given, (served,)):

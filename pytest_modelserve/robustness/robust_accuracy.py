@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import UsageError, printable
+from pytest_modelserve.errors import printable
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.metrics import Output
 from pytest_modelserve.robustness.attacks.adversarial_rows import ADVERSARIAL_FOLDER
 from pytest_modelserve.robustness.attacks.attack import Attack
-from pytest_modelserve.robustness.attacks.attack_settings import AttackSettings, increasing_radii
+from pytest_modelserve.robustness.attacks.attack_settings import AttackSettings, check_min_accuracy, increasing_radii
 from pytest_modelserve.robustness.attacks.attacked_rows import AttackedRows
 from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm
 from pytest_modelserve.robustness.relations.base import Features
@@ -95,7 +95,8 @@ def measure_robust_accuracy(
         categories: Columns to all of their categories: an attacker may choose any of them.
         dependent: Features that follow from others, each with a function: of a column, from the changed rows to its
             values (k,); of the name of another input, from all inputs by name to this input.
-        allowed: Function of rows before and after (k, ...) that returns which changes keep the label, bool (k,).
+        allowed: Function of rows before and after (k, ...) that returns which changes keep the label, bool (k,); for a
+            frame, of the columns by name before and after.
         padding: For edits of codes (n, length): the code that fills a row at its end.
         image_shape: For flattened images: (height, width) or (channels, height, width); `square` changes squares of
             it, and the report shows pictures.
@@ -134,8 +135,7 @@ def measure_robust_accuracy(
     started = time.perf_counter()
     rates = ErrorRates(confidence, alpha)
     radii = increasing_radii(eps)
-    if not 0 < min_accuracy < 1:
-        raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
+    check_min_accuracy(min_accuracy)
     settings = AttackSettings(
         norm=norm,
         attacks=attacks,
@@ -194,7 +194,7 @@ def measure_robust_accuracy(
         confidence=confidence,
         alpha=alpha,
         findings=(*_findings(found, radii), *findings),
-        advice=_advice(found, verdict, None if plan is None else plan.rows),
+        advice=_advice(found, verdict, None if plan is None else plan.rows, clean.value < min_accuracy),
         details={
             "rows_needed": None if plan is None else plan.rows,
             "eps": radii,
@@ -237,9 +237,11 @@ def _summary(found: AttackedRows, verdict: Verdict) -> str:
     return _SUMMARIES[verdict]
 
 
-def _advice(found: AttackedRows, verdict: Verdict, rows: int | None) -> str:
+def _advice(found: AttackedRows, verdict: Verdict, rows: int | None, is_worse_unattacked: bool) -> str:
     if not found.correct.any():
         return "check that labels and inputs are in the same order, and that output= reads the right output"
+    if verdict is Verdict.FAIL and is_worse_unattacked:
+        return "clean accuracy is below min_accuracy already: train a better model, or lower min_accuracy"
     if verdict is Verdict.FAIL:
         return "train on adversarial rows, reject inputs outside what is expected, or lower eps to what can occur"
     if verdict is Verdict.INCONCLUSIVE:
@@ -252,7 +254,7 @@ def _findings(found: AttackedRows, radii: Sequence[float]) -> Iterator[str]:
         if count.attacked:
             yield (
                 f"{name}: {count.fooled:,} of {count.attacked:,} rows fooled in {count.queries:,} queries, "
-                f"{count.queries / count.attacked:,.0f} a row on average"
+                f"{count.queries / count.attacked:,.1f} a row on average"
             )
     if wrong := int((~found.correct).sum()):
         nan = int(found.invalid.sum())
@@ -267,7 +269,7 @@ def _findings(found: AttackedRows, radii: Sequence[float]) -> Iterator[str]:
         )
     if found.changes and not is_redacted(found.target.input_name or "input"):
         examples = [
-            f"row {row} {change}{_texts(found, row)}"
+            f"row {row}: {change}{_texts(found, row)}"
             for row, change in itertools.islice(found.changes.items(), _EXAMPLES)
         ]
         more = len(found.changes) - len(examples)

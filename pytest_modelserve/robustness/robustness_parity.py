@@ -87,7 +87,8 @@ def measure_robustness_parity(
         integer: Features of whole numbers, in an input of floats.
         categories: Columns to all of their categories: an attacker may choose any of them.
         dependent: Features that follow from others, each with a function.
-        allowed: Function of rows before and after (k, ...) that returns which changes keep the label, bool (k,).
+        allowed: Function of rows before and after (k, ...), or columns by name, that returns which changes keep the
+            label, bool (k,).
         padding: For edits of codes (n, length): the code that fills a row at its end.
         image_shape: For flattened images: (height, width) or (channels, height, width).
         input_name: The input to attack; required where there are several.

@@ -121,6 +121,13 @@ def test_rows_that_are_wrong_already_count_as_wrong_and_are_not_attacked():
     assert "30 rows are wrong without any change" in found.findings
 
 
+def test_advice_is_on_clean_accuracy_where_that_is_too_low_already():
+    labels = np.where(np.arange(300) % 2, LABELS, (LABELS + 1) % 4)
+    found = ms.measure_robust_accuracy(linear, ROWS, labels, eps=0.1, min_accuracy=0.8, attacks=FEW, **RANGE)
+    assert found.verdict is ms.Verdict.FAIL
+    assert found.advice.startswith("clean accuracy is below min_accuracy already")
+
+
 def test_all_rows_wrong_is_a_failure_that_says_so_without_any_attack():
     found = ms.measure_robust_accuracy(linear, ROWS, (LABELS + 1) % 4, eps=0.1, min_accuracy=0.5, **RANGE)
     assert found.verdict is ms.Verdict.FAIL
@@ -149,7 +156,7 @@ def test_nan_scores_that_an_attack_provokes_count_as_wrong():
     labels = np.append(LABELS[0], linear(rows[1:]).argmax(axis=1))
     labels[-1] = (labels[-1] + 1) % 4
     found = ms.measure_robust_accuracy(model, rows, labels, eps=0.01, min_accuracy=0.1, attacks=FEW)
-    assert f"row 0 {LABELS[0]} → NaN" in " ".join(found.findings)
+    assert f"row 0: {LABELS[0]} → NaN" in " ".join(found.findings)
 
 
 def test_outputs_that_depend_on_the_batch_are_verified_again_and_not_counted():
@@ -238,8 +245,40 @@ def test_numeric_columns_of_a_frame_are_attacked_together_in_their_dtypes(tmp_pa
     assert ms.attacks.saved(found.details["adversarial_rows"]).fooled(model).all()
     fixed = ms.measure_robust_accuracy(model, frame, labels, immutable=["count", "b"], **options)
     assert fixed.value == (np.abs(score) > 0.1).mean()
+    settings = {**options, "allowed": lambda before, after: after["a"] < before["a"]}
+    lower = ms.measure_robust_accuracy(model, frame, labels, scale={"a": 1}, **settings)
+    assert lower.value == 1 - ((score > 0) & (score < 0.1)).mean()
     with pytest.raises(ms.UsageError, match="immutable: unknown column 'cuont': did you mean 'count'"):
         ms.measure_robust_accuracy(model, frame, labels, immutable=["cuont"], **options)
+
+
+def test_a_model_of_categories_alone_is_searched_by_the_attack_that_changes_them():
+    colors = np.arange(90)[:, None] % 3 * np.ones((1, 2))
+    found = ms.measure_robust_accuracy(
+        lambda rows: (rows[:, 0] == 2).astype(int),
+        colors,
+        (colors[:, 0] == 2).astype(int),
+        eps=1,
+        min_accuracy=0.5,
+        immutable=[1],
+        categories={0: [0, 1]},
+    )
+    assert found.value == pytest.approx(2 / 3)  # any color can become 0 or 1, and none can become 2
+    assert list(found.details["attacks"]) == ["random search"]
+
+
+def test_image_shape_of_the_gate_is_that_of_the_square_attacks_without_one():
+    options = {"eps": 0.1, "min_accuracy": 0.5, **RANGE}
+    values = [
+        ms.measure_robust_accuracy(linear, ROWS[:60], LABELS[:60], image_shape=shape, attacks=[attack], **options)
+        for shape, attack in (
+            ((8, 8), ms.attacks.square(queries=20)),
+            (None, ms.attacks.square(queries=20, image_shape=(8, 8))),
+            (None, ms.attacks.square(queries=20)),
+        )
+    ]
+    first, second, flat = (found.details["attacks"]["square"]["queries"] for found in values)
+    assert first == second != flat
 
 
 def test_what_is_not_allowed_is_not_counted():
@@ -336,8 +375,17 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
         ({"norm": "l1"}, ms.UsageError, "unknown norm 'l1'"),
         ({"low": 16, "high": 0}, ms.UsageError, "low must be below high"),
         ({"low": 1}, ms.InputError, r"inputs hold .* outside the range from low=1"),
-        ({"scale": [1, 2]}, ms.UsageError, "eps must be a number, or one for each feature"),
-        ({"scale": np.zeros(64)}, ms.UsageError, "eps must be positive"),
+        ({"min_accuracy": None}, ms.UsageError, "min_accuracy must be a proportion"),
+        ({"seed": -1}, ms.UsageError, "seed must be a whole number of at least 0, got -1"),
+        ({"scale": [1, 2]}, ms.UsageError, "scale must be a number, one for each feature"),
+        ({"scale": np.zeros(64)}, ms.UsageError, "scale must be positive and finite"),
+        ({"immutable": [3], "categories": {3: [0, 16]}}, ms.UsageError, "immutable and categories both name feature 3"),
+        ({"categories": {3: [0, 17]}}, ms.UsageError, r"categories\[3\] must lie in the range from low=0 to high=16"),
+        ({"categories": {3: [0, float("nan")]}}, ms.UsageError, r"categories\[3\] must be finite numbers"),
+        ({"categories": {3: [0, 16]}, "attacks": FEW}, ms.UsageError, "square changes no categories"),
+        ({"inputs": np.full((300, 64), 2**60), "high": None}, ms.InputError, r"whole numbers beyond 2\*\*53"),
+        ({"image_shape": (7, 7), "attacks": FEW}, ms.UsageError, "image_shape must be"),
+        ({"image_shape": 64}, ms.UsageError, "image_shape must be"),
         ({"immutable": range(64)}, ms.UsageError, "eps is 0 for every feature that may change"),
         ({"immutable": [64]}, ms.InputError, "there is no feature 64"),
         ({"integer": [0]}, ms.InputError, "integer= names columns whose rows hold fractions"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_modelserve.robustness.attacks import ThreatModel
-from pytest_modelserve.robustness.attacks.threat_model import edit_distances
+from pytest_modelserve.robustness.attacks.edit_distance import edit_distances
 
 ALL = np.arange(50)
 
@@ -60,6 +60,24 @@ def test_integer_columns_and_categories_are_checked():
     assert not threat.admissible(ALL, base + np.array([0.5, 0, 0])).any()
     assert not threat.admissible(ALL, base + np.array([0, 5, 0])).any()
     assert (threat.project(ALL, base + np.array([1.9, 7, 9]))[0] == [3, 7, 2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_whole_numbers_without_a_range_may_rise_and_fall(dtype):
+    base = np.full((50, 2), 100, dtype)
+    threat = ThreatModel(base=base, norm="linf", eps=10)
+    for sign in (-1.0, 1.0):
+        moved = threat.place(ALL, np.full((50, 2), sign))
+        assert (moved == 100 + sign * 10).all()
+        assert threat.admissible(ALL, moved).all()
+
+
+def test_categories_are_those_of_the_served_dtype():
+    base = np.full((50, 2), 0.5, np.float32)
+    threat = ThreatModel(base=base, norm="linf", eps=0.1, categories={1: [0.1, 0.5]})
+    moved = threat.project(ALL, np.tile([0.5, np.float64(np.float32(0.1))], (50, 1)))
+    assert (moved[:, 1] == np.float32(0.1)).all()
+    assert threat.admissible(ALL, moved).all()
 
 
 def _distance(one, other):

@@ -28,6 +28,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,6 +61,8 @@ class Attack(ABC):
     """Threat models that the attack can search."""
     needs_scores: ClassVar[bool] = False
     """Whether the attack reads margins, so that a model of labels alone cannot be attacked."""
+    changes_categories: ClassVar[bool] = True
+    """Whether the attack changes columns of categories; one that does not needs another feature within `eps`."""
     source: ClassVar[str] = ""
     """The publication of the algorithm."""
 
@@ -75,6 +78,14 @@ class Attack(ABC):
             target: The model under attack with its rows; it records what is found.
             rng: Source of randomness.
         """
+
+
+def check_proportion(name: str, value: object, *, positive: bool = False) -> None:
+    """Raise UsageError unless a setting is a number from 0 (above 0 if `positive`) to 1."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not (0 < float(value) <= 1 or (value == 0 and not positive)):  # type: ignore[arg-type]
+        least = "above 0" if positive else "at least 0"
+        raise UsageError(f"{name} must be {least} and at most 1, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

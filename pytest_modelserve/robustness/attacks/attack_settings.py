@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import Output, class_labels
@@ -19,7 +20,7 @@ from pytest_modelserve.robustness.attacks.characters import characters
 from pytest_modelserve.robustness.attacks.feature_table import TABLE, FeatureTable, is_table, served_feed
 from pytest_modelserve.robustness.attacks.gradient import pgd
 from pytest_modelserve.robustness.attacks.random_search import random_search
-from pytest_modelserve.robustness.attacks.square import square
+from pytest_modelserve.robustness.attacks.square import checked_image_shape, square
 from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
@@ -38,7 +39,7 @@ class AttackSettings:
     """How a model is attacked; the fields are arguments of `measure_robust_accuracy`.
 
     Raises:
-        UsageError: `attacks` is no list of attacks.
+        UsageError: `attacks` is no list of attacks, or `seed` no whole number.
     """
 
     norm: Norm
@@ -59,6 +60,8 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", given_attacks(self.attacks))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
+            raise UsageError(f"seed must be a whole number of at least 0, got {self.seed!r}")
 
     def attack(self, predictor: Predictor, inputs: Any, labels: Any, radii: Sequence[float]) -> AttackedRows:
         """Attack a served model at increasing radii.
@@ -87,23 +90,24 @@ class AttackSettings:
             _per_feature(argument, getattr(self, argument), names, shape, without)
             for argument, without in (("low", -math.inf), ("high", math.inf), ("scale", 0.0))
         )
+        units = 1.0 if scale is None else _checked_scale(scale, shape)
         threats = [
             ThreatModel(
                 base=feed[name],
                 norm=self.norm,
-                eps=radius if scale is None else radius * np.asarray(scale, np.float64),
+                eps=radius * units,
                 low=low,
                 high=high,
                 immutable=_columns("immutable", self.immutable, names),
                 integer=[*_columns("integer", self.integer, names), *whole],
                 categories=_by_column(self.categories or {}, names),
                 dependent=columns,
-                allowed=self.allowed,
+                allowed=_by_columns(self.allowed, names) if self.allowed is not None and names else self.allowed,
                 padding=self.padding,
             )
             for radius in radii
         ]
-        image_shape = None if self.image_shape is None else tuple(self.image_shape)
+        image_shape = None if self.image_shape is None else checked_image_shape("image_shape", self.image_shape, shape)
         return attack_rows(
             batch,
             feed,
@@ -112,7 +116,7 @@ class AttackSettings:
             output=self.output,
             threats=threats,
             attacks=lambda has_scores: (
-                self.attacks
+                _with_image_shape(self.attacks or [], image_shape)
                 or [
                     *([] if names else self._by_gradients(predictor, feed, has_scores)),
                     *_default_attacks(self.norm, has_scores, bool(self.categories), image_shape),
@@ -147,6 +151,12 @@ def increasing_radii(eps: float | Sequence[float]) -> list[float]:
     return radii
 
 
+def check_min_accuracy(min_accuracy: object) -> None:
+    """Raise UsageError unless the budget is a number between 0 and 1."""
+    if not isinstance(min_accuracy, Real) or not 0 < float(min_accuracy) < 1:
+        raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
+
+
 def _default_attacks(
     norm: Norm, has_scores: bool, has_categories: bool, image_shape: tuple[int, ...] | None
 ) -> list[Attack]:
@@ -173,6 +183,29 @@ def given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
                 f"attacks holds {name}, which is no attack: pass objects such as ms.attacks.square(queries=500)"
             )
     return list(attacks)
+
+
+def _with_image_shape(attacks: Sequence[Attack], image_shape: tuple[int, ...] | None) -> list[Attack]:
+    """Return the attacks, those with an `image_shape` that is not given with this one."""
+    return [
+        replace(attack, image_shape=image_shape)
+        if image_shape is not None and isinstance(attack, square) and attack.image_shape is None
+        else attack
+        for attack in attacks
+    ]
+
+
+def _checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    try:
+        units = np.asarray(scale, np.float64)
+        np.broadcast_to(units, shape)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"scale must be a number, one for each feature (shape {shape}), or a mapping of columns; got {scale!r}"
+        ) from None
+    if not (np.isfinite(units).all() and (units >= 0).all() and units.any()):
+        raise UsageError(f"scale must be positive and finite, and 0 for features that stay only; got {scale!r}")
+    return units
 
 
 def _attacked_input(feed: Feed, input_name: str | None) -> str:
@@ -253,6 +286,11 @@ def _split_dependent(
         else:
             others[key] = _of_inputs(function, predictor)
     return columns, others
+
+
+def _by_columns(allowed: Allowed, names: Sequence[str]) -> Allowed:
+    """Return a function of tables before and after from one of their columns by name."""
+    return lambda *tables: allowed(*(dict(zip(names, table.T, strict=True)) for table in tables))
 
 
 def _of_columns(function: Callable[[Any], Any], names: Sequence[str]) -> Callable[[Any], Any]:

@@ -217,7 +217,13 @@ def _checked(attacks: Sequence[Attack], threat: ThreatModel, reader: AnswerReade
                 f"attacks: {attack.name} reads scores, and {subject} returns labels alone, or scores whose columns "
                 "cannot be matched with the labels: use ms.attacks.boundary(), or output= with scores (rows, classes)"
             )
-    return attacks
+    able = [attack for attack in attacks if attack.changes_categories or threat.free.any()]
+    if threat.categories and not any(attack.changes_categories for attack in attacks):
+        raise UsageError(
+            f"attacks: {', '.join(names)} changes no categories, so that categories= has no effect: add "
+            "ms.attacks.random_search(), or leave categories= out"
+        )
+    return able
 
 
 def _check_labels(labels: NDArray[Any], scores: NDArray[Any], output: Output) -> None:

@@ -46,6 +46,7 @@ class boundary(Attack):
     queries: int = 2000
 
     name: ClassVar[str] = "boundary"
+    changes_categories: ClassVar[bool] = False
     source: ClassVar[str] = "Chen & Gu 2020, KDD, RayS"
 
     def run(self, target: Target, rng: np.random.Generator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.progress import progress
 from pytest_modelserve.robustness.attacks.attack import Attack, Target
-from pytest_modelserve.robustness.attacks.threat_model import Norm, texts_of
+from pytest_modelserve.robustness.attacks.edit_distance import texts_of
+from pytest_modelserve.robustness.attacks.threat_model import Norm
 
 Edit = Literal["substitute", "insert", "delete", "swap"]
 _EDITS: tuple[Edit, ...] = get_args(Edit)
@@ -59,12 +60,16 @@ class characters(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.edits, Collection):
+            raise UsageError(f"edits of characters must be a list of {', '.join(_EDITS)}; got {self.edits!r}")
         object.__setattr__(self, "edits", (self.edits,) if isinstance(self.edits, str) else tuple(self.edits))
         if not self.edits:
             raise UsageError(f"edits of characters is empty: give some of {', '.join(_EDITS)}")
         for edit in self.edits:
             if edit not in _EDITS:
                 raise UsageError(f"edits of characters: {unknown_choice('edit', edit, _EDITS)}")
+        if self.alphabet is not None and not isinstance(self.alphabet, Collection):
+            raise UsageError(f"alphabet of characters must be a text or a list of codes, got {self.alphabet!r}")
         if self.alphabet is not None and not len(self.alphabet):
             raise UsageError("alphabet of characters is empty: give the characters that may be inserted")
 

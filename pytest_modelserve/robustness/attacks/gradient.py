@@ -59,6 +59,8 @@ class GradientAttack(Attack):
     classes: Sequence[Any] | None = None
     surrogate: bool = False
 
+    changes_categories: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "restarts"):

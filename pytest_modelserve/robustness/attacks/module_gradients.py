@@ -135,11 +135,13 @@ class ModuleGradients:
         return scores.clamp_min(_LEAST_GAP).log() if self._are_probabilities else scores
 
     def _losses(self, logits: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        import torch
+        """Return losses (k,); for the cross entropy c its increasing function log(exp(c) - 1).
 
-        if self._loss == "cross_entropy":
-            return torch.nn.functional.cross_entropy(logits, columns, reduction="none")
+        Both have gradients of one direction, but that of c is 0 where the probability of the label rounds to 1.
+        """
         others, own = _apart(logits, columns)
+        if self._loss == "cross_entropy":
+            return _without_label(logits, columns).logsumexp(dim=1) - own
         if logits.shape[1] < 3:
             return others - own
         first, _, third = logits.topk(3, dim=1).values.unbind(dim=1)
@@ -149,8 +151,11 @@ class ModuleGradients:
 def _apart(logits: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest score of another class, and that of the true one, (k,) each."""
     own = logits.gather(1, columns[:, None])[:, 0]
-    others = logits.scatter(1, columns[:, None], -float("inf")).amax(dim=1)
-    return others, own
+    return _without_label(logits, columns).amax(dim=1), own
+
+
+def _without_label(logits: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return logits.scatter(1, columns[:, None], -float("inf"))
 
 
 @dataclass(slots=True, eq=False)
@@ -242,10 +247,7 @@ class Ball:
 
     def _candidates(self, index: NDArray[np.intp], units: torch.Tensor) -> NDArray[Any]:
         """Return admissible rows in the dtype that is served."""
-        threat, array = self._target.threat, units.double().cpu().numpy()
-        if self._is_l2 and self._target.rows.dtype.kind != "f":
-            array = _whole_numbers(array, np.broadcast_to(threat.scale, threat.shape))
-        return threat.place(index, array)
+        return self._target.threat.place(index, units.double().cpu().numpy())
 
 
 def _parts(rows: torch.Tensor) -> list[torch.Tensor]:
@@ -320,20 +322,6 @@ def _step_function(step: Step) -> Callable[[torch.Tensor], torch.Tensor]:
         f"preprocess has {type(step).__name__}, which has no gradient here: pass a function of a tensor that "
         "does the same"
     )
-
-
-def _whole_numbers(units: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return changes of integer rows in an L2 ball (k, ...), rounded to the nearest and the smallest left out.
-
-    Rounding each toward 0, as the threat model does, would lose most of them.
-    """
-    flat, half_axes = units.reshape(len(units), -1), scale.reshape(-1)
-    parts = np.where(half_axes > 0, np.rint(flat * half_axes) / np.where(half_axes > 0, half_axes, 1), 0.0)
-    order = np.argsort(-np.abs(flat), axis=1)
-    inside = np.cumsum(np.take_along_axis(parts, order, axis=1) ** 2, axis=1) <= 1
-    kept = np.empty_like(inside)
-    np.put_along_axis(kept, order, inside, axis=1)
-    return np.where(kept, parts, 0.0).reshape(units.shape)
 
 
 def _norms(units: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import UsageError
 from pytest_modelserve.progress import progress
-from pytest_modelserve.robustness.attacks.attack import Attack, Target
+from pytest_modelserve.robustness.attacks.attack import Attack, Target, check_proportion
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 
 
@@ -42,8 +41,7 @@ class random_search(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.fresh <= 1:
-            raise UsageError(f"fresh of random_search must lie in [0, 1], got {self.fresh!r}")
+        check_proportion("fresh of random_search", self.fresh)
 
     def run(self, target: Target, rng: np.random.Generator) -> None:
         """Search around all active rows at once."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.progress import progress
-from pytest_modelserve.robustness.attacks.attack import Attack, Target
+from pytest_modelserve.robustness.attacks.attack import Attack, Target, check_proportion
 
 _STEPS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps of 10,000 after which the changed proportion halves: the schedule of the publication."""
@@ -47,14 +48,14 @@ class square(Attack):
 
     name: ClassVar[str] = "square"
     needs_scores: ClassVar[bool] = True
+    changes_categories: ClassVar[bool] = False
     source: ClassVar[str] = "Andriushchenko et al. 2020, ECCV, Square Attack"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.proportion <= 1:
-            raise UsageError(f"proportion of square must be above 0 and at most 1, got {self.proportion!r}")
+        check_proportion("proportion of square", self.proportion, positive=True)
         if self.image_shape is not None:
-            object.__setattr__(self, "image_shape", tuple(self.image_shape))
+            object.__setattr__(self, "image_shape", checked_image_shape("image_shape of square", self.image_shape))
 
     def run(self, target: Target, rng: np.random.Generator) -> None:
         """Search around all active rows at once."""
@@ -107,12 +108,7 @@ class _Grid:
     @classmethod
     def of(cls, shape: tuple[int, ...], image_shape: tuple[int, ...] | None) -> _Grid:
         size = int(np.prod(shape))
-        given = shape if image_shape is None else image_shape
-        if image_shape is not None and (len(given) not in (2, 3) or int(np.prod(given)) != size):
-            raise UsageError(
-                f"image_shape must be (height, width) or (channels, height, width) of {size} values, as the rows have "
-                f"shape {shape}; got {image_shape}"
-            )
+        given = shape if image_shape is None else checked_image_shape("image_shape of square", image_shape, shape)
         if len(given) == 2:
             return cls(shape, 1, *given, is_image=True)
         if len(given) == 3:
@@ -243,6 +239,16 @@ class _L2Search:
     def _normalized(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
         units = units * self.grid.units(self.free[None].astype(np.float64))
         return np.asarray(units / (_TINY + np.sqrt((units**2).sum(axis=(1, 2), keepdims=True))))
+
+
+def checked_image_shape(name: str, given: Any, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Return the shape of an image, with as many values as rows of `shape`; UsageError that names it otherwise."""
+    sides = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    fits = len(sides) in (2, 3) and all(isinstance(side, int) and side > 0 for side in sides)
+    if not fits or (shape is not None and math.prod(sides) != math.prod(shape)):
+        rows = "" if shape is None else f" with {math.prod(shape)} values, as the rows have shape {shape}"
+        raise UsageError(f"{name} must be (height, width) or (channels, height, width){rows}; got {given!r}")
+    return sides
 
 
 def _index(places: NDArray[np.intp], channels: int) -> tuple[NDArray[np.intp], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.robustness.attacks.edit_distance import edit_distances
 from pytest_modelserve.robustness.relations.base import Features, columns_of
 
 Norm = Literal["linf", "l2", "edits"]
-Allowed = Callable[[NDArray[Any], NDArray[Any]], Any]
-"""Rows before and after (k, ...) → whether each change is allowed, bool (k,)."""
+Allowed = Callable[[Any, Any], Any]
+"""Rows before and after (k, ...), of a frame its columns by name → whether each change is allowed, bool (k,)."""
 Dependent = Mapping[int | tuple[int, ...], Callable[[NDArray[Any]], Any]]
 """Column → function of the rows (k, ...) that returns its values (k,)."""
 
+_MOST_WHOLE = 2**53
+"""float64 holds all whole numbers up to this one."""
 _SHRINK = 1 - 1e-12
 """Points of an L2 ball stay this far inside, because norms are rounded."""
 
@@ -80,6 +84,10 @@ class ThreatModel:
         fixed = self._columns(self.immutable)
         computed = self._columns(tuple(self.dependent))
         categorical = self._columns(tuple(self.categories))
+        roles = {"immutable": fixed, "dependent": computed, "categories": categorical}
+        for (one, first), (other, second) in itertools.combinations(roles.items(), 2):
+            if both := sorted(set(first.tolist()) & set(second.tolist())):
+                raise UsageError(f"{one} and {other} both name feature {both[0]}: name it in one of them")
         scale[np.concatenate([fixed, computed, categorical])] = 0
         if not scale.any() and not categorical.size:
             raise UsageError("eps is 0 for every feature that may change: give a positive radius for one")
@@ -89,18 +97,27 @@ class ThreatModel:
         flat = self._flat(self.base)
         if self.base.dtype.kind == "f" and (np.trunc(flat[:, whole]) != flat[:, whole]).any():
             raise InputError("integer= names columns whose rows hold fractions: leave these columns out")
+        if self.base.dtype.kind in "iu" and (np.abs(flat[:, scale > 0].astype(np.float64)) > _MOST_WHOLE).any():
+            raise InputError(
+                "inputs hold whole numbers beyond 2**53, whose changes are not exact: subtract an offset in front of "
+                "the model, or name these columns in immutable="
+            )
         low, high = limits = self._checked_range(flat, computed)
-        for name, value in {"scale": scale, "whole": whole, "computed": computed, "limits": limits}.items():
-            object.__setattr__(self, f"_{name}", value)
-        object.__setattr__(
-            self, "_box", self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high))
+        self._check_categories(whole, low, high)
+        self._set(scale=scale, whole=whole, computed=computed, limits=limits)
+        self._set(
+            box=self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high)),
+            range=self._bounds(flat, low, high),
         )
-        object.__setattr__(self, "_range", self._bounds(flat, low, high))
         if not categorical.size and (self._box[0] == self._box[1]).all():
             raise UsageError(
                 f"eps={self.eps!r} changes no value of these inputs: the next {self.base.dtype} is farther away"
             )
         self._check_dependent()
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, f"_{name}", value)
 
     # Shapes
 
@@ -126,9 +143,10 @@ class ThreatModel:
 
     @property
     def category_values(self) -> dict[int, NDArray[np.float64]]:
-        """The categories of each flat place that has some."""
+        """The categories of each flat place that has some, as the served dtype holds them."""
         return {
-            int(self._columns(column)[0]): np.asarray(values, np.float64) for column, values in self.categories.items()
+            int(self._columns(column)[0]): np.asarray(values).astype(self.base.dtype).astype(np.float64)
+            for column, values in self.categories.items()
         }
 
     @property
@@ -207,9 +225,8 @@ class ThreatModel:
         base, moved = self._flat(self.base)[index].astype(np.float64), self._flat(rows).astype(np.float64)
         change = np.abs(moved - base)
         scale = self._scale
-        for column, values in self.categories.items():
-            place = self._columns(column)[0]
-            change[np.isin(moved[:, place], np.asarray(values, np.float64)), place] = 0
+        for place, values in self.category_values.items():
+            change[np.isin(moved[:, place], values), place] = 0
         change[:, self._computed] = 0
         parts = np.where(scale > 0, change / np.where(scale > 0, scale, 1), np.where(change == 0, 0, math.inf))
         return np.asarray(parts.max(axis=1) if self.norm == "linf" else np.sqrt((parts**2).sum(axis=1)))
@@ -251,6 +268,8 @@ class ThreatModel:
         units = np.where(scale > 0, (wished - base) / np.where(scale > 0, scale, 1), 0)
         norms = np.sqrt((units**2).sum(axis=1, keepdims=True))
         units *= np.minimum(1, _SHRINK / np.maximum(norms, 1e-300))
+        if self.base.dtype.kind != "f":
+            units = _nearest_whole(units, scale)
         return np.asarray(base + units * scale)
 
     def _rounded(self, wished: NDArray[np.float64], base: NDArray[Any]) -> NDArray[Any]:
@@ -259,8 +278,7 @@ class ThreatModel:
         change = wished - exact
         values = np.where(self._whole, exact + np.trunc(change * (1 + 1e-9)), wished) if self._whole.any() else wished
         if self.base.dtype.kind in "iu":
-            limits = np.iinfo(self.base.dtype)
-            return np.clip(values, float(limits.min), float(limits.max)).astype(self.base.dtype)
+            return _cast_whole(values, self.base.dtype)
         served: NDArray[Any] = values.astype(self.base.dtype)
         if self.norm == "l2":
             beyond = np.abs(served - exact) > np.abs(change)
@@ -275,9 +293,7 @@ class ThreatModel:
         low, high = np.where(whole, np.ceil(low), low), np.where(whole, np.floor(high), high)
         dtype = self.base.dtype
         if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            ends = [np.clip(end, float(limits.min), float(limits.max)) for end in (low, high)]
-            return np.minimum(ends[0].astype(dtype), base), np.maximum(ends[1].astype(dtype), base)
+            return np.minimum(_cast_whole(low, dtype), base), np.maximum(_cast_whole(high, dtype), base)
         with np.errstate(over="ignore"):
             least, most = low.astype(dtype), high.astype(dtype)
         exact, scale = base.astype(np.float64), self._scale
@@ -318,6 +334,20 @@ class ThreatModel:
                 f"inputs hold NaN or infinity in {rows.size} rows, first in row {rows[0]}: no ball of radius eps is "
                 "defined around them; leave these rows out"
             )
+
+    def _check_categories(self, whole: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+        for column, given in self.categories.items():
+            place = int(self._columns(column)[0])
+            values = np.asarray(given)
+            if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+                raise UsageError(f"categories[{column!r}] must be finite numbers, got {given!r}")
+            if whole[place] and (np.trunc(values) != values).any():
+                raise UsageError(f"categories[{column!r}] must be whole numbers, as the column is; got {given!r}")
+            if ((values < low[place]) | (values > high[place])).any():
+                raise UsageError(
+                    f"categories[{column!r}] must lie in the range from low={low[place]:g} to high={high[place]:g}, "
+                    f"got {given!r}"
+                )
 
     def _check_edits(self) -> None:
         kind = self.base.dtype.kind
@@ -401,49 +431,31 @@ def called(name: str, function: Callable[..., Any], *arguments: Any) -> NDArray[
         raise UsageError(f"{name} raised {type(error).__name__} for rows under attack: {error}") from error
 
 
+def _nearest_whole(units: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return changes of integer rows in an L2 ball (k, features), rounded to the nearest and the smallest left out.
+
+    Rounding each toward 0 would lose most of them.
+    """
+    parts = np.where(scale > 0, np.rint(units * scale) / np.where(scale > 0, scale, 1), 0.0)
+    order = np.argsort(-np.abs(units), axis=1)
+    inside = np.cumsum(np.take_along_axis(parts, order, axis=1) ** 2, axis=1) <= 1
+    kept = np.empty_like(inside)
+    np.put_along_axis(kept, order, inside, axis=1)
+    return np.where(kept, parts, 0.0)
+
+
+def _cast_whole(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return values in a dtype of whole numbers, those beyond its range at its ends."""
+    limits = np.iinfo(dtype)
+    most = float(limits.max)
+    if most > limits.max:  # 2**63 - 1 is no float64, and casting 2**63 returns the least number
+        most = math.nextafter(most, 0)
+    return np.clip(values, float(limits.min), most).astype(dtype)
+
+
 def _outside(
     limit: NDArray[Any], base: NDArray[np.float64], wished: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Return where a limit that comes from `eps` lies farther than `eps` from the base in float64."""
     change = np.abs(limit.astype(np.float64) - base)
     return np.asarray((np.abs(wished - base) <= scale * (1 + 1e-9)) & (change > scale))
-
-
-def edit_distances(before: NDArray[Any], after: NDArray[Any], *, padding: int | None, most: int) -> NDArray[np.float64]:
-    """Return the least number of insertions, deletions, substitutions and swaps of neighbors, (k,); inf above `most`.
-
-    Texts are strings (k,) or codes (k, length) that `padding` fills at the end. A swapped pair is not edited again
-    (optimal string alignment; Damerau 1964, Communications of the ACM 7:171-176).
-    """
-    pairs = zip(texts_of(before, padding), texts_of(after, padding), strict=True)
-    return np.array([_edit_distance(one, other, most) for one, other in pairs], np.float64)
-
-
-def texts_of(rows: NDArray[Any], padding: int | None) -> list[Any]:
-    """Return rows of text as strings, and rows of codes as lists without their padding."""
-    if rows.dtype.kind in "OUT":
-        return [str(text) for text in rows.reshape(-1).tolist()]
-    lengths = rows.shape[1] - (rows[:, ::-1] != padding).argmax(axis=1)
-    lengths[(rows == padding).all(axis=1)] = 0
-    return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
-
-
-def _edit_distance(one: Any, other: Any, most: int) -> float:
-    if abs(len(one) - len(other)) > most:
-        return math.inf
-    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    one, other = one[start:], other[start:]
-    end = next((i for i, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b), None)
-    end = min(len(one), len(other)) if end is None else end
-    one, other = one[: len(one) - end], other[: len(other) - end]
-    rows = [list(range(len(other) + 1))]
-    for i in range(1, len(one) + 1):
-        row = [i]
-        for j in range(1, len(other) + 1):
-            cost = one[i - 1] != other[j - 1]
-            best = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + cost)
-            if i > 1 and j > 1 and one[i - 1] == other[j - 2] and one[i - 2] == other[j - 1]:
-                best = min(best, rows[i - 2][j - 2] + 1)
-            row.append(best)
-        rows.append(row)
-    return float(rows[-1][-1]) if rows[-1][-1] <= most else math.inf

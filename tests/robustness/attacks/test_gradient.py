@@ -89,6 +89,13 @@ def test_integer_rows_get_whole_changes_of_which_an_l2_ball_holds_a_few() -> Non
     assert found.value < 0.85  # rounding each change toward 0 would leave nothing to try in the L2 ball
 
 
+def test_scores_that_saturate_the_cross_entropy_still_have_a_direction() -> None:
+    """Margins of thousands: the probability of the label is 1 in float32, and the gradient of the cross entropy 0."""
+    attack = ms.attacks.pgd(module(1000.0), restarts=2)
+    found = robust(attack, model=lambda rows: 1000 * served(rows), eps=0.5)
+    assert found.value == pytest.approx(exact(0.5, "linf"), abs=0.011)
+
+
 def test_search_goes_on_where_the_served_model_withstands_the_module() -> None:
     """The served model adds 2 to a score, so that its boundary lies elsewhere, as that of a quantized one does."""
 
