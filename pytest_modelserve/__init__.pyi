@@ -1757,7 +1757,8 @@ def measure_attribute_leak(
 
     Raises:
         UsageError: For an unknown column, a budget outside (0, 1), or an attacker who has neither answer nor label.
-        InputError: For a column with a single value or more than 50 categories, too few rows, and NaN outputs.
+        InputError: For a column with a single value or more than 50 categories, one whose other values are rarer than
+            `max_gain`, too few rows, and NaN outputs.
 
     Example:
         >>> import numpy as np
@@ -1938,7 +1939,7 @@ def measure_privacy_budget(
         trained: Result of `train` for a `TrainSpec` with `privacy=`.
         max_epsilon: Largest permitted epsilon at `delta`.
         delta: Probability of events without that bound, at most 1 / rows.
-        canaries: Number of canaries, at least 100 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
+        canaries: Number of canaries, from 100 to 10,000 (default: as many of 1,000, 2,000 and 4,000 as find noise of a
             quarter with probability 0.99).
         epochs: Epochs of the audit (default: those of the training). The claim for fewer epochs is smaller.
         seed: Seed of the audit.
