@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.special import gammaincinv
 
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.privacy.labeled_rows import row_numbers
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.stats.privacy_audit import (
@@ -21,7 +22,13 @@ from pytest_modelserve.stats.privacy_audit import (
     count_correct,
     inclusion_scores,
 )
-from pytest_modelserve.training.canaries import Mechanism, train_with_canaries
+from pytest_modelserve.training.canaries import (
+    ONE_STEP,
+    TWO_STEPS,
+    TWO_STEPS_SUM,
+    Mechanism,
+    train_with_canaries,
+)
 from pytest_modelserve.training.privacy_accounting import (
     NoisySteps,
     PrivacySpent,
@@ -31,7 +38,7 @@ from pytest_modelserve.training.privacy_accounting import (
     steps_as_json,
 )
 from pytest_modelserve.training.train import ModelSource, TrainedModel
-from pytest_modelserve.training.train_spec import TrainSpec
+from pytest_modelserve.training.train_spec import TrainSpec, split_rows
 
 _CANARIES = (1000, 2000, 4000)
 _FEWEST_CANARIES, _MOST_CANARIES = 100, 10_000
@@ -43,9 +50,13 @@ _LEAST_NOISE = 1e-3
 # An optimizer that scales gradients otherwise than opacus is one whose noise cannot be told.
 _SCALE_ERRORS, _SCALE_ROUNDING = 5.0, 0.01
 
+# Steps whose noise is measured, where it is not that of all.
+_STEPS_OF = {ONE_STEP: 1, TWO_STEPS: 2, TWO_STEPS_SUM: 2}
+
 _SUMMARIES = {
     Verdict.PASS: "the training spends no more privacy than its budget, and its audit does not refute that",
     Verdict.FAIL: "the training spends more privacy than its budget",
+    Verdict.INCONCLUSIVE: "the gradients of rows are not clipped as accounted for, so that the audit cannot judge it",
 }
 
 
@@ -137,7 +148,7 @@ def measure_privacy_budget(
         summary=_SUMMARIES[max((q.verdict for q in quantities if q.verdict), key=lambda verdict: verdict.severity)],
         confidence=confidence,
         alpha=alpha,
-        findings=tuple(_findings(spent, audit)),
+        findings=tuple(_findings(spent, audit, _copies(trained))),
         advice=_advice(accounted, max_epsilon, audit),
         details={
             "epsilon": accounted,
@@ -183,6 +194,10 @@ class _Audit:
         return self.correct >= self.design.needed
 
     @property
+    def is_clipped_otherwise(self) -> bool:
+        return self.measured is not None and self.measured.clipped_norm < _FULL_NORM
+
+    @property
     def is_refuted_by_steps(self) -> bool:
         return self.measured is not None and self.measured.epsilon_low > self.measured.claimed
 
@@ -196,6 +211,8 @@ class _Audit:
             claim = Budget("at_most", self.measured.claimed, f"claimed at delta {delta:g}")
             low = self.measured.epsilon_low
             interval = _one_sided(low, claim.limit, levels, is_refuted=self.is_refuted_by_steps)
+            if self.is_clipped_otherwise and not self.is_refuted_by_steps:
+                interval = replace(interval, high=math.inf)
             found.append(Quantity("epsilon measured", self.measured.epsilon, "", interval, claim))
         return found
 
@@ -295,20 +312,27 @@ def _measure_steps(
     """Return the epsilon of the parameter with the least noise, by the accountant of the claim."""
     share = error_rate / len(mechanism.squares)
     highs = {
-        name: math.sqrt(squares / (2 * float(gammaincinv(count / 2, share))))
-        for name, (squares, count) in mechanism.squares.items()
+        name: math.sqrt(each.total / (2 * float(gammaincinv(each.count / 2, share / each.choices))))
+        for name, each in mechanism.squares.items()
     }
-    name = min(highs, key=highs.__getitem__)
-    squares, count = mechanism.squares[name]
+    # The least of many sums is reported only if it refutes the claim.
+    told = [
+        name for name, each in mechanism.squares.items() if each.choices == 1 or highs[name] < claimed.noise_multiplier
+    ]
+    name = min(told, key=highs.__getitem__)
+    of_steps = min(_STEPS_OF.get(name, claimed.steps), claimed.steps)
     rate = mechanism.draws / mechanism.chances
     rate_low = binomial_bounds(mechanism.draws, mechanism.chances, low_level=1 - error_rate, high_level=0.95).low
 
     def spent(noise: float, rate: float) -> float:
         if noise < _LEAST_NOISE:
             return math.inf
-        return epsilon_of([NoisySteps(noise, rate, claimed.steps)], delta, accountant)
+        steps = [NoisySteps(noise, rate, of_steps)]
+        if of_steps < claimed.steps:
+            steps.append(NoisySteps(claimed.noise_multiplier, rate, claimed.steps - of_steps))
+        return epsilon_of(steps, delta, accountant)
 
-    noise = math.sqrt(squares / count)
+    noise = math.sqrt(mechanism.squares[name].total / mechanism.squares[name].count)
     # Bounds inside of which the claim lies are the claim: only what is refuted changes epsilon.
     low = spent(min(highs[name], claimed.noise_multiplier), max(rate_low, claimed.sample_rate))
     is_as_claimed = highs[name] >= claimed.noise_multiplier and rate_low <= claimed.sample_rate
@@ -329,7 +353,16 @@ def _bound(design: AuditDesign, correct: int, error_rate: float) -> float:
     return audited_epsilon(design.canaries, design.guesses, correct, delta=design.delta, error_rate=error_rate)
 
 
-def _findings(spent: PrivacySpent, audit: _Audit) -> list[str]:
+def _copies(trained: TrainedModel) -> int:
+    """Return how often the most frequent training row occurs."""
+    spec = trained.source.fit
+    assert isinstance(spec, TrainSpec)
+    rows = split_rows(spec, trained.source.data, trained.seed)
+    (numbers,) = row_numbers({name: array[rows.training] for name, array in rows.arrays.items()})
+    return int(np.bincount(numbers).max())
+
+
+def _findings(spent: PrivacySpent, audit: _Audit, copies: int) -> list[str]:
     design = audit.design
     found = [
         f"guesses: {audit.correct} of {design.guesses} about {design.canaries} canaries are right, "
@@ -351,16 +384,22 @@ def _findings(spent: PrivacySpent, audit: _Audit) -> list[str]:
         steps = audit.measured
         found.append(
             f"steps: noise {steps.noise:.3g} times the longest gradient of a row"
-            + (f" (on {steps.parameter})" if steps.noise_high < audit.steps.noise_multiplier else "")
+            + (
+                f" ({'in' if steps.parameter in _STEPS_OF else 'on'} {steps.parameter})"
+                if steps.noise_high < audit.steps.noise_multiplier
+                else ""
+            )
             + f", accounted for {audit.steps.noise_multiplier:.3g}; a row in {100 * steps.rate:.3g} % of the steps, "
             f"accounted for {100 * audit.steps.sample_rate:.3g} %; gradient of a row up to "
             f"{steps.clipped_norm:.3g} max_grad_norm"
         )
-        if steps.clipped_norm < _FULL_NORM:
+        if audit.is_clipped_otherwise:
             found.append(
                 f"canaries have a gradient of {steps.clipped_norm:.2g} times max_grad_norm after the clipping, not of "
-                "full norm, so that the guesses find less"
+                "full norm: the guesses find less, and if rows are clipped together, no row's influence is bounded"
             )
+    if copies > 1:
+        found.append(f"up to {copies} training rows are equal: epsilon is that of one row, not of whoever gave several")
     if not spent.is_seed_secret:
         found.append(
             "noise_seed is not secret: whoever knows the seed of the training, which the lineage shows, can subtract "
@@ -375,6 +414,8 @@ def _advice(accounted: float, max_epsilon: float, audit: _Audit) -> str:
         advice.append(
             "the steps are not those that are accounted for: check PrivateTraining(optimizer=), and changes to opacus"
         )
+    elif audit.is_clipped_otherwise:
+        advice.append("clip the gradient of each row alone to max_grad_norm: check PrivateTraining(optimizer=)")
     if accounted > max_epsilon:
         advice.append(f"train with PrivateTraining(epsilon={max_epsilon:g}), or fewer epochs")
     return "; ".join(advice)

@@ -31,6 +31,25 @@ _STRENGTH = 10.0
 # Directions without any row, which show the noise alone.
 _CONTROLS = 200
 _NAME = "canary"
+# Noise that comes again is looked for in all pairs of so many steps, by so many of its values.
+_COMPARED_STEPS, _COMPARED_VALUES = 1000, 512
+ONE_STEP, TWO_STEPS, TWO_STEPS_SUM = "one step", "the difference of two steps", "the sum of two steps"
+_PARAMETERS, _NEIGHBORS = "the difference of two parameters", "the difference of neighboring values"
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseSquares:
+    """Sum of the squares of noise, in multiples of the largest clipped gradient of the step.
+
+    Attributes:
+        total: The sum.
+        count: Number of values.
+        choices: Number of such sums of which this is the least.
+    """
+
+    total: float
+    count: int
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +57,8 @@ class Mechanism:
     """Noise, clipping and sampling of a training, measured beside the canaries.
 
     Attributes:
-        squares: Sum of the squares of the noise on each parameter, in multiples of the largest clipped gradient of the
-            step, and the number of values.
+        squares: The noise on each parameter, and where it would not show there: in one step, and in differences and
+            sums that cancel noise that comes again. All have the same variance if the noise is independent.
         clipped_norm: The largest gradient of a canary after the clipping, in multiples of `max_grad_norm`.
         draws: How often the canaries among the rows were drawn, in all steps together.
         chances: Their number times the number of steps.
@@ -47,7 +66,7 @@ class Mechanism:
             error.
     """
 
-    squares: Mapping[str, tuple[float, int]]
+    squares: Mapping[str, NoiseSquares]
     clipped_norm: float
     draws: int
     chances: int
@@ -217,7 +236,9 @@ class _Observed:
         self._canaries: list[Any] = [layer.weight for layer in module.canaries]  # type: ignore[union-attr]
         self._norm, self._rows = max_grad_norm, expected_rows
         self._steps: list[NDArray[np.float32]] = []
-        self._squares: dict[str, tuple[float, int]] = {}
+        self._squares: dict[str, NoiseSquares] = {}
+        self._by_step: list[NoiseSquares] = []
+        self._compared: list[NDArray[np.float32]] = []
         self._clipped = self._product = self._square = 0.0
         self._draws = 0
         self._is_measured = True
@@ -242,12 +263,29 @@ class _Observed:
         self._draws += int((np.abs(exact) > largest / 2).sum())
         self._product += float(noisy @ exact)
         self._square += float(exact @ exact)
+        before = dict(self._squares)
         for each in held:
             if getattr(each, "summed_grad", None) is not None and each.grad is not None:
-                noise = (each.grad * self._rows - each.summed_grad.reshape(each.grad.shape)) / (self._norm * largest)
-                before = self._squares.get(self._names.get(id(each), ""), (0.0, 0))
-                total = before[0] + float(noise.double().square().sum()), before[1] + noise.numel()
-                self._squares[self._names.get(id(each), "")] = total
+                self._add(self._names.get(id(each), ""), self._noise_of(each, largest))
+        added = [(new, before.get(name, NoiseSquares(0.0, 0))) for name, new in self._squares.items()]
+        total, count = (sum(getattr(new, key) - getattr(old, key) for new, old in added) for key in ("total", "count"))
+        self._by_step.append(NoiseSquares(total, count))
+        first, second = (self._noise_of(each, largest) for each in self._canaries[:2])
+        self._add(_PARAMETERS, (first - second) / math.sqrt(2))
+        pairs = first[: len(first) // 2 * 2].reshape(-1, 2)
+        self._add(_NEIGHBORS, (pairs[:, 0] - pairs[:, 1]) / math.sqrt(2))
+        if len(self._compared) < _COMPARED_STEPS:
+            self._compared.append(first[:_COMPARED_VALUES].numpy(force=True).astype(np.float32))
+
+    def _noise_of(self, parameter: Any, largest: float) -> torch.Tensor:
+        noise = parameter.grad * self._rows - parameter.summed_grad.reshape(parameter.grad.shape)
+        flat: torch.Tensor = noise.detach().double().reshape(-1) / (self._norm * largest)
+        return flat
+
+    def _add(self, name: str, noise: torch.Tensor) -> None:
+        before = self._squares.get(name, NoiseSquares(0.0, 0))
+        total = before.total + float(noise.square().sum())
+        self._squares[name] = NoiseSquares(total, before.count + noise.numel())
 
     def _along(self, parts: list[Any]) -> NDArray[np.float32]:
         """Return the projection on each direction in multiples of the longest gradient of a row."""
@@ -268,4 +306,23 @@ class _Observed:
             return None
         error = float(values[:, len(included) :].std()) / math.sqrt(self._square)
         scale = self._product / self._square, error
-        return Mechanism(self._squares, self._clipped, self._draws, int(included.sum()) * len(values), scale)
+        least = min(self._by_step, key=lambda each: each.total / each.count)
+        squares = {
+            **self._squares,
+            ONE_STEP: NoiseSquares(least.total, least.count, len(self._by_step)),
+            **_least_of_two_steps(np.stack(self._compared)),
+        }
+        return Mechanism(squares, self._clipped, self._draws, int(included.sum()) * len(values), scale)
+
+
+def _least_of_two_steps(noise: NDArray[np.float32]) -> dict[str, NoiseSquares]:
+    """Return the least sums of squares of differences and sums of two steps, over √2; `noise` is (steps, values)."""
+    steps, values = noise.shape
+    if steps < 2:
+        return {}
+    first, second = np.triu_indices(steps, 1)
+    products = (noise @ noise.T)[first, second]
+    own = (noise.astype(np.float64) ** 2).sum(axis=1)
+    both = (own[first] + own[second]) / 2
+    found = {TWO_STEPS: both - products, TWO_STEPS_SUM: both + products}
+    return {name: NoiseSquares(max(float(each.min()), 0.0), values, len(first)) for name, each in found.items()}

@@ -19,12 +19,12 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
-def trained(store, *, name="small", optimizer=None, noise=2.1, **options):
+def trained(store, *, name="small", optimizer=None, noise=2.1, data=DATA, **options):
     privacy = ms.PrivateTraining(
         noise_multiplier=noise, delta=1e-5, max_grad_norm=1.0, accountant="rdp", optimizer=optimizer
     )
     spec = ms.TrainSpec(**{"loss": "cross_entropy", "epochs": 5, "batch_size": 40, "privacy": privacy, **options})
-    source = ms.ModelSource(name=name, build=lambda: nn.Linear(4, 3), fit=spec, data=DATA, example_inputs=X[:2])
+    source = ms.ModelSource(name=name, build=lambda: nn.Linear(4, 3), fit=spec, data=data, example_inputs=X[:2])
     return ms.train(source, store=store)
 
 
@@ -37,14 +37,24 @@ def sabotaged(kind):
             if kind == "no clipping":
                 for each in self.params:
                     each.summed_grad = each.grad_sample.sum(0)
+            elif kind == "rows clipped together":
+                sums = [each.grad_sample.sum(0) for each in self.params]
+                norm = torch.sqrt(sum(each.square().sum() for each in sums))
+                for each, total in zip(self.params, sums, strict=True):
+                    each.summed_grad = total * min(1.0, self.max_grad_norm / float(norm + 1e-6))
             else:
                 super().clip_and_accumulate()
 
         def add_noise(self):
-            claimed = self.noise_multiplier
+            claimed, self.step_number = self.noise_multiplier, getattr(self, "step_number", 0) + 1
+            if kind == "the same noise":
+                self.generator.manual_seed(7)
             self.noise_multiplier = claimed / 4 if kind == "quarter" else claimed
             super().add_noise()
             self.noise_multiplier = claimed
+            if kind == "one step without noise" and self.step_number == 9:
+                for each in self.params:
+                    each.grad = each.summed_grad.clone()
             if kind == "bias without noise":
                 self.params[1].grad = self.params[1].summed_grad.clone()
 
@@ -74,6 +84,37 @@ def test_guesses_about_canaries_refute_a_sabotaged_optimizer(store, kind):
     accounted, audited, measured, _ = evidence.quantities
     assert [each.verdict.name for each in (accounted, audited, measured)] == ["PASS", "FAIL", "FAIL"]
     assert "not those that are accounted for" in evidence.advice
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("the same noise", "in the difference of two steps"),
+        ("one step without noise", "in one step"),
+    ],
+)
+def test_noise_that_is_right_on_average_but_missing_or_repeated_is_found(store, kind, place):
+    evidence = ms.measure_privacy_budget(
+        trained(store, optimizer=sabotaged(kind)), max_epsilon=2.0, delta=1e-5, canaries=200
+    )
+    assert [each.verdict.name for each in evidence.quantities[:3]] == ["PASS", "PASS", "FAIL"]
+    assert any(f"({place}), accounted for 2.1" in each for each in evidence.findings)
+
+
+def test_rows_that_are_clipped_together_are_inconclusive(store):
+    evidence = ms.measure_privacy_budget(
+        trained(store, optimizer=sabotaged("rows clipped together")), max_epsilon=2.0, delta=1e-5, canaries=200
+    )
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert evidence.advice.startswith("clip the gradient of each row alone to max_grad_norm")
+
+
+def test_equal_training_rows_are_said(store):
+    twice = {name: np.concatenate([array[:200]] * 2) for name, array in DATA.items()}
+    evidence = ms.measure_privacy_budget(
+        trained(store, data=twice, epochs=1), max_epsilon=2.0, delta=1e-5, canaries=100
+    )
+    assert any("up to 2 training rows are equal" in each for each in evidence.findings)
 
 
 def test_full_batches_are_found(store, monkeypatch):
