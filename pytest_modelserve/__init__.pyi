@@ -2472,7 +2472,7 @@ def measure_robustness_parity(
 
     Raises:
         UsageError: As `measure_robust_accuracy`, and for several radii.
-        InputError: As `measure_robust_accuracy`.
+        InputError: As `measure_robust_accuracy`, and if neither model predicts any row right.
 
     Example:
         >>> import numpy as np

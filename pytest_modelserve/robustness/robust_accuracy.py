@@ -256,17 +256,10 @@ def _findings(found: AttackedRows, radii: Sequence[float]) -> Iterator[str]:
                 f"{name}: {count.fooled:,} of {count.attacked:,} rows fooled in {count.queries:,} queries, "
                 f"{count.queries / count.attacked:,.1f} a row on average"
             )
-    if wrong := int((~found.correct).sum()):
-        nan = int(found.invalid.sum())
-        yield f"{wrong:,} rows are wrong without any change{f', {nan} of them with NaN scores' if nan else ''}"
+    yield from found.notes()
     if len(radii) > 1:
         each = (f"{radius:g}: {100 * found.robust(k).mean():.1f}" for k, radius in enumerate(radii))
         yield f"accuracy in % by eps, 0: {100 * found.correct.mean():.1f}, {', '.join(each)}"
-    if found.unconfirmed.size:
-        yield (
-            f"{found.unconfirmed.size} rows were wrong once and right in another batch, and count as right: the "
-            "outputs of a row depend on its batch"
-        )
     if found.changes and not is_redacted(found.target.input_name or "input"):
         examples = [
             f"row {row}: {change}{_texts(found, row)}"

@@ -105,7 +105,7 @@ def measure_robustness_parity(
 
     Raises:
         UsageError: As `measure_robust_accuracy`, and for several radii.
-        InputError: As `measure_robust_accuracy`.
+        InputError: As `measure_robust_accuracy`, and if neither model predicts any row right.
 
     Example:
         >>> import numpy as np
@@ -160,6 +160,11 @@ def measure_robustness_parity(
             data=data,
         )
         after, before = settings.attack(new, given, given_labels, radii), other.attack(old, given, given_labels, radii)
+        if not (after.correct | before.correct).any():
+            raise InputError(
+                "labels: both models predict every row wrong without any change, so nothing was attacked; check that "
+                "labels and inputs are in the same order, and that output= reads the right output"
+            )
         kept = _withstanding(after, before), _withstanding(before, after)
     metric = Accuracy()
     metric.title = "robust accuracy"
@@ -171,7 +176,9 @@ def measure_robustness_parity(
         Quantity(f"clean {name}", float(np.average(found.correct, weights=weights)), "proportion")
         for name, found in (("reference", before), ("candidate", after))
     )
-    attacked = f"each row attacked at {norm} distance {radii[0]:g} by {', '.join(after.counts)}"
+    attacks_of = [", ".join(found.counts) for found in (after, before)]
+    others = "" if attacks_of[0] == attacks_of[1] else f" (the reference by {attacks_of[1]})"
+    attacked = f"each row attacked at {norm} distance {radii[0]:g} by {attacks_of[0]}{others}"
     whole = evidence.decisive is evidence.quantities[0]
     verdict = evidence.verdict
     assert verdict is not None
@@ -216,3 +223,4 @@ def _findings(
         own = int((found.correct & ~found.robust(0)).sum())
         transferred = int((found.robust(0) & ~rows).sum())
         yield f"{name}: {own:,} rows fooled by its own attack, {transferred:,} more by what was found for the other"
+        yield from (f"{name}: {note}" for note in found.notes())

@@ -412,6 +412,12 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
             ms.UsageError,
             "eps must be a whole number of edits",
         ),
+        (
+            {"inputs": ["ab", "cd"] * 150, "norm": "edits", "eps": 10**9, "low": None, "high": None},
+            ms.UsageError,
+            "eps=1000000000.0 is larger than the longest text",
+        ),
+        ({"inputs": ROWS > 8}, ms.InputError, "inputs must be integers or floats for norm='linf', got bool"),
     ],
 )
 def test_bad_input_is_one_clear_error(change, error, message):

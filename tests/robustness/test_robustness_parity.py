@@ -124,3 +124,19 @@ def test_groups_of_rows_and_slices_are_judged_as_in_accuracy_parity() -> None:
 def test_bad_input_is_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ms.ModelServeError, match=message):
         compare(by_sum, **changed)
+
+
+def test_two_models_that_are_wrong_everywhere_are_refused() -> None:
+    with pytest.raises(ms.InputError, match="both models predict every row wrong without any change"):
+        compare(by_sum, labels=1 - LABELS)
+
+
+def test_rows_with_nan_scores_of_one_model_and_its_other_attacks_are_named() -> None:
+    def half(rows: Any) -> Any:
+        return np.where(rows[:, :1] > 0, np.nan, by_sum(rows))
+
+    found = compare(half, reference_attacks=[ms.attacks.random_search(queries=5)])
+    assert found.verdict is ms.Verdict.FAIL
+    wrong = int((ROWS[:, 0] > 0).sum())
+    assert f"candidate: {wrong} rows are wrong without any change, {wrong} of them with NaN scores" in found.findings
+    assert "by square (the reference by random search)" in found.method.name

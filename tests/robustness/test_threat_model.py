@@ -53,6 +53,16 @@ def test_a_change_beyond_eps_or_of_a_feature_that_stays_is_not_admissible():
     assert not threat.admissible(ALL, base * np.nan).any()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_infinity_is_never_admissible(norm):
+    base = np.zeros((50, 2), np.float32)
+    threat = ThreatModel(base=base, norm=norm, eps=1e39)
+    moved = threat.place(ALL, np.full((50, 2), 0.7))
+    assert np.isfinite(moved).all()
+    assert threat.admissible(ALL, moved).all()
+    assert not threat.admissible(ALL, base + np.float32(np.inf)).any()
+
+
 def test_integer_columns_and_categories_are_checked():
     base = np.tile(np.array([[2.0, 0.0, 0.5]]), (50, 1))
     threat = ThreatModel(base=base, norm="linf", eps=1.5, integer=[0], categories={1: [0, 4, 7]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,17 @@ class AttackedRows:
     def robust(self, level: int) -> NDArray[np.bool_]:
         """Return which rows (n,) are right as they are and not fooled at the radius of this number."""
         return np.asarray(self.correct & (self.level > level))
+
+    def notes(self) -> Iterator[str]:
+        """Yield what else there is to know: rows that were wrong already, and wrong rows that were not confirmed."""
+        if wrong := int((~self.correct).sum()):
+            nan = int(self.invalid.sum())
+            yield f"{wrong:,} rows are wrong without any change{f', {nan:,} of them with NaN scores' if nan else ''}"
+        if self.unconfirmed.size:
+            yield (
+                f"{self.unconfirmed.size} rows were wrong once and right in another batch, and count as right: the "
+                "outputs of a row depend on its batch"
+            )
 
     def adversarial_rows(self, *, as_array: bool) -> AdversarialRows:
         """Return the rows that were found, with all inputs by name or, `as_array`, the only input without a name."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.robustness.attacks.edit_distance import edit_distances
+from pytest_modelserve.robustness.attacks.edit_distance import edit_distances, texts_of
 from pytest_modelserve.robustness.relations.base import Features, columns_of
 
 Norm = Literal["linf", "l2", "edits"]
@@ -279,7 +279,8 @@ class ThreatModel:
         values = np.where(self._whole, exact + np.trunc(change * (1 + 1e-9)), wished) if self._whole.any() else wished
         if self.base.dtype.kind in "iu":
             return _cast_whole(values, self.base.dtype)
-        served: NDArray[Any] = values.astype(self.base.dtype)
+        with np.errstate(over="ignore"):
+            served: NDArray[Any] = values.astype(self.base.dtype)
         if self.norm == "l2":
             beyond = np.abs(served - exact) > np.abs(change)
             served[beyond] = np.nextafter(served[beyond], base[beyond])
@@ -294,8 +295,8 @@ class ThreatModel:
         dtype = self.base.dtype
         if dtype.kind in "iu":
             return np.minimum(_cast_whole(low, dtype), base), np.maximum(_cast_whole(high, dtype), base)
-        with np.errstate(over="ignore"):
-            least, most = low.astype(dtype), high.astype(dtype)
+        ends = np.finfo(dtype)  # infinity is never admissible
+        least, most = (np.clip(end, float(ends.min), float(ends.max)).astype(dtype) for end in (low, high))
         exact, scale = base.astype(np.float64), self._scale
         for _ in range(2):  # the cast, and then the difference in float64, may both round outward
             least = np.where((least < low) | (_outside(least, exact, low, scale)), np.nextafter(least, base), least)
@@ -324,7 +325,8 @@ class ThreatModel:
     def _check_numbers(self) -> None:
         if self.base.dtype.kind not in "fiu":
             raise InputError(
-                f"inputs must be numbers for norm={self.norm!r}, got {self.base.dtype}: attack text with norm='edits'"
+                f"inputs must be integers or floats for norm={self.norm!r}, got {self.base.dtype}: cast them; for text "
+                "use norm='edits'"
             )
         if self.padding is not None:
             raise UsageError("padding applies to norm='edits' only: remove it")
@@ -370,6 +372,12 @@ class ThreatModel:
             raise InputError("inputs must hold text in every row for norm='edits'")
         if kind in "OUT" and self.base.size != len(self.base):
             raise InputError(f"inputs must hold one text for each row for norm='edits', got shape {self.base.shape}")
+        longest = max(map(len, texts_of(self.base, self.padding)), default=0)
+        if eps > max(longest, 1):
+            raise UsageError(
+                f"eps={self.eps!r} is larger than the longest text ({longest} characters): every text would be "
+                "admissible"
+            )
 
     def _checked_range(
         self, flat: NDArray[Any], computed: NDArray[np.intp]
