@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import gammaincinv
 from scipy.stats import betabinom, binom, binomtest, fisher_exact, hypergeom
 
 from pytest_modelserve.stats import binomial_bounds
@@ -35,6 +36,13 @@ def test_each_end_is_the_one_sided_exact_bound_of_scipy(successes, n):
     low = binomtest(successes, n, alternative="greater").proportion_ci(0.999, method="exact").low
     high = binomtest(successes, n, alternative="less").proportion_ci(0.95, method="exact").high
     assert (bounds.low, bounds.high) == pytest.approx((low, high), rel=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1000, 1 << 40), (999, 1 << 39), (1000, 338_822_672), (999, 83_555_491)])
+def test_ends_of_a_very_small_proportion_are_those_of_a_poisson_rate(successes, n):
+    bounds = binomial_bounds(successes, n, low_level=0.999, high_level=0.95)  # scipy's inverse is wrong for these
+    low, high = gammaincinv(successes, 0.001) / n, gammaincinv(successes + 1, 0.95) / n
+    assert (bounds.low, bounds.high) == pytest.approx((low, high), rel=successes / n + 1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 7, 40])
