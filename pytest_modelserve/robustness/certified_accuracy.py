@@ -14,7 +14,12 @@ from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Verdict
 from pytest_modelserve.metrics import Output, class_labels, decode
 from pytest_modelserve.robustness.attacks.attack import Attack
-from pytest_modelserve.robustness.attacks.attack_settings import check_min_accuracy, given_attacks, increasing_radii
+from pytest_modelserve.robustness.attacks.attack_settings import (
+    check_min_accuracy,
+    checked_scale,
+    given_attacks,
+    increasing_radii,
+)
 from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
@@ -157,11 +162,12 @@ def measure_certified_accuracy(
             found = _smoothed(rows, radii, sigma=sigma, samples=samples, seed=seed, alpha=share)
             rates = ErrorRates(confidence + share, alpha)
         else:
+            unit = 1.0 if scale is None else checked_scale(scale, rows.inputs.shape[1:])
             threats = [
                 ThreatModel(
                     base=rows.inputs,
                     norm="linf",
-                    eps=radius if scale is None else radius * np.asarray(scale, np.float64),
+                    eps=radius * unit,
                     low=low,
                     high=high,
                     immutable=immutable,

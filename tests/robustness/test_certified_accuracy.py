@@ -90,6 +90,14 @@ def test_eps_has_the_unit_of_the_unprocessed_input_of_composed_steps(linear: str
     assert found.value == np.mean(np.abs(ROWS[:, 0]) > 0.1)
 
 
+def test_imputed_inputs_are_certified_as_they_are_without_the_step(linear: str, modelserve) -> None:
+    served = modelserve.compose(ms.open_artifact(linear), preprocess=[ms.Impute([0.5, 0.5])])
+    found, plain = (
+        ms.measure_certified_accuracy(each, ROWS, LABELS, eps=0.1, min_accuracy=0.5) for each in (served, linear)
+    )
+    assert found.value == plain.value
+
+
 def test_integer_inputs_move_by_whole_numbers(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=FLOAT), helper.make_node("Sub", ["f", "c"], ["d"]),
@@ -172,6 +180,9 @@ def test_smoothing_certifies_a_function_by_queries() -> None:
         ({"labels": LABELS + 1}, "labels hold 2 in row .* its classes are 0, 1"),
         ({"inputs": np.where(ROWS[3, 0] == ROWS, np.nan, ROWS).astype(np.float32)}, "NaN or infinity in 1 rows"),
         ({"low": 0.0}, "low"),
+        ({"scale": -1}, "scale must be positive"),
+        ({"scale": "std"}, "scale must be a number"),
+        ({"scale": [1, 2, 3]}, "scale must be a number, one for each feature"),
         ({"output": ms.Output(decode=lambda scores: scores.argmax(1))}, "output.decode is a function"),
     ],
 )  # fmt: skip

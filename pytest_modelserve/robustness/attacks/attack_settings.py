@@ -90,7 +90,7 @@ class AttackSettings:
             _per_feature(argument, getattr(self, argument), names, shape, without)
             for argument, without in (("low", -math.inf), ("high", math.inf), ("scale", 0.0))
         )
-        units = 1.0 if scale is None else _checked_scale(scale, shape)
+        units = 1.0 if scale is None else checked_scale(scale, shape)
         threats = [
             ThreatModel(
                 base=feed[name],
@@ -195,7 +195,8 @@ def _with_image_shape(attacks: Sequence[Attack], image_shape: tuple[int, ...] | 
     ]
 
 
-def _checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the unit of the radius of each feature; UsageError for a scale that is none."""
     try:
         units = np.asarray(scale, np.float64)
         np.broadcast_to(units, shape)

@@ -59,10 +59,13 @@ _EXACT = (*_MOVES, "Concat", "MaxPool", "GlobalMaxPool", "Relu", "QuantizeLinear
 """Operators that compute whole numbers as they compute floats: none wraps around or rounds."""
 
 
+_AT_THE_END = "it is covered only where it is the last operator before the output or the labels"
+
+
 def operator_of(node: Node) -> Operator:
     """Return the bounds of a node; ArtifactError with its name for an operator that is not in the table."""
     if node.op not in OPERATORS:
-        raise refusal(node.op, node.name)
+        raise refusal(node.op, node.name, _AT_THE_END if node.op in ("Softmax", "LogSoftmax", "ArgMax") else "")
     if not node.dtype.startswith(("float", "bfloat")) and node.op not in (*_EXACT, "Cast"):
         raise node.refused(f"it computes in {node.dtype}: convert its input to float32 before")
     return OPERATORS[node.op](node)

@@ -1,4 +1,4 @@
-"""Groups of nodes that compute one function of each value, as exporters write them: GELU by Erf, and SiLU."""
+"""Groups of nodes that compute one function of each value: GELU by Erf, SiLU, and the replacement of NaN."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def fused(nodes: Sequence[Node], output: str) -> tuple[Node, ...]:
             fusion = _gelu_or_silu(node, writers)
             if fusion is not None:
                 found[node.output] = fusion
+        elif node.op == "Where" and (source := _imputed(node, writers)):
+            found[node.output] = _identity(node, source)
     kept: list[Node] = []
     wanted = {output}
     for node in reversed(nodes):
@@ -34,6 +36,28 @@ def fused(nodes: Sequence[Node], output: str) -> tuple[Node, ...]:
             kept.append(chosen)
             wanted.update(chosen.sources)
     return tuple(reversed(kept))
+
+
+def _imputed(node: Node, writers: Mapping[str, Node]) -> str:
+    """Return x of Where(IsNaN(x), constant, x), which is x: no bound holds of values that may be NaN."""
+    condition, source = writers.get(node.inputs[0]), node.inputs[2]
+    is_imputed = condition is not None and condition.op == "IsNaN" and condition.sources == (source,)
+    return source if is_imputed and 1 in node.constants and node.shapes[-1] == node.shape else ""
+
+
+def _identity(node: Node, source: str) -> Node:
+    from onnx import helper
+
+    proto = helper.make_node("Identity", [source], [node.output], name=node.name)
+    return replace(
+        node,
+        op="Identity",
+        inputs=(source,),
+        constants={},
+        shapes=(node.shape,),
+        dtypes=(node.dtype,),
+        proto=(proto, node.proto[1]),
+    )
 
 
 def _gelu_or_silu(node: Node, writers: Mapping[str, Node]) -> Node | None:
