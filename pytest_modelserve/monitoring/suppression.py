@@ -31,6 +31,8 @@ _LARGEST = 10**9
 _SLACK = 2.0**-20
 """The relative distance of an end that many rows share from its edge: wider than float32 rounds."""
 _FINEST = 1074
+_STEPS = 4
+"""Steps in which a block and an inflation double: 19 %."""
 _PART = 64
 """Edges between bins of many rows move by at most this part of a bin."""
 
@@ -83,15 +85,22 @@ def _without_few_nulls(nulls: int, counts: Integers, min_count: int) -> tuple[in
     return (nulls + known, np.zeros_like(counts)) if known < min_count else (nulls, counts)
 
 
-def _dependence(found: Dependence, rows: int) -> Dependence:
-    """Return the dependence with two digits, and the correlation in whole standard errors."""
+def _dependence(found: Dependence, rows: int, rng: np.random.Generator) -> Dependence:
+    """Return the dependence, randomly rounded: the correlation to standard errors, the rest to powers of 2^(1/4).
+
+    A row that moves one of them by little changes what is rounded to rarely: rounded to the nearest, two profiles of
+    nearly the same rows would differ whenever a limit lies between them.
+    """
     if not found.pairs:
         return replace(found, rows=min(found.rows, rows))
     pairs = min(found.pairs, rows)
-    root = math.sqrt(pairs)
-    correlation = min(max(round(found.correlation * math.sqrt(found.pairs)) / root, -1.0), 1.0)
-    block, inflation = (max(float(f"{value:.2g}"), 1.0) for value in (found.block, found.inflation))
-    return Dependence(rows, pairs, correlation, block, inflation)
+    up = rng.random(3).tolist()
+    correlation = math.floor(found.correlation * math.sqrt(found.pairs) + up[0]) / math.sqrt(pairs)
+    block, inflation = (
+        2.0 ** (math.floor(_STEPS * math.log2(max(value, 1.0)) + part) / _STEPS)
+        for value, part in zip((found.block, found.inflation), up[1:], strict=True)
+    )
+    return Dependence(rows, pairs, min(max(correlation, -1.0), 1.0), block, inflation)
 
 
 # Categories.
@@ -101,7 +110,7 @@ def _categories(column: CategoricalColumn, min_count: int, rows: int, rng: np.ra
     nulls, *of_names = _drawn([column.nulls, *column.counts], rows, rng).tolist()
     nulls, counts = _without_few_nulls(nulls, np.array(of_names, dtype=np.int64), min_count)
     shared = replace(
-        column, rows=rows, nulls=nulls, min_count=min_count, dependence=_dependence(column.dependence, rows),
+        column, rows=rows, nulls=nulls, min_count=min_count, dependence=_dependence(column.dependence, rows, rng),
         categories=(), counts=(rows - nulls,), key_check="",
     )  # fmt: skip
     if column.hashed:
@@ -142,21 +151,18 @@ def _numbers(column: NumericColumn, min_count: int, rows: int, rng: np.random.Ge
     below, above = (infinite if known and infinite >= min_count else 0 for infinite in (below, above))
     shared = replace(
         column, rows=rows, nulls=nulls, negative_infinities=below, positive_infinities=above, min_count=min_count,
-        dependence=_dependence(column.dependence, rows), below=0, above=0, sums=None, at_minimum=0, at_maximum=0,
-        backward=None if column.backward is None else column.backward // min_count * min_count,
+        dependence=_dependence(column.dependence, rows, rng), below=0, above=0, sums=None, at_minimum=0, at_maximum=0,
+        backward=None if column.backward is None else int(column.backward / min_count + rng.random()) * min_count,
         minimum=0.0, maximum=0.0, mean=0.0, std=0.0, edges=(), counts=(known,),
     )  # fmt: skip
     if not known or not column.edges or known == below + above:
         return shared
-    if column.constant and not column.nulls:
-        around = _ends(column, column.minimum, column.maximum)
-        counts = np.diff([0, 0, known, known])
-        return replace(
-            shared, minimum=column.minimum, maximum=column.maximum, mean=column.mean, edges=around,
-            counts=tuple(counts.tolist()),
-        )  # fmt: skip
     if column.kind == "boolean":
         return _booleans(shared, column, counts, min_count)
+    value = None if below or above else _shared_value(column, min_count, rows, rng)
+    if value is not None:
+        edges = _ends(column, value, value)
+        return replace(shared, minimum=value, maximum=value, mean=value, edges=edges, counts=(0, known, 0))
     ends = _shared_ends(column, min_count)
     edges, cumulated = _moved_edges(column, exact, np.cumsum(counts)[:-1], ends, min_count // 2)
     edges, cumulated = _pooled(edges, cumulated, known, ends, below, above, min_count)
@@ -187,6 +193,15 @@ def _booleans(shared: NumericColumn, column: NumericColumn, counts: Integers, mi
         shared, maximum=1.0, mean=share, std=math.sqrt(share * (1 - share)), edges=(-0.5, 0.5, 1.5),
         counts=(0, known - true, true, 0),
     )  # fmt: skip
+
+
+def _shared_value(column: NumericColumn, min_count: int, rows: int, rng: np.random.Generator) -> float | None:
+    """Return the value that all known rows but fewer than `min_count` of those drawn share, if there is one."""
+    ends = (column.minimum, column.at_minimum), (column.maximum, column.at_maximum)
+    for value, shares in ((column.minimum, column.known),) if column.constant else ends:
+        if shares and _drawn([column.nulls, column.known - shares, shares], rows, rng)[1] < min_count:
+            return value
+    return None
 
 
 def _ends(column: NumericColumn, minimum: float, maximum: float) -> tuple[float, float]:

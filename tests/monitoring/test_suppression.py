@@ -69,6 +69,29 @@ def test_a_suppressed_profile_has_no_rare_category_no_extreme_value_and_no_sum(p
     assert profile.column("dead").counts == (0, profile.rows, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("common", "rare"), [(5.0, 6.0), (5, -1), (True, False), (5.0, np.nan), (5.0, np.inf)], ids=str
+)
+@pytest.mark.parametrize("nulls", [0, 200])
+def test_one_row_of_another_value_does_not_change_what_a_constant_column_shows(common, rare, nulls):
+    def column(last):
+        values = np.array([*[common] * 400, last], dtype=object)
+        rows = {"x": np.concatenate([values, np.full(nulls, None)])}
+        shown = reference_profile(rows).suppressed(10).column("x")
+        return shown.minimum, shown.maximum, shown.edges, len(shown.counts)
+
+    assert column(rare) == column(common)
+
+
+def test_a_small_change_of_the_dependence_of_rows_is_rounded_away_at_random():
+    values = np.random.default_rng(0).normal(size=300).cumsum()
+    profiles = [reference_profile({"x": values[: 300 - end]}) for end in (0, 1)]
+    found = [[each.suppressed(10).column("x").dependence for _ in range(25)] for each in profiles]
+    for part in ("block", "inflation"):
+        values = [{getattr(dependence, part) for dependence in each} for each in found]
+        assert values[0] & values[1]
+
+
 def test_rare_categories_are_one_other_category(patients):
     rows = patients(600, 0)
     rows["disease"][:60] = [f"rare {number}" for number in range(60)]
