@@ -56,7 +56,8 @@ def label_log_odds(outputs: NDArray[Any], labels: ArrayLike, reading: ScoreReadi
 
     `outputs` are (n, classes), or (n,) or (n, 1) for class 1 of two; `labels` are the numbers of their columns. 1 − p
     is the sum over the other classes, which has no cancellation. About normal over trainings: Carlini et al. (2022),
-    IEEE Symposium on Security and Privacy, section V. InputError for labels that are no columns.
+    IEEE Symposium on Security and Privacy, section V. InputError for labels that are no columns, and for infinite
+    logits that leave no odds.
     """
     values = outputs.astype(np.float64).reshape(len(outputs), -1)
     if values.shape[1] == 1:
@@ -73,7 +74,15 @@ def label_log_odds(outputs: NDArray[Any], labels: ArrayLike, reading: ScoreReadi
     with np.errstate(invalid="ignore"):
         largest = others.max(axis=1)
         rest = np.exp(others - largest[:, np.newaxis]).sum(axis=1)
-        return np.asarray(own - largest - np.log(rest))
+        odds = np.asarray(own - largest - np.log(rest))
+    infinite = np.flatnonzero(~np.isfinite(odds))
+    if infinite.size:
+        raise InputError(
+            f"output holds infinite logits, so that the labels of {infinite.size} of {len(odds)} rows have no finite "
+            f"odds, first row {infinite[0]} ({values[infinite[0]].tolist()[:5]}): serve finite logits, such as -100 "
+            "for a class that is left out"
+        )
+    return odds
 
 
 def likelihood_ratios(
