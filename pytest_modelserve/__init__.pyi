@@ -1873,14 +1873,15 @@ def measure_membership_leak(
         at_fpr: False positive rate at which the attack is judged.
         label_column: Name of the labels in members and non-members. Default: that of a TrainSpec.
         reference_models: For a served model: models of the same kind that were trained on neither members nor
-            non-members. Several make a stronger attack.
+            non-members. Several make a stronger attack. If their log odds do not go with those of the model, there is
+            no PASS.
         shadows: Number of shadow models of a source, at least 4.
         deploy: Function from a `TrainedModel` to what is served, such as an artifact that `ms.compose` made with steps
             after the model. The model and its shadow models are attacked as it serves them.
         output: The output to read, by name or as `ms.Output`; `scores` says whether it holds logits or probabilities.
         seed: Seed of the trainings and of the rows of each shadow model.
         processes: Processes that train shadow models (default: one a core).
-        time_limit_s: Longest training of one shadow model in seconds.
+        time_limit_s: Longest training of one shadow model in seconds, where several processes train.
         store: Where trained models are kept (default: the pipeline's store).
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL, over several attacks by Bonferroni; 0.01, because the bound is conservative: exactly
@@ -1893,7 +1894,7 @@ def measure_membership_leak(
     Raises:
         UsageError: Arguments are out of range, missing, or do not go together.
         InputError: Members and non-members overlap or differ in distribution; labels do not fit; outputs are labels
-            only, or NaN.
+            only, or NaN, or logits are infinite.
         TrainingError: A shadow model diverges, or its process ends.
 
     Example:

@@ -52,10 +52,10 @@ class LabeledRows:
             raise UsageError(f"label_column is for {what} with a column of labels; got a pair of inputs and labels")
         try:
             inputs, labels = labeled_rows(*given) if pair else labeled_rows(_read(given, what), label_column)
+            batch = as_batch(inputs)
+            n = count_rows(batch)
         except InputError as error:
             raise InputError(f"{what}: {error}") from error
-        batch = as_batch(inputs)
-        n = count_rows(batch)
         if len(labels) != n:
             raise InputError(f"{what} have {n} rows and {len(labels)} labels: pass one label for each row")
         return cls(batch, class_labels(labels, what=f"labels of {what}"))
@@ -76,19 +76,34 @@ class LabeledRows:
         columns: Mapping[str, NDArray[Any]] = self.inputs
         specs = () if signature is None else signature.inputs
         if specs and all(spec.name in columns for spec in specs):
-            return {spec.name: _rounded(columns[spec.name], spec.dtype) for spec in specs}
+            return {spec.name: _as_column(_rounded(columns[spec.name], spec.dtype), spec.shape) for spec in specs}
         if len(specs) > 1 or (not specs and len(columns) > 1):
             return self.inputs
         numbers = [columns[name] for name in columns if columns[name].dtype.kind in "biuf" or len(columns) == 1]
-        if not numbers:
+        if not numbers or (len(numbers) > 1 and any(column.ndim > 1 for column in numbers)):
             return self.inputs
-        whole = np.stack(numbers, axis=1) if len(numbers) > 1 and numbers[0].ndim == 1 else numbers[0]
+        whole = np.stack(numbers, axis=1) if len(numbers) > 1 else numbers[0]
         return _rounded(whole, specs[0].dtype) if specs else whole
+
+    def in_order_of(self, others: LabeledRows) -> LabeledRows:
+        """Return the rows with their columns in the order of `others`, which has the same: a model may take them all
+        side by side."""
+        if not isinstance(self.inputs, Mapping) or not isinstance(others.inputs, Mapping):
+            return self
+        names = list(others.inputs)
+        if isinstance(self.inputs, Frame):
+            return LabeledRows(Frame(self.inputs.native[names]), self.labels)
+        return LabeledRows({name: self.inputs[name] for name in names}, self.labels)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the inputs by name, and the labels as the last column."""
         inputs = dict(self.inputs) if isinstance(self.inputs, Mapping) else {"inputs": self.inputs}
         return {**inputs, "labels": self.labels}
+
+
+def _as_column(values: NDArray[Any], shape: Sequence[Any] | None) -> NDArray[Any]:
+    """Return a column of a table as an input of one column, as converters of scikit-learn write it."""
+    return values[:, np.newaxis] if values.ndim == 1 and shape is not None and len(shape) == 2 else values
 
 
 def _rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -100,7 +115,7 @@ def _read(given: Any, what: str) -> Any:
         return given
     path = Path(given)
     if path.suffix.lower() not in FILE_SUFFIXES:
-        raise InputError(f"{what}: {unknown_choice('kind of file', path.suffix, FILE_SUFFIXES)}")
+        raise UsageError(f"{what}: {unknown_choice('kind of file', path.suffix, FILE_SUFFIXES)}")
     columns = read_columns(path, what=what)
     return columns.native if isinstance(columns, Frame) else columns
 
@@ -139,7 +154,10 @@ def source_data(source: ModelSource, given: Any, what: str) -> dict[str, NDArray
             f"shadow models are trained on them: {got}"
         )
     data = {name: as_array(f"{what}: {name!r}", given[name]) for name in names}
-    count_rows(data)
+    try:
+        count_rows(data)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
     for name, array in data.items():
         of_source = source.data[name]
         if array.shape[1:] != of_source.shape[1:]:
@@ -152,8 +170,17 @@ def source_data(source: ModelSource, given: Any, what: str) -> dict[str, NDArray
                 f"{len(source.data[names[0]])}: shadow models are trained on some of the rows, so bind what is not a "
                 "row to the functions with functools.partial"
             )
-        data[name] = array.astype(of_source.dtype, casting="same_kind", copy=False)
+        data[name] = _of_dtype(array, of_source.dtype, f"{what}: {name!r}")
     return data
+
+
+def _of_dtype(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+    """Return values in the dtype of the source; InputError for text among numbers, and for fractions among integers."""
+    if values.dtype.kind == "f" and dtype.kind in "iu" and np.array_equal(values, np.trunc(values)):
+        return values.astype(dtype)
+    if not np.can_cast(values.dtype, dtype, "same_kind"):
+        raise InputError(f"{what} has dtype {values.dtype}, and the source {dtype}: convert it in the same way")
+    return values.astype(dtype, copy=False)
 
 
 def module_inputs(source: ModelSource, data: Mapping[str, NDArray[Any]], labels: str) -> Inputs:
@@ -177,10 +204,17 @@ def module_inputs(source: ModelSource, data: Mapping[str, NDArray[Any]], labels:
 
 
 def row_numbers(*parts: Mapping[str, NDArray[Any]]) -> list[NDArray[np.intp]]:
-    """Return a number for each row of several data sets with the same columns; equal rows have equal numbers."""
+    """Return a number for each row of several data sets with the same columns; equal rows have equal numbers.
+
+    Floats are compared in the shortest dtype that a data set has them in.
+    """
     coded = []
     for name in parts[0]:
-        whole = np.concatenate([np.asarray(part[name]) for part in parts])
+        columns = [np.asarray(part[name]) for part in parts]
+        if all(column.dtype.kind == "f" for column in columns):
+            shortest = min((column.dtype for column in columns), key=lambda dtype: dtype.itemsize)
+            columns = [column.astype(shortest) + 0.0 for column in columns]  # of -0.0 and 0.0 one
+        whole = np.concatenate(columns)
         if whole.dtype.kind in "OTU":
             whole = np.unique(whole.astype(str), return_inverse=True)[1]
         flat = np.ascontiguousarray(whole.reshape(len(whole), -1))

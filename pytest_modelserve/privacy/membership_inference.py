@@ -35,6 +35,7 @@ from pytest_modelserve.privacy.membership_attacks import (
 from pytest_modelserve.stats import Bounds, auc_of, delta_method_bounds
 from pytest_modelserve.stats.roc_bounds import true_positive_rate_bounds
 from pytest_modelserve.training import ModelSource, TrainedModel
+from pytest_modelserve.training.train import check_seed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -43,13 +44,10 @@ if TYPE_CHECKING:
     from pytest_modelserve.serving.inputs import Inputs
 
 Floats = NDArray[np.float64]
-_CALIBRATED = (LIRA, REFERENCE)
-"""Attacks that know how hard each row is. The threshold attack does not, so that its bound bounds nothing else: on the
-digits with 10 % random labels it finds 1.1 % where the likelihood ratio finds 14 %."""
 _FEWEST = 10
 """Non-members that an attack may take for members, at least: 10 / at_fpr non-members."""
 _NAMED, _LISTED, _DRAWN = 5, 50, 40
-_FACTORS = (2, 3, 5, 10, 20)
+_FACTORS = (2, 3, 5, 10, 20, 50, 100)
 
 
 def measure_membership_leak(
@@ -93,14 +91,15 @@ def measure_membership_leak(
         at_fpr: False positive rate at which the attack is judged.
         label_column: Name of the labels in members and non-members. Default: that of a TrainSpec.
         reference_models: For a served model: models of the same kind that were trained on neither members nor
-            non-members. Several make a stronger attack.
+            non-members. Several make a stronger attack. If their log odds do not go with those of the model, there is
+            no PASS.
         shadows: Number of shadow models of a source, at least 4.
         deploy: Function from a `TrainedModel` to what is served, such as an artifact that `ms.compose` made with steps
             after the model. The model and its shadow models are attacked as it serves them.
         output: The output to read, by name or as `ms.Output`; `scores` says whether it holds logits or probabilities.
         seed: Seed of the trainings and of the rows of each shadow model.
         processes: Processes that train shadow models (default: one a core).
-        time_limit_s: Longest training of one shadow model in seconds.
+        time_limit_s: Longest training of one shadow model in seconds, where several processes train.
         store: Where trained models are kept (default: the pipeline's store).
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL, over several attacks by Bonferroni; 0.01, because the bound is conservative: exactly
@@ -112,7 +111,7 @@ def measure_membership_leak(
     Raises:
         UsageError: Arguments are out of range, missing, or do not go together.
         InputError: Members and non-members overlap or differ in distribution; labels do not fit; outputs are labels
-            only, or NaN.
+            only, or NaN, or logits are infinite.
         TrainingError: A shadow model diverges, or its process ends.
 
     Example:
@@ -131,6 +130,7 @@ def measure_membership_leak(
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=alpha)
     _check_rates(max_tpr, at_fpr)
+    check_seed(seed)
     chosen = Output.of(output)
     if isinstance(model, (ModelSource, TrainedModel)):
         if reference_models is not None:
@@ -168,14 +168,17 @@ class _Result:
         bounds = true_positive_rate_bounds(
             ours, others, false_positive_rate=at_fpr, low_level=level, high_level=confidence
         )
-        if attack.name not in _CALIBRATED:
-            bounds = Bounds(bounds.estimate, bounds.low, 1.0, low_level=level, high_level=confidence)
         return cls(attack, bounds, math.floor(at_fpr * len(others) * (1 + 1e-12)))
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of the estimate."""
+        return float(np.sort(self.attack.non_members)[::-1][self.allowed])
 
     @property
     def found(self) -> NDArray[np.bool_]:
         """Which members (m,) score above the threshold of the estimate."""
-        return np.asarray(self.attack.members > np.sort(self.attack.non_members)[::-1][self.allowed])
+        return np.asarray(self.attack.members > self.threshold)
 
 
 def _check_rates(max_tpr: float, at_fpr: float) -> None:
@@ -225,8 +228,7 @@ def _evidence(
     budget = Budget.of("max_tpr", max_tpr)
     strongest = max(results, key=lambda result: (result.bounds.low, result.bounds.estimate))
     level = 1 - alpha / len(results)
-    high = max(result.bounds.high for result in results if result.attack.name in _CALIBRATED or len(results) == 1)
-    interval = Interval(strongest.bounds.low, max(high, strongest.bounds.estimate), level, confidence)
+    interval = Interval(strongest.bounds.low, max(_high(results), strongest.bounds.estimate), level, confidence)
     quantity = Quantity(f"TPR at {100 * at_fpr:g} % FPR", strongest.bounds.estimate, "proportion", interval, budget)
     verdict = quantity.verdict
     assert verdict is not None
@@ -264,6 +266,15 @@ def _evidence(
         },
         duration_s=time.perf_counter() - started,
     )
+
+
+def _high(results: Sequence[_Result]) -> float:
+    """Return the upper bound of all attacks; 1 if none of them is calibrated."""
+    return max(result.bounds.high for result in results) if _is_calibrated(results) else 1.0
+
+
+def _is_calibrated(results: Sequence[_Result]) -> bool:
+    return any(result.attack.is_calibrated for result in results)
 
 
 def _area(attack: MembershipAttack, level: float, confidence: float) -> Bounds:
@@ -321,7 +332,9 @@ def _summary(verdict: Verdict, results: Sequence[_Result], at_fpr: float) -> str
         return "members of the training can be told from other rows"
     if verdict is Verdict.PASS:
         return f"the {names} attack stays within its budget at {100 * at_fpr:g} % false positives; others may find more"
-    if not any(result.attack.name in _CALIBRATED for result in results):
+    if not _is_calibrated(results):
+        if len(results) > 1:
+            return "the reference models do not show how hard a row is: their answers do not go with the model's"
         return "the threshold attack alone finds little, and it misses what is memorized"
     return f"not enough rows to decide whether the {names} attack exceeds its budget"
 
@@ -352,7 +365,9 @@ def _advice(
         return ""
     if verdict is Verdict.FAIL:
         return "check the labels of the rows at risk, train for fewer epochs, regularize more, or train privately"
-    if not any(result.attack.name in _CALIBRATED for result in results):
+    if not _is_calibrated(results):
+        if len(results) > 1:
+            return "give reference models of the same task, with classes in the same order, or the ModelSource"
         return "pass the ModelSource or the TrainedModel, or reference_models= trained on other rows"
     if budget.limit <= at_fpr:
         return (
@@ -364,9 +379,15 @@ def _advice(
             _Result.of(each.attack, at_fpr, level=level, confidence=confidence, factor=factor) for each in results
         ]
         low = max(each.bounds.low for each in scaled)
-        high = max(each.bounds.high for each in scaled if each.attack.name in _CALIBRATED)
+        high = _high(scaled)
         if low > budget.limit or high <= budget.limit:
             sizes = [factor * len(scores) for scores in (results[0].attack.members, results[0].attack.non_members)]
             rows = f"{sizes[0]:,} members and {sizes[1]:,} non-members"
             return f"give about {factor} times the rows ({rows}), or a larger max_tpr"
+    ties = max(float((each.attack.members == each.threshold).mean()) for each in results)
+    if ties > budget.limit:
+        return (
+            f"attack the model with more decimals, or give another max_tpr: {100 * ties:.1f} % of the members score as "
+            "the threshold, because answers are rounded or saturated, and no number of rows decides about them"
+        )
     return f"give another max_tpr: the rate is so close to it that {_FACTORS[-1]} times the rows would not decide"

@@ -15,6 +15,7 @@ from pytest_modelserve._processes import ChildProcess, Crash, format_log
 from pytest_modelserve.artifacts import Store, default_store, digest_of
 from pytest_modelserve.errors import TrainingError, UsageError, require
 from pytest_modelserve.progress import progress
+from pytest_modelserve.serving.inputs import check_time_limit
 from pytest_modelserve.training.module_pickle import pickle_job
 from pytest_modelserve.training.train import (
     ModelSource,
@@ -49,7 +50,8 @@ def train_models(
         seeds: Seed of each model.
         store: Where results are kept (default: the pipeline's store).
         processes: Number of processes (default: that of the cores, at most one a model).
-        time_limit_s: Longest time of one training in seconds.
+        time_limit_s: Longest time of one training in a process of its own, in seconds; the first one of each process
+            includes its start.
         what: Name of the models for the progress bar.
 
     Raises:
@@ -57,8 +59,7 @@ def train_models(
         TrainingError: A training diverges, its process crashes, or it exceeds its time. The others are ended.
     """
     require("torch", "training")
-    if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
-        raise UsageError(f"processes must be an integer of at least 1; got {processes!r}")
+    check_pool(processes, time_limit_s)
     store = store or default_store()
     identities = [training_identity(make_source(number), seed, 1) for number, seed in enumerate(seeds)]
     missing = [number for number, identity in enumerate(identities) if not store.has(digest_of(identity))]
@@ -74,6 +75,13 @@ def train_models(
         train(make_source(number), seed=seeds[number], store=store)
         for number in (progress(numbers, f"training {what}") if count == 1 else numbers)
     ]
+
+
+def check_pool(processes: int | None, time_limit_s: float) -> None:
+    """Raise UsageError unless `processes` is an integer of at least 1 or None, and the limit a number of seconds."""
+    if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
+        raise UsageError(f"processes must be an integer of at least 1; got {processes!r}")
+    check_time_limit("time_limit_s", time_limit_s)
 
 
 def _job(source: ModelSource, identity: dict[str, Any], seed: int, store: Store) -> bytes:

@@ -52,6 +52,32 @@ def test_a_model_that_remembers_nothing_passes_for_these_attacks():
     assert evidence.details["attack_roc"]["at_fpr"] == 0.01
 
 
+def test_the_upper_bound_is_that_of_the_strongest_attack():
+    evidence = measure(model(0.06, noise=0.1), reference_models=model(seed=1, noise=4.0), max_tpr=0.05)
+    threshold, reference = evidence.details["attacks"]
+    assert threshold["tpr"] > reference["tpr"]
+    assert evidence.interval.high > 0.08
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+
+
+def test_reference_models_that_know_nothing_cannot_pass():
+    def other_classes(rows):
+        return -model(seed=1)(rows)
+
+    evidence = measure(model(), reference_models=other_classes, max_tpr=0.5)
+    assert evidence.verdict is ms.Verdict.INCONCLUSIVE
+    assert "rank correlation -0." in evidence.findings[0] + evidence.findings[1]
+    assert "classes in the same order" in evidence.advice
+
+
+def test_equal_scores_are_named_where_no_number_of_rows_decides():
+    def labels_only(rows):
+        return np.clip(np.round(model()(rows)), -1, 1)
+
+    evidence = measure(labels_only, reference_models=lambda rows: 1e-9 * labels_only(rows))
+    assert "answers are rounded or saturated" in evidence.advice
+
+
 def test_the_threshold_attack_alone_fails_or_decides_nothing():
     evidence = measure(model())
     assert evidence.verdict is ms.Verdict.INCONCLUSIVE
@@ -118,6 +144,7 @@ def with_copies(rows, labels):
         ((OTHERS[0], 1 - OTHERS[1]), "a classifier that never sees the model tells them apart"),
         ((OTHERS[0][:, :2], OTHERS[1]), "must have rows of one shape; 'inputs' has (3,) and (2,)"),
         ((OTHERS[0], OTHERS[1][1:]), "non_members have 1100 rows and 1099 labels"),
+        ((OTHERS[0][:0], OTHERS[1][:0]), "non_members: inputs are empty"),
     ],
 )
 def test_rows_that_do_not_suit_are_refused(others, message):
@@ -130,6 +157,28 @@ def test_labels_only_are_refused_with_the_gap_of_accuracy():
     with pytest.raises(InputError, match="holds labels only") as error:
         measure(lambda rows: (rows[:, 0] > 0).astype(np.int64))
     assert "% of members and" in str(error.value)
+
+
+def test_copies_are_found_in_another_float_type():
+    rows, labels = with_copies(*OTHERS)
+    with pytest.raises(InputError, match="1100 equals member 7"):
+        measure(model(), others=(rows.astype(np.float32), labels))
+
+
+def test_infinite_logits_are_refused():
+    with pytest.raises(InputError, match=r"labels of \d+ of 1600 rows have no finite odds, first row 0"):
+        measure(lambda rows: np.full((len(rows), 2), -np.inf))
+
+
+def test_classes_of_a_classifier_are_its_labels():
+    def named(rows):  # as converters of scikit-learn name the outputs
+        logits = model(0.4)(rows)
+        return {"label": np.array(["no", "yes"])[logits.argmax(axis=1)], "probabilities": logits}
+
+    pairs = [(rows, np.array(["no", "yes"])[labels]) for rows, labels in (MEMBERS, OTHERS)]
+    given = {"reference_models": model(seed=1)}
+    expected = measure(model(0.4), **given)
+    assert measure(named, *pairs, **given).details["attacks"] == expected.details["attacks"]
 
 
 def test_nan_outputs_are_refused():
@@ -146,6 +195,8 @@ def test_nan_outputs_are_refused():
         ({"members": ROWS[:500]}, "label_column is missing: name the column of members"),
         ({"label_column": "y"}, "label_column is for members with a column of labels"),
         ({"deploy": print}, "deploy is for a ModelSource"),
+        ({"seed": -1}, "seed must be an integer from 0"),
+        ({"members": "train.json", "label_column": "y"}, "members: unknown kind of file '.json'"),
     ],
 )
 def test_calls_that_cannot_be_meant_are_refused(given, message):
@@ -159,3 +210,16 @@ def test_rows_come_from_files_with_a_column_of_labels(tmp_path):
         np.savez(tmp_path / f"{name}.npz", x=rows, label=labels)
     evidence = measure(model(0.4), tmp_path / "seen.npz", str(tmp_path / "other.npz"), label_column="label")
     assert evidence.details["attacks"] == measure(model(0.4)).details["attacks"]
+
+
+def test_columns_are_taken_by_name_in_any_order():
+    def frame(rows, labels, names="abc"):
+        return {**{name: rows[:, "abc".index(name)] for name in names}, "label": labels}
+
+    def side_by_side(columns):
+        return model(0.4)(np.stack(list(columns.values()), axis=1))
+
+    ordered, shuffled = (
+        measure(side_by_side, frame(*MEMBERS), frame(*OTHERS, names), label_column="label") for names in ("abc", "cba")
+    )
+    assert shuffled.details == ordered.details

@@ -51,6 +51,29 @@ def test_shadow_models_are_entries_of_the_store_and_trained_once(tmp_path):
     assert len(store.entries()) == 7
 
 
+def test_nothing_is_trained_before_the_rows_are_checked(tmp_path):
+    store = Store(tmp_path)
+    few = {name: array[:900] for name, array in OTHERS.items()}
+    assert measure(source(), store, few).verdict is ms.Verdict.INCONCLUSIVE
+    for others, given in (({"x": ROWS, "y": LABELS}, {}), (OTHERS, {"processes": 0}), (OTHERS, {"time_limit_s": -1})):
+        with pytest.raises((InputError, UsageError)):
+            measure(source(), store, others, **given)
+    assert not store.entries()
+
+
+def test_labels_may_be_a_column_and_whole_floats(tmp_path):
+    one = ms.ModelSource(
+        name="linear",
+        build=build,
+        fit=remember,
+        data={"x": ROWS[:50], "y": LABELS[:50, np.newaxis]},
+        example_inputs=ROWS[:2],
+    )
+    others = OTHERS | {"y": LABELS[50:, np.newaxis].astype(np.float64)}
+    column = measure(one, Store(tmp_path), others, shadows=4)
+    assert column.details == measure(source(), Store(tmp_path), shadows=4).details
+
+
 def test_members_may_be_some_rows_of_the_training(tmp_path):
     some = {"x": ROWS[[4, 9, 30]], "y": LABELS[[4, 9, 30]]}
     given = {"label_column": "y", "shadows": 4, "processes": 1, "max_tpr": 0.2, "store": Store(tmp_path)}
@@ -75,6 +98,8 @@ def test_what_is_served_is_attacked(tmp_path):
         ({"label_column": "label"}, UsageError, "label_column: unknown name in the data of the source 'label'"),
         ({"others": (ROWS, LABELS)}, InputError, "non_members must hold the data of source 'linear' by name"),
         ({"others": {"x": ROWS}}, InputError, "it lacks 'y'"),
+        ({"others": OTHERS | {"y": OTHERS["y"] + 0.5}}, InputError, "'y' has dtype float64, and the source int64"),
+        ({"others": OTHERS | {"y": LABELS}}, InputError, "non_members: "),
         ({"others": {"x": ROWS[:, :2], "y": LABELS}}, InputError, "'x' has rows of shape (2,), and the source (4,)"),
         ({"shadows": 2}, UsageError, "shadows must be an integer of at least 4"),
         ({"reference_models": print}, UsageError, "reference_models is for a served model"),
