@@ -4,7 +4,7 @@ The 1,797 digits, a random third of which are the members and 1,198 the non-memb
 
 - exchanged: models that cannot leak, because who is a member is drawn without regard to their training. How many of the
   seeds FAIL (0 expected), at max_tpr 0.01 and 0.05, and how many PASS at 0.05.
-- noisy: a network trained until it knows 10 % random labels by heart. How many seeds are found at max_tpr 0.05, and the
+- noisy: a network trained until it has memorized 10 % random labels. How many seeds are found at max_tpr 0.05, and the
   mean rate and its lower bound. The threshold attack, the same models served.
 - clean: the same network with the true labels, at max_tpr 0.01.
 - oracle: the largest difference of our scores from the published formulas by scipy on the shadow models of a seed, and

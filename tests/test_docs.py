@@ -159,8 +159,8 @@ def test_examples_of_answers_on_the_privacy_page_run(tmp_path, monkeypatch, caps
         names["test_answers_do_not_tell_the_smoothness"](ms.serve("model.onnx"), rows)
 
 
-def test_the_served_model_of_the_privacy_page_that_learned_its_rows_by_heart_leaks(capsys):
-    (example,) = (block for block in blocks("docs/privacy.md", "python") if "by heart" in block)
+def test_the_served_model_of_the_privacy_page_that_memorized_its_rows_leaks(capsys):
+    (example,) = (block for block in blocks("docs/privacy.md", "python") if "has memorized" in block)
     exec(example, {})
     assert capsys.readouterr().out == "FAIL\n"
 
