@@ -97,6 +97,21 @@ def test_noise_follows_from_epsilon(store):
     assert spent.epsilon_at(1e-6) > 1.5
 
 
+@pytest.mark.parametrize(("accountant", "evaluations"), [("rdp", 7), ("prv", 6)])
+def test_noise_for_epsilon_needs_few_evaluations_of_the_accountant(monkeypatch, accountant, evaluations):
+    asked = []
+
+    def counted(history, delta, accountant):
+        asked.append(history)
+        return epsilon_of(history, delta, accountant)
+
+    monkeypatch.setattr("pytest_modelserve.training.privacy_accounting.epsilon_of", counted)
+    settings = ms.PrivateTraining(epsilon=2.0, delta=1e-5, max_grad_norm=1.0, accountant=accountant)
+    plan = settings.plan(1000, 20, 10)
+    assert 1.99 < epsilon_of([plan], 1e-5, accountant) <= 2.0
+    assert len(asked) <= evaluations
+
+
 def test_a_delta_too_small_for_the_prv_accountant_has_the_bound_of_rdp(store):
     spent = ms.train(source(private()), store=store).metrics.privacy
     steps = {"history": spent.history, "delta": 1e-15}
