@@ -12,7 +12,7 @@ one or two, the file of the same rows without one, or a list of guesses. An atta
   of fewer than n/2 different values, or of 10,000 possible ones, such as ages, where a guess is right by chance.
 
 For categories, of which every guess is sometimes right, the last lines compare the rate of right guesses about a target
-row with that of always guessing the most frequent one.
+row with the rate of the guessed category among all other rows, which is what a guess without the row reaches.
 """
 
 from __future__ import annotations
@@ -313,8 +313,11 @@ def _known(rows: Rows, min_count: int, guarded: bool, rng: np.random.Generator) 
 
 def guesses_of_category(
     rows: Rows, min_count: int, *, guarded: bool, rng: np.random.Generator
-) -> tuple[bool, bool, bool]:
-    """Return whether a row's category is guessed from two files, from one file and all other rows, and blindly."""
+) -> tuple[tuple[bool, float], tuple[bool, float]]:
+    """Return whether a row's category is guessed from two files, and from one file and all other rows.
+
+    Each with the proportion of the guessed category among the other rows: the rate by chance.
+    """
     known = _known(rows, min_count, guarded, rng)
     one, two = known.without_last.column("category"), known.profile.column("category")
     assert isinstance(one, CategoricalColumn)
@@ -324,10 +327,11 @@ def guesses_of_category(
     others = Counter(known.others["category"].tolist())
     names = list(after) or list(others)
     after = after or dict.fromkeys(others, 0)
-    rate = sum(two.counts) / sum(others.values())
+    rate = sum(two.counts) / others.total()
     from_files = max(names, key=lambda name: (after[name] - before.get(name, 0)) / max(before.get(name, 0), 1) ** 0.5)
     from_rows = max(names, key=lambda name: (after[name] - rate * others[name]) / max(others[name], 1) ** 0.5)
-    return from_files == truth, from_rows == truth, others.most_common(1)[0][0] == truth
+    first, second = ((guess == truth, others[guess] / others.total()) for guess in (from_files, from_rows))
+    return first, second
 
 
 def main() -> None:
@@ -337,7 +341,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["MODELSERVE_PROJECT_KEY"] = KEY
     totals: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
-    guesses: dict[bool, list[tuple[bool, bool, bool]]] = {False: [], True: []}
+    guesses: dict[bool, list[tuple[tuple[bool, float], tuple[bool, float]]]] = {False: [], True: []}
     for number in progress(range(options.profiles), "profiles", total=options.profiles):
         rows = random_rows(np.random.default_rng([options.seed, number]))
         min_count = MIN_COUNTS[number % len(MIN_COUNTS)]
@@ -357,10 +361,15 @@ def main() -> None:
         print(f"{name:<30}  {shown[0]:>18}  {shown[1]:>14}  {knows}")
     every = [sum(any(of[name][place] for name in of) for place in range(options.profiles)) for of in totals.values()]
     print(f"{'any attack':<30}  {every[0]:>18}  {every[1]:>14}")
-    print("the category of one row guessed right")
-    for place, knows in enumerate(("two files", "one file and all other rows", "the most frequent category")):
-        rates = [np.mean([each[place] for each in part]) for part in guesses.values()]
-        print(f"{knows:<30}  {rates[0]:>17.1%}  {rates[1]:>14.1%}")
+    print("the category of one row guessed right, by chance, and the difference (± 2 standard errors)")
+    for place, knows in enumerate(("two files", "one file and all other rows")):
+        for part, words in zip(guesses.values(), ("without guards", "min_count="), strict=True):
+            right, chance = np.array([each[place] for each in part], dtype=float).T
+            error = 2 * (right - chance).std() / len(part) ** 0.5
+            print(
+                f"{knows:<30}  {words:<14}  {right.mean():>6.1%}  {chance.mean():>6.1%}  "
+                f"{(right - chance).mean():>+6.1%} ± {error:.1%}"
+            )
 
 
 if __name__ == "__main__":

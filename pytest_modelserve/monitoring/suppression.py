@@ -161,8 +161,8 @@ def _numbers(column: NumericColumn, min_count: int, rows: int, rng: np.random.Ge
         return _booleans(shared, column, counts, min_count)
     value = None if below or above else _shared_value(column, min_count, rows, rng)
     if value is not None:
-        edges = _ends(column, value, value)
-        return replace(shared, minimum=value, maximum=value, mean=value, edges=edges, counts=(0, known, 0))
+        around = _ends(column, value, value)
+        return replace(shared, minimum=value, maximum=value, mean=value, edges=around, counts=(0, known, 0))
     ends = _shared_ends(column, min_count)
     edges, cumulated = _moved_edges(column, exact, np.cumsum(counts)[:-1], ends, min_count // 2)
     edges, cumulated = _pooled(edges, cumulated, known, ends, below, above, min_count)
