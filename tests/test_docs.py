@@ -108,7 +108,7 @@ def test_examples_of_the_attacks_page_run_and_fail_as_shown(tmp_path, monkeypatc
     names["test_rounding_costs_no_robustness"]()
     path = raised.value.evidence.details["adversarial_rows"]
     assert names["fooled_before"](names["served"], path) == 1
-    names["test_applicants_can_talk_themselves_into_a_loan"]()
+    names["test_small_changes_get_many_applicants_a_loan"]()
     names["test_one_misspelling_changes_few_answers"]()
 
 

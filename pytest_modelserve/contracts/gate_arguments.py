@@ -302,14 +302,14 @@ _ENDINGS: tuple[tuple[str, str, Mapping[str, float], float, str], ...] = (
     ("_bytes", "a number of bytes", _BYTES, 1, "1 MiB"),
     ("_db", "a ratio in decibels", {"dB": 1.0}, 1.0, "25 dB"),
 )
-_OF_TARGETS = ("max_value", "max_rise", "atol", "by")
-"""Arguments in the unit of a target: a percentage would have no base in the contract."""
+_PLAIN = ("max_value", "max_rise", "atol", "by", "eps", "low", "high", "scale", "sigma")
+"""Arguments in the unit of a target or an input: a percentage would have no base in the contract."""
 _WITH_UNIT = re.compile(r"\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(\S+)\s*")
 
 
 def _with_unit(text: str, name: str, numbers: Sequence[type], key: Key) -> float:
     """Return the number of `text` in the unit of the argument `name`: "2 ms" for `max_ms` is 2."""
-    rest = ("a number", {}, 1.0, "") if name in _OF_TARGETS else ("a proportion", {"%": 0.01}, 1.0, "5 %")
+    rest = ("a number", {}, 1.0, "") if name in _PLAIN else ("a proportion", {"%": 0.01}, 1.0, "5 %")
     what, units, own, example = next((each[1:] for each in _ENDINGS if name.endswith(each[0])), rest)
     match = _WITH_UNIT.fullmatch(text)
     if match is None or match[2] not in units:

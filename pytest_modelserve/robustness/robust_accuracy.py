@@ -114,8 +114,8 @@ def measure_robust_accuracy(
 
     Raises:
         UsageError: For an eps that is not positive or is larger than the range, and attacks that do not fit.
-        InputError: For NaN in the inputs, labels that the model cannot predict, rows outside the range, and a model
-            that raises for an admissible row; the message names the row.
+        InputError: For NaN in what may change, labels that the model cannot predict, rows outside the range, and a
+            model that raises for an admissible row; the message names the row.
 
     Example:
         >>> import numpy as np

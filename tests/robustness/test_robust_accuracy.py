@@ -281,6 +281,24 @@ def test_image_shape_of_the_gate_is_that_of_the_square_attacks_without_one():
     assert first == second != flat
 
 
+def test_missing_values_stay_where_their_column_does():
+    table = RNG.normal(size=(100, 3))
+    table[::2, 2] = np.nan
+
+    def model(rows):
+        assert (np.isnan(rows[:, 2]) | np.isin(rows[:, 2], table[:, 2])).all()
+        return np.stack([-rows[:, 0], rows[:, 0]], axis=1)
+
+    options = {"eps": 0.1, "min_accuracy": 0.5, "dependent": {1: lambda rows: rows[:, 2] + rows[:, 0]}}
+    table[:, 1] = table[:, 2] + table[:, 0]
+    labels = (table[:, 0] > 0).astype(int)
+    for attack in (ms.attacks.square(queries=20), ms.attacks.random_search(queries=20), ms.attacks.boundary(queries=9)):
+        found = ms.measure_robust_accuracy(model, table, labels, immutable=[2], attacks=[attack], **options)
+        assert found.value == (np.abs(table[:, 0]) > 0.1).mean()
+    with pytest.raises(ms.InputError, match="inputs hold NaN or infinity in 50 rows, first in row 0: leave"):
+        ms.measure_robust_accuracy(model, table, labels, **options)
+
+
 def test_what_is_not_allowed_is_not_counted():
     never = {"allowed": lambda before, after: np.zeros(len(after), bool)}
     found = ms.measure_robust_accuracy(linear, ROWS, LABELS, eps=5, min_accuracy=0.5, attacks=FEW, **never)
@@ -377,7 +395,7 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
         ({"low": 1}, ms.InputError, r"inputs hold .* outside the range from low=1"),
         ({"min_accuracy": None}, ms.UsageError, "min_accuracy must be a proportion"),
         ({"seed": -1}, ms.UsageError, "seed must be a whole number of at least 0, got -1"),
-        ({"scale": [1, 2]}, ms.UsageError, "scale must be a number, one for each feature"),
+        ({"scale": [1, 2]}, ms.UsageError, "scale must be a number, or one for each feature"),
         ({"scale": np.zeros(64)}, ms.UsageError, "scale must be positive and finite"),
         ({"immutable": [3], "categories": {3: [0, 16]}}, ms.UsageError, "immutable and categories both name feature 3"),
         ({"categories": {3: [0, 17]}}, ms.UsageError, r"categories\[3\] must lie in the range from low=0 to high=16"),
@@ -385,6 +403,9 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
         ({"categories": {3: [0, 16]}, "attacks": FEW}, ms.UsageError, "square changes no categories"),
         ({"inputs": np.full((300, 64), 2**60), "high": None}, ms.InputError, r"whole numbers beyond 2\*\*53"),
         ({"image_shape": (7, 7), "attacks": FEW}, ms.UsageError, "image_shape must be"),
+        ({"categories": [3]}, ms.UsageError, "categories must be a mapping of columns to all of their categories"),
+        ({"categories": {3: 1}}, ms.UsageError, r"categories\[3\] must be a list of all categories"),
+        ({"dependent": ["x"]}, ms.UsageError, "dependent must be a mapping of columns to functions"),
         ({"image_shape": 64}, ms.UsageError, "image_shape must be"),
         ({"immutable": range(64)}, ms.UsageError, "eps is 0 for every feature that may change"),
         ({"immutable": [64]}, ms.InputError, "there is no feature 64"),

@@ -21,7 +21,7 @@ from pytest_modelserve.robustness.attacks.feature_table import TABLE, FeatureTab
 from pytest_modelserve.robustness.attacks.gradient import pgd
 from pytest_modelserve.robustness.attacks.random_search import random_search
 from pytest_modelserve.robustness.attacks.square import checked_image_shape, square
-from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel
+from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel, feature_values
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.relations.base import Features
@@ -39,7 +39,7 @@ class AttackSettings:
     """How a model is attacked; the fields are arguments of `measure_robust_accuracy`.
 
     Raises:
-        UsageError: `attacks` is no list of attacks, or `seed` no whole number.
+        UsageError: `attacks` is no list of attacks, `seed` no whole number, or another argument no mapping.
     """
 
     norm: Norm
@@ -60,6 +60,9 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", given_attacks(self.attacks))
+        for name, values in (("categories", "all of their categories"), ("dependent", "functions")):
+            if not isinstance(getattr(self, name) or {}, Mapping):
+                raise UsageError(f"{name} must be a mapping of columns to {values}, got {getattr(self, name)!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
             raise UsageError(f"seed must be a whole number of at least 0, got {self.seed!r}")
 
@@ -197,15 +200,9 @@ def _with_image_shape(attacks: Sequence[Attack], image_shape: tuple[int, ...] | 
 
 def checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the unit of the radius of each feature; UsageError for a scale that is none."""
-    try:
-        units = np.asarray(scale, np.float64)
-        np.broadcast_to(units, shape)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"scale must be a number, one for each feature (shape {shape}), or a mapping of columns; got {scale!r}"
-        ) from None
+    units = feature_values("scale", scale, shape)
     if not (np.isfinite(units).all() and (units >= 0).all() and units.any()):
-        raise UsageError(f"scale must be positive and finite, and 0 for features that stay only; got {scale!r}")
+        raise UsageError(f"scale must be positive and finite, and 0 only for features that stay; got {scale!r}")
     return units
 
 
@@ -242,8 +239,8 @@ def _by_column(
 ) -> dict[int | tuple[int, ...], Sequence[float]]:
     """Return categories by number of column."""
     for column, values in categories.items():
-        if not len(values):
-            raise UsageError(f"categories[{column!r}] is empty: give all categories of the column")
+        if not np.size(values) or np.ndim(values) != 1:
+            raise UsageError(f"categories[{column!r}] must be a list of all categories of the column, got {values!r}")
     return {_column("categories", column, names): values for column, values in categories.items()}
 
 

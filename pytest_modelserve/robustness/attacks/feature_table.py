@@ -34,9 +34,10 @@ class FeatureTable(BatchedPredictor):
         self.dtype = next(iter(floats), np.dtype(np.float64))
         for name, array in self.columns.items():
             if (array.astype(self.dtype).astype(array.dtype) != array).any() and not _has_nan(array):
+                advice = "make it text" if self.dtype == np.float64 else "cast the floats to float64"
                 raise InputError(
-                    f"inputs column {name!r} of {array.dtype} has values that {self.dtype} cannot hold, as the other "
-                    "columns do: cast the columns to float64"
+                    f"inputs column {name!r} of {array.dtype} has values that {self.dtype}, in which the columns are "
+                    f"attacked together, cannot hold: {advice}, or leave the column out"
                 )
 
     @property

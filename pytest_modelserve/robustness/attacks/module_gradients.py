@@ -44,7 +44,7 @@ class ModuleGradients:
     Args:
         module: A torch module of one input that returns scores (n, classes), or a TrainedModel.
         preprocess: Function of a tensor, or steps; applied to the rows before the module.
-        loss: "cross_entropy", or "dlr", the difference of logits ratio of Croce & Hein 2020, which does not saturate.
+        loss: "cross_entropy", or "dlr", the difference of logits ratio of Croce & Hein 2020.
 
     Raises:
         UsageError: `module` is no torch module, or `preprocess` or `loss` is unknown.

@@ -51,7 +51,7 @@ class ThreatModel:
 
     Raises:
         UsageError: For an `eps` that is not positive or is larger than the range, and for `low` above `high`.
-        InputError: For rows outside the range, with NaN, or with fractions in an integer column.
+        InputError: For rows outside the range, with NaN in what may change, or with fractions in an integer column.
     """
 
     base: NDArray[Any]
@@ -80,7 +80,7 @@ class ThreatModel:
             self._check_edits()
             return
         self._check_numbers()
-        scale = np.broadcast_to(self._eps(), self.shape).astype(np.float64).reshape(-1).copy()
+        scale = self._eps().reshape(-1).copy()
         fixed = self._columns(self.immutable)
         computed = self._columns(tuple(self.dependent))
         categorical = self._columns(tuple(self.categories))
@@ -102,6 +102,7 @@ class ThreatModel:
                 "inputs hold whole numbers beyond 2**53, whose changes are not exact: subtract an offset in front of "
                 "the model, or name these columns in immutable="
             )
+        self._check_finite(flat, np.union1d(np.flatnonzero(scale > 0), categorical))
         low, high = limits = self._checked_range(flat, computed)
         self._check_categories(whole, low, high)
         self._set(scale=scale, whole=whole, computed=computed, limits=limits)
@@ -223,7 +224,7 @@ class ThreatModel:
             most = int(np.asarray(self.eps))
             return np.asarray(edit_distances(self.base[index], rows, padding=self.padding, most=most) / most)
         base, moved = self._flat(self.base)[index].astype(np.float64), self._flat(rows).astype(np.float64)
-        change = np.abs(moved - base)
+        change = np.where(_same(moved, base), 0, np.abs(moved - base))
         scale = self._scale
         for place, values in self.category_values.items():
             change[np.isin(moved[:, place], values), place] = 0
@@ -237,14 +238,13 @@ class ThreatModel:
         if self.norm != "edits":
             flat = self._flat(rows)
             low, high = self._range[0][index], self._range[1][index]
-            within = (flat >= low) & (flat <= high)
+            within = (flat >= low) & (flat <= high) | _same(flat, self._flat(self.base)[index])
             if self.base.dtype.kind == "f":
                 within &= ~self._whole | (np.trunc(flat) == flat)
             within[:, self._computed] = True
             inside &= within.all(axis=1)
             if self.dependent and inside.any():
-                same = self._flat(self.complete(rows)) == flat
-                inside &= same.all(axis=1)
+                inside &= _same(self._flat(self.complete(rows)), flat).all(axis=1)
         some = np.flatnonzero(inside)
         inside[some] = self.is_allowed(index[some], rows[some])
         return inside
@@ -311,13 +311,7 @@ class ThreatModel:
     # Checks
 
     def _eps(self) -> NDArray[np.float64]:
-        try:
-            eps = np.asarray(self.eps, np.float64)
-            np.broadcast_to(eps, self.shape)
-        except (TypeError, ValueError):
-            raise UsageError(
-                f"eps must be a number, or one for each feature (shape {self.shape}), got {self.eps!r}"
-            ) from None
+        eps = feature_values("eps", self.eps, self.shape)
         if not (np.isfinite(eps).all() and (eps >= 0).all() and eps.any()):
             raise UsageError(f"eps must be positive (0 only for features that stay), got {self.eps!r}")
         return eps
@@ -330,11 +324,14 @@ class ThreatModel:
             )
         if self.padding is not None:
             raise UsageError("padding applies to norm='edits' only: remove it")
-        if self.base.dtype.kind == "f" and not np.isfinite(self.base).all():
-            rows = np.flatnonzero(~np.isfinite(self._flat(self.base)).all(axis=1))
+
+    def _check_finite(self, flat: NDArray[Any], changing: NDArray[np.intp]) -> None:
+        """Raise InputError for infinity, and for NaN in a feature that may change."""
+        rows = np.flatnonzero(np.isinf(flat).any(axis=1) | np.isnan(flat[:, changing]).any(axis=1))
+        if rows.size:
             raise InputError(
-                f"inputs hold NaN or infinity in {rows.size} rows, first in row {rows[0]}: no ball of radius eps is "
-                "defined around them; leave these rows out"
+                f"inputs hold NaN or infinity in {rows.size} rows, first in row {rows[0]}: leave these rows out, or "
+                "name features with NaN in immutable="
             )
 
     def _check_categories(self, whole: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
@@ -385,19 +382,14 @@ class ThreatModel:
         """Return the range of the input (features,), infinite where there is no limit."""
         ends = []
         for name, given, without in (("low", self.low, -math.inf), ("high", self.high, math.inf)):
-            try:
-                end = np.broadcast_to(np.asarray(without if given is None else given, np.float64), self.shape)
-            except (TypeError, ValueError):
-                raise UsageError(
-                    f"{name} must be a number, or one for each feature (shape {self.shape}), got {given!r}"
-                ) from None
+            end = feature_values(name, without if given is None else given, self.shape)
             if np.isnan(end).any():
                 raise UsageError(f"{name} must not be NaN")
-            ends.append(end.reshape(-1).astype(np.float64))
+            ends.append(end.reshape(-1))
         low, high = ends
         if not (low < high).all():
             raise UsageError(f"low must be below high in every feature, got low={self.low!r}, high={self.high!r}")
-        eps = np.broadcast_to(self._eps(), self.shape).reshape(-1)
+        eps = self._eps().reshape(-1)
         width = high - low
         ratios = width[eps > 0] / eps[eps > 0]
         if (ratios < 1).all() if self.norm == "linf" else (ratios**2).sum() < 1:
@@ -422,7 +414,11 @@ class ThreatModel:
         for column in self.dependent:
             place = self._columns(column)[0]
             given, found = (self._flat(rows)[:, place].astype(np.float64) for rows in (self.base, computed))
-            other = np.flatnonzero(~np.isclose(given, found, rtol=1e-4, atol=1e-6 * float(np.abs(given).max() or 1)))
+            other = np.flatnonzero(
+                ~np.isclose(
+                    given, found, rtol=1e-4, atol=1e-6 * (np.nanmax(np.abs(given), initial=0) or 1), equal_nan=True
+                )
+            )
             if other.size:
                 row = int(other[0])
                 raise InputError(
@@ -431,12 +427,25 @@ class ThreatModel:
                 )
 
 
+def feature_values(name: str, given: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return an argument of one number, or of one for each feature, in the shape of a row."""
+    try:
+        return np.broadcast_to(np.asarray(given, np.float64), shape)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} must be a number, or one for each feature (shape {shape}), got {given!r}") from None
+
+
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> NDArray[Any]:
     """Return what a function of the user returns, as an array; UsageError that names it if it raises."""
     try:
         return np.asarray(function(*arguments))
     except Exception as error:
         raise UsageError(f"{name} raised {type(error).__name__} for rows under attack: {error}") from error
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where values are equal or both NaN."""
+    return np.asarray((one == other) | ((one != one) & (other != other)))
 
 
 def _nearest_whole(units: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
