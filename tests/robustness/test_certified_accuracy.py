@@ -182,7 +182,7 @@ def test_smoothing_certifies_a_function_by_queries() -> None:
         ({"low": 0.0}, "low"),
         ({"scale": -1}, "scale must be positive"),
         ({"scale": "std"}, "scale must be a number"),
-        ({"scale": [1, 2, 3]}, "scale must be a number, one for each feature"),
+        ({"scale": [1, 2, 3]}, "scale must be a number, or one for each feature"),
         ({"output": ms.Output(decode=lambda scores: scores.argmax(1))}, "output.decode is a function"),
     ],
 )  # fmt: skip
