@@ -140,6 +140,23 @@ def test_a_time_limit_that_is_too_short_is_reported_with_the_bound_so_far(linear
     assert "raise time_limit_s" in found.advice
 
 
+def test_the_time_ends_bounds_of_wide_layers_before_all_inner_values_are_tight(tmp_path: Path) -> None:
+    nodes, tensors, name = [], {}, "x"
+    for at, (inputs, outputs) in enumerate([(2, 300), (300, 300), (300, 300), (300, 2)]):
+        tensors[f"w{at}"] = RNG.normal(size=(inputs, outputs)).astype(np.float32)
+        nodes += [
+            helper.make_node("MatMul", [name, f"w{at}"], [f"z{at}"]),
+            helper.make_node("Relu", [f"z{at}"], [f"a{at}"]),
+        ]
+        name = f"a{at}"
+    nodes[-1].output[0] = "out"
+    path = save(tmp_path, nodes, shape=["n", 2], **tensors)
+    labels = onnxruntime.InferenceSession(path).run(None, {"x": ROWS[:40]})[0].argmax(axis=1)
+    args = {"eps": 0.3, "min_accuracy": 0.5, "method": "linear", "time_limit_s": 0.05}
+    found = ms.measure_certified_accuracy(path, ROWS[:40], labels, **args)
+    assert "time_limit_s=0.05 ended before all rows were decided" in str(found)
+
+
 def test_rows_that_are_wrong_already_are_not_certified(linear: str) -> None:
     labels = LABELS.copy()
     labels[:20] = 1 - labels[:20]

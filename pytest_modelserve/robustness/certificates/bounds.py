@@ -7,6 +7,7 @@ with General Activation Functions, NeurIPS. Both bounds hold for the runtime's r
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,12 +31,14 @@ class Bounds:
         boxes: Box of every value by name, (rows, *shape).
         errors: Radius of the rounding error of each node, by the name of its output.
         relaxations: Linear bounds of each node, by the name of its output.
+        deadline: Time (`time.perf_counter`) after which boxes are not tightened further.
     """
 
     network: Network
     boxes: dict[str, Box]
     errors: dict[str, Array | float] = field(default_factory=dict)
     relaxations: dict[str, Relaxation] = field(default_factory=dict)
+    deadline: float = math.inf
 
     @property
     def rows(self) -> int:
@@ -61,6 +64,7 @@ def linear_bounds(
     *,
     given: Mapping[str, Box] | None = None,
     slopes: Mapping[str, Array] | None = None,
+    deadline: float = math.inf,
 ) -> Bounds:
     """Return bounds of every value: IBP, tightened by CROWN where an operator is relaxed.
 
@@ -69,9 +73,11 @@ def linear_bounds(
         box: Box of the input (rows, *shape).
         given: Boxes of any values that are known to hold, by name; they are intersected with the computed ones.
         slopes: Lower slopes of ReLUs (rows, *shape), by the name of their output.
+        deadline: Time (`time.perf_counter`) after which boxes stay as wide as they are. Those of a large image take
+            hours.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        return _forward(network, box, given or {}, _tighten, slopes or {})
+        return _forward(network, box, given or {}, _tighten, slopes or {}, deadline)
 
 
 def lower_bounds(
@@ -171,9 +177,14 @@ _Tighten = Callable[[Bounds, str, NDArray[np.bool_]], None]
 
 
 def _forward(
-    network: Network, box: Box, given: Mapping[str, Box], tighten: _Tighten | None, slopes: Mapping[str, Array]
+    network: Network,
+    box: Box,
+    given: Mapping[str, Box],
+    tighten: _Tighten | None,
+    slopes: Mapping[str, Array],
+    deadline: float = math.inf,
 ) -> Bounds:
-    bounds = Bounds(network, {network.input: _met(box, given.get(network.input))})
+    bounds = Bounds(network, {network.input: _met(box, given.get(network.input))}, deadline=deadline)
     # Values that do not depend on each other, so that the intervals of what is computed from them are exact.
     independent, exact = {network.input}, {network.input}
     for node in network.nodes:
@@ -222,6 +233,8 @@ def _tighten(bounds: Bounds, name: str, chosen: NDArray[np.bool_]) -> None:
     widest = max(math.prod(bounds.network.shapes[each]) for each in bounds.boxes)
     together = max(1, CHUNK_BYTES // (16 * rows * widest))
     for begin in range(0, most, together):
+        if time.perf_counter() > bounds.deadline:
+            break
         part = order[:, begin : begin + together]
         count = part.shape[1]
         functions = np.zeros((rows, 2 * count, size))

@@ -192,8 +192,7 @@ class _Search:
         for at in range(0, rows, _ROOT_ROWS):
             chosen = np.arange(at, min(at + _ROOT_ROWS, rows))
             # Without time left, rows keep their interval boxes, and none of their subproblems is bounded.
-            of = linear_bounds if not at or time.perf_counter() < self.deadline else interval_bounds
-            bounds = of(self.network, self.box.rows(chosen))
+            bounds = linear_bounds(self.network, self.box.rows(chosen), deadline=self.deadline)
             for name in self.names:
                 parts[name].append(bounds.boxes[name])
             coefficients, constant = backward(bounds, self.functions[chosen])
@@ -271,7 +270,7 @@ class _Search:
         rows = np.array([each.row for each in subproblems])
         given, split = self._given(subproblems, rows)
         if self.by_inputs:
-            bounds = linear_bounds(self.network, self.box.rows(rows), given=given)
+            bounds = linear_bounds(self.network, self.box.rows(rows), given=given, deadline=self.deadline)
         else:
             bounds = interval_bounds(self.network, self.box.rows(rows), given=given)
         empty = np.zeros(len(rows), bool)

@@ -113,3 +113,12 @@ def test_a_forced_sign_of_a_neuron_tightens_the_bound() -> None:
         (lower if sign > 0 else upper)[0, unstable[0]] = 0.0
         both.append(lower_bounds(linear_bounds(net, box, given={"z0": Box(lower, upper)}), np.ones((1, 1, 1)))[0, 0])
     assert min(both) >= lower_bounds(free, np.ones((1, 1, 1)))[0, 0] - 1e-12
+
+
+def test_boxes_that_the_time_does_not_reach_stay_as_wide_as_intervals() -> None:
+    net, _, _ = network([3, 8, 8, 2])
+    box = Box(np.full((1, 3), -0.3), np.full((1, 3), 0.3))
+    wide, ended, tight = interval_bounds(net, box), linear_bounds(net, box, deadline=0.0), linear_bounds(net, box)
+    margin = np.array([[[1.0, -1.0]]])
+    assert np.array_equal(lower_bounds(ended, margin), lower_bounds(wide, margin))
+    assert lower_bounds(tight, margin) > lower_bounds(wide, margin)
