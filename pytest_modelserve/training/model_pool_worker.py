@@ -6,11 +6,13 @@ import pickle
 import warnings
 
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.training.train import train_entry
+from pytest_modelserve.training.train import reproducible, train_entry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # `python -W error` is inherited, and would end the process
-    import torch  # noqa: F401  # the fork server shares it with each child
+    # Imports torch and what its deterministic algorithms need, a second of each training process, in the fork server.
+    with reproducible(0):
+        pass
 
 
 def run(payload: bytes) -> bytes:
