@@ -265,14 +265,11 @@ class AnswerReader:
 
     def _labels_and_scores(self, outputs: Feed) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
         """Return the output that holds predictions, and scores (k, classes) if there are any."""
-        name, raw = select_output(self._predictor, outputs, self._output.name, reads_labels=True)
+        _, raw = select_output(self._predictor, outputs, self._output.name, reads_labels=True)
         scores = raw
-        if raw.ndim < 2 or raw.dtype.kind != "f":
-            scores = raw
-            if self._output.name is None and len(outputs) > 1:
-                other, scores = select_output(self._predictor, outputs, None, reads_labels=False)
-                if other == name:
-                    scores = raw
+        is_label = raw.ndim < 2 or raw.dtype.kind != "f"
+        if is_label and self._output.name is None and len(outputs) > 1:
+            _, scores = select_output(self._predictor, outputs, None, reads_labels=False)
         if scores.dtype.kind != "f":
             return raw, None
         values = scores.astype(np.float64)

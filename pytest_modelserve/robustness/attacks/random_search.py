@@ -75,7 +75,8 @@ def _changed(
     count = len(rows)
     sizes = np.exp(rng.uniform(0, np.log(places.size + 1), count)).astype(int).clip(1, places.size)
     chosen = np.zeros(rows.shape, np.bool_)
-    chosen[:, places] = np.argsort(np.argsort(rng.random((count, places.size)), axis=1), axis=1) < sizes[:, None]
+    order = rng.random((count, places.size))
+    chosen[:, places] = order <= np.take_along_axis(np.sort(order, axis=1), sizes[:, None] - 1, axis=1)
     units = rng.uniform(-1, 1, rows.shape)
     at_end = rng.random((count, 1)) < 0.5
     units = np.where(at_end, np.sign(units), units)
