@@ -272,7 +272,8 @@ class _RowsOfModel:
             raise InputError("inputs must have rows: the inputs of the model share no row axis")
         if len(feed) != 1:
             raise UsageError(
-                f"inputs has {len(feed)} inputs ({', '.join(feed)}), and certificates need a model with one"
+                f"inputs has {len(feed)} inputs ({', '.join(feed)}), and certificates need a model with one: fix the "
+                "others as constants of the graph"
             )
         ((name, rows),) = feed.items()
         truth = class_labels(np.asarray(labels), what="labels")

@@ -269,6 +269,16 @@ class Smooth(Univariate):
         return np.asarray(found + own_error(1.0 + boxes[0].magnitude, self.node.size))
 
 
+class Power(Smooth):
+    """Pow by a constant exponent of 2 or 3, as exporters write squares and the cube of GELU."""
+
+    def error(self, boxes: Sequence[Box]) -> Array | float:
+        """Return the rounding of two products, and ours."""
+        power = self._curve.value(boxes[0].magnitude)
+        own = own_error(1.0 + power, self.node.size)
+        return np.asarray(8 * unit_roundoff(self.node.dtype) * power + own + smallest_normal(self.node.dtype))
+
+
 class Piecewise(Univariate):
     """A piecewise linear function: Clip, Abs, HardSigmoid, and Max and Min with a constant."""
 
@@ -418,8 +428,19 @@ def _exponential(node: Node) -> Curve:
     )
 
 
+def _power(node: Node) -> Curve:
+    exponent = node.constant(1, required=True)
+    assert exponent is not None
+    power = float(exponent.reshape(())) if exponent.size == 1 and exponent.ndim <= len(node.shape) else 0.0
+    if power not in (2.0, 3.0):
+        raise node.refused("its exponent is not 2 or 3")
+    return Curve(lambda x: x ** int(power), lambda x: power * x ** (int(power) - 1), (0.0,), (0.0, 0.0))
+
+
 def curve_of(node: Node) -> Curve:
     """Return the function of a node."""
+    if node.op == "Pow":
+        return _power(node)
     if node.op in ("Elu", "Selu", "Celu"):
         return _exponential(node)
     if node.op == "Gelu" and node.attributes.get("approximate", "none") == "tanh":

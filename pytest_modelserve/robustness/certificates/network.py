@@ -113,8 +113,10 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         model = onnx.inliner.inline_local_functions(model)
     graph = model.graph
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if graph.sparse_initializer:
-        names = ", ".join(repr(tensor.values.name) for tensor in graph.sparse_initializer)
+    sparse = [tensor.values.name for tensor in graph.sparse_initializer]
+    sparse += [node.output[0] for node in graph.node for each in node.attribute if each.name == "sparse_value"]
+    if sparse:
+        names = ", ".join(map(repr, sparse))
         raise ArtifactError(f"artifact has sparse weights ({names}): store them as dense tensors to certify it")
     stored = {tensor.name: tensor for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in stored]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_modelserve.robustness.certificates.activations import Piecewise, Relu, Smooth
+from pytest_modelserve.robustness.certificates.activations import Piecewise, Power, Relu, Smooth
 from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
 from pytest_modelserve.robustness.certificates.convolutions import AveragePool, Convolution, MaxPool
 from pytest_modelserve.robustness.certificates.linear_operators import (
@@ -49,6 +49,7 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     **dict.fromkeys(
         ("Sigmoid", "Tanh", "Erf", "Gelu", "Silu", "HardSwish", "Softplus", "Softsign", "Elu", "Selu", "Celu"), Smooth
     ),
+    "Pow": Power,
     **dict.fromkeys(("Clip", "Abs", "HardSigmoid", "Max", "Min"), Piecewise),
     "QuantizeLinear": Quantize,
     "DequantizeLinear": Dequantize,

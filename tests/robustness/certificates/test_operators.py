@@ -109,6 +109,8 @@ CASES = [
     Case("PRelu", ["x", "s"], (5, 1), {"s": np.array([[0.3], [1.7], [-0.4], [0], [1]], np.float32)}),
     *(Case(op, ["x"], (6,)) for op in ("Sigmoid", "Tanh", "Erf", "Gelu", "HardSwish", "Softplus", "Softsign", "Elu", "Selu", "Celu", "Abs")),
     Case("Gelu", ["x"], (6,), {}, {"approximate": "tanh"}),
+    Case("Pow", ["x", "p"], (6,), {"p": np.float32(2)}),
+    Case("Pow", ["x", "p"], (6,), {"p": np.float32(3)}),
     Case("Elu", ["x"], (6,), {}, {"alpha": 3.0}),
     Case("Celu", ["x"], (6,), {}, {"alpha": 0.5}),
     Case("HardSigmoid", ["x"], (6,), {}, {"alpha": 0.3, "beta": 0.4}),
@@ -260,6 +262,7 @@ def test_operators_that_keep_the_order_of_the_scores_are_left_out() -> None:
         # What depends on the number of rows is no constant.
         ([("Shape", ["x"], {"end": 1}), ("Cast", ["last"], {"to": 1}), ("Add", ["x", "last"], {})], "number of rows"),
         ([("Shape", ["x"], {"end": 1}), ("Slice", ["x", "first", "last", "second"], {})], "number of rows"),
+        ([("Pow", ["last", "second"], {})], "n0' is Pow: its exponent is not 2 or 3"),
         ([("Add", ["last", "each"], {})], "runs with 3 rows and fails with 7"),
     ],
 )  # fmt: skip
@@ -300,6 +303,16 @@ def test_sparse_weights_are_refused_by_name() -> None:
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [6, 2]))
     with pytest.raises(ArtifactError, match="artifact has sparse weights"):
         network_of(model, floats(3, 6))
+
+
+def test_a_sparse_constant_is_refused_by_name() -> None:
+    values = helper.make_tensor("values", FLOAT, [2], [1.0, 2.0])
+    sparse = helper.make_sparse_tensor(
+        values, helper.make_tensor("places", onnx.TensorProto.INT64, [2], [0, 7]), [6, 2]
+    )
+    nodes = [("Constant", [], {"sparse_value": sparse}), ("MatMul", ["x", "last"], {})]
+    with pytest.raises(ArtifactError, match=r"sparse weights \('v0'\)"):
+        network_of(score_model(nodes), floats(3, 6))
 
 
 def test_values_that_overflow_are_named() -> None:
