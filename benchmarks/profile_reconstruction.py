@@ -54,7 +54,7 @@ class Known:
 
 
 Claim = tuple[str, str, Any]
-"""What is claimed: "minimum", "maximum", "value", "row" or "target"; the column; the value."""
+"""What is claimed ("minimum", "maximum", "value", of the last row "last", of the last two "target"); column; value."""
 
 
 def random_rows(rng: np.random.Generator) -> Rows:
@@ -114,7 +114,7 @@ def edges_between_known(known: Known) -> Iterator[Claim]:
         for edge in column.edges:
             place = int(np.searchsorted(others, edge))
             for neighbor in others[max(place - 1, 0) : place + 1].tolist():
-                yield "target", column.name, 2 * edge - neighbor
+                yield "last", column.name, 2 * edge - neighbor
 
 
 def single_bins(known: Known) -> Iterator[Claim]:
@@ -271,7 +271,8 @@ def recovered(claims: Iterator[Claim], rows: Rows, min_count: int) -> int:
         elif what == "value":
             right += 0 < counted[name][value] < min_count
         elif len(counted[name]) > len(rows[name]) / 2 and not _guessable(truth[name]):
-            rare = [one for one in last[name].tolist() if counted[name][one] < min_count]
+            targets = _finite(rows[name][-1:]) if what == "last" else last[name]
+            rare = [one for one in targets.tolist() if counted[name][one] < min_count]
             right += any(_near(value, one, scale[name]) for one in rare)
     return int(right)
 

@@ -34,6 +34,11 @@ def is_redacted(name: str) -> bool:
     return any(names(rule, name) for rule in REDACT)
 
 
+def shown_value(name: str, text: str) -> str:
+    """Return a text with values of the column or input `name`, or that the setting hides them."""
+    return "a redacted value" if is_redacted(name) else text
+
+
 def names(rule: str, name: str) -> bool:
     """Return whether a rule names this input or column: itself, or with * and ? for any letters."""
     return rule == name or fnmatchcase(name, rule.replace("[", "[[]"))

@@ -18,6 +18,7 @@ from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Predictor, Servable, named_outputs
 from pytest_modelserve.serving.serve import as_predictor, is_torch_module
+from pytest_modelserve.settings import shown_value
 
 Number = Literal["float", "integer", "boolean", "datetime"]
 Kind = Literal["float", "integer", "boolean", "datetime", "category"]
@@ -265,7 +266,8 @@ def _check_kinds(name: str, values: NDArray[Any], null: NDArray[np.bool_], kinds
     if None in kinds:
         row = next(row for row in np.flatnonzero(~null).tolist() if _kind_of(values[row]) is None)
         types = " and ".join(sorted({type(value).__name__ for value in values[~null].tolist()}))
-        raise InputError(f"column {name!r} holds {types} ({values[row]!r:.60} in row {row}): {_ONE_KIND}")
+        value = shown_value(name, f"{values[row]!r:.60}")
+        raise InputError(f"column {name!r} holds {types} ({value} in row {row}): {_ONE_KIND}")
     numeric = {"integer", "float"}
     grouped = Counter[str]()
     for kind, rows in kinds.items():
@@ -277,8 +279,9 @@ def _check_kinds(name: str, values: NDArray[Any], null: NDArray[np.bool_], kinds
         if _kind_of(values[row]) == rare or (rare == "float" and _kind_of(values[row]) in numeric)
     )
     others = " and ".join(_KINDS_OF_VALUES[kind] for kind in sorted(grouped) if kind != rare)
+    value = shown_value(name, f"{values[row]!r:.60}")
     raise InputError(
-        f"column {name!r} holds {values[row]!r:.60} in row {row} ({_KINDS_OF_VALUES[rare]} in {grouped[rare]:,} of "
+        f"column {name!r} holds {value} in row {row} ({_KINDS_OF_VALUES[rare]} in {grouped[rare]:,} of "
         f"{len(values):,} rows) and {others} in others: {_ONE_KIND}"
     )
 
@@ -327,11 +330,14 @@ def _row(name: str, index: int, row: object, width: int) -> NDArray[np.float64]:
         try:
             numbers_ = np.asarray(row, dtype=np.float64)
         except (TypeError, ValueError):
-            raise InputError(f"column {name!r} holds a row that is not numbers: {row!r:.60}") from None
+            raise InputError(
+                f"column {name!r} holds a row that is not numbers: {shown_value(name, f'{row!r:.60}')}"
+            ) from None
         if numbers_.shape == (width,):
             return numbers_
+    shown = shown_value(name, f"{row!r:.60}")
     raise InputError(
-        f"column {name!r} holds {width} numbers in its first row and {row!r:.60} in row {index}: every row of an "
+        f"column {name!r} holds {width} numbers in its first row and {shown} in row {index}: every row of an "
         "embedding needs as many numbers"
     )
 

@@ -15,6 +15,7 @@ from pytest_modelserve.monitoring.column_profile import CategoricalColumn, Numer
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.histogram import Floats, Integers, bins_of
 from pytest_modelserve.monitoring.sketch import spread
+from pytest_modelserve.settings import is_redacted
 from pytest_modelserve.stats.two_sample_tests import POWERS
 
 MAX_FEATURES = 64
@@ -36,10 +37,11 @@ class Feature:
     category: str | None
     scores: tuple[int, ...]
 
-    @property
-    def label(self) -> str:
-        """The name in messages."""
-        return repr(self.column) if self.category is None else f"{self.column!r} = {self.category!r}"
+    def label(self, place: int) -> str:
+        """Return the name in messages, which has the feature's place instead of a redacted category."""
+        if self.category is None:
+            return repr(self.column)
+        return f"{self.column!r} = {f'feature {place}' if is_redacted(self.column) else repr(self.category)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,9 @@ import math
 import numpy as np
 
 from pytest_modelserve.monitoring.columns import Kind
-from pytest_modelserve.settings import is_redacted
 
 _DAY_S = 86_400
 _UNITS_S = ((_DAY_S, "days"), (3600, "hours"), (60, "minutes"))
-
-
-REDACTED = "a redacted value"
-
-
-def shown_value(column: str, text: str) -> str:
-    """Return a text with values of a column's rows, or that they are redacted by the setting `modelserve_redact`."""
-    return REDACTED if is_redacted(column) else text
 
 
 def format_value(kind: str, number: float) -> str:

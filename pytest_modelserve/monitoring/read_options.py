@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.monitoring.columns import KIND_NAMES, Column, Kind, as_column
+from pytest_modelserve.settings import is_redacted, shown_value
 
 LeadingZeros = Literal["number", "text"]
 MOSTLY_NUMBERS = 0.95
@@ -178,9 +179,9 @@ def _time(text: str) -> datetime.datetime | None:
 
 
 def _misfit(column: Column, row: int, rows: int, kind: Kind) -> InputError:
-    value = column.values[row : row + 1].tolist()[0]
+    value = shown_value(column.name, f"{column.values[row : row + 1].tolist()[0]!r:.60}")
     return InputError(
-        f"column {column.name!r} holds {value!r:.60} in row {row} ({rows:,} of {len(column.values):,} "
+        f"column {column.name!r} holds {value} in row {row} ({rows:,} of {len(column.values):,} "
         f"rows), expected {KIND_NAMES[kind]}"
     )
 
@@ -225,8 +226,11 @@ def text_of_numbers(counts: Mapping[str, int], options: ReadOptions) -> tuple[st
 
 def describe_text_of_numbers(column: str, where: str, text: str, remedy: str) -> str:
     """Return the message for a column of text that is nearly all numbers."""
+    if is_redacted(column):
+        remedy = remedy.replace(repr(text), "...")
     return (
-        f"column {column!r} is text, but nearly all of it are numbers; it holds {text!r:.60}{where}: {remedy}, or pass "
+        f"column {column!r} is text, but nearly all of it are numbers; it holds "
+        f"{shown_value(column, f'{text!r:.60}')}{where}: {remedy}, or pass "
         f"types={{{column!r}: 'float'}} for numbers, types={{{column!r}: 'category'}} for text, or exclude it"
     )
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.monitoring.column_profile import ProfiledColumn
 from pytest_modelserve.monitoring.columns import KIND_NAMES, Column, is_length
-from pytest_modelserve.monitoring.formats import shown_value
 from pytest_modelserve.monitoring.histogram import chunks
 from pytest_modelserve.monitoring.profile import ReferenceProfile
 from pytest_modelserve.monitoring.read_options import ReadOptions, names_of
 from pytest_modelserve.monitoring.readers import Table
+from pytest_modelserve.settings import shown_value
 
 _MAX_NAMES = 5
 

@@ -61,7 +61,8 @@ def compare_associations(
     )
     change = correlation_change(before, after, reference_block=reference_block, current_block=current_block)
     variances = np.fmax(np.fmax(before.variances, after.variances), 0.0)
-    names = [f"{one.label} with {other.label}" for (one, other), used in zip(pairs, compared, strict=True) if used]
+    labels = [feature.label(place) for place, feature in enumerate(reference.features, start=1)]
+    names = [" with ".join(both) for both, used in zip(combinations(labels, 2), compared, strict=True) if used]
     figures = (
         np.abs(change.changes) / 2,
         change.p_values,

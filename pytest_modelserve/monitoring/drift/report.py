@@ -29,10 +29,10 @@ from pytest_modelserve.monitoring.formats import (
     format_difference,
     format_rate_change,
     format_value,
-    shown_value,
     suggest_exclusion,
 )
 from pytest_modelserve.monitoring.window import Pairs, WindowColumn
+from pytest_modelserve.settings import shown_value
 
 _MAX_FINDINGS = 10
 _MAX_COLUMNS = 100

@@ -14,10 +14,10 @@ from pytest_modelserve.monitoring.column_profile import AlignedCounts, Categoric
 from pytest_modelserve.monitoring.columns import Column
 from pytest_modelserve.monitoring.decision import CONFIDENCE, Blocks, in_blocks
 from pytest_modelserve.monitoring.duplicates import RepeatedRows
-from pytest_modelserve.monitoring.formats import format_rate_change, shown_value, suggest_exclusion
+from pytest_modelserve.monitoring.formats import format_rate_change, suggest_exclusion
 from pytest_modelserve.monitoring.histogram import Integers, count_values
 from pytest_modelserve.monitoring.window import NumericSummary, WindowColumn
-from pytest_modelserve.settings import is_redacted
+from pytest_modelserve.settings import is_redacted, shown_value
 from pytest_modelserve.stats import binomial_bounds
 from pytest_modelserve.stats.proportions import (
     fisher_p_value,

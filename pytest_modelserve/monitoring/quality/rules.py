@@ -11,9 +11,10 @@ import numpy as np
 
 from pytest_modelserve.monitoring.column_profile import NumericColumn, ProfiledColumn
 from pytest_modelserve.monitoring.decision import Blocks, in_blocks
-from pytest_modelserve.monitoring.formats import format_age, format_time, shown_value
+from pytest_modelserve.monitoring.formats import format_age, format_time
 from pytest_modelserve.monitoring.quality.rates import CountedCategories
 from pytest_modelserve.monitoring.window import NumericSummary
+from pytest_modelserve.settings import shown_value
 from pytest_modelserve.stats.proportions import fisher_p_value
 
 IMPOSSIBLE = 1e-6

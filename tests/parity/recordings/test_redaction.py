@@ -148,3 +148,25 @@ def test_messages_of_the_data_gates_show_no_value_of_a_redacted_column(redact):
     assert "Linz" not in text
     assert "123.456" not in text
     assert "Bern" not in text
+    assert "Graz" not in text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [*["12", "13"] * 40, "ask Linz"],
+        [*[1, 2] * 40, "ask Linz"],
+        [*[1.5] * 80, ("ask Linz",)],
+        [*[[1.0, 2.0]] * 8, "ask Linz"],
+    ],
+    ids=["text of numbers", "two kinds", "no kind", "embedding"],
+)
+def test_errors_show_no_value_of_a_redacted_column(values, redact):
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    with pytest.raises(InputError, match="ask Linz"):
+        ms.reference_profile({"city": column})
+    redact(city="leave out")
+    with pytest.raises(InputError, match=r"column 'city' .*a redacted value") as raised:
+        ms.reference_profile({"city": column})
+    assert "Linz" not in str(raised.value)
