@@ -1875,7 +1875,7 @@ def measure_membership_leak(
         reference_models: For a served model: models of the same kind that were trained on neither members nor
             non-members. Several make a stronger attack. If their log odds do not go with those of the model, there is
             no PASS.
-        shadows: Number of shadow models of a source, at least 4.
+        shadows: Number of shadow models of a source, at least 4; fewer make a weaker attack.
         deploy: Function from a `TrainedModel` to what is served, such as an artifact that `ms.compose` made with steps
             after the model. The model and its shadow models are attacked as it serves them.
         output: The output to read, by name or as `ms.Output`; `scores` says whether it holds logits or probabilities.

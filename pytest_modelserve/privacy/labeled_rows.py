@@ -175,12 +175,18 @@ def source_data(source: ModelSource, given: Any, what: str) -> dict[str, NDArray
 
 
 def _of_dtype(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
-    """Return values in the dtype of the source; InputError for text among numbers, and for fractions among integers."""
-    if values.dtype.kind == "f" and dtype.kind in "iu" and np.array_equal(values, np.trunc(values)):
-        return values.astype(dtype)
-    if not np.can_cast(values.dtype, dtype, "same_kind"):
-        raise InputError(f"{what} has dtype {values.dtype}, and the source {dtype}: convert it in the same way")
-    return values.astype(dtype, copy=False)
+    """Return numbers in the dtype of the source; InputError for text, and for numbers that integers do not hold."""
+    kinds = values.dtype.kind + dtype.kind
+    if kinds in ("UU", "OU", "TU"):
+        return values.astype(str)  # of its own length, which a dtype of the source's would cut
+    with np.errstate(invalid="ignore"):
+        converted = values.astype(dtype, copy=False) if set(kinds) <= set("biuf") or kinds in ("OO", "TT") else None
+    if converted is None or (dtype.kind in "biu" and not np.array_equal(converted, values)):
+        raise InputError(
+            f"{what} has dtype {values.dtype}, and the source {dtype}, which does not hold all of its values: convert "
+            "both in the same way"
+        )
+    return converted
 
 
 def module_inputs(source: ModelSource, data: Mapping[str, NDArray[Any]], labels: str) -> Inputs:

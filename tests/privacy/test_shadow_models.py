@@ -74,6 +74,26 @@ def test_labels_may_be_a_column_and_whole_floats(tmp_path):
     assert column.details == measure(source(), Store(tmp_path), shadows=4).details
 
 
+def test_text_keeps_its_length(tmp_path):
+    def name(rows):
+        return np.array(["Bern", "Oberentfelden"])[(rows[:, 0] > 2).astype(int)]
+
+    def check(module, data):
+        assert set(data["city"]) <= {"Bern", "Oberentfelden"}
+        remember(module, data)
+
+    data = {"x": ROWS[:50], "y": LABELS[:50], "city": np.array(["Bern"] * 50)}
+    named = ms.ModelSource(name="linear", build=build, fit=check, data=data, example_inputs=ROWS[:2])
+    others = OTHERS | {"city": name(ROWS[50:]).astype(object)}
+
+    def deploy(trained):
+        module = trained.module()
+        return lambda columns: module(torch.from_numpy(columns["x"])).detach().numpy()
+
+    assert "Oberentfelden" in others["city"]
+    assert measure(named, Store(tmp_path), others, shadows=4, deploy=deploy).details["members"] == 50
+
+
 def test_members_may_be_some_rows_of_the_training(tmp_path):
     some = {"x": ROWS[[4, 9, 30]], "y": LABELS[[4, 9, 30]]}
     given = {"label_column": "y", "shadows": 4, "processes": 1, "max_tpr": 0.2, "store": Store(tmp_path)}
@@ -99,6 +119,12 @@ def test_what_is_served_is_attacked(tmp_path):
         ({"others": (ROWS, LABELS)}, InputError, "non_members must hold the data of source 'linear' by name"),
         ({"others": {"x": ROWS}}, InputError, "it lacks 'y'"),
         ({"others": OTHERS | {"y": OTHERS["y"] + 0.5}}, InputError, "'y' has dtype float64, and the source int64"),
+        ({"others": OTHERS | {"y": OTHERS["y"].astype("U1")}}, InputError, "'y' has dtype <U1, and the source int64"),
+        (
+            {"others": OTHERS | {"y": OTHERS["y"] + np.uint64(2**63)}},
+            InputError,
+            "which does not hold all of its values",
+        ),
         ({"others": OTHERS | {"y": LABELS}}, InputError, "non_members: "),
         ({"others": {"x": ROWS[:, :2], "y": LABELS}}, InputError, "'x' has rows of shape (2,), and the source (4,)"),
         ({"shadows": 2}, UsageError, "shadows must be an integer of at least 4"),
