@@ -61,7 +61,7 @@ def test_attack_by_labels_alone_is_chosen_for_a_model_without_scores():
     )
     assert "boundary" in found.details["attacks"]
     full = ms.measure_robust_accuracy(
-        linear, ROWS[:40], LABELS[:40], eps=0.3, min_accuracy=0.5, attacks=[ms.attacks.square(queries=100)], **RANGE
+        linear, ROWS[:40], LABELS[:40], eps=0.3, min_accuracy=0.5, attacks=[ms.attacks.square(queries=300)], **RANGE
     )
     assert found.value == pytest.approx(full.value, abs=0.05)
 

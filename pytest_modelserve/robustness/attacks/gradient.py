@@ -34,6 +34,9 @@ _MOST_OTHER_MARGINS = 0.5
 _UNDERFLOW = 80.0
 """Margins of logarithms of float32 probabilities are cut here: smaller probabilities than e^-87 are 0."""
 
+_ROWS_CHECKED = 100
+"""Rows whose gradients are looked at before the search."""
+
 _SETTLED = 1e-3
 """A point that moves less than this, times eps, has reached a fixed point: a corner in L∞, along the gradient in L2."""
 
@@ -93,7 +96,20 @@ class GradientAttack(Attack):
             raise InputError(f"module of {self.name} returns NaN or infinite scores for the given rows: fix the module")
         columns = self._columns_of(target, scores.shape[1])
         self._check_same_model(target, open_rows, columns[open_rows], scores)
+        self._check_gradients(target, gradients, columns, open_rows[:_ROWS_CHECKED])
         return columns
+
+    def _check_gradients(
+        self, target: Target, gradients: ModuleGradients, columns: NDArray[np.intp], index: NDArray[np.intp]
+    ) -> None:
+        """Raise UsageError if most rows have no gradient: then nothing is searched."""
+        found = gradients.gradients(gradients.tensor(target.rows[index]), gradients.columns(columns[index]))
+        without = int((found.by_input.flatten(1) == 0).all(dim=1).sum())
+        if 2 * without > index.size:
+            raise UsageError(
+                f"module of {self.name} has a gradient of 0 in {without} of {index.size} rows, as after rounding, and "
+                "for probabilities that round to 1: return logits, or attack by queries, with ms.attacks.square()"
+            )
 
     def _columns_of(self, target: Target, count: int) -> NDArray[np.intp]:
         if self.classes is None:

@@ -54,7 +54,8 @@ class ModuleGradients:
         check_settings(module, preprocess, loss)
         self._module = module.module() if _is_trained(module) else copy.deepcopy(module)
         for parameter in self._module.parameters():
-            parameter.requires_grad_(False)
+            if parameter.is_leaf:  # not so in a traced module
+                parameter.requires_grad_(False)
         self._module.eval()
         if any(parameter.ndim == 4 for parameter in self._module.parameters()):
             import torch
@@ -110,16 +111,21 @@ class ModuleGradients:
         x = rows.detach().requires_grad_()
         logits = self._logits(x)
         losses = self._losses(logits, columns)
+        if not losses.requires_grad:
+            raise UsageError(
+                "module returns scores without gradients: leave torch.no_grad, detach and numpy out of it and of "
+                "preprocess=, or attack by queries, with ms.attacks.square()"
+            )
         gradient = torch.autograd.grad(losses.sum(), x)[0]
         return Gradients(losses.detach(), gradient, logits.detach().argmax(dim=1) != columns)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
-        prepared = self._prepare(x)
+        prepared = _called("preprocess", self._prepare, x)
         if not isinstance(prepared, torch.Tensor):
             raise UsageError(f"preprocess must return a tensor, got {type(prepared).__name__}")
-        scores = self._module(prepared)
+        scores = _called("module", self._module, prepared)
         if isinstance(scores, dict) and len(scores) == 1:
             (scores,) = scores.values()
         if not isinstance(scores, torch.Tensor):
@@ -146,6 +152,15 @@ class ModuleGradients:
             return others - own
         first, _, third = logits.topk(3, dim=1).values.unbind(dim=1)
         return (others - own) / (first - third).clamp_min(_LEAST_GAP)
+
+
+def _called(name: str, function: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
+    try:
+        return function(x)
+    except Exception as error:
+        raise UsageError(
+            f"{name} of the attack raised {type(error).__name__} for rows of shape {tuple(x.shape)}: {error}"
+        ) from error
 
 
 def _apart(logits: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -188,3 +188,26 @@ def test_modules_that_return_no_scores_or_too_few_columns_are_named() -> None:
         robust(ms.attacks.pgd(Pair()), eps=0.5)
     with pytest.raises(ms.InputError, match="module has 2 columns"):
         robust(ms.attacks.pgd(nn.Linear(12, 2)), eps=0.5)
+
+
+class Rounded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.round(module()(x))
+
+
+class Detached(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return module()(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("attacked", "message"),
+    [
+        (Rounded(), "has a gradient of 0 in 100 of 100 rows, as after rounding"),
+        (Detached(), "module returns scores without gradients: leave torch.no_grad"),
+        (nn.Linear(5, 3), r"module of the attack raised RuntimeError for rows of shape \(200, 12\)"),
+    ],
+)
+def test_modules_without_gradients_are_refused_instead_of_passed(attacked: nn.Module, message: str) -> None:
+    with pytest.raises(ms.UsageError, match=message):
+        robust(ms.attacks.pgd(attacked), eps=0.5)
