@@ -286,7 +286,7 @@ class ReferenceProfile:
         from pytest_modelserve._files import write_file
 
         path = Path(path)
-        written = self if min_count == 1 else self.suppressed(min_count)
+        written = self if min_count == 1 and min_count is not True else self.suppressed(min_count)
         try:
             write_file(path, [written.to_json().encode()])
         except OSError as error:

@@ -162,6 +162,8 @@ def test_invalid_min_count_is_named(patients, min_count, message):
 
 def test_a_suppressed_profile_is_suppressed_once_and_is_no_data(patients):
     profile = reference_profile(patients(600, 0)).suppressed(10)
+    with pytest.raises(UsageError, match="min_count must be a number of rows of at least 2"):
+        reference_profile(patients(600, 0)).save("profile.json", min_count=True)
     with pytest.raises(UsageError, match="saved with min_count=10 already"):
         profile.save("profile.json", min_count=20)
     with pytest.raises(UsageError, match="data is the profile 'reference', which was saved with min_count=10"):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve import settings
-from pytest_modelserve.errors import InputError, UsageError
+from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.parity.recordings.exchange import Exchange
 from pytest_modelserve.serving import Inputs
 
@@ -28,14 +28,19 @@ class Redaction:
     """The inputs to leave out or to hash: "leave out" or "hash" by name, pattern ("id*") or column ("x[3]")."""
 
     rules: Mapping[str, str] = field(default_factory=dict)
+    required: Collection[str] = ()
+    """Rules that must name an input: a misspelled one would leave a secret in the file."""
 
     @classmethod
     def of(cls, redact: Redact = ()) -> Redaction:
         """Return the redaction of an argument `redact` and of the setting `modelserve_redact`; UsageError as there."""
         if isinstance(redact, str):
             raise UsageError(f"redact must be a collection of names, or a mapping; got a text: pass ({redact!r},)")
+        if not all(isinstance(name, str) for name in redact):
+            raise UsageError(f"redact must hold names of inputs, got {list(redact)!r}")
         lines = [f"{name}: {how}" for name, how in redact.items()] if isinstance(redact, Mapping) else list(redact)
-        return cls({**settings.REDACT, **settings.redact_rules(lines, "redact")})
+        rules = settings.redact_rules(lines, "redact")
+        return cls({**settings.REDACT, **rules}, tuple(rules))
 
     def exchanges(self, exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
         """Yield the exchanges with redacted inputs; UsageError for one of which no input is left."""
@@ -44,6 +49,7 @@ class Redaction:
 
     def exchange(self, exchange: Exchange) -> Exchange:
         """Return one exchange with redacted inputs."""
+        self._check_names(exchange.inputs, exchange.redacted)
         inputs, redacted = self.inputs(exchange.inputs, done=exchange.redacted)
         return Exchange(inputs, exchange.outputs, {**exchange.redacted, **redacted})
 
@@ -79,6 +85,14 @@ class Redaction:
             for name in names
             for rule in self.rules
         ) or any(map(self._rule, columns))
+
+    def _check_names(self, inputs: Inputs, done: Collection[str]) -> None:
+        known = [name or _UNNAMED for name in inputs] if isinstance(inputs, Mapping) else [_UNNAMED]
+        known += [name for name in done if name not in known]
+        for rule in self.required:
+            match = _COLUMN.fullmatch(rule)
+            if not any(settings.names(rule, name) or (match and match["input"] == name) for name in known):
+                raise UsageError(unknown_choice("input of redact", rule, known))
 
     def _rule(self, name: str) -> str:
         return next((how for rule, how in self.rules.items() if settings.names(rule, name)), "")

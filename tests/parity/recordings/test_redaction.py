@@ -87,6 +87,9 @@ def test_replay_of_a_redacted_recording_ends_with_what_is_missing(tmp_path, mode
         ({"age": "encrypt"}, "redact: expected 'name' or 'name: hash'"),
         (["*"], "redact leaves no input: x, age"),
         (["x[7]"], "input 'x' has shape .* and no column 7"),
+        (["aeg"], "unknown input of redact 'aeg': did you mean 'age'"),
+        (["q*", "age"], r"unknown input of redact 'q\*': known: 'x', 'age'"),
+        ([3], r"redact must hold names of inputs, got \[3\]"),
     ],
 )
 def test_what_cannot_be_redacted_is_named(tmp_path, model, request_of_two, redact, message):
