@@ -150,18 +150,21 @@ def _one_a_row(labels: object, scores: NDArray[Any]) -> NDArray[Any]:
     return labels
 
 
-def correct_rows(decoded: Decoded, labels: ArrayLike) -> NDArray[np.bool_]:
+def correct_rows(decoded: Decoded, labels: ArrayLike, *, allow_one_class: bool = False) -> NDArray[np.bool_]:
     """Return whether each row's prediction is its label, `(n,)`; a row with NaN scores is wrong.
 
     `labels` `(n,)`: integers, booleans, integral floats, or strings. InputError for zero rows, another length than that
-    of the predictions, NaN, a single class (a constant model would be perfect), and numbers mixed with strings.
+    of the predictions, NaN, a single class (a constant model would be perfect) unless it is allowed, and numbers mixed
+    with strings.
     """
-    truth, predictions = class_pairs(decoded, labels)
+    truth, predictions = class_pairs(decoded, labels, allow_one_class=allow_one_class)
     correct: NDArray[np.bool_] = (predictions == truth) & ~decoded.invalid
     return correct
 
 
-def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+def class_pairs(
+    decoded: Decoded, labels: ArrayLike, *, allow_one_class: bool = False
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return comparable labels and predictions, (n,) each; InputError as for `correct_rows`."""
     truth = class_labels(np.asarray(labels), what="labels")
     predictions = decoded.labels
@@ -175,7 +178,7 @@ def class_pairs(decoded: Decoded, labels: ArrayLike) -> tuple[NDArray[Any], NDAr
             "kind, or output=ms.Output(decode=) with a function that returns it, such as "
             "lambda scores: sorted_classes[scores.argmax(axis=1)]"
         )
-    if (truth == truth[0]).all():
+    if not allow_one_class and (truth == truth[0]).all():
         raise InputError(
             f"all {len(truth)} labels are {truth[0].item()!r}, so a constant model would be perfect: "
             "add rows of another class"

@@ -77,7 +77,7 @@ class AttackSettings:
         if batch.batch_size == 0:
             raise InputError("inputs must have rows: the inputs of the model share no row axis")
         if row_count(feed) == 0:
-            raise InputError("inputs are empty: at least one row of each of two classes is needed")
+            raise InputError("inputs are empty: at least one row is needed")
         names: list[str] = []
         whole: list[int] = []
         if self.input_name is None and is_table(feed):
