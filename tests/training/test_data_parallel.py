@@ -210,4 +210,4 @@ def test_processes_of_torchrun_train_to_the_same_bits_though_one_was_killed(tmp_
     )
     trained = ms.train(source(FAILING), store=Store(tmp_path / "local"), processes=2)
     assert done.stdout.split() == [trained.sha256] * 2
-    assert "training 'small': another process ended or made no progress within hang_limit_s" in done.stderr
+    assert "exitcode: -9" in done.stderr  # torchrun may end the other process before that can report it
