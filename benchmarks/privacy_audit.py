@@ -9,7 +9,7 @@ noise, clipping or sampling do. *FAIL*: runs with either. *low*: the median of t
 
 The sabotage lies in the private optimizer, or in opacus' sampler: *clipping off*, *noise / 4*, *full batches*,
 *clipping by layer* (each parameter alone to the whole norm), and *shuffled* (batches of a permutation, for which the
-accounting does not hold, and which no figure shows).
+accounting does not hold, and which is unlikely to be found).
 
 Goals, at a claimed epsilon of at most 2: the first three found in at least 19 of 20 runs, honest ones in none of 40.
 """
