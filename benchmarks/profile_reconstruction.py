@@ -265,7 +265,8 @@ def recovered(claims: Iterator[Claim], rows: Rows, min_count: int) -> int:
         elif what == "value after the one before":
             before, value = value
             place = int(np.searchsorted(ordered[name], before))
-            if place + 1 < ordered[name].size and ordered[name][place] == before:
+            known = place + 1 < ordered[name].size and ordered[name][place] == before
+            if known and not _guessable(truth[name]):  # in counts, 4 comes after 3
                 after = float(ordered[name][place + 1])
                 right += _near(value, after, scale[name]) and counted[name][after] < min_count
         elif what == "value":
