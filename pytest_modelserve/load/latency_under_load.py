@@ -210,9 +210,7 @@ class LoadResult:
     @classmethod
     def of(cls, whole: LoadRun, design: LoadDesign, predictor: Predictor) -> LoadResult:
         """Return the result of a load; UsageError if a closed loop has no counted requests."""
-        run = whole.counted
-        if not len(run):
-            raise UsageError("no request was sent after the warm-up: give a longer duration_s, or a shorter warm_up_s")
+        run = whole.judged
         levels = {"low_level": 1 - design.alpha, "high_level": design.confidence}
         bounds = serial_quantile_bounds(run.latency_ms, design.quantile, **levels)
         why_late = cls._why_late(run, design, predictor)

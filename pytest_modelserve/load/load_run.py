@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_modelserve.errors import UsageError
 from pytest_modelserve.load.schedule import Schedule
 
 Floats = NDArray[np.float64]
@@ -56,6 +57,16 @@ class LoadRun:
     def counted(self) -> LoadRun:
         """The requests that were due after the warm-up."""
         return replace(self, requests=self.requests[self.due_s >= self.first_s])
+
+    @property
+    def judged(self) -> LoadRun:
+        """The requests that were due after the warm-up; UsageError if there are none."""
+        if not len(counted := self.counted):
+            raise UsageError(
+                "no request was sent after the warm-up: give a longer duration_s, or a shorter warm_up_s"
+                + "".join(f"; {finding}" for finding in self.failure_findings())
+            )
+        return counted
 
     @property
     def warm_up(self) -> LoadRun:

@@ -236,7 +236,8 @@ def _served(endpoint: object) -> EndpointPredictor:
     if not isinstance(predictor.client, OpenInferenceClient):
         predictor.close()
         raise UsageError(
-            f"{settings!r} has no requests of the Open Inference Protocol by REST: give http://…/v2/models/NAME"
+            f"{settings!r} is no address by REST, over which conformance is tested: give http://…/v2/models/NAME, also "
+            "for a server of gRPC"
         )
     return predictor
 

@@ -51,7 +51,8 @@ class Endpoint:
         timeout_s: The longest that one request may take, in seconds.
         ready_timeout_s: How long `ms.serve` waits for the model to be ready, in seconds; 0 does not wait.
         retries: How often a request is sent again if the connection fails or the server is not available (status 429,
-            502, 503, 504; UNAVAILABLE). Only for a model whose answers do not depend on earlier requests.
+            502, 503, 504; UNAVAILABLE), after the seconds of `Retry-After` if the server sends it. Only for a model
+            whose answers do not depend on earlier requests.
         ca_file: Certificates in PEM of an authority of your own.
         verify: Whether the server's certificate is verified; gRPC always verifies it.
         max_bytes: The longest answer that is read.
@@ -125,7 +126,9 @@ class Endpoint:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", str(name)) or re.search(
                 r"[\r\n\0]|[^\x00-\xff]", found[name]
             ):
-                raise UsageError(f"header {name!r} has characters that HTTP does not allow in a header")
+                raise UsageError(
+                    f"header {name!r} has characters that HTTP does not allow in a header, such as a line break"
+                )
         return found
 
 

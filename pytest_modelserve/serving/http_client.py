@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import socket
 import ssl
 import time
@@ -74,7 +75,8 @@ class HttpClient:
         url: Scheme, host and port.
         headers: Headers of every request.
         timeout_s: The longest that one request may take, from connecting to the last byte.
-        retries: How often a request is sent again that found no connection, or an answer of status 429, 502, 503, 504.
+        retries: How often a request is sent again that found no connection, or an answer of status 429, 502, 503, 504;
+            after the seconds of `Retry-After`, if they are within the time limit.
         max_bytes: The longest body of an answer.
         tls: Settings of TLS; None for http.
     """
@@ -114,16 +116,18 @@ class HttpClient:
         """
         limit_s = min(timeout_s, self._timeout_s)
         for attempt in range(self._retries + 1):
-            is_last = attempt == self._retries
+            is_last, pause = attempt == self._retries, pause_s(attempt)
             try:
                 answer = self._request_once(method, path, body, headers or {}, limit_s)
             except (OSError, client.HTTPException) as error:
                 if is_last or isinstance(error, TimeoutError):
                     raise EndpointError(self._failure(error, _shown(method, path), limit_s)) from None
             else:
-                if is_last or answer.status not in _RETRIED:
+                asked = answer.headers.get("Retry-After", "")
+                pause = max(pause, float(asked) if re.fullmatch("[0-9]{1,9}", asked) else 0.0)
+                if is_last or answer.status not in _RETRIED or pause > limit_s:
                     break
-            time.sleep(pause_s(attempt))
+            time.sleep(pause)
         return answer
 
     @contextmanager
@@ -158,16 +162,21 @@ class HttpClient:
             raise EndpointError(self._failure(error, "the request", self._timeout_s)) from None
 
     def json(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
-        """Return the JSON value of an answer of status 200; EndpointError for any other answer."""
+        """Return the JSON value of an answer of status 200 to 299; EndpointError for any other answer."""
         answer = self.request(method, path, body, headers)
         self.check_status(answer, method, path)
         return self.parse(answer.body, method, path)
 
     def check_status(self, answer: HttpAnswer, method: str, path: str) -> None:
-        """Raise EndpointError with the server's reason unless the status is 200."""
-        if answer.status == 200:
-            return
-        what = _shown(method, path)
+        """Raise EndpointError with the server's reason unless the status is 200 to 299 and the body plain."""
+        what, coding = _shown(method, path), answer.headers.get("Content-Encoding", "identity").lower()
+        if 200 <= answer.status < 300:
+            if coding == "identity":
+                return
+            raise EndpointError(
+                f"{self.origin} answered {what} compressed (Content-Encoding: {self.redaction.quoted(coding)}), and "
+                "plain answers are read: turn it off, and remove Accept-Encoding from headers="
+            )
         if 300 <= answer.status < 400:
             location = self.redaction(answer.headers.get("Location", "")).partition("?")[0]
             raise EndpointError(
@@ -276,7 +285,10 @@ class HttpClient:
         if isinstance(error, ConnectionRefusedError):
             return f"no server listens at {self.origin}: start it, or wait for it with ready_timeout_s= of ms.Endpoint"
         if isinstance(error, _CLOSED):
-            return f"{self.origin} closed the connection before it answered {what}: look for a crash in its log"
+            return (
+                f"{self.origin} closed the connection before it answered {what}: look for a crash in its log; if it "
+                "closes idle connections, give retries= to ms.Endpoint"
+            )
         if isinstance(error, ssl.SSLError):
             return f"TLS with {self.origin} fails ({error.reason or error}): check whether it is a server of https"
         if isinstance(error, socket.gaierror):

@@ -141,7 +141,7 @@ class CallablePredictor(Predictor):
 
 def is_url(target: object) -> bool:
     """Return True for the URL of a model behind a server."""
-    return isinstance(target, str) and target.lower().startswith(("http://", "https://", "grpc://", "grpcs://"))
+    return isinstance(target, str) and target.strip().lower().startswith(("http://", "https://", "grpc://", "grpcs://"))
 
 
 def _copied(inputs: object) -> Any:

@@ -175,5 +175,5 @@ def test_needed_duration_is_enough():
 
 
 def test_load_without_counted_requests_is_an_error(load):
-    with pytest.raises(UsageError, match="no request was sent after the warm-up"):
-        judge(load([1.0], warm_up_s=5.0))
+    with pytest.raises(UsageError, match=r"no request was sent after the warm-up.*; 1 requests failed with OSError"):
+        judge(load([1.0], warm_up_s=5.0, failed=[0]))

@@ -218,7 +218,7 @@ def test_settings_that_mean_nothing_are_refused_before_any_request(settings, mes
 def test_only_the_open_inference_protocol_by_rest_is_measured():
     with pytest.raises(ms.UsageError, match=r"must be the URL of a model or an ms\.Endpoint; got function"):
         ms.measure_conformance(doubled)
-    with pytest.raises(ms.UsageError, match=r"has no requests of the Open Inference Protocol by REST: give http://"):
+    with pytest.raises(ms.UsageError, match=r"is no address by REST, over which conformance is tested: give http://"):
         ms.measure_conformance("http://127.0.0.1:1/v1/models/m:predict")
 
 

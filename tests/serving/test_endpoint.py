@@ -118,6 +118,8 @@ def test_a_connection_that_the_server_closed_is_opened_again(server):
         (faults.endless, r"with more than 1,\d+,\d+ bytes, and max_bytes=1,000,000 are accepted"),
         (faults.answer({"error": "out of\nmemory"}, 500), r"with status 500: out of memory$"),
         (faults.answer(b"", 503), r"with status 503: no reason is given"),
+        (faults.answer({"error": "busy"}, 429, Retry_After="900"), r"with status 429: busy"),
+        (faults.answer(b"\x1f\x8b", Content_Encoding="gzip"), r"compressed \(Content-Encoding: gzip\), and plain answers are read"),
         (faults.answer(b"", 307, Location="http://127.0.0.1:1/?token=1"), r"redirects .* to 'http://127.0.0.1:1/' .* not followed"),
         (faults.answer(b'{"outputs": ['), r"with 13 bytes that are not JSON \(.*\): \{\"outputs\": \["),
         (faults.answer(b"[" * 100_000), r"bytes that are not JSON"),
@@ -144,7 +146,7 @@ def test_a_connection_that_the_server_closed_is_opened_again(server):
 def test_each_fault_of_a_server_is_one_sentence(fault, message):
     began = time.monotonic()
     with serve_faulty(fault) as server:
-        endpoint = ms.Endpoint(server.url, timeout_s=LIMIT_S, max_bytes=1_000_000)
+        endpoint = ms.Endpoint(server.url, timeout_s=LIMIT_S, max_bytes=1_000_000, retries=int("429" in message))
         with ms.serve(endpoint) as predictor, pytest.raises(ms.EndpointError, match=message) as caught:
             predictor.predict(X)
     assert str(caught.value).startswith(server.origin)
@@ -238,7 +240,7 @@ def test_serve_waits_until_the_model_is_ready():
 
 def test_requests_are_sent_again_only_if_asked_for():
     def busy_twice(handler, body):
-        handler.send(body, 503 if sum(path.endswith("infer") for _, path, _ in server.requests) <= 2 else 200)
+        handler.send(body, 503 if sum(path.endswith("infer") for _, path, _ in server.requests) <= 2 else 201)
 
     with serve_faulty(busy_twice) as server:
         with ms.serve(server.url) as predictor, pytest.raises(ms.EndpointError, match="status 503"):
@@ -246,6 +248,18 @@ def test_requests_are_sent_again_only_if_asked_for():
         server.requests.clear()
         with ms.serve(ms.Endpoint(server.url, retries=2)) as predictor:
             assert predictor.predict(X)["label"].tolist() == [1, 1]
+
+
+def test_a_server_says_after_how_many_seconds_a_request_is_sent_again():
+    times = []
+
+    def busy_once(handler, body):
+        times.append(time.monotonic())
+        handler.send(body, 429 if len(times) == 1 else 200, {"Retry-After": "1" if len(times) == 1 else "no number"})
+
+    with serve_faulty(busy_once) as server, ms.serve(ms.Endpoint(server.url, retries=1)) as predictor:
+        predictor.predict(X)
+    assert times[1] - times[0] >= 1
 
 
 def test_pauses_between_tries_grow_up_to_five_seconds():
@@ -326,7 +340,7 @@ def test_a_proxy_that_only_knows_models_is_served_by_json():
     [
         ({"headers": {"Authorization": "$MODELSERVE_UNSET"}}, "needs the environment variable MODELSERVE_UNSET, which is not set"),
         ({"headers": {"Authorization": "100 $"}}, r"header 'Authorization' must be text, with \$NAME for a variable"),
-        ({"headers": {"A": "x\r\nHost: y"}}, "header 'A' has characters that HTTP does not allow"),
+        ({"headers": {"A": "x\r\nHost: y"}}, "header 'A' has characters that HTTP does not allow in a header, such as a line break"),
         ({"headers": ["A"]}, "headers must be a mapping from names to values; got list"),
         ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0 and at most 86,400; got 0"),
         ({"timeout_s": 1e20}, r"timeout_s must be a number of seconds .*; got 1e\+20"),
@@ -338,6 +352,7 @@ def test_a_proxy_that_only_knows_models_is_served_by_json():
         ({"url": "ftp://127.0.0.1/v2/models/m"}, "is no address of a model in ASCII"),
         ({"url": "http://127.0.0.1:99999/v2/models/m"}, "is no address: give"),
         ({"url": "http://127.0.0.1/v2/models/a b"}, "is no address of a model in ASCII"),
+        ({"url": " http://127.0.0.1/v2/models/m"}, "is no address of a model in ASCII"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(settings, message):
