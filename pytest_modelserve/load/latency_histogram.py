@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError
@@ -17,7 +19,8 @@ _BASE = 1 << SUB_BUCKET_BITS
 # 2**53 ns are 104 days; up to there a float64 holds every integer.
 _MOST_NS = 1 << 53
 _LAST_BUCKET = (53 - SUB_BUCKET_BITS - 1) * _BASE + 2 * _BASE - 1
-_MOST_COUNT = 1_000_000_000  # of a bucket in one second, or of failures: more cannot be meant
+Bucket = Annotated[int, Meta(ge=0, le=_LAST_BUCKET)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]  # of a bucket in one second, or of failures: more cannot be meant
 
 
 @dataclass(slots=True)
@@ -28,8 +31,8 @@ class LatencyHistogram:
     of the layout: HdrHistogram (Tene).
     """
 
-    counts: dict[int, int] = field(default_factory=dict)
-    unanswered: int = 0
+    counts: dict[Bucket, Count] = field(default_factory=dict)
+    unanswered: Count = 0
 
     @classmethod
     def of(cls, durations_ms: ArrayLike) -> LatencyHistogram:
@@ -81,25 +84,6 @@ class LatencyHistogram:
         limits = [bucket_limits_ms(bucket)[int(upper)] for bucket in buckets]
         known = np.repeat(limits, [self.counts[bucket] for bucket in buckets])
         return np.concatenate([known, np.full(self.unanswered, math.inf)])
-
-    def to_json(self) -> dict[str, int]:
-        """Return the counts by bucket, as text, in order; `unanswered` is not one of them."""
-        return {str(bucket): self.counts[bucket] for bucket in sorted(self.counts)}
-
-    @classmethod
-    def from_json(cls, counts: Mapping[str, int], unanswered: int = 0) -> LatencyHistogram:
-        """Return what `to_json` wrote; ValueError for anything but counts."""
-        found = {int(bucket): checked_count(count) for bucket, count in counts.items()}
-        if unknown := [bucket for bucket in found if not 0 <= bucket <= _LAST_BUCKET]:
-            raise ValueError(f"there is no bucket {unknown[0]}")
-        return cls(found, checked_count(unanswered))
-
-
-def checked_count(count: object) -> int:
-    """Return a count of requests that was read; ValueError for anything else, and for one that cannot be meant."""
-    if type(count) is not int or not 0 <= count <= _MOST_COUNT:
-        raise ValueError(f"{count!r} is no count of requests")
-    return count
 
 
 def merged(histograms: Iterable[LatencyHistogram]) -> LatencyHistogram:

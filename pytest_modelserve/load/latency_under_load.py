@@ -142,7 +142,7 @@ def measure_latency_under_load(
         run = run_load(predictor, served, requests, planned, settings, check=has_structure_of(answer, requests))
         result = LoadResult.of(run, design, served)
         if path is not None:
-            LoadRecord.of(run, served.subject).write(path)
+            LoadRecord.of(run, served.subject, cpu_share_beside(run, served)).write(path)
         return result.evidence(served, max_failed=max_failed, duration_s=time.perf_counter() - began)
 
 
@@ -213,20 +213,12 @@ class LoadResult:
         run = whole.judged
         levels = {"low_level": 1 - design.alpha, "high_level": design.confidence}
         bounds = serial_quantile_bounds(run.latency_ms, design.quantile, **levels)
-        why_late = cls._why_late(run, design, predictor)
+        lag = quantile_of(run.issue_lag_ms, design.quantile)
+        why_late = why_generator_is_late(design.name, lag, design.max_ms, cpu_share_beside(run, predictor))
         low, high = bounds.low, bounds.high
         if why_late:
             low, high = min(low, serial_quantile_bounds(run.service_ms, design.quantile, **levels).low), math.inf
         return cls(whole, run, design, bounds.estimate, Interval(low, high, **levels), why_late)
-
-    @staticmethod
-    def _why_late(run: LoadRun, design: LoadDesign, predictor: Predictor) -> str:
-        lag = quantile_of(run.issue_lag_ms, design.quantile)
-        if why := why_generator_is_late(design.name, lag, design.max_ms):
-            return why
-        if run.cpu_share > MOST_CPU and predictor.transport not in _IN_PROCESS:
-            return f"the generator used {100 * run.cpu_share:.0f} % of a core, so that its own work is in the figures"
-        return ""
 
     @property
     def verdict(self) -> Verdict:
@@ -332,7 +324,7 @@ def judge_record(
         for upper in (False, True)
     )
     name, lag = f"p{100 * quantile:g}", record.issue_lag.quantile_ms(quantile)[1]
-    why_late = why_generator_is_late(name, lag, max_ms)
+    why_late = why_generator_is_late(name, lag, max_ms, record.cpu_share)
     interval = Interval(low.low, math.inf if why_late else high.high, **levels)
     quantities = (
         Quantity(name, high.estimate, "ms", interval, Budget.of("max_ms", max_ms)),
@@ -384,14 +376,21 @@ def _summary(name: str, load: str, verdict: Verdict, of_quantile: Verdict | None
     return why_late or f"too few independent requests{load} to decide whether {name} is within its budget"
 
 
-def why_generator_is_late(name: str, lag_ms: float, max_ms: float) -> str:
-    """Return why the generator's own lag leaves the verdict open; "" if it does not."""
-    if lag_ms <= MOST_LAG * max_ms:
-        return ""
-    return (
-        f"the generator itself was late: {name} of its issue lag is {lag_ms:.3g} ms, more than "
-        f"{100 * MOST_LAG:g} % of the budget of {max_ms:g} ms"
-    )
+def why_generator_is_late(name: str, lag_ms: float, max_ms: float, cpu_share: float | None) -> str:
+    """Return why the generator's own lag or CPU time leaves the verdict open; "" if it does not."""
+    if lag_ms > MOST_LAG * max_ms:
+        return (
+            f"the generator itself was late: {name} of its issue lag is {lag_ms:.3g} ms, more than "
+            f"{100 * MOST_LAG:g} % of the budget of {max_ms:g} ms"
+        )
+    if cpu_share is not None and cpu_share > MOST_CPU:
+        return f"the generator used {100 * cpu_share:.0f} % of a core, so that its own work is in the figures"
+    return ""
+
+
+def cpu_share_beside(run: LoadRun, predictor: Predictor) -> float | None:
+    """Return the CPU share of the generator; None where it cannot be told from that of a model in its process."""
+    return None if predictor.transport in _IN_PROCESS else run.cpu_share
 
 
 def failed_quantity(failed: int, n: int, max_failed: float) -> Quantity:

@@ -7,20 +7,20 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 
 from pytest_modelserve._files import write_file
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.evidence import Subject
-from pytest_modelserve.load.latency_histogram import SUB_BUCKET_BITS, LatencyHistogram, checked_count, merged
+from pytest_modelserve.load.latency_histogram import Count, LatencyHistogram, merged
 from pytest_modelserve.load.load_run import LoadRun
 
-_KIND = "pytest-modelserve load"
-_VERSION = 1
+_Nanoseconds = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
@@ -40,21 +40,29 @@ class LoadRecord:
     """Histograms of the counted requests of one or several generators; equal sums whatever the order of merging.
 
     `runs` are the ids of the loads, `span_ns` the nanoseconds of the epoch at which the first began and the last ended,
-    without its warm-up. `seconds` holds the latencies by the second of the epoch in which requests were
-    due. `failures` counts failed requests by kind, those of the warm-up included.
+    without its warm-up. `seconds` holds the latencies by the second of the epoch in which requests were due. `failures`
+    counts failed requests by kind, those of the warm-up included. `cpu_share` is the CPU time of the busiest process of
+    a generator, per second; None where the model ran in it.
     """
 
     subject: Subject
     runs: tuple[str, ...]
     loads: tuple[str, ...]
-    span_ns: tuple[int, int]
+    span_ns: tuple[_Nanoseconds, _Nanoseconds]
     seconds: dict[int, LatencyHistogram]
     service: LatencyHistogram
     issue_lag: LatencyHistogram
-    failures: dict[str, int]
+    failures: dict[str, Count]
+    cpu_share: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    kind: Literal["pytest-modelserve load"] = "pytest-modelserve load"
+    version: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        if self.span_ns[0] > self.span_ns[1]:
+            raise ValueError(f"it lasted from {self.span_ns[0]} to {self.span_ns[1]}")
 
     @classmethod
-    def of(cls, run: LoadRun, subject: Subject) -> LoadRecord:
+    def of(cls, run: LoadRun, subject: Subject, cpu_share: float | None = None) -> LoadRecord:
         """Return the record of a load, with a new id."""
         counted = run.counted
         second = np.floor(run.started + counted.due_s).astype(np.int64)
@@ -68,6 +76,7 @@ class LoadRecord:
             LatencyHistogram.of(counted.service_ms),
             LatencyHistogram.of(counted.issue_lag_ms),
             {name: each.count for name, each in run.failures.items()},
+            cpu_share,
         )
 
     @property
@@ -87,25 +96,10 @@ class LoadRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically; the same counts are the same bytes."""
-        document = {
-            "kind": _KIND,
-            "version": _VERSION,
-            "sub_bucket_bits": SUB_BUCKET_BITS,
-            "subject": asdict(self.subject),
-            "runs": list(self.runs),
-            "loads": list(self.loads),
-            "span_ns": list(self.span_ns),
-            "seconds": {
-                str(second): {"latency": each.to_json(), "unanswered": each.unanswered}
-                for second, each in sorted(self.seconds.items())
-            },
-            "service": {"latency": self.service.to_json(), "unanswered": self.service.unanswered},
-            "issue_lag": {"latency": self.issue_lag.to_json(), "unanswered": 0},
-            "failures": dict(sorted(self.failures.items())),
-        }
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+        document = msgspec.to_builtins(self, str_keys=True)
+        text = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
         try:
-            write_file(path, [text.encode("utf-8", "backslashreplace")])
+            write_file(path, [text.encode("utf-8", "replace")])
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror or error}; use a writable path") from error
 
@@ -113,45 +107,14 @@ class LoadRecord:
     def read(cls, path: Path) -> LoadRecord:
         """Return the record in a file; InputError if it cannot be read, or is none."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["kind"] != _KIND or document["version"] != _VERSION:
-                raise ValueError(f"it is {document['kind']!r}, version {document['version']!r}")
-            if document["sub_bucket_bits"] != SUB_BUCKET_BITS:
-                raise ValueError("its buckets have another width")
-            return cls(
-                _subject(**document["subject"]),
-                tuple(map(str, document["runs"])),
-                tuple(map(str, document["loads"])),
-                _span(*document["span_ns"]),
-                {int(second): _histogram(each) for second, each in document["seconds"].items()},
-                _histogram(document["service"]),
-                _histogram(document["issue_lag"]),
-                {str(name): checked_count(count) for name, count in document["failures"].items()},
-            )
+            return msgspec.json.decode(path.read_bytes(), type=cls)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{path} is no file of a load of this release ({reason}): result_file= of "
-                "measure_latency_under_load writes one"
+                f"{path} is no file of a load of this release ({error}): result_file= of measure_latency_under_load "
+                "writes one"
             ) from None
-
-
-def _subject(name: str, variant: str, sha256: str | None) -> Subject:
-    if not all(isinstance(each, str) for each in (name, variant, sha256 or "")):
-        raise ValueError("its subject has other values than texts")
-    return Subject(name, variant, sha256)
-
-
-def _span(begin: int, end: int) -> tuple[int, int]:
-    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end < 1 << 63:
-        raise ValueError(f"it lasted from {begin!r} to {end!r}")
-    return begin, end
-
-
-def _histogram(data: Any) -> LatencyHistogram:
-    return LatencyHistogram.from_json(data["latency"], data["unanswered"])
 
 
 def merge_records(records: Sequence[LoadRecord]) -> LoadRecord:
@@ -182,6 +145,7 @@ def merge_records(records: Sequence[LoadRecord]) -> LoadRecord:
         merged(record.service for record in records),
         merged(record.issue_lag for record in records),
         dict(sorted(failures.items())),
+        max((record.cpu_share for record in records if record.cpu_share is not None), default=None),
     )
 
 
@@ -196,4 +160,5 @@ def percentile_lines(record: LoadRecord) -> Iterator[str]:
     for quantile in _PERCENTILES:
         texts = ("[{:.6g}, {:.6g}] ms".format(*each.quantile_ms(quantile)) for each in (latency, service))
         yield f"  p{100 * quantile:<5g}  {next(texts):<30}  {next(texts)}"
-    yield f"  issue lag p99 at most {record.issue_lag.quantile_ms(0.99)[1]:.3g} ms"
+    cpu = "" if record.cpu_share is None else f", CPU of the busiest generator {record.cpu_share:.0%} of a core"
+    yield f"  issue lag p99 at most {record.issue_lag.quantile_ms(0.99)[1]:.3g} ms{cpu}"

@@ -45,27 +45,11 @@ def test_sum_is_the_histogram_of_all_in_any_order():
     parts = [rng.exponential(5, n) for n in (10, 500, 3)]
     histograms = [LatencyHistogram.of(part) for part in parts]
     whole = LatencyHistogram.of(np.concatenate(parts))
-    assert merged(histograms).to_json() == merged(histograms[::-1]).to_json() == whole.to_json()
-
-
-def test_json_holds_all_counts():
-    histogram = LatencyHistogram.of([0.0, 0.5, 0.5, 1e9, math.inf])
-    again = LatencyHistogram.from_json(histogram.to_json(), histogram.unanswered)
-    assert again == histogram
-    assert again.values_ms(upper=True)[:3] == pytest.approx([0.0, 0.5, 0.5], rel=0.01)
-
-
-@pytest.mark.parametrize("counts", [{"3": -1}, {"3": 1.5}, {"-3": 1}, {"x": 1}, {"3": 10**12}, {"6016": 1}])
-def test_what_is_no_count_is_refused(counts):
-    with pytest.raises(ValueError):
-        LatencyHistogram.from_json(counts)
+    assert merged(histograms) == merged(histograms[::-1]) == whole
 
 
 def test_longest_duration_has_the_last_bucket():
-    (bucket,) = LatencyHistogram.of([1e12]).counts
-    assert LatencyHistogram.from_json({str(bucket): 1}).n == 1
-    with pytest.raises(ValueError):
-        LatencyHistogram.from_json({str(bucket + 1): 1})
+    assert set(LatencyHistogram.of([1e12]).counts) == {6015}
 
 
 def test_nan_is_refused():
