@@ -92,7 +92,7 @@ def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     hints = {
         name: eval(hint, {"__builtins__": {}}, names) if isinstance(hint, str) else hint for name, hint in found.items()
     }
-    return hints | dict.fromkeys(hints.keys() & {"features"}, Features)
+    return hints | dict.fromkeys(hints.keys() & {"features", "attribute"}, Features)
 
 
 def subject_of(function: Callable[..., Any]) -> str | None:

@@ -14,7 +14,15 @@ import msgspec
 
 import pytest_modelserve as ms
 from pytest_modelserve.contracts.annotations import budgets_of, hints_of, required_by, subject_of
-from pytest_modelserve.contracts.gate_arguments import FUNCTION, FileKind, columns_in, convert, convert_arguments, shown
+from pytest_modelserve.contracts.gate_arguments import (
+    FUNCTION,
+    FileKind,
+    columns_in,
+    convert,
+    convert_arguments,
+    describe,
+    shown,
+)
 from pytest_modelserve.errors import UsageError, unknown_choice
 from pytest_modelserve.evidence.failure_text import printable
 from pytest_modelserve.serving.predictor import is_url
@@ -327,10 +335,11 @@ def _missing(function: Any, source: GateSource, arguments: Mapping[str, Any], pl
     for name in required:
         key = from_source.get(name)
         if key is None and name not in budgets:
-            raise place.error(f"{name} is missing")
+            what = describe(hints_of(function)[name])
+            raise place.error(f"{name} is missing{f': give {what}' if what else ''}")
         if key is not None and getattr(source, key) is None:
             raise place.error(f"{key} is missing, here or at the top of the contract")
-    if "labels" in hints_of(function) and source.labels is None:
+    if "labels" in hints_of(function) and source.labels is None and "sees_answer" not in hints_of(function):
         raise place.error("labels is missing, here or at the top of the contract")
     if budgets and not any(name in arguments for name in budgets):
         return f"no budget: set {' or '.join(budgets)} at {printable(place.document.path.name)}:{place.line}"

@@ -59,8 +59,8 @@ class Scope(Protocol):
     def column(self, name: str) -> Any:
         """Return a column of the rows."""
 
-    def feature(self, name: str) -> int:
-        """Return the number of a column among the model's inputs."""
+    def feature(self, name: str) -> int | str:
+        """Return the number of a column in the model's one input, or the name of one of its inputs."""
 
     def model(self, path: str) -> Any:
         """Return the predictor of a file or function."""

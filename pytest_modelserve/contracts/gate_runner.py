@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class GateRunner:
             ready = bool(models) and all(isinstance(model, ReadyOutputs) for model in models)
             scope = _Scope(self, call, rows)
             if rows is not None and not (ready and source.columns is None):
-                found["inputs"] = self._inputs(call, rows, models)
+                found["inputs"] = inputs = self._inputs(call, rows, models)
+                scope = replace(scope, inputs=tuple(inputs) if isinstance(inputs, Mapping) else ())
             if "labels" in parameters and source.labels is not None:
                 found["labels"] = self._labels(call, rows)
         return {**found, **realized(dict(call.arguments), scope)}
@@ -173,14 +174,17 @@ class _Scope:
     runner: GateRunner
     call: GateCall
     rows: Rows | None
+    inputs: Collection[str] = ()
 
     def column(self, name: str) -> Any:
         if self.rows is None:
             raise InputError(f"{name!r} is a column, and the gate has no data: give data")
         return self.rows.column(name)
 
-    def feature(self, name: str) -> int:
-        """Return the number of a column among those of the model's one input."""
+    def feature(self, name: str) -> int | str:
+        """Return the number of a column among those of the model's one input, or the name of one of its inputs."""
+        if name in self.inputs:
+            return name
         columns = self.call.source.columns
         if columns is None and self.rows is not None:
             columns = [each for each in self.rows.columns if each not in self.call.no_inputs]

@@ -58,6 +58,7 @@ label = "north"
         (HEAD + '[gates.latency]\nmax_ms = 2\nclock = "walls"', r"unknown choice 'walls': did you mean 'wall'"),
         (HEAD + "[gates.latency]\nmax_ms = 2\nrows = 0", ":7: gates.latency.rows: expected a number of rows of at least 1"),
         (HEAD + "[gates.relation]", ":5: gates.relation: relation is missing"),
+        (HEAD + "[gates.privacy_budget]\nmax_epsilon = 2\ndelta = 1e-5", 'trained is missing: give an object as "module:name"'),
         (HEAD + '[gates.relation]\nrelation = "finite"', r"unknown relation 'finite': did you mean 'finite_outputs'"),
         (HEAD + '[gates.relation]\nrelation = "monotone"', "monotone needs feature"),
         (HEAD + '[gates.relation]\nrelation = { type = "monotone", featur = 1 }', "unknown argument of monotone 'featur': did you mean 'feature'"),

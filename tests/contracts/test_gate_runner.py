@@ -1,6 +1,7 @@
 """A gate of a contract is the call that a test in Python makes."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,15 @@ def test_feature_can_be_named_by_its_column(run, project, monkeypatch):
         run(text.format("c2"), "holdout.csv")
     with pytest.raises(ms.InputError, match="unknown column of the model 'c9': known: 'c0'"):
         run(text.format("c9"), "holdout.csv")
+
+
+def test_attribute_of_a_leak_is_a_column_of_the_data_and_labels_may_be_missing(contract, project):
+    table = "[gates.no_attribute_leak]\nattribute = {}\nmax_gain = 0.1\n"
+    for attribute in ('"c2"', "2"):
+        (gate,) = contract('data = "holdout.csv"\nsubject = "candidate.onnx"\n' + table.format(attribute))
+        runner = GateRunner()
+        assert runner.arguments(replace(gate, no_inputs=frozenset({"y", "site"})))["attribute"] == 2
+        runner.close()
 
 
 def test_misspelt_column_is_an_error_with_the_nearest_name(run):
