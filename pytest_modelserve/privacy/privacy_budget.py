@@ -49,15 +49,14 @@ _FULL_NORM = 0.99
 _LEAST_NOISE = 1e-3
 # An optimizer that scales gradients otherwise than opacus is one whose noise cannot be told.
 _SCALE_ERRORS, _SCALE_ROUNDING = 5.0, 0.01
+# Noise that differs by more may be scaled together with the gradients, which spends no other epsilon.
+_SIMILAR_NOISE = 0.2
+
+# Guesses alone pass a training only if they would find noise of a quarter with this probability.
+_ENOUGH_POWER = 0.9
 
 # Steps whose noise is measured, where it is not that of all.
 _STEPS_OF = {ONE_STEP: 1, TWO_STEPS: 2, TWO_STEPS_SUM: 2}
-
-_SUMMARIES = {
-    Verdict.PASS: "the training spends no more privacy than its budget, and its audit does not refute that",
-    Verdict.FAIL: "the training spends more privacy than its budget",
-    Verdict.INCONCLUSIVE: "the gradients of rows are not clipped as accounted for, so that the audit cannot judge it",
-}
 
 
 def measure_privacy_budget(
@@ -80,6 +79,8 @@ def measure_privacy_budget(
     epsilon: noise that is too small, clipping that is off, or steps that draw more rows than accounted for. Guesses
     cannot refute a large epsilon. Where the optimizer keeps the sums without noise, as those of opacus do, the audit
     also measures the noise of each parameter, the longest clipped gradient and the sampling, and gives their epsilon.
+    Otherwise guesses alone decide: PASS needs guesses that would find noise of a quarter with probability 0.9, and its
+    summary says that the steps were not measured.
 
     The audit does not cover what happens outside of the gradients, such as statistics of rows in the inputs, held-out
     rows, or a seed that is known.
@@ -145,7 +146,9 @@ def measure_privacy_budget(
             "data sets that differ by one added or removed training row; held-out rows are not protected"
             + ("" if spent.is_seed_secret else "; the seed of the training is not known to others"),
         ),
-        summary=_SUMMARIES[max((q.verdict for q in quantities if q.verdict), key=lambda verdict: verdict.severity)],
+        summary=_summary(
+            max((q.verdict for q in quantities if q.verdict), key=lambda verdict: verdict.severity), audit
+        ),
         confidence=confidence,
         alpha=alpha,
         findings=tuple(_findings(spent, audit, _copies(trained))),
@@ -194,6 +197,11 @@ class _Audit:
         return self.correct >= self.design.needed
 
     @property
+    def checks_too_little(self) -> bool:
+        """Whether guesses alone judge the steps, and would miss noise of a quarter too often."""
+        return self.measured is None and not self.is_refuted_by_guesses and self.design.power < _ENOUGH_POWER
+
+    @property
     def is_clipped_otherwise(self) -> bool:
         return self.measured is not None and self.measured.clipped_norm < _FULL_NORM
 
@@ -206,6 +214,8 @@ class _Audit:
         levels = (1 - alpha / 2, confidence)
         claim = Budget("at_most", self.design.epsilon, f"claimed at delta {self.design.delta:g}")
         interval = _one_sided(self.low, claim.limit, levels, is_refuted=self.is_refuted_by_guesses)
+        if self.checks_too_little:
+            interval = replace(interval, high=math.inf)
         found = [Quantity("epsilon audited", self.median, "", interval, claim)]
         if self.measured is not None:
             claim = Budget("at_most", self.measured.claimed, f"claimed at delta {delta:g}")
@@ -289,11 +299,9 @@ def _audit(
     correct = count_correct(scores, run.included, design.guesses)
     measured, unmeasured = None, "the private optimizer keeps no sums without noise"
     if run.mechanism is not None:
-        scale, error = run.mechanism.scale
-        if abs(scale - 1) <= _SCALE_ERRORS * error + _SCALE_ROUNDING:
+        unmeasured = _other_scale(*run.mechanism.scale, noise / claimed.noise_multiplier)
+        if not unmeasured:
             measured = _measure_steps(run.mechanism, claimed, claims[delta], delta, spent.accountant, alpha / 4)
-        else:
-            unmeasured = f"the private optimizer scales gradients by {scale:.2g}"
     return _Audit(
         design=design,
         steps=claimed,
@@ -304,6 +312,16 @@ def _audit(
         measured=measured,
         unmeasured=unmeasured,
     )
+
+
+def _other_scale(scale: float, error: float, noise_ratio: float) -> str:
+    """Return why the scale of the gradients, known up to `error`, is not or may not be that of opacus; "" if it is."""
+    tolerance = _SCALE_ERRORS * error + _SCALE_ROUNDING
+    if abs(scale - 1) > tolerance:
+        return f"the private optimizer scales gradients by {scale:.2g}"
+    if abs(noise_ratio - 1) > _SIMILAR_NOISE and abs(scale - noise_ratio) <= tolerance:
+        return f"noise is {noise_ratio:.2g} times as accounted for, and so may be gradients: too few canaries to tell"
+    return ""
 
 
 def _measure_steps(
@@ -362,6 +380,21 @@ def _copies(trained: TrainedModel) -> int:
     return int(np.bincount(numbers).max())
 
 
+def _summary(verdict: Verdict, audit: _Audit) -> str:
+    if verdict is Verdict.FAIL:
+        return "the training spends more privacy than its budget"
+    if audit.checks_too_little:
+        return "the steps of the training could not be measured, and guesses about so few canaries miss faults of them"
+    if verdict is Verdict.INCONCLUSIVE:
+        return "the gradients of rows are not clipped as accounted for, so that the audit cannot judge it"
+    if audit.measured is None:
+        return (
+            "the training spends no more privacy than its budget, and guesses do not refute that; noise, clipping and "
+            "sampling of its steps were not measured"
+        )
+    return "the training spends no more privacy than its budget, and its audit does not refute that"
+
+
 def _findings(spent: PrivacySpent, audit: _Audit, copies: int) -> list[str]:
     design = audit.design
     found = [
@@ -416,6 +449,12 @@ def _advice(accounted: float, max_epsilon: float, audit: _Audit) -> str:
         )
     elif audit.is_clipped_otherwise:
         advice.append("clip the gradient of each row alone to max_grad_norm: check PrivateTraining(optimizer=)")
+    elif audit.checks_too_little:
+        more = "give more canaries, or " if audit.design.canaries < _MOST_CANARIES else ""
+        advice.append(
+            f"{more}derive PrivateTraining(optimizer=) from opacus.optimizers.DPOptimizer with its own scale of "
+            "gradients, whose steps can be measured"
+        )
     if accounted > max_epsilon:
         advice.append(f"train with PrivateTraining(epsilon={max_epsilon:g}), or fewer epochs")
     return "; ".join(advice)
