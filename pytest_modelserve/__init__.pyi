@@ -1719,6 +1719,7 @@ def measure_attribute_leak(
     known: float = 0.5,
     sees_answer: bool = True,
     output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -1732,7 +1733,8 @@ def measure_attribute_leak(
     (model inversion), and trains a network that reads the answer, too. The attacks are weighted on the rows that he
     knows. The gain is by how many more of the other rows he is right, with a paired interval (Tango).
 
-    Rows are best those of the training data, about which a model can remember more.
+    Rows are best those of the training data, about which a model can remember more. Rows that are equal in all columns
+    are known or attacked together, and count as one in the interval.
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
@@ -1746,6 +1748,8 @@ def measure_attribute_leak(
         sees_answer: Whether he has the model's answer to a row whose column he guesses. Otherwise he has the true label
             and can ask the model.
         output: The output that he sees, by name or as `ms.Output` (default: all).
+        sampling: Groups of rows that depend on each other, as `ms.Sampling(groups=ids)`: a group is known or attacked.
+            By default equal rows are a group; with `ms.Sampling()` every row is independent, also equal ones.
         seed: Seed of the rows that are known, and of the networks.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
@@ -1753,7 +1757,7 @@ def measure_attribute_leak(
 
     Returns:
         The evidence: the gain, and the proportions of rows guessed right without and with the model. `n` is the number
-        of attacked rows.
+        of attacked rows, or of their groups.
 
     Raises:
         UsageError: For an unknown column, a budget outside (0, 1), or an attacker who has neither answer nor label.
@@ -1781,6 +1785,7 @@ def measure_extraction(
     max_gain: float,
     copy: _ModelSource | _Copy | None = None,
     output: _Output | str | None = None,
+    sampling: _Sampling | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -1791,7 +1796,8 @@ def measure_extraction(
     An attacker sends rows, and trains a copy on the answers: on probabilities or labels, whichever teach more on a part
     of the queries. Without the model he would train the same copy on the true labels of the same rows. The gain is by
     how much the first agrees with the model on more held-out rows than the second, with a paired interval (Tango).
-    Queries are drawn at random from `inputs`; the other rows are held out.
+    Queries are drawn at random from the distinct rows of `inputs`; the other rows are held out, but those that equal a
+    query. Equal rows count as one in the interval.
 
     The verdict holds for this attacker: rows like `inputs`, this copy, these queries. Others may gain more.
 
@@ -1808,6 +1814,8 @@ def measure_extraction(
             `targets` (n, classes) are probabilities. By default a small network, trained without torch.
         output: The output that the attacker sees, by name or as `ms.Output`, which also says how labels are decoded.
             Required where the model has several, unless they are those of a scikit-learn classifier.
+        sampling: Groups of rows that depend on each other, as `ms.Sampling(groups=ids)`: a group is queried or held
+            out. By default equal rows are a group; with `ms.Sampling()` every row is independent, also equal ones.
         seed: Seed of the queries and the copies.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
@@ -1815,7 +1823,7 @@ def measure_extraction(
 
     Returns:
         The evidence: the gain, the agreement of both copies, and in the details a curve over numbers of queries. `n` is
-        the number of held-out rows.
+        the number of held-out rows, or of their groups.
 
     Raises:
         UsageError: For queries that leave no row, a budget outside (0, 1), and a copy that cannot be trained.
@@ -1932,6 +1940,8 @@ def measure_privacy_budget(
     epsilon: noise that is too small, clipping that is off, or steps that draw more rows than accounted for. Guesses
     cannot refute a large epsilon. Where the optimizer keeps the sums without noise, as those of opacus do, the audit
     also measures the noise of each parameter, the longest clipped gradient and the sampling, and gives their epsilon.
+    Otherwise guesses alone decide: PASS needs guesses that would find noise of a quarter with probability 0.9, and its
+    summary says that the steps were not measured.
 
     The audit does not cover what happens outside of the gradients, such as statistics of rows in the inputs, held-out
     rows, or a seed that is known.

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
-from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity, Verdict, check_error_rates
+from pytest_modelserve.evidence import Evidence, Verdict, check_error_rates
 from pytest_modelserve.metrics import Output, class_labels, decode
-from pytest_modelserve.privacy.paired_gain import TANGO, PairedGain
+from pytest_modelserve.privacy.paired_gain import GainReport, PairedGain, by_group, check_max_gain, groups_of_rows
 from pytest_modelserve.privacy.surrogate import (
     FeatureEncoder,
     Floats,
     answer_distributions,
-    label_columns,
+    columns_of_classes,
     take_rows,
     train_surrogate,
 )
@@ -28,6 +28,7 @@ from pytest_modelserve.serving.conversion import Frame, is_frame
 from pytest_modelserve.serving.inputs import as_one_batch, labels_beside, select_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import open_models
+from pytest_modelserve.stats import Sampling
 from pytest_modelserve.stats.intervals import check_count
 
 if TYPE_CHECKING:
@@ -43,14 +44,20 @@ _RIDGE = 1e-3
 _CLOSEST = 1e-5
 """Answers are compared in standard deviations; closer ones count as equal, as rounding moves them."""
 
-_SUMMARIES = {
-    Verdict.PASS: "the column is guessed no better with the model than its budget",
-    Verdict.FAIL: "the column is guessed better with the model than its budget",
-    Verdict.INCONCLUSIVE: "not enough rows to decide how much better the column is guessed with the model",
-}
-_FAIL_ADVICE = (
-    "train without the column, answer less (labels, ms.Round), give nobody the answers of others, or train privately: "
-    "docs/privacy.md"
+_REPORT = GainReport(
+    gate="attribute leak",
+    rows="attacked rows",
+    without="guessed without the model",
+    having="with it",
+    attack="Fredrikson et al. 2015, ACM CCS; against imputation: Jayaraman & Evans 2022, ACM CCS",
+    assumption="an attacker who knows the other columns and some rows wholly",
+    summaries={
+        Verdict.PASS: "the column is guessed no better with the model than its budget",
+        Verdict.FAIL: "the column is guessed better with the model than its budget",
+        Verdict.INCONCLUSIVE: "not enough rows to decide how much better the column is guessed with the model",
+    },
+    remedy="train without the column, answer less (labels, ms.Round), give nobody the answers of others, or train "
+    "privately: docs/privacy.md",
 )
 
 
@@ -65,6 +72,7 @@ def measure_attribute_leak(
     known: float = 0.5,
     sees_answer: bool = True,
     output: Output | str | None = None,
+    sampling: Sampling | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -77,7 +85,8 @@ def measure_attribute_leak(
     (model inversion), and trains a network that reads the answer, too. The attacks are weighted on the rows that he
     knows. The gain is by how many more of the other rows he is right, with a paired interval (Tango).
 
-    Rows are best those of the training data, about which a model can remember more.
+    Rows are best those of the training data, about which a model can remember more. Rows that are equal in all columns
+    are known or attacked together, and count as one in the interval.
 
     Args:
         predictor: The model to judge: whatever `ms.serve` takes.
@@ -91,13 +100,15 @@ def measure_attribute_leak(
         sees_answer: Whether he has the model's answer to a row whose column he guesses. Otherwise he has the true label
             and can ask the model.
         output: The output that he sees, by name or as `ms.Output` (default: all).
+        sampling: Groups of rows that depend on each other, as `ms.Sampling(groups=ids)`: a group is known or attacked.
+            By default equal rows are a group; with `ms.Sampling()` every row is independent, also equal ones.
         seed: Seed of the rows that are known, and of the networks.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
 
     Returns:
         The evidence: the gain, and the proportions of rows guessed right without and with the model. `n` is the number
-        of attacked rows.
+        of attacked rows, or of their groups.
 
     Raises:
         UsageError: For an unknown column, a budget outside (0, 1), or an attacker who has neither answer nor label.
@@ -117,8 +128,7 @@ def measure_attribute_leak(
     """
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=alpha)
-    if not 0 < max_gain < 1:
-        raise UsageError(f"max_gain must be between 0 and 1 (0.05 is five points of rows), got {max_gain}")
+    check_max_gain(max_gain, "rows")
     if not 0 < known < 1:
         raise UsageError(f"known must be between 0 and 1, got {known}")
     bins = check_count("bins", bins, minimum=2)
@@ -131,58 +141,44 @@ def measure_attribute_leak(
     with open_models(predictor, inputs=data) as (batch, (served,)):
         column = _Column.of(batch, attribute, data)
         present = np.flatnonzero(~_is_missing(column.values))
-        order = np.random.default_rng(seed).permutation(present)
-        split = round(known * len(order))
+        groups = groups_of_rows(batch, sampling)
+        order = by_group(np.random.default_rng(seed).permutation(present), groups)
+        split = _split(groups[order], known)
+        values = _Values.of(column.values[order[:split]], bins, attribute)
         if min(split, len(order) - split) < _FEWEST_KNOWN:
             raise InputError(
-                f"inputs have {len(order)} rows with the column {attribute!r}: at least {_FEWEST_KNOWN} must be known, "
-                "and as many attacked"
+                f"inputs have {len(order)} rows with the column {attribute!r}, {split} of them known: at least "
+                f"{_FEWEST_KNOWN} must be known and as many attacked, each group of equal rows on one side"
             )
         rows = _Rows(column, order, split, None if truth is None else class_labels(np.asarray(truth), what="labels"))
-        values = _Values.of(column.values[order[:split]], bins, attribute)
         commonest = _commonest(values.numbers(column.values[order]), attribute, max_gain)
         guesses = _attack(served, rows, values, Output.of(output), sees_answer, seed)
         subject = served.subject
     having, without = (guess[split:] == values.numbers(column.values[order[split:]]) for guess in guesses)
-    gain = PairedGain(having, without)
-    quantity = gain.quantity(Budget.of("max_gain", max_gain), confidence=confidence, alpha=alpha)
-    verdict = quantity.verdict
-    assert verdict is not None
-    return Evidence(
-        gate="attribute leak",
-        subject=subject,
-        quantities=(
-            quantity,
-            Quantity("guessed without the model", float(without.mean()), "proportion"),
-            Quantity("with it", float(having.mean()), "proportion"),
-        ),
-        n=len(having),
-        n_unit="rows",
-        method=Method(
-            "Tango paired score",
-            f"{TANGO}; attack: Fredrikson et al. 2015, ACM CCS; against imputation: Jayaraman & Evans 2022, ACM CCS",
-            f"independent rows; an attacker who knows the other columns and {split} rows wholly",
-        ),
-        summary=_SUMMARIES[verdict],
-        confidence=confidence,
-        alpha=alpha,
+    return PairedGain.of(having, without, groups[order[split:]]).evidence(
+        _REPORT,
+        subject,
+        max_gain,
         findings=(
             f"column {attribute!r} as {values.described}; the most frequent has {100 * commonest:.1f} % of the rows",
             f"the attacker has the other columns, {split} whole rows{_more_of(sees_answer, truth is not None)}",
         ),
-        advice={
-            Verdict.PASS: "",
-            Verdict.FAIL: _FAIL_ADVICE,
-            Verdict.INCONCLUSIVE: gain.advice("attacked rows", max_gain, confidence=confidence, alpha=alpha),
-        }[verdict],
         details={
             "seed": seed,
             "attribute": str(attribute),
             "values": values.names,
             "guessed": {"without": round(float(without.mean()), 4), "with": round(float(having.mean()), 4)},
         },
-        duration_s=time.perf_counter() - started,
+        started=started,
+        confidence=confidence,
+        alpha=alpha,
     )
+
+
+def _split(groups: NDArray[np.intp], known: float) -> int:
+    """Return how many of the first rows, in order of their groups, the attacker knows: whole groups."""
+    starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+    return int(np.append(starts, len(groups))[np.searchsorted(starts, round(known * len(groups)))])
 
 
 def _commonest(numbers: NDArray[np.intp], attribute: int | str, max_gain: float) -> float:
@@ -443,7 +439,7 @@ def _of_true_label(served: Predictor, found: Mapping[str, NDArray[Any]], output:
     except UsageError:  # several outputs, of which none is known to be the scores
         return None
     if (named := labels_beside(found, name)) is not None and scores.ndim == 2 and output.decode in (None, "argmax"):
-        labels = label_columns(labels, named, scores.argmax(axis=1), scores.shape[1])
+        labels = columns_of_classes(labels, named, scores.argmax(axis=1), scores.shape[1])
         scores = np.pad(scores, ((0, 0), (0, max(int(labels.max()) + 1 - scores.shape[1], 0))))
     is_one = scores.reshape(len(scores), -1).shape[1] == 1  # a regression, unless it is said to be a probability
     is_columns = labels.dtype.kind in "iu" and output.decode in (("threshold",) if is_one else (None, "argmax"))

@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.evidence import (
-    Budget,
-    Evidence,
-    Method,
-    Quantity,
-    Verdict,
-    check_error_rates,
-)
+from pytest_modelserve.evidence import Evidence, Verdict, check_error_rates
 from pytest_modelserve.metrics import Output, class_labels, decode
-from pytest_modelserve.privacy.paired_gain import TANGO, PairedGain
+from pytest_modelserve.privacy.paired_gain import (
+    GainReport,
+    PairedGain,
+    by_group,
+    check_max_gain,
+    groups_of_rows,
+    numbers_of_rows,
+)
 from pytest_modelserve.privacy.surrogate import (
     FeatureEncoder,
     Floats,
     answer_distributions,
-    label_columns,
+    columns_of_classes,
     take_rows,
     train_surrogate,
 )
@@ -33,6 +33,7 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.inputs import count_rows, labels_beside, select_output
 from pytest_modelserve.serving.labels import labeled_rows
 from pytest_modelserve.serving.serve import as_predictor, open_models
+from pytest_modelserve.stats import Sampling
 from pytest_modelserve.stats.intervals import check_count
 from pytest_modelserve.training.train import ModelSource, train
 from pytest_modelserve.training.train_spec import TrainSpec
@@ -49,14 +50,20 @@ _FEWEST_QUERIES = 8
 _VALIDATION = 0.2
 """The proportion of the queries on which an attacker decides whether probabilities or labels teach more."""
 
-_SUMMARIES = {
-    Verdict.PASS: "a copy gains no more from the model's answers than its budget",
-    Verdict.FAIL: "a copy gains more from the model's answers than its budget",
-    Verdict.INCONCLUSIVE: "not enough held-out rows to decide how much a copy gains from the model's answers",
-}
-_FAIL_ADVICE = (
-    "answer less (labels, ms.Round, ms.TopKMask), allow fewer queries a client, or see what limits each costs: "
-    "docs/privacy.md"
+_REPORT = GainReport(
+    gate="extraction",
+    rows="held-out rows",
+    without="copy from true labels",
+    having="from answers",
+    attack="Tramèr et al. 2016, USENIX Security; Orekondy et al. 2019, CVPR",
+    assumption="an attacker with rows like these and this copy",
+    summaries={
+        Verdict.PASS: "a copy gains no more from the model's answers than its budget",
+        Verdict.FAIL: "a copy gains more from the model's answers than its budget",
+        Verdict.INCONCLUSIVE: "not enough held-out rows to decide how much a copy gains from the model's answers",
+    },
+    remedy="answer less (labels, ms.Round, ms.TopKMask), allow fewer queries a client, or see what limits each costs: "
+    "docs/privacy.md",
 )
 
 
@@ -69,6 +76,7 @@ def measure_extraction(
     max_gain: float,
     copy: ModelSource | Copy | None = None,
     output: Output | str | None = None,
+    sampling: Sampling | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     alpha: float = 0.001,
@@ -78,7 +86,8 @@ def measure_extraction(
     An attacker sends rows, and trains a copy on the answers: on probabilities or labels, whichever teach more on a part
     of the queries. Without the model he would train the same copy on the true labels of the same rows. The gain is by
     how much the first agrees with the model on more held-out rows than the second, with a paired interval (Tango).
-    Queries are drawn at random from `inputs`; the other rows are held out.
+    Queries are drawn at random from the distinct rows of `inputs`; the other rows are held out, but those that equal a
+    query. Equal rows count as one in the interval.
 
     The verdict holds for this attacker: rows like `inputs`, this copy, these queries. Others may gain more.
 
@@ -95,13 +104,15 @@ def measure_extraction(
             `targets` (n, classes) are probabilities. By default a small network, trained without torch.
         output: The output that the attacker sees, by name or as `ms.Output`, which also says how labels are decoded.
             Required where the model has several, unless they are those of a scikit-learn classifier.
+        sampling: Groups of rows that depend on each other, as `ms.Sampling(groups=ids)`: a group is queried or held
+            out. By default equal rows are a group; with `ms.Sampling()` every row is independent, also equal ones.
         seed: Seed of the queries and the copies.
         confidence: Confidence of PASS.
         alpha: Error rate of FAIL.
 
     Returns:
         The evidence: the gain, the agreement of both copies, and in the details a curve over numbers of queries. `n` is
-        the number of held-out rows.
+        the number of held-out rows, or of their groups.
 
     Raises:
         UsageError: For queries that leave no row, a budget outside (0, 1), and a copy that cannot be trained.
@@ -118,76 +129,61 @@ def measure_extraction(
     """
     started = time.perf_counter()
     check_error_rates(confidence=confidence, alpha=alpha)
-    if not 0 < max_gain < 1:
-        raise UsageError(f"max_gain must be between 0 and 1 (0.05 is five points of agreement), got {max_gain}")
+    check_max_gain(max_gain, "agreement")
     check_count("seed", seed)
     data, labels = labeled_rows(inputs, labels)
     with open_models(predictor, inputs=data) as (batch, (served,)):
         answers = _Answers.of(served, batch, labels, Output.of(output))
         subject = served.subject
-    counts = _query_counts(queries, len(answers.labels))
-    order = np.random.default_rng(seed).permutation(len(answers.labels))
-    held_out = order[counts[-1] :]
+    groups = groups_of_rows(batch, sampling)
+    order = by_group(np.random.default_rng(seed).permutation(len(groups)), groups)
+    distinct = np.sort(np.unique(numbers_of_rows(batch)[order], return_index=True)[1])
+    counts = _query_counts(queries, len(order), len(distinct))
+    queried = order[distinct[: counts[-1]]]
+    held_out = order[~np.isin(groups[order], groups[queried])]
+    if not held_out.size:
+        raise UsageError(f"queries={counts[-1]} leave no group of rows that is held out: give fewer")
     train_copy = _trainer(copy)
     targets = answers.one_hot(answers.labels)
     is_soft = answers.probabilities is not None and (
-        copy is not None or _probabilities_teach_more(batch, answers, order[: counts[-1]], seed)
+        copy is not None or _probabilities_teach_more(batch, answers, queried, seed)
     )
     if is_soft:
         assert answers.probabilities is not None
         targets = answers.probabilities
     curve = []
     for count in progress(counts, "copies"):
-        rows = order[:count]
+        rows = queried[:count]
         agreements = [
             _answers_of(
                 train_copy(take_rows(batch, rows), wanted[rows], seed), take_rows(batch, held_out), len(held_out)
             )
             for wanted in (targets, answers.one_hot(answers.truth))
         ]
-        curve.append(PairedGain(*(found == answers.labels[held_out] for found in agreements)))
-    gain = curve[-1]
-    quantity = gain.quantity(Budget.of("max_gain", max_gain), confidence=confidence, alpha=alpha)
-    verdict = quantity.verdict
-    assert verdict is not None
-    return Evidence(
-        gate="extraction",
-        subject=subject,
-        quantities=(
-            quantity,
-            Quantity("copy from true labels", float(gain.without.mean()), "proportion"),
-            Quantity("from answers", float(gain.having.mean()), "proportion"),
-        ),
-        n=len(held_out),
-        n_unit="rows",
-        method=Method(
-            "Tango paired score",
-            f"{TANGO}; attack: Tramèr et al. 2016, USENIX Security; Orekondy et al. 2019, CVPR",
-            "independent rows; an attacker with rows like these and this copy",
-        ),
-        summary=_SUMMARIES[verdict],
-        confidence=confidence,
-        alpha=alpha,
+        having, without = (found == answers.labels[held_out] for found in agreements)
+        curve.append(PairedGain.of(having, without, groups[held_out]))
+    learned_from = "probabilities" if is_soft else "labels"
+    return curve[-1].evidence(
+        _REPORT,
+        subject,
+        max_gain,
         findings=(
             "agreement with the model by queries, from answers and from true labels:",
             *_curve_lines(counts, curve),
-            f"the copy learned from the model's {'probabilities' if is_soft else 'labels'}",
+            f"the copy learned from the model's {learned_from}",
         ),
-        advice={
-            Verdict.PASS: "",
-            Verdict.FAIL: _FAIL_ADVICE,
-            Verdict.INCONCLUSIVE: gain.advice("held-out rows", max_gain, confidence=confidence, alpha=alpha),
-        }[verdict],
         details={
             "seed": seed,
-            "learned_from": "probabilities" if is_soft else "labels",
+            "learned_from": learned_from,
             "extraction": {
                 "queries": counts,
                 "answers": [round(float(each.having.mean()), 4) for each in curve],
                 "labels": [round(float(each.without.mean()), 4) for each in curve],
             },
         },
-        duration_s=time.perf_counter() - started,
+        started=started,
+        confidence=confidence,
+        alpha=alpha,
     )
 
 
@@ -222,7 +218,7 @@ class _Answers:
         named = None if how == "threshold" or probabilities is None else labels_beside(found, name)
         if named is not None and probabilities is not None:
             columns = probabilities.shape[1]
-            truth = label_columns(truth, named, decoded.labels, columns)
+            truth = columns_of_classes(truth, named, decoded.labels, columns)
             more = max(int(truth.max()) + 1 - columns, 0)
             probabilities = np.pad(probabilities, ((0, 0), (0, more)))  # of labels that the model does not know
         if probabilities is None or truth.dtype.kind not in "iu":
@@ -247,17 +243,18 @@ class _Answers:
         return np.eye(self.classes)[labels]
 
 
-def _query_counts(queries: int | Sequence[int], rows: int) -> list[int]:
+def _query_counts(queries: int | Sequence[int], rows: int, distinct: int) -> list[int]:
     is_one = isinstance(queries, (int, np.integer))
     is_several = not is_one and isinstance(queries, Iterable)
     given: list[Any] = [queries] if is_one else list(queries) if is_several else []  # type: ignore[arg-type]
     if not given or any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in given):
         raise UsageError(f"queries must be a number of queries, or several of them, got {queries!r}")
     most = max(given)
-    if min(given) < _FEWEST_QUERIES or most >= rows:
+    if min(given) < _FEWEST_QUERIES or most >= distinct:
+        shown = f"{rows} rows" if distinct == rows else f"{distinct} distinct rows"
         raise UsageError(
-            f"queries must be at least {_FEWEST_QUERIES} and fewer than the {rows} rows of inputs, as the other rows "
-            f"are held out; got {most if most >= rows else min(given)}"
+            f"queries must be at least {_FEWEST_QUERIES} and fewer than the {shown} of inputs, as the other rows are "
+            f"held out; got {most if most >= distinct else min(given)}"
         )
     if is_one:
         given = [round(part * most) for part in _FRACTIONS if round(part * most) >= _FEWEST_QUERIES]

@@ -26,7 +26,7 @@ from pytest_modelserve.privacy.labeled_rows import (
 )
 from pytest_modelserve.privacy.likelihood_ratio import ScoreReading, label_log_odds, likelihood_ratios
 from pytest_modelserve.privacy.shadow_models import ShadowPlan, shadow_log_odds
-from pytest_modelserve.privacy.surrogate import label_columns
+from pytest_modelserve.privacy.surrogate import columns_of_classes
 from pytest_modelserve.serving.inputs import (
     Inputs,
     batch_size,
@@ -173,7 +173,7 @@ class ServedTarget:
         _check_scores(found, [rows.labels for rows in self.rows], subject, prefix)
         outputs = np.concatenate(found)
         if outputs.ndim == 2 and (called := [each for each in named if each is not None]):
-            columns = label_columns(labels, np.concatenate(called), outputs.argmax(axis=1), outputs.shape[1])
+            columns = columns_of_classes(labels, np.concatenate(called), outputs.argmax(axis=1), outputs.shape[1])
         return label_log_odds(outputs, columns, ScoreReading.of(outputs, self.output.scores)), columns
 
 

@@ -126,7 +126,7 @@ def answer_distributions(scores: NDArray[Any], kind: Scores | None = None) -> Fl
     return np.asarray(np.where(sums > 0, positive / np.where(sums > 0, sums, 1), 1 / values.shape[1]))
 
 
-def label_columns(
+def columns_of_classes(
     labels: NDArray[Any], named: NDArray[Any], best: NDArray[np.integer[Any]], classes: int
 ) -> NDArray[np.intp]:
     """Return the column of probabilities of each label, (n,); a number from `classes` on for a label without one.

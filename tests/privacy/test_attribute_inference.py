@@ -126,9 +126,9 @@ def test_invalid_arguments_are_refused(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rows": ROWS[:30]}, "at least 20 must be known, and as many attacked"),
+        ({"rows": ROWS[:30]}, "at least 20 must be known and as many attacked"),
         ({"rows": np.ones_like(ROWS)}, "column 3 has one value in all known rows: there is nothing to guess"),
-        ({"rows": np.where(np.arange(500)[:, None] % 50, 0.0, 1.0) + 0 * ROWS}, "one value in 98.0 % of the rows"),
+        ({"rows": np.column_stack([ROWS[:, :3], np.arange(500) % 50 == 0])}, "one value in 98.0 % of the rows"),
         ({"model": lambda rows: rows[:, :1] * np.nan}, "hold NaN in 500 rows"),
         ({"rows": {"x": ROWS, "id": np.arange(500).astype(str)}, "attribute": "id"}, "has 250 categories"),
     ],
@@ -144,3 +144,15 @@ def test_infinite_values_of_a_column_belong_to_its_last_bin():
     evidence = measure(lambda rows: np.minimum(rows, 9) @ WEIGHTS, rows=rows, attribute=1, bins=3)
     assert evidence.details["values"][-1].startswith("over 0.")
     assert evidence.quantities[2].value > 0.9
+
+
+def test_equal_rows_count_as_one_on_one_side():
+    """60 rows that are repeated tell no more about the gain than 60."""
+    once = measure(rows=ROWS[:60], max_gain=0.4)
+    often = measure(rows=np.repeat(ROWS[:60], 5, axis=0), max_gain=0.4)
+    assert once.verdict is often.verdict is ms.Verdict.INCONCLUSIVE
+    assert (once.n, often.n, often.n_unit) == (30, 30, "groups")
+    assert "150 attacked rows are 30 groups" in often.findings[-1]
+    assert "groups of attacked rows, with which the verdict is reached" in often.advice
+    hidden = measure(rows=np.repeat(ROWS[:60], 5, axis=0), max_gain=0.4, sampling=ms.Sampling())
+    assert (hidden.n, hidden.verdict) == (150, ms.Verdict.PASS)  # copies among the known rows tell the column

@@ -50,6 +50,25 @@ def test_few_held_out_rows_are_inconclusive_and_the_number_that_decides_is_said(
     assert "held-out rows, with which the verdict is reached 9 times in 10" in evidence.advice
 
 
+def test_equal_rows_are_sent_once_held_out_from_them_and_count_as_one():
+    some = ROWS[:120]
+    once = measure(rows=some, labels=LABELS[:120], queries=[80])
+    often = measure(rows=np.tile(some, (6, 1)), labels=np.tile(LABELS[:120], 6), queries=[80])
+    assert (once.n, often.n, often.n_unit) == (40, 40, "groups")
+    assert "240 held-out rows are 40 groups" in often.findings[-1]
+    assert often.interval.low < often.value < often.interval.high
+    with pytest.raises(UsageError, match="fewer than the 120 distinct rows of inputs"):
+        measure(rows=np.tile(some, (6, 1)), labels=np.tile(LABELS[:120], 6), queries=[120])
+
+
+def test_rows_of_a_group_are_queried_or_held_out_together():
+    patients = np.arange(700) // 7
+    evidence = measure(sampling=ms.Sampling(groups=patients))
+    assert (evidence.n, evidence.n_unit) == (100 - 29, "groups")
+    with pytest.raises(UsageError, match="sampling takes groups only here"):
+        measure(sampling=ms.Sampling(block=7))
+
+
 def test_the_curve_has_the_numbers_of_queries_and_the_largest_is_judged():
     evidence = measure(queries=[200, 20, 50])
     curve = evidence.details["extraction"]
