@@ -91,7 +91,7 @@ class Relu(Operator):
                 np.where(concave, free, chord),
                 np.where(concave, 0.0, offset + margin),
             )
-        return _unbounded(lines, boxes[0])
+        return _unbounded(lines, ~np.isfinite(upper - lower))
 
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return the rounding of the product on the negative side."""
@@ -105,12 +105,11 @@ class Relu(Operator):
         return np.where(values >= 0.0, values, self._slope * values)
 
 
-def _unbounded(lines: Lines, box: Box) -> Lines:
+def _unbounded(lines: Lines, infinite: NDArray[np.bool_]) -> Lines:
     """Return lines with infinite offsets where the box is infinite, so that no bound follows."""
-    infinite = ~(np.isfinite(box.lower) & np.isfinite(box.upper))
     if not infinite.any():
         return lines
-    zero = np.zeros_like(box.lower)
+    zero = np.zeros(infinite.shape)
     below = zero if lines.lower_offset is None else lines.lower_offset
     above = zero if lines.upper_offset is None else lines.upper_offset
     return Lines(
@@ -143,10 +142,9 @@ class Univariate(Operator):
 
     def interval(self, boxes: Sequence[Box]) -> Box:
         """Return the extremes for slope 0."""
-        box = _finite(boxes[0])
+        box, huge = _small(boxes[0])
         low, high = self.extremes(box, np.zeros_like(box.lower))
-        certain = np.isfinite(boxes[0].lower) & np.isfinite(boxes[0].upper)
-        return Box(np.where(certain, low, -np.inf), np.where(certain, high, np.inf))
+        return Box(np.where(huge, -np.inf, low), np.where(huge, np.inf, high))
 
     def undecided(self, boxes: Sequence[Box]) -> Sequence[NDArray[np.bool_] | None]:
         """Return where the box is wide enough to matter."""
@@ -154,7 +152,7 @@ class Univariate(Operator):
 
     def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:  # noqa: ARG002
         """Return the two lines that are best at the middle of the box."""
-        box = _finite(boxes[0])
+        box, huge = _small(boxes[0])
         middle = box.center
         best: list[tuple[Array, Array]] = []
         for slope in self.candidates(box):
@@ -166,17 +164,19 @@ class Univariate(Operator):
                 better = sign * (slope * middle + offset) > sign * (best[side][0] * middle + best[side][1])
                 best[side] = (np.where(better, slope, best[side][0]), np.where(better, offset, best[side][1]))
         (below, low), (above, high) = best
-        magnitude = boxes[0].magnitude
+        magnitude = box.magnitude
         low = low - own_error(np.abs(below) * magnitude + np.abs(low))
         high = high + own_error(np.abs(above) * magnitude + np.abs(high))
-        return _unbounded(Lines(below, low, above, high), boxes[0])
+        return _unbounded(Lines(below, low, above, high), huge)
 
 
 _HUGE = 1e30
 
 
-def _finite(box: Box) -> Box:
-    return Box(np.maximum(box.lower, -_HUGE), np.minimum(box.upper, _HUGE))
+def _small(box: Box) -> tuple[Box, NDArray[np.bool_]]:
+    """Return the box with 0 in place of huge and infinite values, and where they are: no bound is computed there."""
+    huge = ~(box.magnitude <= _HUGE)
+    return (Box(np.where(huge, 0.0, box.lower), np.where(huge, 0.0, box.upper)) if huge.any() else box), huge
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,8 @@ class Smooth(Univariate):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         node.only_variable(0)
+        if node.dtype == "float64" and node.op not in ("Sigmoid", "Tanh", "Silu", "Pow"):
+            raise node.refused("onnxruntime computes it with constants of float32")
         self._curve = curve_of(node)
 
     def value(self, x: Array) -> Array:

@@ -160,6 +160,12 @@ class LinearOperator(Operator, Relaxation):
     """Sum of the absolute values that make the bias, where the runtime rounds them one by one."""
     terms = 0
     """Products in each sum of the output; 0 for operators that only move values, which the runtime does exactly."""
+    gain = 1.0
+    """Factor by which partial sums are larger than the output: they may overflow."""
+    weight: Array
+    """The weights of Gemm, MatMul and Conv."""
+    flushed: Array | float = 0.0
+    """Largest change of a weight by underflow, where onnxruntime multiplies it with factors that follow."""
 
     @abstractmethod
     def forward(self, *values: Array) -> Array:
@@ -193,7 +199,11 @@ class LinearOperator(Operator, Relaxation):
         magnitude = self.forward_absolute(*(box.magnitude for box in boxes)) + bias
         if not self.terms:
             return own_error(magnitude, self.node.size)
-        return sum_error(magnitude, self.terms, self.node.dtype, own_terms=self.node.size)
+        error = sum_error(magnitude, self.terms, self.node.dtype, own_terms=self.node.size, gain=self.gain)
+        if not np.any(self.flushed):
+            return error
+        most = self.terms * np.maximum(boxes[0].magnitude.reshape(len(error), -1).max(axis=1), 1e-300)
+        return np.asarray(error + self.flushed * most.reshape(-1, *[1] * (error.ndim - 1)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

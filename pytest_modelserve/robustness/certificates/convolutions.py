@@ -77,8 +77,8 @@ class Convolution(LinearOperator):
         self._channels, self._positions = node.shapes[0][0], math.prod(node.shapes[0][1:])
         self._maps, self._outputs = weight.shape[0], math.prod(node.shape[1:])
         # (groups, maps of a group, channels of a group, kernel values)
-        self._weight = weight.reshape(self._groups, self._maps // self._groups, weight.shape[1], -1)
-        self._absolute = np.abs(self._weight)
+        self.weight = weight.reshape(self._groups, self._maps // self._groups, weight.shape[1], -1)
+        self._absolute = np.abs(self.weight)
         self.terms = math.prod(weight.shape[1:])
         if bias is not None:
             self.bias = bias.reshape(-1, *[1] * len(kernel))
@@ -93,7 +93,7 @@ class Convolution(LinearOperator):
         """Return the convolution without bias."""
         if self._matrix is not None:
             return self._multiplied(values[0], self._matrix)
-        return self._gathered(values[0], self._weight)
+        return self._gathered(values[0], self.weight)
 
     def forward_absolute(self, *values: Array) -> Array:
         """Return the convolution with the absolute kernel."""
@@ -124,12 +124,12 @@ class Convolution(LinearOperator):
     def _scattered(self, coefficients: Array) -> Array:
         rows, functions = coefficients.shape[:2]
         flat = coefficients.reshape(rows * functions, self._groups, self._maps // self._groups, self._outputs)
-        result = np.zeros((rows * functions, self._groups, self._positions, self._weight.shape[2]))
+        result = np.zeros((rows * functions, self._groups, self._positions, self.weight.shape[2]))
         moved = np.ascontiguousarray(flat.transpose(0, 1, 3, 2))  # (…, groups, outputs, maps)
         for at in range(self._windows.shape[1]):
             inside = self._windows[:, at] >= 0
             if inside.any():
-                part = moved[:, :, inside] @ self._weight[None, :, :, :, at]
+                part = moved[:, :, inside] @ self.weight[None, :, :, :, at]
                 result[:, :, self._windows[inside, at]] += part
         moved = result.transpose(0, 1, 3, 2)
         return moved.reshape(rows, functions, *self.node.shapes[0])
@@ -157,6 +157,7 @@ class AveragePool(LinearOperator):
             inside = windows[:, at] >= 0
             self._matrix[windows[inside, at], np.flatnonzero(inside)] += 1.0 / counted[inside]
         self.terms = windows.shape[1] + 1
+        self.gain = float(windows.shape[1])
 
     def forward(self, *values: Array) -> Array:
         """Return the means."""

@@ -8,6 +8,7 @@ has an error radius: the runtime's result differs from the exact result, on the 
   for float32). Fusions of onnxruntime round each weight once more: `EXTRA_TERMS`.
 - Results below the smallest normal number may be flushed to zero: `n` times that number is added (Higham,
   equation 2.8).
+- Where a partial sum may exceed the largest number, the radius is infinite.
 
 The certificate itself is computed in float64. Its own error has the same form with u = 2^-53, and is added to the same
 radius: a coefficient that this package rounds is multiplied with a value inside the box.
@@ -105,7 +106,7 @@ def gamma(terms: int, dtype: str) -> float:
     return product / (1 - product)
 
 
-def sum_error(magnitude: Array, terms: int, dtype: str, *, own_terms: int = 0) -> Array:
+def sum_error(magnitude: Array, terms: int, dtype: str, *, own_terms: int = 0, gain: float = 1.0) -> Array:
     """Return the error radius of sums of `terms` products.
 
     Args:
@@ -113,9 +114,11 @@ def sum_error(magnitude: Array, terms: int, dtype: str, *, own_terms: int = 0) -
         terms: Products in each sum.
         dtype: The dtype in which the runtime computes.
         own_terms: Terms of our own sums over the same coefficients, backward ones included.
+        gain: Factor by which partial sums are larger than `magnitude`.
     """
     own = _SAFETY * (own_terms + terms + 64) * OWN_UNIT
-    return magnitude * ((gamma(terms, dtype) + own) * (1 + 1e-9)) + (terms + EXTRA_TERMS) * smallest_normal(dtype)
+    error = magnitude * ((gamma(terms, dtype) + own) * (1 + 1e-9)) + (terms + EXTRA_TERMS) * smallest_normal(dtype)
+    return np.where(magnitude * (1.01 * gain) < LARGEST[dtype], error, np.inf)
 
 
 def own_error(magnitude: Array, own_terms: int = 0) -> Array:
@@ -125,5 +128,5 @@ def own_error(magnitude: Array, own_terms: int = 0) -> Array:
 
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
-LARGEST = {"float64": 1.7e308, "float32": 3.4e38, "float16": 65504.0, "bfloat16": 3.3e38}
-"""Beyond these a value may have overflowed, and no bound holds."""
+LARGEST = {"float64": 1e307, "float32": 3.4e38, "float16": 65504.0, "bfloat16": 3.3e38}
+"""Beyond these a value may have overflowed, and no bound holds; for float64 our own sums of two have not."""

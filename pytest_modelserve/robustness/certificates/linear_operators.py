@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness.certificates.base import LinearOperator, Node, unbroadcast
-from pytest_modelserve.robustness.certificates.interval_arithmetic import Array
+from pytest_modelserve.robustness.certificates.base import LinearOperator, Node, Operator, unbroadcast
+from pytest_modelserve.robustness.certificates.interval_arithmetic import LARGEST, Array, smallest_normal
 
 
 class Matrix(LinearOperator):
@@ -23,7 +24,9 @@ class Matrix(LinearOperator):
                 raise node.refused("it transposes its rows (transA=1)")
             weight = _required(node, 1)
             weight = weight.T if node.attributes.get("transB", 0) else weight
-            self.weight = weight * node.attributes.get("alpha", 1.0)
+            alpha = node.attributes.get("alpha", 1.0)
+            self.weight = weight * alpha
+            self.gain = max(1.0, 1.0 / abs(alpha)) if alpha else 1.0
             bias = node.constant(2)
             self.bias = 0.0 if bias is None else _bias(node, bias) * node.attributes.get("beta", 1.0)
         else:
@@ -82,6 +85,7 @@ class Sum(LinearOperator):
             raise node.refused("it broadcasts an input along a new axis")
         signs = {at: -1.0 if node.op == "Sub" and at else 1.0 for at in node.constants}
         self.bias = sum((signs[at] * _row(value) for at, value in node.constants.items()), np.zeros(()))
+        self.bias_magnitude = sum((np.abs(_row(value)) for value in node.constants.values()), np.zeros(()))
         self.terms = len(node.inputs)
 
     @property
@@ -141,7 +145,7 @@ class Factor(LinearOperator):
             if len(node.shapes[0]) != len(node.shape):
                 raise node.refused("it broadcasts its input along a new axis")
             factor = 1.0 / factor if node.op == "Div" else factor
-        self._factor = factor
+        self.factor = factor
 
     def _normalization(self, node: Node) -> Array:
         node.only_variable(0)
@@ -157,15 +161,15 @@ class Factor(LinearOperator):
 
     def forward(self, *values: Array) -> Array:
         """Return the product."""
-        return self._full(values[0] * self._factor)
+        return self._full(values[0] * self.factor)
 
     def forward_absolute(self, *values: Array) -> Array:
         """Return the product with the absolute factor."""
-        return self._full(values[0] * np.abs(self._factor))
+        return self._full(values[0] * np.abs(self.factor))
 
     def adjoint(self, coefficients: Array) -> list[Array]:
         """Return the product of the coefficients."""
-        factor = self._factor
+        factor = self.factor
         if factor.ndim > len(self.node.shape):  # its axis of rows has length 1
             factor = factor[0]
         return [unbroadcast(coefficients * factor, self.node.shapes[0])]
@@ -177,6 +181,24 @@ class Factor(LinearOperator):
 
     def _full(self, values: Array) -> Array:
         return np.broadcast_to(values, (len(values), *self.node.shape))
+
+
+def allow_for_folding(nodes: Sequence[Node], operators: Mapping[str, Operator]) -> None:
+    """Allow for weights that underflow or overflow where onnxruntime multiplies them with the factors that follow."""
+    weighted: dict[str, tuple[LinearOperator, Array]] = {}
+    for node in nodes:
+        operator = operators[node.output]
+        if isinstance(operator, LinearOperator) and node.op in ("Conv", "Gemm", "MatMul"):
+            weighted[node.output] = operator, np.ones(())
+        elif isinstance(operator, (Factor, Sum)) and len(node.sources) == 1 and node.sources[0] in weighted:
+            source, factor = weighted[node.sources[0]]
+            if isinstance(operator, Factor):
+                factor = np.abs(operator.factor) * factor
+                most = max(float(np.abs(each).max(initial=0.0)) for each in (source.weight, np.asarray(source.bias)))
+                tiny = np.divide(smallest_normal(node.dtype), factor, out=np.zeros_like(factor), where=factor > 0)
+                tiny = np.where(factor * most < LARGEST[node.dtype], tiny, np.inf)
+                source.flushed = source.flushed + np.broadcast_to(tiny, (1, *node.shape))[0]
+            weighted[node.output] = source, factor
 
 
 class Concat(LinearOperator):
@@ -321,7 +343,8 @@ class Reduction(LinearOperator):
         if 0 in self._axes:
             raise node.refused("it reduces the axis of the rows")
         self.terms = math.prod(node.shapes[0][axis - 1] for axis in self._axes)
-        self._factor = 1.0 / self.terms if node.op == "ReduceMean" else 1.0
+        self.gain = float(self.terms) if node.op == "ReduceMean" else 1.0
+        self._factor = 1.0 / self.gain
 
     def forward(self, *values: Array) -> Array:
         """Return the mean or sum."""

@@ -16,7 +16,7 @@ infeasible, which the caller finds out by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +28,16 @@ from pytest_modelserve.artifacts.artifact import load_with_weights
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError, unknown_choice
 from pytest_modelserve.robustness.certificates.base import Node, Operator, refusal
 from pytest_modelserve.robustness.certificates.interval_arithmetic import Box
+from pytest_modelserve.robustness.certificates.linear_operators import allow_for_folding
 from pytest_modelserve.robustness.certificates.operators import operator_of
-from pytest_modelserve.robustness.certificates.patterns import fused
+from pytest_modelserve.robustness.certificates.patterns import (
+    check_axes,
+    classes_of,
+    fused,
+    head_of,
+    tables_of,
+    title_of,
+)
 from pytest_modelserve.robustness.certificates.quantized_operators import check_quantized
 
 if TYPE_CHECKING:
@@ -60,7 +68,6 @@ class Network:
         classes: Labels by column where the graph itself maps columns to labels, or None.
         shapes: Shape of one row of every value.
         dtypes: dtype of every value.
-        probe: Every value of the rows that the graph was run with, by name.
     """
 
     input: str
@@ -74,7 +81,6 @@ class Network:
     classes: NDArray[Any] | None
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
-    probe: Mapping[str, NDArray[Any]] = field(repr=False)
 
     @classmethod
     def of(cls, artifact: Artifact, rows: NDArray[Any], *, output: str | None = None) -> Network:
@@ -94,14 +100,6 @@ class Network:
             InputError: Rows that the graph does not take.
         """
         return network_of(load_with_weights(artifact), rows, output=output)
-
-    def consumers(self) -> dict[str, list[Node]]:
-        """Return the nodes that read each value."""
-        found: dict[str, list[Node]] = {}
-        for node in self.nodes:
-            for name in node.sources:
-                found.setdefault(name, []).append(node)
-        return found
 
 
 def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None = None) -> Network:
@@ -134,14 +132,14 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     dependent = _dependent(graph, start.name)
     if name not in dependent:
         raise ArtifactError(f"artifact's output {name!r} does not depend on its input {start.name!r}")
-    scores, head = _head(name, writers, dependent, start.name)
-    tables = _tables(head, dependent)
+    scores, head = head_of(name, writers, dependent, start.name)
+    tables = tables_of(head, dependent)
     needed = _ancestors(scores, writers)
     for node in needed:
         if any(True for _ in subgraphs(node)):
-            raise refusal(node.op_type, _title(node), "control flow has no linear bounds")
+            raise refusal(node.op_type, title_of(node), "control flow has no linear bounds")
     probe, second = _run(model, needed, start, rows, (*tables, scores))
-    _check_axes(head, probe[scores].ndim)
+    check_axes(head, probe[scores].ndim)
     _check_axis(probe[start.name].shape, probe, dependent, needed)
     read = {scores, *(name for node in needed for name in node.input)}
     nodes = tuple(
@@ -153,13 +151,16 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
     nodes = fused(nodes, scores)
     operators = {node.output: operator_of(node) for node in nodes}
     for changed in operators.keys() & added.keys():
-        operators[changed].added_error = added[changed]
+        operator = operators[changed]
+        axes = len(operator.node.shape) - 1 if operator.node.op == "Conv" else 0
+        operator.added_error = added[changed].reshape(-1, *[1] * axes)
+    allow_for_folding(nodes, operators)
     for each in nodes:
         _check_operator(operators[each.output], probe)
         if second is not None:
             _check_operator(operators[each.output], second)
     shapes = {start.name: probe[start.name].shape[1:], **{node.output: node.shape for node in nodes}}
-    return Network(
+    network = Network(
         input=start.name,
         input_shape=shapes[start.name],
         input_dtype=_dtype(probe[start.name]),
@@ -168,11 +169,12 @@ def network_of(model: onnx.ModelProto, rows: NDArray[Any], *, output: str | None
         output=scores,
         output_shape=shapes[scores],
         head=tuple(node.op_type for node in head),
-        classes=_classes([probe[each] for each in tables]),
+        classes=classes_of([probe[each] for each in tables]),
         shapes=shapes,
         dtypes={start.name: _dtype(probe[start.name]), **{node.output: node.dtype for node in nodes}},
-        probe={each: probe[each] for each in shapes},
     )
+    _check_served(network, model, probe[start.name])
+    return network
 
 
 def _check_operator(operator: Operator, probe: Mapping[str, NDArray[Any]]) -> None:
@@ -196,6 +198,29 @@ def _check_operator(operator: Operator, probe: Mapping[str, NDArray[Any]]) -> No
         raise node.refused(f"onnxruntime's result differs by {difference:.3g} from what the table of operators expects")
 
 
+def _check_served(network: Network, model: onnx.ModelProto, rows: NDArray[Any]) -> None:
+    """Raise ArtifactError if the graph that onnxruntime makes of the model returns scores outside their bounds."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.append(onnx.ValueInfoProto(name=network.output))
+    session = open_graph_session(copy, {}, optimize=True)
+    served = run_session(session, {network.input: rows}, [network.output])[network.output].astype(np.float64)
+    boxes = {network.input: Box(rows.astype(np.float64), rows.astype(np.float64))}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for node in network.nodes:
+            operator, inputs = network.operators[node.output], [boxes[name] for name in node.sources]
+            boxes[node.output] = operator.interval(inputs).widened(operator.error(inputs) + operator.added_error)
+    scores = boxes[network.output]
+    if ((served < scores.lower) | (served > scores.upper)).any():
+        raise ArtifactError(
+            f"artifact's scores {network.output!r} are other ones where onnxruntime optimizes the graph than where it "
+            "does not: certificates need a version of onnxruntime that serves what the file says"
+        )
+
+
 def _output_name(graph: onnx.GraphProto, output: str | None) -> str:
     names = [value.name for value in graph.output]
     if output is None:
@@ -215,84 +240,6 @@ def _dependent(graph: onnx.GraphProto, start: str) -> set[str]:
         if node.op_type not in ("Shape", "Size") and found.intersection((*node.input, *inner)):
             found.update(filter(None, node.output))
     return found
-
-
-# Operators after the scores under which the class with the highest score stays the same, and those that pass on what
-# these return.
-_NORMALIZED = ("Softmax", "LogSoftmax")
-_MONOTONE = (*_NORMALIZED, "ArgMax")
-_PASSING = ("Identity", "Cast", "ZipMap")
-_PASSING_INDICES = (*_PASSING, "Reshape", "Squeeze", "ArrayFeatureExtractor", "Gather")
-_WIDE_FLOATS = (1, 11)  # TensorProto.FLOAT and DOUBLE: a narrower type may make scores equal
-
-
-def _head(
-    name: str, writers: Mapping[str, onnx.NodeProto], dependent: set[str], start: str
-) -> tuple[str, tuple[onnx.NodeProto, ...]]:
-    """Return the value that holds the scores, and the operators between it and the output, the last one first."""
-    nodes: list[onnx.NodeProto] = []
-    value = name
-    while value != start and writers[value].op_type in (*_MONOTONE, *_PASSING_INDICES):
-        node = writers[value]
-        variable = [each for each in node.input if each in dependent]
-        if len(variable) != 1:
-            break
-        nodes.append(node)
-        value = variable[0]
-    first = next((at for at, node in enumerate(nodes) if node.op_type == "ArgMax"), -1)
-    kept, normalized = 0, False
-    for at, node in enumerate(nodes):
-        if at > first and not _keeps_order(node):
-            break
-        if node.op_type in _NORMALIZED:
-            if normalized:  # probabilities of many classes are so close that those after a second one are equal
-                break
-            normalized = True
-        if node.op_type in (*_MONOTONE, "ZipMap"):
-            kept = at + 1
-    if not kept:
-        return name, ()
-    head = tuple(nodes[:kept])
-    return next(each for each in head[-1].input if each in dependent), head
-
-
-def _keeps_order(node: onnx.NodeProto) -> bool:
-    """Return whether the class with the highest score stays the same under an operator on scores."""
-    if node.op_type == "Cast":
-        return any(each.name == "to" and each.i in _WIDE_FLOATS for each in node.attribute)
-    return node.op_type in (*_MONOTONE, *_PASSING)
-
-
-def _tables(head: Sequence[onnx.NodeProto], dependent: set[str]) -> tuple[str, ...]:
-    """Return the names of the constants that hold the label of each class, the last one first."""
-    found = []
-    for node in head:
-        if node.op_type in ("ArrayFeatureExtractor", "Gather"):
-            if node.input[1] not in dependent:
-                raise refusal(node.op_type, _title(node), "it chooses among the labels of the rows")
-            found.append(node.input[0])
-    return tuple(found)
-
-
-def _classes(tables: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the label of each column by tables that are applied one after another, the last one first."""
-    labels: NDArray[Any] | None = None
-    for table in reversed(tables):
-        labels = table.reshape(-1) if labels is None else table.reshape(-1)[labels.astype(np.int64)]
-    return labels
-
-
-def _check_axes(head: Sequence[onnx.NodeProto], rank: int) -> None:
-    """Raise ArtifactError for operators after the scores that work along another axis than that of the classes."""
-    for node in head:
-        attributes = {each.name: each.i for each in node.attribute}
-        axis = attributes.get("axis", 0 if node.op_type == "ArgMax" else -1)
-        if node.op_type in _MONOTONE and axis not in (-1, rank - 1):
-            raise refusal(node.op_type, _title(node), f"it works along axis {axis}, which is not the last one")
-
-
-def _title(node: onnx.NodeProto) -> str:
-    return str(node.name or next(filter(None, node.output), ""))
 
 
 def _ancestors(name: str, writers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -376,7 +323,7 @@ def _check_axis(
             if not found or found[0] != shape[0]:
                 raise refusal(
                     node.op_type,
-                    _title(node),
+                    title_of(node),
                     f"its output has shape {found} for {shape[0]} rows, so that its first axis is not that of the rows",
                     "export the model with the rows on the first axis of every value",
                 )
@@ -392,7 +339,7 @@ def _node(
     import onnx
 
     op = node.op_type if node.domain in _OPSET_DOMAIN else f"{node.domain}.{node.op_type}"
-    name = _title(node)
+    name = title_of(node)
     if node.domain not in (*STANDARD_DOMAINS, "com.microsoft"):
         raise refusal(op, name, "its operator set is not standard")
     variable = [each for each in node.input if each in dependent]
@@ -449,15 +396,3 @@ def _dtype(value: NDArray[Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def check_rows(network: Network, rows: NDArray[Any]) -> None:
-    """Raise InputError for rows (n, ...) of another shape than the network takes, and for NaN."""
-    if rows.shape[1:] != network.input_shape:
-        raise InputError(
-            f"inputs have shape {rows.shape}, and the model's input {network.input!r} takes (rows, "
-            f"{', '.join(map(str, network.input_shape))})"
-        )
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)).sum())
-        raise InputError(f"inputs hold NaN or infinity in {bad} rows: remove these rows")

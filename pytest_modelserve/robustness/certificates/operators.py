@@ -67,6 +67,8 @@ def operator_of(node: Node) -> Operator:
     """Return the bounds of a node; ArtifactError with its name for an operator that is not in the table."""
     if node.op not in OPERATORS:
         raise refusal(node.op, node.name, _AT_THE_END if node.op in ("Softmax", "LogSoftmax", "ArgMax") else "")
+    if node.output_index and node.op != "Split":
+        raise node.refused(f"its output {node.output!r} is not its first one")
     if not node.dtype.startswith(("float", "bfloat")) and node.op not in (*_EXACT, "Cast"):
         raise node.refused(f"it computes in {node.dtype}: convert its input to float32 before")
     return OPERATORS[node.op](node)

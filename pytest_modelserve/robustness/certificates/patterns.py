@@ -1,4 +1,4 @@
-"""Groups of nodes that compute one function of each value: GELU by Erf, SiLU, and the replacement of NaN."""
+"""Parts of a graph that certificates read as one: GELU by Erf, SiLU, replaced NaN, and the head after the scores."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pytest_modelserve.robustness.certificates.base import Node
+from pytest_modelserve.robustness.certificates.base import Node, refusal
+
+if TYPE_CHECKING:
+    import onnx
 
 _CLOSE = 2.0**-22
 """Relative distance of a constant from its value: a rounding of float32, which the error radius of GELU covers."""
@@ -119,3 +124,82 @@ def _only_constant(node: Node) -> float | None:
 
 def _is_close(value: float, expected: float) -> bool:
     return abs(value - expected) <= _CLOSE * expected
+
+
+# Operators after the scores under which the class with the highest score stays the same, and those that pass on what
+# these return.
+_NORMALIZED = ("Softmax", "LogSoftmax")
+_MONOTONE = (*_NORMALIZED, "ArgMax")
+_PASSING = ("Identity", "Cast", "ZipMap")
+_PASSING_INDICES = (*_PASSING, "Reshape", "Squeeze", "ArrayFeatureExtractor", "Gather")
+_WIDE_FLOATS = (1, 11)  # TensorProto.FLOAT and DOUBLE: a narrower type may make scores equal
+
+
+def head_of(
+    name: str, writers: Mapping[str, onnx.NodeProto], dependent: set[str], start: str
+) -> tuple[str, tuple[onnx.NodeProto, ...]]:
+    """Return the value that holds the scores, and the operators between it and the output, the last one first."""
+    nodes: list[onnx.NodeProto] = []
+    value = name
+    while value != start and writers[value].op_type in (*_MONOTONE, *_PASSING_INDICES):
+        node = writers[value]
+        variable = [each for each in node.input if each in dependent]
+        if len(variable) != 1:
+            break
+        nodes.append(node)
+        value = variable[0]
+    first = next((at for at, node in enumerate(nodes) if node.op_type == "ArgMax"), -1)
+    kept, normalized = 0, False
+    for at, node in enumerate(nodes):
+        if at > first and not _keeps_order(node):
+            break
+        if node.op_type in _NORMALIZED:
+            if normalized:  # probabilities of many classes are so close that those after a second one are equal
+                break
+            normalized = True
+        if node.op_type in (*_MONOTONE, "ZipMap"):
+            kept = at + 1
+    if not kept:
+        return name, ()
+    head = tuple(nodes[:kept])
+    return next(each for each in head[-1].input if each in dependent), head
+
+
+def _keeps_order(node: onnx.NodeProto) -> bool:
+    """Return whether the class with the highest score stays the same under an operator on scores."""
+    if node.op_type == "Cast":
+        return any(each.name == "to" and each.i in _WIDE_FLOATS for each in node.attribute)
+    return node.op_type in (*_MONOTONE, *_PASSING)
+
+
+def tables_of(head: Sequence[onnx.NodeProto], dependent: set[str]) -> tuple[str, ...]:
+    """Return the names of the constants that hold the label of each class, the last one first."""
+    found = []
+    for node in head:
+        if node.op_type in ("ArrayFeatureExtractor", "Gather"):
+            if node.input[1] not in dependent:
+                raise refusal(node.op_type, title_of(node), "it chooses among the labels of the rows")
+            found.append(node.input[0])
+    return tuple(found)
+
+
+def classes_of(tables: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """Return the label of each column by tables that are applied one after another, the last one first."""
+    labels: NDArray[Any] | None = None
+    for table in reversed(tables):
+        labels = table.reshape(-1) if labels is None else table.reshape(-1)[labels.astype(np.int64)]
+    return labels
+
+
+def check_axes(head: Sequence[onnx.NodeProto], rank: int) -> None:
+    """Raise ArtifactError for operators after the scores that work along another axis than that of the classes."""
+    for node in head:
+        attributes = {each.name: each.i for each in node.attribute}
+        axis = attributes.get("axis", 0 if node.op_type == "ArgMax" else -1)
+        if node.op_type in _MONOTONE and axis not in (-1, rank - 1):
+            raise refusal(node.op_type, title_of(node), f"it works along axis {axis}, which is not the last one")
+
+
+def title_of(node: onnx.NodeProto) -> str:
+    """Return the name of a node, or that of its output."""
+    return str(node.name or next(filter(None, node.output), ""))

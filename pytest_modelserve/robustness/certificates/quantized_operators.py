@@ -166,7 +166,7 @@ def check_quantized(model: onnx.ModelProto) -> dict[str, Array]:
         model: A model with its weights.
 
     Returns:
-        By the name of a Gemm's or Conv's output, the largest change of each element of its bias.
+        By the name of a Gemm's or Conv's output, the largest change of each element of its bias, (1,) or (channels,).
 
     Raises:
         ArtifactError: What is served would not be what the file says; the node is named.
@@ -238,8 +238,9 @@ def _bias_errors(
         scales = [parameter(writers[name].input[1]) for name in node.input[:2]]
         if scales[0] is None or scales[1] is None:
             raise refusal(node.op_type, node.name or node.output[0], "the scales of its inputs are not constant")
-        half = 0.5 * (scales[0].reshape(-1).max() * scales[1].reshape(-1)) * (1 + 1e-6)
-        yield last.output[0], half.reshape(-1, *[1] * (2 if node.op_type.startswith("Conv") else 0))
+        beta = max([1.0, *(abs(each.f) for each in node.attribute if each.name == "beta")])
+        half = 0.5 * beta * (scales[0].reshape(-1).max() * scales[1].reshape(-1)) * (1 + 1e-6)
+        yield last.output[0], half.reshape(-1)
 
 
 def _is_dequantized(name: str, writers: Mapping[str, onnx.NodeProto]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pytest_modelserve.errors import ArtifactError
+from pytest_modelserve.robustness import certificates
 from pytest_modelserve.robustness.certificates import Box, interval_bounds, linear_bounds, lower_bounds
 from pytest_modelserve.robustness.certificates.network import network_of
 from pytest_modelserve.robustness.certificates.operators import OPERATORS
@@ -155,6 +156,62 @@ def test_bounds_contain_every_output(case: Case) -> None:
     assert (lower >= wide.lower.reshape(4, -1) - slack).all()
     assert (upper <= wide.upper.reshape(4, -1) + slack).all()
     assert (upper[0] - lower[0]).max() <= 30 * np.ptp(found[0], axis=0).max() + 1e-4
+
+
+AS_IMAGE = ("Reshape", ["last", "shape"], {})
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [("MatMul", ["last", "huge"], {}), ("Abs", ["last"], {}), ("Mul", ["last", "tiny"], {})],
+        [("MatMul", ["last", "huge"], {}), ("Softplus", ["last"], {}), ("Mul", ["last", "tiny"], {})],
+        # onnxruntime multiplies the weights with the factors when it opens the file: they underflow, or overflow.
+        [("Mul", ["last", "e20"], {}), AS_IMAGE, ("Conv", ["last", "small"], {}), ("Mul", ["last", "tiny"], {})],
+        [("Mul", ["last", "tiny"], {}), AS_IMAGE, ("Conv", ["last", "large"], {}), ("Mul", ["last", "e20"], {})],
+        [("Gemm", ["last", "high"], {"alpha": 1e-30})],
+        [("Sum", ["last", "plus", "minus"], {})],
+    ],
+    ids=["Abs", "Softplus", "underflow", "overflow", "Gemm", "Sum"],
+)
+def test_bounds_hold_for_values_near_the_largest_and_the_smallest_numbers(nodes: Any) -> None:
+    constants = {
+        "huge": floats(6, 4, scale=1e31), "tiny": np.float32(1e-31), "e20": np.float32(1e20), "shape": ints(0, 1, 6),
+        "small": floats(2, 1, 3, scale=1e-13), "large": floats(2, 1, 3, scale=1e25),
+        "plus": np.full(6, 1e5, np.float32), "minus": np.full(6, -1e5, np.float32), "high": np.full((6, 2), 1e38, np.float32),
+    }  # fmt: skip
+    model = score_model(nodes, **constants)
+    low = np.abs(floats(4, 6))
+    high = low + np.array([1e-4, 1e-2, 0.5, 2], np.float32)[:, None]
+    network = network_of(model, np.zeros((3, 6), np.float32))
+    found = sampled(onnxruntime.InferenceSession(model.SerializeToString()), low, high, 60)
+    for compute in (interval_bounds, linear_bounds):
+        box = compute(network, Box(low.astype(float), high.astype(float))).boxes[network.output]
+        lower, upper = (each.reshape(4, 1, -1) for each in (box.lower, box.upper))
+        assert (np.isneginf(lower) | (found >= lower)).all()
+        assert (np.isposinf(upper) | (found <= upper)).all()
+
+
+def test_scores_that_the_optimized_graph_returns_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates.network, "allow_for_folding", lambda *_: None)
+    nodes = [("Mul", ["last", "e20"], {}), AS_IMAGE, ("Conv", ["last", "small"], {}), ("Mul", ["last", "tiny"], {})]
+    constants = {"e20": np.float32(1e20), "shape": ints(0, 1, 6), "tiny": np.float32(1e-31)}
+    with pytest.raises(ArtifactError, match="'out' are other ones where onnxruntime optimizes the graph"):
+        network_of(score_model(nodes, **constants, small=floats(2, 1, 3, scale=1e-13)), floats(3, 6))
+
+
+def test_smooth_functions_of_doubles_with_constants_of_floats_are_refused() -> None:
+    model = score_model([("Gelu", ["last"], {"approximate": "tanh"})])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    with pytest.raises(ArtifactError, match="n0' is Gelu: onnxruntime computes it with constants of float32"):
+        network_of(model, np.ones((3, 6)))
+
+
+def test_the_indices_of_the_largest_values_are_refused() -> None:
+    model = Case("MaxPool", ["x"], (1, 3), {}, {"kernel_shape": [3]}, ("values", "out")).model()
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(ArtifactError, match="'node' is MaxPool: its output 'out' is not its first one"):
+        network_of(model, np.zeros((3, 1, 3), np.float32))
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:

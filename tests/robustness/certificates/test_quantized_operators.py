@@ -155,6 +155,35 @@ def test_the_recipe_int8_static_is_certified_from_its_file(tmp_path: Path) -> No
     assert np.median(bounds.upper - bounds.lower) < 1.0
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1)])
+def test_the_rounded_bias_of_a_convolution_belongs_to_its_channel(shape: tuple[int, ...]) -> None:
+    kernel = {"w": np.full((3, 1, *[1] * len(shape)), 50, np.int8), "w_zero": np.zeros(3, np.int8)}
+    scales = {"w_scale": np.array([2e-4, 2e-3, 2e-2], np.float32), "b": np.array([0.0123, 0.0123, 0.0123], np.float32)}
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), *pair("r", "a")]
+    nodes += [helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_d"], axis=0)]
+    nodes += [helper.make_node("Conv", ["a", "w_d", "b"], ["c"]), *pair("c", "h")]
+    ranges = {**parameters("a", 0.05, np.int8(3)), **parameters("h", 0.004, np.int8(0))}
+    stored = {**kernel, **scales, **ranges, "shape": np.array([0, 1, *shape])}
+    model = model_of([*nodes, helper.make_node("Flatten", ["h"], ["y"])], stored, 3, "y")
+    rows = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)  # as many as channels and positions
+    box = interval_bounds(network_of(model, rows), Box(rows.astype(float), rows.astype(float))).boxes["y"]
+    found = served(model, rows)
+    assert (box.lower <= found).all()
+    assert (found <= box.upper).all()
+    assert (box.upper - box.lower)[:, :3].max() < 0.005  # the first channel has the smallest scale
+
+
+def test_the_rounding_of_a_bias_is_multiplied_by_beta() -> None:
+    nodes = [*pair("x", "a"), *LAYERS, helper.make_node("Gemm", ["a", "w_d", "b"], ["g"], beta=40.0), *pair("g", "h")]
+    ranges = {**parameters("a", 0.05, np.int8(3)), **parameters("h", 0.004, np.int8(0))}
+    model = model_of(nodes, {**WEIGHTS, **ranges, "b": np.array([1, -2, 3, 5], np.float32) / 4000}, 2, "h")
+    rows = 0.02 * np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    box = interval_bounds(network_of(model, rows), Box(rows.astype(float), rows.astype(float))).boxes["h"]
+    found = served(model, rows)
+    assert (box.lower <= found).all()
+    assert (found <= box.upper).all()
+
+
 GEMM = helper.make_node("Gemm", ["a", "w_d", "b"], ["g"])
 AB = {**parameters("a", 0.05, np.int8(3)), **parameters("h", 0.04, np.int8(0))}
 FLOAT_WEIGHTS = {"u": np.ones((2, 4), np.float32)}
