@@ -37,9 +37,6 @@ _UNDERFLOW = 80.0
 _ROWS_CHECKED = 100
 """Rows whose gradients are looked at before the search."""
 
-_SETTLED = 1e-3
-"""A point that moves less than this, times eps, has reached a fixed point: a corner in L∞, along the gradient in L2."""
-
 _MOMENTUM = 0.75
 _INCREASES = 0.75
 """Constants of APGD: the weight of the new step, and the proportion of steps that must increase the loss."""
@@ -49,8 +46,9 @@ _INCREASES = 0.75
 class GradientAttack(Attack):
     """Base class of attacks that follow the gradient of a torch module.
 
-    Rows and `eps` are those before preprocessing; the gradient goes through `preprocess`. Every row that the module
-    predicts wrong is sent to the served model, and counts only if that is fooled, too; otherwise the search goes on.
+    Rows and `eps` are those before preprocessing; the gradient goes through `preprocess`. A row that the module
+    predicts wrong is sent to the served model within a few steps, at its point of the highest loss since the last time.
+    It counts only if that is fooled, too; otherwise the search goes on.
     """
 
     module: Any = field(kw_only=False)
@@ -103,8 +101,8 @@ class GradientAttack(Attack):
         self, target: Target, gradients: ModuleGradients, columns: NDArray[np.intp], index: NDArray[np.intp]
     ) -> None:
         """Raise UsageError if most rows have no gradient: then nothing is searched."""
-        found = gradients.gradients(gradients.tensor(target.rows[index]), gradients.columns(columns[index]))
-        without = int((found.by_input.flatten(1) == 0).all(dim=1).sum())
+        _, _, found = gradients.gradients(gradients.tensor(target.rows[index]), gradients.columns(columns[index]))
+        without = int((found.flatten(1) == 0).all(dim=1).sum())
         if 2 * without > index.size:
             raise UsageError(
                 f"module of {self.name} has a gradient of 0 in {without} of {index.size} rows, as after rounding, and "
@@ -216,12 +214,11 @@ class pgd(GradientAttack):
 
     def search(self, ball: Ball) -> None:
         size = max(2.5 / self.steps, 0.02) if self.step_size is None else self.step_size
-        for _ in range(self.steps):
-            found = ball.evaluate()
-            ball.keep(ball.move(ball.units + size * found.direction) > _SETTLED)
+        for step in range(self.steps + 1):
+            found = ball.evaluate(is_last=step == self.steps)
             if not ball.index.size:
                 return
-        ball.evaluate()
+            ball.units = ball.projected(ball.units + size * found.direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +265,8 @@ class apgd(GradientAttack):
             weight = 1.0 if step == 1 else _MOMENTUM
             moved = ball.units + weight * (ahead - ball.units) + (1 - weight) * (ball.units - state.previous)
             state.previous = ball.units
-            ball.move(moved)
-            found = ball.evaluate()
+            ball.units = ball.projected(moved)
+            found = ball.evaluate(is_last=step == self.steps)
             state.keep(found.kept)
             if not ball.index.size:
                 return
@@ -314,7 +311,7 @@ class _Progress:
         """Drop the rows that are decided."""
         if kept is not None:
             for name in self.__slots__:
-                setattr(self, name, getattr(self, name)[kept])
+                setattr(self, name, getattr(self, name).index_select(0, kept))
 
     def record(self, ball: Ball, found: Found) -> None:
         """Count increases, and store the best points."""
@@ -332,7 +329,7 @@ class _Progress:
         stuck |= self.is_fresh & (self.best_losses <= self.checked_losses)
         along = wide(stuck, ball.units)
         self.sizes = (self.sizes / 2).where(along, self.sizes)
-        ball.move(self.best_units.where(along, ball.units))
+        ball.units = self.best_units.where(along, ball.units)
         self.previous = self.best_units.where(along, self.previous)
         self.direction = self.best_direction.where(along, self.direction)
         self.losses = self.best_losses.where(stuck, self.losses)
