@@ -128,6 +128,8 @@ def path_setting(config: pytest.Config, name: str) -> Path:
 def apply_settings(config: pytest.Config) -> None:
     """Set the keys that count, the allowed rules of the scanner, and what is redacted, for this run."""
     _set_trust(config)
+    config.add_cleanup(partial(setattr, settings, "SEEN", settings.SEEN))
+    settings.SEEN = set()
     for name, key, read in (
         ("SCAN_ALLOW", "modelserve_scan_allow", settings.allowed_rules),
         ("REDACT", "modelserve_redact", settings.redact_rules),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
+from pytest_modelserve import settings
 from pytest_modelserve.errors import ModelServeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import (
     INCONCLUSIVE_POLICIES,
@@ -145,7 +146,7 @@ def _attach(item: pytest.Item, recorder: Recorder) -> None:
 
 
 class WorkerHooks:
-    """Hooks of an xdist worker: they send the number of selected tests to the controller, which collects none."""
+    """Hooks of an xdist worker: they send what the controller, which collects and runs no test, does not know."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._output: dict[str, Any] = cast(Any, config).workeroutput
@@ -155,7 +156,8 @@ class WorkerHooks:
         self._deselected += len(items)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self._output[PROPERTY] = {"selected": len(session.items), "deselected": self._deselected}
+        counts = {"selected": len(session.items), "deselected": self._deselected}
+        self._output[PROPERTY] = {**counts, "names": sorted(settings.SEEN)}
 
 
 class ReportingHooks:
@@ -236,6 +238,7 @@ class ReportingHooks:
         counts = getattr(node, "workeroutput", {}).get(PROPERTY)
         if counts is not None:
             self._deselected = counts["deselected"]
+            settings.saw_names(counts["names"])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
@@ -340,6 +343,8 @@ class ReportingHooks:
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        for message in settings.unmatched_rules():
+            terminalreporter.write_line(message, yellow=True)
         collector = self._collector
         rows = () if collector is None else collector.rows()
         if collector is None or not (collector.not_judged or any(row.record or self._writes for row in rows)):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import UsageError, unknown_choice
 
 SCAN_ALLOW: Mapping[str, str] = {}
 """Reasons by name of the scanner's rules that files of this project may break."""
@@ -15,6 +16,9 @@ SCAN_ALLOW: Mapping[str, str] = {}
 REDACT: Mapping[str, str] = {}
 """How inputs and columns of these names, or patterns, are redacted in files and messages: "leave out" or "hash"."""
 _REDACTIONS = ("leave out", "hash")
+
+SEEN: set[str] = set()
+"""Names of the inputs and columns that this run met, while REDACT has rules."""
 
 
 def redact_rules(lines: list[str], setting: str = "modelserve_redact") -> Mapping[str, str]:
@@ -29,8 +33,26 @@ def redact_rules(lines: list[str], setting: str = "modelserve_redact") -> Mappin
     return found
 
 
+def saw_names(names: Iterable[object]) -> None:
+    """Note names of inputs or columns of this run."""
+    if REDACT:
+        SEEN.update(map(str, names))
+
+
+def unmatched_rules() -> list[str]:
+    """Return a message for each rule of REDACT that names no input or column of this run; none if it met none."""
+    unmatched = [
+        rule for rule in REDACT if not any(names(rule, name) or re.sub(r"\[\d+\]$", "", rule) == name for name in SEEN)
+    ]
+    return [
+        f"modelserve_redact: {unknown_choice('input or column of this run', rule, sorted(SEEN))}"
+        for rule in unmatched * bool(SEEN)
+    ]
+
+
 def is_redacted(name: str) -> bool:
     """Return whether the setting hides the values of the column or input `name`."""
+    saw_names([name])
     return any(names(rule, name) for rule in REDACT)
 
 

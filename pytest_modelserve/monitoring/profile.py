@@ -19,6 +19,7 @@ from pytest_modelserve.monitoring.duplicates import RepeatedRows
 from pytest_modelserve.monitoring.read_options import ReadOptions
 from pytest_modelserve.monitoring.row_digests import RowDigests
 from pytest_modelserve.monitoring.sketch import Sketch
+from pytest_modelserve.settings import saw_names
 
 SCHEMA_VERSION = 5
 _READ_VERSIONS = (4, 5)
@@ -68,6 +69,7 @@ class ReferenceProfile:
         if len(set(self.names)) != len(self.columns):
             raise UsageError("columns of a profile must have different names")
         object.__setattr__(self, "digest", _digest(self.content()))
+        saw_names(self.names)
 
     def __repr__(self) -> str:
         """Return one line: the counts of the columns fill pages."""

@@ -30,6 +30,7 @@ from pytest_modelserve.robustness.strategies import GeneratedInputs, source_of
 from pytest_modelserve.serving.inputs import as_one_batch
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.serving.substitution import is_replacing
+from pytest_modelserve.settings import saw_names
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -222,6 +223,7 @@ def _check(
             raise UsageError(f"{relation.name} needs batches of several rows, and {model.subject} takes one row a call")
         if max_batch < 2:
             raise UsageError(f"max_batch must be at least 2 for {relation.name}, got {max_batch}")
+    saw_names(names or ())
     if names is not None and len(names) != space.coordinates.size:
         raise InputError(f"feature_names must name the {space.coordinates.size} features of a row, got {len(names)}")
 

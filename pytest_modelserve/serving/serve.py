@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -21,6 +21,7 @@ from pytest_modelserve.serving.predictor import CPU, CallablePredictor, Predicto
 from pytest_modelserve.serving.ready_outputs import ReadyOutputs, RowPredictor, check_same_order, is_ready
 from pytest_modelserve.serving.substitution import active
 from pytest_modelserve.serving.torch_predictor import TorchPredictor
+from pytest_modelserve.settings import saw_names
 from pytest_modelserve.signing import checked_copy
 
 if TYPE_CHECKING:
@@ -246,9 +247,12 @@ def open_models(*models: Servable, inputs: object, ready: bool = False) -> Itera
             raise UsageError(f"this gate calls the model, and {outputs[0].subject} holds ready outputs: pass the model")
         if inputs is None and len(outputs) < len(served):
             raise UsageError("inputs is missing: it can be left out only where all models are ready outputs")
-        signature = next((each.signature for each in served if each.signature is not None), None)
+        signatures = [each.signature for each in served if each.signature is not None]
+        saw_names(spec.name for each in signatures for spec in each.inputs)
+        signature = next(iter(signatures), None)
         if not outputs:
             batch = as_batch(inputs, signature) if is_one_batch(inputs) else inputs
+            saw_names(batch if isinstance(batch, Mapping) else ["input"])
             if isinstance(batch, Frame) and all(each.signature is not None for each in served):
                 assert signature is not None
                 batch = checked_feed(batch, signature)  # once, and not in each of many calls

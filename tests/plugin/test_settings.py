@@ -53,6 +53,28 @@ def test_wrong_setting_ends_the_run_at_once(project: pytest.Pytester, arguments:
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
+def test_rule_of_redaction_that_names_nothing_of_the_run_is_said_once(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        import numpy as np
+        import pytest_modelserve as ms
+
+        def test_named_inputs():
+            rows = {"ssn": np.ones((3, 1)), "age": np.ones((3, 2))}
+            ms.assert_relation(lambda feed: feed["age"], rows, ms.relations.finite_outputs(), candidates=0)
+
+        def test_features():
+            finite = ms.relations.finite_outputs()
+            ms.assert_relation(lambda x: x, np.ones((3, 2)), finite, candidates=0, feature_names=["income", "town"])
+    """)
+    project.makeini("[pytest]\nmodelserve_redact =\n    snn\n    age[1]\n    inc*: hash\n    id_*\n")
+    lines = [line for line in project.runpytest_inprocess().outlines if line.startswith("modelserve_redact")]
+    assert lines == [
+        "modelserve_redact: unknown input or column of this run 'snn': did you mean 'ssn'? Known: 'age', 'income', "
+        "'input', 'ssn', 'town'",
+        "modelserve_redact: unknown input or column of this run 'id_*': known: 'age', 'income', 'input', 'ssn', 'town'",
+    ]
+
+
 def test_help_states_the_defaults(pytester: pytest.Pytester) -> None:
     text = " ".join(pytester.runpytest_inprocess("--help").stdout.str().split())
     for option, default in (
