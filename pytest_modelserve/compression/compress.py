@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,7 +59,7 @@ from pytest_modelserve.compression.validation import check_outputs, check_signat
 from pytest_modelserve.errors import ArtifactError, RecipeError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.serving import serve
-from pytest_modelserve.signing import require_signature
+from pytest_modelserve.signing import checked_copy
 
 if TYPE_CHECKING:
     import onnx
@@ -139,7 +139,6 @@ def compress(
         'int8-dynamic'
     """
     artifact = as_artifact(artifact)
-    require_signature(artifact)
     names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     if not names:
         raise UsageError(f"recipe is empty; known: {', '.join(map(repr, RECIPES))}")
@@ -151,7 +150,12 @@ def compress(
     range_method = parse_range_method(calibration_method, percentile)
     excluded = selected_names(exclude)
     _check_arguments(recipes, calibration, range_method, excluded, reduce_range=reduce_range)
-    with nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as batches:
+    copy = checked_copy(artifact, None)
+    with (
+        nullcontext() if copy is None else closing(copy),
+        nullcontext() if calibration is None else open_calibration(calibration, artifact.signature) as batches,
+    ):
+        artifact = artifact if copy is None else copy.artifact  # what was verified is what is opened
         if batches is not None:
             check_varied(batches)
         for each in recipes:

@@ -20,7 +20,7 @@ from pytest_modelserve.progress import progress
 from pytest_modelserve.serving import Inputs, Predictor, serve
 from pytest_modelserve.serving.predictor import CPU, ProcessCrashError
 from pytest_modelserve.serving.serve import in_child
-from pytest_modelserve.signing import require_signature
+from pytest_modelserve.signing import CheckedCopy, checked_copy
 from pytest_modelserve.stats import interim_error_rate, median_bounds
 
 if TYPE_CHECKING:
@@ -60,13 +60,17 @@ class FreshStart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FreshJob:
-    """What a fresh process serves, without the inputs, and by which Python: by default this one."""
+    """What a fresh process serves, without the inputs, and by which Python: by default this one.
+
+    `copy` is the private copy of a signed model, which is removed with the job.
+    """
 
     artifact: Artifact
     providers: Sequence[str]
     threads: int
     calls: int
     interpreter: str | None = None
+    copy: CheckedCopy | None = None
 
 
 def fresh_job(
@@ -83,7 +87,8 @@ def fresh_job(
     but a file (`as_artifact`); InputError for inputs that do not fit.
     """
     artifact = as_artifact(model)
-    require_signature(artifact)
+    copy = checked_copy(artifact, None)
+    artifact = artifact if copy is None else copy.artifact  # what was verified is what is opened
     child = in_child(model) if isinstance(model, Predictor) else None
     interpreter = None if child is None else child.process.interpreter
     for batch in batches:
@@ -97,7 +102,7 @@ def fresh_job(
         for batch in batches:
             predictor.predict(batch)
     subject = artifact.subject if child is None else child.subject
-    return subject, FreshJob(artifact, providers, threads, calls, interpreter), list(batches)
+    return subject, FreshJob(artifact, providers, threads, calls, interpreter, copy), list(batches)
 
 
 def start_in_fresh_process(job: FreshJob, batches: Sequence[Inputs], *, time_limit_s: float) -> FreshStart:

@@ -3,7 +3,7 @@
 from pytest_modelserve.signing.bill_of_materials import model_bom
 from pytest_modelserve.signing.keys import private_key, private_pem
 from pytest_modelserve.signing.manifest import measure_tampering, write_manifest
-from pytest_modelserve.signing.signature import CheckedCopy, checked_copy, require_signature, sign_model, verify_model
+from pytest_modelserve.signing.signature import CheckedCopy, checked_copy, sign_model, verify_model
 
 __all__ = [
     "CheckedCopy",
@@ -12,7 +12,6 @@ __all__ = [
     "model_bom",
     "private_key",
     "private_pem",
-    "require_signature",
     "sign_model",
     "verify_model",
     "write_manifest",

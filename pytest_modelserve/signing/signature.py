@@ -177,13 +177,6 @@ def checked_copy(model: Artifact | PathLike, manifest: PathLike | None) -> Check
         raise
 
 
-def require_signature(model: Artifact | PathLike) -> None:
-    """Raise VerificationError if keys are trusted by the settings and none of them signed the model."""
-    checked = checked_copy(model, None)
-    if checked is not None:
-        checked.close()
-
-
 def _compare(copy: PrivateCopy, manifest: Path) -> None:
     """Copy a model's files as far as they agree with the manifest: none is parsed before its digest is known."""
     model = copy.source

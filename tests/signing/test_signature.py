@@ -9,6 +9,7 @@ import pytest
 import pytest_modelserve as ms
 from pytest_modelserve.__main__ import main
 from pytest_modelserve.artifacts import save_artifact
+from pytest_modelserve.artifacts.store import Store
 from tests.signing.conftest import openssl
 from tests.signing.test_manifest import ROWS, flip
 
@@ -303,6 +304,44 @@ def test_the_checks_of_a_model_file_open_the_copy_that_was_verified(signed, trus
     copy = file.artifact.path
     assert copy.parent != signed.parent
     file.close()
+    assert not copy.exists()
+
+
+@pytest.fixture
+def exchanged(signed, monkeypatch):
+    """A signed model, each of whose verified copies is made just before an attacker exchanges the file."""
+    from pytest_modelserve.signing.untrusted_files import PrivateCopy
+
+    add, other = PrivateCopy.add, signed.read_bytes().replace(b"MatMul", b"MatNul")
+
+    def add_and_exchange(copy, location=None):
+        try:
+            return add(copy, location)
+        finally:
+            if len(copy.digests) == 2:
+                signed.write_bytes(other)
+
+    monkeypatch.setattr(PrivateCopy, "add", add_and_exchange)
+    return signed
+
+
+def test_compress_opens_the_copy_that_was_verified(exchanged, trusted, tmp_path):
+    smaller = ms.compress(ms.open_artifact(exchanged), "simplify", store=Store(tmp_path / "store"))
+    assert b"MatNul" in exchanged.read_bytes()
+    with ms.serve(smaller) as predictor:
+        np.testing.assert_array_equal(predictor.predict(ROWS)["y"], np.full((2, 3), 4.0))
+
+
+def test_fresh_processes_open_the_copy_that_was_verified(exchanged, trusted):
+    from pytest_modelserve.performance.fresh_process import fresh_job, start_in_fresh_process
+
+    batches = [{"x": ROWS}]
+    _, job, _ = fresh_job(exchanged, batches, providers=None, threads=None, calls=1)
+    assert b"MatNul" in exchanged.read_bytes()
+    assert start_in_fresh_process(job, batches, time_limit_s=60).first_call_ms > 0
+    copy = job.artifact.path
+    assert copy.exists()
+    del job
     assert not copy.exists()
 
 
