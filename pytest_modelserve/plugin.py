@@ -313,7 +313,14 @@ class ReportingHooks:
             path.unlink(missing_ok=True)
             if document["exit_status"] is None:
                 return []
-            suite = suite_files(self._config.rootpath, self._order, self._config.inipath)
+            root = self._config.rootpath
+            contracts = sorted({node.partition("::")[0] for node in self._order if ".modelgate.toml::" in node})
+            data: set[Path] = set()
+            if contracts:
+                from pytest_modelserve.contracts.release import data_files
+
+                data = data.union(*(data_files(root / name, root) for name in contracts))
+            suite = suite_files(root, self._order, self._config.inipath, data)
             write_file(path, [signed_statement(document, suite=suite, days=days, key_pem=pem).encode()])
         except ModelServeError as error:
             return [f"--modelserve-statement: {error}"]

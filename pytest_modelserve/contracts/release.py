@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,8 @@ from pytest_modelserve.artifacts import Artifact, open_artifact
 from pytest_modelserve.contracts.annotations import budgets_of, subject_of
 from pytest_modelserve.contracts.contract import GateCall, read_contract
 from pytest_modelserve.errors import UsageError, VerificationError, unknown_choice
-from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement, read_statement
+from pytest_modelserve.serving.ready_outputs import FILE_SUFFIXES
+from pytest_modelserve.signing.statement import RequiredGate, Statement, check_statement, read_statement, suite_files
 from pytest_modelserve.signing.untrusted_files import digest_file
 
 
@@ -37,7 +40,7 @@ def verify_statement(
         trust: Public keys in PEM; the signature of one of them is enough (default: the environment variable
             `MODELSERVE_TRUST`).
         contract: A contract: every active gate of it must have passed, its budgets must not be weaker than in the
-            contract, and the contract must be the file that was run.
+            contract, and the contract and its files of data must be those of the run.
         gates: Names of further gates that must have passed on the model, such as "accuracy_parity".
 
     Returns:
@@ -90,8 +93,28 @@ def _required(call: GateCall) -> RequiredGate:
     )
 
 
+def data_files(contract: Path, root: Path) -> set[Path]:
+    """Return the files of data, labels and profiles that the active gates of a contract read."""
+    found: set[Path] = set()
+    for call in read_contract(contract, root=root):
+        for name in ("data", "labels", "profile") if not call.inactive else ():
+            text = getattr(call.source, name)
+            if text and (name != "labels" or text.lower().endswith(FILE_SUFFIXES)):
+                path = call.place.child(name).file(text, "pattern" if name == "data" else "file")
+                found |= {path} if path.exists() else set(map(Path, glob.glob(str(path))))
+    return found
+
+
 def _reasons_of_contract(path: Path, statement: Statement) -> Iterator[str]:
-    """Yield why a contract is not the one that was run: other data or arguments than budgets may stand in it."""
+    """Yield why a contract or its data are not those of the run; arguments other than budgets may differ, too."""
     digest = digest_file(path.parent, path.name).sha256
-    if digest not in [sha256 for name, sha256 in statement.suite.items() if Path(name).name == path.name]:
+    runs = [name for name, sha256 in statement.suite.items() if Path(name).name == path.name and sha256 == digest]
+    if not runs:
         yield f"other contract: {path.name} changed since it was run; run it again"
+        return
+    files = sorted(data_files(path, path.parent))
+    now = suite_files(path.parent, (), None, files)
+    for name, sha256 in now.items():
+        known = (statement.suite.get(posixpath.normpath(f"{posixpath.dirname(run) or '.'}/{name}")) for run in runs)
+        if sha256 not in known:
+            yield f"other data: {name} is not what the contract was run on; run it again"

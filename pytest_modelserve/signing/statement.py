@@ -116,20 +116,23 @@ def _descriptors(files: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in sorted(files.items())]
 
 
-def suite_files(root: Path, node_ids: Iterable[str], settings: Path | None) -> dict[str, str]:
-    """Return the sha256 of the files that tests are written in, by path relative to `root`.
+def suite_files(
+    root: Path, node_ids: Iterable[str], settings: Path | None, data: Iterable[Path] = ()
+) -> dict[str, str]:
+    """Return the sha256 of the files that tests are written in and of `data`, by path relative to `root`.
 
     These are their modules and contracts, every conftest.py above them, and the file of the settings. Modules that they
-    import, and data, are not among them.
+    import, and what they read, are not among them.
     """
-    files = {root / node_id.partition("::")[0] for node_id in node_ids}
+    files = {*data, *(root / node_id.partition("::")[0] for node_id in node_ids)}
     files |= {folder / "conftest.py" for file in files for folder in file.parents if folder.is_relative_to(root)}
     files |= set() if settings is None else {settings}
-    return {
-        Path(os.path.relpath(file, root)).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(files)
-        if file.is_file()
-    }
+    found = {}
+    for path in filter(Path.is_file, sorted(files)):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found[Path(os.path.relpath(path, root)).as_posix()] = digest
+    return found
 
 
 def suite_digest(files: Mapping[str, str]) -> str:
