@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pytest_modelserve.scanning.array_rules import MOST_AXIS, check_array, check_header
+from pytest_modelserve.scanning.encodings import DECOMPRESSION_ERRORS, ZIP, decompressor_of
 from pytest_modelserve.scanning.file_rules import format_of, has_appended_archive
 from pytest_modelserve.scanning.findings import Finding, StaticResult, finding
 from pytest_modelserve.scanning.pickle_rules import Built, Global, PickleResult, Stored, check_pickle
@@ -139,7 +137,7 @@ _ITEM_BYTES = {
     "ComplexDouble": 16,
 }
 _PART = re.compile(r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|data/\d+|\.data/serialization_id")
-_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08")
+_ARCHIVES = (ZIP, b"\x1f\x8b\x08")
 _MOST_HIDDEN, _MOST_TEXT = 1 << 17, 100
 
 
@@ -328,14 +326,8 @@ def _check_counts(file: BinaryIO, storages: Iterable[tuple[int, int]], place: st
 
 def _inflated(file: BinaryIO, size: int) -> tuple[bytes, str]:
     """Return the content of a compressed file, or why it is not read."""
-    head = file.read(6)
+    inflate = decompressor_of(file.read(6))
     file.seek(0)
-    openers = {b"\x1f\x8b": zlib.decompressobj(31), b"BZ": bz2.BZ2Decompressor(), b"\xfd7": lzma.LZMADecompressor()}
-    inflate: Any = openers.get(head[:2])
-    if inflate is None and head[:1] == b"x":
-        inflate = zlib.decompressobj()
-    if inflate is None and head[:3] == b"\x5d\0\0":
-        inflate = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_INFLATED)
     if inflate is None:
         return b"", "it is compressed by a method that no rule reads"
     parts: list[bytes] = []
@@ -346,7 +338,7 @@ def _inflated(file: BinaryIO, size: int) -> tuple[bytes, str]:
             given += len(parts[-1])
             if given > _MOST_INFLATED:
                 return b"", f"{size:,} bytes expand to more than {_MOST_INFLATED:,}"
-    except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, MemoryError) as error:
+    except DECOMPRESSION_ERRORS as error:
         return b"", f"it cannot be read: {error}"
     if not inflate.eof:
         return b"", "it is truncated"

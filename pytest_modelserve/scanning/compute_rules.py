@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from pytest_modelserve._onnx.graph import sort_nodes
 from pytest_modelserve.scanning.abstract_values import (
@@ -39,6 +40,7 @@ _MAX_LOOP_DEPTH = 4
 _MAX_STEPS = 80_000
 _MAX_AXIS = 1 << 31
 _MAX_CHARACTERS = 1 << 28
+_STRING = 8
 # Constants that a file makes, beyond its own bytes, and tensors that it makes of any input.
 _MADE_BYTES, _MADE_RATIO = 64 << 20, 8
 _HUGE_BYTES = 4 << 30
@@ -84,6 +86,7 @@ def check_computation(model: onnx.ModelProto, total_bytes: int) -> ComputeResult
         walk.check_size(f"input {name!r}", value, math.inf)
     try:
         work = walk.graph(model.graph, scope, list(inputs.items()))[1]
+        walk.uncalled_functions()
     except TooManyStepsError as error:
         walk.found.append(finding("graph.node-count", "model", str(error)))
         work = float(_MAX_STEPS)
@@ -135,6 +138,7 @@ class _Walk:
         self._counts: Counter[str] = Counter()
         self._seen: set[tuple[str, str]] = set()
         self._calls: dict[Any, tuple[list[Value], float, int]] = {}
+        self._is_called = True  # without a call, an unknown value is no finding
         self._quiet = 0  # bodies of loops are evaluated several times
 
     def add(self, rule: str, place: str, text: str, severity: Any = None) -> None:
@@ -158,6 +162,14 @@ class _Walk:
         declared = {value.name: of_type(value.type).dtype for value in (*graph.value_info, *graph.output)}
         work = self._body(graph.node, scope, declared)
         return [scope[value.name] for value in graph.output], work
+
+    def uncalled_functions(self) -> None:
+        """Walk over the functions that nothing calls, with arguments of which nothing is known."""
+        self._is_called = False
+        called = {key for key, *_ in self._calls}
+        for domain, name, overload in self.functions.keys() - called:
+            call = helper.make_node(name, [], [], domain=domain, overload=overload)
+            self._call(call, [], _Scope(None, {}, {}, {}))
 
     def _body(self, nodes: Sequence[onnx.NodeProto], scope: _Scope, declared: Mapping[str, int]) -> float:
         work = 0.0
@@ -190,7 +202,8 @@ class _Walk:
         if domain == "" and node.op_type == "SequenceMap":
             return self._sequence_map(node, inputs, attributes, scope)
         if domain == "ai.onnx.ml" and node.op_type.startswith("TreeEnsemble"):
-            for rule, text in tree_findings(node.op_type, attributes):
+            sizes = inputs[0].shape if inputs and not scope.loops else None  # in a loop it may become wider
+            for rule, text in tree_findings(node.op_type, attributes, sizes[-1] if sizes else None):
                 self.add(rule, place_of(node), text)
         if domain == "" and node.op_type == "Constant":
             return [self._constant(attributes)], 1.0
@@ -341,7 +354,8 @@ class _Walk:
         if trips is None:
             self.add("compute.loop-bound", place, "it has no trip count: only its condition ends it")
         elif not math.isfinite(bound):
-            self.add("compute.loop-bound", place, "its trip count is an input or computed, and nothing bounds it")
+            text = "its trip count is an input or computed, and nothing bounds it"
+            self.add("compute.loop-bound", place, text, None if self._is_called else "note")
         elif bound > _MAX_TRIPS:
             self.add("compute.loop-bound", place, f"its trip count may be {bound:,.0f}, more than {_MAX_TRIPS:,}")
         elif bound * work > _MAX_WORK:
@@ -352,22 +366,23 @@ class _Walk:
         self, node: onnx.NodeProto, before: list[Value], after: list[Value], trips: float, run: Any
     ) -> None:
         """Add a finding for a state that grows by a factor in each trip: 30 doublings of a byte are a gigabyte."""
-        if trips < 16 or not any(b.elements() > a.elements() for a, b in zip(before, after, strict=False)):
+        if trips < 2 or not any(_amount(b) > _amount(a) for a, b in zip(before, after, strict=False)):
             return
         self._quiet += 1
-        states = [before, [_unsettled(value) for value in after]]
-        for _ in range(_GROWTH_ROUNDS):
-            states.append([_unsettled(value) for value in run(states[-1])[0][1 : 1 + len(before)]])
+        states = [before, [_grown(value) for value in after]]
+        for _ in range(int(min(_GROWTH_ROUNDS, trips - 1))):
+            states.append([_grown(value) for value in run(states[-1])[0][1 : 1 + len(before)]])
         self._quiet -= 1
-        for place, value in enumerate(states[-1]):
-            sizes = [state[place].elements() for state in states[-3:]]
-            if value.shape is not None and sizes[-1] > _DOUBLES * sizes[-2] > 0 and sizes[-2] > _DOUBLES * sizes[-3]:
-                text = f"state {place} grows {sizes[-1] / sizes[-2]:.1f} times in each trip"
+        for place, values in enumerate(zip(*states, strict=False)):
+            sizes = [_amount(value) for value in values[-3:]]
+            doubles = trips >= 16 and sizes[-1] > _DOUBLES * sizes[-2] > 0 and sizes[-2] > _DOUBLES * sizes[-3]
+            if values[-1].shape is not None and (doubles or sizes[-1] > _HUGE_BYTES):
+                text = f"state {place} grows {sizes[-1] / max(sizes[-2], 1):,.1f} times in each trip"
                 self.add("compute.loop-growth", place_of(node), text)
 
     def _check_division(self, node: onnx.NodeProto, dividend: Value, divisor: Value, dtype: int) -> None:
         integer = replace(UNKNOWN, dtype=dtype).is_integer
-        if dtype and not integer:
+        if not integer and (dtype or not self._is_called):
             return
         is_known = divisor.is_fixed and divisor.const is not None and divisor.const.dtype.kind in "iuf"
         known = divisor.const if is_known else None
@@ -442,6 +457,16 @@ def _slice_of(value: Value, axis: int) -> Value:
 def _unsettled(value: Value) -> Value:
     """Return what is known of a value that a loop changes: its type and shape."""
     return Value(value.dtype, value.shape)
+
+
+def _grown(value: Value) -> Value:
+    """Return what is known of a value after a trip: also the length of its strings, which StringConcat adds."""
+    return replace(_unsettled(value), nominal=value.nominal) if value.dtype == _STRING else _unsettled(value)
+
+
+def _amount(value: Value) -> float:
+    """Return the number of elements, or of characters."""
+    return value.elements() * (value.nominal if value.dtype == _STRING and math.isfinite(value.nominal) else 1)
 
 
 def _identity(value: Value) -> Any:

@@ -156,6 +156,7 @@ class ExternalTensor:
     name: str
     entries: list[tuple[str, str]]
     needed: int | None
+    is_bool: bool = False
 
 
 @dataclass(slots=True)
@@ -169,6 +170,7 @@ class ExternalData:
 _ENTRIES = ("location", "offset", "length", "checksum")
 _MEMORY_TAG = "_ORT_MEM_ADDR_"
 _MAX_OFFSET = 1 << 62
+_CHUNK = 1 << 20
 
 
 def external_data(tensors: Iterable[ExternalTensor], model: Path) -> ExternalData:
@@ -199,9 +201,18 @@ def external_data(tensors: Iterable[ExternalTensor], model: Path) -> ExternalDat
             found.findings.append(finding("external.range", f"tensor {tensor.name!r}", f"in {location!r}: {text}"))
         elif span[1] > span[0]:
             ranges.setdefault(path, []).append((*span, tensor.name))
+            if tensor.is_bool and (largest := _largest_byte(path, *span)) > 1:
+                text = f"a bool is stored as {largest} in {location!r}"
+                found.findings.append(finding("tensor.value", f"tensor {tensor.name!r}", text))
     for path, spans in ranges.items():
         found.findings += _overlaps(path, sorted(spans))
     return found
+
+
+def _largest_byte(path: Path, begin: int, end: int) -> int:
+    with opened(path) as file:
+        file.seek(begin)
+        return max(max(file.read(min(_CHUNK, end - at)), default=0) for at in range(begin, end, _CHUNK))
 
 
 def _problem_of(location: str, model: Path, found: ExternalData) -> tuple[str, str] | None:

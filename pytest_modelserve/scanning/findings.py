@@ -61,6 +61,7 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("protobuf.count", "error", "more fields than a model needs", _EXPORT),
     # Names
     ("names.control-character", "error", "a name has control or bidi characters, or is no text", _TRUST),
+    ("names.escape-sequence", "error", "a string that controls a terminal (ANSI)", _TRUST),
     ("names.markup", "error", "a name has markup of XML or HTML", _TRUST),
     ("names.path", "error", "a name climbs folders ('..')", _TRUST),
     ("names.length", "error", "a name is very long", _EXPORT),
@@ -68,6 +69,7 @@ _TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     # Tensors
     ("tensor.dtype", "error", "an element type that ONNX does not have", _EXPORT),
     ("tensor.size", "error", "the content of a tensor does not fit its shape", _EXPORT),
+    ("tensor.value", "error", "a stored number that its element type does not have", _EXPORT),
     ("tensor.shape", "error", "a shape with negative or too many axes", _EXPORT),
     ("tensor.sparse", "error", "a sparse tensor that is huge, or has indices out of range", _EXPORT),
     # Graphs

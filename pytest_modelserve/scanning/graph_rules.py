@@ -13,6 +13,7 @@ import onnx
 
 from pytest_modelserve._onnx.graph import all_nodes, subgraphs
 from pytest_modelserve.scanning.findings import Finding, finding
+from pytest_modelserve.scanning.name_rules import has_escape
 from pytest_modelserve.scanning.tensor_rules import is_dtype, sparse_findings
 
 FunctionKey = tuple[str, str, str]
@@ -31,7 +32,7 @@ _BUILT_IN = (*_STANDARD, "com.microsoft", "com.microsoft.nchwc", "com.microsoft.
 # Metadata from which onnxruntime takes settings of its session.
 _SETTINGS_KEYS = ("ort_config",)
 _POSITIVE = ("strides", "dilations", "group", "blocksize", "num_groups", "num_heads", "kv_num_heads", "q_num_heads",
-             "kernel_shape", "bits", "size", "num_outputs", "hidden_size")  # fmt: skip
+             "kernel_shape", "offset_group", "bits", "size", "num_outputs", "hidden_size")  # fmt: skip
 # Attributes that hold an element type.
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"}
 _FIELDS = {
@@ -191,6 +192,8 @@ class _Graphs:
                 self.add("graph.duplicate-value", place, f"value {value.name!r} is declared twice, with two types")
         for value in (*graph.input, *graph.output, *graph.value_info):
             self._check_type(value.type, f"{place}, value {value.name!r}", 0)
+        for tensor in graph.initializer:
+            self._check_strings(tensor.string_data, f"tensor {tensor.name!r}")
         for sparse in graph.sparse_initializer:
             for rule, text in sparse_findings(sparse, _DENSE_BYTES):
                 self.add(rule, f"tensor {sparse.values.name!r}", text)
@@ -209,6 +212,8 @@ class _Graphs:
         names = [*function.attribute, *(attribute.name for attribute in function.attribute_proto)]
         for name in _repeated(names):
             self.add("graph.duplicate-entry", place, f"attribute {name!r} is given twice")
+        for attribute in function.attribute_proto:
+            self._check_strings_of(attribute, place)
         self.found += _opset_findings(function.opset_import, place)
         outside, self.opsets = self.opsets, {domain_of(i.domain): i.version for i in function.opset_import}
         self._check_body(function.node, place, {*function.input}, (), 0, is_function=True)
@@ -283,6 +288,7 @@ class _Graphs:
         for name in _repeated([attribute.name for attribute in node.attribute]):
             self.add("graph.duplicate-entry", place, f"attribute {name!r} is given twice")
         for attribute in node.attribute:
+            self._check_strings_of(attribute, place)
             if problem := _attribute_problem(attribute, is_function):
                 self.add("graph.attribute", place, f"attribute {attribute.name!r} {problem}")
             elif domain in _BUILT_IN and not is_call:
@@ -299,6 +305,18 @@ class _Graphs:
     def _check_metadata(self, entries: Sequence[onnx.StringStringEntryProto], place: str) -> None:
         for key in _repeated([entry.key for entry in entries]) if len(entries) > 1 else ():
             self.add("graph.duplicate-entry", place, f"the metadata key {key!r} is given twice")
+
+    def _check_strings_of(self, attribute: onnx.AttributeProto, place: str) -> None:
+        where = f"{place}, attribute {attribute.name!r}"
+        for strings in ([attribute.s], attribute.strings, attribute.t.string_data):
+            self._check_strings(strings, where)
+        for tensor in attribute.tensors:
+            self._check_strings(tensor.string_data, where)
+
+    def _check_strings(self, strings: Iterable[bytes], place: str) -> None:
+        if has_escape(b"\n".join(strings)):
+            text = next(each for each in strings if has_escape(each))
+            self.add("names.escape-sequence", place, repr(text[:200].decode(errors="replace")))
 
     def _check_value(self, attribute: onnx.AttributeProto, place: str) -> None:
         if attribute.ref_attr_name:

@@ -13,6 +13,13 @@ _MARKUP = re.compile(
 )
 _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
 
+_ESCAPE = re.compile(rb"\x1b[\[\]PX^_()#c]|\xc2\x9b[\d;?]+[A-Za-z]|\xc2\x9d\d+;")
+
+
+def has_escape(content: bytes) -> bool:
+    """Return whether a string in UTF-8 begins a command to a terminal. A lone control character may be a token."""
+    return (b"\x1b" in content or b"\xc2" in content) and _ESCAPE.search(content) is not None
+
 
 def has_hidden(text: str, *, but: str = "") -> bool:
     """Return whether a character controls a terminal or the order of text, except those in `but`."""

@@ -13,11 +13,11 @@ _SAME_SHAPE = names_in(
     "Erf Gelu Elu Selu Celu Softplus Softsign HardSigmoid HardSwish Mish Not IsNaN IsInf Clip Dropout "
     "BatchNormalization LayerNormalization InstanceNormalization GroupNormalization CumSum Sin Cos Tan Asin Acos Atan "
     "Sinh Cosh Reciprocal QuantizeLinear DequantizeLinear LRN Hardmax Trilu BitwiseNot ScatterElements ScatterND "
-    "Bernoulli RandomNormalLike RandomUniformLike EyeLike"
+    "Scaler Normalizer Imputer Binarizer Bernoulli RandomNormalLike RandomUniformLike EyeLike"
 )
 BROADCASTS = names_in(
     "Add Sub Mul Div Mod Pow And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Min Max Mean Sum Where PRelu "
-    "BitShift BitwiseAnd BitwiseOr BitwiseXor"
+    "BitShift BitwiseAnd BitwiseOr BitwiseXor StringConcat"
 )
 
 

@@ -7,12 +7,11 @@ import itertools
 import math
 import pickletools
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from pytest_modelserve.scanning.encodings import ZIP, decodings
 from pytest_modelserve.scanning.findings import Finding, finding
 
 _MOST_OPCODES = 500_000
@@ -65,11 +64,10 @@ _LIBRARY = re.compile(
 )
 """Classes of libraries, whose code runs when the pickle is loaded."""
 _NUMPY_DTYPE = re.compile(r"[|<>=]?[biufcSUV]\d{1,9}")
-_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00")
+_ARCHIVES = (ZIP, b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00")
 _PROTOCOL = re.compile(rb"\x80[\x02-\x05]")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\(S'")
-_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
-_MOST_STARTS, _MOST_INFLATED = 64, 1 << 20
+_MOST_STARTS, _MOST_INNER = 64, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,26 +375,33 @@ class _Machine:
         data = content if isinstance(content, bytes) else content.encode("latin-1", "ignore")
         if data.startswith(_ARCHIVES):
             self.add("pickle.nested", "a text or bytes that hold an archive")
-        if data[:2] in _ZLIB:
-            with suppress(zlib.error):  # bytes that begin like it by chance
-                inflated = zlib.decompressobj().decompress(data, _MOST_INFLATED)
-                if _PICKLE.match(inflated) or inflated.startswith(_ARCHIVES):
-                    self.add("pickle.nested", "a text or bytes that hold something compressed by zlib")
-                    data = inflated
+        for how, decoded in decodings(data):
+            if decoded.startswith(ZIP):
+                self.add("pickle.nested", f"a text or bytes that hold an archive in {how}")
+            elif _PICKLE.match(decoded):
+                inner = self._inner(decoded)
+                # Bytes that begin like a pickle by chance do not end like one.
+                if inner.ended and (inner.findings or inner.end == len(decoded)):
+                    self._add_inner(inner, f" in {how}")
+                    return
         starts = [0] if _PICKLE.match(data) else []
         starts += [found.start() for found in itertools.islice(_PROTOCOL.finditer(data, 1), _MOST_STARTS)]
         for start in starts:
-            if self.depth >= _MOST_NESTED:
-                self.add("pickle.nested", "pickles inside each other")
+            inner = self._inner(data[start : start + _MOST_INNER])
+            if inner.ended and (not start or inner.findings):  # in the middle of bytes it must also name something
+                self._add_inner(inner)
                 return
-            stream = io.BytesIO(data[start : start + _MOST_INFLATED])
-            where = f"{self.place}, pickle inside"
-            inner = check_pickle(stream, where, persistent=True, depth=self.depth + 1, budget=self.budget)
-            # Bytes that begin like a pickle by chance do not end like one; in their middle they must name something.
-            if inner.ended and (not start or inner.findings):
-                self.add("pickle.nested", "a text or bytes that hold another pickle")
-                self.result.findings += inner.findings
-                return
+
+    def _inner(self, content: bytes) -> PickleResult:
+        if self.depth >= _MOST_NESTED:
+            self.add("pickle.nested", "pickles inside each other")
+            return PickleResult()
+        stream, where = io.BytesIO(content), f"{self.place}, pickle inside"
+        return check_pickle(stream, where, persistent=True, depth=self.depth + 1, budget=self.budget)
+
+    def _add_inner(self, inner: PickleResult, how: str = "") -> None:
+        self.add("pickle.nested", f"a text or bytes that hold another pickle{how}")
+        self.result.findings += inner.findings
 
 
 class _Tuple(tuple[Any, ...]):

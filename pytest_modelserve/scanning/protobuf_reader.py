@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_modelserve.scanning.file_rules import ExternalTensor
 from pytest_modelserve.scanning.findings import Finding, finding
 from pytest_modelserve.scanning.name_rules import has_hidden, name_rule
-from pytest_modelserve.scanning.tensor_rules import content_findings, external_tensor
+from pytest_modelserve.scanning.tensor_rules import BOOL, content_findings, external_tensor, value_limits
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
@@ -161,6 +162,7 @@ class _Reader:
         seen: set[str] = set()
         kept: list[bytes] = []
         sizes: dict[str, int] = {}
+        numbers: list[tuple[str, int, int, bool]] = []  # name, begin and end of content; whether each has a tag
         done = position = start  # what lies between is kept as it is
         fields = kind.fields
         while position < end:
@@ -181,6 +183,7 @@ class _Reader:
                 after = self._run(position, after, end, wire)
                 if known.name in _CONTENT:
                     sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
+                    numbers.append((known.name, position, after, True))
             elif known.name == "node":
                 self._count_node(position)
             elif known.name == "functions":
@@ -200,13 +203,14 @@ class _Reader:
                     sizes[known.name] = sizes.get(known.name, 0) + 1 + more
                 elif known.name in _CONTENT and kind.name == "TensorProto":
                     sizes[known.name] = sizes.get(known.name, 0) + self._count(known, content, after)
+                    numbers.append((known.name, content, after, False))
                     if after - content > _SMALL_BYTES:
                         kept.append(self.span(done, position))
                         done = after
             position = after
         light = b"".join([*kept, self.span(done, end)])
         if kind.name == "TensorProto":
-            self._check_tensor(light, sizes, start)
+            self._check_tensor(light, sizes, numbers, start)
         return light
 
     def _check_number(self, known: _Field, content: int, after: int) -> None:
@@ -348,7 +352,9 @@ class _Reader:
             self.add(rule, offset, f"{name}: {text[:200]!r}")
         return None
 
-    def _check_tensor(self, light: bytes, sizes: Mapping[str, int], offset: int) -> None:
+    def _check_tensor(
+        self, light: bytes, sizes: Mapping[str, int], numbers: Iterable[tuple[str, int, int, bool]], offset: int
+    ) -> None:
         self.tensors += 1
         if self.tensors > _MAX_TENSORS:
             raise MalformedError(offset, f"more than {_MAX_TENSORS:,} tensors", "protobuf.count")
@@ -361,11 +367,47 @@ class _Reader:
         except DecodeError:
             raise MalformedError(offset, "a tensor that protobuf cannot parse") from None
         place = f"tensor {tensor.name!r} at byte {offset:,}"
-        for rule, text in content_findings(tensor, sizes):
+        found = list(content_findings(tensor, sizes))
+        if not found and (limits := value_limits(tensor.data_type)):
+            low, high = limits
+            for values in self._values(numbers, tensor.data_type):
+                outside = values[(values < low) | (values > high)]
+                if outside.size:
+                    found.append(("tensor.value", f"{outside[0]} is stored, and its type goes from {low} to {high}"))
+                    break
+        for rule, text in found:
             if len(self.result.findings) < _MAX_FINDINGS:
                 self.result.findings.append(finding(rule, place, text))
         if (external := external_tensor(tensor)) is not None:
             self.result.external.append(external)
+
+    def _values(self, numbers: Iterable[tuple[str, int, int, bool]], elem_type: int) -> Iterator[NDArray[Any]]:
+        """Yield stored numbers that may be none of the tensor's type: bytes of bool, and what int32_data holds."""
+        for name, start, end, is_tagged in numbers:
+            rest = b""
+            for begin in range(start, end, _WINDOW_BYTES) if name == "int32_data" or elem_type == BOOL else ():
+                data = rest + self.span(begin, min(begin + _WINDOW_BYTES, end))
+                if name == "raw_data":
+                    yield np.frombuffer(data, np.uint8)
+                elif name == "int32_data":
+                    values, read = _decoded(data, is_tagged)
+                    rest = data[read:]
+                    yield values
+
+
+def _decoded(data: bytes, is_tagged: bool) -> tuple[NDArray[Any], int]:
+    """Return the whole varints that some bytes begin with, without their tags, and where they end."""
+    content = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(content < 0x80)
+    ends = ends[: len(ends) // 2 * 2] if is_tagged else ends
+    starts = np.concatenate(([0], ends[:-1] + 1))[: len(ends)]
+    values = np.zeros(len(ends), np.int64)
+    for place in range(10):
+        (longer,) = np.nonzero(ends - starts >= place)
+        if not longer.size:
+            break
+        values[longer] |= (content[starts[longer] + place].astype(np.int64) & 0x7F) << 7 * place
+    return values[1::2] if is_tagged else values, int(ends[-1]) + 1 if ends.size else 0
 
 
 @functools.cache

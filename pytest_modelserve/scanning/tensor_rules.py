@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 _MAX_RANK = 32
 _MAX_AXIS = 1 << 31
 _MAX_ELEMENTS = 1 << 48
-_STRING = 8
-"""TensorProto.STRING."""
+_STRING, BOOL = 8, 9
+"""TensorProto.STRING and BOOL."""
 # Element types by the field that holds them, other than raw data; the rest is in int32_data.
 _FIELD_TYPES = {"float_data": (1, 14), "double_data": (11, 15), "int64_data": (7,), "uint64_data": (12, 13)}
 _FIELD_TYPES["int32_data"] = tuple({*range(1, 32)} - {1, 7, 8, 11, 12, 13, 14, 15})
+# What numbers of these types can be; others are the bits of one element, or of several.
+_LIMITS = {3: (-(1 << 7), (1 << 7) - 1), 5: (-(1 << 15), (1 << 15) - 1), 6: (-(1 << 31), (1 << 31) - 1), BOOL: (0, 1)}
 # Elements of complex types are two numbers in float_data and double_data.
 _COMPLEX = {14: 2, 15: 2}
 
@@ -27,6 +29,14 @@ _COMPLEX = {14: 2, 15: 2}
 def is_dtype(elem_type: int) -> bool:
     """Return whether ONNX has this element type."""
     return elem_type == _STRING or element_bits(elem_type) > 0
+
+
+def value_limits(elem_type: int) -> tuple[int, int] | None:
+    """Return the least and the largest number that int32_data may hold for an element type; None for other fields."""
+    if elem_type not in _FIELD_TYPES["int32_data"]:
+        return None
+    bits = element_bits(elem_type)
+    return _LIMITS.get(elem_type, (0 if bits >= 8 else -(1 << 7), (1 << max(bits, 8)) - 1))
 
 
 def content_findings(tensor: onnx.TensorProto, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -94,7 +104,8 @@ def external_tensor(tensor: onnx.TensorProto) -> ExternalTensor | None:
     dims = list(tensor.dims)
     fits = bits > 0 and all(axis >= 0 for axis in dims)
     needed = (math.prod(dims) * bits + 7) // 8 if fits else None
-    return ExternalTensor(tensor.name, [(entry.key, entry.value) for entry in tensor.external_data], needed)
+    entries = [(entry.key, entry.value) for entry in tensor.external_data]
+    return ExternalTensor(tensor.name, entries, needed, tensor.data_type == BOOL)
 
 
 def sparse_findings(sparse: onnx.SparseTensorProto, limit_bytes: int) -> Iterator[tuple[str, str]]:

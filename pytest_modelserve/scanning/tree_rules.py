@@ -14,8 +14,12 @@ _LEAF = b"LEAF"
 _MODES = {_LEAF} | {b"BRANCH_" + each for each in (b"LEQ", b"LT", b"GTE", b"GT", b"EQ", b"NEQ")} | {b"BRANCH_MEMBER"}
 
 
-def tree_findings(op: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the trees of a TreeEnsemble, TreeEnsembleClassifier or TreeEnsembleRegressor."""
+def tree_findings(op: str, attributes: Mapping[str, Any], width: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the trees of a TreeEnsemble, TreeEnsembleClassifier or TreeEnsembleRegressor.
+
+    `width` is the number of features of the input, if it is known.
+    """
+    yield from _numbers(attributes, "nodes_featureids", width)
     yield from _of_arrays(attributes) if op == "TreeEnsemble" else _of_tables(attributes)
 
 
@@ -57,7 +61,6 @@ def _of_tables(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if unknown:
         yield "tree.structure", f"nodes of the unknown kind {sorted(unknown)[0]!r}"
         return
-    yield from _numbers(attributes, "nodes_featureids", None)
     yield from _numbers(attributes, "target_ids", attributes.get("n_targets"))
     labels = max((len(attributes.get(name) or ()) for name in ("classlabels_int64s", "classlabels_strings")), default=0)
     yield from _numbers(attributes, "class_ids", max(labels, 1))
@@ -98,7 +101,6 @@ def _of_arrays(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             return
         children[:, side] = np.where(is_leaf != 0, -1, target)
     yield from _numbers(attributes, "nodes_modes", len(_MODES))
-    yield from _numbers(attributes, "nodes_featureids", None)
     yield from _numbers(attributes, "leaf_targetids", attributes.get("n_targets"))
     roots = _array(attributes, "tree_roots")
     if ((roots < 0) | (roots >= max(count, 1))).any():

@@ -133,6 +133,15 @@ GOOD = {
     "repeats": model([const("n", [1000]), make_node("Tile", ["x", "n"], ["y"])]),
     "mask": model([const("n", [512, 512]), make_node("ConstantOfShape", ["n"], ["y"])], outputs=[vector("y", shape=None)]),
     "operator of onnxruntime": model([make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], domains=["com.microsoft"]),
+    "function of anything that nothing calls": model(
+        [make_node("Neg", ["x"], ["y"])], domains=["f"], functions=[helper.make_function(
+            "f", "a", ["x", "b", "m"], ["y"], [make_node("Div", ["x", "b"], ["y"])], [helper.make_opsetid("", 21)])]),
+    "tokens of one control character": model([make_node("Identity", ["w"], ["y"])], outputs=[vector("y", TensorProto.STRING)], stored=[
+        TensorProto(name="w", data_type=TensorProto.STRING, dims=[4], string_data=[b"\x1b", b"\x1bA", b"\r\n", "\x9b".encode()])]),
+    "numbers in int32_data": model([make_node("Sum", ["x", "a", "b"], ["y"])], inputs=[vector("x", TensorProto.INT8)],
+                                   outputs=[vector("y", TensorProto.INT8)], stored=[
+        TensorProto(name="a", data_type=TensorProto.INT8, dims=[2], int32_data=[-128, 127]),
+        TensorProto(name="b", data_type=TensorProto.INT4, dims=[3], int32_data=[255, 15])]),
     "names of any language": model([make_node("Neg", ["größe/層.0 <lambda>"], ["y"])], inputs=[vector("größe/層.0 <lambda>")]),
 }  # fmt: skip
 
