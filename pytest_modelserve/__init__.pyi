@@ -298,7 +298,6 @@ def measure_outputs_under_load(
     rows_per_request: int = 1,
     time_limit_s: float = 60.0,
     timeout_s: float = 30.0,
-    seed: int = 0,
     label: str = "",
 ) -> _Evidence:
     r"""Measure whether every answer under load equals the answer to the same request alone.
@@ -325,7 +324,6 @@ def measure_outputs_under_load(
         rows_per_request: Number of rows of a request.
         time_limit_s: No request is sent later under load, in seconds.
         timeout_s: The load ends this long after the last request was due.
-        seed: Seed of Poisson arrivals.
         label: Name of this check in its failure text and in reports, for example "night images".
 
     Returns:

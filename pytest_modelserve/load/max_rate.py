@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pytest_modelserve.evidence import Subject, Verdict, check_error_rates
 from pytest_modelserve.load.generator import LoadSettings, answer_alone, has_structure_of, requests_of, run_load
 from pytest_modelserve.load.latency_under_load import LoadDesign, LoadResult, check_proportion
 from pytest_modelserve.load.load_run import LoadRun
-from pytest_modelserve.load.schedule import Arrivals, plan_schedule
+from pytest_modelserve.load.schedule import plan_schedule
 from pytest_modelserve.performance.batches import Batches
 from pytest_modelserve.serving import Servable
 from pytest_modelserve.serving.inputs import check_positive, check_quantile
@@ -96,7 +97,6 @@ def find_max_rate(
     quantile: float = 0.95,
     resolution: float = 0.1,
     start_qps: float | None = None,
-    arrivals: Arrivals = "poisson",
     max_failed: float = 0.0,
     rows_per_request: int = 1,
     step_s: float = 5.0,
@@ -104,17 +104,16 @@ def find_max_rate(
     max_in_flight: int = 256,
     processes: int = 1,
     timeout_s: float = 10.0,
-    seed: int = 0,
     confidence: float = 0.95,
 ) -> MaxRate:
     """Return the highest rate of requests at which a quantile of latency stays within `max_ms` milliseconds.
 
-    Each step is a load of its own, judged as by `assert_latency_under_load`. Rates are doubled or halved until one
-    keeps the budget and one does not, and the middle of the two is tried until they differ by `resolution`. A step that
-    the data do not decide is repeated for three times as long; if that does not decide either, the interval contains
-    that rate and the search goes on at both sides of it. Each end of the interval, and each step, has half of the
-    error: steps far from the highest rate are decided beyond any error, and few are near it. In simulated searches
-    (benchmarks/load_intervals.py) 1 % of the 95 % intervals missed the rate.
+    Each step is a load of Poisson arrivals of its own, judged as by `assert_latency_under_load`. Rates are doubled or
+    halved until one keeps the budget and one does not, and the middle of the two is tried until they differ by
+    `resolution`. A step that the data do not decide is repeated for three times as long; if that does not decide
+    either, the interval contains that rate and the search goes on at both sides of it. Each end of the interval, and
+    each step, has half of the error: steps far from the highest rate are decided beyond any error, and few are near it.
+    In simulated searches (benchmarks/load_intervals.py) 1 % of the 95 % intervals missed the rate.
 
     Args:
         predictor: The model: whatever `ms.serve` takes.
@@ -123,7 +122,6 @@ def find_max_rate(
         quantile: The quantile of latency that is bounded, in (0, 1).
         resolution: The search ends when the interval is narrower than this proportion of its low end.
         start_qps: The first rate (default: 70 % of what 8 clients get through in a second).
-        arrivals: "poisson" or "constant" gaps.
         max_failed: The largest proportion of requests without an answer.
         rows_per_request: Number of rows of a request.
         step_s: Seconds of each load, more where the quantile needs more requests.
@@ -131,7 +129,6 @@ def find_max_rate(
         max_in_flight: The most requests that are sent at the same time.
         processes: Number of processes that send, for endpoints.
         timeout_s: A step ends this long after its last request was due.
-        seed: Seed of Poisson arrivals.
         confidence: The level of the interval.
 
     Returns:
@@ -166,6 +163,7 @@ def find_max_rate(
         requests = requests_of(given, rows_per_request)
         answer = answer_alone(served, requests[0], timeout_s)
         check = has_structure_of(answer, requests)
+        seeds = itertools.count()
         needed = 2 * samples_for_quantile(quantile, low_level=0.6, high_level=1 - error / 2)
 
         def seconds_of(rate: float, longer: int) -> float:
@@ -173,7 +171,7 @@ def find_max_rate(
 
         def measure(rate: float, longer: int) -> RateStep:
             seconds = seconds_of(rate, longer)
-            planned = plan_schedule(rate_qps=rate, arrivals=arrivals, duration_s=seconds, seed=seed)
+            planned = plan_schedule(rate_qps=rate, duration_s=seconds, seed=next(seeds))
             step_settings = replace(settings, warm_up_s=_WARM_UP_SHARE * seconds)
             run = run_load(predictor, served, requests, planned, step_settings, check=check)
             result = LoadResult.of(run, design, served)

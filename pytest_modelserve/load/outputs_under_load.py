@@ -50,7 +50,6 @@ def measure_outputs_under_load(
     rows_per_request: int = 1,
     time_limit_s: float = 60.0,
     timeout_s: float = 30.0,
-    seed: int = 0,
 ) -> Evidence:
     """Measure whether every answer under load equals the answer to the same request alone.
 
@@ -76,7 +75,6 @@ def measure_outputs_under_load(
         rows_per_request: Number of rows of a request.
         time_limit_s: No request is sent later under load, in seconds.
         timeout_s: The load ends this long after the last request was due.
-        seed: Seed of Poisson arrivals.
 
     Returns:
         Evidence with the proportion of wrong answers, of failed requests, and the most requests in flight.
@@ -101,7 +99,7 @@ def measure_outputs_under_load(
         raise UsageError(f"requests must be a whole number of at least 1; got {requests!r}")
     if clients is not None and rate_qps is not None:
         raise UsageError("clients and rate_qps are two kinds of load: give one of them")
-    schedule = _schedule(clients, rate_qps, requests, time_limit_s, seed)
+    schedule = _schedule(clients, rate_qps, requests, time_limit_s)
     settings = LoadSettings(0.0, timeout_s=timeout_s)
     tolerance = RoundingTolerance.of(rtol, atol)
     with open_models(predictor, inputs=inputs) as (given, (served,)):
@@ -118,7 +116,7 @@ def measure_outputs_under_load(
         return _evidence(served, run, comparison, requests, max_failed, time.perf_counter() - began)
 
 
-def _schedule(clients: int | None, rate_qps: float | None, requests: int, time_limit_s: float, seed: int) -> Schedule:
+def _schedule(clients: int | None, rate_qps: float | None, requests: int, time_limit_s: float) -> Schedule:
     if rate_qps is None:
         count = check_clients(_CLIENTS if clients is None else clients)
         if count < 2:
@@ -126,7 +124,7 @@ def _schedule(clients: int | None, rate_qps: float | None, requests: int, time_l
         return Schedule(f"{count} clients", time_limit_s, clients=count, limit=requests)
     check_positive("rate_qps", rate_qps, "requests per second")
     duration_s = min(requests / rate_qps, time_limit_s)
-    return plan_schedule(rate_qps=rate_qps, duration_s=duration_s, seed=seed)
+    return plan_schedule(rate_qps=rate_qps, duration_s=duration_s)
 
 
 def answers_alone(predictor: Predictor, requests: Sequence[Inputs], timeout_s: float) -> list[Answer]:
