@@ -2358,8 +2358,8 @@ def measure_robust_accuracy(
         eps: Radius, in units of the unprocessed input. Several radii draw accuracy over eps; the largest is judged.
         min_accuracy: Lowest robust accuracy that passes, between 0 and 1.
         norm: "linf" (each feature by eps), "l2" (Euclidean distance), or "edits" (of characters of a text).
-        attacks: Attacks of `ms.attacks`. By default `square`, for a torch module also `pgd`, for columns with
-            `categories` also `random_search`, for models of labels alone `boundary`, and for edits `characters`.
+        attacks: Attacks of `ms.attacks`. By default `square`, for a torch module with gradients also `pgd`, for columns
+            with `categories` also `random_search`, for models of labels alone `boundary`, and for edits `characters`.
         low: Least value of the input: one, one for each feature, or a mapping of columns. Needed where values below it
             cannot occur.
         high: Greatest value of the input.

@@ -256,6 +256,14 @@ def test_numeric_columns_of_a_frame_are_attacked_together_in_their_dtypes(tmp_pa
     settings = {**options, "allowed": lambda before, after: after["a"] < before["a"]}
     lower = ms.measure_robust_accuracy(model, frame, labels, scale={"a": 1}, **settings)
     assert lower.value == 1 - ((score > 0) & (score < 0.1)).mean()
+    one = ms.measure_robust_accuracy(
+        lambda columns: np.stack([-columns["a"], columns["a"]], axis=1),
+        frame[["a"]],
+        (frame["a"] > 0).astype(int),
+        scale={"a": 2},
+        **options,
+    )
+    assert one.value == (frame["a"].abs() > 0.2).mean()
     with pytest.raises(ms.UsageError, match="immutable: unknown column 'cuont': did you mean 'count'"):
         ms.measure_robust_accuracy(model, frame, labels, immutable=["cuont"], **options)
 
@@ -482,10 +490,19 @@ def test_file_without_adversarial_rows_is_refused(tmp_path):
         ms.attacks.saved(tmp_path / "x.npz")
 
 
-def test_torch_module_is_attacked_by_its_gradients_first():
+def test_torch_module_is_attacked_by_its_gradients_first_where_it_has_some():
     torch = pytest.importorskip("torch")
     module = torch.nn.Linear(64, 4, bias=False).eval()
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(WEIGHTS.T))
-    found = ms.measure_robust_accuracy(module, ROWS[:10], LABELS[:10], eps=0.2, min_accuracy=0.5, **RANGE)
+    options = {"eps": 2, "min_accuracy": 0.5, **RANGE}
+    found = ms.measure_robust_accuracy(module, ROWS[:4], LABELS[:4], **options)
     assert list(found.details["attacks"]) == ["PGD", "square"]
+
+    class Detached(torch.nn.Module):
+        def forward(self, rows):
+            return module(rows).detach()
+
+    found = ms.measure_robust_accuracy(Detached().eval(), ROWS[:4], LABELS[:4], **options)
+    assert list(found.details["attacks"]) == ["square"]
+    assert "PGD was left out: module returns scores without gradients" in found.findings

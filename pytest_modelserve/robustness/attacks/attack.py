@@ -38,7 +38,7 @@ from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.metrics import Output, decode
 from pytest_modelserve.robustness.attacks.threat_model import Norm, ThreatModel, called
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
-from pytest_modelserve.robustness.coordinates import Feed, row_count, take_rows
+from pytest_modelserve.robustness.coordinates import Feed, take_rows
 from pytest_modelserve.serving.inputs import select_output
 
 DependentInputs = Mapping[str, Callable[[Feed], Any]]
@@ -63,6 +63,8 @@ class Attack(ABC):
     """Whether the attack reads margins, so that a model of labels alone cannot be attacked."""
     changes_categories: ClassVar[bool] = True
     """Whether the attack changes columns of categories; one that does not needs another feature within `eps`."""
+    is_optional: ClassVar[bool] = False
+    """Whether the other attacks go on, with a note, where a UsageError says that this one does not fit the model."""
     source: ClassVar[str] = ""
     """The publication of the algorithm."""
 
@@ -138,7 +140,6 @@ class Target:
         self.queries: NDArray[np.int64] = np.zeros(n, np.int64)
         self.fooled: NDArray[np.bool_] = np.zeros(n, np.bool_)
         self.adversarial: NDArray[Any] = growing(self.feed[self.input_name])
-        self.classes: NDArray[np.intp] | None = self.reader.classes
         if self.closed is None:
             self.closed = np.zeros(n, np.bool_)
 
@@ -148,9 +149,9 @@ class Target:
         return self.feed[self.input_name]
 
     @property
-    def has_scores(self) -> bool:
-        """Whether margins are those of scores."""
-        return self.classes is not None
+    def classes(self) -> NDArray[np.intp] | None:
+        """The column of each label in the scores, (n,); None for a model of labels alone."""
+        return self.reader.classes
 
     def active(self) -> NDArray[np.intp]:
         """Return the numbers (k,) of the rows that are not fooled and have queries left."""
@@ -180,11 +181,11 @@ class Target:
 
     def answers(self, index: NDArray[np.intp], candidates: NDArray[Any]) -> Answers:
         """Return the answers to candidates without counting or recording: to verify rows again."""
-        return self.reader.read(self.predict(index, self.feed_of(index, candidates)), index)
+        return self.reader.read(predicted(self.predictor, index, self.feed_of(index, candidates)), index)
 
     def scores(self, index: NDArray[np.intp]) -> NDArray[np.float64] | None:
         """Return the scores (k, classes) of given rows, None for a model of labels alone; not counted."""
-        return self.reader.scores(self.predict(index, take_rows(self.feed, index)))
+        return self.reader.scores(predicted(self.predictor, index, take_rows(self.feed, index)))
 
     def feed_of(self, index: NDArray[np.intp], candidates: NDArray[Any]) -> Feed:
         """Return all inputs of candidates (k, ...) of the rows `index` (k,)."""
@@ -200,34 +201,29 @@ class Target:
             feed[name] = value.astype(self.feed[name].dtype, copy=False)
         return feed
 
-    def predict(self, index: NDArray[np.intp], feed: Feed) -> Feed:
-        """Return the outputs for inputs of the rows `index` (k,); InputError that names the row if the model raises."""
-        try:
-            return self.predictor.predict(feed)
-        except UsageError:
-            raise
-        except Exception as error:
-            if row_count(feed) == 1:
-                raise _raised(self.predictor, int(index[0]), error) from error
-            for k, row in enumerate(index):
-                try:
-                    self.predictor.predict(take_rows(feed, slice(k, k + 1)))
-                except Exception as one:
-                    raise _raised(self.predictor, int(row), one) from one
-            raise
+
+def predicted(predictor: BatchedPredictor, index: NDArray[np.intp], feed: Feed) -> Feed:
+    """Return the outputs for inputs of the rows `index` (k,); InputError that names the row if the model raises."""
+    try:
+        return predictor.predict(feed)
+    except UsageError:
+        raise
+    except Exception:
+        for k, row in enumerate(index):
+            try:
+                predictor.predict(take_rows(feed, slice(k, k + 1)))
+            except Exception as error:
+                kind = "" if isinstance(error, ModelServeError) else f"{type(error).__name__}: "
+                raise InputError(
+                    f"inputs: {predictor.subject} raised for row {row}, as it is or with an admissible change ({kind}"
+                    f"{error}); a model must answer every admissible row: narrow low= and high=, or fix the model"
+                ) from error
+        raise
 
 
 def growing(rows: NDArray[Any]) -> NDArray[Any]:
     """Return a copy of rows, whose texts may get longer."""
     return rows.astype(object) if rows.dtype.kind == "U" else np.array(rows)
-
-
-def _raised(predictor: BatchedPredictor, row: int, error: Exception) -> InputError:
-    kind = "" if isinstance(error, ModelServeError) else f"{type(error).__name__}: "
-    return InputError(
-        f"inputs: {predictor.subject} raised for row {row}, as it is or with an admissible change ({kind}{error}); a "
-        "model must answer every admissible row: narrow low= and high=, or fix the model"
-    )
 
 
 class AnswerReader:

@@ -80,7 +80,7 @@ class AttackSettings:
             raise InputError("inputs are empty: at least one row is needed")
         names: list[str] = []
         whole: list[int] = []
-        if self.input_name is None and is_table(feed):
+        if self.input_name is None and is_table(feed, by_name=isinstance(inputs, Mapping)):
             batch = FeatureTable(batch, feed)
             feed, names, whole = batch.join(feed), batch.names, batch.whole
         name = _attacked_input(feed, TABLE if names else self.input_name)
@@ -134,7 +134,13 @@ class AttackSettings:
         module = getattr(predictor, "module", None)
         is_float = len(feed) == 1 and next(iter(feed.values())).dtype.kind == "f"
         read_by_argmax = self.output.name is None and self.output.decode in (None, "argmax")
-        return [pgd(module)] if module is not None and has_scores and is_float and read_by_argmax else []
+        return [_own_gradients(module)] if module is not None and has_scores and is_float and read_by_argmax else []
+
+
+class _own_gradients(pgd):
+    """PGD on the served module, which may have no gradients: integers, rounding, detach."""
+
+    is_optional = True
 
 
 def increasing_radii(eps: float | Sequence[float]) -> list[float]:

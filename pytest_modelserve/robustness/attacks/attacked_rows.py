@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics import Output, correct_rows, decode
 from pytest_modelserve.robustness.attacks.adversarial_rows import AdversarialRows
-from pytest_modelserve.robustness.attacks.attack import AnswerReader, Attack, DependentInputs, Target, growing
+from pytest_modelserve.robustness.attacks.attack import (
+    AnswerReader,
+    Attack,
+    DependentInputs,
+    Target,
+    growing,
+    predicted,
+)
 from pytest_modelserve.robustness.attacks.feature_table import served_feed
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor
@@ -48,6 +55,7 @@ class AttackedRows:
         counts: What each attack did, by its name.
         changes: Label and new prediction of each row that was fooled, such as "3 → 5", by the number of the row.
         unconfirmed: Rows that were predicted wrong once and right in another batch: they count as right.
+        unfit: Why optional attacks were left out.
         target: The model at the largest radius.
     """
 
@@ -60,6 +68,7 @@ class AttackedRows:
     counts: Mapping[str, AttackCount]
     changes: Mapping[int, str]
     unconfirmed: NDArray[np.intp]
+    unfit: Sequence[str]
     target: Target
 
     @property
@@ -72,7 +81,8 @@ class AttackedRows:
         return np.asarray(self.correct & (self.level > level))
 
     def notes(self) -> Iterator[str]:
-        """Yield what else there is to know: labels of one class, rows wrong already, and wrong rows not confirmed."""
+        """Yield what else there is to know: attacks left out, labels of one class, wrong and unconfirmed rows."""
+        yield from self.unfit
         labels = self.target.labels
         if (labels == labels[0]).all():
             yield f"all labels are {labels[0].item()!r}: a model that always returns it would be robust"
@@ -128,48 +138,46 @@ def attack_rows(
             a model that raises.
         UsageError: For an attack that the norm or the model rules out.
     """
-    everything = np.arange(len(labels))
-    first = Target(predictor, feed, input_name, _Unread(), threats[0], labels, 1, dependent_inputs=dependent_inputs)
-    _check_dependent_inputs(first, feed)
-    outputs = first.predict(everything, feed)
+    outputs = predicted(predictor, np.arange(len(labels)), feed)
     _, scores = select_output(predictor.predictor, outputs, output.name, reads_labels=True)
     decoded = decode(scores, output.decode)
     correct = correct_rows(decoded, labels, allow_one_class=True)  # such as the frauds that evade a detector
     _check_labels(labels, scores, output)
     reader = AnswerReader(predictor, output, labels, outputs)
+    target = Target(predictor, feed, input_name, reader, threats[-1], labels, 1, dependent_inputs=dependent_inputs)
+    _check_dependent_inputs(target)
     chosen = _checked(attacks(reader.classes is not None), threats[-1], reader, str(predictor.subject))
     level = np.full(len(labels), len(threats), np.intp)
     attack_of = np.full(len(labels), -1, np.intp)
     adversarial = growing(feed[input_name])
     queries = np.zeros(len(labels), np.int64)
     counts = {attack.name: AttackCount(0, 0, 0) for attack in chosen}
-    target = first
+    unfit: list[str] = []
     for number, threat in enumerate(threats):
         for k, attack in enumerate(chosen):
-            closed = ~correct | (attack_of >= 0)
-            target = Target(
-                predictor,
-                feed,
-                input_name,
-                reader,
-                threat,
-                labels,
-                attack.queries,
-                dependent_inputs=dependent_inputs,
-                closed=closed,
-            )
-            for part, rows in enumerate(_parts(np.flatnonzero(~closed), threat)):
-                target.closed = np.ones(len(labels), np.bool_)
-                target.closed[rows] = False
-                attack.run(target, np.random.default_rng([seed, number, k, part]))
-            found = target.fooled
-            adversarial[found], level[found], attack_of[found] = target.adversarial[found], number, k
-            queries += target.queries
+            open_rows = np.flatnonzero(correct & (attack_of < 0))
+            if attack.name not in counts:
+                continue
+            run = replace(target, threat=threat, limit=attack.queries)
+            try:
+                for part, rows in enumerate(_parts(open_rows, threat)):
+                    run.closed = np.ones(len(labels), np.bool_)
+                    run.closed[rows] = False
+                    attack.run(run, np.random.default_rng([seed, number, k, part]))
+            except UsageError as error:
+                if not attack.is_optional:
+                    raise
+                unfit.append(f"{attack.name} was left out: {str(error).partition(': ')[0]}")
+                del counts[attack.name]
+                continue
+            found = run.fooled
+            adversarial[found], level[found], attack_of[found] = run.adversarial[found], number, k
+            queries += run.queries
             count = counts[attack.name]
             counts[attack.name] = AttackCount(
-                max(count.attacked, int((~closed).sum())),
+                max(count.attacked, open_rows.size),
                 count.fooled + int(found.sum()),
-                count.queries + int(target.queries.sum()),
+                count.queries + int(run.queries.sum()),
             )
     changes, unconfirmed = _verified(target, np.flatnonzero(attack_of >= 0), adversarial)
     level[unconfirmed], attack_of[unconfirmed] = len(threats), -1
@@ -184,6 +192,7 @@ def attack_rows(
         counts=counts,
         changes=changes,
         unconfirmed=unconfirmed,
+        unfit=unfit,
         target=target,
     )
 
@@ -192,13 +201,6 @@ def _parts(rows: NDArray[np.intp], threat: ThreatModel) -> list[NDArray[np.intp]
     """Return rows in parts whose perturbations fit into memory together."""
     most = max(1, _PART_BYTES // (8 * max(1, int(np.prod(threat.shape)))))
     return [rows[start : start + most] for start in range(0, rows.size, most)]
-
-
-class _Unread(AnswerReader):
-    """The reader of a target that is only asked for outputs."""
-
-    def __init__(self) -> None:
-        self.classes = None
 
 
 def _verified(
@@ -255,12 +257,12 @@ def _check_labels(labels: NDArray[Any], scores: NDArray[Any], output: Output) ->
         )
 
 
-def _check_dependent_inputs(target: Target, feed: Feed) -> None:
+def _check_dependent_inputs(target: Target) -> None:
     if not target.dependent_inputs:
         return
-    computed = target.feed_of(np.arange(len(target.labels)), feed[target.input_name])
+    computed = target.feed_of(np.arange(len(target.labels)), target.rows)
     for name in target.dependent_inputs:
-        given, found = feed[name], computed[name]
+        given, found = target.feed[name], computed[name]
         if given.dtype.kind == "f":
             axes = tuple(range(1, given.ndim))
             same = np.isclose(given, found, rtol=1e-4, atol=1e-6, equal_nan=True).all(axis=axes)

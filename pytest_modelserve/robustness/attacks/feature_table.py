@@ -69,10 +69,10 @@ class FeatureTable(BatchedPredictor):
         return np.ascontiguousarray(values.astype(array.dtype)).reshape(len(values), *array.shape[1:])
 
 
-def is_table(feed: Mapping[str, NDArray[Any]]) -> bool:
-    """Return True for several inputs of one value a row, at least one of them a number."""
+def is_table(feed: Mapping[str, NDArray[Any]], *, by_name: bool) -> bool:
+    """Return True for inputs of one value a row, at least one of them a number, and given by name if there is one."""
     one_value = all(array.size == len(array) for array in feed.values())
-    return len(feed) > 1 and one_value and any(map(_is_column, feed.values()))
+    return (len(feed) > 1 or by_name) and one_value and any(map(_is_column, feed.values()))
 
 
 def served_feed(predictor: BatchedPredictor, feed: Feed) -> Feed:

@@ -85,10 +85,9 @@ class GradientAttack(Attack):
 
     def _columns(self, target: Target, gradients: ModuleGradients) -> NDArray[np.intp]:
         """Return the column of each label in the module's scores; check that module and served model agree."""
-        open_rows = np.flatnonzero(~target.closed) if target.closed is not None else np.arange(len(target.labels))
-        columns = np.zeros(len(target.labels), np.intp)
+        open_rows = target.active()
         if not open_rows.size:
-            return columns
+            return np.zeros(len(target.labels), np.intp)
         scores = gradients.scores(target.rows[open_rows])
         if not np.isfinite(scores).all():
             raise InputError(f"module of {self.name} returns NaN or infinite scores for the given rows: fix the module")

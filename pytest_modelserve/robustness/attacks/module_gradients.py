@@ -95,7 +95,7 @@ class ModuleGradients:
         return torch.from_numpy(columns.astype(np.int64)).to(device=self._device)
 
     def gradients(self, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return losses (k,) of rows (k, ...), whether the module is wrong or undecided, and multiples of their gradients.
+        """Return losses (k,) of rows (k, ...), whether the module is wrong, and multiples of their gradients (k, ...).
 
         `columns` (k,) are the true columns of the scores.
         """
