@@ -101,8 +101,8 @@ def _input_without(key: str) -> Callable[[Request], object]:
 
 
 def _values(change: Callable[[list[Any]], list[Any]]) -> Callable[[Request], object]:
-    """Change the values of the first input."""
-    return lambda request: request.first.update(data=change(request.first["data"]))
+    """Change the values of the first input, if there are any."""
+    return lambda request: bool(request.first["data"]) and request.first.update(data=change(request.first["data"]))
 
 
 def _shape(change: Callable[[list[int]], list[Any]]) -> Callable[[Request], object]:
@@ -153,7 +153,7 @@ def _larger_fixed_axis(request: Request) -> bool:
 
 def _number(number: str) -> Callable[[Request], bool]:
     def change(request: Request) -> bool:
-        if not request.first["datatype"].startswith("FP"):
+        if not request.first["datatype"].startswith("FP") or not request.first["data"]:
             return False
         request.first["data"][0] = _PLACE
         request.body = json.dumps(request.content).replace(f'"{_PLACE}"', number).encode()
@@ -199,7 +199,7 @@ BAD_REQUESTS = (
     BadRequest("an input without data", _input_without("data")),
     BadRequest("values of another type", lambda request: request.first.update(data=[{}] * len(request.first["data"]))),
     BadRequest("a value too few", _values(lambda data: data[:-1])),
-    BadRequest("a value too many", _values(lambda data: [*data, data[0]])),
+    BadRequest("a value too many", _values(lambda data: data + data[:1])),
     BadRequest("null as a value", _values(lambda data: [None, *data[1:]])),
     BadRequest("NaN as a value", _number("NaN")),
     BadRequest("a number beyond its type", _number("1e999")),

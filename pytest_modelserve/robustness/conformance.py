@@ -42,6 +42,7 @@ _MOST_LATE = 5
 _SETTLE_S = 2.0
 _PAUSE_S = 0.2
 _MIB = 1 << 20
+_MOST_SHOWN = 10
 
 
 def measure_conformance(
@@ -134,10 +135,10 @@ class _Server:
         client = predictor.client
         assert isinstance(client, OpenInferenceClient)
         self._predictor, self._client = predictor, client
+        self._feed = _valid_feed(predictor, inputs)
         try:
-            self._feed = _valid_feed(predictor, inputs)
             self._expected = predictor.predict(self._feed)
-        except ModelServeError as error:
+        except EndpointError as error:
             raise EndpointError(f"the valid request is not answered, pass inputs= for another: {error}") from None
         content, _ = client.request(self._feed)
         shape = predictor.signature.inputs[0].shape if predictor.signature else None
@@ -246,13 +247,13 @@ def _valid_feed(predictor: EndpointPredictor, inputs: Any) -> Feed:
     signature = predictor.signature
     if inputs is None:
         if signature is None:
-            raise UsageError(f"{predictor.subject} does not tell its inputs")
+            raise UsageError(f"{predictor.subject} does not tell its inputs: give inputs=, a mapping from their names")
         return {spec.name: _ones(spec) for spec in signature.inputs}
     batch = slice_rows(as_batch(inputs, signature), 1)
     if signature is not None:
         return checked_feed(batch, signature)
     if not isinstance(batch, Mapping):
-        raise UsageError(f"{predictor.subject} does not tell its inputs, so that they need names")
+        raise UsageError(f"{predictor.subject} does not tell its inputs: give inputs= as a mapping from their names")
     return {name: np.asarray(batch[name]) for name in batch}
 
 
@@ -316,7 +317,7 @@ def _evidence(
     quantities: Sequence[Quantity],
     duration_s: float,
 ) -> Evidence:
-    failing = [each for each in outcomes if each.problem]
+    failing = sorted((each for each in outcomes if each.problem), key=lambda each: each.name in accepted)
     sent = len(outcomes)
     evidence = Evidence(
         gate="conformance",
@@ -330,7 +331,11 @@ def _evidence(
         ),
         summary="",
         findings=(
-            *(f"{each.name}{' (accepted)' if each.name in accepted else ''}: {each.problem}" for each in failing),
+            *(
+                f"{each.name}{' (accepted)' * (each.name in accepted)}: {each.problem}"
+                for each in failing[:_MOST_SHOWN]
+            ),
+            *([f"and {len(failing) - _MOST_SHOWN} more, in the report"] if len(failing) > _MOST_SHOWN else []),
             *([] if _is_complete(outcomes) else ["no further request was sent"]),
         ),
         details={

@@ -97,8 +97,8 @@ class Endpoint:
             check_time_limit("ready_timeout_s", self.ready_timeout_s)
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
             raise UsageError(f"retries must be a whole number of at least 0; got {self.retries!r}")
-        if (self.encode is None) != (self.decode is None):
-            raise UsageError("encode and decode belong together: give both, or neither for a protocol of the URL")
+        if (self.encode, self.decode) != (None, None) and not (callable(self.encode) and callable(self.decode)):
+            raise UsageError("encode and decode are two functions: give both, or neither for a protocol of the URL")
         if not isinstance(self.headers, Mapping):
             raise UsageError(f"headers must be a mapping from names to values; got {type(self.headers).__name__}")
         try:
@@ -269,7 +269,7 @@ def split_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except (ValueError, AttributeError, TypeError):
-        raise UsageError(f"url {shown_url(str(url))!r} is no address: give {_FORMS}") from None
+        raise UsageError(f"url {shown_url(url)!r} is no address: give {_FORMS}") from None
     if not is_url(url) or not parts.hostname or not re.fullmatch(r"[!-~]+", url):
         raise UsageError(f"url {shown_url(url)!r} is no address of a model in ASCII: give {_FORMS}")
     if parts.username is not None or parts.password is not None:
@@ -282,7 +282,7 @@ def split_url(url: str) -> SplitResult:
 
 def shown_url(url: str) -> str:
     """Return a URL without what may be a secret: credentials, query and fragment."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url).partition("?")[0].partition("#")[0]
+    return re.sub(r"(?<=://)[^/?#]*@", "", str(url)).partition("?")[0].partition("#")[0]
 
 
 def _client(endpoint: Endpoint, url: SplitResult) -> Client:

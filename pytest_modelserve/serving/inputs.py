@@ -382,8 +382,8 @@ _DAY_S = 86_400
 
 def check_positive(name: str, value: float, what: str) -> None:
     """Raise UsageError unless `value` is a finite number above 0; `what` is its unit ("milliseconds")."""
-    if not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"{name} must be a positive number of {what}; got {value}")
+    if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"{name} must be a positive number of {what}; got {value!r}")
 
 
 def check_time_limit(name: str, value: float) -> None:

@@ -98,7 +98,8 @@ def test_known_failures_are_accepted_by_name_and_still_reported():
     evidence = measured(refused(500), accepted=[*failing])
     assert evidence.passed
     assert evidence.summary == "all invalid requests are refused, but those accepted"
-    assert any(each.startswith("a negative size (accepted): status 500") for each in evidence.findings)
+    assert any(each.startswith("no inputs (accepted): status 500") for each in evidence.findings)
+    assert evidence.findings[10] == f"and {len(failing) - 10} more, in the report"
 
 
 def test_a_request_that_hangs_is_named_within_its_time_limit():
@@ -228,3 +229,12 @@ def test_a_valid_request_that_is_refused_is_no_verdict_on_the_server():
             ms.EndpointError, match=r"the valid request is not answered, pass inputs= for another: .* 400: no"
         ):
             ms.measure_conformance(server.url)
+        with pytest.raises(ms.InputError, match="inputs are empty: at least one row is needed"):
+            ms.measure_conformance(server.url, np.zeros((0, 3), np.float32))
+
+
+def test_requests_about_values_are_left_out_for_an_input_without_any():
+    with V2Server(lambda feed: {"y": feed["x"]}, {"x": ("FP32", [0, 3])}, {"y": ("FP32", [-1, 3])}) as server:
+        names = [each["name"] for each in ms.measure_conformance(server.url).details["requests"]]
+    assert "an axis too many" in names
+    assert "a value too many" not in names
