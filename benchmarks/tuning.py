@@ -119,7 +119,7 @@ def gru(pipeline: ms.Pipeline, batch: int) -> Subject:
 
     data = co2.load()
     artifact = pipeline.export(
-        pipeline.train(source(data.training.ppm, window_weeks=co2.WINDOW_WEEKS)),
+        pipeline.train(source(data.training.ppm)),
         dynamic={"window": {0: "batch", 1: "time"}},
     )
     windows, targets = data.held_out.windows, data.held_out.targets
