@@ -55,6 +55,27 @@ def test_l2_attack_finds_what_the_distance_to_the_hyperplanes_says():
     assert found.value >= (far > 2).mean()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_changes_of_whole_numbers_in_an_l2_ball_are_found_by_queries(dtype):
+    """In a ball of radius 2 four features may change by 1: the worst change is that of the four largest weights."""
+    weights = RNG.uniform(1, 2, 16)
+    rows = RNG.integers(2, 9, size=(100, 16)).astype(dtype)
+    middle = np.median(rows @ weights)
+
+    def model(x):
+        score = x.astype(np.float64) @ weights - middle
+        return np.stack([-score, score], axis=1)
+
+    integer = {} if dtype is np.uint8 else {"integer": range(16)}
+    labels = model(rows).argmax(axis=1)
+    attack = ms.attacks.square(queries=400)
+    found = ms.measure_robust_accuracy(
+        model, rows, labels, eps=2, norm="l2", min_accuracy=0.5, attacks=[attack], **integer
+    )
+    truth = (np.abs(model(rows)[:, 1]) > np.sort(weights)[-4:].sum()).mean()
+    assert truth <= found.value <= truth + 0.02
+
+
 def test_attack_by_labels_alone_is_chosen_for_a_model_without_scores():
     found = ms.measure_robust_accuracy(
         lambda rows: linear(rows).argmax(axis=1), ROWS[:40], LABELS[:40], eps=0.3, min_accuracy=0.5, **RANGE

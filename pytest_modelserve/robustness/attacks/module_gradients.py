@@ -211,7 +211,7 @@ class Ball:
                 ends.append(np.where(threat.scale > 0, room / threat.scale, 0.0))
         self._is_l2 = threat.norm == "l2"
         # Rows of whole numbers, and dependent features, are those that the threat model places.
-        self._is_placed = threat.has_whole_numbers or bool(threat.dependent)
+        self._is_placed = bool(threat.whole.any()) or bool(threat.dependent)
         self._base, self._columns = tensor(base), gradients.columns(columns[index])
         self._scale = tensor(threat.scale)
         self._low, self._high = tensor(np.clip(ends[0], -1, 0)), tensor(np.clip(ends[1], 0, 1))

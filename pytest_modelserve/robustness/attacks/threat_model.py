@@ -160,9 +160,9 @@ class ThreatModel:
         return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
 
     @property
-    def has_whole_numbers(self) -> bool:
-        """Whether a feature takes whole numbers only."""
-        return bool(self._whole.any())
+    def whole(self) -> NDArray[np.bool_]:
+        """Which features take whole numbers only, in one row's shape."""
+        return self._whole.reshape(self.shape)
 
     # Rows
 
@@ -268,8 +268,8 @@ class ThreatModel:
         units = np.where(scale > 0, (wished - base) / np.where(scale > 0, scale, 1), 0)
         norms = np.sqrt((units**2).sum(axis=1, keepdims=True))
         units *= np.minimum(1, _SHRINK / np.maximum(norms, 1e-300))
-        if self.base.dtype.kind != "f":
-            units = _nearest_whole(units, scale)
+        if self._whole.any():
+            units = _nearest_whole(units, scale, self._whole)
         return np.asarray(base + units * scale)
 
     def _rounded(self, wished: NDArray[np.float64], base: NDArray[Any]) -> NDArray[Any]:
@@ -282,7 +282,7 @@ class ThreatModel:
         with np.errstate(over="ignore"):
             served: NDArray[Any] = values.astype(self.base.dtype)
         if self.norm == "l2":
-            beyond = np.abs(served - exact) > np.abs(change)
+            beyond = (np.abs(served - exact) > np.abs(change)) & ~self._whole
             served[beyond] = np.nextafter(served[beyond], base[beyond])
         return served
 
@@ -448,12 +448,15 @@ def _same(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((one == other) | ((one != one) & (other != other)))
 
 
-def _nearest_whole(units: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return changes of integer rows in an L2 ball (k, features), rounded to the nearest and the smallest left out.
+def _nearest_whole(
+    units: NDArray[np.float64], scale: NDArray[np.float64], whole: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return changes in an L2 ball (k, features), whole ones rounded to the nearest and the smallest left out.
 
     Rounding each toward 0 would lose most of them.
     """
-    parts = np.where(scale > 0, np.rint(units * scale) / np.where(scale > 0, scale, 1), 0.0)
+    rounded = np.rint(units * scale) / np.where(scale > 0, scale, 1)
+    parts = np.where(scale > 0, np.where(whole, rounded, units), 0.0)
     order = np.argsort(-np.abs(units), axis=1)
     inside = np.cumsum(np.take_along_axis(parts, order, axis=1) ** 2, axis=1) <= 1
     kept = np.empty_like(inside)
