@@ -223,7 +223,7 @@ class _L2Search:
     def _swapped(self, units: NDArray[np.float64], proportion: float, rng: np.random.Generator) -> NDArray[np.float64]:
         """Change features by 1; the threat model leaves out the smallest others, so the fractions draw which."""
         flat, eps = self.grid.rows(units).reshape(len(units), -1), self.whole.reshape(-1)
-        most = min(np.count_nonzero(eps), float((eps**2).mean()))
+        most = min(float(np.count_nonzero(eps)), float((eps**2).mean()))
         order = np.argsort(rng.random(flat.shape) + (eps == 0), axis=1)
         chosen = np.zeros(flat.shape, np.bool_)
         np.put_along_axis(chosen, order[:, : max(1, round(proportion * most))], True, axis=1)
