@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -369,7 +369,9 @@ def _run_in_processes(
     if schedule.clients is not None and schedule.clients < count:
         raise UsageError(f"processes={count} need at least as many clients; got clients={schedule.clients}")
     payloads = [_pickled(target, requests, schedule.part(number, count), settings) for number in range(count)]
-    with _children(count) as children, ThreadPoolExecutor(count) as pool:
+    with ExitStack() as stack:
+        children = [stack.enter_context(ChildProcess(f"{__name__}:serve_load")) for _ in range(count)]
+        pool = stack.enter_context(ThreadPoolExecutor(count))
 
         def call_all(messages: list[bytes], limit_s: float, text: str = "") -> list[bytes]:
             texts = [text, *[""] * (count - 1)]
@@ -385,12 +387,6 @@ def _run_in_processes(
                 child.kill()
             raise
     return joined([pickle.loads(reply) for reply in replies], schedule)
-
-
-@contextmanager
-def _children(count: int) -> Iterator[list[ChildProcess]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(ChildProcess("pytest_modelserve.load.generator:serve_load")) for _ in range(count)]
 
 
 def _pickled(target: Servable, requests: Sequence[Inputs], schedule: Schedule, settings: LoadSettings) -> bytes:

@@ -63,11 +63,6 @@ class MaxRate:
     steps: tuple[RateStep, ...]
     stopped: str
 
-    @property
-    def rate_qps(self) -> float:
-        """The rate to plan with: the highest that kept the budget."""
-        return self.low_qps
-
     def __str__(self) -> str:
         name = f"p{100 * self.quantile:g}"
         rows = [

@@ -318,26 +318,30 @@ def _evidence(
     duration_s: float,
 ) -> Evidence:
     failing = sorted((each for each in outcomes if each.problem), key=lambda each: each.name in accepted)
-    sent = len(outcomes)
-    evidence = Evidence(
+    wrong = ", ".join(_SUMMARIES[each.name] for each in quantities if each.verdict is Verdict.FAIL)
+    summary = f"all invalid requests are refused{', but those accepted' if failing else ''}"
+    advice = "close connections, and free what requests have taken"
+    if failing:
+        advice = (
+            "let the server check requests before the model gets them; a known failure is accepted by its name, "
+            f"accepted=[{failing[0].name!r}]"
+        )
+    findings = [f"{each.name}{' (accepted)' * (each.name in accepted)}: {each.problem}" for each in failing]
+    if len(findings) > _MOST_SHOWN:
+        findings[_MOST_SHOWN:] = [f'and {len(findings) - _MOST_SHOWN} more, all in details["requests"]']
+    return Evidence(
         gate="conformance",
         subject=predictor.subject,
         quantities=tuple(quantities),
-        n=sent,
+        n=len(outcomes),
         n_unit="requests",
         method=Method(
             "invalid requests, each followed by a valid one",
             source="Open Inference Protocol (v2), REST; RFC 9110 for statuses",
         ),
-        summary="",
-        findings=(
-            *(
-                f"{each.name}{' (accepted)' * (each.name in accepted)}: {each.problem}"
-                for each in failing[:_MOST_SHOWN]
-            ),
-            *([f"and {len(failing) - _MOST_SHOWN} more, in the report"] if len(failing) > _MOST_SHOWN else []),
-            *([] if _is_complete(outcomes) else ["no further request was sent"]),
-        ),
+        summary=f"the server does not conform: {wrong}" if wrong else summary,
+        findings=(*findings, *([] if _is_complete(outcomes) else ["no further request was sent"])),
+        advice=advice if wrong else "",
         details={
             "requests": [
                 {"name": each.name, "status": each.status, "ms": round(1e3 * each.seconds, 1), "problem": each.problem}
@@ -345,15 +349,4 @@ def _evidence(
             ]
         },
         duration_s=duration_s,
-    )
-    if evidence.passed:
-        return replace(evidence, summary=f"all invalid requests are refused{', but those accepted' if failing else ''}")
-    wrong = ", ".join(_SUMMARIES[each.name] for each in quantities if each.verdict is Verdict.FAIL)
-    return replace(
-        evidence,
-        summary=f"the server does not conform: {wrong}",
-        advice="let the server check requests before the model gets them; a known failure is accepted by its name, "
-        f"accepted=[{failing[0].name!r}]"
-        if failing
-        else "close connections, and free what requests have taken",
     )

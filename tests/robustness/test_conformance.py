@@ -99,7 +99,7 @@ def test_known_failures_are_accepted_by_name_and_still_reported():
     assert evidence.passed
     assert evidence.summary == "all invalid requests are refused, but those accepted"
     assert any(each.startswith("no inputs (accepted): status 500") for each in evidence.findings)
-    assert evidence.findings[10] == f"and {len(failing) - 10} more, in the report"
+    assert evidence.findings[10] == f'and {len(failing) - 10} more, all in details["requests"]'
 
 
 def test_a_request_that_hangs_is_named_within_its_time_limit():
