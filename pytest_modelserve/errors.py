@@ -6,7 +6,7 @@ import importlib
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -117,6 +117,19 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(given), known, n=1) or [name for name in known if name.startswith(f"{given}-")]
     hint = f"did you mean {near[0]!r}? Known" if near else "known"
     return f"unknown {what} {given!r}: {hint}: {', '.join(map(repr, known))}"
+
+
+def check_call(what: str, function: Callable[..., object], *given: str, **named: object) -> None:
+    """Raise UsageError unless `function` can be called with arguments of these names, the first by position."""
+    import inspect  # as difflib
+
+    try:
+        inspect.signature(function).bind(*given, **named)
+    except ValueError:  # a builtin without a signature
+        return
+    except TypeError as error:
+        call = f"{what.partition(' ')[0]}({', '.join((*given, *named))})"
+        raise UsageError(f"{what} must accept {call}: {error}") from None
 
 
 def require(package: str, purpose: str, *, extra: str = "torch") -> ModuleType:

@@ -17,7 +17,7 @@ from pytest_modelserve.artifacts.artifact import (
 from pytest_modelserve.artifacts.composition import compose, opset_of, steps_artifact
 from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, Signature, TensorSpec, signature_of
-from pytest_modelserve.artifacts.store import Store, default_store
+from pytest_modelserve.artifacts.store import Store, as_store, default_store
 from pytest_modelserve.artifacts.transforms import ArgMax, Clip, Impute, Scale, Softmax, Standardize, Step, TopK
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "TopK",
     "TopKMask",
     "as_artifact",
+    "as_store",
     "compose",
     "default_store",
     "describe_file",

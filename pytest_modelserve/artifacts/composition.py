@@ -13,7 +13,7 @@ from pytest_modelserve._onnx.graph import rename_value, unused_prefix
 from pytest_modelserve.artifacts.artifact import Artifact, as_artifact, describe_file, load_model, save_artifact
 from pytest_modelserve.artifacts.hashing import digest_of, package_hash
 from pytest_modelserve.artifacts.metadata import JSON, LineageStep, TensorSpec, signature_of, spec_of, value_info
-from pytest_modelserve.artifacts.store import Store, default_store
+from pytest_modelserve.artifacts.store import Store, as_store
 from pytest_modelserve.artifacts.transforms import FLOATS, Step, node, small_graph
 from pytest_modelserve.errors import ArtifactError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
@@ -37,7 +37,7 @@ def compose(
     *,
     preprocess: Sequence[Step] = (),
     postprocess: Sequence[Step] = (),
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     input: str | None = None,
     output: str | None = None,
     input_dtype: str | None = None,
@@ -100,7 +100,7 @@ def compose(
         _copy_external(artifact, folder)
         _save(model, folder, name=artifact.name, variant=artifact.variant, lineage=(*artifact.lineage, step))
 
-    store = store or default_store()
+    store = as_store(store)
     return describe_file(store.get_or_build(key, build, what=f"{artifact.subject} with its steps") / _FILE)
 
 

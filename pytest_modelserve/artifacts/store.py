@@ -297,3 +297,12 @@ def _describe(folder: Path) -> dict[str, dict[str, str | int]]:
 def default_store() -> Store:
     """Return the store in the folder that MODELSERVE_CACHE names, by default `.modelserve/cache`."""
     return Store(Path(os.environ.get("MODELSERVE_CACHE", ".modelserve/cache")))
+
+
+def as_store(store: Store | Path | str | None) -> Store:
+    """Return `store` itself, that of a folder, or the default one for None; UsageError for anything else."""
+    if isinstance(store, Store) or store is None:
+        return store or default_store()
+    if isinstance(store, (str, os.PathLike)):
+        return Store(Path(store))
+    raise UsageError(f"store must be a Store or the path of its folder; got {type(store).__name__}")

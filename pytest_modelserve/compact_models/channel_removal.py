@@ -50,7 +50,7 @@ def removed_slices(selections: Sequence[Selection]) -> dict[Axis, NDArray[np.int
     return total
 
 
-def kept_indices(module: nn.Module, selections: Sequence[Selection]) -> dict[Axis, NDArray[np.intp]]:
+def remaining_indices(module: nn.Module, selections: Sequence[Selection]) -> dict[Axis, NDArray[np.intp]]:
     """Return what stays of every axis of the split `module` that loses something."""
     tensors = dict(_tensors(module))
     return {
@@ -150,7 +150,7 @@ class RemovalCheck:
         zero_channels(masked, selections)
         expected = self._run(masked, in_double=in_double)
         smaller = copy.deepcopy(self.module)
-        remove_channels(smaller, kept_indices(self.module, selections))
+        remove_channels(smaller, remaining_indices(self.module, selections))
         try:
             got = self._run(smaller, in_double=in_double)
         except Exception as error:

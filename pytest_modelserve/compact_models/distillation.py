@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from pytest_modelserve.artifacts import LineageStep, Store, default_store, digest_of
+from pytest_modelserve.artifacts import LineageStep, Store, as_store, digest_of
 from pytest_modelserve.compact_models.original import Original
-from pytest_modelserve.errors import InputError, UsageError, require, unknown_choice
-from pytest_modelserve.evidence import Evidence, Interval, Method, Quantity, package_versions, record
+from pytest_modelserve.errors import InputError, UsageError, first_line, require, unknown_choice
+from pytest_modelserve.evidence import Evidence, Interval, Method, Quantity, check_error_rates, package_versions, record
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.serve import as_predictor
 from pytest_modelserve.stats import Bounds, mean_bounds, paired_difference_bounds
@@ -76,7 +77,7 @@ def distill(
     held_out: tuple[Any, Any] | None = None,
     seeds: Sequence[int] = (0,),
     confidence: float = 0.95,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     name: str | None = None,
 ) -> DistilledModel:
     """Train `student` on the labels and on the outputs of `teacher`, and say whether the teacher helped.
@@ -104,7 +105,7 @@ def distill(
         held_out: Inputs and labels (n,) that neither was trained on: the inputs as `predict` takes them.
         seeds: Seeds of the trainings. The result has the first one; the gain is the mean over all.
         confidence: Level of each end of the interval of the gain.
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         name: Name of the result (default: the student's with "-distilled").
 
     Returns:
@@ -125,8 +126,7 @@ def distill(
     require("torch", "distillation")
     spec = _checked_spec(student)
     _check_weights(temperature, soft_weight, hidden_weight)
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"confidence must be above 0.5 and below 1; got {confidence!r}")
+    check_error_rates(confidence=confidence, alpha=0.001)
     seeds = _checked_seeds(seeds)
     name = f"{student.name}-distilled" if name is None else name
     check_name(name)
@@ -141,7 +141,7 @@ def distill(
         "hidden": [list(pair) for pair in hidden],
         "hidden_weight": float(hidden_weight),
     }
-    store = store or default_store()
+    store = as_store(store)
     students = []
     for seed in progress(seeds, f"distilling {name}"):
         run = _Run(student, spec, known, settings, seed)
@@ -210,18 +210,16 @@ def _check_weights(temperature: float, soft_weight: float, hidden_weight: float)
         ("soft_weight", soft_weight, 1.0),
         ("hidden_weight", hidden_weight, math.inf),
     ):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or not 0 < value <= most:
             limit = "" if most == math.inf else f" and at most {most:g}"
             raise UsageError(f"{role} must be a number above 0{limit}; got {value!r}")
 
 
 def _checked_seeds(seeds: Sequence[int]) -> list[int]:
-    found: list[Any] = list(seeds) if isinstance(seeds, (list, tuple, range)) else [seeds]
+    found = [check_seed(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
     if not found or len(set(found)) < len(found):
         raise UsageError(f"seeds must be different integers, at least one; got {seeds!r}")
-    for seed in found:
-        check_seed(seed)
     return found
 
 
@@ -243,7 +241,8 @@ class _Teacher:
         from pytest_modelserve.training.module_digest import weights_digest
 
         learner = student.build().eval()
-        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in hidden):
+        is_list = isinstance(hidden, (tuple, list))
+        if not is_list or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in hidden):
             raise UsageError(f"hidden must be pairs of layers, [(of the teacher, of the student), ...]; got {hidden!r}")
         pairs = [tuple(pair) for pair in hidden]
         for number, (role, whole) in enumerate((("teacher", module), ("student", learner))):
@@ -293,7 +292,7 @@ def _outputs(
             except Exception as error:  # whatever the module raises
                 raise InputError(
                     f"the {role} does not take the inputs {', '.join(map(repr, spec.input_names))} of the training "
-                    f"data: {type(error).__name__}: {error}"
+                    f"data: {first_line(error)}"
                 ) from error
             parts.setdefault(_LOGITS, []).append(NamedLoss(spec).output(outputs).float().numpy())
             for number, layer in enumerate(layers):
@@ -490,7 +489,10 @@ def _correct(model: Any, held_out: tuple[Any, Any], spec: TrainSpec) -> NDArray[
     if not labels.size:
         raise InputError("held_out has no rows: leave it out, or give rows that neither model was trained on")
     with as_predictor(model) as predictor:
-        outputs = predictor.predict(held_out[0])
+        try:
+            outputs = predictor.predict(held_out[0])
+        except RuntimeError as error:
+            raise InputError(f"held_out: {predictor.subject} fails on the inputs: {first_line(error)}") from error
     logits = outputs[spec.output] if spec.output in outputs else next(iter(outputs.values()))
     found: NDArray[Any] = logits.argmax(axis=1)
     if found.shape != labels.shape:

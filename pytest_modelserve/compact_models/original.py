@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pytest_modelserve.artifacts import LineageStep
 from pytest_modelserve.errors import InputError, UsageError, first_line
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.export_request import plan_tracing, training_step
-from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel
+from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel, as_data, as_examples, check_seed
 from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Original:
         from torch import nn
         from torch.nn.parameter import is_lazy
 
+        data = None if data is None else as_data(data, "data")
+        if example_inputs is not None:
+            example_inputs = as_examples(example_inputs, "example_inputs")
         if isinstance(model, (TrainedModel, DerivedModel)):
             known = model.source if isinstance(model, TrainedModel) else model
             return cls(
@@ -55,7 +58,7 @@ class Original:
                 model.module,
                 known.data if data is None else data,
                 known.example_inputs if example_inputs is None else example_inputs,
-                model.seed if seed is None else seed,
+                model.seed if seed is None else check_seed(seed),
                 (training_step(model),) if isinstance(model, TrainedModel) else model.lineage,
             )
         if not isinstance(model, nn.Module):
@@ -72,13 +75,20 @@ class Original:
             kept = copy.deepcopy(model).eval()
         except Exception as error:  # whatever a user's __deepcopy__ raises, and the old torch.nn.utils.weight_norm
             raise UsageError(f"{role} cannot be copied: {first_line(error)}") from error
-        return cls(type(model).__name__, lambda: copy.deepcopy(kept), data, example_inputs, seed or 0, ())
+        return cls(
+            type(model).__name__,
+            lambda: copy.deepcopy(kept),
+            data,
+            example_inputs,
+            check_seed(0 if seed is None else seed),
+            (),
+        )
 
     def source(self, fit: Any, *, name: str) -> ModelSource:
-        """Return the source that trains the module further by `fit`.
-
-        InputError if there are no data.
-        """
+        """Return the source that trains the module further by `fit`; InputError if there are no data."""
+        if not callable(fit) and not isinstance(fit, TrainSpec):
+            hint = ": pass its fit" if isinstance(fit, ModelSource) else ""
+            raise UsageError(f"fine_tune must be ms.TrainSpec(...) or a function; got {type(fit).__name__}{hint}")
         if self.data is None:
             raise InputError("data is required to train a torch module: the arrays of fit(module, data), by name")
         if isinstance(fit, TrainSpec) and fit.privacy is not None:
@@ -95,6 +105,8 @@ class Original:
         """
         import torch
 
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f"{self.name} is a module of torch.jit, which has no channels to follow")
         tracing = plan_tracing(module, self.example_inputs, ("batch",))
         assert tracing.call is not None
         args, kwargs = tracing.call.arguments(
@@ -125,7 +137,7 @@ def describe_fit(fit: Any) -> Any:
 
 def checked_patterns(given: str | Sequence[str], role: str) -> tuple[str, ...]:
     """Return one path or several as a tuple; UsageError for anything else."""
-    patterns = (given,) if isinstance(given, str) else tuple(given)
+    patterns = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise UsageError(f"{role} must be paths of layers; got {given!r}")
     return patterns

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import LineageStep, Store, default_store, digest_of, package_hash
+from pytest_modelserve.artifacts import LineageStep, Store, as_store, digest_of, package_hash
 from pytest_modelserve.compact_models.channel_groups import ChannelGroup, find_channel_groups
 from pytest_modelserve.compact_models.channel_labels import Axis
 from pytest_modelserve.compact_models.channel_removal import (
     RemovalCheck,
     Selection,
-    kept_indices,
     rebuild,
+    remaining_indices,
     remove_channels,
 )
 from pytest_modelserve.compact_models.original import Original, checked_patterns, describe_fit, fit_identity
@@ -32,10 +32,10 @@ from pytest_modelserve.training.derived_model import DerivedModel, read_record, 
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
 from pytest_modelserve.training.train import (
     Examples,
+    ModelSource,
     TrainedModel,
     check_finite,
     check_name,
-    check_seed,
     reproducible,
 )
 from pytest_modelserve.training.train_spec import TrainSpec
@@ -107,7 +107,7 @@ def prune(
     example_inputs: Examples | None = None,
     exclude: str | Sequence[str] = (),
     seed: int | None = None,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     name: str | None = None,
 ) -> PrunedModel:
     """Return `model` without its least important channels and heads, or with its least important weights at zero.
@@ -143,7 +143,7 @@ def prune(
         example_inputs: Inputs of `forward`, required for a torch module.
         exclude: Paths of layers to leave whole, or patterns of them ("classifier.*").
         seed: Seed of fine-tuning (default: the model's).
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         name: Name of the result (default: the model's with "-pruned").
 
     Returns:
@@ -166,7 +166,6 @@ def prune(
     if data is not None and fine_tune is None:
         raise UsageError("data= needs fine_tune=, which trains on them")
     original = Original.of(model, role="model", example_inputs=example_inputs, data=data, seed=seed)
-    check_seed(original.seed)
     settings = _Settings(
         _checked_amounts(amount),
         structured,
@@ -180,21 +179,22 @@ def prune(
     check_name(name)
     module = original.build()
     check_finite(module.state_dict(), f"{original.name!r} has", "train it again before it is pruned")
-    run = _Run(original, settings, fine_tune, name)
+    source = None if fine_tune is None else original.source(fine_tune, name=name)
+    run = _Run(original, settings, source, name)
     key = digest_of(
         {
             "stage": "pruning",
             "module": module_digest(module),
             "settings": asdict(settings),
             "fine_tune": fit_identity(fine_tune),
-            "data": None if fine_tune is None or original.data is None else dict(original.data),
+            "data": None if source is None else dict(source.data),
             "examples": original.example_inputs if structured else None,
             "seed": original.seed,
             "versions": package_versions(_PACKAGES),
             "own_code": package_hash(),
         }
     )
-    entry = (store or default_store()).get_or_build(key, partial(run.into, module=module), what=f"pruning of {name}")
+    entry = as_store(store).get_or_build(key, partial(run.into, module=module), what=f"pruning of {name}")
     record = read_record(entry)
     layers = tuple(PrunedLayer(**layer) for layer in record["layers"])
     kept = {(axis["name"], axis["dim"]): np.asarray(axis["kept"], np.intp) for axis in record.get("kept", ())}
@@ -243,6 +243,8 @@ class _Settings:
     exclude: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.structured, bool):
+            raise UsageError(f"structured must be True or False; got {self.structured!r}")
         if self.method not in get_args(Method):
             raise UsageError(unknown_choice("method", self.method, get_args(Method)))
         for name, count in (("rounds", self.rounds), ("multiple_of", self.multiple_of)):
@@ -299,7 +301,7 @@ class _Run:
 
     original: Original
     settings: _Settings
-    fine_tune: Any
+    source: ModelSource | None
     name: str
     scores: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -322,10 +324,10 @@ class _Run:
         """Fine-tune `module`, with movement scores if the method needs them."""
         from pytest_modelserve.compact_models.weight_masks import recorded_movement
 
-        source = self.original.source(self.fine_tune, name=self.name)
+        assert self.source is not None
         is_scored = self.settings.structured and self.settings.method == "movement"
         with recorded_movement(module, self.scores) if is_scored else nullcontext():
-            source.fit_module(module.train(), seed=self.original.seed)
+            self.source.fit_module(module.train(), seed=self.original.seed)
         module.eval()
         check_finite(module.state_dict(), f"fine-tuning {self.name!r} with seed {self.original.seed} left")
 
@@ -357,7 +359,7 @@ class _Run:
                 if count > 0 and number not in notes:
                     chosen[number] = Selection(group, self._least_important(module, group, count))
             chosen = _without_failures(RemovalCheck(module, args, kwargs), chosen, notes)
-            indices = kept_indices(module, list(chosen.values()))
+            indices = remaining_indices(module, list(chosen.values()))
             remove_channels(module, indices)
             _keep_scores(self.scores, indices)
             kept |= {axis: kept[axis][own] if axis in kept else own for axis, own in indices.items()}

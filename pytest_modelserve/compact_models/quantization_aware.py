@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import LineageStep, Store, default_store, digest_of, package_hash
+from pytest_modelserve.artifacts import LineageStep, Store, as_store, digest_of, package_hash
 from pytest_modelserve.compact_models.original import Original, checked_patterns, describe_fit, fit_identity
 from pytest_modelserve.errors import UsageError, require, unknown_choice
 from pytest_modelserve.evidence import package_versions
@@ -19,10 +19,10 @@ from pytest_modelserve.training.derived_model import DerivedModel, read_record, 
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
 from pytest_modelserve.training.train import (
     Examples,
+    ModelSource,
     TrainedModel,
     check_finite,
     check_name,
-    check_seed,
     reproducible,
 )
 from pytest_modelserve.training.train_spec import TrainSpec
@@ -48,7 +48,7 @@ def quantization_aware(
     example_inputs: Examples | None = None,
     exclude: str | Sequence[str] = (),
     seed: int | None = None,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     name: str | None = None,
 ) -> DerivedModel:
     """Fine-tune `model` with the rounding of a recipe of `compress`, so that it loses less when it is quantized.
@@ -74,7 +74,7 @@ def quantization_aware(
         example_inputs: Inputs for an export, required for a torch module.
         exclude: Paths of layers to leave in float, or patterns of them; `compress` has an `exclude` of its own.
         seed: Seed of fine-tuning (default: the model's).
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         name: Name of the result (default: the model's with "-aware").
 
     Returns:
@@ -93,13 +93,13 @@ def quantization_aware(
     if recipe not in get_args(AwareRecipe):
         raise UsageError(unknown_choice("recipe", recipe, get_args(AwareRecipe)))
     original = Original.of(model, role="model", example_inputs=example_inputs, data=data, seed=seed)
-    check_seed(original.seed)
     name = f"{original.name}-aware" if name is None else name
     check_name(name)
     module = original.build()
     check_finite(module.state_dict(), f"{original.name!r} has", "train it again before it is quantized")
     parent = weights_digest(module)
-    run = _Run(original, recipe, fine_tune, checked_patterns(exclude, "exclude"), name)
+    source = original.source(fine_tune, name=name)
+    run = _Run(original, recipe, source, checked_patterns(exclude, "exclude"), name)
     layers = list(run.layers(module))
     key = digest_of(
         {
@@ -108,14 +108,14 @@ def quantization_aware(
             "recipe": recipe,
             "layers": layers,
             "fine_tune": fit_identity(fine_tune),
-            "data": dict(original.source(fine_tune, name=name).data),
+            "data": dict(source.data),
             "seed": original.seed,
             "versions": package_versions(_PACKAGES),
             "own_code": package_hash(),
         }
     )
     what = f"quantization-aware training of {name}"
-    entry = (store or default_store()).get_or_build(key, lambda folder: run.into(folder, module), what=what)
+    entry = as_store(store).get_or_build(key, lambda folder: run.into(folder, module), what=what)
     record = read_record(entry)
     step = LineageStep(
         "quantization-aware training",
@@ -147,7 +147,7 @@ class _Run:
 
     original: Original
     recipe: AwareRecipe
-    fine_tune: Any
+    source: ModelSource
     exclude: tuple[str, ...]
     name: str
 
@@ -179,7 +179,7 @@ class _Run:
         paths = list(self.layers(module))
         is_sparse = any(step.stage == "pruning" and not step.settings["structured"] for step in self.original.lineage)
         with reproducible(self.original.seed), _rounded(module, paths, self.recipe, keep_zeros=is_sparse):
-            self.original.source(self.fine_tune, name=self.name).fit_module(module.train(), seed=self.original.seed)
+            self.source.fit_module(module.train(), seed=self.original.seed)
         check_finite(module.state_dict(), f"fine-tuning {self.name!r} with seed {self.original.seed} left")
         save_derived(folder, module.eval(), {})
 

@@ -20,7 +20,7 @@ from pytest_modelserve.artifacts import (
     LineageStep,
     Store,
     as_artifact,
-    default_store,
+    as_store,
     describe_file,
     digest_of,
     is_unchanged,
@@ -83,7 +83,7 @@ def compress(
     percentile: float | None = None,
     exclude: NodeSelection | Iterable[NodeSelection] = (),
     reduce_range: bool = False,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
 ) -> Artifact:
     """Convert `artifact` by one recipe, or by several in order.
 
@@ -119,7 +119,7 @@ def compress(
         reduce_range: Keep the weights of the int8 recipes within 7 bits. x86 processors without VNNI add pairs of int8
             products in 16 bits, which can saturate; the lineage notes where, on any processor. With 7 bits nothing
             saturates, at some loss of precision.
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
 
     Returns:
         The converted artifact.
@@ -146,7 +146,7 @@ def compress(
         if name not in RECIPES:
             raise UsageError(unknown_choice("recipe", name, RECIPES))
     recipes = [RECIPES[name] for name in names]
-    store = store or default_store()
+    store = as_store(store)
     range_method = parse_range_method(calibration_method, percentile)
     excluded = selected_names(exclude)
     _check_arguments(recipes, calibration, range_method, excluded, reduce_range=reduce_range)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_modelserve.errors import UsageError, printable
@@ -348,10 +349,10 @@ def levels_for(budget: Budget, *, confidence: float, alpha: float) -> tuple[floa
 
 def check_error_rates(*, confidence: float, alpha: float) -> None:
     """Raise UsageError unless 0.5 < confidence < 1 and 0 < alpha < 0.5."""
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"confidence must be above 0.5 and below 1 (for example 0.95), got {confidence}")
-    if not 0 < alpha < 0.5:
-        raise UsageError(f"alpha must be above 0 and below 0.5 (for example 0.001), got {alpha}")
+    if not (isinstance(confidence, Real) and 0.5 < confidence < 1):
+        raise UsageError(f"confidence must be above 0.5 and below 1 (for example 0.95), got {confidence!r}")
+    if not (isinstance(alpha, Real) and 0 < alpha < 0.5):
+        raise UsageError(f"alpha must be above 0 and below 0.5 (for example 0.001), got {alpha!r}")
 
 
 Key = TypeVar("Key", bound=Hashable)

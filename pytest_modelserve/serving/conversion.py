@@ -37,7 +37,8 @@ def as_array(what: str, value: object) -> NDArray[Any]:
             raise InputError(f"{message} ({error})") from None
     if hasattr(value, "__array__") and not is_frame(value):
         return np.asarray(value)
-    raise InputError(f"{what} is a {kind.__name__}, not an array: pass a numpy array, a tensor, a list or a frame")
+    others = "or a list; .to_numpy() has all columns" if is_frame(value) else "a list or a frame"
+    raise InputError(f"{what} is a {kind.__name__}, not an array: pass a numpy array, a tensor, {others}")
 
 
 class Frame(Mapping[str, NDArray[Any]]):

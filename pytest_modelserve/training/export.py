@@ -16,7 +16,7 @@ from pytest_modelserve.artifacts import (
     Artifact,
     LineageStep,
     Store,
-    default_store,
+    as_store,
     describe_file,
     opset_of,
     save_artifact,
@@ -67,7 +67,7 @@ def export(
     rtol: float | None = None,
     atol: float | None = None,
     check_rows: Sequence[str] = ROW_CHECKS,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     name: str | None = None,
 ) -> Artifact:
     """Export `model` to ONNX and verify the result against eager torch; a repeated export comes from the store.
@@ -98,7 +98,7 @@ def export(
         atol: Absolute tolerance of the outputs.
         check_rows: Kinds of edge-case rows to check: "padding" (one value throughout in integers or booleans), "zeros"
             and "extremes". Leave out a kind that is never served; the lineage records it.
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         name: Name of the artifact (default: the source's name, or the class's).
 
     Returns:
@@ -136,7 +136,7 @@ def export(
         check_rows=check_rows,
         name=name,
     )
-    entry = (store or default_store()).get_or_build(
+    entry = as_store(store).get_or_build(
         request.key, lambda folder: _export_into(folder, request), what=f"export of {request.name}"
     )
     return describe_file(entry / f"{request.name}.onnx")

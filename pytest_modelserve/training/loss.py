@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.errors import InputError, UsageError, first_line, unknown_choice
 from pytest_modelserve.serving.pytree import named_outputs
+from pytest_modelserve.training.train_spec import IGNORED
 
 if TYPE_CHECKING:
     import torch
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from pytest_modelserve.training.train_spec import Batch, TrainSpec
 
-# Label that torch's losses of classes leave out.
-_IGNORED = -100
+# Errors of a forward pass that are not about its inputs.
+_OTHER_ERRORS = {"ModelServeError", "OutOfMemoryError", "DistError"}
 # Probabilities in 16 bits, over many classes, add up to 1 within this.
 _SUM_TOLERANCE = 0.02
 
@@ -52,8 +53,8 @@ class FunctionLoss:
         return float(len(next(iter(batch.values()))))
 
 
-def loss_of(spec: TrainSpec) -> TrainingLoss:
-    """Return the loss of `spec`."""
+def make_loss(spec: TrainSpec) -> TrainingLoss:
+    """Return the loss that `spec` names or holds, as a total over rows."""
     if isinstance(spec.loss, str):
         return NamedLoss(spec)
     loss = spec.loss
@@ -61,20 +62,23 @@ def loss_of(spec: TrainSpec) -> TrainingLoss:
 
 
 def call_module(module: nn.Module, spec: TrainSpec, batch: Batch) -> Any:
-    """Return what `module` returns for the inputs in `batch`; InputError where it cannot take their dtype."""
+    """Return what `module` returns for the inputs in `batch`; InputError where it does not take them."""
     try:
         if isinstance(spec.inputs, Mapping):
             return module(**{parameter: batch[name] for parameter, name in spec.inputs.items()})
         return module(*(batch[name] for name in spec.input_names))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         own = next((str(each.dtype) for each in module.parameters() if each.is_floating_point()), "")
         other = [name for name in spec.input_names if str(batch[name].dtype) != own]
-        if not other or "dtype" not in str(error):
+        if other and "dtype" in str(error):
+            raise InputError(
+                f"the module cannot take inputs {other[0]!r} of dtype {batch[other[0]].numpy(force=True).dtype}, as "
+                f"its parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype"
+            ) from error
+        if {each.__name__ for each in type(error).__mro__} & _OTHER_ERRORS:
             raise
-        raise InputError(
-            f"the module cannot take inputs {other[0]!r} of dtype {batch[other[0]].numpy(force=True).dtype}, as its "
-            f"parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype"
-        ) from error
+        shapes = ", ".join(f"{name!r} {_described(batch[name])}" for name in spec.input_names)
+        raise InputError(f"the module fails on inputs {shapes}: {first_line(error)}") from error
 
 
 def _labels(spec: TrainSpec, batch: Batch) -> Any:
@@ -127,7 +131,7 @@ class NamedLoss:
         if labels.is_floating_point():
             return float(labels.numel() / labels.shape[1] if labels.ndim > 1 else len(labels))
         classes = labels.reshape(-1).long()  # first: of 8 bits, -100 is 156
-        counted = classes[classes != _IGNORED]
+        counted = classes[classes != IGNORED]
         if self.spec.class_weights is None:
             return float(counted.numel())
         weights = torch.tensor(self.spec.class_weights, dtype=torch.float64, device=labels.device)
@@ -189,7 +193,7 @@ class NamedLoss:
             one_hot = ", such as labels.argmax(axis=1)," if labels.shape == outputs.shape else ""
             raise self._shape_error(labels, outputs, f"classes {_of_classes(outputs)}{one_hot}")
         labels = labels.reshape(_of_classes(outputs)).long()
-        counted = labels[labels != _IGNORED]
+        counted = labels[labels != IGNORED]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < outputs.shape[1]:
             raise self._class_error(counted, outputs.shape[1], "the module returns")
         return labels

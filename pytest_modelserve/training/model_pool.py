@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from pytest_modelserve._processes import ChildProcess, Crash, format_log
-from pytest_modelserve.artifacts import Store, default_store, digest_of
+from pytest_modelserve.artifacts import Store, as_store, digest_of
 from pytest_modelserve.errors import TrainingError, UsageError, require
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.inputs import check_time_limit
@@ -34,7 +35,7 @@ def train_models(
     make_source: Callable[[int], ModelSource],
     seeds: Sequence[int],
     *,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     processes: int | None = None,
     time_limit_s: float = 3600.0,
     what: str = "models",
@@ -48,7 +49,7 @@ def train_models(
         make_source: Returns the source of the model with a number, from 0; it is called again for the result, so that
             only the data of the models in training are in memory.
         seeds: Seed of each model.
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         processes: Number of processes (default: that of the cores, at most one a model).
         time_limit_s: Longest time of one training in a process of its own, in seconds; the first one of each process
             includes its start.
@@ -60,7 +61,7 @@ def train_models(
     """
     require("torch", "training")
     check_pool(processes, time_limit_s)
-    store = store or default_store()
+    store = as_store(store)
     identities = [training_identity(make_source(number), seed, 1) for number, seed in enumerate(seeds)]
     missing = [number for number, identity in enumerate(identities) if not store.has(digest_of(identity))]
     count = min(_cores() if processes is None else processes, len(missing))

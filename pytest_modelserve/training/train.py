@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import random
 import re
 import sys
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.artifacts import Store, default_store, digest_of, package_hash
-from pytest_modelserve.errors import ArtifactError, InputError, UsageError, require
+from pytest_modelserve.artifacts import Store, as_store, digest_of, package_hash
+from pytest_modelserve.errors import ArtifactError, InputError, UsageError, check_call, require
 from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.progress import progress
-from pytest_modelserve.serving.conversion import as_array
+from pytest_modelserve.serving.conversion import Frame, as_array, is_frame
 from pytest_modelserve.serving.pytree import Path as TreePath, leaves, map_leaves, path_name
+from pytest_modelserve.serving.serve import is_torch_module
 from pytest_modelserve.training.checkpoint import CheckpointFile, check_every
 from pytest_modelserve.training.data_parallel import (
     check_hang_limit,
@@ -90,26 +92,25 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if not callable(self.build):
-            raise UsageError(f"build of source {self.name!r} must be a function; got {type(self.build).__name__}")
+        if not callable(self.build) or is_torch_module(self.build):
+            raise UsageError(
+                f"build of source {self.name!r} must be a function that returns a new module; got "
+                f"{type(self.build).__name__}"
+            )
+        check_call(f"build of source {self.name!r}", self.build)
         if not callable(self.fit) and not isinstance(self.fit, TrainSpec):
             raise UsageError(
                 f"fit of source {self.name!r} must be a function or ms.TrainSpec(...); got {type(self.fit).__name__}"
             )
-        if not isinstance(self.data, Mapping):
-            raise InputError(
-                f"data of source {self.name!r} must be a mapping from names to arrays; got {type(self.data).__name__}"
-            )
-        what = f"data of source {self.name!r}"
-        data = {name: as_array(f"{what}: {name!r}", value) for name, value in self.data.items()}
-        check_arrays(data, what)
+        data = as_data(self.data, f"data of source {self.name!r}")
         object.__setattr__(self, "data", data)
         examples = as_examples(self.example_inputs, f"example_inputs of source {self.name!r}")
         object.__setattr__(self, "example_inputs", examples)
         if isinstance(self.fit, TrainSpec):
             split_rows(self.fit, data, seed=0)
         else:
-            _check_fit(self.name, self.fit, data)
+            extra = {"progress": progress} if _takes_progress(self.fit) else {}
+            check_call(f"fit of source {self.name!r}", self.fit, "module", "data", **extra)
 
     def fit_module(
         self,
@@ -126,7 +127,9 @@ class ModelSource:
             )
         # Copies, so that a `fit` that writes into them changes no key.
         copies = {name: array.copy() for name, array in self.data.items()}
-        self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
+        returned: object = self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
+        if is_torch_module(returned) and returned is not module:
+            raise UsageError(f"fit of source {self.name!r} must train the module that it gets; it returned another one")
         return None
 
 
@@ -181,7 +184,7 @@ def train(
     source: ModelSource,
     *,
     seed: int = 0,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     processes: int = 1,
     hang_limit_s: float = 300.0,
     checkpoint: Path | str | None = None,
@@ -200,7 +203,7 @@ def train(
     Args:
         source: The model source.
         seed: Seed of all random generators, from 0 to 4294967295.
-        store: Where results are kept (default: the pipeline's store).
+        store: Store, or its folder, where results are kept (default: the pipeline's store).
         processes: Processes of this host that train together by a TrainSpec, each on a part of every batch, by torch's
             DistributedDataParallel. The loss is that of one process up to rounding. Processes that torchrun started
             train together without this parameter.
@@ -226,8 +229,12 @@ def train(
         >>> trained.module().training  # doctest: +SKIP
         False
     """
-    check_seed(seed)
+    if not isinstance(source, ModelSource):
+        raise UsageError(f"source must be a ModelSource; got {type(source).__name__}")
+    seed = check_seed(seed)
     require("torch", "training")
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise UsageError(f"checkpoint must be the path of a file; got {checkpoint!r}")
     if checkpoint is not None and not isinstance(source.fit, TrainSpec):
         raise UsageError(
             "checkpoint needs a source whose fit is ms.TrainSpec(...); a function keeps checkpoints of its own"
@@ -236,7 +243,7 @@ def train(
     check_hang_limit(hang_limit_s)
     size = cluster_size()
     check_processes(processes, source.fit, size)
-    store = store or default_store()
+    store = as_store(store)
     spec = source.fit if isinstance(source.fit, TrainSpec) and max(processes, size) > 1 else None
     identity = training_identity(source, seed, 1 if spec is None else max(processes, size))
     key = digest_of(identity)
@@ -400,11 +407,25 @@ def _as_example(path: TreePath, value: object, what: str) -> NDArray[Any]:
     return array
 
 
+def as_data(data: object, what: str) -> dict[str, NDArray[Any]]:
+    """Return `data` with every tensor, list and frame as an array; InputError for anything but arrays by name."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{what} must be a mapping from names to arrays; got {type(data).__name__}")
+    found = {
+        name: Frame(value).matrix(None) if is_frame(value) else as_array(f"{what}: {name!r}", value)
+        for name, value in data.items()
+    }
+    check_arrays(found, what)
+    return found
+
+
 def check_arrays(arrays: Mapping[str, object], what: str) -> None:
     """Raise InputError for an empty mapping, and for values that are not arrays, hold objects or have no rows."""
     if not arrays:
         raise InputError(f"{what} are empty: there is no array in them")
     for name, array in arrays.items():
+        if not isinstance(name, str):
+            raise InputError(f"{what}: names must be text; got {name!r}")
         where = f"{what}: {name!r}" if name else what
         if not isinstance(array, np.ndarray):
             raise InputError(f"{where} must be a numpy array; got {type(array).__name__}")
@@ -412,18 +433,6 @@ def check_arrays(arrays: Mapping[str, object], what: str) -> None:
             raise InputError(f"{where} has dtype object, which torch cannot take")
         if array.size == 0:
             raise InputError(f"{where} has shape {array.shape}: there are no values in it")
-
-
-def _check_fit(name: str, fit: Callable[..., None], data: Mapping[str, object]) -> None:
-    extra = {"progress": progress} if _takes_progress(fit) else {}
-    try:
-        inspect.signature(fit).bind(None, data, **extra)
-    except ValueError:  # a builtin without a signature
-        return
-    except TypeError as error:
-        raise UsageError(
-            f"fit of source {name!r} must accept fit(module, data), and optionally `progress`: {error}"
-        ) from None
 
 
 def _takes_progress(fit: Callable[..., None]) -> bool:
@@ -438,10 +447,11 @@ def _takes_progress(fit: Callable[..., None]) -> bool:
     )
 
 
-def check_seed(seed: int) -> None:
-    """Raise UsageError unless all three random generators accept `seed`."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+def check_seed(seed: int) -> int:
+    """Return `seed`; UsageError unless all three random generators accept it."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise UsageError(f"seed must be an integer from 0 to 4294967295; got {seed!r}")
+    return int(seed)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.errors import InputError, UsageError, unknown_choice
+from pytest_modelserve.errors import InputError, UsageError, check_call, unknown_choice
 from pytest_modelserve.training.privacy_accounting import PrivateTraining
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ SCHEDULES: dict[str, tuple[float, Callable[[float], float]]] = {
     "warmup-cosine": (0.05, lambda done: 0.5 * (1.0 + math.cos(math.pi * done))),
 }
 DEVICES = ("cpu", "cuda")
+# Label that torch's losses of classes leave out.
+IGNORED = -100
+# Settings that may be functions, with their arguments.
+_FUNCTIONS = {
+    "loss": ("outputs", "labels"),
+    "optimizer": ("parameters",),
+    "schedule": ("optimizer", "steps"),
+    "augmentation": ("batch", "generator"),
+}
 _RATE = 1e-3
 
 
@@ -145,6 +154,9 @@ class TrainSpec:
             )
         if getattr(self.loss, "reduction", "mean") == "sum":
             raise UsageError("loss must return the mean over the rows; got one with reduction='sum'")
+        for name, arguments in _FUNCTIONS.items():
+            if callable(getattr(self, name)):
+                check_call(name, getattr(self, name), *arguments)
         if self.device not in DEVICES:
             raise UsageError(f"device must be 'cpu' or 'cuda'; got {self.device!r}")
         for name in ("epochs", "batch_size"):
@@ -179,10 +191,9 @@ class TrainSpec:
                 "classes in your function"
             )
         weights = np.asarray(given)
-        if weights.ndim != 1 or weights.dtype.kind not in "fiu" or not (weights >= 0).all() or not weights.any():
-            raise UsageError(f"class_weights must be numbers of at least 0, one for each class; got {given!r}")
-        if not np.isfinite(weights).all():
-            raise UsageError(f"class_weights must be finite; got {given!r}")
+        is_row = weights.ndim == 1 and weights.dtype.kind in "fiu" and bool(weights.any())
+        if not is_row or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise UsageError(f"class_weights must be finite numbers of at least 0, one for each class; got {given!r}")
         if self.loss == "binary_cross_entropy" and len(weights) != 2:
             raise UsageError(
                 f"class_weights of binary_cross_entropy are two, of label 0 and of label 1; got {len(weights)}"
@@ -266,6 +277,9 @@ class TrainSpec:
         optimizer = self.optimizer(parameters)
         if not isinstance(optimizer, optim.Optimizer):
             raise UsageError(f"optimizer must return a torch optimizer; got {type(optimizer).__name__}")
+        known = {id(each) for each in parameters}
+        if not any(id(each) in known for group in optimizer.param_groups for each in group["params"]):
+            raise UsageError("optimizer must train the parameters that it gets; it has none of them")
         _check_step("optimizer", optimizer)
         if self.learning_rate is not None:
             for group in optimizer.param_groups:
@@ -347,6 +361,12 @@ def split_rows(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> 
                 f"held_out={stopping.held_out!r} leaves {len(training)} of {count} rows to train on and "
                 f"{len(held_out)} held out: both need at least one"
             )
+    for what, rows in (("", training), ("held-out ", held_out)):
+        if spec.loss in WEIGHTED[:2] and len(rows) and (data[spec.label_names[0]][rows] == IGNORED).all():
+            raise InputError(
+                f"labels: {spec.label_names[0]!r} is {IGNORED} in all {len(rows)} {what}rows, which marks labels to "
+                "leave out: give at least one row with a label"
+            )
     if spec.privacy is not None:
         spec.privacy.check_rows(len(training))
     return TrainingRows({name: array for name, array in data.items() if name != mask_name}, training, held_out)
@@ -400,5 +420,6 @@ def _count(what: str, given: Any) -> int:
 def _number(what: str, given: Any, range_: str, is_in: Callable[[float], bool]) -> float:
     is_number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
     if not is_number or not math.isfinite(given) or not is_in(given):
-        raise UsageError(f"{what} must be a finite number {range_}; got {given!r}")
+        got = repr(given) if isinstance(given, (str, int, float)) or given is None else type(given).__name__
+        raise UsageError(f"{what} must be a finite number {range_}; got {got}")
     return float(given)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.checkpoint import CheckpointFile
-from pytest_modelserve.training.loss import TrainingLoss, loss_of
+from pytest_modelserve.training.loss import TrainingLoss, make_loss
 from pytest_modelserve.training.privacy_accounting import PrivacySpent
 from pytest_modelserve.training.private_training import PrivacyPlan, PrivateSteps, check_independent_rows
 from pytest_modelserve.training.train_spec import TrainingRows, TrainSpec, split_rows
@@ -141,7 +141,7 @@ def run_training(
     if spec.privacy is not None and plan is None:
         count = len(rows.training)
         plan = PrivacyPlan(spec.privacy.plan(count, _steps_per_epoch(spec, rows), spec.epochs), count)
-    run = _Run(module, spec, rows, seed, name, loss or loss_of(spec), checkpoint, group or Group(), plan)
+    run = _Run(module, spec, rows, seed, name, loss or make_loss(spec), checkpoint, group or Group(), plan)
     try:
         return run.run()
     finally:
@@ -301,13 +301,15 @@ class _Run:
         rows = {name: len(tensor) for name, tensor in batch.items()}
         generator = torch.Generator().manual_seed(_derived(self.seed, "augmentation", self.step))
         changed = self.spec.augmentation(batch, generator)
-        if not isinstance(changed, dict) or {name: len(tensor) for name, tensor in changed.items()} != rows:
-            got = {name: len(tensor) for name, tensor in changed.items()} if isinstance(changed, dict) else changed
+        found = changed if isinstance(changed, dict) else {}
+        sizes = {name: len(tensor) for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+        if sizes != rows or found.keys() != rows.keys():
+            got = {name: type(value).__name__ for name, value in found.items()} if len(sizes) < len(found) else sizes
             raise UsageError(
                 "augmentation must return a mapping of tensors with the names and numbers of rows that it got, "
-                f"{rows}; got {got if isinstance(got, dict) else type(got).__name__}"
+                f"{rows}; got {got or type(changed).__name__}"
             )
-        return changed
+        return found
 
     def _part(self, batch: Batch) -> Batch:
         """Return this process's rows of a batch, on its device; the first row where there are fewer than processes."""

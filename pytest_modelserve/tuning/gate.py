@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_modelserve.errors import UsageError
+from pytest_modelserve.errors import UsageError, check_call
 from pytest_modelserve.evidence import Evidence, Verdict
 from pytest_modelserve.evidence.recorder import Recorder, recording
 from pytest_modelserve.parity.accuracy.evaluation import JudgedFigure, judged_figures
@@ -109,6 +109,7 @@ def opened_gates(gates: GateChoice | Iterable[GateChoice]) -> Iterator[tuple[Gat
                 runners.append(runner)
                 functions += _gates_of_contract(Path(gate), runner)
             elif callable(gate):
+                check_call("gate", gate, "candidate")
                 functions.append(gate)
             else:
                 raise UsageError(

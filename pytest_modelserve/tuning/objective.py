@@ -16,7 +16,15 @@ import numpy as np
 
 from pytest_modelserve._files import write_file
 from pytest_modelserve.artifacts import Artifact, Store, digest_of, package_hash
-from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, UsageError, first_line, unknown_choice
+from pytest_modelserve.errors import (
+    ArtifactError,
+    InputError,
+    ModelServeError,
+    UsageError,
+    check_call,
+    first_line,
+    unknown_choice,
+)
 from pytest_modelserve.evidence import Environment
 from pytest_modelserve.evidence.evidence import Unit
 from pytest_modelserve.performance.batches import check_batch
@@ -98,6 +106,8 @@ class Objective:
     def __init__(self, choice: ObjectiveChoice, original: Artifact, inputs: Inputs, *, store: Store, seed: int) -> None:
         if not callable(choice) and choice not in NAMES:
             raise UsageError(f"{unknown_choice('objective', choice, NAMES)}, or a function of a predictor")
+        if callable(choice):
+            check_call("objective", choice, "predictor")
         check_batch(inputs)
         self.choice = choice
         name = choice if isinstance(choice, str) else getattr(choice, "__name__", "objective")

@@ -125,7 +125,7 @@ def select(
         for figure in figures_of(trial):
             owners.append(number)
             figures.append(figure)
-    estimates = [_judged(figure, split) for figure in figures]
+    estimates = [_estimate(figure, split) for figure in figures]
     each = max((owners.count(number) for number in set(owners)), default=1)  # figures of a variant
     without = unjudged + len(trials) - len(set(owners))  # a gate with NaN outputs has none
 
@@ -156,7 +156,7 @@ def missing_rows(trial: Trial, *, level: float, split: Split | None = None) -> t
     """
     worst: tuple[int, int] | None = None
     for figure in figures_of(trial):
-        estimate = _judged(figure, split)
+        estimate = _estimate(figure, split)
         if figure.passes(estimate, level):
             continue
         try:
@@ -176,7 +176,7 @@ def closeness(trial: Trial) -> float:
     """Return by how many standard errors the worst figure lies inside its budget; negative outside it and for none."""
     found = []
     for figure in figures_of(trial):
-        estimate = _judged(figure, None)
+        estimate = _estimate(figure, None)
         distance = abs(figure.budget.limit - estimate.value) * (1 if figure.budget.allows(estimate.value) else -1)
         try:
             influence = _unit_influence(figure, estimate.linearized().influence)
@@ -188,7 +188,7 @@ def closeness(trial: Trial) -> float:
     return min(found, default=-math.inf)
 
 
-def _judged(figure: JudgedFigure, split: Split | None) -> Estimate:
+def _estimate(figure: JudgedFigure, split: Split | None) -> Estimate:
     """Return a figure over the rows that judge it: all, or those that were not searched."""
     rows = np.ones(figure.units.n, dtype=np.bool_) if split is None else ~split.searched(figure.units)
     return figure.over(rows)
@@ -206,7 +206,7 @@ def _correlations(figures: Sequence[JudgedFigure], split: Split | None) -> NDArr
     columns: dict[int, list[tuple[int, NDArray[np.float64]]]] = {}
     for number, figure in enumerate(figures):
         try:
-            influence = _judged(figure, split).linearized().influence
+            influence = _estimate(figure, split).linearized().influence
         except UsageError:
             continue
         sign = -1 if figure.budget.kind == "at_most" else 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pytest_modelserve.artifacts import Store, default_store
+from pytest_modelserve.artifacts import Store, as_store
 from pytest_modelserve.compression.compress import RECIPES
 from pytest_modelserve.compression.sensitivity import SENSITIVITY_RECIPES
 from pytest_modelserve.errors import UsageError, unknown_choice
@@ -36,7 +37,7 @@ def tune(
     calibration: Any = None,
     confidence: float = 0.95,
     seed: int = 0,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
 ) -> Tuning:
     """Search the variants of a model for the fastest (or smallest) one that passes the gates.
 
@@ -76,7 +77,7 @@ def tune(
             arrays, or a list of such batches.
         confidence: One minus the probability of choosing a variant outside the budgets of the accuracy gates.
         seed: Seed of the order of timings, and of the rows that guide an adaptive search.
-        store: Where models and measurements are kept (default: the pipeline's store).
+        store: Store, or its folder, where models and measurements are kept (default: the pipeline's store).
 
     Returns:
         The `Tuning`: its text is a table with a reason for each variant, `.chosen` the artifact or None, `.nearest` the
@@ -106,15 +107,18 @@ def tune(
         if not isinstance(each, bool):
             raise UsageError(f"optimize must hold True, False or both, got {each!r}")
     check_count("seed", seed)
+    if calibration is not None and not isinstance(calibration, Iterable):
+        raise UsageError(f"calibration must be representative inputs; got {type(calibration).__name__}")
     if calibration is not None and iter(calibration) is calibration:
         raise UsageError("calibration is an iterator, which is empty after its first use: pass a list of batches")
-    store = store or default_store()
+    store = as_store(store)
     factory = VariantFactory(calibration, inputs, store)
     original = factory.artifact_of("model", model)
     if recipe is None:
         variants = factory.grid(original, sources=sources, recipes=recipes, threads=threads, optimize=optimize)
     else:
-        chain = _quantization(recipe, is_calibrated=calibration is not None)
+        chain = _quantization(recipe)
+        factory.check_calibration(chain)
         if recipes is not None or sources or tuple(threads) != (1,) or tuple(optimize) != (True,):
             raise UsageError(
                 "recipe= quantizes one model to a budget: remove recipes=, sources=, threads= and optimize="
@@ -149,12 +153,13 @@ def tune(
     return tuning
 
 
-def _quantization(recipe: str | Sequence[str], *, is_calibrated: bool) -> tuple[str, ...]:
+def _quantization(recipe: str | Sequence[str]) -> tuple[str, ...]:
     """Return the recipes in order; UsageError unless the last can leave nodes as they are."""
-    chain = (recipe,) if isinstance(recipe, str) else tuple(recipe)
+    chain = (recipe,) if isinstance(recipe, str) or not isinstance(recipe, Iterable) else tuple(recipe)
     last = chain[-1] if chain else ""
     if last not in SENSITIVITY_RECIPES:
         raise UsageError(unknown_choice("recipe to quantize to a budget", last, SENSITIVITY_RECIPES))
-    if RECIPES[last].needs_calibration and not is_calibrated:
-        raise UsageError(f"recipe {last!r} needs calibration=: representative inputs")
+    for name in chain:
+        if name not in RECIPES:
+            raise UsageError(unknown_choice("recipe", name, RECIPES))
     return chain

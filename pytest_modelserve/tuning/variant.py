@@ -87,9 +87,11 @@ class VariantFactory:
         named: dict[str, Build] = {ORIGINAL: lambda: original, **self._sources(sources)}
         if recipes is None:
             recipes = () if len(named) > 1 or len(threads) > 1 or len(optimize) > 1 else self._default_recipes()
-        if isinstance(recipes, (str, Mapping)):
+        if isinstance(recipes, (str, Mapping)) or not isinstance(recipes, Iterable):
             raise UsageError(f"recipes must be a list of recipes, got {recipes!r}: put it into a list")
         settings = [None, *(each for choice in recipes for each in _alternatives(choice))]
+        for each in filter(None, settings):
+            self.check_calibration(each.recipe)
         found: list[Variant] = []
         for (source, build), setting in itertools.product(named.items(), settings):
             parts = filter(None, (source if source != ORIGINAL else "", "" if setting is None else setting.name))
@@ -99,6 +101,12 @@ class VariantFactory:
             found += [replace(each, name=name + each.session) for each in variants if name + each.session != ORIGINAL]
         _check_names(found)
         return found
+
+    def check_calibration(self, recipe: Sequence[str]) -> None:
+        """Raise UsageError for recipes that calibrate, without calibration rows."""
+        needing = next((name for name in recipe if RECIPES[name].needs_calibration), None)
+        if needing is not None and self.calibration is None:
+            raise UsageError(f"recipe {needing!r} needs calibration=: representative inputs")
 
     def with_excluded(self, original: Artifact, recipe: tuple[str, ...], exclude: tuple[str, ...]) -> Variant:
         """Return the variant of a recipe that leaves some nodes as they are."""
@@ -134,6 +142,9 @@ class VariantFactory:
             raise UsageError("sources must be a mapping from names to models, or a list of models")
         pairs = list(sources.items() if isinstance(sources, Mapping) else ((_name_of(each), each) for each in sources))
         names = [name for name, _ in pairs]
+        other = next((name for name in names if not isinstance(name, str)), None)
+        if other is not None:
+            raise UsageError(f"sources: names must be text; got {other!r}")
         repeated = next((name for name in names if name == ORIGINAL or names.count(name) > 1), None)
         if repeated is not None:
             raise UsageError(f"sources: the name {repeated!r} is given twice: name the models in a mapping")
@@ -197,7 +208,7 @@ def _alternatives(choice: RecipeChoice) -> Iterator[_Setting]:
     if isinstance(choice, str):
         choice = (choice,)
     if not isinstance(choice, Mapping):
-        choice = {"recipe": tuple(choice)}
+        choice = {"recipe": tuple(choice) if isinstance(choice, Iterable) else (choice,)}
     for name in choice:
         if name not in ("recipe", *_PARAMETERS):
             raise UsageError(unknown_choice("parameter in recipes=", name, ("recipe", *_PARAMETERS)))

@@ -71,8 +71,8 @@ class Search:
             self._run(trial, "file")
         family = list(self._open)
         while True:
-            judged = [trial for trial in family if self._is_judged(trial)]
-            unjudged = [trial for trial in family if not self._is_judged(trial)]
+            judged = [trial for trial in family if self._has_verdict(trial)]
+            unjudged = [trial for trial in family if not self._has_verdict(trial)]
             self.selection = select(judged, error_rate=self.error_rate, unjudged=len(unjudged), known=self.known)
             passing = self._passing()
             best = min(passing, key=_RATIO, default=None)
@@ -130,7 +130,7 @@ class Search:
     def _passing(self) -> list[Trial]:
         return [trial for trial in self.selection.shown if trial.outcome == "open"]
 
-    def _is_judged(self, trial: Trial) -> bool:
+    def _has_verdict(self, trial: Trial) -> bool:
         return "rows" not in self.kinds or len(trial.results) > self.kinds.count("file")
 
     def _attempt(self, trial: Trial, split: Split) -> None:
@@ -216,7 +216,7 @@ class Search:
                 trial.end("fails", _reason(failed))
             elif trial in shown and chosen is not None:
                 trial.end("passes", f"{chosen.name} is {self.objective.better}")
-            elif not self._is_judged(trial):
+            elif not self._has_verdict(trial):
                 trial.end(
                     "not judged", "" if chosen is None else f"{chosen.name} passes and is {self.objective.better}"
                 )

@@ -11,7 +11,7 @@ from pytest_modelserve.compact_models.channel_groups import find_channel_groups
 from pytest_modelserve.compact_models.channel_removal import (
     RemovalCheck,
     Selection,
-    kept_indices,
+    remaining_indices,
     remove_channels,
     zero_channels,
 )
@@ -128,7 +128,7 @@ def test_removed_channels_give_the_outputs_of_channels_at_zero(module, inputs, s
     selections = [Selection(groups[name], (0, size - 1)[: size - 1]) for name, size in sizes.items()]
     masked, smaller = copy.deepcopy(module).double(), copy.deepcopy(module).double()
     zero_channels(masked, selections)
-    remove_channels(smaller, kept_indices(module, selections))
+    remove_channels(smaller, remaining_indices(module, selections))
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     torch.testing.assert_close(smaller(inputs), masked(inputs))
     assert (
@@ -142,7 +142,7 @@ def test_layers_state_their_new_sizes(removed):
     module = made(copy.deepcopy(grouped))
     groups = groups_of(module, IMAGES)
     selections = [Selection(groups["first"], (1,)), Selection(groups["grouped + depthwise"], removed)]
-    remove_channels(module, kept_indices(module, selections))
+    remove_channels(module, remaining_indices(module, selections))
     left = 4 * (4 - len(removed))
     assert (module.grouped.in_channels, module.grouped.out_channels, module.grouped.groups) == (4, left, 4)
     assert (module.depthwise.in_channels, module.depthwise.groups, module.depthwise.out_channels) == (
@@ -259,7 +259,7 @@ def test_transformer_of_torch_loses_heads_and_hidden_units_and_keeps_its_width(f
     }  # fmt: skip
     selections = [Selection(group, (1, 2)) for group in groups.values() if not group.reason]
     assert RemovalCheck(module, (SEQUENCES,), {}).problem(selections) == ""
-    remove_channels(module, kept_indices(module, selections))
+    remove_channels(module, remaining_indices(module, selections))
     assert module[0].layers[0].self_attn.num_heads == 2
 
 

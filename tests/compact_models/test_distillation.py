@@ -171,7 +171,10 @@ def test_interval_over_seeds_and_rows_covers_the_true_gain():
     [
         ({"teacher": "big.pt"}, "teacher must be a TrainedModel or a torch module; got str"),
         ({"teacher": nn.Linear(6, 4)}, "the teacher has 4 classes and the student 3 classes"),
-        ({"teacher": nn.Linear(5, 3)}, "the teacher does not take the inputs 'x' of the training data: RuntimeError"),
+        (
+            {"teacher": nn.Linear(5, 3)},
+            "the teacher does not take the inputs 'x' of the training data: the module fails on",
+        ),
         ({"teacher": nn.Sequential(nn.Linear(6, 3), nn.Flatten(0))}, "the teacher must return logits (rows, classes)"),
         ({"student": build()}, "student must be a ModelSource; got Sequential"),
         ({"student": student(fit=lambda module, data: None)}, "must be ms.TrainSpec(loss='cross_entropy', ...)"),
@@ -179,6 +182,7 @@ def test_interval_over_seeds_and_rows_covers_the_true_gain():
         ({"temperature": 0}, "temperature must be a number above 0; got 0"),
         ({"temperature": float("nan")}, "temperature must be a number above 0; got nan"),
         ({"soft_weight": 1.5}, "soft_weight must be a number above 0 and at most 1; got 1.5"),
+        ({"hidden": None}, "hidden must be pairs of layers, [(of the teacher, of the student), ...]; got None"),
         ({"hidden": [("first", "0")]}, "hidden: unknown layer of the teacher 'first'"),
         ({"hidden": [("0", "9")]}, "hidden: unknown layer of the student '9'"),
         (
@@ -194,7 +198,9 @@ def test_interval_over_seeds_and_rows_covers_the_true_gain():
         ({"held_out": (X[:5], CLEAN[:5] * 1.0)}, "held_out: labels must be integers; got float64"),
         ({"held_out": (X[:5], CLEAN[:5] + 1)}, "held_out: labels must be classes from 0 to 2; got values from "),
         ({"held_out": (X[:0], CLEAN[:0])}, "held_out has no rows"),
-        ({"held_out": (X[:5], CLEAN[:5]), "confidence": 95}, "confidence must be above 0.5 and below 1; got 95"),
+        ({"held_out": (X[:5, :2], CLEAN[:5])}, "fails on the inputs: RuntimeError: mat1 and mat2"),
+        ({"confidence": 95}, "confidence must be above 0.5 and below 1 (for example 0.95), got 95"),
+        ({"confidence": "high"}, "confidence must be above 0.5 and below 1 (for example 0.95), got 'high'"),
     ],
 )
 def test_bad_arguments_are_refused(store, changes, message):

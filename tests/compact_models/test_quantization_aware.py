@@ -119,7 +119,7 @@ def test_convolutions_and_modules_of_ones_own_are_rounded(store):
         ({"exclude": "fc"}, "exclude: unknown layer 'fc'"),
         ({"exclude": "*"}, "'small-aware' has no layer to round (Linear or Conv1d or Conv2d or Conv3d)"),
         ({"fine_tune": break_weights}, "fine-tuning 'small-aware' with seed 0 left"),
-        ({"fine_tune": None}, "fit of source 'small-aware' must be a function or ms.TrainSpec(...); got NoneType"),
+        ({"fine_tune": None}, "fine_tune must be ms.TrainSpec(...) or a function; got NoneType"),
         ({"model": nn.Linear(40, 4), "example_inputs": X[:2]}, "data is required to train a torch module"),
         ({"model": nn.Linear(40, 4)}, "example_inputs is required if model is a torch module"),
     ],

@@ -86,6 +86,23 @@ def test_something_that_is_no_function_is_refused(role):
         source(**{role: 3})
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (build(), "build of source 'small' must be a function that returns a new module; got Sequential"),
+        (nn.Linear, r"build of source 'small' must accept build\(\): missing a required argument: 'in_features'"),
+    ],
+)
+def test_module_or_class_in_place_of_build_is_refused(build, message):
+    with pytest.raises(UsageError, match=message):
+        source(build=build)
+
+
+def test_fit_that_returns_another_module_is_refused():
+    with pytest.raises(UsageError, match="fit of source 'small' must train the module that it gets"):
+        source(fit=lambda module, data: build()).fit_module(build())
+
+
 def test_fit_gets_a_progress_bar_only_where_it_accepts_one():
     calls = []
     for fit in (
@@ -113,12 +130,20 @@ def test_fit_of_another_signature_is_refused():
         ({"x": np.zeros((0, 4))}, "data of source 'small': 'x' has shape (0, 4): there are no values in it"),
         ({"x": np.array(["a", None])}, "data of source 'small': 'x' has dtype object, which torch cannot take"),
         (ROWS, "data of source 'small' must be a mapping from names to arrays; got ndarray"),
+        ({0: ROWS}, "data of source 'small': names must be text; got 0"),
     ],
 )
 def test_bad_data_are_refused_by_name(data, message):
     with pytest.raises(InputError) as caught:
         source(data=data)
     assert str(caught.value) == message
+
+
+def test_frames_are_data():
+    pd = pytest.importorskip("pandas")
+    kept = source(data={"x": pd.DataFrame(ROWS), "y": pd.Series([1, 0, 1])}).data
+    assert kept["x"].shape == (3, 2)
+    assert kept["y"].tolist() == [1, 0, 1]
 
 
 @pytest.fixture
@@ -196,6 +221,24 @@ def test_other_data_settings_code_or_seed_train_anew(store, changes, seed):
     second = train(source(**changes), seed=seed, store=store)
     assert len(RUNS) == 2
     assert first.sha256 != second.sha256
+
+
+def test_path_of_a_folder_is_a_store(tmp_path):
+    trained = train(source(fit=lambda module, data: None), store=str(tmp_path / "cache"))
+    assert trained.weights.is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (build(), {}, "source must be a ModelSource; got Sequential"),
+        (source(), {"store": 3}, "store must be a Store or the path of its folder; got int"),
+        (source(), {"checkpoint": 5}, "checkpoint must be the path of a file; got 5"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(model, options, message):
+    with pytest.raises(UsageError, match=message):
+        train(model, **options)
 
 
 def test_edited_file_of_a_module_class_trains_anew(store, tmp_path, monkeypatch):

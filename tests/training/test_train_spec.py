@@ -11,7 +11,7 @@ from torch.nn import functional
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
-from pytest_modelserve.training.loss import FunctionLoss, loss_of
+from pytest_modelserve.training.loss import FunctionLoss, make_loss
 from pytest_modelserve.training.train import reproducible
 from pytest_modelserve.training.training_loop import run_training
 
@@ -122,7 +122,7 @@ WEIGHTS = [1.0, 2.0, 4.0]
     ids=["classes", "weighted", "soft", "nll", "binary", "mse", "mae", "huber", "poisson"],
 )
 def test_named_loss_is_the_mean_of_torch_and_parts_of_a_batch_add_up(settings, outputs, labels, expected):
-    loss = loss_of(spec(**settings))
+    loss = make_loss(spec(**settings))
     batch = {"x": outputs, "y": labels}
     mean = loss.total(nn.Identity(), batch) / loss.weight(batch)
     assert float(mean) == pytest.approx(float(expected), rel=1e-6)
@@ -132,7 +132,7 @@ def test_named_loss_is_the_mean_of_torch_and_parts_of_a_batch_add_up(settings, o
 
 
 def test_weights_of_binary_classes_are_those_of_their_rows():
-    loss = loss_of(spec(loss="binary_cross_entropy", class_weights=[1, 3]))
+    loss = make_loss(spec(loss="binary_cross_entropy", class_weights=[1, 3]))
     batch = {"x": OUTPUTS[:, 0], "y": BINARY}
     losses = functional.binary_cross_entropy_with_logits(OUTPUTS[:, 0], BINARY.float(), reduction="none")
     row_weights = 1.0 + 2.0 * BINARY
@@ -290,7 +290,7 @@ def test_fine_tuning_starts_from_the_weights_that_the_module_has():
         ({"label_smoothing": 1.0}, "label_smoothing must be a finite number from 0 to less than 1; got 1.0"),
         ({"loss": "mse", "label_smoothing": 0.1}, "label_smoothing needs loss='cross_entropy'; got 'mse'"),
         ({"loss": "mse", "class_weights": [1, 2]}, "class_weights needs a loss of classes (cross_entropy, nll, "),
-        ({"class_weights": [1, -2]}, "class_weights must be numbers of at least 0, one for each class; got [1, -2]"),
+        ({"class_weights": [1, -2]}, "class_weights must be finite numbers of at least 0, one for each class; got [1"),
         (
             {"loss": "binary_cross_entropy", "class_weights": [1, 2, 3]},
             "class_weights of binary_cross_entropy are two, of label 0 and of label 1; got 3",
@@ -300,6 +300,9 @@ def test_fine_tuning_starts_from_the_weights_that_the_module_has():
         ({"labels": None}, "labels of loss='cross_entropy' must be one name of the data; got None"),
         ({"inputs": 3}, "inputs must be names of arrays of the data; got 3"),
         ({"inputs": []}, "inputs must name at least one array of the data; got none"),
+        ({"loss": lambda outputs: outputs}, "loss must accept loss(outputs, labels): too many positional arguments"),
+        ({"schedule": lambda optimizer: None}, "schedule must accept schedule(optimizer, steps): too many"),
+        ({"augmentation": lambda batch: batch}, "augmentation must accept augmentation(batch, generator): too many"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message):
@@ -345,6 +348,16 @@ def test_early_stopping_out_of_range_is_refused(settings, message):
             {"early_stopping": ms.EarlyStopping(patience=1, held_out="y")},
             DATA,
             "held_out: 'y' must be a boolean array (rows,); got int64[60]",
+        ),
+        (
+            {},
+            {"x": X, "y": np.full(60, -100)},
+            "labels: 'y' is -100 in all 60 rows, which marks labels to leave out: give at least one",
+        ),
+        (
+            {"early_stopping": ms.EarlyStopping(patience=1, held_out="h")},
+            {"x": X, "y": np.where(np.arange(60) < 9, -100, CLASSES), "h": np.arange(60) < 9},
+            "labels: 'y' is -100 in all 9 held-out rows, which marks",
         ),
     ],
 )
@@ -396,6 +409,14 @@ def test_labels_that_do_not_suit_the_loss_are_refused(settings, labels, build, e
             "training 'small': the loss depends on no parameter that requires",
         ),
         ({"optimizer": lambda parameters: None}, "optimizer must return a torch optimizer; got NoneType"),
+        (
+            {"optimizer": lambda parameters: torch.optim.SGD(build().parameters())},
+            "optimizer must train the parameters that it gets; it has none of them",
+        ),
+        (
+            {"augmentation": lambda batch, generator: {name: each.numpy() for name, each in batch.items()}},
+            "augmentation must return a mapping of tensors with the names and numbers of rows that it got",
+        ),
         ({"schedule": lambda optimizer, steps: 0.1}, "schedule must return a torch scheduler; got float"),
         (
             {"optimizer": torch.optim.LBFGS},
@@ -426,6 +447,13 @@ def test_inputs_of_another_dtype_than_the_module_are_refused_by_name():
         InputError, match=r"the module cannot take inputs 'x' of dtype float64, as .* float32: .*astype"
     ):
         fit(spec(), {"x": X.astype(np.float64), "y": CLASSES})
+
+
+def test_inputs_of_another_shape_than_the_module_takes_are_refused_by_name():
+    with pytest.raises(
+        InputError, match=r"the module fails on inputs 'x' float32\[20, 2\]: RuntimeError: mat1 and mat2"
+    ):
+        fit(spec(), {"x": X[:, :2], "y": CLASSES})
 
 
 def test_parameters_without_a_shape_are_refused(tmp_path):
