@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,10 +203,7 @@ def measure_robust_accuracy(
             "seed": seed,
             "fooled_rows": found.fooled[:_ROWS_LISTED].tolist(),
             "wrong_rows": np.flatnonzero(~found.correct)[:_ROWS_LISTED].tolist(),
-            "attacks": {
-                name: {"attacked": count.attacked, "fooled": count.fooled, "queries": count.queries}
-                for name, count in found.counts.items()
-            },
+            "attacks": {name: asdict(count) for name, count in found.counts.items()},
             **path,
             "accuracy_over_eps": {
                 "eps": radii,

@@ -252,7 +252,7 @@ class AnswerReader:
         fooled = (decoded.labels != self._labels[index]) | decoded.invalid
         if self.classes is None or scores is None:
             return Answers(np.where(fooled, -1.0, 1.0), fooled, decoded.labels, decoded.invalid)
-        margins = np.where(decoded.invalid, -np.inf, _margins(scores, self.classes[index]))
+        margins = np.where(decoded.invalid, -np.inf, margins_of(scores, self.classes[index]))
         return Answers(margins, fooled, decoded.labels, decoded.invalid)
 
     def scores(self, outputs: Feed) -> NDArray[np.float64] | None:
@@ -277,7 +277,8 @@ class AnswerReader:
         return raw, values
 
 
-def _margins(scores: NDArray[np.float64], classes: NDArray[np.intp]) -> NDArray[np.float64]:
+def margins_of(scores: NDArray[np.float64], classes: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the score of the true class less the highest other score, (k,)."""
     rows = np.arange(len(scores))
     others = scores.copy()
     others[rows, classes] = -np.inf

@@ -110,7 +110,8 @@ class AttackSettings:
             )
             for radius in radii
         ]
-        image_shape = None if self.image_shape is None else checked_image_shape("image_shape", self.image_shape, shape)
+        if self.image_shape is not None:
+            checked_image_shape("image_shape", self.image_shape, shape)
         return attack_rows(
             batch,
             feed,
@@ -118,23 +119,28 @@ class AttackSettings:
             input_name=name,
             output=self.output,
             threats=threats,
-            attacks=lambda has_scores: (
-                _with_image_shape(self.attacks or [], image_shape)
-                or [
-                    *([] if names else self._by_gradients(predictor, feed, has_scores)),
-                    *_default_attacks(self.norm, has_scores, bool(self.categories), image_shape),
-                ]
-            ),
+            attacks=lambda has_scores: [
+                replace(attack, image_shape=tuple(self.image_shape))
+                if self.image_shape is not None and isinstance(attack, square) and attack.image_shape is None
+                else attack
+                for attack in self.attacks or self._default_attacks(predictor, feed, has_scores, is_table=bool(names))
+            ],
             seed=self.seed,
             dependent_inputs=others,
         )
 
-    def _by_gradients(self, predictor: Predictor, feed: Feed, has_scores: bool) -> list[Attack]:
-        """Return the default attack by gradients if the model is a torch module with one input of floats, else none."""
+    def _default_attacks(self, predictor: Predictor, feed: Feed, has_scores: bool, *, is_table: bool) -> list[Attack]:
+        if self.norm == "edits":
+            return [characters()]
+        searches: list[Attack] = [random_search()] if self.categories else []
+        if not has_scores:
+            return [*searches, boundary()]
         module = getattr(predictor, "module", None)
         is_float = len(feed) == 1 and next(iter(feed.values())).dtype.kind == "f"
         read_by_argmax = self.output.name is None and self.output.decode in (None, "argmax")
-        return [_own_gradients(module)] if module is not None and has_scores and is_float and read_by_argmax else []
+        if module is not None and is_float and read_by_argmax and not is_table:
+            searches.insert(0, _own_gradients(module))
+        return [*searches, square()]
 
 
 class _own_gradients(pgd):
@@ -166,17 +172,6 @@ def check_min_accuracy(min_accuracy: object) -> None:
         raise UsageError(f"min_accuracy must be a proportion between 0 and 1 (0.8, say), got {min_accuracy}")
 
 
-def _default_attacks(
-    norm: Norm, has_scores: bool, has_categories: bool, image_shape: tuple[int, ...] | None
-) -> list[Attack]:
-    if norm == "edits":
-        return [characters()]
-    if not has_scores:
-        return [random_search(), boundary()] if has_categories else [boundary()]
-    searches: list[Attack] = [random_search()] if has_categories else []
-    return [*searches, square(image_shape=image_shape)]
-
-
 def given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
     """Return the attacks of an argument, [] for None; UsageError for anything but a list of attacks."""
     if attacks is None:
@@ -192,16 +187,6 @@ def given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
                 f"attacks holds {name}, which is no attack: pass objects such as ms.attacks.square(queries=500)"
             )
     return list(attacks)
-
-
-def _with_image_shape(attacks: Sequence[Attack], image_shape: tuple[int, ...] | None) -> list[Attack]:
-    """Return the attacks, those with an `image_shape` that is not given with this one."""
-    return [
-        replace(attack, image_shape=image_shape)
-        if image_shape is not None and isinstance(attack, square) and attack.image_shape is None
-        else attack
-        for attack in attacks
-    ]
 
 
 def checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -277,7 +262,7 @@ def _split_dependent(
         if not callable(function):
             raise UsageError(f"dependent[{key!r}] must be a function of rows, got {type(function).__name__}")
         if isinstance(predictor, FeatureTable) and key in predictor.names:
-            columns[predictor.names.index(str(key))] = _of_columns(function, predictor.names)
+            columns[predictor.names.index(str(key))] = _by_columns(function, predictor.names)
         elif not isinstance(key, str):
             columns[key] = function
         elif key.isdigit() and key not in feed:  # a contract has no other keys
@@ -292,14 +277,9 @@ def _split_dependent(
     return columns, others
 
 
-def _by_columns(allowed: Allowed, names: Sequence[str]) -> Allowed:
-    """Return a function of tables before and after from one of their columns by name."""
-    return lambda *tables: allowed(*(dict(zip(names, table.T, strict=True)) for table in tables))
-
-
-def _of_columns(function: Callable[[Any], Any], names: Sequence[str]) -> Callable[[Any], Any]:
-    """Return a function of a table from one of its columns by name."""
-    return lambda rows: function(dict(zip(names, rows.T, strict=True)))
+def _by_columns(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Return a function of tables from one of their columns by name."""
+    return lambda *tables: function(*(dict(zip(names, table.T, strict=True)) for table in tables))
 
 
 def _of_inputs(function: Callable[[Any], Any], predictor: BatchedPredictor) -> Callable[[Any], Any]:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import InputError, UsageError
 from pytest_modelserve.metrics.classification import class_labels
 from pytest_modelserve.progress import progress
-from pytest_modelserve.robustness.attacks.attack import Attack, Target
+from pytest_modelserve.robustness.attacks.attack import Attack, Target, margins_of
 from pytest_modelserve.robustness.attacks.module_gradients import (
     AttackLoss,
     Ball,
     Found,
     ModuleGradients,
     Preprocess,
+    are_probabilities,
     check_settings,
     wide,
 )
@@ -160,8 +161,13 @@ class GradientAttack(Attack):
         served = target.scores(index)
         if served is None or served.shape != scores.shape:
             return
-        expected, found = _margins(served, columns), _margins(scores, columns)
-        if _are_probabilities(served) or _are_probabilities(scores):
+        probable = [are_probabilities(each) for each in (served, scores)]
+        logits = [
+            np.log(np.maximum(each, 1e-45)) if is_one else each
+            for each, is_one in zip((served, scores), probable, strict=True)
+        ]
+        expected, found = (margins_of(each, columns) for each in logits)
+        if any(probable):
             expected, found = (np.clip(each, -_UNDERFLOW, _UNDERFLOW) for each in (expected, found))
         difference = np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-300)
         if difference > _MOST_OTHER_MARGINS:
@@ -353,18 +359,3 @@ def _random_units(target: Target, index: NDArray[np.intp], rng: np.random.Genera
     points = np.where(target.threat.free, rng.normal(size=shape), 0.0).reshape(index.size, -1)
     radius = rng.uniform(size=(index.size, 1)) ** (1 / max(1, int(target.threat.free.sum())))
     return np.asarray(radius * points / np.linalg.norm(points, axis=1, keepdims=True)).reshape(shape)
-
-
-def _are_probabilities(scores: NDArray[np.float64]) -> bool:
-    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3))
-
-
-def _margins(scores: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the margins (n,) of logits, or of the logarithms of probabilities."""
-    if _are_probabilities(scores):
-        scores = np.log(np.maximum(scores, 1e-45))
-    rows = np.arange(len(scores))
-    others = scores.copy()
-    others[rows, columns] = -np.inf
-    margins: NDArray[np.float64] = scores[rows, columns] - others.max(axis=1)
-    return margins

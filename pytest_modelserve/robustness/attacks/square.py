@@ -64,7 +64,7 @@ class square(Attack):
         """Search around all active rows at once."""
         grid = _Grid.of(target.threat.shape, self.image_shape)
         if target.threat.norm == "linf":
-            search: _LinfSearch | _L2Search = _LinfSearch(grid, target.threat.free)
+            search: _LinfSearch | _L2Search = _LinfSearch(grid)
         else:
             search = _L2Search(grid, target.threat.free, target.threat.scale * target.threat.whole)
         index = target.active()
@@ -157,7 +157,6 @@ class _LinfSearch:
     """Candidates with every feature at plus or minus eps."""
 
     grid: _Grid
-    free: NDArray[np.bool_]
 
     def start(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         channels, places = self.grid.layout

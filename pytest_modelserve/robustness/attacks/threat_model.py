@@ -66,6 +66,8 @@ class ThreatModel:
     allowed: Allowed | None = None
     padding: int | None = None
 
+    category_values: dict[int, NDArray[np.float64]] = field(init=False, repr=False, default_factory=dict)
+    """The categories of each flat place that has some, as the served dtype holds them."""
     _scale: NDArray[np.float64] = field(init=False, repr=False)
     _whole: NDArray[np.bool_] = field(init=False, repr=False)
     _computed: NDArray[np.intp] = field(init=False, repr=False)
@@ -104,7 +106,8 @@ class ThreatModel:
             )
         self._check_finite(flat, np.union1d(np.flatnonzero(scale > 0), categorical))
         low, high = limits = self._checked_range(flat, computed)
-        self._check_categories(whole, low, high)
+        for column in self.categories:
+            self.category_values[int(self._columns(column)[0])] = self._checked_categories(column, whole, low, high)
         self._set(scale=scale, whole=whole, computed=computed, limits=limits)
         self._set(
             box=self._bounds(flat, np.maximum(flat - scale, low), np.minimum(flat + scale, high)),
@@ -141,14 +144,6 @@ class ThreatModel:
     def changeable(self) -> NDArray[np.intp]:
         """The flat places of all features that may change, those of categories included."""
         return np.flatnonzero((self._scale > 0) | np.isin(np.arange(self._scale.size), list(self.category_values)))
-
-    @property
-    def category_values(self) -> dict[int, NDArray[np.float64]]:
-        """The categories of each flat place that has some, as the served dtype holds them."""
-        return {
-            int(self._columns(column)[0]): np.asarray(values).astype(self.base.dtype).astype(np.float64)
-            for column, values in self.categories.items()
-        }
 
     @property
     def widths(self) -> NDArray[np.float64]:
@@ -334,19 +329,25 @@ class ThreatModel:
                 "name features with NaN in immutable="
             )
 
-    def _check_categories(self, whole: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-        for column, given in self.categories.items():
-            place = int(self._columns(column)[0])
-            values = np.asarray(given)
-            if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-                raise UsageError(f"categories[{column!r}] must be finite numbers, got {given!r}")
-            if whole[place] and (np.trunc(values) != values).any():
-                raise UsageError(f"categories[{column!r}] must be whole numbers, as the column is; got {given!r}")
-            if ((values < low[place]) | (values > high[place])).any():
-                raise UsageError(
-                    f"categories[{column!r}] must lie in the range from low={low[place]:g} to high={high[place]:g}, "
-                    f"got {given!r}"
-                )
+    def _checked_categories(
+        self,
+        column: int | tuple[int, ...],
+        whole: NDArray[np.bool_],
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        given, place = self.categories[column], int(self._columns(column)[0])
+        values = np.asarray(given)
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise UsageError(f"categories[{column!r}] must be finite numbers, got {given!r}")
+        if whole[place] and (np.trunc(values) != values).any():
+            raise UsageError(f"categories[{column!r}] must be whole numbers, as the column is; got {given!r}")
+        if ((values < low[place]) | (values > high[place])).any():
+            raise UsageError(
+                f"categories[{column!r}] must lie in the range from low={low[place]:g} to high={high[place]:g}, "
+                f"got {given!r}"
+            )
+        return values.astype(self.base.dtype).astype(np.float64)
 
     def _check_edits(self) -> None:
         kind = self.base.dtype.kind
