@@ -341,7 +341,8 @@ def _missing(function: Any, source: GateSource, arguments: Mapping[str, Any], pl
             raise place.error(f"{key} is missing, here or at the top of the contract")
     if "labels" in hints_of(function) and source.labels is None and "sees_answer" not in hints_of(function):
         raise place.error("labels is missing, here or at the top of the contract")
-    if budgets and not any(name in arguments for name in budgets):
+    is_judged_anyway = function.__name__ == "assert_conformant"  # by requests; memory needs the number of a process
+    if budgets and not is_judged_anyway and not any(name in arguments for name in budgets):
         return f"no budget: set {' or '.join(budgets)} at {printable(place.document.path.name)}:{place.line}"
     return ""
 

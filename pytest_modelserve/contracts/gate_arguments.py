@@ -126,7 +126,7 @@ def convert(value: Any, hint: Any, key: Key, *, name: str = "") -> Any:
 
 def is_imported(hint: Any) -> bool:
     """Return True for a type whose values are functions or objects of the user, as "module:name"."""
-    return is_callable(hint) or get_origin(hint) is type or is_object(hint)
+    return is_callable(hint) or get_origin(hint) is type or is_object(hint) or is_family(hint)
 
 
 def _of_any_type(value: Any, key: Key) -> Any:
@@ -143,7 +143,7 @@ def describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(f'"{each}"' for each in get_args(hint))
     if is_family(hint):
-        return f"the name of a {hint.__name__.lower()}, or a table with its type and arguments"
+        return f'the name of a {hint.__name__.lower()}, a table with its type and arguments, or "module:name"'
     if is_dataclass(hint):
         return f"a table of {', '.join(hints_of(hint))}"  # type: ignore[arg-type]
     if is_callable(hint) or get_origin(hint) is type:
@@ -174,7 +174,7 @@ _DESCRIPTIONS: Mapping[Any, str] = {
 def _text(value: str, members: Sequence[Any], key: Key, name: str) -> Any:
     """Return what a text means as one of `members`, the more special ones first; None if it is none of them."""
     for member in members:
-        if is_family(member):
+        if is_family(member) and not FUNCTION.fullmatch(value):
             return _of_family({"type": value}, member, key)
     if Model in members:
         target = value if FUNCTION.fullmatch(value) or is_url(value) else str(key.file(value))
@@ -211,9 +211,10 @@ def _table(value: dict[str, Any], members: Sequence[Any], key: Key, name: str) -
             return _call(member, convert_arguments(member, value, key, "key"))
     if Column in members and value.keys() == {"column", "bins"}:
         return _binned(value["column"], value["bins"], key)
-    for item in items:
-        return {each: convert(value[each], item, key.child(each), name=name) for each in value}
-    return None
+    if not items:
+        return None
+    found = {each: convert(value[each], items[0], key.child(each), name=name) for each in value}
+    return Late(lambda scope: _by_feature(found, scope)) if name in _BY_FEATURE else found
 
 
 def _list(value: list[Any], members: Sequence[Any], key: Key, name: str) -> Any:
@@ -265,7 +266,9 @@ def imported_function(value: str, key: Key) -> Any:
     try:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise key.error(f"{value!r} cannot be imported: {error}") from error
+        is_unknown = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hint = "; name its folder in the setting pythonpath of pytest" if is_unknown else ""
+        raise key.error(f"{value!r} cannot be imported: {error}{hint}") from error
 
 
 def _column(name: str) -> Late:
@@ -288,6 +291,14 @@ def _feature(each: Any, scope: Scope) -> Any:
     if isinstance(each, str):
         return scope.feature(each)
     return tuple(each) if isinstance(each, list) else each
+
+
+_BY_FEATURE = ("scale", "low", "high", "categories", "dependent")
+"""Arguments whose tables have a key for each column of the model's input."""
+
+
+def _by_feature(table: Mapping[str, Any], scope: Scope) -> dict[Any, Any]:
+    return {each if each.isdigit() else scope.feature(each): realized(table[each], scope) for each in table}
 
 
 # Numbers with units

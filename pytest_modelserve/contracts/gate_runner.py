@@ -53,7 +53,9 @@ class GateRunner:
         assertion = getattr(ms, call.assertion)
         parameters = hints_of(assertion)
         found: dict[str, Any] = {}
-        if (subject := subject_of(assertion)) is not None:
+        if call.assertion == "assert_artifact_safe":  # scans the file, which is not opened
+            found["artifact"] = str(key.child("subject").file(str(getattr(source.subject, "path", source.subject))))
+        elif (subject := subject_of(assertion)) is not None:
             found[subject] = self.model(source.subject, key.child("subject"))
         if "reference" in parameters and source.reference is not None:
             found["reference"] = self.model(source.reference, key.child("reference"))

@@ -28,7 +28,7 @@ from pytest_modelserve.contracts.annotations import (
     union_members,
 )
 from pytest_modelserve.contracts.contract import FROM_SOURCE, Contract, GateSource
-from pytest_modelserve.contracts.gate_arguments import is_imported
+from pytest_modelserve.contracts.gate_arguments import FUNCTION, is_imported
 from pytest_modelserve.robustness.attacks import Attack
 from pytest_modelserve.robustness.corruptions import Corruption
 from pytest_modelserve.robustness.relations import Relation
@@ -143,7 +143,8 @@ def _schema_of(hint: Any) -> Schema:
 def _family_schemas(family: type) -> list[Schema]:
     """Return the names of constructors without required arguments, and a table for each constructor."""
     makers = constructors_of(family)
-    schemas: list[Schema] = [{"enum": [name for name, make in makers.items() if not required_by(make)]}]
+    names = [name for name, make in makers.items() if not required_by(make)]
+    schemas: list[Schema] = [{"enum": names}, {"type": "string", "pattern": FUNCTION.pattern}]
     for name, make in makers.items():
         table = _object({"type": {"const": name}, **{key: _schema_of(hint) for key, hint in hints_of(make).items()}})
         schemas.append({**table, "required": ["type", *required_by(make)]})

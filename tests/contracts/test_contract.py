@@ -107,7 +107,7 @@ def test_gate_without_its_budget_is_inactive_and_says_where(contract):
 
 
 def test_gate_without_budgets_of_its_own_is_active(contract):
-    assert contract(HEAD + "[gates.output_parity]\n")[0].inactive == ""
+    assert contract(HEAD + "[gates.output_parity]\n[gates.conformant]\n")[1].inactive == ""
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,8 @@ def test_relations_and_corruptions_are_named_with_their_arguments():
         corruptions=[{"type": "missing_feature", "features": ["site"], "fill": float("nan"), "severities": [0.1]}],
     )["corruptions"]
     assert lost.severities == (0.1,)
+    found = said(ms.assert_robust, attacks=["numpy:pi"], scale={"site": 2.0, "0": 1})
+    assert found == {"attacks": (np.pi,), "scale": {1: 2.0, "0": 1}}
 
 
 def test_argument_of_any_type_is_a_column_a_file_or_an_object():

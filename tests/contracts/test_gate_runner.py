@@ -54,6 +54,12 @@ def test_failing_gate_raises_its_failure(run):
         run("[gates.size]\nmax_ratio = 0.1\n")
 
 
+def test_subject_is_scanned_without_being_opened(run, project):
+    project.joinpath("candidate.onnx").write_bytes(b"no model")
+    with pytest.raises(ms.GateFailure, match="malformed"):
+        run("[gates.artifact_safe]\n")
+
+
 def test_attacks_are_named_with_their_arguments(run):
     table = 'min_accuracy = "60 %"\neps = 0.01\nattacks = [{ type = "boundary", queries = 5 }, { type = "square", queries = 5 }]\n'
     evidence = run(f"[gates.robust]\n{table}")
