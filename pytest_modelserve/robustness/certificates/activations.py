@@ -42,19 +42,13 @@ class Relu(Operator):
         if node.op == "LeakyRelu":
             self._slope = float(node.attributes.get("alpha", 0.01))
         elif node.op == "PRelu":
-            slope = node.constant(1, required=True)
-            assert slope is not None
+            slope = node.required(1)
             self._slope = np.broadcast_to(slope[0] if slope.ndim > len(node.shape) else slope, node.shape)
 
     @property
     def keeps_independence(self) -> bool:
         """Whether no value is repeated: a function of each value repeats none."""
         return True
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is a ReLU: 0 for negative inputs."""
-        return self.node.op == "Relu"
 
     def interval(self, boxes: Sequence[Box]) -> Box:
         """Return the least and the largest value; a negative slope turns the negative side around."""
@@ -96,7 +90,7 @@ class Relu(Operator):
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return the rounding of the product on the negative side."""
         own = own_error(boxes[0].magnitude * np.maximum(1.0, np.abs(self._slope)), self.node.size)
-        if self.is_plain:
+        if self.node.op == "Relu":
             return own
         product = np.abs(self._slope) * np.maximum(-boxes[0].lower, 0.0)
         return np.asarray(own + 2 * unit_roundoff(self.node.dtype) * product + smallest_normal(self.node.dtype))
@@ -431,8 +425,7 @@ def _exponential(node: Node) -> Curve:
 
 
 def _power(node: Node) -> Curve:
-    exponent = node.constant(1, required=True)
-    assert exponent is not None
+    exponent = node.required(1)
     power = float(exponent.reshape(())) if exponent.size == 1 and exponent.ndim <= len(node.shape) else 0.0
     if power not in (2.0, 3.0):
         raise node.refused("its exponent is not 2 or 3")

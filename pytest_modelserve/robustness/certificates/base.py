@@ -77,15 +77,20 @@ class Node:
         """The number of values of one row of the output."""
         return int(np.prod(self.shape))
 
-    def constant(self, position: int, *, required: bool = False) -> NDArray[Any] | None:
+    def constant(self, position: int) -> NDArray[Any] | None:
         """Return the constant at `position`, None if it is left out; ArtifactError if it is no constant."""
         if position in self.constants:
             return self.constants[position]
         if position < len(self.inputs) and self.inputs[position]:
             raise self.refused(f"its input {self.inputs[position]!r} depends on the model's input")
-        if required:
-            raise self.refused(f"its input {position} is missing")
         return None
+
+    def required(self, position: int) -> NDArray[Any]:
+        """Return the constant at `position`; ArtifactError if it is left out, or no constant."""
+        value = self.constant(position)
+        if value is None:
+            raise self.refused(f"its input {position} is missing")
+        return value
 
     def only_variable(self, *positions: int) -> None:
         """Raise ArtifactError unless the variable inputs are those at `positions`."""
@@ -171,9 +176,9 @@ class LinearOperator(Operator, Relaxation):
     def forward(self, *values: Array) -> Array:
         """Return the linear part for values (rows, *shape)."""
 
-    @abstractmethod
     def forward_absolute(self, *values: Array) -> Array:
         """Return the linear part with the absolute values of all coefficients."""
+        return self.forward(*values)
 
     @abstractmethod
     def adjoint(self, coefficients: Array) -> list[Array]:

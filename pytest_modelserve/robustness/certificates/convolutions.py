@@ -68,8 +68,7 @@ class Convolution(LinearOperator):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         node.only_variable(0)
-        weight = node.constant(1, required=True)
-        assert weight is not None
+        weight = node.required(1)
         bias = node.constant(2)
         self._groups = int(node.attributes.get("group", 1))
         kernel = weight.shape[2:]
@@ -135,16 +134,19 @@ class Convolution(LinearOperator):
         return moved.reshape(rows, functions, *self.node.shapes[0])
 
 
+def _pool_windows(node: Node) -> NDArray[np.int64]:
+    if node.op.startswith("Global"):
+        return np.arange(math.prod(node.shapes[0][1:]))[None, :]
+    return windows_of(node, [int(each) for each in node.attributes["kernel_shape"]])
+
+
 class AveragePool(LinearOperator):
     """AveragePool and GlobalAveragePool: a matrix over the positions, the same for each channel."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         positions, outputs = math.prod(node.shapes[0][1:]), math.prod(node.shape[1:])
-        if node.op == "GlobalAveragePool":
-            windows = np.arange(positions)[None, :]
-        else:
-            windows = windows_of(node, [int(each) for each in node.attributes["kernel_shape"]])
+        windows = _pool_windows(node)
         counted = (windows >= 0).sum(axis=1)
         if node.attributes.get("count_include_pad", 0):
             if node.attributes.get("ceil_mode", 0):
@@ -165,10 +167,6 @@ class AveragePool(LinearOperator):
         found: Array = value.reshape(len(value), value.shape[1], -1) @ self._matrix
         return found.reshape(len(value), *self.node.shape)
 
-    def forward_absolute(self, *values: Array) -> Array:
-        """Return the means: no coefficient is negative."""
-        return self.forward(*values)
-
     def adjoint(self, coefficients: Array) -> list[Array]:
         """Share each coefficient among its window."""
         shape = coefficients.shape[:2]
@@ -185,10 +183,7 @@ class MaxPool(Operator):
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
-        if node.op == "GlobalMaxPool":
-            windows = np.arange(math.prod(node.shapes[0][1:]))[None, :]
-        else:
-            windows = windows_of(node, [int(each) for each in node.attributes["kernel_shape"]])
+        windows = _pool_windows(node)
         if (windows < 0).all(axis=1).any():
             raise node.refused("a window of it holds padding only")
         self._windows = windows

@@ -14,7 +14,7 @@ from pytest_modelserve.robustness.certificates.interval_arithmetic import LARGES
 
 
 class Matrix(LinearOperator):
-    """Gemm, MatMul and LinearRegressor: a product with a constant matrix over the last axis."""
+    """Gemm and MatMul: a product with a constant matrix over the last axis."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
@@ -22,18 +22,20 @@ class Matrix(LinearOperator):
             node.only_variable(0)
             if node.attributes.get("transA", 0):
                 raise node.refused("it transposes its rows (transA=1)")
-            weight = _required(node, 1)
+            weight = node.required(1)
             weight = weight.T if node.attributes.get("transB", 0) else weight
             alpha = node.attributes.get("alpha", 1.0)
             self.weight = weight * alpha
             self.gain = max(1.0, 1.0 / abs(alpha)) if alpha else 1.0
             bias = node.constant(2)
-            self.bias = 0.0 if bias is None else _bias(node, bias) * node.attributes.get("beta", 1.0)
+            if bias is not None and bias.ndim == 2 and len(bias) > 1:
+                raise node.refused("its constant C differs between rows")
+            self.bias = 0.0 if bias is None else bias * node.attributes.get("beta", 1.0)
         else:
             node.only_variable(0, 1)
             if node.positions != (0,):
                 raise node.refused("it multiplies values that depend on the model's input, or a constant from the left")
-            self.weight = _required(node, 1)
+            self.weight = node.required(1)
         if self.weight.ndim != 2:
             raise node.refused(f"its weight has {self.weight.ndim} axes, not 2")
         self.terms = self.weight.shape[0]
@@ -61,20 +63,6 @@ def _product(coefficients: Array, matrix: Array) -> Array:
     return found
 
 
-def _bias(node: Node, bias: Array) -> Array:
-    if bias.ndim == 2:
-        if bias.shape[0] != 1:
-            raise node.refused("its constant C differs between rows")
-        return np.asarray(bias[0])
-    return bias
-
-
-def _required(node: Node, position: int) -> Array:
-    value = node.constant(position, required=True)
-    assert value is not None
-    return value
-
-
 class Sum(LinearOperator):
     """Add, Sub and Sum of variable inputs and constants."""
 
@@ -84,8 +72,8 @@ class Sum(LinearOperator):
         if any(len(shape) != len(node.shape) for shape in node.shapes):
             raise node.refused("it broadcasts an input along a new axis")
         signs = {at: -1.0 if node.op == "Sub" and at else 1.0 for at in node.constants}
-        self.bias = sum((signs[at] * _row(value) for at, value in node.constants.items()), np.zeros(()))
-        self.bias_magnitude = sum((np.abs(_row(value)) for value in node.constants.values()), np.zeros(()))
+        self.bias = sum((signs[at] * value for at, value in node.constants.items()), np.zeros(()))
+        self.bias_magnitude = sum((np.abs(value) for value in node.constants.values()), np.zeros(()))
         self.terms = len(node.inputs)
 
     @property
@@ -114,12 +102,8 @@ class Sum(LinearOperator):
         return total
 
 
-def _row(value: NDArray[Any]) -> Array:
-    return np.asarray(value, np.float64)
-
-
 class Factor(LinearOperator):
-    """Mul and Div by a constant, Neg, Scaler and BatchNormalization: a factor and an offset for each value."""
+    """Mul and Div by a constant, Neg, Scaler, BatchNormalization and Cast: a factor and an offset for each value."""
 
     terms = 2
 
@@ -129,17 +113,21 @@ class Factor(LinearOperator):
         if node.op == "Neg":
             factor = np.full((), -1.0)
         elif node.op == "ai.onnx.ml.Scaler":
-            factor = _row(np.asarray(node.attributes.get("scale", 1.0)))
-            self.bias = -_row(np.asarray(node.attributes.get("offset", 0.0))) * factor
+            factor = np.asarray(node.attributes.get("scale", 1.0), np.float64)
+            self.bias = -np.asarray(node.attributes.get("offset", 0.0), np.float64) * factor
         elif node.op == "BatchNormalization":
             factor = self._normalization(node)
+        elif node.op == "Cast":
+            if node.dtype not in LARGEST:
+                raise node.refused(f"it converts {node.dtypes[0]} to {node.dtype}")
+            self.terms = 1
         else:
             if len(node.positions) != 1:
                 raise node.refused("both of its inputs depend on the model's input")
             (at,) = node.constants
             if node.op == "Div" and at == 0:
                 raise node.refused("it divides by a value that depends on the model's input")
-            factor = _row(node.constants[at])
+            factor = node.constants[at]
             if node.op == "Div" and not factor.all():
                 raise node.refused("it divides by a constant that is 0")
             if len(node.shapes[0]) != len(node.shape):
@@ -152,7 +140,7 @@ class Factor(LinearOperator):
         if node.attributes.get("training_mode", 0) or node.attributes.get("is_test", 1) == 0:
             raise node.refused("it runs in training mode, where rows depend on each other")
         shape = (-1, *[1] * (len(node.shape) - 1))
-        scale, shift, mean, variance = (_required(node, at).reshape(shape) for at in range(1, 5))
+        scale, shift, mean, variance = (node.required(at).reshape(shape) for at in range(1, 5))
         factor: Array = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         self.bias = shift - mean * factor
         self.bias_magnitude = np.abs(shift) + np.abs(mean * factor)
@@ -212,7 +200,7 @@ class Concat(LinearOperator):
             raise node.refused("it joins rows (axis=0)")
         parts = [np.zeros((1, *shape)) for shape in node.shapes]
         whole = [
-            _row(node.constants[at]) if at in node.constants else parts[node.positions.index(at)]
+            node.constants[at] if at in node.constants else parts[node.positions.index(at)]
             for at in range(len(node.inputs))
         ]
         self.bias = np.concatenate(whole, axis=self._axis)
@@ -225,10 +213,6 @@ class Concat(LinearOperator):
         for span, value in zip(self._spans, values, strict=True):
             result[(slice(None),) * self._axis + (span,)] = value
         return result
-
-    def forward_absolute(self, *values: Array) -> Array:
-        """Return the same: all coefficients are 1."""
-        return self.forward(*values)
 
     def adjoint(self, coefficients: Array) -> list[Array]:
         """Cut the coefficients apart."""
@@ -268,10 +252,6 @@ class Moved(LinearOperator):
         moved = value.reshape(len(value), -1)[:, self._index]
         moved[:, self._filled] = 0.0
         return moved
-
-    def forward_absolute(self, *values: Array) -> Array:
-        """Return the same: all coefficients are 1."""
-        return self.forward(*values)
 
     def adjoint(self, coefficients: Array) -> list[Array]:
         """Move the coefficients back; those of a repeated value are summed."""
@@ -351,40 +331,9 @@ class Reduction(LinearOperator):
         found: Array = values[0].sum(axis=self._axes) * self._factor
         return found.reshape(len(found), *self.node.shape)
 
-    def forward_absolute(self, *values: Array) -> Array:
-        """Return the same: no coefficient is negative."""
-        return self.forward(*values)
-
     def adjoint(self, coefficients: Array) -> list[Array]:
         """Repeat each coefficient along the axes."""
         shape = self.node.shapes[0]
         kept = [1 if axis + 1 in self._axes else length for axis, length in enumerate(shape)]
         flat = coefficients.reshape(*coefficients.shape[:2], *kept) * self._factor
         return [np.broadcast_to(flat, (*coefficients.shape[:2], *shape))]
-
-
-class Cast(LinearOperator):
-    """Cast between floats, and of integers of the input to floats: rounding to the new dtype."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        if node.dtype not in ("float16", "float32", "float64", "bfloat16"):
-            raise node.refused(f"it converts {node.dtypes[0]} to {node.dtype}")
-        self.terms = 1
-
-    @property
-    def keeps_independence(self) -> bool:
-        """Whether no value is repeated."""
-        return True
-
-    def forward(self, *values: Array) -> Array:
-        """Return the values."""
-        return values[0]
-
-    def forward_absolute(self, *values: Array) -> Array:
-        """Return the values."""
-        return values[0]
-
-    def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return the coefficients."""
-        return [coefficients]

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_modelserve.robustness.certificates.base import LinearOperator, Lines, Node, Operator, Relaxation, refusal
+from pytest_modelserve.robustness.certificates.base import Lines, Node, Operator, Relaxation, refusal
 from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, down, own_error, up
+from pytest_modelserve.robustness.certificates.linear_operators import Factor
 
 if TYPE_CHECKING:
     import onnx
@@ -114,37 +115,23 @@ class Quantize(Operator):
         return own_error(np.abs(boxes[0].magnitude / self.scale) + np.abs(self.zero), self.node.size)
 
 
-class Dequantize(LinearOperator):
+class Dequantize(Factor):
     """DequantizeLinear: (q - zero point) · scale."""
 
-    terms = 2
-
     def __init__(self, node: Node) -> None:
-        super().__init__(node)
+        Operator.__init__(self, node)
         node.only_variable(0)
         if node.dtypes[0] not in _BITS:
             raise node.refused(f"it reads {node.dtypes[0]}, and certificates cover 8 and 16 bits")
-        self.scale, zero = _parameters(node)
-        self.bias = -zero * self.scale
-
-    def forward(self, *values: Array) -> Array:
-        """Return q · scale."""
-        return values[0] * self.scale
-
-    forward_absolute = forward
-
-    def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return the coefficients times the scale."""
-        return [coefficients * self.scale]
+        self.factor, zero = _parameters(node)
+        self.bias = -zero * self.factor
 
 
 def _parameters(node: Node) -> tuple[Array, Array]:
     """Return scale and zero point, which broadcast to the shape of one row."""
     if node.attributes.get("block_size", 0):
         raise node.refused("it has a scale for each block of values (block_size)")
-    scale, zero = node.constant(1, required=True), node.constant(2)
-    assert scale is not None
-    scale = np.asarray(scale, np.float64)
+    scale, zero = np.asarray(node.required(1), np.float64), node.constant(2)
     zero = np.zeros_like(scale) if zero is None else np.asarray(zero, np.float64)
     if not (scale > 0).all():
         raise node.refused("its scale is not positive")
