@@ -46,7 +46,7 @@ def main() -> None:
     for op, attributes in FUNCTIONS:
         node = Node(op, op, ("x",), "y", 0, attributes, {}, ((),), (), ("float32",), "float32", 20, (None, 1))
         bounds = Smooth(node)
-        errors = np.abs(served(op, attributes, values) - bounds.value(exact))
+        errors = np.abs(served(op, attributes, values) - bounds.curve.value(exact))
         radius = np.asarray(bounds.error([Box(exact, exact)]))
         name = " ".join([op, *(f"{key}={value}" for key, value in attributes.items())])
         print(f"{name:<24} {errors.max() / unit_roundoff('float32'):12.2f} u {(errors / radius).max():14.3f}")

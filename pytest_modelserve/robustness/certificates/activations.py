@@ -47,7 +47,6 @@ class Relu(Operator):
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether no value is repeated: a function of each value repeats none."""
         return True
 
     def interval(self, boxes: Sequence[Box]) -> Box:
@@ -119,12 +118,7 @@ class Univariate(Operator):
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether no value is repeated: a function of each value repeats none."""
         return True
-
-    @abstractmethod
-    def value(self, x: Array) -> Array:
-        """Return f(x)."""
 
     @abstractmethod
     def candidates(self, box: Box) -> list[Array]:
@@ -144,7 +138,7 @@ class Univariate(Operator):
         """Return where the box is wide enough to matter."""
         return [boxes[0].upper - boxes[0].lower > 1e-6]
 
-    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:  # noqa: ARG002
+    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:
         """Return the two lines that are best at the middle of the box."""
         box, huge = _small(boxes[0])
         middle = box.center
@@ -199,15 +193,11 @@ class Smooth(Univariate):
         node.only_variable(0)
         if node.dtype == "float64" and node.op not in ("Sigmoid", "Tanh", "Silu", "Pow"):
             raise node.refused("onnxruntime computes it with constants of float32")
-        self._curve = curve_of(node)
-
-    def value(self, x: Array) -> Array:
-        """Return f(x)."""
-        return self._curve.value(x)
+        self.curve = curve_of(node)
 
     def candidates(self, box: Box) -> list[Array]:
         """Return the chord, the tangents at the ends and the middle, and the tangents that pass through an end."""
-        f, d = self._curve.value, self._curve.derivative
+        f, d = self.curve.value, self.curve.derivative
         width = box.upper - box.lower
         narrow = width < 1e-9
         left, right = f(box.lower), f(box.upper)
@@ -227,10 +217,10 @@ class Smooth(Univariate):
 
     def extremes(self, box: Box, slope: Array) -> tuple[Array, Array]:
         """Evaluate the ends, the breaks and the points where the derivative equals the slope."""
-        f, d = self._curve.value, self._curve.derivative
+        f, d = self.curve.value, self.curve.derivative
         ends = [f(box.lower) - slope * box.lower, f(box.upper) - slope * box.upper]
         low, high = np.minimum(*ends), np.maximum(*ends)
-        breaks = (-math.inf, *self._curve.breaks, math.inf)
+        breaks = (-math.inf, *self.curve.breaks, math.inf)
         for first, last in itertools.pairwise(breaks):
             left, right = np.clip(first, box.lower, box.upper), np.clip(last, box.lower, box.upper)
             # One-sided derivatives at kinks: a point inside the piece.
@@ -260,7 +250,7 @@ class Smooth(Univariate):
 
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return the error of onnxruntime's kernel."""
-        constant, factor = self._curve.error
+        constant, factor = self.curve.error
         found = unit_roundoff(self.node.dtype) * (constant + factor * boxes[0].magnitude)
         return np.asarray(found + own_error(1.0 + boxes[0].magnitude, self.node.size))
 
@@ -270,7 +260,7 @@ class Power(Smooth):
 
     def error(self, boxes: Sequence[Box]) -> Array | float:
         """Return the rounding of two products, and ours."""
-        power = self._curve.value(boxes[0].magnitude)
+        power = self.curve.value(boxes[0].magnitude)
         own = own_error(1.0 + power, self.node.size)
         return np.asarray(8 * unit_roundoff(self.node.dtype) * power + own + smallest_normal(self.node.dtype))
 
@@ -281,10 +271,6 @@ class Piecewise(Univariate):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._kinks, self._function, self._products = _pieces(node)
-
-    def value(self, x: Array) -> Array:
-        """Return f(x)."""
-        return self._function(x)
 
     def candidates(self, box: Box) -> list[Array]:
         """Return the slopes between the ends and the kinks."""

@@ -237,6 +237,12 @@ class Lines(Relaxation):
         positive += negative
         return [positive], constant
 
+    def along(self, values: Array, below: NDArray[np.bool_]) -> Array:
+        """Return values along the lower lines where `below`, and the upper ones elsewhere."""
+        low = self.lower_slope * values + (0.0 if self.lower_offset is None else self.lower_offset)
+        high = self.upper_slope * values + (0.0 if self.upper_offset is None else self.upper_offset)
+        return np.where(below, low, high)
+
 
 def dot(coefficients: Array, constant: Array | float) -> Array | float:
     """Return the sums of coefficients (rows, functions, *shape) times a constant that broadcasts to `shape`."""

@@ -54,8 +54,7 @@ def interval_bounds(network: Network, box: Box, *, given: Mapping[str, Box] | No
         box: Box of the input (rows, *shape).
         given: Boxes of any values that are known to hold, by name; they are intersected with the computed ones.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _forward(network, box, given or {}, None, {})
+    return _forward(network, box, given or {}, None, {})
 
 
 def linear_bounds(
@@ -76,17 +75,10 @@ def linear_bounds(
         deadline: Time (`time.perf_counter`) after which boxes stay as wide as they are. Those of a large image take
             hours.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _forward(network, box, given or {}, _tighten, slopes or {}, deadline)
+    return _forward(network, box, given or {}, _tighten, slopes or {}, deadline)
 
 
-def lower_bounds(
-    bounds: Bounds,
-    functions: Array,
-    *,
-    value: str | None = None,
-    multipliers: Mapping[str, Array] | None = None,
-) -> Array:
+def lower_bounds(bounds: Bounds, functions: Array, *, value: str | None = None) -> Array:
     """Return lower bounds (rows, functions) of linear functions of a value, by default the scores.
 
     The larger one of CROWN's bound and that over the box of the value.
@@ -95,18 +87,15 @@ def lower_bounds(
         bounds: Bounds with linear bounds of every node up to `value`.
         functions: Coefficients (rows or 1, functions, *shape of the value).
         value: Name of the value.
-        multipliers: Coefficients that are added to those of a value, (rows, functions or 1, *shape) by its name. The
-            caller has to know that this only lowers the function: beta-CROWN's multipliers of split ReLUs do.
     """
-    coefficients, constant = backward(bounds, functions, value=value, multipliers=multipliers)
+    coefficients, constant = backward(bounds, functions, value=value)
     by_input = concretize(bounds.boxes[bounds.network.input], coefficients, constant)
-    if multipliers is not None:
-        return by_input
     functions = np.broadcast_to(functions, (bounds.rows, *functions.shape[1:]))
     by_box = concretize(bounds.boxes[bounds.network.output if value is None else value], functions, np.zeros(()))
     return np.maximum(by_input, by_box)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of infinite boxes, from which no bound follows
 def backward(
     bounds: Bounds,
     functions: Array,
@@ -117,20 +106,14 @@ def backward(
 ) -> tuple[Array, Array]:
     """Return a linear function of the input that is a lower bound: coefficients and constants (rows, functions).
 
-    `record` is called with the name and the coefficients of every value on the way, before they pass its operator.
+    Args:
+        bounds: Bounds with linear bounds of every node up to `value`.
+        functions: Coefficients (rows or 1, functions, *shape of the value).
+        value: Name of the value, by default the scores.
+        multipliers: Coefficients that are added to those of a value, (rows, functions or 1, *shape) by its name. The
+            caller has to know that this only lowers the function: beta-CROWN's multipliers of split ReLUs do.
+        record: Called with the name and the coefficients of every value on the way, before they pass its operator.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # of infinite boxes, from which no bound follows
-        return _backward(bounds, functions, value=value, multipliers=multipliers, record=record)
-
-
-def _backward(
-    bounds: Bounds,
-    functions: Array,
-    *,
-    value: str | None,
-    multipliers: Mapping[str, Array] | None,
-    record: Callable[[str, Array], None] | None,
-) -> tuple[Array, Array]:
     network = bounds.network
     start = network.output if value is None else value
     rows = bounds.rows
@@ -158,14 +141,14 @@ def _backward(
     return result, constant
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def concretize(box: Box, coefficients: Array, constant: Array) -> Array:
     """Return the least values of linear functions over the box, rounded down."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        center, radius = box.center, box.radius
-        low = dot_rows(coefficients, center) - dot_rows(np.abs(coefficients), radius)
-        size = math.prod(center.shape[1:])
-        slack = dot_rows(np.abs(coefficients), box.magnitude) * (4 * (size + 16) * OWN_UNIT)
-        return np.nextafter(_subtract(low, slack) + constant, -np.inf)
+    center, radius = box.center, box.radius
+    low = dot_rows(coefficients, center) - dot_rows(np.abs(coefficients), radius)
+    size = math.prod(center.shape[1:])
+    slack = dot_rows(np.abs(coefficients), box.magnitude) * (4 * (size + 16) * OWN_UNIT)
+    return np.nextafter(_subtract(low, slack) + constant, -np.inf)
 
 
 def _subtract(values: Array, amount: Array) -> Array:
@@ -176,6 +159,7 @@ def _subtract(values: Array, amount: Array) -> Array:
 _Tighten = Callable[[Bounds, str, NDArray[np.bool_]], None]
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def _forward(
     network: Network,
     box: Box,

@@ -58,14 +58,10 @@ class Decisions:
     Attributes:
         lower: Lower bound (rows,) of the least function of each row over its box. A positive one is a certificate.
         counterexamples: A row of the box that the check confirmed, by the number of its row.
-        subproblems: Subproblems (rows,) that were bounded.
-        seconds: Time spent.
     """
 
     lower: Array
     counterexamples: Mapping[int, NDArray[Any]]
-    subproblems: NDArray[np.int64]
-    seconds: float
 
     @property
     def certified(self) -> NDArray[np.bool_]:
@@ -75,9 +71,9 @@ class Decisions:
     @property
     def undecided(self) -> NDArray[np.bool_]:
         """Rows (rows,) with neither a certificate nor a counterexample."""
-        found = np.zeros(len(self.lower), bool)
-        found[list(self.counterexamples)] = True
-        return ~found & ~self.certified
+        found = ~self.certified
+        found[list(self.counterexamples)] = False
+        return found
 
 
 def decide(
@@ -88,7 +84,6 @@ def decide(
     confirm: Confirm,
     time_limit_s: float,
     offsets: Array | float = 0.0,
-    dtype: str | None = None,
 ) -> Decisions:
     """Decide for each row whether all functions of its scores are positive over its box.
 
@@ -100,12 +95,11 @@ def decide(
             which of them are counterexamples by the served model.
         time_limit_s: Seconds after which no further batch of subproblems starts.
         offsets: Constants (rows, functions) that are added to the functions.
-        dtype: dtype of the inputs that `confirm` gets; by default the one that the network takes.
 
     Returns:
         The decisions. A row with a counterexample is not bounded further.
     """
-    search = _Search(network, box, functions, offsets, confirm, dtype or network.input_dtype, time_limit_s)
+    search = _Search(network, box, functions, offsets, confirm, time_limit_s)
     search.run()
     return search.decisions()
 
@@ -156,15 +150,13 @@ class _Search:
         functions: Array,
         offsets: Array | float,
         confirm: Confirm,
-        dtype: str,
         time_limit_s: float,
     ) -> None:
         self.network, self.box, self.functions = network, box, functions
         rows, count = functions.shape[:2]
         self.offsets = np.broadcast_to(np.asarray(offsets, np.float64), (rows, count))
-        self.confirm, self.dtype = confirm, dtype
-        self.started = time.perf_counter()
-        self.deadline = self.started + time_limit_s
+        self.confirm = confirm
+        self.deadline = time.perf_counter() + time_limit_s
         self.relus = {node.sources[0]: node.output for node in network.nodes if node.op in _SLOPED}
         self.relus.pop(network.input, None)
         self.closed = np.full((rows, count), np.inf)  # the least bound of closed subproblems
@@ -175,12 +167,13 @@ class _Search:
         self.by_inputs = bool(rows) and int(width.max()) <= _FEW_INPUTS
         size = sum(math.prod(shape) for shape in network.shapes.values())
         self.most = int(np.clip(_BATCH_BYTES // (8 * size), 8, _MOST_IN_BATCH))
-        self.names = {network.input}
-        if not self.by_inputs:
-            for node in network.nodes:
-                if not isinstance(network.operators[node.output], LinearOperator):
-                    self.names.update(node.sources)
-        self.known: dict[str, Box] = {}  # boxes of the values in `names`, of every row as a whole
+        names = {network.input}
+        for node in network.nodes:
+            if not (self.by_inputs or isinstance(network.operators[node.output], LinearOperator)):
+                names.update(node.sources)
+        shapes = {name: (rows, *network.shapes[name]) for name in names}
+        # Boxes of values that splits tighten, of every row as a whole.
+        self.known = {name: Box(np.empty(shape), np.empty(shape)) for name, shape in shapes.items()}
 
     def run(self) -> None:
         """Bound every row as a whole, then split until all is decided or the time is over."""
@@ -188,25 +181,19 @@ class _Search:
         if not rows:
             return
         lower = np.full(self.closed.shape, -np.inf)
-        parts: dict[str, list[Box]] = {name: [] for name in self.names}
         for at in range(0, rows, _ROOT_ROWS):
             chosen = np.arange(at, min(at + _ROOT_ROWS, rows))
             # Without time left, rows keep their interval boxes, and none of their subproblems is bounded.
             bounds = linear_bounds(self.network, self.box.rows(chosen), deadline=self.deadline)
-            for name in self.names:
-                parts[name].append(bounds.boxes[name])
+            for name, box in self.known.items():
+                box.lower[chosen], box.upper[chosen] = bounds.boxes[name].lower, bounds.boxes[name].upper
             coefficients, constant = backward(bounds, self.functions[chosen])
             lower[chosen] = _least(bounds, self.functions[chosen], self.offsets[chosen], coefficients, constant)
             worst = coefficients[np.arange(len(chosen)), np.argmin(lower[chosen], axis=1)]
-            corners = np.where(
-                worst > 0, bounds.boxes[self.network.input].lower, bounds.boxes[self.network.input].upper
-            )
+            box = bounds.boxes[self.network.input]
+            corners = np.where(worst > 0, box.lower, box.upper)
             left = lower[chosen].min(axis=1) <= 0
             self._attack(corners[left], chosen[left])
-        self.known = {
-            name: Box(np.concatenate([each.lower for each in boxes]), np.concatenate([each.upper for each in boxes]))
-            for name, boxes in parts.items()
-        }
         self.subproblems += 1
         self.closed = np.where(lower > 0, lower, np.inf)
         for row, function in np.argwhere(lower <= 0):
@@ -223,8 +210,7 @@ class _Search:
             lower[row] = min(lower[row], *(each.bound for each in subproblems))
         for row in self.counterexamples:
             lower[row] = -np.inf
-        seconds = time.perf_counter() - self.started
-        return Decisions(lower, self.counterexamples, self.subproblems, seconds)
+        return Decisions(lower, self.counterexamples)
 
     def _take(self) -> list[_Subproblem]:
         """Return the next batch: rows with the least work so far first, of each those with the least bounds."""
@@ -245,6 +231,8 @@ class _Search:
         for each in subproblems:
             self.subproblems[each.row] += 1
         batch = self._bounded(subproblems)
+        if batch is None:
+            return
         rows = np.array([each.row for each in batch.subproblems], np.int64)
         self._attack(batch.corners, rows)
         splits = self._choose(batch)
@@ -265,27 +253,27 @@ class _Search:
         for row in self.counterexamples:
             self.open.pop(row, None)
 
-    def _bounded(self, subproblems: list[_Subproblem]) -> _Batch:
-        """Return the bounds of those subproblems that are not empty; empty ones are closed."""
+    def _bounded(self, subproblems: list[_Subproblem]) -> _Batch | None:
+        """Return the bounds of those subproblems that are not empty; empty ones are closed. None if all are."""
         rows = np.array([each.row for each in subproblems])
         given, split = self._given(subproblems, rows)
         if self.by_inputs:
             bounds = linear_bounds(self.network, self.box.rows(rows), given=given, deadline=self.deadline)
         else:
             bounds = interval_bounds(self.network, self.box.rows(rows), given=given)
-        empty = np.zeros(len(rows), bool)
-        for box in bounds.boxes.values():
+        empty, boxes = np.zeros(len(rows), bool), bounds.boxes
+        for box in boxes.values():
             empty |= (box.lower > box.upper).reshape(len(rows), -1).any(axis=1)
         if empty.any():
             kept = np.flatnonzero(~empty)
-            return self._bounded([subproblems[at] for at in kept]) if len(kept) else _nothing(bounds)
+            return self._bounded([subproblems[at] for at in kept]) if len(kept) else None
         function = np.array([each.function for each in subproblems])
         batch = _Batch(
             subproblems=subproblems,
             bounds=bounds,
             functions=self.functions[rows, function][:, None],
             offsets=self.offsets[rows, function],
-            slopes={relu: _default_slopes(bounds.boxes[source]) for source, relu in self.relus.items()},
+            slopes={relu: _default_slopes(boxes[source]) for source, relu in self.relus.items()},
             multipliers={name: values[0] for name, values in split.items()},
             signs={name: values[1] for name, values in split.items()},
             points={name: values[2] for name, values in split.items()},
@@ -300,7 +288,7 @@ class _Search:
 
         Of several splits of one value the last has a multiplier; splits of the input need none.
         """
-        given = {name: _copy(box, rows) for name, box in self.known.items()}
+        given = {name: box.rows(rows) for name, box in self.known.items()}
         found: dict[str, Array] = {}
         for at, each in enumerate(subproblems):
             for split, multiplier in zip(each.splits, each.multipliers, strict=True):
@@ -316,17 +304,22 @@ class _Search:
 
     def _improve(self, batch: _Batch) -> None:
         """Raise the lower bounds by gradient ascent on slopes and multipliers (Adam)."""
-        best: _Batch | None = None
+        best: dict[Any, Array] = {}
         moments: _Moments = {}
         for step in range(_STEPS + 1):
             self._bound(batch)
-            best = _better(best, batch)
-            if (
-                step == _STEPS
-                or not (self.relus or batch.signs)
-                or (best.lower > 0).all()
-                or time.perf_counter() > self.deadline
-            ):
+            found: dict[Any, Array] = {"lower": batch.lower, "corners": batch.corners}
+            found |= {("coefficients", name): values for name, values in batch.coefficients.items()}
+            found |= {("multipliers", name): values for name, values in batch.multipliers.items()}
+            if best:
+                higher = batch.lower > best["lower"]
+                found = {
+                    key: np.where(higher.reshape(-1, *[1] * (values.ndim - 1)), values, best[key])
+                    for key, values in found.items()
+                }
+            best = found
+            is_last = step == _STEPS or not (self.relus or batch.signs)
+            if is_last or (best["lower"] > 0).all() or time.perf_counter() > self.deadline:
                 break
             values = self._values_at(batch)
             for source, relu in self.relus.items():
@@ -341,9 +334,9 @@ class _Search:
                 gradient = -signs * (values[name] - batch.points[name])
                 moved = batch.multipliers[name] + 0.5 * _adam(moments, ("multiplier", name), gradient, step)
                 batch.multipliers[name] = np.maximum(moved, 0.0) * (signs != 0)
-        assert best is not None
-        batch.lower, batch.corners, batch.coefficients = best.lower, best.corners, best.coefficients
-        batch.multipliers = best.multipliers
+        batch.lower, batch.corners = best["lower"], best["corners"]
+        batch.coefficients = {name: best["coefficients", name] for name in batch.coefficients}
+        batch.multipliers = {name: best["multipliers", name] for name in batch.multipliers}
 
     def _bound(self, batch: _Batch) -> None:
         """Compute the lower bounds of a batch for its slopes and multipliers."""
@@ -357,11 +350,9 @@ class _Search:
             terms = (-values[:, 0] * batch.points[name]).reshape(len(values), -1)
             shift += terms.sum(axis=1) - 1e-12 * np.abs(terms).sum(axis=1)
         recorded: dict[str, Array] = {}
-
-        def record(name: str, coefficients: Array) -> None:
-            recorded[name] = coefficients[:, 0]
-
-        coefficients, constant = backward(bounds, batch.functions, multipliers=added, record=record)
+        coefficients, constant = backward(
+            bounds, batch.functions, multipliers=added, record=lambda name, each: recorded.update({name: each[:, 0]})
+        )
         box = bounds.boxes[network.input]
         offsets = batch.offsets[:, None]
         batch.lower = _least(bounds, batch.functions, offsets, coefficients, constant + shift[:, None])[:, 0]
@@ -379,7 +370,7 @@ class _Search:
             if isinstance(operator, LinearOperator):
                 found = operator.forward(*inputs) + operator.bias
             elif isinstance(lines, Lines) and node.output in batch.coefficients:
-                found = _along(lines, inputs[0], batch.coefficients[node.output] >= 0)
+                found = lines.along(inputs[0], batch.coefficients[node.output] >= 0)
             else:
                 found = operator.interval([Box(each, each) for each in inputs]).lower
             values[node.output] = np.broadcast_to(found, (len(batch.corners), *node.shape))
@@ -391,7 +382,7 @@ class _Search:
         if not still.any():
             return
         owners = owners[still]
-        found = inside(self.box.rows(owners), corners[still], self.dtype)
+        found = self.box.rows(owners).inside(corners[still], self.network.input_dtype)
         confirmed = self.confirm(found, owners)
         for at in np.flatnonzero(confirmed):
             self.counterexamples.setdefault(int(owners[at]), found[at])
@@ -399,8 +390,6 @@ class _Search:
     def _choose(self, batch: _Batch) -> list[tuple[_Split, ...]]:
         """Return for each subproblem the two sides of the value whose split promises most; none if nothing is left."""
         count = len(batch.subproblems)
-        if not count:
-            return []
         network, bounds = self.network, batch.bounds
         names, scores, points = [], [], []
         if not self.by_inputs:
@@ -415,7 +404,7 @@ class _Search:
                     names.append(name)
                     scores.append(np.where(chosen, gain, -1.0).reshape(count, -1))
                     points.append(point.reshape(count, -1))
-        if not names or any(each.max(axis=1).min() < 0 for each in (np.concatenate(scores, axis=1),)):
+        if not names or np.concatenate(scores, axis=1).max(axis=1).min() < 0:
             box = bounds.boxes[network.input]
             width = box.upper - box.lower
             gain = np.where(width > 0, np.abs(batch.coefficients[network.input]) * width + 1e-12 * width, -1.0)
@@ -428,25 +417,12 @@ class _Search:
         picked = all_scores.argmax(axis=1)
         splits: list[tuple[_Split, ...]] = []
         for at, pick in enumerate(picked):
-            if all_scores[at, pick] < 0:
-                splits.append(())
-                continue
             which = int(np.searchsorted(ends, pick, side="right"))
             local = int(pick - (ends[which] - scores[which].shape[1]))
             middle = float(points[which][at, local])
-            splits.append(tuple(_Split(names[which], local, middle, side) for side in (-1, 1)))
+            sides = () if all_scores[at, pick] < 0 else (-1, 1)
+            splits.append(tuple(_Split(names[which], local, middle, side) for side in sides))
         return splits
-
-
-def inside(box: Box, values: Array, dtype: str) -> NDArray[Any]:
-    """Return values in `dtype`, rounded into the box, where the box holds a value of that dtype."""
-    kind = np.dtype(dtype)
-    if kind.kind in "iu":
-        return np.clip(np.rint(values), np.ceil(box.lower), np.floor(box.upper)).astype(kind)
-    found = values.astype(kind)
-    found = np.where(found.astype(np.float64) > box.upper, np.nextafter(found, kind.type(-np.inf)), found)
-    found = np.where(found.astype(np.float64) < box.lower, np.nextafter(found, kind.type(np.inf)), found)
-    return np.asarray(found, kind)
 
 
 def _least(bounds: Bounds, functions: Array, offsets: Array, coefficients: Array, constant: Array) -> Array:
@@ -462,56 +438,17 @@ def _default_slopes(box: Box) -> Array:
     return (box.upper > -box.lower).astype(np.float64)
 
 
-def _copy(box: Box, rows: NDArray[np.int64]) -> Box:
-    return Box(box.lower[rows].copy(), box.upper[rows].copy())
-
-
-def _nothing(bounds: Bounds) -> _Batch:
-    return _Batch([], bounds, np.zeros(0), np.zeros(0), {}, {}, {}, {})
-
-
-def _along(lines: Lines, values: Array, positive: NDArray[np.bool_]) -> Array:
-    """Return values along the lower lines where `positive`, and the upper ones elsewhere."""
-    low = lines.lower_slope * values + (0.0 if lines.lower_offset is None else lines.lower_offset)
-    high = lines.upper_slope * values + (0.0 if lines.upper_offset is None else lines.upper_offset)
-    return np.where(positive, low, high)
-
-
 def _gain(lines: Any, output: str, name: str, box: Box, coefficients: Mapping[str, Array]) -> Array:
     """Return an estimate of how far a split of each value raises the bound: coefficient times gap between the lines."""
     if isinstance(lines, Lines) and output in coefficients:
         center = box.center
-        gap = _along(lines, center, np.zeros(center.shape, bool)) - _along(lines, center, np.ones(center.shape, bool))
+        gap = lines.along(center, np.zeros(center.shape, bool)) - lines.along(center, np.ones(center.shape, bool))
         slope = coefficients[output]
         return np.maximum(-slope, 0.0) * gap + 1e-3 * np.abs(slope) * gap
     return np.abs(coefficients.get(name, np.zeros_like(box.lower))) * (box.upper - box.lower) * 0.1
 
 
-def _better(best: _Batch | None, batch: _Batch) -> _Batch:
-    """Return for each subproblem the better of two bounds of the same batch."""
-    if best is None:
-        return _Batch(
-            batch.subproblems, batch.bounds, batch.functions, batch.offsets, {}, dict(batch.multipliers), {}, {},
-            batch.lower, batch.corners, dict(batch.coefficients),
-        )  # fmt: skip
-    higher = batch.lower > best.lower
-    if higher.any():
-        best.lower = np.where(higher, batch.lower, best.lower)
-        best.corners = _where(higher, batch.corners, best.corners)
-        for name, values in batch.coefficients.items():
-            best.coefficients[name] = _where(higher, values, best.coefficients[name])
-        for name, values in batch.multipliers.items():
-            best.multipliers[name] = _where(higher, values, best.multipliers[name])
-    return best
-
-
-def _where(rows: NDArray[np.bool_], ours: Array, theirs: Array) -> Array:
-    return np.where(rows.reshape(-1, *[1] * (ours.ndim - 1)), ours, theirs)
-
-
-def _adam(
-    moments: dict[tuple[str, str], tuple[Array, Array]], key: tuple[str, str], gradient: Array, step: int
-) -> Array:
+def _adam(moments: _Moments, key: tuple[str, str], gradient: Array, step: int) -> Array:
     """Return the step of Adam (Kingma & Ba 2015) upward."""
     first, second = moments.get(key, (np.zeros_like(gradient), np.zeros_like(gradient)))
     first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2

@@ -89,19 +89,16 @@ class Convolution(LinearOperator):
             self._absolute_matrix = np.abs(self._matrix)
 
     def forward(self, *values: Array) -> Array:
-        """Return the convolution without bias."""
         if self._matrix is not None:
             return self._multiplied(values[0], self._matrix)
         return self._gathered(values[0], self.weight)
 
     def forward_absolute(self, *values: Array) -> Array:
-        """Return the convolution with the absolute kernel."""
         if self._matrix is not None:
             return self._multiplied(values[0], self._absolute_matrix)
         return self._gathered(values[0], self._absolute)
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return the transposed convolution."""
         if self._matrix is None:
             return [self._scattered(coefficients)]
         shape = coefficients.shape[:2]
@@ -162,13 +159,11 @@ class AveragePool(LinearOperator):
         self.gain = float(windows.shape[1])
 
     def forward(self, *values: Array) -> Array:
-        """Return the means."""
         (value,) = values
         found: Array = value.reshape(len(value), value.shape[1], -1) @ self._matrix
         return found.reshape(len(value), *self.node.shape)
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Share each coefficient among its window."""
         shape = coefficients.shape[:2]
         flat = coefficients.reshape(-1, self._matrix.shape[1])
         return [(flat @ self._matrix.T).reshape(*shape, *self.node.shapes[0])]
@@ -208,7 +203,7 @@ class MaxPool(Operator):
             chosen[:, :, self._windows[inside, at]] |= open_[:, :, inside, at]
         return [chosen.reshape(boxes[0].lower.shape)]
 
-    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:  # noqa: ARG002
+    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:
         """Return weights of each window for the bound below and for that above."""
         lower, upper = self._gathered(boxes[0].lower), self._gathered(boxes[0].upper)
         best = lower.argmax(axis=-1)

@@ -70,6 +70,16 @@ class Box:
         """Return the box of some rows: a slice, a mask or indices."""
         return Box(self.lower[chosen], self.upper[chosen])
 
+    def inside(self, values: Array, dtype: str) -> NDArray[Any]:
+        """Return values in `dtype`, rounded into the box, where the box holds a value of that dtype."""
+        kind = np.dtype(dtype)
+        if kind.kind in "iu":
+            return np.clip(np.rint(values), np.ceil(self.lower), np.floor(self.upper)).astype(kind)
+        found = values.astype(kind)
+        found = np.where(found.astype(np.float64) > self.upper, np.nextafter(found, kind.type(-np.inf)), found)
+        found = np.where(found.astype(np.float64) < self.lower, np.nextafter(found, kind.type(np.inf)), found)
+        return np.asarray(found, kind)
+
 
 def up(values: Array) -> Array:
     """Return the next float64 above each of `values`."""

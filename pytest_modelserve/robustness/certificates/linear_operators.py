@@ -42,17 +42,14 @@ class Matrix(LinearOperator):
         self._absolute = np.abs(self.weight)
 
     def forward(self, *values: Array) -> Array:
-        """Return x W."""
         found: Array = values[0] @ self.weight
         return found
 
     def forward_absolute(self, *values: Array) -> Array:
-        """Return x |W|."""
         found: Array = values[0] @ self._absolute
         return found
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return c Wᵀ."""
         return [_product(coefficients, self.weight.T)]
 
 
@@ -78,19 +75,15 @@ class Sum(LinearOperator):
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether constants are added to one input of the same shape."""
         return self.node.shapes == (self.node.shape,)
 
     def forward(self, *values: Array) -> Array:
-        """Return the sum."""
         return self._sum(values, self._signs)
 
     def forward_absolute(self, *values: Array) -> Array:
-        """Return the sum without signs."""
         return self._sum(values, [1.0] * len(values))
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return the coefficients with the sign of each input."""
         return [
             unbroadcast(coefficients, shape) * sign for shape, sign in zip(self.node.shapes, self._signs, strict=True)
         ]
@@ -148,15 +141,12 @@ class Factor(LinearOperator):
         return factor
 
     def forward(self, *values: Array) -> Array:
-        """Return the product."""
         return self._full(values[0] * self.factor)
 
     def forward_absolute(self, *values: Array) -> Array:
-        """Return the product with the absolute factor."""
         return self._full(values[0] * np.abs(self.factor))
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Return the product of the coefficients."""
         factor = self.factor
         if factor.ndim > len(self.node.shape):  # its axis of rows has length 1
             factor = factor[0]
@@ -164,7 +154,6 @@ class Factor(LinearOperator):
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether no value is repeated."""
         return self.node.shapes[0] == self.node.shape
 
     def _full(self, values: Array) -> Array:
@@ -208,14 +197,12 @@ class Concat(LinearOperator):
         self._spans = [slice(int(ends[at]) - whole[at].shape[self._axis], int(ends[at])) for at in node.positions]
 
     def forward(self, *values: Array) -> Array:
-        """Put each input in its place."""
         result = np.zeros((len(values[0]), *self.node.shape))
         for span, value in zip(self._spans, values, strict=True):
             result[(slice(None),) * self._axis + (span,)] = value
         return result
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Cut the coefficients apart."""
         return [coefficients[(slice(None),) * (self._axis + 1) + (span,)] for span in self._spans]
 
 
@@ -241,11 +228,9 @@ class Moved(LinearOperator):
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether no value is repeated."""
         return self._is_reshape or self._is_unique
 
     def forward(self, *values: Array) -> Array:
-        """Return the moved values; filled ones are 0."""
         (value,) = values
         if self._is_reshape:
             return value.reshape(len(value), *self.node.shape)
@@ -254,7 +239,6 @@ class Moved(LinearOperator):
         return moved
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Move the coefficients back; those of a repeated value are summed."""
         shape = (*coefficients.shape[:2], *self.node.shapes[0])
         if self._is_reshape:
             return [coefficients.reshape(shape)]
@@ -327,12 +311,10 @@ class Reduction(LinearOperator):
         self._factor = 1.0 / self.gain
 
     def forward(self, *values: Array) -> Array:
-        """Return the mean or sum."""
         found: Array = values[0].sum(axis=self._axes) * self._factor
         return found.reshape(len(found), *self.node.shape)
 
     def adjoint(self, coefficients: Array) -> list[Array]:
-        """Repeat each coefficient along the axes."""
         shape = self.node.shapes[0]
         kept = [1 if axis + 1 in self._axes else length for axis, length in enumerate(shape)]
         flat = coefficients.reshape(*coefficients.shape[:2], *kept) * self._factor

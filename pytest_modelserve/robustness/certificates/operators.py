@@ -111,7 +111,7 @@ class Product(Operator):
         """Return where the boxes are wide enough to matter."""
         return [box.upper - box.lower > 1e-6 for box in boxes]
 
-    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:  # noqa: ARG002
+    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:
         """Return one plane below and one above."""
         shape = (len(boxes[0].lower), *self.node.shape)
         xl, xu, yl, yu = (np.broadcast_to(each, shape) for box in boxes for each in (box.lower, box.upper))

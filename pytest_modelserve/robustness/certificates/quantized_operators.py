@@ -75,7 +75,7 @@ class Quantize(Operator):
         crossing = ((box.lower < below) & (box.upper > below)) | ((box.lower < above) & (box.upper > above))
         return [(crossing & (steps > 0)) | ((steps > 0) & (steps <= 2))]
 
-    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:  # noqa: ARG002
+    def relax(self, boxes: Sequence[Box], slopes: Array | None = None) -> Relaxation:
         """Return lines half a step from the real number, or whole numbers where few are possible."""
         box, whole = boxes[0], self.interval(boxes)
         width = (box.upper - box.lower) / self.scale
