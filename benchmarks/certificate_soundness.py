@@ -35,8 +35,7 @@ from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import batched
 from pytest_modelserve.robustness.certificates import Network
-from pytest_modelserve.robustness.certificates.certified_rows import certify_rows, question_of
-from pytest_modelserve.robustness.certified_accuracy import box_of
+from pytest_modelserve.robustness.certificates.certified_rows import box_of, certify_rows, question_of
 from pytest_modelserve.serving import Predictor
 
 RADII = {"digits": (0.005, 0.01, 0.02, 0.04, 0.08), "tumors": (0.02, 0.05, 0.1, 0.3, 0.6),

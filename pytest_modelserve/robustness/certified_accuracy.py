@@ -23,8 +23,7 @@ from pytest_modelserve.robustness.attacks.attack_settings import (
 from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
 from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
-from pytest_modelserve.robustness.certificates.certified_rows import certify_rows, counts, question_of
-from pytest_modelserve.robustness.certificates.interval_arithmetic import Box
+from pytest_modelserve.robustness.certificates.certified_rows import certify_radii, counts, question_of
 from pytest_modelserve.robustness.certificates.network import Network
 from pytest_modelserve.robustness.certificates.randomized_smoothing import smoothed_radii
 from pytest_modelserve.robustness.relations.base import Features
@@ -163,18 +162,8 @@ def measure_certified_accuracy(
             rates = ErrorRates(confidence + share, alpha)
         else:
             unit = 1.0 if scale is None else checked_scale(scale, rows.inputs.shape[1:])
-            threats = [
-                ThreatModel(
-                    base=rows.inputs,
-                    norm="linf",
-                    eps=radius * unit,
-                    low=low,
-                    high=high,
-                    immutable=immutable,
-                    integer=integer,
-                )
-                for radius in radii
-            ]
+            limits: dict[str, Any] = {"low": low, "high": high, "immutable": immutable, "integer": integer}
+            threats = [ThreatModel(base=rows.inputs, norm="linf", eps=each * unit, **limits) for each in radii]
             found = _bounded(rows, _artifact_of(served), threats, method=method, time_limit_s=time_limit_s)
             if attacks is not None:
                 found = _attacked(rows, threats, found, given_attacks(attacks), seed=seed)
@@ -185,10 +174,10 @@ def measure_certified_accuracy(
         return Accuracy().level(Rows(mask, np.zeros(0, np.intp)), units)
 
     curve = [
-        (certified, estimate(certified).bounds(levels), estimate(possible).bounds(levels))
+        (estimate(certified).bounds(levels), estimate(possible).bounds(levels))
         for certified, possible in zip(found.certified, found.possible, strict=True)
     ]
-    certified, below, above = curve[-1]
+    certified, (below, above) = found.certified[-1], curve[-1]
     interval = Interval(below.low, above.high, low_level=levels["low_level"], high_level=levels["high_level"])
     decisive = Quantity("certified accuracy", float(below.estimate), "proportion", interval, budget)
     clean = estimate(found.correct)
@@ -234,17 +223,12 @@ def measure_certified_accuracy(
                 "limit": min_accuracy,
                 "series": [
                     {
-                        "label": "certified",
-                        "value": [float(low_.estimate) for _, low_, _ in curve],
-                        "low": [float(low_.low) for _, low_, _ in curve],
-                        "high": [float(low_.high) for _, low_, _ in curve],
-                    },
-                    {
-                        "label": "attacked",
-                        "value": [float(high_.estimate) for _, _, high_ in curve],
-                        "low": [float(high_.low) for _, _, high_ in curve],
-                        "high": [float(high_.high) for _, _, high_ in curve],
-                    },
+                        "label": label,
+                        "value": [float(each[at].estimate) for each in curve],
+                        "low": [float(each[at].low) for each in curve],
+                        "high": [float(each[at].high) for each in curve],
+                    }
+                    for at, label in enumerate(("certified", "attacked"))
                 ],
             },
         },
@@ -320,60 +304,28 @@ class _Found:
 def _bounded(
     rows: _RowsOfModel, artifact: Artifact, threats: Sequence[ThreatModel], *, method: Any, time_limit_s: float
 ) -> _Found:
-    """Certify by bounds on the graph: the largest radius first, as its certificates hold for the others."""
+    """Certify by bounds on the graph."""
     started = time.monotonic()
     network = Network.of(artifact, rows.inputs, output=rows.output)
-    question = question_of(network, rows.truth, _decoding(rows))
-    certified = np.zeros_like(rows.correct)
-    broken = ~rows.correct
-    found: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
-    stages: list[str] = []
-    ended = False
-    for number, threat in enumerate(reversed(threats)):
-        open_ = np.flatnonzero(rows.correct & ~certified)
-        left = max(0.0, time_limit_s - (time.monotonic() - started))
-
-        def confirm(
-            inputs: NDArray[Any], which: NDArray[np.int64], open_: Any = open_, threat: ThreatModel = threat
-        ) -> NDArray[np.bool_]:
-            index = open_[which]
-            return threat.admissible(index, inputs) & rows.is_wrong(inputs, index)
-
-        result = certify_rows(
-            network,
-            box_of(threat).rows(open_),
-            question.rows(open_),
-            method=method,
-            time_limit_s=left if number == len(threats) - 1 else left / 2,
-            confirm=confirm,
-            description=f"certificates at eps={threat.scale.max():g}",
-        )
-        certified = certified.copy()
-        certified[open_] = result.certified
-        here = broken.copy()
-        here[open_[list(result.counterexamples)]] = True
-        found.append((certified, ~here))
-        if number == 0:
-            stages = [f"certified: {counts(result.stages)}"] if result.stages else []
-        ended |= result.ended
-    if ended:
-        stages.append(
+    found = certify_radii(
+        network, threats, question_of(network, rows.truth, _decoding(rows)), rows.correct,
+        method=method, time_limit_s=time_limit_s, is_wrong=rows.is_wrong,
+    )  # fmt: skip
+    findings = [f"certified: {counts(found.stages)}"] if found.stages else []
+    if found.ended:
+        findings.append(
             f"time_limit_s={time_limit_s:g} ended before all rows were decided: certified accuracy is the bound so far"
         )
-    found.reverse()
-    # An input within a smaller radius is within the larger ones, too.
-    for at in range(1, len(found)):
-        found[at] = (found[at][0], found[at][1] & found[at - 1][1])
     return _Found(
         correct=rows.correct,
-        certified=[each[0] for each in found],
-        possible=[each[1] for each in found],
+        certified=found.certified,
+        possible=found.possible,
         norm="linf",
         method=_METHODS[method][0],
         source=_METHODS[method][1],
         assumptions="rounding errors of onnxruntime within Higham's bounds, on the CPU",
-        findings=tuple(stages),
-        ended=ended,
+        findings=tuple(findings),
+        ended=found.ended,
         seconds=time.monotonic() - started,
     )
 
@@ -406,26 +358,6 @@ def _attacked(
         possible.append(holds)
     fooled = ", ".join(f"{name} {count.fooled} of {count.attacked}" for name, count in result.counts.items())
     return replace(found, possible=possible, findings=(*found.findings, f"rows without a certificate fooled: {fooled}"))
-
-
-def box_of(threat: ThreatModel) -> Box:
-    """Return the box of all admissible inputs of each row, (n, ...), rounded outward."""
-    everything = np.arange(len(threat.base))
-    ends = []
-    exact = threat.base.astype(np.float64)
-    for sign, limit in ((-1.0, threat.low), (1.0, threat.high)):
-        served = threat.place(everything, np.full(threat.base.shape, sign)).astype(np.float64)
-        if threat.base.dtype.kind in "iu":
-            ends.append(served)
-            continue
-        # `place` rounds inward. Admissible distances are rounded, too: 1e-9 is more than their rounding.
-        wide = exact + sign * threat.scale * (1 + 1e-9)
-        if limit is not None:
-            inside = np.broadcast_to(np.asarray(limit, np.float64), threat.shape)
-            wide = np.minimum(wide, inside) if sign > 0 else np.maximum(wide, inside)
-        wide = np.maximum(wide, served) if sign > 0 else np.minimum(wide, served)
-        ends.append(np.where(threat.free, wide, exact))
-    return Box(ends[0], ends[1])
 
 
 def _smoothed(

@@ -99,7 +99,7 @@ def decide(
     Returns:
         The decisions. A row with a counterexample is not bounded further.
     """
-    search = _Search(network, box, functions, offsets, confirm, time_limit_s)
+    search = _Search(network, box, functions, offsets, confirm, time.perf_counter() + time_limit_s)
     search.run()
     return search.decisions()
 
@@ -144,19 +144,12 @@ class _Search:
     """The open subproblems of all rows, and what is known of each row."""
 
     def __init__(
-        self,
-        network: Network,
-        box: Box,
-        functions: Array,
-        offsets: Array | float,
-        confirm: Confirm,
-        time_limit_s: float,
+        self, network: Network, box: Box, functions: Array, offsets: Array | float, confirm: Confirm, deadline: float
     ) -> None:
         self.network, self.box, self.functions = network, box, functions
         rows, count = functions.shape[:2]
         self.offsets = np.broadcast_to(np.asarray(offsets, np.float64), (rows, count))
-        self.confirm = confirm
-        self.deadline = time.perf_counter() + time_limit_s
+        self.confirm, self.deadline = confirm, deadline
         self.relus = {node.sources[0]: node.output for node in network.nodes if node.op in _SLOPED}
         self.relus.pop(network.input, None)
         self.closed = np.full((rows, count), np.inf)  # the least bound of closed subproblems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import ArtifactError, InputError, UsageError
 from pytest_modelserve.metrics.classification import Decoding
 from pytest_modelserve.progress import progress
+from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
 from pytest_modelserve.robustness.certificates.bounds import Bounds, interval_bounds, linear_bounds, lower_bounds
 from pytest_modelserve.robustness.certificates.branch_and_bound import decide
 from pytest_modelserve.robustness.certificates.interval_arithmetic import Array, Box, unit_roundoff
@@ -217,6 +218,92 @@ def certify_rows(
         found.ended = True
     found.seconds = time.perf_counter() - started
     return found
+
+
+@dataclass(slots=True, eq=False)
+class CertifiedRadii:
+    """What is known of each row at several radii, in increasing order.
+
+    Attributes:
+        certified: By radius, the rows (rows,) with a certificate.
+        possible: By radius, the rows (rows,) that are not shown to break.
+        stages: Rows that each kind of bounds certified at the largest radius.
+        ended: Whether the time ended before all rows were bounded.
+    """
+
+    certified: list[NDArray[np.bool_]]
+    possible: list[NDArray[np.bool_]]
+    stages: Mapping[str, int]
+    ended: bool
+
+
+def certify_radii(
+    network: Network,
+    threats: Sequence[ThreatModel],
+    question: Question,
+    correct: NDArray[np.bool_],
+    *,
+    method: Method,
+    time_limit_s: float,
+    is_wrong: Confirm,
+) -> CertifiedRadii:
+    """Certify the `correct` rows at increasing radii: the largest first, as its certificates hold for the others.
+
+    `is_wrong` tells for inputs and their rows which ones the served model does not give their label.
+    """
+    started = time.monotonic()
+    certified = [np.zeros_like(correct) for _ in threats]
+    possible = [correct.copy() for _ in threats]
+    stages: Mapping[str, int] = {}
+    ended = False
+    for number in reversed(range(len(threats))):
+        threat = threats[number]
+        if number + 1 < len(threats):
+            certified[number] |= certified[number + 1]
+        open_ = np.flatnonzero(correct & ~certified[number])
+        left = max(0.0, time_limit_s - (time.monotonic() - started))
+
+        def confirm(
+            inputs: NDArray[Any], which: NDArray[np.int64], open_: Any = open_, threat: ThreatModel = threat
+        ) -> NDArray[np.bool_]:
+            return threat.admissible(open_[which], inputs) & is_wrong(inputs, open_[which])
+
+        result = certify_rows(
+            network,
+            box_of(threat).rows(open_),
+            question.rows(open_),
+            method=method,
+            time_limit_s=left / 2 if number else left,
+            confirm=confirm,
+            description=f"certificates at eps={threat.scale.max():g}",
+        )
+        certified[number][open_] = result.certified
+        # An input within a smaller radius is within the larger ones, too.
+        for mask in possible[number:]:
+            mask[open_[list(result.counterexamples)]] = False
+        stages = stages or result.stages
+        ended |= result.ended
+    return CertifiedRadii(certified, possible, stages, ended)
+
+
+def box_of(threat: ThreatModel) -> Box:
+    """Return the box of all admissible inputs of each row, (n, ...), rounded outward."""
+    everything = np.arange(len(threat.base))
+    ends = []
+    exact = threat.base.astype(np.float64)
+    for sign, limit in ((-1.0, threat.low), (1.0, threat.high)):
+        served = threat.place(everything, np.full(threat.base.shape, sign)).astype(np.float64)
+        if threat.base.dtype.kind in "iu":
+            ends.append(served)
+            continue
+        # `place` rounds inward. Admissible distances are rounded, too: 1e-9 is more than their rounding.
+        wide = exact + sign * threat.scale * (1 + 1e-9)
+        if limit is not None:
+            inside = np.broadcast_to(np.asarray(limit, np.float64), threat.shape)
+            wide = np.minimum(wide, inside) if sign > 0 else np.maximum(wide, inside)
+        wide = np.maximum(wide, served) if sign > 0 else np.minimum(wide, served)
+        ends.append(np.where(threat.free, wide, exact))
+    return Box(ends[0], ends[1])
 
 
 def _ties(network: Network, bounds: Bounds) -> Array:
