@@ -222,7 +222,8 @@ class _Generator:
                     pass
         finally:
             self._is_stopped = True
-            sys.setswitchinterval(interval)
+            if interval != _SWITCH_S:  # else another load, in another thread, restores it
+                sys.setswitchinterval(interval)
         wall = time.perf_counter() - self._start
         return self._collected(cpu_share=(time.process_time() - before) / max(wall, 1e-9))
 

@@ -150,7 +150,7 @@ class _Server:
                 "Host": client.address.partition("://")[2],
                 "Content-Type": "application/json",
                 "Connection": "close",
-                **client.http.headers,
+                **{name.title(): value for name, value in client.http.headers.items()},
             },
             fixed_axis=next((axis for axis, size in enumerate(shape or ()) if isinstance(size, int) and size), None),
         )

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -148,9 +149,10 @@ def test_predictor_that_is_not_thread_safe_gets_one_request_at_a_time():
         assert run.most_in_flight == 1
 
 
-def test_state_of_the_process_is_as_before():
+def test_state_of_the_process_is_as_before_also_after_loads_in_two_threads():
     before = sys.getswitchinterval()
-    send(np.negative, rate_qps=100)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seconds: send(np.negative, rate_qps=100, duration_s=seconds), (0.2, 0.4)))
     assert sys.getswitchinterval() == before
 
 

@@ -49,10 +49,15 @@ def test_a_server_that_refuses_every_invalid_request_passes():
     assert evidence.summary == "all invalid requests are refused"
 
 
-def test_several_inputs_of_text_and_numbers_are_spoiled_as_well():
+def test_several_inputs_of_text_and_numbers_are_spoiled_as_well_behind_a_named_host():
     inputs = {"words": ("BYTES", [-1, 2]), "n": ("INT64", [-1])}
     with V2Server(lambda feed: {"y": feed["n"].astype(np.float32)}, inputs, {"y": ("FP32", [-1])}) as server:
-        evidence = ms.assert_conformant(server.url, {"words": np.array([["a", "b"]], object), "n": np.array([7])})
+        endpoint = ms.Endpoint(server.url, headers={"host": "digits.example.org"})
+        evidence = ms.assert_conformant(endpoint, {"words": np.array([["a", "b"]], object), "n": np.array([7])})
+        hosts = {
+            value for _, _, headers in server.requests for name, value in headers.items() if name.lower() == "host"
+        }
+    assert hosts == {"digits.example.org"}
     names = [each["name"] for each in evidence.details["requests"]]
     assert "a missing input" in names
     assert "NaN as a value" not in names
