@@ -1,6 +1,6 @@
 """Rows that can be recovered from the file of a profile, without and with `min_count=`.
 
-    python -m benchmarks.profile_reconstruction [--profiles 1000] [--seed 0]
+    python -m benchmarks.profile_reconstruction [--profiles 1000] [--categories 5000] [--seed 0]
 
 Each profile is of 60 to 1,500 random rows: numbers with and without ties, integers, times, booleans, categories with
 rare ones, long texts, and a few nulls. The attacks have the file and, as said for each, one more thing: all rows but
@@ -12,7 +12,9 @@ one or two, the file of the same rows without one, or a list of guesses. An atta
   of fewer than n/2 different values, or of 10,000 possible ones, such as ages, where a guess is right by chance.
 
 For categories, of which every guess is sometimes right, the last lines compare the rate of right guesses about a target
-row with the rate of the guessed category among all other rows, which is what a guess without the row reaches.
+row with the rate of the guessed category among all other rows, which is what a guess without the row reaches. Guesses
+are right more often, by as much as follows from the draw: counts are those of four fifths of the rows, so that a row
+moves a count by 0.8 on average, and chance by 0.4 times the root of the rows of the category.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, hash_bucket
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.monitoring.row_digests import row_digests
+from pytest_modelserve.monitoring.suppression import KEPT
 from pytest_modelserve.progress import progress
 
 Rows = dict[str, np.ndarray]
@@ -313,65 +316,101 @@ def _known(rows: Rows, min_count: int, guarded: bool, rng: np.random.Generator) 
     return Known(*profiles, others, {name: values[-20:] for name, values in rows.items()}, texts)
 
 
-def guesses_of_category(
-    rows: Rows, min_count: int, *, guarded: bool, rng: np.random.Generator
-) -> tuple[tuple[bool, float], tuple[bool, float]]:
-    """Return whether a row's category is guessed from two files, and from one file and all other rows.
+def guesses_of_category(rows: Rows, min_count: int, *, guarded: bool) -> list[Guess]:
+    """Return the guesses of the last row's category from two files, and from one file and all other rows."""
+    truth, others = rows["category"][-1], Counter(rows["category"][:-1].tolist())
+    parts = ({name: rows[name][:end] for name in ("id", "category")} for end in (-1, None))
+    profiles = (ms.reference_profile(part) for part in parts)
+    columns = [(each.suppressed(min_count) if guarded else each).column("category") for each in profiles]
+    before, after = (dict(zip(each.categories, each.counts, strict=False)) for each in columns)
+    prior = {name: count / others.total() for name, count in others.items()}
+    if not after:
+        return []
+    from_files = max(after, key=lambda name: (after[name] - before.get(name, 0)) / max(before.get(name, 0), 1) ** 0.5)
+    # The odds that the row is of a category with m rows in all, of which a were drawn, are m / (m - a) times those of
+    # the other rows: a ratio of hypergeometric probabilities. Of categories that are not in the file all but 1 - KEPT.
+    odds = dict.fromkeys(prior, 1 / (1 - KEPT)) | {
+        name: (others[name] + 1) / max(others[name] + 1 - count, 1e-9) for name, count in after.items()
+    }
+    total = sum(prior[name] * odds[name] for name in prior)
+    gains = {name: prior[name] * (odds[name] / total - 1) for name in prior if name in after}
+    if not gains:
+        return []
+    from_rows = max(gains, key=gains.__getitem__)
+    return [
+        Guess(len(rows["id"]), from_files == truth, prior.get(from_files, 0.0)),
+        Guess(len(rows["id"]), from_rows == truth, prior[from_rows], gains[from_rows]),
+    ]
 
-    Each with the proportion of the guessed category among the other rows: the rate by chance.
-    """
-    known = _known(rows, min_count, guarded, rng)
-    one, two = known.without_last.column("category"), known.profile.column("category")
-    assert isinstance(one, CategoricalColumn)
-    assert isinstance(two, CategoricalColumn)
-    truth = rows["category"][-1]
-    before, after = (dict(zip(each.categories, each.counts, strict=False)) for each in (one, two))
-    others = Counter(known.others["category"].tolist())
-    names = list(after) or list(others)
-    after = after or dict.fromkeys(others, 0)
-    rate = sum(two.counts) / others.total()
-    from_files = max(names, key=lambda name: (after[name] - before.get(name, 0)) / max(before.get(name, 0), 1) ** 0.5)
-    from_rows = max(names, key=lambda name: (after[name] - rate * others[name]) / max(others[name], 1) ** 0.5)
-    first, second = ((guess == truth, others[guess] / others.total()) for guess in (from_files, from_rows))
-    return first, second
+
+@dataclass(frozen=True)
+class Guess:
+    """A guess from `n` rows: whether it is right, the rate of the guessed category among the other rows, which is that
+    by chance, and by how much it is right more often as computed from the draw of the counted rows, if it can be."""
+
+    n: int
+    is_right: bool
+    chance: float
+    expected: float = float("nan")
+
+
+def print_guesses(guesses: list[Guess], what: str) -> None:
+    right, chance, expected = (
+        np.array([getattr(each, name) for each in guesses], float) for name in ("is_right", "chance", "expected")
+    )
+    error = 2 * (right - chance).std() / len(guesses) ** 0.5
+    computed = "" if np.isnan(expected).any() else f"  {expected.mean():>+6.1%}"
+    difference = f"{(right - chance).mean():>+6.1%} ± {error:.1%}"
+    print(f"{what:<46}  {right.mean():>6.1%}  {chance.mean():>6.1%}  {difference}{computed}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", type=int, default=1000)
+    parser.add_argument("--categories", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ["MODELSERVE_PROJECT_KEY"] = KEY
+    if options.profiles:
+        print_values(options.profiles, options.seed)
+    print("the category of one row: guessed right, by chance, the difference (± 2 standard errors), and as computed")
+    for guarded in (False, True):
+        use_key(guarded)
+        found = []
+        for number in progress(range(options.categories), "profiles", total=options.categories):
+            rows = random_rows(np.random.default_rng([options.seed, number]))
+            found.append(guesses_of_category(rows, MIN_COUNTS[number % len(MIN_COUNTS)], guarded=guarded))
+        words = "min_count=" if guarded else "without guards"
+        for place, knows in enumerate(("two files", "one file and all other rows")):
+            guesses = [each[place] for each in found if each]
+            print_guesses(guesses, f"{knows}, {words}")
+            for n in sorted({each.n for each in guesses}) if guarded and place else ():
+                print_guesses([each for each in guesses if each.n == n], f"  of {n:,} rows")
+
+
+def use_key(guarded: bool) -> None:
+    if guarded:
+        os.environ["MODELSERVE_PROJECT_KEY"] = KEY
+    else:
+        os.environ.pop("MODELSERVE_PROJECT_KEY", None)
+
+
+def print_values(profiles: int, seed: int) -> None:
     totals: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
-    guesses: dict[bool, list[tuple[tuple[bool, float], tuple[bool, float]]]] = {False: [], True: []}
-    for number in progress(range(options.profiles), "profiles", total=options.profiles):
-        rows = random_rows(np.random.default_rng([options.seed, number]))
-        min_count = MIN_COUNTS[number % len(MIN_COUNTS)]
+    for number in progress(range(profiles), "profiles", total=profiles):
+        rows = random_rows(np.random.default_rng([seed, number]))
         for guarded in (False, True):
-            rng = np.random.default_rng([options.seed, number, 1])
-            if guarded:
-                os.environ["MODELSERVE_PROJECT_KEY"] = KEY
-            else:
-                os.environ.pop("MODELSERVE_PROJECT_KEY", None)
+            use_key(guarded)
+            rng = np.random.default_rng([seed, number, 1])
+            min_count = MIN_COUNTS[number % len(MIN_COUNTS)]
             for name, count in attacked(rows, min_count, guarded=guarded, rng=rng).items():
                 totals[guarded][name].append(count)
-            guesses[guarded].append(guesses_of_category(rows, min_count, guarded=guarded, rng=rng))
-    print(f"{options.profiles} profiles: those from which a value of fewer than min_count rows is recovered (values)")
+    print(f"{profiles} profiles: those from which a value of fewer than min_count rows is recovered (values)")
     print(f"{'attack':<30}  {'without guards':>18}  {'min_count=':>14}  knows")
     for name, (_, knows) in ATTACKS.items():
         shown = [f"{sum(map(bool, part[name]))} ({sum(part[name]):,})" for part in (totals[False], totals[True])]
         print(f"{name:<30}  {shown[0]:>18}  {shown[1]:>14}  {knows}")
-    every = [sum(any(of[name][place] for name in of) for place in range(options.profiles)) for of in totals.values()]
+    every = [sum(any(of[name][place] for name in of) for place in range(profiles)) for of in totals.values()]
     print(f"{'any attack':<30}  {every[0]:>18}  {every[1]:>14}")
-    print("the category of one row guessed right, by chance, and the difference (± 2 standard errors)")
-    for place, knows in enumerate(("two files", "one file and all other rows")):
-        for part, words in zip(guesses.values(), ("without guards", "min_count="), strict=True):
-            right, chance = np.array([each[place] for each in part], dtype=float).T
-            error = 2 * (right - chance).std() / len(part) ** 0.5
-            print(
-                f"{knows:<30}  {words:<14}  {right.mean():>6.1%}  {chance.mean():>6.1%}  "
-                f"{(right - chance).mean():>+6.1%} ± {error:.1%}"
-            )
 
 
 if __name__ == "__main__":
