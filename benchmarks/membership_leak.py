@@ -38,8 +38,13 @@ from torch import nn
 import pytest_modelserve as ms
 from fixtures.digits import DATA
 from pytest_modelserve.artifacts import Store
-from pytest_modelserve.privacy.likelihood_ratio import ScoreReading, label_log_odds, likelihood_ratios
-from pytest_modelserve.privacy.shadow_models import ShadowPlan, shadow_log_odds
+from pytest_modelserve.privacy.shadow_models import (
+    ScoreReading,
+    ShadowPlan,
+    label_log_odds,
+    likelihood_ratios,
+    shadow_log_odds,
+)
 from pytest_modelserve.stats.roc_bounds import true_positive_rate_bounds
 from pytest_modelserve.training.model_pool import train_models
 

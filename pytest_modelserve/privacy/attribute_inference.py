@@ -20,6 +20,7 @@ from pytest_modelserve.privacy.surrogate import (
     Floats,
     answer_distributions,
     columns_of_classes,
+    inputs_by_name,
     take_rows,
     train_surrogate,
 )
@@ -199,28 +200,30 @@ def _more_of(sees_answer: bool, has_labels: bool) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Column:
-    """The sensitive column of a batch: its `values` (n,), and where it lies."""
+    """The sensitive column of a batch: its `values` (n,), the name of its input, and its number there.
+
+    The input of an array alone is called "". A column that is an input of its own has no number.
+    """
 
     batch: Any
     values: NDArray[Any]
-    input_name: str | None
+    name: str
     index: int | None
 
     @classmethod
     def of(cls, batch: Any, attribute: int | str, data: Any) -> _Column:
-        if isinstance(batch, Mapping) and isinstance(attribute, str) and attribute in batch:
+        named = inputs_by_name(batch)
+        if attribute in named and isinstance(batch, Mapping):
             values = np.asarray(batch[attribute])
             if values.size != len(values):
                 raise UsageError(f"attribute {attribute!r} has shape {values.shape}: name one column of it by number")
-            return cls(batch, values.reshape(-1), attribute, None)
-        index: int | str = attribute
+            return cls(batch, values.reshape(-1), str(attribute), None)
         if is_frame(data) and isinstance(attribute, str):
             columns = list(map(str, data.columns))
             if attribute not in columns:
                 raise UsageError(unknown_choice("attribute", attribute, columns))
-            index = columns.index(attribute)
-        named = batch if isinstance(batch, Mapping) else {"": batch}
-        if len(named) != 1 or isinstance(index, str):
+            attribute = columns.index(attribute)
+        if len(named) != 1 or isinstance(attribute, str):
             raise UsageError(
                 unknown_choice("attribute", attribute, named)
                 if isinstance(batch, Mapping)
@@ -228,35 +231,30 @@ class _Column:
             )
         ((name, array),) = named.items()
         array = np.asarray(array)
-        if array.ndim != 2 or not -array.shape[1] <= index < array.shape[1]:
+        if array.ndim != 2 or not -array.shape[1] <= attribute < array.shape[1]:
             raise UsageError(f"attribute {attribute!r} is no column of inputs of shape {array.shape}")
-        return cls(batch, array[:, index], name if isinstance(batch, Mapping) else None, index)
+        return cls(batch, array[:, attribute], name, attribute)
 
-    def others(self, rows: NDArray[np.intp]) -> Any:
-        """Return the other columns of some rows; None if there are none."""
-        if self.index is None:
-            rest = {name: np.asarray(self.batch[name]) for name in self.batch if name != self.input_name}
-        else:
-            array = np.asarray(self.batch if self.input_name is None else self.batch[self.input_name])
-            rest = {"": np.delete(array, self.index, axis=1)}
+    def others(self, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+        """Return the other columns of some rows by name."""
+        rest = {name: np.asarray(values) for name, values in inputs_by_name(self.batch).items()}
+        own = rest.pop(self.name)
+        if self.index is not None:
+            rest[self.name] = np.delete(own, self.index, axis=1)
         return {name: values[rows] for name, values in rest.items() if values.size}
 
     def with_value(self, rows: NDArray[np.intp], value: Any) -> Any:
         """Return some rows in which the column has another value."""
         batch = take_rows(self.batch, rows)
         if isinstance(batch, Frame):
-            native = batch.native
-            if hasattr(native, "iloc"):
-                return Frame(native.assign(**{str(self.input_name): value}))
+            if hasattr(batch.native, "iloc"):
+                return Frame(batch.native.assign(**{self.name: value}))
             import polars
 
-            return Frame(native.with_columns(polars.lit(value).alias(str(self.input_name))))
-        if self.index is None:
-            column = np.asarray(batch[self.input_name])
-            return {**batch, self.input_name: np.full(column.shape, value, column.dtype)}
-        array = np.array(batch if self.input_name is None else batch[self.input_name])
-        array[:, self.index] = value
-        return array if self.input_name is None else {**batch, self.input_name: array}
+            return Frame(batch.native.with_columns(polars.lit(value).alias(self.name)))
+        changed = np.array(inputs_by_name(batch)[self.name])
+        changed[... if self.index is None else (slice(None), self.index)] = value
+        return {**batch, self.name: changed} if isinstance(batch, Mapping) else changed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

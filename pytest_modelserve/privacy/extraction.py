@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from pytest_modelserve.privacy.surrogate import (
     Floats,
     answer_distributions,
     columns_of_classes,
+    inputs_by_name,
     take_rows,
     train_surrogate,
 )
@@ -304,13 +305,13 @@ def _source_trainer(source: ModelSource) -> Copy:
     labels = spec.labels
 
     def train_source(rows: Any, targets: Floats, seed: int) -> Callable[[Any], ArrayLike]:
-        named = dict(rows) if isinstance(rows, Mapping) else {"": np.asarray(rows)}
+        named = inputs_by_name(rows)
         if named.keys() != set(spec.input_names):
             if len(named) != 1 or len(spec.input_names) != 1:
                 raise UsageError(
                     f"copy takes {', '.join(map(repr, spec.input_names))}, and inputs has {', '.join(map(repr, named))}"
                 )
-            named = {spec.input_names[0]: next(iter(named.values()))}
+            named = {spec.input_names[0]: np.asarray(next(iter(named.values())))}
         # Probabilities teach more than labels, where the loss takes them.
         wanted = targets.astype(np.float32) if spec.loss == "cross_entropy" else targets.argmax(axis=1)
         trained = train(replace(source, name=f"{source.name}-copy", data={**named, labels: wanted}), seed=seed)

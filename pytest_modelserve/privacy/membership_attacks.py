@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,13 @@ from pytest_modelserve.privacy.labeled_rows import (
     row_numbers,
     source_data,
 )
-from pytest_modelserve.privacy.likelihood_ratio import ScoreReading, label_log_odds, likelihood_ratios
-from pytest_modelserve.privacy.shadow_models import ShadowPlan, shadow_log_odds
+from pytest_modelserve.privacy.shadow_models import (
+    ScoreReading,
+    ShadowPlan,
+    label_log_odds,
+    likelihood_ratios,
+    shadow_log_odds,
+)
 from pytest_modelserve.privacy.surrogate import columns_of_classes
 from pytest_modelserve.serving.inputs import (
     Inputs,
@@ -61,28 +66,6 @@ class MembershipAttack:
     is_calibrated: bool = False
     """Whether scores allow for how hard each row is; those of the threshold attack do not, so that its bound bounds no
     other attack: on the digits with 10 % random labels it finds 1.1 % where the likelihood ratio finds 14 %."""
-
-
-class Target(Protocol):
-    """A model under attack, with the numbers of its members and non-members."""
-
-    @property
-    def subject(self) -> Subject:
-        """The model's name in reports."""
-
-    @property
-    def members(self) -> int:
-        """The number of members."""
-
-    @property
-    def non_members(self) -> int:
-        """The number of non-members."""
-
-    def check(self, seed: int) -> None:
-        """Raise InputError for members among the non-members, and for another distribution."""
-
-    def attack(self) -> list[MembershipAttack]:
-        """Return the scores of each attack."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,6 +277,9 @@ class SourceTarget:
                 rows = {name: array[part] for name, array in self.pool.items()}
                 found.append(_outputs(predictor, module_inputs(self._source, rows, self.labels), self.output, what)[0])
         return np.concatenate(found)
+
+
+Target = ServedTarget | SourceTarget
 
 
 def _rows_of(source: ModelSource, members: Any) -> NDArray[np.intp]:

@@ -15,6 +15,7 @@ from pytest_modelserve.errors import UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Interval, Method, Quantity, Subject, Verdict, levels_for
 from pytest_modelserve.parity.accuracy.estimates import ErrorRates, PairedProportions
 from pytest_modelserve.privacy.labeled_rows import row_numbers
+from pytest_modelserve.privacy.surrogate import inputs_by_name
 from pytest_modelserve.stats import (
     Bounds,
     Sampling,
@@ -150,8 +151,7 @@ def check_max_gain(max_gain: float, what: str) -> None:
 
 def numbers_of_rows(batch: Any) -> NDArray[np.intp]:
     """Return a number for each row of an array, a mapping of arrays or a frame; equal rows have equal numbers."""
-    named = batch if isinstance(batch, Mapping) else {"": batch}
-    (numbers,) = row_numbers({name: np.asarray(named[name]) for name in named})
+    (numbers,) = row_numbers({name: np.asarray(values) for name, values in inputs_by_name(batch).items()})
     return numbers
 
 

@@ -35,7 +35,6 @@ from pytest_modelserve.training.privacy_accounting import (
     check_delta,
     check_positive,
     epsilon_of,
-    steps_as_json,
 )
 from pytest_modelserve.training.train import ModelSource, TrainedModel
 from pytest_modelserve.training.train_spec import TrainSpec, split_rows
@@ -116,12 +115,7 @@ def measure_privacy_budget(
     check_error_rates(confidence=confidence, alpha=alpha)
     spent = _spent(trained)
     budget = Budget.of("max_epsilon", check_positive("max_epsilon", max_epsilon))
-    delta = check_delta(delta)
-    if delta * spent.rows > 1:
-        raise UsageError(
-            f"delta={delta:g} is larger than 1 / {spent.rows} training rows ({1 / spent.rows:.2g}): a training that "
-            "publishes a random row in full would have it. Use at most a tenth of that"
-        )
+    delta = check_delta(delta, spent.rows)
     if canaries is not None and not _FEWEST_CANARIES <= check_count("canaries", canaries) <= _MOST_CANARIES:
         raise UsageError(f"canaries must be at least {_FEWEST_CANARIES} and at most {_MOST_CANARIES:,}; got {canaries}")
     if epochs is not None:
@@ -156,7 +150,7 @@ def measure_privacy_budget(
         details={
             "epsilon": accounted,
             "delta": delta,
-            "history": [steps_as_json(each) for each in spent.history],
+            "history": [asdict(each) for each in spent.history],
             "accountant": spent.accountant,
             "max_grad_norm": spent.max_grad_norm,
             "rows": spent.rows,
@@ -292,7 +286,7 @@ def _audit(
         steps=steps,
         error_rate=alpha / 2,
     )
-    run = train_with_canaries(trained, canaries=design.canaries, seed=seed, epochs=epochs)
+    run = train_with_canaries(trained, claimed, canaries=design.canaries, seed=seed)
     noise = float(run.controls.std())
     gradients = run.gradients.astype(np.float64)
     scores = inclusion_scores(gradients, noise=max(noise, _LEAST_NOISE), sample_rate=claimed.sample_rate)

@@ -90,9 +90,13 @@ class FeatureEncoder:
 
 def _flat(rows: Any) -> dict[str, NDArray[Any]]:
     """Return the arrays of rows by name, each as (n, numbers)."""
-    named = rows if isinstance(rows, Mapping) else {"": rows}
-    arrays = {name: np.asarray(values) for name, values in named.items()}
+    arrays = {name: np.asarray(values) for name, values in inputs_by_name(rows).items()}
     return {name: array.reshape(len(array), int(np.prod(array.shape[1:]))) for name, array in arrays.items()}
+
+
+def inputs_by_name(rows: Any) -> Mapping[str, Any]:
+    """Return rows as a mapping; an array alone is called ""."""
+    return rows if isinstance(rows, Mapping) else {"": rows}
 
 
 def take_rows(rows: Any, indices: NDArray[np.integer[Any]]) -> Any:

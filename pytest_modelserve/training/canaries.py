@@ -91,7 +91,7 @@ class CanaryRun:
     mechanism: Mechanism | None
 
 
-def train_with_canaries(trained: TrainedModel, *, canaries: int, seed: int, epochs: int | None = None) -> CanaryRun:
+def train_with_canaries(trained: TrainedModel, steps: NoisySteps, *, canaries: int, seed: int) -> CanaryRun:
     """Train the source of `trained` again, with canaries among its rows, and return what the optimizer got.
 
     Each canary is among the training rows with probability 1/2. It has the inputs and labels of a training row, a
@@ -101,9 +101,9 @@ def train_with_canaries(trained: TrainedModel, *, canaries: int, seed: int, epoc
 
     Args:
         trained: The result of a private training by a TrainSpec.
+        steps: The steps to take: noise and sampling of the training, and at most as many.
         canaries: Number of canaries.
         seed: Seed of the canaries and of the training.
-        epochs: Epochs of the training (default: those of the TrainSpec).
 
     Raises:
         UsageError: The optimizer of a step did not get the gradients of the canaries.
@@ -113,8 +113,6 @@ def train_with_canaries(trained: TrainedModel, *, canaries: int, seed: int, epoc
     spec = trained.source.fit
     assert isinstance(spec, TrainSpec)
     assert spec.privacy is not None
-    assert trained.metrics is not None
-    assert trained.metrics.privacy is not None
     generator = np.random.default_rng([seed, 0])
     included = generator.random(canaries) < 0.5
     rows = split_rows(spec, trained.source.data, trained.seed)
@@ -122,19 +120,17 @@ def train_with_canaries(trained: TrainedModel, *, canaries: int, seed: int, epoc
     name = next(each for each in (_NAME, f"_{_NAME}", f"__{_NAME}__") if each not in rows.arrays)
     data = {key: array[np.concatenate([rows.training, copied])] for key, array in rows.arrays.items()}
     data[name] = np.concatenate([np.zeros(len(rows.training), np.int64), np.flatnonzero(included) + 1])
-    done = trained.metrics.privacy.history[-1]
-    steps = done.steps if epochs is None else min(done.steps, epochs * round(1 / done.sample_rate))
-    plan = PrivacyPlan(NoisySteps(done.noise_multiplier, done.sample_rate, steps), len(rows.training))
+    plan = PrivacyPlan(steps, len(rows.training))
     with reproducible(_seed(seed)):
         module = with_canaries(trained.source.build(), canaries + _CONTROLS, spec.privacy.max_grad_norm)
-        observed = _Observed(module, plan.rows * done.sample_rate, spec.privacy.max_grad_norm)
+        observed = _Observed(module, plan.rows * steps.sample_rate, spec.privacy.max_grad_norm)
         handle = register_optimizer_step_pre_hook(observed.record)
         try:
-            settings = _spec_with(spec, name, round(steps * done.sample_rate))
+            settings = _spec_with(spec, name, round(steps.steps * steps.sample_rate))
             run_training(module, settings, data, seed=_seed(seed), name=f"{trained.source.name}, audited", plan=plan)
         finally:
             handle.remove()
-    return observed.result(included, steps)
+    return observed.result(included, steps.steps)
 
 
 def _seed(seed: int) -> int:

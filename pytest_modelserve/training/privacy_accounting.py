@@ -7,7 +7,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,7 +150,7 @@ class PrivateTraining:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values, a secret seed as a digest."""
-        spent = None if self.spent is None else [steps_as_json(each) for each in self.spent.history]
+        spent = None if self.spent is None else [asdict(each) for each in self.spent.history]
         seed = None if self.noise_seed is None else hashlib.sha256(str(self.noise_seed).encode()).hexdigest()
         return {
             "delta": self.delta,
@@ -165,21 +165,13 @@ class PrivateTraining:
             ),
         }
 
-    def check_rows(self, rows: int) -> None:
-        """Raise UsageError for a `delta` above 1 / `rows`: a training that publishes one row in full would have it."""
-        if self.delta * rows > 1:
-            raise UsageError(
-                f"delta={self.delta:g} is larger than 1 / {rows} training rows ({1 / rows:.2g}): a training that "
-                "publishes a random row in full would have it. Use at most a tenth of that"
-            )
-
     def plan(self, rows: int, steps_per_epoch: int, epochs: int) -> NoisySteps:
         """Return the steps of a training; the probability of a row is 1 / `steps_per_epoch`.
 
         Raises:
             UsageError: `epsilon` is spent already, or would be by these steps.
         """
-        self.check_rows(rows)
+        check_delta(self.delta, rows)
         rate, steps = 1.0 / steps_per_epoch, epochs * steps_per_epoch
         before = () if self.spent is None else self.spent.history
         if self.epsilon is None:
@@ -251,10 +243,15 @@ class PrivateTraining:
         return high
 
 
-def check_delta(delta: Any) -> float:
-    """Return `delta`; UsageError unless it is a number between 0 and 1."""
+def check_delta(delta: Any, rows: int = 1) -> float:
+    """Return `delta`; UsageError unless it is a number between 0 and 1, and at most 1 / `rows`."""
     if isinstance(delta, bool) or not isinstance(delta, (int, float, np.floating)) or not 0 < delta < 1:
         raise UsageError(f"delta must be a number between 0 and 1, far below 1 / rows; got {delta!r}")
+    if delta * rows > 1:
+        raise UsageError(
+            f"delta={delta:g} is larger than 1 / {rows} training rows ({1 / rows:.2g}): a training that publishes a "
+            "random row in full would have it. Use at most a tenth of that"
+        )
     return float(delta)
 
 
@@ -300,12 +297,3 @@ def _epsilon_of(history: tuple[NoisySteps, ...], delta: float, accountant: str) 
             if found > before / 2:
                 break
         return found
-
-
-def steps_as_json(steps: NoisySteps) -> dict[str, Any]:
-    """Return steps as JSON values."""
-    return {
-        "noise_multiplier": steps.noise_multiplier,
-        "sample_rate": steps.sample_rate,
-        "steps": steps.steps,
-    }

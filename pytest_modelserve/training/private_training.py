@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,13 +132,7 @@ class PrivateSteps:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the steps that were accounted for."""
-        steps = self.plan.steps
-        return {
-            "noise_multiplier": steps.noise_multiplier,
-            "sample_rate": steps.sample_rate,
-            "steps": self.accounted,
-            "rows": self.plan.rows,
-        }
+        return {**asdict(self.plan.steps), "steps": self.accounted, "rows": self.plan.rows}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Continue from a state; UsageError for another number of steps, noise or sampling than planned."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, check_call, unknown_choice
-from pytest_modelserve.training.privacy_accounting import PrivateTraining
+from pytest_modelserve.training.privacy_accounting import PrivateTraining, check_delta
 
 if TYPE_CHECKING:
     import torch
@@ -368,7 +368,7 @@ def split_rows(spec: TrainSpec, data: Mapping[str, NDArray[Any]], seed: int) -> 
                 "leave out: give at least one row with a label"
             )
     if spec.privacy is not None:
-        spec.privacy.check_rows(len(training))
+        check_delta(spec.privacy.delta, len(training))
     return TrainingRows({name: array for name, array in data.items() if name != mask_name}, training, held_out)
 
 

@@ -6,8 +6,13 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
 from pytest_modelserve.errors import InputError, UsageError
-from pytest_modelserve.privacy.likelihood_ratio import ScoreReading, label_log_odds, likelihood_ratios
-from pytest_modelserve.privacy.shadow_models import ShadowPlan, balanced_masks
+from pytest_modelserve.privacy.shadow_models import (
+    ScoreReading,
+    ShadowPlan,
+    balanced_masks,
+    label_log_odds,
+    likelihood_ratios,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 4)) * 5
