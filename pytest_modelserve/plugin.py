@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -421,15 +421,9 @@ def _subtest(context: Any) -> str:
     return " ".join([*([f"[{context.msg}]"] if context.msg else []), *([f"({values})"] if values else [])]) + ": "
 
 
-def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the command-line options and the settings of the plugin."""
     declare_options(parser)
-    # pytest rewrites the assertions of every package with a plugin. This one has none to explain, and rewriting its
-    # modules takes a second, at each start if no bytecode may be written. The attributes are private to pytest.
-    with suppress(AttributeError):
-        hook: Any = pluginmanager.rewrite_hook
-        hook._must_rewrite.discard("pytest_modelserve")
-        hook._marked_for_rewrite_cache.clear()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
