@@ -33,7 +33,6 @@ import pytest_modelserve as ms
 from pytest_modelserve.monitoring.column_profile import CategoricalColumn, NumericColumn, hash_bucket
 from pytest_modelserve.monitoring.readers import read_table
 from pytest_modelserve.monitoring.row_digests import row_digests
-from pytest_modelserve.monitoring.suppression import KEPT
 from pytest_modelserve.progress import progress
 
 Rows = dict[str, np.ndarray]
@@ -327,12 +326,20 @@ def guesses_of_category(rows: Rows, min_count: int, *, guarded: bool) -> list[Gu
     if not after:
         return []
     from_files = max(after, key=lambda name: (after[name] - before.get(name, 0)) / max(before.get(name, 0), 1) ** 0.5)
-    # The odds that the row is of a category with m rows in all, of which a were drawn, are m / (m - a) times those of
-    # the other rows: a ratio of hypergeometric probabilities. Of categories that are not in the file all but 1 - KEPT.
-    odds = dict.fromkeys(prior, 1 / (1 - KEPT)) | {
-        name: (others[name] + 1) / max(others[name] + 1 - count, 1e-9) for name, count in after.items()
-    }
-    total = sum(prior[name] * odds[name] for name in prior)
+    # The odds that the row is of a category of m rows in all, of which a were drawn, are m / (m - a) times those of the
+    # other rows: a ratio of hypergeometric probabilities. Categories that the file does not name are one; if they were
+    # too few to be counted, they count with the most frequent one.
+    hidden = [name for name in prior if name not in after]
+    pooled, drawn = list(hidden), sum(columns[1].counts) - sum(after.values())
+    if hidden and not drawn:
+        pooled.append(top := max(after, key=lambda name: after[name]))
+        drawn = after[top]
+    parts_of_rows = [([name], count) for name, count in after.items() if name not in pooled] + [(pooled, drawn)]
+    odds = {}
+    for names, count in parts_of_rows:
+        rows_in_all = sum(others[name] for name in names) + 1
+        odds |= dict.fromkeys(names, rows_in_all / max(rows_in_all - count, 1e-9))
+    total = sum(chance * odds[name] for name, chance in prior.items())
     gains = {name: prior[name] * (odds[name] / total - 1) for name in prior if name in after}
     if not gains:
         return []

@@ -24,8 +24,8 @@ from pytest_modelserve.monitoring.histogram import Floats, Integers
 from pytest_modelserve.settings import project_key
 
 KEPT = 0.8
-"""The proportion of the rows that is counted. Adding a row changes a count of c by 0.8 rows, and chance changes it by
-0.57·√c: 1.8 rows at 10."""
+"""The proportion of the rows that is counted. Adding a row changes a count of c rows by 0.8, and chance changes it by
+0.4·√c, between two files by 0.57·√c: 1.8 rows at 10."""
 _LARGEST = 10**9
 """numpy draws without replacement from fewer rows; of more, drawing with replacement is the same but for 10⁻⁹."""
 _SLACK = 2.0**-20
