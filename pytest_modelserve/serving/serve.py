@@ -102,34 +102,26 @@ def serve(
                 raise UsageError(f"{argument} applies to ONNX files only: remove it for an endpoint")
         endpoint: Any = Endpoint(target) if isinstance(target, str) else target
         return EndpointPredictor(endpoint, name=name, variant=variant)
+    settings: Any = {"providers": providers, "threads": threads, "name": name, "variant": variant}
     if _is_model_file(target):
         copy = checked_copy(target, manifest)
         if copy is not None:
-            predictor = serve(
-                copy.artifact,
-                providers=providers,
-                threads=threads,
-                interpreter=interpreter,
-                scan=scan,
-                name=name,
-                variant=variant,
-            )
+            predictor = serve(copy.artifact, **settings, interpreter=interpreter, scan=scan)
             predictor.private_copy = copy
             return predictor
     elif manifest is not None:
         raise UsageError(f"manifest applies to ONNX files only: remove it for {_describe(target)}")
     if scan is not None:
-        settings: Any = {"providers": providers, "threads": threads, "interpreter": interpreter}
-        return _serve_scanned(target, scan, **settings, name=name, variant=variant)
+        return _serve_scanned(target, scan, **settings, interpreter=interpreter)
     if interpreter is not None:
-        return _serve_elsewhere(target, interpreter, providers=providers, threads=threads, name=name, variant=variant)
+        return _serve_elsewhere(target, interpreter, **settings)
     if is_ready(target):
         _check_settings(target, providers, threads)
         return ReadyOutputs(target, name=name, variant=variant)
     if isinstance(target, (Artifact, str, os.PathLike)):
         from pytest_modelserve.serving.onnx_predictor import OnnxPredictor
 
-        return OnnxPredictor(target, providers=providers, threads=threads, name=name, variant=variant)
+        return OnnxPredictor(target, **settings)
     if _is_session(target):
         from pytest_modelserve.serving.onnx_predictor import SessionPredictor
 
