@@ -24,6 +24,7 @@ _EXTRAS = {
     "grpc": ("grpcio",),
     "scan": ("modelaudit-picklescan",),
     "signing": ("model-signing", "pyOpenSSL"),
+    "privacy": ("opacus",),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
 
@@ -31,7 +32,7 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxrunt
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for what does not pass or is refused, or 2 for an error of usage or environment."""
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_modelserve", description="Print the environment, as a bug report needs it."
+        prog="python -m pytest_modelserve", description="Commands beside pytest; without one, `info` runs."
     )
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     commands.add_parser("info", help="print versions, execution providers and the cache (default)")
@@ -149,7 +150,9 @@ def _add_signing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sign = commands.add_parser("sign", help="sign a model file with its external data")
     sign.add_argument("model", type=Path, help="the model file")
     sign.add_argument("--key", type=Path, help="private key in PEM (default: MODELSERVE_SIGN_KEY)")
-    sign.add_argument("--certificate", type=Path, action="append", default=[], help="the key's first, then others")
+    sign.add_argument(
+        "--certificate", type=Path, action="append", default=[], help="that of the key first, then those that signed it"
+    )
     sign.add_argument("--signature", type=Path, help="the file to write (default: MODEL.sig)")
     verify = commands.add_parser(
         "verify",
@@ -199,6 +202,8 @@ def _verify_lines(options: argparse.Namespace) -> Iterator[str]:
     import pytest_modelserve as ms
 
     if options.statement is not None:
+        if options.statement.suffix == ".onnx":
+            raise UsageError(f"expected verify STATEMENT MODEL; got the model {options.statement} first")
         if options.signature is not None:
             raise UsageError("--signature is that of a model file: a statement holds its own")
         of_gates = {"contract": options.contract, "gates": options.gate}

@@ -103,6 +103,9 @@ class ModelServeWarning(UserWarning):
         super().__init__(*_printable_lines(arguments))
 
 
+_MOST_LISTED = 50
+
+
 def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
     """Return the message for an unknown option, with the nearest known one.
 
@@ -115,6 +118,8 @@ def unknown_choice(what: str, given: object, choices: Iterable[str]) -> str:
 
     known = list(choices)
     near = difflib.get_close_matches(str(given), known, n=1) or [name for name in known if name.startswith(f"{given}-")]
+    if near and len(known) > _MOST_LISTED:
+        return f"unknown {what} {given!r}: did you mean {near[0]!r}?"
     hint = f"did you mean {near[0]!r}? Known" if near else "known"
     return f"unknown {what} {given!r}: {hint}: {', '.join(map(repr, known))}"
 

@@ -191,8 +191,8 @@ def _checked_spec(student: ModelSource) -> TrainSpec:
         raise UsageError(f"student must be a ModelSource; got {type(student).__name__}")
     if not isinstance(student.fit, TrainSpec):
         raise UsageError(
-            f"fit of student {student.name!r} must be ms.TrainSpec(loss='cross_entropy', ...): the teacher's outputs "
-            f"are part of the loss, which a function of its own hides; got {type(student.fit).__name__}"
+            f"fit of student {student.name!r} must be ms.TrainSpec(loss='cross_entropy', ...), to whose loss the "
+            f"teacher's outputs are added; got {type(student.fit).__name__}"
         )
     if student.fit.loss != "cross_entropy":
         raise UsageError(f"distillation needs a TrainSpec with loss='cross_entropy'; got {student.fit.loss!r}")

@@ -20,7 +20,14 @@ from pytest_modelserve.compression import compress
 from pytest_modelserve.contracts.annotations import budgets_of
 from pytest_modelserve.contracts.gate_arguments import columns_in, realized
 from pytest_modelserve.contracts.rows import Rows
-from pytest_modelserve.errors import ArtifactError, InputError, ModelServeError, RecipeError, UsageError
+from pytest_modelserve.errors import (
+    ArtifactError,
+    InputError,
+    ModelServeError,
+    RecipeError,
+    UsageError,
+    VerificationError,
+)
 from pytest_modelserve.evidence import Budget, Evidence, GateFailure, Method, Quantity, Subject, Verdict, record
 from pytest_modelserve.evidence.failure_text import failure_message, printable
 from pytest_modelserve.parity.accuracy.metrics import METRICS
@@ -246,7 +253,11 @@ class ModelFile:
             method=Method("the file is opened, and one batch predicted, in a process of its own"),
             summary="the file opens and serves" if error is None else printable(str(error).partition("\n")[0]),
             findings=tuple(filter(None, map(printable, findings))),
-            advice="" if error is None else "export the model again, or serve it with the runtime that it was made for",
+            advice=""
+            if error is None
+            else "take the file from the one who signed it, or sign it"
+            if isinstance(error, VerificationError)
+            else "export the model again, or serve it with the runtime that it was made for",
             duration_s=time.perf_counter() - began,
         )
 

@@ -187,8 +187,8 @@ class LoadDesign:
         if counted < needed:
             longer = math.ceil(1.15 * needed / schedule.rate / (1 - warm_up_s / schedule.duration_s))
             raise UsageError(
-                f"{self.name} needs at least {needed} requests after the warm-up, independent ones; this load has "
-                f"{counted} of {schedule.due_s.size}: give duration_s={longer} or more, a longer schedule, or a lower "
+                f"{self.name} needs at least {needed} independent requests after the warm-up; this load has {counted}, "
+                f"and {schedule.due_s.size} in all: give duration_s={longer} or more, a longer schedule, or a lower "
                 "quantile"
             )
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_modelserve.artifacts import Signature, TensorSpec
-from pytest_modelserve.errors import InputError, ModelServeError
+from pytest_modelserve.errors import InputError, ModelServeError, UsageError
 from pytest_modelserve.evidence import Budget, Evidence, Method, Quantity
 from pytest_modelserve.metrics import Outputs
 from pytest_modelserve.parity.outputs import measure_output_parity
@@ -73,6 +73,10 @@ def measure_served_model(
     """
     began = time.perf_counter()
     with as_predictor(endpoint) as served, as_predictor(artifact) as file:
+        if isinstance(file, EndpointPredictor):
+            raise UsageError(
+                f"artifact must be the file that was judged; got {file.describe()}: the endpoint comes first"
+            )
         batch = as_batch(as_one_batch(inputs), file.signature)
         sample = slice_rows(batch, _ROWS)
         expected = file.predict(sample)  # first, so that inputs that do not fit the file are its own error
@@ -286,7 +290,7 @@ def _evidence(
         quantities=quantities,
         n=0 if parity is None else parity.n,
         n_unit="rows" if parity is None else parity.n_unit,
-        method=Method(f"signature, digest and order as told; {'no answers' if parity is None else parity.method.name}"),
+        method=Method(f"metadata of the server; {'no answers' if parity is None else parity.method.name}"),
         summary="the endpoint serves the file",
         findings=(*mismatches, *causes, *(() if parity is None else parity.findings)),
         details={**({} if parity is None else parity.details), "mismatches": mismatches, "causes": causes},

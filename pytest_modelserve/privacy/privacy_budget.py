@@ -392,18 +392,18 @@ def _summary(verdict: Verdict, audit: _Audit) -> str:
 def _findings(spent: PrivacySpent, audit: _Audit, copies: int) -> list[str]:
     design = audit.design
     found = [
-        f"guesses: {audit.correct} of {design.guesses} about {design.canaries} canaries are right, "
+        f"guesses: {audit.correct} of {design.guesses}, about {design.canaries} canaries, are right; "
         + (
-            f"{design.needed} would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
+            f"{design.needed} right ones would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
             if design.needed <= design.guesses
-            else f"and no number of them would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
+            else f"no number of them would refute epsilon {design.epsilon:.3g} at delta {design.delta:g}"
         )
     ]
     if not audit.is_refuted_by_guesses:
-        quarter = f"noise of a quarter is found by them with probability {design.power:.2f}, and "
+        quarter = f"a quarter of the noise is found with probability {design.power:.2f}; "
         found.append(
             f"what these canaries cannot refute: {quarter if design.needed <= design.guesses else ''}"
-            f"all guesses, being right, give an epsilon of {design.ceiling:.3g}"
+            f"if all guesses were right, they would show an epsilon of {design.ceiling:.3g}"
         )
     if audit.measured is None:
         found.append(f"noise, clipping and sampling were not measured: {audit.unmeasured}")
@@ -418,7 +418,7 @@ def _findings(spent: PrivacySpent, audit: _Audit, copies: int) -> list[str]:
             )
             + f", accounted for {audit.steps.noise_multiplier:.3g}; a row in {100 * steps.rate:.3g} % of the steps, "
             f"accounted for {100 * audit.steps.sample_rate:.3g} %; gradient of a row up to "
-            f"{steps.clipped_norm:.3g} max_grad_norm"
+            f"{steps.clipped_norm:.3g} × max_grad_norm"
         )
         if audit.is_clipped_otherwise:
             found.append(

@@ -120,7 +120,10 @@ class ScanReport:
         counts += [f"{kinds.count('allowed')} allowed"] if "allowed" in kinds else []
         how = "opened and run in the sandbox" if self.opened else "not opened"
         head = f"{printable(str(self.path))}: {', '.join(counts)}; {how}"
-        lines = [f"  {each}\n    {each.advice}" if each.refuses else f"  {each}" for each in self.findings]
+        lines = [
+            f"  {each}\n    {each.advice}" if each.refuses or each.severity == "warning" else f"  {each}"
+            for each in self.findings
+        ]
         return "\n".join([head, *lines])
 
 

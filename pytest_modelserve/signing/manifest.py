@@ -162,7 +162,7 @@ def measure_tampering(
         n=len(expected),
         n_unit="files",
         method=Method("sha256 of every file", assumptions="the manifest itself is authentic"),
-        summary=f"{len(changes)} files differ from the manifest" if changes else "every file is as in the manifest",
+        summary="files differ from the manifest" if changes else "every file is as in the manifest",
         findings=tuple(changes),
         advice="take the files from where the manifest was made; do not load them" if changes else "",
         details={"manifest": str(path)},

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -87,8 +87,8 @@ class ModelSource:
     name: str
     build: Callable[[], nn.Module]
     fit: Callable[..., None] | TrainSpec
-    data: Mapping[str, NDArray[Any]]
-    example_inputs: Examples
+    data: Mapping[str, NDArray[Any]] = field(repr=False)
+    example_inputs: Examples = field(repr=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -150,6 +150,11 @@ class TrainedModel:
     sha256: str
     seed: int
     metrics: TrainingMetrics | None = None
+
+    def __repr__(self) -> str:
+        """Return one line, without the data."""
+        result = "" if self.metrics is None else f", {self.metrics}"
+        return f"<TrainedModel {self.source.name}, seed {self.seed}{result}, sha256 {self.sha256[:12]}…>"
 
     @property
     def subject(self) -> Subject:

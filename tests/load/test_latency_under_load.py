@@ -149,7 +149,7 @@ def test_model_that_hangs_fails_within_its_time_limit():
         ({"rate_qps": 0}, "rate_qps must be a positive"),
         (
             {"rate_qps": 20, "quantile": 0.99, "duration_s": 2},
-            r"p99 needs at least 368 requests after the warm-up, independent ones; this load has \d+ of 40: give duration_s=24 or more",
+            r"p99 needs at least 368 independent requests after the warm-up; this load has \d+, and 40 in all: give duration_s=24 or more",
         ),
         ({"rate_qps": 200, "quantile": 1.0}, "quantile must be between 0 and 1"),
         ({"rate_qps": 200, "max_ms": -1}, "max_ms must be a positive number"),
