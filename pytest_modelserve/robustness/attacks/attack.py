@@ -69,8 +69,12 @@ class Attack(ABC):
     """The publication of the algorithm."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.queries, bool) or not isinstance(self.queries, int) or self.queries < 1:
-            raise UsageError(f"queries of {self.name} must be a whole number of at least 1, got {self.queries!r}")
+        self._check_count("queries")
+
+    def _check_count(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} of {self.name} must be a whole number of at least 1, got {value!r}")
 
     @abstractmethod
     def run(self, target: Target, rng: np.random.Generator) -> None:

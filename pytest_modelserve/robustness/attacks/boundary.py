@@ -71,7 +71,7 @@ def _at(
     shape = (index.size, *threat.shape)
     units = (directions * radii[:, None]).reshape(shape)
     wished = threat.base[index].astype(np.float64) + units * threat.scale
-    rows = threat.into_range(index, wished)
+    rows = threat.project(index, wished, into_ball=False)
     inside = radii <= 1
     if inside.any():
         rows[inside] = threat.project(index[inside], wished[inside])

@@ -65,10 +65,8 @@ class GradientAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "restarts"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} of {self.name} must be a whole number of at least 1, got {value!r}")
+        self._check_count("steps")
+        self._check_count("restarts")
         check_settings(self.module, self.preprocess, self.loss)
 
     def run(self, target: Target, rng: np.random.Generator) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -169,17 +169,20 @@ class ThreatModel:
             return self.complete(np.where(units > 0, high, low))
         return self.project(index, self.base[index].astype(np.float64) + units * self.scale)
 
-    def project(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+    def project(self, index: NDArray[np.intp], rows: NDArray[Any], *, into_ball: bool = True) -> NDArray[Any]:
         """Return the admissible rows (k, ...) nearest to `rows` (k, ...) around the rows `index` (k,) of the base.
 
         The result has the dtype that is served, lies inside the ball and the range, and has its dependent features
-        computed. Immutable features are those of the base, and so are categories that are not listed.
+        computed. Immutable features are those of the base, and so are categories that are not listed. A search from
+        outside the ball moves rows `into_ball=False`, into the range alone.
         """
         base = self._flat(self.base)[index]
         wished = self._flat(np.asarray(rows, np.float64))
-        if self.norm == "l2":
+        fixed = self._scale == 0
+        if into_ball and self.norm == "l2":
             wished = self._into_ball(base, wished)
-        moved = np.clip(self._rounded(wished, base), self._box[0][index], self._box[1][index])
+        least, most = self._box if into_ball else self._range
+        moved = np.where(fixed, base, np.clip(self._rounded(wished, base), least[index], most[index]))
         for place, values in self.category_values.items():
             moved[:, place] = np.where(np.isin(wished[:, place], values), wished[:, place], base[:, place])
         return self.complete(moved.astype(self.base.dtype, copy=False).reshape(len(index), *self.shape))
@@ -188,16 +191,6 @@ class ThreatModel:
         """Return the changes of features within `eps`, (k, ...), as multiples of `eps`: the inverse of `place`."""
         change = rows.astype(np.float64) - self.base[index].astype(np.float64)
         return np.where(self.free, change / np.where(self.free, self.scale, 1), 0)
-
-    def into_range(self, index: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
-        """Return `rows` inside the range of the input, whatever their distance: for a search from outside the ball.
-
-        Features that may not change are those of the base.
-        """
-        base = self._flat(self.base)[index]
-        wished = np.where(self._scale > 0, self._flat(np.asarray(rows, np.float64)), base)
-        moved = np.clip(self._rounded(wished, base), self._range[0][index], self._range[1][index])
-        return self.complete(moved.astype(self.base.dtype, copy=False).reshape(len(index), *self.shape))
 
     def complete(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Return `rows` (k, ...) with their dependent features computed."""
@@ -356,11 +349,9 @@ class ThreatModel:
         eps = np.asarray(self.eps)
         if eps.ndim or eps.dtype.kind not in "iuf" or not eps >= 1 or eps != np.trunc(eps):
             raise UsageError(f"eps must be a whole number of edits, at least 1, for norm='edits'; got {self.eps!r}")
-        for name in ("low", "high"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"{name} does not apply to norm='edits': remove it")
-        for name in ("immutable", "integer", "categories", "dependent"):
-            if getattr(self, name) not in ((), [], {}):
+        for name in ("low", "high", "immutable", "integer", "categories", "dependent"):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, Sized) and len(given) == 0):
                 raise UsageError(f"{name} does not apply to norm='edits': say which changes are allowed by allowed=")
         if kind in "iu" and (self.base.ndim != 2 or self.padding is None):
             raise UsageError(
