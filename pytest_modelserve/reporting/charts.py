@@ -327,7 +327,7 @@ def _pareto_front(found: Mapping[str, Any]) -> Iterator[Chart]:
     named = [] if chosen is None else [Label(at(chosen)[0] + 16, at(chosen)[1] - 10, str(chosen["name"]), "s")]
     passing = sum(point["outcome"] in ("passes", "chosen") for point in points)
     yield Chart(
-        title=f"{found['figure']} over {found['objective']} of the original",
+        title=f"{found['figure']} over {found['objective']} as a multiple of the original's",
         description=f"{len(points)} variants, of which {passing} pass.",
         paths=tuple((name, path) for name, path in paths if path),
         labels=(*ticks, *named),
@@ -415,7 +415,7 @@ def _pictures(pictures: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
                 )
                 if path := "".join(squares):
                     paths.append((f"shade s{shade:x}", path))
-        names = ("before", "after", "change")
+        names = ("before", "after", "change, larger if darker")
         yield Chart(
             title=printable(str(picture["title"])),
             description=f"{sum(change > 0 for change in changes)} of {len(changes)} pixels look different.",

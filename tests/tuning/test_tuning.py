@@ -306,7 +306,7 @@ def test_the_page_holds_table_and_picture(search, damaged, cost, tmp_path):
     found.save(tmp_path / "tuning.html")
     page = (tmp_path / "tuning.html").read_text(encoding="utf-8")
     assert "<svg" in page
-    assert "drop (accuracy parity) over cost of the original" in page
+    assert "drop (accuracy parity) over cost as a multiple of the original" in page
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert [trial.name for trial in found.front] == ["bad", "good", "<b>"]
