@@ -29,7 +29,7 @@ from pytest_modelserve.scanning.abstract_values import (
 from pytest_modelserve.scanning.findings import Finding, finding
 from pytest_modelserve.scanning.graph_rules import FunctionKey, domain_of, key_of, place_of
 from pytest_modelserve.scanning.operator_outputs import outputs_of
-from pytest_modelserve.scanning.output_shapes import BROADCASTS
+from pytest_modelserve.scanning.output_shapes import BROADCASTS, shape_of
 from pytest_modelserve.scanning.tree_rules import tree_findings
 
 # Nodes that run when every loop takes its bound: about a second.
@@ -52,8 +52,8 @@ _MAX_AT_ONCE = 20
 # Up to this version of the format every initializer was an input, too, and none was replaced.
 _LAST_WITH_ALL_INPUTS = 3
 # Evaluations of a body that tell a sum, whose growth slows down, from a product.
-_GROWTH_ROUNDS = 4
-_DOUBLES = 1.9
+_GROWTH_ROUNDS = 8
+_MULTIPLIES = 1.5
 _MULTIPLY = BROADCASTS | names_in(
     "ConstantOfShape Expand Tile Range Pad Resize Upsample OneHot EyeLike RandomNormal RandomUniform Multinomial "
     "RoiAlign MaxRoiPool MaxUnpool AffineGrid CenterCropPad Col2Im ConvTranspose HannWindow HammingWindow "
@@ -212,7 +212,8 @@ class _Walk:
             outputs = outputs_of(node, inputs, attributes, scope.opsets.get(domain, 1))
         elif node.op_type not in _INTEGERS_OF_FLOATS:
             dtype = next((value.dtype for value in inputs if value.is_float), 0)
-            outputs = [Value(dtype)] * len(node.output)
+            shape = shape_of(node.op_type, inputs, attributes) if node.op_type in ("Pad", "Range") else None
+            outputs = [Value(dtype, shape)] * len(node.output)
         outputs += [UNKNOWN] * (len(node.output) - len(outputs))
         if domain == "" and node.op_type in ("Div", "Mod") and len(inputs) == 2:
             dtypes = [value.dtype for value in (*inputs, *outputs)] + [declared.get(name, 0) for name in node.output]
@@ -375,8 +376,8 @@ class _Walk:
         self._quiet -= 1
         for place, values in enumerate(zip(*states, strict=False)):
             sizes = [_amount(value) for value in values[-3:]]
-            doubles = trips >= 16 and sizes[-1] > _DOUBLES * sizes[-2] > 0 and sizes[-2] > _DOUBLES * sizes[-3]
-            if values[-1].shape is not None and (doubles or sizes[-1] > _HUGE_BYTES):
+            multiplies = sizes[-1] > _MULTIPLIES * sizes[-2] > 0 and sizes[-2] > _MULTIPLIES * sizes[-3]
+            if values[-1].shape is not None and ((multiplies and trips >= 16) or sizes[-1] > _HUGE_BYTES):
                 text = f"state {place} grows {sizes[-1] / max(sizes[-2], 1):,.1f} times in each trip"
                 self.add("compute.loop-growth", place_of(node), text)
 

@@ -271,5 +271,8 @@ _SHAPES: dict[str, Callable[[Sequence[Value], Mapping[str, Any]], Shape | None]]
     "DFT": _dft,
     **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), lambda inputs, _: _ints(inputs[0])),
     "MelWeightMatrix": lambda inputs, _: (*_ints(inputs[1]), *_ints(inputs[0])),
+    # Of a sequence the elements of all its tensors.
+    "SequenceConstruct": lambda inputs, _: (sum(value.elements() for value in inputs),),
+    "SequenceInsert": lambda inputs, _: (sum(value.elements() for value in inputs[:2]),),
     "NonZero": lambda inputs, _: (len(_known(inputs[0])), None),
 }
