@@ -27,7 +27,7 @@ from pytest_modelserve.scanning.abstract_values import (
     of_type,
 )
 from pytest_modelserve.scanning.findings import Finding, finding
-from pytest_modelserve.scanning.graph_rules import FunctionKey, domain_of, key_of, place_of
+from pytest_modelserve.scanning.graph_rules import ATTRIBUTE_FIELDS, FunctionKey, domain_of, key_of, place_of
 from pytest_modelserve.scanning.operator_outputs import outputs_of
 from pytest_modelserve.scanning.output_shapes import BROADCASTS, shape_of
 from pytest_modelserve.scanning.tree_rules import tree_findings
@@ -477,26 +477,11 @@ def _identity(value: Value) -> Any:
 
 def _content(attribute: onnx.AttributeProto) -> Any:
     """Return the content of an attribute: numbers, a graph, or a tensor as an array or an abstract value."""
-    kind = attribute.type
-    if kind == attribute.INT:
-        return attribute.i
-    if kind == attribute.FLOAT:
-        return attribute.f
-    if kind == attribute.INTS:
-        return attribute.ints
-    if kind == attribute.FLOATS:
-        return attribute.floats
-    if kind == attribute.STRINGS:
-        return attribute.strings
-    if kind == attribute.STRING:
-        return attribute.s
-    if kind == attribute.GRAPH:
-        return attribute.g
-    if kind == attribute.TENSOR:
+    if attribute.type == attribute.TENSOR:
         return of_tensor(attribute.t)
-    if kind == attribute.SPARSE_TENSOR:
+    if attribute.type == attribute.SPARSE_TENSOR:
         return Value(attribute.sparse_tensor.values.data_type, tuple(attribute.sparse_tensor.dims), is_fixed=True)
-    return None
+    return getattr(attribute, ATTRIBUTE_FIELDS[attribute.type]) if attribute.type in ATTRIBUTE_FIELDS else None
 
 
 def sorted_model(model: onnx.ModelProto) -> None:

@@ -35,22 +35,15 @@ _POSITIVE = ("strides", "dilations", "group", "blocksize", "num_groups", "num_he
              "kernel_shape", "offset_group", "bits", "size", "num_outputs", "hidden_size")  # fmt: skip
 # Attributes that hold an element type.
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"}
-_FIELDS = {
-    onnx.AttributeProto.FLOAT: "f",
-    onnx.AttributeProto.INT: "i",
-    onnx.AttributeProto.STRING: "s",
-    onnx.AttributeProto.TENSOR: "t",
-    onnx.AttributeProto.GRAPH: "g",
-    onnx.AttributeProto.FLOATS: "floats",
-    onnx.AttributeProto.INTS: "ints",
-    onnx.AttributeProto.STRINGS: "strings",
-    onnx.AttributeProto.TENSORS: "tensors",
-    onnx.AttributeProto.GRAPHS: "graphs",
-    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
-    onnx.AttributeProto.SPARSE_TENSORS: "sparse_tensors",
-    onnx.AttributeProto.TYPE_PROTO: "tp",
-    onnx.AttributeProto.TYPE_PROTOS: "type_protos",
-}
+ATTRIBUTE_FIELDS = {
+    getattr(onnx.AttributeProto, name.upper()): field
+    for name, field in (
+        ("float", "f"), ("int", "i"), ("string", "s"), ("tensor", "t"), ("graph", "g"), ("type_proto", "tp"),
+        *((name, name) for name in ("floats", "ints", "strings", "tensors", "graphs", "type_protos")),
+        *((name, name) for name in ("sparse_tensor", "sparse_tensors")),
+    )
+}  # fmt: skip
+"""The field that holds the content of an attribute, by its type."""
 
 
 def domain_of(domain: str) -> str:
@@ -345,10 +338,10 @@ class _Graphs:
 
 def _attribute_problem(attribute: onnx.AttributeProto, is_function: bool) -> str:
     """Return why a node cannot have this attribute; "" if it can."""
-    filled = {descriptor.name for descriptor, _ in attribute.ListFields()} & {*_FIELDS.values()}
+    filled = {descriptor.name for descriptor, _ in attribute.ListFields()} & {*ATTRIBUTE_FIELDS.values()}
     if attribute.ref_attr_name:
         return "" if is_function else "refers to an attribute of a function, and is in none"
-    expected = _FIELDS.get(attribute.type)
+    expected = ATTRIBUTE_FIELDS.get(attribute.type)
     if expected is None:
         return f"has the unknown type {attribute.type}" if attribute.type else "has no type"
     if filled - {expected}:

@@ -244,9 +244,9 @@ class _Machine:
             raise MalformedPickleError("pickle.expansion", f"more than {_MOST_DEPTH:,} marks inside each other")
         self.stack.append(_Mark())
 
-    def tuple_of(self, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.push(_Tuple(reversed(values)))
+    def pops(self, count: int) -> list[Any]:
+        """Pop several values; the last one is that of the top."""
+        return [self.pop() for _ in range(count)][::-1]
 
     def extend(self, values: list[Any], *, pairs: bool = False) -> None:
         target = self.top()
@@ -467,31 +467,16 @@ _CONSTANTS = frozenset(
 
 def _instance(machine: _Machine, argument: Any) -> None:
     """INST: a class by name, called with what lies above the mark."""
-    module, _, name = str(argument).partition(" ")
+    module, name = _module_and_name(argument)
     arguments = _Tuple(machine.pop_to_mark())
     machine.add("pickle.instance", f"the opcode INST of protocol 0 makes {module}.{name}")
     machine.name_global(module, name)
     machine.call(machine.pop(), arguments)
 
 
-def _global(machine: _Machine, argument: Any) -> None:
+def _module_and_name(argument: Any) -> tuple[str, str]:
     module, _, name = str(argument).partition(" ")
-    machine.name_global(module, name)
-
-
-def _stack_global(machine: _Machine, _: Any) -> None:
-    name, module = machine.pop(), machine.pop()
-    machine.name_global(module, name)
-
-
-def _reduce(machine: _Machine, _: Any) -> None:
-    arguments, function = machine.pop(), machine.pop()
-    machine.call(function, arguments)
-
-
-def _new_object_with_keywords(machine: _Machine, _: Any) -> None:
-    machine.pop()
-    _reduce(machine, None)
+    return module, name
 
 
 def _object(machine: _Machine, _: Any) -> None:
@@ -499,30 +484,6 @@ def _object(machine: _Machine, _: Any) -> None:
     if not values:
         raise MalformedPickleError("pickle.malformed", "an object without a class")
     machine.call(values[0], _Tuple(values[1:]))
-
-
-def _frozen_set(machine: _Machine, _: Any) -> None:
-    _list(machine, None)
-
-
-def _append(machine: _Machine, _: Any) -> None:
-    value = machine.pop()
-    machine.extend([value])
-
-
-def _set_item(machine: _Machine, _: Any) -> None:
-    value, key = machine.pop(), machine.pop()
-    machine.extend([key, value], pairs=True)
-
-
-def _set_items(machine: _Machine, _: Any) -> None:
-    values = machine.pop_to_mark()
-    machine.extend(values, pairs=True)
-
-
-def _appends(machine: _Machine, _: Any) -> None:
-    values = machine.pop_to_mark()
-    machine.extend(values)
 
 
 def _dict(machine: _Machine, _: Any) -> None:
@@ -538,13 +499,13 @@ def _list(machine: _Machine, _: Any) -> None:
 
 
 _HANDLERS: Mapping[str, Callable[[_Machine, Any], object]] = {
-    "GLOBAL": _global,
-    "STACK_GLOBAL": _stack_global,
+    "GLOBAL": lambda machine, name: machine.name_global(*_module_and_name(name)),
+    "STACK_GLOBAL": lambda machine, _: machine.name_global(*machine.pops(2)),
     "INST": _instance,
     "OBJ": _object,
-    "REDUCE": _reduce,
-    "NEWOBJ": _reduce,
-    "NEWOBJ_EX": _new_object_with_keywords,
+    "REDUCE": lambda machine, _: machine.call(*machine.pops(2)),
+    "NEWOBJ": lambda machine, _: machine.call(*machine.pops(2)),
+    "NEWOBJ_EX": lambda machine, _: machine.call(*machine.pops(3)[:2]),
     "BUILD": _Machine.build,
     "EXT1": _Machine.extension,
     "EXT2": _Machine.extension,
@@ -557,20 +518,20 @@ _HANDLERS: Mapping[str, Callable[[_Machine, Any], object]] = {
     "DUP": lambda machine, _: machine.push(machine.top()),
     "EMPTY_TUPLE": lambda machine, _: machine.push(_Tuple(())),
     "TUPLE": lambda machine, _: machine.push(_Tuple(machine.pop_to_mark())),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "TUPLE1": lambda machine, _: machine.push(_Tuple(machine.pops(1))),
+    "TUPLE2": lambda machine, _: machine.push(_Tuple(machine.pops(2))),
+    "TUPLE3": lambda machine, _: machine.push(_Tuple(machine.pops(3))),
     "EMPTY_LIST": lambda machine, _: machine.push(Items()),
     "EMPTY_DICT": lambda machine, _: machine.push(Items()),
     "EMPTY_SET": lambda machine, _: machine.push(Items()),
     "LIST": _list,
     "DICT": _dict,
-    "FROZENSET": _frozen_set,
-    "APPEND": _append,
-    "APPENDS": _appends,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
-    "ADDITEMS": _appends,
+    "FROZENSET": _list,
+    "APPEND": lambda machine, _: machine.extend(machine.pops(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.extend(machine.pops(2), pairs=True),
+    "SETITEMS": lambda machine, _: machine.extend(machine.pop_to_mark(), pairs=True),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.pop_to_mark()),
     "GET": lambda machine, index: machine.get(int(index)),
     "BINGET": lambda machine, index: machine.get(index),
     "LONG_BINGET": lambda machine, index: machine.get(index),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 # protobuf itself refuses messages that are nested more than 100 deep.
 _MAX_DEPTH = 100
 _MAX_FIELDS = 1_500_000
-_MAX_NODES = 60_000
-_MAX_FUNCTIONS = 10_000
-_MAX_TENSORS = 100_000
+_LIMITS = {
+    "node": (60_000, "graph.node-count"),
+    "functions": (10_000, "protobuf.count"),
+    "tensor": (100_000, "protobuf.count"),
+}
 _MAX_TEXT = 64 << 20
 _MAX_FINDINGS = 50
 _MAX_NAME = 4096
@@ -112,7 +115,8 @@ class _Reader:
         self.file, self.size = file, size
         self.result = WireResult()
         self.window, self.base = b"", 0
-        self.fields = self.nodes = self.functions = self.tensors = 0
+        self.fields = 0
+        self.counts: Counter[str] = Counter()
         self.known_texts: set[bytes] = set()
         self.twice_in_root: list[tuple[int, str]] = []
 
@@ -184,10 +188,8 @@ class _Reader:
                 if known.name in _CONTENT:
                     sizes[known.name] = sizes.get(known.name, 0) + self._count_run(position, after, wire)
                     numbers.append((known.name, position, after, True))
-            elif known.name == "node":
-                self._count_node(position)
-            elif known.name == "functions":
-                self._count_function(position)
+            elif known.name in _LIMITS:
+                self._count_message(known.name, position)
             if known is not None and wire == _DELIMITED:
                 if known.text:
                     if after - content > _MAX_TEXT:
@@ -221,15 +223,11 @@ class _Reader:
         elif known.values is not None and value not in known.values:
             self.add("protobuf.unknown-field", content, f"{known.name} has no value {value:,} in ONNX")
 
-    def _count_node(self, position: int) -> None:
-        self.nodes += 1
-        if self.nodes > _MAX_NODES:
-            raise MalformedError(position, f"more than {_MAX_NODES:,} nodes", "graph.node-count")
-
-    def _count_function(self, position: int) -> None:
-        self.functions += 1
-        if self.functions > _MAX_FUNCTIONS:
-            raise MalformedError(position, f"more than {_MAX_FUNCTIONS:,} functions", "protobuf.count")
+    def _count_message(self, name: str, position: int) -> None:
+        limit, rule = _LIMITS[name]
+        self.counts[name] += 1
+        if self.counts[name] > limit:
+            raise MalformedError(position, f"more than {limit:,} of the field {name}", rule)
 
     def _field(self, position: int, end: int) -> tuple[int, int, int, int]:
         """Return number, wire type, start of the content and end of a field."""
@@ -285,11 +283,11 @@ class _Reader:
     def _run(self, position: int, after: int, end: int, wire: int) -> int:
         """Return the end of the numbers of one repeated field, of which `position` holds the first."""
         tag = self.window[position - self.base : position - self.base + 1]
-        if tag and tag[0] < 0x80 and (pattern := _RUNS.get(wire)) is not None:
+        if tag and tag[0] < 0x80:
             while after < end:
                 if after + _HEAD_BYTES > self.base + len(self.window):
                     self._move(after)
-                found = pattern(tag).match(self.window, after - self.base, end - self.base)
+                found = _pattern(tag, wire).match(self.window, after - self.base, end - self.base)
                 if found is None or found.end() == after - self.base:
                     break
                 after = self.base + found.end()
@@ -355,9 +353,7 @@ class _Reader:
     def _check_tensor(
         self, light: bytes, sizes: Mapping[str, int], numbers: Iterable[tuple[str, int, int, bool]], offset: int
     ) -> None:
-        self.tensors += 1
-        if self.tensors > _MAX_TENSORS:
-            raise MalformedError(offset, f"more than {_MAX_TENSORS:,} tensors", "protobuf.count")
+        self._count_message("tensor", offset)
         import onnx
         from google.protobuf.message import DecodeError
 
@@ -414,9 +410,6 @@ def _decoded(data: bytes, is_tagged: bool) -> tuple[NDArray[Any], int]:
 def _pattern(tag: bytes, wire: int) -> re.Pattern[bytes]:
     content = {_VARINT: rb"[\x80-\xff]{0,9}[\x00-\x7f]", _FIXED32: rb".{4}", _FIXED64: rb".{8}"}[wire]
     return re.compile(rb"(?:" + re.escape(tag) + content + rb")*+", re.DOTALL)
-
-
-_RUNS = {wire: functools.partial(lambda wire, tag: _pattern(tag, wire), wire) for wire in (_VARINT, _FIXED32, _FIXED64)}
 
 
 def _encoded(value: int) -> bytes:

@@ -132,7 +132,7 @@ def verify_model(
         <Artifact champion: x: float32[n, 4] -> y: float32[n], sha256 9f2c41b8d3aa…>
     """
     trusted = trusted_paths(trust)
-    with _closing(PrivateCopy(model)) as copy:
+    with contextlib.closing(PrivateCopy(model)) as copy:
         _verify(copy, trusted, None if signature is None else as_path("signature", signature))
         checked = _opened(copy)
     found = open_artifact(model)
@@ -302,14 +302,6 @@ def _signature_path(model: Path) -> Path:
 def _copied(path: PathLike, target: Path) -> Path:
     target.write_bytes(read_pem(path))
     return target
-
-
-@contextmanager
-def _closing(copy: PrivateCopy) -> Iterator[PrivateCopy]:
-    try:
-        yield copy
-    finally:
-        copy.close()
 
 
 @contextmanager
