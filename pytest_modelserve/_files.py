@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,17 @@ def as_path(argument: str, value: object) -> Path:
     if not path or "\0" in path:
         raise UsageError(f"{argument} {path!r} is no path of a file or folder: give its path")
     return Path(path)
+
+
+def kind_of(mode: int) -> str:
+    """Return what a file is that is no regular one, by the mode of its state."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFLNK: "a symbolic link",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:

@@ -45,7 +45,7 @@ def check_archive(path: Path, file: BinaryIO, size: int) -> StaticResult:
     else:
         odd = next((name for name in names if not name.endswith(".npy")), "nothing")
         text = f"it holds {odd!r}: no checkpoint of torch (data.pkl) and no arrays of numpy (.npy)"
-        result.findings.append(finding("checkpoint.unknown-archive", path.name, text))
+        result.add("checkpoint.unknown-archive", path.name, text)
     return result
 
 
@@ -65,7 +65,7 @@ def check_pickle_file(path: Path, file: BinaryIO, size: int) -> StaticResult:
     file.seek(first.end)
     if file.tell() < size and first.ended:
         text = f"{size - file.tell():,} bytes behind the end of the pickle"
-        result.findings.append(finding("pickle.trailing-data", path.name, text))
+        result.add("pickle.trailing-data", path.name, text)
     return result
 
 
@@ -75,9 +75,9 @@ def check_compressed(path: Path, file: BinaryIO, size: int) -> StaticResult:
     file.seek(0)
     content, problem = _inflated(file, size)
     if problem:
-        result.findings.append(finding("checkpoint.compressed", path.name, problem))
+        result.add("checkpoint.compressed", path.name, problem)
     elif content.startswith(_ARCHIVES):
-        result.findings.append(finding("checkpoint.compressed", path.name, "an archive inside what is compressed"))
+        result.add("checkpoint.compressed", path.name, "an archive inside what is compressed")
     else:
         result.findings += check_pickle_file(path, io.BytesIO(content), len(content)).findings
     return result
@@ -358,21 +358,19 @@ def check_safetensors(path: Path, file: BinaryIO, size: int) -> StaticResult:
     result = StaticResult(_appended(path, file, size), total_bytes=size, target="")  # it holds nothing that runs
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    if length > min(size - 8, _MOST_TENSOR_HEADER):
-        text = f"a header of {length:,} bytes in a file of {size:,}"
-        result.findings.append(finding("safetensors.header", path.name, text))
-        return result
-    raw = file.read(length)
-    if raw.count(b"data_offsets") > _MOST_TENSORS:
-        result.findings.append(finding("safetensors.header", path.name, f"more than {_MOST_TENSORS:,} tensors"))
-        return result
-    if not raw.startswith(b"{"):
-        result.findings.append(finding("safetensors.header", path.name, "the header does not begin with {"))
-        return result
-    try:
-        header = parse_json(raw)
-    except ValueError as error:
-        result.findings.append(finding("safetensors.header", path.name, f"the header is no JSON: {error}"))
-        return result
-    result.findings += check_header(header, size - 8 - length, path.name)
+    raw = file.read(min(length, _MOST_TENSOR_HEADER))
+    problem = ""
+    if length > len(raw):
+        problem = f"a header of {length:,} bytes in a file of {size:,}"
+    elif raw.count(b"data_offsets") > _MOST_TENSORS:
+        problem = f"more than {_MOST_TENSORS:,} tensors"
+    elif not raw.startswith(b"{"):
+        problem = "the header does not begin with {"
+    else:
+        try:
+            result.findings += check_header(parse_json(raw), size - 8 - length, path.name)
+        except ValueError as error:
+            problem = f"the header is no JSON: {error}"
+    if problem:
+        result.add("safetensors.header", path.name, problem)
     return result

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
+from pytest_modelserve._files import kind_of
 from pytest_modelserve.scanning.findings import Finding, finding
 
 # What files of other formats begin with: offset, bytes, name.
@@ -100,24 +101,12 @@ def path_findings(path: Path) -> list[Finding]:
     if stat.S_ISLNK(state.st_mode):
         found.append(finding("file.link", path.name, f"it is a link to {os.readlink(path)}"))
     elif not stat.S_ISREG(state.st_mode):
-        found.append(finding("file.not-regular", path.name, f"it is {_kind(state.st_mode)}, not a regular file"))
+        found.append(finding("file.not-regular", path.name, f"it is {kind_of(state.st_mode)}, not a regular file"))
     elif state.st_nlink > 1:
         found.append(finding("file.hard-link", path.name, f"the file has {state.st_nlink} names (hard links)"))
     elif not state.st_size:
         found.append(finding("file.empty", path.name, "the file has 0 bytes"))
     return found
-
-
-def _kind(mode: int) -> str:
-    for test, name in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISLNK, "a symbolic link"),
-    ):
-        if test(mode):
-            return name
-    return "a device"
 
 
 @contextmanager
@@ -240,7 +229,7 @@ def _problem_of(location: str, model: Path, found: ExternalData) -> tuple[str, s
     except (OSError, ValueError):
         return "external.missing", "there is no such file"
     if not stat.S_ISREG(state.st_mode):
-        return "external.not-regular", f"it is {_kind(state.st_mode)}"
+        return "external.not-regular", f"it is {kind_of(state.st_mode)}"
     if os.path.samestat(state, os.stat(model)):
         return "external.self", "it is the model file itself"
     if state.st_nlink > 1:

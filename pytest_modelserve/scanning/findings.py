@@ -229,6 +229,10 @@ class StaticResult:
     target: str | None = None
     has_loops: bool = False
 
+    def add(self, rule: str, place: str, text: str) -> None:
+        """Add the finding of a rule."""
+        self.findings.append(finding(rule, place, text))
+
 
 def checked_rules(allow: Mapping[str, str]) -> dict[str, str]:
     """Return reasons by allowed rule; UsageError for an unknown rule or an empty reason."""

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pytest_modelserve.errors import ArtifactError, UsageError, printable, unknown_choice
-from pytest_modelserve.scanning.file_rules import change_of, format_of, opened, path_findings
+from pytest_modelserve.scanning.file_rules import (
+    change_of,
+    external_data,
+    format_of,
+    has_appended_archive,
+    opened,
+    path_findings,
+)
 from pytest_modelserve.scanning.findings import Finding, StaticResult, checked_rules, finding, with_allowed
 from pytest_modelserve.scanning.sandbox import SandboxResult, run_in_sandbox
 
@@ -22,6 +29,8 @@ MODES = ("strict", "static")
 
 _HEAD_BYTES = 512
 _SMALL_BYTES = 1 << 20
+# protobuf parses messages of less than 2 GiB.
+_MAX_ONNX_BYTES = (1 << 31) - 1
 # A child may use this and three times the bytes of the files, all together less than 1 GiB more than those.
 _MEMORY_BYTES = 900 << 20
 _BYTES_PER_S = 40e6
@@ -50,9 +59,49 @@ class Scanner:
 
 
 def _scan_onnx(path: Path, file: BinaryIO, size: int) -> StaticResult:
-    from pytest_modelserve.scanning.onnx_rules import check_onnx
+    """Check wire format, external data, structure and computation; each needs that nothing was wrong before."""
+    from pytest_modelserve.scanning.protobuf_reader import read_wire
 
-    return check_onnx(path, file, size)
+    result = StaticResult(total_bytes=size)
+    if size > _MAX_ONNX_BYTES:
+        result.add("file.size", path.name, f"{size:,} bytes, more than {_MAX_ONNX_BYTES:,}")
+        return result
+    if has_appended_archive(file, size):
+        result.add("file.appended-archive", path.name, "a reader of ZIP archives opens it, too")
+    wire = read_wire(file, size)
+    result.findings += wire.findings
+    if wire.is_parsable:
+        external = external_data(wire.external, path)
+        result.findings += external.findings
+        result.states = external.files
+        result.total_bytes += sum(state.st_size for state in external.files.values())
+        _check_graphs(wire.light, result)
+    return result
+
+
+def _check_graphs(light: bytes, result: StaticResult) -> None:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from pytest_modelserve.scanning.compute_rules import check_computation, sorted_model
+    from pytest_modelserve.scanning.graph_rules import check_structure
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(light)
+    except DecodeError as error:
+        result.add("protobuf.malformed", "model", f"protobuf cannot parse it: {error}")
+        return
+    findings, result.nodes = check_structure(model)
+    result.findings += findings
+    if any(each.severity == "error" for each in findings):
+        return
+    if any(each.rule == "graph.order" for each in findings):
+        sorted_model(model)
+    computed = check_computation(model, result.total_bytes)
+    result.findings += computed.findings
+    result.has_loops = computed.has_loops
+    result.work = computed.work
 
 
 def _scan_checkpoint(rules: str) -> Callable[[Path, BinaryIO, int], StaticResult]:
@@ -188,7 +237,7 @@ def _static(path: Path, allowed: Mapping[str, str]) -> tuple[StaticResult, Scann
         suffix = path.suffix.lower()
         if scanner is None or (suffix not in scanner.suffixes and any(suffix in s.suffixes for s in SCANNERS.values())):
             text = f"its content is {kind or 'ONNX or unknown'}, and its name ends in {suffix!r}"
-            result.findings.append(finding("file.disguised", path.name, text))
+            result.add("file.disguised", path.name, text)
             # Without a known signature, the rules of the format in its name say what is wrong with it.
             scanner = None if kind else SCANNERS.get(_BY_SUFFIX.get(suffix, "none"))
             if scanner is None:

@@ -46,8 +46,13 @@ class Entry:
 class Archive:
     """The entries of an archive, by name, and what is wrong with it."""
 
+    name: str
     entries: dict[str, Entry] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    def add(self, rule: str, text: str) -> None:
+        """Add the finding of a rule."""
+        self.findings.append(finding(rule, self.name, text))
 
 
 class _MalformedError(Exception):
@@ -60,20 +65,20 @@ def check_zip(file: BinaryIO, size: int, name: str) -> Archive:
     Findings are for duplicate or climbing names, overlapping entries, headers that contradict the directory, data
     before, between or behind the entries, expansion, encryption, and checksums.
     """
-    archive = Archive()
+    archive = Archive(name)
     try:
         directory, count, end = _find_directory(file, size)
-        located = [_with_start(file, entry, archive, name) for entry in _directory(file, directory, count, end)]
-        _check_names(located, archive, name)
-        _check_layout(file, located, directory, archive, name)
-        _check_expansion(located, size, archive, name)
+        located = [_with_start(file, entry, archive) for entry in _directory(file, directory, count, end)]
+        _check_names(located, archive)
+        _check_layout(file, located, directory, archive)
+        _check_expansion(located, size, archive)
         archive.entries = {entry.name: entry for entry in located}
         if not archive.findings:
-            _check_contents(file, located, archive, name)
+            _check_contents(file, located, archive)
     except _MalformedError as error:
-        archive.findings.append(finding(error.args[0], name, error.args[1]))
+        archive.add(error.args[0], error.args[1])
     except (struct.error, UnicodeDecodeError, EOFError) as error:
-        archive.findings.append(finding("zip.malformed", name, f"{type(error).__name__}: {error}"))
+        archive.add("zip.malformed", f"{type(error).__name__}: {error}")
     return archive
 
 
@@ -152,32 +157,35 @@ def _text(raw: bytes, flags: int) -> str:
     return raw.decode("utf-8" if flags & 0x800 else "cp437")
 
 
-def _check_extra(extra: bytes, name: str) -> None:
-    """Refuse extra fields with a second name, or with what no writer of checkpoints has."""
+def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack("<HH", extra[at : at + 4])
+        yield kind, extra[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def _check_extra(extra: bytes, name: str) -> None:
+    """Refuse extra fields with a second name, or with what no writer of checkpoints has."""
+    for kind, content in _fields(extra):
         if kind == _SECOND_NAME:
             raise _MalformedError("zip.header-mismatch", f"entry {name!r} has a second name")
         if kind not in _EXTRA:
-            raise _MalformedError("zip.gap", f"entry {name!r} has {length:,} bytes in the unknown field {kind:#06x}")
-        at += 4 + length
+            text = f"entry {name!r} has {len(content):,} bytes in the unknown field {kind:#06x}"
+            raise _MalformedError("zip.gap", text)
 
 
-def _widened(extra: bytes, size: int, compressed: int, offset: int) -> tuple[int, int, int]:
-    """Return the three numbers with those of the ZIP64 field in place of the unset ones."""
-    values = [size, compressed, offset]
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack("<HH", extra[at : at + 4])
+def _widened(extra: bytes, *numbers: int) -> list[int]:
+    """Return size, compressed size and offset, with those of the ZIP64 field in place of the unset ones."""
+    found = list(numbers)
+    for kind, content in _fields(extra):
         if kind == 1:
-            wide = iter(struct.unpack(f"<{length // 8}Q", extra[at + 4 : at + 4 + length // 8 * 8]))
-            values = [next(wide, value) if value == 0xFFFFFFFF else value for value in values]
-        at += 4 + length
-    return values[0], values[1], values[2]
+            wide = (value for (value,) in struct.iter_unpack("<Q", content[: len(content) // 8 * 8]))
+            found = [next(wide, value) if value == 0xFFFFFFFF else value for value in found]
+    return found
 
 
-def _with_start(file: BinaryIO, entry: Entry, archive: Archive, name: str) -> Entry:
+def _with_start(file: BinaryIO, entry: Entry, archive: Archive) -> Entry:
     """Return the entry with the place of its content, after its own header was compared with the directory."""
     file.seek(entry.offset)
     header = file.read(30)
@@ -187,7 +195,7 @@ def _with_start(file: BinaryIO, entry: Entry, archive: Archive, name: str) -> En
     own = _text(file.read(name_length), flags)
     extra = file.read(extra_length)
     _check_extra(extra, own)
-    size, compressed, _ = _widened(extra, size, compressed, 0)
+    size, compressed = _widened(extra, size, compressed)
     differing = []
     if own != entry.name:
         differing.append(f"the name {own!r}")
@@ -200,52 +208,52 @@ def _with_start(file: BinaryIO, entry: Entry, archive: Archive, name: str) -> En
         differing += [f"the {what} {mine:,}" for mine, theirs, what in pairs if mine != theirs]
     if differing:
         text = f"the header of {entry.name!r} has {', '.join(differing)}, and the directory says something else"
-        archive.findings.append(finding("zip.header-mismatch", name, text))
+        archive.add("zip.header-mismatch", text)
     start = entry.offset + 30 + name_length + extra_length
     return replace(entry, start=start)
 
 
-def _check_names(entries: list[Entry], archive: Archive, name: str) -> None:
+def _check_names(entries: list[Entry], archive: Archive) -> None:
     seen: dict[str, str] = {}
     for entry in entries:
         key = os.path.normpath(entry.name).casefold()
         if key in seen:
             text = f"two entries {seen[key]!r} and {entry.name!r}: readers take the first or the last"
-            archive.findings.append(finding("zip.duplicate-entry", name, text))
+            archive.add("zip.duplicate-entry", text)
         seen[key] = entry.name
         windows = PureWindowsPath(entry.name)
         if name_rule(entry.name) == "names.markup":
-            archive.findings.append(finding("names.markup", name, f"entry {entry.name!r}"))
+            archive.add("names.markup", f"entry {entry.name!r}")
         climbs = ".." in (*PurePosixPath(entry.name).parts, *windows.parts)
         if climbs or entry.name.startswith(("/", "\\")) or windows.drive or not entry.name.isprintable():
-            archive.findings.append(finding("zip.path", name, f"entry {entry.name!r} leaves the folder of the archive"))
+            archive.add("zip.path", f"entry {entry.name!r} leaves the folder of the archive")
         if entry.flags & _ENCRYPTED:
-            archive.findings.append(finding("zip.encrypted", name, f"entry {entry.name!r} is encrypted"))
+            archive.add("zip.encrypted", f"entry {entry.name!r} is encrypted")
         elif entry.method not in (_STORED, _DEFLATED):
             text = f"entry {entry.name!r} is compressed by method {entry.method}"
-            archive.findings.append(finding("zip.method", name, text))
+            archive.add("zip.method", text)
         elif entry.method == _STORED and entry.compressed != entry.size:
             text = f"entry {entry.name!r} is stored, with {entry.compressed:,} bytes for {entry.size:,}"
-            archive.findings.append(finding("zip.header-mismatch", name, text))
+            archive.add("zip.header-mismatch", text)
 
 
-def _check_layout(file: BinaryIO, entries: list[Entry], directory: int, archive: Archive, name: str) -> None:
+def _check_layout(file: BinaryIO, entries: list[Entry], directory: int, archive: Archive) -> None:
     """Compare where entries begin and end: none may share bytes, and nothing may lie between them."""
     end = 0
     before = "the beginning"
     for entry in sorted(entries, key=lambda entry: (entry.offset, entry.start)):
         if entry.offset < end:
             text = f"entry {entry.name!r} shares bytes with {before!r}"
-            archive.findings.append(finding("zip.overlap", name, text))
+            archive.add("zip.overlap", text)
         elif entry.offset > end and not _is_descriptor(file, end, entry.offset):
             rule, text = ("zip.prefix", "before the first entry") if not end else ("zip.gap", f"behind {before!r}")
-            archive.findings.append(finding(rule, name, f"{entry.offset - end:,} bytes {text}, which no entry has"))
+            archive.add(rule, f"{entry.offset - end:,} bytes {text}, which no entry has")
         end, before = entry.start + entry.compressed, entry.name
     if end > directory:
-        archive.findings.append(finding("zip.overlap", name, f"entry {before!r} reaches into the directory"))
+        archive.add("zip.overlap", f"entry {before!r} reaches into the directory")
     elif end < directory and not _is_descriptor(file, end, directory):
         text = f"{directory - end:,} bytes behind {before!r}, which no entry has"
-        archive.findings.append(finding("zip.gap", name, text))
+        archive.add("zip.gap", text)
 
 
 def _is_descriptor(file: BinaryIO, start: int, end: int) -> bool:
@@ -254,14 +262,14 @@ def _is_descriptor(file: BinaryIO, start: int, end: int) -> bool:
     return end - start in (12, 16, 20, 24) and (end - start in (12, 20) or file.read(4) == _DESCRIPTOR)
 
 
-def _check_expansion(entries: list[Entry], size: int, archive: Archive, name: str) -> None:
+def _check_expansion(entries: list[Entry], size: int, archive: Archive) -> None:
     total = sum(entry.size for entry in entries)
     if total > max(_MOST_EXPANDED, _MOST_RATIO * size):
         text = f"{size:,} bytes expand to {total:,}"
-        archive.findings.append(finding("zip.expansion", name, text))
+        archive.add("zip.expansion", text)
 
 
-def _check_contents(file: BinaryIO, entries: list[Entry], archive: Archive, name: str) -> None:
+def _check_contents(file: BinaryIO, entries: list[Entry], archive: Archive) -> None:
     left = _MOST_CHECKED
     for entry in sorted(entries, key=lambda entry: entry.size):
         left -= entry.size
@@ -273,13 +281,13 @@ def _check_contents(file: BinaryIO, entries: list[Entry], archive: Archive, name
                 crc = zlib.crc32(chunk, crc)
                 length += len(chunk)
         except (zlib.error, EOFError) as error:
-            archive.findings.append(finding("zip.malformed", name, f"entry {entry.name!r}: {error}"))
+            archive.add("zip.malformed", f"entry {entry.name!r}: {error}")
             continue
         if length != entry.size:
             text = f"entry {entry.name!r} has {length:,} bytes or more, and its header says {entry.size:,}"
-            archive.findings.append(finding("zip.header-mismatch", name, text))
+            archive.add("zip.header-mismatch", text)
         elif crc != entry.crc:
-            archive.findings.append(finding("zip.checksum", name, f"entry {entry.name!r} has another checksum"))
+            archive.add("zip.checksum", f"entry {entry.name!r} has another checksum")
 
 
 def _chunks(file: BinaryIO, entry: Entry, most: int) -> Iterator[bytes]:

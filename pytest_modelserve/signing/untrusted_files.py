@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
-from pytest_modelserve._files import as_path
+from pytest_modelserve._files import as_path, kind_of
 from pytest_modelserve.errors import ArtifactError, InputError
 from pytest_modelserve.progress import progress
 
@@ -68,7 +68,7 @@ def open_regular(folder: Path, location: str) -> Iterator[BinaryIO]:
             descriptors.append(os.open(part, flags, dir_fd=descriptors[-1]))
         found = os.fstat(descriptors[-1])
         if not stat.S_ISREG(found.st_mode):
-            raise ArtifactError(f"{location!r} is {_kind(found.st_mode)}, and a regular file is expected")
+            raise ArtifactError(f"{location!r} is {kind_of(found.st_mode)}, and a regular file is expected")
         if found.st_nlink > 1:
             raise ArtifactError(f"{location!r} is a hard link: {found.st_nlink} names share its content; copy it")
         with open(descriptors.pop(), "rb") as file:
@@ -84,11 +84,6 @@ def open_regular(folder: Path, location: str) -> Iterator[BinaryIO]:
 
 def _has_link(folder: Path, parts: tuple[str, ...]) -> bool:
     return any(folder.joinpath(*parts[:number]).is_symlink() for number in range(1, len(parts) + 1))
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def digest_file(folder: Path, location: str, *, copy_to: Path | None = None) -> FileDigest:
