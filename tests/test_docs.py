@@ -17,6 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import pytest_modelserve as ms
+from tests.plugin.conftest import installed_modules_stay_loaded  # noqa: F401  # for runs in this process
 from tests.serving.v2_server import V2Server
 
 ROOT = Path(__file__).parent.parent
@@ -61,15 +62,14 @@ def test_readme_example_compares_two_files_and_prints_what_is_shown(pytester):
 def test_example_of_all_stages_runs(pytester):
     example = next(block for block in blocks("docs/stages.md", "python") if "def test_" in block)
     pytester.makepyfile(test_release=example)
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
-def test_example_of_compact_models_prints_what_is_shown(pytester):
-    script = pytester.makepyfile("\n".join(blocks("docs/compact_models.md", "python")))
-    result = pytester.runpython(script)
-    assert result.ret == 0
+def test_example_of_compact_models_prints_what_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("docs/compact_models.md", "python")), {})
     shown = [line for block in blocks("docs/compact_models.md", "text") for line in block.splitlines()]
-    assert without_figures(result.outlines) == without_figures(shown)
+    assert without_figures(capsys.readouterr().out.splitlines()) == without_figures(shown)
 
 
 def test_training_of_the_training_page_prints_what_is_shown(tmp_path, monkeypatch, capsys):
@@ -137,7 +137,7 @@ predictor = ms.serve(lambda x: (x.mean((1, 2)) > 96).astype(int))
 def test_corruptions():
 {textwrap.indent(corruptions, "    ")}""",
     )
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
 def test_examples_of_answers_on_the_privacy_page_run(tmp_path, monkeypatch, capsys):
@@ -231,7 +231,7 @@ def test_nightly_job_runs(pytester):
     store, nightly = (block for block in blocks("docs/nightly.md", "python") if "profile.json" in block)
     pytester.makepyfile(make_profile=f"import pytest_modelserve as ms\n{store}", test_nightly=nightly)
     assert pytester.runpython(pytester.path / "make_profile.py").ret == 0
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["2 gates: 2 PASS, *"])
 
@@ -252,7 +252,7 @@ def test_examples_of_results_over_time_run(pytester):
     pytester.makepyfile(
         "import numpy as np\nimport pytest_modelserve as ms\n\n" + "\n".join(blocks("docs/results.md", "python"))
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q")
     assert result.ret == 0, result.stdout.str()
 
 
@@ -283,7 +283,7 @@ def night():
         labels=types.SimpleNamespace(date="2026-11-29", ids=ids, labels=outputs),
     )
 """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
     result.assert_outcomes(passed=2, warnings=1)  # the labels come after the assertion
     assert (pytester.path / "monitor" / "fraud.state").exists()
 
@@ -310,7 +310,7 @@ def test_load_page_runs_and_its_command_merges_the_files(pytester, monkeypatch, 
             return ms.serve(lambda x: time.sleep(0.001) or x.sum(axis=1))
     """)
     pytester.makepyfile(gates.replace("min_rows_per_s=300", "min_rows_per_s=1, duration_s=1"))
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
     assert result.parseoutcomes()["passed"] == 3
     monkeypatch.setattr("pytest_modelserve.load.generator.host_lock", nullcontext)
     names = {"ms": ms, "predictor": ms.serve(lambda x: x), "rows": np.random.default_rng(0).normal(size=(9, 4))}
@@ -355,7 +355,7 @@ def labels():
     text = "import pytest_modelserve as ms\n" + "\n".join(blocks("docs/tuning.md", "python"))
     # No recipe makes one product faster, and a test must not depend on the clock.
     pytester.makepyfile(text.replace("threads=(1, 2),", 'objective="size",').replace("max_drop=0.01", "max_drop=0.05"))
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-s")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-s")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["variant * reason", "2 gates: 2 PASS, *"])
     assert (pytester.path / "tuning.html").exists()
@@ -400,10 +400,9 @@ def test_links_of_the_distributed_readme_are_absolute(monkeypatch):
     [("github", "vendor.github-workflows"), ("runtimes", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")],
 )
 def test_ci_files_fit_their_schema_and_run_pytest_with_options_that_exist(pytester, name, schema):
-    pytest.importorskip("check_jsonschema")
+    check = pytest.importorskip("check_jsonschema").main
     path = ROOT / "docs" / "ci" / f"{name}.yml"
-    checked = pytester.run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path)
-    assert checked.ret == 0
+    assert check(["--builtin-schema", schema, str(path)], standalone_mode=False) == 0
     text = " ".join(path.read_text(encoding="utf-8").split())
     options = re.search(r"pytest [^-]*((?:--[a-z-]+=\S+ ?)+)", text)[1].split()
     pytester.makepyfile("def test_nothing(): pass")
@@ -485,7 +484,7 @@ def test_matrix_of_runtimes_runs_its_test(pytester, monkeypatch):
     monkeypatch.setenv("OTHER_PYTHON", sys.executable)
     program, *arguments = steps[2].split()
     assert program == "pytest"
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn", *arguments)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn", *arguments)
     assert result.ret == 0
     assert (pytester.path / "evidence.html").exists()
 
@@ -493,7 +492,7 @@ def test_matrix_of_runtimes_runs_its_test(pytester, monkeypatch):
 @pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.md")))
 def test_example_page_runs_as_one_test_file(pytester, page):
     pytester.makepyfile("\n\n".join(blocks(f"docs/examples/{page}.md", "python")))
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q")
     assert result.ret == 0
     assert result.parseoutcomes()["passed"] >= 2
 

@@ -207,7 +207,7 @@ max_ratio = 0.5
 """
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "xdist"])
+@pytest.mark.parametrize("processes", [(), ("-n", "1")], ids=["one process", "xdist"])
 def test_contract_passes_fails_and_names_what_is_not_judged(run, pytester, document, processes):
     (pytester.path / "release.modelgate.toml").write_text(CONTRACT)
     result = run("--junit-xml=junit.xml", *processes)

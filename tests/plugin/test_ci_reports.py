@@ -147,8 +147,8 @@ def test_every_run_joins_the_history_and_the_command_draws_it(
     project: pytest.Pytester, processes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.makepyfile(test_x=EXAMPLE)
-    for _ in range(2):
-        result = project.runpytest_inprocess("--modelserve-history=history", *processes)
+    for arguments in ((), processes):
+        result = project.runpytest_inprocess("--modelserve-history=history", *arguments)
     result.stdout.fnmatch_lines(["3 gates: * evidence evidence.json * history history"])
     files = list(Path(project.path, "history").iterdir())
     assert {path.suffix for path in files} == {".json"}
@@ -162,7 +162,8 @@ def test_every_run_joins_the_history_and_the_command_draws_it(
 
 def test_interrupted_run_does_not_join_the_history(project: pytest.Pytester) -> None:
     project.makepyfile("from gates import gate\ndef test_it():\n    gate(100)\n    raise KeyboardInterrupt\n")
-    project.runpytest_subprocess("--modelserve-history=history")
+    with pytest.raises(KeyboardInterrupt):
+        project.runpytest_inprocess("--modelserve-history=history")
     assert list(Path(project.path, "history").iterdir()) == []
 
 

@@ -202,7 +202,7 @@ def test_lost_worker_leaves_a_row(project: pytest.Pytester, fields_of_gates: Fie
         def test_good(): gate(100)
         def test_gone(): os._exit(1)
     """)
-    result = project.runpytest_inprocess("-n", "2")
+    result = project.runpytest_inprocess("-n", "1")
     assert ("test_lost_worker_leaves_a_row.py::test_gone", "CRASHED", None) in fields_of_gates(
         "node_id", "verdict", "evidence"
     )
@@ -212,7 +212,7 @@ def test_lost_worker_leaves_a_row(project: pytest.Pytester, fields_of_gates: Fie
 
 def test_killed_run_leaves_a_document_that_says_so(project: pytest.Pytester, document: Document) -> None:
     project.makepyfile(test_first="from gates import gate\ndef test_good(): gate(100)\n")
-    project.runpytest_subprocess()
+    project.runpytest_inprocess()
     assert document()["complete"] is True
     project.makepyfile(test_second="import os\ndef test_gone(): os._exit(1)\n")
     project.runpytest_subprocess()
