@@ -146,17 +146,17 @@ class ModuleGradients:
         own, others = logits.gather(1, label), logits.scatter(1, label, -float("inf"))
         most, other = others.max(dim=1, keepdim=True)
         wrong = ~(most < own)[:, 0]  # NaN is wrong
+        if logits.shape[1] == 2:
+            return (most - own)[:, 0], wrong, torch.ones_like(logits).scatter_(1, label, -1.0)
         if self._loss == "cross_entropy":
             weights = (others - most).exp()  # softmax of so few columns takes three times as long
             total = weights.sum(dim=1, keepdim=True)
             return (most + total.log() - own)[:, 0], wrong, weights.scatter_(1, label, -total)
-        losses, places, signs = most - own, [other, label], [torch.ones_like(own), -torch.ones_like(own)]
-        if logits.shape[1] > 2:  # the derivative of the quotient, times its denominator
-            scores, ranked = logits.topk(3, dim=1)
-            losses = losses / (scores[:, :1] - scores[:, 2:]).clamp_min(_LEAST_GAP)
-            places, signs = [*places, ranked[:, :1], ranked[:, 2:]], [*signs, -losses, losses]
-        by_logits = torch.zeros_like(logits).scatter_add_(1, torch.cat(places, 1), torch.cat(signs, 1))
-        return losses[:, 0], wrong, by_logits
+        scores, ranked = logits.topk(3, dim=1)
+        losses = (most - own) / (scores[:, :1] - scores[:, 2:]).clamp_min(_LEAST_GAP)
+        places = torch.cat([other, label, ranked[:, :1], ranked[:, 2:]], 1)
+        signs = torch.cat([torch.ones_like(own), -torch.ones_like(own), -losses, losses], 1)  # times first - third
+        return losses[:, 0], wrong, torch.zeros_like(logits).scatter_add_(1, places, signs)
 
 
 def _called(name: str, function: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
