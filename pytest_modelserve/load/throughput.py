@@ -30,7 +30,7 @@ from pytest_modelserve.load.latency_under_load import (
 from pytest_modelserve.load.load_run import LoadRun, quantile_of
 from pytest_modelserve.load.schedule import plan_schedule
 from pytest_modelserve.performance.batches import Batches
-from pytest_modelserve.serving import Inputs, Predictor, Servable
+from pytest_modelserve.serving import Inputs, Servable
 from pytest_modelserve.serving.inputs import batch_size, check_positive
 from pytest_modelserve.serving.serve import open_models
 from pytest_modelserve.stats import Bounds
@@ -106,21 +106,6 @@ def measure_throughput(
         requests = requests_of(given, rows_per_request)
         answer = answer_alone(served, requests[0], timeout_s)
         run = run_load(predictor, served, requests, schedule, settings, check=has_structure_of(answer, requests))
-        budget = Budget.of("min_rows_per_s", min_rows_per_s)
-        return _evidence(served, run, requests, budget, max_failed, confidence=confidence, alpha=alpha, began=began)
-
-
-def _evidence(
-    served: Predictor,
-    run: LoadRun,
-    requests: list[Inputs],
-    budget: Budget,
-    max_failed: float,
-    *,
-    confidence: float,
-    alpha: float,
-    began: float,
-) -> Evidence:
     counted = run.judged
     rates = rows_per_second(run, requests)
     bounds, block = throughput_bounds(rates, low_level=confidence, high_level=1 - alpha)
@@ -130,7 +115,7 @@ def _evidence(
         why_late = f"the generator kept its clients busy for {100 * busy:.0f} % of the time only"
     interval = Interval(max(bounds.low, 0.0), math.inf if why_late else bounds.high, confidence, 1 - alpha)
     quantities = (
-        Quantity("rows per s", bounds.estimate, "", interval, budget),
+        Quantity("rows per s", bounds.estimate, "", interval, Budget.of("min_rows_per_s", min_rows_per_s)),
         failed_quantity(counted.failed, len(counted), max_failed),
         Quantity("clients waited for the model", busy, "proportion"),
         Quantity("service median", quantile_of(counted.service_ms, 0.5), "ms"),
