@@ -1318,11 +1318,12 @@ def measure_served_model(
     others: _Mapping[str, _Servable] | None = None,
     label: str = "",
 ) -> _Evidence:
-    r"""Measure whether `endpoint` serves `artifact`: the same signature, the same digest if told, the same answers.
+    r"""Measure whether `endpoint` serves `artifact`: the same signature, digest (if the server states one) and answers.
 
-    Names, order, dtypes and fixed sizes of inputs and outputs are compared with what the server tells; the sha256 of
-    the file with the parameter `sha256` of its metadata or answers, if there is one; and every answer with that of the
-    file in onnxruntime here, as `assert_output_parity` does. The verdict, PASS or FAIL, holds for these inputs.
+    Names, order, dtypes and fixed sizes of inputs and outputs are compared with the server's metadata. The sha256 of
+    the file is compared with the parameter `sha256` of its metadata or answers, if there is one. Every answer is
+    compared with that of the file in onnxruntime here, as `assert_output_parity` does. The verdict, PASS or FAIL, holds
+    for these inputs.
 
     A FAIL says why, if the cause is a known one: outputs that are renamed, exchanged or in another order; half
     precision; one of `others`, such as an older version; inputs that are scaled, or whose channels or axes are
@@ -1725,11 +1726,11 @@ def measure_attribute_leak(
 ) -> _Evidence:
     r"""Measure how much better a sensitive column of a row is guessed with the model than without it.
 
-    The attacker knows the other columns of a row, its true label if `labels` are given, and all of some other rows.
-    From these he guesses the column by a small network: that needs no model. With the model he also puts each possible
-    value into the row and compares the answers with the row's own answer, which he has seen, and with the true label
-    (model inversion), and trains a network that reads the answer, too. The attacks are weighted on the rows that he
-    knows. The gain is by how many more of the other rows he is right, with a paired interval (Tango).
+    The attacker knows the other columns of a row, its true label if `labels` are given, and all of some other rows. A
+    small network that is trained on these guesses the column without the model. With the model, each possible value is
+    put into the row, and the answers are compared with the row's own answer and the true label (model inversion);
+    another network reads the answer, too. The attacks are weighted on the known rows. The gain is the difference in
+    correct guesses on the other rows, with a paired interval (Tango).
 
     Rows are best those of the training data, about which a model can remember more. Rows that are equal in all columns
     are known or attacked together, and count as one in the interval.
@@ -1804,8 +1805,8 @@ def measure_extraction(
         inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays: rows that a
             client could send, best not training rows. A DataLoader of pairs holds inputs and labels.
         labels: True class labels (n,), which the copy without the model learns.
-        queries: Number of queries that a client may send before anybody notices, such as the rate limit times a
-            month; or several numbers, the points of the curve, of which the largest is judged.
+        queries: Number of queries that a client can send unnoticed, such as the rate limit times a month; or several,
+            the points of the curve, of which the largest is judged.
         max_gain: Largest gain that passes, between 0 and 1 (0.05 is five points of agreement).
         copy: What the attacker trains: an `ms.ModelSource` with an `ms.TrainSpec`, of which only the data are replaced;
             or a function `copy(rows, targets, seed)` that returns a function from rows to scores (n, classes), where
@@ -1857,7 +1858,7 @@ def measure_membership_leak(
     alpha: float = 0.01,
     label: str = "",
 ) -> _Evidence:
-    r"""Measure how many members of the training an attacker finds while taking few other rows for members.
+    r"""Measure the proportion of training rows that an attack finds at a small false positive rate.
 
     Of a source, or a model trained from one, shadow models are trained on other parts of members and non-members, each
     row in equally many of them. Their log odds of a row's label say how the model answers if it has seen the row
@@ -2106,7 +2107,7 @@ def measure_conformance(
     max_memory_mib: float | None = None,
     label: str = "",
 ) -> _Evidence:
-    r"""Measure whether a server of the Open Inference Protocol (REST) refuses invalid requests, and serves on.
+    r"""Measure whether a server of the Open Inference Protocol (REST) refuses invalid requests and keeps serving.
 
     About 45 requests are spoiled, each in one way: JSON, names, shapes, types, values, paths, headers, lengths. Each
     must get a status of 400 to 499 with a reason, within `timeout_s` of the endpoint, and the valid request that

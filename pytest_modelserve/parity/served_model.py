@@ -41,11 +41,12 @@ def measure_served_model(
     atol: float | None = None,
     others: Mapping[str, Servable] | None = None,
 ) -> Evidence:
-    """Measure whether `endpoint` serves `artifact`: the same signature, the same digest if told, the same answers.
+    """Measure whether `endpoint` serves `artifact`: the same signature, digest (if the server states one) and answers.
 
-    Names, order, dtypes and fixed sizes of inputs and outputs are compared with what the server tells; the sha256 of
-    the file with the parameter `sha256` of its metadata or answers, if there is one; and every answer with that of the
-    file in onnxruntime here, as `assert_output_parity` does. The verdict, PASS or FAIL, holds for these inputs.
+    Names, order, dtypes and fixed sizes of inputs and outputs are compared with the server's metadata. The sha256 of
+    the file is compared with the parameter `sha256` of its metadata or answers, if there is one. Every answer is
+    compared with that of the file in onnxruntime here, as `assert_output_parity` does. The verdict, PASS or FAIL, holds
+    for these inputs.
 
     A FAIL says why, if the cause is a known one: outputs that are renamed, exchanged or in another order; half
     precision; one of `others`, such as an older version; inputs that are scaled, or whose channels or axes are
@@ -301,6 +302,6 @@ def _evidence(
     return replace(
         evidence,
         summary="the endpoint does not serve the file as it was judged",
-        advice="deploy the file again, and compare its sha256 with what the server tells; give older versions as "
+        advice="deploy the file again, and compare its sha256 with that of the server; give older versions as "
         "others=, to see whether one of them is served",
     )

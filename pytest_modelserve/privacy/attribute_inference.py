@@ -80,11 +80,11 @@ def measure_attribute_leak(
 ) -> Evidence:
     """Measure how much better a sensitive column of a row is guessed with the model than without it.
 
-    The attacker knows the other columns of a row, its true label if `labels` are given, and all of some other rows.
-    From these he guesses the column by a small network: that needs no model. With the model he also puts each possible
-    value into the row and compares the answers with the row's own answer, which he has seen, and with the true label
-    (model inversion), and trains a network that reads the answer, too. The attacks are weighted on the rows that he
-    knows. The gain is by how many more of the other rows he is right, with a paired interval (Tango).
+    The attacker knows the other columns of a row, its true label if `labels` are given, and all of some other rows. A
+    small network that is trained on these guesses the column without the model. With the model, each possible value is
+    put into the row, and the answers are compared with the row's own answer and the true label (model inversion);
+    another network reads the answer, too. The attacks are weighted on the known rows. The gain is the difference in
+    correct guesses on the other rows, with a paired interval (Tango).
 
     Rows are best those of the training data, about which a model can remember more. Rows that are equal in all columns
     are known or attacked together, and count as one in the interval.

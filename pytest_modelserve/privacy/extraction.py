@@ -97,8 +97,8 @@ def measure_extraction(
         inputs: An array, a tensor or a list (n, ...), a frame, or a mapping of input names to arrays: rows that a
             client could send, best not training rows. A DataLoader of pairs holds inputs and labels.
         labels: True class labels (n,), which the copy without the model learns.
-        queries: Number of queries that a client may send before anybody notices, such as the rate limit times a
-            month; or several numbers, the points of the curve, of which the largest is judged.
+        queries: Number of queries that a client can send unnoticed, such as the rate limit times a month; or several,
+            the points of the curve, of which the largest is judged.
         max_gain: Largest gain that passes, between 0 and 1 (0.05 is five points of agreement).
         copy: What the attacker trains: an `ms.ModelSource` with an `ms.TrainSpec`, of which only the data are replaced;
             or a function `copy(rows, targets, seed)` that returns a function from rows to scores (n, classes), where

@@ -69,7 +69,7 @@ def measure_membership_leak(
     confidence: float = 0.95,
     alpha: float = 0.01,
 ) -> Evidence:
-    """Measure how many members of the training an attacker finds while taking few other rows for members.
+    """Measure the proportion of training rows that an attack finds at a small false positive rate.
 
     Of a source, or a model trained from one, shadow models are trained on other parts of members and non-members, each
     row in equally many of them. Their log odds of a row's label say how the model answers if it has seen the row

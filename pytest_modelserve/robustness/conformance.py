@@ -53,7 +53,7 @@ def measure_conformance(
     pid: int | None = None,
     max_memory_mib: float | None = None,
 ) -> Evidence:
-    """Measure whether a server of the Open Inference Protocol (REST) refuses invalid requests, and serves on.
+    """Measure whether a server of the Open Inference Protocol (REST) refuses invalid requests and keeps serving.
 
     About 45 requests are spoiled, each in one way: JSON, names, shapes, types, values, paths, headers, lengths. Each
     must get a status of 400 to 499 with a reason, within `timeout_s` of the endpoint, and the valid request that

@@ -446,7 +446,7 @@ def test_codes_of_characters_stay_padded_and_within_their_edits(tmp_path, monkey
         ({"image_shape": 64}, ms.UsageError, "image_shape must be"),
         ({"immutable": range(64)}, ms.UsageError, "eps is 0 for every feature that may change"),
         ({"immutable": [64]}, ms.InputError, "there is no feature 64"),
-        ({"integer": [0]}, ms.InputError, "integer= names columns whose rows hold fractions"),
+        ({"integer": [0]}, ms.InputError, r"integer= names columns whose rows hold fractions, \[0\]"),
         ({"attacks": []}, ms.UsageError, "attacks is empty"),
         ({"attacks": "square"}, ms.UsageError, "attacks must be a list"),
         ({"attacks": [ms.attacks.square]}, ms.UsageError, "attacks holds square, which is no attack"),

@@ -98,7 +98,8 @@ class ThreatModel:
         whole |= self.base.dtype.kind in "iu"
         flat = self._flat(self.base)
         if self.base.dtype.kind == "f" and (np.trunc(flat[:, whole]) != flat[:, whole]).any():
-            raise InputError("integer= names columns whose rows hold fractions: leave these columns out")
+            columns = np.flatnonzero(whole & (np.trunc(flat) != flat).any(axis=0)).tolist()
+            raise InputError(f"integer= names columns whose rows hold fractions, {columns}: leave these columns out")
         if self.base.dtype.kind in "iu" and (np.abs(flat[:, scale > 0].astype(np.float64)) > _MOST_WHOLE).any():
             raise InputError(
                 "inputs hold whole numbers beyond 2**53, whose changes are not exact: subtract an offset in front of "
