@@ -326,7 +326,7 @@ def exchanged(signed, monkeypatch):
 
 
 def test_compress_opens_the_copy_that_was_verified(exchanged, trusted, tmp_path):
-    smaller = ms.compress(ms.open_artifact(exchanged), "simplify", store=Store(tmp_path / "store"))
+    smaller = ms.compress(ms.open_artifact(exchanged), "int8-dynamic", store=Store(tmp_path / "store"))
     assert b"MatNul" in exchanged.read_bytes()
     with ms.serve(smaller) as predictor:
         np.testing.assert_array_equal(predictor.predict(ROWS)["y"], np.full((2, 3), 4.0))
