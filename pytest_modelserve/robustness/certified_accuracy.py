@@ -16,12 +16,11 @@ from pytest_modelserve.metrics import Output, class_labels, decode
 from pytest_modelserve.robustness.attacks.attack import Attack
 from pytest_modelserve.robustness.attacks.attack_settings import (
     check_min_accuracy,
-    checked_scale,
     given_attacks,
     increasing_radii,
 )
 from pytest_modelserve.robustness.attacks.attacked_rows import attack_rows
-from pytest_modelserve.robustness.attacks.threat_model import ThreatModel
+from pytest_modelserve.robustness.attacks.threat_model import ThreatModel, positive_values
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.certificates.certified_rows import certify_radii, counts, question_of
 from pytest_modelserve.robustness.certificates.network import Network
@@ -161,7 +160,7 @@ def measure_certified_accuracy(
             found = _smoothed(rows, radii, sigma=sigma, samples=samples, seed=seed, alpha=share)
             rates = ErrorRates(confidence + share, alpha)
         else:
-            unit = 1.0 if scale is None else checked_scale(scale, rows.inputs.shape[1:])
+            unit = 1.0 if scale is None else positive_values("scale", scale, rows.inputs.shape[1:])
             limits: dict[str, Any] = {"low": low, "high": high, "immutable": immutable, "integer": integer}
             threats = [ThreatModel(base=rows.inputs, norm="linf", eps=each * unit, **limits) for each in radii]
             found = _bounded(rows, _artifact_of(served), threats, method=method, time_limit_s=time_limit_s)

@@ -78,11 +78,11 @@ def test_changes_of_whole_numbers_in_an_l2_ball_are_found_by_queries(dtype):
 
 def test_attack_by_labels_alone_is_chosen_for_a_model_without_scores():
     found = ms.measure_robust_accuracy(
-        lambda rows: linear(rows).argmax(axis=1), ROWS[:40], LABELS[:40], eps=0.3, min_accuracy=0.5, **RANGE
+        lambda rows: linear(rows).argmax(axis=1), ROWS[:20], LABELS[:20], eps=0.3, min_accuracy=0.5, **RANGE
     )
     assert "boundary" in found.details["attacks"]
     full = ms.measure_robust_accuracy(
-        linear, ROWS[:40], LABELS[:40], eps=0.3, min_accuracy=0.5, attacks=[ms.attacks.square(queries=300)], **RANGE
+        linear, ROWS[:20], LABELS[:20], eps=0.3, min_accuracy=0.5, attacks=[ms.attacks.square(queries=300)], **RANGE
     )
     assert found.value == pytest.approx(full.value, abs=0.05)
 

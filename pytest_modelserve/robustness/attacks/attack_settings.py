@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_modelserve.errors import InputError, UsageError, unknown_choice
 from pytest_modelserve.metrics import Output, class_labels
@@ -21,7 +20,7 @@ from pytest_modelserve.robustness.attacks.feature_table import TABLE, FeatureTab
 from pytest_modelserve.robustness.attacks.gradient import pgd
 from pytest_modelserve.robustness.attacks.random_search import random_search
 from pytest_modelserve.robustness.attacks.square import checked_image_shape, square
-from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel, feature_values
+from pytest_modelserve.robustness.attacks.threat_model import Allowed, Norm, ThreatModel, positive_values
 from pytest_modelserve.robustness.batched_predictor import BatchedPredictor, batched
 from pytest_modelserve.robustness.coordinates import Feed, row_count
 from pytest_modelserve.robustness.relations.base import Features
@@ -93,7 +92,7 @@ class AttackSettings:
             _per_feature(argument, getattr(self, argument), names, shape, without)
             for argument, without in (("low", -math.inf), ("high", math.inf), ("scale", 0.0))
         )
-        units = 1.0 if scale is None else checked_scale(scale, shape)
+        units = 1.0 if scale is None else positive_values("scale", scale, shape)
         threats = [
             ThreatModel(
                 base=feed[name],
@@ -187,14 +186,6 @@ def given_attacks(attacks: Sequence[Attack] | None) -> list[Attack]:
                 f"attacks holds {name}, which is no attack: pass objects such as ms.attacks.square(queries=500)"
             )
     return list(attacks)
-
-
-def checked_scale(scale: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the unit of the radius of each feature; UsageError for a scale that is none."""
-    units = feature_values("scale", scale, shape)
-    if not (np.isfinite(units).all() and (units >= 0).all() and units.any()):
-        raise UsageError(f"scale must be positive and finite, and 0 only for features that stay; got {scale!r}")
-    return units
 
 
 def _attacked_input(feed: Feed, input_name: str | None) -> str:

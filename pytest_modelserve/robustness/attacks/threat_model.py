@@ -82,7 +82,7 @@ class ThreatModel:
             self._check_edits()
             return
         self._check_numbers()
-        scale = self._eps().reshape(-1).copy()
+        scale = positive_values("eps", self.eps, self.shape).reshape(-1).copy()
         fixed = self._columns(self.immutable)
         computed = self._columns(tuple(self.dependent))
         categorical = self._columns(tuple(self.categories))
@@ -299,12 +299,6 @@ class ThreatModel:
 
     # Checks
 
-    def _eps(self) -> NDArray[np.float64]:
-        eps = feature_values("eps", self.eps, self.shape)
-        if not (np.isfinite(eps).all() and (eps >= 0).all() and eps.any()):
-            raise UsageError(f"eps must be positive (0 only for features that stay), got {self.eps!r}")
-        return eps
-
     def _check_numbers(self) -> None:
         if self.base.dtype.kind not in "fiu":
             raise InputError(
@@ -382,7 +376,7 @@ class ThreatModel:
         low, high = ends
         if not (low < high).all():
             raise UsageError(f"low must be below high in every feature, got low={self.low!r}, high={self.high!r}")
-        eps = self._eps().reshape(-1)
+        eps = positive_values("eps", self.eps, self.shape).reshape(-1)
         width = high - low
         ratios = width[eps > 0] / eps[eps > 0]
         if (ratios < 1).all() if self.norm == "linf" else (ratios**2).sum() < 1:
@@ -426,6 +420,14 @@ def feature_values(name: str, given: Any, shape: tuple[int, ...]) -> NDArray[np.
         return np.broadcast_to(np.asarray(given, np.float64), shape)
     except (TypeError, ValueError):
         raise UsageError(f"{name} must be a number, or one for each feature (shape {shape}), got {given!r}") from None
+
+
+def positive_values(name: str, given: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a radius or its unit in the shape of a row; UsageError unless it is positive, and 0 for some features."""
+    values = feature_values(name, given, shape)
+    if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
+        raise UsageError(f"{name} must be positive and finite, and 0 only for features that stay; got {given!r}")
+    return values
 
 
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> NDArray[Any]:
