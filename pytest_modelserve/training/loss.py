@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,10 +71,10 @@ def call_module(module: nn.Module, spec: TrainSpec, batch: Batch) -> Any:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         own = next((str(each.dtype) for each in module.parameters() if each.is_floating_point()), "")
         other = [name for name in spec.input_names if str(batch[name].dtype) != own]
-        if other and "dtype" in str(error):
+        if other and re.search(r"dtype|type \(", str(error)):
             raise InputError(
                 f"the module cannot take inputs {other[0]!r} of dtype {batch[other[0]].numpy(force=True).dtype}, as "
-                f"its parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype"
+                f"its parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype({own.removeprefix('torch.')!r})"
             ) from error
         if {each.__name__ for each in type(error).__mro__} & _OTHER_ERRORS:
             raise
