@@ -69,12 +69,14 @@ def call_module(module: nn.Module, spec: TrainSpec, batch: Batch) -> Any:
             return module(**{parameter: batch[name] for parameter, name in spec.inputs.items()})
         return module(*(batch[name] for name in spec.input_names))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        own = next((str(each.dtype) for each in module.parameters() if each.is_floating_point()), "")
-        other = [name for name in spec.input_names if str(batch[name].dtype) != own]
+        own = next(
+            (str(each.dtype).removeprefix("torch.") for each in module.parameters() if each.is_floating_point()), ""
+        )
+        other = [name for name in spec.input_names if str(batch[name].dtype) != f"torch.{own}"]
         if other and re.search(r"dtype|type \(", str(error)):
             raise InputError(
                 f"the module cannot take inputs {other[0]!r} of dtype {batch[other[0]].numpy(force=True).dtype}, as "
-                f"its parameters have {own.removeprefix('torch.')}: {error}. Convert them with .astype({own.removeprefix('torch.')!r})"
+                f"its parameters have {own}: {error}. Convert them with .astype({own!r})"
             ) from error
         if {each.__name__ for each in type(error).__mro__} & _OTHER_ERRORS:
             raise

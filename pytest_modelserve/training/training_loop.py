@@ -71,7 +71,8 @@ class TrainingMetrics:
         return len(self.losses)
 
     def __str__(self) -> str:
-        text = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} in {self.seconds:.1f} s, loss {self.losses[0]:.4g} → {self.losses[-1]:.4g}"
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        text = f"{epochs} in {self.seconds:.1f} s, loss {self.losses[0]:.4g} → {self.losses[-1]:.4g}"
         if self.held_out_losses:
             text += f", held out {self.held_out_losses[self.best_epoch - 1]:.4g} in the best epoch {self.best_epoch}"
         if self.privacy is not None:
