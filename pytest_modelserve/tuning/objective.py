@@ -43,8 +43,8 @@ ObjectiveChoice = Literal["latency", "cpu_time", "size", "memory"] | Callable[[P
 NAMES = ("latency", "cpu_time", "size", "memory")
 _GROUP = 6
 """Variants that are timed side by side: their sessions are in memory together."""
-# Calls are like the rest from about the fifth on, and there are many sessions to warm up.
-_WARM_UP_CALLS = 5
+# Calls are like the rest from about the fifth on, and many sessions are warmed up. The check of outputs is the first.
+_WARM_UP_CALLS = 4
 _STARTS = 3
 # A block of calls takes 0.2 ms.
 _RESOLUTION_S = 1e-5
@@ -166,6 +166,7 @@ class Objective:
     def _time(self, group: Sequence[Trial], blocks: int) -> None:
         with ExitStack() as stack:
             original = stack.enter_context(OnnxPredictor(self._original))
+            self._check_outputs(original)
             calls: list[Call] = [lambda: original.predict(self._inputs)]
             timed: list[Trial] = []
             for trial in group:
