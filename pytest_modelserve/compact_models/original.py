@@ -13,7 +13,8 @@ from pytest_modelserve.artifacts import LineageStep
 from pytest_modelserve.errors import InputError, UsageError, first_line
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.export_request import plan_tracing, training_step
-from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel, as_data, as_examples, check_seed
+from pytest_modelserve.training.seeds import check_seed
+from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel, as_data, as_examples
 from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:

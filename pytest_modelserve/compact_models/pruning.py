@@ -30,14 +30,8 @@ from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.progress import progress
 from pytest_modelserve.training.derived_model import DerivedModel, read_record, save_derived
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
-from pytest_modelserve.training.train import (
-    Examples,
-    ModelSource,
-    TrainedModel,
-    check_finite,
-    check_name,
-    reproducible,
-)
+from pytest_modelserve.training.seeds import reproducible
+from pytest_modelserve.training.train import Examples, ModelSource, TrainedModel, check_finite, check_name
 from pytest_modelserve.training.train_spec import TrainSpec
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from pytest_modelserve.privacy.membership_attacks import (
 from pytest_modelserve.stats import Bounds, auc_of, delta_method_bounds
 from pytest_modelserve.stats.roc_bounds import true_positive_rate_bounds
 from pytest_modelserve.training import ModelSource, TrainedModel
-from pytest_modelserve.training.train import check_seed
+from pytest_modelserve.training.seeds import check_seed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

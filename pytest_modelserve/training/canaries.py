@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pytest_modelserve.errors import UsageError
 from pytest_modelserve.training.privacy_accounting import NoisySteps
 from pytest_modelserve.training.private_training import PrivacyPlan
-from pytest_modelserve.training.train import TrainedModel, reproducible
+from pytest_modelserve.training.seeds import reproducible
+from pytest_modelserve.training.train import TrainedModel
 from pytest_modelserve.training.train_spec import TrainSpec, split_rows
 from pytest_modelserve.training.training_loop import run_training
 

@@ -21,7 +21,7 @@ from pytest_modelserve.training.data_parallel import (
     join_group,
     loopback,
 )
-from pytest_modelserve.training.train import reproducible
+from pytest_modelserve.training.seeds import reproducible
 from pytest_modelserve.training.training_loop import TrainingMetrics, run_training
 
 with warnings.catch_warnings():

@@ -26,8 +26,8 @@ from pytest_modelserve.evidence import Subject, package_versions
 from pytest_modelserve.serving import Predictor, TorchPredictor, serve
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.determinism import isolated, run_twice
+from pytest_modelserve.training.export_agreement import GivenTolerance
 from pytest_modelserve.training.export_checks import (
-    GivenTolerance,
     check_untraced_inputs,
     check_written,
     correct_outputs,

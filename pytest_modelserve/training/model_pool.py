@@ -18,14 +18,8 @@ from pytest_modelserve.errors import TrainingError, UsageError, require
 from pytest_modelserve.progress import progress
 from pytest_modelserve.serving.inputs import check_time_limit
 from pytest_modelserve.training.module_pickle import pickle_job
-from pytest_modelserve.training.train import (
-    ModelSource,
-    TrainedModel,
-    built,
-    reproducible,
-    train,
-    training_identity,
-)
+from pytest_modelserve.training.seeds import reproducible
+from pytest_modelserve.training.train import ModelSource, TrainedModel, built, train, training_identity
 from pytest_modelserve.training.train_spec import TrainSpec
 
 _TARGET = "pytest_modelserve.training.model_pool_worker:run"

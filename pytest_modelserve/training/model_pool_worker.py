@@ -6,7 +6,8 @@ import pickle
 import warnings
 
 from pytest_modelserve.errors import ModelServeError
-from pytest_modelserve.training.train import reproducible, train_entry
+from pytest_modelserve.training.seeds import reproducible
+from pytest_modelserve.training.train import train_entry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # `python -W error` is inherited, and would end the process

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import random
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import Parameter
 from pathlib import Path
@@ -35,6 +33,7 @@ from pytest_modelserve.training.data_parallel import (
     lost_peers,
 )
 from pytest_modelserve.training.module_digest import digestible, state_digest, weights_digest
+from pytest_modelserve.training.seeds import check_seed, reproducible
 from pytest_modelserve.training.train_spec import TrainSpec, split_rows
 from pytest_modelserve.training.training_loop import Group, TrainingMetrics, run_training
 
@@ -450,41 +449,3 @@ def _takes_progress(fit: Callable[..., None]) -> bool:
         each.kind is Parameter.VAR_KEYWORD or (each.name == "progress" and each.kind in by_name)
         for each in parameters.values()
     )
-
-
-def check_seed(seed: int) -> int:
-    """Return `seed`; UsageError unless all three random generators accept it."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise UsageError(f"seed must be an integer from 0 to 4294967295; got {seed!r}")
-    return int(seed)
-
-
-@contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and random, use one thread and deterministic algorithms; restore everything afterwards.
-
-    Gradients are on and float32 is the default dtype inside, whatever the caller has set. One thread, because a sum
-    that two threads share is rounded in another order (and was measured 8 times slower on small models).
-    """
-    import torch
-
-    with ExitStack() as undo:
-        undo.callback(random.setstate, random.getstate())
-        undo.callback(np.random.set_state, np.random.get_state())
-        undo.callback(torch.set_rng_state, torch.get_rng_state())
-        undo.callback(torch.set_num_threads, torch.get_num_threads())
-        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
-        undo.callback(
-            torch.use_deterministic_algorithms,
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.set_default_dtype(torch.float32)
-        torch.use_deterministic_algorithms(True)
-        undo.enter_context(torch.inference_mode(False))
-        undo.enter_context(torch.enable_grad())
-        yield

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import math
 import os
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from pytest_modelserve.training.checkpoint import CheckpointFile
 from pytest_modelserve.training.loss import TrainingLoss, make_loss
 from pytest_modelserve.training.privacy_accounting import PrivacySpent
 from pytest_modelserve.training.private_training import PrivacyPlan, PrivateSteps, check_independent_rows
+from pytest_modelserve.training.seeds import derived_seed, seed_generators
 from pytest_modelserve.training.train_spec import TrainingRows, TrainSpec, split_rows
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ class _Run:
                 if position == 0 or not batches:
                     batches = np.array_split(self._order(epoch), self.steps_per_epoch)
                 rows = batches[position]
-            _seed_generators(_derived(self.seed, step, self.group.rank), self.spec.device)
+            seed_generators(derived_seed(self.seed, step, self.group.rank), self.spec.device)
             self._take_step(wrapped, rows)
             if position == self.steps_per_epoch - 1:
                 self._end_epoch()
@@ -247,7 +246,7 @@ class _Run:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         import torch
 
-        generator = torch.Generator().manual_seed(_derived(self.seed, "order", epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
         order: NDArray[np.int64] = torch.randperm(len(self.rows.training), generator=generator).numpy()
         return self.rows.training[order]
 
@@ -300,7 +299,7 @@ class _Run:
         if self.spec.augmentation is None:
             return batch
         rows = {name: len(tensor) for name, tensor in batch.items()}
-        generator = torch.Generator().manual_seed(_derived(self.seed, "augmentation", self.step))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "augmentation", self.step))
         changed = self.spec.augmentation(batch, generator)
         found = changed if isinstance(changed, dict) else {}
         sizes = {name: len(tensor) for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
@@ -442,22 +441,6 @@ def _total_loss(module: nn.Module, loss_function: TrainingLoss) -> nn.Module:
             return loss_function.total(self.module, batch)
 
     return TotalLoss()
-
-
-def _derived(*parts: object) -> int:
-    """Return a seed of 32 bits, another one for each sequence of parts."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())
-
-
-def _seed_generators(seed: int, device: str) -> None:
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if device == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -7,8 +7,8 @@ from onnx import TensorProto, helper
 
 from pytest_modelserve.artifacts import signature_of
 from pytest_modelserve.errors import ArtifactError, BakedAxisError, ExportError, InputError, UnsupportedOperatorError
+from pytest_modelserve.training.export_agreement import Probe
 from pytest_modelserve.training.export_checks import (
-    Probe,
     check_written,
     correct_outputs,
     edge_case_rows,

@@ -12,7 +12,7 @@ import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import InputError, TrainingError, UsageError
 from pytest_modelserve.training.loss import FunctionLoss, make_loss
-from pytest_modelserve.training.train import reproducible
+from pytest_modelserve.training.seeds import reproducible
 from pytest_modelserve.training.training_loop import run_training
 
 RNG = np.random.default_rng(0)
