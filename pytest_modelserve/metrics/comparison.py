@@ -223,7 +223,8 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance) -> None:
     """Raise UsageError for a tolerance that is negative or not finite."""
     for name, given in (("rtol", rtol), ("atol", atol)):
         for value in given.values() if isinstance(given, Mapping) else (given,):
-            if not (np.isfinite(value).all() and np.min(value) >= 0):
+            is_number = np.asarray(value).dtype.kind in "fiu"
+            if not (is_number and np.isfinite(value).all() and np.min(value) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
 
 

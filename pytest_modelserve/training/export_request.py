@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,8 @@ def _axes(dynamic: Dynamic, ranks: Mapping[str, int]) -> dict[str, dict[int, str
                 raise UsageError(f"dynamic: {unknown_choice('input', name, ranks)}")
             labels = _labels(name, named, ranks[name])
             axes[name] = {_axis(axis, ranks[name], name): label for axis, label in labels.items()}
+    elif not isinstance(dynamic, Sequence):
+        raise UsageError(f"dynamic must be a tuple of names or a mapping; got {dynamic!r}: pass () for no free axis")
     else:
         axes = {name: dict(enumerate(dynamic[:rank])) for name, rank in ranks.items()}
         unused = [label for axis, label in enumerate(dynamic) if axis >= max(ranks.values())]
@@ -259,8 +262,8 @@ def make_request(
     """Check the arguments of `export`; raises what `export` documents."""
     if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or opset < 1):
         raise UsageError(f"opset must be an integer of at least 1; got {opset!r}")
-    if not (math.isfinite(time_limit_s) and time_limit_s > 0):
-        raise UsageError(f"time_limit_s must be a positive number of seconds; got {time_limit_s}")
+    if not (isinstance(time_limit_s, Real) and math.isfinite(time_limit_s) and time_limit_s > 0):
+        raise UsageError(f"time_limit_s must be a positive number of seconds; got {time_limit_s!r}")
     if (rtol is None) != (atol is None):
         raise UsageError("rtol and atol require each other: give both, or neither to take them from the module")
     if rtol is not None and atol is not None:

@@ -9,7 +9,7 @@ from torch import nn
 
 import pytest_modelserve as ms
 from pytest_modelserve.compact_models import distill
-from pytest_modelserve.compact_models.distillation import _gain_bounds
+from pytest_modelserve.compact_models.distillation_gain import _gain_bounds
 from pytest_modelserve.evidence import Recorder, recording
 
 RNG = np.random.default_rng(0)

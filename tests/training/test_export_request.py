@@ -118,9 +118,11 @@ def test_inputs_on_which_the_module_itself_fails_are_refused_with_its_error(stor
         *(({"opset": value}, UsageError, "opset must be an integer of at least 1") for value in (0, -1, 18.0, True)),
         *(
             ({"time_limit_s": value}, UsageError, "time_limit_s must be a positive number of seconds")
-            for value in (0, -1.0, float("nan"), float("inf"))
+            for value in (0, -1.0, float("nan"), float("inf"), "30")
         ),
         ({"name": "a/b"}, UsageError, "model name 'a/b'"),
+        ({"dynamic": None}, UsageError, r"dynamic must be a tuple of names or a mapping; got None: pass \(\)"),
+        ({"rtol": "1e-3", "atol": 0.1}, UsageError, "rtol must be a finite number of at least 0, got 1e-3"),
     ],
 )
 def test_options_that_make_no_export_are_refused(store, options, error, message):
