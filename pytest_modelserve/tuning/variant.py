@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from pytest_modelserve.artifacts import Artifact, Store, digest_of, load_model, open_artifact, package_hash
 from pytest_modelserve.compression.compress import RECIPES, compress
 from pytest_modelserve.compression.sensitivity import sensitivity
-from pytest_modelserve.errors import RecipeError, UsageError, unknown_choice
+from pytest_modelserve.errors import RecipeError, UsageError, check_call, unknown_choice
 from pytest_modelserve.serving.inputs import Inputs
 from pytest_modelserve.serving.serve import is_torch_module
 
@@ -167,7 +165,8 @@ class VariantFactory:
         if isinstance(getattr(source, "artifact", None), Artifact):
             return source.artifact  # type: ignore[no-any-return]
         if callable(source):
-            return self.artifact_of(name, _called(name, source))
+            check_call(name, source)
+            return self.artifact_of(name, source())
         raise UsageError(
             f"{name} must be an Artifact, the path of an ONNX file, a torch module, a ModelSource, a TrainedModel, or "
             f"a function that returns one, got {type(source).__name__}"
@@ -235,18 +234,6 @@ def _once(build: Build) -> Build:
         return built[0]
 
     return build_once
-
-
-def _called(name: str, source: Callable[[], Any]) -> Any:
-    try:
-        parameters = inspect.signature(source).parameters.values()
-    except ValueError:  # built-in types have none
-        parameters = {}.values()
-    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    required = [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
-    if required:
-        raise UsageError(f"{name} must be a function without arguments, which builds the model; it needs {required[0]}")
-    return source()
 
 
 def _name_of(source: Any) -> str:

@@ -432,7 +432,7 @@ def test_a_source_that_is_no_model_is_a_reason_and_no_error(search):
     assert set(_outcomes(found).values()) == {"not built"}
     assert "got int" in _reason(found, "number")
     assert "no such file" in _reason(found, "missing")
-    assert "without arguments" in _reason(found, "needs")
+    assert "needs must accept needs(): missing a required argument: 'seed'" in _reason(found, "needs")
     assert found.chosen is None
 
 
