@@ -15,7 +15,8 @@ RUNTIME_READY := $(RUNTIME_VENV)/.ready
 PIP := -m pip install --quiet --disable-pip-version-check
 DOCS_BUILD := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 REPORTS := --modelserve-json .modelserve/evidence.json --modelserve-html .modelserve/evidence.html
-PARALLEL ?= -n 2
+# Neighboring tests share fixtures: each process takes one half of the suite, and then tests of the other.
+PARALLEL ?= -n 2 --dist worksteal
 
 .PHONY: help demo demo-all docs dist servers test test-base runtime lint format bench clean
 
