@@ -56,7 +56,7 @@ def _train(job: TrainingJob, rank: int) -> TrainingMetrics:
     join_group(
         job.spec.device,
         2 * job.hang_limit_s + 60,
-        init_method=(job.folder / "rendezvous").as_uri(),
+        store=torch.distributed.FileStore(str(job.folder / "rendezvous"), job.size),  # type: ignore[attr-defined]
         rank=rank,
         world_size=job.size,
     )

@@ -49,6 +49,7 @@ def tensors(trained):
 
 @two_cores
 def test_two_processes_train_like_one_up_to_rounding(tmp_path):
+    tmp_path /= "a folder, 100 %"
     one = ms.train(source(), store=Store(tmp_path))
     two = ms.train(source(), store=Store(tmp_path), processes=2)
     assert (one.metrics.processes, two.metrics.processes) == (1, 2)
