@@ -20,7 +20,7 @@ from pytest_modelserve.tuning.trial import Trial
 from pytest_modelserve.tuning.variant import Variant, VariantFactory
 
 # Blocks of timed calls: of every variant of a grid, of those that are not clearly faster and of those made adaptively,
-# of those among which the fastest is chosen, and of those that then still gain.
+# of those among which the fastest is chosen, and of those that are then still faster.
 FIRST_BLOCKS, SECOND_BLOCKS, THIRD_BLOCKS, FINAL_BLOCKS = 6, 12, 18, 54
 _CLEARLY_FASTER = 0.9
 """The ratio up to which six blocks are enough before the gates: their median varies by 2 to 3 %."""
@@ -193,7 +193,7 @@ class Search:
         finalists = sorted(close, key=_RATIO)[:_FINALISTS]
         self._measure(finalists, THIRD_BLOCKS)
         for trial in finalists:
-            self._leave_without_gain(trial, self.objective.gain_limit)
+            self._leave_without_gain(trial, 1.0)
         self._measure(finalists, FINAL_BLOCKS)
         for trial in passing:
             if trial.outcome == "open" and trial.high >= self.objective.gain_limit:
