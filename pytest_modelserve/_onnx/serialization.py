@@ -225,15 +225,10 @@ def _encoded(value: int) -> bytes:
 _INLINE_LIMIT_BYTES = 32 << 20
 
 
-def needs_external_data(model: onnx.ModelProto) -> bool:
-    """Return True if `write_model` writes the weights of `model` to an external file."""
-    inline = (tensor for tensor in model.graph.initializer if tensor.HasField("raw_data"))
-    return sum(map(tensor_bytes, inline)) > _INLINE_LIMIT_BYTES
-
-
 def write_model(model: onnx.ModelProto, path: Path) -> bool:
     """Write `model` to `path`; return True if its weights went to an external file."""
-    with_data = needs_external_data(model)
+    inline = (tensor for tensor in model.graph.initializer if tensor.HasField("raw_data"))
+    with_data = sum(map(tensor_bytes, inline)) > _INLINE_LIMIT_BYTES
     light = copy_without_weights(model)
     if with_data:
         _write_external(light, model, path.with_name(f"{path.name}.data"))

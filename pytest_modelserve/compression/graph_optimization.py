@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_modelserve._onnx.graph import STANDARD_DOMAINS, all_nodes, graph_summary
-from pytest_modelserve._onnx.serialization import needs_external_data, write_model
+from pytest_modelserve._onnx.serialization import write_model
 from pytest_modelserve._processes import native_stderr_held
 from pytest_modelserve.compression.folded_constants import rewrite_without_growth
 from pytest_modelserve.compression.recipe import Recipe, RecipeContext, RecipeResult
@@ -55,7 +55,7 @@ class Optimize(Recipe):
             source = context.source if given is model else None
             if source is None:
                 write_model(given, before)
-            return _optimize(source or before, context.folder / "after.onnx", with_data=needs_external_data(given))
+            return _optimize(source or before, context.folder / "after.onnx")
 
         optimized, notes = rewrite_without_growth(model, optimize)
         if graph_summary(optimized) == graph_summary(model):
@@ -104,7 +104,7 @@ def _nothing_note(verb: str, model: onnx.ModelProto) -> str:
     )
 
 
-def _optimize(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto:
+def _optimize(before: Path, after: Path) -> onnx.ModelProto:
     import onnx
     import onnxruntime
 
@@ -114,8 +114,8 @@ def _optimize(before: Path, after: Path, *, with_data: bool) -> onnx.ModelProto:
     options.optimized_model_filepath = str(after)
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # level 2 warns that the file is tied to this runtime; a lineage note says so
-    if with_data:
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "after.data")
+    # Without a file of its own for the weights, the new model names the external file of the old one, in its folder.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{after.stem}.data")
     try:
         onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])
         return onnx.load(after)

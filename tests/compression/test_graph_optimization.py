@@ -6,12 +6,13 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pytest_modelserve.artifacts import load_model
+from pytest_modelserve.artifacts import load_model, open_artifact
 from pytest_modelserve.compression import compress
 from pytest_modelserve.errors import MissingDependencyError, RecipeError
 
@@ -50,6 +51,17 @@ def test_nothing_to_simplify_gives_the_same_model_with_a_note(mlp, store):
     assert same.lineage[-1].notes == (
         "there was nothing to simplify: the same nodes (3) and initializers (4) as before",
     )
+
+
+def test_optimize_reads_weights_in_a_file_of_a_folder_below(wordy, store, tmp_path, outputs_of, weight):
+    model = load_model(wordy())
+    (tmp_path / "weights").mkdir()
+    onnx.save(model, tmp_path / "ext.onnx", save_as_external_data=True, location="weights/w.bin", size_threshold=0)
+    source = open_artifact(tmp_path / "ext.onnx")
+    optimized = compress(source, "optimize", store=store)
+    assert optimized.external == ()
+    x = weight(9, 8)
+    np.testing.assert_allclose(outputs_of(optimized, x)["y"], outputs_of(source, x)["y"], rtol=1e-5)
 
 
 @pytest.fixture
@@ -104,7 +116,6 @@ def test_mask_that_is_expanded_from_one_number_is_not_stored(saved, store, weigh
 
 def test_growth_that_is_not_avoided_is_noted(tied, store, monkeypatch):
     """Without shapes nothing is known to grow before it has grown."""
-    import onnx
 
     def fail(*_, **__):
         raise RuntimeError("no shapes")
