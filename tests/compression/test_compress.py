@@ -304,7 +304,8 @@ compress(source, recipe, store=store)
 def test_limit_on_the_size_of_files_is_reported_without_any_stand_in(everything, store, recipe):
     """What the file system itself refuses: a file that onnx writes, and one that onnxruntime writes in C++."""
     ran = subprocess.run(
-        [sys.executable, "-c", _LIMITED, everything.path, store.root, recipe, "4096"],
+        # -B: Python does not notice bytecode that the limit cuts, and later processes could not import it.
+        [sys.executable, "-B", "-c", _LIMITED, everything.path, store.root, recipe, "4096"],
         capture_output=True,
         text=True,
         check=False,

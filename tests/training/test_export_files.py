@@ -1,6 +1,7 @@
 """The files that an export leaves: one, or two when asked; or none, and a store that goes on working."""
 
 import resource
+import sys
 import shutil
 
 import numpy as np
@@ -65,7 +66,9 @@ def test_external_data_without_large_tensors_is_refused(store):
         export(nn.Linear(64, 2).eval(), ROWS, external_data=True, store=store, name="tiny")
 
 
-def test_disk_that_fills_is_reported_with_the_folder_and_leaves_nothing(tmp_path):
+def test_disk_that_fills_is_reported_with_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the limit would cut it, and Python does not notice
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     store = Store(tmp_path / "cache")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))  # of the 128 KiB that the model takes
