@@ -1,8 +1,8 @@
 """The files that an export leaves: one, or two when asked; or none, and a store that goes on working."""
 
 import resource
-import sys
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -66,6 +66,7 @@ def test_external_data_without_large_tensors_is_refused(store):
         export(nn.Linear(64, 2).eval(), ROWS, external_data=True, store=store, name="tiny")
 
 
+@pytest.mark.usefixtures("artifact")  # a fork server that starts under the limit keeps it, for every later export
 def test_disk_that_fills_is_reported_with_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the limit would cut it, and Python does not notice
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
