@@ -86,20 +86,20 @@ def full_batch(sampler: Any) -> Iterator[list[int]]:
     return iter([list(range(sampler.num_samples))])
 
 
-class Shuffled:
-    """Draws the rows in batches of a permutation."""
+def shuffled() -> Callable[[Any], Iterator[list[int]]]:
+    """Return a sampler that draws the rows in batches of a permutation."""
+    left: list[int] = []
+    generator = np.random.default_rng(0)
 
-    def __init__(self) -> None:
-        self._left: list[int] = []
-        self._generator = np.random.default_rng(0)
-
-    def __call__(self, sampler: Any) -> Iterator[list[int]]:
-        """Return one batch."""
+    def sample(sampler: Any) -> Iterator[list[int]]:
         size = round(sampler.num_samples * sampler.sample_rate)
-        if len(self._left) < size:
-            self._left = self._generator.permutation(sampler.num_samples).tolist()
-        batch, self._left = self._left[:size], self._left[size:]
+        if len(left) < size:
+            left[:] = generator.permutation(sampler.num_samples).tolist()
+        batch = left[:size]
+        del left[:size]
         return iter([batch])
+
+    return sample
 
 
 KINDS: dict[str, tuple[type[DPOptimizer] | None, Callable[[], Any]]] = {
@@ -108,7 +108,7 @@ KINDS: dict[str, tuple[type[DPOptimizer] | None, Callable[[], Any]]] = {
     "noise / 4": (QuarterNoise, lambda: None),
     "full batches": (None, lambda: full_batch),
     "clipping by layer": (ClippingByLayer, lambda: None),
-    "shuffled": (None, Shuffled),
+    "shuffled": (None, shuffled),
 }
 
 
