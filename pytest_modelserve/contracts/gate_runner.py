@@ -111,16 +111,17 @@ class GateRunner:
     def _opened(self, path: str) -> Artifact:
         """Scan and open a model file, first in another process; ModelServeError if it is unsafe, crashes or hangs.
 
-        Where signatures are asked for it is a private copy: what was verified is what is opened.
+        What was scanned is what is opened. Where signatures are asked for it is a private copy.
         """
-        from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
+        from pytest_modelserve.scanning import WITHOUT_LIMITS, check_unchanged, refuse_unsafe
         from pytest_modelserve.serving.subprocess_predictor import TIME_LIMIT_S, SubprocessPredictor
 
-        refuse_unsafe(path, "strict", allow=WITHOUT_LIMITS)
+        report = refuse_unsafe(path, "strict", allow=WITHOUT_LIMITS)
         copy = checked_copy(path, None)
         if copy is not None:
             self._served.append(copy)
         artifact = open_artifact(path) if copy is None else copy.artifact
+        check_unchanged(report)
         if artifact.sha256 not in _opened_before:
             with SubprocessPredictor(artifact, time_limit_s=TIME_LIMIT_S) as child:
                 child.start()

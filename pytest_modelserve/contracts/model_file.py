@@ -35,7 +35,7 @@ from pytest_modelserve.performance.operator_costs import measure_operator_costs
 from pytest_modelserve.robustness import relations
 from pytest_modelserve.robustness.base_rows import may_be_parameter
 from pytest_modelserve.robustness.strategies import GeneratedInputs, input_source
-from pytest_modelserve.scanning import WITHOUT_LIMITS, refuse_unsafe
+from pytest_modelserve.scanning import WITHOUT_LIMITS, check_unchanged, refuse_unsafe
 from pytest_modelserve.serving import Predictor, serve
 from pytest_modelserve.serving.inputs import slice_rows
 from pytest_modelserve.serving.onnx_predictor import check_loadable
@@ -291,11 +291,12 @@ class ModelFile:
     @cached_property
     def _champion(self) -> Predictor:
         try:
-            refuse_unsafe(str(self.options.against), "strict", allow=WITHOUT_LIMITS)
+            report = refuse_unsafe(str(self.options.against), "strict", allow=WITHOUT_LIMITS)
             champion = serve(str(self.options.against))
+            self._opened.append(champion)
+            check_unchanged(report)
         except ArtifactError as error:
             raise UnreadableFileError(f"--modelserve-against: {error}") from error
-        self._opened.append(champion)
         return champion
 
     @cached_property

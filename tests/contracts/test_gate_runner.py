@@ -1,5 +1,6 @@
 """A gate of a contract is the call that a test in Python makes."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 import pytest_modelserve as ms
+from pytest_modelserve import scanning
 from pytest_modelserve.contracts.gate_runner import GateRunner
+from pytest_modelserve.scanning import refuse_unsafe
 
 HEAD = 'subject = "candidate.onnx"\nreference = "champion.onnx"\ndata = "{data}"\nlabels = "y"\nslices = ["site"]\n'
 
@@ -58,6 +61,17 @@ def test_subject_is_scanned_without_being_opened(run, project):
     project.joinpath("candidate.onnx").write_bytes(b"no model")
     with pytest.raises(ms.GateFailure, match="malformed"):
         run("[gates.artifact_safe]\n")
+
+
+def test_file_that_is_exchanged_after_its_scan_is_refused(run, monkeypatch):
+    def scan_before_it_changes(path, *arguments, **options):
+        report = refuse_unsafe(path, *arguments, **options)
+        os.utime(path, ns=(0, 0))
+        return report
+
+    monkeypatch.setattr(scanning, "refuse_unsafe", scan_before_it_changes)
+    with pytest.raises(ms.ArtifactError, match=r"candidate\.onnx has changed since it was scanned"):
+        run("[gates.size]\nmax_ratio = 2\n")
 
 
 def test_attacks_are_named_with_their_arguments(run):
