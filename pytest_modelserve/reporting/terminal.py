@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import textwrap
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -242,11 +243,19 @@ def summary_line(
 
 
 def not_judged_lines(not_judged: Mapping[str, str]) -> Iterator[str]:
-    """Return what could not be judged and why, one line each, under a heading."""
+    """Return what could not be judged and why, under a heading: a reason of several gates of a file once."""
     if not_judged:
         yield "not judged"
+    gates: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for node_id, reason in not_judged.items():
-        yield f"  {printable(node_id)}  {_shortened(reason)}"
+        file, _, gate = printable(node_id).rpartition("::")
+        gates[file, _shortened(reason)].append(gate)
+    for (file, reason), names in gates.items():
+        if len(names) == 1:
+            yield f"  {file}::{names[0]}  {reason}"
+        else:
+            yield f"  {file}  {reason}"
+            yield from textwrap.wrap(", ".join(names), 110, initial_indent="    ", subsequent_indent="    ")
 
 
 def error_bound(rows: Sequence[Row]) -> float:

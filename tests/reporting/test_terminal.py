@@ -113,6 +113,16 @@ def test_what_was_not_judged_is_listed_with_its_reason(record_of):
     assert line == "1 gate: 1 PASS, 0 FAIL, 0 INCONCLUSIVE · 1 not judged · without evidence: 1 skipped"
 
 
+def test_one_reason_of_several_gates_of_a_file_is_said_once():
+    gates = ("bad.onnx::opens", "m.onnx::latency", "bad.onnx::finite")
+    assert list(not_judged_lines(dict.fromkeys(gates, "the scan refuses the file"))) == [
+        "not judged",
+        "  bad.onnx  the scan refuses the file",
+        "    opens, finite",
+        "  m.onnx::latency  the scan refuses the file",
+    ]
+
+
 def narrow_rows(record_of):
     low = Quantity("slowdown", 0.83, "ratio", budget=Budget("at_most", 1.1))
     slow = record_of(
