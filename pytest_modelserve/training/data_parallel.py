@@ -307,16 +307,15 @@ class DistributedGroup(Group):
             self._beats[self.rank] = self._beats[self.rank, 0] + 1, step, loss
 
 
-def join_group(device: str, timeout_s: float, **rendezvous: Any) -> None:
-    """Join torch's default process group, which ends with the process.
-
-    `rendezvous` are arguments of `init_process_group` that say where the processes meet.
-    """
+def join_group(device: str, timeout_s: float, *, store: Any, rank: int, size: int) -> None:
+    """Join torch's default process group of `size`, which meets in `store` and ends with the process."""
     from torch import distributed
 
+    timeout = timedelta(seconds=timeout_s)
+    store.set_timeout(timeout)  # torch does it only for a store that it makes itself, and its own is 5 minutes
     # Tensors on the CPU go through gloo in both cases.
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **rendezvous)
+    distributed.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
     atexit.register(_leave_group)
 
 
@@ -356,7 +355,7 @@ def cluster_group(spec: TrainSpec, timeout_s: float) -> DistributedGroup:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
         # torchrun (2.13) keeps the store when it starts all processes again, with the addresses of those that ended.
         restart = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        join_group(spec.device, timeout_s, store=PrefixStore(restart, store), rank=rank, world_size=size)
+        join_group(spec.device, timeout_s, store=PrefixStore(restart, store), rank=rank, size=size)
     return DistributedGroup(int(os.environ.get("LOCAL_RANK", "0")), spec.device)
 
 

@@ -58,7 +58,7 @@ def _train(job: TrainingJob, rank: int) -> TrainingMetrics:
         2 * job.hang_limit_s + 60,
         store=torch.distributed.FileStore(str(job.folder / "rendezvous"), job.size),  # type: ignore[attr-defined]
         rank=rank,
-        world_size=job.size,
+        size=job.size,
     )
     group = DistributedGroup(rank, job.spec.device, job.beats())
     data = {name: np.load(job.array(number), mmap_mode="r") for number, name in enumerate(job.names)}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional
 import pytest_modelserve as ms
 from pytest_modelserve.artifacts import Store
 from pytest_modelserve.errors import TrainingError, UsageError
+from pytest_modelserve.training.data_parallel import join_group
 
 CORES = len(os.sched_getaffinity(0))
 RNG = np.random.default_rng(0)
@@ -45,6 +47,13 @@ def source(settings=SPEC, build=build):
 
 def tensors(trained):
     return [each.detach().numpy() for each in trained.module().parameters()]
+
+
+def test_a_process_waits_for_the_others_as_long_as_it_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "init_process_group", lambda *_, **__: None)
+    store = distributed.FileStore(str(tmp_path / "rendezvous"), 2)
+    join_group("cpu", 1000, store=store, rank=0, size=2)
+    assert store.timeout == timedelta(seconds=1000)
 
 
 @two_cores
