@@ -128,7 +128,7 @@ class Tuning:
             summary = f"{best.name} passes all gates, and takes less than the original"
         else:
             undecided = sum(trial.outcome == "not shown" for trial in self.trials)
-            interval = Interval(0, undecided, self.confidence, 1 - _ALPHA)
+            interval = Interval(0, undecided, self.confidence, 1 - _ALPHA) if undecided else None
             gain = Quantity("variants that pass", 0, "count", interval, Budget("at_least", 1))
             faster = [each for each in self.trials if each is not self.nearest]
             summary = f"no variant {'is shown to pass' if undecided else 'passes'} all gates and takes less"
@@ -141,7 +141,9 @@ class Tuning:
             quantities=(gain,),
             n=len(self.trials),
             n_unit="variants",
-            method=Method(self._method, _SOURCE, "rows as their gates take them; the timings say nothing of the rows"),
+            method=Method(
+                self._method, _SOURCE, "rows as their gates take them; the timings do not depend on the rows"
+            ),
             summary=summary,
             confidence=self.confidence,
             findings=tuple(map(printable, filter(None, (nearest, *reasons[:_REASONS])))),
@@ -191,9 +193,9 @@ class Tuning:
     def _method(self) -> str:
         if not self._judges_rows:
             return "no accuracy gate"
-        level = format_probability(self.selection.level)
+        level = format_probability(1 - self.selection.level)
         where = "a shortlist, on the 70 % of rows that were not searched" if self.is_adaptive else "all rows"
-        return f"step-down max-T over {_variants(self.selection.family)} at level {level}, {where}"
+        return f"step-down max-T over {_variants(self.selection.family)} at an error rate of {level} each, {where}"
 
     @property
     def _advice(self) -> str:

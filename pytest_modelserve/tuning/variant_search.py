@@ -55,7 +55,7 @@ class Search:
     def grid(self, variants: Sequence[Variant]) -> None:
         """Judge a grid by max-T over all variants that are faster than the original; the fastest that passes is chosen.
 
-        Timings say nothing of the rows, so that a slower variant leaves the family. One that is not judged, because a
+        Timings do not depend on the rows, so that a slower variant leaves the family. One that is not judged, because a
         faster one passes, counts in it.
         """
         self.trials = [Trial(variant) for variant in variants]
