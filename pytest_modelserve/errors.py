@@ -129,7 +129,8 @@ def check_call(what: str, function: Callable[..., object], *given: str, **named:
     import inspect  # as difflib
 
     try:
-        inspect.signature(function).bind(*given, **named)
+        # Of the function itself: a decorator may pass other arguments to what it wraps.
+        inspect.signature(function, follow_wrapped=False).bind(*given, **named)
     except ValueError:  # a builtin without a signature
         return
     except TypeError as error:

@@ -127,7 +127,8 @@ class ModelSource:
         # Copies, so that a `fit` that writes into them changes no key.
         copies = {name: array.copy() for name, array in self.data.items()}
         returned: object = self.fit(module, copies, **({"progress": progress} if _takes_progress(self.fit) else {}))
-        if is_torch_module(returned) and returned is not module:
+        # A wrapper, as of torch.compile, has the same parameters.
+        if is_torch_module(returned) and {*map(id, returned.parameters())}.isdisjoint(map(id, module.parameters())):
             raise UsageError(f"fit of source {self.name!r} must train the module that it gets; it returned another one")
         return None
 

@@ -103,6 +103,18 @@ def test_fit_that_returns_another_module_is_refused():
         source(fit=lambda module, data: build()).fit_module(build())
 
 
+def test_fit_can_return_a_wrapper_of_its_module():
+    assert source(fit=lambda module, data: nn.Sequential(module)).fit_module(build()) is None
+
+
+def test_function_is_checked_and_not_what_its_decorator_wraps():
+    @functools.wraps(nn.Linear)
+    def build_layer():
+        return nn.Linear(2, 2)
+
+    assert source(build=build_layer).build is build_layer
+
+
 def test_fit_gets_a_progress_bar_only_where_it_accepts_one():
     calls = []
     for fit in (
