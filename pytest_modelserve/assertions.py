@@ -26,7 +26,8 @@ def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters,
     """Return `measure` with one more keyword, `label`, which its evidence carries."""
 
     signature = inspect.signature(measure)
-    numbers = {name for name, each in signature.parameters.items() if str(each.annotation) in _NUMBERS}
+    hints = {name: str(each.annotation) for name, each in signature.parameters.items()}
+    numbers = {name for name, hint in hints.items() if hint in _NUMBERS}
 
     @functools.wraps(measure)
     def measure_(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Evidence:
@@ -35,6 +36,8 @@ def measurement(measure: Callable[Parameters, Evidence]) -> Callable[Parameters,
         for name in numbers & kwargs.keys():
             if isinstance(kwargs[name], str):
                 raise UsageError(f"{name} must be a number, got the text {kwargs[name]!r}")
+            if kwargs[name] is None and "None" not in hints[name]:
+                raise UsageError(f"{name} must be a number, got None")
         evidence = measure(*args, **kwargs)
         return replace(evidence, label=label) if label else evidence
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -382,13 +383,17 @@ _DAY_S = 86_400
 
 def check_positive(name: str, value: float, what: str) -> None:
     """Raise UsageError unless `value` is a finite number above 0; `what` is its unit ("milliseconds")."""
-    if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+    try:
+        is_positive = value > 0 and math.isfinite(value)
+    except (TypeError, ValueError):  # None, a text or several numbers
+        is_positive = False
+    if not is_positive:
         raise UsageError(f"{name} must be a positive number of {what}; got {value!r}")
 
 
 def check_time_limit(name: str, value: float) -> None:
     """Raise UsageError unless `value` is a number of seconds above 0, and at most a day: clocks have an end, too."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _DAY_S:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= _DAY_S:
         raise UsageError(f"{name} must be a number of seconds above 0 and at most {_DAY_S:,}; got {value!r}")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from pytest_modelserve.artifacts import LineageStep, digest_of, package_hash
 from pytest_modelserve.errors import ExportError, InputError, UsageError, unknown_choice
 from pytest_modelserve.evidence import package_versions
 from pytest_modelserve.metrics.comparison import check_tolerances
+from pytest_modelserve.serving.inputs import check_positive
 from pytest_modelserve.serving.torch_predictor import Call, Forward
 from pytest_modelserve.training.derived_model import DerivedModel
 from pytest_modelserve.training.module_digest import module_digest, weights_digest
@@ -262,8 +261,7 @@ def make_request(
     """Check the arguments of `export`; raises what `export` documents."""
     if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or opset < 1):
         raise UsageError(f"opset must be an integer of at least 1; got {opset!r}")
-    if not (isinstance(time_limit_s, Real) and math.isfinite(time_limit_s) and time_limit_s > 0):
-        raise UsageError(f"time_limit_s must be a positive number of seconds; got {time_limit_s!r}")
+    check_positive("time_limit_s", time_limit_s, "seconds")
     if (rtol is None) != (atol is None):
         raise UsageError("rtol and atol require each other: give both, or neither to take them from the module")
     if rtol is not None and atol is not None:

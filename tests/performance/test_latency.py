@@ -435,6 +435,7 @@ def test_host_state_is_in_the_details(monkeypatch):
     ("budget", "message"),
     [
         ({"max_ms": 0}, "max_ms must be a positive number of milliseconds; got 0"),
+        ({"max_ms": None}, "max_ms must be a number, got None"),
         ({"max_ms": float("nan")}, "max_ms"),
         ({"max_ms": 1, "quantile": 1.0}, "quantile must be between 0 and 1"),
         ({"max_ms": 1, "confidence": 95}, "confidence"),
