@@ -70,7 +70,7 @@ def is_correct(model: Any, held_out: tuple[Any, Any], spec: TrainSpec) -> NDArra
     with as_predictor(model) as predictor:
         try:
             outputs = predictor.predict(held_out[0])
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, IndexError) as error:
             raise InputError(f"held_out: {predictor.subject} fails on the inputs: {first_line(error)}") from error
     logits = outputs[spec.output] if spec.output in outputs else next(iter(outputs.values()))
     found: NDArray[Any] = logits.argmax(axis=1)
