@@ -283,7 +283,7 @@ def night():
         labels=types.SimpleNamespace(date="2026-11-29", ids=ids, labels=outputs),
     )
 """)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
     result.assert_outcomes(passed=2, warnings=1)  # the labels come after the assertion
     assert (pytester.path / "monitor" / "fraud.state").exists()
 
@@ -310,7 +310,7 @@ def test_load_page_runs_and_its_command_merges_the_files(pytester, monkeypatch, 
             return ms.serve(lambda x: time.sleep(0.001) or x.sum(axis=1))
     """)
     pytester.makepyfile(gates.replace("min_rows_per_s=300", "min_rows_per_s=1, duration_s=1"))
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn")
     assert result.parseoutcomes()["passed"] == 3
     monkeypatch.setattr("pytest_modelserve.load.generator.host_lock", nullcontext)
     names = {"ms": ms, "predictor": ms.serve(lambda x: x), "rows": np.random.default_rng(0).normal(size=(9, 4))}
@@ -484,7 +484,7 @@ def test_matrix_of_runtimes_runs_its_test(pytester, monkeypatch):
     monkeypatch.setenv("OTHER_PYTHON", sys.executable)
     program, *arguments = steps[2].split()
     assert program == "pytest"
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn", *arguments)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--modelserve-inconclusive=warn", *arguments)
     assert result.ret == 0
     assert (pytester.path / "evidence.html").exists()
 
