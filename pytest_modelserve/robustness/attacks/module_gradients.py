@@ -211,7 +211,8 @@ class Ball:
         self._base, self._columns = tensor(base), gradients.columns(columns[index])
         self._scale = tensor(threat.scale)
         self._low, self._high = tensor(np.clip(ends[0], -1, 0)), tensor(np.clip(ends[1], 0, 1))
-        self.units = self._last_units = self._best_units = self.projected(tensor(units))
+        self.units = self._best_units = self.projected(tensor(units))
+        self._last_units = self.units.new_full((), float("inf")).expand_as(self.units)  # none yet: all rows move
         self._best_losses = self.units.new_full((), -float("inf")).expand(len(index))
         self._evaluations = 0
 

@@ -96,6 +96,18 @@ def test_scores_that_saturate_the_cross_entropy_still_have_a_direction() -> None
     assert found.value == pytest.approx(exact(0.5, "linf"), abs=0.011)
 
 
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_search_goes_on_where_many_random_starts_fool_the_model(name: str) -> None:
+    """Of six classes and two features, a random start fools half of the rows; every row can be fooled."""
+    weights = np.stack([np.cos(np.arange(6)), np.sin(np.arange(6))])
+    linear = nn.Linear(2, 6, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weights.T))
+    rows = ROWS[:, :2] - 8
+    settings = {"rows": rows, "model": lambda x: x @ weights, "labels": (rows @ weights).argmax(axis=1)}
+    assert robust(getattr(ms.attacks, name)(linear), eps=12.0, **settings).value == 0
+
+
 def test_search_goes_on_where_the_served_model_withstands_the_module() -> None:
     """The served model adds 2 to a score, so that its boundary lies elsewhere, as that of a quantized one does."""
 
