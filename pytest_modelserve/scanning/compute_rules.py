@@ -167,7 +167,7 @@ class _Walk:
         """Walk over the functions that nothing calls, with arguments of which nothing is known."""
         self._is_called = False
         called = {key for key, *_ in self._calls}
-        for domain, name, overload in self.functions.keys() - called:
+        for domain, name, overload in [key for key in self.functions if key not in called]:
             call = helper.make_node(name, [], [], domain=domain, overload=overload)
             self._call(call, [], _Scope(None, {}, {}, {}))
 

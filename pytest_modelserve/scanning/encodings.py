@@ -68,7 +68,7 @@ def _starts(encode: Callable[[bytes], bytes]) -> frozenset[bytes]:
 
 
 def _digits(letters: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"[\s%s]+[\s=]*" % letters)
+    return re.compile(rb"[\s%s]++[\s=]*+" % letters)
 
 
 def _padded(decode: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:

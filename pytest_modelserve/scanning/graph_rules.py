@@ -13,7 +13,7 @@ import onnx
 
 from pytest_modelserve._onnx.graph import all_nodes, subgraphs
 from pytest_modelserve.scanning.findings import Finding, finding
-from pytest_modelserve.scanning.name_rules import has_escape
+from pytest_modelserve.scanning.name_rules import with_escape
 from pytest_modelserve.scanning.tensor_rules import is_dtype, sparse_findings
 
 FunctionKey = tuple[str, str, str]
@@ -306,10 +306,9 @@ class _Graphs:
         for tensor in attribute.tensors:
             self._check_strings(tensor.string_data, where)
 
-    def _check_strings(self, strings: Iterable[bytes], place: str) -> None:
-        if has_escape(b"\n".join(strings)):
-            text = next(each for each in strings if has_escape(each))
-            self.add("names.escape-sequence", place, repr(text[:200].decode(errors="replace")))
+    def _check_strings(self, strings: Sequence[bytes], place: str) -> None:
+        if (text := with_escape(strings)) is not None:
+            self.add("names.escape-sequence", place, repr(text[:200]))
 
     def _check_value(self, attribute: onnx.AttributeProto, place: str) -> None:
         if attribute.ref_attr_name:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
 
 _JOINERS = "\u00ad\u200c\u200d"  # parts of words in some languages
 _MARKUP = re.compile(
@@ -16,9 +18,17 @@ _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
 _ESCAPE = re.compile(rb"\x1b[\[\]PX^_()#c]|\xc2\x9b[\d;?]+[A-Za-z]|\xc2\x9d\d+;")
 
 
-def has_escape(content: bytes) -> bool:
-    """Return whether a string in UTF-8 begins a command to a terminal. A lone control character may be a token."""
-    return (b"\x1b" in content or b"\xc2" in content) and _ESCAPE.search(content) is not None
+def with_escape(strings: Sequence[bytes]) -> str | None:
+    """Return the first string in UTF-8 that holds a command to a terminal, if there is one.
+
+    A lone control character may be a token, and bytes that are no UTF-8 are data, such as a tokenizer's model.
+    """
+    joined = b"\n".join(strings)
+    if (b"\x1b" in joined or b"\xc2" in joined) and _ESCAPE.search(joined):
+        for each in filter(_ESCAPE.search, strings):
+            with suppress(UnicodeDecodeError):
+                return each.decode()
+    return None
 
 
 def has_hidden(text: str, *, but: str = "") -> bool:

@@ -161,6 +161,8 @@ def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack("<HH", extra[at : at + 4])
+        if at + 4 + length > len(extra):
+            raise _MalformedError("zip.malformed", f"an extra field of {length:,} bytes in {len(extra) - at - 4:,}")
         yield kind, extra[at + 4 : at + 4 + length]
         at += 4 + length
 

@@ -138,6 +138,8 @@ GOOD = {
             "f", "a", ["x", "b", "m"], ["y"], [make_node("Div", ["x", "b"], ["y"])], [helper.make_opsetid("", 21)])]),
     "tokens of one control character": model([make_node("Identity", ["w"], ["y"])], outputs=[vector("y", TensorProto.STRING)], stored=[
         TensorProto(name="w", data_type=TensorProto.STRING, dims=[4], string_data=[b"\x1b", b"\x1bA", b"\r\n", "\x9b".encode()])]),
+    "bytes of another format": model([make_node("Constant", [], ["y"], value_string=b"\xff\x1b[1m\xfe")],
+                                     outputs=[vector("y", TensorProto.STRING, None)]),
     "numbers in int32_data": model([make_node("Sum", ["x", "a", "b"], ["y"])], inputs=[vector("x", TensorProto.INT8)],
                                    outputs=[vector("y", TensorProto.INT8)], stored=[
         TensorProto(name="a", data_type=TensorProto.INT8, dims=[2], int32_data=[-128, 127]),

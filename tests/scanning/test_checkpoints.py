@@ -185,6 +185,19 @@ def test_a_large_pickle_of_plain_values_is_read_in_bounded_steps():
     assert [found.rule for found in result.findings] == ["pickle.count"]
 
 
+def test_a_long_text_of_white_space_is_read_in_one_pass():
+    assert check_pickle(io.BytesIO(pickle.dumps("H" + " " * 500_000 + "~")), "spaces").findings == []
+
+
+def test_an_archive_with_half_of_an_extra_field_is_malformed(tmp_path):
+    entry = zipfile.ZipInfo("archive/data.pkl")
+    entry.extra = struct.pack("<HH", 1, 16) + bytes(8)
+    path = tmp_path / "cut.pt"
+    with zipfile.ZipFile(path, "w") as writer:
+        writer.writestr(entry, GOOD)
+    assert "zip.malformed" in [found.rule for found in scan_file(path, mode="static").findings]
+
+
 def test_an_archive_written_with_data_descriptors_is_read(tmp_path):
     """Writers to a pipe put sizes behind the entries."""
 
