@@ -167,7 +167,12 @@ def allow_for_folding(nodes: Sequence[Node], operators: Mapping[str, Operator]) 
         operator = operators[node.output]
         if isinstance(operator, LinearOperator) and node.op in ("Conv", "Gemm", "MatMul"):
             weighted[node.output] = operator, np.ones(())
-        elif isinstance(operator, (Factor, Sum)) and len(node.sources) == 1 and node.sources[0] in weighted:
+        elif (
+            isinstance(operator, (Factor, Sum))
+            and operator.keeps_independence
+            and node.op != "Cast"
+            and node.sources[0] in weighted
+        ):
             source, factor = weighted[node.sources[0]]
             if isinstance(operator, Factor):
                 factor = np.abs(operator.factor) * factor

@@ -214,7 +214,8 @@ def _check_served(network: Network, model: onnx.ModelProto, rows: NDArray[Any]) 
             operator, inputs = network.operators[node.output], [boxes[name] for name in node.sources]
             boxes[node.output] = operator.interval(inputs).widened(operator.error(inputs) + operator.added_error)
     scores = boxes[network.output]
-    if ((served < scores.lower) | (served > scores.upper)).any():
+    is_nan = np.isnan(served) & np.isfinite(scores.upper - scores.lower)
+    if (is_nan | (served < scores.lower) | (served > scores.upper)).any():
         raise ArtifactError(
             f"artifact's scores {network.output!r} are other ones where onnxruntime optimizes the graph than where it "
             "does not: certificates need a version of onnxruntime that serves what the file says"

@@ -198,6 +198,11 @@ def test_scores_that_the_optimized_graph_returns_otherwise_are_refused(monkeypat
     constants = {"e20": np.float32(1e20), "shape": ints(0, 1, 6), "tiny": np.float32(1e-31)}
     with pytest.raises(ArtifactError, match="'out' are other ones where onnxruntime optimizes the graph"):
         network_of(score_model(nodes, **constants, small=floats(2, 1, 3, scale=1e-13)), floats(3, 6))
+    # The product of the optimized weights overflows, and infinity less infinity is NaN.
+    nodes = [AS_IMAGE, ("Conv", ["last", "large"], {}), ("Mul", ["last", "e20"], {})]
+    large = np.array([[[1e19, -1e19, 0]]] * 2, np.float32)
+    with pytest.raises(ArtifactError, match="'out' are other ones where onnxruntime optimizes the graph"):
+        network_of(score_model(nodes, **constants, large=large), np.ones((3, 6), np.float32))
 
 
 def test_smooth_functions_of_doubles_with_constants_of_floats_are_refused() -> None:
