@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,9 +49,7 @@ _DELTA_FACTORS = (1.0, 0.1, 0.01)
 _FULL_NORM = 0.99
 _LEAST_NOISE = 1e-3
 # An optimizer that scales gradients otherwise than opacus is one whose noise cannot be told.
-_SCALE_ERRORS, _SCALE_ROUNDING = 5.0, 0.01
-# Noise that differs by more may be scaled together with the gradients, which spends no other epsilon.
-_SIMILAR_NOISE = 0.2
+_SCALE_ERRORS, _SCALE_ROUNDING = 4.0, 0.01
 
 # Guesses alone pass a training only if they would find noise of a quarter with this probability.
 _ENOUGH_POWER = 0.9
@@ -174,6 +174,10 @@ class _Measured:
     epsilon: float
     epsilon_low: float
 
+    @property
+    def is_refuted(self) -> bool:
+        return self.epsilon_low > self.claimed
+
 
 @dataclass(frozen=True, slots=True)
 class _Audit:
@@ -185,6 +189,7 @@ class _Audit:
     noise: float
     measured: _Measured | None
     unmeasured: str = ""
+    may_be_scaled: bool = False
 
     @property
     def is_refuted_by_guesses(self) -> bool:
@@ -192,8 +197,9 @@ class _Audit:
 
     @property
     def checks_too_little(self) -> bool:
-        """Whether guesses alone judge the steps, and would miss noise of a quarter too often."""
-        return self.measured is None and not self.is_refuted_by_guesses and self.design.power < _ENOUGH_POWER
+        """Whether guesses alone judge the steps, and miss noise of a quarter too often, or noise looks too small."""
+        too_few = self.may_be_scaled or self.design.power < _ENOUGH_POWER
+        return self.measured is None and not self.is_refuted_by_guesses and too_few
 
     @property
     def is_clipped_otherwise(self) -> bool:
@@ -201,7 +207,7 @@ class _Audit:
 
     @property
     def is_refuted_by_steps(self) -> bool:
-        return self.measured is not None and self.measured.epsilon_low > self.measured.claimed
+        return self.measured is not None and self.measured.is_refuted
 
     def quantities(self, delta: float, *, confidence: float, alpha: float) -> list[Quantity]:
         """Return epsilon by the guesses, and by noise, clipping and sampling if they were measured."""
@@ -291,11 +297,14 @@ def _audit(
     gradients = run.gradients.astype(np.float64)
     scores = inclusion_scores(gradients, noise=max(noise, _LEAST_NOISE), sample_rate=claimed.sample_rate)
     correct = count_correct(scores, run.included, design.guesses)
-    measured, unmeasured = None, "the private optimizer keeps no sums without noise"
+    measured: _Measured | None = None
+    unmeasured, may_be_scaled = "the private optimizer keeps no sums without noise", False
     if run.mechanism is not None:
-        unmeasured = _other_scale(*run.mechanism.scale, noise / claimed.noise_multiplier)
-        if not unmeasured:
-            measured = _measure_steps(run.mechanism, claimed, claims[delta], delta, spent.accountant, alpha / 4)
+        found = functools.partial(
+            _measure_steps, claimed=claimed, epsilon=claims[delta], delta=delta, accountant=spent.accountant,
+            error_rate=alpha / 4,
+        )  # fmt: skip
+        measured, unmeasured, may_be_scaled = _unless_scaled(run.mechanism, noise / claimed.noise_multiplier, found)
     return _Audit(
         design=design,
         steps=claimed,
@@ -305,17 +314,28 @@ def _audit(
         noise=noise,
         measured=measured,
         unmeasured=unmeasured,
+        may_be_scaled=may_be_scaled,
     )
 
 
-def _other_scale(scale: float, error: float, noise_ratio: float) -> str:
-    """Return why the scale of the gradients, known up to `error`, is not or may not be that of opacus; "" if it is."""
+def _unless_scaled(
+    mechanism: Mechanism, noise_ratio: float, measure: Callable[[Mechanism], _Measured]
+) -> tuple[_Measured | None, str, bool]:
+    """Return what is measured, or why it is not: because of the scale of the gradients; and whether that is not known.
+
+    Gradients that are scaled together with the noise spend no other epsilon, so that their noise refutes no claim.
+    """
+    scale, error = mechanism.scale
     tolerance = _SCALE_ERRORS * error + _SCALE_ROUNDING
     if abs(scale - 1) > tolerance:
-        return f"the private optimizer scales gradients by {scale:.2g}"
-    if abs(noise_ratio - 1) > _SIMILAR_NOISE and abs(scale - noise_ratio) <= tolerance:
-        return f"noise is {noise_ratio:.2g} times as accounted for, and so may be gradients: too few canaries to tell"
-    return ""
+        return None, f"the private optimizer scales gradients by {scale:.2g}", False
+    measured = measure(mechanism)
+    if measured.is_refuted and noise_ratio > 0 and abs(scale - noise_ratio) <= tolerance:
+        squares = {name: replace(each, total=each.total / noise_ratio**2) for name, each in mechanism.squares.items()}
+        if not measure(replace(mechanism, squares=squares)).is_refuted:
+            ratio = f"{noise_ratio:.2g} times"
+            return None, f"noise is {ratio} as accounted for, and so may be gradients: too few canaries to tell", True
+    return measured, "", False
 
 
 def _measure_steps(
