@@ -287,6 +287,10 @@ def test_numeric_columns_of_a_frame_are_attacked_together_in_their_dtypes(tmp_pa
     assert one.value == (frame["a"].abs() > 0.2).mean()
     with pytest.raises(ms.UsageError, match="immutable: unknown column 'cuont': did you mean 'count'"):
         ms.measure_robust_accuracy(model, frame, labels, immutable=["cuont"], **options)
+    with pytest.raises(ms.UsageError, match="categories names the column 'town', which holds no numbers"):
+        ms.measure_robust_accuracy(
+            model, frame.assign(town="Rome"), labels, categories={"town": ["Rome", "Oslo"]}, **options
+        )
 
 
 def test_a_model_of_categories_alone_is_searched_by_the_attack_that_changes_them():

@@ -81,6 +81,7 @@ class AttackSettings:
         whole: list[int] = []
         if self.input_name is None and is_table(feed, by_name=isinstance(inputs, Mapping)):
             batch = FeatureTable(batch, feed)
+            self._check_numeric([column for column in batch.order if column not in batch.names])
             feed, names, whole = batch.join(feed), batch.names, batch.whole
         name = _attacked_input(feed, TABLE if names else self.input_name)
         truth = class_labels(np.asarray(labels), what="labels")
@@ -127,6 +128,18 @@ class AttackSettings:
             seed=self.seed,
             dependent_inputs=others,
         )
+
+    def _check_numeric(self, others: Sequence[str]) -> None:
+        """Raise UsageError for settings of the columns that are not numbers."""
+        for argument in ("low", "high", "scale", "immutable", "integer", "categories"):
+            given = getattr(self, argument)
+            columns = given if isinstance(given, (Mapping, list, tuple)) else (given,)
+            for column in columns:
+                if isinstance(column, str) and column in others:
+                    raise UsageError(
+                        f"{argument} names the column {column!r}, which holds no numbers: text and bools are not "
+                        "attacked and stay as they are; leave it out, or serve a model that takes it as codes"
+                    )
 
     def _default_attacks(self, predictor: Predictor, feed: Feed, has_scores: bool, *, is_table: bool) -> list[Attack]:
         if self.norm == "edits":
