@@ -292,7 +292,7 @@ class LoadResult:
             return _ADVICE[verdict]
         if predictor.transport in _IN_PROCESS:
             return "give this host no other work, or send from another process: serve the model as an endpoint"
-        return "use processes=, or generators on several hosts, and give this one no other work"
+        return _LATE_ADVICE
 
 
 def judge_record(
@@ -348,7 +348,7 @@ def judge_record(
             f"{len(record.runs)} generators: {', '.join(dict.fromkeys(record.loads))}",
             *(f"{count:,} requests failed with {kind}" for kind, count in failures),
         ),
-        advice=_ADVICE[verdict],
+        advice=_LATE_ADVICE if why_late and verdict is Verdict.INCONCLUSIVE else _ADVICE[verdict],
         details={"quantile": quantile, "runs": list(record.runs), "duration_s": record.duration_s},
     )
 
@@ -364,6 +364,7 @@ _ADVICE = {
     Verdict.FAIL: "give the server more replicas, threads or a faster model, lower the rate, or raise the budget",
     Verdict.INCONCLUSIVE: "give a longer duration_s: four times as long halves the interval",
 }
+_LATE_ADVICE = "use processes=, or generators on several hosts, and give each host no other work"
 
 
 def _summary(name: str, load: str, verdict: Verdict, of_quantile: Verdict | None, why_late: str) -> str:

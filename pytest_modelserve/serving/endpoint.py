@@ -271,7 +271,7 @@ def split_url(url: str) -> SplitResult:
     except (ValueError, AttributeError, TypeError):
         raise UsageError(f"url {shown_url(url)!r} is no address: give {_FORMS}") from None
     if not is_url(url) or not parts.hostname or not re.fullmatch(r"[!-~]+", url):
-        raise UsageError(f"url {shown_url(url)!r} is no address of a model in ASCII: give {_FORMS}")
+        raise UsageError(f"url {shown_url(url)!r} is no address of a model in ASCII without spaces: give {_FORMS}")
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             f"url {shown_url(url)!r} holds credentials, which would appear in reports: give them as headers= of "

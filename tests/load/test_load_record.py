@@ -86,6 +86,7 @@ def test_late_generator_leaves_the_verdict_open(load):
     evidence = judge_record(record, max_ms=20, quantile=0.95, max_failed=0)
     assert (evidence.verdict, evidence.interval.high) == ("INCONCLUSIVE", math.inf)
     assert evidence.summary.startswith("the generator itself was late: p95 of its issue lag is 4")
+    assert evidence.advice.startswith("use processes=, or generators on several hosts")
 
 
 def test_busiest_generator_leaves_the_verdict_open(records, tmp_path, capsys):
