@@ -82,6 +82,9 @@ class Frame(Mapping[str, NDArray[Any]]):
         InputError names the column and the row of the first value that `dtype` does not hold exactly.
         """
         table = self.native.to_numpy()
+        if dtype is None and table.dtype == object:  # of numbers, where some columns are booleans
+            arrays = [self[name] for name in self]
+            return np.stack(arrays, axis=1) if all(each.dtype.kind in "biuf" for each in arrays) else np.asarray(table)
         if dtype is None or dtype == "str" or (table.dtype.kind in "biuf" and table.dtype.name == dtype):
             return np.asarray(table)
         if table.dtype.kind in "biuf" and (exact := cast_exactly(table, dtype)) is not None:

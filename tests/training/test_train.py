@@ -153,8 +153,10 @@ def test_bad_data_are_refused_by_name(data, message):
 
 def test_frames_are_data():
     pd = pytest.importorskip("pandas")
-    kept = source(data={"x": pd.DataFrame(ROWS), "y": pd.Series([1, 0, 1])}).data
-    assert kept["x"].shape == (3, 2)
+    one_hot = pd.DataFrame({"age": np.float32([20, 30, 40]), "north": [True, False, True]})
+    kept = source(data={"x": one_hot, "y": pd.Series([1, 0, 1])}).data
+    assert kept["x"].tolist() == [[20, 1], [30, 0], [40, 1]]
+    assert kept["x"].dtype == np.float32
     assert kept["y"].tolist() == [1, 0, 1]
 
 
