@@ -176,7 +176,7 @@ class ModelFile:
         if check.name == "safe":
             return self._assert_safe(self._set(check))
         if not self.safety.passed:
-            raise NotJudgedError(f"the scan refuses the file: {self.safety.summary}")
+            raise NotJudgedError(f"the scan refuses the file: {self.safety.summary.partition(': ')[2]}")
         if self._unsupported:
             raise NotJudgedError(self._unsupported)
         if check.name == "opens":
