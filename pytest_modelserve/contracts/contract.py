@@ -177,12 +177,13 @@ class GateCall:
     no_inputs: frozenset[str] = frozenset()
 
 
-def read_contract(path: Path, *, root: Path) -> tuple[GateCall, ...]:
+def read_contract(path: Path, *, root: Path | None = None) -> tuple[GateCall, ...]:
     """Return the gates of a contract, with everything checked that can be checked before a gate runs.
 
     Args:
         path: The file. Paths in it are relative to its folder.
-        root: The project's folder; paths outside it are refused, unless `outside` states their folder.
+        root: The project's folder; paths outside it are refused, unless `outside` states their folder (default: the
+            working directory if the contract lies in it, else the contract's folder).
 
     Returns:
         The gates in order, each with a name of its own.
@@ -198,6 +199,8 @@ def read_contract(path: Path, *, root: Path) -> tuple[GateCall, ...]:
         raise UsageError(f"{printable(path.name)}:{line[1] if line else 1}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{printable(path.name)}: cannot be read: {error}") from None
+    if root is None:
+        root = Path.cwd() if path.absolute().is_relative_to(Path.cwd()) else path.parent
     roots = [root.resolve()]
     outside = table.get("outside", [])
     if isinstance(outside, list):  # any other type is refused below

@@ -62,7 +62,7 @@ def verify_statement(
     artifact = model if isinstance(model, Artifact) else open_artifact(model)
     required = [RequiredGate(_known(gate)) for gate in ([gates] if isinstance(gates, str) else gates)]
     if path is not None:
-        required += map(_required, (call for call in read_contract(path, root=path.parent) if not call.inactive))
+        required += map(_required, (call for call in read_contract(path) if not call.inactive))
     found, reasons = check_statement(statement, artifact, trust=trust, required=required, now=datetime.now(UTC))
     if path is not None and not reasons:
         reasons = list(_reasons_of_contract(path, found))
@@ -93,7 +93,7 @@ def _required(call: GateCall) -> RequiredGate:
     )
 
 
-def data_files(contract: Path, root: Path) -> set[Path]:
+def data_files(contract: Path, root: Path | None = None) -> set[Path]:
     """Return the files of data, labels and profiles that the active gates of a contract read."""
     found: set[Path] = set()
     for call in read_contract(contract, root=root):
@@ -112,7 +112,7 @@ def _reasons_of_contract(path: Path, statement: Statement) -> Iterator[str]:
     if not runs:
         yield f"other contract: {path.name} changed since it was run; run it again"
         return
-    files = sorted(data_files(path, path.parent))
+    files = sorted(data_files(path))
     now = suite_files(path.parent, (), None, files)
     for name, sha256 in now.items():
         known = (statement.suite.get(posixpath.normpath(f"{posixpath.dirname(run) or '.'}/{name}")) for run in runs)

@@ -130,8 +130,7 @@ def _gates_of_contract(path: Path, runner: Any) -> Iterator[GateFunction]:
     from pytest_modelserve.contracts.annotations import subject_of
     from pytest_modelserve.contracts.contract import read_contract
 
-    path, here = path.absolute(), Path.cwd()
-    for call in read_contract(path, root=here if path.is_relative_to(here) else path.parent):
+    for call in read_contract(path.absolute()):
         assertion = getattr(ms, call.assertion)
         subject = subject_of(assertion)
         if subject is None or call.inactive:

@@ -263,6 +263,17 @@ def test_data_of_a_contract_are_part_of_the_statement(release, keys, tmp_path):
         verify(moved, keys, contract=moved / "m.modelgate.toml")
 
 
+def test_a_contract_in_a_folder_of_its_own_names_files_beside_that_folder(release, keys, tmp_path, monkeypatch):
+    for name in ("m.onnx", "rows.npz", "pytest.ini"):
+        shutil.copy(release / name, tmp_path)
+    contract = tmp_path / "gates" / "m.modelgate.toml"
+    contract.parent.mkdir()
+    contract.write_text(CONTRACT.replace('"m.onnx"', '"../m.onnx"').replace('"rows.npz"', '"../rows.npz"'))
+    run_pytest(tmp_path, "gates", key=keys / "release.pem")
+    monkeypatch.chdir(tmp_path)
+    assert "rows.npz" in verify(tmp_path, keys, contract="gates/m.modelgate.toml").suite
+
+
 def test_a_failing_run_writes_a_statement_that_is_refused(release, keys, tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes((release / "m.onnx").read_bytes())
     code = "import pytest_modelserve as ms\n\ndef test_size():\n    ms.assert_size('m.onnx', max_bytes=10)\n"
