@@ -24,6 +24,8 @@ _COMPRESSED = tuple(_DECOMPRESSORS)
 _PICKLED = (b"\x80", b"c", b"(")
 DECOMPRESSION_ERRORS = (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError, MemoryError)
 _MOST_DECODED, _MOST_BASE85 = 1 << 20, 1 << 16
+_USUAL_RATIO = 32
+"""Data that expand by more are counted: 40 bytes can stand for a MiB."""
 _LEAST_TEXT, _LEAST_DECODED = 12, 8
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -35,19 +37,22 @@ def decompressor_of(content: bytes) -> Any:
     return next(make() for head, make in _DECOMPRESSORS.items() if content.startswith(head))
 
 
-def decodings(content: bytes, depth: int = 3) -> Iterator[tuple[str, bytes]]:
+def decodings(content: bytes, expanded: Callable[[int], None], depth: int = 3) -> Iterator[tuple[str, bytes]]:
     """Yield how content is encoded or compressed, up to `depth` times, and the pickle or ZIP archive that it may hold.
 
-    Only the first MiB is read, and of base85, which is slow, 64 KiB.
+    Only the first MiB is read, and of base85, which is slow, 64 KiB. `expanded` is called with the bytes to which far
+    fewer ones expand.
     """
     content = content[:_MOST_DECODED]
     for name, decode in _decoders_of(content):
         decoded = b""
         with suppress(*DECOMPRESSION_ERRORS):  # it begins like that by chance
             decoded = decode(content)
+        if len(decoded) > _USUAL_RATIO * len(content):
+            expanded(len(decoded))
         if len(decoded) >= _LEAST_DECODED and decoded.startswith((*_PICKLED, ZIP)):
             yield name, decoded
-        for inner, more in decodings(decoded, depth - 1) if depth > 1 else ():
+        for inner, more in decodings(decoded, expanded, depth - 1) if depth > 1 else ():
             yield f"{name}, {inner}", more
 
 

@@ -20,7 +20,7 @@ _MOST_DEPTH = 1_000
 _MOST_MEMO = 1_000_000
 _MOST_WEIGHT = 10_000_000
 """Values that a value holds, those that it shares counted every time: what hashing or printing it visits."""
-_MOST_ALLOCATED = 256 << 20
+_MOST_ALLOCATED = _MOST_EXPANDED = 256 << 20
 _MOST_DIGITS = 4_000
 _MOST_NESTED = 4
 _SHOWN = 8
@@ -64,7 +64,7 @@ _LIBRARY = re.compile(
 )
 """Classes of libraries, whose code runs when the pickle is loaded."""
 _NUMPY_DTYPE = re.compile(r"[|<>=]?[biufcSUV]\d{1,9}")
-_ARCHIVES = (ZIP, b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00")
+_ARCHIVE = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9](1AY&SY|\x17rE8P\x90)|\xfd7zXZ\0")
 _PROTOCOL = re.compile(rb"\x80[\x02-\x05]")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\(S'")
 _MOST_STARTS, _MOST_INNER = 64, 1 << 20
@@ -145,9 +145,10 @@ def check_pickle(
         place: What the file is called in findings.
         persistent: Whether persistent ids are expected, as in a checkpoint of torch.
         depth: How many pickles it lies in.
-        budget: The opcodes that may be read, together with the pickles around it (default: 500,000).
+        budget: The opcodes that may be read, and the bytes to which compressed values may expand, together with the
+            pickles around it (default: 500,000, and 256 MiB).
     """
-    machine = _Machine(file, place, persistent, depth, [_MOST_OPCODES] if budget is None else budget)
+    machine = _Machine(file, place, persistent, depth, budget or [_MOST_OPCODES, _MOST_EXPANDED])
     try:
         machine.run()
     except MalformedPickleError as error:
@@ -184,6 +185,7 @@ class _Machine:
             self.budget[0] -= 1
             if self.budget[0] < 0:
                 raise MalformedPickleError("pickle.count", f"more than {_MOST_OPCODES:,} opcodes, hidden ones included")
+            self._count_expanded(0)  # of a pickle inside, which was not read to its end
             name = opcode.name
             if name == "PROTO":
                 if int(argument or 0) > 5:
@@ -373,9 +375,9 @@ class _Machine:
         if len(content) < 4:
             return
         data = content if isinstance(content, bytes) else content.encode("latin-1", "ignore")
-        if data.startswith(_ARCHIVES):
+        if _ARCHIVE.match(data):
             self.add("pickle.nested", "a text or bytes that hold an archive")
-        for how, decoded in decodings(data):
+        for how, decoded in decodings(data, self._count_expanded):
             if decoded.startswith(ZIP):
                 self.add("pickle.nested", f"a text or bytes that hold an archive in {how}")
             elif _PICKLE.match(decoded):
@@ -391,6 +393,12 @@ class _Machine:
             if inner.ended and (not start or inner.findings):  # in the middle of bytes it must also name something
                 self._add_inner(inner)
                 return
+
+    def _count_expanded(self, count: int) -> None:
+        self.budget[1] -= count
+        if self.budget[1] < 0:
+            text = f"texts or bytes that expand to more than {_MOST_EXPANDED:,} bytes"
+            raise MalformedPickleError("pickle.expansion", text)
 
     def _inner(self, content: bytes) -> PickleResult:
         if self.depth >= _MOST_NESTED:

@@ -3,6 +3,7 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -183,6 +184,22 @@ def test_mutants_of_a_checkpoint_never_raise(tmp_path):
 def test_a_large_pickle_of_plain_values_is_read_in_bounded_steps():
     result = check_pickle(io.BytesIO(pickle.dumps(list(range(2_000_000)))), "long")
     assert [found.rule for found in result.findings] == ["pickle.count"]
+
+
+def test_values_that_expand_a_thousandfold_are_unpacked_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr("pytest_modelserve.scanning.pickle_rules._MOST_EXPANDED", 1 << 20)
+    values = [zlib.compress(bytes(300_000)) + bytes([number]) for number in range(9)]
+    assert check_pickle(io.BytesIO(pickle.dumps(values[:3])), "few").findings == []
+    for name, many in (("many", values), ("inside", [pickle.dumps(values)])):
+        (found,) = check_pickle(io.BytesIO(pickle.dumps(many)), name).findings
+        message = "texts or bytes that expand to more than 1,048,576 bytes"
+        assert (found.rule, found.message) == ("pickle.expansion", message)
+
+
+def test_words_that_begin_like_an_archive_are_text():
+    assert (
+        check_pickle(io.BytesIO(pickle.dumps(["BZhang", "BZh4LJ0N_9Zl8x", "H4sIAAAAAAAAAA"])), "words").findings == []
+    )
 
 
 def test_a_long_text_of_white_space_is_read_in_one_pass():
