@@ -350,8 +350,10 @@ class ReportingHooks:
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        for message in settings.unmatched_rules():
-            terminalreporter.write_line(message, yellow=True)
+        unmatched = settings.unmatched_rules()
+        if unmatched and self._is_complete(exitstatus):  # a part of the tests has a part of the names
+            for message in unmatched:
+                terminalreporter.write_line(message, yellow=True)
         collector = self._collector
         rows = () if collector is None else collector.rows()
         if collector is None or not (collector.not_judged or any(row.record or self._writes for row in rows)):

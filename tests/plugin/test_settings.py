@@ -73,6 +73,7 @@ def test_rule_of_redaction_that_names_nothing_of_the_run_is_said_once(project: p
         "'input', 'ssn', 'town'",
         "modelserve_redact: unknown input or column of this run 'id_*': known: 'age', 'income', 'input', 'ssn', 'town'",
     ]
+    project.runpytest_inprocess("-k", "named_inputs").stdout.no_fnmatch_line("modelserve_redact*")
 
 
 def test_help_states_the_defaults(pytester: pytest.Pytester) -> None:
