@@ -139,7 +139,7 @@ def compress(
         'int8-dynamic'
     """
     artifact = as_artifact(artifact)
-    names = (recipe,) if isinstance(recipe, str) else tuple(recipe)
+    names = tuple(recipe) if isinstance(recipe, Iterable) and not isinstance(recipe, str) else (recipe,)
     if not names:
         raise UsageError(f"recipe is empty; known: {', '.join(map(repr, RECIPES))}")
     for name in names:

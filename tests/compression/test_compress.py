@@ -63,6 +63,7 @@ def test_same_recipe_on_the_same_artifact_runs_once(mlp, store, monkeypatch):
     [
         ("simplfy", f"unknown recipe 'simplfy': did you mean 'simplify'? Known: {KNOWN}"),
         (["simplify", "bitnet"], f"unknown recipe 'bitnet': known: {KNOWN}"),
+        (8, f"unknown recipe 8: known: {KNOWN}"),
         ([], f"recipe is empty; known: {KNOWN}"),
     ],
 )
