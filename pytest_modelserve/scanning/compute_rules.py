@@ -52,7 +52,7 @@ _MAX_AT_ONCE = 20
 # Up to this version of the format every initializer was an input, too, and none was replaced.
 _LAST_WITH_ALL_INPUTS = 3
 # Evaluations of a body that tell a sum, whose growth slows down, from a product.
-_GROWTH_ROUNDS = 8
+_GROWTH_ROUNDS, _LEAST_ROUNDS = 8, 4
 _MULTIPLIES = 1.5
 _MULTIPLY = BROADCASTS | names_in(
     "ConstantOfShape Expand Tile Range Pad Resize Upsample OneHot EyeLike RandomNormal RandomUniform Multinomial "
@@ -371,7 +371,9 @@ class _Walk:
             return
         self._quiet += 1
         states = [before, [_grown(value) for value in after]]
-        for _ in range(int(min(_GROWTH_ROUNDS, trips - 1))):
+        for number in range(int(min(_GROWTH_ROUNDS, trips - 1))):
+            if number >= _LEAST_ROUNDS and self._steps > _MAX_STEPS // 2:  # of a body of thousands of nodes
+                break
             states.append([_grown(value) for value in run(states[-1])[0][1 : 1 + len(before)]])
         self._quiet -= 1
         for place, values in enumerate(zip(*states, strict=False)):

@@ -154,6 +154,14 @@ def test_what_exporters_write_is_no_error(tmp_path, name):
     assert report.findings == (), report
 
 
+def test_a_loop_of_many_nodes_with_a_state_that_grows_by_a_sum_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("pytest_modelserve.scanning.compute_rules._MAX_STEPS", 700)
+    grown = _loop([const("m", 40)])
+    body = grown.graph.node[-1].attribute[0].g
+    body.node.extend(make_node("Neg", ["s"], [f"n{number}"]) for number in range(98))
+    assert warned(grown, tmp_path) == []
+
+
 def test_good_files_pass_the_trial_with_external_data(tmp_path):
     onnx.save(good(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
     assert os.path.getsize(tmp_path / "w.bin")
