@@ -21,6 +21,11 @@ LABELS = (ROWS[:, 0] > 0).astype(int)
 WEIGHT = np.array([[-3, 3], [0, 0]], np.float32)
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def save(
     folder: Path, nodes: list[onnx.NodeProto], *, kind: int = FLOAT, output: int = FLOAT, shape=None, **tensors
 ) -> str:
@@ -140,10 +145,12 @@ def test_a_time_limit_that_is_too_short_is_reported_with_the_bound_so_far(linear
     assert "raise time_limit_s" in found.advice
 
 
-def test_the_time_ends_bounds_of_wide_layers_before_all_inner_values_are_tight(tmp_path: Path) -> None:
+def test_the_time_ends_bounds_of_wide_layers_before_all_inner_values_are_tight(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
     nodes, tensors, name = [], {}, "x"
     for at, (inputs, outputs) in enumerate([(2, 300), (300, 300), (300, 300), (300, 2)]):
-        tensors[f"w{at}"] = RNG.normal(size=(inputs, outputs)).astype(np.float32)
+        tensors[f"w{at}"] = rng.normal(size=(inputs, outputs)).astype(np.float32)
         nodes += [
             helper.make_node("MatMul", [name, f"w{at}"], [f"z{at}"]),
             helper.make_node("Relu", [f"z{at}"], [f"a{at}"]),
@@ -232,8 +239,10 @@ def test_labels_without_scores_are_refused(tmp_path: Path) -> None:
         ms.measure_certified_accuracy(path, ROWS, LABELS, eps=0.1, min_accuracy=0.5)
 
 
-def test_no_admissible_input_breaks_a_certified_row_of_the_served_session(tmp_path: Path) -> None:
-    w1, w2 = RNG.normal(size=(2, 16)).astype(np.float32), RNG.normal(size=(16, 3)).astype(np.float32)
+def test_no_admissible_input_breaks_a_certified_row_of_the_served_session(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    w1, w2 = rng.normal(size=(2, 16)).astype(np.float32), rng.normal(size=(16, 3)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node("MatMul", ["r", "b"], ["out"]),
@@ -244,7 +253,7 @@ def test_no_admissible_input_breaks_a_certified_row_of_the_served_session(tmp_pa
     found = ms.measure_certified_accuracy(path, ROWS, labels, eps=0.05, min_accuracy=0.5)
     safe = np.setdiff1d(np.arange(200), [*found.details["broken_rows"], *found.details["open_rows"]])
     assert 20 < len(safe) < 200
-    change = RNG.uniform(-0.05, 0.05, size=(300, len(safe), 2))
+    change = rng.uniform(-0.05, 0.05, size=(300, len(safe), 2))
     change[:150] = 0.05 * np.sign(change[:150])
     points = (ROWS[safe] + change).astype(np.float32)
     points = np.clip(points, ROWS[safe] - np.float32(0.05), ROWS[safe] + np.float32(0.05))
