@@ -442,11 +442,15 @@ def check_arrays(arrays: Mapping[str, object], what: str) -> None:
 
 def _takes_progress(fit: Callable[..., None]) -> bool:
     try:
-        parameters = inspect.signature(fit).parameters
+        # A decorator and what it wraps.
+        signatures = [inspect.signature(fit, follow_wrapped=follow) for follow in (False, True)]
     except (TypeError, ValueError):
         return False
     by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    return any(
-        each.kind is Parameter.VAR_KEYWORD or (each.name == "progress" and each.kind in by_name)
-        for each in parameters.values()
+    return all(
+        any(
+            each.kind is Parameter.VAR_KEYWORD or (each.name == "progress" and each.kind in by_name)
+            for each in signature.parameters.values()
+        )
+        for signature in signatures
     )

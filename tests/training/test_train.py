@@ -114,6 +114,13 @@ def test_function_is_checked_and_not_what_its_decorator_wraps():
 
     assert source(build=build_layer).build is build_layer
 
+    @functools.wraps(fit)
+    def fit_timed(module, data):
+        RUNS.append("timed")
+
+    source(fit=fit_timed).fit_module(build())
+    assert RUNS.pop() == "timed"
+
 
 def test_fit_gets_a_progress_bar_only_where_it_accepts_one():
     calls = []
