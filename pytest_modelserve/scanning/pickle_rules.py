@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from pytest_modelserve.scanning.encodings import ZIP, decodings
 from pytest_modelserve.scanning.findings import Finding, finding
 
-_MOST_OPCODES = 500_000
+_MOST_OPCODES = 1_500_000
+"""A vocabulary of 100,000 words has a million; they are read in two or three seconds."""
 _MOST_DEPTH = 1_000
 """Deeper values end the process by a stack overflow when they are hashed, printed or freed."""
 _MOST_MEMO = 1_000_000
@@ -146,7 +147,7 @@ def check_pickle(
         persistent: Whether persistent ids are expected, as in a checkpoint of torch.
         depth: How many pickles it lies in.
         budget: The opcodes that may be read, and the bytes to which compressed values may expand, together with the
-            pickles around it (default: 500,000, and 256 MiB).
+            pickles around it (default: 1,500,000, and 256 MiB).
     """
     machine = _Machine(file, place, persistent, depth, budget or [_MOST_OPCODES, _MOST_EXPANDED])
     try:
