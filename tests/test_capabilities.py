@@ -120,6 +120,12 @@ def test_without_affinity_every_cpu_counts(monkeypatch):
     assert Environment.current.__wrapped__().cpus == 96
 
 
+def test_without_affinity_two_processes_are_compared_where_they_are(monkeypatch, model):
+    monkeypatch.delattr(os, "sched_setaffinity")
+    with ms.serve(model, interpreter=sys.executable) as child:
+        assert ms.measure_slowdown(child, model, X, max_ratio=1000).passed
+
+
 def test_without_load_and_proc_the_state_of_the_host_is_left_out(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "getloadavg")
     assert host_state(tmp_path) == {}

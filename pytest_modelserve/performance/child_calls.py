@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pytest_modelserve.errors import UsageError
@@ -79,7 +80,32 @@ def in_like_processes(pair: tuple[Predictor, Predictor]) -> Iterator[tuple[Predi
     """
     here = [each for each in pair if in_child(each) is None]
     if len(here) != 1 or here[0].artifact is None or here[0].transport != "in-process":
-        yield pair
+        with _on_one_processor(pair):
+            yield pair
         return
     with file_in_child(here[0]) as alike:
-        yield tuple(alike if each is here[0] else each for each in pair)  # type: ignore[misc]
+        new, old = (alike if each is here[0] else each for each in pair)
+        with _on_one_processor((new, old)):
+            yield new, old
+
+
+@contextmanager
+def _on_one_processor(pair: tuple[Predictor, Predictor]) -> Iterator[None]:
+    """Run two processes of one thread each on the same processor: two of one host can differ by 30 % for a second."""
+    children = [child for child in map(in_child, pair) if child is not None and child.threads == 1]
+    before: dict[int, set[int]] = {}
+    if len(children) == 2 and hasattr(os, "sched_setaffinity"):
+        for each in children:
+            each.start()
+        pids = [each.process.child.pid for each in children if each.process.child is not None]
+        with suppress(OSError):  # where a container forbids it, the processes stay where they are
+            before = {pid: os.sched_getaffinity(pid) for pid in pids}
+            shared = set.intersection(*before.values())
+            for pid in pids if shared else ():
+                os.sched_setaffinity(pid, {max(shared)})
+    try:
+        yield
+    finally:
+        for pid, processors in before.items():
+            with suppress(OSError):  # it has ended
+                os.sched_setaffinity(pid, processors)

@@ -1,5 +1,6 @@
 """Gates on models in processes of their own: timed and measured there."""
 
+import os
 import sys
 
 import numpy as np
@@ -41,6 +42,21 @@ def test_callable_beside_a_child_stays_in_this_process(child):
     with in_like_processes((child, ms.serve(lambda x: x))) as pair:
         assert pair[0] is child
         assert pair[1].transport == "callable"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin processes")
+def test_processes_of_one_thread_share_a_processor_while_they_are_compared(child, small_model):
+    """Two processors of a host differ in speed, so that a model would be slower than itself."""
+
+    def processors(pair):
+        return [os.sched_getaffinity(each.process.child.pid) for each in pair]
+
+    with ms.serve(small_model, interpreter=sys.executable, threads=2) as wide, in_like_processes((child, wide)) as pair:
+        assert processors(pair) == [os.sched_getaffinity(0)] * 2
+    with ms.serve(small_model, interpreter=sys.executable) as other:
+        with in_like_processes((child, other)) as pair:
+            assert processors(pair) == [{max(os.sched_getaffinity(0))}] * 2
+        assert processors(pair) == [os.sched_getaffinity(0)] * 2
 
 
 def test_batches_of_several_shapes_are_timed_in_random_order(child):
