@@ -307,6 +307,7 @@ class ReportingHooks:
     def _write_statement(self, document: dict[str, Any], path: Path, days: float, pem: bytes) -> list[str]:
         """Write the statement of a run that ended; before, remove that of an earlier run. Return what went wrong."""
         from pytest_modelserve._files import write_file
+        from pytest_modelserve.contracts.release import data_of_contracts
         from pytest_modelserve.signing.statement import signed_statement, suite_files
 
         try:
@@ -314,13 +315,7 @@ class ReportingHooks:
             if document["exit_status"] is None:
                 return []
             root = self._config.rootpath
-            contracts = sorted({node.partition("::")[0] for node in self._order if ".modelgate.toml::" in node})
-            data: set[Path] = set()
-            if contracts:
-                from pytest_modelserve.contracts.release import data_files
-
-                data = data.union(*(data_files(root / name, root) for name in contracts))
-            suite = suite_files(root, self._order, self._config.inipath, data)
+            suite = suite_files(root, self._order, self._config.inipath, data_of_contracts(self._order, root))
             write_file(path, [signed_statement(document, suite=suite, days=days, key_pem=pem).encode()])
         except ModelServeError as error:
             return [f"--modelserve-statement: {error}"]

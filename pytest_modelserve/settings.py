@@ -51,7 +51,7 @@ def unmatched_rules() -> list[str]:
 
 
 def is_redacted(name: str) -> bool:
-    """Return whether the setting hides the values of the column or input `name`."""
+    """Return whether the setting hides the values of the column or input `name`; note that the run met this name."""
     saw_names([name])
     return any(names(rule, name) for rule in REDACT)
 

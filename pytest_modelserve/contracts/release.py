@@ -6,7 +6,7 @@ import glob
 import inspect
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -103,6 +103,12 @@ def data_files(contract: Path, root: Path | None = None) -> set[Path]:
                 path = call.place.child(name).file(text, "pattern" if name == "data" else "file")
                 found |= {path} if path.exists() else set(map(Path, glob.glob(str(path))))
     return found
+
+
+def data_of_contracts(tests: Iterable[str], root: Path) -> set[Path]:
+    """Return the data files of all contracts among the tests of a run, given by their node ids."""
+    contracts = {test.partition("::")[0] for test in tests if ".modelgate.toml::" in test}
+    return {path for name in contracts for path in data_files(root / name, root)}
 
 
 def _reasons_of_contract(path: Path, statement: Statement) -> Iterator[str]:

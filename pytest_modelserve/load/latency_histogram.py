@@ -87,7 +87,7 @@ class LatencyHistogram:
 
 
 def merged(histograms: Iterable[LatencyHistogram]) -> LatencyHistogram:
-    """Return the sum of histograms."""
+    """Return one histogram of all latencies that the given ones count."""
     total = LatencyHistogram()
     for each in histograms:
         total.add(each)

@@ -70,7 +70,7 @@ class MembershipAttack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedTarget:
-    """A served model."""
+    """The served model to attack, with the rows of its members and non-members."""
 
     model: Servable
     rows: tuple[LabeledRows, LabeledRows]

@@ -1,4 +1,4 @@
-"""Gain of an attacker from a model: the rows that he gets right with it and without it, in pairs."""
+"""Gain of an attacker from a model: the rows predicted right with its answers and without them, in pairs."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ _BISECTIONS = 10
 
 
 class Smooth(Univariate):
-    """A function by its `Curve`."""
+    """Linear bounds of a smooth elementwise function, computed from its `Curve`."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)

@@ -126,7 +126,7 @@ class Relaxation(ABC):
 
 
 class Operator(ABC):
-    """Bounds of one operator."""
+    """Interval and linear bounds of one operator of the graph."""
 
     added_error: Array | float = 0.0
     """Radius of what onnxruntime changes when it opens the file; broadcasts to the shape of the output."""
